@@ -1,0 +1,123 @@
+// The only file that knows Python. Every function takes C-contiguous buffers, checks their sizes and releases the GIL.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "chunk.hpp"
+#include "dispatch.hpp"
+#include "errors.hpp"
+#include "histogram.hpp"
+#include "planes.hpp"
+
+namespace nb = nanobind;
+
+namespace {
+
+using namespace spqfmt;
+
+// A borrowed C-contiguous buffer of any element type, as bytes.
+class Buffer {
+ public:
+  Buffer(nb::handle object, int flags) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw nb::python_error();
+  }
+  ~Buffer() { PyBuffer_Release(&view_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  size_t size() const { return static_cast<size_t>(view_.len); }
+  uint8_t* data() const { return static_cast<uint8_t*>(view_.buf); }
+
+ private:
+  Py_buffer view_;
+};
+
+struct Source : Buffer {
+  explicit Source(nb::handle object) : Buffer(object, PyBUF_SIMPLE) {}
+};
+struct Target : Buffer {
+  explicit Target(nb::handle object) : Buffer(object, PyBUF_WRITABLE) {}
+};
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+nb::bytes rans_encode(nb::handle src_object, unsigned block_log2) {
+  const Source src(src_object);
+  std::vector<uint8_t> out;
+  {
+    const nb::gil_scoped_release release;
+    require(src.size() > 0, "a rans chunk holds at least one symbol");
+    require(block_log2 == 0 || (block_log2 >= kMinBlockLog2 && block_log2 <= kMaxBlockLog2), "block_log2 is not 0 or 7..16");
+    const unsigned log2 = block_log2 == 0 ? choose_block_log2(src.size()) : block_log2;
+    out.resize(max_chunk_bytes(src.size(), log2));
+    out.resize(encode_chunk(src.data(), src.size(), log2, out.data(), out.size()));
+  }
+  require(!out.empty(), "too many symbols for one rans chunk");
+  return nb::bytes(reinterpret_cast<const char*>(out.data()), out.size());
+}
+
+void rans_decode(nb::handle src_object, nb::handle dst_object) {
+  const Source src(src_object);
+  const Target dst(dst_object);
+  const nb::gil_scoped_release release;
+  decode_chunk(src.data(), src.size(), src.size(), dst.data(), dst.size());
+}
+
+uint32_t crc32(nb::handle src_object, uint32_t value) {
+  const Source src(src_object);
+  const nb::gil_scoped_release release;
+  return active_kernels().crc32(value, src.data(), src.size());
+}
+
+void histogram_into(nb::handle src_object, nb::handle counts_object) {
+  const Source src(src_object);
+  const Target counts(counts_object);
+  require(counts.size() == 256 * sizeof(uint64_t), "counts is not 256 uint64");
+  const nb::gil_scoped_release release;
+  histogram(src.data(), src.size(), reinterpret_cast<uint64_t*>(counts.data()));
+}
+
+template <void (*kLoop)(const uint8_t*, size_t, size_t, bool, uint8_t*)>
+void planes(nb::handle src_object, size_t itemsize, bool rotate, nb::handle dst_object) {
+  const Source src(src_object);
+  const Target dst(dst_object);
+  require(itemsize == 1 || itemsize == 2 || itemsize == 4 || itemsize == 8, "itemsize is not 1, 2, 4 or 8");
+  require(src.size() % itemsize == 0, "src is not a whole number of elements");
+  require(src.size() == dst.size(), "src and dst differ in size");
+  const nb::gil_scoped_release release;
+  kLoop(src.data(), src.size() / itemsize, itemsize, rotate, dst.data());
+}
+
+void raise_as(const char* name, const char* message) {
+  const nb::object type = nb::module_::import_("spqfmt.errors").attr(name);
+  PyErr_SetString(type.ptr(), message);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
+    try {
+      std::rethrow_exception(pointer);
+    } catch (const ChecksumError& error) {
+      raise_as("ChecksumError", error.what());
+    } catch (const CorruptError& error) {
+      raise_as("CorruptError", error.what());
+    }
+  });
+
+  m.def("rans_encode", &rans_encode, nb::arg("src"), nb::arg("block_log2") = 0);
+  m.def("rans_decode", &rans_decode, nb::arg("src"), nb::arg("dst"));
+  m.def("crc32", &crc32, nb::arg("src"), nb::arg("value") = 0);
+  m.def("histogram", &histogram_into, nb::arg("src"), nb::arg("counts"));
+  m.def("split_planes", &planes<split_planes>, nb::arg("src"), nb::arg("itemsize"), nb::arg("rotate"), nb::arg("dst"));
+  m.def("merge_planes", &planes<merge_planes>, nb::arg("src"), nb::arg("itemsize"), nb::arg("rotate"), nb::arg("dst"));
+  m.def("available_kernels", &available_kernels);
+  m.def("active_kernels", [] { return std::string(active_kernels().name); });
+  m.def("select_kernels", &select_kernels, nb::arg("name"));
+}

@@ -1,0 +1,32 @@
+// Equal neighbours would make each increment wait for the store of the one before; eight tables, one for each
+// byte of a word, keep such runs apart.
+#include "histogram.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace spqfmt {
+
+void histogram(const uint8_t* src, size_t n_bytes, uint64_t counts[256]) {
+  std::fill_n(counts, 256, uint64_t{0});
+  constexpr size_t kRound = size_t{1} << 30;  // keeps 32-bit counters from overflowing
+  while (n_bytes > 0) {
+    const size_t now = std::min(n_bytes, kRound);
+    uint32_t part[8][256] = {};
+    size_t i = 0;
+    for (; i + 8 <= now; i += 8) {
+      uint64_t word;
+      std::memcpy(&word, src + i, 8);
+#pragma GCC unroll 8
+      for (unsigned k = 0; k < 8; k++) part[k][word >> (8 * k) & 255]++;
+    }
+    for (; i < now; i++) part[0][src[i]]++;
+    for (unsigned s = 0; s < 256; s++) {
+      for (const auto& table : part) counts[s] += table[s];
+    }
+    src += now;
+    n_bytes -= now;
+  }
+}
+
+}  // namespace spqfmt
