@@ -2,8 +2,8 @@
 
 Buffers are C-contiguous objects of the buffer protocol, of any element type; they are taken as bytes. What is
 written to is owned by the caller and must not overlap what is read. The GIL is released while a kernel runs.
-A buffer that is not contiguous or not writable raises what numpy raises (ValueError or BufferError), sizes that do not fit
-together raise ValueError.
+A buffer that is not contiguous or not writable raises ValueError or BufferError (its owner chooses), sizes that
+do not fit together raise ValueError.
 """
 
 from typing import Any, TypeAlias
@@ -19,8 +19,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray[Any, Any]
 def rans_encode(src: Buffer, block_log2: int = 0) -> bytes:
     """Return the rans chunk of `src` (FORMAT.md 4.3), whose bytes are the symbols; at least one.
 
-    A block holds 2**block_log2 symbols, 7..16; 0 chooses. The result can be larger than `src`: store it raw then. It
-    depends on nothing but the arguments.
+    A block holds 2**block_log2 symbols, 7..16; 0 chooses. The result can be larger than `src`: store it raw
+    then. It depends on nothing but the arguments.
     """
     return _native.rans_encode(src, block_log2)
 
@@ -28,8 +28,8 @@ def rans_encode(src: Buffer, block_log2: int = 0) -> bytes:
 def rans_decode(src: Buffer, dst: Buffer) -> None:
     """Decode the rans chunk `src` into `dst` of exactly its raw size.
 
-    CorruptError says which rule of the format is broken, UnsupportedError that the coder is not known; `dst` is
-    unspecified then. Never reads outside `src` nor writes outside `dst`.
+    CorruptError says which rule of the format is broken, UnsupportedError that the coder is not known; `dst`
+    is unspecified then. Never reads outside `src` nor writes outside `dst`.
     """
     _native.rans_decode(src, dst)
 
@@ -47,10 +47,10 @@ def histogram(src: Buffer) -> npt.NDArray[np.uint64]:
 
 
 def split_planes(src: Buffer, itemsize: int, rotate: bool, dst: Buffer) -> None:
-    """Split elements of `itemsize` bytes (1, 2, 4 or 8, little-endian) into byte planes, the lowest byte's first.
+    """Split little-endian elements of `itemsize` bytes (1, 2, 4 or 8) into byte planes, the lowest byte's first.
 
-    With `rotate` every element is rotated left by one bit before: a float's sign moves to bit 0 of the lowest plane and
-    its highest plane is pure exponent. `dst` has the size of `src`.
+    With `rotate` every element is rotated left by one bit before: a float's sign moves to bit 0 of the lowest
+    plane and its highest plane is pure exponent. `dst` has the size of `src`.
     """
     _native.split_planes(src, itemsize, rotate, dst)
 
@@ -58,3 +58,40 @@ def split_planes(src: Buffer, itemsize: int, rotate: bool, dst: Buffer) -> None:
 def merge_planes(src: Buffer, itemsize: int, rotate: bool, dst: Buffer) -> None:
     """Invert `split_planes`."""
     _native.merge_planes(src, itemsize, rotate, dst)
+
+
+DECODE_JOB_COLUMNS = ("src_offset", "stored_bytes", "codec", "crc32", "dst_offset", "raw_bytes")
+ENCODE_JOB_COLUMNS = ("src_offset", "raw_bytes", "codec", "dst_offset")
+ENCODE_RESULT_COLUMNS = ("codec", "stored_bytes", "crc32")
+
+
+def decode_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, n_threads: int = 0) -> None:
+    """Check and decode many chunks of `src` into their places in `dst`, in one pass over the stored bytes.
+
+    `jobs` is int64[n, 6] with the columns DECODE_JOB_COLUMNS; codec is wire.CODEC_RAW or CODEC_RANS; the raw ranges
+    must not overlap. 0 threads are all that the process may use; more than that are never started.
+
+    ChecksumError, CorruptError or UnsupportedError is that of the lowest bad job, whose number is the exception's
+    attribute `job`; `dst` is unspecified then. ValueError: a job that does not fit the buffers, another codec.
+    """
+    _native.decode_chunks(src, _records(jobs, len(DECODE_JOB_COLUMNS)), dst, n_threads)
+
+
+def encode_chunks(
+    src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, block_log2: int = 0, n_threads: int = 0
+) -> npt.NDArray[np.int64]:
+    """Encode many chunks of `src`, each into its slot of `raw_bytes` bytes in `dst`; slots must not overlap.
+
+    `jobs` is int64[n, 4] with the columns ENCODE_JOB_COLUMNS. codec is what to try: wire.CODEC_RAW copies,
+    CODEC_RANS falls back to raw where it does not shrink. Returns int64[n, 3], ENCODE_RESULT_COLUMNS: the codec that
+    was used, the bytes written at the begin of the slot and their CRC-32. Independent of the number of threads.
+    """
+    results = np.empty((len(jobs), len(ENCODE_RESULT_COLUMNS)), np.int64)
+    _native.encode_chunks(src, _records(jobs, len(ENCODE_JOB_COLUMNS)), dst, block_log2, n_threads, results)
+    return results
+
+
+def _records(jobs: npt.NDArray[np.int64], n_columns: int) -> npt.NDArray[np.int64]:
+    if jobs.dtype != np.int64 or jobs.ndim != 2 or jobs.shape[1] != n_columns:
+        raise ValueError(f"jobs is {jobs.dtype}{list(jobs.shape)}, not int64[n, {n_columns}]")
+    return np.ascontiguousarray(jobs)

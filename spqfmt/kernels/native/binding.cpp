@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -11,6 +12,8 @@
 #include "dispatch.hpp"
 #include "errors.hpp"
 #include "histogram.hpp"
+#include "jobs.hpp"
+#include "parallel.hpp"
 #include "planes.hpp"
 
 namespace nb = nanobind;
@@ -93,9 +96,46 @@ void planes(nb::handle src_object, size_t itemsize, bool rotate, nb::handle dst_
   kLoop(src.data(), src.size() / itemsize, itemsize, rotate, dst.data());
 }
 
-void raise_as(const char* name, const char* message) {
-  const nb::object type = nb::module_::import_("spqfmt.errors").attr(name);
-  PyErr_SetString(type.ptr(), message);
+template <typename T>
+const T* records(const Buffer& buffer) {
+  require(buffer.size() % sizeof(T) == 0, "jobs is not an array of whole records");
+  require(reinterpret_cast<uintptr_t>(buffer.data()) % alignof(T) == 0, "jobs is not aligned");
+  return reinterpret_cast<const T*>(buffer.data());
+}
+
+void decode_many(nb::handle src_object, nb::handle jobs_object, nb::handle dst_object, size_t n_threads) {
+  const Source src(src_object), jobs(jobs_object);
+  const Target dst(dst_object);
+  const DecodeJob* list = records<DecodeJob>(jobs);
+  const nb::gil_scoped_release release;
+  decode_chunks(src.data(), src.size(), list, jobs.size() / sizeof(DecodeJob), dst.data(), dst.size(), n_threads);
+}
+
+void encode_many(nb::handle src_object, nb::handle jobs_object, nb::handle dst_object, unsigned block_log2,
+                 size_t n_threads, nb::handle results_object) {
+  const Source src(src_object), jobs(jobs_object);
+  const Target dst(dst_object), results(results_object);
+  const EncodeJob* list = records<EncodeJob>(jobs);
+  const size_t n_jobs = jobs.size() / sizeof(EncodeJob);
+  require(results.size() == n_jobs * sizeof(EncodeResult), "results is not one record a job");
+  const nb::gil_scoped_release release;
+  encode_chunks(src.data(), src.size(), list, n_jobs, dst.data(), dst.size(), block_log2, n_threads,
+                reinterpret_cast<EncodeResult*>(results.data()));
+}
+
+// spqfmt.errors stays the one place of the classes; `job` is set where many chunks were decoded at once.
+void raise(const DataError& error) {
+  const nb::module_ errors = nb::module_::import_("spqfmt.errors");
+  nb::object raised;
+  switch (error.fault) {
+    case Fault::corrupt: raised = errors.attr("CorruptError")(error.what()); break;
+    case Fault::checksum: raised = errors.attr("ChecksumError")(error.what()); break;
+    case Fault::unsupported:
+      raised = errors.attr("UnsupportedError")(std::string("unknown ") + error.what(), error.what());
+      break;
+  }
+  if (error.job) raised.attr("job") = *error.job;
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(raised.ptr())), raised.ptr());
 }
 
 }  // namespace
@@ -104,10 +144,8 @@ NB_MODULE(_native, m) {
   nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
     try {
       std::rethrow_exception(pointer);
-    } catch (const ChecksumError& error) {
-      raise_as("ChecksumError", error.what());
-    } catch (const CorruptError& error) {
-      raise_as("CorruptError", error.what());
+    } catch (const DataError& error) {
+      raise(error);
     }
   });
 
@@ -117,6 +155,10 @@ NB_MODULE(_native, m) {
   m.def("histogram", &histogram_into, nb::arg("src"), nb::arg("counts"));
   m.def("split_planes", &planes<split_planes>, nb::arg("src"), nb::arg("itemsize"), nb::arg("rotate"), nb::arg("dst"));
   m.def("merge_planes", &planes<merge_planes>, nb::arg("src"), nb::arg("itemsize"), nb::arg("rotate"), nb::arg("dst"));
+  m.def("decode_chunks", &decode_many, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"), nb::arg("n_threads") = 0);
+  m.def("encode_chunks", &encode_many, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"), nb::arg("block_log2"),
+        nb::arg("n_threads"), nb::arg("results"));
+  m.def("usable_threads", &usable_threads);
   m.def("available_kernels", &available_kernels);
   m.def("active_kernels", [] { return std::string(active_kernels().name); });
   m.def("select_kernels", &select_kernels, nb::arg("name"));

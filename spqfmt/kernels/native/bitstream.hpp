@@ -12,23 +12,25 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "wire.hpp"
+
 namespace spqfmt {
 
-inline constexpr unsigned kFreqBits = 12;
+inline constexpr unsigned kFreqBits = wire::rans_frequency_bits;
 inline constexpr uint32_t kFreqTotal = 1u << kFreqBits;
-inline constexpr uint32_t kFreqMax = kFreqTotal - 1;  // 4096 would be a chunk of one symbol: its own kind
-inline constexpr uint32_t kStateFloor = 1u << 16;     // states live in [2^16, 2^32)
-inline constexpr unsigned kLanes = 32;
+inline constexpr uint32_t kFreqMax = wire::rans_max_frequency;  // a chunk of one symbol is a kind of its own
+inline constexpr uint32_t kStateFloor = wire::rans_state_lower_bound;  // states live in [2^16, 2^32)
+inline constexpr unsigned kLanes = wire::rans_lanes;
 inline constexpr size_t kStateBytes = 4 * kLanes;
-inline constexpr size_t kGroupSymbols = 4 * kLanes;  // four steps of all lanes
-inline constexpr size_t kGroupWordBytes = 2 * kGroupSymbols;  // a step takes at most one word a lane
+inline constexpr size_t kGroupSymbols = wire::rans_symbols_per_lane * kLanes;  // four steps of all lanes
+inline constexpr size_t kGroupWordBytes = 2 * kGroupSymbols;                   // a step takes at most one word a lane
 
-inline constexpr unsigned kMinBlockLog2 = 7;
-inline constexpr unsigned kMaxBlockLog2 = 16;
+inline constexpr unsigned kMinBlockLog2 = wire::rans_min_block_log2;
+inline constexpr unsigned kMaxBlockLog2 = wire::rans_max_block_log2;
 
-inline constexpr uint8_t kCoderRans = 1;
-inline constexpr uint8_t kKindBlocks = 0;
-inline constexpr uint8_t kKindConstant = 1;
+inline constexpr uint8_t kCoderRans = wire::rans_coder_quad;
+inline constexpr uint8_t kKindBlocks = wire::rans_kind_blocks;
+inline constexpr uint8_t kKindConstant = wire::rans_kind_constant;
 inline constexpr size_t kConstantChunkBytes = 4;
 inline constexpr size_t kHeaderBytes = 8;  // of a chunk of kind blocks, before the table
 

@@ -30,14 +30,14 @@ size_t encode_chunk(const uint8_t* src, size_t raw_bytes, unsigned block_log2, u
 class ChunkDecoder {
  public:
   // `readable_bytes` >= chunk_bytes: how far src may be read (a chunk inside a file is followed by others).
-  // Throws CorruptError.
+  // Throws DataError.
   ChunkDecoder(const uint8_t* src, size_t chunk_bytes, size_t readable_bytes, size_t raw_bytes);
 
   size_t n_batches() const { return n_batches_; }
   // The bytes of the chunk that batch `i` reads, beyond those of the batches before: [begin, end).
   size_t batch_begin(size_t i) const { return i == 0 ? 0 : block_begin(batch_block(i)); }
   size_t batch_end(size_t i) const { return i + 1 == n_batches_ ? chunk_bytes_ : block_begin(batch_block(i + 1)); }
-  // Decodes into dst, the start of the chunk's raw_bytes. Throws CorruptError.
+  // Decodes into dst, the start of the chunk's raw_bytes. Throws DataError.
   void decode_batch(size_t i, uint8_t* dst) const;
 
  private:
@@ -61,7 +61,7 @@ class ChunkDecoder {
   size_t tail_begin_ = 0;
 };
 
-// Decodes a whole chunk into dst of exactly raw_bytes. Throws CorruptError; dst is then unspecified.
+// Decodes a whole chunk into dst of exactly raw_bytes. Throws DataError; dst is then unspecified.
 void decode_chunk(const uint8_t* src, size_t chunk_bytes, size_t readable_bytes, uint8_t* dst, size_t raw_bytes);
 
 }  // namespace spqfmt

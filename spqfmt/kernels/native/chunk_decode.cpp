@@ -12,7 +12,7 @@ namespace spqfmt {
 namespace {
 
 [[noreturn]] void fail_block(size_t block, const char* reason) {
-  throw CorruptError("rans block " + std::to_string(block) + ": " + reason);
+  throw DataError("rans block " + std::to_string(block) + ": " + reason);
 }
 
 // No step takes more than one word: a longer block is refused before anything is read from it.
@@ -22,34 +22,34 @@ size_t max_block_bytes(size_t n_symbols) { return kStateBytes + 2 * round_up(n_s
 
 ChunkDecoder::ChunkDecoder(const uint8_t* src, size_t chunk_bytes, size_t readable_bytes, size_t raw_bytes)
     : src_(src), chunk_bytes_(chunk_bytes), readable_bytes_(readable_bytes), raw_bytes_(raw_bytes) {
-  if (raw_bytes == 0) throw CorruptError("rans chunk of no symbols");
-  if (chunk_bytes < kConstantChunkBytes) throw CorruptError("rans chunk is shorter than its header");
-  if (src[0] != kCoderRans) throw CorruptError("unknown coder " + std::to_string(src[0]) + " in rans chunk");
+  if (raw_bytes == 0) throw DataError("rans chunk of no symbols");
+  if (chunk_bytes < kConstantChunkBytes) throw DataError("rans chunk is shorter than its header");
+  if (src[0] != kCoderRans) throw DataError("rans coder " + std::to_string(src[0]), Fault::unsupported);
   if (src[1] == kKindConstant) {
-    if (src[2] != 0) throw CorruptError("constant rans chunk with a block size");
-    if (chunk_bytes != kConstantChunkBytes) throw CorruptError("constant rans chunk is not 4 bytes");
+    if (src[2] != 0) throw DataError("constant rans chunk with a block size");
+    if (chunk_bytes != kConstantChunkBytes) throw DataError("constant rans chunk is not 4 bytes");
     constant_ = true;
     n_batches_ = 1;
     return;
   }
-  if (src[1] != kKindBlocks) throw CorruptError("unknown kind " + std::to_string(src[1]) + " of rans chunk");
-  if (chunk_bytes < kHeaderBytes) throw CorruptError("rans chunk is shorter than its header");
+  if (src[1] != kKindBlocks) throw DataError("unknown kind " + std::to_string(src[1]) + " of rans chunk");
+  if (chunk_bytes < kHeaderBytes) throw DataError("rans chunk is shorter than its header");
   const unsigned block_log2 = src[2], first = src[4], last = src[5];
-  if (block_log2 < kMinBlockLog2 || block_log2 > kMaxBlockLog2) throw CorruptError("rans block_log2 is not 7..16");
-  if (src[3] != 0) throw CorruptError("reserved byte of the rans header is not zero");
-  if (first >= last) throw CorruptError("rans first_symbol is not below last_symbol");
+  if (block_log2 < kMinBlockLog2 || block_log2 > kMaxBlockLog2) throw DataError("rans block_log2 is not 7..16");
+  if (src[3] != 0) throw DataError("reserved byte of the rans header is not zero");
+  if (first >= last) throw DataError("rans first_symbol is not below last_symbol");
 
   const size_t table_bytes = load_u16(src + 6);
-  if (table_bytes > chunk_bytes - kHeaderBytes) throw CorruptError("rans frequency table passes the end of the chunk");
+  if (table_bytes > chunk_bytes - kHeaderBytes) throw DataError("rans frequency table passes the end of the chunk");
   const Frequencies frequencies = read_frequencies(src + kHeaderBytes, table_bytes, first, last);
   directory_ = kHeaderBytes + round_up(table_bytes, 4);
-  if (directory_ > chunk_bytes) throw CorruptError("rans frequency table passes the end of the chunk");
+  if (directory_ > chunk_bytes) throw DataError("rans frequency table passes the end of the chunk");
   for (size_t i = kHeaderBytes + table_bytes; i < directory_; i++) {
-    if (src[i] != 0) throw CorruptError("padding of the rans frequency table is not zero");
+    if (src[i] != 0) throw DataError("padding of the rans frequency table is not zero");
   }
   block_size_ = size_t{1} << block_log2;
   n_blocks_ = ceil_div(raw_bytes, block_size_);
-  if (n_blocks_ > (chunk_bytes - directory_) / 4) throw CorruptError("rans block directory passes the end of the chunk");
+  if (n_blocks_ > (chunk_bytes - directory_) / 4) throw DataError("rans block directory passes the end of the chunk");
   first_block_ = directory_ + 4 * n_blocks_;
   validate_directory();
 
@@ -81,7 +81,7 @@ void ChunkDecoder::validate_directory() const {
     if (end - begin > max_block_bytes(block_symbols(block))) fail_block(block, "is longer than its symbols can be");
     begin = end;
   }
-  if (begin != chunk_bytes_) throw CorruptError("rans chunk has bytes after its last block");
+  if (begin != chunk_bytes_) throw DataError("rans chunk has bytes after its last block");
 }
 
 void ChunkDecoder::start_block(size_t block, uint8_t* dst, DecodeCursor& cursor) const {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <vector>
@@ -69,6 +70,17 @@ size_t encode_constant(uint8_t symbol, uint8_t* dst, size_t capacity) {
   return kConstantChunkBytes;
 }
 
+// Bytes that the chunk cannot go below: what the symbols cost at their frequencies, and what is spent beside them. A block
+// begins with all states at 2^16 and stores them in 32 bits, so its states cost at least 16 bits a lane more than they carry.
+// Steps round by about 1e-5 of a symbol's cost, far less than that. Noise is refused here, without encoding it.
+double least_bytes(const uint64_t counts[256], const Frequencies& frequencies, size_t directory, size_t n_blocks) {
+  double bits = 0;
+  for (unsigned s = 0; s < 256; s++) {
+    if (counts[s] != 0) bits += static_cast<double>(counts[s]) * (kFreqBits - std::log2(frequencies.of[s]));
+  }
+  return bits / 8 + static_cast<double>(directory + n_blocks * (4 + kStateBytes / 2));
+}
+
 }  // namespace
 
 size_t max_chunk_bytes(size_t raw_bytes, unsigned block_log2) {
@@ -100,6 +112,7 @@ size_t encode_chunk(const uint8_t* src, size_t raw_bytes, unsigned block_log2, u
   const size_t directory = kHeaderBytes + round_up(table_bytes, 4);
   size_t at = directory + 4 * n_blocks;
   if (at > capacity || n_blocks > UINT32_MAX / 4) return 0;
+  if (least_bytes(counts, frequencies, directory, n_blocks) > static_cast<double>(capacity)) return 0;
 
   dst[0] = kCoderRans;
   dst[1] = kKindBlocks;

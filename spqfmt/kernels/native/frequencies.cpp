@@ -70,7 +70,7 @@ struct BitReader {
   size_t at = 0;
 
   uint32_t read(unsigned n) {
-    if (n > n_bits - at) throw CorruptError("frequency table ends early");
+    if (n > n_bits - at) throw DataError("frequency table ends early");
     uint32_t value = 0;
     for (unsigned i = 0; i < n; i++, at++) value |= static_cast<uint32_t>(src[at / 8] >> (at % 8) & 1) << i;
     return value;
@@ -142,19 +142,19 @@ Frequencies read_frequencies(const uint8_t* src, size_t n_bytes, unsigned first,
   for (unsigned s = first; s <= last; s++) {
     const uint32_t length = bits.read(4);
     if (length > kFreqBits) {
-      throw CorruptError("frequency of symbol " + std::to_string(s) + " has " + std::to_string(length) + " bits");
+      throw DataError("frequency of symbol " + std::to_string(s) + " has " + std::to_string(length) + " bits");
     }
     const uint32_t freq = length == 0 ? 0 : (1u << (length - 1)) + bits.read(length - 1);
     result.of[s] = static_cast<uint16_t>(freq);
     sum += freq;
   }
   if (result.of[first] == 0 || result.of[last] == 0) {
-    throw CorruptError("first or last symbol of the frequency table has frequency 0");
+    throw DataError("first or last symbol of the frequency table has frequency 0");
   }
-  if (sum != kFreqTotal) throw CorruptError("frequencies sum to " + std::to_string(sum) + ", not 4096");
-  if (bits.n_bits - bits.at >= 8) throw CorruptError("frequency table is longer than its symbols");
+  if (sum != kFreqTotal) throw DataError("frequencies sum to " + std::to_string(sum) + ", not 4096");
+  if (bits.n_bits - bits.at >= 8) throw DataError("frequency table is longer than its symbols");
   while (bits.at < bits.n_bits) {
-    if (bits.read(1) != 0) throw CorruptError("unused bits of the frequency table are not zero");
+    if (bits.read(1) != 0) throw DataError("unused bits of the frequency table are not zero");
   }
   return result;
 }

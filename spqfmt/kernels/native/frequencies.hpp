@@ -24,7 +24,7 @@ unsigned last_symbol(const Frequencies& frequencies);
 // Writes the bit stream (without its padding) and returns its bytes, at most kMaxTableBytes.
 size_t write_frequencies(const Frequencies& frequencies, uint8_t* dst);
 
-// Reads a bit stream of exactly `n_bytes`. Throws CorruptError unless every rule of the format holds.
+// Reads a bit stream of exactly `n_bytes`. Throws DataError unless every rule of the format holds.
 Frequencies read_frequencies(const uint8_t* src, size_t n_bytes, unsigned first, unsigned last);
 
 }  // namespace spqfmt
