@@ -1,0 +1,39 @@
+"""Where the figures were taken."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+from spqfmt.kernels import native
+
+PACKAGES = ("spqfmt", "numpy", "zstandard", "zipnn", "blosc2", "pcodec", "lz4", "safetensors")
+
+
+def describe() -> dict[str, object]:
+    """The processor, what the process may use of it, and the versions of all that is measured (None: not installed)."""
+    return {
+        "processor": _processor(),
+        "architecture": platform.machine(),
+        "threads": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "native_path": native.active_kernels(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,122 @@
+"""The results of a bench run as one JSON object and as tables."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from rich.console import Console
+from rich.table import Table
+
+from spqfmt.bench.rows import CodecRow, LoadRow, Rate
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a run measured. `missing`: peer -> why it did not run. Rates are millions of symbols a second."""
+
+    machine: Mapping[str, object]
+    rounds: int
+    codecs: Sequence[CodecRow]
+    load: Sequence[LoadRow]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """The object of `bench --json`; a `_range` is [slowest, fastest] over the rounds."""
+        return {
+            "machine": dict(self.machine),
+            "rounds": self.rounds,
+            "codecs": [_codec_json(row) for row in self.codecs],
+            "load": [_load_json(row) for row in self.load],
+            "missing": dict(self.missing),
+        }
+
+    def print(self, console: Console) -> None:
+        """Write the tables."""
+        described = (f"{key} {value}" for key, value in self.machine.items() if key != "packages")
+        console.print(", ".join(described), style="dim", highlight=False)
+        for data, rows in groupby(self.codecs, lambda row: row.data):
+            console.print(_codec_table(data, list(rows)))
+        if self.load:
+            console.print(_load_table(self.load))
+        for name, reason in self.missing.items():
+            console.print(f"{name} was not measured: {reason}", style="yellow", highlight=False)
+
+
+def _codec_json(row: CodecRow) -> dict[str, object]:
+    return {
+        "data": row.data,
+        "codec": row.codec,
+        "path": row.path,
+        "block_bytes": row.block_bytes,
+        "threads": row.threads,
+        "layout": row.layout,
+        "encode_msymbols_s": round(row.encode.median, 1),
+        "encode_range": [round(row.encode.low, 1), round(row.encode.high, 1)],
+        "decode_msymbols_s": round(row.decode.median, 1),
+        "decode_range": [round(row.decode.low, 1), round(row.decode.high, 1)],
+        "bits_per_symbol": round(row.bits_per_symbol, 4),
+        "entropy": round(row.entropy, 4),
+    }
+
+
+def _load_json(row: LoadRow) -> dict[str, object]:
+    return {
+        "data": row.data,
+        "container": row.container,
+        "cache": row.cache,
+        "threads": row.threads,
+        "file_bytes": row.file_bytes,
+        "load_msymbols_s": round(row.load.median, 1),
+        "load_range": [round(row.load.low, 1), round(row.load.high, 1)],
+    }
+
+
+def _codec_table(data: str, rows: Iterable[CodecRow]) -> Table:
+    rows = sorted(rows, key=lambda row: (row.threads, -row.decode.median))
+    title = f"{data}: order-0 entropy {rows[0].entropy:.3f} bits a symbol; rates in million symbols a second"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in ("codec", "path", "layout"):
+        table.add_column(name)
+    for name in ("block", "threads", "bits", "over entropy", "encode", "spread", "decode", "spread"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row.codec,
+            row.path,
+            row.layout,
+            f"{row.block_bytes >> 10} KiB" if row.block_bytes else "",
+            str(row.threads),
+            f"{row.bits_per_symbol:.3f}",
+            f"{row.bits_per_symbol / row.entropy - 1:+.1%}",
+            *_rate_cells(row.encode),
+            *_rate_cells(row.decode),
+            style="bold" if row.codec == "rans" else None,
+        )
+    return table
+
+
+def _load_table(rows: Iterable[LoadRow]) -> Table:
+    table = Table(
+        title="load: million weights a second, from the file into decoded memory",
+        title_justify="left",
+        title_style="bold",
+    )
+    for name in ("data", "container", "cache"):
+        table.add_column(name)
+    for name in ("threads", "file", "load", "spread"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row.data,
+            row.container,
+            row.cache,
+            str(row.threads),
+            f"{row.file_bytes / 1e6:.1f} MB",
+            *_rate_cells(row.load),
+            style="bold" if row.container == "spq" else None,
+        )
+    return table
+
+
+def _rate_cells(rate: Rate) -> tuple[str, str]:
+    return f"{rate.median:,.0f}", f"{rate.low:,.0f}-{rate.high:,.0f}"

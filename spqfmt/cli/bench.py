@@ -1,0 +1,30 @@
+"""`spqfmt bench`: the codec and load rates of this machine."""
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from spqfmt.bench.run import FULL, QUICK, run
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
+@click.option("--quick", is_flag=True, help="Little data and few rounds: seconds instead of a minute or two.")
+def bench(file: Path | None, as_json: bool, quick: bool) -> None:
+    """Measure codecs beside their peers, and loading beside other files.
+
+    On built-in data or, with FILE, on that file's own streams.
+    """
+    stderr = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+        task = progress.add_task("bench")
+        report = run(QUICK if quick else FULL, lambda what: progress.update(task, description=what))
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        report.print(Console())
