@@ -100,7 +100,7 @@ def _bytes(name: str, codes: Bytes) -> Dataset:
 
 
 def _nibbles(name: str, codes: Bytes) -> Dataset:
-    pairs = codes[0::2] | codes[1::2] << 4
+    pairs: Bytes = np.bitwise_or(codes[0::2], codes[1::2] << 4, dtype=np.uint8)
     layouts = (Layout("nibbles", pairs), Layout("bytes", codes))
     return Dataset(name, codes.size, _entropy(codes), layouts)
 
