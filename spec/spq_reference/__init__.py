@@ -1,0 +1,1 @@
+"""The parts of the reference decoder; read them in the order of spec/reference_decoder.py."""
