@@ -1,0 +1,174 @@
+"""Write a Hugging Face folder: safetensors shards with an index, and the assets. One tensor in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import struct
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol
+
+import torch
+
+from spqfmt.errors import EncodeError
+
+_DTYPES = {
+    "f64": ("F64", torch.float64),
+    "f32": ("F32", torch.float32),
+    "f16": ("F16", torch.float16),
+    "bf16": ("BF16", torch.bfloat16),
+    "f8_e4m3": ("F8_E4M3", torch.float8_e4m3fn),
+    "f8_e5m2": ("F8_E5M2", torch.float8_e5m2),
+    "i64": ("I64", torch.int64),
+    "i32": ("I32", torch.int32),
+    "i16": ("I16", torch.int16),
+    "i8": ("I8", torch.int8),
+    "u8": ("U8", torch.uint8),
+    "bool": ("BOOL", torch.bool),
+}
+MAX_SHARD_BYTES = 5_000_000_000
+# Bytes handed to the file at once, so that a tensor's copy as bytes stays small.
+_WRITE_BYTES = 1 << 24
+
+
+class ExportTensor(Protocol):
+    """What a tensor needs to be written; `SourceTensor` is one."""
+
+    @property
+    def name(self) -> str:
+        """Name in the folder."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what `load` returns."""
+
+    @property
+    def dtype(self) -> str:
+        """Dtype of what `load` returns, by the names of `SourceTensor`."""
+
+    @property
+    def tied_to(self) -> str | None:
+        """Set for a tensor that shares another one's values: it is left out, as `save_pretrained` does."""
+
+    def load(self) -> torch.Tensor:
+        """The values, on any device."""
+
+
+def export_huggingface(
+    folder: str | Path,
+    tensors: Iterable[ExportTensor],
+    assets: Mapping[str, bytes],
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write `folder` with model.safetensors, or numbered shards of at most `max_shard_bytes` of data and an index.
+
+    A tensor larger than that gets a shard of its own. All is written beside `folder` under a temporary name, synced
+    and renamed, so a folder of that name is always whole. Raises FileExistsError when `folder` exists and is not
+    empty, EncodeError for an asset name that would leave the folder or a tensor that is not what it says.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: exists and is not an empty folder")
+    for name in assets:
+        _check_asset_name(name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
+    partial.mkdir()
+    try:
+        shards = _shards([tensor for tensor in tensors if tensor.tied_to is None], max_shard_bytes)
+        _write_shards(partial, shards)
+        for name, data in assets.items():
+            file = partial / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _check_asset_name(name: str) -> None:
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise EncodeError(f"asset {name!r} is not a path inside the folder")
+    if name.endswith((".safetensors", ".safetensors.index.json")):
+        raise EncodeError(f"asset {name!r} has the name of a weight file")
+
+
+def _n_bytes(tensor: ExportTensor) -> int:
+    return math.prod(tensor.shape) * _DTYPES[tensor.dtype][1].itemsize
+
+
+def _shards(tensors: list[ExportTensor], max_shard_bytes: int) -> list[list[ExportTensor]]:
+    """Cut the list, in its order, where the next tensor would pass the limit."""
+    shards: list[list[ExportTensor]] = [[]]
+    room = max_shard_bytes
+    for tensor in tensors:
+        n_bytes = _n_bytes(tensor)
+        if shards[-1] and n_bytes > room:
+            shards.append([])
+            room = max_shard_bytes
+        shards[-1].append(tensor)
+        room -= n_bytes
+    return shards
+
+
+def _write_shards(folder: Path, shards: list[list[ExportTensor]]) -> None:
+    if len(shards) == 1:
+        _write_safetensors(folder / "model.safetensors", shards[0])
+        return
+    weight_map: dict[str, str] = {}
+    for i, shard in enumerate(shards, start=1):
+        file_name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        _write_safetensors(folder / file_name, shard)
+        weight_map |= {tensor.name: file_name for tensor in shard}
+    index = {
+        "metadata": {"total_size": sum(_n_bytes(tensor) for shard in shards for tensor in shard)},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write_safetensors(file: Path, tensors: list[ExportTensor]) -> None:
+    """The safetensors layout: u64 length of the header, JSON header, values one after the other.
+
+    The library's own writer wants all tensors at once. Wider elements come first, so that every tensor is aligned.
+    """
+    tensors = sorted(tensors, key=lambda tensor: -_DTYPES[tensor.dtype][1].itemsize)
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in tensors:
+        end = offset + _n_bytes(tensor)
+        header[tensor.name] = {
+            "dtype": _DTYPES[tensor.dtype][0],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as handle:
+        handle.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors:
+            _write_values(handle, tensor)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _write_values(handle: BinaryIO, tensor: ExportTensor) -> None:
+    value = tensor.load()
+    if value.dtype != _DTYPES[tensor.dtype][1] or tuple(value.shape) != tuple(tensor.shape):
+        raise EncodeError(
+            f"tensor {tensor.name} came as {value.dtype} {tuple(value.shape)}, not {tensor.dtype} {tuple(tensor.shape)}"
+        )
+    # A view as uint8 needs a dimension to widen; `reshape(-1)` gives a scalar one.
+    flat = value.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+    for start in range(0, flat.numel(), _WRITE_BYTES):
+        handle.write(flat[start : start + _WRITE_BYTES].numpy().tobytes())

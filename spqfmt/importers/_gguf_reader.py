@@ -1,0 +1,183 @@
+"""The header of a GGUF file: metadata and the table of tensors, read without touching the weights.
+
+Layout: ggml's docs/gguf.md, versions 2 and 3, little-endian. The `gguf` package's own reader takes seconds on a
+vocabulary of usual size, because it makes an array of every field; this one walks the bytes once.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spqfmt.errors import ImporterError
+
+MAGIC = b"GGUF"
+_FLOAT32, _STRING, _ARRAY = 6, 8, 9
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_MAX_DIMENSIONS = 4
+# ggml type -> (elements a block, bytes a block). Numbers are ggml's own and never change.
+BLOCKS = {
+    0: (1, 4),  # F32
+    1: (1, 2),  # F16
+    2: (32, 18),  # Q4_0
+    3: (32, 20),  # Q4_1
+    6: (32, 22),  # Q5_0
+    7: (32, 24),  # Q5_1
+    8: (32, 34),  # Q8_0
+    10: (256, 84),  # Q2_K
+    11: (256, 110),  # Q3_K
+    12: (256, 144),  # Q4_K
+    13: (256, 176),  # Q5_K
+    14: (256, 210),  # Q6_K
+    16: (256, 66),  # IQ2_XXS
+    17: (256, 74),  # IQ2_XS
+    18: (256, 98),  # IQ3_XXS
+    19: (256, 50),  # IQ1_S
+    20: (32, 18),  # IQ4_NL
+    21: (256, 110),  # IQ3_S
+    22: (256, 82),  # IQ2_S
+    23: (256, 136),  # IQ4_XS
+    24: (1, 1),  # I8
+    25: (1, 2),  # I16
+    26: (1, 4),  # I32
+    27: (1, 8),  # I64
+    28: (1, 8),  # F64
+    29: (256, 56),  # IQ1_M
+    30: (1, 2),  # BF16
+    34: (256, 54),  # TQ1_0
+    35: (256, 66),  # TQ2_0
+    39: (32, 17),  # MXFP4
+}
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """One tensor of the table. `shape` is in torch's order, rows first; `offset` counts from the file's start."""
+
+    name: str
+    shape: tuple[int, ...]
+    ggml_type: int
+    offset: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """Metadata by key (numbers, strings, lists of them) and the tensors in the file's order."""
+
+    metadata: dict[str, Any]
+    tensors: tuple[GgufTensor, ...]
+
+
+class _UnknownLayoutError(Exception):
+    """A sound file of a kind this reader does not know."""
+
+
+class _Cursor:
+    """Reads forward through the file; every length is checked against what is left before it is used."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data = data
+        self.position = 0
+
+    def take(self, layout: str) -> tuple[Any, ...]:
+        values = struct.unpack_from("<" + layout, self.data, self.position)
+        self.position += struct.calcsize("<" + layout)
+        return values
+
+    def number(self, layout: str) -> Any:
+        return self.take(layout)[0]
+
+    def string(self) -> str:
+        n_bytes = self.number("Q")
+        end = self.position + n_bytes
+        if end > len(self.data):
+            raise ValueError("a string runs past the end of the file")
+        value = self.data[self.position : end].decode("utf-8")
+        self.position = end
+        return value
+
+    def value(self, kind: int) -> Any:
+        if kind == _FLOAT32:
+            # The shortest decimal that is this float32: 1e-05 instead of 9.999999747378752e-06.
+            return float(str(np.float32(self.number("f"))))
+        if kind in _SCALARS:
+            return self.number(_SCALARS[kind])
+        if kind == _STRING:
+            return self.string()
+        if kind != _ARRAY:
+            raise ValueError(f"metadata of unknown type {kind}")
+        item, count = self.take("IQ")
+        if item in _SCALARS:
+            width = struct.calcsize("<" + _SCALARS[item])
+            if count > (len(self.data) - self.position) // width:
+                raise ValueError("an array runs past the end of the file")
+            return list(self.take(f"{count}{_SCALARS[item]}"))
+        if item != _STRING:
+            raise ValueError(f"metadata array of type {item}")
+        # A string takes at least the eight bytes of its length.
+        if count > (len(self.data) - self.position) // 8:
+            raise ValueError("an array runs past the end of the file")
+        return [self.string() for _ in range(count)]
+
+
+def read_header(file: Path) -> GgufHeader:
+    """Parse and check the header of `file`. Raises ImporterError for a file that breaks the layout or is cut short."""
+    try:
+        with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _parse(_Cursor(data))
+    except _UnknownLayoutError as error:
+        raise ImporterError(f"{file}: {error}; convert it to a known one with llama.cpp's tools") from None
+    except (
+        ValueError,
+        struct.error,
+    ) as error:  # UnicodeDecodeError and an empty file's mmap error are ValueErrors
+        raise ImporterError(f"{file}: broken GGUF file ({error}); download it again") from None
+
+
+def _parse(cursor: _Cursor) -> GgufHeader:
+    if cursor.data[:4] != MAGIC:
+        raise ValueError("it does not begin with GGUF")
+    cursor.position = 4
+    version, n_tensors, n_pairs = cursor.take("IQQ")
+    if version not in (2, 3):
+        raise _UnknownLayoutError(f"version {version} of GGUF, only 2 and 3 are known")
+    metadata: dict[str, Any] = {}
+    for _ in range(n_pairs):
+        key = cursor.string()
+        metadata[key] = cursor.value(cursor.number("I"))
+    table: list[tuple[str, tuple[int, ...], int, int]] = []
+    for _ in range(n_tensors):
+        name, n_dimensions = cursor.string(), cursor.number("I")
+        if not 1 <= n_dimensions <= _MAX_DIMENSIONS:
+            raise ValueError(f"tensor {name} has {n_dimensions} dimensions")
+        # ggml writes the fastest dimension first
+        shape = tuple(reversed(cursor.take(f"{n_dimensions}Q")))
+        ggml_type, offset = cursor.take("IQ")
+        table.append((name, shape, ggml_type, offset))
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"alignment {alignment}")
+    start = -(-cursor.position // alignment) * alignment
+    tensors = []
+    for name, shape, ggml_type, offset in table:
+        n_bytes = _n_bytes(name, shape, ggml_type)
+        if start + offset + n_bytes > len(cursor.data):
+            raise ValueError(f"tensor {name} runs past the end of the file")
+        tensors.append(GgufTensor(name, shape, ggml_type, start + offset, n_bytes))
+    return GgufHeader(metadata, tuple(tensors))
+
+
+def _n_bytes(name: str, shape: tuple[int, ...], ggml_type: int) -> int:
+    if ggml_type not in BLOCKS:
+        raise _UnknownLayoutError(f"tensor {name} has ggml type {ggml_type}, which is not known")
+    elements, block_bytes = BLOCKS[ggml_type]
+    if shape[-1] % elements:
+        raise ValueError(f"tensor {name} has rows of {shape[-1]}, not a multiple of its blocks of {elements}")
+    return math.prod(shape) // elements * block_bytes

@@ -1,0 +1,69 @@
+"""The records every importer yields, and what an importer is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+Role = Literal["linear", "embedding", "head", "other"]
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """One tensor of a source model; its values stay in the source until `load` is called.
+
+    `dtype` is one of f64 f32 f16 bf16 f8_e4m3 f8_e5m2 i64 i32 i16 i8 u8 bool, and `load` returns exactly that
+    dtype and `shape`, in memory of its own. `role` tells a quantization method what it may touch: `linear` is a
+    2-D projection inside the layers, everything that is not safe to quantize is `other`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    segment: str
+    """Unit of residency: "embed", a layer such as "model.layers.0", or "head"."""
+    role: Role
+    transposed: bool
+    """The weight is stored [in, out], as GPT-2's Conv1D does, instead of [out, in]."""
+    tied_to: str | None
+    """Name of the tensor that holds this one's values, or None. `load` then reads that tensor."""
+    load: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file that travels with the weights: config, tokenizer, chat template. Never code, never pickle."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A checkpoint as tensors in execution order (embeddings, layers ascending, final norm, head) and assets."""
+
+    tensors: tuple[SourceTensor, ...]
+    assets: tuple[Asset, ...]
+    architecture: str
+    """Class name in transformers, such as "LlamaForCausalLM"; empty where the source does not say."""
+    source_kind: str
+    """The importer's `kind`."""
+
+
+class Importer(Protocol):
+    """What a module of this folder offers under the name `IMPORTER`."""
+
+    @property
+    def kind(self) -> str:
+        """Short name, unique among the importers."""
+
+    def accepts(self, path: Path) -> bool:
+        """Whether `path`, which exists, looks like this importer's kind. Reads at most a few bytes."""
+
+    def open(self, path: Path) -> SourceModel:
+        """Read names, shapes and assets; no weights. Raises ImporterError in one line, OSError as it is."""

@@ -1,0 +1,221 @@
+"""GGUF files: float tensors as they are, quantized ones dequantized, config and tokenizer rebuilt from the metadata.
+
+Dtypes: F32, F16, BF16, F64 and integers stay what they are. MXFP4 becomes bf16, which holds its values exactly. Every
+other block type becomes f16: a dequantized value is a float16 scale times a small integer (plus a float16 offset),
+which in general only f32 holds exactly; rounding it to f16 costs at most 2^-11 of the value, far below the step of the
+block, and halves what is stored. A value beyond float16's range is refused, never clipped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spqfmt.errors import ImporterError
+from spqfmt.importers._gguf_models import MODELS, Config, Facts, GgufModel
+from spqfmt.importers._gguf_reader import MAGIC, GgufHeader, GgufTensor, read_header
+from spqfmt.importers._gguf_rope import llama3_rope
+from spqfmt.importers._gguf_tokenizer import tokenizer_assets
+from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
+from spqfmt.importers.base import Asset, SourceModel, SourceTensor
+
+if TYPE_CHECKING:
+    import torch
+
+_PLAIN = {0: "f32", 1: "f16", 24: "i8", 25: "i16", 26: "i32", 27: "i64", 28: "f64", 30: "bf16"}
+_MXFP4 = 39
+_ROPE_FACTORS = "rope_freqs.weight"
+
+
+class GgufImporter:
+    """One .gguf file of a single part."""
+
+    kind = "gguf"
+
+    def accepts(self, path: Path) -> bool:
+        """A file that begins with GGUF, or claims to be one by its name."""
+        if not path.is_file():
+            return False
+        with path.open("rb") as handle:
+            return handle.read(len(MAGIC)) == MAGIC or path.suffix == ".gguf"
+
+    def open(self, path: Path) -> SourceModel:
+        """See `Importer.open`."""
+        header = read_header(path)
+        architecture = str(header.metadata.get("general.architecture", ""))
+        model = MODELS.get(architecture)
+        if model is None:
+            raise ImporterError(
+                f"{path}: GGUF architecture {architecture!r} is not known (known: {', '.join(MODELS)}); "
+                "import the model's Hugging Face folder instead"
+            )
+        if header.metadata.get("split.count", 1) > 1:
+            raise ImporterError(
+                f"{path}: one part of a split GGUF; join the parts first (llama-gguf-split --merge)"
+            )
+        tied = _is_tied(path, header)
+        config = _config(path, header, architecture, model, tied=tied)
+        assets = (
+            Asset("config.json", _json(config)),
+            Asset("generation_config.json", _json(_generation(config))),
+        )
+        return SourceModel(
+            tensors=_tensors(path, header, model, config, tied=tied),
+            assets=assets + tokenizer_assets(path, header.metadata),
+            architecture=model.class_name,
+            source_kind=self.kind,
+        )
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _config(path: Path, header: GgufHeader, architecture: str, model: GgufModel, *, tied: bool) -> Config:
+    facts = Facts(architecture, header.metadata, {tensor.name: tensor.shape for tensor in header.tensors})
+    try:
+        config = model.config(facts)
+    except KeyError as error:
+        raise ImporterError(f"{path}: the metadata lacks {error.args[0]}; convert the model again") from None
+    factors = next((tensor for tensor in header.tensors if tensor.name == _ROPE_FACTORS), None)
+    if factors is not None:
+        values = np.frombuffer(_stored_bytes(path, factors), dtype="<f4").astype(np.float64)
+        config["rope_parameters"] = llama3_rope(path, values, config)
+    dtypes = [dtype_of(tensor) for tensor in header.tensors if len(tensor.shape) == 2]
+    main = max(set(dtypes), key=dtypes.count, default="f16")
+    for key in ("bos", "eos", "padding"):
+        token = header.metadata.get(f"tokenizer.ggml.{key}_token_id")
+        config[f"{key.removesuffix('ding')}_token_id"] = token
+    names = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+    return {
+        "architectures": [model.class_name],
+        **config,
+        "tie_word_embeddings": tied,
+        "dtype": names.get(main, "float32"),
+    }
+
+
+def _generation(config: Config) -> Config:
+    return {
+        key: config[key]
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+        if config[key] is not None
+    }
+
+
+def dtype_of(tensor: GgufTensor) -> str:
+    """The dtype a stored tensor is imported as; see the module's text."""
+    return _PLAIN.get(tensor.ggml_type, "bf16" if tensor.ggml_type == _MXFP4 else "f16")
+
+
+def _is_tied(path: Path, header: GgufHeader) -> bool:
+    """No output matrix, or one with the very bytes of the embedding (as GPT-2 files have)."""
+    by_name = {tensor.name: tensor for tensor in header.tensors}
+    output, embedding = by_name.get("output.weight"), by_name.get("token_embd.weight")
+    if output is None or embedding is None:
+        return output is None
+    if (output.shape, output.ggml_type) != (embedding.shape, embedding.ggml_type):
+        return False
+    return bool(np.array_equal(_stored_bytes(path, output), _stored_bytes(path, embedding)))
+
+
+def _stored_bytes(path: Path, tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.memmap(path, np.uint8, "r", tensor.offset, (tensor.n_bytes,))
+
+
+def _hf_name(path: Path, model: GgufModel, name: str) -> str:
+    match = re.fullmatch(r"(?:(blk)\.(\d+)\.)?(\w+)\.(weight|bias)", name)
+    if match is not None:
+        block, index, stem, suffix = match.groups()
+        template = model.names.get(f"blk.{{}}.{stem}" if block else stem)
+        if template is not None:
+            return f"{template.format(index)}.{suffix}"
+    raise ImporterError(
+        f"{path}: tensor {name} is not part of {model.class_name} as known here; import the Hugging Face folder instead"
+    )
+
+
+def _tensors(
+    path: Path, header: GgufHeader, model: GgufModel, config: Config, *, tied: bool
+) -> tuple[SourceTensor, ...]:
+    sources = {
+        _hf_name(path, model, tensor.name): tensor
+        for tensor in header.tensors
+        if tensor.name != _ROPE_FACTORS and not (tied and tensor.name == "output.weight")
+    }
+    embedding = model.names["token_embd"] + ".weight"
+    if embedding not in sources:
+        raise ImporterError(f"{path}: no tensor token_embd.weight; convert the model again")
+    shapes = {
+        name: tensor.shape[::-1] if model.transposes and ".h." in name else tensor.shape
+        for name, tensor in sources.items()
+    }
+    is_float = {name: dtype_of(tensor)[0] in "fb" for name, tensor in sources.items()}
+    linear = [name for name in sources if role_of(name, shapes[name], is_float=is_float[name]) == "linear"]
+    transposed = transposed_weights(shapes, linear)
+    head = model.names["output"] + ".weight"
+    tensors = []
+    for name in sorted({*sources, head} if tied else sources, key=execution_key):
+        source = embedding if tied and name == head else name
+        tensors.append(
+            SourceTensor(
+                name=name,
+                shape=shapes[source],
+                dtype=dtype_of(sources[source]),
+                segment=segment_of(name),
+                role=role_of(name, shapes[source], is_float=is_float[source]),
+                transposed=name in transposed,
+                tied_to=source if source != name else None,
+                load=_load(path, sources[source], source, model, config),
+            )
+        )
+    return tuple(tensors)
+
+
+def _load(
+    path: Path, tensor: GgufTensor, name: str, model: GgufModel, config: Config
+) -> Callable[[], torch.Tensor]:
+    def load() -> torch.Tensor:
+        import torch
+
+        dtypes = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "f64": torch.float64}
+        dtypes |= {"i8": torch.int8, "i16": torch.int16, "i32": torch.int32, "i64": torch.int64}
+        dtype = dtypes[dtype_of(tensor)]
+        stored = _stored_bytes(path, tensor)
+        if tensor.ggml_type in _PLAIN:
+            value = torch.from_numpy(np.array(stored)).view(dtype).reshape(tensor.shape)
+            return model.restore(name, value, config)
+        exact = torch.from_numpy(dequantize(path, tensor, stored)).reshape(tensor.shape)
+        rounded = model.restore(name, exact, config).to(dtype)
+        if not torch.isfinite(rounded).all():
+            raise ImporterError(
+                f"{path}: tensor {tensor.name} has values that {dtype_of(tensor)} cannot hold"
+            )
+        return rounded
+
+    return load
+
+
+def dequantize(
+    path: Path, tensor: GgufTensor, stored: np.ndarray[Any, np.dtype[np.uint8]]
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The exact float32 values of a tensor stored in blocks, by the `gguf` package."""
+    try:
+        from gguf import GGMLQuantizationType, quants
+    except ImportError:
+        raise ImporterError(
+            f"{path}: quantized tensors need the gguf package; pip install 'spqfmt[gguf]'"
+        ) from None
+    rows = np.array(stored).reshape(-1, tensor.n_bytes // max(1, int(np.prod(tensor.shape[:-1]))))
+    values: np.ndarray[Any, np.dtype[np.float32]] = quants.dequantize(
+        rows, GGMLQuantizationType(tensor.ggml_type)
+    )
+    return values
+
+
+IMPORTER = GgufImporter()
