@@ -11,8 +11,25 @@ struct Candidate {
   bool (*supported)();
 };
 
-// Best first. SPQFMT_X86 is set by the build where the x86 files are compiled.
+// Best first. SPQFMT_X86 is defined by the build where the x86 files are compiled; another architecture would add its files
+// and its rows in the same way.
 const Candidate kCandidates[] = {
+#if defined(SPQFMT_X86)
+    {{"avx512", decode_groups_avx512, 8, encode_groups_avx512, 4, crc32_vpclmul},
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("vpclmulqdq") &&
+              __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("pclmul");
+     }},
+    {{"avx2", decode_groups_avx2, 3, encode_groups_scalar, 1, crc32_pclmul},
+     [] {
+       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt") &&
+              __builtin_cpu_supports("pclmul");
+     }},
+    {{"sse41", decode_groups_sse41, 1, encode_groups_scalar, 1, crc32_pclmul},
+     [] { return __builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("pclmul"); }},
+#endif
     {{"scalar", decode_groups_scalar, 1, encode_groups_scalar, 1, crc32_scalar}, [] { return true; }},
 };
 
