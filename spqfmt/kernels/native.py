@@ -91,6 +91,26 @@ def encode_chunks(
     return results
 
 
+def available_kernels() -> list[str]:
+    """Names of the sets of kernels that this machine can run, best first; "scalar" is always the last."""
+    return _native.available_kernels()
+
+
+def active_kernels() -> str:
+    """Name the set of kernels that runs."""
+    return _native.active_kernels()
+
+
+def select_kernels(name: str) -> None:
+    """Run another set of kernels from now on, in the whole process. ValueError: not one of `available_kernels`."""
+    _native.select_kernels(name)
+
+
+def usable_threads() -> int:
+    """Return the number of threads that this process may run at once."""
+    return _native.usable_threads()
+
+
 def _records(jobs: npt.NDArray[np.int64], n_columns: int) -> npt.NDArray[np.int64]:
     if jobs.dtype != np.int64 or jobs.ndim != 2 or jobs.shape[1] != n_columns:
         raise ValueError(f"jobs is {jobs.dtype}{list(jobs.shape)}, not int64[n, {n_columns}]")
