@@ -1,0 +1,81 @@
+"""`spqfmt eval`: perplexity of a text, and the distance to a reference model."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("eval")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--text",
+    "text_file",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="UTF-8 text to score.",
+)
+@click.option(
+    "--reference", type=click.Path(path_type=Path), help="Model to compare with, for KL(reference || FILE)."
+)
+@click.option(
+    "--window", type=click.IntRange(min=2), help="Tokens in one input. [default: the model's, at most 2048]"
+)
+@click.option(
+    "--stride", type=click.IntRange(min=1), help="Tokens from one window to the next. [default: the window]"
+)
+@click.option("--max-tokens", type=click.IntRange(min=2), help="Use only the first tokens of the text.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Windows computed together."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(("float32", "float16", "bfloat16")),
+    default="float32",
+    show_default=True,
+    help="Both models compute in it.",
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+def eval_(
+    *,
+    file: Path,
+    text_file: Path,
+    reference: Path | None,
+    window: int | None,
+    stride: int | None,
+    max_tokens: int | None,
+    batch: int,
+    dtype: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Perplexity of FILE on a text; FILE and the reference may be .spq files, Hugging Face folders or GGUF files."""
+    try:
+        text = text_file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise click.BadParameter(f"{text_file}: not UTF-8 ({error})", param_hint="--text") from None
+    # torch takes seconds to import: only after the options are known to be right.
+    from spqfmt import loaders
+
+    model, tokenizer = loaders.load_model(file, device=device, dtype=dtype)
+    loaders.need_tokenizer(file, tokenizer)
+    other = None if reference is None else loaders.load_model(reference, device=device, dtype=dtype)[0]
+    try:
+        result = loaders.evaluate(
+            model,
+            loaders.encode_text(tokenizer, text),
+            reference=other,
+            window=window,
+            stride=stride,
+            max_tokens=max_tokens,
+            batch=batch,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if as_json:
+        click.echo(json.dumps(result.to_json()))
+        return
+    click.echo(f"perplexity {result.perplexity:.4f} over {result.tokens} tokens (stride {result.stride})")
+    if result.kl is not None:
+        click.echo(f"KL to the reference {result.kl:.6f} nats a token")

@@ -1,0 +1,81 @@
+"""`spqfmt run`: generate text with a model."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+import click
+
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+@click.command("run")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--prompt", required=True, help="What to continue or, for a chat model, to answer.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0 always takes the likeliest token.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For a temperature above 0."
+)
+@click.option("--raw", is_flag=True, help="Give the prompt as it is, without the model's chat template.")
+@click.option("--dtype", type=click.Choice(_DTYPES), help="Compute in this dtype instead of the file's own.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+def run(
+    *,
+    file: Path,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    raw: bool,
+    dtype: str | None,
+    device: str,
+) -> None:
+    """Generate text with FILE, an .spq file (a Hugging Face folder or a GGUF file works too).
+
+    The text goes to stdout as it comes; load time, rate and peak memory go to stderr.
+    """
+    # torch takes seconds to import: only after the options are known to be right.
+    from spqfmt import loaders
+
+    start = time.perf_counter()
+    model, tokenizer = loaders.load_model(file, device=device, dtype=dtype)
+    load_seconds = time.perf_counter() - start
+    loaders.need_tokenizer(file, tokenizer)
+
+    def write(text: str) -> None:
+        click.echo(text, nl=False)
+        sys.stdout.flush()
+
+    result = loaders.generate(
+        model,
+        tokenizer,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        chat=False if raw else None,
+        write=write,
+    )
+    click.echo()
+    click.echo(
+        f"load {load_seconds:.2f} s, prompt {result.n_prompt_tokens} tokens, "
+        f"first token {result.first_token_seconds:.2f} s, "
+        f"{result.n_new_tokens} new tokens at {result.tokens_per_second:.1f} tokens/s, "
+        f"peak memory {peak_memory_bytes() / 2**20:.0f} MiB",
+        err=True,
+    )
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident set of this process so far."""
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,142 @@
+"""`spqfmt.open`: a packed model as a mapping of tensor names."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from spqfmt.container.reader import Reader
+from spqfmt.container.shards import open_readers
+from spqfmt.pipeline.report import TensorReport, report_tensor
+from spqfmt.pipeline.restore import restore, restore_rows
+from spqfmt.records import TensorRecord
+
+
+class TensorHandle:
+    """One stored tensor; nothing is decoded until `read`."""
+
+    def __init__(self, reader: Reader, record: TensorRecord, segment: str) -> None:
+        self._reader = reader
+        self._record = record
+        self._segment = segment
+
+    @cached_property
+    def info(self) -> TensorReport:
+        """Shape, scheme, bits a weight, streams: what `spqfmt inspect` shows."""
+        return report_tensor(self._record, self._segment)
+
+    @property
+    def tied_to(self) -> str | None:
+        """The tensor whose values these are, or None."""
+        return self._record.tied_to
+
+    def read(self, rows: slice | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The tensor, or some rows of its first dimension, dequantized; see `SpqFile.read`."""
+        record = self._record
+        exact = "f32" if dtype == torch.float32 and record.dtype in {"f16", "bf16"} else None
+        if rows is None:
+            value = restore(self._reader, record, exact)
+        else:
+            value = self._read_rows(rows, exact)
+        return value if dtype is None else value.to(dtype)
+
+    def _read_rows(self, rows: slice, dtype: str | None) -> torch.Tensor:
+        record = self._record
+        if not record.shape or record.n_weights == 0:
+            return restore(self._reader, record, dtype)[rows]
+        first, stop, step = rows.indices(record.shape[0])
+        if step != 1:
+            raise ValueError("rows must be a slice without a step")
+        stop = max(first, stop)
+        if record.transposed:
+            return restore(self._reader, record, dtype)[first:stop].contiguous()
+        per_row = record.matrix_shape[0] // record.shape[0] if len(record.shape) > 1 else 0
+        if per_row:
+            matrix = restore_rows(
+                self._reader, record, first * per_row, stop * per_row, dtype
+            )
+            return matrix.reshape(stop - first, *record.shape[1:])
+        # A tensor of one dimension is one row of the matrix.
+        return restore(self._reader, record, dtype)[first:stop].clone()
+
+
+class SpqFile(Mapping[str, TensorHandle]):
+    """An open packed model. Names come in execution order. Use it as a context manager, or close it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._stack = ExitStack()
+        self._readers = open_readers(path)
+        for reader in self._readers:
+            self._stack.callback(reader.close)
+        self._handles = {
+            record.name: TensorHandle(reader, record, segment.name)
+            for reader in self._readers
+            for segment in reader.index.segments
+            for record in reader.index.tensors[
+                segment.first_tensor : segment.first_tensor + segment.n_tensors
+            ]
+        }
+
+    def __getitem__(self, name: str) -> TensorHandle:
+        return self._handles[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._handles)
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; later reads raise ValueError."""
+        self._stack.close()
+
+    def read(
+        self, name: str, rows: slice | None = None, dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """A tensor in its own shape and dtype, dequantized, in memory of its own, on the CPU.
+
+        `rows`: only these of the first dimension; only the chunks that hold them are read and decoded. `dtype`
+        converts; float32 gives a quantized tensor's weights before they are rounded to the tensor's dtype. Raises
+        KeyError for an unknown name, FormatError when what is read is damaged.
+        """
+        return self._handles[name].read(rows, dtype)
+
+    @cached_property
+    def assets(self) -> dict[str, bytes]:
+        """The model's small files by name: configuration, tokenizer, chat template."""
+        return {
+            asset.name: reader.read_asset(asset.name)
+            for reader in self._readers
+            for asset in reader.index.assets
+        }
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the packer says of how the file was made."""
+        return dict(self._readers[0].index.metadata)
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """Tensor -> the tensor whose values it shares."""
+        return {name: h.tied_to for name, h in self._handles.items() if h.tied_to is not None}
+
+
+def open_file(path: str | os.PathLike[str]) -> SpqFile:
+    """Open a .spq file, or a model in shards by its .spq.index.json. Raises FormatError, OSError."""
+    return SpqFile(path)
+
+

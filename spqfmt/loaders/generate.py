@@ -1,0 +1,122 @@
+"""Text from a loaded model, token by token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+
+from spqfmt.errors import SpqError
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was generated, and how fast. Seconds count from the call to the last token."""
+
+    text: str
+    n_prompt_tokens: int
+    n_new_tokens: int
+    first_token_seconds: float
+    total_seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Rate after the first token, which pays for the prompt; 0 where there is none after it."""
+        seconds = self.total_seconds - self.first_token_seconds
+        return (self.n_new_tokens - 1) / seconds if self.n_new_tokens > 1 and seconds > 0 else 0.0
+
+
+class _Streamer(transformers.TextStreamer):  # type: ignore[misc] # transformers is untyped here
+    """Hands on words as soon as later tokens can no longer change them."""
+
+    def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._write = write
+        self.pieces: list[str] = []
+        self.first_token_time: float | None = None
+        self._n_puts = 0
+
+    def put(self, value: torch.Tensor) -> None:
+        """Called with the prompt first, then with every token."""
+        self._n_puts += 1
+        if self._n_puts == 2:
+            self.first_token_time = time.perf_counter()
+        super().put(value)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Text that is settled."""
+        self.pieces.append(text)
+        if text:
+            self._write(text)
+
+
+def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool | None = None) -> torch.Tensor:
+    """Token ids [1, n] of `prompt`; as a user's message in the chat template if there is one.
+
+    `chat=False` takes the prompt as it is, `chat=True` insists on a template and raises SpqError without one.
+    """
+    if chat is None:
+        chat = getattr(tokenizer, "chat_template", None) is not None
+    elif chat and tokenizer.chat_template is None:
+        raise SpqError("the model has no chat template; give the prompt as plain text")
+    if chat:
+        messages = [{"role": "user", "content": prompt}]
+        encoded = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+    else:
+        encoded = tokenizer(prompt, return_tensors="pt")
+    ids: torch.Tensor = encoded["input_ids"]
+    if ids.numel() == 0:
+        raise SpqError("the prompt has no tokens; give some text")
+    return ids
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+    chat: bool | None = None,
+    write: Callable[[str], None] = lambda text: None,
+) -> Generation:
+    """Continue `prompt`; `write` gets the text piece by piece as it comes.
+
+    `temperature` 0 takes the likeliest token each time; above 0 it samples, repeatable by `seed`, and the caller's
+    random state is left as it was. Stops at the model's end token or after `max_new_tokens`.
+    """
+    ids = encode_prompt(tokenizer, prompt, chat=chat).to(model.device)
+    streamer = _Streamer(tokenizer, write)
+    # A config made for sampling would make transformers complain about settings that greedy decoding ignores.
+    settings: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if temperature > 0:
+        settings = {"do_sample": True, "temperature": temperature}
+    if model.generation_config.pad_token_id is None:
+        end = model.generation_config.eos_token_id
+        settings["pad_token_id"] = end[0] if isinstance(end, list) else end
+    devices = [model.device] if model.device.type == "cuda" else []
+    start = time.perf_counter()
+    with torch.random.fork_rng(devices=devices), torch.inference_mode():
+        torch.manual_seed(seed)
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            streamer=streamer,
+            **settings,
+        )
+    end_time = time.perf_counter()
+    return Generation(
+        text="".join(streamer.pieces),
+        n_prompt_tokens=ids.shape[1],
+        n_new_tokens=output.shape[1] - ids.shape[1],
+        first_token_seconds=(streamer.first_token_time or end_time) - start,
+        total_seconds=end_time - start,
+    )

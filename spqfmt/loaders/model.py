@@ -1,0 +1,225 @@
+"""Load a whole model with every weight decoded: an .spq file, or a source that the importers open.
+
+transformers' own `from_pretrained` puts the weights in place, so that renamed and merged tensors (experts), tied
+weights, buffers that no checkpoint stores and modules kept in float32 come out as they do from a folder of safetensors.
+It is given one lazy handle a tensor instead of values: a tensor is decoded when its turn comes, straight into the
+memory that becomes the parameter.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from spqfmt.errors import CorruptError, ImporterError, SpqError, UnsupportedError
+from spqfmt.loaders.assets import asset_folder
+from spqfmt.loaders.tensors import StoredModel, StoredTensor, main_dtype, open_stored, parse_dtype
+
+_TOKENIZER_FILES = frozenset(
+    {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt"}
+)
+_NAMES_SHOWN = 3
+
+
+class _LazyTensor:
+    """Stands in for a tensor in a state dict. transformers takes `handle[...]` once, as it does with safetensors."""
+
+    def __init__(self, tensor: StoredTensor, reading: _Reading) -> None:
+        self._tensor = tensor
+        self._reading = reading
+        self.shape = torch.Size(tensor.shape)
+
+    def get_shape(self) -> list[int]:
+        """As a safetensors slice has it."""
+        return list(self.shape)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return self._reading.read(self._tensor)[index]
+
+
+class _Reading:
+    """Reads one tensor at a time, and keeps the first error: transformers turns some into messages of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.error: SpqError | OSError | None = None
+
+    def read(self, tensor: StoredTensor) -> torch.Tensor:
+        # transformers asks from several threads; the decoder already uses all cores for one tensor.
+        with self._lock:
+            try:
+                return tensor.read()
+            except (SpqError, OSError) as error:
+                self.error = self.error or error
+                raise
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+) -> tuple[Any, Any]:
+    """Load `path`, an .spq file or a source model, and return `(model, tokenizer)` ready for use.
+
+    `model` is the transformers class that the embedded config names, in eval mode, with all weights decoded to
+    `dtype` (a torch dtype or its name; by default the file's main float dtype, the one most weights have) and moved
+    to `device`. `tokenizer` is None for a file without one. Code that came with the model is never run.
+
+    Raises CorruptError when the file's tensors are not those of its config's model (ImporterError for a source),
+    UnsupportedError for a model that the installed transformers does not have, OSError as it is.
+    """
+    path = Path(path)
+    with open_stored(path) as stored:
+        with asset_folder(stored.assets) as folder:
+            config = _config(path, folder, stored)
+            tokenizer = _tokenizer(path, folder, stored)
+            generation = _generation_config(folder, stored)
+        weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
+        model = _build(path, config, stored, weights)
+    if generation is not None and model.can_generate():
+        model.generation_config = generation
+    return model.to(device), tokenizer
+
+
+def need_tokenizer(path: str | Path, tokenizer: Any) -> None:
+    """Raise SpqError when `load_model` found no tokenizer in `path`."""
+    if tokenizer is None:
+        raise SpqError(
+            f"{path}: no tokenizer in it, so text cannot become tokens; pack the model with its tokenizer"
+        )
+
+
+def _config(path: Path, folder: Path, stored: StoredModel) -> Any:
+    if "config.json" not in stored.assets:
+        raise _bad(stored, f"{path}: no config.json in it, so its weights cannot become a model")
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        reason = _one_line(error)
+        raise UnsupportedError(
+            f"{path}: transformers cannot use its config.json: {reason}", "config"
+        ) from error
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None:
+        method = (
+            dict(quantization).get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+        )
+        raise UnsupportedError(
+            f"{path}: its tensors are quantized by another format ({method}); unpack it and load it with transformers",
+            f"quantization {method}",
+        )
+    return config
+
+
+def _tokenizer(path: Path, folder: Path, stored: StoredModel) -> Any:
+    if _TOKENIZER_FILES.isdisjoint(stored.assets):
+        return None
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        reason = _one_line(error)
+        raise UnsupportedError(
+            f"{path}: transformers cannot use its tokenizer: {reason}", "tokenizer"
+        ) from error
+
+
+def _generation_config(folder: Path, stored: StoredModel) -> Any:
+    if "generation_config.json" not in stored.assets:
+        return None
+    return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+
+
+def _model_class(path: Path, config: Any) -> Any:
+    """The class that the config names, else the causal language model of its type, else its bare model."""
+    for name in config.architectures or ():
+        named = getattr(transformers, name, None)
+        if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+            return named
+    for mapping in (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_MAPPING):
+        if type(config) in mapping:
+            return mapping[type(config)]
+    raise UnsupportedError(
+        f"{path}: transformers has no model of type {config.model_type!r}", config.model_type
+    )
+
+
+def _build(path: Path, config: Any, stored: StoredModel, dtype: torch.dtype) -> Any:
+    """The model with its weights, on the CPU, in eval mode."""
+    reading = _Reading()
+    # The config decides whether weights are shared; a tied name that it does not tie is filled from its source.
+    tied = config.get_text_config().tie_word_embeddings
+    state = {
+        name: _LazyTensor(tensor, reading)
+        for name, tensor in stored.tensors.items()
+        if not (tied and tensor.tied_to is not None)
+    }
+    with _quiet_transformers():
+        try:
+            model, info = _model_class(path, config).from_pretrained(
+                None,
+                config=config,
+                state_dict=state,
+                dtype=dtype,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        except Exception as error:
+            if reading.error is not None and error is not reading.error:
+                raise reading.error from error
+            raise
+    if reading.error is not None:
+        raise reading.error
+    _check(path, stored, type(model).__name__, info)
+    return model
+
+
+def _check(path: Path, stored: StoredModel, class_name: str, info: Mapping[str, Any]) -> None:
+    """Raise unless every weight of the model came from the file, and every tensor of the file went into it."""
+    if missing := sorted(info["missing_keys"]):
+        raise _bad(stored, f"{path}: {class_name} needs tensors that are not in it: {_listed(missing)}")
+    if unexpected := sorted(info["unexpected_keys"]):
+        raise _bad(stored, f"{path}: tensors that {class_name} has no place for: {_listed(unexpected)}")
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, found, wanted = mismatched[0]
+        raise _bad(
+            stored, f"{path}: tensor {name} has shape {tuple(found)}, {class_name} wants {tuple(wanted)}"
+        )
+
+
+def _bad(stored: StoredModel, message: str) -> SpqError:
+    return CorruptError(message) if stored.is_spq else ImporterError(message)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars and no load report: what is wrong with the weights is raised, not logged."""
+    verbosity = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.logging.enable_progress_bar()

@@ -1,0 +1,80 @@
+"""The tensors of an .spq file or of a source model, behind one record: nothing is read until asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+
+from spqfmt.importers import find_importer
+from spqfmt.loaders.file import SpqFile
+
+_FLOATS = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor, by the names of `SourceTensor`. `read` returns it in memory of its own, on the CPU."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    tied_to: str | None
+    read: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What a model is loaded from. `is_spq`: an .spq file rather than a foreign source."""
+
+    tensors: Mapping[str, StoredTensor]
+    assets: Mapping[str, bytes]
+    is_spq: bool
+
+
+@contextmanager
+def open_stored(path: Path) -> Iterator[StoredModel]:
+    """Open an .spq file, a Hugging Face folder or a GGUF file; it stays open while the context lasts."""
+    importer = None if path.suffix == ".spq" else find_importer(path)
+    if importer is not None:
+        source = importer.open(path)
+        tensors = {t.name: StoredTensor(t.shape, t.dtype, t.tied_to, t.load) for t in source.tensors}
+        yield StoredModel(tensors, {asset.name: asset.data for asset in source.assets}, is_spq=False)
+        return
+    with SpqFile(path) as file:
+        tied = file.tied
+        stored = {}
+        for name, handle in file.items():
+            info = handle.info
+            source_name = tied.get(name, name)
+            stored[name] = StoredTensor(
+                tuple(info.shape), info.dtype, tied.get(name), _reader(file, source_name)
+            )
+        yield StoredModel(stored, file.assets, is_spq=True)
+
+
+def _reader(file: SpqFile, name: str) -> Callable[[], torch.Tensor]:
+    return lambda: file.read(name)
+
+
+def main_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype:
+    """The float dtype that most weights have; float32 when there is none. One-byte floats are for storing only."""
+    counts: dict[torch.dtype, int] = {}
+    for tensor in tensors:
+        dtype = _FLOATS.get(tensor.dtype)
+        if dtype is not None and tensor.tied_to is None:
+            counts[dtype] = counts.get(dtype, 0) + prod(tensor.shape)
+    return max(counts, key=lambda dtype: counts[dtype], default=torch.float32)
+
+
+def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A torch dtype from itself or from its name, torch's ("bfloat16") or ours ("bf16"). ValueError for others."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    names = _FLOATS | {str(value).removeprefix("torch."): value for value in _FLOATS.values()}
+    if dtype not in names:
+        raise ValueError(f"dtype {dtype!r}: choose one of float32, float16, bfloat16, float64")
+    return names[dtype]
