@@ -1,6 +1,7 @@
 """Which kernels run: the best that the processor has, or those that SPQFMT_BACKEND names.
 
-All backends read and write the same bytes. A new one is a row of `_BACKENDS` (and, where it is native, of dispatch.cpp).
+All backends read and write the same bytes. A new one is a row of `_BACKENDS`, and of dispatch.cpp where it is
+native.
 """
 
 import os

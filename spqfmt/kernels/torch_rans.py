@@ -17,7 +17,7 @@ _TOTAL = 1 << wire.RANS_FREQUENCY_BITS
 
 def rans_decode(src: Buffer, dst: Buffer) -> None:
     """Decode the rans chunk `src` into `dst` of exactly its raw size; errors as native.rans_decode."""
-    chunk = memoryview(src).cast("B")
+    chunk = np.frombuffer(src, np.uint8).data
     out = np.frombuffer(dst, np.uint8)
     if not out.flags.writeable:
         raise ValueError("dst is read-only")
