@@ -57,9 +57,7 @@ class TensorHandle:
             return restore(self._reader, record, dtype)[first:stop].contiguous()
         per_row = record.matrix_shape[0] // record.shape[0] if len(record.shape) > 1 else 0
         if per_row:
-            matrix = restore_rows(
-                self._reader, record, first * per_row, stop * per_row, dtype
-            )
+            matrix = restore_rows(self._reader, record, first * per_row, stop * per_row, dtype)
             return matrix.reshape(stop - first, *record.shape[1:])
         # A tensor of one dimension is one row of the matrix.
         return restore(self._reader, record, dtype)[first:stop].clone()
@@ -104,9 +102,7 @@ class SpqFile(Mapping[str, TensorHandle]):
         """Close the file; later reads raise ValueError."""
         self._stack.close()
 
-    def read(
-        self, name: str, rows: slice | None = None, dtype: torch.dtype | None = None
-    ) -> torch.Tensor:
+    def read(self, name: str, rows: slice | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
         """A tensor in its own shape and dtype, dequantized, in memory of its own, on the CPU.
 
         `rows`: only these of the first dimension; only the chunks that hold them are read and decoded. `dtype`
@@ -138,5 +134,3 @@ class SpqFile(Mapping[str, TensorHandle]):
 def open_file(path: str | os.PathLike[str]) -> SpqFile:
     """Open a .spq file, or a model in shards by its .spq.index.json. Raises FormatError, OSError."""
     return SpqFile(path)
-
-

@@ -1,0 +1,90 @@
+"""An open file format for compressed language models.
+
+import spqfmt
+spqfmt.pack("path/to/hf_model", "m.spq", method="rtn", bits=8)
+with spqfmt.open("m.spq") as f:
+    f["model.layers.0.mlp.up_proj.weight"].info
+model, tokenizer = spqfmt.load_model("m.spq")
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from spqfmt.errors import (
+    BackendError,
+    ChecksumError,
+    CorruptError,
+    EncodeError,
+    FormatError,
+    ImporterError,
+    LimitError,
+    MemoryBudgetError,
+    NotSpqError,
+    SpqError,
+    TruncatedError,
+    UnsupportedError,
+)
+from spqfmt.version import __version__
+
+if TYPE_CHECKING:
+    from spqfmt.kernels.backend import backend
+    from spqfmt.loaders.file import SpqFile, TensorHandle
+    from spqfmt.loaders.file import open_file as open  # noqa: A004
+    from spqfmt.loaders.model import load_model
+    from spqfmt.pipeline.pack import PackReport, pack
+    from spqfmt.pipeline.report import inspect
+    from spqfmt.pipeline.unpack import unpack
+    from spqfmt.pipeline.verify import verify
+
+# Names that are imported when first used: torch takes seconds, and reading a file's index needs none of it.
+_LAZY = {
+    "PackReport": ("spqfmt.pipeline.pack", "PackReport"),
+    "SpqFile": ("spqfmt.loaders.file", "SpqFile"),
+    "TensorHandle": ("spqfmt.loaders.file", "TensorHandle"),
+    "backend": ("spqfmt.kernels.backend", "backend"),
+    "inspect": ("spqfmt.pipeline.report", "inspect"),
+    "load_model": ("spqfmt.loaders.model", "load_model"),
+    "open": ("spqfmt.loaders.file", "open_file"),
+    "pack": ("spqfmt.pipeline.pack", "pack"),
+    "unpack": ("spqfmt.pipeline.unpack", "unpack"),
+    "verify": ("spqfmt.pipeline.verify", "verify"),
+}
+
+__all__ = [
+    "BackendError",
+    "ChecksumError",
+    "CorruptError",
+    "EncodeError",
+    "FormatError",
+    "ImporterError",
+    "LimitError",
+    "MemoryBudgetError",
+    "NotSpqError",
+    "PackReport",
+    "SpqError",
+    "SpqFile",
+    "TensorHandle",
+    "TruncatedError",
+    "UnsupportedError",
+    "__version__",
+    "backend",
+    "inspect",
+    "load_model",
+    "open",
+    "pack",
+    "unpack",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

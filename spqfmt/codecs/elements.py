@@ -1,0 +1,92 @@
+"""Typed elements <-> the byte planes that codecs see (FORMAT.md 3.2).
+
+In memory each dtype has a numpy *carrier*: the native type where there is one, the bits as unsigned integers for bf16
+and the 8-bit floats, and one element a byte for those narrower than 8 bits.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqfmt import wire
+from spqfmt.codecs.base import Bytes
+from spqfmt.errors import CorruptError
+from spqfmt.kernels import native
+from spqfmt.records import chunk_raw_bytes, n_planes
+
+Elements: TypeAlias = NDArray[Any]
+
+CARRIERS: dict[str, np.dtype[Any]] = {
+    name: np.dtype(code)
+    for name, code in {
+        "f64": "<f8", "f32": "<f4", "f16": "<f2", "bf16": "<u2", "f8_e4m3": "u1", "f8_e5m2": "u1",
+        "i64": "<i8", "i32": "<i4", "i16": "<i2", "i8": "i1", "i4": "i1", "i2": "i1",
+        "u64": "<u8", "u32": "<u4", "u16": "<u2", "u8": "u1", "u4": "u1", "u2": "u1",
+        "bool": "u1", "log8": "u1",
+    }.items()
+}  # fmt: skip
+
+
+def to_planes(elements: Elements, dtype: str) -> list[Bytes]:
+    """The planes of a run of elements: `n_planes(dtype)` uint8 arrays of `chunk_raw_bytes` each."""
+    bits = wire.DTYPES[dtype].bits
+    if elements.dtype != CARRIERS[dtype] or elements.ndim != 1:
+        raise TypeError(f"{dtype} is carried by {CARRIERS[dtype]}, not {elements.dtype}")
+    raw = np.ascontiguousarray(elements).view(np.uint8)
+    if bits == 8:
+        return [raw]
+    if bits < 8:
+        return [_pack(raw, bits)]
+    planes = np.empty(raw.size, np.uint8)
+    native.split_planes(raw, bits // 8, wire.DTYPES[dtype].rotate, planes)
+    return list(planes.reshape(bits // 8, -1))
+
+
+def from_planes(planes: Bytes, dtype: str, n_elements: int, out: Elements) -> None:
+    """Fill `out` (carrier, n_elements, contiguous) from the planes, one after the other in `planes`."""
+    bits = wire.DTYPES[dtype].bits
+    if planes.size != n_planes(dtype) * chunk_raw_bytes(dtype, n_elements):
+        raise ValueError("planes have the wrong size")
+    if bits == 8:
+        out.view(np.uint8)[:] = planes
+    elif bits < 8:
+        _unpack(planes, bits, dtype.startswith("i"), out.view(np.uint8))
+    else:
+        native.merge_planes(planes, bits // 8, wire.DTYPES[dtype].rotate, out.view(np.uint8))
+
+
+def _pack(raw: Bytes, bits: int) -> Bytes:
+    per_byte = 8 // bits
+    padded = np.zeros(-(-raw.size // per_byte) * per_byte, np.uint8)
+    padded[: raw.size] = raw & ((1 << bits) - 1)
+    lanes = padded.reshape(-1, per_byte)
+    packed = lanes[:, 0].copy()
+    for k in range(1, per_byte):
+        packed |= lanes[:, k] << (k * bits)
+    return packed
+
+
+def _unpack(packed: Bytes, bits: int, signed: bool, out: Bytes) -> None:
+    per_byte, mask = 8 // bits, (1 << bits) - 1
+    used = out.size % per_byte
+    if used and packed[-1] >> (used * bits):
+        raise CorruptError("unused bits of the last byte are not zero")
+    sign = 1 << (bits - 1)
+    for k in range(per_byte):
+        lane = out[k::per_byte]
+        codes = (packed[: lane.size] >> (k * bits)) & mask
+        lane[:] = (codes ^ sign) - sign if signed else codes
+
+
+def order0_bits(elements: Elements, dtype: str) -> list[float]:
+    """Order-0 entropy in bits of a run of elements, plane by plane: the bound for an order-0 coder."""
+    if wire.DTYPES[dtype].bits <= 8:
+        return [_entropy(elements.view(np.uint8))]
+    return [_entropy(plane) for plane in to_planes(elements, dtype)]
+
+
+def _entropy(symbols: Bytes) -> float:
+    counts = native.histogram(symbols)
+    counts = counts[counts > 0].astype(np.float64)
+    return float(symbols.size * np.log2(symbols.size) - (counts * np.log2(counts)).sum())

@@ -1,0 +1,48 @@
+"""Elements -> an encoded chunk: the codec of each plane and its checksum."""
+
+from spqfmt import wire
+from spqfmt.codecs.base import Bytes
+from spqfmt.codecs.chunks import EncodedChunk, EncodedPlane
+from spqfmt.codecs.elements import Elements, order0_bits, to_planes
+from spqfmt.codecs.registry import CODECS
+from spqfmt.codecs.zstd import CODEC as ZSTD
+from spqfmt.kernels import native
+from spqfmt.records import n_planes
+
+MIN_SAVING = 0.01
+"""A plane that would shrink by less is stored raw: decoding it would cost more time than its bytes are worth."""
+
+
+def encode_chunk(elements: Elements, dtype: str, codec: str) -> EncodedChunk:
+    """Encode one run of elements (carrier, contiguous) with a codec's name or auto."""
+    if elements.size == 0:
+        return EncodedChunk(0, (EncodedPlane(b"", wire.CODEC_RAW, 0, 0.0),) * n_planes(dtype))
+    entropies = order0_bits(elements, dtype)
+    planes = []
+    for plane, entropy_bits in zip(to_planes(elements, dtype), entropies, strict=True):
+        stored, codec_id = _encode_plane(plane, entropy_bits, codec)
+        planes.append(EncodedPlane(stored, codec_id, native.crc32(stored), entropy_bits))
+    return EncodedChunk(elements.size, tuple(planes))
+
+
+def _encode_plane(plane: Bytes, entropy_bits: float, codec: str) -> tuple[bytes, int]:
+    """Never larger than raw."""
+    name, limit = codec, float(plane.size)
+    if codec == "auto":
+        name, limit = "rans", plane.size * (1 - MIN_SAVING)
+    # Below 8 bits the entropy is of single elements: at least what their pairs need.
+    hopeless = name == "rans" and entropy_bits / 8 >= limit
+    if name != "raw" and not hopeless:
+        stored = CODECS[name].encode(plane)
+        if len(stored) < limit:
+            return stored, wire.CODECS[name]
+    return plane.tobytes(), wire.CODEC_RAW
+
+
+def encode_text(raw: Bytes) -> EncodedChunk:
+    """One chunk of an asset: zstd at a level for text, raw where that does not help."""
+    stored, codec = ZSTD.encode_text(raw), wire.CODEC_ZSTD
+    if len(stored) >= raw.size:
+        stored, codec = raw.tobytes(), wire.CODEC_RAW
+    entropy = order0_bits(raw, "u8")[0]
+    return EncodedChunk(raw.size, (EncodedPlane(stored, codec, native.crc32(stored), entropy),))

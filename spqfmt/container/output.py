@@ -1,0 +1,113 @@
+"""Where a pack goes: one file, or shards beside their index (FORMAT.md section 8)."""
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from spqfmt.codecs.chunks import EncodedChunk
+from spqfmt.container.strict_json import Json, dump
+from spqfmt.container.writer import Sealed, Writer, refuse_existing
+
+INDEX_SUFFIX = ".index.json"
+
+
+def shard_path(path: Path, number: int, count: int) -> Path:
+    """m.spq -> m-00001-of-00003.spq."""
+    return path.with_name(f"{path.stem}-{number:05d}-of-{count:05d}.spq")
+
+
+def index_path(path: Path) -> Path:
+    """m.spq -> m.spq.index.json."""
+    return path.with_name(path.name + INDEX_SUFFIX)
+
+
+class Output:
+    """Like a Writer; begins a new shard where the next segment might pass `shard_bytes`."""
+
+    def __init__(
+        self, path: Path, segment_alignment: int, *, force: bool, shard_bytes: int | None = None
+    ) -> None:
+        self._path = path
+        self._alignment = segment_alignment
+        self._force = force
+        self._shard_bytes = shard_bytes
+        self._stack = ExitStack()
+        self._writers: list[Writer] = []
+        refuse_existing(index_path(path) if shard_bytes else path, force)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def begin_segment(self, name: str, raw_bytes: int) -> None:
+        """The tensors that follow belong to this segment; encoded they take at most about `raw_bytes`."""
+        limit = self._shard_bytes
+        if not self._writers or (limit and self._writers[-1].offset + raw_bytes > limit):
+            number = len(self._writers) + 1
+            name_now = shard_path(self._path, number, 0) if limit else self._path
+            writer = Writer(name_now, self._alignment, force=self._force)
+            self._writers.append(self._stack.enter_context(writer))
+        self._writers[-1].begin_segment(name)
+
+    def add_tensor(
+        self,
+        record: Json,
+        streams: Iterable[tuple[Json, Iterable[EncodedChunk]]],
+        same_as: Mapping[str, tuple[Json, str]],
+    ) -> int:
+        """See Writer.add_tensor."""
+        return self._writers[-1].add_tensor(record, streams, same_as)
+
+    def finish(
+        self,
+        assets: Mapping[str, bytes],
+        metadata: Mapping[str, str],
+        partial_plan: Json | None = None,
+    ) -> list[Sealed]:
+        """Write assets and indexes, then publish every file, the shards' index last."""
+        for name, data in assets.items():
+            self._writers[0].add_asset(name, data)
+        if not self._shard_bytes:
+            sealed = [self._writers[0].seal(metadata, partial_plan)]
+            self._writers[0].publish()
+            return sealed
+        count = len(self._writers)
+        sealed = [
+            writer.seal(
+                metadata,
+                partial_plan,
+                {"number": number, "count": count},
+                shard_path(self._path, number, count),
+            )
+            for number, writer in enumerate(self._writers, start=1)
+        ]
+        for writer in self._writers:
+            writer.publish()
+        return [*sealed, self._write_shard_index(sealed)]
+
+    def _write_shard_index(self, sealed: list[Sealed]) -> Sealed:
+        text = dump(
+            {
+                "format": "spq-shards",
+                "version": 1,
+                "shards": [
+                    {"file": s.path.name, "file_bytes": s.file_bytes, "digest": s.digest.hex()}
+                    for s in sealed
+                ],
+            }
+        )
+        path = index_path(self._path)
+        temporary = path.with_name(f".{path.name}.part")
+        with temporary.open("wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        return Sealed(path, len(text), b"")

@@ -1,0 +1,178 @@
+"""Opens a .spq file: header, trailer and index once, then chunks on demand."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import zstandard
+
+from spqfmt import wire
+from spqfmt.codecs.base import Bytes
+from spqfmt.codecs.elements import CARRIERS, Elements, from_planes
+from spqfmt.codecs.registry import decode_into
+from spqfmt.codecs.threads import side_by_side
+from spqfmt.container.features import required_features, required_mask
+from spqfmt.container.index import parse_index
+from spqfmt.container.strict_json import parse
+from spqfmt.container.trailer import (
+    Trailer,
+    check_digest,
+    check_header,
+    parse_trailer,
+)
+from spqfmt.errors import ChecksumError, CorruptError, FormatError, TruncatedError
+from spqfmt.kernels import native
+from spqfmt.records import Chunk, Index, PlaneChunk, Stream, TensorRecord
+from spqfmt.schemes.registry import SCHEMES
+
+
+class Reader:
+    """One open file. Thread-safe: reads are positional, nothing is cached."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file = self.path.open("rb", buffering=0)
+        try:
+            self.file_bytes = os.fstat(self._file.fileno()).st_size
+            with located(self.path):
+                self.trailer, self.index = self._open()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> tuple[Trailer, Index]:
+        version = check_header(self.read_bytes(0, min(wire.HEADER_BYTES, self.file_bytes)), self.file_bytes)
+        tail = self.read_bytes(self.file_bytes - wire.TRAILER_BYTES, wire.TRAILER_BYTES)
+        trailer = parse_trailer(tail, version, self.file_bytes)
+        stored = self.read_bytes(trailer.index_offset, trailer.index_stored_bytes)
+        check_digest(trailer, tail, stored)
+        index = parse_index(
+            parse(_index_text(stored, trailer.index_raw_bytes)), trailer.index_offset, self.file_bytes
+        )
+        undeclared = required_mask(required_features(index)) & ~trailer.required
+        if undeclared:
+            raise CorruptError(f"feature bit {undeclared.bit_length() - 1} is used but not declared")
+        return trailer, index
+
+    def close(self) -> None:
+        """Close the file; later reads raise ValueError."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def read_bytes(self, offset: int, n_bytes: int) -> bytes:
+        """These bytes of the file. Raises TruncatedError."""
+        data = os.pread(self._file.fileno(), n_bytes, offset)
+        while len(data) < n_bytes:
+            more = os.pread(self._file.fileno(), n_bytes - len(data), offset + len(data))
+            if not more:
+                raise TruncatedError("the file ends before its end is due", offset + len(data))
+            data += more
+        return data
+
+    def read_stored(self, plane: PlaneChunk) -> Bytes:
+        """The stored bytes of a chunk plane, checked against its CRC-32."""
+        stored = np.frombuffer(self.read_bytes(plane.offset, plane.stored_bytes), np.uint8)
+        if native.crc32(stored) != plane.crc32:
+            raise ChecksumError("a chunk does not match its checksum", plane.offset)
+        return stored
+
+    def read_chunk(self, chunk: Chunk, dtype: str, out: Elements) -> None:
+        """Decode one chunk into `out`, its elements' carrier."""
+        if len(chunk.planes) == 1 and wire.DTYPES[dtype].bits == 8:
+            plane = chunk.planes[0]
+            decode_into(plane.codec, self.read_stored(plane), out.view(np.uint8))
+            return
+        planes = np.empty(sum(plane.raw_bytes for plane in chunk.planes), np.uint8)
+        at = 0
+        for plane in chunk.planes:
+            decode_into(plane.codec, self.read_stored(plane), planes[at : at + plane.raw_bytes])
+            at += plane.raw_bytes
+        from_planes(planes, dtype, chunk.n_elements, out)
+
+    def owner(self, stream: Stream) -> Stream:
+        """The stream that holds the chunks: `stream` itself, or the one it is the same as."""
+        if stream.same_as is None:
+            return stream
+        return self.index.tensors[stream.same_as].by_role[stream.role]
+
+    def read_elements(
+        self, record: TensorRecord, role: str, first: int = 0, stop: int | None = None
+    ) -> Elements:
+        """Elements `first` to `stop` of a stream, decoding only the chunks that hold them, side by side."""
+        stream = self.owner(record.by_role[role])
+        stop = stream.n if stop is None else stop
+        out = np.empty(max(0, stop - first), CARRIERS[stream.dtype])
+
+        def read(chunk: Chunk) -> None:
+            low, high = max(first, chunk.first), min(stop, chunk.first + chunk.n_elements)
+            with located(self.path, f"tensor {record.name!r}, {role}", chunk):
+                if high - low == chunk.n_elements:
+                    self.read_chunk(chunk, stream.dtype, out[low - first : high - first])
+                else:
+                    whole = np.empty(chunk.n_elements, CARRIERS[stream.dtype])
+                    self.read_chunk(chunk, stream.dtype, whole)
+                    out[low - first : high - first] = whole[low - chunk.first : high - chunk.first]
+
+        chunks = stream.chunks
+        for _ in side_by_side(read, [c for c in chunks if c.first < stop and c.first + c.n_elements > first]):
+            pass
+        return out
+
+    def read_rows(self, record: TensorRecord, first: int = 0, stop: int | None = None) -> Elements:
+        """Rows of the stored matrix (FORMAT.md 5.1): float32, or a dense tensor's carrier."""
+        if record.tied_to is not None:
+            record = self.index.by_name[record.tied_to]
+
+        def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
+            return self.read_elements(record, role, first, stop)
+
+        stop = record.matrix_shape[0] if stop is None else stop
+        with located(self.path):
+            return SCHEMES[record.scheme].read(record, fetch, first, stop)
+
+    def read_asset(self, name: str) -> bytes:
+        """The bytes of an asset. KeyError when there is none of that name."""
+        stream = {asset.name: asset.stream for asset in self.index.assets}[name]
+        out = np.empty(stream.n, np.uint8)
+        for chunk in stream.chunks:
+            with located(self.path, f"asset {name!r}", chunk):
+                self.read_chunk(chunk, "u8", out[chunk.first : chunk.first + chunk.n_elements])
+        return out.tobytes()
+
+
+def _index_text(stored: bytes, raw_bytes: int) -> bytes:
+    if len(stored) == raw_bytes:
+        return stored
+    try:
+        if zstandard.get_frame_parameters(stored).content_size != raw_bytes:
+            raise CorruptError("the index does not decode to its size")
+        return zstandard.ZstdDecompressor().decompress(
+            stored, max_output_size=raw_bytes, allow_extra_data=False
+        )
+    except zstandard.ZstdError as error:
+        raise CorruptError(f"index: {error}") from error
+
+
+@contextmanager
+def located(path: Path, what: str = "", chunk: Chunk | None = None) -> Iterator[None]:
+    """Errors from inside get the file's name, and tensor and chunk where they are known, once."""
+    try:
+        yield
+    except FormatError as error:
+        place = f"{what}, elements from {chunk.first}: " if chunk is not None else ""
+        if not str(error).startswith(f"{path}: "):
+            error.args = (f"{path}: {place}{error}",)
+        if error.offset is None and chunk is not None:
+            error.offset = chunk.planes[0].offset
+        raise

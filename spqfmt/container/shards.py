@@ -1,0 +1,63 @@
+"""Opens a model that is one file or several (FORMAT.md section 8) as one list of readers."""
+
+import os
+from pathlib import Path
+
+from spqfmt import wire
+from spqfmt.container.output import INDEX_SUFFIX, shard_path
+from spqfmt.container.reader import Reader, located
+from spqfmt.container.strict_json import Json, member, objects, parse
+from spqfmt.errors import CorruptError, LimitError, UnsupportedError
+from spqfmt.records import Shard
+
+
+def open_readers(path: str | os.PathLike[str]) -> tuple[Reader, ...]:
+    """The reader of a .spq file, or those of all shards that a .spq.index.json lists, in order.
+
+    A single file that says that it is one shard of several is opened as it is.
+    """
+    path = Path(path)
+    if not path.name.endswith(INDEX_SUFFIX):
+        return (Reader(path),)
+    readers: list[Reader] = []
+    try:
+        with located(path):
+            for number, entry in enumerate(_entries(path), start=1):
+                readers.append(Reader(path.with_name(member(entry, "file", str, "shard"))))
+                _check(readers[-1], entry, number)
+            names = [tensor.name for reader in readers for tensor in reader.index.tensors]
+            if len(set(names)) != len(names):
+                raise CorruptError("a tensor is in two shards")
+    except BaseException:
+        for reader in readers:
+            reader.close()
+        raise
+    return tuple(readers)
+
+
+def _entries(path: Path) -> list[Json]:
+    if path.stat().st_size > wire.MAX_INDEX_RAW_BYTES:
+        raise LimitError(f"more than {wire.MAX_INDEX_RAW_BYTES} bytes")
+    root = parse(path.read_bytes())
+    if root.get("format") != "spq-shards":
+        raise CorruptError("not an index of shards")
+    version = member(root, "version", int, "shards")
+    if version != 1:
+        raise UnsupportedError(f"shard index version {version}", f"shard index version {version}")
+    entries = objects(member(root, "shards", list, "shards"), "shards")
+    target = path.with_name(path.name.removesuffix(INDEX_SUFFIX))
+    if not entries:
+        raise CorruptError("no shards")
+    for number, entry in enumerate(entries, start=1):
+        expected = shard_path(target, number, len(entries)).name
+        if entry.get("file") != expected:
+            raise CorruptError(f"shard {number} is not named {expected}")
+    return entries
+
+
+def _check(reader: Reader, entry: Json, number: int) -> None:
+    count = int(reader.path.stem.rsplit("-", 1)[1])
+    if reader.index.shard != Shard(number, count):
+        raise CorruptError(f"{reader.path.name} is not shard {number} of {count}")
+    if entry.get("file_bytes") != reader.file_bytes or entry.get("digest") != reader.trailer.digest.hex():
+        raise CorruptError(f"{reader.path.name} is not the file that the index of shards lists")

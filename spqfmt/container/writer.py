@@ -1,0 +1,205 @@
+"""Writes a .spq file in one pass under a temporary name; only a whole file gets the final one (FORMAT.md section 2)."""
+
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+import zstandard
+
+from spqfmt import wire
+from spqfmt.codecs.chunks import EncodedChunk
+from spqfmt.container.encode import encode_text
+from spqfmt.container.features import (
+    optional_features,
+    optional_mask,
+    required_features,
+    required_mask,
+)
+from spqfmt.container.index import parse_index
+from spqfmt.container.strict_json import Json, dump, parse
+from spqfmt.container.trailer import Trailer, pack_header
+from spqfmt.errors import EncodeError, FormatError
+from spqfmt.records import align
+from spqfmt.schemes.registry import SCHEMES
+
+_ASSET_CHUNK_BYTES = 1 << 20
+
+
+class Sealed(NamedTuple):
+    """A whole file: its name to be, its size and its digest."""
+
+    path: Path
+    file_bytes: int
+    digest: bytes
+
+
+class Writer:
+    """One file being written. Leaving the context before `publish` removes what was written."""
+
+    def __init__(self, path: str | os.PathLike[str], segment_alignment: int, *, force: bool) -> None:
+        self.path = Path(path)
+        self._force = force
+        refuse_existing(self.path, force)
+        self._alignment = segment_alignment
+        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._file = self._temporary.open("xb")
+        self._offset = 0
+        self._new_segment = True
+        self._segments: list[Json] = []
+        self._first_of_segment = 0
+        self._tensors: list[Json] = []
+        self._numbers: dict[str, int] = {}
+        self._assets: list[Json] = []
+        self._put(pack_header())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _put(self, data: bytes) -> None:
+        self._file.write(data)
+        self._offset += len(data)
+
+    def _pad(self, alignment: int) -> None:
+        self._put(bytes(align(self._offset, alignment) - self._offset))
+
+    def begin_segment(self, name: str) -> None:
+        """The tensors that follow belong to this segment; it needs at least one."""
+        self._segments.append({"name": name, "n_tensors": 0})
+        self._first_of_segment = len(self._tensors)
+        self._new_segment = True
+
+    @property
+    def offset(self) -> int:
+        """Bytes written so far."""
+        return self._offset
+
+    def add_tensor(
+        self,
+        record: Json,
+        streams: Iterable[tuple[Json, Iterable[EncodedChunk]]],
+        same_as: Mapping[str, tuple[Json, str]],
+    ) -> int:
+        """Append a tensor: its record without streams, and for each stream its record without chunks and its chunks.
+
+        `same_as` gives, by role, the record of a stream that an earlier tensor of this file holds, and that tensor's
+        name. Returns the stored bytes with padding.
+        """
+        begin = self._offset
+        self._numbers[str(record["name"])] = len(self._tensors)
+        self._tensors.append(record)
+        records = [self._put_stream(stream, chunks) for stream, chunks in streams]
+        for stream, tensor in same_as.values():
+            records.append({**stream, "same_as": self._numbers[tensor]})
+        if records:
+            order = SCHEMES[str(record["scheme"])].roles
+            record["streams"] = sorted(records, key=lambda stream: order.index(str(stream["role"])))
+        self._segments[-1]["n_tensors"] = len(self._tensors) - self._first_of_segment
+        return self._offset - begin
+
+    def _put_stream(self, stream: Json, chunks: Iterable[EncodedChunk]) -> Json:
+        rows: list[list[int]] = []
+        entropies: list[Sequence[float]] = []
+        for chunk in chunks:
+            row = [chunk.n_elements]
+            for plane in chunk.planes:
+                self._pad(self._alignment if self._new_segment else wire.CHUNK_ALIGNMENT)
+                self._new_segment = False
+                self._put(plane.stored)
+                row += [len(plane.stored), plane.codec, plane.crc32]
+            rows.append(row)
+            entropies.append([plane.entropy_bits for plane in chunk.planes])
+        totals = [ceil(sum(bits)) for bits in zip(*entropies, strict=True)]
+        return {**stream, "chunks": rows} | ({"entropy_bits": totals} if totals else {})
+
+    def add_asset(self, name: str, data: bytes) -> None:
+        """Append an asset; no tensor may follow."""
+        self._new_segment = False
+        raw = np.frombuffer(data, np.uint8)
+        chunks = [
+            encode_text(raw[i : i + _ASSET_CHUNK_BYTES]) for i in range(0, raw.size, _ASSET_CHUNK_BYTES)
+        ]
+        stream = self._put_stream({"role": "asset", "dtype": "u8", "n": raw.size}, chunks)
+        self._assets.append({"name": name, "stream": stream})
+
+    def seal(
+        self,
+        metadata: Mapping[str, str],
+        partial_plan: Json | None = None,
+        shard: Mapping[str, int] | None = None,
+        path: Path | None = None,
+    ) -> Sealed:
+        """Write index and trailer and make the file durable; `publish` then gives it its name.
+
+        `path` replaces the name given at first: a shard learns the number of shards at the end.
+        """
+        self.path = self.path if path is None else path
+        self._pad(wire.CHUNK_ALIGNMENT)
+        root: Json = {
+            "segment_alignment": self._alignment,
+            "segments": self._segments,
+            "tensors": self._tensors,
+            "assets": self._assets,
+            "metadata": dict(metadata),
+        }
+        root |= {} if partial_plan is None else {"partial_plan": partial_plan}
+        root |= {} if shard is None else {"shard": dict(shard)}
+        text = dump(root)
+        stored = zstandard.ZstdCompressor(level=19).compress(text)
+        earned = wire.INDEX_RATIO * len(stored) + wire.INDEX_SLACK_BYTES
+        if len(stored) >= len(text) or len(text) > earned:
+            stored = text
+        file_bytes = self._offset + len(stored) + wire.TRAILER_BYTES
+        trailer = self._checked(text, len(stored), file_bytes)
+        packed = trailer.pack(stored)
+        self._put(stored)
+        self._put(packed)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return Sealed(self.path, file_bytes, packed[:32])
+
+    def _checked(self, text: bytes, stored_bytes: int, file_bytes: int) -> Trailer:
+        """What was written must be what a reader accepts; its own validation says so before the file gets its name."""
+        try:
+            index = parse_index(parse(text), self._offset, file_bytes)
+        except FormatError as error:
+            raise EncodeError(f"{self.path}: cannot be written: {error}") from error
+        return Trailer(
+            self._offset,
+            stored_bytes,
+            len(text),
+            file_bytes,
+            required_mask(required_features(index)),
+            optional_mask(optional_features(index)),
+        )
+
+    def publish(self) -> None:
+        """Give the sealed file its name, for good."""
+        if self._force:
+            self._temporary.replace(self.path)
+        else:
+            refuse_existing(self.path, self._force)
+            # A link fails when the name was taken meanwhile, where a rename would overwrite it.
+            os.link(self._temporary, self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raise FileExistsError when the name is taken and may not be replaced."""
+    if not force and path.exists():
+        raise FileExistsError(f"{path} is there already; --force replaces it")

@@ -1,0 +1,1 @@
+"""pack, unpack, verify and inspect: one-way streams of frozen records."""

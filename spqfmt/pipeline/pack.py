@@ -1,0 +1,211 @@
+"""Source model -> .spq file: one tensor after the other, chunks encoded on all cores.
+
+    import -> plan -> quantize -> streams -> encoded chunks -> writer -> index -> fsync -> rename
+
+While a tensor's chunks are encoded by other threads, the next one is read and quantized; memory holds those two.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from spqfmt.codecs.chunks import EncodedChunk, chunk_sizes, split
+from spqfmt.codecs.threads import submit
+from spqfmt.container.encode import encode_chunk
+from spqfmt.container.output import Output
+from spqfmt.container.strict_json import Json
+from spqfmt.errors import ImporterError
+from spqfmt.importers.base import SourceModel
+from spqfmt.importers.registry import open_source
+from spqfmt.kernels.torch_arrays import to_numpy
+from spqfmt.pipeline.options import PackOptions, pack_options
+from spqfmt.pipeline.plan import PlannedTensor, plan_pack
+from spqfmt.pipeline.progress import Progress, Silent
+from spqfmt.schemes.base import Encoded, StreamData
+from spqfmt.schemes.dense import Dense
+from spqfmt.version import __version__
+from spqfmt.wire import DTYPES
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What a pack made. `raw_bytes` is the source tensors' size, `file_bytes` that of all files written."""
+
+    files: tuple[Path, ...]
+    raw_bytes: int
+    file_bytes: int
+    n_tensors: int
+    seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """Raw over stored."""
+        return self.raw_bytes / self.file_bytes
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A tensor whose chunks are being encoded by other threads."""
+
+    record: Json
+    streams: tuple[tuple[Json, tuple[Future[EncodedChunk], ...]], ...]
+    same_as: Mapping[str, tuple[Json, str]]
+
+
+def pack(
+    source: str | Path,
+    out: str | Path,
+    *,
+    method: str = "lossless",
+    bits: int | None = None,
+    group_size: int | None = None,
+    granularity: str | None = None,
+    embedding_bits: int | None = None,
+    codec: str = "auto",
+    partial: str = "none",
+    shard_size: int | str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> PackReport:
+    """Pack a Hugging Face folder or a GGUF file into `out`.
+
+    Options as in `spqfmt pack --help`. With `shard_size` several files and NAME.spq.index.json are written instead of
+    `out`. Raises ValueError for options that make no sense, ImporterError for the source, EncodeError for a weight
+    that cannot be quantized, FileExistsError when `out` exists and `force` is not set, OSError for the disk. Whatever
+    is raised, no file is left behind under its final name, and none that was there is lost.
+    """
+    options = pack_options(
+        method=method,
+        bits=bits,
+        group_size=group_size,
+        granularity=granularity,
+        embedding_bits=embedding_bits,
+        codec=codec,
+        partial=partial,
+        shard_size=shard_size,
+    )
+    model = open_source(source)
+    return pack_model(model, Path(out), options, force=force, progress=progress or Silent())
+
+
+def pack_model(
+    model: SourceModel, out: Path, options: PackOptions, *, force: bool, progress: Progress
+) -> PackReport:
+    """Pack an opened source. See `pack`."""
+    started = time.monotonic()
+    if out.suffix != ".spq":
+        raise ValueError(f"{out}: the name of a packed model ends in .spq")
+    plan = plan_pack(model, options)
+    if not plan.raw_bytes:
+        raise ImporterError("the source holds no weights")
+    encoder = _Encoder(options)
+    output = Output(out, plan.segment_alignment, force=force, shard_bytes=options.shard_bytes)
+    with output, progress:
+        progress.start(plan.raw_bytes)
+        waiting: list[tuple[PlannedTensor, _Prepared]] = []
+
+        def write() -> None:
+            planned, prepared = waiting.pop()
+            output.add_tensor(
+                prepared.record,
+                ((stream, (f.result() for f in chunks)) for stream, chunks in prepared.streams),
+                prepared.same_as,
+            )
+            progress.advance(planned.raw_bytes, planned.source.name)
+
+        for segment, tensors in plan.segments:
+            raw_bytes = sum(tensor.raw_bytes for tensor in tensors)
+            for number, planned in enumerate(tensors):
+                prepared = encoder.prepare(planned)
+                if waiting:
+                    write()
+                if number == 0:
+                    output.begin_segment(segment, raw_bytes)
+                waiting.append((planned, prepared))
+        write()
+        assets = {asset.name: asset.data for asset in model.assets}
+        sealed = output.finish(assets, _metadata(model, options), encoder.partial_plan)
+    return PackReport(
+        tuple(file.path for file in sealed),
+        plan.raw_bytes,
+        sum(file.file_bytes for file in sealed),
+        sum(len(tensors) for _, tensors in plan.segments),
+        time.monotonic() - started,
+    )
+
+
+class _Encoder:
+    """Turns planned tensors into streams and hands their chunks to the other threads."""
+
+    def __init__(self, options: PackOptions) -> None:
+        self._options = options
+        self._weight_chunks = count()
+
+    @property
+    def partial_plan(self) -> Json | None:
+        """What the index says of partial compression."""
+        every = self._options.codec.every
+        return None if every == 1 else {"rule": "every", "n": every}
+
+    def prepare(self, planned: PlannedTensor) -> _Prepared:
+        """Read and quantize one tensor and submit its chunks."""
+        source = planned.source
+        record: Json = {"name": source.name, "shape": list(source.shape), "dtype": source.dtype}
+        if source.tied_to is not None:
+            return _Prepared(record | {"scheme": "tied", "tied_to": source.tied_to, "method": ""}, (), {})
+        encoded = self._quantize(planned)
+        record |= {
+            "scheme": encoded.scheme,
+            "method": self._options.method.name if planned.treatment else "",
+            "parameters": dict(encoded.parameters),
+            "streams": [],
+        }
+        if source.transposed and planned.treatment:
+            record["transposed"] = True
+        streams = tuple((_stream_record(s), self._submit(s)) for s in encoded.streams)
+        same_as = {r: (_stream_record(s), t) for r, (s, t) in encoded.same_as.items()}
+        return _Prepared(record, streams, same_as)
+
+    def _quantize(self, planned: PlannedTensor) -> Encoded:
+        value = planned.source.load()
+        if not planned.treatment:
+            return Dense(to_numpy(value), planned.source.dtype).encode()
+        options = self._options
+        return options.method.quantize(planned.weight, value, options.method_options).encode()
+
+    def _submit(self, stream: StreamData) -> tuple[Future[EncodedChunk], ...]:
+        n, sizes = stream.elements.size, stream.sizes
+        if sizes is None:
+            sizes = tuple(chunk_sizes(n, DTYPES[stream.dtype].bits, stream.row_elements)) if n else ()
+        policy = self._options.codec
+        is_weights = stream.role in {"values", "codes"}
+        return tuple(
+            submit(
+                encode_chunk,
+                part,
+                stream.dtype,
+                policy.codec if not is_weights or policy.compresses(next(self._weight_chunks)) else "raw",
+            )
+            for part in split(stream.elements, sizes)
+        )
+
+
+def _stream_record(stream: StreamData) -> Json:
+    return {"role": stream.role, "dtype": stream.dtype, "n": stream.elements.size}
+
+
+def _metadata(model: SourceModel, options: PackOptions) -> dict[str, str]:
+    """What a person may want to know of the file's making; the same for the same input, so no times and no paths."""
+    given = {key: value for key, value in vars(options.method_options).items() if value is not None}
+    return {
+        "architecture": model.architecture,
+        "source": model.source_kind,
+        "method": options.method.name,
+        "method_options": json.dumps(given, sort_keys=True),
+        "codec": options.codec.codec,
+        "writer": f"spqfmt {__version__}",
+    }

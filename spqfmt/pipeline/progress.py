@@ -1,0 +1,44 @@
+"""How long work tells what it does. The pipeline only reports; a caller shows it."""
+
+from types import TracebackType
+from typing import Protocol, Self
+
+
+class Progress(Protocol):
+    """A bar, a log, nothing. Entered once."""
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop showing."""
+        ...
+
+    def start(self, total_bytes: int) -> None:
+        """The work will be this much."""
+        ...
+
+    def advance(self, n_bytes: int, name: str) -> None:
+        """This much more is done; it was the tensor `name`."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def start(self, total_bytes: int) -> None:
+        """Nothing to show."""
+
+    def advance(self, n_bytes: int, name: str) -> None:
+        """Nothing to show."""

@@ -1,0 +1,58 @@
+"""What a method is: how a float model becomes a scheme's parameters. Free to change, never needed to read a file."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from spqfmt.errors import EncodeError
+from spqfmt.schemes.base import Quantized
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor for a method. `role` is linear, embedding, head or other; `transposed` says that it is [in, out]."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    role: Literal["linear", "embedding", "head", "other"]
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What the user asked for; None is the method's own default."""
+
+    bits: int | None = None
+    granularity: str | None = None
+    group_size: int | None = None
+    embedding_bits: int | None = None
+
+
+class Method(Protocol):
+    """One way to quantize, found by its name."""
+
+    name: str
+
+    def check(self, options: MethodOptions) -> MethodOptions:
+        """Options with every default filled in. Raises ValueError with one line for the user."""
+        ...
+
+    def describe(self, weight: Weight, options: MethodOptions) -> str:
+        """What will be done with this tensor, in a few words; empty when it is stored as it is."""
+        ...
+
+    def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
+        """`value` in the terms of a scheme. Only called where `describe` said something."""
+        ...
+
+
+def as_matrix(weight: Weight, value: torch.Tensor) -> torch.Tensor:
+    """The matrix [out, in] in float32 (FORMAT.md 5.1). Raises EncodeError when it holds NaN or Inf."""
+    matrix = (value.t() if weight.transposed else value.reshape(-1, value.shape[-1])).float()
+    if not torch.isfinite(matrix).all():
+        raise EncodeError(
+            f"tensor {weight.name!r} holds NaN or Inf and cannot be quantized; method lossless keeps it"
+        )
+    return matrix

@@ -1,0 +1,124 @@
+"""Method rtn: round to nearest, the baseline without data.
+
+Per tensor and per row: symmetric, step = max|w| / (2^(bits-1) - 1), scheme uniform. Per group: asymmetric between the
+group's minimum and maximum (0 included), scheme grouped, scales and zero points in f16.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
+from spqfmt.schemes.base import Quantized
+from spqfmt.schemes.floats import Scale
+from spqfmt.schemes.grouped import Grouped, GroupValues
+from spqfmt.schemes.uniform import Uniform
+
+BITS = (2, 3, 4, 5, 6, 7, 8)
+GRANULARITIES = ("tensor", "row", "group")
+KEEP = 16
+"""embedding_bits that leaves embedding and head as they are."""
+
+
+class RoundToNearest:
+    """Every linear layer at `bits`; embedding and head by rows, at 8 bits where not told otherwise."""
+
+    name = "rtn"
+
+    def check(self, options: MethodOptions) -> MethodOptions:
+        """8 bits per row; a group size means groups, 64 by default."""
+        granularity = options.granularity or ("row" if options.group_size is None else "group")
+        bits = 8 if options.bits is None else options.bits
+        embedding_bits = 8 if options.embedding_bits is None else options.embedding_bits
+        group_size = options.group_size
+        if granularity not in GRANULARITIES:
+            raise ValueError(f"granularity must be one of {', '.join(GRANULARITIES)}")
+        if bits not in BITS or embedding_bits not in {*BITS, KEEP}:
+            raise ValueError("bits must be from 2 to 8, embedding bits from 2 to 8 or 16 to keep them")
+        if granularity == "group":
+            group_size = 64 if group_size is None else group_size
+        if group_size is not None and (granularity != "group" or group_size < 1):
+            raise ValueError("a group size is at least 1 and goes with granularity group")
+        return replace(
+            options,
+            bits=bits,
+            granularity=granularity,
+            group_size=group_size,
+            embedding_bits=embedding_bits,
+        )
+
+    def describe(self, weight: Weight, options: MethodOptions) -> str:
+        """Bits and granularity."""
+        bits, granularity = self._choice(weight, options)
+        if bits == KEEP:
+            return ""
+        size = f" of {options.group_size}" if granularity == "group" else ""
+        return f"{bits} bits per {granularity}{size}"
+
+    @staticmethod
+    def _choice(weight: Weight, options: MethodOptions) -> tuple[int, str]:
+        assert options.bits is not None
+        assert options.embedding_bits is not None
+        assert options.granularity is not None
+        if weight.role == "linear":
+            return options.bits, options.granularity
+        if weight.role in {"embedding", "head"}:
+            return options.embedding_bits, "row"
+        return KEEP, ""
+
+    def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
+        """Round the matrix at the granularity that `describe` told."""
+        bits, granularity = self._choice(weight, options)
+        matrix = as_matrix(weight, value)
+        if granularity == "group":
+            assert options.group_size is not None
+            return round_groups(matrix, bits, options.group_size)
+        return round_symmetric(matrix, bits, per_row=granularity == "row")
+
+
+def round_symmetric(matrix: torch.Tensor, bits: int, *, per_row: bool) -> Uniform:
+    """Codes from -(2^(bits-1) - 1) to 2^(bits-1) - 1 with one step, or one a row; `matrix` float32 [out, in].
+
+    A row (or tensor) of zeros gets step 1 and codes 0.
+    """
+    highest = float(2 ** (bits - 1) - 1)
+    largest = matrix.abs().amax(dim=1 if per_row else (0, 1), keepdim=True)
+    # A step below the normal range would divide to infinity.
+    step = torch.where(largest > 0, largest / highest, 1.0).clamp_(min=2.0**-120)
+    codes = torch.round(matrix / step).clamp_(-highest, highest).to(torch.int8).numpy()
+    dtype = "i2" if bits == 2 else "i4" if bits <= 4 else "i8"
+    if per_row:
+        return Uniform(codes, np.float32(1), dtype, Scale(step[:, 0].numpy(), "f32"))
+    return Uniform(codes, np.float32(step.item()), dtype)
+
+
+def round_groups(matrix: torch.Tensor, bits: int, group_size: int) -> Grouped:
+    """Codes 0 .. 2^bits - 1 between minimum and maximum of each group of columns; `matrix` float32 [out, in].
+
+    The codes are rounded against scale and zero point as stored (f16, zero point rounded to an integer), not before.
+    """
+    rows, columns = matrix.shape
+    highest = 2**bits - 1
+    n_groups = -(-columns // group_size)
+    padded = torch.nn.functional.pad(matrix, (0, n_groups * group_size - columns))
+    groups = padded.reshape(rows, n_groups, group_size)
+    low, high = groups.amin(2).clamp_(max=0), groups.amax(2).clamp_(min=0)
+    # 2^-24 is the smallest f16; a range past f16 is caught by the clamp above it.
+    scale = ((high - low) / highest).clamp_(2.0**-24, 65504.0).half()
+    zero = torch.round(-low / scale.float()).clamp_(0, highest)
+    codes = torch.round(groups / scale.float()[:, :, None]) + zero[:, :, None]
+    codes = codes.clamp_(0, highest).to(torch.uint8).reshape(rows, -1)[:, :columns]
+    dtype = "u2" if bits == 2 else "u4" if bits <= 4 else "u8"
+    zero_dtype = dtype  # an integer of the codes' own range
+    return Grouped(
+        codes.contiguous().numpy(),
+        dtype,
+        group_size,
+        bits,
+        GroupValues(scale.numpy(), "f16"),
+        GroupValues(zero.to(torch.uint8).numpy(), zero_dtype),
+    )
+
+
+METHOD = RoundToNearest()

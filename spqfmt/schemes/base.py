@@ -1,0 +1,133 @@
+"""What a scheme is: weights <-> streams. Normative (FORMAT.md section 5)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqfmt.codecs.elements import Elements
+from spqfmt.errors import CorruptError
+from spqfmt.records import Stream, TensorRecord
+
+Float32: TypeAlias = NDArray[np.float32]
+
+
+class Fetch(Protocol):
+    """Gives a tensor's scheme the elements of one of its streams."""
+
+    def __call__(self, role: str, first: int = 0, stop: int | None = None) -> Elements:
+        """Elements `first` to `stop` (default: all) of the stream, decoded and checked."""
+        ...
+
+
+@dataclass(frozen=True)
+class StreamData:
+    """A stream on its way into a file.
+
+    `sizes` fixes the elements of each chunk; `row_elements` only asks for cuts between rows.
+    """
+
+    role: str
+    dtype: str
+    elements: Elements
+    row_elements: int = 1
+    sizes: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a scheme makes of one tensor: its name, its parameters for the index and its streams."""
+
+    scheme: str
+    parameters: Mapping[str, object]
+    streams: tuple[StreamData, ...]
+    same_as: Mapping[str, tuple[StreamData, str]] = field(default_factory=dict)
+    """By role: a stream that an earlier tensor holds already, and that tensor's name."""
+
+
+class Quantized(Protocol):
+    """A tensor in the terms of a scheme."""
+
+    def encode(self) -> Encoded:
+        """The streams and parameters."""
+        ...
+
+
+class Scheme(Protocol):
+    """Reads one kind of tensor. Stateless. `roles` are those of its streams in their order."""
+
+    name: str
+    roles: tuple[str, ...]
+
+    def check(self, record: TensorRecord) -> None:
+        """Raise CorruptError unless parameters and streams obey FORMAT.md."""
+        ...
+
+    def features(self, record: TensorRecord) -> set[str]:
+        """Names of the required features that the tensor uses."""
+        ...
+
+    def verify(self, record: TensorRecord, fetch: Fetch) -> None:
+        """Raise CorruptError where elements break a rule that `check` cannot see, without dequantizing."""
+        ...
+
+    def read(self, record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> Elements:
+        """Rows of the matrix as float32, or for dense as the dtype's carrier; shape [rows, columns]."""
+        ...
+
+
+class Roles:
+    """Checks a record's streams against the roles that a scheme knows, in their order."""
+
+    def __init__(self, record: TensorRecord, order: Sequence[str]) -> None:
+        self.record = record
+        self.order = order
+        roles = [stream.role for stream in record.streams]
+        places = [order.index(role) if role in order else -1 for role in roles]
+        if -1 in places or places != sorted(set(places)):
+            raise CorruptError(f"tensor {record.name!r}: streams {', '.join(roles)} are not in order")
+
+    def optional(self, role: str, dtypes: Sequence[str], n: int | None = None) -> Stream | None:
+        """The stream, when it is there, with its dtype and length checked."""
+        stream = self.record.by_role.get(role)
+        if stream is None:
+            return None
+        if stream.dtype not in dtypes:
+            raise CorruptError(f"tensor {self.record.name!r}: {role} cannot be {stream.dtype}")
+        if n is not None and stream.n != n:
+            raise CorruptError(f"tensor {self.record.name!r}: {role} has {stream.n} elements, not {n}")
+        return stream
+
+    def required(self, role: str, dtypes: Sequence[str], n: int | None = None) -> Stream:
+        """The stream, which must be there."""
+        stream = self.optional(role, dtypes, n)
+        if stream is None:
+            raise CorruptError(f"tensor {self.record.name!r} has no stream {role}")
+        return stream
+
+
+def parameter_int(record: TensorRecord, key: str, low: int = 0, high: int = 2**53 - 1) -> int:
+    """An integer parameter within bounds."""
+    return check_int(record.parameters.get(key), f"tensor {record.name!r}: {key}", low, high)
+
+
+def check_int(value: object, what: str, low: int = 0, high: int = 2**53 - 1) -> int:
+    """`value` as an integer within bounds, else CorruptError."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise CorruptError(f"{what} is not an integer from {low} to {high}")
+    return value
+
+
+def float_from_bits(bits: object, what: str) -> np.float32:
+    """A binary32 number that the index stores as its bits."""
+    value = np.uint32(check_int(bits, what, 0, 2**32 - 1)).view(np.float32)
+    if not np.isfinite(value):
+        raise CorruptError(f"{what} is not finite")
+    return np.float32(value)
+
+
+def bits_from_float(value: float | np.float32) -> int:
+    """The bits of a binary32 number."""
+    return int(np.float32(value).view(np.uint32))

@@ -1,0 +1,56 @@
+"""Scheme dense: the elements themselves, bit for bit (FORMAT.md 5.2)."""
+
+from dataclasses import dataclass
+
+from spqfmt.codecs.elements import Elements
+from spqfmt.errors import CorruptError
+from spqfmt.records import TensorRecord
+from spqfmt.schemes.base import Encoded, Fetch, Roles, StreamData
+
+ROLES = ("values",)
+DTYPES = (
+    "f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2",
+    "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "bool",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A tensor as it is. `values`: carrier of `dtype`, row-major, any shape."""
+
+    values: Elements
+    dtype: str
+
+    def encode(self) -> Encoded:
+        """One stream."""
+        row = self.values.shape[-1] if self.values.ndim else 1
+        data = StreamData("values", self.dtype, self.values.reshape(-1), row_elements=max(1, row))
+        return Encoded("dense", {}, (data,))
+
+
+class DenseScheme:
+    """Reads dense tensors."""
+
+    name = "dense"
+    roles = ROLES
+
+    def check(self, record: TensorRecord) -> None:
+        """The one stream has the tensor's dtype and size."""
+        if record.dtype not in DTYPES or record.transposed:
+            raise CorruptError(f"tensor {record.name!r}: a dense tensor cannot be that")
+        Roles(record, ROLES).required("values", (record.dtype,), record.n_weights)
+
+    def features(self, record: TensorRecord) -> set[str]:
+        """None: every reader reads dense tensors."""
+        return set()
+
+    def verify(self, record: TensorRecord, fetch: Fetch) -> None:
+        """Any bits are a tensor."""
+
+    def read(self, record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> Elements:
+        """Rows as the dtype's carrier."""
+        _, columns = record.matrix_shape
+        return fetch("values", first_row * columns, stop_row * columns).reshape(-1, columns)
+
+
+SCHEME = DenseScheme()

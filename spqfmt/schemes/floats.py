@@ -1,0 +1,68 @@
+"""Float dtypes <-> float32, to the bit (FORMAT.md 5.1 and 5.7)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spqfmt import wire
+from spqfmt.codecs.elements import Elements
+from spqfmt.errors import CorruptError
+from spqfmt.schemes.base import Float32
+
+LOG8_TABLE = np.array(wire.LOG8_TABLE, np.uint32).view(np.float32)
+
+
+def widen(elements: Elements, dtype: str) -> Float32:
+    """f32, f16, bf16 or a small integer dtype as float32; exact."""
+    if dtype == "bf16":
+        return (elements.astype(np.uint32) << 16).view(np.float32)
+    return elements.astype(np.float32)
+
+
+def narrow(values: Float32, dtype: str) -> Elements:
+    """float32 rounded to f64, f32, f16 or bf16 (to nearest, ties to even), as the carrier."""
+    if dtype == "bf16":
+        bits = np.ascontiguousarray(values).view(np.uint32)
+        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+        return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+    with np.errstate(over="ignore"):
+        return values.astype({"f64": np.float64, "f32": np.float32, "f16": np.float16}[dtype])
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A scale for each row or column, as stored. log8 needs its two numbers."""
+
+    values: Elements
+    dtype: str
+    octave_steps: int = 16
+    bias: int = 0
+
+    def to_float32(self) -> Float32:
+        """The scales as float32, shape [n]."""
+        if self.dtype == "log8":
+            return log8_values(self.octave_steps, self.bias)[self.values]
+        return widen(self.values, self.dtype)
+
+
+def log8_values(octave_steps: int, bias: int) -> Float32:
+    """What each of the 256 elements of a log8 stream stands for; those that are no normal number are NaN."""
+    v = np.arange(256) + bias
+    mantissa = LOG8_TABLE[(v % octave_steps) * (16 // octave_steps)]
+    exponent = v // octave_steps
+    normal = (exponent >= -126) & (exponent <= 127)
+    values = np.ldexp(mantissa, np.where(normal, exponent, 0)).astype(np.float32)
+    return np.where(normal, values, np.float32(np.nan))
+
+
+def check_log8(elements: Elements, octave_steps: int, bias: int, what: str) -> None:
+    """Every element must stand for a normal number."""
+    if np.isnan(log8_values(octave_steps, bias)[elements]).any():
+        raise CorruptError(f"{what}: a log8 element is no normal number")
+
+
+def to_log8(values: Float32, octave_steps: int) -> Scale:
+    """The nearest log8 for positive normal values; those below the largest by more than 255 steps saturate."""
+    steps = np.rint(np.log2(values.astype(np.float64)) * octave_steps).astype(np.int64)
+    bias = int(steps.max()) - 255
+    return Scale(np.maximum(steps - bias, 0).astype(np.uint8), "log8", octave_steps, bias)

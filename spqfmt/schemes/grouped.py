@@ -1,0 +1,275 @@
+"""Scheme grouped: b-bit codes with a scale and a zero point for each group of columns (FORMAT.md 5.5)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqfmt.codecs.elements import CARRIERS, Elements
+from spqfmt.errors import CorruptError
+from spqfmt.records import TensorRecord
+from spqfmt.schemes import codes as codes_stream
+from spqfmt.schemes import outliers as outlier_streams
+from spqfmt.schemes.base import (
+    Encoded,
+    Fetch,
+    Float32,
+    Roles,
+    StreamData,
+    check_int,
+    parameter_int,
+)
+from spqfmt.schemes.codes import Layout
+from spqfmt.schemes.floats import widen
+from spqfmt.schemes.outliers import Outliers
+from spqfmt.schemes.uniform import optional_features
+
+CODE_DTYPES = ("u2", "u4", "u8", "i2", "i4", "i8")
+FLOAT_DTYPES = ("f32", "f16", "bf16")
+LEVEL2_DTYPES = ("u2", "u4", "u8", "i8")
+DIRECT = {
+    "scale": ("scales", FLOAT_DTYPES),
+    "zero_point": ("zero_points", (*FLOAT_DTYPES, "u2", "u4", "u8")),
+    "minimum": ("minimums", FLOAT_DTYPES),
+}
+ROLES = (
+    "codes",
+    "channel_order",
+    "permutation",
+    *(
+        role
+        for kind, (direct, _) in DIRECT.items()
+        for role in (direct, f"{kind}_codes", f"{kind}_steps", f"{kind}_zeros")
+    ),
+    *outlier_streams.ROLES,
+)
+
+
+@dataclass(frozen=True)
+class GroupValues:
+    """One value for each group, [rows, groups]: direct, or codes with steps and zeros a supergroup."""
+
+    values: Elements
+    dtype: str
+    steps: Elements | None = None
+    zeros: Elements | None = None
+    steps_dtype: str = "f16"
+
+    def encode(self, kind: str) -> tuple[StreamData, ...]:
+        """Streams for `kind` scale, zero_point or minimum."""
+        flat = np.ascontiguousarray(self.values).reshape(-1)
+        if self.steps is None:
+            return (StreamData(DIRECT[kind][0], self.dtype, flat),)
+        streams: tuple[StreamData, ...] = (
+            StreamData(f"{kind}_codes", self.dtype, flat),
+            StreamData(f"{kind}_steps", self.steps_dtype, self.steps.reshape(-1)),
+        )
+        if self.zeros is not None:
+            streams += (StreamData(f"{kind}_zeros", self.steps_dtype, self.zeros.reshape(-1)),)
+        return streams
+
+    def to_float32(self, supergroup: tuple[int, int] | None) -> Float32:
+        """What the groups' values are, [rows, groups]."""
+        values = widen(self.values, self.dtype)
+        if self.steps is None or supergroup is None:
+            return values
+        if self.zeros is not None:
+            values = values - _spread(widen(self.zeros, self.steps_dtype), supergroup, values.shape)
+        return _spread(widen(self.steps, self.steps_dtype), supergroup, values.shape) * values
+
+
+def _spread(tiles: Float32, supergroup: tuple[int, int], shape: Sequence[int]) -> Float32:
+    rows, groups = (min(size, n) for size, n in zip(supergroup, shape, strict=True))
+    return tiles.repeat(rows, 0)[: shape[0]].repeat(groups, 1)[:, : shape[1]]
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Codes [rows, columns] in stored column order; `zero_point` or `minimum` or neither; supergroup (rows, groups)."""
+
+    codes: Elements
+    code_dtype: str
+    group_size: int
+    bits: int
+    scale: GroupValues
+    zero_point: GroupValues | None = None
+    minimum: GroupValues | None = None
+    supergroup: tuple[int, int] | None = None
+    permutation: NDArray[np.int64] | None = None
+    outliers: Outliers | None = None
+    layout: Layout = field(default_factory=Layout)
+
+    def encode(self) -> Encoded:
+        """Streams in the order of FORMAT.md 5.5."""
+        parameters, streams = self.layout.encode(self.codes, self.code_dtype)
+        parameters |= {"group_size": self.group_size, "bits": self.bits}
+        if self.permutation is not None:
+            streams += (codes_stream.index_stream("permutation", self.permutation),)
+        streams += self.scale.encode("scale")
+        if self.zero_point is not None:
+            streams += self.zero_point.encode("zero_point")
+        if self.minimum is not None:
+            streams += self.minimum.encode("minimum")
+        if self.supergroup is not None:
+            parameters["supergroup"] = dict(zip(("rows", "groups"), self.supergroup, strict=True))
+        if self.outliers is not None and self.outliers.rows.size:
+            rows, columns = self.codes.shape
+            parameters["outliers"], more = self.outliers.encode((rows, columns))
+            streams += more
+        return Encoded("grouped", parameters, streams)
+
+    def dequantize(self) -> Float32:
+        """The weights in the matrix's own column order, float32 [rows, columns]."""
+        values = [
+            None if part is None else part.to_float32(self.supergroup)
+            for part in (self.scale, self.zero_point, self.minimum)
+        ]
+        scale, zero_point, minimum = values
+        assert scale is not None
+        matrix = dequantize(self.codes, self.group_size, scale, zero_point, minimum)
+        if self.outliers is not None:
+            self.outliers.replace(matrix)
+        return matrix if self.permutation is None else unpermute(matrix, self.permutation)
+
+
+def dequantize(
+    codes: Elements,
+    group_size: int,
+    scale: Float32,
+    zero_point: Float32 | None,
+    minimum: Float32 | None,
+) -> Float32:
+    """The formulas of FORMAT.md 5.5, each operation rounded once to binary32."""
+    columns = codes.shape[1]
+
+    def spread(values: Float32) -> Float32:
+        return values.repeat(min(group_size, columns), 1)[:, :columns]
+
+    matrix = codes.astype(np.float32)
+    if zero_point is not None:
+        matrix -= spread(zero_point)
+    matrix *= spread(scale)
+    if minimum is not None:
+        matrix -= spread(minimum)
+    return matrix
+
+
+def unpermute(matrix: Float32, permutation: NDArray[np.int64]) -> Float32:
+    """Stored column k goes to column permutation[k]."""
+    restored = np.empty_like(matrix)
+    restored[:, permutation] = matrix
+    return restored
+
+
+class GroupedScheme:
+    """Reads grouped tensors."""
+
+    name = "grouped"
+    roles = ROLES
+
+    def check(self, record: TensorRecord) -> None:
+        """Parameters and streams against FORMAT.md 5.5."""
+        rows, columns = record.matrix_shape
+        roles = Roles(record, ROLES)
+        codes_stream.check(record, roles, CODE_DTYPES)
+        groups = -(-columns // parameter_int(record, "group_size", 1))
+        roles.optional("permutation", codes_stream.INDEX_DTYPES, columns)
+        supergroup = _supergroup(record)
+        tiles = 0
+        if supergroup is not None:
+            tiles = -(-rows // supergroup[0]) * -(-groups // supergroup[1])
+        given = {kind: self._check_values(roles, kind, rows * groups, tiles) for kind in DIRECT}
+        if not given["scale"] or (given["zero_point"] and given["minimum"]):
+            raise CorruptError(
+                f"tensor {record.name!r}: needs scales, and zero points or minimums but not both"
+            )
+        if (supergroup is not None) != ("level2" in given.values()):
+            raise CorruptError(f"tensor {record.name!r}: supergroup and _codes streams disagree")
+        outlier_streams.check(record, roles)
+
+    @staticmethod
+    def _check_values(roles: Roles, kind: str, n: int, tiles: int) -> str:
+        direct = roles.optional(*DIRECT[kind], n)
+        codes = roles.optional(f"{kind}_codes", LEVEL2_DTYPES, n)
+        steps = roles.optional(f"{kind}_steps", FLOAT_DTYPES, tiles)
+        zeros = roles.optional(f"{kind}_zeros", FLOAT_DTYPES, tiles)
+        if (codes is None) != (steps is None) or (zeros is not None and codes is None):
+            raise CorruptError(f"tensor {roles.record.name!r}: {kind} lacks codes or steps")
+        if direct is not None and codes is not None:
+            raise CorruptError(f"tensor {roles.record.name!r}: {kind} is given twice")
+        return "direct" if direct is not None else "level2" if codes is not None else ""
+
+    def features(self, record: TensorRecord) -> set[str]:
+        """The scheme's own bit and those of its options."""
+        supergroups = {"supergroups"} if "supergroup" in record.parameters else set()
+        return {"grouped"} | supergroups | optional_features(record)
+
+    def verify(self, record: TensorRecord, fetch: Fetch) -> None:
+        """Permutation, channel order and the places of outliers."""
+        if "permutation" in record.by_role:
+            codes_stream.read_permutation(record, fetch, "permutation", record.matrix_shape[1])
+        codes_stream.verify(record, fetch)
+        outlier_streams.verify(record, fetch)
+
+    def read(self, record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> Float32:
+        """Dequantized rows, float32."""
+        group_size = parameter_int(record, "group_size", 1)
+        scale, zero_point, minimum = (
+            _read_values(record, fetch, kind, group_size, first_row, stop_row) for kind in DIRECT
+        )
+        assert scale is not None
+        codes = codes_stream.read(record, fetch, first_row, stop_row)
+        matrix = dequantize(codes, group_size, scale, zero_point, minimum)
+        outlier_streams.apply(matrix, record, fetch, first_row, stop_row)
+        if "permutation" not in record.by_role:
+            return matrix
+        columns = record.matrix_shape[1]
+        order = codes_stream.read_permutation(record, fetch, "permutation", columns)
+        return unpermute(matrix, order)
+
+
+def _supergroup(record: TensorRecord) -> tuple[int, int] | None:
+    value = record.parameters.get("supergroup")
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise CorruptError(f"tensor {record.name!r}: supergroup is not an object")
+    rows, groups = (check_int(value.get(key), "supergroup", 1) for key in ("rows", "groups"))
+    return rows, groups
+
+
+def _read_values(
+    record: TensorRecord, fetch: Fetch, kind: str, group_size: int, first_row: int, stop_row: int
+) -> Float32 | None:
+    groups = -(-record.matrix_shape[1] // group_size)
+
+    def rows_of(role: str, first: int, stop: int, width: int) -> Elements:
+        return fetch(role, first * width, stop * width).reshape(-1, width)
+
+    direct = record.by_role.get(DIRECT[kind][0])
+    if direct is not None:
+        values = rows_of(direct.role, first_row, stop_row, groups)
+        return GroupValues(values, direct.dtype).to_float32(None)
+    codes = record.by_role.get(f"{kind}_codes")
+    supergroup = _supergroup(record)
+    if codes is None or supergroup is None:
+        return None
+    per_tile, tile_groups = supergroup
+    width = -(-groups // tile_groups)
+    first_tile, stop_tile = first_row // per_tile, -(-stop_row // per_tile)
+    steps_dtype = record.by_role[f"{kind}_steps"].dtype
+    tiles = {
+        name: rows_of(f"{kind}_{name}", first_tile, stop_tile, width)
+        for name in ("steps", "zeros")
+        if f"{kind}_{name}" in record.by_role
+    }
+    # Whole tiles first, then the rows that were asked for.
+    skipped = first_row - first_tile * per_tile
+    padded = np.zeros((skipped + stop_row - first_row, groups), CARRIERS[codes.dtype])
+    padded[skipped:] = rows_of(codes.role, first_row, stop_row, groups)
+    level2 = GroupValues(padded, codes.dtype, tiles["steps"], tiles.get("zeros"), steps_dtype)
+    return level2.to_float32(supergroup)[skipped:]
+
+
+SCHEME = GroupedScheme()

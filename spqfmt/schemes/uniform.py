@@ -1,0 +1,170 @@
+"""Scheme uniform: integer codes on an even grid (FORMAT.md 5.3)."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from spqfmt.codecs.elements import Elements
+from spqfmt.errors import CorruptError
+from spqfmt.records import TensorRecord
+from spqfmt.schemes import codes as codes_stream
+from spqfmt.schemes import outliers as outlier_streams
+from spqfmt.schemes.base import (
+    Encoded,
+    Fetch,
+    Float32,
+    Roles,
+    StreamData,
+    bits_from_float,
+    check_int,
+    float_from_bits,
+)
+from spqfmt.schemes.codes import Layout
+from spqfmt.schemes.floats import Scale, check_log8
+from spqfmt.schemes.outliers import Outliers
+from spqfmt.wire import LOG8_MAX_BIAS, LOG8_MIN_BIAS
+
+SCALES = ("row_scales", "column_scales")
+ROLES = ("codes", "channel_order", *SCALES, *outlier_streams.ROLES)
+CODE_DTYPES = ("i2", "i4", "i8")
+SCALE_DTYPES = ("f32", "f16", "bf16", "log8")
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """`weight = step * code * row_scale * column_scale`; codes int8 [rows, columns].
+
+    `shared_column_scales` names an earlier tensor of the file that holds the same column scales.
+    """
+
+    codes: Elements
+    step: np.float32
+    code_dtype: str = "i8"
+    row_scale: Scale | None = None
+    column_scale: Scale | None = None
+    outliers: Outliers | None = None
+    layout: Layout = field(default_factory=Layout)
+    shared_column_scales: str | None = None
+
+    def encode(self) -> Encoded:
+        """Streams in the order of FORMAT.md 5.3."""
+        parameters, streams = self.layout.encode(self.codes, self.code_dtype)
+        parameters["step"] = bits_from_float(self.step)
+        for role, scale in zip(SCALES, (self.row_scale, self.column_scale), strict=True):
+            if scale is not None:
+                if scale.dtype == "log8":
+                    parameters[_log8_key(role)] = [scale.octave_steps, scale.bias]
+                streams += (StreamData(role, scale.dtype, scale.values),)
+        if self.outliers is not None and self.outliers.rows.size:
+            rows, columns = self.codes.shape
+            parameters["outliers"], more = self.outliers.encode((rows, columns))
+            streams += more
+        same_as = {}
+        if self.shared_column_scales is not None:
+            [scales] = [stream for stream in streams if stream.role == "column_scales"]
+            streams = tuple(stream for stream in streams if stream is not scales)
+            same_as = {"column_scales": (scales, self.shared_column_scales)}
+        return Encoded("uniform", parameters, streams, same_as)
+
+    def dequantize(self) -> Float32:
+        """The weights, float32 [rows, columns]."""
+        matrix = dequantize(
+            self.codes,
+            self.step,
+            None if self.row_scale is None else self.row_scale.to_float32(),
+            None if self.column_scale is None else self.column_scale.to_float32(),
+        )
+        if self.outliers is not None:
+            self.outliers.replace(matrix)
+        return matrix
+
+
+def dequantize(
+    codes: Elements, step: np.float32, row_scale: Float32 | None, column_scale: Float32 | None
+) -> Float32:
+    """The formula of FORMAT.md 5.3, each operation rounded once to binary32."""
+    row = step if row_scale is None else (step * row_scale)[:, None]
+    matrix = np.multiply(codes, row, dtype=np.float32)
+    if column_scale is not None:
+        matrix *= column_scale
+    return matrix
+
+
+def _log8_key(role: str) -> str:
+    return role.removesuffix("s") + "_log8"
+
+
+class UniformScheme:
+    """Reads uniform tensors."""
+
+    name = "uniform"
+    roles = ROLES
+
+    def check(self, record: TensorRecord) -> None:
+        """Parameters and streams against FORMAT.md 5.3."""
+        roles = Roles(record, ROLES)
+        codes_stream.check(record, roles, CODE_DTYPES)
+        if float_from_bits(record.parameters.get("step"), "step") <= 0:
+            raise CorruptError(f"tensor {record.name!r}: step is not above 0")
+        for role, n in zip(SCALES, record.matrix_shape, strict=True):
+            stream = roles.optional(role, SCALE_DTYPES, n)
+            parameter = record.parameters.get(_log8_key(role))
+            if (stream is not None and stream.dtype == "log8") != (parameter is not None):
+                raise CorruptError(f"tensor {record.name!r}: {role} and {_log8_key(role)} disagree")
+            if parameter is not None:
+                _log8_parameter(parameter, record)
+        outlier_streams.check(record, roles)
+
+    def features(self, record: TensorRecord) -> set[str]:
+        """The scheme's own bit and those of its options."""
+        return {"uniform"} | optional_features(record)
+
+    def verify(self, record: TensorRecord, fetch: Fetch) -> None:
+        """log8 scales, the channel order and the places of outliers."""
+        _read_scale(record, fetch, "row_scales", 0, None)
+        _read_scale(record, fetch, "column_scales", 0, None)
+        codes_stream.verify(record, fetch)
+        outlier_streams.verify(record, fetch)
+
+    def read(self, record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> Float32:
+        """Dequantized rows, float32."""
+        codes = codes_stream.read(record, fetch, first_row, stop_row)
+        row_scale = _read_scale(record, fetch, "row_scales", first_row, stop_row)
+        column_scale = _read_scale(record, fetch, "column_scales", 0, None)
+        step = float_from_bits(record.parameters["step"], "step")
+        matrix = dequantize(codes, step, row_scale, column_scale)
+        outlier_streams.apply(matrix, record, fetch, first_row, stop_row)
+        return matrix
+
+
+def optional_features(record: TensorRecord) -> set[str]:
+    """The required features that stand for streams both quantized schemes may have."""
+    by_role = {
+        "channel_order": "channel_order",
+        "permutation": "permutation",
+        "outlier_gaps": "outliers",
+    }
+    return {feature for role, feature in by_role.items() if role in record.by_role}
+
+
+def _log8_parameter(parameter: object, record: TensorRecord) -> tuple[int, int]:
+    if not isinstance(parameter, list) or len(parameter) != 2 or parameter[0] not in {8, 16}:
+        raise CorruptError(f"tensor {record.name!r}: log8 needs [8 or 16, bias]")
+    return parameter[0], check_int(parameter[1], "log8 bias", LOG8_MIN_BIAS, LOG8_MAX_BIAS)
+
+
+def _read_scale(
+    record: TensorRecord, fetch: Fetch, role: str, first: int, stop: int | None
+) -> Float32 | None:
+    stream = record.by_role.get(role)
+    if stream is None:
+        return None
+    values = fetch(role, first, stop)
+    if stream.dtype != "log8":
+        return Scale(values, stream.dtype).to_float32()
+    octave_steps, bias = _log8_parameter(record.parameters[_log8_key(role)], record)
+    check_log8(values, octave_steps, bias, f"tensor {record.name!r}: {role}")
+    return Scale(values, "log8", octave_steps, bias).to_float32()
+
+
+SCHEME = UniformScheme()
