@@ -18,3 +18,31 @@ def encode_chunks(
     src: _Buffer, jobs: _Buffer, dst: _Buffer, block_log2: int, n_threads: int, results: _Buffer
 ) -> None: ...
 def usable_threads() -> int: ...
+def dequantize_uniform(
+    codes: _Buffer,
+    first: int,
+    bits: int,
+    is_signed: bool,
+    n_rows: int,
+    n_columns: int,
+    row: _Buffer,
+    column: _Buffer | None,
+    type: int,  # noqa: A002
+    dst: _Buffer,
+    n_threads: int,
+) -> None: ...
+def dequantize_grouped(
+    codes: _Buffer,
+    first: int,
+    bits: int,
+    is_signed: bool,
+    n_rows: int,
+    n_columns: int,
+    group_size: int,
+    scale: _Buffer,
+    kind: int,
+    offset: _Buffer | None,
+    type: int,  # noqa: A002
+    dst: _Buffer,
+    n_threads: int,
+) -> None: ...

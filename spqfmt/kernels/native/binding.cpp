@@ -1,4 +1,4 @@
-// The only file that knows Python. Every function takes C-contiguous buffers, checks their sizes and releases the GIL.
+// Python's side of the kernels; nothing but binding*.cpp and buffer.hpp knows Python. Every function takes C-contiguous buffers, checks their sizes and releases the GIL.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "binding.hpp"
+#include "buffer.hpp"
 #include "chunk.hpp"
 #include "dispatch.hpp"
 #include "errors.hpp"
@@ -21,33 +23,6 @@ namespace nb = nanobind;
 namespace {
 
 using namespace spqfmt;
-
-// A borrowed C-contiguous buffer of any element type, as bytes.
-class Buffer {
- public:
-  Buffer(nb::handle object, int flags) {
-    if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw nb::python_error();
-  }
-  ~Buffer() { PyBuffer_Release(&view_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  size_t size() const { return static_cast<size_t>(view_.len); }
-  uint8_t* data() const { return static_cast<uint8_t*>(view_.buf); }
-
- private:
-  Py_buffer view_;
-};
-
-struct Source : Buffer {
-  explicit Source(nb::handle object) : Buffer(object, PyBUF_SIMPLE) {}
-};
-struct Target : Buffer {
-  explicit Target(nb::handle object) : Buffer(object, PyBUF_WRITABLE) {}
-};
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 nb::bytes rans_encode(nb::handle src_object, unsigned block_log2) {
   const Source src(src_object);
@@ -80,9 +55,10 @@ uint32_t crc32(nb::handle src_object, uint32_t value) {
 void histogram_into(nb::handle src_object, nb::handle counts_object) {
   const Source src(src_object);
   const Target counts(counts_object);
+  uint64_t* bins = array_of<uint64_t>(counts, "counts is not 256 uint64");
   require(counts.size() == 256 * sizeof(uint64_t), "counts is not 256 uint64");
   const nb::gil_scoped_release release;
-  histogram(src.data(), src.size(), reinterpret_cast<uint64_t*>(counts.data()));
+  histogram(src.data(), src.size(), bins);
 }
 
 template <void (*kLoop)(const uint8_t*, size_t, size_t, bool, uint8_t*)>
@@ -96,17 +72,10 @@ void planes(nb::handle src_object, size_t itemsize, bool rotate, nb::handle dst_
   kLoop(src.data(), src.size() / itemsize, itemsize, rotate, dst.data());
 }
 
-template <typename T>
-const T* records(const Buffer& buffer) {
-  require(buffer.size() % sizeof(T) == 0, "jobs is not an array of whole records");
-  require(reinterpret_cast<uintptr_t>(buffer.data()) % alignof(T) == 0, "jobs is not aligned");
-  return reinterpret_cast<const T*>(buffer.data());
-}
-
 void decode_many(nb::handle src_object, nb::handle jobs_object, nb::handle dst_object, size_t n_threads) {
   const Source src(src_object), jobs(jobs_object);
   const Target dst(dst_object);
-  const DecodeJob* list = records<DecodeJob>(jobs);
+  const DecodeJob* list = array_of<const DecodeJob>(jobs, "jobs is not an array of whole records");
   const nb::gil_scoped_release release;
   decode_chunks(src.data(), src.size(), list, jobs.size() / sizeof(DecodeJob), dst.data(), dst.size(), n_threads);
 }
@@ -115,12 +84,13 @@ void encode_many(nb::handle src_object, nb::handle jobs_object, nb::handle dst_o
                  size_t n_threads, nb::handle results_object) {
   const Source src(src_object), jobs(jobs_object);
   const Target dst(dst_object), results(results_object);
-  const EncodeJob* list = records<EncodeJob>(jobs);
+  const EncodeJob* list = array_of<const EncodeJob>(jobs, "jobs is not an array of whole records");
   const size_t n_jobs = jobs.size() / sizeof(EncodeJob);
+  EncodeResult* written = array_of<EncodeResult>(results, "results is not an array of whole records");
   require(results.size() == n_jobs * sizeof(EncodeResult), "results is not one record a job");
   const nb::gil_scoped_release release;
   encode_chunks(src.data(), src.size(), list, n_jobs, dst.data(), dst.size(), block_log2, n_threads,
-                reinterpret_cast<EncodeResult*>(results.data()));
+                written);
 }
 
 // spqfmt.errors stays the one place of the classes; `job` is set where many chunks were decoded at once.
@@ -162,4 +132,5 @@ NB_MODULE(_native, m) {
   m.def("available_kernels", &available_kernels);
   m.def("active_kernels", [] { return std::string(active_kernels().name); });
   m.def("select_kernels", &select_kernels, nb::arg("name"));
+  bind_dequantize(m);
 }

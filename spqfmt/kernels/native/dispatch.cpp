@@ -15,22 +15,23 @@ struct Candidate {
 // and its rows in the same way.
 const Candidate kCandidates[] = {
 #if defined(SPQFMT_X86)
-    {{"avx512", decode_groups_avx512, 8, encode_groups_avx512, 4, crc32_vpclmul},
+    {{"avx512", decode_groups_avx512, 8, encode_groups_avx512, 4, crc32_vpclmul, uniform_rows_avx2, grouped_rows_avx2},
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
               __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("vpclmulqdq") &&
               __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("pclmul");
      }},
-    {{"avx2", decode_groups_avx2, 3, encode_groups_scalar, 1, crc32_pclmul},
+    {{"avx2", decode_groups_avx2, 3, encode_groups_scalar, 1, crc32_pclmul, uniform_rows_avx2, grouped_rows_avx2},
      [] {
        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt") &&
               __builtin_cpu_supports("pclmul");
      }},
-    {{"sse41", decode_groups_sse41, 1, encode_groups_scalar, 1, crc32_pclmul},
+    {{"sse41", decode_groups_sse41, 1, encode_groups_scalar, 1, crc32_pclmul, uniform_rows_scalar, grouped_rows_scalar},
      [] { return __builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("pclmul"); }},
 #endif
-    {{"scalar", decode_groups_scalar, 1, encode_groups_scalar, 1, crc32_scalar}, [] { return true; }},
+    {{"scalar", decode_groups_scalar, 1, encode_groups_scalar, 1, crc32_scalar, uniform_rows_scalar, grouped_rows_scalar},
+     [] { return true; }},
 };
 
 const Candidate& best() {

@@ -8,6 +8,7 @@
 
 #include "crc32.hpp"
 #include "decoder.hpp"
+#include "dequantize.hpp"
 #include "encoder.hpp"
 
 namespace spqfmt {
@@ -21,6 +22,8 @@ struct Kernels {
   EncodeGroups encode_groups;
   size_t encode_lockstep;
   Crc32 crc32;
+  UniformRows uniform_rows;
+  GroupedRows grouped_rows;
 };
 
 // The kernels in use.

@@ -1,0 +1,10 @@
+// What the binding's files share.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace spqfmt {
+
+void bind_dequantize(nanobind::module_& m);
+
+}  // namespace spqfmt

@@ -1,0 +1,153 @@
+// The loops of dequantize.hpp, written so that a compiler makes vectors of them. Included by one file for each instruction set;
+// every function has internal linkage, so that none is shared between them.
+#pragma once
+
+#include <cstring>
+
+#include "dequantize.hpp"
+
+namespace spqfmt {
+namespace {
+
+// Columns at a time: the working arrays stay in the nearest cache.
+constexpr size_t kTile = 1024;
+
+struct Tile {
+  alignas(64) int16_t codes[kTile + 8];  // from the begin of a byte: up to three codes stand before the first wanted
+  alignas(64) float weights[kTile];
+};
+
+inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+inline uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Half a unit of the last place kept, less one, plus that place's own bit: carries exactly where ties-to-even rounds up.
+inline uint16_t to_bf16(float value) {
+  const uint32_t u = bits_of(value);
+  const uint32_t rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16;
+  const uint32_t quiet_nan = u >> 16 | 0x40;
+  return static_cast<uint16_t>((u & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded);
+}
+
+// Three ranges, all computed and one selected. Below 2^-14 the result is subnormal, a multiple of 2^-24: adding 0.5, whose last
+// place is 2^-24, lets the adder round. Up to 2^16 the exponent is moved and the mantissa rounded as in to_bf16; a carry
+// into 2^16 gives infinity. Above that lie infinity and NaN.
+inline uint16_t to_f16(float value) {
+  const uint32_t u = bits_of(value);
+  const uint32_t magnitude = u & 0x7fffffff;
+  const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000;
+  const uint32_t normal = (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
+  const uint32_t special = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;
+  const uint32_t finite = magnitude < 0x38800000 ? subnormal : normal;
+  return static_cast<uint16_t>((u >> 16 & 0x8000) | (magnitude < 0x47800000 ? finite : special));
+}
+
+template <unsigned kBits, bool kSigned>
+inline void unpack_bytes(const uint8_t* __restrict bytes, size_t n_bytes, int16_t* __restrict codes) {
+  constexpr unsigned kPerByte = 8 / kBits;
+  constexpr int kSign = 1 << (kBits - 1);
+  for (size_t i = 0; i < n_bytes; i++) {
+    for (unsigned k = 0; k < kPerByte; k++) {
+      const int code = bytes[i] >> (k * kBits) & ((1 << kBits) - 1);
+      codes[i * kPerByte + k] = static_cast<int16_t>(kSigned ? (code ^ kSign) - kSign : code);
+    }
+  }
+}
+
+// Codes number `first`..first + n - 1, n <= kTile. Returns where the first one stands in tile.codes.
+inline const int16_t* unpack(const Codes& codes, size_t first, size_t n, Tile& tile) {
+  const size_t per_byte = 8 / codes.bits;
+  const uint8_t* bytes = codes.bytes + first / per_byte;
+  const size_t before = first % per_byte;
+  const size_t n_bytes = (before + n + per_byte - 1) / per_byte;
+  switch (codes.bits * 2 + codes.is_signed) {
+    case 2 * 2 + 0: unpack_bytes<2, false>(bytes, n_bytes, tile.codes); break;
+    case 2 * 2 + 1: unpack_bytes<2, true>(bytes, n_bytes, tile.codes); break;
+    case 4 * 2 + 0: unpack_bytes<4, false>(bytes, n_bytes, tile.codes); break;
+    case 4 * 2 + 1: unpack_bytes<4, true>(bytes, n_bytes, tile.codes); break;
+    case 8 * 2 + 0: unpack_bytes<8, false>(bytes, n_bytes, tile.codes); break;
+    default: unpack_bytes<8, true>(bytes, n_bytes, tile.codes); break;
+  }
+  return tile.codes + before;
+}
+
+// Weights number `at`.. of dst; an element's bytes are little-endian like all that this package supports (little_endian.hpp).
+inline void store(const float* __restrict weights, size_t n, FloatType type, size_t at, uint8_t* __restrict dst) {
+  if (type == FloatType::f32) {
+    std::memcpy(dst + 4 * at, weights, 4 * n);
+    return;
+  }
+  uint16_t* to = reinterpret_cast<uint16_t*>(dst) + at;
+  if (type == FloatType::bf16) {
+    for (size_t i = 0; i < n; i++) to[i] = to_bf16(weights[i]);
+  } else {
+    for (size_t i = 0; i < n; i++) to[i] = to_f16(weights[i]);
+  }
+}
+
+void uniform_rows(const Codes& codes, size_t n_columns, const UniformScales& scales, size_t begin, size_t end, FloatType type,
+                  uint8_t* dst) {
+  Tile tile;
+  for (size_t row = begin; row < end; row++) {
+    const float row_factor = scales.row[row];
+    for (size_t column = 0; column < n_columns; column += kTile) {
+      const size_t n = smaller(kTile, n_columns - column), at = row * n_columns + column;
+      const int16_t* code = unpack(codes, codes.first + at, n, tile);
+      for (size_t i = 0; i < n; i++) tile.weights[i] = static_cast<float>(code[i]) * row_factor;
+      if (scales.column != nullptr) {
+        for (size_t i = 0; i < n; i++) tile.weights[i] = tile.weights[i] * scales.column[column + i];
+      }
+      store(tile.weights, n, type, at, dst);
+    }
+  }
+}
+
+inline void scale_group(const int16_t* __restrict code, size_t n, float scale, float offset, GroupOffset kind,
+                        float* __restrict weights) {
+  switch (kind) {
+    case GroupOffset::none:
+      for (size_t i = 0; i < n; i++) weights[i] = scale * static_cast<float>(code[i]);
+      return;
+    case GroupOffset::zero_point:
+      for (size_t i = 0; i < n; i++) weights[i] = scale * (static_cast<float>(code[i]) - offset);
+      return;
+    case GroupOffset::minimum:
+      for (size_t i = 0; i < n; i++) weights[i] = scale * static_cast<float>(code[i]) - offset;
+      return;
+  }
+}
+
+void grouped_rows(const Codes& codes, size_t n_columns, const GroupScales& scales, size_t begin, size_t end, FloatType type,
+                  uint8_t* dst) {
+  Tile tile;
+  const size_t n_groups = (n_columns - 1) / scales.group_size + 1;
+  for (size_t row = begin; row < end; row++) {
+    for (size_t column = 0; column < n_columns; column += kTile) {
+      const size_t n = smaller(kTile, n_columns - column), at = row * n_columns + column;
+      const int16_t* code = unpack(codes, codes.first + at, n, tile);
+      for (size_t i = 0; i < n;) {
+        const size_t group = (column + i) / scales.group_size;
+        // A group can pass the end of the tile, and of the row: the last one may be shorter than group_size.
+        const size_t n_here = smaller(n - i, scales.group_size - (column + i) % scales.group_size);
+        const size_t parameter = row * n_groups + group;
+        const float offset = scales.offset == nullptr ? 0.0f : scales.offset[parameter];
+        scale_group(code + i, n_here, scales.scale[parameter], offset, scales.kind, tile.weights + i);
+        i += n_here;
+      }
+      store(tile.weights, n, type, at, dst);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace spqfmt
