@@ -13,7 +13,8 @@ from spqfmt.bench.contender import Contender, Make, Stored
 from spqfmt.bench.data import Dataset, Layout
 from spqfmt.bench.rows import CodecRow, Rate
 from spqfmt.codecs.base import Bytes
-from spqfmt.codecs.chunks import MIN_SAVING, TARGET_CHUNK_BYTES
+from spqfmt.codecs.chunks import TARGET_CHUNK_BYTES
+from spqfmt.container.encode import MIN_SAVING
 from spqfmt.errors import BackendError
 from spqfmt.kernels import native
 
@@ -64,7 +65,7 @@ class _Cell:
         return [self._encode_plane(plane) for plane in chunk.split()]
 
     def _encode_plane(self, plane: Bytes) -> Plane:
-        # The file format's rule for every coder: what does not shrink is kept raw, and then decodes as a copy.
+        # The writer's rule for every coder: what does not shrink is kept raw, and then decodes as a copy.
         stored = self.contender.coder.encode(plane)
         if stored is None or len(stored) >= plane.size * (1 - MIN_SAVING):
             return plane.data, False

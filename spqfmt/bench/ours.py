@@ -6,8 +6,8 @@ import numpy as np
 
 from spqfmt.bench.contender import Contender, Stored
 from spqfmt.codecs.base import Bytes
-from spqfmt.codecs.chunks import MIN_SAVING
 from spqfmt.codecs.elements import order0_bits
+from spqfmt.container.encode import MIN_SAVING
 from spqfmt.kernels import native
 
 SMALL_BLOCK_LOG2 = 14  # 16 KiB, what a GPU with few chunks in flight wants
@@ -39,7 +39,7 @@ def make(threads: int) -> list[Contender]:
     More than one thread: the best path and the default block only, the rest scales alike.
     """
     paths = native.available_kernels()
-    best = native.active_kernels()
+    best = paths[0]
     default = default_block_bytes()
     found = []
     for path in paths if threads == 1 else [best]:

@@ -1,39 +1,87 @@
-"""One run: which data, which coders, how many rounds."""
+"""One run: which data, which coders and files, how many rounds."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from spqfmt.bench import machine, ours, peers
+import spqfmt.bench.load.peers as load_peers
+import spqfmt.bench.peers as codec_peers
+from spqfmt.bench import machine, ours
 from spqfmt.bench.contender import Contender
-from spqfmt.bench.data import SYNTHETIC, synthetic
+from spqfmt.bench.data import SYNTHETIC, Dataset, synthetic
+from spqfmt.bench.file_data import file_datasets
+from spqfmt.bench.load.measure import measure_load
+from spqfmt.bench.load.model import DATA, write_model
+from spqfmt.bench.load.spq import payload_of
 from spqfmt.bench.measure import measure, thread_counts
+from spqfmt.bench.registry import find
 from spqfmt.bench.report import Report
-from spqfmt.bench.rows import CodecRow
+from spqfmt.bench.rows import CodecRow, LoadRow
+from spqfmt.kernels import backend
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: symbols of each data set, and rounds."""
+    """How much is measured: symbols of each data set and of each layer of the built-in models, and rounds."""
 
     n_symbols: int
     rounds: int
 
 
 FULL = Scale(n_symbols=1 << 24, rounds=7)
-QUICK = Scale(n_symbols=1 << 21, rounds=3)
+QUICK = Scale(n_symbols=1 << 22, rounds=3)
+
+Told = Callable[[str], None]
 
 
-def run(scale: Scale, progress: Callable[[str], None]) -> Report:
-    """Measure the built-in data sets; `progress` is told what begins. Raises BackendError if a round trip fails."""
-    found = peers.find()
-    makers = [_ours, *found.make.values()]
+def run(file: Path | None, scale: Scale, told: Told) -> Report:
+    """Measure the built-in data, or a file's own streams; `told` hears what begins.
+
+    Raises BackendError if a round trip fails, and what reading `file` raises. Temporary files, about as large as the
+    decoded model, go beside `file`, or into the system's temporary folder.
+    """
+    with (
+        backend.use(backend.backend()),
+        tempfile.TemporaryDirectory(prefix=".spqfmt-bench-", dir=file.parent if file else None) as name,
+    ):
+        codecs, missing = _codecs(file, scale, told)
+        load, missing_files = _load(file, Path(name), scale, told)
+    return Report(machine.describe(), scale.rounds, codecs, load, missing | missing_files)
+
+
+def _codecs(file: Path | None, scale: Scale, told: Told) -> tuple[list[CodecRow], dict[str, str]]:
+    makers, missing = find(codec_peers)
     rows: list[CodecRow] = []
-    for name in SYNTHETIC:
-        progress(name)
-        rows += measure(synthetic(name, scale.n_symbols), makers, thread_counts(), scale.rounds)
-    return Report(machine.describe(), scale.rounds, rows, [], found.missing)
+    if file is None:
+        sets: Iterator[Dataset] = (synthetic(name, scale.n_symbols) for name in SYNTHETIC)
+    else:
+        sets = file_datasets(file, scale.n_symbols)
+    for data in sets:
+        told(f"codecs: {data.name}")
+        rows += measure(data, [_ours, *makers.values()], thread_counts(), scale.rounds)
+    return rows, missing
 
 
 def _ours(element_bytes: int, threads: int) -> list[Contender]:
     # rans codes bytes; elements that are wider reach it as planes only.
     return ours.make(threads) if element_bytes == 1 else []
+
+
+def _load(file: Path | None, folder: Path, scale: Scale, told: Told) -> tuple[list[LoadRow], dict[str, str]]:
+    makers, missing = find(load_peers)
+    rows: list[LoadRow] = []
+    for name in [file.name] if file else DATA:
+        told(f"load: {name}")
+        path = file or folder / f"{name}.spq"
+        if file is None:
+            write_model(path, name, scale.n_symbols)
+        rows += measure_load(
+            path,
+            payload_of(path, name),
+            folder,
+            makers.values(),
+            threads=thread_counts(),
+            rounds=scale.rounds,
+        )
+    return rows, missing

@@ -13,7 +13,7 @@ from spqfmt.bench.run import FULL, QUICK, run
 @click.command()
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
-@click.option("--quick", is_flag=True, help="Little data and few rounds: seconds instead of a minute or two.")
+@click.option("--quick", is_flag=True, help="little data and few rounds.")
 def bench(file: Path | None, as_json: bool, quick: bool) -> None:
     """Measure codecs beside their peers, and loading beside other files.
 
@@ -23,7 +23,7 @@ def bench(file: Path | None, as_json: bool, quick: bool) -> None:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("bench")
-        report = run(QUICK if quick else FULL, lambda what: progress.update(task, description=what))
+        report = run(file, QUICK if quick else FULL, lambda what: progress.update(task, description=what))
     if as_json:
         click.echo(json.dumps(report.to_json()))
     else:

@@ -30,7 +30,7 @@ class Wrong(Memcpy):
 
 
 def test_rows_of_a_tiny_run() -> None:
-    report = run(Scale(n_symbols=20_000, rounds=2), lambda _: None).to_json()
+    report = run(None, Scale(n_symbols=20_000, rounds=2), lambda _: None).to_json()
     assert set(report) == {"machine", "rounds", "codecs", "load", "missing"}
     rows = report["codecs"]
     assert isinstance(rows, list)

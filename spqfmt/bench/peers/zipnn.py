@@ -6,15 +6,15 @@ from zipnn import ZipNN
 from spqfmt.bench.contender import Contender, Stored
 from spqfmt.codecs.base import Bytes
 
-# Single bytes go in as an 8-bit float type: one group, no bits moved, which is the plain Huffman coder.
-DTYPE = {1: "float8_e4m3fn", 2: "bfloat16"}
+# By element bytes. All else goes in as an 8-bit float type: one group, no bits moved, the plain Huffman coder.
+DTYPE = {2: "bfloat16", 4: "float32"}
 
 
 class Zipnn:
     """One call over all the data."""
 
     def __init__(self, element_bytes: int, threads: int) -> None:
-        self._dtype = DTYPE[element_bytes]
+        self._dtype = DTYPE.get(element_bytes, "float8_e4m3fn")
         self._threads = threads
 
     def encode(self, raw: Bytes) -> Stored:

@@ -7,8 +7,8 @@ import zstandard
 
 from spqfmt import wire
 from spqfmt.bench.contender import Contender, Stored
-from spqfmt.codecs import CODECS
 from spqfmt.codecs.base import Bytes
+from spqfmt.codecs.zstd import CODEC
 
 
 class Zstd(threading.local):
@@ -31,10 +31,10 @@ class Literals:
     """Codec `zstd` of the package."""
 
     def encode(self, raw: Bytes) -> Stored:
-        return CODECS["zstd"].encode(raw)
+        return CODEC.encode(raw)
 
     def decode(self, stored: Stored, out: Bytes) -> None:
-        CODECS["zstd"].decode(np.frombuffer(stored, np.uint8), out)
+        CODEC.decode(np.frombuffer(stored, np.uint8), out)
 
 
 def make(element_bytes: int, threads: int) -> list[Contender]:

@@ -1,0 +1,1 @@
+"""Other files that hold the same weights: `make(payload, folder, threads)` writes one and gives its loaders."""
