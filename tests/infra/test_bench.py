@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,12 @@ import pytest
 from spqfmt.bench import ours, peers
 from spqfmt.bench.contender import Contender, Stored
 from spqfmt.bench.data import SYNTHETIC, synthetic
+from spqfmt.bench.load.measure import measure_load
+from spqfmt.bench.load.model import write_model
+from spqfmt.bench.load.spq import payload_of
 from spqfmt.bench.measure import better_layouts, measure
 from spqfmt.bench.peers.memcpy import Memcpy
+from spqfmt.bench.registry import find
 from spqfmt.bench.rows import CodecRow, Rate
 from spqfmt.bench.run import Scale, run
 from spqfmt.codecs.base import Bytes
@@ -42,6 +47,17 @@ def test_rows_of_a_tiny_run() -> None:
         assert row["threads"] in (1, 2)
     codes = [row for row in rows if row["data"] == "int8" and row["codec"] == "rans"]
     assert all(row["entropy"] < row["bits_per_symbol"] < 1.1 * row["entropy"] for row in codes)
+    loads = report["load"]
+    assert isinstance(loads, list)
+    assert {(row["data"], row["cache"]) for row in loads if row["container"] == "spq"} == {
+        (data, cache) for data in ("int8", "bf16") for cache in ("cold", "warm")
+    }
+    assert {row["container"] for row in loads} >= {
+        "raw bytes",
+        "safetensors",
+        "safetensors BF16",
+        "zstd level 1",
+    }
     copies = {row["data"]: row["bits_per_symbol"] for row in rows if row["codec"] == "memcpy"}
     assert copies == {"int8": 8, "int8_sparse": 8, "int4": 4, "int3": 4, "bf16": 16}
 
@@ -87,7 +103,27 @@ def test_better_layout_is_the_smaller_then_the_faster() -> None:
 def test_missing_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lz4.block", None)
     monkeypatch.delitem(sys.modules, "spqfmt.bench.peers.lz4", raising=False)
-    found = peers.find()
-    assert "lz4" in found.missing
-    assert "lz4" not in found.make
-    assert "memcpy" in found.make
+    makers, missing = find(peers)
+    assert "lz4" in missing
+    assert "lz4" not in makers
+    assert "memcpy" in makers
+
+
+def test_streams_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.spq"
+    write_model(path, "bf16", 1 << 16)
+    report = run(path, Scale(n_symbols=1 << 16, rounds=1), lambda _: None)
+    assert {row.data for row in report.codecs} == {"values (bf16)"}
+    rans = next(row for row in report.codecs if row.codec == "rans")
+    assert 10 < rans.entropy <= rans.bits_per_symbol < 11
+    assert {row.data for row in report.load} == {"m.spq"}
+    assert sorted(tmp_path.iterdir()) == [path]  # what was written beside it is gone
+
+
+def test_loader_that_gives_other_bytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.spq"
+    write_model(path, "int8", 1 << 12)
+    payload = payload_of(path, "m")
+    payload.arrays[0].raw[5] ^= 1
+    with pytest.raises(BackendError, match="spq: m is not what was written"):
+        measure_load(path, payload, tmp_path, [], threads=[1], rounds=1)

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-COMMANDS = ["pack", "inspect", "verify", "diff", "unpack", "plan", "run", "eval", "bench"]
+from spqfmt.cli.main import COMMANDS
+
 MAIN = "import sys; from spqfmt.cli.main import main; sys.argv[0] = 'spqfmt'; main()"
 
 
