@@ -20,6 +20,7 @@ from spqfmt.errors import (
     LimitError,
     MemoryBudgetError,
     NotSpqError,
+    OptionError,
     SpqError,
     TruncatedError,
     UnsupportedError,
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from spqfmt.loaders.file import open_file as open  # noqa: A004
     from spqfmt.loaders.model import load_model
     from spqfmt.pipeline.pack import PackReport, pack
-    from spqfmt.pipeline.report import inspect
+    from spqfmt.pipeline.report import inspect_file as inspect
     from spqfmt.pipeline.unpack import unpack
-    from spqfmt.pipeline.verify import verify
+    from spqfmt.pipeline.verify import verify_file as verify
 
 # Names that are imported when first used: torch takes seconds, and reading a file's index needs none of it.
 _LAZY = {
@@ -42,12 +43,12 @@ _LAZY = {
     "SpqFile": ("spqfmt.loaders.file", "SpqFile"),
     "TensorHandle": ("spqfmt.loaders.file", "TensorHandle"),
     "backend": ("spqfmt.kernels.backend", "backend"),
-    "inspect": ("spqfmt.pipeline.report", "inspect"),
+    "inspect": ("spqfmt.pipeline.report", "inspect_file"),
     "load_model": ("spqfmt.loaders.model", "load_model"),
     "open": ("spqfmt.loaders.file", "open_file"),
     "pack": ("spqfmt.pipeline.pack", "pack"),
     "unpack": ("spqfmt.pipeline.unpack", "unpack"),
-    "verify": ("spqfmt.pipeline.verify", "verify"),
+    "verify": ("spqfmt.pipeline.verify", "verify_file"),
 }
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "LimitError",
     "MemoryBudgetError",
     "NotSpqError",
+    "OptionError",
     "PackReport",
     "SpqError",
     "SpqFile",

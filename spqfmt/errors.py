@@ -49,6 +49,10 @@ class ImporterError(SpqError):
     """A source model cannot be read."""
 
 
+class OptionError(SpqError, ValueError):
+    """What was asked for makes no sense, whatever the model."""
+
+
 class BackendError(SpqError):
     """A backend is unknown, or not available on this machine."""
 

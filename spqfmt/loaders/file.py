@@ -39,10 +39,7 @@ class TensorHandle:
         """The tensor, or some rows of its first dimension, dequantized; see `SpqFile.read`."""
         record = self._record
         exact = "f32" if dtype == torch.float32 and record.dtype in {"f16", "bf16"} else None
-        if rows is None:
-            value = restore(self._reader, record, exact)
-        else:
-            value = self._read_rows(rows, exact)
+        value = restore(self._reader, record, exact) if rows is None else self._read_rows(rows, exact)
         return value if dtype is None else value.to(dtype)
 
     def _read_rows(self, rows: slice, dtype: str | None) -> torch.Tensor:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from spqfmt.codecs.chunks import CodecPolicy
+from spqfmt.errors import OptionError
 from spqfmt.quantize.base import Method, MethodOptions
 from spqfmt.quantize.registry import METHODS
 
@@ -12,10 +13,10 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B?)", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as 300MiB, 2GB or 4096. ValueError when it is none."""
+    """Bytes of a size such as 300MiB, 2GB or 4096. OptionError when it is none."""
     match = _SIZE.fullmatch(text.strip())
     if match is None or match[2].upper() not in _UNITS:
-        raise ValueError(f"{text!r} is not a size like 300MiB or 2GB")
+        raise OptionError(f"{text!r} is not a size like 300MiB or 2GB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
@@ -40,14 +41,14 @@ def pack_options(
     partial: str = "none",
     shard_size: int | str | None = None,
 ) -> PackOptions:
-    """Check and complete what the user gave. ValueError says what is wrong in one line."""
+    """Check and complete what the user gave. OptionError says what is wrong in one line."""
     if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; there are {', '.join(sorted(METHODS))}")
+        raise OptionError(f"unknown method {method!r}; there are {', '.join(sorted(METHODS))}")
     if codec not in {"auto", "raw", "zstd", "rans"}:
-        raise ValueError(f"unknown codec {codec!r}; there are auto, raw, zstd and rans")
+        raise OptionError(f"unknown codec {codec!r}; there are auto, raw, zstd and rans")
     shard_bytes = parse_size(shard_size) if isinstance(shard_size, str) else shard_size
     if shard_bytes is not None and shard_bytes < 1:
-        raise ValueError("a shard size is at least 1 byte")
+        raise OptionError("a shard size is at least 1 byte")
     asked = MethodOptions(bits, granularity, group_size, embedding_bits)
     return PackOptions(
         METHODS[method],
@@ -62,5 +63,5 @@ def _partial_every(partial: str) -> int:
         return 1
     match = re.fullmatch(r"every:(\d+)", partial)
     if match is None or int(match[1]) < 1:
-        raise ValueError(f"partial is none or every:N with N at least 1, not {partial!r}")
+        raise OptionError(f"partial is none or every:N with N at least 1, not {partial!r}")
     return int(match[1])

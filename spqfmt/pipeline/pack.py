@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from spqfmt.codecs.threads import submit
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.output import Output
 from spqfmt.container.strict_json import Json
-from spqfmt.errors import ImporterError
+from spqfmt.errors import ImporterError, OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.importers.registry import open_source
 from spqfmt.kernels.torch_arrays import to_numpy
@@ -39,12 +39,17 @@ class PackReport:
     raw_bytes: int
     file_bytes: int
     n_tensors: int
+    n_weights: int
     seconds: float
 
     @property
     def ratio(self) -> float:
         """Raw over stored."""
         return self.raw_bytes / self.file_bytes
+
+    def to_json(self) -> dict[str, object]:
+        """As plain data."""
+        return asdict(self) | {"files": [str(file) for file in self.files], "ratio": self.ratio}
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def pack(
     """Pack a Hugging Face folder or a GGUF file into `out`.
 
     Options as in `spqfmt pack --help`. With `shard_size` several files and NAME.spq.index.json are written instead of
-    `out`. Raises ValueError for options that make no sense, ImporterError for the source, EncodeError for a weight
+    `out`. Raises OptionError for options that make no sense, ImporterError for the source, EncodeError for a weight
     that cannot be quantized, FileExistsError when `out` exists and `force` is not set, OSError for the disk. Whatever
     is raised, no file is left behind under its final name, and none that was there is lost.
     """
@@ -97,8 +102,7 @@ def pack_model(
 ) -> PackReport:
     """Pack an opened source. See `pack`."""
     started = time.monotonic()
-    if out.suffix != ".spq":
-        raise ValueError(f"{out}: the name of a packed model ends in .spq")
+    check_name(out)
     plan = plan_pack(model, options)
     if not plan.raw_bytes:
         raise ImporterError("the source holds no weights")
@@ -133,9 +137,16 @@ def pack_model(
         tuple(file.path for file in sealed),
         plan.raw_bytes,
         sum(file.file_bytes for file in sealed),
-        sum(len(tensors) for _, tensors in plan.segments),
+        sum(1 for _ in plan.tensors),
+        sum(tensor.n_weights for tensor in plan.tensors),
         time.monotonic() - started,
     )
+
+
+def check_name(out: Path) -> None:
+    """Raise OptionError unless `out` is a name for a packed model."""
+    if out.suffix != ".spq":
+        raise OptionError(f"{out}: the name of a packed model ends in .spq")
 
 
 class _Encoder:

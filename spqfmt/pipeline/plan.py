@@ -22,6 +22,11 @@ class PlannedTensor:
     raw_bytes: int
 
     @property
+    def n_weights(self) -> int:
+        """Weights that the file will hold for this tensor; none for a tied one."""
+        return prod(self.source.shape) if self.source.tied_to is None else 0
+
+    @property
     def weight(self) -> Weight:
         """The tensor as a method sees it."""
         s = self.source

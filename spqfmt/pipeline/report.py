@@ -43,6 +43,10 @@ class TensorReport:
     outliers: int
     streams: tuple[StreamReport, ...]
 
+    def to_json(self) -> dict[str, object]:
+        """As plain data."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class Totals:
@@ -78,7 +82,7 @@ class FileReport:
         return asdict(self)
 
 
-def inspect(path: str | os.PathLike[str]) -> FileReport:
+def inspect_file(path: str | os.PathLike[str]) -> FileReport:
     """Describe a .spq file, or a model in shards by its .spq.index.json. Raises FormatError."""
     readers = open_readers(path)
     try:

@@ -15,7 +15,7 @@ from spqfmt.records import Chunk, Stream
 from spqfmt.schemes.registry import SCHEMES
 
 
-def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> None:
+def verify_file(path: str | os.PathLike[str], progress: Progress | None = None) -> None:
     """Raise the FormatError that fits if anything in the file (or its shards) is not as FORMAT.md has it."""
     readers = open_readers(path)
     try:

@@ -36,7 +36,7 @@ class Method(Protocol):
     name: str
 
     def check(self, options: MethodOptions) -> MethodOptions:
-        """Options with every default filled in. Raises ValueError with one line for the user."""
+        """Options with every default filled in. Raises OptionError with one line for the user."""
         ...
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:

@@ -2,6 +2,7 @@
 
 import torch
 
+from spqfmt.errors import OptionError
 from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.schemes.base import Quantized
@@ -16,7 +17,7 @@ class Lossless:
     def check(self, options: MethodOptions) -> MethodOptions:
         """There is nothing to choose."""
         if options != MethodOptions():
-            raise ValueError("method lossless takes no --bits, --group-size or --granularity")
+            raise OptionError("method lossless takes no --bits, --group-size or --granularity")
         return options
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:

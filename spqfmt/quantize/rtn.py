@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from spqfmt.errors import OptionError
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.floats import Scale
@@ -33,13 +34,13 @@ class RoundToNearest:
         embedding_bits = 8 if options.embedding_bits is None else options.embedding_bits
         group_size = options.group_size
         if granularity not in GRANULARITIES:
-            raise ValueError(f"granularity must be one of {', '.join(GRANULARITIES)}")
+            raise OptionError(f"granularity must be one of {', '.join(GRANULARITIES)}")
         if bits not in BITS or embedding_bits not in {*BITS, KEEP}:
-            raise ValueError("bits must be from 2 to 8, embedding bits from 2 to 8 or 16 to keep them")
+            raise OptionError("bits must be from 2 to 8, embedding bits from 2 to 8 or 16 to keep them")
         if granularity == "group":
             group_size = 64 if group_size is None else group_size
         if group_size is not None and (granularity != "group" or group_size < 1):
-            raise ValueError("a group size is at least 1 and goes with granularity group")
+            raise OptionError("a group size is at least 1 and goes with granularity group")
         return replace(
             options,
             bits=bits,

@@ -1,0 +1,24 @@
+"""`spqfmt verify`: every byte of a file."""
+
+import time
+from pathlib import Path
+
+import click
+
+from spqfmt.cli.progress import Bar
+from spqfmt.pipeline.verify import verify_file
+
+
+@click.command("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--quiet", is_flag=True, help="Only the exit code.")
+def verify(*, file: Path, quiet: bool) -> None:
+    """Check every checksum, chunk and rule of FILE; exit code 1 names what is wrong.
+
+    \b
+    spqfmt verify model.spq && echo sound
+    """
+    started = time.monotonic()
+    verify_file(file, Bar("verifying", quiet=quiet))
+    if not quiet:
+        click.echo(f"{file}: sound ({time.monotonic() - started:.1f} s)")
