@@ -30,7 +30,7 @@ from spq_reference.restore import Streams, restore
 
 @dataclass(frozen=True)
 class Restored:
-    """A restored tensor: its elements row-major and little-endian, and the elements of its streams by role and chunk."""
+    """A restored tensor: its elements row-major and little-endian, and its streams by role and chunk."""
 
     shape: tuple[int, ...]
     dtype: str

@@ -61,8 +61,8 @@ def read_container(data: bytes) -> Index:
     index = read_index(text.parse(index_text(stored, raw_bytes)))
     for tensor in index.tensors:
         check_tensor(tensor, index.used)
-    # > A required bit MUST be set when the file uses what it stands for; a reader MUST refuse a file that uses a feature
-    # > without its bit.
+    # > A required bit MUST be set when the file uses what it stands for; a reader MUST refuse a file that uses a
+    # > feature without its bit.
     for bit, feature in enumerate(REQUIRED):
         require(feature not in index.used or required >> bit & 1 == 1, f"{feature} is used but not declared")
     check_layout(data, index, index_offset)
@@ -76,8 +76,8 @@ def index_text(stored: bytes, raw_bytes: int) -> bytes:
     # > `index_raw_bytes` MUST NOT pass `index_ratio * index_stored_bytes + index_slack_bytes`.
     within(raw_bytes, 64 * len(stored) + 65536, "index_raw_bytes")
     # > When `index_stored_bytes` equals `index_raw_bytes` the stored index is the JSON text itself; otherwise it is one
-    # > zstd frame (RFC 8878, no dictionary, with its content size present) that decodes to `index_raw_bytes` bytes, with
-    # > nothing behind it.
+    # > zstd frame (RFC 8878, no dictionary, with its content size present) that decodes to `index_raw_bytes` bytes,
+    # > with nothing behind it.
     if len(stored) == raw_bytes:
         return stored
     try:
@@ -98,27 +98,26 @@ def align(x: int, a: int) -> int:
 def check_layout(data: bytes, index: Index, index_offset: int) -> None:
     """Give every plane its offset; check padding, checksums and that no byte is left over."""
     end = 64
-    raw_total = 0
+    placed: list[Plane] = []
+    gaps: list[tuple[int, int]] = []
 
     def place(streams: list[Stream], alignment: int) -> None:
-        nonlocal end, raw_total
+        nonlocal end
         for stream in streams:
             for _, planes in stream.chunks:
                 for plane in planes:
                     plane.offset = align(end, alignment)
-                    check_padding(data, end, plane.offset)
                     alignment = 64
+                    gaps.append((end, plane.offset))
+                    placed.append(plane)
                     end = plane.offset + plane.stored_bytes
-                    require(end <= index_offset, "a chunk reaches into the index")
-                    raw_total += plane.raw_bytes
-                    check_crc(data, plane)
 
     # > The first segment begins at `align(64, segment_alignment)`; each later segment begins at `align(e,
     # > segment_alignment)`, where `e` is the end of the last chunk before it. Within a segment, and among the assets,
-    # > each plane of each chunk begins at `align(e, 64)`, with `e` the end of the one before it (64 where there is none).
-    # > A plane of 0 bytes has its place like any other: it begins, and ends, where a longer one would begin. A segment
-    # > without chunks takes no room. The chunks of a segment follow each other in the order of tensors, of the streams of
-    # > a tensor, of the chunks of a stream, and of the planes of a chunk.
+    # > each plane of each chunk begins at `align(e, 64)`, with `e` the end of the one before it (64 where there is
+    # > none). A plane of 0 bytes has its place like any other: it begins, and ends, where a longer one would begin. A
+    # > segment without chunks takes no room. The chunks of a segment follow each other in the order of tensors, of the
+    # > streams of a tensor, of the chunks of a stream, and of the planes of a chunk.
     tensors = iter(index.tensors)
     for n_tensors in index.segments:
         streams = [stream for _ in range(n_tensors) for stream in next(tensors).streams.values()]
@@ -127,9 +126,12 @@ def check_layout(data: bytes, index: Index, index_offset: int) -> None:
     # > after the last chunk (after the header when there is none).
     place(list(index.assets.values()), 64)
     require(index_offset == align(end, 64), "the index does not follow the last chunk")
-    check_padding(data, end, index_offset)
     # > The `raw_bytes` of all chunks together MUST NOT pass `expansion_ratio * file_bytes + expansion_slack_bytes`.
-    within(raw_total, 1024 * len(data) + 268435456, "raw_bytes of all chunks")
+    within(sum(plane.raw_bytes for plane in placed), 1024 * len(data) + 268435456, "raw_bytes of all chunks")
+    for gap_begin, gap_end in [*gaps, (end, index_offset)]:
+        check_padding(data, gap_begin, gap_end)
+    for plane in placed:
+        check_crc(data, plane)
 
 
 def check_padding(data: bytes, begin: int, end: int) -> None:

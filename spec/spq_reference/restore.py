@@ -36,7 +36,8 @@ def restore(tensor: Tensor, streams: Streams) -> bytes:
     if "outliers" in tensor.parameters:
         place_outliers(tensor, streams, weights, rows, columns)
     if "permutation" in streams:
-        # > With `permutation` p, stored column `k` is column `p[k]` of the matrix; p MUST be a permutation of the columns.
+        # > With `permutation` p, stored column `k` is column `p[k]` of the matrix; p MUST be a permutation of the
+        # > columns.
         p = flat(streams, "permutation")
         require(sorted(p) == list(range(columns)), f"{tensor.name}: permutation")
         stored, weights = weights, [[0.0] * columns for _ in range(rows)]
@@ -54,8 +55,8 @@ def ordered_codes(tensor: Tensor, streams: Streams, rows: int, columns: int) -> 
     codes = flat(streams, "codes")
     by_rows = tensor.parameters["orientation"] == "rows"
     # > The channels of a `codes` stream are rows (orientation `rows`) or columns (orientation `columns`; stored columns
-    # > where there is a `permutation`). With `channel_order` o, channel `k` of the stream is channel `o[k]`; o MUST be a
-    # > permutation.
+    # > where there is a `permutation`). With `channel_order` o, channel `k` of the stream is channel `o[k]`; o MUST be
+    # > a permutation.
     channels, length = (rows, columns) if by_rows else (columns, rows)
     o = flat(streams, "channel_order") if "channel_order" in streams else list(range(channels))
     require(sorted(o) == list(range(channels)), f"{tensor.name}: channel_order")
@@ -97,8 +98,8 @@ def uniform_weights(
     tensor: Tensor, streams: Streams, codes: list[list[int]], columns: int
 ) -> list[list[float]]:
     """Return the matrix of 5.3."""
-    # > `weight[i, j] = fl(fl(code[i, j] * fl(step * row_scale[i])) * column_scale[j])`; the multiplication by a scale that
-    # > is absent is left out.
+    # > `weight[i, j] = fl(fl(code[i, j] * fl(step * row_scale[i])) * column_scale[j])`; the multiplication by a scale
+    # > that is absent is left out.
     step = float_from_bits(integer(tensor.parameters["step"]))
     row_steps = [step] * len(codes)
     if "row_scales" in streams:
@@ -118,12 +119,11 @@ def place_outliers(
     dtype = tensor.streams["outlier_values"].dtype
     for band, (gaps, bits) in enumerate(zip(streams["outlier_gaps"], streams["outlier_values"], strict=True)):
         # > An outlier replaces the weight at (row, column) of the matrix, in stored column order where there is a
-        # > permutation.
-        # > In a band with first row `r`, the position of (row, column) is `(row - r) * columns + column`. Start with
-        # > position -1. A gap of 255 adds 255 to the position. Any other gap `g` adds `g + 1`, and an outlier lies at the
-        # > position then reached; it takes the next value of the band. The last gap of a band MUST NOT be 255, every
-        # > position that is reached MUST be less than the band's rows times `columns`, and the number of gaps other than
-        # > 255 MUST equal the number of the band's values.
+        # > permutation. In a band with first row `r`, the position of (row, column) is `(row - r) * columns + column`.
+        # > Start with position -1. A gap of 255 adds 255 to the position. Any other gap `g` adds `g + 1`, and an
+        # > outlier lies at the position then reached; it takes the next value of the band. The last gap of a band MUST
+        # > NOT be 255, every position that is reached MUST be less than the band's rows times `columns`, and the number
+        # > of gaps other than 255 MUST equal the number of the band's values.
         r = band * rows_per_band
         end = min(rows_per_band, rows - r) * columns
         require(not gaps or gaps[-1] != 255, f"{tensor.name}: the last gap of a band is 255")
@@ -141,8 +141,8 @@ def second_level(tensor: Tensor, streams: Streams, name: str, rows: int, groups:
     """Return scales, zero points or minimums, rows * groups of them, from either level (5.5)."""
     if f"{name}s" in streams:
         return floats(tensor, streams, f"{name}s")
-    # > A supergroup is a tile of `supergroup.rows` rows by `supergroup.groups` groups, cut short at the edges; `superrows
-    # > = ceil(rows / R)`, `supercolumns = ceil(groups / G)`.
+    # > A supergroup is a tile of `supergroup.rows` rows by `supergroup.groups` groups, cut short at the edges;
+    # > `superrows = ceil(rows / R)`, `supercolumns = ceil(groups / G)`.
     supergroup = mapping(tensor.parameters["supergroup"])
     R, G = integer(supergroup["rows"]), integer(supergroup["groups"])
     supercolumns = ceil_div(groups, G)

@@ -58,8 +58,8 @@ def check_tensor(tensor: Tensor, used: set[str]) -> None:
     if tensor.scheme == "tied":
         return
     if tensor.scheme == "dense":
-        # > `dtype` of the tensor is any dtype of 8 bits or more but log8. There are no parameters. The number of elements
-        # > is the product of the shape, 1 for a scalar.
+        # > `dtype` of the tensor is any dtype of 8 bits or more but log8. There are no parameters. The number of
+        # > elements is the product of the shape, 1 for a scalar.
         word(tensor.dtype, DENSE)
         check_streams(tensor, {"values": ((tensor.dtype,), prod(tensor.shape))}, ("values",))
         return
@@ -115,8 +115,8 @@ def check_uniform(tensor: Tensor, rows: int, columns: int, channels: int) -> Non
     }
     check_streams(tensor, table, ("codes",))
     for role in ("row_scales", "column_scales"):
-        # > | `row_scale_log8`, `column_scale_log8` | `[octave_steps, bias]`; there when the scale stream's dtype is log8
-        # > (5.7), and only then |
+        # > | `row_scale_log8`, `column_scale_log8` | `[octave_steps, bias]`; there when the scale stream's dtype is
+        # > log8 (5.7), and only then |
         key = f"{role[:-1]}_log8"
         is_log8 = role in tensor.streams and tensor.streams[role].dtype == "log8"
         require((key in tensor.parameters) == is_log8, f"{tensor.name}: {key}")
@@ -190,14 +190,14 @@ def check_classes(tensor: Tensor, rows: int, columns: int, orientation: str) -> 
 
 def check_outliers(tensor: Tensor, rows: int, columns: int) -> None:
     """Check the bands of the outlier streams (5.4)."""
-    # > The parameter is there when the streams `outlier_gaps` (u8) and `outlier_values` (f32, f16 or bf16) are, and only
-    # > then.
+    # > The parameter is there when the streams `outlier_gaps` (u8) and `outlier_values` (f32, f16 or bf16) are, and
+    # > only then.
     for role in OUTLIER_ROLES:
         require((role in tensor.streams) == ("outliers" in tensor.parameters), f"{tensor.name}: outliers")
     if "outliers" not in tensor.parameters:
         return
-    # > `parameters.outliers` is `{"rows_per_band": R}`, R at least 1; the rows are cut into bands of R rows, the last one
-    # > holding the rest.
+    # > `parameters.outliers` is `{"rows_per_band": R}`, R at least 1; the rows are cut into bands of R rows, the last
+    # > one holding the rest.
     bands = ceil_div(rows, integer(mapping(tensor.parameters["outliers"]).get("rows_per_band"), 1))
     within(bands, 1048576, "outlier bands")
     for role in OUTLIER_ROLES:

@@ -70,8 +70,17 @@ class Tensor:
     def build(self) -> tuple[Record, list[bytes]]:
         """Return the record and the stored planes in file order."""
         built = [stream.build() for stream in self.streams]
-        record: Record = {"name": self.name, "shape": list(self.shape), "dtype": self.dtype, "scheme": self.scheme}
-        record |= {"method": "vector", "parameters": self.parameters, "streams": [record for record, _ in built]}
+        record: Record = {
+            "name": self.name,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "scheme": self.scheme,
+        }
+        record |= {
+            "method": "vector",
+            "parameters": self.parameters,
+            "streams": [record for record, _ in built],
+        }
         return {**record, **self.extra}, [plane for _, stored in built for plane in stored]
 
 
@@ -92,12 +101,16 @@ class File:
     text: Callable[[str], bytes] = str.encode
     compress: Callable[[bytes], bytes] = lambda text: text
     padding: int = 0  # every padding byte
-    trailer: dict[int, bytes] = field(default_factory=dict)  # offset: bytes put there before the digest is taken
+    trailer: dict[int, bytes] = field(
+        default_factory=dict
+    )  # offset: bytes put there before the digest is taken
     payload: Callable[[bytearray], object] = lambda _: None  # changes the bytes between header and index
 
     def build(self) -> bytes:
         """Return the file."""
-        out = bytearray(MAGIC + struct.pack("<HH", *(self.header_version or self.version)) + self.header_zeros)
+        out = bytearray(
+            MAGIC + struct.pack("<HH", *(self.header_version or self.version)) + self.header_zeros
+        )
 
         def put(planes: Sequence[bytes], alignment: int) -> None:
             for plane in planes:
@@ -111,7 +124,12 @@ class File:
             put([plane for _, stored in built for plane in stored], self.alignment)
             records += [record for record, _ in built]
             segments.append({"name": name, "n_tensors": len(tensors)})
-        index: Record = {"segment_alignment": self.alignment, "segments": segments, "tensors": records, "assets": []}
+        index: Record = {
+            "segment_alignment": self.alignment,
+            "segments": segments,
+            "tensors": records,
+            "assets": [],
+        }
         for name, stream in self.assets:
             record, stored = stream.build()
             put(stored, 64)
@@ -129,7 +147,9 @@ class File:
         stored = self.compress(text)
         trailer = bytearray(96)
         file_bytes = index_offset + len(stored) + 96
-        struct.pack_into("<6Q", trailer, 32, index_offset, len(stored), len(text), file_bytes, required, self.optional)
+        struct.pack_into(
+            "<6Q", trailer, 32, index_offset, len(stored), len(text), file_bytes, required, self.optional
+        )
         struct.pack_into("<HHI8s", trailer, 80, *self.version, 0, MAGIC)
         for offset, value in self.trailer.items():
             trailer[offset : offset + len(value)] = value
@@ -143,7 +163,9 @@ def used_features(index: Record) -> int:
     names = {"shard"} & set(index)
     streams = [asset["stream"] for asset in index["assets"]]
     for tensor in index["tensors"]:
-        names |= {tensor["scheme"], *tensor, *tensor["parameters"]} | {stream["role"] for stream in tensor["streams"]}
+        names |= {tensor["scheme"], *tensor, *tensor["parameters"]} | {
+            stream["role"] for stream in tensor["streams"]
+        }
         names |= {"supergroups"} if "supergroup" in tensor["parameters"] else set()
         streams += tensor["streams"]
     for stream in streams:

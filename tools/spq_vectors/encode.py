@@ -1,4 +1,4 @@
-"""Chunks: packing, planes and the three codecs, written from FORMAT.md 3.2 and 4, with every freedom of an encoder exposed."""
+"""Chunks: packing, planes and the three codecs, from FORMAT.md 3.2 and 4, with every freedom of an encoder exposed."""
 
 import struct
 from collections import Counter
