@@ -1,4 +1,4 @@
-"""The demo: a small language model packed, inspected, loaded under a ceiling and run, with the package's own commands.
+"""The demo: a small language model packed, verified, inspected, loaded and run, with the package's own commands.
 
     make demo
 
@@ -7,12 +7,14 @@ one `spqfmt` command in a process of its own, printed before it runs, so that it
 """
 
 import importlib.util
+import json
 import os
 import shlex
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from rich.console import Console
@@ -20,13 +22,15 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".demo"
+SPQFMT = Path(sys.executable).parent / "spqfmt"
 PROMPT = "Explain in two sentences why the sky is blue."
-MEMORY = "400MiB"
 PACKS = {
-    "lossless": ("the GGUF file's own 4-bit blocks, kept exactly", ["--method", "lossless"]),
-    "int8": ("8 bits, a scale a row", ["--method", "rtn", "--bits", "8"]),
-    "int4": ("4 bits, groups of 64", ["--method", "rtn", "--bits", "4", "--group-size", "64"]),
+    "int8": ["--method", "rtn", "--bits", "8"],
+    "int4": ["--method", "rtn", "--bits", "4", "--group-size", "64"],
 }
+
+
+ROWS = ["size", "bits a weight", "BF16 / size", "pack", "pack, peak memory", "run", "run, peak memory"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def run(console: Console, *arguments: str | Path) -> Step:
     shown = [word.removeprefix(f"{ROOT}/") for word in words]
     console.print(f"\n$ spqfmt {shlex.join(shown)}", style="bold cyan", highlight=False, soft_wrap=True)
     started = time.perf_counter()
-    process = subprocess.Popen([str(Path(sys.executable).parent / "spqfmt"), *words], cwd=FOLDER)
+    process = subprocess.Popen([SPQFMT, *words], cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -65,33 +69,45 @@ def megabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:.1f} MB"
 
 
+def totals(target: Path) -> dict[str, float]:
+    """The totals of `spqfmt inspect --json`."""
+    output = subprocess.run([SPQFMT, "inspect", target, "--json"], capture_output=True, check=True).stdout
+    found: dict[str, float] = json.loads(output)["totals"]
+    return found
+
+
 def main() -> None:
-    """Pack in three ways, inspect and run one of them, and sum up."""
+    """Pack in two ways, inspect and run each, and sum up."""
     console = Console(stderr=True)
     source = gguf_file()
     FOLDER.mkdir(exist_ok=True)
-    summary = Table(title="\nSummary", title_justify="left")
-    summary.add_column("file")
-    summary.add_column("what it holds")
-    for name in ("size", "against BF16", "pack", "peak memory", "run", "peak memory"):
-        summary.add_column(name, justify="right")
-    summary.add_row(source.name, "the source, Q4_1", megabytes(source.stat().st_size))
-    for name, (description, options) in PACKS.items():
+    columns = {"": ROWS, "source (GGUF, Q4_1)": [megabytes(source.stat().st_size)]}
+    for name, options in PACKS.items():
         target = FOLDER / f"smollm2-{name}.spq"
         packed = run(console, "pack", source, target, *options, "--force")
-        run(console, "inspect", target)
-        ran = run(console, "run", target, "--prompt", PROMPT, "--memory", MEMORY, "--max-new-tokens", "60")
-        summary.add_row(
-            target.name,
-            description,
+        run(console, "verify", target)
+        run(console, "inspect", target, "--tensor", "model.layers.0.*")
+        ran = run(console, "run", target, "--prompt", PROMPT, "--max-new-tokens", "60")
+        print()
+        costs = totals(target)
+        columns[target.name] = [
             megabytes(target.stat().st_size),
-            "",
+            f"{costs['bits_per_weight']:.2f}",
+            f"{costs['ratio']:.2f}",
             f"{packed.seconds:.1f} s",
             megabytes(packed.peak_bytes),
             f"{ran.seconds:.1f} s",
             megabytes(ran.peak_bytes),
-        )
+        ]
+    summary = Table(title="Summary", title_justify="left")
+    for name in columns:
+        summary.add_column(name, justify="right" if name else "left")
+    for row in zip_longest(*columns.values(), fillvalue=""):
+        summary.add_row(*row)
     console.print(summary)
+    console.print(
+        f"Times and peaks are of whole processes. The files are in {FOLDER.name}/.", highlight=False
+    )
 
 
 if __name__ == "__main__":
