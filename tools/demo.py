@@ -81,7 +81,7 @@ def main() -> None:
     console = Console(stderr=True)
     source = gguf_file()
     FOLDER.mkdir(exist_ok=True)
-    columns = {"": ROWS, "source (GGUF, Q4_1)": [megabytes(source.stat().st_size)]}
+    columns = {"": ROWS, "source: GGUF Q4_1": [megabytes(source.stat().st_size)]}
     for name, options in PACKS.items():
         target = FOLDER / f"smollm2-{name}.spq"
         packed = run(console, "pack", source, target, *options, "--force")
