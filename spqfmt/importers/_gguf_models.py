@@ -8,6 +8,7 @@ A tensor that llama.cpp stores differently from transformers is put back:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -61,13 +62,30 @@ class Facts:
     metadata: Mapping[str, Any]
     shapes: Mapping[str, tuple[int, ...]]
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """The architecture's own value of `key`, such as "block_count"."""
-        return self.metadata.get(f"{self.architecture}.{key}", default)
+    def count(self, key: str, default: int | None = None) -> int:
+        """The architecture's positive integer `key`, such as "block_count". ValueError without one."""
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{self.architecture}.{key} is {value!r}, not a count")
+        return value
 
-    def need(self, key: str) -> Any:
-        """Like `get`; a missing key raises KeyError with its full name."""
-        return self.metadata[f"{self.architecture}.{key}"]
+    def number(self, key: str, default: float | None = None) -> float:
+        """The architecture's number `key`, such as "rope.freq_base". ValueError without one."""
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{self.architecture}.{key} is {value!r}, not a number")
+        return value
+
+    def _value(self, key: str, default: float | None) -> Any:
+        value = self.metadata.get(f"{self.architecture}.{key}", default)
+        if value is None:
+            raise ValueError(f"the metadata lacks {self.architecture}.{key}")
+        return value
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the token embedding: the tokenizer's list may be shorter or longer."""
+        return self.shapes["token_embd.weight"][0]
 
 
 @dataclass(frozen=True)
@@ -84,32 +102,34 @@ class GgufModel:
 
 
 def _rope(facts: Facts) -> Config:
-    rope: Config = {"rope_type": "default", "rope_theta": facts.get("rope.freq_base", 10000.0)}
-    kind = facts.get("rope.scaling.type", "none")
+    rope: Config = {"rope_type": "default", "rope_theta": facts.number("rope.freq_base", 10000.0)}
+    kind = facts.metadata.get(f"{facts.architecture}.rope.scaling.type", "none")
     if kind == "none":
         return rope
     if kind not in {"linear", "yarn"}:
-        raise KeyError(f"support for rope scaling {kind!r}")
-    rope |= {"rope_type": kind, "factor": facts.need("rope.scaling.factor")}
+        raise ValueError(f"rotary scaling {kind!r} is not known")
+    rope |= {"rope_type": kind, "factor": facts.number("rope.scaling.factor")}
     if kind == "yarn":
-        rope["original_max_position_embeddings"] = facts.need("rope.scaling.original_context_length")
+        rope["original_max_position_embeddings"] = facts.count("rope.scaling.original_context_length")
     return rope
 
 
 def _decoder(facts: Facts) -> Config:
     """The keys that all Llama-like decoders share."""
-    hidden, heads = facts.need("embedding_length"), facts.need("attention.head_count")
+    hidden, heads = facts.count("embedding_length"), facts.count("attention.head_count")
     return {
         "hidden_size": hidden,
-        "intermediate_size": facts.need("feed_forward_length"),
-        "num_hidden_layers": facts.need("block_count"),
+        "intermediate_size": facts.count("feed_forward_length"),
+        "num_hidden_layers": facts.count("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": facts.get("attention.head_count_kv", heads),
-        "head_dim": facts.get("attention.key_length", facts.get("rope.dimension_count", hidden // heads)),
-        "max_position_embeddings": facts.need("context_length"),
-        "rms_norm_eps": facts.need("attention.layer_norm_rms_epsilon"),
+        "num_key_value_heads": facts.count("attention.head_count_kv", heads),
+        "head_dim": facts.count(
+            "attention.key_length", facts.count("rope.dimension_count", max(1, hidden // heads))
+        ),
+        "max_position_embeddings": facts.count("context_length"),
+        "rms_norm_eps": facts.number("attention.layer_norm_rms_epsilon"),
         "rope_parameters": _rope(facts),
-        "vocab_size": facts.shapes["token_embd.weight"][0],
+        "vocab_size": facts.vocabulary,
     }
 
 
@@ -147,24 +167,25 @@ def _gemma2(facts: Facts) -> Config:
     return {
         "model_type": "gemma2",
         "hidden_activation": "gelu_pytorch_tanh",
-        "sliding_window": facts.get("attention.sliding_window", 4096),
-        "attn_logit_softcapping": facts.get("attn_logit_softcapping", 50.0),
-        "final_logit_softcapping": facts.get("final_logit_softcapping", 30.0),
+        "sliding_window": facts.count("attention.sliding_window", 4096),
+        "attn_logit_softcapping": facts.number("attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": facts.number("final_logit_softcapping", 30.0),
         "query_pre_attn_scalar": hidden // heads if n_layers == 46 else config["head_dim"],
         **config,
     }
 
 
 def _gpt2(facts: Facts) -> Config:
+    hidden = facts.count("embedding_length")
     return {
         "model_type": "gpt2",
-        "n_embd": facts.need("embedding_length"),
-        "n_layer": facts.need("block_count"),
-        "n_head": facts.need("attention.head_count"),
-        "n_inner": facts.get("feed_forward_length"),
-        "n_positions": facts.need("context_length"),
-        "layer_norm_epsilon": facts.need("attention.layer_norm_epsilon"),
-        "vocab_size": facts.shapes["token_embd.weight"][0],
+        "n_embd": hidden,
+        "n_layer": facts.count("block_count"),
+        "n_head": facts.count("attention.head_count"),
+        "n_inner": facts.count("feed_forward_length", 4 * hidden),
+        "n_positions": facts.count("context_length"),
+        "layer_norm_epsilon": facts.number("attention.layer_norm_epsilon"),
+        "vocab_size": facts.vocabulary,
     }
 
 

@@ -134,10 +134,8 @@ def read_header(file: Path) -> GgufHeader:
             return _parse(_Cursor(data))
     except _UnknownLayoutError as error:
         raise ImporterError(f"{file}: {error}; convert it to a known one with llama.cpp's tools") from None
-    except (
-        ValueError,
-        struct.error,
-    ) as error:  # UnicodeDecodeError and an empty file's mmap error are ValueErrors
+    # What mmap says of an empty file and decode of broken text are ValueErrors too.
+    except (ValueError, struct.error) as error:
         raise ImporterError(f"{file}: broken GGUF file ({error}); download it again") from None
 
 
@@ -155,6 +153,8 @@ def _parse(cursor: _Cursor) -> GgufHeader:
     table: list[tuple[str, tuple[int, ...], int, int]] = []
     for _ in range(n_tensors):
         name, n_dimensions = cursor.string(), cursor.number("I")
+        if not name.isprintable():
+            raise ValueError("the name of a tensor is not text")
         if not 1 <= n_dimensions <= _MAX_DIMENSIONS:
             raise ValueError(f"tensor {name} has {n_dimensions} dimensions")
         # ggml writes the fastest dimension first

@@ -18,7 +18,7 @@ import numpy as np
 
 from spqfmt.errors import ImporterError
 
-_ORIGINAL = 8192
+_ORIGINAL = 8192  # must stay below the model's own context, which only a test model has shorter
 
 
 def llama3_rope(
@@ -42,7 +42,8 @@ def llama3_rope(
         )
     slope, offset = np.polyfit(per_wavelength[between], smooth[between], 1)
     # slope = original / (high - low), offset = -low / (high - low)
-    spread = _ORIGINAL / slope
+    original = min(_ORIGINAL, config["max_position_embeddings"] // 2)
+    spread = original / slope
     low = -offset * spread
     fitted = np.clip(slope * per_wavelength + offset, 0, 1)
     rebuilt = 1 / ((1 - fitted) / factor + fitted)
@@ -56,5 +57,5 @@ def llama3_rope(
         "factor": factor,
         "low_freq_factor": round(float(low), 4),
         "high_freq_factor": round(float(low + spread), 4),
-        "original_max_position_embeddings": _ORIGINAL,
+        "original_max_position_embeddings": original,
     }

@@ -59,8 +59,8 @@ def tokenizer_assets(path: Path, metadata: Mapping[str, Any]) -> tuple[Asset, ..
     if kind is None or kind == "none":
         return ()
     pre = metadata.get("tokenizer.ggml.pre", "gpt-2")
-    if kind == "gpt2" and pre in _PRE_TOKENIZERS:
-        return _byte_level_assets(metadata, pre)
+    if kind == "gpt2" and isinstance(pre, str) and pre in _PRE_TOKENIZERS:
+        return _byte_level_assets(path, metadata, pre)
     return _assets_by_transformers(path, kind, pre)
 
 
@@ -70,32 +70,49 @@ def _special(metadata: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         index = metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if index is not None and index < len(tokens):
+        if isinstance(index, int) and 0 <= index < len(tokens):
             found[f"{name}_token"] = tokens[index]
     return found
 
 
-def _byte_level_assets(metadata: Mapping[str, Any], pre: str) -> tuple[Asset, ...]:
-    tokens: list[str] = metadata["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ", 1)) for merge in metadata.get("tokenizer.ggml.merges", [])]
+def _strings(path: Path, metadata: Mapping[str, Any], key: str) -> list[str]:
+    value = metadata.get(f"tokenizer.ggml.{key}", [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ImporterError(f"{path}: tokenizer.ggml.{key} is not a list of strings; convert the model again")
+    return value
+
+
+def _bpe(path: Path, metadata: Mapping[str, Any], pre: str) -> Tokenizer:
+    tokens = _strings(path, metadata, "tokens")
     vocabulary = {token: index for index, token in enumerate(tokens)}
+    merges = []
+    for merge in _strings(path, metadata, "merges"):
+        left, _, right = merge.partition(" ")
+        if not {left, right, left + right} <= vocabulary.keys():
+            raise ImporterError(f"{path}: merge {merge!r} is not of the vocabulary; convert the model again")
+        merges.append((left, right))
     bpe = models.BPE(vocab=vocabulary, merges=merges, fuse_unk=False, ignore_merges=pre in _IGNORE_MERGES)
     tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]
     tokenizer.decoder = decoders.ByteLevel()
     kinds = metadata.get("tokenizer.ggml.token_type", [])
-    for token, kind in zip(tokens, kinds, strict=False):
+    for token, kind in zip(tokens, kinds if isinstance(kinds, list) else [], strict=False):
         if kind == _CONTROL:
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
         elif kind == _USER_DEFINED:
             tokenizer.add_tokens([AddedToken(token, normalized=False, special=False)])
+    return tokenizer
+
+
+def _byte_level_assets(path: Path, metadata: Mapping[str, Any], pre: str) -> tuple[Asset, ...]:
+    tokenizer = _bpe(path, metadata, pre)
     special = _special(metadata)
     adds_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", False)) and "bos_token" in special
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     if adds_bos:
         bos = special["bos_token"]
         template = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, vocabulary[bos])]
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
         )
         tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
     config = {
@@ -104,13 +121,15 @@ def _byte_level_assets(metadata: Mapping[str, Any], pre: str) -> tuple[Asset, ..
         "clean_up_tokenization_spaces": False,
         **special,
     }
-    if context := metadata.get(f"{metadata['general.architecture']}.context_length"):
+    context = metadata.get(f"{metadata['general.architecture']}.context_length")
+    if isinstance(context, int):
         config["model_max_length"] = context
     assets = [
         Asset("tokenizer.json", tokenizer.to_str().encode()),
         Asset("tokenizer_config.json", (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()),
     ]
-    if template_text := metadata.get("tokenizer.chat_template"):
+    template_text = metadata.get("tokenizer.chat_template")
+    if isinstance(template_text, str):
         assets.append(Asset("chat_template.jinja", template_text.encode()))
     return tuple(assets)
 

@@ -54,7 +54,7 @@ class GgufImporter:
                 f"{path}: GGUF architecture {architecture!r} is not known (known: {', '.join(MODELS)}); "
                 "import the model's Hugging Face folder instead"
             )
-        if header.metadata.get("split.count", 1) > 1:
+        if header.metadata.get("split.count", 1) not in {0, 1}:
             raise ImporterError(
                 f"{path}: one part of a split GGUF; join the parts first (llama-gguf-split --merge)"
             )
@@ -78,10 +78,12 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 def _config(path: Path, header: GgufHeader, architecture: str, model: GgufModel, *, tied: bool) -> Config:
     facts = Facts(architecture, header.metadata, {tensor.name: tensor.shape for tensor in header.tensors})
+    if "token_embd.weight" not in facts.shapes:
+        raise ImporterError(f"{path}: no tensor token_embd.weight; convert the model again")
     try:
         config = model.config(facts)
-    except KeyError as error:
-        raise ImporterError(f"{path}: the metadata lacks {error.args[0]}; convert the model again") from None
+    except ValueError as error:
+        raise ImporterError(f"{path}: {error}; convert the model again") from None
     factors = next((tensor for tensor in header.tensors if tensor.name == _ROPE_FACTORS), None)
     if factors is not None:
         values = np.frombuffer(_stored_bytes(path, factors), dtype="<f4").astype(np.float64)
@@ -90,7 +92,7 @@ def _config(path: Path, header: GgufHeader, architecture: str, model: GgufModel,
     main = max(set(dtypes), key=dtypes.count, default="f16")
     for key in ("bos", "eos", "padding"):
         token = header.metadata.get(f"tokenizer.ggml.{key}_token_id")
-        config[f"{key.removesuffix('ding')}_token_id"] = token
+        config[f"{key.removesuffix('ding')}_token_id"] = token if isinstance(token, int) else None
     names = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
     return {
         "architectures": [model.class_name],
@@ -149,8 +151,6 @@ def _tensors(
         if tensor.name != _ROPE_FACTORS and not (tied and tensor.name == "output.weight")
     }
     embedding = model.names["token_embd"] + ".weight"
-    if embedding not in sources:
-        raise ImporterError(f"{path}: no tensor token_embd.weight; convert the model again")
     shapes = {
         name: tensor.shape[::-1] if model.transposes and ".h." in name else tensor.shape
         for name, tensor in sources.items()

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 from pathlib import Path
 
 import spqfmt.importers as package
 from spqfmt.errors import ImporterError
 from spqfmt.importers.base import Importer, SourceModel
+from spqfmt.registry import find
 
 
 @functools.cache
 def importers() -> tuple[Importer, ...]:
     """All importers, by name of their module. A module is one when it has a name `IMPORTER`."""
-    names = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
-    modules = (importlib.import_module(f"{package.__name__}.{name}") for name in names)
-    return tuple(module.IMPORTER for module in modules if hasattr(module, "IMPORTER"))
+    return tuple(find(package, "IMPORTER"))
 
 
 def find_importer(path: str | Path) -> Importer | None:

@@ -46,7 +46,8 @@ class _LazyTensor:
 class _Reading:
     """Reads one tensor at a time, and keeps the first error: transformers turns some into messages of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._exact = dtype == torch.float32
         self._lock = threading.Lock()
         self.error: SpqError | OSError | None = None
 
@@ -54,7 +55,7 @@ class _Reading:
         # transformers asks from several threads; the decoder already uses all cores for one tensor.
         with self._lock:
             try:
-                return tensor.read()
+                return tensor.read(self._exact)
             except (SpqError, OSError) as error:
                 self.error = self.error or error
                 raise
@@ -156,7 +157,7 @@ def _model_class(path: Path, config: Any) -> Any:
 
 def _build(path: Path, config: Any, stored: StoredModel, dtype: torch.dtype) -> Any:
     """The model with its weights, on the CPU, in eval mode."""
-    reading = _Reading()
+    reading = _Reading(dtype)
     # The config decides whether weights are shared; a tied name that it does not tie is filled from its source.
     tied = config.get_text_config().tie_word_embeddings
     state = {

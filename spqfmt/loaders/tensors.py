@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from spqfmt.importers import find_importer
+from spqfmt.importers import SourceTensor, find_importer
 from spqfmt.loaders.file import SpqFile
 
 _FLOATS = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -18,12 +18,16 @@ _FLOATS = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor, by the names of `SourceTensor`. `read` returns it in memory of its own, on the CPU."""
+    """One tensor, by the names of `SourceTensor`.
+
+    `read(exact)` returns it in memory of its own, on the CPU, in its dtype. `exact` asks a quantized tensor for float32
+    weights that are not rounded to that dtype; others ignore it.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     tied_to: str | None
-    read: Callable[[], torch.Tensor]
+    read: Callable[[bool], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
     importer = None if path.suffix == ".spq" else find_importer(path)
     if importer is not None:
         source = importer.open(path)
-        tensors = {t.name: StoredTensor(t.shape, t.dtype, t.tied_to, t.load) for t in source.tensors}
+        tensors = {t.name: StoredTensor(t.shape, t.dtype, t.tied_to, _loader(t)) for t in source.tensors}
         yield StoredModel(tensors, {asset.name: asset.data for asset in source.assets}, is_spq=False)
         return
     with SpqFile(path) as file:
@@ -56,8 +60,13 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         yield StoredModel(stored, file.assets, is_spq=True)
 
 
-def _reader(file: SpqFile, name: str) -> Callable[[], torch.Tensor]:
-    return lambda: file.read(name)
+def _loader(tensor: SourceTensor) -> Callable[[bool], torch.Tensor]:
+    return lambda exact: tensor.load()
+
+
+def _reader(file: SpqFile, name: str) -> Callable[[bool], torch.Tensor]:
+    is_float = file[name].info.dtype in _FLOATS
+    return lambda exact: file.read(name, dtype=torch.float32 if exact and is_float else None)
 
 
 def main_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype:

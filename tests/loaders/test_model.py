@@ -1,0 +1,252 @@
+"""Models loaded from .spq files and from sources compute what transformers computes from the source folder."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import spqfmt
+from spqfmt.errors import ChecksumError, CorruptError, ImporterError, SpqError, UnsupportedError
+from spqfmt.loaders import load_model, need_tokenizer
+
+INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(40)]])
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        output: torch.Tensor = model(INPUTS).logits
+    return output
+
+
+def by_transformers(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    with tiny.quiet():
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", sorted(tiny.configurations()))
+def test_a_packed_model_computes_what_its_source_does(
+    tmp_path: Path, tiny_folder: Callable[[str], Path], name: str
+) -> None:
+    folder = tiny_folder(name)
+    spqfmt.pack(folder, tmp_path / "m.spq")
+    model, tokenizer = load_model(tmp_path / "m.spq")
+    expected = by_transformers(folder)
+    assert type(model) is type(expected)
+    assert not model.training
+    assert torch.equal(logits(model), logits(expected))
+    assert model.generation_config.to_dict() == expected.generation_config.to_dict()
+    assert tokenizer.decode(tokenizer("Grüße, 12 €")["input_ids"]) == "Grüße, 12 €"
+    buffers, wanted = dict(model.named_buffers()), dict(expected.named_buffers())
+    assert buffers.keys() == wanted.keys()
+    assert all(torch.equal(buffers[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.parametrize("name", sorted(tiny.configurations()))
+def test_a_source_folder_loads_the_same_way(tiny_folder: Callable[[str], Path], name: str) -> None:
+    model, _ = load_model(tiny_folder(name))
+    assert torch.equal(logits(model), logits(by_transformers(tiny_folder(name))))
+
+
+def test_tied_weights_share_their_memory(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    spqfmt.pack(tiny_folder("llama_tied"), tmp_path / "m.spq")
+    model, _ = load_model(tmp_path / "m.spq")
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+
+
+def test_untied_copies_do_not(tiny_folder: Callable[[str], Path]) -> None:
+    model, _ = load_model(tiny_folder("llama"))
+    assert model.lm_head.weight.data_ptr() != model.model.embed_tokens.weight.data_ptr()
+
+
+def test_shards_load_by_their_index(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    report = spqfmt.pack(tiny_folder("llama"), tmp_path / "m.spq", shard_size=200_000)
+    assert len(report.files) > 2
+    index = next(tmp_path.glob("*.json"))
+    assert torch.equal(logits(load_model(index)[0]), logits(by_transformers(tiny_folder("llama"))))
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_default_dtype_is_that_of_most_weights(tmp_path: Path, stored: torch.dtype) -> None:
+    tiny.build("llama", tmp_path, dtype=stored)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].float()
+    save_file(tensors, tmp_path / "model.safetensors")
+    model, _ = load_model(tmp_path)
+    assert {parameter.dtype for parameter in model.parameters()} == {stored}
+    assert torch.equal(logits(model), logits(by_transformers(tmp_path, stored)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "f32", torch.float32, "bfloat16"])
+def test_another_dtype_on_request(tmp_path: Path, dtype: Any) -> None:
+    tiny.build("llama", tmp_path, dtype=torch.float16)
+    model, _ = load_model(tmp_path, dtype=dtype)
+    wanted = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    assert {parameter.dtype for parameter in model.parameters()} == {wanted}
+    assert torch.equal(logits(model), logits(by_transformers(tmp_path, wanted)))
+
+
+def test_an_unknown_dtype(tiny_folder: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match="choose one of float32"):
+        load_model(tiny_folder("llama"), dtype="int4")
+
+
+def test_an_encoder_loads_as_the_class_its_config_names(tmp_path: Path) -> None:
+    config = transformers.BertConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48
+    )
+    for cls in (transformers.BertModel, transformers.BertForMaskedLM):
+        folder = tmp_path / cls.__name__
+        with tiny.quiet():
+            expected = cls(config).eval()
+            expected.save_pretrained(folder)
+        spqfmt.pack(folder, folder / "m.spq")
+        model, tokenizer = load_model(folder / "m.spq")
+        assert type(model) is cls
+        assert tokenizer is None
+        inputs = torch.arange(10)[None]
+        assert torch.equal(model(inputs)[0], expected(inputs)[0])
+
+
+def test_merged_experts_are_the_only_copies(tiny_folder: Callable[[str], Path]) -> None:
+    model, _ = load_model(tiny_folder("mixtral"))
+    expected = by_transformers(tiny_folder("mixtral"))
+    assert {n: p.shape for n, p in model.named_parameters()} == {
+        n: p.shape for n, p in expected.named_parameters()
+    }
+
+
+@pytest.fixture
+def llama(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(tiny_folder("llama"), tmp_path / "llama"))
+
+
+def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def configure(folder: Path, **values: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def refuse(folder: Path, error: type[SpqError], message: str) -> None:
+    """`folder`, packed, is refused; unpacked as well, as a fault of the source."""
+    packed = folder.parent / "m.spq"
+    spqfmt.pack(folder, packed)
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        load_model(packed)
+    assert str(packed) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ImporterError if error is CorruptError else error, match=re.escape(message)):
+        load_model(folder)
+
+
+def test_a_missing_tensor_is_named(llama: Path) -> None:
+    change(llama, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    refuse(llama, CorruptError, "needs tensors that are not in it: model.layers.1.mlp.up_proj.weight")
+
+
+def test_many_missing_tensors_are_counted(llama: Path) -> None:
+    change(llama, lambda tensors: [tensors.pop(name) for name in list(tensors) if "layers.1." in name])
+    refuse(llama, CorruptError, "and 6 more")
+
+
+def test_a_tensor_without_a_place_is_named(llama: Path) -> None:
+    change(llama, lambda tensors: tensors.update({"model.layers.7.x.weight": torch.zeros(2)}))
+    refuse(llama, CorruptError, "tensors that LlamaForCausalLM has no place for: model.layers.7.x.weight")
+
+
+def test_a_wrong_shape_is_named(llama: Path) -> None:
+    change(llama, lambda tensors: tensors.update({"model.norm.weight": torch.zeros(65)}))
+    refuse(llama, CorruptError, "tensor model.norm.weight has shape (65,), LlamaForCausalLM wants (64,)")
+
+
+def test_a_missing_head_of_an_untied_model(llama: Path) -> None:
+    change(llama, lambda tensors: tensors.pop("lm_head.weight"))
+    refuse(llama, CorruptError, "needs tensors that are not in it: lm_head.weight")
+
+
+def test_an_unknown_model_type(llama: Path) -> None:
+    configure(llama, model_type="brand_new")
+    refuse(llama, UnsupportedError, "transformers cannot use its config.json")
+
+
+def test_code_of_the_model_is_never_run(llama: Path) -> None:
+    (llama / "modeling_evil.py").write_text("raise SystemExit('ran')")
+    configure(
+        llama, model_type="evil", auto_map={"AutoConfig": "modeling_evil.X", "AutoModel": "modeling_evil.Y"}
+    )
+    refuse(llama, UnsupportedError, "transformers cannot use its config.json")
+
+
+def test_weights_of_another_quantization_format(llama: Path) -> None:
+    configure(llama, quantization_config={"quant_method": "gptq", "bits": 4})
+    refuse(llama, UnsupportedError, "quantized by another format (gptq)")
+
+
+def test_a_broken_tokenizer(llama: Path) -> None:
+    (llama / "tokenizer.json").write_text('{"model": {"type": "?"}}')
+    refuse(llama, UnsupportedError, "transformers cannot use its tokenizer")
+
+
+def test_a_model_without_config(tmp_path: Path, llama: Path) -> None:
+    spqfmt.pack(llama, tmp_path / "m.spq")
+    with spqfmt.open(tmp_path / "m.spq") as file:
+        assert "config.json" in file.assets
+    (llama / "config.json").unlink()
+    with pytest.raises(ImporterError, match=r"no config\.json"):
+        load_model(llama)
+
+
+def test_damage_is_reported_as_it_is(tmp_path: Path, llama: Path) -> None:
+    packed = tmp_path / "m.spq"
+    spqfmt.pack(llama, packed)
+    data = bytearray(packed.read_bytes())
+    data[len(data) // 3] ^= 1
+    packed.write_bytes(data)
+    with pytest.raises(ChecksumError):
+        load_model(packed)
+
+
+def test_damage_inside_merged_experts_is_reported_too(
+    tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    packed = tmp_path / "m.spq"
+    spqfmt.pack(tiny_folder("mixtral"), packed)
+    data = bytearray(packed.read_bytes())
+    data[len(data) // 2] ^= 1
+    packed.write_bytes(data)
+    with pytest.raises(ChecksumError):
+        load_model(packed)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load_model(tmp_path / "none.spq")
+    with pytest.raises(ImporterError, match="no such file or folder"):
+        load_model(tmp_path / "none")
+
+
+def test_transformers_speaks_as_before_after_a_load(tiny_folder: Callable[[str], Path]) -> None:
+    before = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    load_model(tiny_folder("llama"))
+    assert (transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()) == before
+
+
+def test_a_model_without_tokenizer(llama: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (llama / name).unlink()
+    _, tokenizer = load_model(llama)
+    with pytest.raises(SpqError, match="no tokenizer in it"):
+        need_tokenizer(llama, tokenizer)
