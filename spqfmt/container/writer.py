@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from types import TracebackType
@@ -55,15 +56,23 @@ class Writer:
         self._tensors: list[Json] = []
         self._numbers: dict[str, int] = {}
         self._assets: list[Json] = []
-        self._put(pack_header())
 
     def __enter__(self) -> Self:
+        try:
+            self._put(pack_header())
+        except BaseException:
+            self._discard()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._discard()
+
+    def _discard(self) -> None:
+        with suppress(OSError):  # what a full disk did not take is thrown away with the rest
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _put(self, data: bytes) -> None:
