@@ -1,67 +1,49 @@
 """tokenizer.json, tokenizer_config.json and the chat template from a GGUF file's metadata.
 
-Byte-level BPE vocabularies are built here, so that text is split the way the model was trained (`tokenizer.ggml.pre`
-names the way); sentencepiece ones are built by transformers' own reader of GGUF files.
+Two kinds of vocabulary are rebuilt: byte-level BPE ("gpt2"), split the way `tokenizer.ggml.pre` names, and
+sentencepiece ("llama"), whose merges follow from the scores. What they give is held against llama.cpp's own tokenizer.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    processors,
+)
 
 from spqfmt.errors import ImporterError
+from spqfmt.importers._gguf_splits import DEFAULT_PRE, IGNORE_MERGES, PRE_TOKENIZERS
 from spqfmt.importers.base import Asset
 
-_CONTROL, _USER_DEFINED = 3, 4
-# Splits as the models' own tokenizer.json files state them.
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-_GPT2_SPLIT = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-
-
-def _split(pattern: str) -> pre_tokenizers.Sequence:
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), behavior="isolated"), _BYTE_LEVEL])
-
-
-_DIGITS = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _GPT2_SPLIT])
-_PRE_TOKENIZERS = {
-    "gpt-2": _GPT2_SPLIT,
-    "olmo": _GPT2_SPLIT,
-    "mpt": _GPT2_SPLIT,
-    "smollm": _DIGITS,
-    "starcoder": _DIGITS,
-    "refact": _DIGITS,
-    "command-r": _DIGITS,
-    "codeshell": _DIGITS,
-    "llama-bpe": _split(_LLAMA3),
-    "smaug-bpe": _split(_LLAMA3),
-    "falcon3": _split(_LLAMA3),
-    "qwen2": _split(_QWEN2),
-    "stablelm2": _split(_QWEN2),
-    "deepseek-r1-qwen": _split(_QWEN2),
-}
-# These vocabularies hold whole words that their merges cannot reach.
-_IGNORE_MERGES = frozenset({"llama-bpe", "falcon3"})
+_CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
+_SPACE = "\u2581"
 
 
 def tokenizer_assets(path: Path, metadata: Mapping[str, Any]) -> tuple[Asset, ...]:
     """The tokenizer's files; none for a GGUF without a vocabulary. Raises ImporterError for an unknown kind."""
-    kind = metadata.get("tokenizer.ggml.model")
-    if kind is None or kind == "none":
+    kind = metadata.get("tokenizer.ggml.model", "none")
+    if kind == "none":
         return ()
-    pre = metadata.get("tokenizer.ggml.pre", "gpt-2")
-    if kind == "gpt2" and isinstance(pre, str) and pre in _PRE_TOKENIZERS:
-        return _byte_level_assets(path, metadata, pre)
-    return _assets_by_transformers(path, kind, pre)
+    if kind == "llama":
+        return _assets(metadata, _sentencepiece(path, metadata), default_bos=True)
+    pre = metadata.get("tokenizer.ggml.pre", "default")
+    if pre == "default":
+        pre = DEFAULT_PRE.get(metadata["general.architecture"], pre)
+    if kind != "gpt2" or not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
+        raise ImporterError(
+            f"{path}: tokenizer {kind!r} that splits text as {pre!r} is not known; "
+            "import the Hugging Face folder instead"
+        )
+    return _assets(metadata, _byte_level(path, metadata, pre), default_bos=False)
 
 
 def _special(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -82,7 +64,7 @@ def _strings(path: Path, metadata: Mapping[str, Any], key: str) -> list[str]:
     return value
 
 
-def _bpe(path: Path, metadata: Mapping[str, Any], pre: str) -> Tokenizer:
+def _byte_level(path: Path, metadata: Mapping[str, Any], pre: str) -> Tokenizer:
     tokens = _strings(path, metadata, "tokens")
     vocabulary = {token: index for index, token in enumerate(tokens)}
     merges = []
@@ -91,33 +73,79 @@ def _bpe(path: Path, metadata: Mapping[str, Any], pre: str) -> Tokenizer:
         if not {left, right, left + right} <= vocabulary.keys():
             raise ImporterError(f"{path}: merge {merge!r} is not of the vocabulary; convert the model again")
         merges.append((left, right))
-    bpe = models.BPE(vocab=vocabulary, merges=merges, fuse_unk=False, ignore_merges=pre in _IGNORE_MERGES)
+    bpe = models.BPE(vocab=vocabulary, merges=merges, fuse_unk=False, ignore_merges=pre in IGNORE_MERGES)
     tokenizer = Tokenizer(bpe)
-    tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]
+    tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]
     tokenizer.decoder = decoders.ByteLevel()
-    kinds = metadata.get("tokenizer.ggml.token_type", [])
-    for token, kind in zip(tokens, kinds if isinstance(kinds, list) else [], strict=False):
-        if kind == _CONTROL:
-            tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
-        elif kind == _USER_DEFINED:
-            tokenizer.add_tokens([AddedToken(token, normalized=False, special=False)])
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    _add_tokens(tokenizer, tokens, metadata)
     return tokenizer
 
 
-def _byte_level_assets(path: Path, metadata: Mapping[str, Any], pre: str) -> tuple[Asset, ...]:
-    tokenizer = _bpe(path, metadata, pre)
-    special = _special(metadata)
-    adds_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", False)) and "bos_token" in special
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    if adds_bos:
-        bos = special["bos_token"]
-        template = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+def _sentencepiece(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
+    """Sentencepiece joins the pair whose piece has the best score: every way to cut a piece in two is a merge."""
+    tokens = _strings(path, metadata, "tokens")
+    scores, kinds = metadata.get("tokenizer.ggml.scores"), metadata.get("tokenizer.ggml.token_type")
+    if (
+        not isinstance(scores, list)
+        or not isinstance(kinds, list)
+        or not len(tokens) == len(scores) == len(kinds)
+    ):
+        raise ImporterError(
+            f"{path}: tokens, scores and token_type differ in length; convert the model again"
         )
-        tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
-    config = {
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    whole = {_CONTROL, _USER_DEFINED, _BYTE}
+    pieces = {token for token, kind in zip(tokens, kinds, strict=True) if kind not in whole}
+    merges: list[tuple[str, str]] = []
+    for piece in sorted(pieces, key=lambda piece: (-scores[vocabulary[piece]], vocabulary[piece])):
+        cuts = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
+        merges.extend((left, right) for left, right in cuts if left in pieces and right in pieces)
+    unknown = _special(metadata).get("unk_token")
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    )
+    steps: list[normalizers.Normalizer] = [normalizers.Replace(" ", _SPACE)]
+    undo: list[decoders.Decoder] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if metadata.get("tokenizer.ggml.add_space_prefix", True):
+        steps.insert(0, normalizers.Prepend(_SPACE))
+        undo.append(decoders.Strip(" ", 1, 0))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.decoder = decoders.Sequence(undo)
+    _add_tokens(tokenizer, tokens, metadata)
+    return tokenizer
+
+
+def _add_tokens(tokenizer: Tokenizer, tokens: list[str], metadata: Mapping[str, Any]) -> None:
+    """Tokens that are never cut: control ones are special, user-defined ones (such as <think>) are text."""
+    kinds = metadata.get("tokenizer.ggml.token_type", [])
+    pairs = list(zip(tokens, kinds if isinstance(kinds, list) else [], strict=False))
+    control = [token for token, kind in pairs if kind == _CONTROL]
+    whole = [token for token, kind in pairs if kind == _USER_DEFINED]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in whole])
+
+
+def _assets(metadata: Mapping[str, Any], tokenizer: Tokenizer, *, default_bos: bool) -> tuple[Asset, ...]:
+    special = _special(metadata)
+    ends = {}
+    for side, default in (("bos", default_bos), ("eos", False)):
+        wanted = metadata.get(f"tokenizer.ggml.add_{side}_token", default)
+        ends[side] = special.get(f"{side}_token") if wanted else None
+    if any(ends.values()):
+        first, last = ends["bos"], ends["eos"]
+        around = [[first] if first else [], [last] if last else []]
+        template = processors.TemplateProcessing(
+            single=[*around[0], "$A", *around[1]],
+            pair=[*around[0], "$A", *around[1], *around[0], "$B", *around[1]],
+            special_tokens=[(token, tokenizer.token_to_id(token)) for token in ends.values() if token],
+        )
+        earlier = tokenizer.post_processor
+        tokenizer.post_processor = processors.Sequence([earlier, template]) if earlier else template
+    config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_bos_token": adds_bos,
+        "add_bos_token": ends["bos"] is not None,
+        "add_eos_token": ends["eos"] is not None,
         "clean_up_tokenization_spaces": False,
         **special,
     }
@@ -132,19 +160,3 @@ def _byte_level_assets(path: Path, metadata: Mapping[str, Any], pre: str) -> tup
     if isinstance(template_text, str):
         assets.append(Asset("chat_template.jinja", template_text.encode()))
     return tuple(assets)
-
-
-def _assets_by_transformers(path: Path, kind: str, pre: str) -> tuple[Asset, ...]:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-    except (ValueError, KeyError, ImportError, NotImplementedError) as error:
-        raise ImporterError(
-            f"{path}: tokenizer {kind!r} ({pre!r}) cannot be rebuilt ({error}); import the Hugging Face folder instead"
-        ) from None
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        return tuple(
-            Asset(file.name, file.read_bytes()) for file in sorted(Path(folder).iterdir()) if file.is_file()
-        )

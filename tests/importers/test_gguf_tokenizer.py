@@ -1,0 +1,161 @@
+"""Tokenizers rebuilt from GGUF metadata."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import pytest
+import tiny_gguf
+import transformers
+
+from spqfmt.errors import ImporterError
+from spqfmt.importers import SourceModel, open_source
+
+
+def write(tmp_path: Path, name: str = "llama", *, edit: Callable[[gguf.GGUFWriter], None]) -> Path:
+    file = tmp_path / f"{name}.gguf"
+    tiny_gguf.write(name, file, edit=edit)
+    return file
+
+
+def assets(model: SourceModel) -> dict[str, bytes]:
+    return {asset.name: asset.data for asset in model.assets}
+
+
+def refuse(file: Path, message: str) -> None:
+    with pytest.raises(ImporterError, match=re.escape(message)):
+        open_source(file)
+
+
+BYTES = [chr(i) for i in (*range(33, 127), *range(161, 173), *range(174, 256))] + [
+    chr(256 + i) for i in range(68)
+]
+
+
+def vocabulary(pre: str, *, bos: bool = False) -> Callable[[gguf.GGUFWriter], None]:
+    """A byte-level vocabulary with a few merges, special tokens and a chat template."""
+    tokens = [*BYTES, "\u0120\u0120", "12", "<s>", "</s>", "<think>"]
+    kinds = [1] * 258 + [3, 3, 4]
+
+    def edit(writer: gguf.GGUFWriter) -> None:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_list(tokens)
+        writer.add_token_types(kinds)
+        writer.add_token_merges(["\u0120 \u0120", "1 2"])
+        writer.add_bos_token_id(258)
+        writer.add_eos_token_id(259)
+        writer.add_add_bos_token(bos)
+        writer.add_chat_template("{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}")
+
+    return edit
+
+
+def tokenizer_of(file: Path, folder: Path) -> transformers.PreTrainedTokenizerFast:
+    for name, data in assets(open_source(file)).items():
+        (folder / name).write_bytes(data)
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("pre", "pieces"),
+    [
+        # One digit at a time: 12 never forms. Three spaces before a word: two belong together, one to the word.
+        ("smollm", ["a", "\u0120\u0120", "\u0120", "b", "1", "2"]),
+        ("gpt-2", ["a", "\u0120\u0120", "\u0120", "b", "12"]),
+        ("qwen2", ["a", "\u0120\u0120", "\u0120", "b", "1", "2"]),
+        ("llama-bpe", ["a", "\u0120\u0120", "\u0120", "b", "12"]),
+    ],
+)
+def test_text_is_split_as_the_vocabulary_was_trained(tmp_path: Path, pre: str, pieces: list[str]) -> None:
+    tokenizer = tokenizer_of(write(tmp_path, edit=vocabulary(pre)), tmp_path)
+    assert tokenizer.tokenize("a   b12") == pieces
+    text = "Hi </s>there <think>\n\n\u00e9 \u65e5\u672c  12"
+    ids = tokenizer(text)["input_ids"]
+    assert ids.count(259) == ids.count(260) == 1
+    assert tokenizer.decode(ids) == text
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (258, 259)
+    assert tokenizer.apply_chat_template([{"content": "x"}], tokenize=False) == "<s>x</s>"
+
+
+SHOWN = "_ e t a o h l w r d i _t he _the _h el lo _hel _hello wor _w ld _wor _world or hel ll th the hello world __"
+PIECES = SHOWN.replace("_", "\u2581").split()
+
+
+def sentencepiece(*, prefix: bool) -> Callable[[gguf.GGUFWriter], None]:
+    """<unk>, <s>, </s>, 256 bytes, and pieces from number 259 on, the best first."""
+    n = len(PIECES)
+
+    def edit(writer: gguf.GGUFWriter) -> None:
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *PIECES])
+        writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * n])
+        writer.add_token_scores([*[0.0] * 259, *(-float(i) for i in range(n))])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_unk_token_id(0)
+        writer.add_add_space_prefix(prefix)
+
+    return edit
+
+
+# As llama.cpp (llama-cpp-python 0.3.36) cuts these texts with this vocabulary, a leading <s> included.
+@pytest.mark.parametrize(
+    ("prefix", "text", "pieces"),
+    [
+        (True, "hello world", "<s> _hello _world"),
+        (True, "the  hello\nworld", "<s> _the _ _hello <0x0A> world"),
+        (True, "\u00e9 the", "<s> _ <0xC3> <0xA9> _the"),
+        (True, "  hello", "<s> __ _hello"),
+        (True, " lead", "<s> __ l e a d"),
+        (True, "the    hello  ", "<s> _the __ _ _hello __"),
+        (False, "hello world", "<s> hello _world"),
+        (False, "the    hello  ", "<s> the __ _ _hello __"),
+        (False, "  hello", "<s> _ _hello"),
+    ],
+)
+def test_sentencepiece_cuts_as_llama_cpp_does(tmp_path: Path, prefix: bool, text: str, pieces: str) -> None:
+    tokenizer = tokenizer_of(write(tmp_path, edit=sentencepiece(prefix=prefix)), tmp_path)
+    ids = tokenizer(text)["input_ids"]
+    assert " ".join(tokenizer.convert_ids_to_tokens(ids)).replace("\u2581", "_") == pieces
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_old_files_without_a_way_to_split(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(write(tmp_path, "gpt2", edit=vocabulary("default")), tmp_path)
+    assert tokenizer.tokenize("b12") == ["b", "12"]
+    refuse(write(tmp_path, "llama", edit=vocabulary("default")), "that splits text as 'default' is not known")
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_leading_token_where_the_file_asks_for_one(tmp_path: Path, bos: bool) -> None:
+    tokenizer = tokenizer_of(write(tmp_path, edit=vocabulary("llama-bpe", bos=bos)), tmp_path)
+    assert (tokenizer("a")["input_ids"][0] == 258) == bos
+
+
+def test_generation_config_has_the_end_token(tmp_path: Path) -> None:
+    model = open_source(write(tmp_path, edit=vocabulary("gpt-2")))
+    assert json.loads(assets(model)["generation_config.json"]) == {"bos_token_id": 258, "eos_token_id": 259}
+
+
+def test_an_unknown_tokenizer(tmp_path: Path) -> None:
+    def edit(writer: gguf.GGUFWriter) -> None:
+        vocabulary("gpt-2")(writer)
+        writer.kv_data[0]["tokenizer.ggml.model"].value = "rwkv"
+
+    refuse(write(tmp_path, edit=edit), "tokenizer 'rwkv' that splits text as 'gpt-2' is not known")
+
+
+def test_a_vocabulary_that_contradicts_itself(tmp_path: Path) -> None:
+    def merges(writer: gguf.GGUFWriter) -> None:
+        vocabulary("gpt-2")(writer)
+        writer.kv_data[0]["tokenizer.ggml.merges"].value = ["a b"]
+
+    def scores(writer: gguf.GGUFWriter) -> None:
+        sentencepiece(prefix=True)(writer)
+        writer.kv_data[0]["tokenizer.ggml.scores"].value = [0.0]
+
+    refuse(write(tmp_path, edit=merges), "merge 'a b' is not of the vocabulary")
+    refuse(write(tmp_path, edit=scores), "tokens, scores and token_type differ in length")
