@@ -11,11 +11,14 @@ PACKAGES = ("spqfmt", "numpy", "zstandard", "zipnn", "blosc2", "pcodec", "lz4", 
 
 
 def describe() -> dict[str, object]:
-    """The processor, what the process may use of it, and the versions of all that is measured (None: not installed)."""
+    """The processor, what the process may use of it, how busy it is, and the versions of all that is measured (None: not installed)."""
     return {
         "processor": _processor(),
         "architecture": platform.machine(),
         "threads": len(os.sched_getaffinity(0)),
+        "load_average": round(
+            os.getloadavg()[0], 2
+        ),  # well above zero before a run: other programs share the figures
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "native_path": native.active_kernels(),

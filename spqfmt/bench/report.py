@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -34,6 +35,9 @@ class Report:
         """Write the tables."""
         described = (f"{key} {value}" for key, value in self.machine.items() if key != "packages")
         console.print(", ".join(described), style="dim", highlight=False)
+        console.print(
+            "Rates are million symbols a second: median of the rounds, ± half the spread.", style="dim"
+        )
         for data, rows in groupby(self.codecs, lambda row: row.data):
             console.print(_codec_table(data, list(rows)))
         if self.load:
@@ -73,18 +77,15 @@ def _load_json(row: LoadRow) -> dict[str, object]:
 
 def _codec_table(data: str, rows: Iterable[CodecRow]) -> Table:
     rows = sorted(rows, key=lambda row: (row.threads, -row.decode.median))
-    title = f"{data}: order-0 entropy {rows[0].entropy:.3f} bits a symbol; rates in million symbols a second"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in ("codec", "path", "layout"):
-        table.add_column(name)
-    for name in ("block", "threads", "bits", "over entropy", "encode", "spread", "decode", "spread"):
-        table.add_column(name, justify="right")
+    table = _table(
+        f"{data}: order-0 entropy {rows[0].entropy:.3f} bits a symbol",
+        left=("coder",),
+        right=("threads", "bits", "over", "encode", "", "decode", ""),
+    )
     for row in rows:
+        block = f" {row.block_bytes >> 10} KiB" if row.block_bytes else ""
         table.add_row(
-            row.codec,
-            row.path,
-            row.layout,
-            f"{row.block_bytes >> 10} KiB" if row.block_bytes else "",
+            f"{row.codec} {row.path}{block}",
             str(row.threads),
             f"{row.bits_per_symbol:.3f}",
             f"{row.bits_per_symbol / row.entropy - 1:+.1%}",
@@ -96,15 +97,7 @@ def _codec_table(data: str, rows: Iterable[CodecRow]) -> Table:
 
 
 def _load_table(rows: Iterable[LoadRow]) -> Table:
-    table = Table(
-        title="load: million weights a second, from the file into decoded memory",
-        title_justify="left",
-        title_style="bold",
-    )
-    for name in ("data", "container", "cache"):
-        table.add_column(name)
-    for name in ("threads", "file", "load", "spread"):
-        table.add_column(name, justify="right")
+    table = _table("load", left=("data", "container", "cache"), right=("threads", "file", "load", ""))
     for row in rows:
         table.add_row(
             row.data,
@@ -118,5 +111,23 @@ def _load_table(rows: Iterable[LoadRow]) -> Table:
     return table
 
 
+def _table(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
+    """Narrow enough for 80 columns."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in left:
+        table.add_column(name, no_wrap=True)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
 def _rate_cells(rate: Rate) -> tuple[str, str]:
-    return f"{rate.median:,.0f}", f"{rate.low:,.0f}-{rate.high:,.0f}"
+    """The median, and half the distance between slowest and fastest in parts of it."""
+    return f"{rate.median:,.0f}", f"±{(rate.high - rate.low) / 2 / rate.median:.0%}"

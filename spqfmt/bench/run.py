@@ -47,7 +47,7 @@ def run(file: Path | None, scale: Scale, told: Told) -> Report:
     ):
         codecs, missing = _codecs(file, scale, told)
         load, missing_files = _load(file, Path(name), scale, told)
-    return Report(machine.describe(), scale.rounds, codecs, load, missing | missing_files)
+    return Report(here, scale.rounds, codecs, load, missing | missing_files)
 
 
 def _codecs(file: Path | None, scale: Scale, told: Told) -> tuple[list[CodecRow], dict[str, str]]:
