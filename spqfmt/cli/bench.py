@@ -18,6 +18,10 @@ def bench(file: Path | None, as_json: bool, quick: bool) -> None:
     """Measure codecs beside their peers, and loading beside other files.
 
     On built-in data or, with FILE, on that file's own streams.
+
+    \b
+    spqfmt bench --quick
+    spqfmt bench model.spq --json
     """
     stderr = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())

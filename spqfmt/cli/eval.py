@@ -50,7 +50,12 @@ def eval_(
     device: str,
     as_json: bool,
 ) -> None:
-    """Perplexity of FILE on a text; FILE and the reference may be .spq files, Hugging Face folders or GGUF files."""
+    """Perplexity of FILE on a text; FILE and the reference may be .spq files, Hugging Face folders or GGUF files.
+
+    \b
+    spqfmt eval model.spq --text wiki.txt
+    spqfmt eval model.spq --text wiki.txt --reference path/to/model --max-tokens 20000 --json
+    """
     try:
         text = text_file.read_text("utf-8")
     except UnicodeDecodeError as error:

@@ -2,7 +2,6 @@
 
 import errno
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
@@ -65,10 +64,6 @@ def _run(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted; nothing was left behind", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output has gone, as in `spqfmt inspect F | head`; the interpreter must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         return _say(_os_message(error), WRONG_USE)
     except OSError as error:

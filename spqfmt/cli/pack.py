@@ -60,7 +60,7 @@ def pack(
     spqfmt pack path/to/model model.spq --method rtn --bits 4 --group-size 64
     spqfmt pack model.gguf model.spq --method rtn --bits 8 --granularity tensor
     """
-    # torch takes seconds to import: only after the options are known to be right.
+    # torch takes seconds to import: not for --help.
     from spqfmt.cli.plan_table import print_plan
     from spqfmt.codecs.threads import set_jobs
     from spqfmt.importers.registry import open_source

@@ -41,6 +41,10 @@ def run(
     """Generate text with FILE, an .spq file (a Hugging Face folder or a GGUF file works too).
 
     The text goes to stdout as it comes; load time, rate and peak memory go to stderr.
+
+    \b
+    spqfmt run model.spq --prompt "Why is the sky blue?"
+    spqfmt run model.spq --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
     """
     # torch takes seconds to import: only after the options are known to be right.
     from spqfmt import loaders

@@ -17,7 +17,7 @@ def unpack(*, file: Path, out_dir: Path, quiet: bool) -> None:
     \b
     spqfmt unpack model.spq model-folder
     """
-    # torch takes seconds to import: only after the options are known to be right.
+    # torch takes seconds to import: not for --help.
     from spqfmt.pipeline.unpack import unpack as write_folder
 
     write_folder(file, out_dir, progress=Bar("unpacking", quiet=quiet))

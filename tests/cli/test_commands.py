@@ -1,0 +1,265 @@
+"""The program as a user starts it: what it prints, where, and the exit code."""
+
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import spqfmt
+from spqfmt.cli.main import COMMANDS, main
+
+SPQFMT = [sys.executable, "-c", "from spqfmt.cli.main import main; main()"]
+
+
+class Done(NamedTuple):
+    """What a command did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: object) -> Done:
+    """The command in this process: starting torch for each would take most of the tests' time."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as exited:
+        main([str(argument) for argument in arguments])
+    assert isinstance(exited.value.code, int)
+    return Done(exited.value.code, stdout.getvalue(), stderr.getvalue())
+
+
+def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """The command as a process of its own."""
+    command = [*SPQFMT, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def fails(code: int, *arguments: object) -> str:
+    """The one line on stderr of a command that must end with this code and print nothing else."""
+    done = run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def one_line(stderr: str) -> str:
+    assert stderr.startswith("spqfmt: ")
+    assert stderr.count("\n") == 1
+    return stderr
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder with two layers' worth of weights."""
+    path = tmp_path_factory.mktemp("model")
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f"model.layers.{layer}.mlp.up_proj.weight": torch.randn(64, 96, generator=generator)
+        for layer in range(2)
+    }
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    (path / "config.json").write_text('{"architectures": ["None"]}')
+    return path
+
+
+@pytest.fixture(scope="session")
+def packed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder, packed."""
+    out = tmp_path_factory.mktemp("packed") / "m.spq"
+    done = run("pack", folder, out, "--method", "rtn", "--bits", "8")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_pack_says_what_it_made_and_shows_no_bar_when_piped(folder: Path, tmp_path: Path) -> None:
+    done = run("pack", folder, tmp_path / "m.spq")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert done.stdout.startswith(f"{tmp_path / 'm.spq'}: ")
+    assert "bits a weight" in done.stdout
+
+
+def test_pack_json(folder: Path, tmp_path: Path) -> None:
+    done = run("pack", folder, tmp_path / "m.spq", "--json")
+    report = json.loads(done.stdout)
+    assert report["file_bytes"] == (tmp_path / "m.spq").stat().st_size
+    assert report["n_weights"] == 2 * 64 * 96
+
+
+def test_dry_run_writes_nothing(folder: Path, tmp_path: Path) -> None:
+    done = run("pack", folder, tmp_path / "m.spq", "--method", "rtn", "--bits", "4", "--dry-run")
+    assert done.returncode == 0
+    assert "4 bits per row" in done.stdout
+    plan = json.loads(
+        run("pack", folder, tmp_path / "m.spq", "--method", "rtn", "--dry-run", "--json").stdout
+    )
+    assert [t["treatment"] for t in plan["tensors"]] == ["8 bits per row"] * 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_inspect_table_and_json(packed: Path) -> None:
+    table = run("inspect", packed)
+    assert table.returncode == 0
+    assert "model.layers.0.mlp.up_proj.weight" in table.stdout
+    report = json.loads(run("inspect", packed, "--json").stdout)
+    assert report["file_bytes"] == packed.stat().st_size
+    keys = {
+        "name", "shape", "dtype", "scheme", "method", "n_weights", "raw_bytes", "stored_bytes",
+        "bits_per_weight", "entropy_bits_per_weight", "ratio", "outliers", "streams",
+    }  # fmt: skip
+    for tensor in report["tensors"]:
+        assert keys <= set(tensor)
+        assert all({"role", "codec", "raw_bytes", "stored_bytes"} <= set(s) for s in tensor["streams"])
+
+
+def test_inspect_filters_and_sorts(packed: Path) -> None:
+    report = json.loads(run("inspect", packed, "--json", "--tensor", "*.1.*").stdout)
+    assert [t["name"] for t in report["tensors"]] == ["model.layers.1.mlp.up_proj.weight"]
+    report = json.loads(run("inspect", packed, "--json", "--sort", "size").stdout)
+    sizes = [t["stored_bytes"] for t in report["tensors"]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert "no tensor matches" in fails(2, "inspect", packed, "--tensor", "nothing")
+
+
+def test_verify(packed: Path) -> None:
+    done = run("verify", packed)
+    assert done.returncode == 0
+    assert "sound" in done.stdout
+
+
+def test_unpack_gives_a_folder_that_packs_again(packed: Path, tmp_path: Path) -> None:
+    assert run("unpack", packed, tmp_path / "folder").returncode == 0
+    assert (tmp_path / "folder" / "config.json").read_text() == '{"architectures": ["None"]}'
+    assert run("pack", tmp_path / "folder", tmp_path / "again.spq").returncode == 0
+    with spqfmt.open(packed) as first, spqfmt.open(tmp_path / "again.spq") as second:
+        for name in first:
+            assert torch.equal(first.read(name), second.read(name))
+    assert "not an empty folder" in one_line(fails(2, "unpack", packed, tmp_path / "folder"))
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    other = tmp_path / "notes.spq"
+    other.write_text("hello")
+    for command in ("verify", "inspect", "unpack"):
+        extra = [tmp_path / "out"] if command == "unpack" else []
+        assert f"{other}: not a .spq file" in one_line(fails(1, command, other, *extra))
+
+
+def test_a_truncated_and_a_damaged_file(packed: Path, tmp_path: Path) -> None:
+    whole = packed.read_bytes()
+    cut = tmp_path / "cut.spq"
+    cut.write_bytes(whole[:-100])
+    assert "ends before its end" in one_line(fails(1, "verify", cut))
+    bad = tmp_path / "bad.spq"
+    bad.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    line = one_line(fails(1, "verify", bad))
+    assert "model.layers.0.mlp.up_proj.weight" in line
+    assert "checksum" in line
+
+
+def test_a_newer_version_is_not_called_damaged(packed: Path, tmp_path: Path) -> None:
+    newer = bytearray(packed.read_bytes())
+    newer[8] = 2
+    path = tmp_path / "newer.spq"
+    path.write_bytes(newer)
+    assert "format version 2" in one_line(fails(1, "verify", path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--bits", "9", "--method", "rtn"], "bits must be from 2 to 8"),
+        (["--method", "magic"], "unknown method"),
+        (["--bits", "4"], "lossless takes no"),
+        (["--shard-size", "huge"], "not a size"),
+        (["--partial", "every:x"], "every:N"),
+    ],
+)
+def test_wrong_options(folder: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+    assert words in one_line(fails(2, "pack", folder, tmp_path / "m.spq", *arguments))
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_sources(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "empty" in one_line(fails(1, "pack", tmp_path / "empty", tmp_path / "m.spq"))
+    assert "no such file" in one_line(fails(1, "pack", tmp_path / "none", tmp_path / "m.spq")).lower()
+    assert "no-such-folder" in one_line(fails(2, "pack", folder, tmp_path / "no-such-folder" / "m.spq"))
+
+
+def test_an_existing_output(folder: Path, packed: Path) -> None:
+    before = packed.read_bytes()
+    assert "--force" in one_line(fails(2, "pack", folder, packed))
+    assert packed.read_bytes() == before
+
+
+def test_a_disk_that_takes_no_more(folder: Path, tmp_path: Path) -> None:
+    """The limit of file sizes stands in for a full disk: a real write fails in the middle."""
+    out = tmp_path / "m.spq"
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+
+    process = start("pack", folder, out, preexec_fn=limit)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "File too large" in one_line(stderr)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_a_pack_that_is_stopped_leaves_no_file_of_that_name(tmp_path: Path, sent: signal.Signals) -> None:
+    source = tmp_path / "model"
+    source.mkdir()
+    tensors = {f"w{i}": torch.randn(2048, 2048) for i in range(12)}
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    (source / "config.json").write_text("{}")
+    out = tmp_path / "out" / "m.spq"
+    out.parent.mkdir()
+    process = start("pack", source, out)
+    deadline = time.monotonic() + 60
+    while not list(out.parent.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, sent)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not out.exists()
+    if sent == signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted" in one_line(stderr.lstrip())
+        assert not list(out.parent.iterdir())
+
+
+def test_help_of_every_command_has_an_example() -> None:
+    for command in COMMANDS:
+        done = run(command, "--help")
+        assert done.returncode == 0
+        assert f"spqfmt {command} " in done.stdout.split("Usage:", 1)[1].split("\n", 1)[1], command
+
+
+def test_output_into_a_closed_pipe(packed: Path) -> None:
+    process = start("inspect", packed)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, stderr = process.communicate(timeout=60)
+    assert "Traceback" not in stderr
+    assert "Exception" not in stderr
+
+
+def test_the_installed_program_starts() -> None:
+    stdout, _ = start("--version").communicate(timeout=60)
+    assert stdout == f"spqfmt, version {spqfmt.__version__}\n"
