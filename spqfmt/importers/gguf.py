@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,10 @@ class GgufImporter:
         if header.metadata.get("split.count", 1) not in {0, 1}:
             raise ImporterError(
                 f"{path}: one part of a split GGUF; join the parts first (llama-gguf-split --merge)"
+            )
+        if find_spec("gguf") is None and any(tensor.ggml_type not in _PLAIN for tensor in header.tensors):
+            raise ImporterError(
+                f"{path}: quantized tensors need the gguf package; pip install 'spqfmt[gguf]'"
             )
         tied = _is_tied(path, header)
         config = _config(path, header, architecture, model, tied=tied)
@@ -190,7 +195,7 @@ def _load(
         if tensor.ggml_type in _PLAIN:
             value = torch.from_numpy(np.array(stored)).view(dtype).reshape(tensor.shape)
             return model.restore(name, value, config)
-        exact = torch.from_numpy(dequantize(path, tensor, stored)).reshape(tensor.shape)
+        exact = torch.from_numpy(dequantize(tensor, stored)).reshape(tensor.shape)
         rounded = model.restore(name, exact, config).to(dtype)
         if not torch.isfinite(rounded).all():
             raise ImporterError(
@@ -202,15 +207,11 @@ def _load(
 
 
 def dequantize(
-    path: Path, tensor: GgufTensor, stored: np.ndarray[Any, np.dtype[np.uint8]]
+    tensor: GgufTensor, stored: np.ndarray[Any, np.dtype[np.uint8]]
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The exact float32 values of a tensor stored in blocks, by the `gguf` package."""
-    try:
-        from gguf import GGMLQuantizationType, quants
-    except ImportError:
-        raise ImporterError(
-            f"{path}: quantized tensors need the gguf package; pip install 'spqfmt[gguf]'"
-        ) from None
+    from gguf import GGMLQuantizationType, quants  # optional, and only these tensors need it
+
     rows = np.array(stored).reshape(-1, tensor.n_bytes // max(1, int(np.prod(tensor.shape[:-1]))))
     values: np.ndarray[Any, np.dtype[np.float32]] = quants.dequantize(
         rows, GGMLQuantizationType(tensor.ggml_type)

@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+import sys
 from pathlib import Path
 
 import gguf
@@ -177,6 +178,16 @@ def test_a_tensor_that_the_architecture_does_not_have(tmp_path: Path) -> None:
         edit=lambda writer: writer.add_tensor("blk.0.ffn_gate_exps.weight", np.zeros((2, 2, 2), "f4")),
     )
     refuse(file, "tensor blk.0.ffn_gate_exps.weight is not part of LlamaForCausalLM")
+
+
+def test_blocks_need_the_gguf_package_and_say_so_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = write(tmp_path, "llama")
+    blocks = write(tmp_path, "qwen2", quantize=gguf.GGMLQuantizationType.Q8_0)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert len(open_source(plain).tensors) == 21
+    refuse(blocks, "quantized tensors need the gguf package; pip install 'spqfmt[gguf]'")
 
 
 def test_one_part_of_a_split_file(tmp_path: Path) -> None:
