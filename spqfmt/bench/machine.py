@@ -11,7 +11,7 @@ PACKAGES = ("spqfmt", "numpy", "zstandard", "zipnn", "blosc2", "pcodec", "lz4", 
 
 
 def describe() -> dict[str, object]:
-    """The processor, what the process may use of it, how busy it is, and the versions of all that is measured (None: not installed)."""
+    """The processor, what the process may use of it, how busy it is, and package versions (None: not installed)."""
     return {
         "processor": _processor(),
         "architecture": platform.machine(),

@@ -41,6 +41,7 @@ def run(file: Path | None, scale: Scale, told: Told) -> Report:
     Raises BackendError if a round trip fails, and what reading `file` raises. Temporary files, about as large as the
     decoded model, go beside `file`, or into the system's temporary folder.
     """
+    here = machine.describe()
     with (
         backend.use(backend.backend()),
         tempfile.TemporaryDirectory(prefix=".spqfmt-bench-", dir=file.parent if file else None) as name,
