@@ -1,0 +1,1 @@
+"""Runs a source model one block at a time on sample texts, and lets a method quantize each block."""

@@ -1,0 +1,144 @@
+"""The blocks of a model and how it calls them, found by structure: no class names of models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from spqfmt.calibration.model import ModelShell
+from spqfmt.errors import UnsupportedError
+
+LINEAR = (torch.nn.Linear, Conv1D)
+
+
+class Stop(Exception):  # noqa: N818 - it ends a forward pass that has given what was wanted
+    """Ends a forward pass."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """All that a block is called with but the hidden states, which are the first argument or the keyword."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    keyword: str = ""
+
+    def run(self, block: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states after the block."""
+        if self.keyword:
+            output = block(*self.args, **{**self.kwargs, self.keyword: hidden})
+        else:
+            output = block(hidden, *self.args, **self.kwargs)
+        return _hidden_of(output)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks in the order of their calls.
+
+    `hidden` holds, batch by batch, the hidden states before the first one; `calls` [block][batch] how each is called.
+    """
+
+    names: tuple[str, ...]
+    hidden: list[torch.Tensor]
+    calls: tuple[tuple[Call, ...], ...]
+
+
+def find_lists(model: torch.nn.Module) -> dict[str, torch.nn.ModuleList]:
+    """Module lists whose members all hold linear layers, but not those inside another one, by name."""
+    found: dict[str, torch.nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if not isinstance(module, torch.nn.ModuleList) or not len(module) or inside:
+            continue
+        if all(any(isinstance(part, LINEAR) for part in member.modules()) for member in module):
+            found[name] = module
+    return found
+
+
+def record_calls(shell: ModelShell, batches: list[torch.Tensor]) -> Blocks:
+    """Run the model up to its first block on batches of token ids [samples, tokens], and note how it calls the others.
+
+    Raises UnsupportedError when the model has no blocks with linear layers, or does not call them one after another.
+    """
+    lists = find_lists(shell.model)
+    hidden: list[torch.Tensor] = []
+    per_batch: list[list[Call]] = []
+    called = ""
+    for ids in batches:
+        recorder = _Recorder(lists)
+        with recorder.installed(), torch.no_grad(), suppress(Stop):
+            shell.model.base_model(input_ids=ids.to(shell.device), use_cache=False)
+        called = recorder.list_name
+        if not recorder.calls or recorder.order != list(range(len(lists[called]))):
+            raise UnsupportedError(
+                f"calibration: {type(shell.model).__name__} does not call blocks with linear layers one after another",
+                "block order",
+            )
+        hidden.append(recorder.first)
+        per_batch.append(recorder.calls)
+    names = tuple(f"{called}.{number}" for number in range(len(lists[called])))
+    return Blocks(names, hidden, tuple(tuple(calls) for calls in zip(*per_batch, strict=True)))
+
+
+class _Recorder:
+    """Stands in for the forward of every block: notes the call and hands the hidden states on as they are."""
+
+    def __init__(self, lists: dict[str, torch.nn.ModuleList]) -> None:
+        self._lists = lists
+        self._wrap: Any = None
+        self.calls: list[Call] = []
+        self.order: list[int] = []
+        self.list_name = ""
+        self.first = torch.empty(0)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, members in self._lists.items():
+                for number, member in enumerate(members):
+                    # The instance's attribute hides the class's forward; what else its model asks of it stays.
+                    member.forward = self._forward(name, number, member.forward)
+                    stack.callback(delattr, member, "forward")
+            yield
+
+    def _forward(self, name: str, number: int, original: Any) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not self.list_name:
+                self.list_name = name
+            if name != self.list_name:
+                raise UnsupportedError(
+                    f"calibration: {name} runs before {self.list_name} is done", "block order"
+                )
+            call, hidden = _split(args, kwargs)
+            if not self.calls:
+                self.first = hidden
+                # What a block returns, a tensor or a tuple around one, is seen once on the first block itself.
+                self._wrap = original(*args, **kwargs)
+            self.calls.append(call)
+            self.order.append(number)
+            if number == len(self._lists[name]) - 1:
+                raise Stop
+            return hidden if isinstance(self._wrap, torch.Tensor) else (hidden, *self._wrap[1:])
+
+        return forward
+
+
+def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, torch.Tensor]:
+    if args and isinstance(args[0], torch.Tensor):
+        return Call(args[1:], kwargs), args[0]
+    for keyword, value in kwargs.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() == 3:
+            return Call(args, {k: v for k, v in kwargs.items() if k != keyword}, keyword), value
+    raise UnsupportedError("calibration: a block is called without hidden states", "block call")
+
+
+def _hidden_of(output: Any) -> torch.Tensor:
+    hidden = output if isinstance(output, torch.Tensor) else output[0]
+    assert isinstance(hidden, torch.Tensor)
+    return hidden

@@ -1,0 +1,282 @@
+"""Block by block: run the samples, let the method quantize, run them again through what it made.
+
+Memory holds one block's weights, the samples' hidden states, and one batch's activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from spqfmt.calibration.blocks import LINEAR, Call, Stop, record_calls
+from spqfmt.calibration.model import ModelShell, load_tokenizer
+from spqfmt.calibration.sites import FoundSite, Watch
+from spqfmt.calibration.text import CalibrationOptions, choose_samples
+from spqfmt.errors import EncodeError
+from spqfmt.importers.base import SourceModel, SourceTensor
+from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
+from spqfmt.quantize.calibrated import Accumulator, Block, CalibratedMethod, Layer, Result, Site, simulate
+
+BATCH_TOKENS = 4096
+"""Samples are run together up to this many tokens: enough to keep the cores busy, small beside a block."""
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """What became of one block: results and, for tensors that were wanted and stay as they are, the reasons."""
+
+    name: str
+    results: Mapping[str, Result]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+Finished = Callable[[str], Mapping[str, Result] | None]
+"""Results of a block that an earlier run has quantized, or None."""
+
+
+def _no_earlier_run(block: str) -> None:
+    return None
+
+
+class Engine:
+    """Calibrates a source model for a method. `wanted` are the tensors that the method means to quantize."""
+
+    def __init__(
+        self,
+        source: SourceModel,
+        method: CalibratedMethod,
+        method_options: MethodOptions,
+        options: CalibrationOptions,
+        wanted: Mapping[str, Weight],
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        stage: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Read the text and run the model up to its first block.
+
+        `dtype` is what the model computes in; by default float32, or bfloat16 where the source's weights have 16 bits
+        and the processor multiplies them natively. `stage` is told what goes on. Raises OptionError for a bad text,
+        ImporterError or UnsupportedError for a model that cannot be run.
+        """
+        self._method = method
+        self._method_options = method_options
+        self._sequential = options.sequential
+        self._wanted = wanted
+        self._stage = stage
+        self.shell = ModelShell(source, dtype=dtype or _compute_dtype(wanted, device), device=device)
+        samples = choose_samples(load_tokenizer(source), options, self.shell.longest)
+        batches = list(torch.split(samples, max(1, BATCH_TOKENS // samples.shape[1])))
+        stage("embedding the samples")
+        self._blocks = record_calls(self.shell, batches)
+        self.block_names = self._blocks.names
+        self.block_of = {
+            tensor.name: name for name in self.block_names for tensor in self.shell.tensors_of(name)
+        }
+
+    def run(self, finished: Finished = _no_earlier_run) -> Iterator[BlockResult]:
+        """The blocks in order. Where `finished` knows the results of a block, it is only run, not quantized again."""
+        hidden = self._blocks.hidden
+        for number, name in enumerate(self.block_names):
+            tensors = self.shell.tensors_of(name)
+            block = self.shell.model.get_submodule(name)
+            calls = self._blocks.calls[number]
+            self.shell.fill(tensors)
+            with torch.no_grad():
+                run = _BlockRun(name, block, calls, hidden, self._stage)
+                found = finished(name)
+                result = self._quantize(run, tensors) if found is None else BlockResult(name, found)
+                if number + 1 < len(self.block_names):
+                    with ExitStack() as hooks:
+                        if self._sequential:
+                            self._put_in(block, name, result.results, hooks)
+                        run.advance()
+            self.shell.empty(block)
+            yield result
+
+    def _quantize(self, run: _BlockRun, tensors: list[SourceTensor]) -> BlockResult:
+        layers, skipped = self._layers(run, tensors)
+        watch = Watch(run.block)
+        with watch.installed():
+            run.batch(0)
+        found = watch.sites(tuple(layers))
+        accumulators = [
+            self._method.accumulator(layers[site.modules[0]][1], self._method_options) for site in found
+        ]
+        del watch
+        counters = [_Counter(accumulator) for accumulator in accumulators]
+        run.gather({site.modules[0]: counter.add for site, counter in zip(found, counters, strict=True)})
+        sites = []
+        for site, counter in zip(found, counters, strict=True):
+            if counter.n_tokens:
+                sites.append(_site(run, site, [layers[m][0] for m in site.modules], counter.accumulator))
+            else:
+                skipped |= {layers[m][0].weight.name: "no sample reached it" for m in site.modules}
+        others = {
+            self.shell.targets[t.name][0].removeprefix(f"{run.name}."): (_weight(t), t.load)
+            for t in tensors
+            if self.shell.targets[t.name][1] and t.name not in {x.weight.name for x, _ in layers.values()}
+        }
+        self._stage(f"{run.name}: quantizing")
+        block = Block(run.name, tuple(sites), run.block, others)
+        results = self._method.quantize_block(block, self._method_options)
+        done = {layer.weight.name for site in sites for layer in site.layers}
+        skipped |= {name: "the method left it out" for name in done if name not in results}
+        return BlockResult(run.name, results, skipped)
+
+    def _layers(
+        self, run: _BlockRun, tensors: list[SourceTensor]
+    ) -> tuple[dict[str, tuple[Layer, int]], dict[str, str]]:
+        """Layers by module name with their number of input columns, and the wanted tensors that are no layer."""
+        layers: dict[str, tuple[Layer, int]] = {}
+        skipped: dict[str, str] = {}
+        for tensor in tensors:
+            weight = self._wanted.get(tensor.name)
+            if weight is None:
+                continue
+            target, alone = self.shell.targets[tensor.name]
+            module_name = target.removeprefix(f"{run.name}.").removesuffix(".weight")
+            module = run.block.get_submodule(module_name) if alone and target.endswith(".weight") else None
+            if not isinstance(module, LINEAR):
+                merged = "merged with others (experts)" if not alone else "no linear layer"
+                skipped[tensor.name] = f"in this model it is {merged}, whose inputs are not seen"
+                continue
+            assert isinstance(module.weight, torch.Tensor)
+            columns = module.weight.shape[0 if isinstance(module, Conv1D) else 1]
+            if weight.transposed != isinstance(module, Conv1D):
+                raise EncodeError(
+                    f"tensor {tensor.name!r}: its module and its source disagree on what its rows are"
+                )
+            layer = Layer(weight, module_name, _matrix_reader(weight, tensor))
+            layers[module_name] = layer, columns
+        return layers, skipped
+
+    def _put_in(
+        self, block: torch.nn.Module, name: str, results: Mapping[str, Result], hooks: ExitStack
+    ) -> None:
+        """Let the block compute with what the method made."""
+        for tensor_name, result in results.items():
+            target = self.shell.targets[tensor_name][0].removeprefix(f"{name}.")
+            module_name, _, parameter = target.rpartition(".")
+            module = block.get_submodule(module_name)
+            value = simulate(result.quantized)
+            value = value.t() if isinstance(module, Conv1D) else value
+            old = getattr(module, parameter)
+            old.copy_(value.reshape(old.shape))
+            if result.treat is not None:
+                hooks.callback(module.register_forward_pre_hook(_treating(result.treat)).remove)
+
+
+class _BlockRun:
+    """One block and what goes into it."""
+
+    def __init__(
+        self,
+        name: str,
+        block: torch.nn.Module,
+        calls: tuple[Call, ...],
+        hidden: list[torch.Tensor],
+        stage: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.block = block
+        self._calls = calls
+        self._hidden = hidden
+        self._stage = stage
+
+    def batch(self, number: int) -> torch.Tensor:
+        """Hidden states after the block for one batch."""
+        return self._calls[number].run(self.block, self._hidden[number])
+
+    def gather(self, takers: Mapping[str, Callable[[torch.Tensor], None]]) -> None:
+        """Run all batches; each module's input goes to its taker."""
+        with ExitStack() as hooks:
+            for module, take in takers.items():
+                hook = self.block.get_submodule(module).register_forward_pre_hook(_taking(take))
+                hooks.callback(hook.remove)
+            for number in range(len(self._hidden)):
+                self._stage(f"{self.name}: inputs {number + 1}/{len(self._hidden)}")
+                self.batch(number)
+
+    def inputs(self, module: str) -> Iterator[torch.Tensor]:
+        """Run again and yield a module's input batch by batch; nothing after the module is computed."""
+        for number in range(len(self._hidden)):
+            taken: list[torch.Tensor] = []
+
+            def take(x: torch.Tensor, taken: list[torch.Tensor] = taken) -> None:
+                taken.append(x)
+                raise Stop
+
+            hook = self.block.get_submodule(module).register_forward_pre_hook(_taking(take))
+            try:
+                with torch.no_grad():
+                    self.batch(number)
+            except Stop:
+                pass
+            finally:
+                hook.remove()
+            yield from taken
+
+    def advance(self) -> None:
+        """Replace the hidden states by those after the block."""
+        for number in range(len(self._hidden)):
+            self._stage(f"{self.name}: outputs {number + 1}/{len(self._hidden)}")
+            self._hidden[number] = self.batch(number)
+
+
+class _Counter:
+    """Hands inputs to an accumulator and counts their tokens."""
+
+    def __init__(self, accumulator: Accumulator) -> None:
+        self.accumulator = accumulator
+        self.n_tokens = 0
+
+    def add(self, inputs: torch.Tensor) -> None:
+        self.n_tokens += inputs.numel() // inputs.shape[-1]
+        self.accumulator.add(inputs)
+
+
+def _site(run: _BlockRun, site: FoundSite, layers: list[Layer], statistics: Accumulator) -> Site:
+    first = site.modules[0]
+    return Site(tuple(layers), statistics, lambda: run.inputs(first), site.producer, site.shared)
+
+
+def _taking(take: Callable[[torch.Tensor], None]) -> Callable[[torch.nn.Module, tuple[Any, ...]], None]:
+    def hook(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        take(args[0])
+
+    return hook
+
+
+def _treating(
+    treat: Callable[[torch.Tensor], torch.Tensor],
+) -> Callable[[torch.nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def hook(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (treat(args[0]), *args[1:])
+
+    return hook
+
+
+def _weight(tensor: SourceTensor) -> Weight:
+    return Weight(tensor.name, tensor.shape, tensor.dtype, tensor.role, tensor.transposed)
+
+
+def _matrix_reader(weight: Weight, tensor: SourceTensor) -> Callable[[], torch.Tensor]:
+    return lambda: as_matrix(weight, tensor.load()).clone()
+
+
+def _compute_dtype(wanted: Mapping[str, Weight], device: str) -> torch.dtype:
+    small = bool(wanted) and all(weight.dtype in {"f16", "bf16"} for weight in wanted.values())
+    if not small:
+        return torch.float32
+    if device != "cpu":
+        return torch.bfloat16
+    # Elsewhere bfloat16 is emulated, and slower than float32.
+    capability = torch.cpu.get_capabilities()
+    native = capability.get("avx512_bf16") or capability.get("amx_bf16")
+    return torch.bfloat16 if native else torch.float32

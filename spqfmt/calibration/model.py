@@ -1,0 +1,206 @@
+"""A source model as a transformers model whose weights are not there until a module needs them.
+
+The model is built without memory for its weights. Modules outside the blocks are filled the first time they are
+called; a block is filled and emptied by its owner. transformers' own renaming and merging of tensors (experts) applies,
+so that a block computes what the loaded model would.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+)
+from transformers.modeling_utils import LoadStateDictConfig
+
+from spqfmt.errors import ImporterError, UnsupportedError
+from spqfmt.importers.base import SourceModel, SourceTensor
+
+_DATA_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken"})
+
+
+@contextmanager
+def asset_folder(model: SourceModel) -> Iterator[Path]:
+    """The source's small files in a temporary folder: transformers reads config and tokenizer from nowhere else."""
+    with tempfile.TemporaryDirectory(prefix="spqfmt-") as name:
+        folder = Path(name)
+        for asset in model.assets:
+            if Path(asset.name).suffix in _DATA_SUFFIXES and Path(asset.name).name == asset.name:
+                (folder / asset.name).write_bytes(asset.data)
+        yield folder
+
+
+def load_tokenizer(model: SourceModel) -> Any:
+    """The source's tokenizer. Raises ImporterError when it has none that transformers can use."""
+    with asset_folder(model) as folder:
+        try:
+            return transformers.AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+        except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+            raise ImporterError(
+                f"calibration needs the model's tokenizer, which cannot be used: {_one_line(error)}"
+            ) from error
+
+
+class ModelShell:
+    """The transformers model of a source, empty; `model` computes in `dtype` on `device`."""
+
+    def __init__(self, source: SourceModel, *, dtype: torch.dtype, device: str = "cpu") -> None:
+        self.source = source
+        self.dtype = dtype
+        self.device = torch.device(device)
+        with asset_folder(source) as folder, _quiet_transformers():
+            config = _read_config(folder)
+            self.model = _build_empty(source, config, dtype)
+        mapping = get_model_conversion_mapping(self.model)
+        self._mapping = mapping
+        self._renamings = [step for step in mapping if isinstance(step, WeightRenaming)]
+        self._converters = [step for step in mapping if isinstance(step, WeightConverter)]
+        self._shapes = self.model.state_dict()
+        self.targets = {tensor.name: self._target(tensor.name) for tensor in source.tensors}
+        _restore_buffers(self.model, self.device)
+        self.model.eval().requires_grad_(False)
+        self._fill_on_call()
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens the model takes, where its config says so."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    def _target(self, name: str) -> tuple[str, bool]:
+        """Parameter that a source tensor goes into, and whether it goes there alone and unchanged."""
+        prefix = self.model.base_model_prefix
+        for renamings, converters in ((self._renamings, self._converters), ([], [])):
+            renamed, pattern = rename_source_key(name, renamings, converters, prefix, self._shapes)
+            if renamed in self._shapes:
+                return renamed, pattern is None
+        return "", False
+
+    def tensors_of(self, prefix: str) -> list[SourceTensor]:
+        """The source tensors that fill the module `prefix` and what is below it."""
+        inside = f"{prefix}." if prefix else ""
+        return [tensor for tensor in self.source.tensors if self.targets[tensor.name][0].startswith(inside)]
+
+    def fill(self, tensors: Iterable[SourceTensor]) -> None:
+        """Read these tensors into their parameters, converted to the model's dtype."""
+        state = {tensor.name: tensor.load() for tensor in tensors}
+        config = LoadStateDictConfig(
+            device_map={"": self.device}, dtype=self.dtype, weight_mapping=list(self._mapping)
+        )
+        with _quiet_transformers():
+            convert_and_load_state_dict_in_model(self.model, state, config)
+        self.model.requires_grad_(requires_grad=False)
+
+    def empty(self, module: torch.nn.Module) -> None:
+        """Give back the memory of the parameters of `module`."""
+        for part in module.modules():
+            for name, parameter in part.named_parameters(recurse=False):
+                blank = torch.nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+                setattr(part, name, blank)
+
+    def _fill_on_call(self) -> None:
+        names = {module: name for name, module in self.model.named_modules()}
+
+        def fill(module: torch.nn.Module, _: object) -> None:
+            own = [name for name, p in module.named_parameters(recurse=False) if p.is_meta]
+            wanted = {f"{names[module]}.{name}".lstrip(".") for name in own}
+            if wanted:
+                self.fill(self._sources(wanted))
+
+        for module in self.model.modules():
+            module.register_forward_pre_hook(fill)
+
+    def _sources(self, parameters: set[str]) -> list[SourceTensor]:
+        found = [tensor for tensor in self.source.tensors if self.targets[tensor.name][0] in parameters]
+        missing = parameters - {self.targets[tensor.name][0] for tensor in found}
+        if missing:
+            raise ImporterError(
+                f"calibration: the source has no tensor for {', '.join(sorted(missing))} of "
+                f"{type(self.model).__name__}"
+            )
+        return found
+
+
+def _read_config(folder: Path) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UnsupportedError(
+            f"calibration: transformers cannot use the model's config.json: {_one_line(error)}", "config"
+        ) from error
+
+
+def _build_empty(source: SourceModel, config: Any, dtype: torch.dtype) -> Any:
+    named: Any = getattr(transformers, source.architecture, None)
+    if not (isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)):
+        if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise UnsupportedError(
+                f"calibration: transformers has no language model of type {config.model_type!r}",
+                config.model_type,
+            )
+        named = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if config.is_encoder_decoder:
+        raise UnsupportedError(
+            f"calibration needs a decoder-only model, {named.__name__} has an encoder", "encoder"
+        )
+    config.get_text_config().use_cache = False
+    with torch.device("meta"):
+        return named._from_config(config, dtype=dtype)
+
+
+def _restore_buffers(model: Any, device: torch.device) -> None:
+    """Compute the buffers that no checkpoint stores (rotary frequencies), as from_pretrained does."""
+    for module in model.modules():
+        buffers = dict(module.named_buffers(recurse=False))
+        for name, buffer in buffers.items():
+            module.register_buffer(
+                name,
+                torch.zeros_like(buffer, device=device),
+                persistent=name not in module._non_persistent_buffers_set,
+            )
+        if buffers:
+            owner = _owner(model, module)
+            with torch.no_grad():
+                owner._init_weights(module)
+
+
+def _owner(model: Any, module: torch.nn.Module) -> Any:
+    """The innermost pretrained model around `module`: its class knows how to initialize it."""
+    owner = model
+    for candidate in model.modules():
+        if isinstance(candidate, transformers.PreTrainedModel) and any(
+            m is module for m in candidate.modules()
+        ):
+            owner = candidate
+    return owner
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    verbosity = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.logging.enable_progress_bar()

@@ -1,0 +1,96 @@
+"""Texts to calibrate with: the user's or the package's own, cut into samples of token ids."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spqfmt.errors import OptionError
+
+DEFAULT_SAMPLES = 128
+DEFAULT_SEQ_LEN = 512
+_MIN_SEQ_LEN = 8
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """Which texts, how many samples of how many tokens, and the seed of their choice.
+
+    `text` None is the text in the package. `sequential` feeds each block what the quantized blocks before it give;
+    otherwise all blocks see the float model's activations.
+    """
+
+    text: Path | None = None
+    samples: int = DEFAULT_SAMPLES
+    seq_len: int = DEFAULT_SEQ_LEN
+    seed: int = 0
+    sequential: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for numbers that make no sense."""
+        if self.samples < 1:
+            raise OptionError("calibration needs at least 1 sample")
+        if self.seq_len < _MIN_SEQ_LEN:
+            raise OptionError(f"a calibration sample has at least {_MIN_SEQ_LEN} tokens")
+
+
+def default_text() -> str:
+    """The public-domain text in the package (data/README.md names its sources)."""
+    return resources.files("spqfmt.calibration").joinpath("data/calibration.txt").read_text("utf-8")
+
+
+def read_text(path: Path) -> str:
+    """A text file, or JSON lines (.jsonl, .ndjson) whose "text" fields are joined by blank lines.
+
+    Raises OptionError when it is not UTF-8, not such JSON, or holds no text; OSError as it is.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    if path.suffix in {".jsonl", ".ndjson"}:
+        text = "\n\n".join(_fields(path, text))
+    if not text.strip():
+        raise OptionError(f"{path}: the calibration text is empty")
+    return text
+
+
+def _fields(path: Path, lines: str) -> Iterator[str]:
+    for number, line in enumerate(lines.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            raise OptionError(f"{path}: line {number} is not JSON") from None
+        if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
+            raise OptionError(f'{path}: line {number} has no "text" field')
+        yield entry["text"]
+
+
+def choose_samples(tokenizer: Any, options: CalibrationOptions, longest: int | None) -> torch.Tensor:
+    """Token ids [samples, tokens]: windows of the text, chosen by the seed, apart where it is long enough.
+
+    `longest` is the model's own limit of tokens. Raises OptionError for a text shorter than one sample.
+    """
+    text = default_text() if options.text is None else read_text(options.text)
+    what = "the package's text" if options.text is None else str(options.text)
+    seq_len = options.seq_len if longest is None else min(options.seq_len, longest)
+    encoded = tokenizer(text, add_special_tokens=False, verbose=False)
+    ids = np.asarray(encoded["input_ids"], np.int64)
+    if ids.size < seq_len:
+        raise OptionError(f"{what}: the calibration text has {ids.size} tokens, a sample needs {seq_len}")
+    generator = np.random.default_rng(options.seed)
+    windows = ids.size // seq_len
+    if windows >= options.samples:
+        spare = ids.size - windows * seq_len
+        chosen = np.sort(generator.choice(windows, options.samples, replace=False))
+        starts = chosen * seq_len + int(generator.integers(0, spare + 1))
+    else:
+        starts = np.sort(generator.integers(0, ids.size - seq_len + 1, options.samples))
+    return torch.from_numpy(np.stack([ids[start : start + seq_len] for start in starts.tolist()]))

@@ -1,0 +1,120 @@
+"""What a calibrated method is: one that quantizes a block of the model at a time, knowing the inputs of its layers.
+
+spqfmt.calibration runs the model and calls the method, block by block; see CalibratedMethod for what to write.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, TypeGuard
+
+import numpy as np
+import torch
+
+from spqfmt.errors import EncodeError
+from spqfmt.quantize.base import Method, MethodOptions, Weight
+from spqfmt.schemes.base import Float32, Quantized
+from spqfmt.schemes.dense import Dense
+from spqfmt.schemes.floats import widen
+
+InputTreatment: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Accumulator(Protocol):
+    """Gathers what a method wants to know of one input; spqfmt.quantize.statistics has ready ones."""
+
+    def add(self, inputs: torch.Tensor) -> None:
+        """More inputs, [samples, tokens, columns] in most layers, [tokens, columns] where a layer sees only some."""
+        ...
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer of a block. `matrix` gives its weights as float32 [out, in], in memory of the caller's own."""
+
+    weight: Weight
+    module: str
+    """Name of the module inside the block, such as "self_attn.q_proj"."""
+    matrix: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Layers of a block that read the very same input, and the statistics of it.
+
+    `inputs` runs the block again and yields the input batch by batch, in the order and shape that `Accumulator.add`
+    saw. `producer` is the module inside the block whose output the input is ("" when none is: a sum, a product), and
+    `shared` says that something else than these layers may read it too.
+    """
+
+    layers: tuple[Layer, ...]
+    statistics: Accumulator
+    inputs: Callable[[], Iterator[torch.Tensor]]
+    producer: str = ""
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of the model before it is quantized.
+
+    `module` holds the float weights of the source, on the device of the calibration; a method may look at it and must
+    not change it. `tensors` are the block's other quantizable or foldable tensors by parameter name inside the block
+    ("input_layernorm.weight"), with a way to read each.
+    """
+
+    name: str
+    sites: tuple[Site, ...]
+    module: torch.nn.Module
+    tensors: Mapping[str, tuple[Weight, Callable[[], torch.Tensor]]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method made of one tensor.
+
+    `treat` is what happens to the layer's input when the model runs, told to the file by `activation_clamp` and
+    `activation_quantization` (FORMAT.md section 6). `formula_bits` is the size by the count of the method's paper.
+    """
+
+    quantized: Quantized
+    activation_clamp: Mapping[str, object] | None = None
+    activation_quantization: Mapping[str, object] | None = None
+    treat: InputTreatment | None = None
+    formula_bits: float | None = None
+    notes: tuple[str, ...] = field(default=())
+    """Fallbacks that the user should know of, each one line."""
+
+
+class CalibratedMethod(Method, Protocol):
+    """A method that needs calibration. `describe` says which tensors of the blocks it wants, as for any method.
+
+    Linear tensors that the engine finds in no block, and those that `quantize_block` leaves out, are stored as they
+    are. `quantize` is called for other tensors only (embedding and head).
+    """
+
+    calibrated: bool
+
+    def accumulator(self, n_columns: int, options: MethodOptions) -> Accumulator:
+        """A fresh accumulator for one input of this many columns."""
+        ...
+
+    def quantize_block(self, block: Block, options: MethodOptions) -> Mapping[str, Result]:
+        """Results by tensor name, for layers and, where a method changes them, for other tensors of the block."""
+        ...
+
+
+def is_calibrated(method: Method) -> TypeGuard[CalibratedMethod]:
+    """Whether the method needs calibration."""
+    return bool(getattr(method, "calibrated", False))
+
+
+def simulate(quantized: Quantized) -> torch.Tensor:
+    """The matrix that a reader of the file restores, before it is rounded to the tensor's dtype; float32."""
+    if isinstance(quantized, Dense):
+        values = quantized.values
+        exact = widen(values, quantized.dtype) if quantized.dtype != "f64" else values.astype(np.float32)
+        return torch.from_numpy(exact)
+    dequantize: Callable[[], Float32] | None = getattr(quantized, "dequantize", None)
+    if dequantize is None:
+        raise EncodeError(f"{type(quantized).__name__} cannot be simulated")
+    return torch.from_numpy(dequantize())
