@@ -1,6 +1,7 @@
 """Opens a .spq file: header, trailer and index once, then chunks on demand."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,29 @@ from spqfmt.errors import ChecksumError, CorruptError, FormatError, TruncatedErr
 from spqfmt.kernels import native
 from spqfmt.records import Chunk, Index, PlaneChunk, Stream, TensorRecord
 from spqfmt.schemes.registry import SCHEMES
+
+
+class _Scratch(threading.local):
+    """Memory that each thread uses again for every chunk: fresh pages would cost as much as decoding."""
+
+    def __init__(self) -> None:
+        self._stored = np.empty(0, np.uint8)
+        self._planes = np.empty(0, np.uint8)
+
+    def stored(self, n_bytes: int) -> Bytes:
+        """Room for the stored bytes of one chunk plane."""
+        if self._stored.size < n_bytes:
+            self._stored = np.empty(n_bytes, np.uint8)
+        return self._stored[:n_bytes]
+
+    def planes(self, n_bytes: int) -> Bytes:
+        """Room for the decoded planes of one chunk."""
+        if self._planes.size < n_bytes:
+            self._planes = np.empty(n_bytes, np.uint8)
+        return self._planes[:n_bytes]
+
+
+_scratch = _Scratch()
 
 
 class Reader:
@@ -72,33 +96,39 @@ class Reader:
 
     def read_bytes(self, offset: int, n_bytes: int) -> bytes:
         """These bytes of the file. Raises TruncatedError."""
-        data = os.pread(self._file.fileno(), n_bytes, offset)
-        while len(data) < n_bytes:
-            more = os.pread(self._file.fileno(), n_bytes - len(data), offset + len(data))
-            if not more:
-                raise TruncatedError("the file ends before its end is due", offset + len(data))
-            data += more
-        return data
+        out = np.empty(n_bytes, np.uint8)
+        self.read_into(offset, out)
+        return out.tobytes()
 
-    def read_stored(self, plane: PlaneChunk) -> Bytes:
-        """The stored bytes of a chunk plane, checked against its CRC-32."""
-        stored = np.frombuffer(self.read_bytes(plane.offset, plane.stored_bytes), np.uint8)
+    def read_into(self, offset: int, out: Bytes) -> None:
+        """Fill `out` with the bytes of the file from `offset` on. Raises TruncatedError."""
+        done = 0
+        while done < out.size:
+            n = os.preadv(self._file.fileno(), [out[done:].data], offset + done)
+            if not n:
+                raise TruncatedError("the file ends before its end is due", offset + done)
+            done += n
+
+    def read_stored(self, plane: PlaneChunk, out: Bytes | None = None) -> Bytes:
+        """The stored bytes of a chunk plane, checked against its CRC-32; in `out`, which has their size, if given."""
+        stored = np.empty(plane.stored_bytes, np.uint8) if out is None else out
+        self.read_into(plane.offset, stored)
         if native.crc32(stored) != plane.crc32:
             raise ChecksumError("a chunk does not match its checksum", plane.offset)
         return stored
 
     def read_chunk(self, chunk: Chunk, dtype: str, out: Elements) -> None:
         """Decode one chunk into `out`, its elements' carrier."""
-        if len(chunk.planes) == 1 and wire.DTYPES[dtype].bits == 8:
-            plane = chunk.planes[0]
-            decode_into(plane.codec, self.read_stored(plane), out.view(np.uint8))
-            return
-        planes = np.empty(sum(plane.raw_bytes for plane in chunk.planes), np.uint8)
+        direct = wire.DTYPES[dtype].bits == 8
+        raw_bytes = sum(plane.raw_bytes for plane in chunk.planes)
+        planes = out.view(np.uint8) if direct else _scratch.planes(raw_bytes)
         at = 0
         for plane in chunk.planes:
-            decode_into(plane.codec, self.read_stored(plane), planes[at : at + plane.raw_bytes])
+            stored = self.read_stored(plane, _scratch.stored(plane.stored_bytes))
+            decode_into(plane.codec, stored, planes[at : at + plane.raw_bytes])
             at += plane.raw_bytes
-        from_planes(planes, dtype, chunk.n_elements, out)
+        if not direct:
+            from_planes(planes, dtype, chunk.n_elements, out)
 
     def owner(self, stream: Stream) -> Stream:
         """The stream that holds the chunks: `stream` itself, or the one it is the same as."""
