@@ -83,7 +83,12 @@ def read_index(record: Object) -> Index:
     # > `partial_plan` records how the packer chose the chunks to compress; it is informative, since each chunk carries
     # > its codec.
     if "partial_plan" in record:
-        mapping(record["partial_plan"])
+        # > No other rule is allowed; N is at least 1.
+        plan = mapping(record["partial_plan"])
+        if word(plan.get("rule"), ("every", "speed")) == "every":
+            integer(plan.get("n"), 1)
+        else:
+            integer(plan.get("target_bytes"))
     if "shard" in record:
         # > each file is a valid .spq file of its own, with `shard`: `{"number": k, "count": n}`, 1 <= k <= n,
         used.add("shard")
@@ -157,6 +162,8 @@ def read_stream(record: Object, earlier: list[Tensor], used: set[str]) -> Stream
             held is not None and (held.dtype, held.n, held.same_as) == (stream.dtype, stream.n, None),
             f"{role}: same_as is no tensor that holds this stream",
         )
+        # > rows * columns of a uniform or grouped tensor equals the elements of its own `codes`, which MUST NOT be
+        # > `same_as`.
         # > not for the roles `values`, `codes`, `outlier_gaps`, `outlier_values` and `asset`
         require(role not in ("values", "codes", "asset", *OUTLIER_ROLES), f"{role}: not to be shared")
         return stream

@@ -25,6 +25,8 @@ def beside_tensors() -> None:
         bad(f"clamp_{name}", "corrupt", kinds, tensor(activation_clamp=clamp))
     clause = '`activation_clamp`: `{"kind": "range", "low": bits, "high": bits}`'
     bad("clamp_kind", "corrupt", clause, tensor(activation_clamp={"kind": "x", "low": 0, "high": 0}))
+    listed = {"kind": ["range"], "low": 0, "high": 0}
+    bad("clamp_kind_list", "corrupt", clause, tensor(activation_clamp=listed))
     bad("clamp_bits", "corrupt", clause, tensor(activation_clamp={"kind": "range", "low": 0, "high": 2**32}))
     bad("clamp_scope", "corrupt", '"scope": "tensor" | "token"}',
         tensor(activation_clamp={"kind": "ratio", "ratio": 0, "scope": "row"}))  # fmt: skip
@@ -33,6 +35,9 @@ def beside_tensors() -> None:
     clamp_to_one = {"kind": "range", "low": 0, "high": one}
     bad("feature_clamp", "corrupt", "a reader MUST refuse a file that uses a feature without its bit.",
         small(required=0, edit=change("tensors.0.activation_clamp", clamp_to_one)))  # fmt: skip
+    plan = "No other rule is allowed; N is at least 1."
+    bad("partial_plan_rule", "corrupt", plan, small(extra={"partial_plan": {"rule": "some", "n": 1}}))
+    bad("partial_plan_n", "corrupt", plan, small(extra={"partial_plan": {"rule": "every", "n": 0}}))
     path = "parts of the characters `A-Z a-z 0-9 . _ -` separated by `/`, none of them empty, `.` or `..`."
     for number, name in enumerate(
         (

@@ -65,6 +65,7 @@ def uniform() -> None:
         bad(f"step_{name}", "corrupt", clause, uniform_file(parameters={"step": value}))
     orientation = "`rows`: codes in row-major order; `columns`: in column-major order"
     bad("orientation", "corrupt", orientation, uniform_file(parameters={"orientation": "row"}))
+    bad("orientation_list", "corrupt", orientation, uniform_file(parameters={"orientation": ["rows"]}))
     bad("orientation_missing", "corrupt", orientation, uniform_file(parameters={"orientation": None}))
     bad("codes_u8", "corrupt", ALLOWED, uniform_file(codes_dtype="u8"))
     bad("codes_n", "corrupt", N, uniform_file(shape=[4, 7]))
@@ -79,6 +80,7 @@ def uniform() -> None:
     scales = [Stream("row_scales", "log8", [0, 1, 2, 255])]
     bad("log8_missing", "corrupt", log8, uniform_file(rest=scales))
     bad("log8_without_stream", "corrupt", log8, uniform_file(parameters={"row_scale_log8": [8, 0]}))
+    bad("log8_object", "corrupt", log8, uniform_file(rest=scales, parameters={"row_scale_log8": [{}, 0]}))
     bad("log8_length", "corrupt", log8, uniform_file(rest=scales, parameters={"row_scale_log8": [8, 0, 0]}))
     values = "where `octave_steps` is 8 or 16, `bias` is an integer from -1024 to 1024,"
     for name, pair in (("steps", [12, 0]), ("bias_low", [8, -1025]), ("bias_high", [8, 1025])):
@@ -124,6 +126,8 @@ def channels() -> None:
         classes,
         uniform_file(parameters={"class_sizes": [2, 3]}, sizes=[12, 12]),
     )
+    bad("class_sizes_integer", "corrupt", "optional list of integers, at least 1 each (5.6)",
+        uniform_file(parameters={"class_sizes": 4}, sizes=[12, 12]))  # fmt: skip
     bad("class_sizes_zero", "corrupt", "optional list of integers, at least 1 each (5.6)",
         uniform_file(parameters={"class_sizes": [2, 0, 2]}, sizes=[12, 12]))  # fmt: skip
     bad("class_sizes_one_chunk", "corrupt", classes, uniform_file(parameters={"class_sizes": [2, 2]}))
@@ -234,6 +238,8 @@ def grouped() -> None:
         "| `group_size` | integer, at least 1 |",
         grouped_file(parameters={"group_size": None}),
     )
+    bits = "| `bits` | number of bits that the codes were quantized to; informative |"
+    bad("bits_missing", "corrupt", bits, grouped_file(parameters={"bits": None}))
     bad("scales_n", "corrupt", N, grouped_file(parameters={"group_size": 5}, columns=4))
     bad("scales_u8", "corrupt", ALLOWED, grouped_file([Stream("scales", "u8", [1] * 8)]))
     bad("zero_points_i8", "corrupt", ALLOWED, grouped_file([scales, Stream("zero_points", "i8", [1] * 8)]))

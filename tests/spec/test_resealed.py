@@ -1,0 +1,143 @@
+"""Damage under right checksums: the readers' own checks, not the CRC, have to hold, and both readers must agree.
+
+Each value of an index is replaced by values that do not belong there, with the digest made anew; each bit of a coded
+chunk is flipped. A reader may refuse with an error of ours or read the file; it may do nothing else.
+"""
+
+import copy
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import zstandard
+from spec_support import FORMAT_ERROR, READERS, VALID, VECTORS, Refused
+from spq_reference import codecs
+from spq_reference.errors import SpqRefError
+from spq_vectors import encode
+from spq_vectors.invalid_codecs import DATA, TABLE
+
+from spqfmt.codecs.registry import decode_into
+
+ODD = (None, True, -1, 0, 1, 2**31, 2**53 - 1, "", "x", [], {})
+# Vectors whose indexes together hold every key of the format.
+INDEXES = ("assets", "dense_planes", "grouped_spqr", "shared_scales", "tied_and_segments", "uniform_classes",
+           "shards-00001-of-00002")  # fmt: skip
+
+
+def parts(data: bytes) -> tuple[bytes, dict, bytes]:
+    """Return what lies before the index, the index, and the trailer."""
+    index_offset, stored_bytes, raw_bytes = struct.unpack_from("<3Q", data, len(data) - 64)
+    stored = data[index_offset:-96]
+    text = stored if stored_bytes == raw_bytes else zstandard.ZstdDecompressor().decompress(stored)
+    return data[:index_offset], json.loads(text), data[-96:]
+
+
+def sealed(before: bytes, index: dict, trailer: bytes) -> bytes:
+    """Return a file with this index and a digest that fits."""
+    text = json.dumps(index).encode()
+    sizes = struct.pack("<4Q", len(before), len(text), len(text), len(before) + len(text) + 96)
+    rest = sizes + trailer[64:]
+    return before + text + hashlib.sha256(rest + text).digest() + rest
+
+
+def places(node: object) -> Iterator[list[str | int]]:
+    """Yield the path of each value below a node."""
+    if isinstance(node, dict | list):
+        for key in node if isinstance(node, dict) else range(len(node)):
+            yield [key]
+            for path in places(node[key]):
+                yield [key, *path]
+
+
+def changed(index: dict, path: list[str | int], value: object) -> dict:
+    """Return the index with another value, or without the key where the value is Ellipsis."""
+    index = copy.deepcopy(index)
+    node = index
+    for key in path[:-1]:
+        node = node[key]
+    if value is ...:
+        del node[path[-1]]
+    else:
+        node[path[-1]] = value
+    return index
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_readers_agree_on_every_changed_value_of_an_index(name, tmp_path):
+    before, index, trailer = parts((VECTORS / "valid" / f"{name}.spq").read_bytes())
+    path = tmp_path / "changed.spq"
+    disagreements = []
+    for number, place in enumerate(places(index)):
+        # All odd values at every place would take minutes; neighbours take turns.
+        for value in (..., *ODD[number % 3 :: 3]):
+            path.write_bytes(sealed(before, changed(index, place, value), trailer))
+            outcomes = {}
+            for reader, read in READERS.items():
+                try:
+                    outcomes[reader] = read(path)
+                except Refused as refused:
+                    outcomes[reader] = refused.kind
+            refused = {reader: outcome for reader, outcome in outcomes.items() if isinstance(outcome, str)}
+            if len(refused) == 1 or (not refused and outcomes["product"] != outcomes["reference"]):
+                disagreements.append((place, value, refused or "other content"))
+    assert disagreements == []
+
+
+def test_sealing_an_index_as_it_is_changes_nothing(tmp_path):
+    for name in VALID:
+        data = (VECTORS / "valid" / f"{name}.spq").read_bytes()
+        path = tmp_path / "same.spq"
+        path.write_bytes(sealed(*parts(data)))
+        assert READERS["reference"](path) == READERS["reference"](VECTORS / "valid" / f"{name}.spq")
+
+
+CHUNKS = {
+    "rans": encode.Rans(8, TABLE, fill=0)(DATA),
+    "rans_flat": encode.Rans(7, [16] * 256)(bytes(range(200))),
+    "constant": encode.constant(bytes(200)),
+    "zstd": encode.zstd_by_hand(DATA),
+}
+RAW_BYTES = {"rans": len(DATA), "rans_flat": 200, "constant": 200, "zstd": len(DATA)}
+
+
+@pytest.mark.parametrize("name", sorted(CHUNKS))
+def test_decoders_agree_on_every_flipped_bit_of_a_chunk(name):
+    codec, good = CHUNKS[name]
+    n = RAW_BYTES[name]
+    assert codecs.decode(codec, good, n) == by_product(codec, good, n)
+    for offset in range(len(good)):
+        for bit in range(8) if name != "zstd" else [offset % 8]:
+            stored = bytearray(good)
+            stored[offset] ^= 1 << bit
+            agree(codec, bytes(stored), n, f"byte {offset}, bit {bit}")
+
+
+@pytest.mark.parametrize("name", sorted(CHUNKS))
+def test_decoders_agree_on_every_prefix_of_a_chunk(name):
+    codec, good = CHUNKS[name]
+    for n_bytes in range(len(good)):
+        agree(codec, good[:n_bytes], RAW_BYTES[name], f"prefix of {n_bytes}")
+    agree(codec, good + bytes(4), RAW_BYTES[name], "longer")
+    for n in (1, 127, 129, 255, 257, 10000):
+        agree(codec, good, n, f"{n} raw bytes")
+
+
+def by_product(codec: int, stored: bytes, n: int) -> bytes:
+    """Decode a chunk with the package."""
+    out = np.zeros(n, np.uint8)
+    decode_into(codec, np.frombuffer(stored, np.uint8), out)
+    return out.tobytes()
+
+
+def agree(codec: int, stored: bytes, n: int, what: str) -> None:
+    """Check that both decoders give the same bytes or both refuse."""
+    outcomes: list[bytes | None] = []
+    for decode, error in ((codecs.decode, SpqRefError), (by_product, FORMAT_ERROR)):
+        try:
+            outcomes.append(decode(codec, stored, n))
+        except error:
+            outcomes.append(None)
+    assert outcomes[0] == outcomes[1], what
