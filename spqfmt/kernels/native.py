@@ -96,13 +96,21 @@ def available_kernels() -> list[str]:
     return _native.available_kernels()
 
 
+def kernel_variants() -> list[str]:
+    """All sets that this machine can run, also those that it has a faster one of the same name for.
+
+    For tests and measurements: `select_kernels` takes these names too ("avx512:gather").
+    """
+    return _native.kernel_variants()
+
+
 def active_kernels() -> str:
     """Name the set of kernels that runs."""
     return _native.active_kernels()
 
 
 def select_kernels(name: str) -> None:
-    """Run another set of kernels from now on, in the whole process. ValueError: not one of `available_kernels`."""
+    """Run another set of kernels from now on, in the whole process. ValueError: it cannot run here."""
     _native.select_kernels(name)
 
 

@@ -6,15 +6,21 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from spqfmt.kernels import backend
+from spqfmt.kernels import backend, native
 from spqfmt.kernels.backend import Backend
 
 Bytes = npt.NDArray[np.uint8]
 
+# Those that this machine passes over for a faster one of the same name are tested like the rest.
+VARIANTS = [name for name in native.kernel_variants() if name not in backend.available()]
 
-@pytest.fixture(params=backend.available())
+
+@pytest.fixture(params=[*backend.available(), *VARIANTS])
 def each_backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    with backend.use(request.param) as selected:
+    name = request.param
+    with backend.use(name if name in backend.available() else name.partition(":")[0]) as selected:
+        if name in VARIANTS:
+            native.select_kernels(name)
         yield selected
 
 

@@ -130,6 +130,7 @@ NB_MODULE(_native, m) {
         nb::arg("n_threads"), nb::arg("results"));
   m.def("usable_threads", &usable_threads);
   m.def("available_kernels", &available_kernels);
+  m.def("kernel_variants", &kernel_variants);
   m.def("active_kernels", [] { return std::string(active_kernels().name); });
   m.def("select_kernels", &select_kernels, nb::arg("name"));
   bind_dequantize(m);

@@ -1,5 +1,5 @@
 // Four 128-bit parts folded side by side, then into one, which is 16 bytes of a message with the same checksum: the plain
-// function finishes them and the rest. No library templates here: see decode_avx512.cpp.
+// function finishes them and the rest. No library templates here: see decode_avx512.hpp.
 #include <emmintrin.h>
 #include <wmmintrin.h>
 

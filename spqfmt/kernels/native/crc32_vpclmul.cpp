@@ -1,5 +1,5 @@
 // crc32_pclmul.cpp, four times as wide: sixteen 128-bit parts in four vectors. One checksum pass must cost little beside a
-// decoder that eats several bytes a nanosecond. No library templates here: see decode_avx512.cpp.
+// decoder that eats several bytes a nanosecond. No library templates here: see decode_avx512.hpp.
 #include <immintrin.h>
 
 #include "crc32.hpp"

@@ -1,6 +1,6 @@
 // Decoder for SSE4.1: four vectors of eight low words and four of eight high words a block, table entries loaded one by one.
-// A model for machines without a gather. The arithmetic is that of decode_avx2.cpp, half as wide.
-// No library templates here: see decode_avx512.cpp.
+// A model for machines without a gather. The arithmetic is that of decode_avx2.hpp, half as wide.
+// No library templates here: see decode_avx512.hpp.
 #include <smmintrin.h>
 
 #include "decoder.hpp"

@@ -30,7 +30,9 @@ struct Kernels {
 const Kernels& active_kernels();
 // Names that select_kernels takes on this machine, best first; "scalar" is always there.
 std::vector<std::string> available_kernels();
-// Throws std::invalid_argument for a name that this machine cannot run. Not for use while kernels run elsewhere:
+// All sets that this machine can run, also those that it has a faster one of the same name for. For tests and measurements.
+std::vector<std::string> kernel_variants();
+// Takes a name or a variant. Throws std::invalid_argument for one that this machine cannot run. Not for use while kernels run elsewhere:
 // that is safe, but a chunk in progress may finish with either set. Both give the same bytes.
 void select_kernels(const std::string& name);
 

@@ -8,7 +8,7 @@
 //     (q - 1) * 4096 + r + f + cum is short of q * 4096 + r + cum by 4096 - f.
 // The states that give up a word are those with x >= f << 20, that is x >> 20 >= f. Lanes give up words from 31 down to 0
 // and words are stored downwards, so the words of one step lie in memory in ascending lane order: one compressed vector.
-// No library templates here: see decode_avx512.cpp.
+// No library templates here: see decode_avx512.hpp.
 #include <immintrin.h>
 
 #include "encoder.hpp"

@@ -1,14 +1,20 @@
-// Decoder for AVX2: two vectors of 16 low words and two of 16 high words a block, three blocks in lockstep, stage by stage:
-// all gathers of a step, then all arithmetic, then all refills. The stages give the out-of-order window independent work.
+// Decoder for AVX2: two vectors of 16 low words and two of 16 high words a block, up to three blocks in lockstep, stage by stage:
+// all look-ups of a step, then all arithmetic, then all refills. The stages give the out-of-order window independent work.
 //
-// The arithmetic and the argument for its equality with decode_scalar.cpp are those of decode_avx512.cpp. What AVX2 lacks:
+// The arithmetic and the argument for its equality with decode_scalar.cpp are those of decode_avx512.hpp, where kGather is explained too. What AVX2 lacks:
 //   * unsigned compare: new_lo < r where max(new_lo, r) != new_lo; all-ones of "no carry" is -1, so 1 + (-1) = 0 adds nothing;
 //   * expand: a byte shuffle from a table, for eight lanes at a time.
-// No library templates here: see decode_avx512.cpp.
+// No library templates here: see decode_avx512.hpp.
+#pragma once
+
 #include <immintrin.h>
 
 #include "decoder.hpp"
 #include "expand_words.hpp"
+#include "table_loads.hpp"
+
+// The states live in registers only if everything inside the loop is inlined.
+#define SPQFMT_INLINE __attribute__((always_inline)) inline
 
 namespace spqfmt {
 namespace {
@@ -22,11 +28,30 @@ inline __m256i expand_pair(const uint8_t* low, uint32_t low_mask, const uint8_t*
   return _mm256_inserti128_si256(_mm256_castsi128_si256(expand_words(low, low_mask)), expand_words(high, high_mask), 1);
 }
 
-template <unsigned kBlocks>
-void decode(DecodeCursor* cursors, size_t n_groups, const uint32_t* table_words) {
+// The table entries of the 16 slots in lo, as their low and their high halves.
+template <bool kGather>
+SPQFMT_INLINE void look_up(const uint32_t* table, __m256i lo, __m256i& low_half, __m256i& high_half) {
+  const __m256i slots = _mm256_and_si256(lo, _mm256_set1_epi16(0x0fff));
+  __m256i even, odd;
+  if constexpr (kGather) {
+    const int* entries = reinterpret_cast<const int*>(table);
+    even = _mm256_i32gather_epi32(entries, _mm256_and_si256(lo, _mm256_set1_epi32(0x0fff)), 4);
+    odd = _mm256_i32gather_epi32(entries, _mm256_srli_epi32(slots, 16), 4);
+  } else {
+    __m128i e0, e1, o0, o1;
+    load_even_odd(table, _mm256_castsi256_si128(slots), e0, o0);
+    load_even_odd(table, _mm256_extracti128_si256(slots, 1), e1, o1);
+    even = _mm256_inserti128_si256(_mm256_castsi128_si256(e0), e1, 1);
+    odd = _mm256_inserti128_si256(_mm256_castsi128_si256(o0), o1, 1);
+  }
+  low_half = _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xaa);
+  high_half = _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xaa);
+}
+
+template <unsigned kBlocks, bool kGather>
+void decode(DecodeCursor* cursors, size_t n_groups, const uint32_t* table) {
   constexpr unsigned kVectors = 2 * kBlocks;
-  const int* table = reinterpret_cast<const int*>(table_words);
-  const __m256i slot_word = _mm256_set1_epi16(0x0fff), slot_dword = _mm256_set1_epi32(0x0fff);
+  const __m256i slot_word = _mm256_set1_epi16(0x0fff);
   const __m256i freq4 = _mm256_set1_epi16(static_cast<short>(0xfff0)), top4 = _mm256_set1_epi16(static_cast<short>(0xf000));
   const __m256i low_byte = _mm256_set1_epi16(0x00ff), one = _mm256_set1_epi16(1), zero = _mm256_setzero_si256();
 
@@ -51,14 +76,7 @@ void decode(DecodeCursor* cursors, size_t n_groups, const uint32_t* table_words)
     for (unsigned step = 0; step < 4; step++) {
       __m256i low_half[kVectors], high_half[kVectors];
 #pragma GCC unroll 8
-      for (unsigned v = 0; v < kVectors; v++) {
-        const __m256i even_slot = _mm256_and_si256(lo[v], slot_dword);
-        const __m256i odd_slot = _mm256_srli_epi32(_mm256_and_si256(lo[v], slot_word), 16);
-        const __m256i even_entry = _mm256_i32gather_epi32(table, even_slot, 4);
-        const __m256i odd_entry = _mm256_i32gather_epi32(table, odd_slot, 4);
-        low_half[v] = _mm256_blend_epi16(even_entry, _mm256_slli_epi32(odd_entry, 16), 0xaa);
-        high_half[v] = _mm256_blend_epi16(_mm256_srli_epi32(even_entry, 16), odd_entry, 0xaa);
-      }
+      for (unsigned v = 0; v < kVectors; v++) look_up<kGather>(table, lo[v], low_half[v], high_half[v]);
 #pragma GCC unroll 8
       for (unsigned v = 0; v < kVectors; v++) {
         const __m256i f4 = _mm256_and_si256(high_half[v], freq4);
@@ -116,12 +134,12 @@ void decode(DecodeCursor* cursors, size_t n_groups, const uint32_t* table_words)
   }
 }
 
-}  // namespace
-
-void decode_groups_avx2(DecodeCursor* cursors, size_t n_cursors, size_t n_groups, const DecodeTable& table) {
-  for (; n_cursors >= 3; n_cursors -= 3, cursors += 3) decode<3>(cursors, n_groups, table.slot);
-  if (n_cursors == 2) decode<2>(cursors, n_groups, table.slot);
-  if (n_cursors == 1) decode<1>(cursors, n_groups, table.slot);
+// Up to kMost blocks in lockstep.
+template <unsigned kMost, bool kGather>
+inline void decode_groups(DecodeCursor* cursors, size_t n_cursors, size_t n_groups, const uint32_t* table) {
+  for (; n_cursors >= kMost; n_cursors -= kMost, cursors += kMost) decode<kMost, kGather>(cursors, n_groups, table);
+  if constexpr (kMost > 1) decode_groups<kMost - 1, kGather>(cursors, n_cursors, n_groups, table);
 }
 
+}  // namespace
 }  // namespace spqfmt

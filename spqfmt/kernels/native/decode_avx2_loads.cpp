@@ -1,0 +1,9 @@
+#include "decode_avx2.hpp"
+
+namespace spqfmt {
+
+void decode_groups_avx2_loads(DecodeCursor* cursors, size_t n_cursors, size_t n_groups, const DecodeTable& table) {
+  decode_groups<3, false>(cursors, n_cursors, n_groups, table.slot);
+}
+
+}  // namespace spqfmt
