@@ -57,7 +57,7 @@ def require(condition: bool, message: str) -> None:
 
 def within(number: int, limit: int, what: str) -> None:
     """Raise Limit if the number passes the limit."""
-    # > A reader MUST refuse files beyond these limits, and MUST NOT allocate on a number before it has checked it against
-    # > them and against the file's length.
+    # > A reader MUST refuse files beyond these limits, and MUST NOT allocate on a number before it has checked it
+    # > against them and against the file's length.
     if number > limit:
         raise Limit(f"{what}: {number} is more than {limit}")

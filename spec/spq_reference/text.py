@@ -80,8 +80,8 @@ def array(value: object) -> list[object]:
 
 def mapping(value: object) -> Object:
     """Return the value, an object; what is read from it and is not there fails as None of the type that is due."""
-    # > All keys in the tables below MUST be there unless they are called optional or the text says otherwise; a key that
-    # > is not there is left out, never `null`.
+    # > All keys in the tables below MUST be there unless they are called optional or the text says otherwise; a key
+    # > that is not there is left out, never `null`.
     if type(value) is not dict:
         raise Corrupt(f"index: {value!r:.40} where an object is due")
     return value

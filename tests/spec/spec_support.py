@@ -52,7 +52,7 @@ class Content:
     assets: dict[str, bytes]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A reader said that the file is bad. Any other exception of a reader passes through and fails the test."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -65,7 +65,7 @@ def by_reference(path: Path) -> Content:
     try:
         decoded = reference_decoder.decode(path.read_bytes())
     except SpqRefError as error:
-        raise Refused(error.kind, str(error)) from error
+        raise RefusedError(error.kind, str(error)) from error
     tensors = {name: (tensor.shape, tensor.dtype, tensor.data) for name, tensor in decoded.tensors.items()}
     return Content(tensors, decoded.assets)
 
@@ -83,7 +83,7 @@ def by_product(path: Path) -> Content:
                 tensors[name] = (tuple(info.shape), info.dtype, data)
             assets = dict(file.assets)
     except errors.FormatError as error:
-        raise Refused(KINDS[type(error)], str(error)) from error
+        raise RefusedError(KINDS[type(error)], str(error)) from error
     return Content(tensors, assets)
 
 

@@ -1,8 +1,8 @@
-"""Every prefix and every flipped bit of each valid vector, under both readers: an error of ours, or the very same content.
+"""Every prefix and flipped bits of each valid vector, under both readers: an error of ours, or the very same content.
 
-A plain run flips one bit of a byte, a different one from byte to byte: in every byte under the reference decoder, in some
-thousand of a file under the product, which opens it anew each time. SPQFMT_ALL_FLIPS=1 flips all eight of every byte
-under both (ten minutes).
+A plain run flips one bit of a byte, a different one from byte to byte: in every byte under the reference decoder, in
+some thousand of a file under the product, which opens it anew each time. SPQFMT_ALL_FLIPS=1 flips all eight bits
+of every byte under both (ten minutes).
 """
 
 import os
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from spec_support import READERS, VALID, VECTORS, Content, Refused
+from spec_support import READERS, VALID, VECTORS, Content, RefusedError
 
 
 def check(read: Callable[[Path], Content], path: Path, content: Content, what: str) -> None:
     """Read a damaged file; only an error of ours or the content of the whole file passes."""
     try:
         damaged = read(path)
-    except Refused:
+    except RefusedError:
         return
     assert damaged == content, f"{what}: other content, and no error"
 
@@ -34,7 +34,7 @@ def test_every_prefix(read, name, tmp_path):
     path.write_bytes(whole.read_bytes())
     for n_bytes in reversed(range(VALID[name]["file_bytes"])):
         os.truncate(path, n_bytes)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedError) as refused:
             read(path)
         assert refused.value.kind == ("not spq" if n_bytes < 8 else "truncated"), n_bytes
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import zstandard
-from spec_support import FORMAT_ERROR, READERS, VALID, VECTORS, Refused
+from spec_support import FORMAT_ERROR, READERS, VALID, VECTORS, RefusedError
 from spq_reference import codecs
 from spq_reference.errors import SpqRefError
 from spq_vectors import encode
@@ -78,7 +78,7 @@ def test_readers_agree_on_every_changed_value_of_an_index(name, tmp_path):
             for reader, read in READERS.items():
                 try:
                     outcomes[reader] = read(path)
-                except Refused as refused:
+                except RefusedError as refused:
                     outcomes[reader] = refused.kind
             refused = {reader: outcome for reader, outcome in outcomes.items() if isinstance(outcome, str)}
             if len(refused) == 1 or (not refused and outcomes["product"] != outcomes["reference"]):

@@ -7,7 +7,18 @@ import sys
 import make_vectors
 import pytest
 import reference_decoder
-from spec_support import FORMAT_WORDS, INVALID, KINDS, READERS, ROOT, VALID, VECTORS, Refused, rules, words
+from spec_support import (
+    FORMAT_WORDS,
+    INVALID,
+    KINDS,
+    READERS,
+    ROOT,
+    VALID,
+    VECTORS,
+    RefusedError,
+    rules,
+    words,
+)
 
 import spqfmt
 
@@ -45,7 +56,7 @@ def test_both_readers_say_the_same_of_shapes_and_dtypes(name):
 
 @pytest.mark.parametrize("name", sorted(INVALID))
 def test_invalid_vector_gives_its_kind_of_error(read, name):
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         read(VECTORS / "invalid" / f"{name}.spq")
     assert refused.value.kind == INVALID[name]["kind"], str(refused.value)
 
