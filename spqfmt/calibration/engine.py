@@ -19,6 +19,7 @@ from spqfmt.calibration.sites import FoundSite, Watch
 from spqfmt.calibration.text import CalibrationOptions, choose_samples
 from spqfmt.errors import EncodeError
 from spqfmt.importers.base import SourceModel, SourceTensor
+from spqfmt.quantize.activations import Treatment, treatment
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
 from spqfmt.quantize.calibrated import Accumulator, Block, CalibratedMethod, Layer, Result, Site, simulate
 
@@ -35,8 +36,8 @@ class BlockResult:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 
-Finished = Callable[[str], Mapping[str, Result] | None]
-"""Results of a block that an earlier run has quantized, or None."""
+Finished = Callable[[str], BlockResult | None]
+"""The result of a block that an earlier run has quantized, or None."""
 
 
 def _no_earlier_run(block: str) -> None:
@@ -90,7 +91,7 @@ class Engine:
             with torch.no_grad():
                 run = _BlockRun(name, block, calls, hidden, self._stage)
                 found = finished(name)
-                result = self._quantize(run, tensors) if found is None else BlockResult(name, found)
+                result = found or self._quantize(run, tensors)
                 if number + 1 < len(self.block_names):
                     with ExitStack() as hooks:
                         if self._sequential:
@@ -168,8 +169,9 @@ class Engine:
             value = value.t() if isinstance(module, Conv1D) else value
             old = getattr(module, parameter)
             old.copy_(value.reshape(old.shape))
-            if result.treat is not None:
-                hooks.callback(module.register_forward_pre_hook(_treating(result.treat)).remove)
+            treat = treatment(result.activation_clamp, result.activation_quantization)
+            if treat is not None:
+                hooks.callback(module.register_forward_pre_hook(_treating(treat)).remove)
 
 
 class _BlockRun:
@@ -254,7 +256,7 @@ def _taking(take: Callable[[torch.Tensor], None]) -> Callable[[torch.nn.Module, 
 
 
 def _treating(
-    treat: Callable[[torch.Tensor], torch.Tensor],
+    treat: Treatment,
 ) -> Callable[[torch.nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
     def hook(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (treat(args[0]), *args[1:])

@@ -1,5 +1,6 @@
 """Texts to calibrate with: the user's or the package's own, cut into samples of token ids."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,6 +59,12 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise OptionError(f"{path}: the calibration text is empty")
     return text
+
+
+def text_digest(options: CalibrationOptions) -> str:
+    """SHA-256 of the text that these options choose."""
+    text = default_text() if options.text is None else read_text(options.text)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _fields(path: Path, lines: str) -> Iterator[str]:

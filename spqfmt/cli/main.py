@@ -62,8 +62,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return _say("interrupted; nothing was left behind", INTERRUPTED)
+    except (click.Abort, KeyboardInterrupt) as error:
+        return _say(str(error) or "interrupted; nothing was left behind", INTERRUPTED)
     except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         return _say(_os_message(error), WRONG_USE)
     except OSError as error:

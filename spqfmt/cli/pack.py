@@ -12,7 +12,9 @@ from spqfmt.cli.units import size
 @click.command("pack")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--method", default="lossless", show_default=True, help="lossless, or rtn: round to nearest.")
+@click.option(
+    "--method", default="lossless", show_default=True, help="lossless, rtn (round to nearest), gptq or spqr."
+)
 @click.option("--bits", type=int, help="Bits of a code, 2 to 8. [default: the method's own]")
 @click.option(
     "--granularity",
@@ -23,6 +25,27 @@ from spqfmt.cli.units import size
 @click.option(
     "--embedding-bits", type=int, help="For embedding and head; 16 keeps them as they are. [default: 8]"
 )
+@click.option(
+    "--threshold", type=float, help="spqr: what an outlier must exceed; less means more. [default: 0.2]"
+)
+@click.option("--damping", type=float, help="Added to the Hessian's diagonal, in means of it.")
+@click.option(
+    "--act-order/--no-act-order", default=None, help="Quantize the columns with the largest inputs first."
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text, or .jsonl with a text field. [default: a text in the package]",
+)
+@click.option("--samples", type=int, help="Samples of the calibration. [default: 128]")
+@click.option("--seq-len", type=int, help="Tokens of a sample, at most what the model takes. [default: 512]")
+@click.option("--seed", type=int, help="Chooses the samples. [default: 0]")
+@click.option(
+    "--sequential/--no-sequential",
+    default=None,
+    help="Calibrate each block on what the quantized ones before it give. [default: sequential]",
+)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted pack from the block where it stood.")
 @click.option(
     "--codec",
     type=click.Choice(["auto", "raw", "zstd", "rans"]),
@@ -51,7 +74,8 @@ def pack(
     force: bool,
     quiet: bool,
     as_json: bool,
-    **options: str | int | None,
+    resume: bool,
+    **options: str | int | float | Path | None,
 ) -> None:
     """Pack SOURCE, a Hugging Face folder of safetensors or a GGUF file, into OUT.spq.
 
@@ -59,6 +83,7 @@ def pack(
     spqfmt pack path/to/model model.spq
     spqfmt pack path/to/model model.spq --method rtn --bits 4 --group-size 64
     spqfmt pack model.gguf model.spq --method rtn --bits 8 --granularity tensor
+    spqfmt pack path/to/model model.spq --method spqr --bits 3
     """
     # torch takes seconds to import: not for --help.
     from spqfmt.cli.plan_table import print_plan
@@ -76,7 +101,7 @@ def pack(
         print_plan(plan_pack(model, checked), checked, as_json=as_json)
         return
     progress = Bar("packing", quiet=quiet or as_json)
-    report = pack_model(model, out, checked, force=force, progress=progress)
+    report = pack_model(model, out, checked, force=force, resume=resume, progress=progress)
     if as_json:
         click.echo(json.dumps(report.to_json()))
     elif not quiet:
@@ -86,3 +111,8 @@ def pack(
             f"(ratio {report.ratio:.2f}, {bits:.2f} bits a weight), "
             f"{report.n_tensors} tensors in {report.seconds:.1f} s"
         )
+        for reason, names in report.left_dense_by_reason.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            click.echo(f"stored as they are, because {reason}: {names[0]}{more}")
+        for note in dict.fromkeys(report.notes):
+            click.echo(note)

@@ -28,6 +28,8 @@ class Bar:
             TextColumn("{task.fields[tensor]}"),
             console=console,
             transient=True,
+            # A calibrated block takes minutes on a large model: its rate must not be forgotten before the next one.
+            speed_estimate_period=1800,
             disable=quiet or not console.is_terminal,
         )
         self._task = self._progress.add_task(what, total=None, tensor="")
@@ -52,3 +54,7 @@ class Bar:
         """This much more is done."""
         # A name comes from a file: it is shown as it is, not as markup.
         self._progress.update(self._task, advance=n_bytes, tensor=name.replace("[", r"\["))
+
+    def stage(self, text: str) -> None:
+        """Shown where the tensor's name is."""
+        self._progress.update(self._task, tensor=text.replace("[", r"\["))

@@ -1,11 +1,14 @@
 """What a pack is asked for, checked before anything is read."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.errors import OptionError
-from spqfmt.quantize.base import Method, MethodOptions
+from spqfmt.quantize.base import Method, MethodOptions, refuse_others
+from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.registry import METHODS
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -28,6 +31,7 @@ class PackOptions:
     method_options: MethodOptions
     codec: CodecPolicy
     shard_bytes: int | None
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
 
 
 def pack_options(
@@ -37,6 +41,14 @@ def pack_options(
     group_size: int | None = None,
     granularity: str | None = None,
     embedding_bits: int | None = None,
+    threshold: float | None = None,
+    damping: float | None = None,
+    act_order: bool | None = None,
+    calibration: str | Path | None = None,
+    samples: int | None = None,
+    seq_len: int | None = None,
+    sequential: bool | None = None,
+    seed: int | None = None,
     codec: str = "auto",
     partial: str = "none",
     shard_size: int | str | None = None,
@@ -49,12 +61,24 @@ def pack_options(
     shard_bytes = parse_size(shard_size) if isinstance(shard_size, str) else shard_size
     if shard_bytes is not None and shard_bytes < 1:
         raise OptionError("a shard size is at least 1 byte")
-    asked = MethodOptions(bits, granularity, group_size, embedding_bits)
+    asked = MethodOptions(bits, granularity, group_size, embedding_bits, threshold, damping, act_order)
+    refuse_others(METHODS[method], asked)
+    given = {
+        "text": None if calibration is None else Path(calibration),
+        "samples": samples,
+        "seq_len": seq_len,
+        "sequential": sequential,
+        "seed": seed,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not is_calibrated(METHODS[method]):
+        raise OptionError(f"method {method} needs no calibration and takes no options for it")
     return PackOptions(
         METHODS[method],
         METHODS[method].check(asked),
         CodecPolicy(codec, _partial_every(partial)),
         shard_bytes,
+        CalibrationOptions(**given),  # type: ignore[arg-type]  # each value has its field's type
     )
 
 

@@ -9,9 +9,11 @@ import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spqfmt.codecs.chunks import EncodedChunk, chunk_sizes, split
 from spqfmt.codecs.threads import submit
@@ -23,12 +25,17 @@ from spqfmt.importers.base import SourceModel
 from spqfmt.importers.registry import open_source
 from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.pipeline.options import PackOptions, pack_options
-from spqfmt.pipeline.plan import PlannedTensor, plan_pack
+from spqfmt.pipeline.plan import PackPlan, PlannedTensor, plan_pack
 from spqfmt.pipeline.progress import Progress, Silent
+from spqfmt.pipeline.records import tensor_record
+from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.schemes.dense import Dense
 from spqfmt.version import __version__
 from spqfmt.wire import DTYPES
+
+if TYPE_CHECKING:
+    from spqfmt.pipeline.calibrated import CalibratedResults
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,23 @@ class PackReport:
     n_tensors: int
     n_weights: int
     seconds: float
+    left_dense: Mapping[str, str] = field(default_factory=dict)
+    """Tensors that the method was to quantize and that are stored as they are, with the reason."""
+    notes: tuple[str, ...] = ()
+    """Fallbacks that a method took."""
 
     @property
     def ratio(self) -> float:
         """Raw over stored."""
         return self.raw_bytes / self.file_bytes
+
+    @property
+    def left_dense_by_reason(self) -> dict[str, list[str]]:
+        """Names of tensors by the reason why they are stored as they are."""
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.left_dense.items():
+            reasons.setdefault(reason, []).append(name)
+        return reasons
 
     def to_json(self) -> dict[str, object]:
         """As plain data."""
@@ -70,10 +89,19 @@ def pack(
     group_size: int | None = None,
     granularity: str | None = None,
     embedding_bits: int | None = None,
+    threshold: float | None = None,
+    damping: float | None = None,
+    act_order: bool | None = None,
+    calibration: str | Path | None = None,
+    samples: int | None = None,
+    seq_len: int | None = None,
+    sequential: bool | None = None,
+    seed: int | None = None,
     codec: str = "auto",
     partial: str = "none",
     shard_size: int | str | None = None,
     force: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> PackReport:
     """Pack a Hugging Face folder or a GGUF file into `out`.
@@ -89,16 +117,30 @@ def pack(
         group_size=group_size,
         granularity=granularity,
         embedding_bits=embedding_bits,
+        threshold=threshold,
+        damping=damping,
+        act_order=act_order,
+        calibration=calibration,
+        samples=samples,
+        seq_len=seq_len,
+        sequential=sequential,
+        seed=seed,
         codec=codec,
         partial=partial,
         shard_size=shard_size,
     )
     model = open_source(source)
-    return pack_model(model, Path(out), options, force=force, progress=progress or Silent())
+    return pack_model(model, Path(out), options, force=force, resume=resume, progress=progress or Silent())
 
 
 def pack_model(
-    model: SourceModel, out: Path, options: PackOptions, *, force: bool, progress: Progress
+    model: SourceModel,
+    out: Path,
+    options: PackOptions,
+    *,
+    force: bool,
+    progress: Progress,
+    resume: bool = False,
 ) -> PackReport:
     """Pack an opened source. See `pack`."""
     started = time.monotonic()
@@ -106,10 +148,11 @@ def pack_model(
     plan = plan_pack(model, options)
     if not plan.raw_bytes:
         raise ImporterError("the source holds no weights")
-    encoder = _Encoder(options)
     output = Output(out, plan.segment_alignment, force=force, shard_bytes=options.shard_bytes)
-    with output, progress:
+    with output, progress, ExitStack() as stack:
         progress.start(plan.raw_bytes)
+        calibrated = _calibrated(model, plan, options, out, resume, force, progress, stack)
+        encoder = _Encoder(options, calibrated)
         waiting: list[tuple[PlannedTensor, _Prepared]] = []
 
         def write() -> None:
@@ -132,7 +175,9 @@ def pack_model(
                 waiting.append((planned, prepared))
         write()
         assets = {asset.name: asset.data for asset in model.assets}
-        sealed = output.finish(assets, _metadata(model, options), encoder.partial_plan)
+        sealed = output.finish(assets, _metadata(model, options, calibrated), encoder.partial_plan)
+        if calibrated is not None:
+            calibrated.finished()
     return PackReport(
         tuple(file.path for file in sealed),
         plan.raw_bytes,
@@ -140,7 +185,31 @@ def pack_model(
         sum(1 for _ in plan.tensors),
         sum(tensor.n_weights for tensor in plan.tensors),
         time.monotonic() - started,
+        {} if calibrated is None else calibrated.skipped,
+        () if calibrated is None else tuple(calibrated.notes),
     )
+
+
+def _calibrated(
+    model: SourceModel,
+    plan: PackPlan,
+    options: PackOptions,
+    out: Path,
+    resume: bool,
+    force: bool,
+    progress: Progress,
+    stack: ExitStack,
+) -> "CalibratedResults | None":
+    """What runs the calibration, for a method that needs one; an interruption then says how to go on."""
+    if not is_calibrated(options.method):
+        if resume:
+            raise OptionError(f"method {options.method.name} packs in one go: there is nothing to resume")
+        return None
+    # transformers takes seconds to import.
+    from spqfmt.pipeline.calibrated import CalibratedResults
+
+    results = CalibratedResults(model, plan, options, out, resume=resume, force=force, stage=progress.stage)
+    return stack.enter_context(results)
 
 
 def check_name(out: Path) -> None:
@@ -152,8 +221,9 @@ def check_name(out: Path) -> None:
 class _Encoder:
     """Turns planned tensors into streams and hands their chunks to the other threads."""
 
-    def __init__(self, options: PackOptions) -> None:
+    def __init__(self, options: PackOptions, calibrated: "CalibratedResults | None") -> None:
         self._options = options
+        self._calibrated = calibrated
         self._weight_chunks = count()
 
     @property
@@ -165,27 +235,24 @@ class _Encoder:
     def prepare(self, planned: PlannedTensor) -> _Prepared:
         """Read and quantize one tensor and submit its chunks."""
         source = planned.source
-        record: Json = {"name": source.name, "shape": list(source.shape), "dtype": source.dtype}
         if source.tied_to is not None:
-            return _Prepared(record | {"scheme": "tied", "tied_to": source.tied_to, "method": ""}, (), {})
-        encoded = self._quantize(planned)
-        record |= {
-            "scheme": encoded.scheme,
-            "method": self._options.method.name if planned.treatment else "",
-            "parameters": dict(encoded.parameters),
-            "streams": [],
-        }
-        if source.transposed and planned.treatment:
-            record["transposed"] = True
+            tied: Json = {"name": source.name, "shape": list(source.shape), "dtype": source.dtype}
+            return _Prepared(tied | {"scheme": "tied", "tied_to": source.tied_to, "method": ""}, (), {})
+        result = None if self._calibrated is None else self._calibrated.take(planned)
+        if result is not None:
+            encoded, method = result.quantized.encode(), self._options.method.name
+        elif planned.treatment and not (self._calibrated and self._calibrated.wants(planned)):
+            encoded, method = self._quantize(planned), self._options.method.name
+        else:
+            encoded, method = Dense(to_numpy(source.load()), source.dtype).encode(), ""
+        record = tensor_record(source, encoded, method, result)
         streams = tuple((_stream_record(s), self._submit(s)) for s in encoded.streams)
         same_as = {r: (_stream_record(s), t) for r, (s, t) in encoded.same_as.items()}
         return _Prepared(record, streams, same_as)
 
     def _quantize(self, planned: PlannedTensor) -> Encoded:
-        value = planned.source.load()
-        if not planned.treatment:
-            return Dense(to_numpy(value), planned.source.dtype).encode()
         options = self._options
+        value = planned.source.load()
         return options.method.quantize(planned.weight, value, options.method_options).encode()
 
     def _submit(self, stream: StreamData) -> tuple[Future[EncodedChunk], ...]:
@@ -209,10 +276,13 @@ def _stream_record(stream: StreamData) -> Json:
     return {"role": stream.role, "dtype": stream.dtype, "n": stream.elements.size}
 
 
-def _metadata(model: SourceModel, options: PackOptions) -> dict[str, str]:
+def _metadata(
+    model: SourceModel, options: PackOptions, calibrated: "CalibratedResults | None"
+) -> dict[str, str]:
     """What a person may want to know of the file's making; the same for the same input, so no times and no paths."""
     given = {key: value for key, value in vars(options.method_options).items() if value is not None}
-    return {
+    more = {} if calibrated is None else calibrated.metadata(options.calibration)
+    return more | {
         "architecture": model.architecture,
         "source": model.source_kind,
         "method": options.method.name,

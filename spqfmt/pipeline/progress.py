@@ -25,6 +25,10 @@ class Progress(Protocol):
         """This much more is done; it was the tensor `name`."""
         ...
 
+    def stage(self, text: str) -> None:
+        """What goes on inside a step that takes long."""
+        ...
+
 
 class Silent:
     """Shows nothing."""
@@ -41,4 +45,7 @@ class Silent:
         """Nothing to show."""
 
     def advance(self, n_bytes: int, name: str) -> None:
+        """Nothing to show."""
+
+    def stage(self, text: str) -> None:
         """Nothing to show."""

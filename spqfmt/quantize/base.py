@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from spqfmt.errors import EncodeError
+from spqfmt.errors import EncodeError, OptionError
 from spqfmt.schemes.base import Quantized
 
 
@@ -28,12 +28,17 @@ class MethodOptions:
     granularity: str | None = None
     group_size: int | None = None
     embedding_bits: int | None = None
+    threshold: float | None = None
+    damping: float | None = None
+    act_order: bool | None = None
 
 
 class Method(Protocol):
     """One way to quantize, found by its name."""
 
     name: str
+    takes: frozenset[str]
+    """Names of the MethodOptions that mean something to it; others are refused before `check`."""
 
     def check(self, options: MethodOptions) -> MethodOptions:
         """Options with every default filled in. Raises OptionError with one line for the user."""
@@ -46,6 +51,14 @@ class Method(Protocol):
     def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
         """`value` in the terms of a scheme. Only called where `describe` said something."""
         ...
+
+
+def refuse_others(method: Method, options: MethodOptions) -> None:
+    """Raise OptionError when an option is given that the method does not take."""
+    given = [name for name, value in vars(options).items() if value is not None]
+    wrong = ["--" + name.replace("_", "-") for name in given if name not in method.takes]
+    if wrong:
+        raise OptionError(f"method {method.name} takes no {', '.join(wrong)}")
 
 
 def as_matrix(weight: Weight, value: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ spqfmt.calibration runs the model and calls the method, block by block; see Cali
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, TypeGuard
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -15,8 +15,6 @@ from spqfmt.quantize.base import Method, MethodOptions, Weight
 from spqfmt.schemes.base import Float32, Quantized
 from spqfmt.schemes.dense import Dense
 from spqfmt.schemes.floats import widen
-
-InputTreatment: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Accumulator(Protocol):
@@ -72,14 +70,14 @@ class Block:
 class Result:
     """What a method made of one tensor.
 
-    `treat` is what happens to the layer's input when the model runs, told to the file by `activation_clamp` and
-    `activation_quantization` (FORMAT.md section 6). `formula_bits` is the size by the count of the method's paper.
+    `activation_clamp` and `activation_quantization` are the records of FORMAT.md section 6, made by
+    spqfmt.quantize.activations; the simulation treats the layer's input as they say. `formula_bits` is the tensor's
+    size by the count of the method's paper.
     """
 
     quantized: Quantized
     activation_clamp: Mapping[str, object] | None = None
     activation_quantization: Mapping[str, object] | None = None
-    treat: InputTreatment | None = None
     formula_bits: float | None = None
     notes: tuple[str, ...] = field(default=())
     """Fallbacks that the user should know of, each one line."""

@@ -2,7 +2,6 @@
 
 import torch
 
-from spqfmt.errors import OptionError
 from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.schemes.base import Quantized
@@ -13,11 +12,10 @@ class Lossless:
     """Every bit of the source is kept."""
 
     name = "lossless"
+    takes: frozenset[str] = frozenset()
 
     def check(self, options: MethodOptions) -> MethodOptions:
         """There is nothing to choose."""
-        if options != MethodOptions():
-            raise OptionError("method lossless takes no --bits, --group-size or --granularity")
         return options
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:

@@ -26,6 +26,7 @@ class RoundToNearest:
     """Every linear layer at `bits`; embedding and head by rows, at 8 bits where not told otherwise."""
 
     name = "rtn"
+    takes = frozenset({"bits", "granularity", "group_size", "embedding_bits"})
 
     def check(self, options: MethodOptions) -> MethodOptions:
         """8 bits per row; a group size means groups, 64 by default."""

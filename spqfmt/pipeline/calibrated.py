@@ -1,0 +1,211 @@
+"""The calibrated half of a pack: results of a method tensor by tensor, in the order in which the file wants them."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from spqfmt.calibration.engine import BlockResult, Engine
+from spqfmt.calibration.text import CalibrationOptions, text_digest
+from spqfmt.codecs.chunks import EncodedChunk, chunk_sizes, split
+from spqfmt.container.encode import encode_chunk
+from spqfmt.container.strict_json import Json
+from spqfmt.errors import OptionError
+from spqfmt.importers.base import SourceModel
+from spqfmt.kernels import native
+from spqfmt.kernels.torch_arrays import to_numpy
+from spqfmt.pipeline.options import PackOptions
+from spqfmt.pipeline.plan import PackPlan, PlannedTensor
+from spqfmt.pipeline.records import tensor_record
+from spqfmt.pipeline.resume import ResumeFolder
+from spqfmt.quantize.calibrated import Result, is_calibrated
+from spqfmt.schemes.base import Encoded, StreamData
+from spqfmt.version import __version__
+from spqfmt.wire import DTYPES
+
+
+class CalibratedResults:
+    """Runs the calibration just far enough for the tensor that is asked for."""
+
+    def __init__(
+        self,
+        model: SourceModel,
+        plan: PackPlan,
+        options: PackOptions,
+        out: Path,
+        *,
+        resume: bool,
+        force: bool,
+        stage: Callable[[str], None],
+    ) -> None:
+        """Read the text and build the model's shell. Raises what Engine raises, and OptionError about `resume`."""
+        assert is_calibrated(options.method)
+        self._method = options.method.name
+        self._sources = {tensor.source.name: tensor.source for tensor in plan.tensors}
+        wanted = {
+            tensor.source.name: tensor.weight
+            for tensor in plan.tensors
+            if tensor.treatment and tensor.source.tied_to is None and tensor.source.role == "linear"
+        }
+        self._wanted = frozenset(wanted)
+        self._engine = Engine(
+            model, options.method, options.method_options, options.calibration, wanted, stage=stage
+        )
+        self._folder = ResumeFolder(out, _identity(model, options, str(self._engine.shell.dtype)))
+        self._folder.begin(resume=resume, force=force)
+        self._stage = stage
+        self._numbers = {name: number for number, name in enumerate(self._engine.block_names)}
+        self._blocks = self._engine.run(self._load)
+        self._loaded: set[str] = set()
+        self._results: dict[str, Result] = {}
+        self._done: set[str] = set()
+        self.skipped: dict[str, str] = {
+            name: "it lies outside the blocks" for name in wanted if name not in self._engine.block_of
+        }
+        self.notes: list[str] = []
+        self.formula_bits = 0.0
+        self.formula_weights = 0
+
+    def take(self, planned: PlannedTensor) -> Result | None:
+        """What the method made of a tensor, once; None for one that it did not touch."""
+        block = self._engine.block_of.get(planned.source.name)
+        while block is not None and block not in self._done:
+            self._add(next(self._blocks))
+        return self._results.pop(planned.source.name, None)
+
+    def wants(self, planned: PlannedTensor) -> bool:
+        """Whether the tensor is the calibration's to quantize, rather than the method's alone (embedding, head)."""
+        return planned.source.name in self._wanted
+
+    def _add(self, block: BlockResult) -> None:
+        self._done.add(block.name)
+        self._results |= block.results
+        self.skipped |= block.skipped
+        for name, result in block.results.items():
+            self.notes += result.notes
+            if result.formula_bits is not None:
+                self.formula_bits += result.formula_bits
+                self.formula_weights += prod(self._sources[name].shape)
+        if block.name not in self._loaded:
+            self._save(block)
+
+    def _save(self, block: BlockResult) -> None:
+        # In the order of the plan: a stream that two tensors share must come with the first of them.
+        names = [name for name in self._sources if name in block.results]
+
+        def tensors() -> Iterator[tuple[Json, Encoded]]:
+            for name in names:
+                result = block.results[name]
+                encoded = result.quantized.encode()
+                yield tensor_record(self._sources[name], encoded, self._method, result), encoded
+
+        metadata = {
+            "skipped": json.dumps(dict(block.skipped)),
+            "notes": json.dumps({name: block.results[name].notes for name in names}),
+            "formula_bits": json.dumps({name: block.results[name].formula_bits for name in names}),
+            "source": self._source_digest(block.name),
+        }
+        self._folder.save(self._numbers[block.name], block.name, tensors(), _encode, metadata)
+
+    def _load(self, name: str) -> BlockResult | None:
+        saved = self._folder.load(self._numbers[name])
+        if saved is None:
+            return None
+        if saved.metadata["source"] != self._source_digest(name):
+            raise OptionError(
+                f"{self._folder.path}: the source's weights in {name} are not those of the interrupted pack; "
+                "--force starts over"
+            )
+        notes, formula = (json.loads(saved.metadata[key]) for key in ("notes", "formula_bits"))
+        self._stage(f"{name}: taken up")
+        self._loaded.add(name)
+        results = {
+            tensor: Result(
+                stored,
+                saved.records[tensor].activation_clamp,
+                saved.records[tensor].activation_quantization,
+                formula[tensor],
+                tuple(notes[tensor]),
+            )
+            for tensor, stored in saved.tensors.items()
+        }
+        return BlockResult(name, results, json.loads(saved.metadata["skipped"]))
+
+    def _source_digest(self, block: str) -> str:
+        checksum = 0
+        for name, source in self._sources.items():
+            if self._engine.block_of.get(name) == block:
+                checksum = native.crc32(to_numpy(source.load()).reshape(-1).view("u1"), checksum)
+        return f"{checksum:08x}"
+
+    def metadata(self, calibration: CalibrationOptions) -> dict[str, str]:
+        """What the file says of its calibration; the same for the same input and options."""
+        described = {
+            "text": text_digest(calibration),
+            "samples": calibration.samples,
+            "seq_len": calibration.seq_len,
+            "seed": calibration.seed,
+            "sequential": calibration.sequential,
+        }
+        more = {"calibration": json.dumps(described, sort_keys=True)}
+        if self.formula_weights:
+            more["formula_bits_per_weight"] = f"{self.formula_bits / self.formula_weights:.4f}"
+        return more
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """After an interruption, say how to go on."""
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(self._interrupted()) from error
+        if error is not None and not self._folder.n_blocks:
+            self._folder.remove()
+
+    def _interrupted(self) -> str:
+        # A folder without a finished block is of no use.
+        n_blocks = self._folder.n_blocks
+        if not n_blocks:
+            self._folder.remove()
+            return "interrupted; nothing was left behind"
+        total = len(self._engine.block_names)
+        return f"interrupted; {self._folder.path} holds {n_blocks} of {total} blocks, --resume goes on there"
+
+    def finished(self) -> None:
+        """The file is there: what was kept for a resume can go."""
+        self._folder.remove()
+
+
+def _encode(stream: StreamData) -> Iterable[EncodedChunk]:
+    sizes = stream.sizes
+    if sizes is None:
+        n, bits = stream.elements.size, DTYPES[stream.dtype].bits
+        sizes = tuple(chunk_sizes(n, bits, stream.row_elements)) if n else ()
+    return (encode_chunk(part, stream.dtype, "auto") for part in split(stream.elements, sizes))
+
+
+def _identity(model: SourceModel, options: PackOptions, dtype: str) -> Mapping[str, object]:
+    """What two runs must share to give the same file."""
+    digest = hashlib.sha256()
+    for tensor in model.tensors:
+        digest.update(repr((tensor.name, tensor.shape, tensor.dtype, tensor.tied_to)).encode())
+    for asset in model.assets:
+        digest.update(asset.name.encode() + hashlib.sha256(asset.data).digest())
+    calibration = options.calibration
+    return {
+        "writer": f"spqfmt {__version__}",
+        "source": digest.hexdigest(),
+        "method": options.method.name,
+        "method_options": {k: v for k, v in vars(options.method_options).items() if v is not None},
+        "calibration_text": text_digest(calibration),
+        "samples": calibration.samples,
+        "seq_len": calibration.seq_len,
+        "seed": calibration.seed,
+        "sequential": calibration.sequential,
+        "compute_dtype": dtype,
+    }

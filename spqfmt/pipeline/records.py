@@ -1,0 +1,26 @@
+"""A tensor's record in the index, as the packer writes it."""
+
+from spqfmt.container.strict_json import Json
+from spqfmt.importers.base import SourceTensor
+from spqfmt.quantize.calibrated import Result
+from spqfmt.schemes.base import Encoded
+
+
+def tensor_record(source: SourceTensor, encoded: Encoded, method: str, result: Result | None = None) -> Json:
+    """The record of a tensor, without its streams. `method` is empty for one that is stored as it is."""
+    record: Json = {
+        "name": source.name,
+        "shape": list(source.shape),
+        "dtype": source.dtype,
+        "scheme": encoded.scheme,
+        "method": method,
+        "parameters": dict(encoded.parameters),
+        "streams": [],
+    }
+    if source.transposed and encoded.scheme != "dense":
+        record["transposed"] = True
+    for key in ("activation_clamp", "activation_quantization"):
+        value = getattr(result, key, None)
+        if value is not None:
+            record[key] = dict(value)
+    return record

@@ -1,0 +1,152 @@
+"""What an interrupted pack has quantized so far, kept beside OUT as OUT.spq.resume/: one .spq file for each block.
+
+`pack.json` says of which source and options the blocks are; a later pack goes on only with the same. Nothing in the
+folder is trusted: the files are read with the checks of any .spq file, and each block's source tensors must have the
+checksum that they had.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from spqfmt.codecs.chunks import EncodedChunk
+from spqfmt.container.reader import Reader
+from spqfmt.container.strict_json import Json
+from spqfmt.container.writer import Writer
+from spqfmt.errors import FormatError, OptionError
+from spqfmt.records import TensorRecord
+from spqfmt.schemes.base import Encoded, Float32, StreamData
+from spqfmt.schemes.floats import widen
+from spqfmt.wire import CHUNK_ALIGNMENT
+
+SUFFIX = ".resume"
+_IDENTITY = "pack.json"
+
+
+class ResumeFolder:
+    """The folder beside `out`. `identity` are plain strings and numbers that two runs must have in common."""
+
+    def __init__(self, out: Path, identity: Mapping[str, object]) -> None:
+        self.path = out.with_name(out.name + SUFFIX)
+        self._identity = json.loads(json.dumps(identity, sort_keys=True))
+
+    def begin(self, *, resume: bool, force: bool) -> None:
+        """Make the folder, or take up the one that is there. Raises OptionError when that is not what was asked for."""
+        if not self.path.exists():
+            if resume:
+                raise OptionError(f"{self.path}: not there, so there is nothing to resume")
+        elif resume:
+            self._compare()
+            return
+        elif not force:
+            raise OptionError(
+                f"{self.path} is what an interrupted pack left: --resume goes on there, --force starts over"
+            )
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir()
+        (self.path / _IDENTITY).write_text(json.dumps(self._identity, indent=1, sort_keys=True), "utf-8")
+
+    def _compare(self) -> None:
+        try:
+            found = json.loads((self.path / _IDENTITY).read_text("utf-8"))
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict):
+            raise OptionError(f"{self.path}: no sound {_IDENTITY} in it; --force starts over")
+        keys = sorted(key for key in {*found, *self._identity} if found.get(key) != self._identity.get(key))
+        if keys:
+            raise OptionError(
+                f"{self.path} is of a pack with other {', '.join(keys).replace('_', ' ')}; "
+                "give the same to resume, or --force to start over"
+            )
+
+    def _file(self, number: int) -> Path:
+        return self.path / f"block-{number:05d}.spq"
+
+    def save(
+        self,
+        number: int,
+        name: str,
+        tensors: Iterable[tuple[Json, Encoded]],
+        encode: Callable[[StreamData], Iterable[EncodedChunk]],
+        metadata: Mapping[str, str],
+    ) -> None:
+        """Write one block, durably: records without streams, each with its scheme's data; `metadata` comes back."""
+        with Writer(self._file(number), CHUNK_ALIGNMENT, force=True) as writer:
+            writer.begin_segment(name)
+            for record, encoded in tensors:
+                streams = ((_stream_record(stream), encode(stream)) for stream in encoded.streams)
+                same_as = {role: (_stream_record(s), t) for role, (s, t) in encoded.same_as.items()}
+                writer.add_tensor(record, streams, same_as)
+            writer.seal(metadata)
+            writer.publish()
+
+    def load(self, number: int) -> "SavedBlock | None":
+        """A saved block; None when it is not there or damaged."""
+        file = self._file(number)
+        if not file.exists():
+            return None
+        try:
+            with Reader(file) as reader:
+                records = reader.index.by_name
+                tensors = {name: StoredTensor.read(reader, record) for name, record in records.items()}
+                return SavedBlock(tensors, records, reader.index.metadata)
+        except FormatError:
+            return None
+
+    def remove(self) -> None:
+        """The pack is done, or has left nothing that could be taken up."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks that are saved."""
+        return sum(1 for _ in self.path.glob("block-*.spq"))
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a saved block, in the terms of its scheme again: the same streams, cut into the same chunks."""
+
+    encoded: Encoded
+    matrix: Float32
+
+    @classmethod
+    def read(cls, reader: Reader, record: TensorRecord) -> "StoredTensor":
+        """All of it, checked."""
+        own, same_as = [], {}
+        for stream in record.streams:
+            sizes = tuple(chunk.n_elements for chunk in reader.owner(stream).chunks)
+            data = StreamData(
+                stream.role, stream.dtype, reader.read_elements(record, stream.role), sizes=sizes
+            )
+            if stream.same_as is None:
+                own.append(data)
+            else:
+                same_as[stream.role] = data, reader.index.tensors[stream.same_as].name
+        rows = reader.read_rows(record)
+        matrix = widen(rows, record.dtype) if record.scheme == "dense" else rows
+        return cls(Encoded(record.scheme, record.parameters, tuple(own), same_as), matrix)
+
+    def encode(self) -> Encoded:
+        """As it was."""
+        return self.encoded
+
+    def dequantize(self) -> Float32:
+        """The matrix, before it is rounded to the tensor's dtype."""
+        return self.matrix
+
+
+@dataclass(frozen=True)
+class SavedBlock:
+    """Tensors and records by name, and the metadata given to `save`."""
+
+    tensors: Mapping[str, StoredTensor]
+    records: Mapping[str, TensorRecord]
+    metadata: Mapping[str, str]
+
+
+def _stream_record(stream: StreamData) -> Json:
+    return {"role": stream.role, "dtype": stream.dtype, "n": stream.elements.size}
