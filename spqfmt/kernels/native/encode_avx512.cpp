@@ -1,77 +1,126 @@
-// Encoder for AVX-512 with VBMI2: 16 states a vector, four blocks in lockstep. The bytes are those of encode_scalar.cpp.
+// Encoder for AVX-512: a block's 32 states are two vectors, low words and high words, and four blocks go in lockstep. The bytes
+// are those of encode_scalar.cpp.
 //
-// Equality. The scalar step needs q = x / f and r = x % f of a state x < f << 20. Here a float estimate of q is corrected:
-//   * reciprocal_f32 = (1 - 2^-21) / f, rounded; x is rounded to float, the product is rounded: three errors of at most
-//     2^-24 each, less than the 2^-21 by which the factor is lowered. So the estimate is at most x / f, and it is at least
-//     x / f * (1 - 2^-20). As x / f < 2^20, it is less than one below, and truncation gives q or q - 1.
-//   * The remainder x - estimate * f is then r or r + f: one comparison tells which. If it is r + f, the result
+// Tables. freq and cum of a symbol are words: 256 of each are eight registers, and a two-register permutation finds one of 64
+// by the low six bits of the symbol. Four of those and a selection by its two high bits are many times faster than gathers.
+//
+// Division. The scalar step needs q = x / f and r = x % f of a state x < f << 20. Here an estimate in float is corrected:
+//   * rcp14 gives (1 + e) / f with |e| <= 2^-14. One Newton step with 2 lowered by 2^-21,
+//     R = rcp * (2 - 2^-21 - f * rcp), makes that (1 - e^2 - 2^-21) / f, but for roundings.
+//   * Four roundings: half of 2^-24 in the parenthesis, 2^-24 each in R, in x and in x * R; together less than 2^-22.
+//     So the estimate is (1 - d) * x / f with 2^-22 < d < 2^-20: not above x / f, and, as x / f < 2^20, less than one below.
+//     Truncated it is q or q - 1, whatever the processor's rcp14 is in detail.
+//   * x - estimate * f is then r or r + f: one comparison tells. If it is r + f, the result
 //     (q - 1) * 4096 + r + f + cum is short of q * 4096 + r + cum by 4096 - f.
-// The states that give up a word are those with x >= f << 20, that is x >> 20 >= f. Lanes give up words from 31 down to 0
-// and words are stored downwards, so the words of one step lie in memory in ascending lane order: one compressed vector.
+//
+// A state gives up its low word if x >= f << 20, that is if its high word shifted right by 4 is at least f. Lanes give up words
+// from 31 down to 0 and words are stored downwards, so those of one step lie in ascending lane order: one compressed vector.
+//
 // No library templates here: see decode_avx512.hpp.
 #include <immintrin.h>
 
 #include "encoder.hpp"
 
+#define SPQFMT_INLINE __attribute__((always_inline)) inline
+
 namespace spqfmt {
 namespace {
 
-inline __m512i narrow(__m512i first, __m512i second) {
-  const __m256i a = _mm512_cvtepi32_epi16(first), b = _mm512_cvtepi32_epi16(second);
-  return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+SPQFMT_INLINE __m512i select(__m512i mask, __m512i a, __m512i b) { return _mm512_ternarylogic_epi32(mask, a, b, 0xca); }
+
+// Words of even lanes and odd lanes <-> dwords.
+SPQFMT_INLINE __m512i join_words(__m512i even, __m512i odd) {
+  return select(_mm512_set1_epi32(0xffff), even, _mm512_slli_epi32(odd, 16));
+}
+SPQFMT_INLINE __m512i even_words(__m512i words) { return _mm512_and_si512(words, _mm512_set1_epi32(0xffff)); }
+SPQFMT_INLINE __m512i odd_words(__m512i words) { return _mm512_srli_epi32(words, 16); }
+
+// table[symbol] for 32 symbols.
+SPQFMT_INLINE __m512i look_up(const uint16_t* table, __m512i symbols, __mmask32 bit6, __mmask32 bit7) {
+  __m512i part[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    part[i] = _mm512_permutex2var_epi16(_mm512_load_si512(table + 64 * i), symbols, _mm512_load_si512(table + 64 * i + 32));
+  }
+  return _mm512_mask_mov_epi16(_mm512_mask_mov_epi16(part[0], bit6, part[1]), bit7,
+                               _mm512_mask_mov_epi16(part[2], bit6, part[3]));
+}
+
+// 16 states x < freq << 20 after the step.
+SPQFMT_INLINE __m512i push(__m512i x, __m512i freq, __m512i cum) {
+  const __m512 f = _mm512_cvtepi32_ps(freq);
+  const __m512 rcp = _mm512_rcp14_ps(f);
+  const __m512 lowered = _mm512_mul_ps(rcp, _mm512_fnmadd_ps(f, rcp, _mm512_set1_ps(2.0f - 1.0f / (1 << 21))));
+  const __m512i q = _mm512_cvttps_epu32(_mm512_mul_ps(_mm512_cvtepu32_ps(x), lowered));
+  const __m512i r = _mm512_sub_epi32(x, _mm512_mullo_epi32(q, freq));
+  const __m512i y = _mm512_add_epi32(_mm512_add_epi32(_mm512_slli_epi32(q, kFreqBits), r), cum);
+  const __m512i missing = _mm512_sub_epi32(_mm512_set1_epi32(kFreqTotal), freq);
+  return _mm512_mask_add_epi32(y, _mm512_cmpge_epu32_mask(r, freq), y, missing);
+}
+
+SPQFMT_INLINE void encode_step(__m512i symbols, const EncodeTable& table, __m512i& lo, __m512i& hi, uint8_t*& out) {
+  const __mmask32 bit6 = _mm512_test_epi16_mask(symbols, _mm512_set1_epi16(0x40));
+  const __mmask32 bit7 = _mm512_test_epi16_mask(symbols, _mm512_set1_epi16(0x80));
+  const __m512i freq = look_up(table.freq, symbols, bit6, bit7), cum = look_up(table.cum, symbols, bit6, bit7);
+
+  const __mmask32 full = _mm512_cmpge_epu16_mask(_mm512_srli_epi16(hi, 4), freq);
+  const unsigned n_words = static_cast<unsigned>(_mm_popcnt_u32(full));
+  out -= 2 * n_words;
+  _mm512_mask_storeu_epi16(out, static_cast<__mmask32>(_bzhi_u64(0xffffffffu, n_words)),
+                           _mm512_maskz_compress_epi16(full, lo));
+  lo = _mm512_mask_mov_epi16(lo, full, hi);
+  hi = _mm512_maskz_mov_epi16(_knot_mask32(full), hi);
+
+  const __m512i even = push(join_words(lo, hi), even_words(freq), even_words(cum));
+  const __m512i odd = push(select(_mm512_set1_epi32(0xffff), odd_words(lo), hi), odd_words(freq), odd_words(cum));
+  lo = join_words(even, odd);
+  hi = select(_mm512_set1_epi32(0xffff), odd_words(even), odd);
+}
+
+// Every step-th word of two vectors from `first` on, and the way back.
+SPQFMT_INLINE __m512i word_indices(unsigned first, unsigned step) {
+  alignas(64) uint16_t index[32];
+  for (unsigned i = 0; i < 32; i++) index[i] = static_cast<uint16_t>(first + step * i);
+  return _mm512_load_si512(index);
+}
+SPQFMT_INLINE __m512i zip_indices(unsigned first) {
+  alignas(64) uint16_t index[32];
+  for (unsigned i = 0; i < 32; i++) index[i] = static_cast<uint16_t>(first + i / 2 + 32 * (i % 2));
+  return _mm512_load_si512(index);
 }
 
 template <unsigned kBlocks>
 void encode(EncodeCursor* cursors, size_t n_groups, const EncodeTable& table) {
-  const __m512i byte = _mm512_set1_epi32(255), cum_mask = _mm512_set1_epi32(0xfffff), total = _mm512_set1_epi32(kFreqTotal);
-  __m512i state[kBlocks][2];
+  const __m512i even_index = word_indices(0, 2), odd_index = word_indices(1, 2);
+  const __m512i byte = _mm512_set1_epi16(0xff);
+  __m512i lo[kBlocks], hi[kBlocks];
   uint8_t* out[kBlocks];
   for (unsigned b = 0; b < kBlocks; b++) {
-    for (unsigned h = 0; h < 2; h++) state[b][h] = _mm512_load_si512(cursors[b].state + 16 * h);
+    const __m512i first = _mm512_load_si512(cursors[b].state), second = _mm512_load_si512(cursors[b].state + 16);
+    lo[b] = _mm512_permutex2var_epi16(first, even_index, second);
+    hi[b] = _mm512_permutex2var_epi16(first, odd_index, second);
     out[b] = cursors[b].out;
   }
   for (size_t group = 1; group <= n_groups; group++) {
-    __m512i quads[kBlocks][2];  // the four symbols of each lane
+    __m512i symbols01[kBlocks], symbols23[kBlocks];  // a word holds the lane's symbols of two steps
     for (unsigned b = 0; b < kBlocks; b++) {
       const uint8_t* in = cursors[b].in - group * kGroupSymbols;
-      for (unsigned h = 0; h < 2; h++) quads[b][h] = _mm512_loadu_si512(in + 64 * h);
+      const __m512i first = _mm512_loadu_si512(in), second = _mm512_loadu_si512(in + 64);
+      symbols01[b] = _mm512_permutex2var_epi16(first, even_index, second);
+      symbols23[b] = _mm512_permutex2var_epi16(first, odd_index, second);
     }
-#pragma GCC unroll 4
-    for (unsigned backwards = 0; backwards < 4; backwards++) {
-      const unsigned step = 3 - backwards;
 #pragma GCC unroll 8
-      for (unsigned b = 0; b < kBlocks; b++) {
-        __m512i freq[2], cum[2];
-        __m512 reciprocal[2];
-        __mmask16 full[2];
-#pragma GCC unroll 2
-        for (unsigned h = 0; h < 2; h++) {
-          const __m512i symbol = _mm512_and_si512(_mm512_srli_epi32(quads[b][h], 8 * step), byte);
-          const __m512i entry = _mm512_i32gather_epi32(symbol, table.freq_cum, 4);
-          reciprocal[h] = _mm512_i32gather_ps(symbol, table.reciprocal_f32, 4);
-          freq[h] = _mm512_srli_epi32(entry, 20);
-          cum[h] = _mm512_and_si512(entry, cum_mask);
-          full[h] = _mm512_cmpge_epu32_mask(_mm512_srli_epi32(state[b][h], 20), freq[h]);
-        }
-        const __mmask32 gives = static_cast<__mmask32>(full[0]) | static_cast<__mmask32>(full[1]) << 16;
-        const unsigned n_words = static_cast<unsigned>(_mm_popcnt_u32(gives));
-        const __m512i words = _mm512_maskz_compress_epi16(gives, narrow(state[b][0], state[b][1]));
-        out[b] -= 2 * n_words;
-        _mm512_mask_storeu_epi16(out[b], static_cast<__mmask32>(_bzhi_u64(0xffffffffu, n_words)), words);
-#pragma GCC unroll 2
-        for (unsigned h = 0; h < 2; h++) {
-          const __m512i x = _mm512_mask_srli_epi32(state[b][h], full[h], state[b][h], 16);
-          const __m512i q = _mm512_cvttps_epu32(_mm512_mul_ps(_mm512_cvtepu32_ps(x), reciprocal[h]));
-          const __m512i r = _mm512_sub_epi32(x, _mm512_mullo_epi32(q, freq[h]));
-          const __m512i y = _mm512_add_epi32(_mm512_add_epi32(_mm512_slli_epi32(q, kFreqBits), r), cum[h]);
-          const __mmask16 short_by_one = _mm512_cmpge_epu32_mask(r, freq[h]);
-          state[b][h] = _mm512_mask_add_epi32(y, short_by_one, y, _mm512_sub_epi32(total, freq[h]));
-        }
-      }
-    }
+    for (unsigned b = 0; b < kBlocks; b++) encode_step(_mm512_srli_epi16(symbols23[b], 8), table, lo[b], hi[b], out[b]);
+#pragma GCC unroll 8
+    for (unsigned b = 0; b < kBlocks; b++) encode_step(_mm512_and_si512(symbols23[b], byte), table, lo[b], hi[b], out[b]);
+#pragma GCC unroll 8
+    for (unsigned b = 0; b < kBlocks; b++) encode_step(_mm512_srli_epi16(symbols01[b], 8), table, lo[b], hi[b], out[b]);
+#pragma GCC unroll 8
+    for (unsigned b = 0; b < kBlocks; b++) encode_step(_mm512_and_si512(symbols01[b], byte), table, lo[b], hi[b], out[b]);
   }
   for (unsigned b = 0; b < kBlocks; b++) {
-    for (unsigned h = 0; h < 2; h++) _mm512_store_si512(cursors[b].state + 16 * h, state[b][h]);
+    _mm512_store_si512(cursors[b].state, _mm512_permutex2var_epi16(lo[b], zip_indices(0), hi[b]));
+    _mm512_store_si512(cursors[b].state + 16, _mm512_permutex2var_epi16(lo[b], zip_indices(16), hi[b]));
     cursors[b].in -= n_groups * kGroupSymbols;
     cursors[b].out = out[b];
   }

@@ -23,8 +23,8 @@ void build_encode_table(const Frequencies& frequencies, EncodeTable& table) {
     symbol.complement = kFreqTotal - freq;
     symbol.reciprocal = freq < 2 ? ~uint64_t{0} : (~uint64_t{0}) / freq + 1;
     symbol.bias = freq < 2 ? cum + kFreqTotal - 1 : cum;
-    table.freq_cum[s] = freq << 20 | cum;
-    table.reciprocal_f32[s] = freq == 0 ? 0.0f : static_cast<float>((1.0 - 1.0 / (1 << 21)) / freq);
+    table.freq[s] = static_cast<uint16_t>(freq);
+    table.cum[s] = static_cast<uint16_t>(cum);
     cum += freq;
   }
 }

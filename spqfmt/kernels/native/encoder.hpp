@@ -19,9 +19,9 @@ struct EncodeTable {
     uint32_t complement;  // 4096 - freq
   };
   Symbol symbol[256];
-  // Vector step, see encode_avx512.cpp: freq (bits 31..20) | cum (19..0), and a float just below 1 / freq.
-  alignas(64) uint32_t freq_cum[256];
-  alignas(64) float reciprocal_f32[256];
+  // Vector step, see encode_avx512.cpp.
+  alignas(64) uint16_t freq[256];
+  alignas(64) uint16_t cum[256];  // below 4096 where freq is not 0
 };
 void build_encode_table(const Frequencies& frequencies, EncodeTable& table);
 
