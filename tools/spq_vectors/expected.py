@@ -36,7 +36,8 @@ def log8(elements: Sequence[int], octave_steps: int, bias: int) -> F32:
     """Return scales of dtype log8; the table is computed, not typed."""
     v = np.array(elements) + bias
     table = np.exp2(np.arange(octave_steps, dtype=np.longdouble) / octave_steps).astype(np.float32)
-    return np.ldexp(table[v % octave_steps], v // octave_steps).astype(np.float32)
+    scales: F32 = np.ldexp(table[v % octave_steps], v // octave_steps).astype(np.float32)
+    return scales
 
 
 def uniform(codes: NDArray[np.int64], step: float, row_scales: F32 | None, column_scales: F32 | None) -> F32:

@@ -53,7 +53,8 @@ def uniform_scales() -> Vector:
         bits = BITS[code_dtype]
         codes = matrix(number, rows, columns, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
         parameters: Record = {"step": step(0.013)}
-        streams, scales = [], []
+        streams: list[Stream] = []
+        scales: list[expected.F32 | None] = []
         for role, kind, values in (("row", row_kind, scale_rows), ("column", column_kind, scale_columns)):
             if kind is None:
                 scales.append(None)
