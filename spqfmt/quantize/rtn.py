@@ -11,6 +11,7 @@ import torch
 
 from spqfmt.errors import OptionError
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
+from spqfmt.quantize.grids import code_dtype, fit_min_max
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.floats import Scale
 from spqfmt.schemes.grouped import Grouped, GroupValues
@@ -105,13 +106,10 @@ def round_groups(matrix: torch.Tensor, bits: int, group_size: int) -> Grouped:
     n_groups = -(-columns // group_size)
     padded = torch.nn.functional.pad(matrix, (0, n_groups * group_size - columns))
     groups = padded.reshape(rows, n_groups, group_size)
-    low, high = groups.amin(2).clamp_(max=0), groups.amax(2).clamp_(min=0)
-    # 2^-24 is the smallest f16; a range past f16 is caught by the clamp above it.
-    scale = ((high - low) / highest).clamp_(2.0**-24, 65504.0).half()
-    zero = torch.round(-low / scale.float()).clamp_(0, highest)
+    scale, zero = fit_min_max(groups, bits)
     codes = torch.round(groups / scale.float()[:, :, None]) + zero[:, :, None]
     codes = codes.clamp_(0, highest).to(torch.uint8).reshape(rows, -1)[:, :columns]
-    dtype = "u2" if bits == 2 else "u4" if bits <= 4 else "u8"
+    dtype = code_dtype(bits)
     zero_dtype = dtype  # an integer of the codes' own range
     return Grouped(
         codes.contiguous().numpy(),

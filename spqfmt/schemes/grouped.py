@@ -86,7 +86,10 @@ def _spread(tiles: Float32, supergroup: tuple[int, int], shape: Sequence[int]) -
 
 @dataclass(frozen=True)
 class Grouped:
-    """Codes [rows, columns] in stored column order; `zero_point` or `minimum` or neither; supergroup (rows, groups)."""
+    """Codes [rows, columns] in stored column order; `zero_point` or `minimum` or neither; supergroup (rows, groups).
+
+    `shared_permutation` names an earlier tensor of the file that holds the same permutation.
+    """
 
     codes: Elements
     code_dtype: str
@@ -99,13 +102,19 @@ class Grouped:
     permutation: NDArray[np.int64] | None = None
     outliers: Outliers | None = None
     layout: Layout = field(default_factory=Layout)
+    shared_permutation: str | None = None
 
     def encode(self) -> Encoded:
         """Streams in the order of FORMAT.md 5.5."""
         parameters, streams = self.layout.encode(self.codes, self.code_dtype)
         parameters |= {"group_size": self.group_size, "bits": self.bits}
+        same_as = {}
         if self.permutation is not None:
-            streams += (codes_stream.index_stream("permutation", self.permutation),)
+            permutation = codes_stream.index_stream("permutation", self.permutation)
+            if self.shared_permutation is None:
+                streams += (permutation,)
+            else:
+                same_as["permutation"] = permutation, self.shared_permutation
         streams += self.scale.encode("scale")
         if self.zero_point is not None:
             streams += self.zero_point.encode("zero_point")
@@ -117,7 +126,7 @@ class Grouped:
             rows, columns = self.codes.shape
             parameters["outliers"], more = self.outliers.encode((rows, columns))
             streams += more
-        return Encoded("grouped", parameters, streams)
+        return Encoded("grouped", parameters, streams, same_as)
 
     def dequantize(self) -> Float32:
         """The weights in the matrix's own column order, float32 [rows, columns]."""

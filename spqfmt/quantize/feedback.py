@@ -1,0 +1,105 @@
+"""Quantization with error feedback (GPTQ, arXiv 2210.17323): the later columns make up for what a column loses.
+
+With H = 2/N X^T X (damped, columns permuted) and U the upper Cholesky factor of H^-1, the error of column j is
+e = (w_j - q_j) / U_jj, and every later column k becomes w_k - e U_jk.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+_BLOCK = 128
+"""Columns whose updates of all later columns are put off and made at once, as one matrix product."""
+
+_STRONGER = 10.0
+
+
+@dataclass(frozen=True)
+class Factor:
+    """`order` is stored column -> column of the matrix, None when they are the same; `upper` U, float32.
+
+    `note` says in one line what had to be done about a Hessian that has no factor; empty when nothing had to.
+    """
+
+    order: torch.Tensor | None
+    upper: torch.Tensor
+    note: str = ""
+
+
+def factorize(hessian: torch.Tensor, damping: float, *, act_order: bool) -> Factor:
+    """Damp the Hessian [columns, columns], order its columns by falling diagonal, and factor its inverse.
+
+    `damping` is in means of the diagonal. Inputs that were always zero keep only the damping on the diagonal, so that
+    their weights are rounded to nearest. A matrix that is all zero is taken for the identity: everything is
+    rounded to nearest. One that stays singular is damped ten times more until it has a factor.
+    """
+    h = hessian.double()
+    diagonal = h.diagonal().clone()
+    mean = float(diagonal.mean())
+    if not torch.isfinite(h).all() or mean <= 0:
+        what = "all inputs are zero" if mean == 0 else "the inputs are not finite"
+        return Factor(None, torch.eye(len(h)), f"{what}, its weights are rounded to nearest")
+    order = torch.argsort(diagonal, descending=True, stable=True) if act_order else None
+    if order is not None:
+        h = h[order][:, order]
+    note = ""
+    while True:
+        damped = h.clone()
+        damped.diagonal().add_(damping * mean)
+        upper = _inverse_factor(damped)
+        if upper is not None:
+            return Factor(order, upper.float(), note)
+        damping = max(damping * _STRONGER, 1e-6)
+        note = f"its Hessian is singular, damping was raised to {damping:g}"
+
+
+def _inverse_factor(h: torch.Tensor) -> torch.Tensor | None:
+    """The upper U with U^T U = h^-1, or None where float64 finds none that float32 can hold."""
+    lower, failed = torch.linalg.cholesky_ex(h)
+    if failed:
+        return None
+    upper: torch.Tensor
+    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    largest = torch.finfo(torch.float32).max
+    if failed or not torch.isfinite(upper).all() or float(upper.abs().max()) > largest:
+        return None
+    return upper
+
+
+def sweep(
+    columns: torch.Tensor,
+    upper: torch.Tensor,
+    group_size: int,
+    fit: Callable[[int, torch.Tensor], None],
+    round_column: Callable[[int, torch.Tensor], torch.Tensor],
+) -> None:
+    """Quantize column after column; `columns` float32 [columns, rows] becomes what the quantized weights stand for.
+
+    Before the first column of each group, `fit(first, group)` sees the group's columns as the feedback has left them.
+    `round_column(number, column)` returns what column stands for once quantized.
+    """
+    n = len(columns)
+    diagonal = upper.diagonal().tolist()
+    for first, end in _blocks(n, group_size):
+        errors = torch.empty(end - first, columns.shape[1])
+        for j in range(first, end):
+            if j % group_size == 0:
+                fit(j, columns[j : j + group_size])
+            rounded = round_column(j, columns[j])
+            error = errors[j - first]
+            torch.sub(columns[j], rounded, out=error).div_(diagonal[j])
+            columns[j] = rounded
+            columns[j + 1 : end].addr_(upper[j, j + 1 : end], error, alpha=-1)
+        columns[end:].addmm_(upper[first:end, end:].t(), errors, alpha=-1)
+
+
+def _blocks(n: int, group_size: int) -> Iterator[tuple[int, int]]:
+    """Runs of about 128 columns; a group begins with one or lies inside one, so that `fit` sees it up to date."""
+    if group_size <= _BLOCK:
+        run = group_size * (_BLOCK // group_size)
+        yield from ((first, min(first + run, n)) for first in range(0, n, run))
+        return
+    for start in range(0, n, group_size):
+        stop = min(start + group_size, n)
+        yield from ((first, min(first + _BLOCK, stop)) for first in range(start, stop, _BLOCK))

@@ -1,0 +1,143 @@
+"""Method gptq (arXiv 2210.17323): rounding with error feedback, on one grid a row or one a group.
+
+Asymmetric grids between minimum and maximum, scales in f16, whole zero points; groups are fitted when their turn comes,
+to the weights as the feedback has left them, in the order in which columns are quantized.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from spqfmt.errors import OptionError
+from spqfmt.quantize import embeddings
+from spqfmt.quantize.base import MethodOptions, Weight
+from spqfmt.quantize.calibrated import Block, Result
+from spqfmt.quantize.feedback import Factor, factorize, sweep
+from spqfmt.quantize.grids import code_dtype, fit_min_max
+from spqfmt.quantize.statistics import Hessian
+from spqfmt.schemes.base import Quantized
+from spqfmt.schemes.grouped import Grouped, GroupValues
+
+
+class Gptq:
+    """4 bits, damping 0.01 and act-order where not told otherwise; one grid a row without a group size."""
+
+    name = "gptq"
+    takes = frozenset({"bits", "granularity", "group_size", "embedding_bits", "damping", "act_order"})
+    calibrated = True
+
+    def check(self, options: MethodOptions) -> MethodOptions:
+        """Defaults filled in."""
+        bits, embedding_bits = embeddings.check_bits(options, 4)
+        granularity = options.granularity or ("row" if options.group_size is None else "group")
+        if granularity not in {"row", "group"}:
+            raise OptionError("method gptq has one grid a row or a group")
+        group_size = options.group_size
+        if granularity == "group":
+            group_size = 128 if group_size is None else group_size
+        if group_size is not None and (granularity != "group" or group_size < 1):
+            raise OptionError("a group size is at least 1 and goes with granularity group")
+        return replace(
+            options,
+            bits=bits,
+            granularity=granularity,
+            group_size=group_size,
+            embedding_bits=embedding_bits,
+            damping=check_damping(options.damping, 0.01),
+            act_order=options.act_order is not False,
+        )
+
+    def describe(self, weight: Weight, options: MethodOptions) -> str:
+        """Bits and granularity."""
+        if weight.role != "linear":
+            return embeddings.describe(weight, options)
+        size = f" of {options.group_size}" if options.granularity == "group" else ""
+        return f"{options.bits} bits per {options.granularity}{size}"
+
+    def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
+        """Embedding and head, to nearest."""
+        return embeddings.quantize(weight, value, options)
+
+    def accumulator(self, n_columns: int, options: MethodOptions) -> Hessian:
+        """The Hessian."""
+        return Hessian(n_columns)
+
+    def quantize_block(self, block: Block, options: MethodOptions) -> Mapping[str, Result]:
+        """Layer by layer; those with one input share the factor of its Hessian."""
+        assert options.bits is not None
+        assert options.damping is not None
+        results = {}
+        for site in block.sites:
+            assert isinstance(site.statistics, Hessian)
+            factor = factorize(site.statistics.matrix, options.damping, act_order=bool(options.act_order))
+            for layer in site.layers:
+                matrix = layer.matrix()
+                grouped = quantize_matrix(matrix, factor, options.bits, options.group_size)
+                size = min(grouped.group_size, matrix.shape[1])
+                results[layer.weight.name] = Result(
+                    grouped,
+                    formula_bits=matrix.numel() * (options.bits + (16 + options.bits) / size),
+                    notes=layer_notes(layer.weight.name, factor, matrix, options.group_size),
+                )
+        return results
+
+
+def check_damping(damping: float | None, default: float) -> float:
+    """The damping, which is not negative."""
+    damping = default if damping is None else damping
+    if not 0 <= damping < float("inf"):
+        raise OptionError("damping is a number from 0 on")
+    return damping
+
+
+def layer_notes(name: str, factor: Factor, matrix: torch.Tensor, group_size: int | None) -> tuple[str, ...]:
+    """What the user should know of how this layer came out."""
+    notes: tuple[str, ...] = (f"{name}: {factor.note}",) if factor.note else ()
+    columns = matrix.shape[1]
+    if group_size is not None and columns % group_size:
+        notes += (
+            f"{columns} columns are no multiple of {group_size}: the last group of each row is smaller",
+        )
+    return notes
+
+
+def quantize_matrix(matrix: torch.Tensor, factor: Factor, bits: int, group_size: int | None) -> Grouped:
+    """GPTQ of `matrix`, float32 [out, in]; `group_size` None is one grid a row."""
+    rows, columns = matrix.shape
+    order = factor.order
+    work = (matrix if order is None else matrix[:, order]).t().contiguous()
+    highest = float(2**bits - 1)
+    codes = torch.empty(columns, rows, dtype=torch.uint8)
+    scales: list[torch.Tensor] = []
+    zeros: list[torch.Tensor] = []
+
+    def fit(_: int, group: torch.Tensor) -> None:
+        scale, zero = fit_min_max(group.t(), bits)
+        scales.append(scale)
+        zeros.append(zero)
+
+    def round_column(number: int, column: torch.Tensor) -> torch.Tensor:
+        scale, zero = scales[-1].float(), zeros[-1]
+        code = (torch.round(column / scale) + zero).clamp_(0, highest)
+        codes[number] = code
+        return scale * (code - zero)
+
+    size = columns if group_size is None else group_size
+    sweep(work, factor.upper, size, fit, round_column)
+    stored = codes.t()
+    if order is not None and group_size is None:
+        # One grid holds for the whole row: the codes can go back to their own columns.
+        stored = stored[:, torch.argsort(order)]
+    return Grouped(
+        stored.contiguous().numpy(),
+        code_dtype(bits),
+        size,
+        bits,
+        GroupValues(torch.stack(scales, 1).numpy(), "f16"),
+        GroupValues(torch.stack(zeros, 1).to(torch.uint8).numpy(), code_dtype(bits)),
+        permutation=None if order is None or group_size is None else order.numpy(),
+    )
+
+
+METHOD = Gptq()

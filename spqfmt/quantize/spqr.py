@@ -1,0 +1,189 @@
+"""Method spqr (arXiv 2306.03078): GPTQ in small groups, scales and zero points quantized themselves, outliers kept.
+
+- Columns are permuted by act-order before they are grouped, and stay so in the file.
+- A group's grid is fitted without its likely outliers: those weights without which the group's squared error, weighted
+  by 1 / U_jj^2, would fall by more than the threshold, with a grid fitted to the others (leave one out).
+- Scales and zero points of 16 rows of one group column are quantized to 3 bits between their own minimum and maximum.
+- Column by column, a weight whose squared error (w - q)^2 / U_jj^2 passes the threshold is an outlier: it keeps
+  16 bits, leaves no error for the later columns, and replaces the dequantized weight.
+- The threshold is tau * mean_j(var_rows(W_j) / U_jj^2), for each layer.
+
+Bits a weight by the paper's count: b + (3 + 3) / group_size + 64 / (16 group_size) + 32 * share of outliers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from spqfmt.errors import OptionError
+from spqfmt.kernels.torch_arrays import to_numpy
+from spqfmt.quantize import embeddings
+from spqfmt.quantize.base import MethodOptions, Weight
+from spqfmt.quantize.calibrated import Block, Result
+from spqfmt.quantize.feedback import Factor, factorize, sweep
+from spqfmt.quantize.gptq import check_damping, layer_notes
+from spqfmt.quantize.grids import code_dtype
+from spqfmt.quantize.leave_one_out import fit_range, likely_outliers
+from spqfmt.quantize.statistics import Hessian
+from spqfmt.quantize.supergroups import STATISTICS_BITS, SUPERGROUP_ROWS, Level2, quantize_statistics
+from spqfmt.schemes.base import Quantized
+from spqfmt.schemes.grouped import Grouped, GroupValues
+from spqfmt.schemes.outliers import Outliers
+
+OUTLIER_BITS = 32
+"""A value of 16 bits and a column of 16 bits, in the paper's count."""
+
+
+class SpQR:
+    """4 bits in groups of 16, threshold 0.2, damping 1 and act-order where not told otherwise."""
+
+    name = "spqr"
+    takes = frozenset({"bits", "group_size", "embedding_bits", "threshold", "damping", "act_order"})
+    calibrated = True
+
+    def check(self, options: MethodOptions) -> MethodOptions:
+        """Defaults filled in."""
+        bits, embedding_bits = embeddings.check_bits(options, 4)
+        group_size = 16 if options.group_size is None else options.group_size
+        threshold = 0.2 if options.threshold is None else options.threshold
+        if group_size < 1:
+            raise OptionError("a group size is at least 1")
+        if not threshold > 0:
+            raise OptionError("the threshold of outliers is above 0; inf keeps none")
+        return replace(
+            options,
+            bits=bits,
+            group_size=group_size,
+            embedding_bits=embedding_bits,
+            threshold=threshold,
+            damping=check_damping(options.damping, 1.0),
+            act_order=options.act_order is not False,
+        )
+
+    def describe(self, weight: Weight, options: MethodOptions) -> str:
+        """Bits, group size and threshold."""
+        if weight.role != "linear":
+            return embeddings.describe(weight, options)
+        return f"{options.bits} bits per group of {options.group_size}, outliers from {options.threshold:g}"
+
+    def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
+        """Embedding and head, to nearest."""
+        return embeddings.quantize(weight, value, options)
+
+    def accumulator(self, n_columns: int, options: MethodOptions) -> Hessian:
+        """The Hessian."""
+        return Hessian(n_columns)
+
+    def quantize_block(self, block: Block, options: MethodOptions) -> Mapping[str, Result]:
+        """Layer by layer; those with one input share the factor of its Hessian."""
+        assert options.bits is not None
+        assert options.group_size is not None
+        assert options.threshold is not None
+        assert options.damping is not None
+        results = {}
+        for site in block.sites:
+            assert isinstance(site.statistics, Hessian)
+            factor = factorize(site.statistics.matrix, options.damping, act_order=bool(options.act_order))
+            shared: str | None = None
+            for layer in site.layers:
+                matrix = layer.matrix()
+                grouped = quantize_matrix(matrix, factor, options.bits, options.group_size, options.threshold)
+                n_outliers = 0 if grouped.outliers is None else grouped.outliers.rows.size
+                results[layer.weight.name] = Result(
+                    replace(grouped, shared_permutation=shared),
+                    formula_bits=formula_bits(matrix.numel(), n_outliers, options.bits, options.group_size),
+                    notes=layer_notes(layer.weight.name, factor, matrix, options.group_size),
+                )
+                shared = shared or (layer.weight.name if factor.order is not None else None)
+        return results
+
+
+def formula_bits(n_weights: int, n_outliers: int, bits: int, group_size: int) -> float:
+    """The paper's count for a tensor."""
+    per_group = 2 * STATISTICS_BITS + 64 / SUPERGROUP_ROWS
+    return n_weights * (bits + per_group / group_size) + OUTLIER_BITS * n_outliers
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The grid of the group at hand, [rows] each."""
+
+    scale: torch.Tensor
+    zero: torch.Tensor
+
+
+def quantize_matrix(
+    matrix: torch.Tensor, factor: Factor, bits: int, group_size: int, threshold: float
+) -> Grouped:
+    """SpQR of `matrix`, float32 [out, in]. `threshold` is tau; inf keeps no outliers."""
+    rows, columns = matrix.shape
+    order = factor.order
+    work = (matrix if order is None else matrix[:, order]).t().contiguous()
+    diagonal = factor.upper.diagonal()
+    variance = work.var(1) if rows > 1 else torch.zeros(columns)
+    limit = threshold * float((variance / diagonal.square()).mean())
+    sparse = limit < float("inf") and limit > 0
+    highest = float(2**bits - 1)
+    values_dtype = "f16" if float(matrix.abs().max()) < torch.finfo(torch.float16).max / 2 else "f32"
+    narrow = torch.float16 if values_dtype == "f16" else torch.float32
+
+    codes = torch.empty(columns, rows, dtype=torch.uint8)
+    outliers = torch.zeros(columns, rows, dtype=torch.bool)
+    statistics_dtype = Level2.dtype_for(matrix, bits)
+    scales: list[Level2] = []
+    zeros: list[Level2] = []
+    grid: list[_Grid] = []
+
+    def fit(first: int, group: torch.Tensor) -> None:
+        weights = group.t()
+        if sparse and len(group) > 1:
+            likely = likely_outliers(weights, diagonal[first : first + len(group)], bits, limit)
+            others = (~likely).sum(1, keepdim=True).clamp_min(1)
+            mean = torch.where(likely, 0.0, weights).sum(1, keepdim=True) / others
+            weights = torch.where(likely, mean, weights)
+        scale, zero = fit_range(weights.amin(1), weights.amax(1), bits)
+        scales.append(quantize_statistics(scale, statistics_dtype))
+        zeros.append(quantize_statistics(zero, statistics_dtype))
+        grid[:] = [_Grid(scales[-1].values, zeros[-1].values)]
+
+    def round_column(number: int, column: torch.Tensor) -> torch.Tensor:
+        [now] = grid
+        code = torch.round(column / now.scale.clamp_min(1e-9) + now.zero).clamp_(0, highest)
+        value = now.scale * (code - now.zero)
+        if sparse:
+            error = (column - value) / diagonal[number]
+            outlier = error.square_() > limit
+            if outlier.any():
+                outliers[number] = outlier
+                value = torch.where(outlier, column.to(narrow).float(), value)
+                # Under an outlier any code will do; the one nearest to 0 is common, and cheap for the entropy coder.
+                code = torch.where(outlier, torch.round(now.zero).clamp_(0, highest), code)
+        codes[number] = code
+        return value
+
+    sweep(work, factor.upper, group_size, fit, round_column)
+    places = outliers.t().nonzero()
+    kept = work.t()[places[:, 0], places[:, 1]].to(narrow)
+    return Grouped(
+        codes.t().contiguous().numpy(),
+        code_dtype(bits),
+        group_size,
+        bits,
+        _stack(scales, statistics_dtype),
+        _stack(zeros, statistics_dtype),
+        supergroup=(SUPERGROUP_ROWS, 1),
+        permutation=None if order is None else order.numpy(),
+        outliers=Outliers(places[:, 0].numpy(), places[:, 1].numpy(), to_numpy(kept), values_dtype),
+    )
+
+
+def _stack(groups: list[Level2], steps_dtype: str) -> GroupValues:
+    codes, steps, zeros = (
+        to_numpy(torch.stack([getattr(group, part) for group in groups], 1))
+        for part in ("codes", "steps", "zeros")
+    )
+    return GroupValues(codes, code_dtype(STATISTICS_BITS), steps, zeros, steps_dtype)
+
+
+METHOD = SpQR()
