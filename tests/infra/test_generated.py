@@ -12,8 +12,8 @@ TOOL = ROOT / "tools" / "generate_wire.py"
 FILES = ("spec/registry.toml", "spqfmt/wire.py", "spqfmt/kernels/native/wire.hpp", "FORMAT.md")
 
 
-def check(root: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), "--check", "--root", str(root)]
+def generate(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TOOL), *options, "--root", str(root)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -22,18 +22,20 @@ def checkout(tmp_path: Path) -> Path:
     for name in FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
+    assert generate(tmp_path).returncode == 0
+    assert generate(tmp_path, "--check").stdout == ""
     return tmp_path
 
 
 def test_generated_files_are_fresh() -> None:
-    result = check(ROOT)
+    result = generate(ROOT, "--check")
     assert result.returncode == 0, result.stdout
 
 
 def test_changed_registry_makes_every_file_stale(checkout: Path) -> None:
     registry = checkout / FILES[0]
     registry.write_text(registry.read_text().replace("max_name_bytes = 1024", "max_name_bytes = 1025"))
-    result = check(checkout)
+    result = generate(checkout, "--check")
     assert result.returncode == 1
     assert set(result.stdout.split()) == {"stale:", *FILES[1:]}
     assert "max_name_bytes" not in (checkout / "spqfmt/wire.py").read_text()  # the check writes nothing
@@ -43,7 +45,7 @@ def test_changed_registry_makes_every_file_stale(checkout: Path) -> None:
 def test_edited_output_is_stale(checkout: Path) -> None:
     header = checkout / FILES[2]
     header.write_text(header.read_text().replace("rans_lanes = 32", "rans_lanes = 16"))
-    result = check(checkout)
+    result = generate(checkout, "--check")
     assert result.returncode == 1
     assert result.stdout.split() == ["stale:", FILES[2]]
 
@@ -51,6 +53,6 @@ def test_edited_output_is_stale(checkout: Path) -> None:
 def test_unknown_table_is_refused(checkout: Path) -> None:
     text = checkout / "FORMAT.md"
     text.write_text(text.read_text() + "\n<!-- table: no_such_section -->\n<!-- end -->\n")
-    result = check(checkout)
+    result = generate(checkout, "--check")
     assert result.returncode != 0
     assert "no_such_section" in result.stderr
