@@ -13,7 +13,11 @@ from spqfmt.cli.units import size
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--method", default="lossless", show_default=True, help="lossless, rtn (round to nearest), gptq or spqr."
+    "--method",
+    default="lossless",
+    show_default=True,
+    help="lossless, rtn (round to nearest), gptq, spqr, dc, jsq; or a baseline: smoothquant, magnitude, wanda, "
+    "sparsegpt, llm_int8, zeroquant.",
 )
 @click.option("--bits", type=int, help="Bits of a code, 2 to 8. [default: the method's own]")
 @click.option(
@@ -32,6 +36,36 @@ from spqfmt.cli.units import size
 @click.option(
     "--act-order/--no-act-order", default=None, help="Quantize the columns with the largest inputs first."
 )
+@click.option(
+    "--alpha", type=float, help="Exponent of the input channels' scale. [default: dc 0.8, others 0.5]"
+)
+@click.option(
+    "--scaling",
+    type=click.Choice(["none", "activation", "smoothquant"]),
+    help="Scale of an input channel: none, max|X|^alpha, or that by max|W|^(1-alpha).",
+)
+@click.option(
+    "--pruning",
+    type=click.Choice(["none", "magnitude", "wanda", "linf", "sar", "sparsegpt"]),
+    help="What decides which weights become 0.",
+)
+@click.option("--sparsity", type=float, help="Share of the weights that become 0.")
+@click.option(
+    "--pattern", type=click.Choice(["unstructured", "2:4", "4:8"]), help="Weights kept of each few columns."
+)
+@click.option(
+    "--activations", type=click.Choice(["int8", "float"]), help="Inputs of the layers as the model runs."
+)
+@click.option(
+    "--range-weight", type=float, help="sar: lambda, the weight of the output's range. [default: 2]"
+)
+@click.option(
+    "--saliency-tokens",
+    type=click.Choice(["mean", "all"]),
+    help="sar: ranges over the samples' mean at each position, or over all tokens. [default: mean]",
+)
+@click.option("--search-steps", type=int, help="jsq: steps of the annealing; 0 edits nothing.")
+@click.option("--search-samples", type=int, help="jsq: samples that the annealing tries a vector on.")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),

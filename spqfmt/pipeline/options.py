@@ -44,6 +44,16 @@ def pack_options(
     threshold: float | None = None,
     damping: float | None = None,
     act_order: bool | None = None,
+    alpha: float | None = None,
+    scaling: str | None = None,
+    pruning: str | None = None,
+    sparsity: float | None = None,
+    pattern: str | None = None,
+    activations: str | None = None,
+    range_weight: float | None = None,
+    saliency_tokens: str | None = None,
+    search_steps: int | None = None,
+    search_samples: int | None = None,
     calibration: str | Path | None = None,
     samples: int | None = None,
     seq_len: int | None = None,
@@ -61,7 +71,25 @@ def pack_options(
     shard_bytes = parse_size(shard_size) if isinstance(shard_size, str) else shard_size
     if shard_bytes is not None and shard_bytes < 1:
         raise OptionError("a shard size is at least 1 byte")
-    asked = MethodOptions(bits, granularity, group_size, embedding_bits, threshold, damping, act_order)
+    asked = MethodOptions(
+        bits,
+        granularity,
+        group_size,
+        embedding_bits,
+        threshold,
+        damping,
+        act_order,
+        alpha,
+        scaling,
+        pruning,
+        sparsity,
+        pattern,
+        activations,
+        range_weight,
+        saliency_tokens,
+        search_steps,
+        search_samples,
+    )
     refuse_others(METHODS[method], asked)
     given = {
         "text": None if calibration is None else Path(calibration),

@@ -26,16 +26,27 @@ TOKEN_INT8: Mapping[str, object] = {"bits": 8, "scope": "token"}
 
 
 def treatment(
-    clamp: Mapping[str, object] | None, quantization: Mapping[str, object] | None
+    clamp: Mapping[str, object] | None,
+    quantization: Mapping[str, object] | None,
+    column_scale: torch.Tensor | None = None,
 ) -> Treatment | None:
-    """What happens to an input by these records, clamp first; None when nothing does."""
+    """What happens to an input by these records, clamp first; None when nothing does.
+
+    `column_scale` float32 [columns] are the weights' column scales, where they have some: what is quantized is the input
+    times them, since integers are multiplied by integers.
+    """
     if clamp is None and quantization is None:
         return None
 
     def treat(x: torch.Tensor) -> torch.Tensor:
         if clamp is not None:
             x = _clamp(x, clamp)
-        return x if quantization is None else quantize_tokens(x)[2]
+        if quantization is None:
+            return x
+        if column_scale is None:
+            return quantize_tokens(x)[2]
+        scale = column_scale.to(x.device)
+        return (quantize_tokens(x.float() * scale)[2] / scale).to(x.dtype)
 
     return treat
 

@@ -1,5 +1,6 @@
 """What a method is: how a float model becomes a scheme's parameters. Free to change, never needed to read a file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -31,6 +32,18 @@ class MethodOptions:
     threshold: float | None = None
     damping: float | None = None
     act_order: bool | None = None
+    alpha: float | None = None
+    scaling: str | None = None
+    pruning: str | None = None
+    sparsity: float | None = None
+    pattern: str | None = None
+    activations: str | None = None
+    range_weight: float | None = None
+    saliency_tokens: str | None = None
+    search_steps: int | None = None
+    search_samples: int | None = None
+    editing: Mapping[str, float] | None = None
+    """jsq's editing vector: ratios of the clamp by the first tensor that reads the input. Not for the user to give."""
 
 
 class Method(Protocol):

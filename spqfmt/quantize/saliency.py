@@ -18,7 +18,8 @@ def saliency(
     those of which A is computed, `range_weight` lambda.
     """
     importance = weights.abs() * (rms * REFERENCE_TOKENS**0.5)
-    return importance.add_(range_without(inputs, weights), alpha=range_weight)
+    importance.add_(range_without(inputs, weights), alpha=range_weight)
+    return importance
 
 
 def range_without(inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -61,7 +62,7 @@ def _largest_without(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         return found
     pairs = torch.cat(doubtful)
     still = []
-    for i, j in (part.unbind(1) for part in pairs.split(_BLOCK // n_top)):
+    for i, j in (part.unbind(1) for part in torch.split(pairs, _BLOCK // n_top)):
         weight = w[i, j]
         largest = (values[i] - x[tokens[i], j[:, None]] * weight[:, None]).amax(1)
         found[i, j] = largest
@@ -69,6 +70,8 @@ def _largest_without(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
             unseen = torch.maximum(-weight * low[j], -weight * high[j]).add_(values[i, n_top - 1])
             still.append(torch.stack((i, j), 1)[largest < unseen])
     columns = x.t().contiguous()
-    for i, j in (part.unbind(1) for group in still for part in group.split(max(1, _BLOCK // n_tokens))):
+    for i, j in (
+        part.unbind(1) for group in still for part in torch.split(group, max(1, _BLOCK // n_tokens))
+    ):
         found[i, j] = (y[i] - columns[j].mul_(w[i, j, None])).amax(1)
     return found

@@ -1,0 +1,43 @@
+"""What the integer methods gather of a layer's input."""
+
+import torch
+
+from spqfmt.quantize.base import MethodOptions
+from spqfmt.quantize.statistics import ColumnStatistics, Hessian
+
+
+class InputStatistics:
+    """Column statistics; for sparsegpt the Hessian, and for SAR the tokens of which ranges are computed."""
+
+    def __init__(self, n_columns: int, options: MethodOptions) -> None:
+        self.columns = ColumnStatistics(n_columns)
+        self.hessian = Hessian(n_columns) if options.pruning == "sparsegpt" else None
+        self._keeps = options.pruning == "sar"
+        self._mean = options.saliency_tokens == "mean"
+        self._kept: list[torch.Tensor] = []
+        self._sum: torch.Tensor | None = None
+        self._n_samples = 0
+
+    def add(self, inputs: torch.Tensor) -> None:
+        """Add a batch, [samples, tokens, columns] or [tokens, columns]."""
+        self.columns.add(inputs)
+        if self.hessian is not None:
+            self.hessian.add(inputs)
+        if not self._keeps:
+            return
+        if self._mean and inputs.dim() == 3:
+            total = inputs.float().sum(0).cpu()
+            self._sum = total if self._sum is None else self._sum + total
+            self._n_samples += inputs.shape[0]
+        else:
+            self._kept.append(inputs.reshape(-1, inputs.shape[-1]).cpu())
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """Inputs for SAR, float32 [tokens, columns]: the samples' mean at each position (as JSQ's code has it), or all.
+
+        A layer that sees only some tokens (an expert) has no positions; all of its tokens are given.
+        """
+        if self._sum is not None:
+            return self._sum / self._n_samples
+        return torch.cat(self._kept).float()

@@ -1,0 +1,57 @@
+"""The orientation and the table classes with which codes take the fewest bytes."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqfmt.codecs.elements import Elements
+from spqfmt.schemes.codes import Layout
+
+_CLASSES = (2, 4, 8)
+_CLASS_BYTES = 350
+"""What one more class costs: its table, the states of its blocks, its chunk's record and alignment."""
+
+
+def choose_layout(codes: Elements) -> Layout:
+    """The layout with the smallest estimate for int8 codes [rows, columns].
+
+    Candidates: row-major order, and for rows and for columns 2, 4 or 8 classes of channels, sorted by magnitude. The
+    estimate is each class's order-0 entropy, its fixed cost, and the channel order.
+    """
+    best, best_bytes = Layout(), _entropy_bytes(_histograms(codes).sum(0, keepdims=True))
+    for orientation, channels in (("rows", codes), ("columns", codes.T)):
+        for layout, size in _candidates(orientation, channels):
+            if size < best_bytes:
+                best, best_bytes = layout, size
+    return best
+
+
+def _candidates(orientation: str, channels: Elements) -> Iterator[tuple[Layout, float]]:
+    n = channels.shape[0]
+    histograms = _histograms(channels)
+    magnitude = histograms @ np.abs(np.arange(-128, 128))
+    order = np.argsort(magnitude, kind="stable").astype(np.int64)
+    order_bytes = n * max(1.0, np.log2(n)) / 8
+    for n_classes in _CLASSES:
+        if n_classes > n:
+            return
+        borders = np.linspace(0, n, n_classes + 1).round().astype(np.int64)
+        classes = np.add.reduceat(histograms[order], borders[:-1], axis=0)
+        size = _entropy_bytes(classes) + order_bytes + _CLASS_BYTES * (n_classes - 1)
+        yield Layout(orientation, order, tuple(np.diff(borders).tolist())), size
+
+
+def _histograms(channels: Elements) -> NDArray[np.int64]:
+    """Counts of the codes -128 to 127 in each channel, [channels, 256]."""
+    n = channels.shape[0]
+    shifted = channels.astype(np.int64) + 128 + 256 * np.arange(n)[:, None]
+    return np.bincount(shifted.reshape(-1), minlength=256 * n).reshape(n, 256)
+
+
+def _entropy_bytes(histograms: NDArray[np.int64]) -> float:
+    """Order-0 entropy of all classes, each by its own counts, in bytes."""
+    totals = histograms.sum(1, keepdims=True)
+    shares = histograms / np.maximum(totals, 1)
+    bits = -histograms * np.log2(shares, out=np.zeros_like(shares), where=histograms > 0)
+    return float(bits.sum()) / 8

@@ -1,0 +1,119 @@
+"""Input-channel scaling (SmoothQuant, Double Compression): W' = W diag(s), X' = X diag(s)^-1.
+
+The division of the input is folded into the norm that makes it, where the graph allows; else it stays with the weights
+as a column scale 1/s. Either way the float model computes what it did.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from spqfmt.kernels.torch_arrays import to_numpy
+from spqfmt.quantize.base import Weight
+from spqfmt.quantize.calibrated import Block, Result, Site
+from spqfmt.schemes.dense import Dense
+from spqfmt.schemes.floats import Scale, to_log8
+
+FORMS = ("none", "activation", "smoothquant")
+_SMALLEST = 1e-5
+_PROBES = 4
+
+
+def channel_scale(
+    largest_input: torch.Tensor, largest_weight: torch.Tensor, form: str, alpha: float
+) -> torch.Tensor | None:
+    """s, float32 [columns], geometric mean 1; None where there is nothing to scale by.
+
+    `largest_input` max|X_j|, `largest_weight` max|W_j|, both [columns]. `form` activation: s = max|X|^alpha (Double
+    Compression, equation 2); smoothquant: that divided by max|W|^(1 - alpha). A factor that all columns share changes
+    neither weights nor inputs once they are quantized, so it is taken out. Columns without input, or without weights
+    where these count, get the least scale of the others.
+    """
+    alive = largest_input > 0
+    if form == "smoothquant":
+        alive &= largest_weight > 0
+    if form == "none" or not alive.any():
+        return None
+    scale = largest_input.clamp(min=_SMALLEST).double().pow(alpha)
+    if form == "smoothquant":
+        scale /= largest_weight.clamp(min=_SMALLEST).double().pow(1 - alpha)
+    scale[~alive] = scale[alive].min()
+    return (scale / scale.log().mean().exp()).float()
+
+
+def as_column_scale(scale: torch.Tensor) -> tuple[Scale, torch.Tensor]:
+    """1/s as a log8 column scale, and the s that it stands for: s lies on a grid of 16 steps an octave, exactly."""
+    stored = to_log8((1 / scale).numpy(), 16)
+    return stored, 1 / torch.from_numpy(stored.to_float32())
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What a norm becomes: tensors by parameter name in the block, and the s that its rounding left."""
+
+    tensors: Mapping[str, torch.Tensor]
+    scale: torch.Tensor
+
+
+def fold(block: Block, site: Site, scale: torch.Tensor) -> Fold | None:
+    """Divide the output of the site's producer by s [columns], through its own parameters; None where that cannot be.
+
+    The producer must be a module of its own with one weight (and maybe a bias) a column, as norms are, and no other
+    module may read its output. Whether it multiplies by the weight or by 1 + weight is found by trying. The new weights
+    are rounded to the tensor's dtype, and s is taken from the rounded ones: a fold adds no error to the product.
+    """
+    if not site.producer or site.shared:
+        return None
+    norm = block.module.get_submodule(site.producer)
+    parameters = {name: f"{site.producer}.{name}" for name, _ in norm.named_parameters()}
+    shaped = all(p.shape == scale.shape for p in norm.parameters())
+    if not ({"weight"} <= parameters.keys() <= {"weight", "bias"} and shaped):
+        return None
+    if any(name not in block.tensors for name in parameters.values()) or any(True for _ in norm.children()):
+        return None
+    for offset in (0.0, 1.0):
+        found = _try_fold(block, norm, parameters, scale, offset)
+        if found is not None:
+            return found
+    return None
+
+
+def _try_fold(
+    block: Block, norm: torch.nn.Module, parameters: Mapping[str, str], scale: torch.Tensor, offset: float
+) -> Fold | None:
+    source = block.tensors[parameters["weight"]][1]()
+    old = source.float() + offset
+    stored = (old / scale - offset).to(source.dtype)
+    new = stored.float() + offset
+    real = torch.where(new != 0, old / new, scale)
+    if not (torch.isfinite(real).all() and (real > scale / 2).all() and (real < scale * 2).all()):
+        return None
+    tensors = {parameters["weight"]: stored}
+    if "bias" in parameters:
+        bias = block.tensors[parameters["bias"]][1]()
+        tensors[parameters["bias"]] = (bias.float() / real).to(bias.dtype)
+    before = copy.deepcopy(norm).float().cpu()
+    with torch.no_grad():
+        for name, full in parameters.items():
+            getattr(before, name).copy_(block.tensors[full][1]().float())
+        after = copy.deepcopy(before)
+        for name, full in parameters.items():
+            getattr(after, name).copy_(tensors[full].float())
+        probe = torch.randn(_PROBES, scale.numel(), generator=torch.Generator().manual_seed(0))
+        wanted = before(probe) / real
+        # The bias alone is rounded again.
+        rounding = torch.finfo(stored.dtype).eps if "bias" in parameters else 0.0
+        close = torch.allclose(after(probe), wanted, rtol=1e-4 + rounding, atol=1e-5)
+    return Fold(tensors, real) if close else None
+
+
+def fold_results(block: Block, found: Fold) -> dict[str, Result]:
+    """The folded norm's tensors as results, by tensor name."""
+    results: dict[str, Result] = {}
+    for name, value in found.tensors.items():
+        weight: Weight = block.tensors[name][0]
+        results[weight.name] = Result(Dense(np.ascontiguousarray(to_numpy(value)), weight.dtype))
+    return results
