@@ -20,7 +20,8 @@ from spqfmt.kernels.native import Buffer
 Matrix = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 
-_CODES = {f"{sign}{bits}": (bits, sign == "i") for sign in "iu" for bits in (2, 4, 8)}
+# code dtype -> bits, signed
+CODES = {f"{sign}{bits}": (bits, sign == "i") for sign in "iu" for bits in (2, 4, 8)}
 # type number of dequantize.hpp, carrier
 _OUTPUTS = {"f32": (0, np.float32), "bf16": (1, np.uint16), "f16": (2, np.float16)}
 _NONE, _ZERO_POINT, _MINIMUM = range(3)
@@ -41,7 +42,7 @@ def dequantize_uniform(
 
     `row` is float32[n_rows], the step times the row's scale; `column` float32[n_columns].
     """
-    bits, signed = _CODES[code_dtype]
+    bits, signed = CODES[code_dtype]
     n_rows, n_columns = out.shape
     _native.dequantize_uniform(
         codes,
@@ -50,8 +51,8 @@ def dequantize_uniform(
         signed,
         n_rows,
         n_columns,
-        _float32(row, (n_rows,)),
-        None if column is None else _float32(column, (n_columns,)),
+        as_float32(row, (n_rows,)),
+        None if column is None else as_float32(column, (n_columns,)),
         _output_type(out, out_dtype),
         out,
         n_threads,
@@ -75,15 +76,12 @@ def dequantize_grouped(
 
     g = k // group_size; `scale` and at most one of `zero_point` and `minimum` are float32[n_rows, n_groups].
     """
-    bits, signed = _CODES[code_dtype]
-    if zero_point is not None and minimum is not None:
-        raise ValueError("zero points and minimums exclude each other")
+    bits, signed = CODES[code_dtype]
+    kind, offset = offset_kind(zero_point, minimum)
     if group_size < 1:
         raise ValueError("group_size is not positive")
     n_rows, n_columns = out.shape
     groups = (n_rows, -(-n_columns // group_size))
-    offset = zero_point if minimum is None else minimum
-    kind = _NONE if offset is None else _ZERO_POINT if minimum is None else _MINIMUM
     _native.dequantize_grouped(
         codes,
         first,
@@ -92,16 +90,26 @@ def dequantize_grouped(
         n_rows,
         n_columns,
         group_size,
-        _float32(scale, groups),
+        as_float32(scale, groups),
         kind,
-        None if offset is None else _float32(offset, groups),
+        None if offset is None else as_float32(offset, groups),
         _output_type(out, out_dtype),
         out,
         n_threads,
     )
 
 
-def _float32(values: Float32, shape: tuple[int, ...]) -> Float32:
+def offset_kind(zero_point: Float32 | None, minimum: Float32 | None) -> tuple[int, Float32 | None]:
+    """GroupOffset's number and the array that it means. ValueError: both are given."""
+    if zero_point is not None and minimum is not None:
+        raise ValueError("zero points and minimums exclude each other")
+    if zero_point is not None:
+        return _ZERO_POINT, zero_point
+    return (_NONE, None) if minimum is None else (_MINIMUM, minimum)
+
+
+def as_float32(values: Float32, shape: tuple[int, ...]) -> Float32:
+    """`values`, contiguous. ValueError: another dtype or shape."""
     if values.dtype != np.float32 or values.shape != shape:
         raise ValueError(f"parameters are {values.dtype}{list(values.shape)}, not float32{list(shape)}")
     return np.ascontiguousarray(values)

@@ -134,4 +134,5 @@ NB_MODULE(_native, m) {
   m.def("active_kernels", [] { return std::string(active_kernels().name); });
   m.def("select_kernels", &select_kernels, nb::arg("name"));
   bind_dequantize(m);
+  bind_multiply(m);
 }

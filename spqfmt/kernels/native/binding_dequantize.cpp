@@ -4,31 +4,13 @@
 #include "binding.hpp"
 #include "bitstream.hpp"
 #include "buffer.hpp"
+#include "checked.hpp"
 #include "dequantize.hpp"
 
 namespace nb = nanobind;
 
 namespace spqfmt {
 namespace {
-
-size_t product(size_t a, size_t b) {
-  size_t result;
-  require(!__builtin_mul_overflow(a, b, &result), "matrix is too large");
-  return result;
-}
-
-Codes checked_codes(const Buffer& buffer, size_t first, unsigned bits, bool is_signed, size_t n_codes) {
-  require(bits == 2 || bits == 4 || bits == 8, "bits is not 2, 4 or 8");
-  const size_t available = product(buffer.size(), 8 / bits);
-  require(first <= available && n_codes <= available - first, "codes are fewer than the matrix has");
-  return {buffer.data(), first, bits, is_signed};
-}
-
-const float* checked_floats(const Buffer& buffer, size_t n, const char* message) {
-  const float* values = array_of<float>(buffer, message);
-  require(buffer.size() / sizeof(float) == n, message);
-  return values;
-}
 
 FloatType checked_type(unsigned type) {
   require(type <= static_cast<unsigned>(FloatType::f16), "unknown float type");
@@ -65,18 +47,10 @@ void grouped(nb::handle codes_object, size_t first, unsigned bits, bool is_signe
   std::optional<Source> offset;
   if (!offset_object.is_none()) offset.emplace(offset_object);
   const Target dst(dst_object);
-  require(group_size > 0, "group_size is 0");
-  require(kind <= static_cast<unsigned>(GroupOffset::minimum), "unknown kind of offset");
-  require((kind == static_cast<unsigned>(GroupOffset::none)) == !offset, "offset and its kind do not fit together");
-  const size_t n = product(n_rows, n_columns);
-  const size_t n_parameters = product(n_rows, ceil_div(n_columns, group_size));
-  const Codes codes = checked_codes(codes_buffer, first, bits, is_signed, n);
-  const GroupScales scales{
-      checked_floats(scale, n_parameters, "scales are not one float32 a group"),
-      offset ? checked_floats(*offset, n_parameters, "offsets are not one float32 a group") : nullptr,
-      static_cast<GroupOffset>(kind), group_size};
+  const Codes codes = checked_codes(codes_buffer, first, bits, is_signed, product(n_rows, n_columns));
+  const GroupScales scales = checked_groups(scale, offset ? &*offset : nullptr, kind, n_rows, n_columns, group_size);
   const FloatType type = checked_type(type_number);
-  uint8_t* weights = checked_weights(dst, n, type);
+  uint8_t* weights = checked_weights(dst, product(n_rows, n_columns), type);
   const nb::gil_scoped_release release;
   dequantize_grouped(codes, n_rows, n_columns, scales, type, weights, n_threads);
 }

@@ -90,7 +90,7 @@ size_t max_chunk_bytes(size_t raw_bytes, unsigned block_log2) {
 
 unsigned choose_block_log2(size_t raw_bytes) {
   unsigned log2 = kMaxBlockLog2;
-  while (log2 > 12 && ceil_div(raw_bytes, size_t{1} << log2) < 8) log2--;
+  while (log2 > 14 && ceil_div(raw_bytes, size_t{1} << log2) < 4) log2--;
   return log2;
 }
 

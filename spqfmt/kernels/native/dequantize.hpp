@@ -50,8 +50,10 @@ using GroupedRows = void (*)(const Codes& codes, size_t n_columns, const GroupSc
 
 void uniform_rows_scalar(const Codes&, size_t, const UniformScales&, size_t, size_t, FloatType, uint8_t*);
 void uniform_rows_avx2(const Codes&, size_t, const UniformScales&, size_t, size_t, FloatType, uint8_t*);
+void uniform_rows_avx512(const Codes&, size_t, const UniformScales&, size_t, size_t, FloatType, uint8_t*);
 void grouped_rows_scalar(const Codes&, size_t, const GroupScales&, size_t, size_t, FloatType, uint8_t*);
 void grouped_rows_avx2(const Codes&, size_t, const GroupScales&, size_t, size_t, FloatType, uint8_t*);
+void grouped_rows_avx512(const Codes&, size_t, const GroupScales&, size_t, size_t, FloatType, uint8_t*);
 
 // All rows, over threads. The caller has checked that every buffer is as long as these numbers say.
 void dequantize_uniform(const Codes& codes, size_t n_rows, size_t n_columns, const UniformScales& scales, FloatType type,

@@ -95,19 +95,25 @@ inline void store(const float* __restrict weights, size_t n, FloatType type, siz
   }
 }
 
-void uniform_rows(const Codes& codes, size_t n_columns, const UniformScales& scales, size_t begin, size_t end, FloatType type,
+// Weights (row, column)..(row, column + n - 1) into tile.weights, n <= kTile.
+inline void uniform_tile(const Codes& codes, size_t n_columns, const UniformScales& scales, size_t row, size_t column, size_t n,
+                         Tile& tile) {
+  const float row_factor = scales.row[row];
+  const int16_t* code = unpack(codes, codes.first + row * n_columns + column, n, tile);
+  for (size_t i = 0; i < n; i++) tile.weights[i] = static_cast<float>(code[i]) * row_factor;
+  if (scales.column != nullptr) {
+    for (size_t i = 0; i < n; i++) tile.weights[i] = tile.weights[i] * scales.column[column + i];
+  }
+}
+
+[[maybe_unused]] void uniform_rows(const Codes& codes, size_t n_columns, const UniformScales& scales, size_t begin, size_t end, FloatType type,
                   uint8_t* dst) {
   Tile tile;
   for (size_t row = begin; row < end; row++) {
-    const float row_factor = scales.row[row];
     for (size_t column = 0; column < n_columns; column += kTile) {
-      const size_t n = smaller(kTile, n_columns - column), at = row * n_columns + column;
-      const int16_t* code = unpack(codes, codes.first + at, n, tile);
-      for (size_t i = 0; i < n; i++) tile.weights[i] = static_cast<float>(code[i]) * row_factor;
-      if (scales.column != nullptr) {
-        for (size_t i = 0; i < n; i++) tile.weights[i] = tile.weights[i] * scales.column[column + i];
-      }
-      store(tile.weights, n, type, at, dst);
+      const size_t n = smaller(kTile, n_columns - column);
+      uniform_tile(codes, n_columns, scales, row, column, n, tile);
+      store(tile.weights, n, type, row * n_columns + column, dst);
     }
   }
 }
@@ -127,24 +133,30 @@ inline void scale_group(const int16_t* __restrict code, size_t n, float scale, f
   }
 }
 
-void grouped_rows(const Codes& codes, size_t n_columns, const GroupScales& scales, size_t begin, size_t end, FloatType type,
+// Likewise for groups.
+inline void grouped_tile(const Codes& codes, size_t n_columns, const GroupScales& scales, size_t row, size_t column, size_t n,
+                         Tile& tile) {
+  const size_t n_groups = (n_columns - 1) / scales.group_size + 1;
+  const int16_t* code = unpack(codes, codes.first + row * n_columns + column, n, tile);
+  for (size_t i = 0; i < n;) {
+    const size_t group = (column + i) / scales.group_size;
+    // A group can pass the end of the tile, and of the row: the last one may be shorter than group_size.
+    const size_t n_here = smaller(n - i, scales.group_size - (column + i) % scales.group_size);
+    const size_t parameter = row * n_groups + group;
+    const float offset = scales.offset == nullptr ? 0.0f : scales.offset[parameter];
+    scale_group(code + i, n_here, scales.scale[parameter], offset, scales.kind, tile.weights + i);
+    i += n_here;
+  }
+}
+
+[[maybe_unused]] void grouped_rows(const Codes& codes, size_t n_columns, const GroupScales& scales, size_t begin, size_t end, FloatType type,
                   uint8_t* dst) {
   Tile tile;
-  const size_t n_groups = (n_columns - 1) / scales.group_size + 1;
   for (size_t row = begin; row < end; row++) {
     for (size_t column = 0; column < n_columns; column += kTile) {
-      const size_t n = smaller(kTile, n_columns - column), at = row * n_columns + column;
-      const int16_t* code = unpack(codes, codes.first + at, n, tile);
-      for (size_t i = 0; i < n;) {
-        const size_t group = (column + i) / scales.group_size;
-        // A group can pass the end of the tile, and of the row: the last one may be shorter than group_size.
-        const size_t n_here = smaller(n - i, scales.group_size - (column + i) % scales.group_size);
-        const size_t parameter = row * n_groups + group;
-        const float offset = scales.offset == nullptr ? 0.0f : scales.offset[parameter];
-        scale_group(code + i, n_here, scales.scale[parameter], offset, scales.kind, tile.weights + i);
-        i += n_here;
-      }
-      store(tile.weights, n, type, at, dst);
+      const size_t n = smaller(kTile, n_columns - column);
+      grouped_tile(codes, n_columns, scales, row, column, n, tile);
+      store(tile.weights, n, type, row * n_columns + column, dst);
     }
   }
 }

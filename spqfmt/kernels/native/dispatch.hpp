@@ -10,6 +10,7 @@
 #include "decoder.hpp"
 #include "dequantize.hpp"
 #include "encoder.hpp"
+#include "multiply.hpp"
 
 namespace spqfmt {
 
@@ -24,6 +25,8 @@ struct Kernels {
   Crc32 crc32;
   UniformRows uniform_rows;
   GroupedRows grouped_rows;
+  UniformMultiply uniform_multiply;
+  GroupedMultiply grouped_multiply;
 };
 
 // The kernels in use.

@@ -45,7 +45,8 @@ void encode_block(EncodeCursor& cursor, size_t n_groups, const EncodeTable& tabl
     in -= kGroupSymbols;
     for (unsigned step = 4; step-- > 0;) {
 #pragma GCC unroll 32
-      for (unsigned lane = kLanes; lane-- > 0;) {
+      for (unsigned behind = 1; behind <= kLanes; behind++) {
+        const unsigned lane = kLanes - behind;  // GCC does not unroll a loop that counts down
         const EncodeTable::Symbol& symbol = table.symbol[in[4 * lane + step]];
         uint32_t v = x[lane];
         const uint32_t full = v >= symbol.limit;
