@@ -72,7 +72,7 @@ def read_container(data: bytes) -> Index:
 def index_text(stored: bytes, raw_bytes: int) -> bytes:
     """Return the JSON text of the index."""
     # > A reader MUST check the digest before it decodes the index, and the limits of section 9 before it allocates.
-    within(raw_bytes, 268435456, "index_raw_bytes")
+    within(raw_bytes, 67108864, "index_raw_bytes")
     # > `index_raw_bytes` MUST NOT pass `index_ratio * index_stored_bytes + index_slack_bytes`.
     within(raw_bytes, 64 * len(stored) + 65536, "index_raw_bytes")
     # > When `index_stored_bytes` equals `index_raw_bytes` the stored index is the JSON text itself; otherwise it is one

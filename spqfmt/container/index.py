@@ -139,7 +139,7 @@ def _check_activations(tensor: TensorRecord, where: str) -> None:
             low, high = (_float(clamp, key, where) for key in ("low", "high"))
             if low > high:
                 raise CorruptError(f"{where}: clamp range is empty")
-        elif kind == "ratio" and clamp.get("scope") in {"tensor", "token"}:
+        elif kind == "ratio" and clamp.get("scope") in ("tensor", "token"):
             if not 0 <= _float(clamp, "ratio", where) <= 0.5:
                 raise CorruptError(f"{where}: clamp ratio is not from 0 to 0.5")
         else:

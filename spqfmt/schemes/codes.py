@@ -54,16 +54,16 @@ def check(record: TensorRecord, roles: Roles, dtypes: tuple[str, ...]) -> None:
     """Orientation, codes, channel order and class sizes of a record."""
     rows, columns = record.matrix_shape
     orientation = record.parameters.get("orientation")
-    if orientation not in {"rows", "columns"}:
+    if orientation not in ("rows", "columns"):  # not a set: it would hash what a file holds
         raise CorruptError(f"tensor {record.name!r}: orientation is neither rows nor columns")
     n, width = (rows, columns) if orientation == "rows" else (columns, rows)
     codes = roles.required("codes", dtypes, rows * columns)
     if codes.same_as is not None:
         raise CorruptError(f"tensor {record.name!r}: codes must be the tensor's own")
     roles.optional("channel_order", INDEX_DTYPES, n)
-    class_sizes = record.parameters.get("class_sizes")
-    if class_sizes is None:
+    if "class_sizes" not in record.parameters:
         return
+    class_sizes = record.parameters["class_sizes"]
     if not isinstance(class_sizes, list):
         raise CorruptError(f"tensor {record.name!r}: class_sizes is not a list")
     sizes = [check_int(size, "a class size", 1) for size in class_sizes]

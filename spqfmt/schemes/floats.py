@@ -12,6 +12,11 @@ from spqfmt.schemes.base import Float32
 LOG8_TABLE = np.array(wire.LOG8_TABLE, np.uint32).view(np.float32)
 
 
+def overflow_allowed() -> np.errstate:
+    """FORMAT.md 5.1: what is too large becomes infinite. A file may hold such scales; that is no reason to warn."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 def widen(elements: Elements, dtype: str) -> Float32:
     """f32, f16, bf16 or a small integer dtype as float32; exact."""
     if dtype == "bf16":
@@ -25,7 +30,7 @@ def narrow(values: Float32, dtype: str) -> Elements:
         bits = np.ascontiguousarray(values).view(np.uint32)
         rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
         return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
-    with np.errstate(over="ignore"):
+    with overflow_allowed():
         return values.astype({"f64": np.float64, "f32": np.float32, "f16": np.float16}[dtype])
 
 

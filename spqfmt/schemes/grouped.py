@@ -21,7 +21,7 @@ from spqfmt.schemes.base import (
     parameter_int,
 )
 from spqfmt.schemes.codes import Layout
-from spqfmt.schemes.floats import widen
+from spqfmt.schemes.floats import overflow_allowed, widen
 from spqfmt.schemes.outliers import Outliers
 from spqfmt.schemes.uniform import optional_features
 
@@ -55,6 +55,7 @@ class GroupValues:
     steps: Elements | None = None
     zeros: Elements | None = None
     steps_dtype: str = "f16"
+    zeros_dtype: str = "f16"
 
     def encode(self, kind: str) -> tuple[StreamData, ...]:
         """Streams for `kind` scale, zero_point or minimum."""
@@ -66,7 +67,7 @@ class GroupValues:
             StreamData(f"{kind}_steps", self.steps_dtype, self.steps.reshape(-1)),
         )
         if self.zeros is not None:
-            streams += (StreamData(f"{kind}_zeros", self.steps_dtype, self.zeros.reshape(-1)),)
+            streams += (StreamData(f"{kind}_zeros", self.zeros_dtype, self.zeros.reshape(-1)),)
         return streams
 
     def to_float32(self, supergroup: tuple[int, int] | None) -> Float32:
@@ -74,9 +75,10 @@ class GroupValues:
         values = widen(self.values, self.dtype)
         if self.steps is None or supergroup is None:
             return values
-        if self.zeros is not None:
-            values = values - _spread(widen(self.zeros, self.steps_dtype), supergroup, values.shape)
-        return _spread(widen(self.steps, self.steps_dtype), supergroup, values.shape) * values
+        with overflow_allowed():
+            if self.zeros is not None:
+                values = values - _spread(widen(self.zeros, self.zeros_dtype), supergroup, values.shape)
+            return _spread(widen(self.steps, self.steps_dtype), supergroup, values.shape) * values
 
 
 def _spread(tiles: Float32, supergroup: tuple[int, int], shape: Sequence[int]) -> Float32:
@@ -156,11 +158,12 @@ def dequantize(
         return values.repeat(min(group_size, columns), 1)[:, :columns]
 
     matrix = codes.astype(np.float32)
-    if zero_point is not None:
-        matrix -= spread(zero_point)
-    matrix *= spread(scale)
-    if minimum is not None:
-        matrix -= spread(minimum)
+    with overflow_allowed():
+        if zero_point is not None:
+            matrix -= spread(zero_point)
+        matrix *= spread(scale)
+        if minimum is not None:
+            matrix -= spread(minimum)
     return matrix
 
 
@@ -183,6 +186,7 @@ class GroupedScheme:
         roles = Roles(record, ROLES)
         codes_stream.check(record, roles, CODE_DTYPES)
         groups = -(-columns // parameter_int(record, "group_size", 1))
+        parameter_int(record, "bits")
         roles.optional("permutation", codes_stream.INDEX_DTYPES, columns)
         supergroup = _supergroup(record)
         tiles = 0
@@ -267,17 +271,19 @@ def _read_values(
     per_tile, tile_groups = supergroup
     width = -(-groups // tile_groups)
     first_tile, stop_tile = first_row // per_tile, -(-stop_row // per_tile)
-    steps_dtype = record.by_role[f"{kind}_steps"].dtype
-    tiles = {
-        name: rows_of(f"{kind}_{name}", first_tile, stop_tile, width)
-        for name in ("steps", "zeros")
-        if f"{kind}_{name}" in record.by_role
-    }
+    steps, zeros = record.by_role[f"{kind}_steps"], record.by_role.get(f"{kind}_zeros")
     # Whole tiles first, then the rows that were asked for.
     skipped = first_row - first_tile * per_tile
     padded = np.zeros((skipped + stop_row - first_row, groups), CARRIERS[codes.dtype])
     padded[skipped:] = rows_of(codes.role, first_row, stop_row, groups)
-    level2 = GroupValues(padded, codes.dtype, tiles["steps"], tiles.get("zeros"), steps_dtype)
+    level2 = GroupValues(
+        padded,
+        codes.dtype,
+        rows_of(steps.role, first_tile, stop_tile, width),
+        None if zeros is None else rows_of(zeros.role, first_tile, stop_tile, width),
+        steps.dtype,
+        "f16" if zeros is None else zeros.dtype,
+    )
     return level2.to_float32(supergroup)[skipped:]
 
 

@@ -20,7 +20,7 @@ from spqfmt.schemes.base import (
     float_from_bits,
 )
 from spqfmt.schemes.codes import Layout
-from spqfmt.schemes.floats import Scale, check_log8
+from spqfmt.schemes.floats import Scale, check_log8, overflow_allowed
 from spqfmt.schemes.outliers import Outliers
 from spqfmt.wire import LOG8_MAX_BIAS, LOG8_MIN_BIAS
 
@@ -83,10 +83,11 @@ def dequantize(
     codes: Elements, step: np.float32, row_scale: Float32 | None, column_scale: Float32 | None
 ) -> Float32:
     """The formula of FORMAT.md 5.3, each operation rounded once to binary32."""
-    row = step if row_scale is None else (step * row_scale)[:, None]
-    matrix = np.multiply(codes, row, dtype=np.float32)
-    if column_scale is not None:
-        matrix *= column_scale
+    with overflow_allowed():
+        row = step if row_scale is None else (step * row_scale)[:, None]
+        matrix = np.multiply(codes, row, dtype=np.float32)
+        if column_scale is not None:
+            matrix *= column_scale
     return matrix
 
 
@@ -148,7 +149,7 @@ def optional_features(record: TensorRecord) -> set[str]:
 
 
 def _log8_parameter(parameter: object, record: TensorRecord) -> tuple[int, int]:
-    if not isinstance(parameter, list) or len(parameter) != 2 or parameter[0] not in {8, 16}:
+    if not isinstance(parameter, list) or len(parameter) != 2 or parameter[0] not in (8, 16):
         raise CorruptError(f"tensor {record.name!r}: log8 needs [8 or 16, bias]")
     return parameter[0], check_int(parameter[1], "log8 bias", LOG8_MIN_BIAS, LOG8_MAX_BIAS)
 

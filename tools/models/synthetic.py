@@ -2,9 +2,9 @@
 
 python tools/models/synthetic.py 7b OUT_DIR [--seed 0]
 
-For measuring packing and loading at a size that no package carries: 7b takes 13.5 GB of disk, 1.5b 3.1 GB. Each weight is
-normal, times a log-normal scale of its row and of its column (spread 0.25 octaves each, as projections of trained models
-show), over the root of the inputs. One tensor is in memory at a time.
+For measuring packing and loading at a size that no package carries: 7b takes 13.5 GB of disk, 1.5b 3.1 GB. Each
+weight is normal, times a log-normal scale of its row and of its column (spread 0.25 octaves each, as projections of
+trained models show), over the root of the inputs. One tensor is in memory at a time.
 """
 
 import argparse
