@@ -21,7 +21,16 @@ from spqfmt.errors import EncodeError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.quantize.activations import Treatment, treatment
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
-from spqfmt.quantize.calibrated import Accumulator, Block, CalibratedMethod, Layer, Result, Site, simulate
+from spqfmt.quantize.calibrated import (
+    Accumulator,
+    Block,
+    CalibratedMethod,
+    Layer,
+    Result,
+    Site,
+    column_scale,
+    simulate,
+)
 
 BATCH_TOKENS = 4096
 """Samples are run together up to this many tokens: enough to keep the cores busy, small beside a block."""
@@ -169,7 +178,9 @@ class Engine:
             value = value.t() if isinstance(module, Conv1D) else value
             old = getattr(module, parameter)
             old.copy_(value.reshape(old.shape))
-            treat = treatment(result.activation_clamp, result.activation_quantization)
+            treat = treatment(
+                result.activation_clamp, result.activation_quantization, column_scale(result.quantized)
+            )
             if treat is not None:
                 hooks.callback(module.register_forward_pre_hook(_treating(treat)).remove)
 

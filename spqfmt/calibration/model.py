@@ -54,6 +54,25 @@ def load_tokenizer(model: SourceModel) -> Any:
             ) from error
 
 
+class Targets:
+    """Where transformers puts the tensors of a checkpoint."""
+
+    def __init__(self, model: Any) -> None:
+        self.mapping = get_model_conversion_mapping(model)
+        self._renamings = [step for step in self.mapping if isinstance(step, WeightRenaming)]
+        self._converters = [step for step in self.mapping if isinstance(step, WeightConverter)]
+        self._prefix = model.base_model_prefix
+        self._shapes = model.state_dict()
+
+    def find(self, name: str) -> tuple[str, bool]:
+        """Parameter that a tensor goes into ("" for none), and whether it goes there alone and unchanged."""
+        for renamings, converters in ((self._renamings, self._converters), ([], [])):
+            renamed, pattern = rename_source_key(name, renamings, converters, self._prefix, self._shapes)
+            if renamed in self._shapes:
+                return renamed, pattern is None
+        return "", False
+
+
 class ModelShell:
     """The transformers model of a source, empty; `model` computes in `dtype` on `device`."""
 
@@ -64,12 +83,9 @@ class ModelShell:
         with asset_folder(source) as folder, _quiet_transformers():
             config = _read_config(folder)
             self.model = _build_empty(source, config, dtype)
-        mapping = get_model_conversion_mapping(self.model)
-        self._mapping = mapping
-        self._renamings = [step for step in mapping if isinstance(step, WeightRenaming)]
-        self._converters = [step for step in mapping if isinstance(step, WeightConverter)]
-        self._shapes = self.model.state_dict()
-        self.targets = {tensor.name: self._target(tensor.name) for tensor in source.tensors}
+        targets = Targets(self.model)
+        self._mapping = targets.mapping
+        self.targets = {tensor.name: targets.find(tensor.name) for tensor in source.tensors}
         _restore_buffers(self.model, self.device)
         self.model.eval().requires_grad_(False)
         self._fill_on_call()
@@ -79,15 +95,6 @@ class ModelShell:
         """The most tokens the model takes, where its config says so."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return None if limit is None else int(limit)
-
-    def _target(self, name: str) -> tuple[str, bool]:
-        """Parameter that a source tensor goes into, and whether it goes there alone and unchanged."""
-        prefix = self.model.base_model_prefix
-        for renamings, converters in ((self._renamings, self._converters), ([], [])):
-            renamed, pattern = rename_source_key(name, renamings, converters, prefix, self._shapes)
-            if renamed in self._shapes:
-                return renamed, pattern is None
-        return "", False
 
     def tensors_of(self, prefix: str) -> list[SourceTensor]:
         """The source tensors that fill the module `prefix` and what is below it."""

@@ -13,7 +13,8 @@ import torch
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_readers
 from spqfmt.pipeline.report import TensorReport, report_tensor
-from spqfmt.pipeline.restore import restore, restore_rows
+from spqfmt.pipeline.restore import column_scale, restore, restore_rows
+from spqfmt.quantize.activations import Treatment, treatment
 from spqfmt.records import TensorRecord
 
 
@@ -34,6 +35,13 @@ class TensorHandle:
     def tied_to(self) -> str | None:
         """The tensor whose values these are, or None."""
         return self._record.tied_to
+
+    def input_treatment(self) -> Treatment | None:
+        """What the file asks to be done with the input of this tensor's layer; None for nothing."""
+        record = self._record
+        scale = None if record.activation_quantization is None else column_scale(self._reader, record)
+        values = None if scale is None else torch.from_numpy(scale.to_float32())
+        return treatment(record.activation_clamp, record.activation_quantization, values)
 
     def read(self, rows: slice | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The tensor, or some rows of its first dimension, dequantized; see `SpqFile.read`."""

@@ -19,6 +19,7 @@ import transformers
 
 from spqfmt.errors import CorruptError, ImporterError, SpqError, UnsupportedError
 from spqfmt.loaders.assets import asset_folder
+from spqfmt.loaders.inputs import treat_inputs
 from spqfmt.loaders.tensors import StoredModel, StoredTensor, main_dtype, open_stored, parse_dtype
 
 _TOKENIZER_FILES = frozenset(
@@ -71,7 +72,8 @@ def load_model(
 
     `model` is the transformers class that the embedded config names, in eval mode, with all weights decoded to
     `dtype` (a torch dtype or its name; by default the file's main float dtype, the one most weights have) and moved
-    to `device`. `tokenizer` is None for a file without one. Code that came with the model is never run.
+    to `device`. Inputs of layers are clamped and quantized as the file asks (FORMAT.md section 6). `tokenizer` is None
+    for a file without one. Code that came with the model is never run.
 
     Raises CorruptError when the file's tensors are not those of its config's model (ImporterError for a source),
     UnsupportedError for a model that the installed transformers does not have, OSError as it is.
@@ -84,6 +86,7 @@ def load_model(
             generation = _generation_config(folder, stored)
         weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
         model = _build(path, config, stored, weights)
+        treat_inputs(model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None})
     if generation is not None and model.can_generate():
         model.generation_config = generation
     return model.to(device), tokenizer

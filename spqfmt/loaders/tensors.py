@@ -12,6 +12,7 @@ import torch
 
 from spqfmt.importers import SourceTensor, find_importer
 from spqfmt.loaders.file import SpqFile
+from spqfmt.quantize.activations import Treatment
 
 _FLOATS = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -28,6 +29,8 @@ class StoredTensor:
     dtype: str
     tied_to: str | None
     read: Callable[[bool], torch.Tensor]
+    treatment: Treatment | None = None
+    """What is done with the input of the tensor's layer."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,11 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
             info = handle.info
             source_name = tied.get(name, name)
             stored[name] = StoredTensor(
-                tuple(info.shape), info.dtype, tied.get(name), _reader(file, source_name)
+                tuple(info.shape),
+                info.dtype,
+                tied.get(name),
+                _reader(file, source_name),
+                handle.input_treatment(),
             )
         yield StoredModel(stored, file.assets, is_spq=True)
 

@@ -8,7 +8,7 @@ from spqfmt.codecs.elements import CARRIERS
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.records import TensorRecord
-from spqfmt.schemes.floats import narrow
+from spqfmt.schemes.floats import Scale, narrow
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,18 @@ def restore(reader: Reader, record: TensorRecord, dtype: str | None = None) -> "
         return to_torch(elements, record.dtype, record.shape)
     matrix = restore_rows(reader, record, 0, record.matrix_shape[0], dtype)
     return matrix.t().contiguous() if record.transposed else matrix.reshape(record.shape)
+
+
+def column_scale(reader: Reader, record: TensorRecord) -> Scale | None:
+    """The column scales of a uniform tensor."""
+    stream = record.by_role.get("column_scales")
+    if stream is None:
+        return None
+    values = reader.read_elements(record, "column_scales")
+    log8 = record.parameters.get("column_scale_log8")
+    # A record that was read has its parameters checked.
+    octave_steps, bias = log8 if isinstance(log8, list) else (16, 0)
+    return Scale(values, stream.dtype, octave_steps, bias)
 
 
 def _blocks(record: TensorRecord, first: int, stop: int) -> list[tuple[int, int]]:

@@ -16,9 +16,10 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json
 from spqfmt.container.writer import Writer
 from spqfmt.errors import FormatError, OptionError
+from spqfmt.pipeline.restore import column_scale
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Encoded, Float32, StreamData
-from spqfmt.schemes.floats import widen
+from spqfmt.schemes.floats import Scale, widen
 from spqfmt.wire import CHUNK_ALIGNMENT
 
 SUFFIX = ".resume"
@@ -112,6 +113,7 @@ class StoredTensor:
 
     encoded: Encoded
     matrix: Float32
+    column_scale: Scale | None = None
 
     @classmethod
     def read(cls, reader: Reader, record: TensorRecord) -> "StoredTensor":
@@ -128,7 +130,8 @@ class StoredTensor:
                 same_as[stream.role] = data, reader.index.tensors[stream.same_as].name
         rows = reader.read_rows(record)
         matrix = widen(rows, record.dtype) if record.scheme == "dense" else rows
-        return cls(Encoded(record.scheme, record.parameters, tuple(own), same_as), matrix)
+        encoded = Encoded(record.scheme, record.parameters, tuple(own), same_as)
+        return cls(encoded, matrix, column_scale(reader, record))
 
     def encode(self) -> Encoded:
         """As it was."""

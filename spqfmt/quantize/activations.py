@@ -32,8 +32,8 @@ def treatment(
 ) -> Treatment | None:
     """What happens to an input by these records, clamp first; None when nothing does.
 
-    `column_scale` float32 [columns] are the weights' column scales, where they have some: what is quantized is the input
-    times them, since integers are multiplied by integers.
+    `column_scale` float32 [columns] are the weights' column scales, where they have some: what is quantized is the
+    input times them, since integers are multiplied by integers.
     """
     if clamp is None and quantization is None:
         return None

@@ -14,7 +14,7 @@ from spqfmt.errors import EncodeError
 from spqfmt.quantize.base import Method, MethodOptions, Weight
 from spqfmt.schemes.base import Float32, Quantized
 from spqfmt.schemes.dense import Dense
-from spqfmt.schemes.floats import widen
+from spqfmt.schemes.floats import Scale, widen
 
 
 class Accumulator(Protocol):
@@ -104,6 +104,12 @@ class CalibratedMethod(Method, Protocol):
 def is_calibrated(method: Method) -> TypeGuard[CalibratedMethod]:
     """Whether the method needs calibration."""
     return bool(getattr(method, "calibrated", False))
+
+
+def column_scale(quantized: Quantized) -> torch.Tensor | None:
+    """The column scales of a uniform tensor, float32 [columns]; None without any."""
+    scale = getattr(quantized, "column_scale", None)
+    return torch.from_numpy(scale.to_float32()) if isinstance(scale, Scale) else None
 
 
 def simulate(quantized: Quantized) -> torch.Tensor:

@@ -17,7 +17,7 @@ def saliency(
     `weights` [out, in], `rms` [in] the root mean square of each input column over all tokens, `inputs` [tokens, in]
     those of which A is computed, `range_weight` lambda.
     """
-    importance = weights.abs() * (rms * REFERENCE_TOKENS**0.5)
+    importance: torch.Tensor = weights.abs() * (rms * REFERENCE_TOKENS**0.5)
     importance.add_(range_without(inputs, weights), alpha=range_weight)
     return importance
 
