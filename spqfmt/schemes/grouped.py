@@ -229,7 +229,7 @@ class GroupedScheme:
         """Dequantized rows, float32."""
         group_size = parameter_int(record, "group_size", 1)
         scale, zero_point, minimum = (
-            _read_values(record, fetch, kind, group_size, first_row, stop_row) for kind in DIRECT
+            read_values(record, fetch, kind, group_size, first_row, stop_row) for kind in DIRECT
         )
         assert scale is not None
         codes = codes_stream.read(record, fetch, first_row, stop_row)
@@ -252,9 +252,10 @@ def _supergroup(record: TensorRecord) -> tuple[int, int] | None:
     return rows, groups
 
 
-def _read_values(
+def read_values(
     record: TensorRecord, fetch: Fetch, kind: str, group_size: int, first_row: int, stop_row: int
 ) -> Float32 | None:
+    """Scale, zero point or minimum (`kind`) of each group of the rows, float32 [rows, groups]; None where there is none."""
     groups = -(-record.matrix_shape[1] // group_size)
 
     def rows_of(role: str, first: int, stop: int, width: int) -> Elements:

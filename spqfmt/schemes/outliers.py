@@ -91,20 +91,20 @@ def check(record: TensorRecord, roles: Roles) -> bool:
 
 def verify(record: TensorRecord, fetch: Fetch) -> None:
     """Every outlier has its place and its value."""
-    for _ in _bands(record, fetch, 0, record.matrix_shape[0]):
+    for _ in bands(record, fetch, 0, record.matrix_shape[0]):
         pass
 
 
 def apply(matrix: Float32, record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> None:
     """Replace the outliers in rows `first_row` to `stop_row` of the stored matrix, in place."""
-    for band_row, positions, values in _bands(record, fetch, first_row, stop_row):
+    for band_row, positions, values in bands(record, fetch, first_row, stop_row):
         rows, columns = np.divmod(positions, record.matrix_shape[1])
         rows += band_row
         inside = (rows >= first_row) & (rows < stop_row)
         matrix[rows[inside] - first_row, columns[inside]] = values[inside]
 
 
-def _bands(
+def bands(
     record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int
 ) -> Iterator[tuple[int, NDArray[np.int64], Float32]]:
     """First row, positions and values of the outliers of each band that holds some of the rows."""

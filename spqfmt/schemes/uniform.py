@@ -122,16 +122,16 @@ class UniformScheme:
 
     def verify(self, record: TensorRecord, fetch: Fetch) -> None:
         """log8 scales, the channel order and the places of outliers."""
-        _read_scale(record, fetch, "row_scales", 0, None)
-        _read_scale(record, fetch, "column_scales", 0, None)
+        read_scale(record, fetch, "row_scales", 0, None)
+        read_scale(record, fetch, "column_scales", 0, None)
         codes_stream.verify(record, fetch)
         outlier_streams.verify(record, fetch)
 
     def read(self, record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> Float32:
         """Dequantized rows, float32."""
         codes = codes_stream.read(record, fetch, first_row, stop_row)
-        row_scale = _read_scale(record, fetch, "row_scales", first_row, stop_row)
-        column_scale = _read_scale(record, fetch, "column_scales", 0, None)
+        row_scale = read_scale(record, fetch, "row_scales", first_row, stop_row)
+        column_scale = read_scale(record, fetch, "column_scales", 0, None)
         step = float_from_bits(record.parameters["step"], "step")
         matrix = dequantize(codes, step, row_scale, column_scale)
         outlier_streams.apply(matrix, record, fetch, first_row, stop_row)
@@ -154,9 +154,8 @@ def _log8_parameter(parameter: object, record: TensorRecord) -> tuple[int, int]:
     return parameter[0], check_int(parameter[1], "log8 bias", LOG8_MIN_BIAS, LOG8_MAX_BIAS)
 
 
-def _read_scale(
-    record: TensorRecord, fetch: Fetch, role: str, first: int, stop: int | None
-) -> Float32 | None:
+def read_scale(record: TensorRecord, fetch: Fetch, role: str, first: int, stop: int | None) -> Float32 | None:
+    """Row or column scales `first` to `stop` as float32; None where there are none."""
     stream = record.by_role.get(role)
     if stream is None:
         return None
