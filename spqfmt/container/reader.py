@@ -109,15 +109,6 @@ class Reader:
                 raise TruncatedError("the file ends before its end is due", offset + done)
             done += n
 
-    def read_into(self, offset: int, out: Bytes) -> None:
-        """Fill `out` with the file's bytes from `offset` on. Raises TruncatedError."""
-        n_read = 0
-        while n_read < out.size:
-            now = os.preadv(self._file.fileno(), [out[n_read:].data], offset + n_read)
-            if not now:
-                raise TruncatedError(f"{self.path}: the file ends before its end is due", offset + n_read)
-            n_read += now
-
     def forget(self, offset: int, n_bytes: int) -> None:
         """Ask the system to drop these bytes from its page cache; nothing happens where it cannot."""
         if hasattr(os, "posix_fadvise"):

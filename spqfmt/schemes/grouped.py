@@ -255,7 +255,7 @@ def _supergroup(record: TensorRecord) -> tuple[int, int] | None:
 def read_values(
     record: TensorRecord, fetch: Fetch, kind: str, group_size: int, first_row: int, stop_row: int
 ) -> Float32 | None:
-    """Scale, zero point or minimum (`kind`) of each group of the rows, float32 [rows, groups]; None where there is none."""
+    """Scale, zero_point or minimum (`kind`) of each group, float32 [rows, groups]; None where there is none."""
     groups = -(-record.matrix_shape[1] // group_size)
 
     def rows_of(role: str, first: int, stop: int, width: int) -> Elements:
