@@ -1,4 +1,5 @@
-// Python's side of the kernels; nothing but binding*.cpp and buffer.hpp knows Python. Every function takes C-contiguous buffers, checks their sizes and releases the GIL.
+// Python's side of the kernels; nothing but binding*.cpp and buffer.hpp knows Python. Every function takes C-contiguous
+// buffers, checks their sizes and releases the GIL.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>

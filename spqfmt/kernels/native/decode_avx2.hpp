@@ -1,7 +1,8 @@
 // Decoder for AVX2: two vectors of 16 low words and two of 16 high words a block, up to three blocks in lockstep, stage by stage:
 // all look-ups of a step, then all arithmetic, then all refills. The stages give the out-of-order window independent work.
 //
-// The arithmetic and the argument for its equality with decode_scalar.cpp are those of decode_avx512.hpp, where kGather is explained too. What AVX2 lacks:
+// The arithmetic and the argument for its equality with decode_scalar.cpp are those of decode_avx512.hpp, where kGather is
+// explained too. What AVX2 lacks:
 //   * unsigned compare: new_lo < r where max(new_lo, r) != new_lo; all-ones of "no carry" is -1, so 1 + (-1) = 0 adds nothing;
 //   * expand: a byte shuffle from a table, for eight lanes at a time.
 // No library templates here: see decode_avx512.hpp.

@@ -101,7 +101,8 @@ SPQFMT_INLINE void advance(__m512i low_half, __m512i high_half, const Constants&
 }
 
 template <unsigned kBlocks, bool kGather, unsigned kStep>
-SPQFMT_INLINE void step_all(const uint32_t* table, const Constants& c, __m512i* lo, __m512i* hi, const uint8_t** next, __m512i* pair) {
+SPQFMT_INLINE void step_all(const uint32_t* table, const Constants& c, __m512i* lo, __m512i* hi, const uint8_t** next,
+                            __m512i* pair) {
   if constexpr (kGather) {
     __m512i low_half[kBlocks], high_half[kBlocks];
 #pragma GCC unroll 8
