@@ -47,6 +47,19 @@ class Blocks:
     names: tuple[str, ...]
     hidden: list[torch.Tensor]
     calls: tuple[tuple[Call, ...], ...]
+    rest: tuple[Any, ...] | None = None
+    """What a block returns behind the hidden states; None when it returns a tensor alone."""
+
+    @contextmanager
+    def ended_by(self, model: torch.nn.Module, hidden: torch.Tensor) -> Iterator[None]:
+        """While the context lasts, every block gives `hidden`: the model computes what comes behind the last."""
+        output = hidden if self.rest is None else (hidden, *self.rest)
+        with ExitStack() as stack:
+            for name in self.names:
+                block: Any = model.get_submodule(name)
+                block.forward = lambda *args, **kwargs: output
+                stack.callback(delattr, block, "forward")
+            yield
 
 
 def find_lists(model: torch.nn.Module) -> dict[str, torch.nn.ModuleList]:
@@ -70,11 +83,12 @@ def record_calls(shell: ModelShell, batches: list[torch.Tensor]) -> Blocks:
     hidden: list[torch.Tensor] = []
     per_batch: list[list[Call]] = []
     called = ""
+    wrap: Any = None
     for ids in batches:
         recorder = _Recorder(lists)
         with recorder.installed(), torch.no_grad(), suppress(Stop):
             shell.model.base_model(input_ids=ids.to(shell.device), use_cache=False)
-        called = recorder.list_name
+        called, wrap = recorder.list_name, recorder.wrap
         if not recorder.calls or recorder.order != list(range(len(lists[called]))):
             raise UnsupportedError(
                 f"calibration: {type(shell.model).__name__} does not call blocks with linear layers one after another",
@@ -83,7 +97,8 @@ def record_calls(shell: ModelShell, batches: list[torch.Tensor]) -> Blocks:
         hidden.append(recorder.first)
         per_batch.append(recorder.calls)
     names = tuple(f"{called}.{number}" for number in range(len(lists[called])))
-    return Blocks(names, hidden, tuple(tuple(calls) for calls in zip(*per_batch, strict=True)))
+    rest = None if isinstance(wrap, torch.Tensor) else tuple(wrap[1:])
+    return Blocks(names, hidden, tuple(tuple(calls) for calls in zip(*per_batch, strict=True)), rest)
 
 
 class _Recorder:
@@ -91,7 +106,7 @@ class _Recorder:
 
     def __init__(self, lists: dict[str, torch.nn.ModuleList]) -> None:
         self._lists = lists
-        self._wrap: Any = None
+        self.wrap: Any = None
         self.calls: list[Call] = []
         self.order: list[int] = []
         self.list_name = ""
@@ -119,12 +134,12 @@ class _Recorder:
             if not self.calls:
                 self.first = hidden
                 # What a block returns, a tensor or a tuple around one, is seen once on the first block itself.
-                self._wrap = original(*args, **kwargs)
+                self.wrap = original(*args, **kwargs)
             self.calls.append(call)
             self.order.append(number)
             if number == len(self._lists[name]) - 1:
                 raise Stop
-            return hidden if isinstance(self._wrap, torch.Tensor) else (hidden, *self._wrap[1:])
+            return hidden if isinstance(self.wrap, torch.Tensor) else (hidden, *self.wrap[1:])
 
         return forward
 

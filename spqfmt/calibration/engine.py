@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from spqfmt.calibration.blocks import LINEAR, Call, Stop, record_calls
+from spqfmt.calibration.blocks import LINEAR, Blocks, Call, Stop, record_calls
 from spqfmt.calibration.model import ModelShell, load_tokenizer
 from spqfmt.calibration.sites import FoundSite, Watch
 from spqfmt.calibration.text import CalibrationOptions, choose_samples
+from spqfmt.calibration.trials import EngineTrials
 from spqfmt.errors import EncodeError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.quantize.activations import Treatment, treatment
@@ -29,6 +30,8 @@ from spqfmt.quantize.calibrated import (
     Result,
     Site,
     column_scale,
+    is_editing,
+    is_searching,
     simulate,
 )
 
@@ -78,11 +81,15 @@ class Engine:
         self._method_options = method_options
         self._sequential = options.sequential
         self._wanted = wanted
-        self._stage = stage
+        self.stage = stage
         self.shell = ModelShell(source, dtype=dtype or _compute_dtype(wanted, device), device=device)
         samples = choose_samples(load_tokenizer(source), options, self.shell.longest)
         batches = list(torch.split(samples, max(1, BATCH_TOKENS // samples.shape[1])))
         stage("embedding the samples")
+        self.samples = samples
+        """Token ids, int64 [samples, tokens]."""
+        self.sites: dict[str, tuple[str, ...]] = {}
+        """By block, the first tensor that reads each input; known once the block was run."""
         self._blocks = record_calls(self.shell, batches)
         self.block_names = self._blocks.names
         self.block_of = {
@@ -90,35 +97,73 @@ class Engine:
         }
 
     def run(self, finished: Finished = _no_earlier_run) -> Iterator[BlockResult]:
-        """The blocks in order. Where `finished` knows the results of a block, it is only run, not quantized again."""
-        hidden = self._blocks.hidden
-        for number, name in enumerate(self.block_names):
-            tensors = self.shell.tensors_of(name)
-            block = self.shell.model.get_submodule(name)
-            calls = self._blocks.calls[number]
-            self.shell.fill(tensors)
-            with torch.no_grad():
-                run = _BlockRun(name, block, calls, hidden, self._stage)
-                found = finished(name)
-                result = found or self._quantize(run, tensors)
-                if number + 1 < len(self.block_names):
-                    with ExitStack() as hooks:
-                        if self._sequential:
-                            self._put_in(block, name, result.results, hooks)
-                        run.advance()
-            self.shell.empty(block)
-            yield result
+        """The blocks in order. Where `finished` knows the results of a block, it is only run, not quantized again.
 
-    def _quantize(self, run: _BlockRun, tensors: list[SourceTensor]) -> BlockResult:
+        A method that searches for its options does so first.
+        """
+        options = self._method_options
+        if is_searching(self._method):
+            options = self._method.search(EngineTrials(self), options)
+        for number in range(len(self.block_names)):
+            advance = number + 1 < len(self.block_names)
+            yield self.step(self._blocks, number, options, finished, advance=advance)
+
+    def step(
+        self,
+        blocks: Blocks,
+        number: int,
+        options: MethodOptions,
+        finished: Finished = _no_earlier_run,
+        *,
+        advance: bool = True,
+    ) -> BlockResult:
+        """Quantize block `number`, whose inputs are the hidden states of `blocks`; these are then the outputs."""
+        name = self.block_names[number]
+        tensors = self.shell.tensors_of(name)
+        block = self.shell.model.get_submodule(name)
+        self.shell.fill(tensors)
+        with torch.no_grad():
+            run = _BlockRun(name, block, blocks.calls[number], blocks.hidden, self.stage)
+            result = finished(name) or self._quantize(run, tensors, options)
+            with ExitStack() as hooks:
+                if advance and self._sequential:
+                    self._put_in(block, name, result.results, hooks)
+                if advance:
+                    run.advance()
+        self.shell.empty(block)
+        return result
+
+    def _quantize(self, run: _BlockRun, tensors: list[SourceTensor], options: MethodOptions) -> BlockResult:
         layers, skipped = self._layers(run, tensors)
         watch = Watch(run.block)
         with watch.installed():
-            run.batch(0)
+            first_outputs = run.batch(0)
         found = watch.sites(tuple(layers))
-        accumulators = [
-            self._method.accumulator(layers[site.modules[0]][1], self._method_options) for site in found
-        ]
         del watch
+        self.sites[run.name] = tuple(layers[site.modules[0]][0].weight.name for site in found)
+        with ExitStack() as hooks:
+            if is_editing(self._method):
+                for site in found:
+                    names = [layers[module][0].weight.name for module in site.modules]
+                    treat = treatment(self._method.edit(names, options), None)
+                    if treat is None:
+                        continue
+                    for module in site.modules:
+                        hook = run.block.get_submodule(module).register_forward_pre_hook(_treating(treat))
+                        hooks.callback(hook.remove)
+            return self._quantize_sites(run, tensors, options, layers, skipped, found, first_outputs)
+
+    def _quantize_sites(
+        self,
+        run: _BlockRun,
+        tensors: list[SourceTensor],
+        options: MethodOptions,
+        layers: dict[str, tuple[Layer, int]],
+        skipped: dict[str, str],
+        found: list[FoundSite],
+        first_outputs: torch.Tensor,
+    ) -> BlockResult:
+        accumulators = [self._method.accumulator(layers[site.modules[0]][1], options) for site in found]
         counters = [_Counter(accumulator) for accumulator in accumulators]
         run.gather({site.modules[0]: counter.add for site, counter in zip(found, counters, strict=True)})
         sites = []
@@ -132,9 +177,9 @@ class Engine:
             for t in tensors
             if self.shell.targets[t.name][1] and t.name not in {x.weight.name for x, _ in layers.values()}
         }
-        self._stage(f"{run.name}: quantizing")
-        block = Block(run.name, tuple(sites), run.block, others)
-        results = self._method.quantize_block(block, self._method_options)
+        self.stage(f"{run.name}: quantizing")
+        block = Block(run.name, tuple(sites), run.block, others, first_outputs, lambda: run.batch(0))
+        results = self._method.quantize_block(block, options)
         done = {layer.weight.name for site in sites for layer in site.layers}
         skipped |= {name: "the method left it out" for name in done if name not in results}
         return BlockResult(run.name, results, skipped)

@@ -3,7 +3,7 @@
 spqfmt.calibration runs the model and calls the method, block by block; see CalibratedMethod for what to write.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard
 
@@ -55,15 +55,18 @@ class Site:
 class Block:
     """One block of the model before it is quantized.
 
-    `module` holds the float weights of the source, on the device of the calibration; a method may look at it and must
-    not change it. `tensors` are the block's other quantizable or foldable tensors by parameter name inside the block
-    ("input_layernorm.weight"), with a way to read each.
+    `module` holds the float weights of the source, on the device of the calibration; a method leaves it as it was.
+    `tensors` are the block's other quantizable or foldable tensors by parameter name inside the block
+    ("input_layernorm.weight"), with a way to read each. `first_outputs` are the hidden states after the block for the
+    first batch, and `run_first` computes them again.
     """
 
     name: str
     sites: tuple[Site, ...]
     module: torch.nn.Module
     tensors: Mapping[str, tuple[Weight, Callable[[], torch.Tensor]]]
+    first_outputs: torch.Tensor
+    run_first: Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,60 @@ class CalibratedMethod(Method, Protocol):
     def quantize_block(self, block: Block, options: MethodOptions) -> Mapping[str, Result]:
         """Results by tensor name, for layers and, where a method changes them, for other tensors of the block."""
         ...
+
+
+class EditingMethod(CalibratedMethod, Protocol):
+    """A method that edits the inputs of layers: the block is run with the edits when statistics are gathered."""
+
+    def edit(self, names: Sequence[str], options: MethodOptions) -> Mapping[str, object] | None:
+        """The clamp record (FORMAT.md section 6) of the input that the tensors `names` read; None without one."""
+        ...
+
+
+class Trials(Protocol):
+    """Lets a method try options on the whole model, compressed block after block on a few samples."""
+
+    def choose(self, n_samples: int) -> None:
+        """Use the first so many samples of the calibration; starts anew."""
+        ...
+
+    @property
+    def sites(self) -> tuple[tuple[int, str], ...]:
+        """Block number and name of the first tensor of every input of layers, once a perplexity was computed."""
+        ...
+
+    def perplexity(self, options: MethodOptions, first_block: int = 0) -> float:
+        """Of the compressed model on the samples, inf where it overflows.
+
+        `options` must do the same to the blocks before `first_block` as those that were accepted last.
+        """
+        ...
+
+    def accept(self) -> None:
+        """The options tried last are what the next trial starts from."""
+        ...
+
+    def stage(self, text: str) -> None:
+        """Tell the user what goes on."""
+        ...
+
+
+class SearchingMethod(CalibratedMethod, Protocol):
+    """A method that looks for its options on the model itself before anything is quantized."""
+
+    def search(self, trials: Trials, options: MethodOptions) -> MethodOptions:
+        """The options to quantize with."""
+        ...
+
+
+def is_editing(method: Method) -> TypeGuard[EditingMethod]:
+    """Whether the method edits inputs."""
+    return hasattr(method, "edit")
+
+
+def is_searching(method: Method) -> TypeGuard[SearchingMethod]:
+    """Whether the method searches."""
+    return hasattr(method, "search")
 
 
 def is_calibrated(method: Method) -> TypeGuard[CalibratedMethod]:

@@ -53,6 +53,8 @@ class IntegerMethod:
     defaults: MethodOptions
     takes: frozenset[str] = TAKES | SAR_TAKES
     calibrated: bool = True
+    folds: bool = True
+    """Whether scales go into norms where they can; else all stay with the weights."""
 
     def check(self, options: MethodOptions) -> MethodOptions:
         """The row's defaults where nothing was given. Raises OptionError for what does not go together."""
@@ -119,7 +121,8 @@ class IntegerMethod:
         assert isinstance(inputs, InputStatistics)
         pruned = [_pruned(layer, inputs, options) for layer in site.layers]
         matrices = [matrix for matrix, _ in pruned]
-        scale, column_scale, results = _scaled(block, site, matrices, options)
+        clamp = self._clamp(site, options)
+        scale, column_scale, results = _scaled(block, site, matrices, options, folds=self.folds)
         dead = (
             "" if bool(inputs.columns.largest.any()) else "all inputs are zero, magnitude decides, unscaled"
         )
@@ -128,14 +131,14 @@ class IntegerMethod:
             name = layer.weight.name
             results[name] = Result(
                 _rounded(layer.weight, matrix, inputs.columns.largest, column_scale, options),
-                activation_clamp=self.edit([x.weight.name for x in site.layers], options),
+                activation_clamp=clamp,
                 activation_quantization=TOKEN_INT8 if options.activations == "int8" else None,
                 notes=tuple(f"{name}: {text}" for text in (dead, note) if text),
             )
         return results
 
-    def edit(self, names: Sequence[str], options: MethodOptions) -> Mapping[str, object] | None:
-        """The clamp record of the input that the layers `names` read; None without one. The engine asks for it too."""
+    def _clamp(self, site: Site, options: MethodOptions) -> Mapping[str, object] | None:
+        """The clamp record of the site's input."""
         return None
 
 
@@ -172,7 +175,7 @@ def _pruned(layer: Layer, inputs: InputStatistics, options: MethodOptions) -> tu
 
 
 def _scaled(
-    block: Block, site: Site, matrices: Sequence[torch.Tensor], options: MethodOptions
+    block: Block, site: Site, matrices: Sequence[torch.Tensor], options: MethodOptions, *, folds: bool
 ) -> tuple[torch.Tensor | None, Scale | None, dict[str, Result]]:
     """s to multiply the weights by, what of it stays with them as a column scale, and the results of a folded norm."""
     inputs = site.statistics
@@ -182,7 +185,7 @@ def _scaled(
     scale = channel_scale(inputs.columns.largest, largest_weight, options.scaling or "none", options.alpha)
     if scale is None:
         return None, None, {}
-    found = fold(block, site, scale)
+    found = fold(block, site, scale) if folds else None
     if found is not None:
         return found.scale, None, fold_results(block, found)
     column_scale, scale = as_column_scale(scale)

@@ -20,6 +20,7 @@ from spqfmt.schemes.floats import Scale, to_log8
 FORMS = ("none", "activation", "smoothquant")
 _SMALLEST = 1e-5
 _PROBES = 4
+_ROUNDINGS = 30
 
 
 def channel_scale(
@@ -61,8 +62,8 @@ class Fold:
 def fold(block: Block, site: Site, scale: torch.Tensor) -> Fold | None:
     """Divide the output of the site's producer by s [columns], through its own parameters; None where that cannot be.
 
-    The producer must be a module of its own with one weight (and maybe a bias) a column, as norms are, and no other
-    module may read its output. Whether it multiplies by the weight or by 1 + weight is found by trying. The new weights
+    The producer must be a module of its own with one weight (and maybe a bias) a column, as norms are, and nothing else
+    may read its output. Whether it multiplies by the weight or by 1 + weight is found by trying. The new weights
     are rounded to the tensor's dtype, and s is taken from the rounded ones: a fold adds no error to the product.
     """
     if not site.producer or site.shared:
@@ -77,8 +78,40 @@ def fold(block: Block, site: Site, scale: torch.Tensor) -> Fold | None:
     for offset in (0.0, 1.0):
         found = _try_fold(block, norm, parameters, scale, offset)
         if found is not None:
-            return found
+            return found if _leaves_block(block, site, found) else None
     return None
+
+
+def _leaves_block(block: Block, site: Site, found: Fold) -> bool:
+    """Whether the float block computes what it did, to rounding: something that is no module may read the norm too.
+
+    The module is changed, run on the first batch, and put back. Channels are judged one by one, and the median counts:
+    a residual stream has channels so large that they would hide a difference in all others.
+    """
+    module = block.module
+    scaled = {f"{layer.module}.weight": found.scale for layer in site.layers}
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    with torch.no_grad():
+        for name in (*found.tensors, *scaled):
+            parameter: torch.Tensor = module.get_parameter(name)
+            kept.append((parameter, parameter.clone()))
+            if name in found.tensors:
+                parameter.copy_(found.tensors[name])
+            else:
+                columns_first = name in _transposed(site)
+                factor = found.scale.to(parameter.device)
+                parameter.copy_(parameter.float() * (factor[:, None] if columns_first else factor))
+        outputs = block.run_first()
+        for parameter, before_fold in kept:
+            parameter.copy_(before_fold)
+    before = block.first_outputs.reshape(-1, outputs.shape[-1]).float()
+    error = (outputs.reshape(before.shape).float() - before).square().mean(0).sqrt()
+    relative = (error / before.square().mean(0).sqrt().clamp(min=torch.finfo(torch.float32).tiny)).median()
+    return float(relative) < _ROUNDINGS * torch.finfo(outputs.dtype).eps
+
+
+def _transposed(site: Site) -> frozenset[str]:
+    return frozenset(f"{layer.module}.weight" for layer in site.layers if layer.weight.transposed)
 
 
 def _try_fold(
