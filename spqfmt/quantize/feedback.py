@@ -5,6 +5,7 @@ e = (w_j - q_j) / U_jj, and every later column k becomes w_k - e U_jk.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +80,28 @@ def sweep(
     Before the first column of each group, `fit(first, group)` sees the group's columns as the feedback has left them.
     `round_column(number, column)` returns what column stands for once quantized.
     """
+    with _one_thread():
+        _sweep(columns, upper, group_size, fit, round_column)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The steps are too small to share: on a busy machine the threads would mostly wait for each other."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _sweep(
+    columns: torch.Tensor,
+    upper: torch.Tensor,
+    group_size: int,
+    fit: Callable[[int, torch.Tensor], None],
+    round_column: Callable[[int, torch.Tensor], torch.Tensor],
+) -> None:
     n = len(columns)
     diagonal = upper.diagonal().tolist()
     for first, end in _blocks(n, group_size):

@@ -2,6 +2,9 @@
 
 import torch
 
+SMALLEST_SCALE = 1e-30
+"""Instead of a scale of 0, in divisions."""
+
 
 def fit_range(low: torch.Tensor, high: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and fractional zero point for weights from `low` to `high`, float32 of any one shape.
@@ -41,5 +44,5 @@ def _errors(
     weights: torch.Tensor, low: torch.Tensor, high: torch.Tensor, diagonal: torch.Tensor, bits: int
 ) -> torch.Tensor:
     scale, zero = (part[:, None] for part in fit_range(low, high, bits))
-    codes = torch.round(weights / scale.clamp_min(1e-9) + zero).clamp_(0, float(2**bits - 1))
+    codes = torch.round(weights / scale.clamp_min(SMALLEST_SCALE) + zero).clamp_(0, float(2**bits - 1))
     return ((scale * (codes - zero) - weights) / diagonal).square_()

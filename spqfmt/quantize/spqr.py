@@ -24,7 +24,7 @@ from spqfmt.quantize.calibrated import Block, Result
 from spqfmt.quantize.feedback import Factor, factorize, sweep
 from spqfmt.quantize.gptq import check_damping, layer_notes
 from spqfmt.quantize.grids import code_dtype
-from spqfmt.quantize.leave_one_out import fit_range, likely_outliers
+from spqfmt.quantize.leave_one_out import SMALLEST_SCALE, fit_range, likely_outliers
 from spqfmt.quantize.statistics import Hessian
 from spqfmt.quantize.supergroups import STATISTICS_BITS, SUPERGROUP_ROWS, Level2, quantize_statistics
 from spqfmt.schemes.base import Quantized
@@ -149,7 +149,7 @@ def quantize_matrix(
 
     def round_column(number: int, column: torch.Tensor) -> torch.Tensor:
         [now] = grid
-        code = torch.round(column / now.scale.clamp_min(1e-9) + now.zero).clamp_(0, highest)
+        code = torch.round(column / now.scale.clamp_min(SMALLEST_SCALE) + now.zero).clamp_(0, highest)
         value = now.scale * (code - now.zero)
         if sparse:
             error = (column - value) / diagonal[number]
@@ -183,7 +183,7 @@ def _stack(groups: list[Level2], steps_dtype: str) -> GroupValues:
         to_numpy(torch.stack([getattr(group, part) for group in groups], 1))
         for part in ("codes", "steps", "zeros")
     )
-    return GroupValues(codes, code_dtype(STATISTICS_BITS), steps, zeros, steps_dtype)
+    return GroupValues(codes, code_dtype(STATISTICS_BITS), steps, zeros, steps_dtype, "f16")
 
 
 METHOD = SpQR()

@@ -10,7 +10,8 @@ _HIGHEST = float(2**STATISTICS_BITS - 1)
 _MAX_ZERO = 512.0
 """A tile's zero is at most this many steps: float16 holds such numbers to within half a step."""
 
-_TORCH = {"f16": torch.float16, "bf16": torch.bfloat16}
+_STEPS = {"f16": (torch.float16, 2.0**-24, 2.0**15), "bf16": (torch.bfloat16, 2.0**-120, 2.0**120)}
+"""dtype, smallest and largest step"""
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,19 @@ class Level2:
 
     @staticmethod
     def dtype_for(matrix: torch.Tensor, bits: int) -> str:
-        """f16; bf16 for weights so small or large that the steps of their scales would leave f16's range."""
-        typical = float(matrix.abs().amax(1).median()) / 2**bits / 2 ** (STATISTICS_BITS + 1)
+        """The dtype of the steps: f16, or bf16 for weights so small or large that they would leave f16's range."""
+        largest = matrix.abs().amax(1)
+        largest = largest[largest > 0]
+        if not len(largest):
+            return "f16"
+        typical = float(largest.median()) / 2**bits / 2 ** (STATISTICS_BITS + 1)
         return "f16" if 2.0**-16 <= typical <= 2.0**10 else "bf16"
 
 
 def quantize_statistics(values: torch.Tensor, dtype: str) -> Level2:
     """Quantize `values`, float32 [rows], between the minimum and maximum of each tile; the last tile holds the rest.
 
-    `dtype`, f16 or bf16, is that of steps and zeros; codes are rounded against them as stored.
+    `dtype`, f16 or bf16, is that of the steps, f16 that of the zeros; codes are rounded against them as stored.
     """
     rows = len(values)
     filled = (
@@ -46,9 +51,9 @@ def quantize_statistics(values: torch.Tensor, dtype: str) -> Level2:
     tiles = filled.reshape(-1, SUPERGROUP_ROWS)
     low, high = tiles.amin(1), tiles.amax(1)
     step = torch.maximum((high - low) / _HIGHEST, torch.maximum(low.abs(), high.abs()) / _MAX_ZERO)
-    narrow = _TORCH[dtype]
-    steps = step.clamp_(2.0**-24, 2.0**15).to(narrow)
-    zeros = (-low / steps.float()).to(narrow)
+    narrow, smallest, largest = _STEPS[dtype]
+    steps = step.clamp_(smallest, largest).to(narrow)
+    zeros = (-low / steps.float()).half()
     step, zero = steps.float()[:, None], zeros.float()[:, None]
     codes = torch.round(tiles / step + zero).clamp_(0, _HIGHEST)
     stored = (step * (codes - zero)).reshape(-1)[:rows]
