@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt.codecs.base import Bytes
-from spqfmt.codecs.elements import order0_bits
+from spqfmt.codecs.elements import order0_bits, to_planes
 
 ROW = 1024
 GROUP = 64
@@ -84,7 +84,7 @@ def _group_codes(weights: NDArray[np.float32], largest: int) -> Bytes:
 def _bf16(weights: NDArray[np.float32]) -> Dataset:
     bits = (weights * np.float32(0.02)).view(np.uint32)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).reshape(-1)
-    entropy = sum(order0_bits(rounded, "bf16")) / rounded.size
+    entropy = sum(map(order0_bits, to_planes(rounded, "bf16"))) / rounded.size
     raw = _flat(rounded)
     layouts = (Layout("planes", raw, 2, planes=True), Layout("elements", raw, 2))
     return Dataset("bf16", rounded.size, entropy, layouts)
@@ -106,7 +106,7 @@ def _nibbles(name: str, codes: Bytes) -> Dataset:
 
 
 def _entropy(codes: Bytes) -> float:
-    return sum(order0_bits(codes, "u8")) / codes.size
+    return order0_bits(codes) / codes.size
 
 
 SYNTHETIC: dict[str, Callable[[NDArray[np.float32]], Dataset]] = {

@@ -44,9 +44,10 @@ def _dataset(reader: Reader, role: str, dtype: str, records: list[TensorRecord],
         parts.append(reader.read_elements(record, role, 0, min(record.by_role[role].n, n_symbols - n)))
         n += parts[-1].size
     elements = np.concatenate(parts)
-    entropy = sum(order0_bits(elements, dtype)) / max(1, elements.size)
     raw = elements.view(np.uint8)
     bits = wire.DTYPES[dtype].bits
+    symbols = to_planes(elements, dtype) if bits > 8 else [raw]
+    entropy = sum(map(order0_bits, symbols)) / max(1, elements.size)
     layouts: tuple[Layout, ...]
     if bits > 8:
         width = bits // 8

@@ -20,7 +20,7 @@ class Rans:
         self._block_log2 = block_log2
 
     def encode(self, raw: Bytes) -> Stored | None:
-        if order0_bits(raw, "u8")[0] / 8 >= raw.size * (1 - MIN_SAVING):
+        if order0_bits(raw) / 8 >= raw.size * (1 - MIN_SAVING):
             return None
         return native.rans_encode(raw, self._block_log2)
 

@@ -4,6 +4,7 @@ In memory each dtype has a numpy *carrier*: the native type where there is one, 
 and the 8-bit floats, and one element a byte for those narrower than 8 bits.
 """
 
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -68,25 +69,27 @@ def _pack(raw: Bytes, bits: int) -> Bytes:
 
 
 def _unpack(packed: Bytes, bits: int, signed: bool, out: Bytes) -> None:
-    per_byte, mask = 8 // bits, (1 << bits) - 1
+    per_byte = 8 // bits
     used = out.size % per_byte
     if used and packed[-1] >> (used * bits):
         raise CorruptError("unused bits of the last byte are not zero")
-    sign = 1 << (bits - 1)
-    for k in range(per_byte):
-        lane = out[k::per_byte]
-        codes = (packed[: lane.size] >> (k * bits)) & mask
-        lane[:] = (codes ^ sign) - sign if signed else codes
+    table = _unpacked(bits, signed)
+    whole = out.size - used
+    out[:whole].view(table.dtype)[:] = table[packed[: whole // per_byte]]
+    out[whole:] = table[packed[whole // per_byte :]].view(np.uint8)[:used]
 
 
-def order0_bits(elements: Elements, dtype: str) -> list[float]:
-    """Order-0 entropy in bits of a run of elements, plane by plane: the bound for an order-0 coder."""
-    if wire.DTYPES[dtype].bits <= 8:
-        return [_entropy(elements.view(np.uint8))]
-    return [_entropy(plane) for plane in to_planes(elements, dtype)]
+@cache
+def _unpacked(bits: int, signed: bool) -> NDArray[Any]:
+    """For each byte the elements that it packs, side by side in one integer."""
+    bytes_, sign = np.arange(256)[:, None], 1 << (bits - 1)
+    codes = bytes_ >> np.arange(0, 8, bits) & ((1 << bits) - 1)
+    codes = (codes ^ sign) - sign if signed else codes
+    return np.ascontiguousarray(codes.astype(np.uint8)).view(f"<u{8 // bits}")[:, 0]
 
 
-def _entropy(symbols: Bytes) -> float:
+def order0_bits(symbols: Bytes) -> float:
+    """Order-0 entropy of all symbols together, in bits: the bound for an order-0 coder with a table of its own."""
     counts = native.histogram(symbols)
     counts = counts[counts > 0].astype(np.float64)
     return float(symbols.size * np.log2(symbols.size) - (counts * np.log2(counts)).sum())

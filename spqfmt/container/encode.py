@@ -1,5 +1,7 @@
 """Elements -> an encoded chunk: the codec of each plane and its checksum."""
 
+import numpy as np
+
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.chunks import EncodedChunk, EncodedPlane
@@ -8,6 +10,7 @@ from spqfmt.codecs.registry import CODECS
 from spqfmt.codecs.zstd import CODEC as ZSTD
 from spqfmt.kernels import native
 from spqfmt.records import n_planes
+from spqfmt.wire import DTYPES
 
 MIN_SAVING = 0.01
 """A plane that would shrink by less is stored raw: decoding it would cost more time than its bytes are worth."""
@@ -17,12 +20,15 @@ def encode_chunk(elements: Elements, dtype: str, codec: str) -> EncodedChunk:
     """Encode one run of elements (carrier, contiguous) with a codec's name or auto."""
     if elements.size == 0:
         return EncodedChunk(0, (EncodedPlane(b"", wire.CODEC_RAW, 0, 0.0),) * n_planes(dtype))
-    entropies = order0_bits(elements, dtype)
-    planes = []
-    for plane, entropy_bits in zip(to_planes(elements, dtype), entropies, strict=True):
+    planes = to_planes(elements, dtype)
+    # Below 8 bits a byte packs several elements; the entropy is that of single ones.
+    symbols = planes if DTYPES[dtype].bits >= 8 else [elements.view(np.uint8)]
+    encoded = []
+    for plane, of in zip(planes, symbols, strict=True):
+        entropy_bits = order0_bits(of)
         stored, codec_id = _encode_plane(plane, entropy_bits, codec)
-        planes.append(EncodedPlane(stored, codec_id, native.crc32(stored), entropy_bits))
-    return EncodedChunk(elements.size, tuple(planes))
+        encoded.append(EncodedPlane(stored, codec_id, native.crc32(stored), entropy_bits))
+    return EncodedChunk(elements.size, tuple(encoded))
 
 
 def _encode_plane(plane: Bytes, entropy_bits: float, codec: str) -> tuple[bytes, int]:
@@ -30,7 +36,7 @@ def _encode_plane(plane: Bytes, entropy_bits: float, codec: str) -> tuple[bytes,
     name, limit = codec, float(plane.size)
     if codec == "auto":
         name, limit = "rans", plane.size * (1 - MIN_SAVING)
-    # Below 8 bits the entropy is of single elements: at least what their pairs need.
+    # Pairs need at most what two single elements do.
     hopeless = name == "rans" and entropy_bits / 8 >= limit
     if name != "raw" and not hopeless:
         stored = CODECS[name].encode(plane)
@@ -44,5 +50,5 @@ def encode_text(raw: Bytes) -> EncodedChunk:
     stored, codec = ZSTD.encode_text(raw), wire.CODEC_ZSTD
     if len(stored) >= raw.size:
         stored, codec = raw.tobytes(), wire.CODEC_RAW
-    entropy = order0_bits(raw, "u8")[0]
+    entropy = order0_bits(raw)
     return EncodedChunk(raw.size, (EncodedPlane(stored, codec, native.crc32(stored), entropy),))

@@ -159,13 +159,13 @@ class Reader:
                     self.read_chunk(chunk, stream.dtype, whole)
                     out[low - first : high - first] = whole[low - chunk.first : high - chunk.first]
 
-        chunks = stream.chunks
-        for _ in side_by_side(read, [c for c in chunks if c.first < stop and c.first + c.n_elements > first]):
-            pass
+        side_by_side(read, [c for c in stream.chunks if c.first < stop and c.first + c.n_elements > first])
         return out
 
-    def read_rows(self, record: TensorRecord, first: int = 0, stop: int | None = None) -> Elements:
-        """Rows of the stored matrix (FORMAT.md 5.1): float32, or a dense tensor's carrier."""
+    def read_rows(
+        self, record: TensorRecord, first: int = 0, stop: int | None = None, dtype: str = "f32"
+    ) -> Elements:
+        """Rows of the stored matrix (FORMAT.md 5.1) as the carrier of `dtype`; a dense tensor's of its own dtype."""
         if record.tied_to is not None:
             record = self.index.by_name[record.tied_to]
 
@@ -174,7 +174,7 @@ class Reader:
 
         stop = record.matrix_shape[0] if stop is None else stop
         with located(self.path):
-            return SCHEMES[record.scheme].read(record, fetch, first, stop)
+            return SCHEMES[record.scheme].read(record, fetch, range(first, stop), dtype)
 
     def read_asset(self, name: str) -> bytes:
         """The bytes of an asset. KeyError when there is none of that name."""

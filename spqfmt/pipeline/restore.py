@@ -8,7 +8,7 @@ from spqfmt.codecs.elements import CARRIERS
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.records import TensorRecord
-from spqfmt.schemes.floats import Scale, narrow
+from spqfmt.schemes.floats import Scale
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,9 @@ def restore_rows(
     name = dtype or record.dtype
     out = np.empty((stop - first, record.matrix_shape[1]), CARRIERS[name])
     for low, high in _blocks(record, first, stop):
-        out[low - first : high - first] = narrow(reader.read_rows(record, low, high), name)
+        # binary32 widens to f64 as it is assigned.
+        direct = "f32" if name == "f64" else name
+        out[low - first : high - first] = reader.read_rows(record, low, high, direct)
     return to_torch(out, name, out.shape)
 
 

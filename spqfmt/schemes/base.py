@@ -73,8 +73,8 @@ class Scheme(Protocol):
         """Raise CorruptError where elements break a rule that `check` cannot see, without dequantizing."""
         ...
 
-    def read(self, record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> Elements:
-        """Rows of the matrix as float32, or for dense as the dtype's carrier; shape [rows, columns]."""
+    def read(self, record: TensorRecord, fetch: Fetch, rows: range, dtype: str) -> Elements:
+        """Rows of the matrix as the carrier of `dtype` (f32, f16 or bf16), of its own for dense; [rows, columns]."""
         ...
 
 

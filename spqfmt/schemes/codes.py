@@ -78,24 +78,28 @@ def check(record: TensorRecord, roles: Roles, dtypes: tuple[str, ...]) -> None:
 
 
 def read(record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> Elements:
-    """Codes of the wanted rows, [rows, columns], in the carrier of their dtype."""
+    """Codes of the wanted rows, [rows, columns], in the carrier of their dtype, contiguous."""
     n_rows, n_columns = record.matrix_shape
     by_rows = record.parameters["orientation"] == "rows"
     if "channel_order" not in record.by_role:
         if by_rows:
             return fetch("codes", first_row * n_columns, stop_row * n_columns).reshape(-1, n_columns)
-        return fetch("codes").reshape(n_columns, n_rows).T[first_row:stop_row]
+        return _turned(fetch("codes").reshape(n_columns, n_rows), first_row, stop_row)
     n_channels = n_rows if by_rows else n_columns
     order = read_permutation(record, fetch, "channel_order", n_channels)
     stored_at = np.empty(n_channels, np.int64)
     stored_at[order] = np.arange(n_channels)
     if not by_rows:
-        return fetch("codes").reshape(n_columns, n_rows)[stored_at].T[first_row:stop_row]
+        return _turned(fetch("codes").reshape(n_columns, n_rows)[stored_at], first_row, stop_row)
     wanted = stored_at[first_row:stop_row]
     if wanted.size == n_rows:
         return fetch("codes").reshape(n_rows, n_columns)[wanted]
     rows = [fetch("codes", at * n_columns, (at + 1) * n_columns) for at in wanted.tolist()]
     return np.stack(rows) if rows else fetch("codes", 0, 0).reshape(0, n_columns)
+
+
+def _turned(columns: Elements, first_row: int, stop_row: int) -> Elements:
+    return np.ascontiguousarray(columns[:, first_row:stop_row].T)
 
 
 def verify(record: TensorRecord, fetch: Fetch) -> None:

@@ -47,10 +47,10 @@ class DenseScheme:
     def verify(self, record: TensorRecord, fetch: Fetch) -> None:
         """Any bits are a tensor."""
 
-    def read(self, record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> Elements:
-        """Rows as the dtype's carrier."""
+    def read(self, record: TensorRecord, fetch: Fetch, rows: range, dtype: str) -> Elements:
+        """Rows as the carrier of the tensor's dtype, whatever `dtype`."""
         _, columns = record.matrix_shape
-        return fetch("values", first_row * columns, stop_row * columns).reshape(-1, columns)
+        return fetch("values", rows.start * columns, rows.stop * columns).reshape(-1, columns)
 
 
 SCHEME = DenseScheme()

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.errors import CorruptError
+from spqfmt.kernels.dequantize import dequantize_grouped
 from spqfmt.records import TensorRecord
 from spqfmt.schemes import codes as codes_stream
 from spqfmt.schemes import outliers as outlier_streams
@@ -167,7 +168,7 @@ def dequantize(
     return matrix
 
 
-def unpermute(matrix: Float32, permutation: NDArray[np.int64]) -> Float32:
+def unpermute(matrix: Elements, permutation: NDArray[np.int64]) -> Elements:
     """Stored column k goes to column permutation[k]."""
     restored = np.empty_like(matrix)
     restored[:, permutation] = matrix
@@ -225,16 +226,26 @@ class GroupedScheme:
         codes_stream.verify(record, fetch)
         outlier_streams.verify(record, fetch)
 
-    def read(self, record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> Float32:
-        """Dequantized rows, float32."""
+    def read(self, record: TensorRecord, fetch: Fetch, rows: range, dtype: str) -> Elements:
+        """Dequantized rows; the native twin of `dequantize` rounds to `dtype` as it goes."""
         group_size = parameter_int(record, "group_size", 1)
         scale, zero_point, minimum = (
-            read_values(record, fetch, kind, group_size, first_row, stop_row) for kind in DIRECT
+            read_values(record, fetch, kind, group_size, rows.start, rows.stop) for kind in DIRECT
         )
         assert scale is not None
-        codes = codes_stream.read(record, fetch, first_row, stop_row)
-        matrix = dequantize(codes, group_size, scale, zero_point, minimum)
-        outlier_streams.apply(matrix, record, fetch, first_row, stop_row)
+        codes = codes_stream.read(record, fetch, rows.start, rows.stop)
+        matrix = np.empty(codes.shape, CARRIERS[dtype])
+        dequantize_grouped(
+            codes,
+            "i8" if codes.dtype == np.int8 else "u8",
+            min(group_size, codes.shape[1]),
+            scale,
+            matrix,
+            dtype,
+            zero_point=zero_point,
+            minimum=minimum,
+        )
+        outlier_streams.apply(matrix, dtype, record, fetch, rows)
         if "permutation" not in record.by_role:
             return matrix
         columns = record.matrix_shape[1]

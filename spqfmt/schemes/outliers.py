@@ -12,7 +12,7 @@ from spqfmt.codecs.elements import Elements
 from spqfmt.errors import CorruptError
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Fetch, Float32, Roles, StreamData, check_int
-from spqfmt.schemes.floats import widen
+from spqfmt.schemes.floats import narrow, widen
 
 ROLES = ("outlier_gaps", "outlier_values")
 DTYPES = ("f32", "f16", "bf16")
@@ -95,13 +95,13 @@ def verify(record: TensorRecord, fetch: Fetch) -> None:
         pass
 
 
-def apply(matrix: Float32, record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> None:
-    """Replace the outliers in rows `first_row` to `stop_row` of the stored matrix, in place."""
-    for band_row, positions, values in bands(record, fetch, first_row, stop_row):
-        rows, columns = np.divmod(positions, record.matrix_shape[1])
-        rows += band_row
-        inside = (rows >= first_row) & (rows < stop_row)
-        matrix[rows[inside] - first_row, columns[inside]] = values[inside]
+def apply(matrix: Elements, dtype: str, record: TensorRecord, fetch: Fetch, rows: range) -> None:
+    """Replace the outliers in these rows of the stored matrix, carrier of `dtype`, in place."""
+    for band_row, positions, values in bands(record, fetch, rows.start, rows.stop):
+        at, columns = np.divmod(positions, record.matrix_shape[1])
+        at += band_row
+        inside = (at >= rows.start) & (at < rows.stop)
+        matrix[at[inside] - rows.start, columns[inside]] = narrow(values[inside], dtype)
 
 
 def bands(

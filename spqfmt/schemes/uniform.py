@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from spqfmt.codecs.elements import Elements
+from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.errors import CorruptError
+from spqfmt.kernels.dequantize import dequantize_uniform
 from spqfmt.records import TensorRecord
 from spqfmt.schemes import codes as codes_stream
 from spqfmt.schemes import outliers as outlier_streams
@@ -127,14 +128,17 @@ class UniformScheme:
         codes_stream.verify(record, fetch)
         outlier_streams.verify(record, fetch)
 
-    def read(self, record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> Float32:
-        """Dequantized rows, float32."""
-        codes = codes_stream.read(record, fetch, first_row, stop_row)
-        row_scale = read_scale(record, fetch, "row_scales", first_row, stop_row)
+    def read(self, record: TensorRecord, fetch: Fetch, rows: range, dtype: str) -> Elements:
+        """Dequantized rows; the native twin of `dequantize` rounds to `dtype` as it goes."""
+        codes = codes_stream.read(record, fetch, rows.start, rows.stop)
+        row_scale = read_scale(record, fetch, "row_scales", rows.start, rows.stop)
         column_scale = read_scale(record, fetch, "column_scales", 0, None)
         step = float_from_bits(record.parameters["step"], "step")
-        matrix = dequantize(codes, step, row_scale, column_scale)
-        outlier_streams.apply(matrix, record, fetch, first_row, stop_row)
+        with overflow_allowed():
+            row = np.full(len(rows), step) if row_scale is None else step * row_scale
+        matrix = np.empty(codes.shape, CARRIERS[dtype])
+        dequantize_uniform(codes, "i8", row, column_scale, matrix, dtype)
+        outlier_streams.apply(matrix, dtype, record, fetch, rows)
         return matrix
 
 

@@ -32,9 +32,9 @@ nb::bytes rans_encode(nb::handle src_object, unsigned block_log2) {
     const nb::gil_scoped_release release;
     require(src.size() > 0, "a rans chunk holds at least one symbol");
     require(block_log2 == 0 || (block_log2 >= kMinBlockLog2 && block_log2 <= kMaxBlockLog2), "block_log2 is not 0 or 7..16");
-    const unsigned log2 = block_log2 == 0 ? choose_block_log2(src.size()) : block_log2;
-    out.resize(max_chunk_bytes(src.size(), log2));
-    out.resize(encode_chunk(src.data(), src.size(), log2, out.data(), out.size()));
+    const unsigned smallest = block_log2 == 0 ? least_block_log2(src.size()) : block_log2;
+    out.resize(max_chunk_bytes(src.size(), smallest));
+    out.resize(encode_chunk(src.data(), src.size(), block_log2, out.data(), out.size()));
   }
   require(!out.empty(), "too many symbols for one rans chunk");
   return nb::bytes(reinterpret_cast<const char*>(out.data()), out.size());

@@ -15,12 +15,14 @@ namespace spqfmt {
 // Most bytes that encoding `raw_bytes` symbols can take.
 size_t max_chunk_bytes(size_t raw_bytes, unsigned block_log2);
 
-// The block size for a chunk: the largest power of two up to 64 KiB that still gives 4 blocks, but 16 KiB at least. Four blocks
-// in lockstep decode nearly as fast as more; 16 KiB blocks cost 1 % for states and directory, 4 KiB ones would cost 3.5 %.
-unsigned choose_block_log2(size_t raw_bytes);
+// The smallest blocks that encode_chunk would choose: the largest power of two up to 64 KiB that still gives 4 blocks, but
+// 16 KiB at least. Four blocks in lockstep decode nearly as fast as more; 16 KiB blocks cost 1 % for states and directory,
+// 4 KiB ones would cost 3.5 %.
+unsigned least_block_log2(size_t raw_bytes);
 
 // Encodes `raw_bytes` >= 1 symbols into dst and returns the size of the chunk, or 0 if it does not fit in `capacity`.
-// block_log2 is 7..16, or 0 to choose. The result depends on nothing but the symbols and block_log2.
+// block_log2 is 7..16, or 0 to choose: least_block_log2, and more where the symbols cost so little that blocks would show.
+// The result depends on nothing but the symbols and block_log2.
 size_t encode_chunk(const uint8_t* src, size_t raw_bytes, unsigned block_log2, uint8_t* dst, size_t capacity);
 
 // ---- decode

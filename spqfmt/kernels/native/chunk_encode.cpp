@@ -70,15 +70,27 @@ size_t encode_constant(uint8_t symbol, uint8_t* dst, size_t capacity) {
   return kConstantChunkBytes;
 }
 
-// Bytes that the chunk cannot go below: what the symbols cost at their frequencies, and what is spent beside them. A block
-// begins with all states at 2^16 and stores them in 32 bits, so its states cost at least 16 bits a lane more than they carry.
-// Steps round by about 1e-5 of a symbol's cost, far less than that. Noise is refused here, without encoding it.
-double least_bytes(const uint64_t counts[256], const Frequencies& frequencies, size_t directory, size_t n_blocks) {
+// What the symbols cost at their frequencies, in bytes.
+double coded_bytes(const uint64_t counts[256], const Frequencies& frequencies) {
   double bits = 0;
   for (unsigned s = 0; s < 256; s++) {
     if (counts[s] != 0) bits += static_cast<double>(counts[s]) * (kFreqBits - std::log2(frequencies.of[s]));
   }
-  return bits / 8 + static_cast<double>(directory + n_blocks * (4 + kStateBytes / 2));
+  return bits / 8;
+}
+
+// What a block costs beside its symbols, at least. It begins with all states at 2^16 and stores them in 32 bits, so its
+// states cost 16 bits a lane more than they carry. Steps round by about 1e-5 of a symbol's cost, far less than that.
+constexpr size_t kLeastBlockBytes = 4 + kStateBytes / 2;
+
+// Blocks grow beyond what lockstep wants while they would cost more than a hundredth of the symbols: few or cheap symbols.
+unsigned grow_blocks(unsigned log2, size_t raw_bytes, double coded) {
+  while (log2 < kMaxBlockLog2) {
+    const size_t n_blocks = ceil_div(raw_bytes, size_t{1} << log2);
+    if (n_blocks == 1 || static_cast<double>(n_blocks * kLeastBlockBytes) * 100 <= coded) break;
+    log2++;
+  }
+  return log2;
 }
 
 }  // namespace
@@ -88,7 +100,7 @@ size_t max_chunk_bytes(size_t raw_bytes, unsigned block_log2) {
   return kHeaderBytes + round_up(kMaxTableBytes, 4) + n_blocks * (4 + kStateBytes + kGroupWordBytes + 2) + 2 * raw_bytes;
 }
 
-unsigned choose_block_log2(size_t raw_bytes) {
+unsigned least_block_log2(size_t raw_bytes) {
   unsigned log2 = kMaxBlockLog2;
   while (log2 > 14 && ceil_div(raw_bytes, size_t{1} << log2) < 4) log2--;
   return log2;
@@ -96,7 +108,8 @@ unsigned choose_block_log2(size_t raw_bytes) {
 
 size_t encode_chunk(const uint8_t* src, size_t raw_bytes, unsigned block_log2, uint8_t* dst, size_t capacity) {
   if (raw_bytes == 0) throw std::invalid_argument("a rans chunk holds at least one symbol");
-  if (block_log2 == 0) block_log2 = choose_block_log2(raw_bytes);
+  const bool choose = block_log2 == 0;
+  if (choose) block_log2 = least_block_log2(raw_bytes);
   if (block_log2 < kMinBlockLog2 || block_log2 > kMaxBlockLog2) throw std::invalid_argument("block_log2 is not 7..16");
 
   uint64_t counts[256];
@@ -105,6 +118,8 @@ size_t encode_chunk(const uint8_t* src, size_t raw_bytes, unsigned block_log2, u
   if (counts[fill] == raw_bytes) return encode_constant(fill, dst, capacity);
 
   const Frequencies frequencies = normalize(counts);
+  const double coded = coded_bytes(counts, frequencies);
+  if (choose) block_log2 = grow_blocks(block_log2, raw_bytes, coded);
   const size_t block_size = size_t{1} << block_log2;
   const size_t n_blocks = ceil_div(raw_bytes, block_size);
   uint8_t table_bits[kMaxTableBytes];
@@ -112,7 +127,8 @@ size_t encode_chunk(const uint8_t* src, size_t raw_bytes, unsigned block_log2, u
   const size_t directory = kHeaderBytes + round_up(table_bytes, 4);
   size_t at = directory + 4 * n_blocks;
   if (at > capacity || n_blocks > UINT32_MAX / 4) return 0;
-  if (least_bytes(counts, frequencies, directory, n_blocks) > static_cast<double>(capacity)) return 0;
+  // Noise is refused here, without encoding it.
+  if (coded + static_cast<double>(directory + n_blocks * kLeastBlockBytes) > static_cast<double>(capacity)) return 0;
 
   dst[0] = kCoderRans;
   dst[1] = kKindBlocks;
