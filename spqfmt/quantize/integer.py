@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from spqfmt.errors import OptionError
@@ -17,7 +16,7 @@ from spqfmt.quantize.activations import TOKEN_INT8
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.quantize.calibrated import Block, Layer, Result, Site
 from spqfmt.quantize.inputs import InputStatistics
-from spqfmt.quantize.layouts import choose_layout
+from spqfmt.quantize.layouts import LaidOut
 from spqfmt.quantize.outlier_columns import keep_columns
 from spqfmt.quantize.pruning import check_pruning, prune
 from spqfmt.quantize.rtn import GRANULARITIES, round_groups, round_symmetric
@@ -25,7 +24,6 @@ from spqfmt.quantize.scaling import FORMS, as_column_scale, channel_scale, fold,
 from spqfmt.quantize.sparsegpt import sparse_update
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.floats import Scale
-from spqfmt.schemes.uniform import Uniform
 
 TAKES = frozenset(
     {
@@ -206,6 +204,12 @@ def _rounded(
     outliers = None
     if options.threshold is not None:
         outliers = keep_columns(matrix, largest_input > options.threshold, weight.dtype)
-    rounded: Uniform = round_symmetric(matrix, options.bits, per_row=options.granularity == "row")
-    layout = choose_layout(np.asarray(rounded.codes))
-    return replace(rounded, column_scale=column_scale, outliers=outliers, layout=layout)
+    rounded = round_symmetric(matrix, options.bits, per_row=options.granularity == "row")
+    return LaidOut(
+        rounded.codes,
+        rounded.step,
+        rounded.code_dtype,
+        rounded.row_scale,
+        column_scale,
+        outliers,
+    )

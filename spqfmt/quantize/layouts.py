@@ -1,16 +1,29 @@
 """The orientation and the table classes with which codes take the fewest bytes."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import Elements
+from spqfmt.schemes.base import Encoded
 from spqfmt.schemes.codes import Layout
+from spqfmt.schemes.uniform import Uniform
 
 _CLASSES = (2, 4, 8)
 _CLASS_BYTES = 350
 """What one more class costs: its table, the states of its blocks, its chunk's record and alignment."""
+
+
+@dataclass(frozen=True)
+class LaidOut(Uniform):
+    """A uniform tensor whose layout is chosen when it is encoded: what is only simulated needs none."""
+
+    def encode(self) -> Encoded:
+        """As Uniform does, with the best layout."""
+        plain = Uniform(**{field.name: getattr(self, field.name) for field in fields(Uniform)})
+        return replace(plain, layout=choose_layout(self.codes)).encode()
 
 
 def choose_layout(codes: Elements) -> Layout:
