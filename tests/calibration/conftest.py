@@ -1,0 +1,26 @@
+"""Source models for the tests of this folder."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Shared helpers are no package: their folder is put on the path as Python does for a script.
+sys.path.insert(0, str(Path(__file__).parent))
+
+import calibration_models
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of the tiny model of a name; made once a session, not to be changed."""
+    made: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            calibration_models.build(name, made[name])
+        return made[name]
+
+    return get

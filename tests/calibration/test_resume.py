@@ -1,0 +1,150 @@
+"""A pack that was interrupted goes on at the block where it stood, with the same file in the end."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from calibration_models import TEXT
+
+import spqfmt
+from spqfmt.errors import OptionError
+from spqfmt.pipeline.progress import Silent
+from spqfmt.quantize.calibrated import Block, Result
+from spqfmt.quantize.spqr import METHOD
+
+SETTINGS: dict[str, Any] = {"method": "spqr", "bits": 3, "samples": 4, "seq_len": 32, "calibration": TEXT}
+
+
+class Interrupting(Silent):
+    """Raises like Ctrl-C when a stage begins."""
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+
+    def stage(self, text: str) -> None:
+        if text == self._at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def interrupted(folder: Callable[[str], Path], tmp_path: Path) -> Path:
+    """The name of a file whose pack was interrupted in its second block."""
+    out = tmp_path / "m.spq"
+    with pytest.raises(
+        KeyboardInterrupt, match=r"m\.spq\.resume holds 1 of 2 blocks, --resume goes on there"
+    ):
+        spqfmt.pack(folder("llama"), out, progress=Interrupting("model.layers.1: quantizing"), **SETTINGS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.spq.resume"]
+    return out
+
+
+@pytest.fixture
+def quantized(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the blocks that are quantized from now on."""
+    names: list[str] = []
+    original = type(METHOD).quantize_block
+
+    def note(self: Any, block: Block, options: Any) -> Mapping[str, Result]:
+        names.append(block.name)
+        return original(self, block, options)
+
+    monkeypatch.setattr(type(METHOD), "quantize_block", note)
+    return names
+
+
+def test_a_resumed_pack_gives_the_same_bytes(
+    interrupted: Path, folder: Callable[[str], Path], quantized: list[str]
+) -> None:
+    spqfmt.pack(folder("llama"), interrupted, resume=True, **SETTINGS)
+    assert quantized == ["model.layers.1"]
+    assert [path.name for path in interrupted.parent.iterdir()] == ["m.spq"]
+    whole = interrupted.with_name("whole.spq")
+    spqfmt.pack(folder("llama"), whole, **SETTINGS)
+    assert whole.read_bytes() == interrupted.read_bytes()
+
+
+def test_what_is_there_is_not_passed_over_in_silence(
+    interrupted: Path, folder: Callable[[str], Path], quantized: list[str]
+) -> None:
+    with pytest.raises(OptionError, match="--resume goes on there, --force starts over"):
+        spqfmt.pack(folder("llama"), interrupted, **SETTINGS)
+    spqfmt.pack(folder("llama"), interrupted, force=True, **SETTINGS)
+    assert quantized == ["model.layers.0", "model.layers.1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"bits": 4}, "method options"),
+        ({"method": "gptq"}, "method, method options"),
+        ({"samples": 5}, "samples"),
+        ({"seed": 1}, "seed"),
+        ({"sequential": False}, "sequential"),
+    ],
+)
+def test_other_options_are_refused(
+    change: dict[str, Any], said: str, interrupted: Path, folder: Callable[[str], Path]
+) -> None:
+    with pytest.raises(OptionError, match=f"is of a pack with other {said}; give the same"):
+        spqfmt.pack(folder("llama"), interrupted, resume=True, **(SETTINGS | change))
+    assert interrupted.with_name("m.spq.resume").exists()
+
+
+def test_another_model_is_refused(interrupted: Path, folder: Callable[[str], Path]) -> None:
+    with pytest.raises(OptionError, match="other source"):
+        spqfmt.pack(folder("mistral"), interrupted, resume=True, **SETTINGS)
+
+
+def test_changed_weights_are_refused(
+    interrupted: Path, folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = shutil.copytree(folder("llama"), tmp_path / "copy")
+    file = copy / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    # The last bytes belong to the last tensor by name; those of the first block lie before.
+    data[len(data) // 3] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(OptionError, match="are not those of the interrupted pack"):
+        spqfmt.pack(copy, interrupted, resume=True, **SETTINGS)
+
+
+def test_a_damaged_block_is_quantized_again(
+    interrupted: Path, folder: Callable[[str], Path], quantized: list[str]
+) -> None:
+    block = interrupted.with_name("m.spq.resume") / "block-00000.spq"
+    data = bytearray(block.read_bytes())
+    data[200] ^= 1
+    block.write_bytes(data)
+    spqfmt.pack(folder("llama"), interrupted, resume=True, **SETTINGS)
+    assert quantized == ["model.layers.0", "model.layers.1"]
+    spqfmt.verify(interrupted)
+
+
+def test_a_damaged_description_is_refused(interrupted: Path, folder: Callable[[str], Path]) -> None:
+    interrupted.with_name("m.spq.resume").joinpath("pack.json").write_text("{", "utf-8")
+    with pytest.raises(OptionError, match=r"no sound pack\.json in it"):
+        spqfmt.pack(folder("llama"), interrupted, resume=True, **SETTINGS)
+
+
+def test_an_interruption_before_the_first_block_leaves_nothing(
+    folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt, match="nothing was left behind"):
+        spqfmt.pack(
+            folder("llama"),
+            tmp_path / "m.spq",
+            progress=Interrupting("model.layers.0: quantizing"),
+            **SETTINGS,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_to_resume_is_said(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="nothing to resume"):
+        spqfmt.pack(folder("llama"), tmp_path / "m.spq", resume=True, **SETTINGS)
+    with pytest.raises(OptionError, match="method rtn packs in one go"):
+        spqfmt.pack(folder("llama"), tmp_path / "m.spq", resume=True, method="rtn")
+    assert not list(tmp_path.iterdir())
