@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": ("spqfmt.cli.inspect", "inspect", "Show what every tensor costs."),
     "verify": ("spqfmt.cli.verify", "verify", "Check every byte of a file."),
     "unpack": ("spqfmt.cli.unpack", "unpack", "Write a Hugging Face folder."),
+    "plan": ("spqfmt.cli.plan", "plan", "Show where weights would live under a memory ceiling."),
     "run": ("spqfmt.cli.run", "run", "Generate text."),
     "eval": ("spqfmt.cli.eval", "eval_", "Perplexity, and KL to a reference model."),
     "bench": ("spqfmt.cli.bench", "bench", "Measure codecs and loading on this machine."),

@@ -27,6 +27,10 @@ _DTYPES = ("float32", "float16", "bfloat16")
 @click.option("--raw", is_flag=True, help="Give the prompt as it is, without the model's chat template.")
 @click.option("--dtype", type=click.Choice(_DTYPES), help="Compute in this dtype instead of the file's own.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "--memory",
+    help="Ceiling for all that is held of an .spq file's weights, such as 300MiB. See `spqfmt plan`.",
+)
 def run(
     *,
     file: Path,
@@ -37,6 +41,7 @@ def run(
     raw: bool,
     dtype: str | None,
     device: str,
+    memory: str | None,
 ) -> None:
     """Generate text with FILE, an .spq file (a Hugging Face folder or a GGUF file works too).
 
@@ -44,13 +49,14 @@ def run(
 
     \b
     spqfmt run model.spq --prompt "Why is the sky blue?"
+    spqfmt run model.spq --prompt "Why is the sky blue?" --memory 60MiB
     spqfmt run model.spq --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
     """
     # torch takes seconds to import: only after the options are known to be right.
     from spqfmt import loaders
 
     start = time.perf_counter()
-    model, tokenizer = loaders.load_model(file, device=device, dtype=dtype)
+    model, tokenizer = loaders.load_model(file, device=device, dtype=dtype, memory=memory)
     load_seconds = time.perf_counter() - start
     loaders.need_tokenizer(file, tokenizer)
 

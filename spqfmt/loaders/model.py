@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from spqfmt.container.shards import open_readers
 from spqfmt.errors import CorruptError, ImporterError, SpqError, UnsupportedError
 from spqfmt.loaders.assets import asset_folder
 from spqfmt.loaders.inputs import treat_inputs
+from spqfmt.loaders.packed.load import attach, packed_class, prepare
+from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.tensors import StoredModel, StoredTensor, main_dtype, open_stored, parse_dtype
 
 _TOKENIZER_FILES = frozenset(
@@ -67,6 +71,9 @@ def load_model(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str | None = None,
+    memory: int | str | None = None,
+    packed: bool | None = None,
+    activations: str | None = None,
 ) -> tuple[Any, Any]:
     """Load `path`, an .spq file or a source model, and return `(model, tokenizer)` ready for use.
 
@@ -75,18 +82,32 @@ def load_model(
     to `device`. Inputs of layers are clamped and quantized as the file asks (FORMAT.md section 6). `tokenizer` is None
     for a file without one. Code that came with the model is never run.
 
+    `memory`, in bytes or as "300MiB", is a ceiling for all that is held of the weights of an .spq file, on the CPU:
+    layers keep their codes packed and compute from them, and what does not fit is decoded each time it is needed
+    (spqfmt.loaders.packed). `packed` True does so without a ceiling. `activations` "int8" or "float" tells packed
+    layers of integer codes how to take their inputs; by default as the file says. Such a model gives no gradients and
+    no state dict; `model.packed_weights.close()`, or dropping the model, stops its threads and closes the file.
+
     Raises CorruptError when the file's tensors are not those of its config's model (ImporterError for a source),
-    UnsupportedError for a model that the installed transformers does not have, OSError as it is.
+    UnsupportedError for a model that the installed transformers does not have, MemoryBudgetError for a ceiling that is
+    too low, before weights are read, OptionError for options that do not go together, OSError as it is.
     """
     path = Path(path)
+    wanted = packing_options(path, device, memory, packed, activations)
     with open_stored(path) as stored:
         with asset_folder(stored.assets) as folder:
-            config = _config(path, folder, stored)
+            config = read_config(path, folder, stored)
             tokenizer = _tokenizer(path, folder, stored)
             generation = _generation_config(folder, stored)
         weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
-        model = _build(path, config, stored, weights)
-        treat_inputs(model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None})
+        model_class = find_model_class(path, config)
+        if wanted is not None:
+            model = _load_packed(path, model_class, config, stored, weights, wanted)
+        else:
+            model = _build(path, model_class, config, stored, weights)
+            treat_inputs(
+                model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None}
+            )
     if generation is not None and model.can_generate():
         model.generation_config = generation
     return model.to(device), tokenizer
@@ -100,7 +121,8 @@ def need_tokenizer(path: str | Path, tokenizer: Any) -> None:
         )
 
 
-def _config(path: Path, folder: Path, stored: StoredModel) -> Any:
+def read_config(path: Path, folder: Path, stored: StoredModel) -> Any:
+    """transformers' config of the model. Raises as `load_model` does."""
     if "config.json" not in stored.assets:
         raise _bad(stored, f"{path}: no config.json in it, so its weights cannot become a model")
     try:
@@ -144,7 +166,7 @@ def _generation_config(folder: Path, stored: StoredModel) -> Any:
     return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
-def _model_class(path: Path, config: Any) -> Any:
+def find_model_class(path: Path, config: Any) -> Any:
     """The class that the config names, else the causal language model of its type, else its bare model."""
     for name in config.architectures or ():
         named = getattr(transformers, name, None)
@@ -158,7 +180,25 @@ def _model_class(path: Path, config: Any) -> Any:
     )
 
 
-def _build(path: Path, config: Any, stored: StoredModel, dtype: torch.dtype) -> Any:
+def _load_packed(
+    path: Path, model_class: Any, config: Any, stored: StoredModel, dtype: torch.dtype, wanted: Packing
+) -> Any:
+    """The model with packed modules; transformers loads what is left."""
+    with ExitStack() as stack:
+        readers = open_readers(path)
+        for reader in readers:
+            stack.callback(reader.close)
+        prepared = prepare(model_class, config, readers, dtype=dtype, memory_bytes=wanted.memory_bytes)
+        packed = packed_class(model_class, prepared, dtype, int8_activations=wanted.int8_activations)
+        left = {n: t for n, t in stored.tensors.items() if n not in prepared.packed_names}
+        model = _build(path, packed, config, replace(stored, tensors=left), dtype)
+        treat_inputs(model, {n: t.treatment for n, t in left.items() if t.treatment is not None})
+        stack.pop_all()
+        model.packed_weights = attach(model, model_class, prepared, readers, dtype)
+    return model
+
+
+def _build(path: Path, model_class: Any, config: Any, stored: StoredModel, dtype: torch.dtype) -> Any:
     """The model with its weights, on the CPU, in eval mode."""
     reading = _Reading(dtype)
     # The config decides whether weights are shared; a tied name that it does not tie is filled from its source.
@@ -170,7 +210,7 @@ def _build(path: Path, config: Any, stored: StoredModel, dtype: torch.dtype) -> 
     }
     with _quiet_transformers():
         try:
-            model, info = _model_class(path, config).from_pretrained(
+            model, info = model_class.from_pretrained(
                 None,
                 config=config,
                 state_dict=state,

@@ -1,0 +1,89 @@
+"""`spqfmt plan`: where a model's weights would live under a memory ceiling."""
+
+import json
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from spqfmt.cli.units import size
+
+if TYPE_CHECKING:
+    from spqfmt.loaders.plan import ModelPlan
+
+
+@click.command("plan")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--memory", help="Ceiling for all that is held of the weights, such as 300MiB. [default: none]")
+@click.option(
+    "--device", type=click.Choice(("cpu",)), default="cpu", show_default=True, help="Where the model runs."
+)
+@click.option("--dtype", type=click.Choice(("float32", "float16", "bfloat16")), help="Compute in this dtype.")
+@click.option(
+    "--tokens", type=click.IntRange(min=1), default=2048, show_default=True, help="For the estimates on top."
+)
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at once.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+def plan(
+    *, file: Path, memory: str | None, device: str, dtype: str | None, tokens: int, batch: int, as_json: bool
+) -> None:
+    """Show where the weights of FILE would live while it runs, and how long a token would take. Reads no weights.
+
+    \b
+    spqfmt plan model.spq --memory 300MiB
+    spqfmt plan model.spq --memory 300MiB --json
+    """
+    from spqfmt.loaders.plan import plan_model
+
+    planned = plan_model(file, memory=memory, dtype=dtype, n_tokens=tokens, batch=batch)
+    if as_json:
+        click.echo(json.dumps(planned.to_json()))
+    else:
+        _show(planned)
+
+
+_IN_A_LAYER = re.compile(r"(.+?\.\d+)\.")
+
+
+def _layer(tensor: str) -> str:
+    """model.layers.3.mlp.up_proj.weight -> model.layers.3; other tensors stand for themselves."""
+    match = _IN_A_LAYER.match(tensor)
+    return match[1] if match else tensor
+
+
+def _show(planned: "ModelPlan") -> None:
+    plan, on_top = planned.plan, planned.on_top
+    table = Table("layer", "decoded", "compressed", "on disk", "ms a token", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for layer, parts in groupby(plan.parts, lambda part: _layer(part.item.part.record.name)):
+        row = dict.fromkeys(("decoded", "compressed", "disk", "ms"), 0.0)
+        for part in parts:
+            row[part.residency] += part.item.part.stored_bytes if part.residency == "disk" else part.bytes
+            row["ms"] += part.expected_ms
+        sizes = (size(row[key]) if row[key] else "" for key in ("decoded", "compressed", "disk"))
+        table.add_row(layer, *sizes, f"{row['ms']:.2f}")
+    Console(highlight=False).print(table)
+    fixed = plan.fixed
+    ceiling = "no ceiling" if plan.memory_bytes is None else f"ceiling {size(plan.memory_bytes)}"
+    click.echo(
+        f"{ceiling}: {size(plan.held_bytes)} held, "
+        f"{size(plan.bytes_in('decoded'))} decoded, {size(plan.bytes_in('compressed'))} compressed, "
+        f"{size(fixed.floats + fixed.sides)} parameters, scales and outliers, "
+        f"{size(fixed.ring + fixed.rows + fixed.staging + fixed.workspace)} buffers"
+    )
+    click.echo(
+        f"the file's weights: {size(plan.stored_bytes)} stored, {size(plan.decoded_bytes)} decoded; "
+        f"smallest ceiling {size(plan.smallest_bytes)} ({plan.smallest_bytes} bytes)"
+    )
+    click.echo(
+        f"expected: {plan.serial_ms:.1f} ms a token one after the other, {plan.overlapped_ms:.1f} ms overlapped"
+    )
+    click.echo(
+        f"on top, for {on_top.n_tokens} tokens in a batch of {on_top.batch}: KV cache about "
+        f"{size(on_top.kv_cache_bytes)}, activations at most about {size(on_top.activation_bytes)}"
+    )

@@ -1,0 +1,78 @@
+"""From a file and a transformers class to a model that computes from packed weights under a ceiling."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from spqfmt.container.reader import Reader
+from spqfmt.loaders.packed.engine import Engine
+from spqfmt.loaders.packed.install import Packable, Place, find_places, inventory_of, replace
+from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear
+from spqfmt.pipeline.residency.plan import Inventory, Plan, plan_residency
+from spqfmt.pipeline.residency.rates import Rates, measure_rates
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that is planned and of which no weights were read."""
+
+    places: tuple[Place, ...]
+    inventory: Inventory
+    plan: Plan
+
+    @property
+    def packed_names(self) -> frozenset[str]:
+        """Tensors of the file, and tied names, that transformers shall not load."""
+        return frozenset(place.tensor for place in self.places) | {place.record.name for place in self.places}
+
+
+def prepare(
+    model_class: Any,
+    config: Any,
+    readers: Sequence[Reader],
+    *,
+    dtype: torch.dtype,
+    memory_bytes: int | None,
+    rates: Rates | None = None,
+) -> Prepared:
+    """Plan from the index and an empty model. Raises MemoryBudgetError before any weight is read."""
+    with torch.device("meta"):
+        skeleton = model_class(config)
+    packable = Packable.of(readers)
+    places = find_places(skeleton, packable)
+    replace(skeleton, places, dtype, int8_activations=None)
+    inventory = inventory_of(skeleton, places, packable, dtype)
+    plan = plan_residency(inventory, rates or measure_rates(readers[0]), memory_bytes)
+    return Prepared(tuple(places), inventory, plan)
+
+
+def packed_class(
+    model_class: Any, prepared: Prepared, dtype: torch.dtype, *, int8_activations: bool | None
+) -> Any:
+    """`model_class` with packed modules from the start, so that transformers never makes room for their weights."""
+
+    def construct(self: Any, config: Any, *arguments: Any, **options: Any) -> None:
+        model_class.__init__(self, config, *arguments, **options)
+        replace(self, prepared.places, dtype, int8_activations=int8_activations)
+
+    names = {
+        "__init__": construct,
+        "__module__": model_class.__module__,
+        "__qualname__": model_class.__qualname__,
+    }
+    return type(model_class.__name__, (model_class,), names)
+
+
+def attach(
+    model: Any, model_class: Any, prepared: Prepared, readers: Sequence[Reader], dtype: torch.dtype
+) -> Engine:
+    """Read the packed weights that the plan keeps in memory and give them to the model. The engine owns the readers."""
+    engine = Engine(prepared.plan, readers, dtype, prepared.inventory.workspace_bytes)
+    model.__class__ = model_class
+    model.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, PackedLinear | PackedEmbedding):
+            module.attach(engine)
+    return engine

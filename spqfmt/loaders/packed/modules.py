@@ -1,0 +1,128 @@
+"""Modules that stand in for torch's where the weights are packed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from spqfmt.errors import SpqError
+from spqfmt.loaders.packed.engine import Engine
+from spqfmt.quantize.activations import TOKEN_INT8, treatment
+from spqfmt.records import TensorRecord
+
+
+class _Packed(nn.Module):
+    """A module whose weight is a tensor of an engine. It has no parameter for it, and nothing to train or to save."""
+
+    def __init__(self, record: TensorRecord, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.record = record
+        self._dtype = dtype
+        self._engine: Engine | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Compute with this engine from now on."""
+        self._engine = engine
+
+    @property
+    def engine(self) -> Engine:
+        """The engine. SpqError: there is none yet."""
+        if self._engine is None:
+            raise SpqError(f"{self.record.name}: no weights are loaded")
+        return self._engine
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Shape and dtype of the weight that this stands for, on the meta device: it has no values."""
+        return torch.empty(self.record.shape, dtype=self._dtype, device="meta")
+
+    def _save_to_state_dict(self, destination: Mapping[str, Any], prefix: str, keep_vars: bool) -> None:
+        if self._engine is not None:
+            raise SpqError(
+                "a model with packed weights has no state dict; copy its .spq file, or use spqfmt unpack"
+            )
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def __deepcopy__(self, memo: object) -> "_Packed":
+        raise SpqError("a model with packed weights cannot be copied; load it again")
+
+
+class PackedLinear(_Packed):
+    """y = x W^T + bias from the codes of W, for any leading shape of x, in x's dtype.
+
+    The record's activation clamp comes first. `int8_activations`: tokens are rounded to int8 with a scale each.
+    """
+
+    def __init__(
+        self, record: TensorRecord, dtype: torch.dtype, bias: nn.Parameter | None, *, int8_activations: bool
+    ) -> None:
+        super().__init__(record, dtype)
+        self.out_features, self.in_features = record.matrix_shape
+        # Integer products are there for one scheme; inputs of others are rounded, as where weights are floats.
+        self.int8_activations = int8_activations and record.scheme == "uniform"
+        rounded = None if record.scheme == "uniform" or not int8_activations else TOKEN_INT8
+        self.treatment = treatment(record.activation_clamp, rounded)
+        self.bias: nn.Parameter | None = bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` [..., in_features] on the CPU -> [..., out_features]. Raises SpqError where a gradient is wanted."""
+        y: torch.Tensor = _linear(self, x)
+        return y
+
+    def extra_repr(self) -> str:
+        """As nn.Linear shows itself, and the scheme."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"scheme={self.record.scheme}, int8_activations={self.int8_activations}"
+        )
+
+
+class PackedEmbedding(_Packed):
+    """Rows of a packed matrix by number."""
+
+    def __init__(self, record: TensorRecord, dtype: torch.dtype, padding_idx: int | None) -> None:
+        super().__init__(record, dtype)
+        self.num_embeddings, self.embedding_dim = record.matrix_shape
+        self.padding_idx = padding_idx
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """`ids` [...] of any integer dtype on the CPU -> [..., embedding_dim] in the model's dtype."""
+        rows: torch.Tensor = _look_up(self, ids)
+        return rows
+
+    def extra_repr(self) -> str:
+        """As nn.Embedding shows itself, and the scheme."""
+        return f"{self.num_embeddings}, {self.embedding_dim}, scheme={self.record.scheme}"
+
+
+# Compilers must not look inside: buffers are lent, and numpy computes. They break the graph here.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _linear(module: PackedLinear, x: torch.Tensor) -> torch.Tensor:
+    _check(module, x)
+    if x.shape[-1] != module.in_features:
+        raise ValueError(f"{module.record.name}: input {list(x.shape)} does not end in {module.in_features}")
+    with torch.no_grad():
+        treat = module.treatment
+        if treat is not None and x.numel():
+            x = treat(x)
+        return module.engine.multiply(
+            module.record.name, x, module.bias, int8_activations=module.int8_activations
+        )
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _look_up(module: PackedEmbedding, ids: torch.Tensor) -> torch.Tensor:
+    _check(module, ids)
+    with torch.no_grad():
+        return module.engine.look_up(module.record.name, ids)
+
+
+def _check(module: _Packed, x: torch.Tensor) -> None:
+    if x.device.type != "cpu":
+        raise SpqError(f"{module.record.name}: packed weights are on the CPU, the input is on {x.device}")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise SpqError(
+            f"{module.record.name}: packed weights give no gradients; "
+            "use torch.inference_mode(), or load without memory="
+        )

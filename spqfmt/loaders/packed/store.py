@@ -1,0 +1,76 @@
+"""The bytes of all parts: decoded or compressed in memory, or left in the file."""
+
+from collections.abc import Sequence
+
+from spqfmt.codecs.base import Bytes
+from spqfmt.container.reader import Reader, located
+from spqfmt.loaders.packed.buffers import allocate
+from spqfmt.pipeline.residency.decode import decode_part
+from spqfmt.pipeline.residency.parts import Part
+from spqfmt.pipeline.residency.plan import N_WORKERS, Plan
+
+LOOKUP_WORKER = N_WORKERS
+"""The staging buffer of lookups, which decode on the thread of the one who asks."""
+
+
+class Store:
+    """Holds what the plan keeps in memory, and decodes any part from where it is."""
+
+    def __init__(self, plan: Plan, readers: Sequence[Reader]) -> None:
+        self._readers = readers
+        self.parts = tuple(planned.item.part for planned in plan.parts)
+        self._memory: dict[int, Bytes] = {}
+        self._decoded = [planned.residency == "decoded" for planned in plan.parts]
+        self._region = allocate(sum(planned.bytes for planned in plan.parts))
+        at = 0
+        for number, planned in enumerate(plan.parts):
+            if planned.residency != "disk":
+                self._memory[number] = self._region[at : at + planned.bytes]
+                at += planned.bytes
+        stored = max((part.stored_bytes for part in self.parts), default=0)
+        scratch = max((part.scratch_bytes for part in self.parts), default=0)
+        self.is_streamed = not all(self._decoded)
+        self._staging = [
+            (allocate(stored), allocate(scratch)) for _ in range(N_WORKERS + 1 if self.is_streamed else 1)
+        ]
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of weights and staging."""
+        return self._region.size + sum(stored.size + scratch.size for stored, scratch in self._staging)
+
+    def load(self) -> None:
+        """Read, and decode where it is planned, all that lives in memory. Raises FormatError, OSError."""
+        for number, memory in self._memory.items():
+            part = self.parts[number]
+            if self._decoded[number]:
+                stored = self._read(part, self._staging[-1][0][: part.stored_bytes])
+                self._decode(part, stored, len(self._staging) - 1, memory, 0)
+            else:
+                self._read(part, memory)
+
+    def decoded(self, number: int) -> Bytes | None:
+        """The bytes of a part that is decoded in memory, for reading; None for others."""
+        if not self._decoded[number]:
+            return None
+        return self._memory[number]
+
+    def fill(self, worker: int, number: int, out: Bytes) -> None:
+        """Decode a part into `out` on a thread of its own staging. Raises FormatError, OSError."""
+        part = self.parts[number]
+        stored = self._memory.get(number)
+        if stored is None:
+            stored = self._read(part, self._staging[worker][0][: part.stored_bytes])
+        self._decode(part, stored, worker, out, 1)
+
+    def _read(self, part: Part, out: Bytes) -> Bytes:
+        reader = self._readers[part.reader_number]
+        with located(reader.path):
+            reader.read_into(part.offset, out)
+        # What was read will be read again only after all else: the page cache has better use for its room.
+        reader.forget(part.offset, part.stored_bytes)
+        return out
+
+    def _decode(self, part: Part, stored: Bytes, worker: int, out: Bytes, n_threads: int) -> None:
+        path = self._readers[part.reader_number].path
+        decode_part(part, stored, self._staging[worker][1], out, path, n_threads)

@@ -1,0 +1,98 @@
+"""`plan_model`: what `load_model` would do under a ceiling, and what comes on top; no weights are read."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spqfmt.container.shards import open_readers
+from spqfmt.loaders.assets import asset_folder
+from spqfmt.loaders.model import find_model_class, read_config
+from spqfmt.loaders.packed.load import prepare
+from spqfmt.loaders.packed.options import packing_options
+from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
+from spqfmt.pipeline.residency.plan import Plan
+from spqfmt.pipeline.residency.rates import Rates
+
+_FIXED_ACTIVATION_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Memory on top of a ceiling, estimated from above for `n_tokens` tokens in each of `batch` sequences.
+
+    `kv_cache_bytes`: keys and values of all layers. `activation_bytes`: the widest layer's inputs and outputs while a
+    prompt of that length is read, and the logits of one token.
+    """
+
+    n_tokens: int
+    batch: int
+    kv_cache_bytes: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """The plan and what comes on top of it."""
+
+    plan: Plan
+    on_top: Activations
+
+    def to_json(self) -> dict[str, object]:
+        """The object that `spqfmt plan --json` prints."""
+        return self.plan.to_json() | {"on_top": vars(self.on_top)}
+
+
+def plan_model(
+    path: str | Path,
+    *,
+    memory: int | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    n_tokens: int = 2048,
+    batch: int = 1,
+    rates: Rates | None = None,
+) -> ModelPlan:
+    """Plan `path`, an .spq file, for the CPU. `rates` are measured where they are not given.
+
+    Raises MemoryBudgetError, and what `load_model` raises for the file and its config.
+    """
+    path = Path(path)
+    options = packing_options(path, "cpu", memory, memory is None or None, None)
+    assert options is not None
+    with ExitStack() as stack:
+        readers = open_readers(path)
+        for reader in readers:
+            stack.callback(reader.close)
+        with open_stored(path) as stored, asset_folder(stored.assets) as folder:
+            config = read_config(path, folder, stored)
+            weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
+        model_class = find_model_class(path, config)
+        prepared = prepare(
+            model_class, config, readers, dtype=weights, memory_bytes=options.memory_bytes, rates=rates
+        )
+    return ModelPlan(prepared.plan, estimate(config, weights, n_tokens, batch))
+
+
+def estimate(config: Any, dtype: torch.dtype, n_tokens: int, batch: int) -> Activations:
+    """From the config alone; sizes that a config does not have count as 0."""
+    text = config.get_text_config()
+
+    def size(*names: str) -> int:
+        found = (getattr(text, name, None) for name in names)
+        return next((int(value) for value in found if isinstance(value, int)), 0)
+
+    hidden = size("hidden_size")
+    heads = size("num_attention_heads") or 1
+    key_value = (size("num_key_value_heads") or heads) * (size("head_dim") or hidden // heads)
+    tokens = n_tokens * batch
+    cache = 2 * size("num_hidden_layers") * key_value * tokens * dtype.itemsize
+    wide = 3 * size("intermediate_size", "ffn_dim", "n_inner") or 12 * hidden
+    # float32 copies stand beside what is computed in the model's dtype.
+    per_token = (6 * hidden + wide) * (dtype.itemsize + 4)
+    logits = 3 * 4 * size("vocab_size") * batch
+    # The cache grows by being copied: once more its last layer, and the allocator's reserve.
+    return Activations(n_tokens, batch, cache, tokens * per_token + logits + _FIXED_ACTIVATION_BYTES)

@@ -1,0 +1,158 @@
+"""Tensors cut into parts: runs of whole chunks that are read, checked and decoded together."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqfmt import wire
+from spqfmt.codecs.elements import CARRIERS
+from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+
+PART_BYTES = 1 << 20
+"""Decoded bytes from which on a part is closed. The smallest ceiling grows with it, the cost of handing over falls."""
+
+
+class Merge(NamedTuple):
+    """Planes of one chunk, from `scratch_offset` on in the scratch memory, become elements at `out_offset`."""
+
+    scratch_offset: int
+    out_offset: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Channels `first` to `stop` of a tensor's codes (or values) as stored: rows, or columns by orientation.
+
+    Decoded it is the packed elements in stored order (FORMAT.md 3.2); a dense tensor's are whole elements.
+    """
+
+    record: TensorRecord
+    reader_number: int
+    chunks: tuple[Chunk, ...]
+    first: int
+    stop: int
+    is_whole: bool
+
+    @property
+    def name(self) -> str:
+        """The tensor's name, with the channels where they are not all."""
+        return self.record.name if self.is_whole else f"{self.record.name}[{self.first}:{self.stop}]"
+
+    @cached_property
+    def dtype(self) -> str:
+        """The stream's."""
+        return weights_stream(self.record).dtype
+
+    @cached_property
+    def planes(self) -> tuple[PlaneChunk, ...]:
+        """All planes in the order of the file."""
+        return tuple(plane for chunk in self.chunks for plane in chunk.planes)
+
+    @property
+    def offset(self) -> int:
+        """Where the stored bytes begin in the file."""
+        return self.planes[0].offset
+
+    @cached_property
+    def stored_bytes(self) -> int:
+        """Bytes to read, padding between planes included."""
+        return self.planes[-1].offset + self.planes[-1].stored_bytes - self.offset
+
+    @cached_property
+    def decoded_bytes(self) -> int:
+        """Bytes that the part decodes to."""
+        return sum(plane.raw_bytes for plane in self.planes)
+
+    @cached_property
+    def scratch_bytes(self) -> int:
+        """Memory for the planes of elements wider than a byte, before they are merged; else 0."""
+        return self.decoded_bytes if self.merges else 0
+
+    @cached_property
+    def n_weights(self) -> int:
+        """Weights in the part."""
+        return sum(chunk.n_elements for chunk in self.chunks)
+
+    @cached_property
+    def merges(self) -> tuple[Merge, ...]:
+        """What is left to do after decoding, for elements wider than a byte."""
+        if wire.DTYPES[self.dtype].bits <= 8:
+            return ()
+        merges, at = [], 0
+        for chunk in self.chunks:
+            size = sum(plane.raw_bytes for plane in chunk.planes)
+            merges.append(Merge(at, at, size))
+            at += size
+        return tuple(merges)
+
+    @cached_property
+    def jobs(self) -> NDArray[np.int64]:
+        """Rows of native.DECODE_JOB_COLUMNS: from the part's stored bytes to its decoded or scratch bytes."""
+        jobs, at = [], 0
+        for plane in self.planes:
+            jobs.append(
+                (
+                    plane.offset - self.offset,
+                    plane.stored_bytes,
+                    plane.codec,
+                    plane.crc32,
+                    at,
+                    plane.raw_bytes,
+                )
+            )
+            at += plane.raw_bytes
+        return np.array(jobs, np.int64)
+
+
+def weights_role(record: TensorRecord) -> str:
+    """The role of the stream that is cut into parts."""
+    return "values" if record.scheme == "dense" else "codes"
+
+
+def weights_stream(record: TensorRecord) -> Stream:
+    """The stream that is cut into parts."""
+    return record.by_role[weights_role(record)]
+
+
+def channels(record: TensorRecord) -> tuple[int, int]:
+    """Number of channels of the weights as stored, and elements in one."""
+    rows, columns = record.matrix_shape
+    return (columns, rows) if by_columns(record) else (rows, columns)
+
+
+def by_columns(record: TensorRecord) -> bool:
+    """Whether the codes are stored column after column."""
+    return record.parameters.get("orientation") == "columns"
+
+
+def cut(record: TensorRecord, reader_number: int = 0, part_bytes: int = PART_BYTES) -> tuple[Part, ...]:
+    """The tensor's parts in order. Each ends where a chunk and a channel end, the first time from `part_bytes` on."""
+    stream = weights_stream(record)
+    n_channels, width = channels(record)
+    element_bits = wire.DTYPES[stream.dtype].bits
+    runs: list[tuple[int, int, list[Chunk]]] = []
+    begin, run = 0, []
+    for chunk in stream.chunks:
+        run.append(chunk)
+        end = chunk.first + chunk.n_elements
+        whole_bytes = end * element_bits % 8 == 0
+        if end == stream.n or (
+            end % width == 0 and whole_bytes and (end - begin * width) * element_bits >= 8 * part_bytes
+        ):
+            runs.append((begin, end // width, run))
+            begin, run = end // width, []
+    assert runs[-1][1] == n_channels
+    return tuple(
+        Part(record, reader_number, tuple(chunks), first, stop, len(runs) == 1)
+        for first, stop, chunks in runs
+    )
+
+
+def carrier_bytes(record: TensorRecord, role: str) -> int:
+    """Bytes of a stream of small elements as numpy holds it."""
+    stream = record.by_role.get(role)
+    return 0 if stream is None else stream.n * CARRIERS[stream.dtype].itemsize

@@ -1,0 +1,259 @@
+"""Which part lives where under a ceiling: pure functions from sizes and rates to a plan.
+
+Each part starts on disk. Moving it to compressed memory saves its read on every pass, decoding it saves the decoding
+too; the moves that save most time a byte are made first, as long as there is room, so that no room is left that could
+hold another one. DESIGN.md section 7; Double Compression's speed-adaptive rule is the same choice at pack time.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from spqfmt.errors import MemoryBudgetError
+from spqfmt.pipeline.residency.parts import Part
+from spqfmt.pipeline.residency.rates import Rates
+
+Residency = Literal["decoded", "compressed", "disk"]
+
+N_SLOTS = 3
+"""Buffers of the ring: one in use, one ready, one being filled."""
+N_WORKERS = 2
+"""Threads that read, check and decode; each has a staging buffer of its own."""
+N_ROW_SLOTS = 2
+"""Parts of an embedding that are kept decoded for lookups, where it is not decoded as a whole."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A part and what the model does with it: a product on every pass, and `lookups`, rows of it for some tokens."""
+
+    part: Part
+    products: bool
+    lookups: bool
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All that the model holds of weights, in the order of use.
+
+    `float_bytes`: tensors that stay ordinary torch parameters, in the dtype that the model computes in. `side_bytes`:
+    scales, zero points, orders and outliers of packed tensors, which are always decoded. `workspace_bytes`: room for
+    dequantized rows.
+    """
+
+    items: tuple[Item, ...]
+    float_bytes: int
+    side_bytes: int
+    workspace_bytes: int
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """Where a part lives. `bytes`: what it occupies there, 0 on disk; `expected_ms` of one pass over one token."""
+
+    item: Item
+    residency: Residency
+    bytes: int
+    expected_ms: float
+
+    @property
+    def name(self) -> str:
+        """Tensor, and channels where they are not all."""
+        return self.item.part.name
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What is held whatever the ceiling, in bytes. The last three are 0 where everything is decoded."""
+
+    floats: int
+    sides: int
+    workspace: int
+    staging: int
+    ring: int
+    rows: int
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.floats + self.sides + self.workspace + self.staging + self.ring + self.rows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is held where. `memory_bytes` is the ceiling, None for none; `held_bytes` what the plan uses of it.
+
+    `serial_ms` and `overlapped_ms` predict one token: reading, decoding and computing one after the other, or
+    the longer of computing and the rest (Double Compression's latency model).
+    """
+
+    memory_bytes: int | None
+    smallest_bytes: int
+    stored_bytes: int
+    decoded_bytes: int
+    fixed: Fixed
+    parts: tuple[PlannedPart, ...]
+    serial_ms: float
+    overlapped_ms: float
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that the plan takes."""
+        return self.fixed.total + sum(part.bytes for part in self.parts)
+
+    def bytes_in(self, residency: Residency) -> int:
+        """Bytes that parts of one residency occupy."""
+        return sum(part.bytes for part in self.parts if part.residency == residency)
+
+    def to_json(self) -> dict[str, object]:
+        """The object that `spqfmt plan --json` prints."""
+        return {
+            "memory_bytes": self.memory_bytes,
+            "smallest_bytes": self.smallest_bytes,
+            "held_bytes": self.held_bytes,
+            "weights_bytes": {"stored": self.stored_bytes, "decoded": self.decoded_bytes},
+            "fixed_bytes": vars(self.fixed) | {"total": self.fixed.total},
+            "expected_ms": {"serial": self.serial_ms, "overlapped": self.overlapped_ms},
+            "layers": [
+                {
+                    "name": part.name,
+                    "residency": part.residency,
+                    "bytes": part.bytes,
+                    "expected_ms": part.expected_ms,
+                }
+                for part in self.parts
+            ],
+        }
+
+
+def plan_residency(inventory: Inventory, rates: Rates, memory_bytes: int | None) -> Plan:
+    """Give every part a residency under the ceiling; without one everything is decoded.
+
+    Raises MemoryBudgetError, which names the smallest ceiling that works, for a smaller one.
+    """
+    items = inventory.items
+    whole = _fixed(inventory, streamed=False)
+    streamed = _fixed(inventory, streamed=True)
+    decoded = sum(item.part.decoded_bytes for item in items)
+    smallest = min(whole.total + decoded, streamed.total)
+    if memory_bytes is not None and memory_bytes < smallest:
+        raise MemoryBudgetError(
+            f"memory {_mib(memory_bytes)} is too small: this model needs at least {_mib(smallest)} "
+            f"({smallest} bytes), without activations and KV cache",
+            smallest,
+        )
+    if memory_bytes is None or memory_bytes >= whole.total + decoded:
+        fixed = whole
+        residencies: list[Residency] = ["decoded"] * len(items)
+    else:
+        fixed = streamed
+        residencies = _fill(items, rates, memory_bytes - streamed.total)
+    parts = tuple(
+        _planned(item, residency, rates, _share(item, items))
+        for item, residency in zip(items, residencies, strict=True)
+    )
+    computing = sum(_compute_ms(item, rates) for item in items)
+    serial = sum(part.expected_ms for part in parts)
+    return Plan(
+        memory_bytes,
+        smallest,
+        sum(item.part.stored_bytes for item in items),
+        decoded + inventory.side_bytes + inventory.float_bytes,
+        fixed,
+        parts,
+        serial,
+        max(computing, serial - computing),
+    )
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:.1f} MiB"
+
+
+def _fixed(inventory: Inventory, *, streamed: bool) -> Fixed:
+    parts = [item.part for item in inventory.items]
+    stored = max((part.stored_bytes for part in parts), default=0)
+    staging = stored + max((part.scratch_bytes for part in parts), default=0)
+    ring = max((item.part.decoded_bytes for item in inventory.items if item.products), default=0)
+    rows = max((item.part.decoded_bytes for item in inventory.items if item.lookups), default=0)
+    return Fixed(
+        inventory.float_bytes,
+        inventory.side_bytes,
+        inventory.workspace_bytes,
+        staging * (N_WORKERS + 1 if streamed else 1),  # one more for lookups, and for loading
+        ring * N_SLOTS if streamed else 0,
+        rows * N_ROW_SLOTS if streamed else 0,
+    )
+
+
+class _Move(NamedTuple):
+    """Take part `number` from `before` to `after`."""
+
+    saved_ms_per_byte: float
+    number: int
+    before: Residency
+    after: Residency
+    n_bytes: int
+
+
+def _fill(items: Sequence[Item], rates: Rates, room: int) -> list[Residency]:
+    moves = [
+        move for number, item in enumerate(items) for move in _moves(number, item, rates, _share(item, items))
+    ]
+    moves.sort(key=lambda move: (-move.saved_ms_per_byte, move.number))
+    residencies: list[Residency] = ["disk"] * len(items)
+    # A move that found no room may find its step before made later, so one more round.
+    for _ in range(2):
+        for move in moves:
+            if residencies[move.number] == move.before and move.n_bytes <= room:
+                residencies[move.number] = move.after
+                room -= move.n_bytes
+    return residencies
+
+
+def _moves(number: int, item: Item, rates: Rates, share: float) -> Iterator[_Move]:
+    part = item.part
+    states: list[tuple[Residency, int]] = [
+        ("disk", 0), ("compressed", part.stored_bytes), ("decoded", part.decoded_bytes)
+    ]  # fmt: skip
+    times = [_fetch_ms(part, residency, rates) * share for residency, _ in states]
+
+    def move(a: int, b: int) -> _Move:
+        n_bytes = states[b][1] - states[a][1]
+        saved = (times[a] - times[b]) / n_bytes if n_bytes > 0 else float("inf")
+        return _Move(saved, number, states[a][0], states[b][0], n_bytes)
+
+    first, second, both = move(0, 1), move(1, 2), move(0, 2)
+    # Compressed memory is worth its bytes only where decoded memory does not save more for each.
+    if first.saved_ms_per_byte > both.saved_ms_per_byte and states[1][1] < states[2][1]:
+        yield first
+        yield second
+    yield both
+
+
+def _share(item: Item, items: Sequence[Item]) -> float:
+    """How often a pass over one token needs the part: always, or as often as a row of it is looked up."""
+    if item.products:
+        return 1.0
+    siblings = [other.part for other in items if other.part.record is item.part.record]
+    return (item.part.stop - item.part.first) / sum(part.stop - part.first for part in siblings)
+
+
+def _fetch_ms(part: Part, residency: Residency, rates: Rates) -> float:
+    """Reading and decoding the part once."""
+    if residency == "decoded":
+        return 0.0
+    decode = sum(plane.raw_bytes / rates.decode(plane.codec) for plane in part.planes)
+    return 1e3 * (decode + (part.stored_bytes / rates.read if residency == "disk" else 0.0))
+
+
+def _compute_ms(item: Item, rates: Rates) -> float:
+    return 1e3 * item.part.n_weights / rates.compute if item.products else 0.0
+
+
+def _planned(item: Item, residency: Residency, rates: Rates, share: float) -> PlannedPart:
+    sizes: dict[Residency, int] = {
+        "disk": 0, "compressed": item.part.stored_bytes, "decoded": item.part.decoded_bytes
+    }  # fmt: skip
+    expected = _fetch_ms(item.part, residency, rates) * share + _compute_ms(item, rates)
+    return PlannedPart(item, residency, sizes[residency], expected)

@@ -1,0 +1,97 @@
+"""How fast this machine reads, decodes and computes: measured in some 100 ms, once in a process."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from spqfmt import wire
+from spqfmt.codecs.zstd import CODEC as ZSTD
+from spqfmt.container.reader import Reader
+from spqfmt.kernels import native
+from spqfmt.kernels.multiply import multiply_uniform
+
+_SAMPLE_BYTES = 1 << 20
+_READ_BYTES = 8 << 20
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Bytes a second: read from the file, copied with a checksum, decoded (raw bytes); weights a second at one token.
+
+    All on one thread.
+    """
+
+    read: float
+    copy: float
+    rans: float
+    zstd: float
+    compute: float
+
+    def decode(self, codec: int) -> float:
+        """Raw bytes a second of a codec."""
+        return {wire.CODEC_RAW: self.copy, wire.CODEC_RANS: self.rans, wire.CODEC_ZSTD: self.zstd}[codec]
+
+
+def measure_rates(reader: Reader) -> Rates:
+    """Rates of this machine, and of the disk that the open file lies on."""
+    copy, rans, zstd, compute = _processor()
+    return Rates(_read(reader), copy, rans, zstd, compute)
+
+
+@cache
+def _processor() -> tuple[float, float, float, float]:
+    """Measured on codes of a normal distribution, as INT8 layers have them."""
+    codes = (
+        np.random.default_rng(0).normal(0, 25, _SAMPLE_BYTES).clip(-127, 127).astype(np.int8).view(np.uint8)
+    )
+    out = np.empty_like(codes)
+    chunk = np.frombuffer(native.rans_encode(codes), np.uint8)
+    frames = np.frombuffer(ZSTD.encode(codes), np.uint8)
+    columns = 1024
+    row = np.ones(codes.size // columns, np.float32)
+    x, y = np.ones((1, columns), np.float32), np.empty((1, row.size), np.float32)
+
+    def copy() -> None:
+        native.crc32(codes)
+        out[:] = codes
+
+    work: tuple[Callable[[], object], ...] = (
+        copy,
+        lambda: native.rans_decode(chunk, out),
+        lambda: ZSTD.decode(frames, out),
+        lambda: multiply_uniform(x, codes, "i8", row, None, y, n_threads=1),
+    )
+    copied, by_rans, by_zstd, computed = (codes.size / _seconds(run) for run in work)
+    return copied, by_rans, by_zstd, computed
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    run()
+    best = float("inf")
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - started)
+    return max(best, 1e-9)
+
+
+_read_rates: dict[Path, float] = {}
+
+
+def _read(reader: Reader) -> float:
+    """Like parts are read: into memory that is reused, past the page cache where the system lets one."""
+    if reader.path not in _read_rates:
+        buffer = np.empty(min(_SAMPLE_BYTES, reader.file_bytes), np.uint8)
+        n_reads = max(1, min(_READ_BYTES, reader.file_bytes) // buffer.size)
+        reader.forget(0, n_reads * buffer.size)
+        started = time.perf_counter()
+        for number in range(n_reads):
+            reader.read_into(number * buffer.size, buffer)
+        _read_rates[reader.path] = n_reads * buffer.size / max(time.perf_counter() - started, 1e-9)
+        reader.forget(0, n_reads * buffer.size)
+    return _read_rates[reader.path]

@@ -1,0 +1,236 @@
+"""PackedLinear and PackedEmbedding against products with the dequantized matrix, for every form of a tensor."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from spqfmt.container.reader import Reader
+from spqfmt.errors import SpqError
+from spqfmt.loaders.packed import Engine, PackedEmbedding, PackedLinear
+from spqfmt.loaders.packed.tiles import workspace_bytes
+from spqfmt.pipeline.residency.parts import cut
+from spqfmt.pipeline.residency.plan import Inventory, Item, Plan, plan_residency
+from spqfmt.pipeline.residency.rates import Rates
+from spqfmt.pipeline.residency.sides import read_sides, side_bytes
+from spqfmt.pipeline.restore import restore
+from spqfmt.quantize.activations import TOKEN_INT8, quantize_tokens, range_clamp, ratio_clamp
+from spqfmt.quantize.rtn import round_groups, round_symmetric
+from spqfmt.schemes.codes import Layout
+from spqfmt.schemes.dense import Dense
+from spqfmt.schemes.floats import Scale
+from spqfmt.schemes.grouped import Grouped, GroupValues
+from spqfmt.schemes.outliers import Outliers
+from spqfmt.schemes.uniform import Uniform
+
+RATES = Rates(read=1e9, copy=5e9, rans=2e9, zstd=1e9, compute=5e9)
+ROWS, COLUMNS = 70, 130
+
+
+def some_outliers(generator: np.random.Generator) -> Outliers:
+    rows, columns = np.nonzero(generator.random((ROWS, COLUMNS)) < 0.02)
+    return Outliers(rows, columns, generator.normal(0, 5, rows.size).astype(np.float32), "f32")
+
+
+def uniform(generator: np.random.Generator, dtype: str = "i8", rich: bool = True, **more: Any) -> Uniform:
+    high = 2 ** (int(dtype[1]) - 1)
+    codes = generator.integers(-high, high, (ROWS, COLUMNS)).astype(np.int8)
+    if rich:
+        more["row_scale"] = Scale(generator.uniform(0.5, 2, ROWS).astype(np.float32), "f32")
+        more["column_scale"] = Scale(generator.integers(90, 160, COLUMNS).astype(np.uint8), "log8", 16, -120)
+        more["outliers"] = some_outliers(generator)
+    return Uniform(codes, np.float32(0.01), dtype, **more)
+
+
+def level2(generator: np.random.Generator, rich: bool = True, **more: Any) -> Grouped:
+    groups = -(-COLUMNS // 16)
+    tiles = (-(-ROWS // 16), -(-groups // 2))
+
+    def values() -> GroupValues:
+        codes = generator.integers(0, 8, (ROWS, groups)).astype(np.uint8)
+        steps = generator.uniform(0.01, 0.1, tiles).astype(np.float16)
+        return GroupValues(codes, "u4", steps, generator.uniform(0, 3, tiles).astype(np.float16))
+
+    codes = generator.integers(0, 8, (ROWS, COLUMNS)).astype(np.uint8)
+    if rich:
+        more |= {"outliers": some_outliers(generator), "permutation": generator.permutation(COLUMNS)}
+    return Grouped(codes, "u4", 16, 3, values(), zero_point=values(), supergroup=(16, 2), **more)
+
+
+def by(orientation: str, n: int, generator: np.random.Generator) -> Layout:
+    return Layout(orientation, generator.permutation(n))
+
+
+def random_weights(generator: np.random.Generator) -> torch.Tensor:
+    return torch.from_numpy(generator.normal(0, 1, (ROWS, COLUMNS)).astype(np.float32))
+
+
+FORMS: dict[str, Callable[[np.random.Generator], Any]] = {
+    "dense": lambda g: Dense(random_weights(g).bfloat16().view(torch.uint16).numpy(), "bf16"),
+    "i8 by row": lambda g: round_symmetric(random_weights(g), 8, per_row=True),
+    "i8 rich": uniform,
+    "i4": lambda g: uniform(g, "i4"),
+    "i2": lambda g: uniform(g, "i2"),
+    "i8 rows reordered": lambda g: uniform(g, layout=by("rows", ROWS, g)),
+    "i8 columns": lambda g: uniform(g, layout=Layout("columns")),
+    "i4 columns reordered": lambda g: uniform(g, "i4", layout=by("columns", COLUMNS, g)),
+    "u4 groups": lambda g: round_groups(random_weights(g), 4, 32),
+    "u8 groups": lambda g: round_groups(random_weights(g), 7, 48),
+    "supergroups": level2,
+    "supergroups reordered": lambda g: level2(g, layout=by("rows", ROWS, g)),
+    "supergroups by columns": lambda g: level2(g, layout=by("columns", COLUMNS, g)),
+}
+
+
+def plan_of(reader: Reader, memory_bytes: int | None, *, lookups: bool) -> tuple[Plan, int]:
+    record = reader.index.by_name["w"]
+    items = tuple(Item(part, True, lookups) for part in cut(record, part_bytes=1 << 11))
+    workspace = workspace_bytes(*record.matrix_shape)
+    inventory = Inventory(items, 0, side_bytes(record), workspace)
+    if memory_bytes == 0:
+        memory_bytes = plan_residency(inventory, RATES, None).smallest_bytes
+    return plan_residency(inventory, RATES, memory_bytes), workspace
+
+
+def engine_of(path: Path, memory_bytes: int | None, dtype: torch.dtype = torch.bfloat16) -> Engine:
+    reader = Reader(path)
+    plan, workspace = plan_of(reader, memory_bytes, lookups=True)
+    engine = Engine(plan, [reader], dtype, workspace)
+    assert engine.held_bytes == plan.held_bytes
+    return engine
+
+
+@pytest.fixture(params=sorted(FORMS))
+def stored(request: pytest.FixtureRequest, write_tensor: Callable[..., Path], generator: Any) -> Path:
+    encoded = FORMS[request.param](generator).encode()
+    return write_tensor(encoded, (ROWS, COLUMNS), chunk_bytes=1 << 11)
+
+
+@pytest.mark.parametrize("memory_bytes", [None, 0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_products(stored: Path, dtype: torch.dtype, memory_bytes: int | None) -> None:
+    with Reader(stored) as reader:
+        record = reader.index.by_name["w"]
+        matrix = restore(reader, record, None if record.scheme == "dense" else "f32").double()
+    engine = engine_of(stored, memory_bytes, dtype)
+    bias = nn.Parameter(torch.randn(ROWS, dtype=dtype), requires_grad=False)
+    module = PackedLinear(record, dtype, bias, int8_activations=False)
+    module.attach(engine)
+    for shape in ((COLUMNS,), (1, COLUMNS), (2, 1, COLUMNS), (3, 5, COLUMNS), (0, COLUMNS)):
+        x = torch.randn(shape).to(dtype)
+        y = module(x)
+        assert y.dtype == dtype
+        assert y.shape == (*shape[:-1], ROWS)
+        exact = x.double() @ matrix.t() + bias.double()
+        size = x.double().abs() @ matrix.abs().t() + bias.double().abs()
+        assert ((y.double() - exact).abs() <= max(3 * torch.finfo(dtype).eps, 3e-6) * size + 1e-6).all()
+    engine.close()
+
+
+@pytest.mark.parametrize("memory_bytes", [None, 0])
+def test_rows_by_number(stored: Path, memory_bytes: int | None) -> None:
+    with Reader(stored) as reader:
+        record = reader.index.by_name["w"]
+        expected = restore(reader, record)
+    engine = engine_of(stored, memory_bytes)
+    module = PackedEmbedding(record, torch.bfloat16, None)
+    module.attach(engine)
+    ids = torch.tensor([[0, ROWS - 1, 3], [3, 40, 20]])
+    assert torch.equal(module(ids), expected[ids])
+    assert torch.equal(module(ids[:0]), expected[ids[:0]])
+    for wrong in (-1, ROWS):
+        with pytest.raises(IndexError, match="rows"):
+            module(torch.tensor([wrong]))
+    engine.close()
+
+
+@pytest.mark.parametrize("name", [name for name in FORMS if name.startswith("i")])
+def test_int8_activations(name: str, write_tensor: Callable[..., Path], generator: Any) -> None:
+    path = write_tensor(FORMS[name](generator).encode(), (ROWS, COLUMNS), chunk_bytes=1 << 11)
+    with Reader(path) as reader:
+        record = reader.index.by_name["w"]
+        matrix = restore(reader, record, "f32").double()
+        column = read_sides(reader, record).column
+    engine = engine_of(path, 0, torch.float32)
+    module = PackedLinear(record, torch.float32, None, int8_activations=True)
+    module.attach(engine)
+    for tokens in (1, 9):
+        x = torch.randn(tokens, COLUMNS)
+        x[0] = 0 if tokens > 1 else x[0]
+        scale = torch.ones(COLUMNS) if column is None else torch.from_numpy(column)
+        rounded = quantize_tokens(x * scale)[2] / scale
+        exact = rounded.double() @ matrix.t()
+        assert torch.allclose(module(x).double(), exact, rtol=1e-4, atol=1e-4 * float(exact.abs().max()))
+    engine.close()
+
+
+@pytest.mark.parametrize("int8_activations", [False, True])
+def test_wider_than_sixteen_bits_count(
+    write_tensor: Callable[..., Path], generator: Any, int8_activations: bool
+) -> None:
+    rows, columns = 3, 150_001
+    codes = generator.integers(-127, 128, (rows, columns)).astype(np.int8)
+    codes[0], at = 127, np.array([70_000, 140_000])
+    outliers = Outliers(np.array([1, 2]), at, np.array([900.0, -800.0], np.float32), "f32")
+    path = write_tensor(Uniform(codes, np.float32(1), outliers=outliers).encode(), (rows, columns))
+    engine = engine_of(path, None, torch.float32)
+    with Reader(path) as reader:
+        record = reader.index.by_name["w"]
+    module = PackedLinear(record, torch.float32, None, int8_activations=int8_activations)
+    module.attach(engine)
+    matrix = codes.astype(np.float64)
+    matrix[[1, 2], at] = 900, -800
+    for tokens in (1, 3):
+        x = torch.ones(tokens, columns)
+        exact = x.double() @ torch.from_numpy(matrix).t()
+        assert torch.allclose(module(x).double(), exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "record", [range_clamp(-0.5, 0.25), ratio_clamp(0.1, "tensor"), ratio_clamp(0.2, "token")]
+)
+def test_activation_clamp(
+    record: dict[str, object], write_tensor: Callable[..., Path], generator: Any
+) -> None:
+    encoded = FORMS["i8 by row"](generator).encode()
+    path = write_tensor(encoded, (ROWS, COLUMNS), activation_clamp=record, activation_quantization=TOKEN_INT8)
+    engine = engine_of(path, None, torch.float32)
+    with Reader(path) as reader:
+        stored = reader.index.by_name["w"]
+        matrix = restore(reader, stored, "f32")
+    module = PackedLinear(stored, torch.float32, None, int8_activations=False)
+    module.attach(engine)
+    x = torch.randn(4, COLUMNS)
+    if record["kind"] == "range":
+        clamped = x.clamp(-0.5, 0.25)
+    else:
+        ratio, axis = (0.1, None) if record["scope"] == "tensor" else (0.2, 1)
+        high = x.max() if axis is None else x.amax(1, keepdim=True)
+        low = x.min() if axis is None else x.amin(1, keepdim=True)
+        clamped = torch.clamp(x, ratio * high + (1 - ratio) * low, (1 - ratio) * high + ratio * low)
+    assert torch.allclose(module(x), clamped @ matrix.t(), atol=1e-3)
+
+
+def test_what_a_module_refuses(write_tensor: Callable[..., Path], generator: Any) -> None:
+    path = write_tensor(FORMS["i8 by row"](generator).encode(), (ROWS, COLUMNS))
+    with Reader(path) as reader:
+        record = reader.index.by_name["w"]
+    module = PackedLinear(record, torch.float32, None, int8_activations=False)
+    with pytest.raises(SpqError, match="no weights are loaded"):
+        module(torch.zeros(1, COLUMNS))
+    module.attach(engine_of(path, None))
+    assert module.weight.shape == (ROWS, COLUMNS)
+    with pytest.raises(ValueError, match="does not end in 130"):
+        module(torch.zeros(1, COLUMNS + 1))
+    with pytest.raises(SpqError, match="on the CPU, the input is on meta"):
+        module(torch.zeros(1, COLUMNS, device="meta"))
+    with pytest.raises(SpqError, match="no gradients"):
+        module(torch.zeros(1, COLUMNS, requires_grad=True))
+    with torch.no_grad():
+        module(torch.zeros(1, COLUMNS, requires_grad=True))
+    with pytest.raises(SpqError, match="no state dict"):
+        module.state_dict()

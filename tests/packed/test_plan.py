@@ -1,0 +1,108 @@
+"""The planner: pure, from sizes and given rates."""
+
+import pytest
+
+from spqfmt.errors import MemoryBudgetError
+from spqfmt.pipeline.residency.parts import Part
+from spqfmt.pipeline.residency.plan import Inventory, Item, Plan, plan_residency
+from spqfmt.pipeline.residency.rates import Rates
+from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+from spqfmt.wire import CODEC_RANS, CODEC_RAW
+
+FAST_DISK = Rates(read=4e9, copy=8e9, rans=2e9, zstd=1e9, compute=5e9)
+SLOW_DISK = Rates(read=1e8, copy=8e9, rans=2e9, zstd=1e9, compute=5e9)
+
+
+def item(name: str, raw: int, stored: int, codec: int = CODEC_RANS, *, lookups: bool = False) -> Item:
+    chunk = Chunk(0, raw, (PlaneChunk(64, stored, raw, codec, 0),))
+    codes = Stream("codes", "i8", raw, (chunk,))
+    record = TensorRecord(name, (1, raw), "bf16", "uniform", "", {"orientation": "rows"}, (codes,))
+    return Item(Part(record, 0, (chunk,), 0, 1, True), not lookups, lookups)
+
+
+N_LAYERS = 30
+ITEMS = (
+    item("embed", 1000, 750, lookups=True),
+    *(item(f"layer{i}", 1000, 700) for i in range(N_LAYERS)),
+    item("raw", 1000, 1000, CODEC_RAW),
+)
+INVENTORY = Inventory(ITEMS, float_bytes=100, side_bytes=50, workspace_bytes=10)
+
+
+def residencies(plan: Plan) -> dict[str, str]:
+    return {part.name: part.residency for part in plan.parts}
+
+
+def test_without_a_ceiling_all_is_decoded_and_no_ring_is_held() -> None:
+    plan = plan_residency(INVENTORY, FAST_DISK, None)
+    assert set(residencies(plan).values()) == {"decoded"}
+    assert plan.fixed.ring == plan.fixed.rows == 0
+    assert plan.held_bytes == 100 + 50 + 10 + 1000 + 1000 * (N_LAYERS + 2)
+    assert plan.serial_ms == pytest.approx(1e3 * 1000 * (N_LAYERS + 1) / 5e9)
+
+
+def test_a_ceiling_that_all_fits_under_is_no_different() -> None:
+    whole = plan_residency(INVENTORY, FAST_DISK, None)
+    same = plan_residency(INVENTORY, FAST_DISK, whole.held_bytes)
+    assert residencies(same) == residencies(whole)
+    assert set(residencies(plan_residency(INVENTORY, FAST_DISK, whole.held_bytes - 1)).values()) != {
+        "decoded"
+    }
+
+
+@pytest.mark.parametrize("rates", [FAST_DISK, SLOW_DISK])
+def test_every_ceiling_is_kept_and_leaves_no_room_for_another_part(rates: Rates) -> None:
+    smallest = plan_residency(INVENTORY, rates, None).smallest_bytes
+    times = []
+    for ceiling in range(smallest, smallest + 27_000, 310):
+        plan = plan_residency(INVENTORY, rates, ceiling)
+        assert plan.held_bytes <= ceiling
+        room = ceiling - plan.held_bytes
+        for part in plan.parts:
+            decoded = part.item.part.decoded_bytes
+            assert part.residency == "decoded" or decoded - part.bytes > room
+        times.append(plan.serial_ms)
+    assert times[-1] < times[0]
+
+
+def test_the_smallest_ceiling_is_named_and_works() -> None:
+    smallest = plan_residency(INVENTORY, FAST_DISK, None).smallest_bytes
+    with pytest.raises(MemoryBudgetError, match=f"at least .* \\({smallest} bytes\\)") as caught:
+        plan_residency(INVENTORY, FAST_DISK, smallest - 1)
+    assert caught.value.smallest_bytes == smallest
+    plan = plan_residency(INVENTORY, FAST_DISK, smallest)
+    assert set(residencies(plan).values()) == {"disk"}
+    assert plan.held_bytes == smallest
+
+
+def test_a_slow_disk_is_read_least() -> None:
+    smallest = plan_residency(INVENTORY, SLOW_DISK, None).smallest_bytes
+    plan = plan_residency(INVENTORY, SLOW_DISK, smallest + N_LAYERS * 700 + 1000)
+    chosen = residencies(plan)
+    assert all(chosen[f"layer{i}"] in {"compressed", "decoded"} for i in range(N_LAYERS))
+
+
+def test_what_is_stored_raw_is_never_kept_compressed() -> None:
+    for extra in range(0, 9000, 250):
+        ceiling = plan_residency(INVENTORY, SLOW_DISK, None).smallest_bytes + extra
+        assert residencies(plan_residency(INVENTORY, SLOW_DISK, ceiling))["raw"] != "compressed"
+
+
+def test_rows_of_an_embedding_cost_their_share_of_a_pass() -> None:
+    first = item("embed", 4000, 3000, lookups=True)
+    parts = tuple(
+        Item(Part(first.part.record, 0, first.part.chunks, k, k + 1, False), False, True) for k in range(4)
+    )
+    plan = plan_residency(Inventory((*parts, *ITEMS[1:]), 0, 0, 0), FAST_DISK, 20_000 + 2 * 4000 + 6 * 2000)
+    on_disk = [p.expected_ms for p in plan.parts[:4] if p.residency == "disk"]
+    assert on_disk
+    assert on_disk == pytest.approx([1e3 * 0.25 * (4000 / 2e9 + 3000 / 4e9)] * len(on_disk))
+
+
+def test_json_has_the_documented_keys() -> None:
+    plan = plan_residency(INVENTORY, FAST_DISK, 15_000).to_json()
+    assert {"memory_bytes", "smallest_bytes", "weights_bytes", "layers"} <= plan.keys()
+    assert plan["weights_bytes"] == {"stored": 700 * N_LAYERS + 1750, "decoded": 1000 * (N_LAYERS + 2) + 150}
+    layers = plan["layers"]
+    assert isinstance(layers, list)
+    assert layers[0].keys() == {"name", "residency", "bytes", "expected_ms"}
