@@ -63,7 +63,7 @@ def bits_from_float(x: float, dtype: str) -> int:
     if isinf(x):
         return sign | infinity
     # |x| = m * 2^e, with m an integer below 2^24; the smallest binary32 number is 2^-149.
-    binary32 = struct.unpack("<I", struct.pack("<f", abs(x)))[0]
+    binary32: int = struct.unpack("<I", struct.pack("<f", abs(x)))[0]
     m, e = binary32 & 0x7FFFFF, (binary32 >> 23) - 150
     if e == -150:
         e = -149

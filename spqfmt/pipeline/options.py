@@ -1,8 +1,9 @@
 """What a pack is asked for, checked before anything is read."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.codecs.chunks import CodecPolicy
@@ -34,80 +35,75 @@ class PackOptions:
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
 
 
-def pack_options(
-    *,
-    method: str = "lossless",
-    bits: int | None = None,
-    group_size: int | None = None,
-    granularity: str | None = None,
-    embedding_bits: int | None = None,
-    threshold: float | None = None,
-    damping: float | None = None,
-    act_order: bool | None = None,
-    alpha: float | None = None,
-    scaling: str | None = None,
-    pruning: str | None = None,
-    sparsity: float | None = None,
-    pattern: str | None = None,
-    activations: str | None = None,
-    range_weight: float | None = None,
-    saliency_tokens: str | None = None,
-    search_steps: int | None = None,
-    search_samples: int | None = None,
-    calibration: str | Path | None = None,
-    samples: int | None = None,
-    seq_len: int | None = None,
-    sequential: bool | None = None,
-    seed: int | None = None,
-    codec: str = "auto",
-    partial: str = "none",
-    shard_size: int | str | None = None,
-) -> PackOptions:
+class PackArguments(TypedDict, total=False):
+    """Keyword arguments of `pack`; each is the option of `spqfmt pack` with its name. None is the default."""
+
+    method: str
+    bits: int | None
+    group_size: int | None
+    granularity: str | None
+    embedding_bits: int | None
+    threshold: float | None
+    damping: float | None
+    act_order: bool | None
+    alpha: float | None
+    scaling: str | None
+    pruning: str | None
+    sparsity: float | None
+    pattern: str | None
+    activations: str | None
+    range_weight: float | None
+    saliency_tokens: str | None
+    search_steps: int | None
+    search_samples: int | None
+    calibration: str | Path | None
+    samples: int | None
+    seq_len: int | None
+    sequential: bool | None
+    seed: int | None
+    codec: str
+    partial: str
+    shard_size: int | str | None
+
+
+# argument -> field of CalibrationOptions
+_CALIBRATION = {"calibration": "text"} | {n: n for n in ("samples", "seq_len", "sequential", "seed")}
+_METHOD = [field.name for field in fields(MethodOptions)]
+
+
+def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
     """Check and complete what the user gave. OptionError says what is wrong in one line."""
-    if method not in METHODS:
-        raise OptionError(f"unknown method {method!r}; there are {', '.join(sorted(METHODS))}")
+    if unknown := arguments.keys() - PackArguments.__annotations__.keys():
+        raise TypeError(f"pack has no argument {min(unknown)!r}")
+    name = arguments.get("method", "lossless")
+    codec = arguments.get("codec", "auto")
+    if name not in METHODS:
+        raise OptionError(f"unknown method {name!r}; there are {', '.join(sorted(METHODS))}")
     if codec not in {"auto", "raw", "zstd", "rans"}:
         raise OptionError(f"unknown codec {codec!r}; there are auto, raw, zstd and rans")
-    shard_bytes = parse_size(shard_size) if isinstance(shard_size, str) else shard_size
-    if shard_bytes is not None and shard_bytes < 1:
-        raise OptionError("a shard size is at least 1 byte")
-    asked = MethodOptions(
-        bits,
-        granularity,
-        group_size,
-        embedding_bits,
-        threshold,
-        damping,
-        act_order,
-        alpha,
-        scaling,
-        pruning,
-        sparsity,
-        pattern,
-        activations,
-        range_weight,
-        saliency_tokens,
-        search_steps,
-        search_samples,
-    )
-    refuse_others(METHODS[method], asked)
-    given = {
-        "text": None if calibration is None else Path(calibration),
-        "samples": samples,
-        "seq_len": seq_len,
-        "sequential": sequential,
-        "seed": seed,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    if given and not is_calibrated(METHODS[method]):
-        raise OptionError(f"method {method} needs no calibration and takes no options for it")
+    method = METHODS[name]
+    given: dict[str, Any] = {key: value for key, value in arguments.items() if value is not None}
+    asked = MethodOptions(**{key: given[key] for key in _METHOD if key in given})
+    refuse_others(method, asked)
+    calibration = {field: given[key] for key, field in _CALIBRATION.items() if key in given}
+    if calibration and not is_calibrated(method):
+        raise OptionError(f"method {name} needs no calibration and takes no options for it")
+    if "text" in calibration:
+        calibration["text"] = Path(calibration["text"])
     return PackOptions(
-        METHODS[method],
-        METHODS[method].check(asked),
-        CodecPolicy(codec, _partial_every(partial)),
-        shard_bytes,
-        CalibrationOptions(**given),  # type: ignore[arg-type]  # each value has its field's type
+        method,
+        method.check(asked),
+        CodecPolicy(codec, _partial_every(arguments.get("partial", "none"))),
+        _shard_bytes(arguments.get("shard_size")),
+        CalibrationOptions(**calibration),
     )
+
+
+def _shard_bytes(size: int | str | None) -> int | None:
+    n_bytes = parse_size(size) if isinstance(size, str) else size
+    if n_bytes is not None and n_bytes < 1:
+        raise OptionError("a shard size is at least 1 byte")
+    return n_bytes
 
 
 def _partial_every(partial: str) -> int:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from spqfmt.codecs.chunks import EncodedChunk, chunk_sizes, split
 from spqfmt.codecs.threads import submit
@@ -24,7 +24,7 @@ from spqfmt.errors import ImporterError, OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.importers.registry import open_source
 from spqfmt.kernels.torch_arrays import to_numpy
-from spqfmt.pipeline.options import PackOptions, pack_options
+from spqfmt.pipeline.options import PackArguments, PackOptions, pack_options
 from spqfmt.pipeline.plan import PackPlan, PlannedTensor, plan_pack
 from spqfmt.pipeline.progress import Progress, Silent
 from spqfmt.pipeline.records import tensor_record
@@ -84,35 +84,10 @@ def pack(
     source: str | Path,
     out: str | Path,
     *,
-    method: str = "lossless",
-    bits: int | None = None,
-    group_size: int | None = None,
-    granularity: str | None = None,
-    embedding_bits: int | None = None,
-    threshold: float | None = None,
-    damping: float | None = None,
-    act_order: bool | None = None,
-    alpha: float | None = None,
-    scaling: str | None = None,
-    pruning: str | None = None,
-    sparsity: float | None = None,
-    pattern: str | None = None,
-    activations: str | None = None,
-    range_weight: float | None = None,
-    saliency_tokens: str | None = None,
-    search_steps: int | None = None,
-    search_samples: int | None = None,
-    calibration: str | Path | None = None,
-    samples: int | None = None,
-    seq_len: int | None = None,
-    sequential: bool | None = None,
-    seed: int | None = None,
-    codec: str = "auto",
-    partial: str = "none",
-    shard_size: int | str | None = None,
     force: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
+    **arguments: Unpack[PackArguments],
 ) -> PackReport:
     """Pack a Hugging Face folder or a GGUF file into `out`.
 
@@ -121,34 +96,7 @@ def pack(
     that cannot be quantized, FileExistsError when `out` exists and `force` is not set, OSError for the disk. Whatever
     is raised, no file is left behind under its final name, and none that was there is lost.
     """
-    options = pack_options(
-        method=method,
-        bits=bits,
-        group_size=group_size,
-        granularity=granularity,
-        embedding_bits=embedding_bits,
-        threshold=threshold,
-        damping=damping,
-        act_order=act_order,
-        alpha=alpha,
-        scaling=scaling,
-        pruning=pruning,
-        sparsity=sparsity,
-        pattern=pattern,
-        activations=activations,
-        range_weight=range_weight,
-        saliency_tokens=saliency_tokens,
-        search_steps=search_steps,
-        search_samples=search_samples,
-        calibration=calibration,
-        samples=samples,
-        seq_len=seq_len,
-        sequential=sequential,
-        seed=seed,
-        codec=codec,
-        partial=partial,
-        shard_size=shard_size,
-    )
+    options = pack_options(**arguments)
     model = open_source(source)
     return pack_model(model, Path(out), options, force=force, resume=resume, progress=progress or Silent())
 
