@@ -32,6 +32,7 @@ def bits_equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and bool((to_numpy(a) == to_numpy(b)).all())
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("codec", ["auto", "raw", "zstd", "rans"])
 def test_lossless_keeps_every_bit(
@@ -75,6 +76,7 @@ QUANTIZED = [
 ]
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("options", QUANTIZED, ids=str)
 def test_rtn_stores_exactly_what_the_quantizer_made(
     make_model: MakeModel, tmp_path: Path, options: dict[str, Any]

@@ -95,6 +95,7 @@ LAYOUTS = ["rows", "columns", "rows order", "columns order classes", "rows class
 SCALES = [None, "f32", "f16", "bf16", "log8"]
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("kind", LAYOUTS)
 @pytest.mark.parametrize("code_dtype", ["i2", "i4", "i8"])
 @pytest.mark.parametrize(("row_scale", "column_scale"), list(zip(SCALES, SCALES[::-1], strict=True)))
@@ -198,6 +199,7 @@ def test_transposed_and_rounded_to_the_tensors_dtype(tmp_path: Path, dtype: str)
     assert torch.equal(value, expected)
 
 
+@pytest.mark.every_backend
 def test_bands_of_outliers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many bands, some of them empty, and gaps longer than several escapes."""
     monkeypatch.setattr("spqfmt.schemes.outliers.BAND_WEIGHTS", 1000)

@@ -48,6 +48,7 @@ def test_valid_vector_restores_what_the_manifest_says(read, name):
     assert assets == VALID[name]["assets"]
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("name", sorted(VALID))
 def test_both_readers_say_the_same_of_shapes_and_dtypes(name):
     path = VECTORS / "valid" / f"{name}.spq"
