@@ -52,9 +52,17 @@ def from_planes(planes: Bytes, dtype: str, n_elements: int, out: Elements) -> No
     if bits == 8:
         out.view(np.uint8)[:] = planes
     elif bits < 8:
+        check_unused_bits(planes, bits, n_elements)
         _unpack(planes, bits, dtype.startswith("i"), out.view(np.uint8))
     else:
         native.merge_planes(planes, bits // 8, wire.DTYPES[dtype].rotate, out.view(np.uint8))
+
+
+def check_unused_bits(packed: Bytes, bits: int, n_elements: int) -> None:
+    """Raise CorruptError unless the bits behind the last of `n_elements` packed elements are zero."""
+    used = n_elements * bits % 8
+    if used and packed[-1] >> used:
+        raise CorruptError("unused bits of the last byte are not zero")
 
 
 def _pack(raw: Bytes, bits: int) -> Bytes:
@@ -71,8 +79,6 @@ def _pack(raw: Bytes, bits: int) -> Bytes:
 def _unpack(packed: Bytes, bits: int, signed: bool, out: Bytes) -> None:
     per_byte = 8 // bits
     used = out.size % per_byte
-    if used and packed[-1] >> (used * bits):
-        raise CorruptError("unused bits of the last byte are not zero")
     table = _unpacked(bits, signed)
     whole = out.size - used
     out[:whole].view(table.dtype)[:] = table[packed[: whole // per_byte]]

@@ -13,7 +13,7 @@ import zstandard
 
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
-from spqfmt.codecs.elements import CARRIERS, Elements, from_planes
+from spqfmt.codecs.elements import CARRIERS, Elements, check_unused_bits, from_planes
 from spqfmt.codecs.registry import decode_into
 from spqfmt.codecs.threads import side_by_side
 from spqfmt.container.features import required_features, required_mask
@@ -134,6 +134,15 @@ class Reader:
             at += plane.raw_bytes
         if not direct:
             from_planes(planes, dtype, chunk.n_elements, out)
+
+    def check_chunk(self, chunk: Chunk, dtype: str) -> None:
+        """Decode one chunk and throw the elements away. Raises what reading it would."""
+        bits = wire.DTYPES[dtype].bits
+        for plane in chunk.planes:
+            out = _scratch.planes(plane.raw_bytes)
+            decode_into(plane.codec, self.read_stored(plane, _scratch.stored(plane.stored_bytes)), out)
+            if bits < 8:
+                check_unused_bits(out, bits, chunk.n_elements)
 
     def owner(self, stream: Stream) -> Stream:
         """The stream that holds the chunks: `stream` itself, or the one it is the same as."""
