@@ -1,6 +1,7 @@
 """Memory for weights, and who may look into it."""
 
 import mmap
+import weakref
 
 import numpy as np
 
@@ -28,21 +29,18 @@ class View:
 
     def __init__(self, name: str, buffer: Bytes) -> None:
         self.name = name
-        self._memory = memoryview(buffer.data)
-        self._taken = False
+        # An array of its own over the memory: numpy makes it the base of every array and tensor that comes from it.
+        self._lent: Bytes | None = np.frombuffer(buffer.data, np.uint8)
+        self._watch = weakref.ref(self._lent)
 
     @property
     def bytes(self) -> Bytes:
         """The bytes, uint8, for reading. Raises TakenBackError when the buffer was taken back."""
-        if self._taken:
+        if self._lent is None:
             raise TakenBackError(f"the buffer of {self.name} was taken back and may hold other weights")
-        return np.frombuffer(self._memory, np.uint8)
+        return self._lent
 
     def take_back(self) -> bool:
         """Whether the buffer may be filled again: False while an array over it is still alive somewhere."""
-        self._taken = True
-        try:
-            self._memory.release()
-        except BufferError:
-            return False
-        return True
+        self._lent = None
+        return self._watch() is None
