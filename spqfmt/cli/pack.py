@@ -25,7 +25,7 @@ from spqfmt.cli.units import size
     type=click.Choice(["tensor", "row", "group"]),
     help="What shares one scale. [default: row; group with --group-size]",
 )
-@click.option("--group-size", type=int, help="Input columns in a group. [default: 64]")
+@click.option("--group-size", type=int, help="Input columns in a group. [default: rtn 64, gptq 128, spqr 16]")
 @click.option(
     "--embedding-bits", type=int, help="For embedding and head; 16 keeps them as they are. [default: 8]"
 )
