@@ -5,7 +5,8 @@ import torch
 REFERENCE_TOKENS = 2048
 """The paper's sample length. ||X_j||_2 grows with the number of tokens and the range does not, so the norm is taken for
 this many tokens whatever the samples' length: lambda then means what it means in the paper."""
-_FIRST, _SECOND = 8, 64
+_FIRST = 8
+_TIERS = (64, 512)
 _BLOCK = 1 << 19
 
 
@@ -27,10 +28,10 @@ def range_without(inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
     `inputs` float32 [tokens, in], `weights` float32 [out, in]. Row i alone holds w_ij, so the output without it is
     y_ti - x_tj w_ij: a rank-one correction for a column j. Nothing but the tokens with the largest y_ti can hold the
-    maximum, as long as |x_tj w_ij| is small beside the spread of y: first the 8 largest are looked at, then the 64
-    largest for the pairs where a bound on all other tokens leaves a doubt, then all. Cost: one product of inputs and
-    weights, 16 multiplications a weight, and for the pairs in doubt (a few in a hundred, outlier columns) 128 or
-    2 tokens more.
+    maximum, as long as |x_tj w_ij| is small beside the spread of y: first the 8 largest are looked at, then, for the
+    pairs (i, j) where a bound on all other tokens leaves a doubt, the 64 largest, the 512 largest, and all. Cost: one
+    product of inputs and weights, 16 multiplications a weight, and 128, 1024 or twice the tokens for a pair in doubt:
+    under one in a hundred in layers of some hundred columns, more in narrow ones.
     """
     return _largest_without(inputs, weights) + _largest_without(-inputs, weights)
 
@@ -39,16 +40,10 @@ def _largest_without(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """max over t of y_ti - x_tj w_ij, [out, in]; the minimum is minus this for -x."""
     y = w @ x.t()
     n_tokens = x.shape[0]
-    n_top = min(_SECOND + 1, n_tokens)
-    values, tokens = torch.topk(y, n_top, dim=1)
+    values, tokens = torch.topk(y, min(_TIERS[-1] + 1, n_tokens), dim=1)
     low, high = x.amin(0), x.amax(0)
-
-    def bound(rows: torch.Tensor | slice, n_seen: int) -> torch.Tensor:
-        # No other token can give more than the next output and the largest correction together.
-        return torch.maximum(-w[rows] * low, -w[rows] * high).add_(values[rows, n_seen, None])
-
     found = torch.empty_like(w)
-    doubtful: list[torch.Tensor] = []
+    doubtful = [torch.empty(0, 2, dtype=torch.long)]
     k = min(_FIRST, n_tokens)
     step = max(1, _BLOCK // (k * w.shape[1]))
     for first in range(0, w.shape[0], step):
@@ -56,22 +51,23 @@ def _largest_without(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         corrected = x[tokens[rows, :k]].mul_(-w[rows, None]).add_(values[rows, :k, None])
         torch.amax(corrected, 1, out=found[rows])
         if k < n_tokens:
-            doubt = torch.nonzero(found[rows] < bound(rows, k))
-            doubtful.append(doubt.add_(torch.tensor([first, 0])))
-    if not doubtful:
-        return found
+            # No other token can give more than the next output and the largest correction together.
+            bound = torch.maximum(-w[rows] * low, -w[rows] * high).add_(values[rows, k, None])
+            doubtful.append(torch.nonzero(found[rows] < bound).add_(torch.tensor([first, 0])))
     pairs = torch.cat(doubtful)
-    still = []
-    for i, j in (part.unbind(1) for part in torch.split(pairs, _BLOCK // n_top)):
-        weight = w[i, j]
-        largest = (values[i] - x[tokens[i], j[:, None]] * weight[:, None]).amax(1)
-        found[i, j] = largest
-        if n_top < n_tokens:
-            unseen = torch.maximum(-weight * low[j], -weight * high[j]).add_(values[i, n_top - 1])
-            still.append(torch.stack((i, j), 1)[largest < unseen])
+    for k in _TIERS:
+        still = [pairs[:0]]
+        for part in torch.split(pairs, _BLOCK // k):
+            i, j = part.unbind(1)
+            weight = w[i, j]
+            largest = (values[i, :k] - x[tokens[i, :k], j[:, None]] * weight[:, None]).amax(1)
+            found[i, j] = largest
+            if k < n_tokens:
+                bound = torch.maximum(-weight * low[j], -weight * high[j]).add_(values[i, k])
+                still.append(part[largest < bound])
+        pairs = torch.cat(still)
     columns = x.t().contiguous()
-    for i, j in (
-        part.unbind(1) for group in still for part in torch.split(group, max(1, _BLOCK // n_tokens))
-    ):
+    for part in torch.split(pairs, max(1, _BLOCK // n_tokens)):
+        i, j = part.unbind(1)
         found[i, j] = (y[i] - columns[j].mul_(w[i, j, None])).amax(1)
     return found

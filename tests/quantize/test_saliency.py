@@ -23,8 +23,8 @@ def inputs_of(n_tokens: int, n_columns: int, spread: float, seed: int) -> torch.
     return torch.randn(n_tokens, n_columns, generator=generator, dtype=torch.float64) * columns
 
 
-# Beyond 8 and beyond 65 tokens, and columns so uneven that the likeliest tokens do not hold the maximum.
-@pytest.mark.parametrize("n_tokens", [1, 2, 8, 9, 64, 65, 66, 300])
+# Beyond 8, 64 and 512 tokens, and columns so uneven that the likeliest tokens do not hold the maximum.
+@pytest.mark.parametrize("n_tokens", [1, 2, 8, 9, 64, 65, 512, 513, 700])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 3.0])
 def test_ranges_are_those_of_the_equation(n_tokens: int, spread: float) -> None:
     inputs = inputs_of(n_tokens, 12, spread, seed=n_tokens)
@@ -45,7 +45,7 @@ def test_blocks_of_rows_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = inputs_of(100, 10, 2.0, seed=3)
     weights = torch.randn(23, 10, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     whole = range_without(inputs, weights)
-    monkeypatch.setattr("spqfmt.quantize.saliency._BLOCK", 100)
+    monkeypatch.setattr("spqfmt.quantize.saliency._BLOCK", 1000)
     torch.testing.assert_close(range_without(inputs, weights), whole)
 
 
