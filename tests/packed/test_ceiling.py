@@ -18,7 +18,7 @@ from spqfmt.loaders.plan import plan_model
 CHILD = Path(__file__).with_name("ceiling_child.py")
 
 
-N_LAYERS = 20
+N_LAYERS = 12
 
 
 def build(folder: Path, hidden: int, intermediate: int) -> Path:
@@ -38,8 +38,8 @@ def build(folder: Path, hidden: int, intermediate: int) -> Path:
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """About 23 MB of INT8 codes in small layers: buffers are small beside it."""
-    return build(tmp_path_factory.mktemp("deep"), 320, 896)
+    """About 26 MB of INT8 codes in small layers: buffers are small beside it."""
+    return build(tmp_path_factory.mktemp("deep"), 448, 1216)
 
 
 @pytest.mark.skipif(

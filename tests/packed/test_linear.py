@@ -89,7 +89,7 @@ FORMS: dict[str, Callable[[np.random.Generator], Any]] = {
 def plan_of(reader: Reader, memory_bytes: int | None, *, lookups: bool) -> tuple[Plan, int]:
     record = reader.index.by_name["w"]
     items = tuple(Item(part, True, lookups) for part in cut(record, part_bytes=1 << 11))
-    workspace = workspace_bytes(*record.matrix_shape)
+    workspace = workspace_bytes(*record.matrix_shape, torch.bfloat16)
     inventory = Inventory(items, 0, side_bytes(record), workspace)
     if memory_bytes == 0:
         memory_bytes = plan_residency(inventory, RATES, None).smallest_bytes

@@ -66,7 +66,14 @@ def find_places(model: Any, packable: Packable) -> list[Place]:
             if record is not None and _fits(module, record):
                 places.append(Place(name, candidate, record, isinstance(module, nn.Embedding)))
                 break
-    return places
+    return _whole_ties(places, tied)
+
+
+def _whole_ties(places: list[Place], tied: Mapping[str, str]) -> list[Place]:
+    """Without those that share a tensor with a module that keeps an ordinary parameter: it would be held twice."""
+    found = {f"{place.module}.weight" for place in places}
+    broken = {name for pair in tied.items() if not found.issuperset(pair) for name in pair}
+    return [place for place in places if f"{place.module}.weight" not in broken]
 
 
 def _names(weight: str, source: str | None, prefix: str) -> list[str]:
@@ -134,5 +141,5 @@ def inventory_of(
         tuple(items),
         sum(parameter.numel() * dtype.itemsize for parameter in model.parameters()),
         sum(side_bytes(record) for record in records.values()),
-        max((workspace_bytes(*record.matrix_shape) for record in records.values()), default=0),
+        max((workspace_bytes(*record.matrix_shape, dtype) for record in records.values()), default=0),
     )

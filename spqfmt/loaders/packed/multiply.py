@@ -93,6 +93,7 @@ def _native(tokens: Float32, part: Part, sides: Sides, codes: Bytes, y: Float32)
             y,
             outliers=outliers,
             first_output=part.first,
+            n_threads=torch.get_num_threads(),
         )
         return
     scale = sides.group_values("scale", part.first, part.stop)
@@ -108,6 +109,7 @@ def _native(tokens: Float32, part: Part, sides: Sides, codes: Bytes, y: Float32)
         minimum=sides.group_values("minimum", part.first, part.stop),
         outliers=outliers,
         first_output=part.first,
+        n_threads=torch.get_num_threads(),
     )
 
 
@@ -127,14 +129,17 @@ def _multiply_many(
     for part in parts:
         with lend(part) as view:
             # A dense part of x's dtype is used where it is; any other goes through the workspace.
-            step = rows_at_once(n_columns)
+            step = rows_at_once(n_columns, x.dtype, workspace.size)
             for first in range(0, part.stop - part.first, step):
                 stop = min(first + step, part.stop - part.first)
                 stored = slice(part.first + first, part.first + stop)
                 outputs = slice(stored.start, stored.stop) if order is None else order[stored]
                 tile = dequantize_rows(part, sides, view.bytes, first, stop, x.dtype, workspace)
-                y[:, outputs] = torch.nn.functional.linear(x, tile, None if bias is None else bias[outputs])
+                product = torch.nn.functional.linear(x, tile, None if bias is None else bias[outputs])
                 del tile
+                if stop - first == n_rows and order is None:
+                    return product
+                y[:, outputs] = product
     return y
 
 

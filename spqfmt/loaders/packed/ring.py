@@ -131,12 +131,12 @@ class Ring:
     def _find(self, part: int) -> _Slot | None:
         """The slot that has or will have the part, and that no other thread has or awaits."""
         for slot in self._shared.slots:
-            if (
-                slot.part == part
-                and slot.state in {_State.QUEUED, _State.FILLING, _State.READY}
-                and not slot.n_waiting
-            ):
+            if slot.part != part or slot.n_waiting or slot.state in {_State.FREE, _State.LENT}:
+                continue
+            if slot.error is None:
                 return slot
+            # It failed when nobody had asked yet: what was wrong then may be right now.
+            self._free(slot)
         return None
 
     def _claim(self, part: int) -> _Slot:

@@ -21,20 +21,21 @@ from spqfmt.schemes.base import Float32
 from spqfmt.schemes.floats import narrow
 from spqfmt.schemes.grouped import dequantize as grouped_formula
 
-TILE_WEIGHTS = 1 << 18
-"""Weights that are dequantized at a time: as BF16 half of a usual second cache."""
+TILE_WEIGHTS = 1 << 20
+"""Weights that are dequantized at a time: a whole part of 8-bit codes, whose product then is in one piece."""
 _LEAST_ROWS = 8
 NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
-def rows_at_once(n_columns: int) -> int:
-    """Rows of one tile; a multiple of 8, so that tiles of packed codes begin at whole bytes."""
-    return max(_LEAST_ROWS, TILE_WEIGHTS // n_columns // 8 * 8)
+def rows_at_once(n_columns: int, dtype: torch.dtype, room_bytes: int) -> int:
+    """Rows of one tile in `room_bytes`; a multiple of 8, so that tiles of packed codes begin at whole bytes."""
+    return max(_LEAST_ROWS, room_bytes // (dtype.itemsize * n_columns) // 8 * 8)
 
 
-def workspace_bytes(n_rows: int, n_columns: int) -> int:
-    """Room that a tile of a matrix takes at most, as float32."""
-    return 4 * min(n_rows, rows_at_once(n_columns)) * n_columns
+def workspace_bytes(n_rows: int, n_columns: int, dtype: torch.dtype) -> int:
+    """Room for a tile of a matrix in the model's dtype, and for the least one in float32."""
+    rows = min(n_rows, rows_at_once(n_columns, dtype, TILE_WEIGHTS * dtype.itemsize))
+    return n_columns * max(rows * dtype.itemsize, 4 * min(n_rows, _LEAST_ROWS))
 
 
 def dequantize_rows(
@@ -42,7 +43,8 @@ def dequantize_rows(
 ) -> torch.Tensor:
     """Rows `first` to `stop` of a part stored by rows, counted from its begin: [stop - first, columns] of `dtype`.
 
-    In `workspace`, or for dense weights of that dtype in `codes` itself: valid as long as those are.
+    On one thread: a tile is done before another would have started. In `workspace`, or for dense weights of that dtype
+    in `codes` itself: valid as long as those are.
     """
     n_columns = part.record.matrix_shape[1]
     shape = (stop - first, n_columns)
@@ -59,7 +61,7 @@ def dequantize_rows(
     if part.record.scheme == "uniform":
         assert sides.row is not None
         dequantize_uniform(
-            codes, part.dtype, sides.row[rows], sides.column, out, name, first=first * n_columns
+            codes, part.dtype, sides.row[rows], sides.column, out, name, first=first * n_columns, n_threads=1
         )
     else:
         scale = sides.group_values("scale", rows.start, rows.stop)
@@ -74,6 +76,7 @@ def dequantize_rows(
             zero_point=sides.group_values("zero_point", rows.start, rows.stop),
             minimum=sides.group_values("minimum", rows.start, rows.stop),
             first=first * n_columns,
+            n_threads=1,
         )
     if sides.outliers is not None:
         at, columns, values = outliers_of(sides.outliers, rows.start, rows.stop)
