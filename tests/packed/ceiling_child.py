@@ -50,6 +50,7 @@ def emit(result: dict[str, object]) -> None:
 
 def main() -> None:
     """Command line."""
+    torch.set_num_threads(1)
     path, warm_up, n_tokens = sys.argv[1], sys.argv[2], int(sys.argv[3])
     for memory in (None, plan_model(warm_up).plan.smallest_bytes):
         generate(warm_up, 4, memory=memory, packed=None if memory else True)
