@@ -7,7 +7,7 @@ REFERENCE_TOKENS = 2048
 this many tokens whatever the samples' length: lambda then means what it means in the paper."""
 _FIRST = 8
 _TIERS = (64, 512)
-_BLOCK = 1 << 19
+_BLOCK = 1 << 20
 
 
 def saliency(
@@ -42,19 +42,19 @@ def _largest_without(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     n_tokens = x.shape[0]
     values, tokens = torch.topk(y, min(_TIERS[-1] + 1, n_tokens), dim=1)
     low, high = x.amin(0), x.amax(0)
-    found = torch.empty_like(w)
-    doubtful = [torch.empty(0, 2, dtype=torch.long)]
+    found = torch.full_like(w, -torch.inf)
     k = min(_FIRST, n_tokens)
-    step = max(1, _BLOCK // (k * w.shape[1]))
+    step = max(1, _BLOCK // w.shape[1])
     for first in range(0, w.shape[0], step):
         rows = slice(first, min(first + step, w.shape[0]))
-        corrected = x[tokens[rows, :k]].mul_(-w[rows, None]).add_(values[rows, :k, None])
-        torch.amax(corrected, 1, out=found[rows])
-        if k < n_tokens:
-            # No other token can give more than the next output and the largest correction together.
-            bound = torch.maximum(-w[rows] * low, -w[rows] * high).add_(values[rows, k, None])
-            doubtful.append(torch.nonzero(found[rows] < bound).add_(torch.tensor([first, 0])))
-    pairs = torch.cat(doubtful)
+        for rank in range(k):
+            corrected = torch.addcmul(values[rows, rank, None], x[tokens[rows, rank]], w[rows], value=-1)
+            torch.maximum(found[rows], corrected, out=found[rows])
+    pairs = torch.empty(0, 2, dtype=torch.long)
+    if k < n_tokens:
+        # No other token can give more than the next output and the largest correction together.
+        bound = torch.maximum(-w * low, -w * high).add_(values[:, k, None])
+        pairs = torch.nonzero(found < bound)
     for k in _TIERS:
         still = [pairs[:0]]
         for part in torch.split(pairs, _BLOCK // k):

@@ -45,7 +45,7 @@ def test_blocks_of_rows_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = inputs_of(100, 10, 2.0, seed=3)
     weights = torch.randn(23, 10, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     whole = range_without(inputs, weights)
-    monkeypatch.setattr("spqfmt.quantize.saliency._BLOCK", 1000)
+    monkeypatch.setattr("spqfmt.quantize.saliency._BLOCK", 512)
     torch.testing.assert_close(range_without(inputs, weights), whole)
 
 
