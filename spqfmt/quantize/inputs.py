@@ -5,6 +5,17 @@ import torch
 from spqfmt.quantize.base import MethodOptions
 from spqfmt.quantize.statistics import ColumnStatistics, Hessian
 
+CLIPPED = 0.01
+"""Share of the largest |x| of a sample that is clipped before SAR takes the mean (clip_h of JSQ's code)."""
+
+
+def clipped(samples: torch.Tensor) -> torch.Tensor:
+    """Each sample of [samples, tokens, columns] clamped to its own quantile 1 - CLIPPED of |x|."""
+    flat = samples.abs().flatten(1)
+    n = max(1, int(CLIPPED * flat.shape[1]))
+    limit = torch.topk(flat, n, dim=1).values[:, -1, None, None]
+    return torch.minimum(torch.maximum(samples, -limit), limit)
+
 
 class InputStatistics:
     """Column statistics; for sparsegpt the Hessian, and for SAR the tokens of which ranges are computed."""
@@ -26,7 +37,7 @@ class InputStatistics:
         if not self._keeps:
             return
         if self._mean and inputs.dim() == 3:
-            total = inputs.float().sum(0).cpu()
+            total = clipped(inputs.float().cpu()).sum(0)
             self._sum = total if self._sum is None else self._sum + total
             self._n_samples += inputs.shape[0]
         else:
@@ -34,9 +45,12 @@ class InputStatistics:
 
     @property
     def tokens(self) -> torch.Tensor:
-        """Inputs for SAR, float32 [tokens, columns]: the samples' mean at each position (as JSQ's code has it), or all.
+        """Inputs for SAR, float32 [tokens, columns]: the samples' mean at each position, or all.
 
-        A layer that sees only some tokens (an expert) has no positions; all of its tokens are given.
+        The mean is of samples whose largest inputs are clipped, both as in JSQ's published code. Without that, the few
+        massive activations of a language model (thousands, at the first token) make up the range of many outputs, and
+        what SAR then cuts are the weights that carry them, which the model cannot do without. A layer that sees only
+        some tokens (an expert) has no positions; all of its tokens are given.
         """
         if self._sum is not None:
             return self._sum / self._n_samples

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from spqfmt.quantize.base import MethodOptions
+from spqfmt.quantize.inputs import InputStatistics, clipped
 from spqfmt.quantize.saliency import REFERENCE_TOKENS, range_without, saliency
 
 
@@ -55,3 +57,29 @@ def test_saliency_is_wandas_term_plus_lambda_ranges() -> None:
     rms = inputs.square().mean(0).sqrt()
     expected = inputs.norm(dim=0) * weights.abs() + 2 * range_without(inputs, weights)
     torch.testing.assert_close(saliency(weights, rms, inputs, 2.0), expected)
+
+
+def test_a_sample_is_clipped_to_its_own_largest() -> None:
+    samples = torch.stack((torch.arange(200.0).reshape(10, 20), -torch.ones(10, 20)))
+    samples[1, 0, 0] = -5
+    limited = clipped(samples)
+    # 2 of 200 are the largest 1 %.
+    torch.testing.assert_close(limited[0].flatten(), torch.arange(200.0).clamp(max=198))
+    assert (limited[1] == -1).all()
+
+
+def test_tokens_for_ranges_are_means_of_positions_or_all() -> None:
+    batches = [torch.rand(2, 5, 3), torch.rand(1, 5, 3)]
+    means, every = (
+        InputStatistics(3, MethodOptions(pruning="sar", saliency_tokens=t)) for t in ("mean", "all")
+    )
+    for batch in batches:
+        means.add(batch)
+        every.add(batch)
+    samples = torch.cat(batches)
+    torch.testing.assert_close(means.tokens, clipped(samples).mean(0))
+    assert torch.equal(every.tokens, samples.reshape(-1, 3))
+    # A layer that sees some tokens only.
+    means = InputStatistics(3, MethodOptions(pruning="sar", saliency_tokens="mean"))
+    means.add(samples[0])
+    assert torch.equal(means.tokens, samples[0])
