@@ -82,7 +82,11 @@ class Engine:
         self._sequential = options.sequential
         self._wanted = wanted
         self.stage = stage
-        self.shell = ModelShell(source, dtype=dtype or _compute_dtype(wanted, device), device=device)
+        if dtype is None:
+            # What is searched for (jsq's clamps) is less than a step of bfloat16.
+            searches = is_searching(method) and bool(method_options.search_steps)
+            dtype = torch.float32 if searches else _compute_dtype(wanted, device)
+        self.shell = ModelShell(source, dtype=dtype, device=device)
         samples = choose_samples(load_tokenizer(source), options, self.shell.longest)
         batches = list(torch.split(samples, max(1, BATCH_TOKENS // samples.shape[1])))
         stage("embedding the samples")
