@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt import wire
-from spqfmt.codecs.elements import CARRIERS
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
 
 PART_BYTES = 1 << 20
@@ -150,9 +149,3 @@ def cut(record: TensorRecord, reader_number: int = 0, part_bytes: int = PART_BYT
         Part(record, reader_number, tuple(chunks), first, stop, len(runs) == 1)
         for first, stop, chunks in runs
     )
-
-
-def carrier_bytes(record: TensorRecord, role: str) -> int:
-    """Bytes of a stream of small elements as numpy holds it."""
-    stream = record.by_role.get(role)
-    return 0 if stream is None else stream.n * CARRIERS[stream.dtype].itemsize
