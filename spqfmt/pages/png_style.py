@@ -1,0 +1,85 @@
+"""The look of every figure that spqfmt draws with matplotlib (extra `plots`), for `--png` and for the tools.
+
+with style():
+    figure, axes = new_figure(height=2.4)
+    axes.plot(x, y)
+    save(figure, "sizes.png")
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from spqfmt.errors import OptionError
+from spqfmt.pages.palette import LIGHT, SERIES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH_INCHES = 6.75
+"""Text width of a two-column paper, and of a README on a screen."""
+DPI = 160
+
+_SETTINGS = {
+    "figure.facecolor": LIGHT["background"],
+    "savefig.facecolor": LIGHT["background"],
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # matplotlib brings it: the same figure on every machine
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.labelsize": 8,
+    "axes.labelcolor": LIGHT["muted"],
+    "axes.edgecolor": LIGHT["line"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": LIGHT["line"],
+    "grid.linewidth": 0.5,
+    "xtick.color": LIGHT["muted"],
+    "ytick.color": LIGHT["muted"],
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "text.color": LIGHT["text"],
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "patch.linewidth": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in spqfmt's look. Raises OptionError where matplotlib is not installed."""
+    try:
+        import matplotlib as mpl
+        from cycler import cycler
+    except ImportError:
+        raise OptionError("figures need matplotlib: pip install 'spqfmt[plots]'") from None
+    settings = _SETTINGS | {"axes.prop_cycle": cycler(color=list(SERIES))}
+    with mpl.rc_context(settings):  # type: ignore[arg-type]
+        yield
+
+
+def new_figure(
+    height: float, width: float = WIDTH_INCHES, rows: int = 1, columns: int = 1
+) -> "tuple[Figure, list[Axes]]":
+    """A figure of `height` x `width` inches and its axes, row by row; no window and no global state."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
+    """Write a PNG. The same figure gives the same bytes: no date and no version of matplotlib in it."""
+    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
