@@ -29,7 +29,17 @@ class TensorHandle:
     @cached_property
     def info(self) -> TensorReport:
         """Shape, scheme, bits a weight, streams: what `spqfmt inspect` shows."""
-        return report_tensor(self._record, self._segment)
+        return report_tensor(self._reader, self._record, self._segment, self._reader.file_bytes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self._record.shape
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that it is restored in, by the format's name."""
+        return self._record.dtype
 
     @property
     def tied_to(self) -> str | None:

@@ -55,11 +55,10 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         tied = file.tied
         stored = {}
         for name, handle in file.items():
-            info = handle.info
             source_name = tied.get(name, name)
             stored[name] = StoredTensor(
-                tuple(info.shape),
-                info.dtype,
+                handle.shape,
+                handle.dtype,
                 tied.get(name),
                 _reader(file, source_name),
                 handle.input_treatment(),
@@ -72,7 +71,7 @@ def _loader(tensor: SourceTensor) -> Callable[[bool], torch.Tensor]:
 
 
 def _reader(file: SpqFile, name: str) -> Callable[[bool], torch.Tensor]:
-    is_float = file[name].info.dtype in _FLOATS
+    is_float = file[name].dtype in _FLOATS
     return lambda exact: file.read(name, dtype=torch.float32 if exact and is_float else None)
 
 

@@ -1,0 +1,212 @@
+"""The frozen records of a report. Sizes are bytes of the file; a share is a fraction from 0 to 1."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, astuple, dataclass
+from operator import add
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Bytes by what they are for. Those of a whole file add up to its bytes."""
+
+    values: int = 0
+    """Elements of dense tensors."""
+    codes: int = 0
+    """Codes of quantized tensors."""
+    scales: int = 0
+    """Scales, zero points, minimums and what restores them."""
+    outliers: int = 0
+    """Gaps and values of outliers."""
+    orders: int = 0
+    """Permutations and channel orders."""
+    tables: int = 0
+    """What the codecs put before the elements of each chunk: its header, frequency table and directory."""
+    assets: int = 0
+    """Embedded files: configuration, tokenizer."""
+    index: int = 0
+    """The index without its checksums; of a model in shards also the file that lists them."""
+    checksums: int = 0
+    """The digest, and 4 bytes for the CRC-32 of each chunk plane, which no compression of the index can save."""
+    frame: int = 0
+    """Header and trailer without the digest."""
+    padding: int = 0
+    """Zeros that align chunks and segments."""
+
+    @property
+    def total(self) -> int:
+        """Sum of all parts."""
+        return sum(astuple(self))
+
+    def __add__(self, other: Parts) -> Parts:
+        return Parts(*map(add, astuple(self), astuple(other)))
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """One stream. `codec` joins the codecs of its chunks, as in raw+rans; shared for one that another tensor holds.
+
+    `part` is the field of `Parts` that its bytes but `table_bytes` count for. `entropy_bits` is the order-0 bound of
+    its elements, None where the file does not say.
+    """
+
+    role: str
+    dtype: str
+    codec: str
+    n_chunks: int
+    raw_bytes: int
+    stored_bytes: int
+    part: str
+    table_bytes: int
+    entropy_bits: int | None
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """`counts[i]` elements have the value `first + i`.
+
+    `unit` is code (of a quantized tensor), integer (of a dense one) or exponent: floor(log2 |x|) of the finite floats
+    other than 0 of a dense tensor, whose zeros are `n_zeros`.
+    """
+
+    unit: str
+    first: int
+    counts: tuple[int, ...]
+    n_zeros: int
+
+
+@dataclass(frozen=True)
+class OutlierMap:
+    """Outliers of a matrix in its stored column order: `counts[i][j]` of them in cell (i, j).
+
+    A cell is `rows_per_cell` by `columns_per_cell` weights, less at the lower and right edges.
+    """
+
+    rows: int
+    columns: int
+    rows_per_cell: int
+    columns_per_cell: int
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Distance of the restored tensor W' to a reference W, both as binary32.
+
+    `relative` is |W - W'| / |W| in the Frobenius norm (0 where both are 0, infinite where only W is), `rms` is
+    |W - W'| / sqrt(n), `largest` the largest absolute difference. NaN where either is not finite and they differ.
+    """
+
+    relative: float
+    rms: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What only the payload can tell of a tensor. `error` needs a reference that has the tensor."""
+
+    histogram: Histogram | None
+    outlier_map: OutlierMap | None
+    error: Distance | None
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """One tensor. `raw_bytes` is its size in its source dtype: BF16's for 16-bit floats; 0 for a tied one.
+
+    `layer` and `projection` are read from the name: model.layers.3 and mlp.up_proj.weight; a tensor outside the
+    layers is a layer of its own. `share` is of the bytes of all files; padding does not count.
+    """
+
+    name: str
+    layer: str
+    projection: str
+    shape: tuple[int, ...]
+    dtype: str
+    scheme: str
+    method: str
+    segment: str
+    code_dtype: str | None
+    group_size: int | None
+    tied_to: str | None
+    n_weights: int
+    raw_bytes: int
+    stored_bytes: int
+    bits_per_weight: float
+    entropy_bits_per_weight: float | None
+    ratio: float | None
+    share: float
+    outliers: int
+    outlier_share: float
+    parts: Parts
+    streams: tuple[StreamReport, ...]
+    measured: Measured | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """As plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """Several tensors together, as a `TensorReport` tells them of one.
+
+    The entropy is of those tensors that say theirs, None where one does not.
+    """
+
+    name: str
+    n_tensors: int
+    n_weights: int
+    raw_bytes: int
+    stored_bytes: int
+    bits_per_weight: float
+    entropy_bits_per_weight: float | None
+    ratio: float | None
+    share: float
+    outliers: int
+    outlier_share: float
+    parts: Parts
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Where the bytes are. `tensor_bytes` to `shard_index_bytes` add up to the bytes of all files, and so do `parts`.
+
+    `bits_per_weight` counts all of them; the entropy bound is of the tensors alone.
+    """
+
+    n_tensors: int
+    n_weights: int
+    raw_bytes: int
+    bits_per_weight: float
+    entropy_bits_per_weight: float | None
+    ratio: float
+    outliers: int
+    outlier_share: float
+    tensor_bytes: int
+    asset_bytes: int
+    padding_bytes: int
+    index_bytes: int
+    header_bytes: int
+    trailer_bytes: int
+    shard_index_bytes: int
+    parts: Parts
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """All of `inspect --json`. `groups` holds them by layer, by projection and by scheme, in the file's order."""
+
+    format_version: str
+    file_bytes: int
+    n_files: int
+    metadata: dict[str, str]
+    assets: dict[str, int]
+    totals: Totals
+    groups: dict[str, tuple[GroupReport, ...]]
+    tensors: tuple[TensorReport, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """As plain data."""
+        return asdict(self)
