@@ -132,8 +132,8 @@ def plan_residency(inventory: Inventory, rates: Rates, memory_bytes: int | None)
     Raises MemoryBudgetError, which names the smallest ceiling that works, for a smaller one.
     """
     items = inventory.items
-    whole = _fixed(inventory, streamed=False)
-    streamed = _fixed(inventory, streamed=True)
+    whole = fixed_bytes(inventory, streamed=False)
+    streamed = fixed_bytes(inventory, streamed=True)
     decoded = sum(item.part.decoded_bytes for item in items)
     smallest = min(whole.total + decoded, streamed.total)
     if memory_bytes is not None and memory_bytes < smallest:
@@ -149,10 +149,10 @@ def plan_residency(inventory: Inventory, rates: Rates, memory_bytes: int | None)
         fixed = streamed
         residencies = _fill(items, rates, memory_bytes - streamed.total)
     parts = tuple(
-        _planned(item, residency, rates, _share(item, items))
+        _planned(item, residency, rates, share_of_passes(item, items))
         for item, residency in zip(items, residencies, strict=True)
     )
-    computing = sum(_compute_ms(item, rates) for item in items)
+    computing = sum(compute_ms(item, rates) for item in items)
     serial = sum(part.expected_ms for part in parts)
     return Plan(
         memory_bytes,
@@ -170,7 +170,8 @@ def _mib(n_bytes: int) -> str:
     return f"{n_bytes / 2**20:.1f} MiB"
 
 
-def _fixed(inventory: Inventory, *, streamed: bool) -> Fixed:
+def fixed_bytes(inventory: Inventory, *, streamed: bool) -> Fixed:
+    """What is held whatever the ceiling: where parts are `streamed` through the ring, or where all are decoded."""
     parts = [item.part for item in inventory.items]
     stored = max((part.stored_bytes for part in parts), default=0)
     staging = stored + max((part.scratch_bytes for part in parts), default=0)
@@ -198,7 +199,9 @@ class _Move(NamedTuple):
 
 def _fill(items: Sequence[Item], rates: Rates, room: int) -> list[Residency]:
     moves = [
-        move for number, item in enumerate(items) for move in _moves(number, item, rates, _share(item, items))
+        move
+        for number, item in enumerate(items)
+        for move in _moves(number, item, rates, share_of_passes(item, items))
     ]
     moves.sort(key=lambda move: (-move.saved_ms_per_byte, move.number))
     residencies: list[Residency] = ["disk"] * len(items)
@@ -216,7 +219,7 @@ def _moves(number: int, item: Item, rates: Rates, share: float) -> Iterator[_Mov
     states: list[tuple[Residency, int]] = [
         ("disk", 0), ("compressed", part.stored_bytes), ("decoded", part.decoded_bytes)
     ]  # fmt: skip
-    times = [_fetch_ms(part, residency, rates) * share for residency, _ in states]
+    times = [fetch_ms(part, residency, rates) * share for residency, _ in states]
 
     def move(a: int, b: int) -> _Move:
         n_bytes = states[b][1] - states[a][1]
@@ -231,7 +234,7 @@ def _moves(number: int, item: Item, rates: Rates, share: float) -> Iterator[_Mov
     yield both
 
 
-def _share(item: Item, items: Sequence[Item]) -> float:
+def share_of_passes(item: Item, items: Sequence[Item]) -> float:
     """How often a pass over one token needs the part: always, or as often as a row of it is looked up."""
     if item.products:
         return 1.0
@@ -239,15 +242,16 @@ def _share(item: Item, items: Sequence[Item]) -> float:
     return (item.part.stop - item.part.first) / sum(part.stop - part.first for part in siblings)
 
 
-def _fetch_ms(part: Part, residency: Residency, rates: Rates) -> float:
-    """Reading and decoding the part once."""
+def fetch_ms(part: Part, residency: Residency, rates: Rates) -> float:
+    """Reading and decoding the part once, where it lives in `residency`."""
     if residency == "decoded":
         return 0.0
     decode = sum(plane.raw_bytes / rates.decode(plane.codec) for plane in part.planes)
     return 1e3 * (decode + (part.stored_bytes / rates.read if residency == "disk" else 0.0))
 
 
-def _compute_ms(item: Item, rates: Rates) -> float:
+def compute_ms(item: Item, rates: Rates) -> float:
+    """The product of one token with the part."""
     return 1e3 * item.part.n_weights / rates.compute if item.products else 0.0
 
 
@@ -255,5 +259,5 @@ def _planned(item: Item, residency: Residency, rates: Rates, share: float) -> Pl
     sizes: dict[Residency, int] = {
         "disk": 0, "compressed": item.part.stored_bytes, "decoded": item.part.decoded_bytes
     }  # fmt: skip
-    expected = _fetch_ms(item.part, residency, rates) * share + _compute_ms(item, rates)
+    expected = fetch_ms(item.part, residency, rates) * share + compute_ms(item, rates)
     return PlannedPart(item, residency, sizes[residency], expected)
