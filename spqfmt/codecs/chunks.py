@@ -12,12 +12,12 @@ TARGET_CHUNK_BYTES = 1 << 20
 
 
 class EncodedPlane(NamedTuple):
-    """The stored bytes of one chunk plane."""
+    """The stored bytes of one chunk plane. `entropy_bits` is None for one that is copied from another file."""
 
     stored: bytes
     codec: int
     crc32: int
-    entropy_bits: float
+    entropy_bits: float | None
 
 
 class EncodedChunk(NamedTuple):

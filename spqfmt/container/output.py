@@ -1,7 +1,7 @@
 """Where a pack goes: one file, or shards beside their index (FORMAT.md section 8)."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +9,7 @@ from typing import Self
 
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.strict_json import Json, dump
+from spqfmt.container.temporary import remove_left_over
 from spqfmt.container.writer import Sealed, Writer, refuse_existing
 
 INDEX_SUFFIX = ".index.json"
@@ -25,18 +26,31 @@ def index_path(path: Path) -> Path:
 
 
 class Output:
-    """Like a Writer; begins a new shard where the next segment might pass `shard_bytes`."""
+    """Like a Writer; begins a new shard where the next segment might pass `shard_bytes`, or at given segments.
+
+    `shard_starts` are the numbers of the segments that begin a shard, the first among them.
+    """
 
     def __init__(
-        self, path: Path, segment_alignment: int, *, force: bool, shard_bytes: int | None = None
+        self,
+        path: Path,
+        segment_alignment: int,
+        *,
+        force: bool,
+        shard_bytes: int | None = None,
+        shard_starts: Collection[int] = (),
     ) -> None:
         self._path = path
         self._alignment = segment_alignment
         self._force = force
         self._shard_bytes = shard_bytes
+        self._shard_starts = shard_starts
+        self._is_sharded = bool(shard_bytes or shard_starts)
+        self._n_segments = 0
         self._stack = ExitStack()
         self._writers: list[Writer] = []
-        refuse_existing(index_path(path) if shard_bytes else path, force)
+        refuse_existing(index_path(path) if self._is_sharded else path, force)
+        remove_left_over(path)
 
     def __enter__(self) -> Self:
         return self
@@ -49,12 +63,14 @@ class Output:
     def begin_segment(self, name: str, raw_bytes: int) -> None:
         """The tensors that follow belong to this segment; encoded they take at most about `raw_bytes`."""
         limit = self._shard_bytes
-        if not self._writers or (limit and self._writers[-1].offset + raw_bytes > limit):
+        is_full = bool(limit and self._writers and self._writers[-1].offset + raw_bytes > limit)
+        if not self._writers or is_full or self._n_segments in self._shard_starts:
             number = len(self._writers) + 1
-            name_now = shard_path(self._path, number, 0) if limit else self._path
+            name_now = shard_path(self._path, number, 0) if self._is_sharded else self._path
             writer = Writer(name_now, self._alignment, force=self._force)
             self._writers.append(self._stack.enter_context(writer))
         self._writers[-1].begin_segment(name)
+        self._n_segments += 1
 
     def add_tensor(
         self,
@@ -65,6 +81,10 @@ class Output:
         """See Writer.add_tensor."""
         return self._writers[-1].add_tensor(record, streams, same_as)
 
+    def copy_asset(self, name: str, stream: Json, chunks: Iterable[EncodedChunk]) -> None:
+        """See Writer.copy_asset. Assets go into the first file, which no tensor may follow in."""
+        self._writers[0].copy_asset(name, stream, chunks)
+
     def finish(
         self,
         assets: Mapping[str, bytes],
@@ -74,7 +94,7 @@ class Output:
         """Write assets and indexes, then publish every file, the shards' index last."""
         for name, data in assets.items():
             self._writers[0].add_asset(name, data)
-        if not self._shard_bytes:
+        if not self._is_sharded:
             sealed = [self._writers[0].seal(metadata, partial_plan)]
             self._writers[0].publish()
             return sealed

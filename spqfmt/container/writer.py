@@ -1,7 +1,6 @@
 """Writes a .spq file in one pass under a temporary name; only a whole file gets the final one (FORMAT.md section 2)."""
 
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import ceil
@@ -23,6 +22,7 @@ from spqfmt.container.features import (
 )
 from spqfmt.container.index import parse_index
 from spqfmt.container.strict_json import Json, dump, parse
+from spqfmt.container.temporary import open_temporary, sync_folder, take_name
 from spqfmt.container.trailer import Trailer, pack_header
 from spqfmt.errors import EncodeError, FormatError
 from spqfmt.records import align
@@ -47,8 +47,7 @@ class Writer:
         self._force = force
         refuse_existing(self.path, force)
         self._alignment = segment_alignment
-        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
-        self._file = self._temporary.open("xb")
+        self._temporary, self._file = open_temporary(self.path)
         self._offset = 0
         self._new_segment = True
         self._segments: list[Json] = []
@@ -118,7 +117,7 @@ class Writer:
 
     def _put_stream(self, stream: Json, chunks: Iterable[EncodedChunk]) -> Json:
         rows: list[list[int]] = []
-        entropies: list[Sequence[float]] = []
+        entropies: list[Sequence[float | None]] = []
         for chunk in chunks:
             row = [chunk.n_elements]
             for plane in chunk.planes:
@@ -128,18 +127,25 @@ class Writer:
                 row += [len(plane.stored), plane.codec, plane.crc32]
             rows.append(row)
             entropies.append([plane.entropy_bits for plane in chunk.planes])
-        totals = [ceil(sum(bits)) for bits in zip(*entropies, strict=True)]
+        totals = []
+        for bits in zip(*entropies, strict=True):
+            known = [b for b in bits if b is not None]
+            # Of copied chunks the record of their stream says what is known.
+            totals += [ceil(sum(known))] if len(known) == len(bits) else []
         return {**stream, "chunks": rows} | ({"entropy_bits": totals} if totals else {})
 
     def add_asset(self, name: str, data: bytes) -> None:
         """Append an asset; no tensor may follow."""
-        self._new_segment = False
         raw = np.frombuffer(data, np.uint8)
         chunks = [
             encode_text(raw[i : i + _ASSET_CHUNK_BYTES]) for i in range(0, raw.size, _ASSET_CHUNK_BYTES)
         ]
-        stream = self._put_stream({"role": "asset", "dtype": "u8", "n": raw.size}, chunks)
-        self._assets.append({"name": name, "stream": stream})
+        self.copy_asset(name, {"role": "asset", "dtype": "u8", "n": raw.size}, chunks)
+
+    def copy_asset(self, name: str, stream: Json, chunks: Iterable[EncodedChunk]) -> None:
+        """Append an asset that is encoded already; no tensor may follow."""
+        self._new_segment = False
+        self._assets.append({"name": name, "stream": self._put_stream(stream, chunks)})
 
     def seal(
         self,
@@ -175,7 +181,6 @@ class Writer:
         self._put(packed)
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
         return Sealed(self.path, file_bytes, packed[:32])
 
     def _checked(self, text: bytes, stored_bytes: int, file_bytes: int) -> Trailer:
@@ -199,13 +204,8 @@ class Writer:
             self._temporary.replace(self.path)
         else:
             refuse_existing(self.path, self._force)
-            # A link fails when the name was taken meanwhile, where a rename would overwrite it.
-            os.link(self._temporary, self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            take_name(self._temporary, self.path)
+        sync_folder(self.path.parent)
 
 
 def refuse_existing(path: Path, force: bool) -> None:
