@@ -12,11 +12,11 @@ from torch import nn
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.loaders.packed import Engine, PackedEmbedding, PackedLinear
-from spqfmt.loaders.packed.tiles import workspace_bytes
 from spqfmt.pipeline.residency.parts import cut
 from spqfmt.pipeline.residency.plan import Inventory, Item, Plan, plan_residency
 from spqfmt.pipeline.residency.rates import Rates
 from spqfmt.pipeline.residency.sides import read_sides, side_bytes
+from spqfmt.pipeline.residency.workspace import workspace_bytes
 from spqfmt.pipeline.restore import restore
 from spqfmt.quantize.activations import TOKEN_INT8, quantize_tokens, range_clamp, ratio_clamp
 from spqfmt.quantize.rtn import round_groups, round_symmetric
@@ -89,7 +89,7 @@ FORMS: dict[str, Callable[[np.random.Generator], Any]] = {
 def plan_of(reader: Reader, memory_bytes: int | None, *, lookups: bool) -> tuple[Plan, int]:
     record = reader.index.by_name["w"]
     items = tuple(Item(part, True, lookups) for part in cut(record, part_bytes=1 << 11))
-    workspace = workspace_bytes(*record.matrix_shape, torch.bfloat16)
+    workspace = workspace_bytes(*record.matrix_shape, torch.bfloat16.itemsize)
     inventory = Inventory(items, 0, side_bytes(record), workspace)
     if memory_bytes == 0:
         memory_bytes = plan_residency(inventory, RATES, None).smallest_bytes

@@ -10,10 +10,10 @@ from transformers.pytorch_utils import Conv1D
 
 from spqfmt.container.reader import Reader
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear
-from spqfmt.loaders.packed.tiles import workspace_bytes
 from spqfmt.pipeline.residency.parts import PART_BYTES, cut
 from spqfmt.pipeline.residency.plan import Inventory, Item
 from spqfmt.pipeline.residency.sides import side_bytes
+from spqfmt.pipeline.residency.workspace import workspace_bytes
 from spqfmt.records import TensorRecord
 
 _FLOATS = frozenset({"f64", "f32", "f16", "bf16"})
@@ -141,5 +141,7 @@ def inventory_of(
         tuple(items),
         sum(parameter.numel() * dtype.itemsize for parameter in model.parameters()),
         sum(side_bytes(record) for record in records.values()),
-        max((workspace_bytes(*record.matrix_shape, dtype) for record in records.values()), default=0),
+        max(
+            (workspace_bytes(*record.matrix_shape, dtype.itemsize) for record in records.values()), default=0
+        ),
     )

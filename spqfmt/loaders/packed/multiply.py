@@ -13,11 +13,11 @@ from spqfmt.loaders.packed.tiles import (
     dequantize_columns,
     dequantize_rows,
     outliers_of,
-    rows_at_once,
     unpacked,
 )
 from spqfmt.pipeline.residency.parts import Part, by_columns
 from spqfmt.pipeline.residency.sides import Sides
+from spqfmt.pipeline.residency.workspace import rows_at_once
 from spqfmt.schemes.base import Float32
 
 FEW_TOKENS = 2
@@ -129,7 +129,7 @@ def _multiply_many(
     for part in parts:
         with lend(part) as view:
             # A dense part of x's dtype is used where it is; any other goes through the workspace.
-            step = rows_at_once(n_columns, x.dtype, workspace.size)
+            step = rows_at_once(n_columns, x.dtype.itemsize, workspace.size)
             for first in range(0, part.stop - part.first, step):
                 stop = min(first + step, part.stop - part.first)
                 stored = slice(part.first + first, part.first + stop)

@@ -21,21 +21,7 @@ from spqfmt.schemes.base import Float32
 from spqfmt.schemes.floats import narrow
 from spqfmt.schemes.grouped import dequantize as grouped_formula
 
-TILE_WEIGHTS = 1 << 20
-"""Weights that are dequantized at a time: a whole part of 8-bit codes, whose product then is in one piece."""
-_LEAST_ROWS = 8
 NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-
-
-def rows_at_once(n_columns: int, dtype: torch.dtype, room_bytes: int) -> int:
-    """Rows of one tile in `room_bytes`; a multiple of 8, so that tiles of packed codes begin at whole bytes."""
-    return max(_LEAST_ROWS, room_bytes // (dtype.itemsize * n_columns) // 8 * 8)
-
-
-def workspace_bytes(n_rows: int, n_columns: int, dtype: torch.dtype) -> int:
-    """Room for a tile of a matrix in the model's dtype, and for the least one in float32."""
-    rows = min(n_rows, rows_at_once(n_columns, dtype, TILE_WEIGHTS * dtype.itemsize))
-    return n_columns * max(rows * dtype.itemsize, 4 * min(n_rows, _LEAST_ROWS))
 
 
 def dequantize_rows(
