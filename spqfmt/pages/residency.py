@@ -1,0 +1,97 @@
+"""The residency plan of a page: an inventory from the index alone, and the numbers its slider recomputes from.
+
+`spqfmt plan` asks the model's class which modules compute from packed weights; here names and shapes say it, so that
+no torch is needed. For plain decoder models both are the same (tests/pages/test_residency.py).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from spqfmt import wire
+from spqfmt.container.reader import Reader
+from spqfmt.importers._layout import role_of
+from spqfmt.pipeline.report.names import layer_of
+from spqfmt.pipeline.residency.parts import cut
+from spqfmt.pipeline.residency.plan import (
+    Inventory,
+    Item,
+    compute_ms,
+    fetch_ms,
+    fixed_bytes,
+    share_of_passes,
+)
+from spqfmt.pipeline.residency.rates import Rates
+from spqfmt.pipeline.residency.sides import side_bytes
+from spqfmt.pipeline.residency.workspace import workspace_bytes
+from spqfmt.records import TensorRecord
+
+_FLOATS = frozenset({"f64", "f32", "f16", "bf16"})
+
+
+def inventory_from_index(readers: Sequence[Reader]) -> Inventory:
+    """What a plain decoder model with these weights would hold: matrices packed, the rest as parameters."""
+    numbers = {record.name: i for i, reader in enumerate(readers) for record in reader.index.tensors}
+    records = {record.name: record for reader in readers for record in reader.index.tensors}
+    matrices = {name: record for name, record in records.items() if _is_matrix(record)}
+    lookups = {name for name, record in matrices.items() if _role(record) == "embedding"}
+    products = (matrices.keys() - lookups) | {r.tied_to for r in records.values() if r.tied_to in lookups}
+    both = products & lookups
+    itemsize = wire.DTYPES[_main_dtype(records)].bits // 8
+    rest = [r for r in records.values() if r.name not in matrices and r.tied_to is None and _is_float(r)]
+    return Inventory(
+        tuple(
+            Item(part, name in products, name in lookups)
+            for name in sorted(matrices, key=lambda name: name in both)
+            for part in cut(matrices[name], numbers[name])
+        ),
+        sum(record.n_weights for record in rest) * itemsize,
+        sum(side_bytes(record) for record in matrices.values()),
+        max((workspace_bytes(*r.matrix_shape, itemsize) for r in matrices.values()), default=0),
+    )
+
+
+def _is_float(record: TensorRecord) -> bool:
+    return record.dtype in _FLOATS
+
+
+def _role(record: TensorRecord) -> str:
+    return role_of(record.name, record.shape, is_float=_is_float(record))
+
+
+def _is_matrix(record: TensorRecord) -> bool:
+    plain = record.tied_to is None and _is_float(record) and record.name.endswith(".weight")
+    return plain and len(record.shape) == 2 and 0 not in record.shape
+
+
+def _main_dtype(records: Mapping[str, TensorRecord]) -> str:
+    weights: Counter[str] = Counter()
+    for record in records.values():
+        if record.tied_to is None and _is_float(record):
+            weights[record.dtype] += prod(record.shape)
+    return max(weights, key=lambda dtype: weights[dtype], default="f32")
+
+
+def residency_data(inventory: Inventory, rates: Rates) -> dict[str, object]:
+    """What the page's planner needs to give the same answer as `plan_residency` for every ceiling.
+
+    Sizes are bytes and times milliseconds for a pass over one token. `parts` is a list of columns, in the order of use:
+    name, layer, stored, decoded, from_disk (read and decoded), from_memory (decoded), compute.
+    """
+    items = inventory.items
+    shares = [share_of_passes(item, items) for item in items]
+    return {
+        "parts": {
+            "name": [item.part.name for item in items],
+            "layer": [layer_of(item.part.record.name) for item in items],
+            "stored": [item.part.stored_bytes for item in items],
+            "decoded": [item.part.decoded_bytes for item in items],
+            "from_disk": [fetch_ms(i.part, "disk", rates) * s for i, s in zip(items, shares, strict=True)],
+            "from_memory": [
+                fetch_ms(i.part, "compressed", rates) * s for i, s in zip(items, shares, strict=True)
+            ],
+            "compute": [compute_ms(item, rates) for item in items],
+        },
+        "whole": vars(fixed_bytes(inventory, streamed=False)),
+        "streamed": vars(fixed_bytes(inventory, streamed=True)),
+    }
