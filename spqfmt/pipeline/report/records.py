@@ -91,15 +91,15 @@ class OutlierMap:
 
 @dataclass(frozen=True)
 class Distance:
-    """Distance of the restored tensor W' to a reference W, both as binary32.
+    """Distance of the restored tensor W' to a reference W of the same shape, both in their own dtypes.
 
-    `relative` is |W - W'| / |W| in the Frobenius norm (0 where both are 0, infinite where only W is), `rms` is
-    |W - W'| / sqrt(n), `largest` the largest absolute difference. NaN where either is not finite and they differ.
+    `relative` is |W - W'| / |W| in the Frobenius norm (None where only W is 0), `rms` is |W - W'| / sqrt(n), `largest`
+    the largest absolute difference. All None where the two differ at a place where one is not finite.
     """
 
-    relative: float
-    rms: float
-    largest: float
+    relative: float | None
+    rms: float | None
+    largest: float | None
 
 
 @dataclass(frozen=True)

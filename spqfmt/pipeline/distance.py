@@ -1,0 +1,65 @@
+"""How far a restored tensor is from a reference."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqfmt.codecs.elements import Elements
+from spqfmt.pipeline.report.records import Distance
+from spqfmt.schemes.floats import widen
+
+_BLOCK = 1 << 20
+_FLOATS8 = {"f8_e4m3": (4, 3, 7), "f8_e5m2": (5, 2, 15)}
+"""Bits of exponent and mantissa, and the exponent's bias (OFP8 1.0)."""
+
+
+def to_numbers(elements: Elements, dtype: str) -> NDArray[np.floating]:
+    """What a carrier stands for, same shape: float32 where that is exact, else float64 (i64 and u64: rounded)."""
+    if dtype in _FLOATS8:
+        values: NDArray[np.floating] = _float8_values(dtype)[elements]
+        return values
+    if dtype in {"f64", "i64", "i32", "u64", "u32"}:
+        return elements.astype(np.float64)
+    return widen(elements, dtype)
+
+
+def distance(restored: Elements, restored_dtype: str, reference: Elements, reference_dtype: str) -> Distance:
+    """Both are carriers of the same number of elements, compared in float64."""
+    restored, reference = restored.reshape(-1), reference.reshape(-1)
+    of_difference, of_reference, largest = 0.0, 0.0, 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        for at in range(0, reference.size, _BLOCK):
+            a = to_numbers(restored[at : at + _BLOCK], restored_dtype).astype(np.float64)
+            b = to_numbers(reference[at : at + _BLOCK], reference_dtype).astype(np.float64)
+            difference = a - b
+            difference[(a == b) | (np.isnan(a) & np.isnan(b))] = 0  # also where both are infinite
+            of_difference += float(difference @ difference)
+            of_reference += float(b[np.isfinite(b)] @ b[np.isfinite(b)])
+            largest = max(largest, float(np.abs(difference).max()))
+    if not of_difference:
+        return Distance(0.0, 0.0, 0.0)
+    if not np.isfinite(of_difference):
+        return Distance(None, None, None)
+    relative = float(np.sqrt(of_difference / of_reference)) if of_reference else None
+    return Distance(relative, float(np.sqrt(of_difference / reference.size)), largest)
+
+
+def _float8_values(dtype: str) -> NDArray[np.float32]:
+    exponent_bits, mantissa_bits, bias = _FLOATS8[dtype]
+    bits = np.arange(256)
+    exponent = bits >> mantissa_bits & ((1 << exponent_bits) - 1)
+    mantissa = bits & ((1 << mantissa_bits) - 1)
+    fraction = mantissa / (1 << mantissa_bits) + (exponent > 0)
+    values = np.ldexp(fraction, np.maximum(exponent, 1) - bias)
+    top = exponent == (1 << exponent_bits) - 1
+    if dtype == "f8_e4m3":
+        values[top & (mantissa == 7)] = np.nan
+    else:
+        values[top] = np.where(mantissa[top] == 0, np.inf, np.nan)
+    signed: NDArray[np.float32] = np.where(bits >> 7, -values, values).astype(np.float32)
+    return signed
+
+
+def same_elements(a: Elements, b: Elements) -> bool:
+    """Whether two carriers of one dtype and shape have the same bits."""
+    bits = np.dtype(f"u{a.dtype.itemsize}")
+    return bool(np.array_equal(np.ascontiguousarray(a).view(bits), np.ascontiguousarray(b).view(bits)))
