@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
@@ -53,33 +54,49 @@ class ZstdCodec:
 
     def decode(self, stored: Bytes, out: Bytes) -> None:
         """Decode every frame into its place in `out`."""
-        n_frames = -(-out.size // FRAME_BYTES)
-        if stored.size < 4 * n_frames:
-            raise CorruptError("zstd chunk is shorter than its directory")
-        ends = np.frombuffer(stored[: 4 * n_frames].tobytes(), "<u4")
-        view, begin = memoryview(stored.data), 4 * n_frames
-        for number, end in enumerate(ends.tolist()):
+        view = memoryview(stored.data)
+        for number, (begin, end) in enumerate(frames(stored, out.size).tolist()):
             target = out[number * FRAME_BYTES : (number + 1) * FRAME_BYTES]
-            if not begin < end <= stored.size:
-                raise CorruptError(f"zstd frame {number} ends outside its chunk")
-            self._decode_frame(view[begin:end], target, number)
-            begin = end
-        if begin != stored.size:
-            raise CorruptError("bytes are left after the last zstd frame")
+            try:
+                decompressed = self._contexts.decompressor.decompress(
+                    view[begin:end], max_output_size=target.size, allow_extra_data=False
+                )
+            except zstandard.ZstdError as error:
+                raise CorruptError(f"zstd frame {number}: {error}") from error
+            if len(decompressed) != target.size:
+                raise CorruptError(f"zstd frame {number} decodes to {len(decompressed)} bytes")
+            target[:] = np.frombuffer(decompressed, np.uint8)
 
-    def _decode_frame(self, frame: memoryview, target: Bytes, number: int) -> None:
-        try:
-            header = zstandard.get_frame_parameters(frame)
-            if header.content_size != target.size or header.dict_id or header.has_checksum:
-                raise CorruptError(f"zstd frame {number} does not hold {target.size} bytes plainly")
-            decompressed = self._contexts.decompressor.decompress(
-                frame, max_output_size=target.size, allow_extra_data=False
-            )
-        except zstandard.ZstdError as error:
-            raise CorruptError(f"zstd frame {number}: {error}") from error
-        if len(decompressed) != target.size:
-            raise CorruptError(f"zstd frame {number} decodes to {len(decompressed)} bytes")
-        target[:] = np.frombuffer(decompressed, np.uint8)
+
+def frames(stored: Bytes, raw_bytes: int) -> NDArray[np.int64]:
+    """Begin and end of each frame of a chunk of `raw_bytes`, int64[n_frames, 2]. Raises CorruptError.
+
+    The directory and what the frames say of themselves are checked, not what they hold.
+    """
+    n_frames = -(-raw_bytes // FRAME_BYTES)
+    if stored.size < 4 * n_frames:
+        raise CorruptError("zstd chunk is shorter than its directory")
+    ends = np.frombuffer(stored[: 4 * n_frames].tobytes(), "<u4")
+    view, begin = memoryview(stored.data), 4 * n_frames
+    found = np.empty((n_frames, 2), np.int64)
+    for number, end in enumerate(ends.tolist()):
+        if not begin < end <= stored.size:
+            raise CorruptError(f"zstd frame {number} ends outside its chunk")
+        _check_header(view[begin:end], min(FRAME_BYTES, raw_bytes - number * FRAME_BYTES), number)
+        found[number] = begin, end
+        begin = end
+    if begin != stored.size:
+        raise CorruptError("bytes are left after the last zstd frame")
+    return found
+
+
+def _check_header(frame: memoryview, raw_bytes: int, number: int) -> None:
+    try:
+        header = zstandard.get_frame_parameters(frame)
+    except zstandard.ZstdError as error:
+        raise CorruptError(f"zstd frame {number}: {error}") from error
+    if header.content_size != raw_bytes or header.dict_id or header.has_checksum:
+        raise CorruptError(f"zstd frame {number} does not hold {raw_bytes} bytes plainly")
 
 
 CODEC = ZstdCodec()
