@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from spqfmt.errors import BackendError
 from spqfmt.kernels import native
@@ -18,12 +19,19 @@ ENVIRONMENT_VARIABLE = "SPQFMT_BACKEND"
 
 @dataclass(frozen=True)
 class Backend:
-    """What codes rans chunks. `kernels` names the native kernels, which also do checksums and byte planes."""
+    """What codes rans chunks in host memory, and what computes on a device.
+
+    `kernels` names the native kernels, which also do checksums and byte planes. `device_kernels` is "triton" or "torch"
+    (spqfmt.kernels.device.kernels_for), None for what suits the device; `device_zstd` that zstd chunks are decoded on
+    the device too, by nvCOMP.
+    """
 
     name: str
     kernels: str
     rans_encode: Callable[[Buffer], bytes]
     rans_decode: Callable[[Buffer, Buffer], None]
+    device_kernels: str | None = None
+    device_zstd: bool = False
 
 
 def _native(kernels: str) -> Backend:
@@ -36,7 +44,28 @@ def _torch(kernels: str) -> Backend:
         from spqfmt.kernels import torch_rans
     except ImportError as error:
         raise BackendError(f"backend 'torch' needs torch: {error}") from error
-    return Backend("torch", kernels, native.rans_encode, torch_rans.rans_decode)
+    return Backend("torch", kernels, native.rans_encode, torch_rans.rans_decode, "torch")
+
+
+def _triton(kernels: str) -> Backend:
+    # In host memory the native decoders stay: these kernels are for what is on a device.
+    _need("triton", "triton")
+    return Backend("triton", kernels, native.rans_encode, native.rans_decode, "triton")
+
+
+def _nvcomp(kernels: str) -> Backend:
+    _need("nvcomp", "triton")
+    _need("nvcomp", "nvidia.nvcomp")
+    return Backend("nvcomp", kernels, native.rans_encode, native.rans_decode, "triton", device_zstd=True)
+
+
+def _need(name: str, package: str) -> None:
+    try:
+        missing = find_spec(package) is None
+    except ModuleNotFoundError:  # the package that would hold it
+        missing = True
+    if missing:
+        raise BackendError(f"backend {name!r} needs the package {package}")
 
 
 # name -> (native kernels it runs on, None for the best; constructor)
@@ -47,13 +76,15 @@ _BACKENDS: dict[str, tuple[str | None, Callable[[str], Backend]]] = {
     "sse41": ("sse41", _native),
     "scalar": ("scalar", _native),
     "torch": (None, _torch),
+    "triton": (None, _triton),
+    "nvcomp": (None, _nvcomp),
 }
 
 _current: Backend | None = None
 
 
 def available() -> list[str]:
-    """Names that SPQFMT_BACKEND may have on this machine, without the alias "native"."""
+    """Names of the backends that code chunks in host memory in their own way on this machine."""
     return [*native.available_kernels(), "torch"]
 
 
@@ -66,7 +97,7 @@ def current() -> Backend:
 
 
 def backend() -> str:
-    """Name the backend that runs: "avx512", "avx2", "sse41", "scalar" or "torch"."""
+    """Name the backend that runs: "avx512", "avx2", "sse41", "scalar", "torch", "triton" or "nvcomp"."""
     return current().name
 
 

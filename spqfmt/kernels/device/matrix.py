@@ -1,0 +1,89 @@
+"""A packed matrix on a device: everything but its codes (FORMAT.md 5.3 to 5.6). All tensors are on one device.
+
+Numbers of rows and columns count the matrix as stored: with a channel order by rows, `row`, group values and outliers
+stand in the order of the stored rows.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+CODE_DTYPES = {f"{sign}{bits}": (bits, sign == "i") for sign in "iu" for bits in (2, 4, 8)}
+"""Code dtype -> bits, signed."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupValues:
+    """One value for each group. `values` [rows, groups]: float32, float16, bfloat16, uint8 or int8.
+
+    With `steps` they are codes of the second level: value = step * (code - zero), each operation rounded to float32,
+    where step and zero (optional) [superrows, supercolumns] are those of the tile of `supergroup` (rows, groups).
+    """
+
+    values: torch.Tensor
+    steps: torch.Tensor | None = None
+    zeros: torch.Tensor | None = None
+    supergroup: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class UniformScales:
+    """weight = (code * row[i]) * column[j]: float32 [rows], step times row scale, and float32 [columns] or None."""
+
+    row: torch.Tensor
+    column: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GroupScales:
+    """scale * (code - zero_point), scale * code - minimum or scale * code, by groups of `group_size` columns."""
+
+    group_size: int
+    scale: GroupValues
+    zero_point: GroupValues | None = None
+    minimum: GroupValues | None = None
+
+
+Scales: TypeAlias = UniformScales | GroupScales
+
+
+@dataclass(frozen=True, eq=False)
+class OutlierRows:
+    """Weights that replace others: numbers row_begin[i] to row_begin[i + 1] - 1 are those of row i, columns ascending.
+
+    `row_begin` int32 [rows + 1], `columns` int32, `values` float32.
+    """
+
+    row_begin: torch.Tensor
+    columns: torch.Tensor
+    values: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """`shape` is (rows, columns). Codes lie row by row, or column by column with `by_columns`.
+
+    `order`: int32 [columns], only by columns: the column of each stored channel; None where they are the same.
+    `permutation`: int32 [columns], only by rows: the column that each stored column goes to in `dequantize`; None
+    leaves them in stored order (what a product with permuted inputs wants).
+    """
+
+    shape: tuple[int, int]
+    code_dtype: str
+    scales: Scales
+    outliers: OutlierRows | None = None
+    by_columns: bool = False
+    order: torch.Tensor | None = None
+    permutation: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.by_columns and self.permutation is not None:
+            raise ValueError("a matrix stored by columns is not permuted while it is dequantized")
+        if self.order is not None and not self.by_columns:
+            raise ValueError("rows in another order are reordered by the caller")
+
+    @property
+    def n_channels(self) -> int:
+        """Runs of codes: rows, or columns by `by_columns`."""
+        return self.shape[1] if self.by_columns else self.shape[0]

@@ -1,0 +1,87 @@
+"""Codes -> weights (FORMAT.md 5.3 to 5.6): each formula's operations one by one in float32."""
+
+import torch
+
+from spqfmt.kernels.device.matrix import CODE_DTYPES, GroupValues, Matrix, OutlierRows, UniformScales
+
+
+def dequantize(codes: torch.Tensor, matrix: Matrix, channels: range, out: torch.Tensor, first: int) -> None:
+    """Weights of `channels` into `out`, rounded once to its dtype."""
+    weights = float_weights(codes, matrix, channels, first)
+    if matrix.permutation is not None:
+        restored = torch.empty_like(weights)
+        restored[:, matrix.permutation.long()] = weights
+        weights = restored
+    out.copy_(weights)
+
+
+def float_weights(codes: torch.Tensor, matrix: Matrix, channels: range, first: int) -> torch.Tensor:
+    """Weights with outliers in place: float32 [len(channels), columns], or [rows, len(channels)] by columns."""
+    n_rows, n_columns = matrix.shape
+    if matrix.by_columns:
+        stored = (
+            unpack(codes, matrix.code_dtype, first, len(channels) * n_rows).view(len(channels), n_rows).t()
+        )
+        rows = range(n_rows)
+        columns = torch.arange(channels.start, channels.stop, device=codes.device)
+        if matrix.order is not None:
+            columns = matrix.order[channels.start : channels.stop].long()
+    else:
+        stored = unpack(codes, matrix.code_dtype, first, len(channels) * n_columns).view(
+            len(channels), n_columns
+        )
+        rows, columns = channels, torch.arange(n_columns, device=codes.device)
+    weights = _scaled(stored.float(), matrix, rows, columns)
+    if matrix.outliers is not None:
+        _replace(weights, matrix.outliers, rows, columns, n_columns)
+    return weights
+
+
+def unpack(packed: torch.Tensor, dtype: str, first: int, n: int) -> torch.Tensor:
+    """Codes `first` to `first + n` of a packed run, int16 [n]."""
+    bits, signed = CODE_DTYPES[dtype]
+    number = torch.arange(first, first + n, device=packed.device)
+    per_byte = 8 // bits
+    codes = packed[number // per_byte].short() >> (number % per_byte * bits).short() & ((1 << bits) - 1)
+    sign = 1 << (bits - 1)
+    return (codes ^ sign) - sign if signed else codes
+
+
+def _scaled(codes: torch.Tensor, matrix: Matrix, rows: range, columns: torch.Tensor) -> torch.Tensor:
+    scales = matrix.scales
+    if isinstance(scales, UniformScales):
+        weights = codes * scales.row[rows.start : rows.stop, None]
+        return weights if scales.column is None else weights * scales.column[columns]
+    groups = columns // scales.group_size
+    scale = group_values(scales.scale, rows)[:, groups]
+    if scales.zero_point is not None:
+        return scale * (codes - group_values(scales.zero_point, rows)[:, groups])
+    if scales.minimum is not None:
+        return scale * codes - group_values(scales.minimum, rows)[:, groups]
+    return scale * codes
+
+
+def group_values(values: GroupValues, rows: range) -> torch.Tensor:
+    """The values of the groups of these rows, float32 [rows, groups]."""
+    found = values.values[rows.start : rows.stop].float()
+    if values.steps is None:
+        return found
+    per_row, per_group = values.supergroup
+    row = torch.arange(rows.start, rows.stop, device=found.device) // per_row
+    group = torch.arange(found.shape[1], device=found.device) // per_group
+    if values.zeros is not None:
+        found = found - values.zeros.float()[row[:, None], group]
+    return values.steps.float()[row[:, None], group] * found
+
+
+def _replace(
+    weights: torch.Tensor, outliers: OutlierRows, rows: range, columns: torch.Tensor, n_columns: int
+) -> None:
+    begin = outliers.row_begin[rows.start : rows.stop + 1].long()
+    here = slice(int(begin[0]), int(begin[-1]))
+    row = torch.repeat_interleave(torch.arange(len(rows), device=weights.device), begin.diff())
+    place = torch.full((n_columns,), -1, device=weights.device)
+    place[columns] = torch.arange(len(columns), device=weights.device)
+    at = place[outliers.columns[here].long()]
+    inside = at >= 0
+    weights[row[inside], at[inside]] = outliers.values[here][inside]
