@@ -1,8 +1,9 @@
 """Threads over chunks. The codecs release the GIL; the results do not depend on the number of threads."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
@@ -30,6 +31,17 @@ def set_jobs(jobs: int | None) -> None:
     """Overrule the number of threads (`--jobs`); None goes back to the environment's."""
     global _jobs  # noqa: PLW0603  # one setting of the process, like the environment variable
     _jobs = jobs
+
+
+@contextmanager
+def jobs(n: int) -> Iterator[None]:
+    """Another number of threads for a while, in the whole process."""
+    before = _jobs
+    set_jobs(n)
+    try:
+        yield
+    finally:
+        set_jobs(before)
 
 
 @cache

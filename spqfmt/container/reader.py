@@ -114,33 +114,46 @@ class Reader:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file.fileno(), offset, n_bytes, os.POSIX_FADV_DONTNEED)
 
-    def read_stored(self, plane: PlaneChunk, out: Bytes | None = None) -> Bytes:
-        """The stored bytes of a chunk plane, checked against its CRC-32; in `out`, which has their size, if given."""
-        stored = np.empty(plane.stored_bytes, np.uint8) if out is None else out
+    def read_plane(self, plane: PlaneChunk, out: Bytes) -> None:
+        """Read, check and decode one chunk plane into `out`, uint8 of its raw size. Raises FormatError."""
+        if plane.codec == wire.CODEC_RAW and plane.stored_bytes == out.size:
+            # Nothing to decode: straight to where it is wanted.
+            self.read_into(plane.offset, out)
+            _check_crc32(out, plane)
+            return
+        stored = _scratch.stored(plane.stored_bytes)
         self.read_into(plane.offset, stored)
-        if native.crc32(stored) != plane.crc32:
-            raise ChecksumError("a chunk does not match its checksum", plane.offset)
-        return stored
+        _check_crc32(stored, plane)
+        decode_into(plane.codec, stored, out)
+
+    def read_packed(self, chunk: Chunk, dtype: str, out: Bytes) -> None:
+        """Decode one chunk into `out`: elements as they are in memory, narrower ones than a byte packed."""
+        bits = wire.DTYPES[dtype].bits
+        planes = out if bits <= 8 else _scratch.planes(out.size)
+        at = 0
+        for plane in chunk.planes:
+            self.read_plane(plane, planes[at : at + plane.raw_bytes])
+            at += plane.raw_bytes
+        if bits > 8:
+            native.merge_planes(planes, bits // 8, wire.DTYPES[dtype].rotate, out)
+        elif bits < 8:
+            check_unused_bits(out, bits, chunk.n_elements)
 
     def read_chunk(self, chunk: Chunk, dtype: str, out: Elements) -> None:
         """Decode one chunk into `out`, its elements' carrier."""
-        direct = wire.DTYPES[dtype].bits == 8
-        raw_bytes = sum(plane.raw_bytes for plane in chunk.planes)
-        planes = out.view(np.uint8) if direct else _scratch.planes(raw_bytes)
-        at = 0
-        for plane in chunk.planes:
-            stored = self.read_stored(plane, _scratch.stored(plane.stored_bytes))
-            decode_into(plane.codec, stored, planes[at : at + plane.raw_bytes])
-            at += plane.raw_bytes
-        if not direct:
-            from_planes(planes, dtype, chunk.n_elements, out)
+        if wire.DTYPES[dtype].bits >= 8:
+            self.read_packed(chunk, dtype, out.view(np.uint8))
+            return
+        packed = _scratch.planes(chunk.planes[0].raw_bytes)
+        self.read_packed(chunk, dtype, packed)
+        from_planes(packed, dtype, chunk.n_elements, out)
 
     def check_chunk(self, chunk: Chunk, dtype: str) -> None:
         """Decode one chunk and throw the elements away. Raises what reading it would."""
         bits = wire.DTYPES[dtype].bits
         for plane in chunk.planes:
             out = _scratch.planes(plane.raw_bytes)
-            decode_into(plane.codec, self.read_stored(plane, _scratch.stored(plane.stored_bytes)), out)
+            self.read_plane(plane, out)
             if bits < 8:
                 check_unused_bits(out, bits, chunk.n_elements)
 
@@ -193,6 +206,11 @@ class Reader:
             with located(self.path, f"asset {name!r}", chunk):
                 self.read_chunk(chunk, "u8", out[chunk.first : chunk.first + chunk.n_elements])
         return out.tobytes()
+
+
+def _check_crc32(stored: Bytes, plane: PlaneChunk) -> None:
+    if native.crc32(stored) != plane.crc32:
+        raise ChecksumError("a chunk does not match its checksum", plane.offset)
 
 
 def _index_text(stored: bytes, raw_bytes: int) -> bytes:

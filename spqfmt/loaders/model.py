@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import transformers
 
+from spqfmt.codecs.threads import n_threads
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import CorruptError, ImporterError, SpqError, UnsupportedError
 from spqfmt.loaders.assets import asset_folder
@@ -49,16 +50,17 @@ class _LazyTensor:
 
 
 class _Reading:
-    """Reads one tensor at a time, and keeps the first error: transformers turns some into messages of its own."""
+    """Reads the tensors, and keeps the first error: transformers turns some into messages of its own."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._exact = dtype == torch.float32
-        self._lock = threading.Lock()
+        # transformers asks from several threads: small tensors are decoded side by side, one thread each, and a large
+        # one uses all cores for itself, so more of them at once than cores would only take memory.
+        self._turns = threading.BoundedSemaphore(n_threads())
         self.error: SpqError | OSError | None = None
 
     def read(self, tensor: StoredTensor) -> torch.Tensor:
-        # transformers asks from several threads; the decoder already uses all cores for one tensor.
-        with self._lock:
+        with self._turns:
             try:
                 return tensor.read(self._exact)
             except (SpqError, OSError) as error:

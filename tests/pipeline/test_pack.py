@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import spqfmt
-from spqfmt.codecs.threads import set_jobs
+from spqfmt.codecs.threads import jobs
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.pipeline.options import pack_options
@@ -145,13 +145,13 @@ def test_rows_decode_only_their_chunks(
         from spqfmt.container.reader import Reader
 
         sizes: list[int] = []
-        original = Reader.read_stored
+        original = Reader.read_plane
 
-        def counted(self: Reader, plane: Any, out: Any = None) -> Any:
+        def counted(self: Reader, plane: Any, out: Any) -> None:
             sizes.append(plane.raw_bytes)
-            return original(self, plane, out)
+            original(self, plane, out)
 
-        monkeypatch.setattr(Reader, "read_stored", counted)
+        monkeypatch.setattr(Reader, "read_plane", counted)
         rows = file.read("embed", slice(3000, 3001))
         assert bits_equal(rows, big[3000:3001])
         assert len(sizes) == 2
@@ -162,12 +162,9 @@ def test_the_same_input_gives_the_same_bytes_with_any_number_of_threads(
     make_model: MakeModel, tmp_path: Path
 ) -> None:
     contents = set()
-    for jobs in (1, 2, 5):
-        set_jobs(jobs)
-        try:
+    for n in (1, 2, 5):
+        with jobs(n):
             packed(make_model(), tmp_path / "m.spq", method="rtn", bits=4, force=True)
-        finally:
-            set_jobs(None)
         contents.add((tmp_path / "m.spq").read_bytes())
     assert len(contents) == 1
 

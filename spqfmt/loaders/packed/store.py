@@ -1,8 +1,10 @@
 """The bytes of all parts: decoded or compressed in memory, or left in the file."""
 
+import queue
 from collections.abc import Sequence
 
 from spqfmt.codecs.base import Bytes
+from spqfmt.codecs.threads import side_by_side
 from spqfmt.container.reader import Reader, located
 from spqfmt.loaders.packed.buffers import allocate
 from spqfmt.pipeline.residency.decode import decode_part
@@ -30,9 +32,7 @@ class Store:
         stored = max((part.stored_bytes for part in self.parts), default=0)
         scratch = max((part.scratch_bytes for part in self.parts), default=0)
         self.is_streamed = not all(self._decoded)
-        self._staging = [
-            (allocate(stored), allocate(scratch)) for _ in range(N_WORKERS + 1 if self.is_streamed else 1)
-        ]
+        self._staging = [(allocate(stored), allocate(scratch)) for _ in range(N_WORKERS + 1)]
 
     @property
     def n_bytes(self) -> int:
@@ -41,13 +41,21 @@ class Store:
 
     def load(self) -> None:
         """Read, and decode where it is planned, all that lives in memory. Raises FormatError, OSError."""
-        for number, memory in self._memory.items():
-            part = self.parts[number]
-            if self._decoded[number]:
-                stored = self._read(part, self._staging[-1][0][: part.stored_bytes])
-                self._decode(part, stored, len(self._staging) - 1, memory, 0)
-            else:
-                self._read(part, memory)
+        workers = queue.SimpleQueue[int]()
+        for worker in range(len(self._staging)):
+            workers.put(worker)
+
+        def load_part(number: int) -> None:
+            if not self._decoded[number]:
+                self._read(self.parts[number], self._memory[number])
+                return
+            worker = workers.get()
+            try:
+                self.fill(worker, number, self._memory[number])
+            finally:
+                workers.put(worker)
+
+        side_by_side(load_part, list(self._memory))
 
     def decoded(self, number: int) -> Bytes | None:
         """The bytes of a part that is decoded in memory, for reading; None for others."""
@@ -58,10 +66,11 @@ class Store:
     def fill(self, worker: int, number: int, out: Bytes) -> None:
         """Decode a part into `out` on a thread of its own staging. Raises FormatError, OSError."""
         part = self.parts[number]
-        stored = self._memory.get(number)
+        stored = None if self._decoded[number] else self._memory.get(number)
         if stored is None:
             stored = self._read(part, self._staging[worker][0][: part.stored_bytes])
-        self._decode(part, stored, worker, out, 1)
+        path = self._readers[part.reader_number].path
+        decode_part(part, stored, self._staging[worker][1], out, path)
 
     def _read(self, part: Part, out: Bytes) -> Bytes:
         reader = self._readers[part.reader_number]
@@ -70,7 +79,3 @@ class Store:
         # What was read will be read again only after all else: the page cache has better use for its room.
         reader.forget(part.offset, part.stored_bytes)
         return out
-
-    def _decode(self, part: Part, stored: Bytes, worker: int, out: Bytes, n_threads: int) -> None:
-        path = self._readers[part.reader_number].path
-        decode_part(part, stored, self._staging[worker][1], out, path, n_threads)

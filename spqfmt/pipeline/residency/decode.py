@@ -10,9 +10,7 @@ from spqfmt.kernels import native
 from spqfmt.pipeline.residency.parts import Part
 
 
-def decode_part(
-    part: Part, stored: Bytes, scratch: Bytes, out: Bytes, path: Path, n_threads: int = 1
-) -> None:
+def decode_part(part: Part, stored: Bytes, scratch: Bytes, out: Bytes, path: Path) -> None:
     """Fill `out` (part.decoded_bytes) from `stored` (part.stored_bytes) through `scratch` (part.scratch_bytes or more).
 
     Every chunk is checked against its CRC-32 first. Raises ChecksumError or CorruptError that names file and tensor;
@@ -20,7 +18,7 @@ def decode_part(
     """
     target = scratch[: part.scratch_bytes] if part.merges else out
     try:
-        _decode_planes(part, stored, target, n_threads)
+        _decode_planes(part, stored, target)
     except FormatError as error:
         if error.offset is None:
             error.offset = part.planes[getattr(error, "job", 0)].offset
@@ -36,14 +34,14 @@ def decode_part(
         )
 
 
-def _decode_planes(part: Part, stored: Bytes, target: Bytes, n_threads: int) -> None:
+def _decode_planes(part: Part, stored: Bytes, target: Bytes) -> None:
     by_zstd = part.jobs[:, 2] == wire.CODEC_ZSTD
     if not by_zstd.any():
-        native.decode_chunks(stored, part.jobs, target, n_threads)
+        native.decode_chunks(stored, part.jobs, target, 1)
         return
     for number, (src, size, codec, crc32, dst, raw_bytes) in enumerate(part.jobs.tolist()):
         if not by_zstd[number]:
-            native.decode_chunks(stored, part.jobs[number : number + 1], target, n_threads)
+            native.decode_chunks(stored, part.jobs[number : number + 1], target, 1)
             continue
         chunk = stored[src : src + size]
         if native.crc32(chunk) != crc32:

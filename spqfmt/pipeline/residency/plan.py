@@ -181,7 +181,7 @@ def fixed_bytes(inventory: Inventory, *, streamed: bool) -> Fixed:
         inventory.float_bytes,
         inventory.side_bytes,
         inventory.workspace_bytes,
-        staging * (N_WORKERS + 1 if streamed else 1),  # one more for lookups, and for loading
+        staging * (N_WORKERS + 1),  # one more for lookups; loading uses all of them
         ring * N_SLOTS if streamed else 0,
         rows * N_ROW_SLOTS if streamed else 0,
     )
