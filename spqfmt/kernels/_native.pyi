@@ -87,3 +87,18 @@ def multiply_grouped(
     y_stride: int,
     n_threads: int,
 ) -> None: ...
+def choose_codes(
+    weights: _Buffer,
+    n_rows: int,
+    stride: int,
+    first: int,
+    n_columns: int,
+    upper: _Buffer,
+    row_step: _Buffer,
+    column_step: _Buffer,
+    slope: _Buffer,
+    bits: _Buffer,
+    codes: _Buffer,
+    errors: _Buffer,
+    n_threads: int,
+) -> None: ...

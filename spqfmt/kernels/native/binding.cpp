@@ -136,4 +136,5 @@ NB_MODULE(_native, m) {
   m.def("select_kernels", &select_kernels, nb::arg("name"));
   bind_dequantize(m);
   bind_multiply(m);
+  bind_rate(m);
 }

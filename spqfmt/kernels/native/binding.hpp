@@ -7,5 +7,6 @@ namespace spqfmt {
 
 void bind_dequantize(nanobind::module_& m);
 void bind_multiply(nanobind::module_& m);
+void bind_rate(nanobind::module_& m);
 
 }  // namespace spqfmt

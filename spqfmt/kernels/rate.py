@@ -1,0 +1,114 @@
+"""The choice of codes by error and bits inside GPTQ's feedback, natively and plainly; the two agree bit for bit.
+
+A block of columns of a matrix is quantized column after column. Weight w of row i and column k lies on the grid
+`row_step[i] * column_step[k]`; its code is the cheapest in ((w - value) / U_kk)^2 + slope[i] * bits[code] among the
+nearest, its other neighbour, the two below the nearest and 0, or the nearest where the slope is 0. Its error
+(w - value) / U_kk times U_km is taken from the row's later columns m of the block. A weight that is further than 127
+steps from 0 is an escape: code ESCAPE, no error.
+
+Arguments of both: `weights` float32 [rows, columns], changed in the block's columns; `block` those columns; `upper`
+float32 [n, n], the block's part of U; `row_step`, `slope` float32 [rows]; `column_step` float32 [n]; `bits` float32
+[256], of code c at c + 128. They return the codes, int8 [rows, n], and the errors, float32 [rows, n].
+"""
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqfmt.kernels import _native
+
+Float32: TypeAlias = NDArray[np.float32]
+Codes: TypeAlias = NDArray[np.int8]
+
+LARGEST_CODE = 127
+ESCAPE = -128
+
+
+def choose_codes(
+    weights: Float32,
+    block: slice,
+    upper: Float32,
+    row_step: Float32,
+    column_step: Float32,
+    slope: Float32,
+    bits: Float32,
+    *,
+    n_threads: int = 0,
+) -> tuple[Codes, Float32]:
+    """Native; the result does not depend on the number of threads. ValueError: arrays do not fit together."""
+    rows, columns = weights.shape
+    first, stop, _ = block.indices(columns)
+    codes = np.empty((rows, stop - first), np.int8)
+    errors = np.empty((rows, stop - first), np.float32)
+    _native.choose_codes(
+        weights,
+        rows,
+        columns,
+        first,
+        stop - first,
+        np.ascontiguousarray(upper, np.float32),
+        np.ascontiguousarray(row_step, np.float32),
+        np.ascontiguousarray(column_step, np.float32),
+        np.ascontiguousarray(slope, np.float32),
+        np.ascontiguousarray(bits, np.float32),
+        codes,
+        errors,
+        n_threads,
+    )
+    return codes, errors
+
+
+def choose_codes_plain(
+    weights: Float32,
+    block: slice,
+    upper: Float32,
+    row_step: Float32,
+    column_step: Float32,
+    slope: Float32,
+    bits: Float32,
+) -> tuple[Codes, Float32]:
+    """The same in numpy, all rows of a column at once."""
+    rows = weights.shape[0]
+    first, stop, _ = block.indices(weights.shape[1])
+    codes = np.empty((rows, stop - first), np.int8)
+    errors = np.zeros((rows, stop - first), np.float32)
+    for k in range(stop - first):
+        column = weights[:, first + k]
+        step = row_step * column_step[k]
+        scaled = column / step
+        nearest = np.rint(scaled)
+        fits = np.abs(nearest) <= LARGEST_CODE
+        code = _cheapest(scaled, np.square(step / upper[k, k]), slope, bits, np.where(fits, nearest, 0.0))
+        value = code.astype(np.float32) * row_step * column_step[k]
+        error = np.where(fits, (column - value) / upper[k, k], np.float32(0))
+        codes[:, k] = np.where(fits, code, ESCAPE)
+        errors[:, k] = error
+        weights[:, first + k + 1 : stop] -= np.where(fits[:, None], error[:, None] * upper[k, k + 1 :], 0)
+    return codes, errors
+
+
+def _cheapest(
+    scaled: Float32, weight: Float32, slope: Float32, bits: Float32, nearest: Float32
+) -> NDArray[np.int64]:
+    def cost_of(code: NDArray[np.int64]) -> Float32:
+        distance = scaled - code.astype(np.float32)
+        cost: Float32 = weight * distance * distance + slope * bits[code + 128]
+        return cost
+
+    start = nearest.astype(np.int64)
+    inward = np.where(start > 0, -1, 1)
+    other = start + np.where(scaled > nearest, 1, -1)
+    candidates = (
+        (other, np.abs(other) <= LARGEST_CODE),
+        (start + inward, np.abs(start) > 1),
+        (start + 2 * inward, np.abs(start) > 2),
+        (np.zeros_like(start), start != 0),
+    )
+    best, cost = start.copy(), cost_of(start)
+    for candidate, allowed in candidates:
+        safe = np.where(allowed, candidate, start)
+        now = cost_of(safe)
+        better = allowed & (now < cost) & (slope > 0)
+        best, cost = np.where(better, safe, best), np.where(better, now, cost)
+    return best
