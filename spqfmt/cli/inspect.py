@@ -2,92 +2,201 @@
 
 import fnmatch
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 import click
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from spqfmt.cli.units import size
-from spqfmt.pipeline.report import FileReport, TensorReport, inspect_file
+from spqfmt.cli import charts
+from spqfmt.cli.inspect_tables import error_of, group_table, parts_table, stream_table, summary, tensor_table
+from spqfmt.cli.progress import Bar
+from spqfmt.cli.units import printable
+from spqfmt.pipeline.report import (
+    GROUPINGS,
+    FileReport,
+    GroupReport,
+    TensorReport,
+    group,
+    inspect_file,
+)
 
-_SORT_KEYS = ("file", "name", "size", "bits", "ratio")
+_Row: TypeAlias = TensorReport | GroupReport
+_R = TypeVar("_R", TensorReport, GroupReport)
+
+
+def _error(row: _Row) -> float:
+    error = row.measured.error if isinstance(row, TensorReport) and row.measured else None
+    return -1.0 if error is None else float("inf") if error.relative is None else error.relative
+
+
+def _over(row: _Row) -> float:
+    bound = row.entropy_bits_per_weight
+    return row.bits_per_weight / bound if bound else 0.0
+
+
+# All but the name sort the largest first.
+_SORT_KEYS: dict[str, Callable[[_Row], float]] = {
+    "size": lambda row: row.stored_bytes,
+    "bits": lambda row: row.bits_per_weight,
+    "ratio": lambda row: row.ratio or 0.0,
+    "over": _over,
+    "outliers": lambda row: row.outlier_share,
+    "error": _error,
+}
 
 
 @click.command("inspect")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
-@click.option("--tensor", "pattern", help="Only tensors whose name matches, such as '*.mlp.*'.")
+@click.option(
+    "--by",
+    type=click.Choice(["tensor", *GROUPINGS]),
+    default="tensor",
+    show_default=True,
+    help="One row for each tensor, or for all tensors of a layer, of one kind of projection, or of a scheme.",
+)
 @click.option(
     "--sort",
-    type=click.Choice(_SORT_KEYS),
+    type=click.Choice(["file", "name", *_SORT_KEYS]),
     default="file",
     show_default=True,
-    help="Order of the tensors; sizes, bits and ratios largest first.",
+    help="Order of the rows: the file's, by name, or the largest first. over: stored bits over the entropy bound.",
 )
-def inspect(*, file: Path, as_json: bool, pattern: str | None, sort: str) -> None:
-    """Show what every tensor of FILE costs. Only the index is read.
+@click.option(
+    "--tensor",
+    "patterns",
+    multiple=True,
+    help="Only tensors whose name matches, such as '*.mlp.*'; repeatable.",
+)
+@click.option(
+    "--measure", is_flag=True, help="Decode the payload too: histograms of codes, maps of outliers."
+)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="Measure the error against this model: a Hugging Face folder, a GGUF file or an .spq file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def inspect(
+    *,
+    file: Path,
+    by: str,
+    sort: str,
+    patterns: tuple[str, ...],
+    measure: bool,
+    reference: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Show what every tensor of FILE costs: bits a weight beside the entropy bound, ratio to BF16, share of the file.
+
+    Reads the index and the headers of chunks; weights are decoded with --measure or --reference only. One tensor
+    alone is shown with its streams. The parts of the file add up to its bytes.
 
     \b
     spqfmt inspect model.spq
-    spqfmt inspect model.spq --tensor '*.down_proj.*' --sort bits
+    spqfmt inspect model.spq --by projection --sort bits
+    spqfmt inspect model.spq --tensor '*.down_proj.*' --sort over
+    spqfmt inspect model.spq --tensor model.embed_tokens.weight --measure
+    spqfmt inspect model.spq --reference path/to/model --sort error
     spqfmt inspect model.spq --json
     """
-    report = inspect_file(file)
-    chosen = [t for t in report.tensors if pattern is None or fnmatch.fnmatchcase(t.name, pattern)]
-    chosen = _sorted(chosen, sort)
-    if as_json:
-        click.echo(json.dumps(report.to_json() | {"tensors": [t.to_json() for t in chosen]}))
-        return
-    if not chosen:
-        raise click.BadParameter(f"no tensor matches {pattern!r}", param_hint="--tensor")
-    console = Console(width=None if Console().is_terminal else 140)
-    console.print(_table(chosen, report))
-    console.print(_summary(report), highlight=False)
+    if sort == "error" and (reference is None or by != "tensor"):
+        raise click.UsageError("--sort error needs --reference and rows by tensor")
+    report = _chosen(inspect_file(file), patterns)
+    if measure or reference is not None:
+        from spqfmt.pipeline.measure import measure_file
 
-
-def _sorted(tensors: list[TensorReport], key: str) -> list[TensorReport]:
-    if key == "file":
-        return tensors
-    if key == "name":
-        return sorted(tensors, key=lambda t: t.name)
-    value = {"size": "stored_bytes", "bits": "bits_per_weight", "ratio": "ratio"}[key]
-    return sorted(tensors, key=lambda t: -(getattr(t, value) or 0))
-
-
-def _table(tensors: list[TensorReport], report: FileReport) -> Table:
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    table.add_column("tensor", overflow="fold")
-    table.add_column("shape", justify="right", no_wrap=True)
-    table.add_column("scheme")
-    table.add_column("codecs")
-    for name in ("stored", "bits/w", "entropy", "ratio", "share"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for tensor in tensors:
-        bound = tensor.entropy_bits_per_weight
-        tied = tensor.scheme == "tied"
-        table.add_row(
-            escape(tensor.name),
-            "x".join(map(str, tensor.shape)) or "scalar",
-            tensor.scheme,
-            " ".join(dict.fromkeys(stream.codec for stream in tensor.streams)),
-            "" if tied else size(tensor.stored_bytes),
-            "" if tied else f"{tensor.bits_per_weight:.3f}",
-            "" if bound is None else f"{bound:.3f}",
-            "" if tensor.ratio is None else f"{tensor.ratio:.2f}",
-            "" if tied else f"{tensor.stored_bytes / report.file_bytes:.1%}",
+        names = {tensor.name for tensor in report.tensors}
+        report = measure_file(
+            file, report, names=names, reference=reference, progress=Bar("measuring", quiet=quiet or as_json)
         )
-    return table
-
-
-def _summary(report: FileReport) -> str:
-    t = report.totals
-    rest = t.index_bytes + t.header_bytes + t.trailer_bytes + t.shard_index_bytes
-    return (
-        f"\n{size(report.file_bytes)}: tensors {size(t.tensor_bytes)}, assets {size(t.asset_bytes)}, "
-        f"index {size(rest)}, padding {size(t.padding_bytes)}\n"
-        f"{t.n_weights:,} weights in {t.n_tensors} tensors, {t.bits_per_weight:.3f} bits a weight, "
-        f"ratio {t.ratio:.2f} to {size(t.raw_bytes)}; format {report.format_version}, "
-        f"method {escape(report.metadata.get('method', '?'))}"
+    report = replace(
+        report,
+        tensors=tuple(_sorted(report.tensors, sort)),
+        groups={key: tuple(_sorted(of, sort)) for key, of in report.groups.items()},
     )
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        _show(report, by, file, reference)
+
+
+def _chosen(report: FileReport, patterns: Sequence[str]) -> FileReport:
+    """The report with the tensors that match, and groups of them alone; its totals stay the file's."""
+    if not patterns:
+        return report
+    tensors = tuple(
+        t
+        for t in report.tensors
+        if t.name in patterns or any(fnmatch.fnmatchcase(t.name, p) for p in patterns)
+    )
+    if not tensors:
+        raise click.BadParameter(
+            f"no tensor matches {', '.join(patterns)}; there is {printable(report.tensors[0].name)}, for one"
+            if report.tensors
+            else "the file has no tensors",
+            param_hint="--tensor",
+        )
+    return replace(report, tensors=tensors, groups={key: group(tensors, key) for key in GROUPINGS})
+
+
+def _sorted(rows: Sequence[_R], key: str) -> Sequence[_R]:
+    if key == "file":
+        return rows
+    if key == "name":
+        return sorted(rows, key=lambda row: row.name)
+    return sorted(rows, key=_SORT_KEYS[key], reverse=True)
+
+
+def _show(report: FileReport, by: str, file: Path, reference: Path | None) -> None:
+    console = Console(highlight=False)
+    say = partial(console.print, markup=False, soft_wrap=True)
+    if by != "tensor":
+        console.print(group_table(report.groups[by], by), crop=False)
+    elif len(report.tensors) == 1:
+        _show_one(report.tensors[0], console)
+    else:
+        console.print(tensor_table(report.tensors, report.totals.n_tensors), crop=False)
+    say()
+    if len(report.tensors) == report.totals.n_tensors:
+        console.print(parts_table(report), crop=False)
+        say()
+    say(summary(report, file.name))
+    unknown = [t.name for t in report.tensors if t.measured is not None and t.measured.error is None]
+    if reference is not None and unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        say(f"no error for what {reference} lacks or has in another shape: {printable(unknown[0])}{more}")
+
+
+def _show_one(tensor: TensorReport, console: Console) -> None:
+    say = partial(console.print, markup=False, soft_wrap=True)
+    console.print(tensor_table([tensor], 1), crop=False)
+    say()
+    console.print(stream_table(tensor), crop=False)
+    measured = tensor.measured
+    if measured is None:
+        return
+    if measured.histogram is not None and measured.histogram.counts:
+        say(f"\n{measured.histogram.unit:>12}  {'':48}  {'elements':>13}", style="bold")
+        for line in charts.columns(measured.histogram, 32):
+            say(line)
+    if measured.histogram is not None and measured.histogram.n_zeros:
+        say(f"{'zero':>12}  {'':48}  {measured.histogram.n_zeros:>13,}")
+    grid = measured.outlier_map
+    if grid is not None and tensor.outliers:
+        say(
+            f"\noutliers: a cell is {grid.rows_per_cell} rows (down) by {grid.columns_per_cell} stored columns "
+            f"(across); the darkest has {max(map(max, grid.counts)):,}",
+            style="bold",
+        )
+        for line in charts.shades(grid):
+            say(line)
+    if measured.error is not None:
+        error = measured.error
+        figures = "not finite" if error.rms is None else f"rms {error.rms:.6g}, largest {error.largest:.6g}"
+        say(f"\nerror {error_of(tensor)} of the reference; {figures}")

@@ -1,6 +1,6 @@
 """Tensors added up by what they have in common."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from spqfmt.pipeline.report.records import GroupReport, Parts, TensorReport
@@ -19,10 +19,11 @@ def group(tensors: Iterable[TensorReport], by: Grouping) -> tuple[GroupReport, .
     members: dict[str, list[TensorReport]] = {}
     for tensor in tensors:
         members.setdefault(GROUPINGS[by](tensor), []).append(tensor)
-    return tuple(_add_up(name, of) for name, of in members.items())
+    return tuple(add_up(name, of) for name, of in members.items())
 
 
-def _add_up(name: str, tensors: list[TensorReport]) -> GroupReport:
+def add_up(name: str, tensors: Sequence[TensorReport]) -> GroupReport:
+    """Tensors as one group of this name."""
     n_weights, stored_bytes = sum(t.n_weights for t in tensors), sum(t.stored_bytes for t in tensors)
     raw_bytes, outliers = sum(t.raw_bytes for t in tensors), sum(t.outliers for t in tensors)
     return GroupReport(
