@@ -65,7 +65,7 @@ def error_of(tensor: TensorReport) -> str:
 
 
 _COSTS = (
-    Column("of bf16", spare=5, left=True, style="cyan", terminal_only=True),
+    Column("of raw", spare=5, left=True, style="cyan", terminal_only=True),
     Column("stored"),
     Column("share"),
     Column("bits/w"),

@@ -41,6 +41,7 @@ def _report(readers: tuple[Reader, ...], path: Path) -> FileReport:
         file_bytes=file_bytes,
         n_files=len(readers),
         metadata=dict(readers[0].index.metadata),
+        partial_plan=readers[0].index.partial_plan,
         assets={a.name: a.stream.stored_bytes for reader in readers for a in reader.index.assets},
         totals=_totals(readers, tensors, file_bytes, shard_index_bytes),
         groups={by: group(tensors, by) for by in GROUPINGS},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from operator import add
 
 
@@ -36,10 +37,10 @@ class Parts:
     @property
     def total(self) -> int:
         """Sum of all parts."""
-        return sum(astuple(self))
+        return sum(vars(self).values())
 
     def __add__(self, other: Parts) -> Parts:
-        return Parts(*map(add, astuple(self), astuple(other)))
+        return Parts(*map(add, vars(self).values(), vars(other).values()))
 
 
 @dataclass(frozen=True)
@@ -196,12 +197,16 @@ class Totals:
 
 @dataclass(frozen=True)
 class FileReport:
-    """All of `inspect --json`. `groups` holds them by layer, by projection and by scheme, in the file's order."""
+    """All of `inspect --json`. `groups` holds them by layer, by projection and by scheme, in the file's order.
+
+    `partial_plan` is how the chunks to compress were chosen (FORMAT.md 3.4), None where all are compressed.
+    """
 
     format_version: str
     file_bytes: int
     n_files: int
     metadata: dict[str, str]
+    partial_plan: Mapping[str, object] | None
     assets: dict[str, int]
     totals: Totals
     groups: dict[str, tuple[GroupReport, ...]]
