@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from spqfmt.loaders.file import open_file as open  # noqa: A004
     from spqfmt.loaders.model import load_model
     from spqfmt.pipeline.pack import PackReport, pack
+    from spqfmt.pipeline.repack import RepackReport, repack
     from spqfmt.pipeline.report import inspect_file as inspect
     from spqfmt.pipeline.unpack import unpack
     from spqfmt.pipeline.verify import verify_file as verify
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 # Names that are imported when first used: torch takes seconds, and reading a file's index needs none of it.
 _LAZY = {
     "PackReport": ("spqfmt.pipeline.pack", "PackReport"),
+    "RepackReport": ("spqfmt.pipeline.repack", "RepackReport"),
     "SpqFile": ("spqfmt.loaders.file", "SpqFile"),
     "TensorHandle": ("spqfmt.loaders.file", "TensorHandle"),
     "backend": ("spqfmt.kernels.backend", "backend"),
@@ -47,6 +49,7 @@ _LAZY = {
     "load_model": ("spqfmt.loaders.model", "load_model"),
     "open": ("spqfmt.loaders.file", "open_file"),
     "pack": ("spqfmt.pipeline.pack", "pack"),
+    "repack": ("spqfmt.pipeline.repack", "repack"),
     "unpack": ("spqfmt.pipeline.unpack", "unpack"),
     "verify": ("spqfmt.pipeline.verify", "verify_file"),
 }
@@ -63,6 +66,7 @@ __all__ = [
     "NotSpqError",
     "OptionError",
     "PackReport",
+    "RepackReport",
     "SpqError",
     "SpqFile",
     "TensorHandle",
@@ -74,6 +78,7 @@ __all__ = [
     "load_model",
     "open",
     "pack",
+    "repack",
     "unpack",
     "verify",
 ]

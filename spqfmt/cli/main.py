@@ -16,6 +16,7 @@ OK, BAD_FILE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 # `spqfmt --help` and the commands that need no torch start at once.
 COMMANDS = {
     "pack": ("spqfmt.cli.pack", "pack", "Pack a model into a .spq file."),
+    "repack": ("spqfmt.cli.repack", "repack", "Compress other chunks of a file, or by another codec."),
     "inspect": ("spqfmt.cli.inspect", "inspect", "Show what every tensor costs."),
     "verify": ("spqfmt.cli.verify", "verify", "Check every byte of a file."),
     "unpack": ("spqfmt.cli.unpack", "unpack", "Write a Hugging Face folder."),

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import click
 
+from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import size
+from spqfmt.container.output import check_name
 
 
 @click.command("pack")
@@ -87,12 +89,8 @@ from spqfmt.cli.units import size
     show_default=True,
     help="Entropy coder of the chunks; auto is rans where it saves 1 % or more.",
 )
-@click.option(
-    "--partial",
-    default="none",
-    show_default=True,
-    help="every:N compresses only the last of every N chunks of weights.",
-)
+@PARTIAL
+@RATES
 @click.option("--shard-size", help="Write several files of at most this size, such as 2GiB.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Threads. [default: the cores at hand]")
 @click.option("--dry-run", is_flag=True, help="Show what would be done with each tensor; write nothing.")
@@ -124,7 +122,7 @@ def pack(
     from spqfmt.codecs.threads import set_jobs
     from spqfmt.importers.registry import open_source
     from spqfmt.pipeline.options import pack_options
-    from spqfmt.pipeline.pack import check_name, pack_model
+    from spqfmt.pipeline.pack import pack_model
     from spqfmt.pipeline.plan import plan_pack
 
     checked = pack_options(**options)  # type: ignore[arg-type]  # click has checked the types

@@ -35,8 +35,13 @@ class CodecPolicy:
     every: int = 1
 
     def compresses(self, chunk_number: int) -> bool:
-        """Whether this chunk of its stream is compressed at all: the last of every N (Double Compression)."""
+        """Whether this chunk of weights is compressed at all: the last of every N (Double Compression)."""
         return chunk_number % self.every == self.every - 1
+
+    @property
+    def partial_plan(self) -> dict[str, object] | None:
+        """What a file's index says of it (FORMAT.md 3.4)."""
+        return None if self.every == 1 else {"rule": "every", "n": self.every}
 
 
 def chunk_sizes(n: int, bits: int, row_elements: int, target_bytes: int = TARGET_CHUNK_BYTES) -> list[int]:

@@ -23,15 +23,18 @@ def encode_chunk(elements: Elements, dtype: str, codec: str) -> EncodedChunk:
     planes = to_planes(elements, dtype)
     # Below 8 bits a byte packs several elements; the entropy is that of single ones.
     symbols = planes if DTYPES[dtype].bits >= 8 else [elements.view(np.uint8)]
-    encoded = []
-    for plane, of in zip(planes, symbols, strict=True):
-        entropy_bits = order0_bits(of)
-        stored, codec_id = _encode_plane(plane, entropy_bits, codec)
-        encoded.append(EncodedPlane(stored, codec_id, native.crc32(stored), entropy_bits))
+    encoded = (encode_plane(plane, of, codec) for plane, of in zip(planes, symbols, strict=True))
     return EncodedChunk(elements.size, tuple(encoded))
 
 
-def _encode_plane(plane: Bytes, entropy_bits: float, codec: str) -> tuple[bytes, int]:
+def encode_plane(plane: Bytes, symbols: Bytes, codec: str) -> EncodedPlane:
+    """Encode one plane with a codec's name or auto. `symbols` are the plane, or the elements that its bytes pack."""
+    entropy_bits = order0_bits(symbols)
+    stored, codec_id = _stored(plane, entropy_bits, codec)
+    return EncodedPlane(stored, codec_id, native.crc32(stored), entropy_bits)
+
+
+def _stored(plane: Bytes, entropy_bits: float, codec: str) -> tuple[bytes, int]:
     """Never larger than raw."""
     name, limit = codec, float(plane.size)
     if codec == "auto":

@@ -11,6 +11,7 @@ from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.strict_json import Json, dump
 from spqfmt.container.temporary import remove_left_over
 from spqfmt.container.writer import Sealed, Writer, refuse_existing
+from spqfmt.errors import OptionError
 
 INDEX_SUFFIX = ".index.json"
 
@@ -23,6 +24,12 @@ def shard_path(path: Path, number: int, count: int) -> Path:
 def index_path(path: Path) -> Path:
     """m.spq -> m.spq.index.json."""
     return path.with_name(path.name + INDEX_SUFFIX)
+
+
+def check_name(out: Path) -> None:
+    """Raise OptionError unless `out` is a name for a packed model."""
+    if out.suffix != ".spq":
+        raise OptionError(f"{out}: the name of a packed model ends in .spq")
 
 
 class Output:
@@ -65,12 +72,16 @@ class Output:
         limit = self._shard_bytes
         is_full = bool(limit and self._writers and self._writers[-1].offset + raw_bytes > limit)
         if not self._writers or is_full or self._n_segments in self._shard_starts:
-            number = len(self._writers) + 1
-            name_now = shard_path(self._path, number, 0) if self._is_sharded else self._path
-            writer = Writer(name_now, self._alignment, force=self._force)
-            self._writers.append(self._stack.enter_context(writer))
+            self._begin_file()
         self._writers[-1].begin_segment(name)
         self._n_segments += 1
+
+    def _begin_file(self) -> Writer:
+        number = len(self._writers) + 1
+        name_now = shard_path(self._path, number, 0) if self._is_sharded else self._path
+        writer = Writer(name_now, self._alignment, force=self._force)
+        self._writers.append(self._stack.enter_context(writer))
+        return writer
 
     def add_tensor(
         self,
@@ -83,7 +94,18 @@ class Output:
 
     def copy_asset(self, name: str, stream: Json, chunks: Iterable[EncodedChunk]) -> None:
         """See Writer.copy_asset. Assets go into the first file, which no tensor may follow in."""
-        self._writers[0].copy_asset(name, stream, chunks)
+        self._first().copy_asset(name, stream, chunks)
+
+    def _first(self) -> Writer:
+        return self._writers[0] if self._writers else self._begin_file()  # a model may have no tensors
+
+    def seal_unpublished(self, assets: Mapping[str, bytes], metadata: Mapping[str, str]) -> Path:
+        """Write assets and index of an output that is one file. It can be read at the path, until the context ends."""
+        first = self._first()
+        for name, data in assets.items():
+            first.add_asset(name, data)
+        first.seal(metadata)
+        return first.temporary
 
     def finish(
         self,
@@ -92,11 +114,12 @@ class Output:
         partial_plan: Json | None = None,
     ) -> list[Sealed]:
         """Write assets and indexes, then publish every file, the shards' index last."""
+        first = self._first()
         for name, data in assets.items():
-            self._writers[0].add_asset(name, data)
+            first.add_asset(name, data)
         if not self._is_sharded:
-            sealed = [self._writers[0].seal(metadata, partial_plan)]
-            self._writers[0].publish()
+            sealed = [first.seal(metadata, partial_plan)]
+            first.publish()
             return sealed
         count = len(self._writers)
         sealed = [

@@ -88,6 +88,11 @@ class Writer:
         self._new_segment = True
 
     @property
+    def temporary(self) -> Path:
+        """Where the file is until it is published or thrown away."""
+        return self._temporary
+
+    @property
     def offset(self) -> int:
         """Bytes written so far."""
         return self._offset

@@ -1,6 +1,5 @@
 """What a pack is asked for, checked before anything is read."""
 
-import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -8,31 +7,23 @@ from typing import Any, TypedDict, Unpack
 from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.errors import OptionError
+from spqfmt.pipeline.partial import Every, Speed, parse_partial
+from spqfmt.pipeline.sizes import parse_shard_size
 from spqfmt.quantize.base import Method, MethodOptions, refuse_others
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.registry import METHODS
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B?)", re.IGNORECASE)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as 300MiB, 2GB or 4096. OptionError when it is none."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None or match[2].upper() not in _UNITS:
-        raise OptionError(f"{text!r} is not a size like 300MiB or 2GB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
 
 @dataclass(frozen=True)
 class PackOptions:
-    """Method and its options, codec policy, shards."""
+    """Method and its options, codec policy, shards; with `speed` what was packed is cut down to the best chunks."""
 
     method: Method
     method_options: MethodOptions
     codec: CodecPolicy
     shard_bytes: int | None
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    speed: Speed | None = None
 
 
 class PackArguments(TypedDict, total=False):
@@ -63,6 +54,7 @@ class PackArguments(TypedDict, total=False):
     seed: int | None
     codec: str
     partial: str
+    rates: str | Path | None
     shard_size: int | str | None
 
 
@@ -90,26 +82,12 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         raise OptionError(f"method {name} needs no calibration and takes no options for it")
     if "text" in calibration:
         calibration["text"] = Path(calibration["text"])
+    rule = parse_partial(arguments.get("partial", "none"), arguments.get("rates"))
     return PackOptions(
         method,
         method.check(asked),
-        CodecPolicy(codec, _partial_every(arguments.get("partial", "none"))),
-        _shard_bytes(arguments.get("shard_size")),
+        CodecPolicy(codec, rule.n if isinstance(rule, Every) else 1),
+        parse_shard_size(arguments.get("shard_size")),
         CalibrationOptions(**calibration),
+        rule if isinstance(rule, Speed) else None,
     )
-
-
-def _shard_bytes(size: int | str | None) -> int | None:
-    n_bytes = parse_size(size) if isinstance(size, str) else size
-    if n_bytes is not None and n_bytes < 1:
-        raise OptionError("a shard size is at least 1 byte")
-    return n_bytes
-
-
-def _partial_every(partial: str) -> int:
-    if partial == "none":
-        return 1
-    match = re.fullmatch(r"every:(\d+)", partial)
-    if match is None or int(match[1]) < 1:
-        raise OptionError(f"partial is none or every:N with N at least 1, not {partial!r}")
-    return int(match[1])

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Unpack
 from spqfmt.codecs.chunks import EncodedChunk, chunk_sizes, split
 from spqfmt.codecs.threads import submit
 from spqfmt.container.encode import encode_chunk
-from spqfmt.container.output import Output
+from spqfmt.container.output import Output, check_name
+from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json
 from spqfmt.errors import ImporterError, OptionError
 from spqfmt.importers.base import SourceModel
@@ -28,6 +29,7 @@ from spqfmt.pipeline.options import PackArguments, PackOptions, pack_options
 from spqfmt.pipeline.plan import PackPlan, PlannedTensor, plan_pack
 from spqfmt.pipeline.progress import Progress, Silent
 from spqfmt.pipeline.records import tensor_record
+from spqfmt.pipeline.rewrite import WEIGHT_ROLES, Rewrite
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.schemes.dense import Dense
@@ -119,13 +121,17 @@ def pack_model(
     output = Output(out, plan.segment_alignment, force=force, shard_bytes=options.shard_bytes)
     with output, progress, ExitStack() as stack:
         progress.start(plan.raw_bytes)
+        # Which chunks are worth compressing shows when all are.
+        whole = output
+        if options.speed:
+            whole = stack.enter_context(Output(out, plan.segment_alignment, force=True))
         calibrated = _calibrated(model, plan, options, out, resume, force, progress, stack)
         encoder = _Encoder(options, calibrated)
         waiting: list[tuple[PlannedTensor, _Prepared]] = []
 
         def write() -> None:
             planned, prepared = waiting.pop()
-            output.add_tensor(
+            whole.add_tensor(
                 prepared.record,
                 ((stream, (f.result() for f in chunks)) for stream, chunks in prepared.streams),
                 prepared.same_as,
@@ -139,11 +145,17 @@ def pack_model(
                 if waiting:
                     write()
                 if number == 0:
-                    output.begin_segment(segment, raw_bytes)
+                    whole.begin_segment(segment, raw_bytes)
                 waiting.append((planned, prepared))
         write()
         assets = {asset.name: asset.data for asset in model.assets}
-        sealed = output.finish(assets, _metadata(model, options, calibrated), encoder.partial_plan)
+        metadata = _metadata(model, options, calibrated)
+        if options.speed:
+            progress.stage("choosing chunks")
+            reader = stack.enter_context(Reader(whole.seal_unpublished(assets, metadata)))
+            sealed = Rewrite([reader], options.speed, options.codec.codec).write(output, Silent())
+        else:
+            sealed = output.finish(assets, metadata, options.codec.partial_plan)
         if calibrated is not None:
             calibrated.finished()
     return PackReport(
@@ -180,12 +192,6 @@ def _calibrated(
     return stack.enter_context(results)
 
 
-def check_name(out: Path) -> None:
-    """Raise OptionError unless `out` is a name for a packed model."""
-    if out.suffix != ".spq":
-        raise OptionError(f"{out}: the name of a packed model ends in .spq")
-
-
 class _Encoder:
     """Turns planned tensors into streams and hands their chunks to the other threads."""
 
@@ -193,12 +199,6 @@ class _Encoder:
         self._options = options
         self._calibrated = calibrated
         self._weight_chunks = count()
-
-    @property
-    def partial_plan(self) -> Json | None:
-        """What the index says of partial compression."""
-        every = self._options.codec.every
-        return None if every == 1 else {"rule": "every", "n": every}
 
     def prepare(self, planned: PlannedTensor) -> _Prepared:
         """Read and quantize one tensor and submit its chunks."""
@@ -228,7 +228,7 @@ class _Encoder:
         if sizes is None:
             sizes = tuple(chunk_sizes(n, DTYPES[stream.dtype].bits, stream.row_elements)) if n else ()
         policy = self._options.codec
-        is_weights = stream.role in {"values", "codes"}
+        is_weights = stream.role in WEIGHT_ROLES
         return tuple(
             submit(
                 encode_chunk,

@@ -7,7 +7,7 @@ import torch
 
 from spqfmt.container.output import INDEX_SUFFIX
 from spqfmt.errors import OptionError
-from spqfmt.pipeline.options import parse_size
+from spqfmt.pipeline.sizes import parse_size
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,22 @@
+"""The options of partial compression, which `pack` and `repack` share."""
+
+from pathlib import Path
+
+import click
+
+PARTIAL = click.option(
+    "--partial",
+    default="none",
+    show_default=True,
+    metavar="RULE",
+    help="Chunks of weights that stay uncompressed. none: all are compressed. every:N: only the last of every N is. "
+    "speed: those are that save most bytes for each millisecond of decoding, until half of the saving is made; "
+    "speed:40%, until another share of it is; speed:90MiB, until all tensors take at most that; speed:25ms, as long as "
+    "decoding all weights once takes at most that on one thread.",
+)
+RATES = click.option(
+    "--rates",
+    type=click.Path(path_type=Path),
+    help="For speed: decode rates of the machine that shall run the model, as `spqfmt bench --rates` prints them "
+    "there. [default: of this machine]",
+)

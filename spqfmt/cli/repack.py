@@ -1,0 +1,73 @@
+"""`spqfmt repack`: other chunks of a .spq file compressed, or by another codec."""
+
+import json
+from pathlib import Path
+
+import click
+
+from spqfmt.cli.partial import PARTIAL, RATES
+from spqfmt.cli.progress import Bar
+from spqfmt.cli.units import size
+from spqfmt.codecs.threads import set_jobs
+from spqfmt.pipeline.repack import repack as write_file
+
+
+@click.command("repack")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@PARTIAL
+@RATES
+@click.option(
+    "--codec",
+    type=click.Choice(["auto", "raw", "zstd", "rans"]),
+    help="Entropy coder of all chunks. [default: compressed ones keep theirs]",
+)
+@click.option(
+    "--shard-size", help="Write several files of at most this size, such as 2GiB. [default: cut as FILE is]"
+)
+@click.option("--jobs", type=click.IntRange(min=1), help="Threads. [default: the cores at hand]")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--quiet", is_flag=True, help="No progress and no summary.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
+def repack(
+    *,
+    file: Path,
+    out: Path,
+    partial: str,
+    rates: Path | None,
+    codec: str | None,
+    shard_size: str | None,
+    jobs: int | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Write FILE to OUT.spq with other chunks compressed, or by another codec. Nothing is quantized again.
+
+    Chunks that stay as they are are copied. FILE is an .spq file, or the .spq.index.json of a model in shards.
+
+    \b
+    spqfmt repack model.spq faster.spq --partial every:4
+    spqfmt repack model.spq faster.spq --partial speed:40%
+    spqfmt repack model.spq faster.spq --partial speed:25ms --rates laptop.json
+    spqfmt repack faster.spq whole.spq
+    """
+    set_jobs(jobs)
+    progress = Bar("repacking", quiet=quiet or as_json)
+    report = write_file(
+        file,
+        out,
+        partial=partial,
+        codec=codec,
+        rates=rates,
+        shard_size=shard_size,
+        force=force,
+        progress=progress,
+    )
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    elif not quiet:
+        click.echo(
+            f"{report.files[-1]}: {size(report.file_bytes)} from {size(report.source_bytes)}; of {report.n_chunks} "
+            f"chunks of weights {report.n_compressed} compressed, {report.n_copied} copied, in {report.seconds:.1f} s"
+        )

@@ -1,0 +1,135 @@
+"""How fast a machine decodes chunks: measured in some 50 ms, or named by a file."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from spqfmt import wire
+from spqfmt.codecs.base import Bytes
+from spqfmt.codecs.registry import CODECS
+from spqfmt.codecs.zstd import CODEC as ZSTD
+from spqfmt.container.strict_json import Json
+from spqfmt.errors import OptionError
+from spqfmt.kernels import native
+
+_LARGE_BYTES, _SMALL_BYTES = 1 << 20, 1 << 14
+_ROUNDS = 9
+_MAX_FILE_BYTES = 16 << 20
+
+
+class CodecRate(NamedTuple):
+    """Time of one chunk plane: `chunk_ns` nanoseconds, and its raw bytes at `bytes_per_s`. On one thread."""
+
+    bytes_per_s: int
+    chunk_ns: int
+
+
+@dataclass(frozen=True)
+class DecodeRates:
+    """Rates of the codecs that decode. The entropy of the codes is left out: measured, it changes them by little."""
+
+    rans: CodecRate
+    zstd: CodecRate
+
+    def decode_ns(self, codec: int, raw_bytes: int) -> float:
+        """Nanoseconds to check and decode one chunk plane; none for a raw one, which is read to where it is used."""
+        if codec == wire.CODEC_RAW or not raw_bytes:
+            return 0.0
+        rate = {wire.CODEC_RANS: self.rans, wire.CODEC_ZSTD: self.zstd}[codec]
+        return rate.chunk_ns + 1e9 * raw_bytes / rate.bytes_per_s
+
+    def to_json(self) -> Json:
+        """As a file's index stores them, and as `read_rates` takes them."""
+        return {name: rate._asdict() for name, rate in vars(self).items()}
+
+
+def read_rates(path: str | Path) -> DecodeRates:
+    """Rates from a JSON file: what `spqfmt bench --rates` prints, or `inspect --json` of a file that holds some.
+
+    Raises OptionError for a file that is something else, OSError as it is.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        text = file.read(_MAX_FILE_BYTES)
+    try:
+        found: object = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    for key in ("partial_plan", "rates"):
+        if isinstance(found, dict) and key in found:
+            found = found[key]
+    rates = parse_rates(found)
+    if rates is None:
+        raise OptionError(f"{path}: no decode rates in it; `spqfmt bench --rates` prints those of a machine")
+    return rates
+
+
+def parse_rates(found: object) -> DecodeRates | None:
+    """Rates from plain data; None when it holds none that make sense."""
+    if not isinstance(found, Mapping):
+        return None
+    rates = {name: _parse_rate(found.get(name)) for name in ("rans", "zstd")}
+    rans, zstd = rates["rans"], rates["zstd"]
+    return DecodeRates(rans, zstd) if rans is not None and zstd is not None else None
+
+
+def _parse_rate(found: object) -> CodecRate | None:
+    if not isinstance(found, Mapping):
+        return None
+    bytes_per_s, chunk_ns = (found.get(name) for name in CodecRate._fields)
+    if type(bytes_per_s) is not int or type(chunk_ns) is not int:
+        return None
+    limit = 2**53 - 1  # of integers in an index (FORMAT.md 3)
+    sound = 1 <= bytes_per_s <= limit and 0 <= chunk_ns <= limit
+    return CodecRate(bytes_per_s, chunk_ns) if sound else None
+
+
+@cache
+def measure_decode_rates() -> DecodeRates:
+    """Of this machine and backend, on INT8 codes of a normal distribution; once in a process.
+
+    Three digits are kept: the rest is noise, and the rates are stored in the file whose chunks they chose.
+    """
+    codes = np.random.default_rng(0).normal(0, 25, _LARGE_BYTES).clip(-127, 127).astype(np.int8)
+    symbols = codes.view(np.uint8)
+    out = np.empty_like(symbols)
+
+    def rate(work: Callable[[Bytes, int, Bytes], None], encode: Callable[[Bytes], bytes]) -> CodecRate:
+        seconds = []
+        for n in (_SMALL_BYTES, _LARGE_BYTES):
+            stored = np.frombuffer(encode(symbols[:n]), np.uint8)
+            seconds.append(_seconds(work, stored, native.crc32(stored), out[:n]))
+        small, large = seconds
+        a_byte = max(large - small, 1e-9) / (_LARGE_BYTES - _SMALL_BYTES)
+        return CodecRate(_rounded(1 / a_byte), _rounded(max(0.0, 1e9 * (small - _SMALL_BYTES * a_byte))))
+
+    return DecodeRates(rate(_rans, CODECS["rans"].encode), rate(_zstd, CODECS["zstd"].encode))
+
+
+def _rans(stored: Bytes, crc32: int, out: Bytes) -> None:
+    job = np.array([[0, stored.size, wire.CODEC_RANS, crc32, 0, out.size]], np.int64)
+    native.decode_chunks(stored, job, out, 1)
+
+
+def _zstd(stored: Bytes, _: int, out: Bytes) -> None:
+    native.crc32(stored)
+    ZSTD.decode(stored, out)
+
+
+def _seconds(work: Callable[[Bytes, int, Bytes], None], stored: Bytes, crc32: int, out: Bytes) -> float:
+    best = float("inf")
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        work(stored, crc32, out)
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def _rounded(value: float) -> int:
+    return int(float(f"{value:.2e}"))

@@ -1,0 +1,24 @@
+"""Sizes as a person writes them."""
+
+import re
+
+from spqfmt.errors import OptionError
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B?)", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 300MiB, 2GB or 4096. OptionError when it is none."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or match[2].upper() not in _UNITS:
+        raise OptionError(f"{text!r} is not a size like 300MiB or 2GB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def parse_shard_size(size: int | str | None) -> int | None:
+    """Bytes of a shard at most; None for one file."""
+    n_bytes = parse_size(size) if isinstance(size, str) else size
+    if n_bytes is not None and n_bytes < 1:
+        raise OptionError("a shard size is at least 1 byte")
+    return n_bytes

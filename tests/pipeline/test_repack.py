@@ -1,0 +1,283 @@
+"""A file packed again: the same bytes as packing with that plan, and nothing touched that stays."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import spqfmt
+from spqfmt import wire
+from spqfmt.codecs.registry import decode_into
+from spqfmt.codecs.threads import set_jobs
+from spqfmt.container.encode import encode_chunk
+from spqfmt.container.reader import Reader
+from spqfmt.container.writer import Writer
+from spqfmt.importers.base import SourceModel, SourceTensor
+from spqfmt.pipeline.options import pack_options
+from spqfmt.pipeline.pack import pack_model
+from spqfmt.pipeline.progress import Silent
+
+MakeModel = Callable[..., SourceModel]
+MakeTensor = Callable[..., SourceTensor]
+
+RATES = '{"rans": {"bytes_per_s": 2000000000, "chunk_ns": 9000}, "zstd": {"bytes_per_s": 1000000000, "chunk_ns": 9000}}'
+PLANS: list[dict[str, Any]] = [
+    {},
+    {"partial": "every:2"},
+    {"partial": "every:3"},
+    {"partial": "speed:35%"},
+    {"codec": "zstd"},
+    {"codec": "rans", "partial": "every:2"},
+    {"codec": "raw"},
+]
+METHODS: list[dict[str, Any]] = [
+    {},
+    {"method": "rtn", "bits": 8},
+    {"method": "rtn", "bits": 3, "group_size": 10},
+]
+
+
+@pytest.fixture
+def rates(tmp_path: Path) -> Path:
+    """A file of rates, in a folder of its own."""
+    file = tmp_path / "rates" / "rates.json"
+    file.parent.mkdir()
+    file.write_text(RATES)
+    return file
+
+
+def packed(model: SourceModel, out: Path, **options: Any) -> Path:
+    report = pack_model(model, out, pack_options(**options), force=True, progress=Silent())
+    return report.files[-1]
+
+
+def with_rates(plan: dict[str, Any], rates: Path) -> dict[str, Any]:
+    return plan | {"rates": rates} if "speed" in plan.get("partial", "") else plan
+
+
+def chunks(path: Path) -> list[tuple[int, int, bytes]]:
+    """Codec, checksum and stored bytes of every chunk plane."""
+    with Reader(path) as reader:
+        return [
+            (plane.codec, plane.crc32, reader.read_bytes(plane.offset, plane.stored_bytes))
+            for tensor in reader.index.tensors
+            for stream in tensor.streams
+            for chunk in stream.chunks
+            for plane in chunk.planes
+        ]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_repacked_is_what_packing_with_that_plan_gives(
+    make_model: MakeModel, tmp_path: Path, rates: Path, method: dict[str, Any]
+) -> None:
+    direct = [
+        packed(make_model(), tmp_path / f"{i}.spq", **method, **with_rates(p, rates)).read_bytes()
+        for i, p in enumerate(PLANS)
+    ]
+    out = tmp_path / "out.spq"
+    for first in range(len(PLANS)):
+        for plan, expected in zip(PLANS, direct, strict=True):
+            options = {"codec": "auto"} | with_rates(plan, rates)
+            spqfmt.repack(tmp_path / f"{first}.spq", out, force=True, **options)
+            assert out.read_bytes() == expected, (PLANS[first], plan)
+    spqfmt.verify(out)
+
+
+def test_tensors_of_shared_streams_and_treated_inputs_keep_their_records(tmp_path: Path) -> None:
+    """The frozen files use every feature of the format; what a repacked one restores is what was there."""
+    vectors = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
+    n_repacked = 0
+    for path in sorted(vectors.glob("*.spq")):
+        with Reader(path) as reader:
+            if reader.index.shard is not None:
+                continue
+            out = tmp_path / path.name
+            spqfmt.repack(path, out, partial="every:2")
+            spqfmt.verify(out)
+            n_repacked += 1
+            with Reader(out) as other:
+                for before, after in zip(reader.index.tensors, other.index.tensors, strict=True):
+                    assert _without_chunks(before) == _without_chunks(after)
+                    for role in before.by_role if before.tied_to is None else ():
+                        elements = reader.read_elements(before, role)
+                        assert elements.tobytes() == other.read_elements(after, role).tobytes()
+                for asset in reader.index.assets:
+                    assert reader.read_asset(asset.name) == other.read_asset(asset.name)
+    assert n_repacked > 10
+
+
+def _without_chunks(tensor: Any) -> dict[str, Any]:
+    streams = [(s.role, s.dtype, s.n, s.entropy_bits, s.same_as) for s in tensor.streams]
+    return {**vars(tensor), "streams": streams, "by_role": None, "matrix_shape": None}
+
+
+def test_chunks_that_stay_are_copied_and_not_decoded(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = packed(make_model(torch.float32), tmp_path / "whole.spq", method="rtn", bits=8)
+    part = tmp_path / "part.spq"
+    report = spqfmt.repack(whole, part, partial="every:2")
+    assert report.n_copied < report.n_chunks
+    before, after = chunks(whole), chunks(part)
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == report.n_chunks - report.n_copied
+
+    def decode(codec: int, stored: Any, out: Any) -> None:
+        assert codec == wire.CODEC_RAW, "decoded a chunk that was to stay compressed"
+        decode_into(codec, stored, out)
+
+    monkeypatch.setattr("spqfmt.pipeline.rewrite.decode_into", decode)
+    report = spqfmt.repack(part, tmp_path / "again.spq", partial="every:2")
+    assert report.n_copied == report.n_chunks
+    assert (tmp_path / "again.spq").read_bytes() == part.read_bytes()
+
+
+def test_compressed_chunks_keep_their_codec_unless_another_is_given(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    zstd = packed(make_model(), tmp_path / "z.spq", method="rtn", bits=8, codec="zstd", partial="every:2")
+    spqfmt.repack(zstd, tmp_path / "whole.spq")
+    codecs = {s.codec for t in spqfmt.inspect(tmp_path / "whole.spq").tensors for s in t.streams}
+    assert "zstd" in codecs
+    assert "rans" not in codecs
+    whole = packed(make_model(), tmp_path / "w.spq", method="rtn", bits=8, codec="zstd")
+    assert (tmp_path / "whole.spq").read_bytes() == whole.read_bytes()
+    spqfmt.repack(zstd, tmp_path / "rans.spq", codec="rans")
+    codecs = {s.codec for t in spqfmt.inspect(tmp_path / "rans.spq").tensors for s in t.streams}
+    assert "zstd" not in codecs
+
+
+def test_a_file_that_was_packed_raw_can_be_compressed(make_model: MakeModel, tmp_path: Path) -> None:
+    raw = packed(make_model(), tmp_path / "raw.spq", method="rtn", bits=8, codec="raw")
+    spqfmt.repack(raw, tmp_path / "out.spq")
+    whole = packed(make_model(), tmp_path / "whole.spq", method="rtn", bits=8)
+    assert (tmp_path / "out.spq").read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("plan", [{}, {"partial": "every:2"}, {"partial": "speed:35%"}], ids=str)
+def test_shards_keep_their_cuts_or_get_new_ones(
+    make_model: MakeModel, tmp_path: Path, rates: Path, plan: dict[str, Any]
+) -> None:
+    options = with_rates(plan, rates)
+    small = packed(make_model(torch.float32), tmp_path / "s.spq", shard_size=40_000)
+    names = [[t.name for t in spqfmt.inspect(p).tensors] for p in sorted(tmp_path.glob("s-*.spq"))]
+    report = spqfmt.repack(small, tmp_path / "kept.spq", **options)
+    spqfmt.verify(report.files[-1])
+    assert [[t.name for t in spqfmt.inspect(p).tensors] for p in report.files[:-1]] == names
+    # Cut anew at the same size, and whole: the same files as packing gives.
+    direct = packed(make_model(torch.float32), tmp_path / "d.spq", shard_size=60_000, **options)
+    report = spqfmt.repack(small, tmp_path / "new.spq", shard_size=60_000, **options)
+    expected = sorted(tmp_path.glob("d-*.spq"))
+    assert [p.read_bytes() for p in report.files[:-1]] == [p.read_bytes() for p in expected]
+    one = packed(make_model(torch.float32), tmp_path / "one.spq", **options)
+    report = spqfmt.repack(direct, tmp_path / "joined.spq", shard_size="1GiB", **options)
+    assert chunks(report.files[0]) == chunks(one)
+
+
+def test_one_shard_alone_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
+    packed(make_model(), tmp_path / "s.spq", shard_size=10_000)
+    shard = sorted(tmp_path.glob("s-*.spq"))[0]
+    with pytest.raises(spqfmt.OptionError, match=r"one shard.*index\.json"):
+        spqfmt.repack(shard, tmp_path / "out.spq")
+
+
+def test_a_file_whose_tensors_need_each_other_is_not_cut(tmp_path: Path) -> None:
+    record = {"name": "a", "shape": [16], "dtype": "f32", "scheme": "dense", "method": "", "parameters": {}}
+    tied = {"name": "b", "shape": [16], "dtype": "f32", "scheme": "tied", "method": "", "tied_to": "a"}
+    values = encode_chunk(np.arange(16, dtype=np.float32), "f32", "auto")
+    with Writer(tmp_path / "tied.spq", 64, force=True) as writer:
+        writer.begin_segment("first")
+        writer.add_tensor(record, [({"role": "values", "dtype": "f32", "n": 16}, [values])], {})
+        writer.begin_segment("second")
+        writer.add_tensor(tied, [], {})
+        writer.seal({})
+        writer.publish()
+    spqfmt.repack(tmp_path / "tied.spq", tmp_path / "out.spq")
+    spqfmt.verify(tmp_path / "out.spq")
+    with pytest.raises(spqfmt.OptionError, match="'b' needs 'a'"):
+        spqfmt.repack(tmp_path / "tied.spq", tmp_path / "cut.spq", shard_size=100)
+
+
+def test_a_file_can_be_repacked_in_place(make_model: MakeModel, tmp_path: Path) -> None:
+    path = packed(make_model(), tmp_path / "m.spq", method="rtn", bits=8)
+    expected = packed(make_model(), tmp_path / "e.spq", method="rtn", bits=8, partial="every:2").read_bytes()
+    with pytest.raises(FileExistsError):
+        spqfmt.repack(path, path, partial="every:2")
+    spqfmt.repack(path, path, partial="every:2", force=True)
+    assert path.read_bytes() == expected
+
+
+def test_the_number_of_threads_changes_nothing(make_model: MakeModel, tmp_path: Path, rates: Path) -> None:
+    path = packed(make_model(), tmp_path / "m.spq", method="rtn", bits=8, codec="raw")
+    contents = set()
+    for jobs in (1, 2, 5):
+        set_jobs(jobs)
+        try:
+            spqfmt.repack(path, tmp_path / "out.spq", partial="speed:50%", rates=rates, force=True)
+        finally:
+            set_jobs(None)
+        contents.add((tmp_path / "out.spq").read_bytes())
+    assert len(contents) == 1
+
+
+@pytest.mark.parametrize(
+    "plan", [{}, {"partial": "every:2"}, {"partial": "speed:35%"}, {"codec": "zstd"}], ids=str
+)
+def test_a_damaged_chunk_is_found_and_nothing_is_written(
+    make_model: MakeModel, tmp_path: Path, rates: Path, plan: dict[str, Any]
+) -> None:
+    path = packed(make_model(), tmp_path / "m.spq", method="rtn", bits=8)
+    with Reader(path) as reader:
+        tensor = reader.index.by_name["layers.1.up"]
+        plane = tensor.by_role["codes"].chunks[0].planes[0]
+    damaged = bytearray(path.read_bytes())
+    damaged[plane.offset + 5] ^= 4
+    path.write_bytes(damaged)
+    with pytest.raises(spqfmt.ChecksumError, match=r"m\.spq: tensor 'layers\.1\.up', codes") as caught:
+        spqfmt.repack(path, tmp_path / "out.spq", **with_rates(plan, rates))
+    assert caught.value.offset == plane.offset
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.spq", "rates"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"partial": "every:0"},
+        {"partial": "some"},
+        {"codec": "lzma"},
+        {"shard_size": 0},
+        {"shard_size": "big"},
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense(make_model: MakeModel, tmp_path: Path, options: dict[str, Any]) -> None:
+    path = packed(make_model(), tmp_path / "m.spq")
+    with pytest.raises(spqfmt.OptionError):
+        spqfmt.repack(path, tmp_path / "out.spq", **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.spq"]
+
+
+def test_names_and_files_that_make_no_sense(make_model: MakeModel, tmp_path: Path) -> None:
+    path = packed(make_model(), tmp_path / "m.spq")
+    with pytest.raises(spqfmt.OptionError, match=r"ends in \.spq"):
+        spqfmt.repack(path, tmp_path / "out.bin")
+    with pytest.raises(FileNotFoundError):
+        spqfmt.repack(tmp_path / "none.spq", tmp_path / "out.spq")
+    with pytest.raises(FileNotFoundError):
+        spqfmt.repack(path, tmp_path / "out.spq", partial="speed", rates=tmp_path / "none.json")
+    (tmp_path / "text.spq").write_text("text")
+    with pytest.raises(spqfmt.NotSpqError):
+        spqfmt.repack(tmp_path / "text.spq", tmp_path / "out.spq")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.spq", "text.spq"]
+
+
+def test_metadata_and_assets_travel_along(make_model: MakeModel, tmp_path: Path) -> None:
+    path = packed(make_model(), tmp_path / "m.spq", method="rtn", bits=4)
+    spqfmt.repack(path, tmp_path / "out.spq", partial="every:2", codec="rans")
+    with Reader(path) as before, Reader(tmp_path / "out.spq") as after:
+        assert dict(after.index.metadata) == dict(before.index.metadata) | {"codec": "rans"}
+        assert [a.name for a in after.index.assets] == [a.name for a in before.index.assets]
+        assert after.read_asset("config.json") == before.read_asset("config.json")
