@@ -1,6 +1,5 @@
 """`spqfmt inspect`: what every tensor costs."""
 
-import fnmatch
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from rich.console import Console
 from spqfmt.cli import charts
 from spqfmt.cli.inspect_tables import error_of, group_table, parts_table, stream_table, summary, tensor_table
 from spqfmt.cli.progress import Bar
-from spqfmt.cli.units import printable
+from spqfmt.cli.units import matcher, printable
 from spqfmt.pipeline.report import (
     GROUPINGS,
     FileReport,
@@ -130,11 +129,8 @@ def _chosen(report: FileReport, patterns: Sequence[str]) -> FileReport:
     """The report with the tensors that match, and groups of them alone; its totals stay the file's."""
     if not patterns:
         return report
-    tensors = tuple(
-        t
-        for t in report.tensors
-        if t.name in patterns or any(fnmatch.fnmatchcase(t.name, p) for p in patterns)
-    )
+    matches = matcher(patterns)
+    tensors = tuple(t for t in report.tensors if matches(t.name))
     if not tensors:
         raise click.BadParameter(
             f"no tensor matches {', '.join(patterns)}; there is {printable(report.tensors[0].name)}, for one"

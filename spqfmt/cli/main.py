@@ -18,6 +18,7 @@ COMMANDS = {
     "pack": ("spqfmt.cli.pack", "pack", "Pack a model into a .spq file."),
     "repack": ("spqfmt.cli.repack", "repack", "Compress other chunks of a file, or by another codec."),
     "inspect": ("spqfmt.cli.inspect", "inspect", "Show what every tensor costs."),
+    "diff": ("spqfmt.cli.diff", "diff", "Compare two files of one model."),
     "verify": ("spqfmt.cli.verify", "verify", "Check every byte of a file."),
     "unpack": ("spqfmt.cli.unpack", "unpack", "Write a Hugging Face folder."),
     "plan": ("spqfmt.cli.plan", "plan", "Show where weights would live under a memory ceiling."),
@@ -58,11 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        cli.main(args=arguments, prog_name="spqfmt", standalone_mode=False)
+        # What a command gives to ctx.exit, or None.
+        code = cli.main(args=arguments, prog_name="spqfmt", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        return error.exit_code
-    except click.exceptions.Exit as error:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         return _say(str(error) or "interrupted; nothing was left behind", INTERRUPTED)
@@ -72,7 +72,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _say(_os_message(error), BAD_FILE)
     except SpqError as error:
         return _say(str(error), WRONG_USE if isinstance(error, OptionError) else BAD_FILE)
-    return OK
+    return code if isinstance(code, int) else OK
 
 
 def _os_message(error: OSError) -> str:

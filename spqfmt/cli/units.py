@@ -1,13 +1,11 @@
 """Numbers and names for people."""
 
+from spqfmt.pages.text import size
 
-def size(n_bytes: float) -> str:
-    """Bytes in decimal units, three digits or so."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.2f} TB"
+__all__ = ["count", "percent", "printable", "size"]
+
+import fnmatch
+from collections.abc import Callable, Sequence
 
 
 def count(n: float) -> str:
@@ -31,3 +29,8 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+
+
+def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a tensor's name is one of the patterns, or matches one as a file name does: * ? [abc]."""
+    return lambda name: name in patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)

@@ -5,7 +5,7 @@ the same bits, and the same assets. How they are stored (scheme, codec, order, t
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TypeAlias
@@ -14,6 +14,7 @@ from zlib import crc32
 from spqfmt.codecs.elements import Elements
 from spqfmt.container.reader import Reader, located
 from spqfmt.container.shards import open_readers
+from spqfmt.errors import OptionError
 from spqfmt.pipeline.distance import distance, same_elements
 from spqfmt.pipeline.progress import Progress, Silent
 from spqfmt.pipeline.report import Distance, FileReport, TensorReport, inspect_file
@@ -21,7 +22,7 @@ from spqfmt.pipeline.rows import holder, read_matrix, read_tensor, row_blocks
 from spqfmt.records import Stream, TensorRecord
 from spqfmt.schemes.uniform import read_scale
 
-EQUAL = "equal"
+EQUAL, WEIGHTS, SHAPE, DTYPE, INPUT = "equal", "weights", "shape", "dtype", "input"
 ONLY_FIRST, ONLY_SECOND = "only in the first", "only in the second"
 
 
@@ -75,11 +76,11 @@ def diff_files(
     first: str | os.PathLike[str],
     second: str | os.PathLike[str],
     *,
-    names: Collection[str] | None = None,
+    matches: Callable[[str], bool] | None = None,
     error: bool = False,
     progress: Progress | None = None,
 ) -> DiffReport:
-    """Compare two .spq files (or indexes of shards); `names` only, if given, and then no assets.
+    """Compare two .spq files (or indexes of shards); only tensors whose name `matches`, if given, and then no assets.
 
     Decodes what is not stored alike, each tensor up to its first difference; with `error`, all of it. Raises
     FormatError.
@@ -89,7 +90,9 @@ def diff_files(
         files = _open(first, stack), _open(second, stack)
         a, b = (_by_name(readers) for readers in files)
         by_name = [{t.name: t for t in report.tensors} for report in reports]
-        chosen = [n for n in dict.fromkeys((*a, *b)) if names is None or n in names]
+        chosen = [n for n in dict.fromkeys((*a, *b)) if matches is None or matches(n)]
+        if matches is not None and not chosen:
+            raise OptionError("no tensor of either file has such a name")
         shown = stack.enter_context(progress or Silent())
         shown.start(sum(by_name[0][n].raw_bytes for n in chosen if n in a))
         tensors = []
@@ -97,7 +100,7 @@ def diff_files(
             pair = by_name[0].get(name), by_name[1].get(name)
             tensors.append(_tensor(name, pair, a.get(name), b.get(name), error))
             shown.advance(pair[0].raw_bytes if pair[0] else 0, name)
-        assets = _asset_differences(*files) if names is None else {}
+        assets = _asset_differences(*files) if matches is None else {}
     return DiffReport(*reports, tuple(tensors), assets)
 
 
@@ -122,17 +125,17 @@ def _tensor(
     if a is None or b is None:
         return TensorDiff(name, ONLY_SECOND if a is None else ONLY_FIRST, *reports, None)
     if a[1].shape != b[1].shape:
-        return TensorDiff(name, "shape", *reports, None)
+        return TensorDiff(name, SHAPE, *reports, None)
     far = None
     if a[1].dtype != b[1].dtype:
-        difference = "dtype"
+        difference = DTYPE
     elif _treatment(*a) != _treatment(*b):
-        difference = "input"
+        difference = INPUT
     elif stored_alike(a, b) or same_weights(a, b):
         difference = EQUAL
         far = Distance(0.0, 0.0, 0.0)
     else:
-        difference = "weights"
+        difference = WEIGHTS
     if error and far is None:
         far = distance(read_tensor(*b), b[1].dtype, read_tensor(*a), a[1].dtype)
     return TensorDiff(name, difference, *reports, far if error else None)
