@@ -1,0 +1,1 @@
+residency(JSON.parse($("data").textContent));

@@ -1,0 +1,22 @@
+"""Numbers for people, as the pages' script writes them too (static/text.js)."""
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.2f} TB"
+
+
+def percent(share: float) -> str:
+    """A fraction in percent: one decimal, more where it is small."""
+    if 0 < share < 0.00005:
+        return "< 0.01 %"
+    return f"{100 * share:.{2 if share < 0.01 else 1}f} %"
+
+
+def integer(value: int) -> str:
+    """With thin spaces between thousands."""
+    return f"{value:,}".replace(",", "\u202f")

@@ -1,0 +1,103 @@
+"""A headless Chromium for the tests of pages: what it saw, in which medium, and pictures."""
+
+import base64
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+
+DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium")
+MISSING = None if DRIVER and BROWSER else "no chromium and chromedriver on PATH"
+
+
+class Browser:
+    """One Chromium process. `open` before everything else."""
+
+    def __init__(self) -> None:
+        self._profile = tempfile.TemporaryDirectory(prefix="spqfmt-chromium-", ignore_cleanup_errors=True)
+        options = ChromeOptions()
+        options.binary_location = BROWSER or ""
+        for switch in (
+            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+            f"--user-data-dir={self._profile.name}",
+        ):  # fmt: skip
+            options.add_argument(switch)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        # Selenium would ask a proxy of the environment for the driver on this machine.
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1"
+        self.driver = Chrome(options=options, service=Service(DRIVER))
+        self.driver.set_script_timeout(20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.driver.quit()
+        self._profile.cleanup()
+
+    def command(self, name: str, **arguments: object) -> Any:
+        """One command of the DevTools protocol."""
+        return self.driver.execute_cdp_cmd(name, arguments)
+
+    def open(self, path: Path, width: int = 1200, height: int = 900, *, dark: bool = False) -> None:
+        """Load a page in a window of this size, in the light or the dark scheme."""
+        self.medium("screen", dark=dark)
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        self.driver.get_log("browser")
+        self.driver.get_log("performance")
+        self.driver.get(path.as_uri())
+
+    def medium(self, medium: str, *, dark: bool = False) -> None:
+        """Show the page for "screen" or "print"; "" is as it comes."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.command("Emulation.setEmulatedMedia", media=medium, features=[scheme])
+
+    def run(self, script: str, *arguments: object) -> Any:
+        """The value of a script's `return`."""
+        return self.driver.execute_script(script, *arguments)
+
+    def text(self, selector: str) -> str:
+        """What the first match shows."""
+        found = self.run("return document.querySelector(arguments[0]).textContent", selector)
+        assert isinstance(found, str)
+        return found
+
+    def complaints(self) -> list[str]:
+        """What the console has said since `open`."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+    def requests(self) -> list[str]:
+        """Addresses that were asked for since `open`, or since the last call."""
+        messages = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
+        return [
+            message["params"]["request"]["url"]
+            for message in messages
+            if message["method"] == "Network.requestWillBeSent"
+        ]
+
+    def picture(self, path: Path) -> None:
+        """The whole page as a PNG."""
+        shown = self.command("Page.captureScreenshot", captureBeyondViewport=True, format="png")
+        path.write_bytes(base64.b64decode(shown["data"]))
+
+    def print(self, path: Path) -> None:
+        """The page as a PDF, on A4."""
+        self.medium("")
+        shown = self.command("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)
+        path.write_bytes(base64.b64decode(shown["data"]))
