@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from spqfmt.calibration.blocks import LINEAR, Blocks, Call, Stop, record_calls
+from spqfmt.calibration.blocks import LINEAR, Blocks, record_calls
 from spqfmt.calibration.model import ModelShell, load_tokenizer
+from spqfmt.calibration.runs import BlockRun, Counter, treat_inputs
 from spqfmt.calibration.sites import FoundSite, Watch
 from spqfmt.calibration.text import CalibrationOptions, choose_samples
 from spqfmt.calibration.trials import EngineTrials
 from spqfmt.errors import EncodeError
 from spqfmt.importers.base import SourceModel, SourceTensor
-from spqfmt.quantize.activations import Treatment, treatment
+from spqfmt.quantize.activations import treatment
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
 from spqfmt.quantize.calibrated import (
     Accumulator,
@@ -94,20 +94,30 @@ class Engine:
         """Token ids, int64 [samples, tokens]."""
         self.sites: dict[str, tuple[str, ...]] = {}
         """By block, the first tensor that reads each input; known once the block was run."""
+        self._found: dict[str, list[FoundSite]] = {}
         self._blocks = record_calls(self.shell, batches)
         self.block_names = self._blocks.names
         self.block_of = {
             tensor.name: name for name in self.block_names for tensor in self.shell.tensors_of(name)
         }
 
-    def run(self, finished: Finished = _no_earlier_run) -> Iterator[BlockResult]:
-        """The blocks in order. Where `finished` knows the results of a block, it is only run, not quantized again.
-
-        A method that searches for its options does so first.
-        """
+    def search(self) -> MethodOptions:
+        """The options to quantize with: what was given, or what a method that searches finds on the model."""
         options = self._method_options
         if is_searching(self._method):
             options = self._method.search(EngineTrials(self), options)
+            # What a few samples have shown of the structure may be less than what all of them do (experts).
+            self._found.clear()
+        return options
+
+    def run(
+        self, finished: Finished = _no_earlier_run, options: MethodOptions | None = None
+    ) -> Iterator[BlockResult]:
+        """The blocks in order. Where `finished` knows the results of a block, it is only run, not quantized again.
+
+        `options` is what `search` has found; without it, the search comes first.
+        """
+        options = self.search() if options is None else options
         for number in range(len(self.block_names)):
             advance = number + 1 < len(self.block_names)
             yield self.step(self._blocks, number, options, finished, advance=advance)
@@ -127,7 +137,7 @@ class Engine:
         block = self.shell.model.get_submodule(name)
         self.shell.fill(tensors)
         with torch.no_grad():
-            run = _BlockRun(name, block, blocks.calls[number], blocks.hidden, self.stage)
+            run = BlockRun(name, block, blocks.calls[number], blocks.hidden, self.stage)
             result = finished(name) or self._quantize(run, tensors, options)
             with ExitStack() as hooks:
                 if advance and self._sequential:
@@ -137,38 +147,41 @@ class Engine:
         self.shell.empty(block)
         return result
 
-    def _quantize(self, run: _BlockRun, tensors: list[SourceTensor], options: MethodOptions) -> BlockResult:
+    def _quantize(self, run: BlockRun, tensors: list[SourceTensor], options: MethodOptions) -> BlockResult:
         layers, skipped = self._layers(run, tensors)
-        watch = Watch(run.block)
-        with watch.installed():
-            first_outputs = run.batch(0)
-        found = watch.sites(tuple(layers))
-        del watch
-        self.sites[run.name] = tuple(layers[site.modules[0]][0].weight.name for site in found)
+        found = self._find_sites(run, layers)
         with ExitStack() as hooks:
             if is_editing(self._method):
                 for site in found:
                     names = [layers[module][0].weight.name for module in site.modules]
                     treat = treatment(self._method.edit(names, options), None)
-                    if treat is None:
-                        continue
-                    for module in site.modules:
-                        hook = run.block.get_submodule(module).register_forward_pre_hook(_treating(treat))
-                        hooks.callback(hook.remove)
-            return self._quantize_sites(run, tensors, options, layers, skipped, found, first_outputs)
+                    if treat is not None:
+                        treat_inputs(run.block, site.modules, treat, hooks)
+            return self._quantize_sites(run, tensors, options, layers, skipped, found)
+
+    def _find_sites(self, run: BlockRun, layers: dict[str, tuple[Layer, int]]) -> list[FoundSite]:
+        """What reads the same input; looked at once while the block is tried again and again."""
+        if run.name not in self._found:
+            watch = Watch(run.block)
+            with watch.installed():
+                run.batch(0)
+            self._found[run.name] = watch.sites(tuple(layers))
+            self.sites[run.name] = tuple(
+                layers[site.modules[0]][0].weight.name for site in self._found[run.name]
+            )
+        return self._found[run.name]
 
     def _quantize_sites(
         self,
-        run: _BlockRun,
+        run: BlockRun,
         tensors: list[SourceTensor],
         options: MethodOptions,
         layers: dict[str, tuple[Layer, int]],
         skipped: dict[str, str],
         found: list[FoundSite],
-        first_outputs: torch.Tensor,
     ) -> BlockResult:
         accumulators = [self._method.accumulator(layers[site.modules[0]][1], options) for site in found]
-        counters = [_Counter(accumulator) for accumulator in accumulators]
+        counters = [Counter(accumulator) for accumulator in accumulators]
         run.gather({site.modules[0]: counter.add for site, counter in zip(found, counters, strict=True)})
         sites = []
         for site, counter in zip(found, counters, strict=True):
@@ -182,14 +195,14 @@ class Engine:
             if self.shell.targets[t.name][1] and t.name not in {x.weight.name for x, _ in layers.values()}
         }
         self.stage(f"{run.name}: quantizing")
-        block = Block(run.name, tuple(sites), run.block, others, first_outputs, lambda: run.batch(0))
+        block = Block(run.name, tuple(sites), run.block, others, lambda: run.batch(0))
         results = self._method.quantize_block(block, options)
         done = {layer.weight.name for site in sites for layer in site.layers}
         skipped |= {name: "the method left it out" for name in done if name not in results}
         return BlockResult(run.name, results, skipped)
 
     def _layers(
-        self, run: _BlockRun, tensors: list[SourceTensor]
+        self, run: BlockRun, tensors: list[SourceTensor]
     ) -> tuple[dict[str, tuple[Layer, int]], dict[str, str]]:
         """Layers by module name with their number of input columns, and the wanted tensors that are no layer."""
         layers: dict[str, tuple[Layer, int]] = {}
@@ -219,6 +232,7 @@ class Engine:
         self, block: torch.nn.Module, name: str, results: Mapping[str, Result], hooks: ExitStack
     ) -> None:
         """Let the block compute with what the method made."""
+        alike: dict[tuple[int, int, int], tuple[Result, list[str]]] = {}
         for tensor_name, result in results.items():
             target = self.shell.targets[tensor_name][0].removeprefix(f"{name}.")
             module_name, _, parameter = target.rpartition(".")
@@ -227,101 +241,21 @@ class Engine:
             value = value.t() if isinstance(module, Conv1D) else value
             old = getattr(module, parameter)
             old.copy_(value.reshape(old.shape))
+            # The layers of one site have their records and their scale in common, not only equal ones.
+            scale = getattr(result.quantized, "column_scale", None)
+            key = id(result.activation_clamp), id(result.activation_quantization), id(scale)
+            alike.setdefault(key, (result, []))[1].append(module_name)
+        for result, modules in alike.values():
             treat = treatment(
                 result.activation_clamp, result.activation_quantization, column_scale(result.quantized)
             )
             if treat is not None:
-                hooks.callback(module.register_forward_pre_hook(_treating(treat)).remove)
+                treat_inputs(block, tuple(modules), treat, hooks)
 
 
-class _BlockRun:
-    """One block and what goes into it."""
-
-    def __init__(
-        self,
-        name: str,
-        block: torch.nn.Module,
-        calls: tuple[Call, ...],
-        hidden: list[torch.Tensor],
-        stage: Callable[[str], None],
-    ) -> None:
-        self.name = name
-        self.block = block
-        self._calls = calls
-        self._hidden = hidden
-        self._stage = stage
-
-    def batch(self, number: int) -> torch.Tensor:
-        """Hidden states after the block for one batch."""
-        return self._calls[number].run(self.block, self._hidden[number])
-
-    def gather(self, takers: Mapping[str, Callable[[torch.Tensor], None]]) -> None:
-        """Run all batches; each module's input goes to its taker."""
-        with ExitStack() as hooks:
-            for module, take in takers.items():
-                hook = self.block.get_submodule(module).register_forward_pre_hook(_taking(take))
-                hooks.callback(hook.remove)
-            for number in range(len(self._hidden)):
-                self._stage(f"{self.name}: inputs {number + 1}/{len(self._hidden)}")
-                self.batch(number)
-
-    def inputs(self, module: str) -> Iterator[torch.Tensor]:
-        """Run again and yield a module's input batch by batch; nothing after the module is computed."""
-        for number in range(len(self._hidden)):
-            taken: list[torch.Tensor] = []
-
-            def take(x: torch.Tensor, taken: list[torch.Tensor] = taken) -> None:
-                taken.append(x)
-                raise Stop
-
-            hook = self.block.get_submodule(module).register_forward_pre_hook(_taking(take))
-            try:
-                with torch.no_grad():
-                    self.batch(number)
-            except Stop:
-                pass
-            finally:
-                hook.remove()
-            yield from taken
-
-    def advance(self) -> None:
-        """Replace the hidden states by those after the block."""
-        for number in range(len(self._hidden)):
-            self._stage(f"{self.name}: outputs {number + 1}/{len(self._hidden)}")
-            self._hidden[number] = self.batch(number)
-
-
-class _Counter:
-    """Hands inputs to an accumulator and counts their tokens."""
-
-    def __init__(self, accumulator: Accumulator) -> None:
-        self.accumulator = accumulator
-        self.n_tokens = 0
-
-    def add(self, inputs: torch.Tensor) -> None:
-        self.n_tokens += inputs.numel() // inputs.shape[-1]
-        self.accumulator.add(inputs)
-
-
-def _site(run: _BlockRun, site: FoundSite, layers: list[Layer], statistics: Accumulator) -> Site:
+def _site(run: BlockRun, site: FoundSite, layers: list[Layer], statistics: Accumulator) -> Site:
     first = site.modules[0]
     return Site(tuple(layers), statistics, lambda: run.inputs(first), site.producer, site.shared)
-
-
-def _taking(take: Callable[[torch.Tensor], None]) -> Callable[[torch.nn.Module, tuple[Any, ...]], None]:
-    def hook(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        take(args[0])
-
-    return hook
-
-
-def _treating(
-    treat: Treatment,
-) -> Callable[[torch.nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    def hook(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (treat(args[0]), *args[1:])
-
-    return hook
 
 
 def _weight(tensor: SourceTensor) -> Weight:

@@ -57,15 +57,14 @@ class Block:
 
     `module` holds the float weights of the source, on the device of the calibration; a method leaves it as it was.
     `tensors` are the block's other quantizable or foldable tensors by parameter name inside the block
-    ("input_layernorm.weight"), with a way to read each. `first_outputs` are the hidden states after the block for the
-    first batch, and `run_first` computes them again.
+    ("input_layernorm.weight"), with a way to read each. `run_first` computes the hidden states after the block for the
+    first batch, [samples, tokens, columns].
     """
 
     name: str
     sites: tuple[Site, ...]
     module: torch.nn.Module
     tensors: Mapping[str, tuple[Weight, Callable[[], torch.Tensor]]]
-    first_outputs: torch.Tensor
     run_first: Callable[[], torch.Tensor]
 
 

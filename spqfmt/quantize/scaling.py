@@ -92,6 +92,7 @@ def _leaves_block(block: Block, site: Site, found: Fold) -> bool:
     scaled = {f"{layer.module}.weight": found.scale for layer in site.layers}
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
     with torch.no_grad():
+        float_outputs = block.run_first()
         for name in (*found.tensors, *scaled):
             parameter: torch.Tensor = module.get_parameter(name)
             kept.append((parameter, parameter.clone()))
@@ -104,7 +105,7 @@ def _leaves_block(block: Block, site: Site, found: Fold) -> bool:
         outputs = block.run_first()
         for parameter, before_fold in kept:
             parameter.copy_(before_fold)
-    before = block.first_outputs.reshape(-1, outputs.shape[-1]).float()
+    before = float_outputs.reshape(-1, outputs.shape[-1]).float()
     error = (outputs.reshape(before.shape).float() - before).square().mean(0).sqrt()
     relative = (error / before.square().mean(0).sqrt().clamp(min=torch.finfo(torch.float32).tiny)).median()
     return float(relative) < max(_CLOSE, 2 * torch.finfo(outputs.dtype).eps)

@@ -109,7 +109,7 @@ def block_of(module: Small, dtype: torch.dtype) -> tuple[Block, Site, torch.Tens
         f"norm.{name}": (Weight(f"b.norm.{name}", (N,), DTYPES[dtype], "other"), reader(f"norm.{name}"))
         for name, _ in module.norm.named_parameters()
     }
-    return Block("b", (site,), module, tensors, module(inputs), lambda: module(inputs)), site, inputs
+    return Block("b", (site,), module, tensors, lambda: module(inputs)), site, inputs
 
 
 def layer_norm() -> torch.nn.Module:
@@ -172,5 +172,5 @@ def test_what_is_no_norm_is_left_alone(norm: Callable[[], torch.nn.Module]) -> N
 def test_a_norm_whose_tensors_are_not_the_files_own_is_left_alone() -> None:
     torch.manual_seed(0)
     block, site, _ = block_of(Small(Rms(0.0)), torch.float32)
-    bare = Block(block.name, block.sites, block.module, {}, block.first_outputs, block.run_first)
+    bare = Block(block.name, block.sites, block.module, {}, block.run_first)
     assert fold(bare, site, torch.exp(torch.linspace(-1, 1, N))) is None
