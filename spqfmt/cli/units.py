@@ -1,11 +1,11 @@
 """Numbers and names for people."""
 
-from spqfmt.pages.text import size
-
-__all__ = ["count", "percent", "printable", "size"]
-
 import fnmatch
 from collections.abc import Callable, Sequence
+
+from spqfmt.pages.text import size
+
+__all__ = ["count", "matcher", "percent", "printable", "size"]
 
 
 def count(n: float) -> str:
