@@ -8,13 +8,17 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from spqfmt.bench.run import FULL, QUICK, run
+from spqfmt.pipeline.decode_rates import measure_decode_rates
 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @click.option("--quick", is_flag=True, help="little data and few rounds.")
-def bench(file: Path | None, as_json: bool, quick: bool) -> None:
+@click.option(
+    "--rates", is_flag=True, help="Only decode rates, as JSON: what `--rates` of pack and repack takes."
+)
+def bench(file: Path | None, as_json: bool, quick: bool, rates: bool) -> None:
     """Measure codecs beside their peers, and loading beside other files.
 
     On built-in data or, with FILE, on that file's own streams.
@@ -22,7 +26,11 @@ def bench(file: Path | None, as_json: bool, quick: bool) -> None:
     \b
     spqfmt bench --quick
     spqfmt bench model.spq --json
+    spqfmt bench --rates > laptop.json
     """
+    if rates:
+        click.echo(json.dumps(measure_decode_rates().to_json()))
+        return
     stderr = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:

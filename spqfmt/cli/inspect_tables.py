@@ -167,5 +167,15 @@ def summary(report: FileReport, name: str) -> str:
         + ("" if bound is None else f" (bound of the tensors {bound:.3f})")
         + f"\n{count(t.n_weights)} weights in {t.n_tensors} tensors"
         + (f", {percent(t.outlier_share)} outliers" if t.outliers else "")
-        + f"; method {printable(report.metadata.get('method', '?'))}, format {report.format_version}"
+        + f"; method {printable(report.metadata.get('method', '?'))}, {_partial(report)}format {report.format_version}"
     )
+
+
+def _partial(report: FileReport) -> str:
+    """How the chunks to compress were chosen; nothing where all are."""
+    plan = report.partial_plan
+    if plan is None:
+        return ""
+    if plan["rule"] == "every":
+        return f"partial every:{plan['n']}, "
+    return f"partial speed (tensors of {size(int(str(plan['target_bytes'])))}), "

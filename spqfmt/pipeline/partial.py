@@ -69,7 +69,7 @@ def _parse_rule(text: str) -> Rule:
             return Speed("ms", float(match[1]))
         if (match := re.fullmatch(_NUMBER + "%", value)) and float(match[1]) <= 100:
             return Speed("percent", float(match[1]))
-        if re.fullmatch(r"\d.*[A-Za-z]", value):
+        if re.fullmatch(_NUMBER + r"\s*([KMG]i?)?B", value, re.IGNORECASE):
             return Speed("bytes", parse_size(value))
     raise OptionError(
         f"partial is none, every:N with N at least 1, or speed with a size, a time or a share of the saving "

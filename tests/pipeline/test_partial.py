@@ -23,7 +23,7 @@ from spqfmt.pipeline.decode_rates import (
 )
 from spqfmt.pipeline.options import pack_options
 from spqfmt.pipeline.pack import pack_model
-from spqfmt.pipeline.partial import Candidate, Every, Speed, choose, parse_partial
+from spqfmt.pipeline.partial import Candidate, Choice, Every, Speed, choose, parse_partial
 from spqfmt.pipeline.progress import Silent
 
 MakeModel = Callable[..., SourceModel]
@@ -102,12 +102,12 @@ def test_the_chunks_that_save_most_a_nanosecond_come_first() -> None:
     )  # fmt: skip
     candidates = [small, best, incompressible, slow]
     assert choose(candidates, 50, Speed("percent", 0)).chunks == set()
-    assert choose(candidates, 50, Speed("bytes", 3550)) == ({1}, 3550, 100)
+    assert choose(candidates, 50, Speed("bytes", 3550)) == Choice(frozenset({1}), 3550, 100)
     # One byte less asked for takes one chunk more; equal savings a nanosecond go in the order of the file.
-    assert choose(candidates, 50, Speed("bytes", 3549)) == ({0, 1}, 3450, 200)
+    assert choose(candidates, 50, Speed("bytes", 3549)) == Choice(frozenset({0, 1}), 3450, 200)
     assert choose([small, small], 0, Speed("bytes", 1950)).chunks == {0}
-    assert choose(candidates, 50, Speed("percent", 100)) == ({0, 1, 3}, 2550, 1200)
-    assert choose(candidates, 50, Speed("ms", 0.0002)) == ({0, 1}, 3450, 200)
+    assert choose(candidates, 50, Speed("percent", 100)) == Choice(frozenset({0, 1, 3}), 2550, 1200)
+    assert choose(candidates, 50, Speed("ms", 0.0002)) == Choice(frozenset({0, 1}), 3450, 200)
     with pytest.raises(spqfmt.EncodeError, match="compressed whole they take 2550"):
         choose(candidates, 50, Speed("bytes", 2549))
 

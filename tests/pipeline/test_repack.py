@@ -14,6 +14,7 @@ from spqfmt.codecs.registry import decode_into
 from spqfmt.codecs.threads import set_jobs
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.reader import Reader
+from spqfmt.container.strict_json import Json
 from spqfmt.container.writer import Writer
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.pipeline.options import pack_options
@@ -185,8 +186,15 @@ def test_one_shard_alone_is_refused(make_model: MakeModel, tmp_path: Path) -> No
 
 
 def test_a_file_whose_tensors_need_each_other_is_not_cut(tmp_path: Path) -> None:
-    record = {"name": "a", "shape": [16], "dtype": "f32", "scheme": "dense", "method": "", "parameters": {}}
-    tied = {"name": "b", "shape": [16], "dtype": "f32", "scheme": "tied", "method": "", "tied_to": "a"}
+    record: Json = {
+        "name": "a",
+        "shape": [16],
+        "dtype": "f32",
+        "scheme": "dense",
+        "method": "",
+        "parameters": {},
+    }
+    tied: Json = {"name": "b", "shape": [16], "dtype": "f32", "scheme": "tied", "method": "", "tied_to": "a"}
     values = encode_chunk(np.arange(16, dtype=np.float32), "f32", "auto")
     with Writer(tmp_path / "tied.spq", 64, force=True) as writer:
         writer.begin_segment("first")

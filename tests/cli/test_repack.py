@@ -1,0 +1,111 @@
+"""`spqfmt repack`, and what `bench` and `inspect` have to do with partial compression, as a user runs them."""
+
+import io
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import spqfmt
+from spqfmt.cli.main import main
+from spqfmt.container.encode import encode_chunk
+from spqfmt.container.strict_json import Json
+from spqfmt.container.writer import Writer
+
+
+class Done(NamedTuple):
+    """What a command did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: object) -> Done:
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as exited:
+        main([str(argument) for argument in arguments])
+    assert isinstance(exited.value.code, int)
+    return Done(exited.value.code, stdout.getvalue(), stderr.getvalue())
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Four tensors of 30,000 compressible integers."""
+    path = tmp_path / "m.spq"
+    generator = np.random.default_rng(0)
+    with Writer(path, 64, force=True) as writer:
+        writer.begin_segment("all")
+        for i in range(4):
+            values = generator.normal(0, 2 + i, 30_000).astype(np.int8)
+            record: Json = {
+                "name": f"w{i}", "shape": [30_000], "dtype": "i8", "scheme": "dense", "method": "", "parameters": {},
+            }  # fmt: skip
+            stream: Json = {"role": "values", "dtype": "i8", "n": values.size}
+            writer.add_tensor(record, [(stream, [encode_chunk(values, "i8", "auto")])], {})
+        writer.seal({})
+        writer.publish()
+    return path
+
+
+def test_repack_and_back(model: Path, tmp_path: Path) -> None:
+    done = run("repack", model, tmp_path / "part.spq", "--partial", "every:2")
+    assert done.returncode == 0, done.stderr
+    assert "of 4 chunks of weights 2 compressed, 2 copied" in done.stdout
+    assert "partial every:2" in run("inspect", tmp_path / "part.spq").stdout
+    assert run("verify", tmp_path / "part.spq").returncode == 0
+    assert run("repack", tmp_path / "part.spq", tmp_path / "back.spq", "--quiet").stdout == ""
+    streams = [[t.streams for t in spqfmt.inspect(path).tensors] for path in (tmp_path / "back.spq", model)]
+    assert streams[0] == streams[1]
+
+
+def test_rates_of_a_machine_choose_the_chunks_on_another(model: Path, tmp_path: Path) -> None:
+    rates = run("bench", "--rates")
+    (tmp_path / "rates.json").write_text(rates.stdout)
+    done = run(
+        "repack", model, tmp_path / "part.spq", "--partial", "speed:40%", "--rates", tmp_path / "rates.json", "--json"
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    assert report["partial_plan"]["rates"] == json.loads(rates.stdout)
+    assert 0 < report["n_compressed"] < report["n_chunks"] == 4
+    assert report["file_bytes"] == (tmp_path / "part.spq").stat().st_size
+    inspected = run("inspect", tmp_path / "part.spq", "--json").stdout
+    assert json.loads(inspected)["partial_plan"] == report["partial_plan"]
+    assert "partial speed" in run("inspect", tmp_path / "part.spq").stdout
+    # What inspect prints is a file of rates too.
+    (tmp_path / "inspected.json").write_text(inspected)
+    arguments = ("--partial", "speed:40%", "--rates", tmp_path / "inspected.json", "--jobs", 1, "--quiet")
+    assert run("repack", tmp_path / "part.spq", tmp_path / "again.spq", *arguments).returncode == 0
+    assert (tmp_path / "again.spq").read_bytes() == (tmp_path / "part.spq").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--partial", "every:x"], 2, "every:N"),
+        (["--partial", "speed:5parsecs"], 2, "speed:25ms"),
+        (["--partial", "speed:1KiB"], 1, "cannot be reached: compressed whole they take"),
+        (["--rates", "none.json"], 2, "needs no rates"),
+        (["--partial", "speed", "--rates", "none.json"], 2, "none.json"),
+        (["--shard-size", "huge"], 2, "not a size"),
+    ],
+)
+def test_wrong_options(model: Path, tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+    done = run("repack", model, tmp_path / "out.spq", *arguments)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr.startswith("spqfmt: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["m.spq"]
+
+
+def test_bad_files_and_names(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.spq").write_text("text")
+    assert run("repack", tmp_path / "text.spq", tmp_path / "out.spq").returncode == 1
+    assert run("repack", tmp_path / "none.spq", tmp_path / "out.spq").returncode == 2
+    assert "--force" in run("repack", model, model).stderr
+    assert "ends in .spq" in run("repack", model, tmp_path / "out").stderr
