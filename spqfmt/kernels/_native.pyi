@@ -47,46 +47,79 @@ def dequantize_grouped(
     dst: _Buffer,
     n_threads: int,
 ) -> None: ...
-def multiply_uniform(
-    codes: _Buffer,
-    first: int,
-    bits: int,
-    is_signed: bool,
-    n_rows: int,
-    n_columns: int,
-    row: _Buffer,
-    column: _Buffer | None,
-    row_begin: _Buffer | None,
-    outlier_columns: _Buffer | None,
-    outlier_values: _Buffer | None,
-    x: _Buffer,
-    n_tokens: int,
-    y: _Buffer,
-    first_output: int,
-    y_stride: int,
-    n_threads: int,
-) -> None: ...
-def multiply_grouped(
-    codes: _Buffer,
-    first: int,
-    bits: int,
-    is_signed: bool,
-    n_rows: int,
-    n_columns: int,
-    group_size: int,
-    scale: _Buffer,
-    kind: int,
-    offset: _Buffer | None,
-    row_begin: _Buffer | None,
-    outlier_columns: _Buffer | None,
-    outlier_values: _Buffer | None,
-    x: _Buffer,
-    n_tokens: int,
-    y: _Buffer,
-    first_output: int,
-    y_stride: int,
-    n_threads: int,
-) -> None: ...
+
+class CodeMatrix:
+    def __init__(
+        self,
+        n_rows: int,
+        n_columns: int,
+        bits: int,
+        is_signed: bool,
+        row: _Buffer | None,
+        column: _Buffer | None,
+        row_begin: _Buffer | None,
+        outlier_columns: _Buffer | None,
+        outlier_values: _Buffer | None,
+        permutation: _Buffer | None,
+        order: _Buffer | None,
+    ) -> None: ...
+    def multiply(
+        self,
+        codes: _Buffer,
+        first_row: int,
+        n_rows: int,
+        x: int,
+        type: int,  # noqa: A002
+        n_tokens: int,
+        y: int,
+        bias: int,
+        bias_type: int,
+        n_threads: int,
+        /,
+    ) -> None: ...
+    def multiply_groups(
+        self,
+        codes: _Buffer,
+        first_row: int,
+        n_rows: int,
+        group_size: int,
+        scale: _Buffer,
+        kind: int,
+        offset: _Buffer | None,
+        x: int,
+        type: int,  # noqa: A002
+        n_tokens: int,
+        y: int,
+        bias: int,
+        bias_type: int,
+        n_threads: int,
+        /,
+    ) -> None: ...
+    def round(
+        self,
+        x: int,
+        type: int,
+        n_tokens: int,
+        codes: int,
+        scales: int,
+        n_threads: int,
+        /,  # noqa: A002
+    ) -> None: ...
+    def finish(
+        self,
+        sums: int,
+        scales: int,
+        first_row: int,
+        n_rows: int,
+        n_tokens: int,
+        y: int,
+        type: int,  # noqa: A002
+        bias: int,
+        bias_type: int,
+        n_threads: int,
+        /,
+    ) -> None: ...
+
 def choose_codes(
     weights: _Buffer,
     n_rows: int,

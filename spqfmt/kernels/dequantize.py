@@ -23,7 +23,7 @@ Float32 = npt.NDArray[np.float32]
 # code dtype -> bits, signed
 CODES = {f"{sign}{bits}": (bits, sign == "i") for sign in "iu" for bits in (2, 4, 8)}
 # type number of dequantize.hpp, carrier
-_OUTPUTS = {"f32": (0, np.float32), "bf16": (1, np.uint16), "f16": (2, np.float16)}
+FLOATS = {"f32": (0, np.float32), "bf16": (1, np.uint16), "f16": (2, np.float16)}
 _NONE, _ZERO_POINT, _MINIMUM = range(3)
 
 
@@ -116,7 +116,7 @@ def as_float32(values: Float32, shape: tuple[int, ...]) -> Float32:
 
 
 def _output_type(out: Matrix, dtype: str) -> int:
-    number, carrier = _OUTPUTS[dtype]
+    number, carrier = FLOATS[dtype]
     if out.dtype != carrier:
         raise ValueError(f"{dtype} is carried by {np.dtype(carrier)}, not {out.dtype}")
     return number

@@ -1,20 +1,19 @@
 """Activations times weights that stay codes, natively: y = x W^T with W as in spqfmt.kernels.dequantize.
 
-For a few tokens at a time; with many, dequantizing rows and a matrix product of torch are faster. The weights are
-binary32 values, not rounded to a 16-bit type. A result does not depend on machine or number of threads.
-
-`x` is float32 [n_tokens, n_columns]. Rows of W go to the columns of `y`, float32 [n_tokens, any], from `first_output`
-on. `outliers` replace weights. Arrays that do not fit together raise ValueError.
+For some tokens at a time; with many, dequantizing rows and a matrix product of torch are faster. Weights are binary32
+values, not rounded to a 16-bit type. A token's result does not depend on machine, number of threads or other tokens.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from spqfmt.kernels import _native
-from spqfmt.kernels.dequantize import CODES, Float32, as_float32, offset_kind
+from spqfmt.kernels.dequantize import CODES, FLOATS, Float32, as_float32, offset_kind
 from spqfmt.kernels.native import Buffer
+
+Numbers = npt.NDArray[np.int64]
 
 
 class OutlierRows(NamedTuple):
@@ -28,89 +27,104 @@ class OutlierRows(NamedTuple):
     values: Float32
 
 
-def multiply_uniform(
-    x: Float32,
-    codes: Buffer,
-    code_dtype: str,
-    row: Float32,
-    column: Float32 | None,
-    y: Float32,
-    *,
-    outliers: OutlierRows | None = None,
-    first: int = 0,
-    first_output: int = 0,
-    n_threads: int = 0,
-) -> None:
-    """Rows of code * row[i] * column[j]: `row` float32[n_rows], step times row scale; `column` float32[n_columns]."""
-    bits, signed = CODES[code_dtype]
-    n_tokens, n_columns = x.shape
-    _native.multiply_uniform(
-        codes,
-        first,
-        bits,
-        signed,
-        row.size,
-        n_columns,
-        as_float32(row, (row.size,)),
-        None if column is None else as_float32(column, (n_columns,)),
-        None if outliers is None else outliers.row_begin,
-        None if outliers is None else outliers.columns,
-        None if outliers is None else outliers.values,
-        as_float32(x, x.shape),
-        n_tokens,
-        _output(y, n_tokens),
-        first_output,
-        y.shape[1],
-        n_threads,
-    )
+class Floats(NamedTuple):
+    """Memory of floats without gaps: its address, and the number of their type in FLOATS. Nobody checks it."""
+
+    address: int
+    type: int
+
+    @classmethod
+    def of(cls, values: npt.NDArray[Any], dtype: str) -> "Floats":
+        """Of a numpy array of `dtype`'s carrier. ValueError: it has gaps, or another carrier."""
+        number, carrier = FLOATS[dtype]
+        if values.dtype != carrier or not values.flags.c_contiguous:
+            raise ValueError(
+                f"{values.dtype} array, contiguous or not, is not contiguous {np.dtype(carrier)}"
+            )
+        return cls(values.ctypes.data, number)
 
 
-def multiply_grouped(
-    x: Float32,
-    codes: Buffer,
-    code_dtype: str,
-    group_size: int,
-    scale: Float32,
-    y: Float32,
-    *,
-    zero_point: Float32 | None = None,
-    minimum: Float32 | None = None,
-    outliers: OutlierRows | None = None,
-    first: int = 0,
-    first_output: int = 0,
-    n_threads: int = 0,
-) -> None:
-    """Rows of scale * (code - zero_point), scale * code - minimum or scale * code; each float32[n_rows, n_groups]."""
-    bits, signed = CODES[code_dtype]
-    kind, offset = offset_kind(zero_point, minimum)
-    if group_size < 1:
-        raise ValueError("group_size is not positive")
-    n_tokens, n_columns = x.shape
-    groups = (scale.shape[0], -(-n_columns // group_size))
-    _native.multiply_grouped(
-        codes,
-        first,
-        bits,
-        signed,
-        scale.shape[0],
-        n_columns,
-        group_size,
-        as_float32(scale, groups),
-        kind,
-        None if offset is None else as_float32(offset, groups),
-        None if outliers is None else outliers.row_begin,
-        None if outliers is None else outliers.columns,
-        None if outliers is None else outliers.values,
-        as_float32(x, x.shape),
-        n_tokens,
-        _output(y, n_tokens),
-        first_output,
-        y.shape[1],
-        n_threads,
-    )
+NO_BIAS = Floats(0, 0)
 
 
-def _output(y: Float32, n_tokens: int) -> Float32:
-    if y.dtype != np.float32 or y.ndim != 2 or y.shape[0] != n_tokens or not y.flags.c_contiguous:
-        raise ValueError(f"y is {y.dtype}{list(y.shape)}, not a contiguous float32[{n_tokens}, any]")
-    return y
+class CodeMatrix:
+    """The parameters of a matrix of codes, held and checked once; the codes come with each call.
+
+    Uniform: `row` float32[n_rows], step times row scale, and perhaps `column` float32[n_columns]. Grouped: neither,
+    their parameters come with each call. `outliers` replace weights. `permutation` int64[n_columns]: stored column ->
+    column of x; `order` int64[n_rows]: stored row -> column of y. ValueError where they do not fit together.
+
+    x is [n_tokens, n_columns], y [n_tokens, n_rows] of the same float type, bias [n_rows] or NO_BIAS; all are addresses
+    for speed, and the caller's own memory. A call is for `n_rows` stored rows from `first_row` on, whose packed codes
+    `codes` begins with. `n_threads` as in native.decode_chunks.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        code_dtype: str,
+        *,
+        row: Float32 | None = None,
+        column: Float32 | None = None,
+        outliers: OutlierRows | None = None,
+        permutation: Numbers | None = None,
+        order: Numbers | None = None,
+    ) -> None:
+        self.shape = shape
+        self._native = _native.CodeMatrix(
+            *shape,
+            *CODES[code_dtype],
+            None if row is None else as_float32(row, shape[:1]),
+            None if column is None else as_float32(column, shape[1:]),
+            *(outliers or (None, None, None)),
+            permutation,
+            order,
+        )
+        # Bound once: a product of one token takes a few microseconds.
+        self.multiply = self._native.multiply
+        """(codes, first_row, n_rows, *x, n_tokens, y_address, *bias, n_threads): products of a uniform matrix."""
+        self.round = self._native.round
+        """(*x, n_tokens, codes_address, scales_address, n_threads): x times `column` to int8 [n_tokens, n_columns],
+        the nearest of -127..127, with a float32 scale a token, max |x| / 127."""
+        self.finish = self._native.finish
+        """(sums_address, scales_address, first_row, n_rows, n_tokens, *y, *bias, n_threads): y from the int32
+        [n_tokens, n_rows] products of such codes with the matrix's, without outliers."""
+
+    def multiply_groups(
+        self,
+        codes: Buffer,
+        first_row: int,
+        n_rows: int,
+        group_size: int,
+        scale: Float32,
+        x: Floats,
+        n_tokens: int,
+        y_address: int,
+        *,
+        zero_point: Float32 | None = None,
+        minimum: Float32 | None = None,
+        bias: Floats = NO_BIAS,
+        n_threads: int = 0,
+    ) -> None:
+        """Products of scale * (code - zero_point), scale * code - minimum or scale * code.
+
+        Each is float32[n_rows, n_groups].
+        """
+        kind, offset = offset_kind(zero_point, minimum)
+        if group_size < 1:
+            raise ValueError("group_size is not positive")
+        groups = (n_rows, -(-self.shape[1] // group_size))
+        self._native.multiply_groups(
+            codes,
+            first_row,
+            n_rows,
+            group_size,
+            as_float32(scale, groups),
+            kind,
+            None if offset is None else as_float32(offset, groups),
+            *x,
+            n_tokens,
+            y_address,
+            *bias,
+            n_threads,
+        )

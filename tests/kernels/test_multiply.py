@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from spqfmt.kernels import native
-from spqfmt.kernels.dequantize import dequantize_grouped, dequantize_uniform
-from spqfmt.kernels.multiply import OutlierRows, multiply_grouped, multiply_uniform
+from spqfmt.kernels.dequantize import FLOATS, dequantize_grouped, dequantize_uniform
+from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats, OutlierRows
 
 SHAPES = [(1, 1), (3, 63), (5, 64), (7, 1000), (2, 1025), (3, 40_000)]
 
@@ -35,19 +36,27 @@ def check(x: Any, matrix: Any, y: Any) -> None:
     assert (np.abs(y - exact) <= 1e-5 * bound + 1e-30).all()
 
 
+def product(matrix: CodeMatrix, codes: Any, x: Any, n_threads: int = 0) -> Any:
+    y = np.full((len(x), matrix.shape[0]), np.nan, np.float32)
+    there = Floats.of(y, "f32")
+    matrix.multiply(
+        codes, 0, matrix.shape[0], *Floats.of(x, "f32"), len(x), there.address, *NO_BIAS, n_threads
+    )
+    return y
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", ["i2", "i4", "i8", "u2", "u4", "u8"])
-@pytest.mark.parametrize("rich", [False, True])
-def test_uniform(shape: tuple[int, int], dtype: str, rich: bool) -> None:
+@pytest.mark.parametrize("form", ["plain", "columns", "outliers"])
+def test_uniform(shape: tuple[int, int], dtype: str, form: str) -> None:
     generator = np.random.default_rng(1)
-    (rows, columns), tokens = shape, 6
+    (rows, columns), tokens = shape, 19
     codes = packed(generator, rows * columns, dtype)
     row = generator.normal(0, 1, rows).astype(np.float32)
-    column = generator.normal(0, 1, columns).astype(np.float32) if rich else None
-    outliers = some_outliers(generator, rows, columns) if rich else None
+    column = None if form == "plain" else generator.normal(0, 1, columns).astype(np.float32)
+    outliers = some_outliers(generator, rows, columns) if form == "outliers" else None
     x = generator.normal(0, 1, (tokens, columns)).astype(np.float32)
-    y = np.zeros((tokens, rows), np.float32)
-    multiply_uniform(x, codes, dtype, row, column, y, outliers=outliers)
+    y = product(CodeMatrix(shape, dtype, row=row, column=column, outliers=outliers), codes, x)
     matrix = np.empty(shape, np.float32)
     dequantize_uniform(codes, dtype, row, column, matrix, "f32")
     if outliers:
@@ -68,63 +77,118 @@ def test_grouped(shape: tuple[int, int], dtype: str, offset: str | None) -> None
     outliers = some_outliers(generator, rows, columns)
     x = generator.normal(0, 1, (tokens, columns)).astype(np.float32)
     y = np.zeros((tokens, rows), np.float32)
-    multiply_grouped(x, codes, dtype, group_size, scale, y, outliers=outliers, **more)
+    CodeMatrix(shape, dtype, outliers=outliers).multiply_groups(
+        codes, 0, rows, group_size, scale, Floats.of(x, "f32"), tokens, Floats.of(y, "f32").address, **more
+    )
     matrix = np.empty(shape, np.float32)
     dequantize_grouped(codes, dtype, group_size, scale, matrix, "f32", **more)
     replace(matrix, outliers)
     check(x, matrix, y)
 
 
-def test_a_part_of_the_rows_goes_to_its_outputs() -> None:
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_runs_of_rows_in_another_order_with_bias_in_every_float_type(dtype: str) -> None:
     generator = np.random.default_rng(3)
-    codes = packed(generator, 9 * 70, "i8")
-    row, x = np.ones(9, np.float32), generator.normal(0, 1, (2, 70)).astype(np.float32)
-    whole, parts = np.zeros((2, 9), np.float32), np.full((2, 9), np.nan, np.float32)
-    outliers = some_outliers(generator, 9, 70)
-    multiply_uniform(x, codes, "i8", row, None, whole, outliers=outliers)
+    rows, columns, tokens = 9, 70, 3
+    codes = packed(generator, rows * columns, "i8")
+    row = generator.normal(0, 1, rows).astype(np.float32)
+    order, permutation = generator.permutation(rows), generator.permutation(columns)
+    outliers = some_outliers(generator, rows, columns)
+    torch_dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    # Subnormal halves among them, and none that leaves a half's range.
+    x = (torch.randn(tokens, columns) * 2.0 ** torch.randint(-18, 1, (tokens, columns))).to(torch_dtype)
+    bias, y = torch.randn(rows).to(torch_dtype), torch.full((tokens, rows), torch.nan, dtype=torch_dtype)
+    number = FLOATS[dtype][0]
+    matrix = CodeMatrix(
+        (rows, columns), "i8", row=row, outliers=outliers, permutation=permutation, order=order
+    )
     for first, stop in ((0, 4), (4, 9)):
-        part = outliers._replace(row_begin=outliers.row_begin[first : stop + 1])
-        multiply_uniform(
-            x, codes, "i8", row[first:stop], None, parts, outliers=part, first=first * 70, first_output=first
+        part = codes[first * columns : stop * columns]
+        matrix.multiply(
+            part, first, stop - first, x.data_ptr(), number, tokens, y.data_ptr(), bias.data_ptr(), number, 0
         )
-    assert np.array_equal(whole, parts)
+    weights = np.empty((rows, columns), np.float32)
+    dequantize_uniform(codes, "i8", row, None, weights, "f32")
+    replace(weights, outliers)
+    exact = torch.empty(tokens, rows, dtype=torch.float64)
+    exact[:, order] = x.double()[:, permutation] @ torch.from_numpy(weights).double().t()
+    exact += bias.double()
+    assert torch.allclose(y.double(), exact, rtol=2 * torch.finfo(torch_dtype).eps, atol=1e-3)
 
 
-def test_every_backend_and_number_of_threads_gives_the_same_bits() -> None:
+def test_every_backend_number_of_threads_and_of_tokens_gives_the_same_bits() -> None:
     generator = np.random.default_rng(4)
-    rows, columns = 2100, 1030
-    row, x = np.ones(rows, np.float32), generator.normal(0, 1, (2, columns)).astype(np.float32)
+    rows, columns, tokens = 300, 1030, 21
+    row, x = np.ones(rows, np.float32), generator.normal(0, 1, (tokens, columns)).astype(np.float32)
     scale = generator.normal(0, 1, (rows, 17)).astype(np.float32)
     codes = packed(generator, rows * columns, "i8")
+    uniform, grouped = CodeMatrix((rows, columns), "i8", row=row), CodeMatrix((rows, columns), "u4")
     results = []
     before = native.active_kernels()
     try:
         for kernels in native.available_kernels():
             native.select_kernels(kernels)
             for n_threads in (1, 2):
-                y = np.zeros((2, 2 * rows), np.float32)
-                multiply_uniform(x, codes, "i8", row, None, y, n_threads=n_threads)
-                multiply_grouped(x, codes, "u4", 61, scale, y, first_output=rows, n_threads=n_threads)
-                results.append(y)
+                y = np.empty((tokens, rows), np.float32)
+                grouped.multiply_groups(
+                    codes,
+                    0,
+                    rows,
+                    61,
+                    scale,
+                    Floats.of(x, "f32"),
+                    tokens,
+                    Floats.of(y, "f32").address,
+                    n_threads=n_threads,
+                )
+                results.append([product(uniform, codes, x, n_threads), y])
+                assert np.array_equal(product(uniform, codes, x[20:], n_threads), results[0][0][20:])
     finally:
         native.select_kernels(before)
     assert all(np.array_equal(results[0], other) for other in results[1:])
 
 
-X, Y, ROW, CODES = (np.ones(s, np.float32) for s in ((2, 8), (2, 3), (3,), (6,)))
+def test_tokens_are_rounded_and_their_integer_products_scaled() -> None:
+    generator = np.random.default_rng(5)
+    rows, columns, tokens = 7, 100, 5
+    row, column = (generator.uniform(0.5, 2, n).astype(np.float32) for n in (rows, columns))
+    weights = generator.integers(-127, 128, (rows, columns), np.int8)
+    x = generator.normal(0, 1, (tokens, columns)).astype(np.float32)
+    x[2] = 0
+    rounded, scale = np.empty((tokens, columns), np.int8), np.empty(tokens, np.float32)
+    before = native.active_kernels()
+    try:
+        for kernels in native.available_kernels():
+            native.select_kernels(kernels)
+            matrix = CodeMatrix((rows, columns), "i8", row=row, column=column)
+            matrix.round(*Floats.of(x, "f32"), tokens, rounded.ctypes.data, scale.ctypes.data, 0)
+            scaled = x * column
+            largest = np.abs(scaled).max(1)
+            assert np.array_equal(scale, np.where(largest > 0, largest / np.float32(127), 1))
+            assert np.array_equal(rounded, np.rint(scaled / scale[:, None]))
+            sums = rounded.astype(np.int32) @ weights.astype(np.int32).T
+            y = np.empty((tokens, rows), np.float32)
+            matrix.finish(
+                sums.ctypes.data, scale.ctypes.data, 0, rows, tokens, *Floats.of(y, "f32"), *NO_BIAS, 0
+            )
+            assert np.array_equal(y, sums.astype(np.float32) * row * scale[:, None])
+    finally:
+        native.select_kernels(before)
+
+
+ROW = np.ones(3, np.float32)
 NONE = OutlierRows(np.zeros(4, np.int64), np.empty(0, np.uint32), np.empty(0, np.float32))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"codes": np.zeros(23, np.uint8)},
-        {"first": 1},
-        {"x": X.astype(np.float64)},
+        {"row": ROW[:2]},
+        {"row": ROW.astype(np.float64)},
         {"column": np.ones(7, np.float32)},
-        {"y": np.ones((3, 3), np.float32)},
-        {"y": np.ones((2, 3))},
-        {"first_output": 1},
+        {"order": np.array([0, 1])},
+        {"order": np.array([0, 1, 3])},
+        {"permutation": np.arange(8) - 1},
         {"outliers": NONE._replace(row_begin=np.zeros(3, np.int64))},
         {"outliers": NONE._replace(row_begin=np.array([0, 0, 0, 1]))},
         {"outliers": NONE._replace(row_begin=np.array([-1, 0, 0, 0]))},
@@ -142,10 +206,25 @@ NONE = OutlierRows(np.zeros(4, np.int64), np.empty(0, np.uint32), np.empty(0, np
         {"outliers": OutlierRows(np.array([0, 1, 1, 1]), np.array([1], np.uint32), np.ones(2, np.float32))},
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(changes: dict[str, Any]) -> None:
-    arguments: dict[str, Any] = {
-        "x": X, "codes": np.zeros(24, np.uint8), "code_dtype": "i8", "row": ROW, "column": None, "y": Y.copy(),
-    }  # fmt: skip
-    multiply_uniform(**arguments)
-    with pytest.raises(ValueError, match=r"not|fewer|no place|differ|ascend|passes"):
-        multiply_uniform(**arguments | changes)
+def test_parameters_that_do_not_fit_are_refused(changes: dict[str, Any]) -> None:
+    CodeMatrix((3, 8), "i8", row=ROW)
+    with pytest.raises(ValueError, match=r"not|differ|ascend|passes"):
+        CodeMatrix((3, 8), "i8", **{"row": ROW} | changes)
+
+
+def test_codes_that_do_not_fit_are_refused() -> None:
+    matrix, grouped = CodeMatrix((3, 8), "i8", row=ROW), CodeMatrix((3, 8), "i8")
+    x, y = np.ones(8, np.float32), np.empty(3, np.float32)
+    there = (*Floats.of(x, "f32"), 1, Floats.of(y, "f32").address, *NO_BIAS, 1)
+    matrix.multiply(bytes(24), 0, 3, *there)
+    for codes, first, n_rows in ((bytes(23), 0, 3), (bytes(24), 1, 3), (bytes(32), 0, 4)):
+        with pytest.raises(ValueError, match=r"fewer|rows that the matrix has not"):
+            matrix.multiply(codes, first, n_rows, *there)
+    with pytest.raises(ValueError, match="no row factors"):
+        grouped.multiply(bytes(24), 0, 3, *there)
+    with pytest.raises(ValueError, match="group_size"):
+        grouped.multiply_groups(
+            bytes(24), 0, 3, 0, np.ones((3, 1), np.float32), Floats.of(x, "f32"), 1, there[3]
+        )
+    with pytest.raises(ValueError, match="not contiguous float32"):
+        Floats.of(np.ones(8), "f32")

@@ -1,5 +1,4 @@
-// Python's side of multiply.hpp.
-#include <optional>
+// Python's side of multiply.hpp: a matrix whose parameters are checked once, when it is made.
 
 #include "binding.hpp"
 #include "bitstream.hpp"
@@ -11,96 +10,146 @@ namespace nb = nanobind;
 namespace spqfmt {
 namespace {
 
-struct Sizes {
-  size_t n_rows, n_columns, n_tokens;
-};
+// Numbers of rows or columns, each once; null for None.
+const int64_t* checked_order(const Source* buffer, size_t n, const char* message) {
+  if (buffer == nullptr) return nullptr;
+  const int64_t* order = array_of<const int64_t>(*buffer, message);
+  require(buffer->size() / sizeof(int64_t) == n, message);
+  for (size_t i = 0; i < n; i++) require(order[i] >= 0 && static_cast<uint64_t>(order[i]) < n, message);
+  return order;
+}
 
-// Borrows the buffers of the outliers, all three or none.
+// Borrowed: `begin` None for no outliers.
 class OutlierBuffers {
  public:
-  OutlierBuffers(nb::handle begin, nb::handle column, nb::handle value) {
-    if (begin.is_none()) return;
-    begin_.emplace(begin);
-    column_.emplace(column);
-    value_.emplace(value);
-  }
+  OutlierBuffers(nb::handle begin, nb::handle column, nb::handle value) : begin_(begin), column_(column), value_(value) {}
 
-  Outliers checked(const Sizes& sizes) const {
-    if (!begin_) return {nullptr, nullptr, nullptr};
-    const int64_t* begin = array_of<const int64_t>(*begin_, "row_begin is not int64");
-    const uint32_t* column = array_of<const uint32_t>(*column_, "outlier columns are not uint32");
-    const float* value = array_of<const float>(*value_, "outlier values are not float32");
-    const size_t n = column_->size() / sizeof(uint32_t);
-    require(begin_->size() / sizeof(int64_t) == sizes.n_rows + 1, "row_begin is not one a row and one more");
-    require(value_->size() / sizeof(float) == n, "outlier columns and values differ in number");
-    require(begin[0] >= 0 && static_cast<uint64_t>(begin[sizes.n_rows]) <= n, "row_begin passes the outliers");
-    for (size_t row = 0; row < sizes.n_rows; row++) {
+  Outliers checked(size_t n_rows, size_t n_columns) const {
+    if (begin_.get() == nullptr) return {nullptr, nullptr, nullptr};
+    require(column_.get() != nullptr && value_.get() != nullptr, "outliers have no columns or no values");
+    const int64_t* begin = array_of<const int64_t>(*begin_.get(), "row_begin is not int64");
+    const uint32_t* column = array_of<const uint32_t>(*column_.get(), "outlier columns are not uint32");
+    const float* value = array_of<const float>(*value_.get(), "outlier values are not float32");
+    const size_t n = column_.get()->size() / sizeof(uint32_t);
+    require(begin_.get()->size() / sizeof(int64_t) == n_rows + 1, "row_begin is not one a row and one more");
+    require(value_.get()->size() / sizeof(float) == n, "outlier columns and values differ in number");
+    require(begin[0] >= 0 && static_cast<uint64_t>(begin[n_rows]) <= n, "row_begin passes the outliers");
+    for (size_t row = 0; row < n_rows; row++) {
       require(begin[row] <= begin[row + 1], "row_begin does not ascend");
       for (int64_t i = begin[row]; i < begin[row + 1]; i++) {
-        require(column[i] < sizes.n_columns && (i == begin[row] || column[i - 1] < column[i]), "outlier columns do not ascend");
+        require(column[i] < n_columns && (i == begin[row] || column[i - 1] < column[i]), "outlier columns do not ascend");
       }
     }
     return {begin, column, value};
   }
 
  private:
-  std::optional<Source> begin_, column_, value_;
+  OptionalSource begin_, column_, value_;
 };
 
-Tokens checked_tokens(const Buffer& x, const Buffer& y, const Sizes& sizes, size_t first_output, size_t y_stride) {
-  const float* from = checked_floats(x, product(sizes.n_tokens, sizes.n_columns), "x is not float32[n_tokens, n_columns]");
-  const float* to = checked_floats(y, product(sizes.n_tokens, y_stride), "y is not float32[n_tokens, y_stride]");
-  require(first_output <= y_stride && sizes.n_rows <= y_stride - first_output, "y has not a place for every row");
-  return {from, const_cast<float*>(to) + first_output, sizes.n_tokens, y_stride};
-}
+// Holds the buffers that it was made from. Activations and outputs are addresses: checking them is left to the caller, who has
+// made them a moment before.
+class CodeMatrix {
+ public:
+  CodeMatrix(size_t n_rows, size_t n_columns, unsigned bits, bool is_signed, nb::handle row, nb::handle column, nb::handle begin,
+         nb::handle outlier_columns, nb::handle outlier_values, nb::handle permutation, nb::handle order)
+      : n_rows_(n_rows), n_columns_(n_columns), bits_(bits), is_signed_(is_signed), outlier_buffers_(begin, outlier_columns, outlier_values),
+        permutation_buffer_(permutation), order_buffer_(order) {
+    product(n_rows, n_columns);
+    if (!row.is_none()) {
+      parameters_.emplace(row, column);
+      scales_ = parameters_->checked(n_rows, n_columns);
+    }
+    outliers_ = outlier_buffers_.checked(n_rows, n_columns);
+    permutation_ = checked_order(permutation_buffer_.get(), n_columns, "permutation is not int64, one a column");
+    order_ = checked_order(order_buffer_.get(), n_rows, "order is not int64, one a row");
+  }
 
-void uniform(nb::handle codes_object, size_t first, unsigned bits, bool is_signed, size_t n_rows, size_t n_columns,
-             nb::handle row_object, nb::handle column_object, nb::handle begin, nb::handle columns, nb::handle values,
-             nb::handle x_object, size_t n_tokens, nb::handle y_object, size_t first_output, size_t y_stride, size_t n_threads) {
-  const Sizes sizes{n_rows, n_columns, n_tokens};
-  const Source codes_buffer(codes_object), row(row_object), x(x_object);
-  std::optional<Source> column;
-  if (!column_object.is_none()) column.emplace(column_object);
-  const OutlierBuffers outlier_buffers(begin, columns, values);
-  const Target y(y_object);
-  const Codes codes = checked_codes(codes_buffer, first, bits, is_signed, product(n_rows, n_columns));
-  const UniformScales scales{
-      checked_floats(row, n_rows, "row factors are not one float32 a row"),
-      column ? checked_floats(*column, n_columns, "column factors are not one float32 a column") : nullptr};
-  const Tokens tokens = checked_tokens(x, y, sizes, first_output, y_stride);
-  const nb::gil_scoped_release release;
-  multiply_uniform(codes, n_rows, n_columns, scales, outlier_buffers.checked(sizes), tokens, n_threads);
-}
+  void multiply(nb::handle codes_object, size_t first_row, size_t n_rows, uintptr_t x, unsigned x_type, size_t n_tokens, uintptr_t y,
+                uintptr_t bias, unsigned bias_type, size_t n_threads) const {
+    require(scales_.row != nullptr, "the matrix has no row factors");
+    const Source codes_buffer(codes_object);
+    const Codes codes = checked_run(codes_buffer, first_row, n_rows);
+    const UniformScales scales{scales_.row + first_row, scales_.column};
+    const Inputs inputs = inputs_at(x, x_type, n_tokens);
+    const Outputs outputs = outputs_at(first_row, y, x_type, bias, bias_type);
+    const nb::gil_scoped_release release;
+    multiply_uniform(codes, n_rows, n_columns_, scales, outliers_from(first_row), inputs, outputs, n_threads);
+  }
 
-void grouped(nb::handle codes_object, size_t first, unsigned bits, bool is_signed, size_t n_rows, size_t n_columns,
-             size_t group_size, nb::handle scale_object, unsigned kind, nb::handle offset_object, nb::handle begin,
-             nb::handle columns, nb::handle values, nb::handle x_object, size_t n_tokens, nb::handle y_object,
-             size_t first_output, size_t y_stride, size_t n_threads) {
-  const Sizes sizes{n_rows, n_columns, n_tokens};
-  const Source codes_buffer(codes_object), scale(scale_object), x(x_object);
-  std::optional<Source> offset;
-  if (!offset_object.is_none()) offset.emplace(offset_object);
-  const OutlierBuffers outlier_buffers(begin, columns, values);
-  const Target y(y_object);
-  const Codes codes = checked_codes(codes_buffer, first, bits, is_signed, product(n_rows, n_columns));
-  const GroupScales scales = checked_groups(scale, offset ? &*offset : nullptr, kind, n_rows, n_columns, group_size);
-  const Tokens tokens = checked_tokens(x, y, sizes, first_output, y_stride);
-  const nb::gil_scoped_release release;
-  multiply_grouped(codes, n_rows, n_columns, scales, outlier_buffers.checked(sizes), tokens, n_threads);
-}
+  void multiply_groups(nb::handle codes_object, size_t first_row, size_t n_rows, size_t group_size, nb::handle scale, unsigned kind,
+                       nb::handle offset, uintptr_t x, unsigned x_type, size_t n_tokens, uintptr_t y, uintptr_t bias, unsigned bias_type,
+                       size_t n_threads) const {
+    const Source codes_buffer(codes_object);
+    const GroupParameters parameters(group_size, scale, kind, offset);
+    const Codes codes = checked_run(codes_buffer, first_row, n_rows);
+    const GroupScales scales = parameters.checked(n_rows, n_columns_);
+    const Inputs inputs = inputs_at(x, x_type, n_tokens);
+    const Outputs outputs = outputs_at(first_row, y, x_type, bias, bias_type);
+    const nb::gil_scoped_release release;
+    multiply_grouped(codes, n_rows, n_columns_, scales, outliers_from(first_row), inputs, outputs, n_threads);
+  }
+
+  void round(uintptr_t x, unsigned x_type, size_t n_tokens, uintptr_t codes, uintptr_t scales, size_t n_threads) const {
+    const Inputs inputs = inputs_at(x, x_type, n_tokens);
+    const nb::gil_scoped_release release;
+    round_tokens(inputs, n_columns_, scales_.column, reinterpret_cast<int8_t*>(codes), reinterpret_cast<float*>(scales), n_threads);
+  }
+
+  void finish(uintptr_t sums, uintptr_t scales, size_t first_row, size_t n_rows, size_t n_tokens, uintptr_t y, unsigned y_type,
+              uintptr_t bias, unsigned bias_type, size_t n_threads) const {
+    require(scales_.row != nullptr, "the matrix has no row factors");
+    require(first_row <= n_rows_ && n_rows <= n_rows_ - first_row, "rows that the matrix has not");
+    const Outputs outputs = outputs_at(first_row, y, y_type, bias, bias_type);
+    const nb::gil_scoped_release release;
+    scale_sums(reinterpret_cast<const int32_t*>(sums), n_tokens, n_rows, scales_.row + first_row,
+               reinterpret_cast<const float*>(scales), outputs, n_threads);
+  }
+
+ private:
+  Codes checked_run(const Buffer& codes, size_t first_row, size_t n_rows) const {
+    require(first_row <= n_rows_ && n_rows <= n_rows_ - first_row, "rows that the matrix has not");
+    return checked_codes(codes, 0, bits_, is_signed_, n_rows * n_columns_);
+  }
+
+  Outliers outliers_from(size_t first_row) const {
+    return {outliers_.row_begin == nullptr ? nullptr : outliers_.row_begin + first_row, outliers_.column, outliers_.value};
+  }
+
+  Inputs inputs_at(uintptr_t x, unsigned type, size_t n_tokens) const {
+    return {{reinterpret_cast<const void*>(x), checked_type(type)}, n_tokens, permutation_};
+  }
+
+  Outputs outputs_at(size_t first_row, uintptr_t y, unsigned type, uintptr_t bias, unsigned bias_type) const {
+    return {reinterpret_cast<void*>(y), checked_type(type), n_rows_, first_row, order_ == nullptr ? nullptr : order_ + first_row,
+            {reinterpret_cast<const void*>(bias), checked_type(bias_type)}};
+  }
+
+  size_t n_rows_, n_columns_;
+  unsigned bits_;
+  bool is_signed_;
+  std::optional<UniformParameters> parameters_;
+  OutlierBuffers outlier_buffers_;
+  OptionalSource permutation_buffer_, order_buffer_;
+  UniformScales scales_{nullptr, nullptr};
+  Outliers outliers_;
+  const int64_t* permutation_;
+  const int64_t* order_;
+};
 
 }  // namespace
 
 void bind_multiply(nb::module_& m) {
-  m.def("multiply_uniform", &uniform, nb::arg("codes"), nb::arg("first"), nb::arg("bits"), nb::arg("is_signed"),
-        nb::arg("n_rows"), nb::arg("n_columns"), nb::arg("row"), nb::arg("column").none(), nb::arg("row_begin").none(),
-        nb::arg("outlier_columns").none(), nb::arg("outlier_values").none(), nb::arg("x"), nb::arg("n_tokens"), nb::arg("y"),
-        nb::arg("first_output"), nb::arg("y_stride"), nb::arg("n_threads"));
-  m.def("multiply_grouped", &grouped, nb::arg("codes"), nb::arg("first"), nb::arg("bits"), nb::arg("is_signed"),
-        nb::arg("n_rows"), nb::arg("n_columns"), nb::arg("group_size"), nb::arg("scale"), nb::arg("kind"),
-        nb::arg("offset").none(), nb::arg("row_begin").none(), nb::arg("outlier_columns").none(),
-        nb::arg("outlier_values").none(), nb::arg("x"), nb::arg("n_tokens"), nb::arg("y"), nb::arg("first_output"),
-        nb::arg("y_stride"), nb::arg("n_threads"));
+  nb::class_<CodeMatrix>(m, "CodeMatrix")
+      .def(nb::init<size_t, size_t, unsigned, bool, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(),
+           nb::arg("n_rows"), nb::arg("n_columns"), nb::arg("bits"), nb::arg("is_signed"), nb::arg("row").none(),
+           nb::arg("column").none(), nb::arg("row_begin").none(), nb::arg("outlier_columns").none(), nb::arg("outlier_values").none(),
+           nb::arg("permutation").none(), nb::arg("order").none())
+      .def("multiply", &CodeMatrix::multiply)
+      .def("multiply_groups", &CodeMatrix::multiply_groups, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg())
+      .def("round", &CodeMatrix::round)
+      .def("finish", &CodeMatrix::finish);
 }
 
 }  // namespace spqfmt

@@ -12,10 +12,8 @@ namespace {
 // Columns at a time: the working arrays stay in the nearest cache.
 constexpr size_t kTile = 1024;
 
-struct Tile {
-  alignas(64) int16_t codes[kTile + 8];  // from the begin of a byte: up to three codes stand before the first wanted
-  alignas(64) float weights[kTile];
-};
+// Room for the codes of a tile, from the begin of a byte: up to three codes stand before the first wanted.
+using TileCodes = int16_t[kTile + 8];
 
 inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -64,21 +62,21 @@ inline void unpack_bytes(const uint8_t* __restrict bytes, size_t n_bytes, int16_
   }
 }
 
-// Codes number `first`..first + n - 1, n <= kTile. Returns where the first one stands in tile.codes.
-inline const int16_t* unpack(const Codes& codes, size_t first, size_t n, Tile& tile) {
+// Codes number `first`..first + n - 1, n <= kTile. Returns where the first one stands in `room`.
+inline const int16_t* unpack(const Codes& codes, size_t first, size_t n, TileCodes& room) {
   const size_t per_byte = 8 / codes.bits;
   const uint8_t* bytes = codes.bytes + first / per_byte;
   const size_t before = first % per_byte;
   const size_t n_bytes = (before + n + per_byte - 1) / per_byte;
   switch (codes.bits * 2 + codes.is_signed) {
-    case 2 * 2 + 0: unpack_bytes<2, false>(bytes, n_bytes, tile.codes); break;
-    case 2 * 2 + 1: unpack_bytes<2, true>(bytes, n_bytes, tile.codes); break;
-    case 4 * 2 + 0: unpack_bytes<4, false>(bytes, n_bytes, tile.codes); break;
-    case 4 * 2 + 1: unpack_bytes<4, true>(bytes, n_bytes, tile.codes); break;
-    case 8 * 2 + 0: unpack_bytes<8, false>(bytes, n_bytes, tile.codes); break;
-    default: unpack_bytes<8, true>(bytes, n_bytes, tile.codes); break;
+    case 2 * 2 + 0: unpack_bytes<2, false>(bytes, n_bytes, room); break;
+    case 2 * 2 + 1: unpack_bytes<2, true>(bytes, n_bytes, room); break;
+    case 4 * 2 + 0: unpack_bytes<4, false>(bytes, n_bytes, room); break;
+    case 4 * 2 + 1: unpack_bytes<4, true>(bytes, n_bytes, room); break;
+    case 8 * 2 + 0: unpack_bytes<8, false>(bytes, n_bytes, room); break;
+    default: unpack_bytes<8, true>(bytes, n_bytes, room); break;
   }
-  return tile.codes + before;
+  return room + before;
 }
 
 // Weights number `at`.. of dst; an element's bytes are little-endian like all that this package supports (little_endian.hpp).
@@ -95,25 +93,26 @@ inline void store(const float* __restrict weights, size_t n, FloatType type, siz
   }
 }
 
-// Weights (row, column)..(row, column + n - 1) into tile.weights, n <= kTile.
+// Weights (row, column)..(row, column + n - 1), n <= kTile.
 inline void uniform_tile(const Codes& codes, size_t n_columns, const UniformScales& scales, size_t row, size_t column, size_t n,
-                         Tile& tile) {
+                         TileCodes& room, float* __restrict weights) {
   const float row_factor = scales.row[row];
-  const int16_t* code = unpack(codes, codes.first + row * n_columns + column, n, tile);
-  for (size_t i = 0; i < n; i++) tile.weights[i] = static_cast<float>(code[i]) * row_factor;
+  const int16_t* code = unpack(codes, codes.first + row * n_columns + column, n, room);
+  for (size_t i = 0; i < n; i++) weights[i] = static_cast<float>(code[i]) * row_factor;
   if (scales.column != nullptr) {
-    for (size_t i = 0; i < n; i++) tile.weights[i] = tile.weights[i] * scales.column[column + i];
+    for (size_t i = 0; i < n; i++) weights[i] = weights[i] * scales.column[column + i];
   }
 }
 
 [[maybe_unused]] void uniform_rows(const Codes& codes, size_t n_columns, const UniformScales& scales, size_t begin, size_t end, FloatType type,
                   uint8_t* dst) {
-  Tile tile;
+  alignas(64) TileCodes room;
+  alignas(64) float weights[kTile];
   for (size_t row = begin; row < end; row++) {
     for (size_t column = 0; column < n_columns; column += kTile) {
       const size_t n = smaller(kTile, n_columns - column);
-      uniform_tile(codes, n_columns, scales, row, column, n, tile);
-      store(tile.weights, n, type, row * n_columns + column, dst);
+      uniform_tile(codes, n_columns, scales, row, column, n, room, weights);
+      store(weights, n, type, row * n_columns + column, dst);
     }
   }
 }
@@ -135,28 +134,29 @@ inline void scale_group(const int16_t* __restrict code, size_t n, float scale, f
 
 // Likewise for groups.
 inline void grouped_tile(const Codes& codes, size_t n_columns, const GroupScales& scales, size_t row, size_t column, size_t n,
-                         Tile& tile) {
+                         TileCodes& room, float* __restrict weights) {
   const size_t n_groups = (n_columns - 1) / scales.group_size + 1;
-  const int16_t* code = unpack(codes, codes.first + row * n_columns + column, n, tile);
+  const int16_t* code = unpack(codes, codes.first + row * n_columns + column, n, room);
   for (size_t i = 0; i < n;) {
     const size_t group = (column + i) / scales.group_size;
     // A group can pass the end of the tile, and of the row: the last one may be shorter than group_size.
     const size_t n_here = smaller(n - i, scales.group_size - (column + i) % scales.group_size);
     const size_t parameter = row * n_groups + group;
     const float offset = scales.offset == nullptr ? 0.0f : scales.offset[parameter];
-    scale_group(code + i, n_here, scales.scale[parameter], offset, scales.kind, tile.weights + i);
+    scale_group(code + i, n_here, scales.scale[parameter], offset, scales.kind, weights + i);
     i += n_here;
   }
 }
 
 [[maybe_unused]] void grouped_rows(const Codes& codes, size_t n_columns, const GroupScales& scales, size_t begin, size_t end, FloatType type,
                   uint8_t* dst) {
-  Tile tile;
+  alignas(64) TileCodes room;
+  alignas(64) float weights[kTile];
   for (size_t row = begin; row < end; row++) {
     for (size_t column = 0; column < n_columns; column += kTile) {
       const size_t n = smaller(kTile, n_columns - column);
-      grouped_tile(codes, n_columns, scales, row, column, n, tile);
-      store(tile.weights, n, type, row * n_columns + column, dst);
+      grouped_tile(codes, n_columns, scales, row, column, n, room, weights);
+      store(weights, n, type, row * n_columns + column, dst);
     }
   }
 }

@@ -25,8 +25,7 @@ struct Kernels {
   Crc32 crc32;
   UniformRows uniform_rows;
   GroupedRows grouped_rows;
-  UniformMultiply uniform_multiply;
-  GroupedMultiply grouped_multiply;
+  const MultiplyKernels* multiply;
 };
 
 // The kernels in use.

@@ -1,40 +1,118 @@
 #include "multiply.hpp"
 
-#include <algorithm>
+#include <cstring>
+#include <memory>
 
 #include "bitstream.hpp"
 #include "dispatch.hpp"
-#include "parallel.hpp"
+#include "team.hpp"
 
 namespace spqfmt {
 namespace {
 
-// A thread costs some ten microseconds to start: it must get ten times that to do.
-constexpr size_t kPieceWeights = size_t{1} << 20;
-
-template <typename Rows>
-void over_rows(size_t n_rows, size_t n_columns, size_t n_threads, const Rows& rows) {
-  if (n_rows == 0 || n_columns == 0) return;
-  const size_t rows_per_piece = std::max<size_t>(1, kPieceWeights / n_columns);
-  parallel_for(ceil_div(n_rows, rows_per_piece), n_threads, [&](size_t piece) {
-    const size_t begin = piece * rows_per_piece;
-    rows(begin, std::min(n_rows, begin + rows_per_piece));
-  });
+inline float from_bf16(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
 }
+
+// Exponent and mantissa moved into place are 2^112 too small, also for subnormals; infinity and NaN need their exponent back.
+inline float from_f16(uint16_t bits) {
+  uint32_t wide = static_cast<uint32_t>(bits & 0x7fff) << 13;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  value *= 0x1p112f;
+  std::memcpy(&wide, &value, sizeof wide);
+  if ((bits & 0x7c00) == 0x7c00) wide |= 0x7f800000;
+  wide |= static_cast<uint32_t>(bits & 0x8000) << 16;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+inline float as_is(float value) { return value; }
+
+template <typename Stored, float (*kConvert)(Stored)>
+void convert(const Stored* __restrict from, size_t n_columns, const int64_t* permutation, float* __restrict to) {
+  if (permutation != nullptr) {
+    for (size_t i = 0; i < n_columns; i++) to[i] = kConvert(from[permutation[i]]);
+  } else {
+    for (size_t i = 0; i < n_columns; i++) to[i] = kConvert(from[i]);
+  }
+}
+
+void convert_token(const Inputs& inputs, size_t token, size_t n_columns, const float* __restrict column, float* __restrict to) {
+  const size_t at = token * n_columns;
+  const int64_t* permutation = inputs.permutation;
+  const Floats x = inputs.x;
+  switch (x.type) {
+    case FloatType::f32: convert<float, as_is>(static_cast<const float*>(x.values) + at, n_columns, permutation, to); break;
+    case FloatType::bf16: convert<uint16_t, from_bf16>(static_cast<const uint16_t*>(x.values) + at, n_columns, permutation, to); break;
+    case FloatType::f16: convert<uint16_t, from_f16>(static_cast<const uint16_t*>(x.values) + at, n_columns, permutation, to); break;
+  }
+  if (column != nullptr) {
+    for (size_t i = 0; i < n_columns; i++) to[i] = to[i] * column[i];
+  }
+}
+
+// The memory of Tokens.
+class Converted {
+ public:
+  Converted(const Inputs& inputs, size_t n_columns, const float* column, size_t n_threads)
+      : stride_(round_up(n_columns, kProductLanes)), count_(inputs.count), values_(new float[count_ * stride_]) {
+    over_rows(count_, n_columns, n_threads, [&](size_t begin, size_t end) {
+      for (size_t token = begin; token < end; token++) {
+        float* to = values_.get() + token * stride_;
+        convert_token(inputs, token, n_columns, column, to);
+        std::memset(to + n_columns, 0, (stride_ - n_columns) * sizeof(float));
+      }
+    });
+  }
+
+  Tokens tokens() const { return {values_.get(), stride_, count_}; }
+
+ private:
+  size_t stride_, count_;
+  std::unique_ptr<float[]> values_;
+};
 
 }  // namespace
 
 void multiply_uniform(const Codes& codes, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
-                      const Tokens& tokens, size_t n_threads) {
-  over_rows(n_rows, n_columns, n_threads, [&](size_t begin, size_t end) {
-    active_kernels().uniform_multiply(codes, n_columns, scales, outliers, begin, end, tokens);
+                      const Inputs& inputs, const Outputs& outputs, size_t n_threads) {
+  // Without outliers, which replace whole weights, a column's factor can go to the tokens once instead of to every row.
+  const bool moves = outliers.row_begin == nullptr;
+  const Converted converted(inputs, n_columns, moves ? scales.column : nullptr, n_threads);
+  const UniformScales left{scales.row, moves ? nullptr : scales.column};
+  over_rows(n_rows, n_columns * inputs.count, n_threads, [&](size_t begin, size_t end) {
+    active_kernels().multiply->uniform(codes, n_columns, left, outliers, begin, end, converted.tokens(), outputs);
   });
 }
 
 void multiply_grouped(const Codes& codes, size_t n_rows, size_t n_columns, const GroupScales& scales, const Outliers& outliers,
-                      const Tokens& tokens, size_t n_threads) {
-  over_rows(n_rows, n_columns, n_threads, [&](size_t begin, size_t end) {
-    active_kernels().grouped_multiply(codes, n_columns, scales, outliers, begin, end, tokens);
+                      const Inputs& inputs, const Outputs& outputs, size_t n_threads) {
+  const Converted converted(inputs, n_columns, nullptr, n_threads);
+  over_rows(n_rows, n_columns * inputs.count, n_threads, [&](size_t begin, size_t end) {
+    active_kernels().multiply->grouped(codes, n_columns, scales, outliers, begin, end, converted.tokens(), outputs);
+  });
+}
+
+void round_tokens(const Inputs& inputs, size_t n_columns, const float* column, int8_t* codes, float* scales, size_t n_threads) {
+  const Converted converted(inputs, n_columns, column, n_threads);
+  const Tokens tokens = converted.tokens();
+  over_rows(tokens.count, n_columns, n_threads, [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; i++) {
+      scales[i] = active_kernels().multiply->round_token(tokens.x + i * tokens.stride, n_columns, codes + i * n_columns);
+    }
+  });
+}
+
+void scale_sums(const int32_t* sums, size_t n_tokens, size_t n_rows, const float* row, const float* scales, const Outputs& outputs,
+                size_t n_threads) {
+  over_rows(n_tokens, n_rows, n_threads, [&](size_t begin, size_t end) {
+    for (size_t token = begin; token < end; token++) {
+      active_kernels().multiply->scale_sums(sums + token * n_rows, row, scales[token], n_rows, token, outputs);
+    }
   });
 }
 

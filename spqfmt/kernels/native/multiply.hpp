@@ -1,7 +1,8 @@
-// Activations times weights that stay codes: y = x W^T for a few tokens, W as in dequantize.hpp with outliers in place.
+// Activations times weights that stay codes: y = x W^T for some tokens, W as in dequantize.hpp with outliers in place.
 //
-// A row's weights exist as binary32 only in a tile of the nearest cache. Products are summed in kLanes partial sums by column
-// modulo kLanes, then halved; no fused multiply-add. So the result is the same on every machine and for every number of threads.
+// A row's weights exist as binary32 only in a tile of the nearest cache. Products are summed in kProductLanes partial sums by
+// column modulo kProductLanes, then halved; no fused multiply-add. So the result of a token is the same on every machine, for
+// every number of threads and of other tokens.
 #pragma once
 
 #include <cstddef>
@@ -11,6 +12,8 @@
 
 namespace spqfmt {
 
+inline constexpr size_t kProductLanes = 32;
+
 // Weights that replace the dequantized ones. Those of row i are numbers row_begin[i]..row_begin[i + 1] - 1, columns ascending.
 struct Outliers {
   const int64_t* row_begin;  // n_rows + 1, or null where there are none
@@ -18,32 +21,61 @@ struct Outliers {
   const float* value;
 };
 
-// x is [n_tokens, n_columns], y [n_tokens, y_stride], y_stride >= n_rows.
-struct Tokens {
-  const float* x;
-  float* y;
-  size_t n_tokens;
-  size_t y_stride;
+// Floats of some type, as torch holds them.
+struct Floats {
+  const void* values;
+  FloatType type;
 };
 
-// Outputs [begin, end) of every token.
-using UniformMultiply = void (*)(const Codes&, size_t n_columns, const UniformScales&, const Outliers&, size_t begin, size_t end,
-                                 const Tokens&);
-using GroupedMultiply = void (*)(const Codes&, size_t n_columns, const GroupScales&, const Outliers&, size_t begin, size_t end,
-                                 const Tokens&);
+// Where outputs go: that of row i to y[token, place[i]], or y[token, first + i] where `place` is null, plus bias[the same].
+struct Outputs {
+  void* y;  // [n_tokens, stride]
+  FloatType type;
+  size_t stride;
+  size_t first;
+  const int64_t* place;
+  Floats bias;  // [stride], or values null
+};
 
-void uniform_multiply_scalar(const Codes&, size_t, const UniformScales&, const Outliers&, size_t, size_t, const Tokens&);
-void uniform_multiply_avx2(const Codes&, size_t, const UniformScales&, const Outliers&, size_t, size_t, const Tokens&);
-void uniform_multiply_avx512(const Codes&, size_t, const UniformScales&, const Outliers&, size_t, size_t, const Tokens&);
-void grouped_multiply_scalar(const Codes&, size_t, const GroupScales&, const Outliers&, size_t, size_t, const Tokens&);
-void grouped_multiply_avx2(const Codes&, size_t, const GroupScales&, const Outliers&, size_t, size_t, const Tokens&);
-void grouped_multiply_avx512(const Codes&, size_t, const GroupScales&, const Outliers&, size_t, size_t, const Tokens&);
+// Activations in binary32: token i is `stride` floats from x + i * stride on, zeros from n_columns to whole kProductLanes.
+struct Tokens {
+  const float* x;
+  size_t stride;
+  size_t count;
+};
 
-// All rows, over threads. The caller has checked every buffer, that row_begin ascends within the outliers, and that columns are
-// ascending in each row and below n_columns.
+// Activations as they are given, [count, n_columns] without gaps. Column i of a token is values[permutation[i]], unless null.
+struct Inputs {
+  Floats x;
+  size_t count;
+  const int64_t* permutation;
+};
+
+// The kernels of one instruction set. `begin` to `end` are rows of the run that codes, scales and outliers begin with.
+struct MultiplyKernels {
+  void (*uniform)(const Codes&, size_t n_columns, const UniformScales&, const Outliers&, size_t begin, size_t end, const Tokens&,
+                  const Outputs&);
+  void (*grouped)(const Codes&, size_t n_columns, const GroupScales&, const Outliers&, size_t begin, size_t end, const Tokens&,
+                  const Outputs&);
+  // One token to codes -127..127, nearest, ties to even. Returns the scale, the largest magnitude / 127; 1 for all zeros.
+  float (*round_token)(const float* x, size_t n_columns, int8_t* codes);
+  // Outputs of one token from the sums of its codes times int8 weights: sum * row factor * scale.
+  void (*scale_sums)(const int32_t* sums, const float* row, float scale, size_t n_rows, size_t token, const Outputs&);
+};
+
+extern const MultiplyKernels multiply_scalar, multiply_avx2, multiply_avx512;
+
+// All rows, over threads. The caller has checked every buffer, that row_begin ascends within the outliers, that columns ascend
+// in each row below n_columns, and that every place is below the stride.
 void multiply_uniform(const Codes& codes, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
-                      const Tokens& tokens, size_t n_threads);
+                      const Inputs& inputs, const Outputs& outputs, size_t n_threads);
 void multiply_grouped(const Codes& codes, size_t n_rows, size_t n_columns, const GroupScales& scales, const Outliers& outliers,
-                      const Tokens& tokens, size_t n_threads);
+                      const Inputs& inputs, const Outputs& outputs, size_t n_threads);
+
+// Tokens, times `column` unless it is null, to int8 [count, n_columns] with a scale each.
+void round_tokens(const Inputs& inputs, size_t n_columns, const float* column, int8_t* codes, float* scales, size_t n_threads);
+// Outputs from int32 sums [n_tokens, n_rows]: sum * row * scale.
+void scale_sums(const int32_t* sums, size_t n_tokens, size_t n_rows, const float* row, const float* scales, const Outputs& outputs,
+                size_t n_threads);
 
 }  // namespace spqfmt

@@ -7,94 +7,219 @@
 namespace spqfmt {
 namespace {
 
-// Four vectors of AVX-512, eight of AVX2: as many sums as hide the latency of an addition.
-constexpr size_t kLanes = 64;
-// Tokens that share one dequantized tile.
-constexpr size_t kTokensAtOnce = 4;
+// A vector of floats as wide as the registers, and how many rows and tokens have their sums in registers at once.
+#if defined(__AVX512F__)
+constexpr size_t kVectorBytes = 64, kRowsAtOnce = 4, kTokensAtOnce = 2;
+#elif defined(__AVX2__)
+constexpr size_t kVectorBytes = 32, kRowsAtOnce = 2, kTokensAtOnce = 1;
+#else
+constexpr size_t kVectorBytes = 16, kRowsAtOnce = 1, kTokensAtOnce = 1;
+#endif
+typedef float Vector __attribute__((vector_size(kVectorBytes)));
+typedef float StoredVector __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+constexpr size_t kWidth = kVectorBytes / sizeof(float);
+constexpr size_t kVectors = kProductLanes / kWidth;
 
+// Tokens that share the tiles of some rows; more are done in further rounds.
+constexpr size_t kTokensPerTile = 16;
+
+inline Vector load(const float* from) { return *reinterpret_cast<const StoredVector*>(from); }
+inline void save(const Vector& vector, float* to) { *reinterpret_cast<StoredVector*>(to) = vector; }
+
+// The partial sums of one row and one token.
+struct Lanes {
+  alignas(64) float lane[kProductLanes];
+};
 struct Sums {
-  alignas(64) float lanes[kLanes];
+  Lanes of[kRowsAtOnce][kTokensPerTile];
 };
 
-// `Weight` is float, or a code that is converted on the way.
-template <typename Weight>
-inline void add_products(const Weight* __restrict weights, const float* __restrict x, size_t n, Sums& sums) {
-  alignas(64) float lanes[kLanes];
-  std::memcpy(lanes, sums.lanes, sizeof lanes);
-  size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; lane++) lanes[lane] += static_cast<float>(weights[i + lane]) * x[i + lane];
+// In halves. The last steps are the same additions, one row after the other.
+inline float total(Lanes& sums) {
+  for (size_t half = kProductLanes / 2; half >= kWidth; half /= 2) {
+    for (size_t i = 0; i < half; i += kWidth) save(load(sums.lane + i) + load(sums.lane + i + half), sums.lane + i);
   }
-  for (size_t lane = 0; i + lane < n; lane++) lanes[lane] += static_cast<float>(weights[i + lane]) * x[i + lane];
-  std::memcpy(sums.lanes, lanes, sizeof lanes);
+  for (size_t half = smaller(kWidth, kProductLanes) / 2; half > 0; half /= 2) {
+    for (size_t i = 0; i < half; i++) sums.lane[i] += sums.lane[i + half];
+  }
+  return sums.lane[0];
 }
 
-// In halves, so that it costs as many additions one after the other as kLanes has bits.
-inline float total(Sums& sums) {
-  for (size_t half = kLanes / 2; half > 0; half /= 2) {
-    for (size_t lane = 0; lane < half; lane++) sums.lanes[lane] += sums.lanes[lane + half];
+// Adds n columns (a multiple of kProductLanes) of kRows tiles times kTokens tokens.
+template <size_t kRows, size_t kTokens>
+inline void add_products(const float (*weights)[kTile], const float* x, size_t x_stride, size_t n, size_t token, Sums& sums) {
+  Vector acc[kRows][kTokens][kVectors];
+  for (size_t r = 0; r < kRows; r++) {
+    for (size_t t = 0; t < kTokens; t++) {
+      for (size_t v = 0; v < kVectors; v++) acc[r][t][v] = load(sums.of[r][token + t].lane + v * kWidth);
+    }
   }
-  return sums.lanes[0];
-}
-
-// `tile_of(row, column, n, tile)` dequantizes.
-template <typename TileOf>
-inline void multiply_rows(size_t n_columns, const Outliers& outliers, size_t begin, size_t end, const Tokens& tokens,
-                          const TileOf& tile_of) {
-  Tile tile;
-  Sums sums[kTokensAtOnce];
-  for (size_t first = 0; first < tokens.n_tokens; first += kTokensAtOnce) {
-    const size_t n_here = smaller(kTokensAtOnce, tokens.n_tokens - first);
-    for (size_t row = begin; row < end; row++) {
-      std::memset(sums, 0, sizeof sums);
-      int64_t next = outliers.row_begin == nullptr ? 0 : outliers.row_begin[row];
-      const int64_t stop = outliers.row_begin == nullptr ? 0 : outliers.row_begin[row + 1];
-      for (size_t column = 0; column < n_columns; column += kTile) {
-        const size_t n = smaller(kTile, n_columns - column);
-        tile_of(row, column, n, tile);
-        for (; next < stop && outliers.column[next] < column + n; next++) {
-          tile.weights[outliers.column[next] - column] = outliers.value[next];
-        }
-        for (size_t token = 0; token < n_here; token++) {
-          add_products(tile.weights, tokens.x + (first + token) * n_columns + column, n, sums[token]);
-        }
+  for (size_t i = 0; i < n; i += kProductLanes) {
+    for (size_t v = 0; v < kVectors; v++) {
+      Vector activation[kTokens];
+      for (size_t t = 0; t < kTokens; t++) activation[t] = load(x + t * x_stride + i + v * kWidth);
+      for (size_t r = 0; r < kRows; r++) {
+        const Vector weight = load(weights[r] + i + v * kWidth);
+        for (size_t t = 0; t < kTokens; t++) acc[r][t][v] += weight * activation[t];
       }
-      for (size_t token = 0; token < n_here; token++) tokens.y[(first + token) * tokens.y_stride + row] = total(sums[token]);
+    }
+  }
+  for (size_t r = 0; r < kRows; r++) {
+    for (size_t t = 0; t < kTokens; t++) {
+      for (size_t v = 0; v < kVectors; v++) save(acc[r][t][v], sums.of[r][token + t].lane + v * kWidth);
     }
   }
 }
 
-// 8-bit codes with a factor for each row alone: the factor is left for the end.
-inline void multiply_plain_codes(const Codes& codes, size_t n_columns, const UniformScales& scales, size_t begin, size_t end,
-                                 const Tokens& tokens) {
-  Sums sums;
-  const int8_t* all = reinterpret_cast<const int8_t*>(codes.bytes + codes.first);
-  for (size_t row = begin; row < end; row++) {
-    for (size_t token = 0; token < tokens.n_tokens; token++) {
-      std::memset(&sums, 0, sizeof sums);
-      add_products(all + row * n_columns, tokens.x + token * n_columns, n_columns, sums);
-      tokens.y[token * tokens.y_stride + row] = total(sums) * scales.row[row];
+inline float read_float(Floats from, size_t i) {
+  switch (from.type) {
+    case FloatType::f32: return static_cast<const float*>(from.values)[i];
+    case FloatType::bf16: return float_of(static_cast<uint32_t>(static_cast<const uint16_t*>(from.values)[i]) << 16);
+    case FloatType::f16: break;
+  }
+  const uint16_t bits = static_cast<const uint16_t*>(from.values)[i];
+  const uint32_t magnitude = bits_of(float_of(static_cast<uint32_t>(bits & 0x7fff) << 13) * 0x1p112f);
+  const uint32_t special = (bits & 0x7c00) == 0x7c00 ? 0x7f800000 : 0;
+  return float_of(magnitude | special | static_cast<uint32_t>(bits & 0x8000) << 16);
+}
+
+inline void write(const Outputs& outputs, size_t token, size_t row, float value) {
+  const size_t at = outputs.place != nullptr ? static_cast<size_t>(outputs.place[row]) : outputs.first + row;
+  if (outputs.bias.values != nullptr) value += read_float(outputs.bias, at);
+  const size_t i = token * outputs.stride + at;
+  switch (outputs.type) {
+    case FloatType::f32: static_cast<float*>(outputs.y)[i] = value; return;
+    case FloatType::bf16: static_cast<uint16_t*>(outputs.y)[i] = to_bf16(value); return;
+    case FloatType::f16: static_cast<uint16_t*>(outputs.y)[i] = to_f16(value); return;
+  }
+}
+
+// kRows rows from `row` on. `tile_of(row, column, n, weights)` dequantizes n columns, at most kTile; `factor(row)` is left for
+// the end of each row.
+template <size_t kRows, typename TileOf, typename Factor>
+inline void multiply_some(size_t row, size_t n_columns, const Tokens& tokens, const Outputs& outputs, const TileOf& tile_of,
+                          const Factor& factor, float (*weights)[kTile], Sums& sums) {
+  for (size_t first = 0; first < tokens.count; first += kTokensPerTile) {
+    const size_t n_tokens = smaller(kTokensPerTile, tokens.count - first);
+    std::memset(&sums, 0, sizeof sums);
+    for (size_t column = 0; column < n_columns; column += kTile) {
+      const size_t n = smaller(kTile, n_columns - column);
+      const size_t padded = (n + kProductLanes - 1) / kProductLanes * kProductLanes;
+      for (size_t r = 0; r < kRows; r++) {
+        tile_of(row + r, column, n, weights[r]);
+        for (size_t i = n; i < padded; i++) weights[r][i] = 0;
+      }
+      size_t token = 0;
+      for (; token + kTokensAtOnce <= n_tokens; token += kTokensAtOnce) {
+        add_products<kRows, kTokensAtOnce>(weights, tokens.x + (first + token) * tokens.stride + column, tokens.stride, padded, token, sums);
+      }
+      for (; token < n_tokens; token++) {
+        add_products<kRows, 1>(weights, tokens.x + (first + token) * tokens.stride + column, tokens.stride, padded, token, sums);
+      }
+    }
+    for (size_t r = 0; r < kRows; r++) {
+      for (size_t token = 0; token < n_tokens; token++) {
+        write(outputs, first + token, row + r, total(sums.of[r][token]) * factor(row + r));
+      }
     }
   }
+}
+
+template <typename TileOf, typename Factor>
+inline void multiply_rows(size_t n_columns, size_t begin, size_t end, const Tokens& tokens, const Outputs& outputs,
+                          const TileOf& tile_of, const Factor& factor) {
+  alignas(64) float weights[kRowsAtOnce][kTile];
+  Sums sums;
+  size_t row = begin;
+  for (; row + kRowsAtOnce <= end; row += kRowsAtOnce) {
+    multiply_some<kRowsAtOnce>(row, n_columns, tokens, outputs, tile_of, factor, weights, sums);
+  }
+  for (; row < end; row++) multiply_some<1>(row, n_columns, tokens, outputs, tile_of, factor, weights, sums);
+}
+
+inline void replace_outliers(const Outliers& outliers, size_t row, size_t column, size_t n, float* weights) {
+  if (outliers.row_begin == nullptr) return;
+  int64_t low = outliers.row_begin[row], stop = outliers.row_begin[row + 1];
+  while (low < stop) {  // the first one from `column` on
+    const int64_t middle = low + (stop - low) / 2;
+    if (outliers.column[middle] < column) {
+      low = middle + 1;
+    } else {
+      stop = middle;
+    }
+  }
+  for (; low < outliers.row_begin[row + 1] && outliers.column[low] < column + n; low++) {
+    weights[outliers.column[low] - column] = outliers.value[low];
+  }
+}
+
+// Codes as they are: the row's factor is left for the end, that of a column is in the tokens.
+inline void code_tile(const Codes& codes, size_t n_columns, size_t row, size_t column, size_t n, TileCodes& room,
+                      float* __restrict weights) {
+  const size_t first = codes.first + row * n_columns + column;
+  if (codes.bits == 8 && codes.is_signed) {
+    const int8_t* __restrict from = reinterpret_cast<const int8_t*>(codes.bytes) + first;
+    for (size_t i = 0; i < n; i++) weights[i] = static_cast<float>(from[i]);
+    return;
+  }
+  const int16_t* __restrict from = unpack(codes, first, n, room);
+  for (size_t i = 0; i < n; i++) weights[i] = static_cast<float>(from[i]);
 }
 
 void uniform_multiply(const Codes& codes, size_t n_columns, const UniformScales& scales, const Outliers& outliers, size_t begin,
-                      size_t end, const Tokens& tokens) {
-  if (codes.bits == 8 && codes.is_signed && scales.column == nullptr && outliers.row_begin == nullptr) {
-    multiply_plain_codes(codes, n_columns, scales, begin, end, tokens);
+                      size_t end, const Tokens& tokens, const Outputs& outputs) {
+  alignas(64) TileCodes room;
+  if (outliers.row_begin == nullptr && scales.column == nullptr) {
+    multiply_rows(
+        n_columns, begin, end, tokens, outputs,
+        [&](size_t row, size_t column, size_t n, float* weights) { code_tile(codes, n_columns, row, column, n, room, weights); },
+        [&](size_t row) { return scales.row[row]; });
     return;
   }
-  multiply_rows(n_columns, outliers, begin, end, tokens, [&](size_t row, size_t column, size_t n, Tile& tile) {
-    uniform_tile(codes, n_columns, scales, row, column, n, tile);
-  });
+  multiply_rows(
+      n_columns, begin, end, tokens, outputs,
+      [&](size_t row, size_t column, size_t n, float* weights) {
+        uniform_tile(codes, n_columns, scales, row, column, n, room, weights);
+        replace_outliers(outliers, row, column, n, weights);
+      },
+      [](size_t) { return 1.0f; });
 }
 
 void grouped_multiply(const Codes& codes, size_t n_columns, const GroupScales& scales, const Outliers& outliers, size_t begin,
-                      size_t end, const Tokens& tokens) {
-  multiply_rows(n_columns, outliers, begin, end, tokens, [&](size_t row, size_t column, size_t n, Tile& tile) {
-    grouped_tile(codes, n_columns, scales, row, column, n, tile);
-  });
+                      size_t end, const Tokens& tokens, const Outputs& outputs) {
+  alignas(64) TileCodes room;
+  multiply_rows(
+      n_columns, begin, end, tokens, outputs,
+      [&](size_t row, size_t column, size_t n, float* weights) {
+        grouped_tile(codes, n_columns, scales, row, column, n, room, weights);
+        replace_outliers(outliers, row, column, n, weights);
+      },
+      [](size_t) { return 1.0f; });
 }
+
+float round_token(const float* __restrict x, size_t n_columns, int8_t* __restrict codes) {
+  float largest = 0;
+  for (size_t i = 0; i < n_columns; i++) {
+    const float magnitude = float_of(bits_of(x[i]) & 0x7fffffff);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  const float quotient = largest / 127;
+  const float scale = quotient > 0 ? quotient : 1;
+  // Adding and subtracting 1.5 * 2^23, whose last place is 1, lets the adder round.
+  for (size_t i = 0; i < n_columns; i++) {
+    const float rounded = (x[i] / scale + 0x1.8p23f) - 0x1.8p23f;
+    const float above = rounded > -127.0f ? rounded : -127.0f;  // also for what is not a number
+    codes[i] = static_cast<int8_t>(static_cast<int32_t>(above < 127.0f ? above : 127.0f));
+  }
+  return scale;
+}
+
+void scale_row_sums(const int32_t* __restrict sums, const float* __restrict row, float scale, size_t n_rows, size_t token,
+                    const Outputs& outputs) {
+  for (size_t i = 0; i < n_rows; i++) write(outputs, token, i, static_cast<float>(sums[i]) * row[i] * scale);
+}
+
+constexpr MultiplyKernels kMultiply = {uniform_multiply, grouped_multiply, round_token, scale_row_sums};
 
 }  // namespace
 }  // namespace spqfmt

@@ -12,10 +12,9 @@ from spqfmt.errors import SpqError
 from spqfmt.kernels import backend
 from spqfmt.loaders.packed.buffers import View, allocate
 from spqfmt.loaders.packed.lookup import RowCache, look_up
-from spqfmt.loaders.packed.multiply import multiply
+from spqfmt.loaders.packed.multiply import PackedMatrix
 from spqfmt.loaders.packed.ring import Ring
 from spqfmt.loaders.packed.store import Store
-from spqfmt.loaders.packed.tiles import NAMES
 from spqfmt.pipeline.residency.parts import Part
 from spqfmt.pipeline.residency.plan import N_ROW_SLOTS, N_SLOTS, N_WORKERS, Plan
 from spqfmt.pipeline.residency.sides import Sides, read_sides
@@ -47,6 +46,12 @@ class Engine:
             self._store = Store(plan, readers)
             self._store.load()
             self._ring, self._rows = _streams(plan, self._store)
+            self._matrices = {
+                name: PackedMatrix(
+                    parts, self._sides[name], self._store.decoded_run([self._numbers[part] for part in parts])
+                )
+                for name, parts in self._parts.items()
+            }
             # Also when the last module that refers to the engine is gone: nothing here refers to the engine itself.
             self._finalizer = weakref.finalize(self, _close, self._ring, stack.pop_all())
 
@@ -66,24 +71,24 @@ class Engine:
         """Scales and all else that is not codes of a tensor."""
         return self._sides[tensor]
 
+    def matrix(self, tensor: str) -> PackedMatrix:
+        """What `multiply` takes, by the tensor's name."""
+        return self._matrices[tensor]
+
     def multiply(
-        self, tensor: str, x: torch.Tensor, bias: torch.Tensor | None, *, int8_activations: bool
+        self,
+        matrix: PackedMatrix,
+        x: torch.Tensor,
+        bias: torch.nn.Parameter | None,
+        *,
+        int8_activations: bool,
     ) -> torch.Tensor:
         """`x` [..., columns] times a tensor's matrix: [..., rows] in x's dtype. Raises what reading raises."""
-        tokens = x.reshape(-1, x.shape[-1])
-        if tokens.dtype not in NAMES:
-            tokens = tokens.float()
+        y = matrix.multiply_whole(x, bias, int8_activations=int8_activations)
+        if y is not None:
+            return y
         with self._lock:
-            y = multiply(
-                tokens,
-                self._parts[tensor],
-                self._sides[tensor],
-                self._lend,
-                self._workspace,
-                bias=bias,
-                int8_activations=int8_activations,
-            )
-        return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
+            return matrix.multiply(x, bias, self._lend, self._workspace, int8_activations=int8_activations)
 
     def look_up(self, tensor: str, ids: torch.Tensor) -> torch.Tensor:
         """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype."""

@@ -1,6 +1,6 @@
 """Modules that stand in for torch's where the weights are packed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -65,10 +65,28 @@ class PackedLinear(_Packed):
         self.treatment = treatment(record.activation_clamp, rounded)
         self.bias: nn.Parameter | None = bias
 
+    def attach(self, engine: Engine) -> None:
+        """Compute with this engine from now on."""
+        super().attach(engine)
+        self._matrix = engine.matrix(self.record.name)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` [..., in_features] on the CPU -> [..., out_features]. Raises SpqError where a gradient is wanted."""
-        y: torch.Tensor = _linear(self, x)
-        return y
+        if torch.compiler.is_compiling():
+            y: torch.Tensor = _uncompiled(self.compute, x)
+            return y
+        return self.compute(x)
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        """As `forward`, which a compiler may look into."""
+        engine = self.engine
+        _check(self, x)
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"{self.record.name}: input {list(x.shape)} does not end in {self.in_features}")
+        if self.treatment is not None and x.numel():
+            with torch.no_grad():
+                x = self.treatment(x)
+        return engine.multiply(self._matrix, x, self.bias, int8_activations=self.int8_activations)
 
     def extra_repr(self) -> str:
         """As nn.Linear shows itself, and the scheme."""
@@ -88,8 +106,16 @@ class PackedEmbedding(_Packed):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """`ids` [...] of any integer dtype on the CPU -> [..., embedding_dim] in the model's dtype."""
-        rows: torch.Tensor = _look_up(self, ids)
-        return rows
+        if torch.compiler.is_compiling():
+            rows: torch.Tensor = _uncompiled(self.compute, ids)
+            return rows
+        return self.compute(ids)
+
+    def compute(self, ids: torch.Tensor) -> torch.Tensor:
+        """As `forward`, which a compiler may look into."""
+        engine = self.engine
+        _check(self, ids)
+        return engine.look_up(self.record.name, ids)
 
     def extra_repr(self) -> str:
         """As nn.Embedding shows itself, and the scheme."""
@@ -98,28 +124,12 @@ class PackedEmbedding(_Packed):
 
 # Compilers must not look inside: buffers are lent, and numpy computes. They break the graph here.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _linear(module: PackedLinear, x: torch.Tensor) -> torch.Tensor:
-    _check(module, x)
-    if x.shape[-1] != module.in_features:
-        raise ValueError(f"{module.record.name}: input {list(x.shape)} does not end in {module.in_features}")
-    with torch.no_grad():
-        treat = module.treatment
-        if treat is not None and x.numel():
-            x = treat(x)
-        return module.engine.multiply(
-            module.record.name, x, module.bias, int8_activations=module.int8_activations
-        )
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _look_up(module: PackedEmbedding, ids: torch.Tensor) -> torch.Tensor:
-    _check(module, ids)
-    with torch.no_grad():
-        return module.engine.look_up(module.record.name, ids)
+def _uncompiled(compute: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    return compute(x)
 
 
 def _check(module: _Packed, x: torch.Tensor) -> None:
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         raise SpqError(f"{module.record.name}: packed weights are on the CPU, the input is on {x.device}")
     if x.requires_grad and torch.is_grad_enabled():
         raise SpqError(

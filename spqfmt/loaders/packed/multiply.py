@@ -1,15 +1,20 @@
 """y = x W^T from the parts of a packed matrix. All of it on the CPU, without gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
+from torch import nn
 
 from spqfmt.codecs.base import Bytes
-from spqfmt.kernels.multiply import OutlierRows, multiply_grouped, multiply_uniform
+from spqfmt.codecs.elements import CARRIERS
+from spqfmt.kernels.dequantize import FLOATS
+from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats
+from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.loaders.packed.buffers import View
 from spqfmt.loaders.packed.tiles import (
+    NAMES,
     dequantize_columns,
     dequantize_rows,
     outliers_of,
@@ -18,175 +23,277 @@ from spqfmt.loaders.packed.tiles import (
 from spqfmt.pipeline.residency.parts import Part, by_columns
 from spqfmt.pipeline.residency.sides import Sides
 from spqfmt.pipeline.residency.workspace import rows_at_once
-from spqfmt.schemes.base import Float32
 
-FEW_TOKENS = 2
+FEW_TOKENS = 24
 """Up to here the native product is faster than dequantizing to the activations' dtype and torch's product."""
-_LARGEST_CODE = 127
 # int32 sums of products of two int8 hold this many columns; one power of two below the bound.
 _INT8_COLUMNS = 1 << 16
+_TYPES = {dtype: FLOATS[name][0] for dtype, name in NAMES.items()}
 
 Lend = Callable[[Part], AbstractContextManager[View]]
 
 
-def multiply(
-    x: torch.Tensor,
-    parts: tuple[Part, ...],
-    sides: Sides,
-    lend: Lend,
-    workspace: Bytes,
-    *,
-    bias: torch.Tensor | None,
-    int8_activations: bool,
-) -> torch.Tensor:
-    """Products of tokens `x` [n, columns] (float32, bfloat16 or float16) with the matrix: [n, rows], in x's dtype.
+class PackedMatrix:
+    """One tensor's products. What does not change from call to call is made once.
 
-    With `int8_activations`, where the codes are the uniform scheme's, tokens are rounded to int8 with a scale each.
-    `lend` gives the bytes of one part at a time; `workspace` is scratch memory that nobody else uses meanwhile.
+    `whole`: the bytes of all parts one after the other, where they are decoded in memory; else None, and `lend` gives
+    the bytes of one part at a time.
     """
-    record = sides.record
-    n_rows, _ = record.matrix_shape
-    if sides.permutation is not None:
-        x = x[:, torch.from_numpy(sides.permutation)]
-    if int8_activations and record.scheme == "uniform":
-        y = _multiply_int8(x, parts, sides, lend)
-    elif by_columns(record):
-        y = _multiply_columns(x, parts, sides, lend)
-    elif len(x) <= FEW_TOKENS and record.scheme != "dense":
-        y = _multiply_few(x, parts, sides, lend)
-    else:
-        return _multiply_many(x, parts, sides, lend, workspace, bias)
-    if sides.order is not None and not by_columns(record):
-        y = torch.empty(len(x), n_rows).index_copy_(1, torch.from_numpy(sides.order), y)
-    if bias is not None:
-        y += bias
-    return y.to(x.dtype)
 
-
-def _multiply_few(x: torch.Tensor, parts: tuple[Part, ...], sides: Sides, lend: Lend) -> torch.Tensor:
-    tokens = x.float().contiguous().numpy()
-    y = np.empty((len(x), sides.record.matrix_shape[0]), np.float32)
-    for part in parts:
-        with lend(part) as view:
-            _native(tokens, part, sides, view.bytes, y)
-    return torch.from_numpy(y)
-
-
-def _native(tokens: Float32, part: Part, sides: Sides, codes: Bytes, y: Float32) -> None:
-    rows = slice(part.first, part.stop)
-    outliers = sides.outliers
-    if outliers is not None:
-        outliers = OutlierRows(
-            outliers.row_begin[part.first : part.stop + 1], outliers.columns, outliers.values
+    def __init__(self, parts: tuple[Part, ...], sides: Sides, whole: Bytes | None) -> None:
+        self._parts = parts
+        self._sides = sides
+        record = sides.record
+        self._n_rows, self._n_columns = record.matrix_shape
+        self._by_columns = by_columns(record)
+        self._order = None if sides.order is None or self._by_columns else torch.from_numpy(sides.order)
+        self._permutation = None if sides.permutation is None else torch.from_numpy(sides.permutation)
+        self._whole = whole
+        self._matrix: CodeMatrix | None = None
+        if record.scheme != "dense":
+            self._matrix = CodeMatrix(
+                record.matrix_shape,
+                parts[0].dtype,
+                row=sides.row,
+                column=sides.column,
+                # Stored by columns, outliers are put in place by the code that sums over columns.
+                outliers=None if self._by_columns else sides.outliers,
+                permutation=sides.permutation,
+                order=None if self._by_columns else sides.order,
+            )
+        self._uniform = record.scheme == "uniform"
+        self._plain_sums = (
+            self._uniform
+            and not self._by_columns
+            and sides.outliers is None
+            and self._n_columns <= _INT8_COLUMNS
         )
-        first, last = int(outliers.row_begin[0]), int(outliers.row_begin[-1])
-        outliers = OutlierRows(
-            outliers.row_begin - first, outliers.columns[first:last], outliers.values[first:last]
-        )
-    if sides.row is not None:
-        multiply_uniform(
-            tokens,
-            codes,
-            part.dtype,
-            sides.row[rows],
-            sides.column,
-            y,
-            outliers=outliers,
-            first_output=part.first,
-            n_threads=torch.get_num_threads(),
-        )
-        return
-    scale = sides.group_values("scale", part.first, part.stop)
-    assert scale is not None
-    multiply_grouped(
-        tokens,
-        codes,
-        part.dtype,
-        sides.group_size,
-        scale,
-        y,
-        zero_point=sides.group_values("zero_point", part.first, part.stop),
-        minimum=sides.group_values("minimum", part.first, part.stop),
-        outliers=outliers,
-        first_output=part.first,
-        n_threads=torch.get_num_threads(),
-    )
+        self._weight: torch.Tensor | None = None
+        self._codes: torch.Tensor | None = None
+        if whole is not None and record.scheme == "dense":
+            stored = whole.view(CARRIERS[parts[0].dtype])
+            self._weight = to_torch(stored, parts[0].dtype, record.matrix_shape)
+        if whole is not None and self._plain_sums and parts[0].dtype == "i8":
+            self._codes = torch.from_numpy(whole.view(np.int8)).view(record.matrix_shape).t()
 
+    def multiply_whole(
+        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
+    ) -> torch.Tensor | None:
+        """As `multiply`, without a part lent and without scratch memory; None where that cannot be."""
+        if self._weight is not None and self._weight.dtype == x.dtype:
+            return nn.functional.linear(x, self._weight, bias)
+        n_tokens = x.numel() // self._n_columns
+        if int8_activations:
+            if self._codes is None or x.dtype not in _TYPES:
+                return None
+            rounded, scales = self._round(x, n_tokens)
+            y = x.new_empty((*x.shape[:-1], self._n_rows))
+            self._finish(torch._int_mm(rounded, self._codes), scales, 0, self._n_rows, y, bias)
+            return y
+        if n_tokens > FEW_TOKENS or self._whole is None or not self._uniform or self._by_columns:
+            return None
+        if x.dtype not in _TYPES:
+            return None
+        assert self._matrix is not None
+        if not x.is_contiguous():
+            x = x.contiguous()
+        y = x.new_empty((*x.shape[:-1], self._n_rows))
+        self._matrix.multiply(
+            self._whole,
+            0,
+            self._n_rows,
+            x.data_ptr(),
+            _TYPES[x.dtype],
+            n_tokens,
+            y.data_ptr(),
+            *_floats(bias),
+            torch.get_num_threads(),
+        )
+        return y
 
-def _multiply_many(
-    x: torch.Tensor,
-    parts: tuple[Part, ...],
-    sides: Sides,
-    lend: Lend,
-    workspace: Bytes,
-    bias: torch.Tensor | None,
-) -> torch.Tensor:
-    """torch's product with one tile of dequantized rows after the other."""
-    n_rows, n_columns = sides.record.matrix_shape
-    y = x.new_empty(len(x), n_rows)
-    order = None if sides.order is None else torch.from_numpy(sides.order)
-    bias = bias if bias is None else bias.to(x.dtype)
-    for part in parts:
-        with lend(part) as view:
-            # A dense part of x's dtype is used where it is; any other goes through the workspace.
-            step = rows_at_once(n_columns, x.dtype.itemsize, workspace.size)
+    def multiply(
+        self,
+        x: torch.Tensor,
+        bias: nn.Parameter | None,
+        lend: Lend,
+        workspace: Bytes,
+        *,
+        int8_activations: bool,
+    ) -> torch.Tensor:
+        """Products of `x` [..., columns] with the matrix: [..., rows], in x's dtype.
+
+        With `int8_activations`, where the codes are the uniform scheme's, tokens are rounded to int8 with a scale each.
+        `workspace` is scratch memory that nobody else uses meanwhile.
+        """
+        tokens = x.reshape(-1, self._n_columns).contiguous()
+        if tokens.dtype not in _TYPES:
+            tokens = tokens.float()
+        if int8_activations and self._plain_sums:
+            y = self._multiply_int8(tokens, bias, lend)
+        elif int8_activations and self._uniform:
+            y = self._multiply_int8_exactly(tokens, bias, lend)
+        elif self._by_columns:
+            y = self._multiply_columns(tokens, bias, lend)
+        elif len(tokens) <= FEW_TOKENS and self._matrix is not None:
+            y = self._multiply_few(tokens, bias, lend)
+        else:
+            y = self._multiply_many(tokens, bias, lend, workspace)
+        return y.to(x.dtype).reshape(*x.shape[:-1], self._n_rows)
+
+    def _lent(self, lend: Lend) -> Iterator[tuple[Part, Bytes]]:
+        for part in self._parts:
+            with lend(part) as view:
+                yield part, view.bytes
+
+    def _multiply_few(self, x: torch.Tensor, bias: nn.Parameter | None, lend: Lend) -> torch.Tensor:
+        assert self._matrix is not None
+        y = x.new_empty(len(x), self._n_rows)
+        there, added = Floats(x.data_ptr(), _TYPES[x.dtype]), _floats(bias)
+        n_threads = torch.get_num_threads()
+        for part, codes in self._lent(lend):
+            n_rows = part.stop - part.first
+            if self._uniform:
+                self._matrix.multiply(
+                    codes, part.first, n_rows, *there, len(x), y.data_ptr(), *added, n_threads
+                )
+                continue
+            scale = self._sides.group_values("scale", part.first, part.stop)
+            assert scale is not None
+            self._matrix.multiply_groups(
+                codes,
+                part.first,
+                n_rows,
+                self._sides.group_size,
+                scale,
+                there,
+                len(x),
+                y.data_ptr(),
+                zero_point=self._sides.group_values("zero_point", part.first, part.stop),
+                minimum=self._sides.group_values("minimum", part.first, part.stop),
+                bias=added,
+                n_threads=n_threads,
+            )
+        return y
+
+    def _multiply_many(
+        self, x: torch.Tensor, bias: nn.Parameter | None, lend: Lend, workspace: Bytes
+    ) -> torch.Tensor:
+        """torch's product with one tile of dequantized rows after the other."""
+        if self._permutation is not None:
+            x = x[:, self._permutation]
+        y = x.new_empty(len(x), self._n_rows)
+        added = None if bias is None else bias.to(x.dtype)
+        # A dense part of x's dtype is used where it is; any other goes through the workspace.
+        step = rows_at_once(self._n_columns, x.dtype.itemsize, workspace.size)
+        for part, codes in self._lent(lend):
             for first in range(0, part.stop - part.first, step):
                 stop = min(first + step, part.stop - part.first)
                 stored = slice(part.first + first, part.first + stop)
-                outputs = slice(stored.start, stored.stop) if order is None else order[stored]
-                tile = dequantize_rows(part, sides, view.bytes, first, stop, x.dtype, workspace)
-                product = torch.nn.functional.linear(x, tile, None if bias is None else bias[outputs])
+                outputs = stored if self._order is None else self._order[stored]
+                tile = dequantize_rows(part, self._sides, codes, first, stop, x.dtype, workspace)
+                product = nn.functional.linear(x, tile, None if added is None else added[outputs])
                 del tile
-                if stop - first == n_rows and order is None:
+                if stop - first == self._n_rows and self._order is None:
                     return product
                 y[:, outputs] = product
-    return y
+            del codes
+        return y
 
+    def _multiply_columns(self, x: torch.Tensor, bias: nn.Parameter | None, lend: Lend) -> torch.Tensor:
+        """Sums over parts of columns, in float32."""
+        tokens = x.float() if self._permutation is None else x[:, self._permutation].float()
+        y = torch.zeros(len(x), self._n_rows)
+        for part, codes in self._lent(lend):
+            columns, matrix = dequantize_columns(part, self._sides, codes)
+            y += tokens[:, torch.from_numpy(columns)] @ torch.from_numpy(matrix).t()
+            del codes
+        return y if bias is None else y + bias
 
-def _multiply_columns(x: torch.Tensor, parts: tuple[Part, ...], sides: Sides, lend: Lend) -> torch.Tensor:
-    """Sums over parts of columns, in float32."""
-    tokens = x.float()
-    y = torch.zeros(len(x), sides.record.matrix_shape[0])
-    for part in parts:
-        with lend(part) as view:
-            columns, matrix = dequantize_columns(part, sides, view.bytes)
-        y += tokens[:, torch.from_numpy(columns)] @ torch.from_numpy(matrix).t()
-    return y
+    def _round(self, x: torch.Tensor, n_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens scaled by columns, then rounded to -127..127: int8 [n_tokens, columns], float32 [n_tokens]."""
+        assert self._matrix is not None
+        if not x.is_contiguous():
+            x = x.contiguous()
+        codes = torch.empty(n_tokens, self._n_columns, dtype=torch.int8)
+        scales = torch.empty(n_tokens)
+        self._matrix.round(
+            x.data_ptr(),
+            _TYPES[x.dtype],
+            n_tokens,
+            codes.data_ptr(),
+            scales.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return codes, scales
 
+    def _finish(
+        self,
+        sums: torch.Tensor,
+        scales: torch.Tensor,
+        first: int,
+        n_rows: int,
+        y: torch.Tensor,
+        bias: nn.Parameter | None,
+    ) -> None:
+        assert self._matrix is not None
+        self._matrix.finish(
+            sums.data_ptr(),
+            scales.data_ptr(),
+            first,
+            n_rows,
+            len(scales),
+            y.data_ptr(),
+            _TYPES[y.dtype],
+            *_floats(bias),
+            torch.get_num_threads(),
+        )
 
-def _multiply_int8(x: torch.Tensor, parts: tuple[Part, ...], sides: Sides, lend: Lend) -> torch.Tensor:
-    """Integer products: tokens scaled by columns, then rounded to -127..127 with scale max|x| / 127 each."""
-    n_rows, n_columns = sides.record.matrix_shape
-    assert sides.row is not None
-    tokens = x.float() if sides.column is None else x * torch.from_numpy(sides.column)
-    scale = tokens.abs().amax(1, keepdim=True) / _LARGEST_CODE
-    scale = torch.where(scale > 0, scale, 1.0)
-    rounded = torch.round(tokens / scale).clamp_(-_LARGEST_CODE, _LARGEST_CODE).to(torch.int8)
-    columns_first = by_columns(sides.record)
-    y = torch.zeros(len(x), n_rows)
-    for part in parts:
-        with lend(part) as view:
-            codes = torch.from_numpy(unpacked(part, view.bytes))
-            if columns_first:
-                channels = slice(part.first, part.stop)
+    def _multiply_int8(self, x: torch.Tensor, bias: nn.Parameter | None, lend: Lend) -> torch.Tensor:
+        """Integer products of rows without outliers."""
+        rounded, scales = self._round(x, len(x))
+        y = x.new_empty(len(x), self._n_rows)
+        for part, stored in self._lent(lend):
+            codes = torch.from_numpy(unpacked(part, stored)).view(-1, self._n_columns)
+            sums = torch._int_mm(rounded, codes.t())  # torch offers its int8 product under no other name
+            self._finish(sums, scales, part.first, len(codes), y, bias)
+            del codes, stored
+        return y
+
+    def _multiply_int8_exactly(self, x: torch.Tensor, bias: nn.Parameter | None, lend: Lend) -> torch.Tensor:
+        """Integer products summed in float32, where outliers replace codes or parts are runs of columns."""
+        rounded, scales = self._round(x, len(x))
+        sides = self._sides
+        assert sides.row is not None
+        y = torch.zeros(len(x), self._n_rows)
+        for part, stored in self._lent(lend):
+            codes = torch.from_numpy(unpacked(part, stored))
+            channels = slice(part.first, part.stop)
+            if self._by_columns:
                 chosen = rounded[
                     :, channels if sides.order is None else torch.from_numpy(sides.order)[channels]
                 ]
-                y += _int8_product(chosen, codes.view(-1, n_rows))
+                y += _int8_product(chosen, codes.view(-1, self._n_rows))
             else:
-                y[:, part.first : part.stop] = _int8_product(rounded, codes.view(-1, n_columns).t())
+                y[:, channels] = _int8_product(rounded, codes.view(-1, self._n_columns).t())
             if sides.outliers is not None:
                 _correct(y, rounded, part, sides, codes)
-            del codes
-    y *= torch.from_numpy(sides.row)
-    return y.mul_(scale)
+            del codes, stored
+        y *= torch.from_numpy(sides.row)
+        y *= scales.unsqueeze(1)
+        if self._order is not None:
+            y = torch.empty_like(y).index_copy_(1, self._order, y)
+        return y if bias is None else y + bias
+
+
+def _floats(bias: nn.Parameter | None) -> Floats:
+    return NO_BIAS if bias is None else Floats(bias.data_ptr(), _TYPES[bias.dtype])
 
 
 def _int8_product(x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """int8 [n, columns] times int8 [columns, rows], exact, as float32; int32 sums of at most _INT8_COLUMNS columns."""
     x = x.contiguous()
     if x.shape[1] <= _INT8_COLUMNS:
-        return torch._int_mm(x, codes).float()  # torch offers its int8 product under no other name
+        return torch._int_mm(x, codes).float()
     total = torch.zeros(len(x), codes.shape[1], dtype=torch.int64)
     for first in range(0, x.shape[1], _INT8_COLUMNS):
         columns = slice(first, first + _INT8_COLUMNS)

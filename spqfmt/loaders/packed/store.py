@@ -2,6 +2,7 @@
 
 import queue
 from collections.abc import Sequence
+from itertools import accumulate
 
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.threads import side_by_side
@@ -24,11 +25,11 @@ class Store:
         self._memory: dict[int, Bytes] = {}
         self._decoded = [planned.residency == "decoded" for planned in plan.parts]
         self._region = allocate(sum(planned.bytes for planned in plan.parts))
-        at = 0
+        ends = list(accumulate(planned.bytes for planned in plan.parts))
+        self._begins = [0, *ends[:-1]]
         for number, planned in enumerate(plan.parts):
             if planned.residency != "disk":
-                self._memory[number] = self._region[at : at + planned.bytes]
-                at += planned.bytes
+                self._memory[number] = self._region[self._begins[number] : ends[number]]
         stored = max((part.stored_bytes for part in self.parts), default=0)
         scratch = max((part.scratch_bytes for part in self.parts), default=0)
         self.is_streamed = not all(self._decoded)
@@ -62,6 +63,13 @@ class Store:
         if not self._decoded[number]:
             return None
         return self._memory[number]
+
+    def decoded_run(self, numbers: Sequence[int]) -> Bytes | None:
+        """The bytes of parts that follow each other, as one array, where all are decoded in memory; else None."""
+        if not all(self._decoded[number] for number in numbers):
+            return None
+        begin = self._begins[numbers[0]]
+        return self._region[begin : begin + sum(self.parts[number].decoded_bytes for number in numbers)]
 
     def fill(self, worker: int, number: int, out: Bytes) -> None:
         """Decode a part into `out` on a thread of its own staging. Raises FormatError, OSError."""

@@ -29,8 +29,7 @@ def dequantize_rows(
 ) -> torch.Tensor:
     """Rows `first` to `stop` of a part stored by rows, counted from its begin: [stop - first, columns] of `dtype`.
 
-    On one thread: a tile is done before another would have started. In `workspace`, or for dense weights of that dtype
-    in `codes` itself: valid as long as those are.
+    In `workspace`, or for dense weights of that dtype in `codes` itself: valid as long as those are.
     """
     n_columns = part.record.matrix_shape[1]
     shape = (stop - first, n_columns)
@@ -47,7 +46,14 @@ def dequantize_rows(
     if part.record.scheme == "uniform":
         assert sides.row is not None
         dequantize_uniform(
-            codes, part.dtype, sides.row[rows], sides.column, out, name, first=first * n_columns, n_threads=1
+            codes,
+            part.dtype,
+            sides.row[rows],
+            sides.column,
+            out,
+            name,
+            first=first * n_columns,
+            n_threads=torch.get_num_threads(),
         )
     else:
         scale = sides.group_values("scale", rows.start, rows.stop)
@@ -62,7 +68,7 @@ def dequantize_rows(
             zero_point=sides.group_values("zero_point", rows.start, rows.stop),
             minimum=sides.group_values("minimum", rows.start, rows.stop),
             first=first * n_columns,
-            n_threads=1,
+            n_threads=torch.get_num_threads(),
         )
     if sides.outliers is not None:
         at, columns, values = outliers_of(sides.outliers, rows.start, rows.stop)

@@ -12,7 +12,7 @@ from spqfmt import wire
 from spqfmt.codecs.zstd import CODEC as ZSTD
 from spqfmt.container.reader import Reader
 from spqfmt.kernels import native
-from spqfmt.kernels.multiply import multiply_uniform
+from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats
 
 _SAMPLE_BYTES = 1 << 20
 _READ_BYTES = 8 << 20
@@ -53,8 +53,10 @@ def _processor() -> tuple[float, float, float, float]:
     chunk = np.frombuffer(native.rans_encode(codes), np.uint8)
     frames = np.frombuffer(ZSTD.encode(codes), np.uint8)
     columns = 1024
-    row = np.ones(codes.size // columns, np.float32)
-    x, y = np.ones((1, columns), np.float32), np.empty((1, row.size), np.float32)
+    rows = codes.size // columns
+    matrix = CodeMatrix((rows, columns), "i8", row=np.ones(rows, np.float32))
+    x, y = np.ones(columns, np.float32), np.empty(rows, np.float32)
+    x_there, y_there = Floats.of(x, "f32"), Floats.of(y, "f32").address
 
     def copy() -> None:
         native.crc32(codes)
@@ -64,7 +66,7 @@ def _processor() -> tuple[float, float, float, float]:
         copy,
         lambda: native.rans_decode(chunk, out),
         lambda: ZSTD.decode(frames, out),
-        lambda: multiply_uniform(x, codes, "i8", row, None, y, n_threads=1),
+        lambda: matrix.multiply(codes, 0, rows, *x_there, 1, y_there, *NO_BIAS, 1),
     )
     copied, by_rans, by_zstd, computed = (codes.size / _seconds(run) for run in work)
     return copied, by_rans, by_zstd, computed
