@@ -32,7 +32,7 @@ class CodecRate(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodeRates:
-    """Rates of the codecs that decode. The entropy of the codes is left out: measured, it changes them by little."""
+    """Rates of the codecs that decode. The entropy of the codes, worth a fifth of them, is left out (decision 0016)."""
 
     rans: CodecRate
     zstd: CodecRate
