@@ -32,7 +32,7 @@ bool has_slow_gather() { return __builtin_cpu_is("amd"); }
 // SPQFMT_X86 is defined by the build where the x86 files are compiled; another architecture adds its files and rows likewise.
 const Candidate kCandidates[] = {
 #if defined(SPQFMT_X86)
-    {{"avx512", decode_groups_avx512_loads, 6, encode_groups_avx512, 4, crc32_vpclmul,
+    {{"avx512", decode_groups_avx512_loads, 4, encode_groups_avx512, 4, crc32_vpclmul,
       uniform_rows_avx512, grouped_rows_avx512, &multiply_avx512},
      "avx512:loads", [] { return has_avx512() && has_slow_gather(); }, has_avx512},
     {{"avx512", decode_groups_avx512_gather, 8, encode_groups_avx512, 4, crc32_vpclmul,
