@@ -78,6 +78,12 @@ _SORT_KEYS: dict[str, Callable[[_Row], float]] = {
     type=click.Path(path_type=Path),
     help="Measure the error against this model: a Hugging Face folder, a GGUF file or an .spq file.",
 )
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one page for a browser.")
+@click.option(
+    "--png",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the charts as a picture (needs matplotlib).",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def inspect(
@@ -88,6 +94,8 @@ def inspect(
     patterns: tuple[str, ...],
     measure: bool,
     reference: Path | None,
+    html: Path | None,
+    png: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -102,11 +110,13 @@ def inspect(
     spqfmt inspect model.spq --tensor '*.down_proj.*' --sort over
     spqfmt inspect model.spq --tensor model.embed_tokens.weight --measure
     spqfmt inspect model.spq --reference path/to/model --sort error
+    spqfmt inspect model.spq --measure --html model.html --png model.png
     spqfmt inspect model.spq --json
     """
     if sort == "error" and (reference is None or by != "tensor"):
         raise click.UsageError("--sort error needs --reference and rows by tensor")
-    report = _chosen(inspect_file(file), patterns)
+    whole = inspect_file(file)
+    report = _chosen(whole, patterns)
     if measure or reference is not None:
         from spqfmt.pipeline.measure import measure_file
 
@@ -114,6 +124,12 @@ def inspect(
         report = measure_file(
             file, report, names=names, reference=reference, progress=Bar("measuring", quiet=quiet or as_json)
         )
+    if html is not None or png is not None:
+        from spqfmt.cli.pictures import draw
+
+        draw(whole, report, file, html, png)
+        if not as_json:
+            return
     report = replace(
         report,
         tensors=tuple(_sorted(report.tensors, sort)),

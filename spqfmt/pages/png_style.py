@@ -6,7 +6,9 @@ with style():
     save(figure, "sizes.png")
 """
 
+import io
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 WIDTH_INCHES = 6.75
 """Text width of a two-column paper, and of a README on a screen."""
-DPI = 160
+DPI = 144
 
 _SETTINGS = {
     "figure.facecolor": LIGHT["background"],
@@ -28,7 +30,7 @@ _SETTINGS = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # matplotlib brings it: the same figure on every machine
     "font.size": 8,
-    "axes.titlesize": 9,
+    "axes.titlesize": 8.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 8,
@@ -52,6 +54,7 @@ _SETTINGS = {
     "lines.linewidth": 1.4,
     "lines.markersize": 4,
     "patch.linewidth": 0,
+    "text.parse_math": False,  # names from a file are no formulas
     "legend.frameon": False,
     "legend.fontsize": 7,
 }
@@ -81,5 +84,12 @@ def new_figure(
 
 
 def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
-    """Write a PNG. The same figure gives the same bytes: no date and no version of matplotlib in it."""
-    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+    """Write a PNG in 128 colours, a third of the size. The same figure gives the same bytes: no date, no version."""
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for it
+        figure.savefig(drawn, format="png", dpi=DPI)
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)

@@ -1,0 +1,35 @@
+"""`--html` and `--png`: what a command measured, for a browser or as a picture."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from spqfmt.pages.text import size
+from spqfmt.pipeline.report import FileReport
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page and say so on stderr."""
+    path.write_text(page, "utf-8")
+    wrote(path)
+
+
+def wrote(path: Path) -> None:
+    """Say on stderr what was written."""
+    click.echo(f"{path}: {size(path.stat().st_size)}", err=True)
+
+
+def draw(whole: FileReport, chosen: FileReport, file: Path, html: Path | None, png: Path | None) -> None:
+    """The page and the picture of `file`: of all its tensors, measured where those of `chosen` are."""
+    measured = {tensor.name: tensor.measured for tensor in chosen.tensors}
+    report = replace(whole, tensors=tuple(replace(t, measured=measured.get(t.name)) for t in whole.tensors))
+    if html is not None:
+        from spqfmt.pages.inspect import inspect_page
+
+        write_page(html, inspect_page(report, file))
+    if png is not None:
+        from spqfmt.pages.figures import write_png
+
+        write_png(report, file, png)
+        wrote(png)
