@@ -14,11 +14,12 @@ from spqfmt.pipeline.decode_rates import measure_decode_rates
 @click.command()
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
-@click.option("--quick", is_flag=True, help="little data and few rounds.")
+@click.option("--quick", is_flag=True, help="Little data and few rounds.")
 @click.option(
     "--rates", is_flag=True, help="Only decode rates, as JSON: what `--rates` of pack and repack takes."
 )
-def bench(file: Path | None, as_json: bool, quick: bool, rates: bool) -> None:
+@click.option("--quiet", is_flag=True, help="No progress.")
+def bench(file: Path | None, as_json: bool, quick: bool, rates: bool, quiet: bool) -> None:
     """Measure codecs beside their peers, and loading beside other files.
 
     On built-in data or, with FILE, on that file's own streams.
@@ -33,7 +34,9 @@ def bench(file: Path | None, as_json: bool, quick: bool, rates: bool) -> None:
         return
     stderr = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+    with Progress(
+        *columns, console=stderr, transient=True, disable=quiet or not stderr.is_terminal
+    ) as progress:
         task = progress.add_task("bench")
         report = run(file, QUICK if quick else FULL, lambda what: progress.update(task, description=what))
     if as_json:

@@ -2,8 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
+
+from spqfmt.cli.progress import Bar
 
 
 @click.command("eval")
@@ -37,6 +40,7 @@ import click
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+@click.option("--quiet", is_flag=True, help="No progress.")
 def eval_(
     *,
     file: Path,
@@ -49,6 +53,7 @@ def eval_(
     dtype: str,
     device: str,
     as_json: bool,
+    quiet: bool,
 ) -> None:
     """Perplexity of FILE on a text; FILE and the reference may be .spq files, Hugging Face folders or GGUF files.
 
@@ -63,9 +68,13 @@ def eval_(
     # torch takes seconds to import: only after the options are known to be right.
     from spqfmt import loaders
 
-    model, tokenizer = loaders.load_model(file, device=device, dtype=dtype)
+    def load(path: Path, what: str) -> tuple[Any, Any]:
+        bar = Bar(f"loading {what}", quiet=quiet)
+        return loaders.load_model(path, device=device, dtype=dtype, progress=bar)
+
+    model, tokenizer = load(file, file.name)
     loaders.need_tokenizer(file, tokenizer)
-    other = None if reference is None else loaders.load_model(reference, device=device, dtype=dtype)[0]
+    other = None if reference is None else load(reference, "the reference")[0]
     try:
         result = loaders.evaluate(
             model,
@@ -75,6 +84,7 @@ def eval_(
             stride=stride,
             max_tokens=max_tokens,
             batch=batch,
+            progress=Bar("scoring", quiet=quiet, unit="tokens"),
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None

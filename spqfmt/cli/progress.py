@@ -7,25 +7,47 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
+
+from spqfmt.cli.units import count, printable
+
+
+class _Rate(ProgressColumn):
+    """How many of something a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Nothing before the first step is done."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{count(speed)} {self._unit}/s")
 
 
 class Bar:
-    """Bar, bytes, rate, time left and the current tensor."""
+    """Bar, amount, rate, time left and the current tensor. The amount is in bytes, or in the `unit` given."""
 
-    def __init__(self, what: str, *, quiet: bool = False) -> None:
+    def __init__(self, what: str, *, quiet: bool = False, unit: str | None = None) -> None:
         console = Console(stderr=True)
+        amount: tuple[ProgressColumn, ...] = (DownloadColumn(), TransferSpeedColumn())
+        if unit is not None:
+            amount = (MofNCompleteColumn(), _Rate(unit))
         self._progress = Progress(
             TextColumn(what),
             BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
+            *amount,
             TimeRemainingColumn(),
-            TextColumn("{task.fields[tensor]}"),
+            # A name comes from a file: it is shown as it is, not as markup.
+            TextColumn("{task.fields[tensor]}", markup=False),
             console=console,
             transient=True,
             # A calibrated block takes minutes on a large model: its rate must not be forgotten before the next one.
@@ -46,15 +68,14 @@ class Bar:
     ) -> None:
         self._progress.stop()
 
-    def start(self, total_bytes: int) -> None:
+    def start(self, total: int) -> None:
         """The work will be this much."""
-        self._progress.update(self._task, total=total_bytes)
+        self._progress.update(self._task, total=total)
 
-    def advance(self, n_bytes: int, name: str) -> None:
+    def advance(self, n: int, name: str) -> None:
         """This much more is done."""
-        # A name comes from a file: it is shown as it is, not as markup.
-        self._progress.update(self._task, advance=n_bytes, tensor=name.replace("[", r"\["))
+        self._progress.update(self._task, advance=n, tensor=printable(name))
 
     def stage(self, text: str) -> None:
         """Shown where the tensor's name is."""
-        self._progress.update(self._task, tensor=text.replace("[", r"\["))
+        self._progress.update(self._task, tensor=printable(text))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from spqfmt.cli.progress import Bar
+
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -31,6 +33,7 @@ _DTYPES = ("float32", "float16", "bfloat16")
     "--memory",
     help="Ceiling for all that is held of an .spq file's weights, such as 300MiB. See `spqfmt plan`.",
 )
+@click.option("--quiet", is_flag=True, help="No progress and no facts: the text alone.")
 def run(
     *,
     file: Path,
@@ -42,6 +45,7 @@ def run(
     dtype: str | None,
     device: str,
     memory: str | None,
+    quiet: bool,
 ) -> None:
     """Generate text with FILE, an .spq file (a Hugging Face folder or a GGUF file works too).
 
@@ -56,7 +60,9 @@ def run(
     from spqfmt import loaders
 
     start = time.perf_counter()
-    model, tokenizer = loaders.load_model(file, device=device, dtype=dtype, memory=memory)
+    model, tokenizer = loaders.load_model(
+        file, device=device, dtype=dtype, memory=memory, progress=Bar("loading", quiet=quiet)
+    )
     load_seconds = time.perf_counter() - start
     loaders.need_tokenizer(file, tokenizer)
 
@@ -75,6 +81,8 @@ def run(
         write=write,
     )
     click.echo()
+    if quiet:
+        return
     click.echo(
         f"load {load_seconds:.2f} s, prompt {result.n_prompt_tokens} tokens, "
         f"first token {result.first_token_seconds:.2f} s, "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from spqfmt.errors import SpqError
+from spqfmt.pipeline.progress import Progress, Silent
 
 DEFAULT_WINDOW = 2048
 # Rows of logits that are widened to float32 at once: 128 rows of a 128k vocabulary are 64 MiB.
@@ -27,8 +28,9 @@ class Evaluation:
     stride: int
 
     def to_json(self) -> dict[str, float | int | None]:
-        """The object that `spqfmt eval --json` prints."""
-        return {"perplexity": self.perplexity, "kl": self.kl, "tokens": self.tokens, "stride": self.stride}
+        """The object that `spqfmt eval --json` prints; JSON has no number for an infinite perplexity: null."""
+        perplexity = self.perplexity if math.isfinite(self.perplexity) else None
+        return {"perplexity": perplexity, "kl": self.kl, "tokens": self.tokens, "stride": self.stride}
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def evaluate(
     stride: int | None = None,
     max_tokens: int | None = None,
     batch: int = 1,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Score the text `ids` [n] of token ids.
 
@@ -73,7 +76,7 @@ def evaluate(
     whole window); a window scores the tokens that no window before it has seen, given all that stand before them
     in the window. The first token of the text, and with `stride == window` of every window, has no context and
     is not scored. `max_tokens` cuts the text. `reference` is a model of the same vocabulary; both models see the same
-    windows. Logits exist for one batch of windows at a time; sums are kept in float64.
+    windows. Logits exist for one batch of windows at a time; sums are kept in float64. `progress` counts tokens.
 
     Raises ValueError for settings that do not fit the model or the text, SpqError for another vocabulary.
     """
@@ -88,7 +91,8 @@ def evaluate(
     if len(ids) < 2:
         raise ValueError(f"the text has {len(ids)} tokens; at least 2 are needed")
     n_scored, nll, kl = 0, 0.0, 0.0
-    with torch.inference_mode():
+    with torch.inference_mode(), progress or Silent() as shown:
+        shown.start(len(ids))
         for windows in _batches(len(ids), window, stride, batch):
             inputs = torch.stack([ids[w.begin : w.end] for w in windows])
             n_kept = windows[0].layout[1]
@@ -101,13 +105,18 @@ def evaluate(
                 )
             sums = _sums(logits, targets.to(logits.device), expected)
             n_scored, nll, kl = n_scored + len(targets), nll + sums[0], kl + sums[1]
+            shown.advance(len(targets), f"perplexity so far {_perplexity(nll / n_scored):.2f}")
     mean = nll / n_scored
     return Evaluation(
-        perplexity=math.exp(mean) if mean < 700 else math.inf,
+        perplexity=_perplexity(mean),
         kl=None if reference is None else kl / n_scored,
         tokens=n_scored,
         stride=stride,
     )
+
+
+def _perplexity(mean: float) -> float:
+    return math.exp(mean) if mean < 700 else math.inf
 
 
 def _windows(n_tokens: int, window: int, stride: int) -> Iterator[_Window]:

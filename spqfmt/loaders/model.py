@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from spqfmt.loaders.inputs import treat_inputs
 from spqfmt.loaders.packed.load import attach, packed_class, prepare
 from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.tensors import StoredModel, StoredTensor, main_dtype, open_stored, parse_dtype
+from spqfmt.pipeline.progress import Progress, Silent
+from spqfmt.wire import DTYPES
 
 _TOKENIZER_FILES = frozenset(
     {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt"}
@@ -36,7 +39,8 @@ _NAMES_SHOWN = 3
 class _LazyTensor:
     """Stands in for a tensor in a state dict. transformers takes `handle[...]` once, as it does with safetensors."""
 
-    def __init__(self, tensor: StoredTensor, reading: _Reading) -> None:
+    def __init__(self, name: str, tensor: StoredTensor, reading: _Reading) -> None:
+        self._name = name
         self._tensor = tensor
         self._reading = reading
         self.shape = torch.Size(tensor.shape)
@@ -46,26 +50,33 @@ class _LazyTensor:
         return list(self.shape)
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        return self._reading.read(self._tensor)[index]
+        return self._reading.read(self._name, self._tensor)[index]
 
 
 class _Reading:
     """Reads the tensors, and keeps the first error: transformers turns some into messages of its own."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, progress: Progress) -> None:
         self._exact = dtype == torch.float32
+        self._progress = progress
         # transformers asks from several threads: small tensors are decoded side by side, one thread each, and a large
         # one uses all cores for itself, so more of them at once than cores would only take memory.
         self._turns = threading.BoundedSemaphore(n_threads())
         self.error: SpqError | OSError | None = None
 
-    def read(self, tensor: StoredTensor) -> torch.Tensor:
+    def read(self, name: str, tensor: StoredTensor) -> torch.Tensor:
         with self._turns:
             try:
-                return tensor.read(self._exact)
+                value = tensor.read(self._exact)
             except (SpqError, OSError) as error:
                 self.error = self.error or error
                 raise
+        self._progress.advance(_source_bytes(tensor), name)
+        return value
+
+
+def _source_bytes(tensor: StoredTensor) -> int:
+    return prod(tensor.shape) * DTYPES[tensor.dtype].bits // 8
 
 
 def load_model(
@@ -76,6 +87,7 @@ def load_model(
     memory: int | str | None = None,
     packed: bool | None = None,
     activations: str | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Any, Any]:
     """Load `path`, an .spq file or a source model, and return `(model, tokenizer)` ready for use.
 
@@ -90,13 +102,15 @@ def load_model(
     layers of integer codes how to take their inputs; by default as the file says. Such a model gives no gradients and
     no state dict; `model.packed_weights.close()`, or dropping the model, stops its threads and closes the file.
 
+    `progress` is told of each tensor that is decoded.
+
     Raises CorruptError when the file's tensors are not those of its config's model (ImporterError for a source),
     UnsupportedError for a model that the installed transformers does not have, MemoryBudgetError for a ceiling that is
     too low, before weights are read, OptionError for options that do not go together, OSError as it is.
     """
     path = Path(path)
     wanted = packing_options(path, device, memory, packed, activations)
-    with open_stored(path) as stored:
+    with open_stored(path) as stored, progress or Silent() as shown:
         with asset_folder(stored.assets) as folder:
             config = read_config(path, folder, stored)
             tokenizer = _tokenizer(path, folder, stored)
@@ -104,9 +118,9 @@ def load_model(
         weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
         model_class = find_model_class(path, config)
         if wanted is not None:
-            model = _load_packed(path, model_class, config, stored, weights, wanted)
+            model = _load_packed(path, model_class, config, stored, weights, wanted, shown)
         else:
-            model = _build(path, model_class, config, stored, weights)
+            model = _build(path, model_class, config, stored, weights, shown)
             treat_inputs(
                 model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None}
             )
@@ -183,7 +197,13 @@ def find_model_class(path: Path, config: Any) -> Any:
 
 
 def _load_packed(
-    path: Path, model_class: Any, config: Any, stored: StoredModel, dtype: torch.dtype, wanted: Packing
+    path: Path,
+    model_class: Any,
+    config: Any,
+    stored: StoredModel,
+    dtype: torch.dtype,
+    wanted: Packing,
+    progress: Progress,
 ) -> Any:
     """The model with packed modules; transformers loads what is left."""
     with ExitStack() as stack:
@@ -193,20 +213,23 @@ def _load_packed(
         prepared = prepare(model_class, config, readers, dtype=dtype, memory_bytes=wanted.memory_bytes)
         packed = packed_class(model_class, prepared, dtype, int8_activations=wanted.int8_activations)
         left = {n: t for n, t in stored.tensors.items() if n not in prepared.packed_names}
-        model = _build(path, packed, config, replace(stored, tensors=left), dtype)
+        model = _build(path, packed, config, replace(stored, tensors=left), dtype, progress)
         treat_inputs(model, {n: t.treatment for n, t in left.items() if t.treatment is not None})
         stack.pop_all()
         model.packed_weights = attach(model, model_class, prepared, readers, dtype)
     return model
 
 
-def _build(path: Path, model_class: Any, config: Any, stored: StoredModel, dtype: torch.dtype) -> Any:
+def _build(
+    path: Path, model_class: Any, config: Any, stored: StoredModel, dtype: torch.dtype, progress: Progress
+) -> Any:
     """The model with its weights, on the CPU, in eval mode."""
-    reading = _Reading(dtype)
+    progress.start(sum(_source_bytes(t) for t in stored.tensors.values() if t.tied_to is None))
+    reading = _Reading(dtype, progress)
     # The config decides whether weights are shared; a tied name that it does not tie is filled from its source.
     tied = config.get_text_config().tie_word_embeddings
     state = {
-        name: _LazyTensor(tensor, reading)
+        name: _LazyTensor(name, tensor, reading)
         for name, tensor in stored.tensors.items()
         if not (tied and tensor.tied_to is not None)
     }

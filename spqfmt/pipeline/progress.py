@@ -17,11 +17,11 @@ class Progress(Protocol):
         """Stop showing."""
         ...
 
-    def start(self, total_bytes: int) -> None:
-        """The work will be this much."""
+    def start(self, total: int) -> None:
+        """The work will be this much: bytes, unless caller and bar agree on something else."""
         ...
 
-    def advance(self, n_bytes: int, name: str) -> None:
+    def advance(self, n: int, name: str) -> None:
         """This much more is done; it was the tensor `name`."""
         ...
 
@@ -41,10 +41,10 @@ class Silent:
     ) -> None:
         pass
 
-    def start(self, total_bytes: int) -> None:
+    def start(self, total: int) -> None:
         """Nothing to show."""
 
-    def advance(self, n_bytes: int, name: str) -> None:
+    def advance(self, n: int, name: str) -> None:
         """Nothing to show."""
 
     def stage(self, text: str) -> None:
