@@ -13,7 +13,7 @@ from spqfmt.errors import MemoryBudgetError
 from spqfmt.pipeline.residency.parts import Part
 from spqfmt.pipeline.residency.rates import Rates
 
-Residency = Literal["decoded", "compressed", "disk"]
+Residency = Literal["decoded", "compressed", "host", "disk"]
 
 N_SLOTS = 3
 """Buffers of the ring: one in use, one ready, one being filled."""

@@ -1,0 +1,166 @@
+"""y = x W^T where the codes of W are lent by the pipeline. Everything is given to the stream that computes."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.nn.functional import linear
+
+from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels, Matrix
+from spqfmt.kernels.torch_arrays import TORCH_DTYPES
+from spqfmt.loaders.device.seam import Device, Memory, Stream, Work
+from spqfmt.loaders.device.sides import DeviceSides
+from spqfmt.pipeline.residency.parts import Part, by_columns, channels
+from spqfmt.pipeline.residency.workspace import rows_at_once
+from spqfmt.quantize.activations import quantize_tokens
+from spqfmt.records import TensorRecord
+
+TILE_WEIGHTS = 1 << 23
+"""Weights that are dequantized at a time for many tokens."""
+_FLOAT32_BYTES = 4
+
+Lend = Callable[[Part], AbstractContextManager[Memory]]
+
+
+@dataclass(frozen=True)
+class Products:
+    """What products need beside the tensor: kernels, a device, lent parts, and scratch memory for dequantized rows."""
+
+    device: Device
+    kernels: DeviceKernels
+    lend: Lend
+    workspace: Memory
+
+    def multiply(
+        self,
+        x: torch.Tensor,
+        parts: tuple[Part, ...],
+        sides: DeviceSides,
+        *,
+        bias: torch.Tensor | None,
+        int8_activations: bool,
+    ) -> torch.Tensor:
+        """Tokens `x` [n, columns] (float32, bfloat16, float16) times the matrix: [n, rows] in x's dtype.
+
+        With `int8_activations`, where the codes are the uniform scheme's, tokens are rounded to int8, a scale each.
+        """
+        dtype, matrix = x.dtype, sides.matrix
+        scale: torch.Tensor | None = None
+        if sides.input_order is not None:
+            x = x.index_select(1, sides.input_order)
+        if int8_activations and sides.integer is not None:
+            matrix = sides.integer
+            x, scale = _rounded(x, sides.column)
+        if len(x) == 0:
+            y = x.new_zeros(0, parts[0].record.matrix_shape[0])
+        elif matrix is None:
+            y = self._dense(x, parts)
+        elif matrix.by_columns:
+            y = self._by_columns(x, parts, matrix)
+        elif len(x) <= MAX_TOKENS:
+            y = self._few(x, parts, matrix)
+        else:
+            y = self._many(x, parts, matrix)
+        if scale is not None:
+            y = y * scale
+        if sides.output_order is not None:
+            y = y.index_select(1, sides.output_order)
+        if bias is not None:
+            y = y + bias
+        return y.to(dtype)
+
+    def _few(self, x: torch.Tensor, parts: tuple[Part, ...], matrix: Matrix) -> torch.Tensor:
+        """Straight from codes; float32."""
+        x = x.contiguous()
+        y = torch.empty(len(x), matrix.shape[0], dtype=torch.float32, device=x.device)
+
+        def product(part: Part, codes: Memory, rows: range) -> None:
+            self.kernels.multiply(x, codes.tensor, matrix, rows, y)
+
+        self._each(parts, None, product)
+        return y
+
+    def _many(self, x: torch.Tensor, parts: tuple[Part, ...], matrix: Matrix) -> torch.Tensor:
+        """torch's product with one tile of dequantized rows after the other; in x's dtype."""
+        n_rows, n_columns = matrix.shape
+        y = x.new_empty(len(x), n_rows)
+
+        def product(part: Part, codes: Memory, rows: range) -> None:
+            tile = self._tile((len(rows), n_columns), x.dtype)
+            self.kernels.dequantize(
+                codes.tensor, matrix, rows, tile, first=(rows.start - part.first) * n_columns
+            )
+            y[:, rows.start : rows.stop] = linear(x, tile)
+
+        self._each(parts, n_columns * x.dtype.itemsize, product)
+        return y
+
+    def _by_columns(self, x: torch.Tensor, parts: tuple[Part, ...], matrix: Matrix) -> torch.Tensor:
+        """Sums over runs of columns; float32."""
+        n_rows, _ = matrix.shape
+        tokens = x.float() if matrix.order is None else x.float().index_select(1, matrix.order)
+        y = torch.zeros(len(x), n_rows, dtype=torch.float32, device=x.device)
+
+        def product(part: Part, codes: Memory, run: range) -> None:
+            tile = self._tile((n_rows, len(run)), torch.float32)
+            self.kernels.dequantize(codes.tensor, matrix, run, tile, first=(run.start - part.first) * n_rows)
+            y.addmm_(tokens[:, run.start : run.stop], tile.t())
+
+        self._each(parts, n_rows * _FLOAT32_BYTES, product)
+        return y
+
+    def _dense(self, x: torch.Tensor, parts: tuple[Part, ...]) -> torch.Tensor:
+        """Stored floats, in x's dtype."""
+        n_rows, n_columns = parts[0].record.matrix_shape
+        y = x.new_empty(len(x), n_rows)
+
+        def product(part: Part, values: Memory, rows: range) -> None:
+            weights = values.tensor.view(TORCH_DTYPES[part.dtype]).view(-1, n_columns)
+            tile = weights[rows.start - part.first : rows.stop - part.first]
+            if tile.dtype != x.dtype:
+                tile = self._tile((len(rows), n_columns), x.dtype).copy_(tile)
+            y[:, rows.start : rows.stop] = linear(x, tile)
+
+        self._each(parts, n_columns * x.dtype.itemsize, product)
+        return y
+
+    def _each(
+        self,
+        parts: tuple[Part, ...],
+        channel_bytes: int | None,
+        product: Callable[[Part, Memory, range], None],
+    ) -> None:
+        """Give `product` part by part to the device, in tiles of channels of so many bytes as the workspace holds."""
+        for part in parts:
+            n_channels = part.stop - part.first
+            step = (
+                n_channels
+                if channel_bytes is None
+                else rows_at_once(1, channel_bytes, self.workspace.n_bytes)
+            )
+            with self.lend(part) as stored:
+                for first in range(part.first, part.stop, step):
+                    run = range(first, min(first + step, part.stop))
+                    amount = part.decoded_bytes * len(run) // n_channels
+                    work = Work(f"compute {part.name}", (stored,), (self.workspace,), {"compute": amount})
+                    self.device.enqueue(Stream.COMPUTE, work, partial(product, part, stored, run))
+
+    def _tile(self, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+        n_bytes = shape[0] * shape[1] * dtype.itemsize
+        return self.workspace.tensor[:n_bytes].view(dtype).view(shape)
+
+
+def device_workspace_bytes(record: TensorRecord, dtype: torch.dtype) -> int:
+    """Room for a tile of a matrix in the model's dtype, and for the least one in float32."""
+    n_channels, width = channels(record)
+    itemsize = _FLOAT32_BYTES if by_columns(record) else dtype.itemsize
+    rows = min(n_channels, rows_at_once(width, itemsize, TILE_WEIGHTS * itemsize))
+    return width * max(rows * itemsize, _FLOAT32_BYTES * min(n_channels, rows_at_once(width, itemsize, 0)))
+
+
+def _rounded(x: torch.Tensor, column: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs times column scales as integers -127 to 127, float32, and the scale of each token."""
+    codes, scale, _ = quantize_tokens(x.float() if column is None else x.float() * column)
+    return codes.float(), scale

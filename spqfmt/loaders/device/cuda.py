@@ -1,0 +1,153 @@
+"""A CUDA device through torch: streams, events, pinned memory, one thread that reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+from spqfmt.errors import BackendError, MemoryBudgetError
+from spqfmt.loaders.device.seam import Device, Event, Memory, Stream, Work
+
+T = TypeVar("T")
+_cuda: Any = torch.cuda  # its streams and events are untyped
+
+
+def require_cuda(device: torch.device) -> None:
+    """Raise BackendError unless torch can use this CUDA device."""
+    if not torch.cuda.is_available():
+        built = "torch finds no CUDA device" if torch.version.cuda else "this torch has no CUDA"
+        raise BackendError(f"device {str(device)!r} cannot be used: {built}")
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise BackendError(
+            f"device {str(device)!r} cannot be used: there are {torch.cuda.device_count()} CUDA devices"
+        )
+
+
+class _CudaEvent:
+    def __init__(self, event: Any) -> None:
+        self.event = event
+
+    def done(self) -> bool:
+        done: bool = self.event.query()
+        return done
+
+
+class _ReadEvent:
+    def __init__(self, future: Future[None]) -> None:
+        self.future = future
+
+    def done(self) -> bool:
+        return self.future.done()
+
+
+class CudaDevice(Device):
+    """Copies and decodes on two streams of its own; computes on the stream that is current where it is called.
+
+    Nothing here waits for the whole device: hosts wait for single events. Raises BackendError where there is no CUDA.
+    """
+
+    def __init__(self, device: str | torch.device = "cuda") -> None:
+        device = torch.device(device)
+        require_cuda(device)
+        # "cuda" without a number is the one that is current now, whatever is current later.
+        self._device = device if ":" in str(device) else torch.device("cuda", torch.cuda.current_device())
+        with _told("starting"):
+            self._streams = {stream: _cuda.Stream(self._device) for stream in (Stream.COPY, Stream.DECODE)}
+        self._reader = ThreadPoolExecutor(1, "spqfmt-read")
+        self._allocated = 0
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The CUDA device, with its index."""
+        return self._device
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What was asked for."""
+        return self._allocated
+
+    def allocate(self, n_bytes: int) -> Memory:
+        """From torch's allocator. MemoryBudgetError: the device has not got it."""
+        try:
+            with _told("allocating"):
+                tensor = torch.empty(n_bytes, dtype=torch.uint8, device=self._device)
+                # The allocator may give again what is still in use on this stream; ours do not know of that.
+                _cuda.current_stream(self._device).synchronize()
+        except torch.cuda.OutOfMemoryError as error:
+            free, _ = torch.cuda.mem_get_info(self._device)
+            raise MemoryBudgetError(
+                f"{self._device} has {free} bytes free, the plan wants {n_bytes} at once: give a lower memory",
+                n_bytes,
+            ) from error
+        self._allocated += n_bytes
+        return Memory(tensor.data_ptr(), n_bytes, tensor)
+
+    def allocate_host(self, n_bytes: int) -> Memory:
+        """Page-locked memory."""
+        with _told("allocating pinned memory"):
+            tensor = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)
+        return Memory(tensor.data_ptr(), n_bytes, tensor)
+
+    def read(self, work: Work, run: Callable[[], None], after: Event | None) -> Event:
+        """On the reading thread, one after the other."""
+
+        def task() -> None:
+            if after is not None:
+                self.synchronize(after)
+            run()
+
+        return _ReadEvent(self._reader.submit(task))
+
+    def enqueue(self, stream: Stream, work: Work, run: Callable[[], T]) -> T:
+        """With the stream as torch's current one."""
+        with _told(work.label), torch.cuda.stream(self._stream(stream)):
+            return run()
+
+    def record(self, stream: Stream) -> Event:
+        """An event without timing."""
+        with _told("recording an event"):
+            return _CudaEvent(self._stream(stream).record_event(_cuda.Event()))
+
+    def wait(self, stream: Stream, event: Event) -> None:
+        """On the device, but for reads."""
+        if isinstance(event, _ReadEvent):
+            event.future.result()
+        else:
+            assert isinstance(event, _CudaEvent)
+            with _told("waiting for an event"):
+                self._stream(stream).wait_event(event.event)
+
+    def synchronize(self, event: Event) -> None:
+        """For this event only."""
+        if isinstance(event, _ReadEvent):
+            event.future.result()
+        else:
+            assert isinstance(event, _CudaEvent)
+            with _told("waiting for an event"):
+                event.event.synchronize()
+
+    def close(self) -> None:
+        """What was given to the thread and to both streams is done first: their memory goes back to the allocator."""
+        self._reader.shutdown()
+        with _told("closing"):
+            for stream in self._streams.values():
+                stream.synchronize()
+
+    def _stream(self, stream: Stream) -> Any:
+        own = self._streams.get(stream)
+        return _cuda.current_stream(self._device) if own is None else own
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """An error of CUDA as one of ours, in one line."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise BackendError(f"the device failed at {what!r}: {' '.join(str(error).split())[:300]}") from error

@@ -1,0 +1,131 @@
+"""One model's packed weights on a device: what packed modules compute with, there."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+from spqfmt.container.reader import Reader
+from spqfmt.loaders.device.compute import Products
+from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.pipeline import Pipeline
+from spqfmt.loaders.device.seam import Device, Memory
+from spqfmt.loaders.device.shipping import Shipment
+from spqfmt.loaders.device.sides import DeviceSides, device_side_bytes, put_sides
+from spqfmt.loaders.packed.engine import Engine
+from spqfmt.pipeline.residency.device_plan import DevicePlan
+from spqfmt.pipeline.residency.parts import Part
+from spqfmt.pipeline.residency.sides import read_sides
+from spqfmt.records import TensorRecord
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class DeviceEngine:
+    """Serves any number of modules and threads, one computation at a time. Embeddings are looked up on the host.
+
+    Takes over the readers and closes them with itself, as packed.Engine does.
+    """
+
+    def __init__(
+        self,
+        plan: DevicePlan,
+        readers: Sequence[Reader],
+        dtype: torch.dtype,
+        device: Device,
+        decoder: Decoder,
+        workspace_bytes: int,
+        lookup_workspace_bytes: int,
+    ) -> None:
+        """Take all memory and read what the plan keeps in it. Raises FormatError, OSError, BackendError."""
+        self.plan = plan
+        self.device = device
+        with ExitStack() as stack:
+            # It closes the readers, at once if it cannot be made.
+            lookups = Engine(plan.lookups, readers, dtype, lookup_workspace_bytes)
+            stack.callback(lookups.close)
+            stack.callback(device.close)
+            self._lookups = lookups
+            zstd_on_device = decoder.zstd is not None
+            self._numbers: dict[Part, int] = {}
+            self._parts: dict[str, tuple[Part, ...]] = {}
+            for number, planned in enumerate(plan.parts):
+                part = planned.item.item.part
+                self._numbers[part] = number
+                self._parts[part.record.name] = (*self._parts.get(part.record.name, ()), part)
+            records = [(parts[0].record, parts[0].reader_number) for parts in self._parts.values()]
+            self._side_memory, self._sides = _put_all(records, readers, device)
+            workspace = device.allocate(workspace_bytes)
+            self._workspace_bytes = workspace_bytes
+            shipments = [Shipment(part, zstd_on_device=zstd_on_device) for part in self._numbers]
+            self._pipeline = Pipeline(device, plan, shipments, readers, decoder)
+            self._products = Products(device, decoder.kernels, self._lend, workspace)
+            self._lock = threading.Lock()
+            self._pipeline.load()
+            self._finalizer = weakref.finalize(self, stack.pop_all().close)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where inputs must be."""
+        return self.device.torch_device
+
+    @property
+    def held_bytes(self) -> int:
+        """Device memory that the engine holds: the plan's bytes but for the ordinary parameters."""
+        return self._pipeline.held_bytes + self._side_memory.n_bytes + self._workspace_bytes
+
+    @property
+    def host_held_bytes(self) -> int:
+        """Host memory that the engine holds."""
+        return self._pipeline.host_held_bytes + self._lookups.held_bytes
+
+    def close(self) -> None:
+        """Stop the thread that reads and close the file; what is not decoded can be computed no more."""
+        self._finalizer()
+
+    def matrix(self, tensor: str) -> str:
+        """What `multiply` takes, by the tensor's name."""
+        return tensor
+
+    def multiply(
+        self, tensor: str, x: torch.Tensor, bias: torch.Tensor | None, *, int8_activations: bool
+    ) -> torch.Tensor:
+        """`x` [..., columns] times a tensor's matrix: [..., rows] in x's dtype. Raises what reading raises."""
+        tokens = x.reshape(-1, x.shape[-1])
+        if tokens.dtype not in _FLOATS:
+            tokens = tokens.float()
+        with self._lock:
+            y = self._products.multiply(
+                tokens,
+                self._parts[tensor],
+                self._sides[tensor],
+                bias=bias,
+                int8_activations=int8_activations,
+            )
+        return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
+
+    def look_up(self, tensor: str, ids: torch.Tensor) -> torch.Tensor:
+        """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype. Waits for `ids`."""
+        return self._lookups.look_up(tensor, ids.cpu()).to(self.torch_device)
+
+    @contextmanager
+    def _lend(self, part: Part) -> Iterator[Memory]:
+        with self._pipeline.lend(self._numbers[part]) as memory:
+            yield memory
+
+
+def _put_all(
+    records: Sequence[tuple[TensorRecord, int]], readers: Sequence[Reader], device: Device
+) -> tuple[Memory, dict[str, DeviceSides]]:
+    sizes = [device_side_bytes(record) for record, _ in records]
+    memory = device.allocate(sum(sizes))
+    sides, at = {}, 0
+    for (record, reader_number), n_bytes in zip(records, sizes, strict=True):
+        found = read_sides(readers[reader_number], record)
+        sides[record.name] = put_sides(found, memory.part(at, n_bytes))
+        at += n_bytes
+    return memory, sides

@@ -1,0 +1,127 @@
+"""From a file and a transformers class to a plan for a device, and to the engine that computes there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from spqfmt.container.reader import Reader
+from spqfmt.kernels.device import kernels_for
+from spqfmt.loaders.device.compute import device_workspace_bytes
+from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.engine import DeviceEngine
+from spqfmt.loaders.device.seam import Device
+from spqfmt.loaders.device.shipping import Shipment
+from spqfmt.loaders.device.sides import device_side_bytes
+from spqfmt.loaders.packed.install import Packable, Place, find_places, inventory_of, replace
+from spqfmt.pipeline.residency.device_plan import DeviceInventory, DeviceItem, DevicePlan, plan_device
+from spqfmt.pipeline.residency.device_rates import DEFAULT, DeviceRates
+from spqfmt.pipeline.residency.parts import cut
+from spqfmt.pipeline.residency.plan import Inventory, Item
+from spqfmt.pipeline.residency.sides import side_bytes
+from spqfmt.pipeline.residency.workspace import workspace_bytes
+from spqfmt.records import TensorRecord
+
+PART_BYTES = 8 << 20
+"""Decoded bytes from which on a part is closed: launches cost about as much as copying a tenth of it."""
+
+
+@dataclass(frozen=True)
+class DevicePrepared:
+    """A model that is planned for a device and of which no weights were read."""
+
+    places: tuple[Place, ...]
+    inventory: DeviceInventory
+    plan: DevicePlan
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What a plan for a device is made with. `part_bytes`: decoded bytes from which on a part is closed."""
+
+    memory_bytes: int | None = None
+    host_memory_bytes: int | None = None
+    rates: DeviceRates = DEFAULT
+    zstd_on_device: bool = False
+    part_bytes: int = PART_BYTES
+
+
+def prepare_for_device(
+    model_class: Any, config: Any, readers: Sequence[Reader], dtype: torch.dtype, ceilings: Ceilings
+) -> DevicePrepared:
+    """Plan from the index and an empty model. Raises MemoryBudgetError before any weight is read."""
+    with torch.device("meta"):
+        skeleton = model_class(config)
+    packable = Packable.of(readers)
+    places = find_places(skeleton, packable)
+    replace(skeleton, places, dtype, int8_activations=None)
+    ordered = [item.part.record for item in inventory_of(skeleton, places, packable, dtype).items]
+    products = {place.record.name for place in places if not place.is_embedding}
+    lookups = {place.record.name for place in places if place.is_embedding}
+    inventory = device_inventory(
+        [r for r in dict.fromkeys(ordered) if r.name in products],
+        [r for r in dict.fromkeys(ordered) if r.name in lookups],
+        packable.reader_numbers,
+        sum(parameter.numel() * dtype.itemsize for parameter in skeleton.parameters()),
+        dtype,
+        ceilings,
+    )
+    plan = plan_device(inventory, ceilings.rates, ceilings.memory_bytes, ceilings.host_memory_bytes)
+    return DevicePrepared(tuple(places), inventory, plan)
+
+
+def device_inventory(
+    products: Sequence[TensorRecord],
+    lookups: Sequence[TensorRecord],
+    reader_numbers: dict[str, int] | Any,
+    float_bytes: int,
+    dtype: torch.dtype,
+    ceilings: Ceilings,
+) -> DeviceInventory:
+    """Matrices to multiply with on the device, and matrices to look up rows of on the host, in the order of use."""
+    items = tuple(
+        DeviceItem(
+            Item(part, products=True, lookups=False),
+            Shipment(part, zstd_on_device=ceilings.zstd_on_device).load,
+        )
+        for record in products
+        for part in cut(record, reader_numbers[record.name], ceilings.part_bytes)
+    )
+    rows = tuple(
+        Item(part, products=False, lookups=True)
+        for record in lookups
+        for part in cut(record, reader_numbers[record.name])
+    )
+    return DeviceInventory(
+        items,
+        float_bytes,
+        sum(device_side_bytes(record) for record in products),
+        max((device_workspace_bytes(record, dtype) for record in products), default=0),
+        Inventory(
+            rows,
+            0,
+            sum(side_bytes(record) for record in lookups),
+            max((workspace_bytes(*record.matrix_shape, dtype.itemsize) for record in lookups), default=0),
+        ),
+    )
+
+
+def make_engine(
+    prepared: DevicePrepared, readers: Sequence[Reader], dtype: torch.dtype, device: Device, decoder: Decoder
+) -> DeviceEngine:
+    """Read the weights that the plan keeps in memory. The engine owns readers and device."""
+    return DeviceEngine(
+        prepared.plan,
+        readers,
+        dtype,
+        device,
+        decoder,
+        prepared.inventory.workspace_bytes,
+        prepared.inventory.lookups.workspace_bytes,
+    )
+
+
+def default_decoder(device: Device) -> Decoder:
+    """The kernels that SPQFMT_BACKEND names, or the best for the device."""
+    return Decoder(kernels_for(device.torch_device))

@@ -1,0 +1,312 @@
+"""Parts of weights on their way to the product: read, copied, decoded and lent, each step on a stream of its own.
+
+What is given to the device is given ahead of the computation, in the order in which parts were used the last time. That
+order is a guess and never decides what is shown: a slot is lent only for the part that it was filled with. Streams wait
+for each other by events; the host waits only for reads, and for the verdict of the decoder the first time that a part
+is decoded. What has the same checksum the next time decodes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+
+from spqfmt.container.reader import Reader
+from spqfmt.errors import BackendError, SpqError
+from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.holdings import Holdings
+from spqfmt.loaders.device.seam import Device, Event, Memory, Stream, Work, copy_bytes
+from spqfmt.loaders.device.shipping import Shipment
+from spqfmt.pipeline.residency.device_plan import DevicePlan
+
+
+class _State(Enum):
+    FREE = 0
+    READING = 1
+    DECODING = 2
+    LENT = 3
+
+
+@dataclass(eq=False)
+class _Slot:
+    """Room for one decoded part. `event`: the read that is awaited, or the decoding; `released`: its last use."""
+
+    number: int
+    memory: Memory
+    state: _State = _State.FREE
+    part: int = -1
+    staging: int = -1
+    event: Event | None = None
+    released: Event | None = None
+
+
+class Pipeline:
+    """Serves one thread at a time. `load` first; `shipments` are the plan's parts in order."""
+
+    def __init__(
+        self,
+        device: Device,
+        plan: DevicePlan,
+        shipments: Sequence[Shipment],
+        readers: Sequence[Reader],
+        decoder: Decoder,
+    ) -> None:
+        self._device = device
+        self._plan = plan
+        self._shipments = shipments
+        self._readers = readers
+        self._decoder = decoder
+        self._held = Holdings(device, plan)
+        self._slots = [_Slot(i, memory) for i, memory in enumerate(self._held.slots)]
+        self._staging_free: list[Event | None] = [None] * len(self._held.staging)
+        self._landing_free: list[Event | None] = [None] * len(self._held.landings)
+        self._staging_taken = [False] * len(self._held.staging)
+        self._next_landing = 0
+        self._proven: set[int] = set()
+        order = [n for n, part in enumerate(plan.parts) if part.residency != "decoded"]
+        self._next = {part: order[(i + 1) % len(order)] for i, part in enumerate(order)}
+        self._last = order[-1] if order else -1
+        self._broken: BackendError | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Device memory of weights and buffers, without scales and what else comes with them."""
+        return self._held.n_bytes
+
+    @property
+    def host_held_bytes(self) -> int:
+        """Host memory of weights and staging."""
+        return self._held.n_host_bytes
+
+    def load(self) -> None:
+        """Read what the plan keeps in memory. Raises FormatError, OSError, BackendError."""
+        kept = [n for n, part in enumerate(self._plan.parts) if part.residency != "disk"]
+        reads: dict[int, tuple[int, Event]] = {}
+        for i, number in enumerate(kept):
+            for ahead in kept[i : i + len(self._held.staging)]:
+                if ahead not in reads:
+                    reads[ahead] = self._read_to_keep(ahead)
+            staging, event = reads[number]
+            home = self._held.homes[number]
+            residency = self._plan.parts[number].residency
+            if residency == "host":
+                self._device.synchronize(event)
+                continue
+            if residency == "compressed":
+                self._copy(number, self._held.staging[staging], home, event, staging)
+            else:
+                landing = self._land(number, self._held.staging[staging], event, staging)
+                self._decode(number, landing, home, len(self._slots))
+                self._landing_free[self._next_landing] = self._device.record(Stream.DECODE)
+                self._prove(number, len(self._slots))
+            self._staging_taken[staging] = False
+        for stream in (Stream.COPY, Stream.DECODE):
+            self._device.synchronize(self._device.record(stream))
+        self._prefetch()
+
+    @contextmanager
+    def lend(self, number: int) -> Iterator[Memory]:
+        """The decoded bytes of a part, for work on COMPUTE that is given while the context lasts.
+
+        Raises FormatError and OSError of reading and decoding; the next call tries again. A BackendError stays.
+        """
+        home = self._held.decoded(number)
+        if home is not None:
+            yield home
+            return
+        slot = self._obtain(number)
+        try:
+            yield slot.memory.part(0, self._shipments[number].part.decoded_bytes)
+        finally:
+            self._release(slot)
+
+    def _obtain(self, number: int) -> _Slot:
+        if self._broken is not None:
+            raise self._broken
+        self._next[self._last] = number
+        self._last = number
+        slot = next((s for s in self._slots if s.part == number and s.state is not _State.FREE), None)
+        if slot is not None and slot.state is _State.LENT:
+            raise SpqError(f"{self._plan.parts[number].name} is in use already")
+        with self._watched(slot := slot or self._claim()):
+            if slot.state is _State.FREE:
+                self._begin(slot, number)
+            if slot.state is _State.READING:
+                self._forward(slot)
+            assert slot.event is not None
+            self._device.wait(Stream.COMPUTE, slot.event)
+            if number not in self._proven:
+                self._prove(number, slot.number)
+        slot.state = _State.LENT
+        return slot
+
+    def _claim(self) -> _Slot:
+        """A slot for a part that was not foreseen: a free one, or one that was filled ahead and is not in use."""
+        for state in (_State.FREE, _State.DECODING, _State.READING):
+            for slot in reversed(self._slots):
+                if slot.state is state:
+                    self._drop(slot)
+                    return slot
+        raise SpqError("more parts are in use at once than the ring has slots")
+
+    def _drop(self, slot: _Slot) -> None:
+        # What is decoded into it is dropped in order, since one stream decodes; what is read into its staging likewise.
+        if slot.staging >= 0:
+            self._staging_taken[slot.staging] = False
+        slot.state, slot.part, slot.staging, slot.event = _State.FREE, -1, -1, None
+
+    def _release(self, slot: _Slot) -> None:
+        try:
+            slot.released = self._device.record(Stream.COMPUTE)
+        except BackendError as error:
+            self._broken = error
+        slot.state, slot.part, slot.event = _State.FREE, -1, None
+        self._prefetch()
+
+    def _prefetch(self) -> None:
+        """Begin what comes after the part used last, as far as there are free slots."""
+        part = self._last
+        for _ in range(len(self._slots)):
+            if self._broken is not None or not self._next:
+                return
+            part = self._next[part]
+            slot = next((s for s in self._slots if s.part == part and s.state is not _State.FREE), None)
+            try:
+                if slot is None:
+                    slot = next((s for s in self._slots if s.state is _State.FREE), None)
+                    if slot is None or not self._can_begin(part):
+                        return
+                    with self._watched(slot):
+                        self._begin(slot, part)
+                if slot.state is _State.READING and slot.event is not None and slot.event.done():
+                    with self._watched(slot):
+                        self._forward(slot)
+            except (SpqError, OSError):
+                # Whoever asks for the part tries again and is told.
+                return
+
+    def _can_begin(self, number: int) -> bool:
+        return self._plan.parts[number].residency != "disk" or not all(self._staging_taken)
+
+    @contextmanager
+    def _watched(self, slot: _Slot) -> Iterator[None]:
+        """A slot whose filling fails is free again; a device that fails once is not trusted any more."""
+        try:
+            yield
+        except BackendError as error:
+            self._broken = error
+            self._drop(slot)
+            raise
+        except BaseException:
+            self._drop(slot)
+            raise
+
+    def _begin(self, slot: _Slot, number: int) -> None:
+        """Start to fill a free slot: with a read, or all the way where the bytes are in memory."""
+        residency = self._plan.parts[number].residency
+        slot.part = number
+        if residency == "disk":
+            slot.staging = (
+                self._staging_taken.index(False) if not all(self._staging_taken) else self._free_one()
+            )
+            slot.state = _State.READING
+            self._staging_taken[slot.staging] = True
+            slot.event = self._read(
+                number, self._held.staging[slot.staging], self._staging_free[slot.staging]
+            )
+            return
+        slot.state = _State.DECODING
+        sent = self._held.homes[number]
+        if residency == "host":
+            sent = self._land(number, sent, None, -1)
+        self._decode_into(slot, number, sent, landed=residency == "host")
+
+    def _free_one(self) -> int:
+        """A staging buffer taken from a part that nobody has asked for yet."""
+        slot = next(s for s in reversed(self._slots) if s.state is _State.READING)
+        staging = slot.staging
+        self._drop(slot)
+        return staging
+
+    def _forward(self, slot: _Slot) -> None:
+        """What was read goes on to the device; the host waits for the read if it must."""
+        number, staging = slot.part, slot.staging
+        landing = self._land(number, self._held.staging[staging], slot.event, staging)
+        self._staging_taken[staging] = False
+        slot.staging = -1
+        self._decode_into(slot, number, landing, landed=True)
+
+    def _decode_into(self, slot: _Slot, number: int, sent: Memory, *, landed: bool) -> None:
+        if slot.released is not None:
+            self._device.wait(Stream.DECODE, slot.released)
+        self._decode(number, sent, slot.memory, slot.number)
+        slot.event = self._device.record(Stream.DECODE)
+        slot.state = _State.DECODING
+        if landed:
+            self._landing_free[self._next_landing] = slot.event
+
+    def _read_to_keep(self, number: int) -> tuple[int, Event]:
+        if self._plan.parts[number].residency == "host":
+            return -1, self._read(number, self._held.homes[number], None)
+        staging = self._staging_taken.index(False)
+        self._staging_taken[staging] = True
+        return staging, self._read(number, self._held.staging[staging], self._staging_free[staging])
+
+    def _read(self, number: int, target: Memory, after: Event | None) -> Event:
+        shipment = self._shipments[number]
+        reader = self._readers[shipment.part.reader_number]
+        target = target.part(0, shipment.n_bytes)
+        reads_direct = shipment.as_stored
+        room = target if reads_direct else self._held.unpacking.part(0, shipment.part.stored_bytes)
+        work = Work(
+            f"read {self._plan.parts[number].name}",
+            writes=(target,) if reads_direct else (room, target),
+            amounts=shipment.load.read,
+        )
+        return self._device.read(work, lambda: self._decoder.read(shipment, reader, room, target), after)
+
+    def _copy(self, number: int, source: Memory, target: Memory, event: Event | None, staging: int) -> None:
+        n_bytes = self._shipments[number].n_bytes
+        source, target = source.part(0, n_bytes), target.part(0, n_bytes)
+        if event is not None:
+            self._device.wait(Stream.COPY, event)
+        work = Work(f"copy {self._plan.parts[number].name}", (source,), (target,), {"copy": n_bytes})
+        self._device.enqueue(Stream.COPY, work, lambda: copy_bytes(target, source))
+        if staging >= 0:
+            self._staging_free[staging] = self._device.record(Stream.COPY)
+
+    def _land(self, number: int, source: Memory, event: Event | None, staging: int) -> Memory:
+        """Copy into the next landing buffer; DECODE comes after it."""
+        self._next_landing = (self._next_landing + 1) % len(self._held.landings)
+        landing = self._held.landings[self._next_landing]
+        free = self._landing_free[self._next_landing]
+        if free is not None:
+            self._device.wait(Stream.COPY, free)
+        self._copy(number, source, landing, event, staging)
+        self._device.wait(Stream.DECODE, self._device.record(Stream.COPY))
+        return landing
+
+    def _decode(self, number: int, sent: Memory, out: Memory, verdict: int) -> None:
+        shipment = self._shipments[number]
+        sent = sent.part(0, shipment.n_bytes)
+        out = out.part(0, shipment.part.decoded_bytes)
+        word = self._held.verdicts.part(4 * verdict, 4)
+        buffers = (self._held.tables, self._held.scratch)
+        work = Work(
+            f"decode {self._plan.parts[number].name}", (sent,), (out, word, *buffers), shipment.load.decode
+        )
+        self._device.enqueue(
+            Stream.DECODE, work, lambda: self._decoder.decode(shipment, sent, out, word, *buffers)
+        )
+
+    def _prove(self, number: int, verdict: int) -> None:
+        """Raise what the decoder found wrong with a part; the host waits for it."""
+        self._device.synchronize(self._device.record(Stream.DECODE))
+        word = self._held.verdicts.part(4 * verdict, 4)
+        shipment = self._shipments[number]
+        work = Work(f"verdict {self._plan.parts[number].name}", (word,))
+        path = self._readers[shipment.part.reader_number].path
+        self._device.enqueue(Stream.DECODE, work, lambda: self._decoder.judge(shipment, word, path))
+        self._proven.add(number)

@@ -1,0 +1,187 @@
+"""The form in which a part goes to a device, and what is known of it there.
+
+Sent are the stored bytes, but zstd frames apart from each other, or decoded where the device cannot; behind them the
+records that the kernels decode by. Checksums are checked on the host, over the stored bytes as they come from the file;
+headers too, once: what has the same checksum the next time has the same header.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spqfmt import wire
+from spqfmt.codecs.base import Bytes
+from spqfmt.codecs.registry import decode_into
+from spqfmt.codecs.zstd import FRAME_BYTES, frames
+from spqfmt.errors import ChecksumError, FormatError, UnsupportedError
+from spqfmt.kernels import native
+from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
+from spqfmt.kernels.device.chunks import BLOCK_WORDS, BLOCKS_AT_ONCE, CUMULATIVE_WORDS, TABLE_WORDS
+from spqfmt.pipeline.residency.device_plan import Load
+from spqfmt.pipeline.residency.device_rates import CODEC_KINDS
+from spqfmt.pipeline.residency.parts import Part
+
+ALIGNMENT = 64
+"""Of chunks, and of everything else that is put into one allocation."""
+FRAME_ALIGNMENT = 16
+"""nvCOMP: "if in doubt, use 16-byte alignment"."""
+LEAST_BLOCK_BYTES = 1 << 12
+"""Room for records is planned before blocks are seen, for blocks of this size; ours are four times as large."""
+
+
+def aligned(n_bytes: int) -> int:
+    """Up to the next multiple of ALIGNMENT."""
+    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
+
+
+class ZstdJob(NamedTuple):
+    """`frames` of a zstd chunk: int64[n, 2], where each begins in the sent bytes and how long it is."""
+
+    frames: NDArray[np.int64]
+    out_offset: int
+    raw_bytes: int
+
+
+class Decoding(NamedTuple):
+    """What decodes a part once its bytes are there: a plan for the kernels, and frames for nvCOMP."""
+
+    plan: DecodePlan
+    zstd: tuple[ZstdJob, ...]
+
+
+class Shipment:
+    """One part as it is sent. `zstd_on_device`: the device decodes zstd frames itself."""
+
+    def __init__(self, part: Part, *, zstd_on_device: bool) -> None:
+        self.part = part
+        self.zstd_on_device = zstd_on_device
+        self.decoding: Decoding | None = None
+        """There once `fill` has seen the headers."""
+
+    @cached_property
+    def as_stored(self) -> bool:
+        """Whether the bytes that are sent are the stored ones."""
+        return not (self.part.jobs[:, 2] == wire.CODEC_ZSTD).any()
+
+    @cached_property
+    def jobs(self) -> NDArray[np.int64]:
+        """native.DECODE_JOB_COLUMNS: from the sent bytes to the part's decoded or scratch bytes."""
+        if self.as_stored:
+            return self.part.jobs
+        jobs = self.part.jobs.copy()
+        at = 0
+        for job in jobs:
+            if job[2] == wire.CODEC_ZSTD:
+                if self.zstd_on_device:
+                    job[1] += FRAME_ALIGNMENT * -(-job[5] // FRAME_BYTES)
+                else:
+                    job[1], job[2] = job[5], wire.CODEC_RAW
+            job[0] = at
+            at += aligned(int(job[1]))
+        return jobs
+
+    @cached_property
+    def payload_bytes(self) -> int:
+        """Bytes that are sent, without records."""
+        return int(self.jobs[-1, 0] + self.jobs[-1, 1])
+
+    @cached_property
+    def records_offset(self) -> int:
+        """Where the records begin, behind what a damaged block may be read ahead."""
+        return aligned(self.payload_bytes + READ_AHEAD_BYTES)
+
+    @cached_property
+    def n_tables(self) -> int:
+        """Decode tables that it needs at most."""
+        return int((self.jobs[:, 2] == wire.CODEC_RANS).sum())
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """All that is sent, records included: a multiple of ALIGNMENT."""
+        raw = self.jobs[self.jobs[:, 2] == wire.CODEC_RANS, 5]
+        n_blocks = int((-(-raw // LEAST_BLOCK_BYTES)).sum())
+        # Programs are filled up for each number of groups that occurs: of whole blocks, of each chunk's last one.
+        sizes = 2 * (wire.RANS_MAX_BLOCK_LOG2 - LEAST_BLOCK_BYTES.bit_length() + 2 + raw.size)
+        n_words = self.n_tables * CUMULATIVE_WORDS + (n_blocks + sizes * (BLOCKS_AT_ONCE - 1)) * BLOCK_WORDS
+        return self.records_offset + aligned(4 * n_words if raw.size else 0)
+
+    @cached_property
+    def load(self) -> Load:
+        """What the planner counts with."""
+        decode: dict[str, int] = {}
+        for _, _, codec, _, _, raw_bytes in self.jobs.tolist():
+            kind = CODEC_KINDS[codec]
+            decode[kind] = decode.get(kind, 0) + raw_bytes
+        if self.part.merges:
+            decode["move"] = decode.get("move", 0) + self.part.decoded_bytes
+        read = {"read": self.part.stored_bytes}
+        if not self.as_stored and not self.zstd_on_device:
+            read["host_decode"] = int(self.part.jobs[self.part.jobs[:, 2] == wire.CODEC_ZSTD, 5].sum())
+        return Load(self.n_bytes, self.n_tables * TABLE_WORDS * 4, read, decode)
+
+    def fill(self, stored: Bytes, out: Bytes, path: Path) -> None:
+        """Check `stored` (part.stored_bytes) and put what is sent into `out` (n_bytes); where `as_stored` it is there.
+
+        Raises ChecksumError, CorruptError or UnsupportedError that names file and tensor.
+        """
+        jobs: list[ChunkJob] = []
+        zstd: list[ZstdJob] = []
+        for number, (src, size, _, crc32, _, _) in enumerate(self.part.jobs.tolist()):
+            try:
+                if native.crc32(stored[src : src + size]) != crc32:
+                    raise ChecksumError("a chunk does not match its checksum")
+                self._place(number, stored[src : src + size], out, jobs, zstd)
+            except FormatError as error:
+                self.blame(error, path, number)
+                raise
+        if self.decoding is None:
+            plan = plan_chunks(jobs)
+            if self.records_offset + plan.records.nbytes > self.n_bytes:
+                raise UnsupportedError(
+                    f"{path}: tensor {self.part.record.name!r}: its rans blocks are smaller than "
+                    f"{LEAST_BLOCK_BYTES} bytes, which a device does not take",
+                    "small rans blocks on a device",
+                )
+            self.decoding = Decoding(plan, tuple(zstd))
+        records = self.decoding.plan.records.numpy().view(np.uint8)
+        out[self.records_offset : self.records_offset + records.size] = records
+
+    def blame(self, error: FormatError, path: Path, number: int = 0) -> None:
+        """Name file, tensor and place of chunk plane `number` in an error."""
+        if error.offset is None:
+            error.offset = self.part.planes[number].offset
+        error.args = (f"{path}: tensor {self.part.record.name!r}: {error}",)
+
+    def decoding_at(self, sent: torch.Tensor) -> Decoding:
+        """How the sent bytes, now in `sent` (uint8[n_bytes]), are decoded."""
+        assert self.decoding is not None
+        n_bytes = self.decoding.plan.records.nbytes
+        records = sent[self.records_offset : self.records_offset + n_bytes].view(torch.int32)
+        return Decoding(self.decoding.plan.at(records), self.decoding.zstd)
+
+    def _place(
+        self, number: int, chunk: Bytes, out: Bytes, jobs: list[ChunkJob], zstd: list[ZstdJob]
+    ) -> None:
+        at, size, codec, _, out_offset, raw_bytes = self.jobs[number].tolist()
+        target = out[at : at + size]
+        stored_codec = int(self.part.jobs[number, 2])
+        if stored_codec != wire.CODEC_ZSTD:
+            if not self.as_stored:
+                target[:] = chunk
+        elif not self.zstd_on_device:
+            decode_into(stored_codec, chunk, target)
+        else:
+            begins, ends = frames(chunk, raw_bytes).T
+            sizes = ends - begins
+            padded = -(-sizes // FRAME_ALIGNMENT) * FRAME_ALIGNMENT
+            places = np.cumsum(padded) - padded
+            for place, begin, end in zip(places.tolist(), begins.tolist(), ends.tolist(), strict=True):
+                target[place : place + end - begin] = chunk[begin:end]
+            zstd.append(ZstdJob(np.stack((places + at, sizes), 1), out_offset, raw_bytes))
+            return
+        if self.decoding is None:
+            jobs.append(chunk_job(target, codec, at, out_offset, raw_bytes))

@@ -1,0 +1,241 @@
+"""A device on the CPU: a virtual clock, real bytes, and a watch over who touches which buffer when.
+
+Work is done as it is given; the clock says when it would have been done. That both agree, and that a real device may
+order the streams as it likes, is what the watch proves: two accesses to one byte, at least one of them a write, must be
+ordered by their stream or by events (vector clocks, as race detectors have them), or BufferConflictError is raised
+whatever the rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar, cast
+
+import torch
+
+from spqfmt.errors import BackendError
+from spqfmt.loaders.device.seam import Device, Event, Memory, Stream, Work
+from spqfmt.pipeline.residency.device_rates import DEFAULT, DeviceRates
+
+T = TypeVar("T")
+_Clock = dict[Stream, int]
+_GUARD_BYTES = 4096
+_FRESH = 0xA5
+"""What new memory is full of: never zero, which would pass for weights."""
+
+
+class BufferConflictError(AssertionError):
+    """Two operations that nothing orders touch the same bytes, and one of them writes."""
+
+
+@dataclass
+class Fault:
+    """Something goes wrong with operations whose label contains `label`, after the first `skip` of them, `times` times.
+
+    "fail" raises as the operation is given to the stream; "fail later" leaves it undone, which the next call to the
+    device tells, as CUDA does; "delay" makes it take `seconds` longer.
+    """
+
+    label: str
+    kind: Literal["fail", "fail later", "delay"]
+    seconds: float = 0.0
+    skip: int = 0
+    times: int = 1
+
+    def strikes(self, label: str) -> bool:
+        """Whether it is this operation's turn."""
+        if self.label not in label or self.times == 0:
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        self.times -= 1
+        return True
+
+
+class Done(NamedTuple):
+    """An operation of the past: the seconds of the virtual clock at which it began and ended."""
+
+    stream: Stream
+    label: str
+    start: float
+    stop: float
+
+
+class _Event(NamedTuple):
+    device: SimulatedDevice
+    seconds: float
+    clock: _Clock
+    of_reader: bool = False
+    error: Exception | None = None
+
+    def done(self) -> bool:
+        return self.seconds <= self.device.seconds
+
+
+class _Access(NamedTuple):
+    stream: Stream
+    begin: int
+    end: int
+    writes: bool
+
+
+class SimulatedDevice(Device):
+    """`capacity_bytes` of memory, None for any; `faults` that are to happen; `runs` False counts time without bytes."""
+
+    def __init__(
+        self,
+        rates: DeviceRates = DEFAULT,
+        *,
+        capacity_bytes: int | None = None,
+        faults: Sequence[Fault] = (),
+        runs: bool = True,
+    ) -> None:
+        self.rates = rates
+        self.faults = list(faults)
+        self.seconds = 0.0
+        """The host's virtual clock: it moves only where the host waits."""
+        self.trace: list[Done] = []
+        self.peak_host_bytes = 0
+        self._capacity = capacity_bytes
+        self._runs = runs
+        self._allocated = 0
+        self._next_address = _GUARD_BYTES
+        self._free = dict.fromkeys(Stream, 0.0)
+        self._clocks: dict[Stream, _Clock] = {stream: {} for stream in Stream}
+        self._host_clock: _Clock = {}
+        self._accesses: dict[_Access, tuple[int, str]] = {}
+        self._failed: BackendError | None = None
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Nothing is ever given back, so this is the peak too."""
+        return self._allocated
+
+    def allocate(self, n_bytes: int) -> Memory:
+        """BackendError: more than the capacity."""
+        if self._capacity is not None and self._allocated + n_bytes > self._capacity:
+            raise BackendError(
+                f"the device has {self._capacity} bytes, {self._allocated} are taken: {n_bytes} more do not fit"
+            )
+        self._allocated += n_bytes
+        return self._memory(n_bytes)
+
+    def allocate_host(self, n_bytes: int) -> Memory:
+        """Ordinary memory, counted."""
+        self.peak_host_bytes += n_bytes
+        return self._memory(n_bytes)
+
+    def _memory(self, n_bytes: int) -> Memory:
+        address = self._next_address
+        self._next_address += n_bytes + _GUARD_BYTES
+        tensor = torch.full((n_bytes,), _FRESH, dtype=torch.uint8) if self._runs else None
+        return Memory(address, n_bytes, tensor)
+
+    def read(self, work: Work, run: Callable[[], None], after: Event | None) -> Event:
+        """As the thread that reads would have done it."""
+        error: Exception | None = None
+        if after is not None:
+            assert isinstance(after, _Event)
+            self._join(Stream.READ, after)
+        try:
+            self._do(Stream.READ, work, run)
+        except Exception as raised:  # noqa: BLE001  # raised again by the one who waits
+            error = raised
+        return self._event(Stream.READ)._replace(of_reader=True, error=error)
+
+    def enqueue(self, stream: Stream, work: Work, run: Callable[[], T]) -> T:
+        """Done at once; the clock of the stream moves on."""
+        assert stream is not Stream.READ
+        self._check()
+        result: T = self._do(stream, work, run)
+        return result
+
+    def record(self, stream: Stream) -> Event:
+        """All that the stream was given."""
+        assert stream is not Stream.READ
+        self._check()
+        return self._event(stream)
+
+    def wait(self, stream: Stream, event: Event) -> None:
+        """Orders the stream, and the host where a read is waited for."""
+        assert isinstance(event, _Event)
+        self._check()
+        if event.of_reader:
+            self._host_waits(event)
+        self._join(stream, event)
+
+    def synchronize(self, event: Event) -> None:
+        """Moves the host's clock."""
+        assert isinstance(event, _Event)
+        self._host_waits(event)
+        self._check()
+
+    def close(self) -> None:
+        """There is no thread."""
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+    def _host_waits(self, event: _Event) -> None:
+        self.seconds = max(self.seconds, event.seconds)
+        _merge(self._host_clock, event.clock)
+        if event.error is not None:
+            raise event.error
+
+    def _join(self, stream: Stream, event: _Event) -> None:
+        self._free[stream] = max(self._free[stream], event.seconds)
+        _merge(self._clocks[stream], event.clock)
+
+    def _event(self, stream: Stream) -> _Event:
+        return _Event(self, self._free[stream], dict(self._clocks[stream]))
+
+    def _do(self, stream: Stream, work: Work, run: Callable[[], T]) -> T:
+        clock = self._clocks[stream]
+        _merge(clock, self._host_clock)
+        clock[stream] = clock.get(stream, 0) + 1
+        struck = [fault for fault in self.faults if fault.strikes(work.label)]
+        delay = sum(fault.seconds for fault in struck if fault.kind == "delay")
+        start = max(self.seconds, self._free[stream])
+        self._free[stream] = start + self.rates.seconds(work.amounts) + delay
+        self.trace.append(Done(stream, work.label, start, self._free[stream]))
+        for memories, writes in ((work.reads, False), (work.writes, True)):
+            for memory in memories:
+                self._touch(stream, memory, work.label, writes=writes)
+        if any(fault.kind == "fail" for fault in struck):
+            raise BackendError(f"the device failed at {work.label!r}")
+        if any(fault.kind == "fail later" for fault in struck):
+            self._failed = BackendError(f"the device failed at {work.label!r}")
+            return cast("T", None)
+        return run() if self._runs else cast("T", None)
+
+    def _touch(self, stream: Stream, memory: Memory, label: str, *, writes: bool) -> None:
+        access = _Access(stream, memory.address, memory.address + memory.n_bytes, writes)
+        clock = self._clocks[stream]
+        covered = []
+        for other, (number, other_label) in self._accesses.items():
+            if other.begin >= access.end or access.begin >= other.end or not (writes or other.writes):
+                continue
+            if clock.get(other.stream, 0) < number:
+                raise BufferConflictError(
+                    f"{label!r} on {stream.value} {'writes' if writes else 'reads'} what {other_label!r} on "
+                    f"{other.stream.value} {'writes' if other.writes else 'reads'}, and nothing orders them"
+                )
+            if writes and access.begin <= other.begin and other.end <= access.end:
+                covered.append(other)
+        # Whoever comes after this write comes after what it was ordered behind.
+        for other in covered:
+            del self._accesses[other]
+        self._accesses[access] = (clock[stream], label)
+
+
+def _merge(clock: _Clock, other: _Clock) -> None:
+    for stream, number in other.items():
+        clock[stream] = max(clock.get(stream, 0), number)

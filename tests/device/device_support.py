@@ -1,0 +1,61 @@
+"""Engines on simulated devices, and ceilings at which a certain residency must come out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spqfmt.container.reader import Reader
+from spqfmt.kernels.device import kernels_for
+from spqfmt.loaders.device import DeviceEngine, Fault, SimulatedDevice
+from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.load import Ceilings, DevicePrepared, device_inventory, make_engine
+from spqfmt.pipeline.residency.device_plan import plan_device
+from spqfmt.pipeline.residency.device_rates import DeviceRates
+
+RATES = DeviceRates(
+    name="test", assumed=True, read=1e8, copy=1e9, rans=1e10, zstd=5e9, move=2e10, compute=2e10,
+    host_decode=1e9, operation_s=1e-9,
+)  # fmt: skip
+
+
+def prepared_of(
+    readers: Sequence[Reader], residency: str, *, part_bytes: int = 1 << 11, zstd_on_device: bool = False
+) -> DevicePrepared:
+    """A plan of all tensors of the files in which as many parts as possible live in `residency`."""
+    records = [(record, number) for number, reader in enumerate(readers) for record in reader.index.tensors]
+    numbers = {record.name: number for record, number in records}
+    ceilings = Ceilings(part_bytes=part_bytes, zstd_on_device=zstd_on_device)
+    products = [record for record, _ in records]
+    inventory = device_inventory(products, [], numbers, 0, torch.bfloat16, ceilings)
+    return DevicePrepared((), inventory, forced_plan(inventory, residency))
+
+
+def forced_plan(inventory: Any, residency: str) -> Any:
+    """The plan at the ceilings that leave room for just this residency."""
+    whole = plan_device(inventory, RATES)
+    if residency == "decoded":
+        return whole
+    sent = sum(-(-item.load.sent_bytes // 64) * 64 for item in inventory.items)
+    tight = plan_device(inventory, RATES, whole.smallest_bytes, None)
+    memory, host = tight.smallest_bytes, tight.smallest_host_bytes
+    if residency == "compressed":
+        memory += sent
+    if residency == "host":
+        host += sent
+    return plan_device(inventory, RATES, memory, host)
+
+
+def engine_of(
+    path: Path, residency: str, *, faults: Sequence[Fault] = (), **options: Any
+) -> tuple[DeviceEngine, SimulatedDevice]:
+    """An engine over all tensors of a file, on a device that holds no byte more than the plan."""
+    reader = Reader(path)
+    prepared = prepared_of([reader], residency, **options)
+    device = SimulatedDevice(RATES, capacity_bytes=prepared.plan.held_bytes, faults=faults)
+    decoder = Decoder(kernels_for(torch.device("cpu"), "torch"))
+    engine = make_engine(prepared, [reader], torch.bfloat16, device, decoder)
+    assert device.allocated_bytes == engine.held_bytes == prepared.plan.held_bytes
+    assert device.peak_host_bytes <= prepared.plan.host_held_bytes
+    return engine, device
