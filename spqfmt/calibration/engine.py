@@ -108,6 +108,7 @@ class Engine:
             options = self._method.search(EngineTrials(self), options)
             # What a few samples have shown of the structure may be less than what all of them do (experts).
             self._found.clear()
+            self.stage("search is done")
         return options
 
     def run(

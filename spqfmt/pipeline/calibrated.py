@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from spqfmt.pipeline.options import PackOptions
 from spqfmt.pipeline.plan import PackPlan, PlannedTensor
 from spqfmt.pipeline.records import tensor_record
 from spqfmt.pipeline.resume import ResumeFolder
+from spqfmt.quantize.base import MethodOptions
 from spqfmt.quantize.calibrated import Result, is_calibrated
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.version import __version__
@@ -58,7 +60,7 @@ class CalibratedResults:
         self._folder.begin(resume=resume, force=force)
         self._stage = stage
         self._numbers = {name: number for number, name in enumerate(self._engine.block_names)}
-        self._blocks = self._engine.run(self._load)
+        self._blocks = self._run(options.method_options)
         self._loaded: set[str] = set()
         self._results: dict[str, Result] = {}
         self._done: set[str] = set()
@@ -68,6 +70,14 @@ class CalibratedResults:
         self.notes: list[str] = []
         self.formula_bits = 0.0
         self.formula_weights = 0
+
+    def _run(self, options: MethodOptions) -> Iterator[BlockResult]:
+        """The blocks; what is searched for comes first, once for all runs."""
+        editing = self._folder.load_search()
+        found = self._engine.search() if editing is None else replace(options, editing=editing)
+        if found is not options and found.editing is not None:
+            self._folder.save_search(found.editing)
+        yield from self._engine.run(self._load, found)
 
     def take(self, planned: PlannedTensor) -> Result | None:
         """What the method made of a tensor, once; None for one that it did not touch."""
@@ -164,17 +174,21 @@ class CalibratedResults:
         """After an interruption, say how to go on."""
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(self._interrupted()) from error
-        if error is not None and not self._folder.n_blocks:
+        if error is not None and not self._kept():
             self._folder.remove()
 
-    def _interrupted(self) -> str:
-        # A folder without a finished block is of no use.
+    def _kept(self) -> str:
+        """What a resume need not do again, in words; empty when the folder is of no use."""
         n_blocks = self._folder.n_blocks
-        if not n_blocks:
+        blocks = f"{n_blocks} of {len(self._engine.block_names)} blocks" if n_blocks else ""
+        return " and ".join(part for part in (self._folder.has_search * "the search", blocks) if part)
+
+    def _interrupted(self) -> str:
+        kept = self._kept()
+        if not kept:
             self._folder.remove()
             return "interrupted; nothing was left behind"
-        total = len(self._engine.block_names)
-        return f"interrupted; {self._folder.path} holds {n_blocks} of {total} blocks, --resume goes on there"
+        return f"interrupted; {self._folder.path} holds {kept}, --resume goes on there"
 
     def finished(self) -> None:
         """The file is there: what was kept for a resume can go."""

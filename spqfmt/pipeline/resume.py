@@ -1,11 +1,12 @@
 """What an interrupted pack has quantized so far, kept beside OUT as OUT.spq.resume/: one .spq file for each block.
 
-`pack.json` says of which source and options the blocks are; a later pack goes on only with the same. Nothing in the
-folder is trusted: the files are read with the checks of any .spq file, and each block's source tensors must have the
-checksum that they had.
+`pack.json` says of which source and options the blocks are; a later pack goes on only with the same. `search.json`
+holds what a method that searches has found before the first block. Nothing in the folder is trusted: the files are read
+with the checks of any .spq file, and each block's source tensors must have the checksum that they had.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from spqfmt.wire import CHUNK_ALIGNMENT
 
 SUFFIX = ".resume"
 _IDENTITY = "pack.json"
+_SEARCH = "search.json"
 
 
 class ResumeFolder:
@@ -97,6 +99,26 @@ class ResumeFolder:
         except FormatError:
             return None
 
+    def save_search(self, editing: Mapping[str, float]) -> None:
+        """Keep the editing vector that was found; durable once the function returns."""
+        unfinished = self.path / f"{_SEARCH}.part"
+        with unfinished.open("w", encoding="utf-8") as file:
+            json.dump(dict(editing), file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self.path / _SEARCH)
+
+    def load_search(self) -> dict[str, float] | None:
+        """The editing vector; None when there is none or it is damaged."""
+        try:
+            found = json.loads((self.path / _SEARCH).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        sound = isinstance(found, dict) and all(
+            isinstance(r, float) and 0 <= r <= 0.5 for r in found.values()
+        )
+        return found if sound else None
+
     def remove(self) -> None:
         """The pack is done, or has left nothing that could be taken up."""
         shutil.rmtree(self.path, ignore_errors=True)
@@ -105,6 +127,11 @@ class ResumeFolder:
     def n_blocks(self) -> int:
         """Blocks that are saved."""
         return sum(1 for _ in self.path.glob("block-*.spq"))
+
+    @property
+    def has_search(self) -> bool:
+        """Whether a search has ended."""
+        return (self.path / _SEARCH).exists()
 
 
 @dataclass(frozen=True)

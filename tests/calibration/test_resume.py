@@ -8,6 +8,7 @@ import pytest
 from calibration_models import TEXT
 
 import spqfmt
+from spqfmt.calibration.trials import EngineTrials
 from spqfmt.errors import OptionError
 from spqfmt.pipeline.progress import Silent
 from spqfmt.quantize.calibrated import Block, Result
@@ -27,6 +28,18 @@ class Interrupting(Silent):
             raise KeyboardInterrupt
 
 
+class AfterSearch(Silent):
+    """Raises like Ctrl-C when a stage begins after the last of a search."""
+
+    def __init__(self, at: str) -> None:
+        self._at, self._searched = at, False
+
+    def stage(self, text: str) -> None:
+        self._searched |= text == "search is done"
+        if self._searched and text == self._at:
+            raise KeyboardInterrupt
+
+
 @pytest.fixture
 def interrupted(folder: Callable[[str], Path], tmp_path: Path) -> Path:
     """The name of a file whose pack was interrupted in its second block."""
@@ -37,6 +50,52 @@ def interrupted(folder: Callable[[str], Path], tmp_path: Path) -> Path:
         spqfmt.pack(folder("llama"), out, progress=Interrupting("model.layers.1: quantizing"), **SETTINGS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.spq.resume"]
     return out
+
+
+JSQ: dict[str, Any] = SETTINGS | {"method": "jsq", "bits": 8, "search_steps": 2, "search_samples": 1}
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The perplexities that a search asks for from now on."""
+    tried: list[float] = []
+    original = EngineTrials.perplexity
+
+    def note(self: EngineTrials, *args: Any, **kwargs: Any) -> float:
+        tried.append(original(self, *args, **kwargs))
+        return tried[-1]
+
+    monkeypatch.setattr(EngineTrials, "perplexity", note)
+    return tried
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_a_search_is_not_made_twice(
+    block: int, folder: Callable[[str], Path], tmp_path: Path, searches: list[float]
+) -> None:
+    out, whole = tmp_path / "m.spq", tmp_path / "whole.spq"
+    held = r"resume holds the search" + (" and 1 of 2 blocks" if block else "") + ", --resume"
+    with pytest.raises(KeyboardInterrupt, match=held):
+        spqfmt.pack(folder("llama"), out, progress=AfterSearch(f"model.layers.{block}: quantizing"), **JSQ)
+    assert len(searches) == 4  # the start, two steps, no editing
+    spqfmt.pack(folder("llama"), out, resume=True, **JSQ)
+    assert len(searches) == 4
+    spqfmt.pack(folder("llama"), whole, **JSQ)
+    assert len(searches) == 8
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.spq", "whole.spq"]
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"a": "b"}', '{"a": 0.75}', '{"a": NaN}'])
+def test_a_damaged_search_is_made_again(
+    damaged: str, folder: Callable[[str], Path], tmp_path: Path, searches: list[float]
+) -> None:
+    out = tmp_path / "m.spq"
+    with pytest.raises(KeyboardInterrupt):
+        spqfmt.pack(folder("llama"), out, progress=AfterSearch("model.layers.0: quantizing"), **JSQ)
+    (tmp_path / "m.spq.resume" / "search.json").write_text(damaged, "utf-8")
+    spqfmt.pack(folder("llama"), out, resume=True, **JSQ)
+    assert len(searches) == 8
 
 
 @pytest.fixture

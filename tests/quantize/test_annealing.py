@@ -1,9 +1,13 @@
 """The annealing: schedule, acceptance, and what it returns."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import pytest
 
 from spqfmt.quantize.annealing import Vector, anneal, temperatures
+from spqfmt.quantize.base import MethodOptions
+from spqfmt.quantize.jsq import METHOD
 
 CHOICES = (0.0, 1.0, 2.0)
 
@@ -74,3 +78,35 @@ def test_worse_vectors_are_taken_as_algorithm_1_says() -> None:
         assert worse_ones_taken(difference) == pytest.approx(1 - np.exp(-difference / 300), abs=0.04)
     assert worse_ones_taken(np.inf) == 0
     assert worse_ones_taken(np.nan) == 0
+
+
+@dataclass
+class Model:
+    """Trials whose perplexity is 100 without editing and `edited` with any vector."""
+
+    edited: float
+    sites: tuple[tuple[int, str], ...] = ((0, "a"), (0, "b"), (1, "c"))
+    asked: list[tuple[object, int]] = field(default_factory=list)
+
+    def choose(self, n_samples: int) -> None:
+        assert n_samples == 4
+
+    def perplexity(self, options: MethodOptions, first_block: int = 0) -> float:
+        self.asked.append((options.editing, first_block))
+        return 100.0 if options.editing == {} else self.edited
+
+    def accept(self) -> None: ...
+
+    def stage(self, text: str) -> None: ...
+
+
+@pytest.mark.parametrize(("edited", "kept"), [(99.0, True), (100.0, False), (101.0, False)])
+def test_jsq_edits_only_where_the_model_is_better_for_it(edited: float, kept: bool) -> None:
+    model = Model(edited)
+    options = METHOD.search(model, METHOD.check(MethodOptions(search_steps=3)))
+    assert options.editing is not None
+    assert set(options.editing) == ({"a", "b", "c"} if kept else set())
+    # The start and the vector without editing are of the whole model, steps from the block that they change.
+    assert [first for _, first in (model.asked[0], model.asked[-1])] == [0, 0]
+    assert len(model.asked) == 5
+    assert {first for _, first in model.asked[1:-1]} <= {0, 1}
