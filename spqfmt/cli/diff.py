@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from spqfmt.cli.parameters import MODEL, complete_tensors
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.table import Column, Table
 from spqfmt.cli.units import matcher, printable, size
@@ -26,8 +27,8 @@ from spqfmt.pipeline.report import TensorReport
 
 
 @click.command("diff")
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=MODEL)
+@click.argument("second", type=MODEL)
 @click.option(
     "--error", is_flag=True, help="Relative error of each tensor of SECOND against FIRST, worst first."
 )
@@ -35,6 +36,7 @@ from spqfmt.pipeline.report import TensorReport
     "--tensor",
     "patterns",
     multiple=True,
+    shell_complete=complete_tensors,
     help="Only tensors whose name matches, such as '*.mlp.*', and no assets; repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")

@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.progress import Bar
 
 
 @click.command("eval")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=MODEL)
 @click.option(
     "--text",
     "text_file",
@@ -18,9 +19,7 @@ from spqfmt.cli.progress import Bar
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="UTF-8 text to score.",
 )
-@click.option(
-    "--reference", type=click.Path(path_type=Path), help="Model to compare with, for KL(reference || FILE)."
-)
+@click.option("--reference", type=MODEL, help="Model to compare with, for KL(reference || FILE).")
 @click.option(
     "--window", type=click.IntRange(min=2), help="Tokens in one input. [default: the model's, at most 2048]"
 )

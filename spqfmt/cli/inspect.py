@@ -12,6 +12,7 @@ from rich.console import Console
 
 from spqfmt.cli import charts
 from spqfmt.cli.inspect_tables import error_of, group_table, parts_table, stream_table, summary, tensor_table
+from spqfmt.cli.parameters import MODEL, complete_tensors
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import matcher, printable
 from spqfmt.pipeline.report import (
@@ -49,7 +50,7 @@ _SORT_KEYS: dict[str, Callable[[_Row], float]] = {
 
 
 @click.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=MODEL)
 @click.option(
     "--by",
     type=click.Choice(["tensor", *GROUPINGS]),
@@ -68,6 +69,7 @@ _SORT_KEYS: dict[str, Callable[[_Row], float]] = {
     "--tensor",
     "patterns",
     multiple=True,
+    shell_complete=complete_tensors,
     help="Only tensors whose name matches, such as '*.mlp.*'; repeatable.",
 )
 @click.option(
@@ -75,7 +77,7 @@ _SORT_KEYS: dict[str, Callable[[_Row], float]] = {
 )
 @click.option(
     "--reference",
-    type=click.Path(path_type=Path),
+    type=MODEL,
     help="Measure the error against this model: a Hugging Face folder, a GGUF file or an .spq file.",
 )
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one page for a browser.")

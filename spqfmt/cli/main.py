@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import CompletionItem
 
 from spqfmt.errors import OptionError, SpqError
 from spqfmt.version import __version__
@@ -25,6 +26,7 @@ COMMANDS = {
     "run": ("spqfmt.cli.run", "run", "Generate text."),
     "eval": ("spqfmt.cli.eval", "eval_", "Perplexity, and KL to a reference model."),
     "bench": ("spqfmt.cli.bench", "bench", "Measure codecs and loading on this machine."),
+    "completion": ("spqfmt.cli.completion", "completion", "Print a script that completes the command line."),
 }
 
 
@@ -40,6 +42,14 @@ class _Commands(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        commands = [
+            CompletionItem(name, help=text)
+            for name, (_, _, text) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.units import size
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("plan")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=MODEL)
 @click.option("--memory", help="Ceiling for all that is held of the weights, such as 300MiB. [default: none]")
 @click.option(
     "--device", type=click.Choice(("cpu",)), default="cpu", show_default=True, help="Where the model runs."

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import size
@@ -13,7 +14,7 @@ from spqfmt.pipeline.repack import repack as write_file
 
 
 @click.command("repack")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=MODEL)
 @click.argument("out", type=click.Path(path_type=Path))
 @PARTIAL
 @RATES

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
+from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.progress import Bar
 
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
 @click.command("run")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=MODEL)
 @click.option("--prompt", required=True, help="What to continue or, for a chat model, to answer.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option(

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
+from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.progress import Bar
 
 
 @click.command("unpack")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=MODEL)
 @click.argument("out_dir", type=click.Path(path_type=Path))
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 def unpack(*, file: Path, out_dir: Path, quiet: bool) -> None:

@@ -1,0 +1,54 @@
+"""Arguments that several commands take, with what a shell completes for them."""
+
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from spqfmt.errors import SpqError
+
+_ENDINGS = (".spq", ".spq.index.json")
+
+
+class ModelPath(click.Path):
+    """A path, completed to .spq files where no folder is in question."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The .spq files that begin like this, else whatever the shell itself would offer."""
+        head, _, start = incomplete.rpartition("/")
+        folder = Path(head or ("/" if incomplete.startswith("/") else "."))
+        default = [CompletionItem(incomplete, type="file")]
+        try:
+            found = [path for path in sorted(folder.iterdir()) if path.name.startswith(start)]
+            if any(path.is_dir() for path in found):
+                return default
+        except OSError:
+            return default
+        typed = incomplete[: len(incomplete) - len(start)]
+        items = [CompletionItem(typed + path.name) for path in found if path.name.endswith(_ENDINGS)]
+        return items or default
+
+
+MODEL = ModelPath()
+
+
+def complete_tensors(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of the tensors of the file that stands on the command line before."""
+    from spqfmt.container.shards import open_readers
+
+    # While an option has no value yet, click leaves the arguments unparsed.
+    given = [ctx.params.get("file"), ctx.params.get("first"), *ctx.args]
+    path = next((path for path in given if path is not None and str(path).endswith(_ENDINGS)), None)
+    try:
+        readers = () if path is None else open_readers(path)
+    except (SpqError, OSError):
+        return []
+    names = [tensor.name for reader in readers for tensor in reader.index.tensors]
+    for reader in readers:
+        reader.close()
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
