@@ -8,6 +8,7 @@ memory that becomes the parameter.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -277,6 +278,18 @@ def _listed(names: list[str]) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Loading makes very many records and no garbage in cycles: a collection would only look at all of transformers."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager
