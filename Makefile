@@ -12,7 +12,7 @@ help:
 	@echo "make test      install the package and its tools into .venv, then run 'make check' there"
 	@echo "make check     all that CI runs, in the environment at hand"
 	@echo "make format    ruff format and the fixes that are safe"
-	@echo "make generate  the wire constants and FORMAT.md's tables from spec/registry.toml"
+	@echo "make generate  the wire constants and FORMAT.md's tables from spec/registry.toml; the pages of the commands"
 	@echo "make bench     the codecs and load rates of this machine, beside their peers"
 
 # torch goes in first and alone: any other package that asks for it would take a build of several GB.
@@ -44,6 +44,7 @@ check:
 	ruff check .
 	ruff format --check .
 	python tools/generate_wire.py --check
+	python tools/make_docs.py --check
 	lint-imports
 	mypy
 	pytest
@@ -54,6 +55,7 @@ format:
 
 generate:
 	python tools/generate_wire.py
+	python tools/make_docs.py
 
 bench:
 	spqfmt bench
