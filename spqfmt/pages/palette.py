@@ -48,5 +48,5 @@ DARK: Final = {
 
 N_STEPS: Final = 5
 
-SERIES: Final = ("#0b6285", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5a6472")
+SERIES: Final = ("#0b6285", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b2027")
 """Hues for up to seven series, after the palette of Okabe and Ito, told apart by all kinds of colour blindness."""

@@ -61,7 +61,7 @@ function residency(data) {
     bytes = ceiling(+slider.value);
     plan = planUnder(data, sorted, bytes);
     slider.setAttribute("aria-valuetext", size(bytes));
-    slider.dataset.ceiling = bytes;
+    d3.select("#residency-section").datum({ ceiling: bytes, plan });
     $("ceiling-shown").textContent = size(bytes);
     $("plan-held").textContent = size(plan.heldBytes);
     $("plan-fixed").textContent = `${size(plan.fixed)} of it for parameters, scales and buffers`;

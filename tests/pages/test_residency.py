@@ -1,0 +1,34 @@
+"""The plan on a page is from the index alone: for plain decoders it is the loader's own."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
+
+import tiny
+
+import spqfmt
+from spqfmt.container.shards import open_readers
+from spqfmt.loaders.plan import plan_model
+from spqfmt.pages.residency import inventory_from_index
+from spqfmt.pipeline.residency.plan import plan_residency
+from spqfmt.pipeline.residency.rates import Rates
+
+
+@pytest.mark.parametrize("name", ["llama", "llama_tied", "qwen3", "gpt2"])
+def test_a_plain_decoder_is_planned_as_its_class_would_be(name: str, tmp_path: Path, rates: Rates) -> None:
+    tiny.build(name, tmp_path / "m", dtype=torch.bfloat16)
+    path = tmp_path / "m.spq"
+    spqfmt.pack(tmp_path / "m", path, method="rtn", bits=8)
+    readers = open_readers(path)
+    inventory = inventory_from_index(readers)
+    for reader in readers:
+        reader.close()
+    smallest = plan_residency(inventory, rates, None).smallest_bytes
+    for memory in (None, smallest, smallest + 30_000):
+        assert plan_model(path, memory=memory, rates=rates).plan.to_json() == (
+            plan_residency(inventory, rates, memory).to_json()
+        )
