@@ -141,10 +141,11 @@ def pack(
         click.echo(
             f"{report.files[-1]}: {size(report.file_bytes)} from {size(report.raw_bytes)} "
             f"(ratio {report.ratio:.2f}, {bits:.2f} bits a weight), "
-            f"{report.n_tensors} tensors in {report.seconds:.1f} s"
+            f"{report.n_tensors} tensors in {report.seconds:.1f} s",
+            err=True,
         )
         for reason, names in report.left_dense_by_reason.items():
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            click.echo(f"stored as they are, because {reason}: {names[0]}{more}")
+            click.echo(f"stored as they are, because {reason}: {names[0]}{more}", err=True)
         for note in dict.fromkeys(report.notes):
-            click.echo(note)
+            click.echo(note, err=True)

@@ -23,4 +23,4 @@ def unpack(*, file: Path, out_dir: Path, quiet: bool) -> None:
 
     write_folder(file, out_dir, progress=Bar("unpacking", quiet=quiet))
     if not quiet:
-        click.echo(f"{out_dir}: written")
+        click.echo(f"{out_dir}: written", err=True)

@@ -22,4 +22,4 @@ def verify(*, file: Path, quiet: bool) -> None:
     started = time.monotonic()
     verify_file(file, Bar("verifying", quiet=quiet))
     if not quiet:
-        click.echo(f"{file}: sound ({time.monotonic() - started:.1f} s)")
+        click.echo(f"{file}: sound ({time.monotonic() - started:.1f} s)", err=True)
