@@ -1,6 +1,7 @@
 """Engines on simulated devices, and ceilings at which a certain residency must come out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from spqfmt.kernels.device import kernels_for
 from spqfmt.loaders.device import DeviceEngine, Fault, SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.load import Ceilings, DevicePrepared, device_inventory, make_engine
-from spqfmt.pipeline.residency.device_plan import plan_device
+from spqfmt.pipeline.residency.device_plan import N_STAGING, device_fixed_bytes, plan_device, staging_bytes
 from spqfmt.pipeline.residency.device_rates import DeviceRates
 
 RATES = DeviceRates(
@@ -33,18 +34,17 @@ def prepared_of(
 
 
 def forced_plan(inventory: Any, residency: str) -> Any:
-    """The plan at the ceilings that leave room for just this residency."""
+    """A plan in which every part lives there."""
     whole = plan_device(inventory, RATES)
     if residency == "decoded":
         return whole
-    sent = sum(-(-item.load.sent_bytes // 64) * 64 for item in inventory.items)
-    tight = plan_device(inventory, RATES, whole.smallest_bytes, None)
-    memory, host = tight.smallest_bytes, tight.smallest_host_bytes
-    if residency == "compressed":
-        memory += sent
-    if residency == "host":
-        host += sent
-    return plan_device(inventory, RATES, memory, host)
+    fixed = device_fixed_bytes(inventory, streamed=True)
+    parts = []
+    for part in whole.parts:
+        n_bytes = 0 if residency == "disk" else -(-part.item.load.sent_bytes // 64) * 64
+        parts.append(replace(part, residency=residency, bytes=n_bytes))
+    staging = staging_bytes(inventory.items, N_STAGING)
+    return replace(whole, parts=tuple(parts), fixed=fixed, host_fixed_bytes=staging)
 
 
 def engine_of(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from spqfmt.container.reader import Reader
-from spqfmt.errors import BackendError, SpqError
+from spqfmt.errors import BackendError, FormatError, SpqError
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.holdings import Holdings
 from spqfmt.loaders.device.seam import Device, Event, Memory, Stream, Work, copy_bytes
@@ -119,6 +119,9 @@ class Pipeline:
         slot = self._obtain(number)
         try:
             yield slot.memory.part(0, self._shipments[number].part.decoded_bytes)
+        except BackendError as error:
+            self._broken = error
+            raise
         finally:
             self._release(slot)
 
@@ -127,10 +130,8 @@ class Pipeline:
             raise self._broken
         self._next[self._last] = number
         self._last = number
-        slot = next((s for s in self._slots if s.part == number and s.state is not _State.FREE), None)
-        if slot is not None and slot.state is _State.LENT:
-            raise SpqError(f"{self._plan.parts[number].name} is in use already")
-        with self._watched(slot := slot or self._claim()):
+        slot = self._foreseen(number) or self._claim()
+        with self._watched(slot):
             if slot.state is _State.FREE:
                 self._begin(slot, number)
             if slot.state is _State.READING:
@@ -140,6 +141,21 @@ class Pipeline:
             if number not in self._proven:
                 self._prove(number, slot.number)
         slot.state = _State.LENT
+        return slot
+
+    def _foreseen(self, number: int) -> _Slot | None:
+        """The slot that was filled with the part, or is to be; None where nobody thought of it, or it went wrong."""
+        slot = next((s for s in self._slots if s.part == number and s.state is not _State.FREE), None)
+        if slot is not None and slot.state is _State.LENT:
+            raise SpqError(f"{self._plan.parts[number].name} is in use already")
+        if slot is None or slot.state is not _State.READING:
+            return slot
+        try:
+            with self._watched(slot):
+                self._forward(slot)
+        except (FormatError, OSError):
+            # It failed when nobody had asked yet: what was wrong then may be right now.
+            return None
         return slot
 
     def _claim(self) -> _Slot:

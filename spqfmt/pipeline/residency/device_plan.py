@@ -171,12 +171,15 @@ def plan_device(
     Raises MemoryBudgetError, which names the smallest ceiling that works, for a smaller one.
     """
     items = inventory.items
-    whole, streamed = _fixed(inventory, streamed=False), _fixed(inventory, streamed=True)
+    whole, streamed = (
+        device_fixed_bytes(inventory, streamed=False),
+        device_fixed_bytes(inventory, streamed=True),
+    )
     decoded = sum(_aligned(item.item.part.decoded_bytes) for item in items)
     smallest = min(whole.total + decoded, streamed.total)
     _check_ceiling("memory", memory_bytes, smallest)
     is_whole = memory_bytes is None or memory_bytes >= whole.total + decoded
-    host_fixed = _staging(items, 1 if is_whole else N_STAGING)
+    host_fixed = staging_bytes(items, 1 if is_whole else N_STAGING)
     host_rates = Rates(rates.read, rates.host_decode, rates.host_decode, rates.host_decode, rates.compute)
     smallest_lookups = plan_residency(inventory.lookups, host_rates, None).smallest_bytes
     smallest_host = host_fixed + smallest_lookups
@@ -223,13 +226,15 @@ def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // 64) * 64
 
 
-def _staging(items: Sequence[DeviceItem], n: int) -> int:
+def staging_bytes(items: Sequence[DeviceItem], n: int) -> int:
+    """Host memory of `n` pinned buffers, and of the one to unpack in."""
     sent = max((item.load.sent_bytes for item in items), default=0)
     stored = max((item.item.part.stored_bytes for item in items), default=0)
     return n * _aligned(sent) + _aligned(stored)
 
 
-def _fixed(inventory: DeviceInventory, *, streamed: bool) -> Fixed:
+def device_fixed_bytes(inventory: DeviceInventory, *, streamed: bool) -> Fixed:
+    """Device memory that is held whatever the ceiling: where parts are `streamed`, or where all are decoded."""
     parts = [item.item.part for item in inventory.items]
     landing = _aligned(max((item.load.sent_bytes for item in inventory.items), default=0))
     tables = _aligned(max((item.load.table_bytes for item in inventory.items), default=0))
