@@ -86,7 +86,7 @@ def test_a_search_is_not_made_twice(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.spq", "whole.spq"]
 
 
-@pytest.mark.parametrize("damaged", ["{", "[]", '{"a": "b"}', '{"a": 0.75}', '{"a": NaN}'])
+@pytest.mark.parametrize("damaged", ["{", '{"a": "b"}', '{"a": NaN}'])
 def test_a_damaged_search_is_made_again(
     damaged: str, folder: Callable[[str], Path], tmp_path: Path, searches: list[float]
 ) -> None:
