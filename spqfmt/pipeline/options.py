@@ -7,9 +7,10 @@ from typing import Any, TypedDict, Unpack
 from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.errors import OptionError
-from spqfmt.pipeline.partial import Every, Speed, parse_partial
+from spqfmt.pipeline.fit_target import FITTING, BitsPerWeight, Fit, check_fit, parse_fit
+from spqfmt.pipeline.partial import WHOLE, Every, Speed, parse_partial
 from spqfmt.pipeline.sizes import parse_shard_size
-from spqfmt.quantize.base import Method, MethodOptions, refuse_others
+from spqfmt.quantize.base import Method, MethodOptions, is_graded, refuse_others
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.registry import METHODS
 
@@ -24,13 +25,15 @@ class PackOptions:
     shard_bytes: int | None
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     speed: Speed | None = None
+    fit: Fit | None = None
+    """The size that ecq must hit; None for other methods."""
 
 
 class PackArguments(TypedDict, total=False):
     """Keyword arguments of `pack`; each is the option of `spqfmt pack` with its name. None is the default."""
 
     method: str
-    bits: int | None
+    bits: float | None
     group_size: int | None
     granularity: str | None
     embedding_bits: int | None
@@ -47,6 +50,10 @@ class PackArguments(TypedDict, total=False):
     saliency_tokens: str | None
     search_steps: int | None
     search_samples: int | None
+    gradients: bool | None
+    no_calibration: bool | None
+    fit: int | str | None
+    fit_memory: int | str | None
     calibration: str | Path | None
     samples: int | None
     seq_len: int | None
@@ -67,7 +74,8 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
     """Check and complete what the user gave. OptionError says what is wrong in one line."""
     if unknown := arguments.keys() - PackArguments.__annotations__.keys():
         raise TypeError(f"pack has no argument {min(unknown)!r}")
-    name = arguments.get("method", "lossless")
+    fit = parse_fit(arguments.get("fit"), arguments.get("fit_memory"))
+    name = arguments.get("method") or ("lossless" if fit is None else FITTING)
     codec = arguments.get("codec", "auto")
     if name not in METHODS:
         raise OptionError(f"unknown method {name!r}; there are {', '.join(sorted(METHODS))}")
@@ -75,19 +83,39 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         raise OptionError(f"unknown codec {codec!r}; there are auto, raw, zstd and rans")
     method = METHODS[name]
     given: dict[str, Any] = {key: value for key, value in arguments.items() if value is not None}
+    if "bits" in given:
+        given |= _bits(name, given.pop("bits"))
     asked = MethodOptions(**{key: given[key] for key in _METHOD if key in given})
     refuse_others(method, asked)
+    method = method.grade(asked) if is_graded(method) else method
     calibration = {field: given[key] for key, field in _CALIBRATION.items() if key in given}
     if calibration and not is_calibrated(method):
         raise OptionError(f"method {name} needs no calibration and takes no options for it")
+    if name == FITTING:
+        calibration = {"sequential": False} | calibration
     if "text" in calibration:
         calibration["text"] = Path(calibration["text"])
     rule = parse_partial(arguments.get("partial", "none"), arguments.get("rates"))
+    checked = method.check(asked)
+    shard_bytes = parse_shard_size(arguments.get("shard_size"))
+    if name == FITTING:
+        fit = fit or BitsPerWeight(checked.bits_per_weight or 0.0)
+    check_fit(fit, asked, name, codec, compresses_all=rule == WHOLE, shards=shard_bytes is not None)
     return PackOptions(
         method,
-        method.check(asked),
+        checked,
         CodecPolicy(codec, rule.n if isinstance(rule, Every) else 1),
-        parse_shard_size(arguments.get("shard_size")),
+        shard_bytes,
         CalibrationOptions(**calibration),
         rule if isinstance(rule, Speed) else None,
+        fit,
     )
+
+
+def _bits(method: str, bits: float) -> dict[str, float]:
+    """ecq takes any number, the others a whole one."""
+    if method == FITTING:
+        return {"bits_per_weight": float(bits)}
+    if bits != int(bits):
+        raise OptionError(f"bits of method {method} are a whole number, not {bits:g}; ecq takes any")
+    return {"bits": int(bits)}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeGuard
 
 import torch
 
@@ -26,6 +26,8 @@ class MethodOptions:
     """What the user asked for; None is the method's own default."""
 
     bits: int | None = None
+    bits_per_weight: float | None = None
+    """ecq's bits, any number: what is stored for a weight in the mean."""
     granularity: str | None = None
     group_size: int | None = None
     embedding_bits: int | None = None
@@ -42,6 +44,8 @@ class MethodOptions:
     saliency_tokens: str | None = None
     search_steps: int | None = None
     search_samples: int | None = None
+    gradients: bool | None = None
+    no_calibration: bool | None = None
     editing: Mapping[str, float] | None = None
     """jsq's editing vector: ratios of the clamp by the first tensor that reads the input. Not for the user to give."""
 
@@ -64,6 +68,19 @@ class Method(Protocol):
     def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
         """`value` in the terms of a scheme. Only called where `describe` said something."""
         ...
+
+
+class GradedMethod(Method, Protocol):
+    """A method that is another one under some options."""
+
+    def grade(self, options: MethodOptions) -> Method:
+        """The method for these options."""
+        ...
+
+
+def is_graded(method: Method) -> TypeGuard[GradedMethod]:
+    """Whether the options choose among grades of the method."""
+    return hasattr(method, "grade")
 
 
 def refuse_others(method: Method, options: MethodOptions) -> None:

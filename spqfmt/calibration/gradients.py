@@ -1,0 +1,126 @@
+"""How much each output of a layer matters to the model: gradients, block by block from the last to the first.
+
+The loss is the model's own: a token is drawn from what the float model predicts, and its negative log-likelihood is
+differentiated. The mean square gradient is then the diagonal of the Fisher matrix, which is the curvature of the KL
+divergence that quantization is judged by; labels from a text would add what the model does not know of it.
+Memory holds one block's weights, one batch's activations, and the samples' hidden states before every block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import torch
+
+from spqfmt.calibration.blocks import Blocks, Call, record_calls
+from spqfmt.calibration.model import ModelShell
+
+Taker = Callable[[torch.Tensor], None]
+
+
+class SquaredGradients:
+    """Mean over tokens of the squared gradient of each output of one module; float32 [rows]."""
+
+    def __init__(self) -> None:
+        self._sum: torch.Tensor | None = None
+        self._n_tokens = 0
+
+    def add(self, gradient: torch.Tensor) -> None:
+        """Add some tokens, [..., rows]."""
+        g = gradient.reshape(-1, gradient.shape[-1]).double().cpu()
+        self._n_tokens += g.shape[0]
+        total = g.square().sum(0)
+        self._sum = total if self._sum is None else self._sum + total
+
+    @property
+    def mean(self) -> torch.Tensor | None:
+        """None when no token was seen."""
+        return None if self._sum is None else (self._sum / self._n_tokens).float()
+
+
+def output_gradients(
+    shell: ModelShell,
+    samples: torch.Tensor,
+    modules: Callable[[str], Sequence[str]],
+    *,
+    seed: int,
+    batch_samples: int = 1,
+    stage: Callable[[str], None] = lambda text: None,
+) -> dict[str, torch.Tensor]:
+    """Mean square gradient of every output of the modules, by the module's full name; float32 [rows].
+
+    `samples` are token ids, int64 [samples, tokens]; `modules` names those inside a block that are wanted. Blocks must
+    be empty and are left so. A module that no token reached is left out.
+    """
+    batches = list(torch.split(samples, batch_samples))
+    blocks = record_calls(shell, batches)
+    states = [list(blocks.hidden)]
+    for number, name in enumerate(blocks.names):
+        stage(f"{name}: forward for gradients")
+        block = _filled(shell, name)
+        with torch.no_grad():
+            calls = blocks.calls[number]
+            states.append([call.run(block, h) for call, h in zip(calls, states[-1], strict=True)])
+        shell.empty(block)
+    generator = torch.Generator().manual_seed(seed)
+    after = [
+        _loss_gradient(shell, blocks, b, h, generator) for b, h in zip(batches, states.pop(), strict=True)
+    ]
+    found: dict[str, torch.Tensor] = {}
+    for number in reversed(range(len(blocks.names))):
+        name = blocks.names[number]
+        stage(f"{name}: gradients")
+        block = _filled(shell, name)
+        sums = {module: SquaredGradients() for module in modules(name)}
+        before = states.pop()
+        for i, call in enumerate(blocks.calls[number]):
+            after[i] = _through_block(block, call, before[i], after[i], sums)
+        shell.empty(block)
+        found |= {f"{name}.{m}": s.mean for m, s in sums.items() if s.mean is not None}
+    return found
+
+
+def _filled(shell: ModelShell, name: str) -> torch.nn.Module:
+    block: torch.nn.Module = shell.model.get_submodule(name)
+    shell.fill(shell.tensors_of(name))
+    return block
+
+
+def _loss_gradient(
+    shell: ModelShell, blocks: Blocks, ids: torch.Tensor, hidden: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Gradient of the summed loss by the hidden states after the last block."""
+    states = hidden.detach().requires_grad_(requires_grad=True)
+    with torch.enable_grad(), blocks.ended_by(shell.model, states):
+        logits = shell.model(input_ids=ids.to(shell.device), use_cache=False).logits.float()
+        flat = logits.reshape(-1, logits.shape[-1])
+        drawn = torch.multinomial(flat.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
+        loss = torch.nn.functional.cross_entropy(flat, drawn.to(flat.device), reduction="sum")
+        [gradient] = torch.autograd.grad(loss, states)
+    return gradient
+
+
+def _through_block(
+    block: torch.nn.Module,
+    call: Call,
+    hidden: torch.Tensor,
+    gradient: torch.Tensor,
+    sums: dict[str, SquaredGradients],
+) -> torch.Tensor:
+    """Gradient by the block's input; those of the modules' outputs are added to `sums`."""
+    states = hidden.detach().requires_grad_(requires_grad=True)
+    with torch.enable_grad(), ExitStack() as hooks:
+        for name, total in sums.items():
+            hook = block.get_submodule(name).register_forward_hook(_on_output(total.add))
+            hooks.callback(hook.remove)
+        output = call.run(block, states)
+        [result] = torch.autograd.grad(output, states, gradient)
+    return result
+
+
+def _on_output(take: Taker) -> Callable[[torch.nn.Module, object, torch.Tensor], None]:
+    def hook(module: torch.nn.Module, _: object, output: torch.Tensor) -> None:
+        output.register_hook(take)
+
+    return hook

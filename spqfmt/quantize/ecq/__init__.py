@@ -1,0 +1,5 @@
+"""Entropy-coded quantization."""
+
+from spqfmt.quantize.ecq.method import Ecq
+
+METHOD = Ecq()

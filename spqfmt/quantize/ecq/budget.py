@@ -1,0 +1,27 @@
+"""Who watches the bytes while tensors are quantized one after the other."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from spqfmt.schemes.uniform import Uniform
+
+Make = Callable[[float], Mapping[str, Uniform]]
+"""Quantizes some tensors at a shift; by name."""
+
+
+class Budget(Protocol):
+    """Gives each group of tensors its shift, so that all of them together take the wanted size."""
+
+    def spend(self, make: Make) -> Mapping[str, Uniform]:
+        """Call `make` until its result fits, and keep count of that result."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoBudget:
+    """Every tensor at its base: there is no size to be hit."""
+
+    def spend(self, make: Make) -> Mapping[str, Uniform]:
+        """Once, at shift 0."""
+        return make(0.0)

@@ -1,0 +1,105 @@
+"""The grid of an ecq tensor: how its step varies over columns and rows, and what an error on it costs.
+
+The theory of coding at high rate wants the step of column j proportional to 1 / rms(X_j) and that of row i to 1 / g_i,
+g_i the root mean square gradient of output i: then every weight's error costs the same. Both exponents are less here,
+for reasons that decision 0014 gives with figures.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from spqfmt.quantize.feedback import Factor, factorize
+from spqfmt.schemes.base import Float32
+from spqfmt.schemes.floats import Scale, to_log8
+
+COLUMN_EXPONENT = 0.5
+COLUMN_OCTAVE_STEPS = 16
+ROW_EXPONENT = 0.8
+ROW_OCTAVE_STEPS = 8
+DAMPING = 0.1
+"""In means of the Hessian's diagonal. More than gptq's: the grid's step follows from the rate, so no range is at stake."""
+
+_QUIETEST_COLUMN = 1e-3
+"""Of the loudest rms: columns below it get no larger step; a column that is always 0 gets this one."""
+_QUIETEST_ROW = 1e-2
+"""Of the mean square gradient, likewise."""
+_SMALLEST_RMS = 2.0**-100
+"""Instead of the rms of weights that are all 0."""
+
+
+@dataclass(frozen=True)
+class InputGrid:
+    """What layers with one input share. `upper` float32 [columns, columns] is U in the order of `order`.
+
+    `column_step` are the column scales as a reader restores them, float32 [columns] in the matrix's own order.
+    `error_factor` is the error, summed over what one row's columns cause, of a step of 1: mean of
+    (column_step / U_jj)^2, by which rates and errors are weighed against each other.
+    """
+
+    column_scale: Scale | None
+    column_step: Float32
+    order: np.ndarray[tuple[int], np.dtype[np.int64]]
+    upper: Float32
+    error_factor: float
+    note: str = ""
+
+
+def input_grid(hessian: torch.Tensor, damping: float) -> InputGrid:
+    """From a Hessian, 2/N X^T X, float32 [columns, columns]."""
+    factor = factorize(hessian, damping, act_order=True)
+    rms = (hessian.diagonal().double() / 2).sqrt().numpy()
+    if not np.isfinite(rms).all() or rms.max() <= 0:
+        return plain_grid(len(rms), factor.note)
+    scale = _log8(np.maximum(rms, rms.max() * _QUIETEST_COLUMN) ** -COLUMN_EXPONENT, COLUMN_OCTAVE_STEPS)
+    step = scale.to_float32()
+    order = _order(factor, len(rms))
+    upper = np.ascontiguousarray(factor.upper.numpy())
+    shares = (step[order].astype(np.float64) / upper.diagonal()) ** 2
+    return InputGrid(scale, step, order, upper, float(shares.mean()), factor.note)
+
+
+def plain_grid(n_columns: int, note: str = "") -> InputGrid:
+    """Without knowledge of the input: all columns alike, and no feedback."""
+    unit = np.ones(n_columns, np.float32)
+    return InputGrid(None, unit, np.arange(n_columns), np.empty((0, 0), np.float32), 1.0, note)
+
+
+def gradient_scale(mean_squares: Float32) -> Scale | None:
+    """Row scales from the mean square gradients of the outputs, [rows]; None where all are 0."""
+    squares = mean_squares.astype(np.float64)
+    if not np.isfinite(squares).all() or squares.max() <= 0:
+        return None
+    return _log8(bounded(squares) ** (-ROW_EXPONENT / 2), ROW_OCTAVE_STEPS)
+
+
+def bounded(squares: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Mean square gradients with the quietest raised to a hundredth of the mean, divided by their geometric mean."""
+    raised = np.maximum(squares, squares.mean() * _QUIETEST_ROW)
+    result: np.ndarray[tuple[int], np.dtype[np.float64]] = raised / math.exp(float(np.log(raised).mean()))
+    return result
+
+
+def norm_scale(matrix: torch.Tensor) -> Scale:
+    """Row scales from the rms of the rows of float32 [rows, columns]: for tensors of which no gradient is known."""
+    rms = matrix.square().mean(1).sqrt().clamp_min(_SMALLEST_RMS).numpy().astype(np.float64)
+    rms = np.maximum(rms, rms.max() * 2.0**-30)
+    return _log8(rms, ROW_OCTAVE_STEPS)
+
+
+def mean_log_rms(scaled: torch.Tensor) -> float:
+    """Mean over columns of the log2 of their rms, of weights in units of the scales; float32 [rows, columns]."""
+    return float(scaled.double().square().mean(0).sqrt().clamp_min(_SMALLEST_RMS).log2().mean())
+
+
+def _order(factor: Factor, n_columns: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    order: np.ndarray[tuple[int], np.dtype[np.int64]]
+    order = np.arange(n_columns) if factor.order is None else factor.order.numpy()
+    return order
+
+
+def _log8(values: np.ndarray[tuple[int], np.dtype[np.float64]], octave_steps: int) -> Scale:
+    """With a geometric mean of 1 before rounding."""
+    return to_log8((values / math.exp(float(np.log(values).mean()))).astype(np.float32), octave_steps)

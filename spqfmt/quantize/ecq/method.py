@@ -1,0 +1,164 @@
+"""Method ecq: an even grid whose step follows from the wanted bits, for codes that are entropy-coded.
+
+`weight = step * code * row_scale * column_scale`. Where other methods fix the number of codes and let the coder find
+what is left, here each weight costs what it is worth: see grid.py, sweep.py and allocation.py for the three choices, and
+decision 0014. The registry's METHOD knows no other tensors; the pipeline prepares one that does, with a plan for each
+tensor and a budget for all.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from spqfmt.errors import OptionError
+from spqfmt.quantize import embeddings
+from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
+from spqfmt.quantize.calibrated import Block, Result, Site
+from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS, TensorPlan
+from spqfmt.quantize.ecq.budget import Budget, NoBudget
+from spqfmt.quantize.ecq.grid import (
+    DAMPING,
+    InputGrid,
+    gradient_scale,
+    input_grid,
+    norm_scale,
+    plain_grid,
+)
+from spqfmt.quantize.ecq.survey import Surveyed, make_plans, survey_layer, survey_plain
+from spqfmt.quantize.ecq.sweep import RowGrid, choose, to_uniform
+from spqfmt.quantize.gptq import check_damping
+from spqfmt.quantize.rtn import BITS, KEEP
+from spqfmt.quantize.statistics import Hessian
+from spqfmt.schemes.base import Quantized
+from spqfmt.schemes.uniform import Uniform
+
+DEFAULT_BITS = 4.0
+
+
+@dataclass(frozen=True)
+class Ecq:
+    """4 bits a weight where not told otherwise, embedding and head among them. `plans` are by tensor name."""
+
+    name: str = "ecq"
+    takes: frozenset[str] = frozenset({"bits_per_weight", "embedding_bits", "damping", "gradients", "no_calibration"})
+    calibrated: bool = True
+    plans: Mapping[str, TensorPlan] = field(default_factory=dict)
+    budget: Budget = field(default_factory=NoBudget)
+
+    def grade(self, options: MethodOptions) -> "Ecq":
+        """The method without calibration, where that is asked for."""
+        return replace(self, calibrated=False) if options.no_calibration else self
+
+    def prepared(self, plans: Mapping[str, TensorPlan], budget: Budget) -> "Ecq":
+        """For one pack."""
+        return replace(self, plans=plans, budget=budget)
+
+    def check(self, options: MethodOptions) -> MethodOptions:
+        """Defaults filled in. `bits_per_weight` is any number from 1 to 8."""
+        bits = DEFAULT_BITS if options.bits_per_weight is None else options.bits_per_weight
+        if not FEWEST_BITS <= bits <= MOST_BITS:
+            raise OptionError(f"bits of ecq are any number from {FEWEST_BITS:g} to {MOST_BITS:g}, not {bits:g}")
+        if options.embedding_bits is not None and options.embedding_bits not in {*BITS, KEEP}:
+            raise OptionError("embedding bits are from 2 to 8, or 16 to keep them")
+        if options.no_calibration and (options.gradients or options.damping is not None):
+            raise OptionError("--gradients and --damping need the calibration that --no-calibration leaves out")
+        return replace(options, bits_per_weight=bits, damping=check_damping(options.damping, DAMPING))
+
+    def describe(self, weight: Weight, options: MethodOptions) -> str:
+        """What decides the step."""
+        if weight.role == "linear":
+            return "entropy-coded grid, bits by allocation"
+        if options.embedding_bits is not None:
+            return embeddings.describe(weight, options)
+        return "rows on an entropy-coded grid, bits by allocation" if weight.role in {"embedding", "head"} else ""
+
+    def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
+        """Without knowledge of the input: embedding and head, and layers that no calibration reaches."""
+        if weight.role != "linear" and options.embedding_bits is not None:
+            return embeddings.quantize(weight, value, options)
+        matrix = as_matrix(weight, value)
+        assert options.bits_per_weight is not None
+        plan = self.plans.get(weight.name)
+        plan = plan or _alone(survey_plain(weight.name, matrix, options.bits_per_weight), calibrated=False)
+        grid, rows = plain_grid(matrix.shape[1]), RowGrid(norm_scale(matrix))
+
+        def make(shift: float) -> Mapping[str, Uniform]:
+            return {weight.name: quantize_matrix(matrix, grid, rows, plan.step(shift))}
+
+        return self.budget.spend(make)[weight.name]
+
+    def accumulator(self, n_columns: int, options: MethodOptions) -> Hessian:
+        """The Hessian."""
+        return Hessian(n_columns)
+
+    def quantize_block(self, block: Block, options: MethodOptions) -> Mapping[str, Result]:
+        """All layers of the block at one shift; those with one input share its column scales."""
+        assert options.damping is not None
+        assert options.bits_per_weight is not None
+        sites = [_SiteWork.of(site, self.plans, options.bits_per_weight, options.damping) for site in block.sites]
+
+        def make(shift: float) -> Mapping[str, Uniform]:
+            return {name: uniform for site in sites for name, uniform in site.quantize(shift).items()}
+
+        made = self.budget.spend(make) if sites else {}
+        notes = {layer.plan.name: site.grid.note for site in sites for layer in site.layers}
+        return {
+            name: Result(uniform, notes=(f"{name}: {notes[name]}",) if notes[name] else ())
+            for name, uniform in made.items()
+        }
+
+
+def quantize_matrix(
+    matrix: torch.Tensor,
+    grid: InputGrid,
+    rows: RowGrid,
+    step: np.float32,
+    shared_column_scales: str | None = None,
+) -> Uniform:
+    """`matrix`, float32 [rows, columns], at one step."""
+    return to_uniform(choose(matrix, grid, rows, step), grid, rows, step, shared_column_scales)
+
+
+@dataclass(frozen=True)
+class _LayerWork:
+    plan: TensorPlan
+    matrix: torch.Tensor
+    rows: RowGrid
+
+
+@dataclass(frozen=True)
+class _SiteWork:
+    grid: InputGrid
+    layers: tuple[_LayerWork, ...]
+
+    @classmethod
+    def of(cls, site: Site, plans: Mapping[str, TensorPlan], bits: float, damping: float) -> "_SiteWork":
+        assert isinstance(site.statistics, Hessian)
+        grid = input_grid(site.statistics.matrix, damping)
+        layers = []
+        for layer in site.layers:
+            name, matrix = layer.weight.name, layer.matrix()
+            plan = plans.get(name) or _alone(
+                survey_layer(name, matrix, grid, bits, None, len(site.layers)), calibrated=True
+            )
+            squares = plan.gradients
+            rows = RowGrid.of_gradients(squares, None if squares is None else gradient_scale(squares))
+            layers.append(_LayerWork(plan, matrix, rows))
+        return cls(grid, tuple(layers))
+
+    def quantize(self, shift: float) -> Mapping[str, Uniform]:
+        first = None
+        made: dict[str, Uniform] = {}
+        for layer in self.layers:
+            name = layer.plan.name
+            made[name] = quantize_matrix(layer.matrix, self.grid, layer.rows, layer.plan.step(shift), first)
+            first = first or name
+        return made
+
+
+def _alone(surveyed: Surveyed, *, calibrated: bool) -> TensorPlan:
+    """The plan of a tensor that shares its bits with no other."""
+    [plan] = make_plans([surveyed], {}, frozenset({surveyed.name} if calibrated else ())).values()
+    return plan

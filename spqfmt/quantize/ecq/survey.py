@@ -1,0 +1,167 @@
+"""What must be known of all tensors before the first is quantized: how each one's rate falls with its step.
+
+A few rows of every tensor are quantized at a few steps, just as the whole will be. The calibrated part is itself a
+method that leaves everything as it is, so that the engine shows it every block of the float model on a few samples.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spqfmt.quantize.base import MethodOptions, Weight
+from spqfmt.quantize.calibrated import Block, Result
+from spqfmt.quantize.ecq.allocation import RateCurve, TensorPlan, between
+from spqfmt.quantize.ecq.grid import (
+    DAMPING,
+    InputGrid,
+    gradient_scale,
+    input_grid,
+    mean_log_rms,
+    norm_scale,
+    plain_grid,
+)
+from spqfmt.quantize.ecq.sweep import RowGrid, choose
+from spqfmt.quantize.statistics import Hessian
+from spqfmt.schemes.base import Float32
+
+SURVEY_SAMPLES = 16
+"""Samples of the calibration that the survey looks at."""
+_SAMPLED_ROWS = 64
+_OFFSETS = (-2.5, -1.0, 0.0, 1.0, 2.5)
+"""Octaves around the step of the wanted rate at which rates are measured."""
+GAUSSIAN_BITS = 0.5 * math.log2(2 * math.pi * math.e)
+"""Entropy of a normal variable in bits, over the log2 of its deviation."""
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What the survey saw of a tensor. `equal_rate` and `equal_slope` are log2 steps, the latter up to a constant."""
+
+    name: str
+    n_weights: int
+    curve: RateCurve
+    side_bytes: float
+    equal_rate: float
+    equal_slope: float | None
+    gradients: Float32 | None = None
+
+
+@dataclass
+class Survey:
+    """A calibrated method that only looks. `gradients` by tensor name, mean squares of the outputs [rows]."""
+
+    rate: float
+    gradients: Mapping[str, torch.Tensor]
+    seen: dict[str, Surveyed] = field(default_factory=dict)
+    name: str = "ecq"
+    takes: frozenset[str] = frozenset()
+    calibrated: bool = True
+
+    def check(self, options: MethodOptions) -> MethodOptions:
+        """As they are."""
+        return options
+
+    def describe(self, weight: Weight, options: MethodOptions) -> str:
+        """Layers are looked at."""
+        return "looked at" if weight.role == "linear" else ""
+
+    def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> object:  # type: ignore[override]
+        """Never called."""
+        raise TypeError(f"{weight.name}: a survey quantizes nothing")
+
+    def accumulator(self, n_columns: int, options: MethodOptions) -> Hessian:
+        """The Hessian."""
+        return Hessian(n_columns)
+
+    def quantize_block(self, block: Block, options: MethodOptions) -> Mapping[str, Result]:
+        """Look at every layer; nothing is changed."""
+        for site in block.sites:
+            assert isinstance(site.statistics, Hessian)
+            damping = DAMPING if options.damping is None else options.damping
+            grid = input_grid(site.statistics.matrix, damping)
+            for layer in site.layers:
+                gradients = self.gradients.get(layer.weight.name)
+                squares = None if gradients is None else gradients.numpy()
+                self.seen[layer.weight.name] = survey_layer(
+                    layer.weight.name, layer.matrix(), grid, self.rate, squares, len(site.layers)
+                )
+        return {}
+
+
+def survey_layer(
+    name: str, matrix: torch.Tensor, grid: InputGrid, rate: float, gradients: Float32 | None, n_sharing: int
+) -> Surveyed:
+    """A layer, float32 [out, in]. `n_sharing` tensors share its column scales."""
+    rows = RowGrid.of_gradients(gradients, None if gradients is None else gradient_scale(gradients))
+    curve, equal_rate = _measure(matrix, grid, rows, rate)
+    row_step = rows.step(len(matrix)).astype(np.float64)
+    squares = np.ones(len(matrix)) if gradients is None else gradients.astype(np.float64)
+    cost = grid.error_factor * float((squares * row_step**2).mean())
+    columns = 0 if grid.column_scale is None else matrix.shape[1] / n_sharing
+    return Surveyed(
+        name,
+        matrix.numel(),
+        curve,
+        columns + (0 if rows.scale is None else len(matrix)),
+        equal_rate,
+        -0.5 * math.log2(cost) if cost > 0 and math.isfinite(cost) else None,
+        gradients if rows.scale is not None else None,
+    )
+
+
+def survey_plain(name: str, matrix: torch.Tensor, rate: float) -> Surveyed:
+    """A tensor of whose input nothing is known, float32 [rows, columns]: rows with a scale of their own."""
+    curve, equal_rate = _measure(matrix, plain_grid(matrix.shape[1]), RowGrid(norm_scale(matrix)), rate)
+    return Surveyed(name, matrix.numel(), curve, len(matrix), equal_rate, None)
+
+
+def make_plans(
+    seen: Sequence[Surveyed], extra_bits: Mapping[str, float], calibrated: frozenset[str]
+) -> dict[str, TensorPlan]:
+    """Bases for all tensors. `extra_bits` are those that a tensor gets over the mean of the layers, by name.
+
+    A tensor whose errors cannot be weighed stands at equal rate.
+    """
+    weighed = [s for s in seen if s.equal_slope is not None]
+    bases = between(
+        [s.equal_rate for s in weighed],
+        [s.equal_slope for s in weighed if s.equal_slope is not None],
+        [s.n_weights for s in weighed],
+    )
+    by_name = {s.name: base for s, base in zip(weighed, bases, strict=True)}
+    return {
+        s.name: TensorPlan(
+            s.name,
+            s.n_weights,
+            by_name.get(s.name, s.equal_rate) - extra_bits.get(s.name, 0.0),
+            s.curve,
+            s.side_bytes,
+            s.name in calibrated,
+            s.gradients,
+        )
+        for s in seen
+    }
+
+
+def _measure(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, rate: float) -> tuple[RateCurve, float]:
+    """The curve of some rows, and the log2 step at which they take `rate` bits a weight."""
+    picked = _picked(len(matrix))
+    part, part_rows = matrix[torch.from_numpy(picked)], rows.picked(picked)
+    scaled = part / torch.from_numpy(part_rows.step(len(picked)))[:, None] / torch.from_numpy(grid.column_step)
+    around = mean_log_rms(scaled) + GAUSSIAN_BITS - rate
+    points = []
+    for offset in _OFFSETS:
+        log_step = float(np.clip(around + offset, -120, 120))
+        chosen = choose(part, grid, part_rows, np.float32(2.0**log_step))
+        points.append((log_step, chosen.bits / part.numel()))
+    curve = RateCurve.of(points)
+    return curve, curve.log_step(rate)
+
+
+def _picked(n_rows: int) -> NDArray[np.int64]:
+    """Rows evenly spaced over the matrix."""
+    return np.unique(np.linspace(0, n_rows - 1, min(n_rows, _SAMPLED_ROWS)).round().astype(np.int64))

@@ -1,0 +1,171 @@
+"""One matrix onto its grid: GPTQ's feedback with codes chosen by error and bits."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spqfmt.codecs.elements import Elements
+from spqfmt.kernels.rate import ESCAPE, choose_codes
+from spqfmt.quantize.ecq.grid import InputGrid, bounded
+from spqfmt.quantize.layouts import choose_layout
+from spqfmt.schemes.base import Float32
+from spqfmt.schemes.floats import Scale
+from spqfmt.schemes.outliers import Outliers
+from spqfmt.schemes.uniform import Uniform
+
+SLOPE = 1.0
+"""Of the price of a bit, in units of what a bit saves on an even grid at high rate: step^2 * ln(2) / 6."""
+ESCAPE_BITS = 24.0
+"""About what an outlier costs: its value in 16 bits and its gap."""
+_BLOCK = 64
+_PASSES = 2
+"""The first pass takes the bits of the codes that rounding would give, the second those of the first pass."""
+
+
+@dataclass(frozen=True)
+class RowGrid:
+    """How the step varies over rows, and what an error of a row costs. None: alike."""
+
+    scale: Scale | None = None
+    weight: NDArray[np.float64] | None = None
+    """Mean square gradients, with a geometric mean of 1; [rows]."""
+
+    @classmethod
+    def of_gradients(cls, mean_squares: Float32 | None, scale: Scale | None) -> "RowGrid":
+        """Steps `scale`, errors weighed by the gradients."""
+        if scale is None or mean_squares is None:
+            return cls(None, None)
+        return cls(scale, bounded(mean_squares.astype(np.float64)))
+
+    def step(self, n_rows: int) -> Float32:
+        """As a reader restores them, float32 [rows]."""
+        return np.ones(n_rows, np.float32) if self.scale is None else self.scale.to_float32()
+
+    def picked(self, rows: NDArray[np.int64]) -> "RowGrid":
+        """Of some rows alone."""
+        scale, weight = self.scale, self.weight
+        if scale is not None:
+            scale = Scale(scale.values[rows], scale.dtype, scale.octave_steps, scale.bias)
+        return RowGrid(scale, None if weight is None else weight[rows])
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Codes int8 [rows, columns] with ESCAPE where the weight is kept, and the weights as the feedback left them."""
+
+    codes: Elements
+    weights: Float32
+    bits: float
+    """Order-0 entropy of the codes, and what the escapes cost."""
+
+
+def choose(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, step: np.float32) -> Chosen:
+    """Quantize `matrix`, float32 [rows, columns], with this step."""
+    row_scale = rows.step(len(matrix))
+    row_step = step * row_scale
+    weights = np.ascontiguousarray(matrix.numpy()[:, grid.order])
+    column_step = grid.column_step[grid.order]
+    slope = _slopes(grid, rows, row_scale, float(step))
+    nearest = np.rint(weights / row_step[:, None] / column_step)
+    counts = _counts(np.where(np.abs(nearest) <= -ESCAPE - 1, nearest, 0).astype(np.int8))
+    codes = np.empty(weights.shape, np.int8)
+    work = weights
+    for _ in range(_PASSES):
+        work = weights.copy()
+        codes = _sweep(work, grid.upper, row_step, column_step, slope, _code_bits(counts))
+        counts = _counts(codes)
+    back = np.argsort(grid.order)
+    n_escapes = counts[0]
+    kept = counts.copy()
+    kept[0], kept[128] = 0, kept[128] + n_escapes
+    bits = _entropy(kept) + ESCAPE_BITS * n_escapes
+    return Chosen(np.ascontiguousarray(codes[:, back]), np.ascontiguousarray(work[:, back]), bits)
+
+
+def to_uniform(
+    chosen: Chosen, grid: InputGrid, rows: RowGrid, step: np.float32, shared_column_scales: str | None
+) -> Uniform:
+    """As the scheme stores it: escapes are outliers with their full value."""
+    at_rows, at_columns = np.nonzero(chosen.codes == ESCAPE)
+    values = chosen.weights[at_rows, at_columns]
+    codes = np.where(chosen.codes == ESCAPE, np.int8(0), chosen.codes)
+    fits = not values.size or float(np.abs(values).max()) < float(np.finfo(np.float16).max)
+    dtype, carrier = ("f16", np.float16) if fits else ("f32", np.float32)
+    return Uniform(
+        codes,
+        step,
+        "i8",
+        rows.scale,
+        grid.column_scale,
+        Outliers(at_rows, at_columns, values.astype(carrier), dtype) if values.size else None,
+        choose_layout(codes),
+        None if grid.column_scale is None else shared_column_scales,
+    )
+
+
+def _slopes(grid: InputGrid, rows: RowGrid, row_scale: Float32, step: float) -> Float32:
+    """What a bit is worth in each row, in the feedback's unit of error.
+
+    One slope for the tensor's sum of errors weighed by `rows.weight`; a row's own errors are not weighed, so its slope
+    is the tensor's over its weight.
+    """
+    weight = np.ones(len(row_scale)) if rows.weight is None else rows.weight
+    mean = float((row_scale.astype(np.float64) ** 2 * weight).mean())
+    slope: Float32 = (SLOPE * math.log(2) / 6 * grid.error_factor * step**2 * mean / weight).astype(np.float32)
+    return slope
+
+
+def _sweep(
+    work: Float32, upper: Float32, row_step: Float32, column_step: Float32, slope: Float32, bits: Float32
+) -> Elements:
+    n = work.shape[1]
+    codes = np.empty(work.shape, np.int8)
+    diagonal = np.eye(_BLOCK, dtype=np.float32)
+    with _one_thread():
+        for first in range(0, n, _BLOCK):
+            block = slice(first, min(first + _BLOCK, n))
+            size = block.stop - first
+            part = upper[block, block] if upper.size else diagonal[:size, :size]
+            codes[:, block], errors = choose_codes(work, block, part, row_step, column_step[block], slope, bits)
+            if upper.size and block.stop < n:
+                later = torch.from_numpy(upper[block, block.stop :])
+                torch.from_numpy(work)[:, block.stop :].addmm_(torch.from_numpy(errors), later, alpha=-1)
+    return codes
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums of a product must not depend on how many threads share it."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _counts(codes: Elements) -> NDArray[np.int64]:
+    """Of -128 to 127."""
+    return np.bincount(codes.reshape(-1).view(np.uint8), minlength=256).astype(np.int64)[_UNSIGNED]
+
+
+_UNSIGNED = np.arange(-128, 128).astype(np.int8).view(np.uint8)
+
+
+def _code_bits(counts: NDArray[np.int64]) -> Float32:
+    """What each code costs with a table of these counts; a code that does not occur costs what half a one would."""
+    share = counts + 0.5
+    share[0] = 0
+    bits = np.zeros(256, np.float32)
+    bits[1:] = -np.log2(share[1:] / share.sum())
+    return bits
+
+
+def _entropy(counts: NDArray[np.int64]) -> float:
+    n, seen = counts.sum(), counts[counts > 0].astype(np.float64)
+    return float(n * math.log2(n) - (seen * np.log2(seen)).sum()) if n else 0.0
