@@ -16,12 +16,30 @@ from spqfmt.container.output import check_name
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--method",
-    default="lossless",
-    show_default=True,
-    help="lossless, rtn (round to nearest), gptq, spqr, dc, jsq; or a baseline: smoothquant, magnitude, wanda, "
-    "sparsegpt, llm_int8, zeroquant.",
+    help="lossless, rtn (round to nearest), gptq, spqr, dc, jsq, ecq (any size, to the byte); or a baseline: "
+    "smoothquant, magnitude, wanda, sparsegpt, llm_int8, zeroquant. [default: lossless; ecq with --fit or --fit-memory]",
 )
-@click.option("--bits", type=int, help="Bits of a code, 2 to 8. [default: the method's own]")
+@click.option(
+    "--bits",
+    type=float,
+    help="Bits of a code, 2 to 8. ecq: any number from 1 to 8 such as 3.2, all that is stored for a quantized weight "
+    "in the mean, embedding, tables, scales, checksums and padding included. [default: the method's own]",
+)
+@click.option("--fit", help="A file of this size, such as 90MiB: hit within 1 %, never above. Implies ecq.")
+@click.option(
+    "--fit-memory",
+    help="A model whose weights all stay in memory, compressed, under this ceiling of `spqfmt plan`, such as 200MiB. "
+    "Implies ecq.",
+)
+@click.option(
+    "--gradients",
+    is_flag=True,
+    default=None,
+    help="ecq: one backward pass more, for outputs that matter more.",
+)
+@click.option(
+    "--no-calibration", is_flag=True, default=None, help="ecq: from the weights alone, in seconds; worse."
+)
 @click.option(
     "--granularity",
     type=click.Choice(["tensor", "row", "group"]),
@@ -29,7 +47,9 @@ from spqfmt.container.output import check_name
 )
 @click.option("--group-size", type=int, help="Input columns in a group. [default: rtn 64, gptq 128, spqr 16]")
 @click.option(
-    "--embedding-bits", type=int, help="For embedding and head; 16 keeps them as they are. [default: 8]"
+    "--embedding-bits",
+    type=int,
+    help="For embedding and head; 16 keeps them as they are. [default: 8; ecq: by allocation]",
 )
 @click.option(
     "--threshold", type=float, help="spqr: what an outlier must exceed; less means more. [default: 0.2]"
@@ -79,7 +99,7 @@ from spqfmt.container.output import check_name
 @click.option(
     "--sequential/--no-sequential",
     default=None,
-    help="Calibrate each block on what the quantized ones before it give. [default: sequential]",
+    help="Calibrate each block on what the quantized ones before it give. [default: sequential; ecq: not]",
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted pack from the block where it stood.")
 @click.option(
@@ -116,6 +136,8 @@ def pack(
     spqfmt pack path/to/model model.spq --method rtn --bits 4 --group-size 64
     spqfmt pack model.gguf model.spq --method rtn --bits 8 --granularity tensor
     spqfmt pack path/to/model model.spq --method spqr --bits 3
+    spqfmt pack path/to/model model.spq --method ecq --bits 3.2
+    spqfmt pack path/to/model model.spq --fit 90MiB
     """
     # torch takes seconds to import: not for --help.
     from spqfmt.cli.plan_table import print_plan
