@@ -9,75 +9,29 @@ memory that becomes the parameter.
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from spqfmt.codecs.threads import n_threads
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import CorruptError, ImporterError, SpqError, UnsupportedError
 from spqfmt.loaders.assets import asset_folder
 from spqfmt.loaders.inputs import treat_inputs
+from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.packed.load import attach, packed_class, prepare
 from spqfmt.loaders.packed.options import Packing, packing_options
-from spqfmt.loaders.tensors import StoredModel, StoredTensor, main_dtype, open_stored, parse_dtype
+from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
 from spqfmt.pipeline.progress import Progress, Silent
-from spqfmt.wire import DTYPES
 
 _TOKENIZER_FILES = frozenset(
     {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt"}
 )
 _NAMES_SHOWN = 3
-
-
-class _LazyTensor:
-    """Stands in for a tensor in a state dict. transformers takes `handle[...]` once, as it does with safetensors."""
-
-    def __init__(self, name: str, tensor: StoredTensor, reading: _Reading) -> None:
-        self._name = name
-        self._tensor = tensor
-        self._reading = reading
-        self.shape = torch.Size(tensor.shape)
-
-    def get_shape(self) -> list[int]:
-        """As a safetensors slice has it."""
-        return list(self.shape)
-
-    def __getitem__(self, index: Any) -> torch.Tensor:
-        return self._reading.read(self._name, self._tensor)[index]
-
-
-class _Reading:
-    """Reads the tensors, and keeps the first error: transformers turns some into messages of its own."""
-
-    def __init__(self, dtype: torch.dtype, progress: Progress) -> None:
-        self._exact = dtype == torch.float32
-        self._progress = progress
-        # transformers asks from several threads: small tensors are decoded side by side, one thread each, and a large
-        # one uses all cores for itself, so more of them at once than cores would only take memory.
-        self._turns = threading.BoundedSemaphore(n_threads())
-        self.error: SpqError | OSError | None = None
-
-    def read(self, name: str, tensor: StoredTensor) -> torch.Tensor:
-        with self._turns:
-            try:
-                value = tensor.read(self._exact)
-            except (SpqError, OSError) as error:
-                self.error = self.error or error
-                raise
-        self._progress.advance(_source_bytes(tensor), name)
-        return value
-
-
-def _source_bytes(tensor: StoredTensor) -> int:
-    return prod(tensor.shape) * DTYPES[tensor.dtype].bits // 8
 
 
 def load_model(
@@ -151,6 +105,12 @@ def read_config(path: Path, folder: Path, stored: StoredModel) -> Any:
         raise UnsupportedError(
             f"{path}: transformers cannot use its config.json: {reason}", "config"
         ) from error
+    refuse_quantized(path, config)
+    return config
+
+
+def refuse_quantized(path: Path, config: Any) -> None:
+    """Raise UnsupportedError for a config whose model another format has quantized."""
     quantization = getattr(config, "quantization_config", None)
     if quantization is not None:
         method = (
@@ -160,7 +120,6 @@ def read_config(path: Path, folder: Path, stored: StoredModel) -> Any:
             f"{path}: its tensors are quantized by another format ({method}); unpack it and load it with transformers",
             f"quantization {method}",
         )
-    return config
 
 
 def _tokenizer(path: Path, folder: Path, stored: StoredModel) -> Any:
@@ -225,31 +184,15 @@ def _build(
     path: Path, model_class: Any, config: Any, stored: StoredModel, dtype: torch.dtype, progress: Progress
 ) -> Any:
     """The model with its weights, on the CPU, in eval mode."""
-    progress.start(sum(_source_bytes(t) for t in stored.tensors.values() if t.tied_to is None))
-    reading = _Reading(dtype, progress)
-    # The config decides whether weights are shared; a tied name that it does not tie is filled from its source.
-    tied = config.get_text_config().tie_word_embeddings
-    state = {
-        name: _LazyTensor(name, tensor, reading)
-        for name, tensor in stored.tensors.items()
-        if not (tied and tensor.tied_to is not None)
-    }
-    with _quiet_transformers():
-        try:
-            model, info = model_class.from_pretrained(
-                None,
-                config=config,
-                state_dict=state,
-                dtype=dtype,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-        except Exception as error:
-            if reading.error is not None and error is not reading.error:
-                raise reading.error from error
-            raise
-    if reading.error is not None:
-        raise reading.error
+    with lazy_state(stored, config, dtype, progress) as state, _quiet_transformers():
+        model, info = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     _check(path, stored, type(model).__name__, info)
     return model
 

@@ -1,0 +1,87 @@
+"""The tensors of a file as a state dict that transformers loads: each is decoded when its turn comes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import torch
+
+from spqfmt.codecs.threads import n_threads
+from spqfmt.errors import SpqError
+from spqfmt.loaders.tensors import StoredModel, StoredTensor
+from spqfmt.pipeline.progress import Progress
+from spqfmt.wire import DTYPES
+
+
+@contextmanager
+def lazy_state(
+    stored: StoredModel, config: Any, dtype: torch.dtype, progress: Progress
+) -> Iterator[dict[str, Any]]:
+    """The state dict of `stored` for a model of `config` that shall compute in `dtype`.
+
+    Leaving the context raises what went wrong while a tensor was read: transformers turns some of it into messages of
+    its own.
+    """
+    progress.start(sum(_source_bytes(t) for t in stored.tensors.values() if t.tied_to is None))
+    reading = _Reading(dtype, progress)
+    # The config decides whether weights are shared; a tied name that it does not tie is filled from its source.
+    tied = config.get_text_config().tie_word_embeddings
+    try:
+        yield {
+            name: _LazyTensor(name, tensor, reading)
+            for name, tensor in stored.tensors.items()
+            if not (tied and tensor.tied_to is not None)
+        }
+    except Exception as error:
+        if reading.error is not None and error is not reading.error:
+            raise reading.error from error
+        raise
+    if reading.error is not None:
+        raise reading.error
+
+
+class _LazyTensor:
+    """Stands in for a tensor in a state dict. transformers takes `handle[...]` once, as it does with safetensors."""
+
+    def __init__(self, name: str, tensor: StoredTensor, reading: _Reading) -> None:
+        self._name = name
+        self._tensor = tensor
+        self._reading = reading
+        self.shape = torch.Size(tensor.shape)
+
+    def get_shape(self) -> list[int]:
+        """As a safetensors slice has it."""
+        return list(self.shape)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return self._reading.read(self._name, self._tensor)[index]
+
+
+class _Reading:
+    """Reads the tensors, and keeps the first error: transformers turns some into messages of its own."""
+
+    def __init__(self, dtype: torch.dtype, progress: Progress) -> None:
+        self._exact = dtype == torch.float32
+        self._progress = progress
+        # transformers asks from several threads: small tensors are decoded side by side, one thread each, and a large
+        # one uses all cores for itself, so more of them at once than cores would only take memory.
+        self._turns = threading.BoundedSemaphore(n_threads())
+        self.error: SpqError | OSError | None = None
+
+    def read(self, name: str, tensor: StoredTensor) -> torch.Tensor:
+        with self._turns:
+            try:
+                value = tensor.read(self._exact)
+            except (SpqError, OSError) as error:
+                self.error = self.error or error
+                raise
+        self._progress.advance(_source_bytes(tensor), name)
+        return value
+
+
+def _source_bytes(tensor: StoredTensor) -> int:
+    return prod(tensor.shape) * DTYPES[tensor.dtype].bits // 8
