@@ -2,21 +2,10 @@
 
 import torch
 
-from spqfmt.errors import OptionError
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
-from spqfmt.quantize.rtn import BITS, KEEP, round_symmetric
+from spqfmt.quantize.checks import KEEP
+from spqfmt.quantize.rtn import round_symmetric
 from spqfmt.schemes.uniform import Uniform
-
-DEFAULT_BITS = 8
-
-
-def check_bits(options: MethodOptions, default: int) -> tuple[int, int]:
-    """Bits of the layers and of the embeddings, both valid; OptionError otherwise."""
-    bits = default if options.bits is None else options.bits
-    embedding_bits = DEFAULT_BITS if options.embedding_bits is None else options.embedding_bits
-    if bits not in BITS or embedding_bits not in {*BITS, KEEP}:
-        raise OptionError("bits must be from 2 to 8, embedding bits from 2 to 8 or 16 to keep them")
-    return bits, embedding_bits
 
 
 def describe(weight: Weight, options: MethodOptions) -> str:

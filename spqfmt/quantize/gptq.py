@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from spqfmt.errors import OptionError
 from spqfmt.quantize import embeddings
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.quantize.calibrated import Block, Result
+from spqfmt.quantize.checks import check_bits, check_damping, check_grouping
 from spqfmt.quantize.feedback import Factor, factorize, sweep
 from spqfmt.quantize.grids import code_dtype, fit_min_max
 from spqfmt.quantize.statistics import Hessian
@@ -29,15 +29,8 @@ class Gptq:
 
     def check(self, options: MethodOptions) -> MethodOptions:
         """Defaults filled in."""
-        bits, embedding_bits = embeddings.check_bits(options, 4)
-        granularity = options.granularity or ("row" if options.group_size is None else "group")
-        if granularity not in {"row", "group"}:
-            raise OptionError("method gptq has one grid a row or a group")
-        group_size = options.group_size
-        if granularity == "group":
-            group_size = 128 if group_size is None else group_size
-        if group_size is not None and (granularity != "group" or group_size < 1):
-            raise OptionError("a group size is at least 1 and goes with granularity group")
+        bits, embedding_bits = check_bits(options, 4)
+        granularity, group_size = check_grouping(options, 128, ("row", "group"))
         return replace(
             options,
             bits=bits,
@@ -81,14 +74,6 @@ class Gptq:
                     notes=layer_notes(layer.weight.name, factor, matrix, options.group_size),
                 )
         return results
-
-
-def check_damping(damping: float | None, default: float) -> float:
-    """The damping, which is not negative."""
-    damping = default if damping is None else damping
-    if not 0 <= damping < float("inf"):
-        raise OptionError("damping is a number from 0 on")
-    return damping
 
 
 def layer_notes(name: str, factor: Factor, matrix: torch.Tensor, group_size: int | None) -> tuple[str, ...]:

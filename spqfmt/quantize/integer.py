@@ -15,11 +15,12 @@ from spqfmt.quantize import embeddings
 from spqfmt.quantize.activations import TOKEN_INT8
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.quantize.calibrated import Block, Layer, Result, Site
+from spqfmt.quantize.checks import check_bits, check_choice, check_grouping
 from spqfmt.quantize.inputs import InputStatistics
 from spqfmt.quantize.layouts import LaidOut
 from spqfmt.quantize.outlier_columns import keep_columns
 from spqfmt.quantize.pruning import check_pruning, prune
-from spqfmt.quantize.rtn import GRANULARITIES, round_groups, round_symmetric
+from spqfmt.quantize.rtn import round_groups, round_symmetric
 from spqfmt.quantize.scaling import FORMS, as_column_scale, channel_scale, fold, fold_results
 from spqfmt.quantize.sparsegpt import sparse_update
 from spqfmt.schemes.base import Quantized
@@ -62,27 +63,23 @@ class IntegerMethod:
             full = replace(full, sparsity=0.5)
         if "group_size" in given and "granularity" not in given:
             full = replace(full, granularity="group")
-        bits, embedding_bits = embeddings.check_bits(full, 8)
+        bits, embedding_bits = check_bits(full, 8)
+        granularity, group_size = check_grouping(full, 128)
         check_pruning(full)
-        _check_choice("granularity", full.granularity, GRANULARITIES)
-        _check_choice("scaling", full.scaling, FORMS)
-        _check_choice("activations", full.activations, ("int8", "float"))
-        _check_choice("saliency tokens", full.saliency_tokens, ("mean", "all"))
+        check_choice("scaling", full.scaling, FORMS)
+        check_choice("activations", full.activations, ("int8", "float"))
+        check_choice("saliency tokens", full.saliency_tokens, ("mean", "all"))
         assert full.alpha is not None
         assert full.range_weight is not None
         if not 0 <= full.alpha <= 1:
             raise OptionError("alpha is a number from 0 to 1")
         if not 0 <= full.range_weight < float("inf"):
             raise OptionError("range weight is a number from 0 on")
-        if full.granularity == "group":
-            full = replace(full, group_size=128 if full.group_size is None else full.group_size)
-            if full.scaling != "none":
-                raise OptionError("scaled input channels go with granularity tensor or row, not with groups")
-        if full.group_size is not None and (full.granularity != "group" or full.group_size < 1):
-            raise OptionError("a group size is at least 1 and goes with granularity group")
-        if full.threshold is not None and (full.threshold <= 0 or full.granularity == "group"):
+        if granularity == "group" and full.scaling != "none":
+            raise OptionError("scaled input channels go with granularity tensor or row, not with groups")
+        if full.threshold is not None and (full.threshold <= 0 or granularity == "group"):
             raise OptionError("the threshold of outlier columns is above 0 and goes with rows")
-        return replace(full, bits=bits, embedding_bits=embedding_bits)
+        return replace(full, bits=bits, embedding_bits=embedding_bits, group_size=group_size)
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:
         """What is pruned, scaled and rounded."""
@@ -156,11 +153,6 @@ _COMMON: dict[str, Any] = {
 
 def _given(options: MethodOptions) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if value is not None}
-
-
-def _check_choice(what: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise OptionError(f"{what} must be one of {', '.join(choices)}")
 
 
 def _pruned(layer: Layer, inputs: InputStatistics, options: MethodOptions) -> tuple[torch.Tensor, str]:

@@ -9,18 +9,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from spqfmt.errors import OptionError
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
+from spqfmt.quantize.checks import KEEP, check_bits, check_grouping
 from spqfmt.quantize.grids import code_dtype, fit_min_max
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.floats import Scale
 from spqfmt.schemes.grouped import Grouped, GroupValues
 from spqfmt.schemes.uniform import Uniform
-
-BITS = (2, 3, 4, 5, 6, 7, 8)
-GRANULARITIES = ("tensor", "row", "group")
-KEEP = 16
-"""embedding_bits that leaves embedding and head as they are."""
 
 
 class RoundToNearest:
@@ -31,18 +26,8 @@ class RoundToNearest:
 
     def check(self, options: MethodOptions) -> MethodOptions:
         """8 bits per row; a group size means groups, 64 by default."""
-        granularity = options.granularity or ("row" if options.group_size is None else "group")
-        bits = 8 if options.bits is None else options.bits
-        embedding_bits = 8 if options.embedding_bits is None else options.embedding_bits
-        group_size = options.group_size
-        if granularity not in GRANULARITIES:
-            raise OptionError(f"granularity must be one of {', '.join(GRANULARITIES)}")
-        if bits not in BITS or embedding_bits not in {*BITS, KEEP}:
-            raise OptionError("bits must be from 2 to 8, embedding bits from 2 to 8 or 16 to keep them")
-        if granularity == "group":
-            group_size = 64 if group_size is None else group_size
-        if group_size is not None and (granularity != "group" or group_size < 1):
-            raise OptionError("a group size is at least 1 and goes with granularity group")
+        bits, embedding_bits = check_bits(options, 8)
+        granularity, group_size = check_grouping(options, 64)
         return replace(
             options,
             bits=bits,

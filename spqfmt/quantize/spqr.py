@@ -21,8 +21,9 @@ from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.quantize import embeddings
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.quantize.calibrated import Block, Result
+from spqfmt.quantize.checks import check_bits, check_damping
 from spqfmt.quantize.feedback import Factor, factorize, sweep
-from spqfmt.quantize.gptq import check_damping, layer_notes
+from spqfmt.quantize.gptq import layer_notes
 from spqfmt.quantize.grids import code_dtype
 from spqfmt.quantize.leave_one_out import SMALLEST_SCALE, fit_range, likely_outliers
 from spqfmt.quantize.statistics import Hessian
@@ -44,7 +45,7 @@ class SpQR:
 
     def check(self, options: MethodOptions) -> MethodOptions:
         """Defaults filled in."""
-        bits, embedding_bits = embeddings.check_bits(options, 4)
+        bits, embedding_bits = check_bits(options, 4)
         group_size = 16 if options.group_size is None else options.group_size
         threshold = 0.2 if options.threshold is None else options.threshold
         if group_size < 1:

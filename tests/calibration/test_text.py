@@ -81,7 +81,7 @@ def test_a_bad_text_is_one_line(name: str, data: bytes, message: str, tmp_path: 
         ({"method": "spqr", "group_size": 0}, "a group size is at least 1"),
         ({"method": "gptq", "group_size": 0}, "a group size is at least 1"),
         ({"method": "gptq", "granularity": "row", "group_size": 4}, "goes with granularity group"),
-        ({"method": "gptq", "granularity": "tensor"}, "one grid a row or a group"),
+        ({"method": "gptq", "granularity": "tensor"}, "granularity must be one of row, group"),
         ({"method": "spqr", "threshold": 0.0}, "threshold of outliers is above 0"),
         ({"method": "spqr", "threshold": float("nan")}, "threshold of outliers is above 0"),
         ({"method": "spqr", "damping": -1.0}, "damping is a number from 0 on"),

@@ -16,6 +16,7 @@ from spqfmt.errors import OptionError
 from spqfmt.quantize import embeddings
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
 from spqfmt.quantize.calibrated import Block, Result, Site
+from spqfmt.quantize.checks import BITS, KEEP, check_damping
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS, TensorPlan
 from spqfmt.quantize.ecq.budget import Budget, NoBudget
 from spqfmt.quantize.ecq.grid import (
@@ -28,10 +29,8 @@ from spqfmt.quantize.ecq.grid import (
 )
 from spqfmt.quantize.ecq.survey import Surveyed, make_plans, survey_layer, survey_plain
 from spqfmt.quantize.ecq.sweep import RowGrid, choose, to_uniform
-from spqfmt.quantize.gptq import check_damping
-from spqfmt.quantize.rtn import BITS, KEEP
 from spqfmt.quantize.statistics import Hessian
-from spqfmt.schemes.base import Quantized
+from spqfmt.schemes.base import Encoded, Quantized
 from spqfmt.schemes.uniform import Uniform
 
 DEFAULT_BITS = 4.0
@@ -42,7 +41,9 @@ class Ecq:
     """4 bits a weight where not told otherwise, embedding and head among them. `plans` are by tensor name."""
 
     name: str = "ecq"
-    takes: frozenset[str] = frozenset({"bits_per_weight", "embedding_bits", "damping", "gradients", "no_calibration"})
+    takes: frozenset[str] = frozenset(
+        {"bits_per_weight", "embedding_bits", "damping", "gradients", "no_calibration"}
+    )
     calibrated: bool = True
     plans: Mapping[str, TensorPlan] = field(default_factory=dict)
     budget: Budget = field(default_factory=NoBudget)
@@ -55,15 +56,23 @@ class Ecq:
         """For one pack."""
         return replace(self, plans=plans, budget=budget)
 
+    def take_up(self, encoded: Mapping[str, Encoded]) -> None:
+        """Tensors that an interrupted pack has quantized count too."""
+        self.budget.take_up(encoded)
+
     def check(self, options: MethodOptions) -> MethodOptions:
         """Defaults filled in. `bits_per_weight` is any number from 1 to 8."""
         bits = DEFAULT_BITS if options.bits_per_weight is None else options.bits_per_weight
         if not FEWEST_BITS <= bits <= MOST_BITS:
-            raise OptionError(f"bits of ecq are any number from {FEWEST_BITS:g} to {MOST_BITS:g}, not {bits:g}")
+            raise OptionError(
+                f"bits of ecq are any number from {FEWEST_BITS:g} to {MOST_BITS:g}, not {bits:g}"
+            )
         if options.embedding_bits is not None and options.embedding_bits not in {*BITS, KEEP}:
             raise OptionError("embedding bits are from 2 to 8, or 16 to keep them")
         if options.no_calibration and (options.gradients or options.damping is not None):
-            raise OptionError("--gradients and --damping need the calibration that --no-calibration leaves out")
+            raise OptionError(
+                "--gradients and --damping need the calibration that --no-calibration leaves out"
+            )
         return replace(options, bits_per_weight=bits, damping=check_damping(options.damping, DAMPING))
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:
@@ -72,7 +81,11 @@ class Ecq:
             return "entropy-coded grid, bits by allocation"
         if options.embedding_bits is not None:
             return embeddings.describe(weight, options)
-        return "rows on an entropy-coded grid, bits by allocation" if weight.role in {"embedding", "head"} else ""
+        return (
+            "rows on an entropy-coded grid, bits by allocation"
+            if weight.role in {"embedding", "head"}
+            else ""
+        )
 
     def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
         """Without knowledge of the input: embedding and head, and layers that no calibration reaches."""
@@ -97,7 +110,9 @@ class Ecq:
         """All layers of the block at one shift; those with one input share its column scales."""
         assert options.damping is not None
         assert options.bits_per_weight is not None
-        sites = [_SiteWork.of(site, self.plans, options.bits_per_weight, options.damping) for site in block.sites]
+        sites = [
+            _SiteWork.of(site, self.plans, options.bits_per_weight, options.damping) for site in block.sites
+        ]
 
         def make(shift: float) -> Mapping[str, Uniform]:
             return {name: uniform for site in sites for name, uniform in site.quantize(shift).items()}
