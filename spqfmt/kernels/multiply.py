@@ -72,11 +72,14 @@ class CodeMatrix:
     ) -> None:
         self.shape = shape
         self._native = _native.CodeMatrix(
-            *shape,
+            shape[0],
+            shape[1],
             *CODES[code_dtype],
             None if row is None else as_float32(row, shape[:1]),
             None if column is None else as_float32(column, shape[1:]),
-            *(outliers or (None, None, None)),
+            None if outliers is None else outliers.row_begin,
+            None if outliers is None else outliers.columns,
+            None if outliers is None else outliers.values,
             permutation,
             order,
         )

@@ -116,6 +116,30 @@ def test_runs_of_rows_in_another_order_with_bias_in_every_float_type(dtype: str)
     assert torch.allclose(y.double(), exact, rtol=2 * torch.finfo(torch_dtype).eps, atol=1e-3)
 
 
+@pytest.mark.parametrize("columns", [1, 32, 70, 1024, 2100])
+@pytest.mark.parametrize("is_permuted", [False, True])
+def test_plain_codes_times_bf16(columns: int, is_permuted: bool) -> None:
+    generator = np.random.default_rng(6)
+    rows, tokens = 7, 21
+    codes = packed(generator, rows * columns, "i8")
+    row = generator.normal(0, 1, rows).astype(np.float32)
+    permutation = generator.permutation(columns) if is_permuted else None
+    x = torch.randn(tokens, columns).bfloat16()
+    matrix = CodeMatrix((rows, columns), "i8", row=row, permutation=permutation)
+    weights = np.empty((rows, columns), np.float32)
+    dequantize_uniform(codes, "i8", row, None, weights, "f32")
+    used = x if permutation is None else x[:, permutation]
+    exact = used.double() @ torch.from_numpy(weights).double().t()
+    results = []
+    for n in (1, tokens):
+        y = torch.full((n, rows), torch.nan, dtype=torch.bfloat16)
+        number = FLOATS["bf16"][0]
+        matrix.multiply(codes, 0, rows, x.data_ptr(), number, n, y.data_ptr(), *NO_BIAS, 2)
+        assert torch.allclose(y.double(), exact[:n], rtol=1e-2, atol=1e-3 * columns**0.5)
+        results.append(y)
+    assert torch.equal(results[0][0], results[1][0])
+
+
 def test_every_backend_number_of_threads_and_of_tokens_gives_the_same_bits() -> None:
     generator = np.random.default_rng(4)
     rows, columns, tokens = 300, 1030, 21

@@ -120,7 +120,7 @@ def test_products(stored: Path, dtype: torch.dtype, memory_bytes: int | None) ->
     bias = nn.Parameter(torch.randn(ROWS, dtype=dtype), requires_grad=False)
     module = PackedLinear(record, dtype, bias, int8_activations=False)
     module.attach(engine)
-    for shape in ((COLUMNS,), (1, COLUMNS), (2, 1, COLUMNS), (3, 5, COLUMNS), (0, COLUMNS)):
+    for shape in ((COLUMNS,), (1, COLUMNS), (2, 1, COLUMNS), (3, 5, COLUMNS), (2, 20, COLUMNS), (0, COLUMNS)):
         x = torch.randn(shape).to(dtype)
         y = module(x)
         assert y.dtype == dtype
@@ -226,7 +226,7 @@ def test_what_a_module_refuses(write_tensor: Callable[..., Path], generator: Any
     assert module.weight.shape == (ROWS, COLUMNS)
     with pytest.raises(ValueError, match="does not end in 130"):
         module(torch.zeros(1, COLUMNS + 1))
-    with pytest.raises(SpqError, match="on the CPU, the input is on meta"):
+    with pytest.raises(SpqError, match="the input is on meta"):
         module(torch.zeros(1, COLUMNS, device="meta"))
     with pytest.raises(SpqError, match="no gradients"):
         module(torch.zeros(1, COLUMNS, requires_grad=True))

@@ -2,6 +2,10 @@
 // every function has internal linkage, so that none is shared between them.
 #pragma once
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include <cstring>
 
 #include "dequantize.hpp"
@@ -104,8 +108,60 @@ inline void uniform_tile(const Codes& codes, size_t n_columns, const UniformScal
   }
 }
 
+#if defined(__AVX512F__)
+// Compilers widen codes in more steps than there need be. Always 16 codes.
+inline __m512 widen(const int8_t* codes) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes))));
+}
+
+// to_bf16 of 16 numbers, none of them NaN.
+inline __m256i narrowed(__m512 values) {
+  const __m512i u = reinterpret_cast<__m512i>(values);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+}
+
+// Returns how many of the codes it did.
+inline size_t plain_bf16(const int8_t* codes, size_t n, float factor, uint16_t* to) {
+  if (factor != factor) return 0;
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const __m512 weights = _mm512_mul_ps(widen(codes + i), _mm512_set1_ps(factor));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), narrowed(weights));
+  }
+  return i;
+}
+#else
+inline size_t plain_bf16(const int8_t*, size_t, float, uint16_t*) { return 0; }
+#endif
+
+// 8-bit codes with a factor for each row alone, in one pass.
+inline void plain_row(const int8_t* __restrict codes, size_t n, float factor, FloatType type, size_t at, uint8_t* __restrict dst) {
+  uint16_t* __restrict narrow = reinterpret_cast<uint16_t*>(dst) + at;
+  float* __restrict wide = reinterpret_cast<float*>(dst) + at;
+  switch (type) {
+    case FloatType::f32:
+      for (size_t i = 0; i < n; i++) wide[i] = static_cast<float>(codes[i]) * factor;
+      return;
+    case FloatType::bf16:
+      for (size_t i = plain_bf16(codes, n, factor, narrow); i < n; i++) narrow[i] = to_bf16(static_cast<float>(codes[i]) * factor);
+      return;
+    case FloatType::f16:
+      for (size_t i = 0; i < n; i++) narrow[i] = to_f16(static_cast<float>(codes[i]) * factor);
+      return;
+  }
+}
+
 [[maybe_unused]] void uniform_rows(const Codes& codes, size_t n_columns, const UniformScales& scales, size_t begin, size_t end, FloatType type,
                   uint8_t* dst) {
+  if (codes.bits == 8 && codes.is_signed && scales.column == nullptr) {
+    for (size_t row = begin; row < end; row++) {
+      const size_t at = row * n_columns;
+      plain_row(reinterpret_cast<const int8_t*>(codes.bytes) + codes.first + at, n_columns, scales.row[row], type, at, dst);
+    }
+    return;
+  }
   alignas(64) TileCodes room;
   alignas(64) float weights[kTile];
   for (size_t row = begin; row < end; row++) {

@@ -76,10 +76,46 @@ class Converted {
   std::unique_ptr<float[]> values_;
 };
 
+#if defined(SPQFMT_X86)
+bool multiplies_pairs() {
+  static const bool supported = __builtin_cpu_supports("avx512bf16");
+  return supported && active_kernels().multiply == &multiply_avx512;
+}
+
+// As multiply_uniform for the case of plain_multiply_avx512_bf16.
+void multiply_pairs(const Codes& codes, size_t n_rows, size_t n_columns, const float* factors, const Inputs& inputs,
+                    const Outputs& outputs, size_t n_threads) {
+  const uint16_t* x = static_cast<const uint16_t*>(inputs.x.values);
+  PairTokens tokens{x, n_columns, inputs.count};
+  std::unique_ptr<uint16_t[]> padded;
+  if (n_columns % kProductLanes != 0 || inputs.permutation != nullptr) {
+    tokens.stride = round_up(n_columns, kProductLanes);
+    padded.reset(new uint16_t[tokens.stride * tokens.count]());
+    tokens.x = padded.get();
+    for (size_t token = 0; token < inputs.count; token++) {
+      uint16_t* to = padded.get() + token * tokens.stride;
+      const uint16_t* from = x + token * n_columns;
+      for (size_t i = 0; i < n_columns; i++) to[i] = from[inputs.permutation == nullptr ? i : static_cast<size_t>(inputs.permutation[i])];
+    }
+  }
+  const int8_t* plain = reinterpret_cast<const int8_t*>(codes.bytes + codes.first);
+  over_rows(n_rows, n_columns * inputs.count, n_threads, [&](size_t begin, size_t end) {
+    plain_multiply_avx512_bf16(plain, n_columns, factors, begin, end, tokens, outputs);
+  });
+}
+#endif
+
 }  // namespace
 
 void multiply_uniform(const Codes& codes, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
                       const Inputs& inputs, const Outputs& outputs, size_t n_threads) {
+#if defined(SPQFMT_X86)
+  const bool is_plain = codes.bits == 8 && codes.is_signed && scales.column == nullptr && outliers.row_begin == nullptr;
+  if (is_plain && inputs.x.type == FloatType::bf16 && multiplies_pairs()) {
+    multiply_pairs(codes, n_rows, n_columns, scales.row, inputs, outputs, n_threads);
+    return;
+  }
+#endif
   // Without outliers, which replace whole weights, a column's factor can go to the tokens once instead of to every row.
   const bool moves = outliers.row_begin == nullptr;
   const Converted converted(inputs, n_columns, moves ? scales.column : nullptr, n_threads);

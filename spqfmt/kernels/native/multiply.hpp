@@ -2,7 +2,7 @@
 //
 // A row's weights exist as binary32 only in a tile of the nearest cache. Products are summed in kProductLanes partial sums by
 // column modulo kProductLanes, then halved; no fused multiply-add. So the result of a token is the same on every machine, for
-// every number of threads and of other tokens.
+// every number of threads and of other tokens. One kernel is an exception in the first: plain_multiply_avx512_bf16.
 #pragma once
 
 #include <cstddef>
@@ -62,6 +62,18 @@ struct MultiplyKernels {
   // Outputs of one token from the sums of its codes times int8 weights: sum * row factor * scale.
   void (*scale_sums)(const int32_t* sums, const float* row, float scale, size_t n_rows, size_t token, const Outputs&);
 };
+
+// Activations in BF16, otherwise like Tokens.
+struct PairTokens {
+  const uint16_t* x;
+  size_t stride;
+  size_t count;
+};
+
+// 8-bit codes with a factor for each row alone, and BF16 activations, for processors with AVX512_BF16. Sums are rounded where
+// the processor does it, so that the last bits of a result are its own.
+void plain_multiply_avx512_bf16(const int8_t* codes, size_t n_columns, const float* factors, size_t begin, size_t end,
+                                const PairTokens&, const Outputs&);
 
 extern const MultiplyKernels multiply_scalar, multiply_avx2, multiply_avx512;
 

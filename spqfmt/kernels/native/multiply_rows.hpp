@@ -1,6 +1,10 @@
 // The loops of multiply.hpp. Included by one file for each instruction set, like dequantize_rows.hpp.
 #pragma once
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "dequantize_rows.hpp"
 #include "multiply.hpp"
 
@@ -26,32 +30,41 @@ constexpr size_t kTokensPerTile = 16;
 inline Vector load(const float* from) { return *reinterpret_cast<const StoredVector*>(from); }
 inline void save(const Vector& vector, float* to) { *reinterpret_cast<StoredVector*>(to) = vector; }
 
-// The partial sums of one row and one token.
-struct Lanes {
-  alignas(64) float lane[kProductLanes];
-};
+// A tile of weights, its rows not a multiple of 4 KiB apart: such addresses compete for the same places of the nearest cache.
+using WeightTile = float[kTile + kProductLanes];
+
+// The partial sums of some rows and tokens.
 struct Sums {
-  Lanes of[kRowsAtOnce][kTokensPerTile];
+  alignas(64) float of[kRowsAtOnce][kTokensPerTile][kProductLanes];
 };
 
-// In halves. The last steps are the same additions, one row after the other.
-inline float total(Lanes& sums) {
-  for (size_t half = kProductLanes / 2; half >= kWidth; half /= 2) {
-    for (size_t i = 0; i < half; i += kWidth) save(load(sums.lane + i) + load(sums.lane + i + half), sums.lane + i);
+// In halves.
+inline float total(const float* lanes) {
+  Vector sums[kVectors];
+  for (size_t v = 0; v < kVectors; v++) sums[v] = load(lanes + v * kWidth);
+  for (size_t half = kVectors / 2; half > 0; half /= 2) {
+    for (size_t v = 0; v < half; v++) sums[v] += sums[v + half];
   }
-  for (size_t half = smaller(kWidth, kProductLanes) / 2; half > 0; half /= 2) {
-    for (size_t i = 0; i < half; i++) sums.lane[i] += sums.lane[i + half];
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(reinterpret_cast<__m512>(sums[0]));  // in halves, too
+#else
+  float last[kWidth];
+  save(sums[0], last);
+  for (size_t half = kWidth / 2; half > 0; half /= 2) {
+    for (size_t i = 0; i < half; i++) last[i] += last[i + half];
   }
-  return sums.lane[0];
+  return last[0];
+#endif
 }
 
-// Adds n columns (a multiple of kProductLanes) of kRows tiles times kTokens tokens.
+// Adds n columns (a multiple of kProductLanes) of kRows tiles times kTokens tokens; `is_first`: to nothing.
 template <size_t kRows, size_t kTokens>
-inline void add_products(const float (*weights)[kTile], const float* x, size_t x_stride, size_t n, size_t token, Sums& sums) {
+inline void add_products(const WeightTile* weights, const float* x, size_t x_stride, size_t n, bool is_first, size_t token,
+                         Sums& sums) {
   Vector acc[kRows][kTokens][kVectors];
   for (size_t r = 0; r < kRows; r++) {
     for (size_t t = 0; t < kTokens; t++) {
-      for (size_t v = 0; v < kVectors; v++) acc[r][t][v] = load(sums.of[r][token + t].lane + v * kWidth);
+      for (size_t v = 0; v < kVectors; v++) acc[r][t][v] = is_first ? Vector{} : load(sums.of[r][token + t] + v * kWidth);
     }
   }
   for (size_t i = 0; i < n; i += kProductLanes) {
@@ -66,7 +79,7 @@ inline void add_products(const float (*weights)[kTile], const float* x, size_t x
   }
   for (size_t r = 0; r < kRows; r++) {
     for (size_t t = 0; t < kTokens; t++) {
-      for (size_t v = 0; v < kVectors; v++) save(acc[r][t][v], sums.of[r][token + t].lane + v * kWidth);
+      for (size_t v = 0; v < kVectors; v++) save(acc[r][t][v], sums.of[r][token + t] + v * kWidth);
     }
   }
 }
@@ -98,10 +111,9 @@ inline void write(const Outputs& outputs, size_t token, size_t row, float value)
 // the end of each row.
 template <size_t kRows, typename TileOf, typename Factor>
 inline void multiply_some(size_t row, size_t n_columns, const Tokens& tokens, const Outputs& outputs, const TileOf& tile_of,
-                          const Factor& factor, float (*weights)[kTile], Sums& sums) {
+                          const Factor& factor, WeightTile* weights, Sums& sums) {
   for (size_t first = 0; first < tokens.count; first += kTokensPerTile) {
     const size_t n_tokens = smaller(kTokensPerTile, tokens.count - first);
-    std::memset(&sums, 0, sizeof sums);
     for (size_t column = 0; column < n_columns; column += kTile) {
       const size_t n = smaller(kTile, n_columns - column);
       const size_t padded = (n + kProductLanes - 1) / kProductLanes * kProductLanes;
@@ -111,10 +123,10 @@ inline void multiply_some(size_t row, size_t n_columns, const Tokens& tokens, co
       }
       size_t token = 0;
       for (; token + kTokensAtOnce <= n_tokens; token += kTokensAtOnce) {
-        add_products<kRows, kTokensAtOnce>(weights, tokens.x + (first + token) * tokens.stride + column, tokens.stride, padded, token, sums);
+        add_products<kRows, kTokensAtOnce>(weights, tokens.x + (first + token) * tokens.stride + column, tokens.stride, padded, column == 0, token, sums);
       }
       for (; token < n_tokens; token++) {
-        add_products<kRows, 1>(weights, tokens.x + (first + token) * tokens.stride + column, tokens.stride, padded, token, sums);
+        add_products<kRows, 1>(weights, tokens.x + (first + token) * tokens.stride + column, tokens.stride, padded, column == 0, token, sums);
       }
     }
     for (size_t r = 0; r < kRows; r++) {
@@ -128,7 +140,7 @@ inline void multiply_some(size_t row, size_t n_columns, const Tokens& tokens, co
 template <typename TileOf, typename Factor>
 inline void multiply_rows(size_t n_columns, size_t begin, size_t end, const Tokens& tokens, const Outputs& outputs,
                           const TileOf& tile_of, const Factor& factor) {
-  alignas(64) float weights[kRowsAtOnce][kTile];
+  alignas(64) WeightTile weights[kRowsAtOnce];
   Sums sums;
   size_t row = begin;
   for (; row + kRowsAtOnce <= end; row += kRowsAtOnce) {
@@ -159,7 +171,11 @@ inline void code_tile(const Codes& codes, size_t n_columns, size_t row, size_t c
   const size_t first = codes.first + row * n_columns + column;
   if (codes.bits == 8 && codes.is_signed) {
     const int8_t* __restrict from = reinterpret_cast<const int8_t*>(codes.bytes) + first;
-    for (size_t i = 0; i < n; i++) weights[i] = static_cast<float>(from[i]);
+    size_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= n; i += 16) _mm512_storeu_ps(weights + i, widen(from + i));
+#endif
+    for (; i < n; i++) weights[i] = static_cast<float>(from[i]);
     return;
   }
   const int16_t* __restrict from = unpack(codes, first, n, room);
@@ -198,12 +214,12 @@ void grouped_multiply(const Codes& codes, size_t n_columns, const GroupScales& s
 }
 
 float round_token(const float* __restrict x, size_t n_columns, int8_t* __restrict codes) {
-  float largest = 0;
+  uint32_t largest = 0;  // magnitudes compare like their bits
   for (size_t i = 0; i < n_columns; i++) {
-    const float magnitude = float_of(bits_of(x[i]) & 0x7fffffff);
+    const uint32_t magnitude = bits_of(x[i]) & 0x7fffffff;
     largest = magnitude > largest ? magnitude : largest;
   }
-  const float quotient = largest / 127;
+  const float quotient = float_of(largest) / 127;
   const float scale = quotient > 0 ? quotient : 1;
   // Adding and subtracting 1.5 * 2^23, whose last place is 1, lets the adder round.
   for (size_t i = 0; i < n_columns; i++) {
@@ -216,7 +232,16 @@ float round_token(const float* __restrict x, size_t n_columns, int8_t* __restric
 
 void scale_row_sums(const int32_t* __restrict sums, const float* __restrict row, float scale, size_t n_rows, size_t token,
                     const Outputs& outputs) {
-  for (size_t i = 0; i < n_rows; i++) write(outputs, token, i, static_cast<float>(sums[i]) * row[i] * scale);
+  if (outputs.place != nullptr || outputs.bias.values != nullptr) {
+    for (size_t i = 0; i < n_rows; i++) write(outputs, token, i, static_cast<float>(sums[i]) * row[i] * scale);
+    return;
+  }
+  alignas(64) float values[kTile];
+  for (size_t first = 0; first < n_rows; first += kTile) {
+    const size_t n = smaller(kTile, n_rows - first);
+    for (size_t i = 0; i < n; i++) values[i] = static_cast<float>(sums[first + i]) * row[first + i] * scale;
+    store(values, n, outputs.type, token * outputs.stride + outputs.first + first, static_cast<uint8_t*>(outputs.y));
+  }
 }
 
 constexpr MultiplyKernels kMultiply = {uniform_multiply, grouped_multiply, round_token, scale_row_sums};

@@ -141,7 +141,12 @@ class PackedMatrix:
         return y.to(x.dtype).reshape(*x.shape[:-1], self._n_rows)
 
     def _lent(self, lend: Lend) -> Iterator[tuple[Part, Bytes]]:
+        begin = 0
         for part in self._parts:
+            if self._whole is not None:
+                yield part, self._whole[begin : begin + part.decoded_bytes]
+                begin += part.decoded_bytes
+                continue
             with lend(part) as view:
                 yield part, view.bytes
 

@@ -1,0 +1,92 @@
+// 8-bit codes times BF16 activations with the processor's dot products of BF16 pairs: codes are BF16 numbers, products of two
+// are exact in binary32, only the sums are rounded. Twice the rate of binary32, and half the memory for activations.
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "multiply_rows.hpp"
+
+namespace spqfmt {
+namespace {
+
+constexpr size_t kPairs = 32;  // columns in a register
+constexpr size_t kRows = 4;
+constexpr size_t kTokens = 4;
+using CodeTile = uint16_t[kTile + kPairs];
+
+struct PairSums {
+  alignas(64) float of[kRows][kTokensPerTile][16];
+};
+
+// Codes as BF16; zeros up to a multiple of kPairs.
+inline void fill(const int8_t* codes, size_t n, uint16_t* to) {
+  alignas(64) int8_t last[kPairs];
+  for (size_t i = 0; i < n; i += kPairs) {
+    const int8_t* from = codes + i;
+    if (n - i < kPairs) {
+      std::memset(last, 0, sizeof last);
+      std::memcpy(last, from, n - i);
+      from = last;
+    }
+    _mm512_storeu_si512(to + i, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(widen(from + 16), widen(from))));
+  }
+}
+
+inline __m512bh pairs(const uint16_t* from) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(from)); }
+
+template <size_t kR, size_t kT>
+inline void add_pairs(const CodeTile* weights, const uint16_t* x, size_t stride, size_t n, bool is_first, size_t token, PairSums& sums) {
+  __m512 acc[kR][kT];
+  for (size_t r = 0; r < kR; r++) {
+    for (size_t t = 0; t < kT; t++) acc[r][t] = is_first ? _mm512_setzero_ps() : _mm512_load_ps(sums.of[r][token + t]);
+  }
+  for (size_t i = 0; i < n; i += kPairs) {
+    __m512bh activation[kT];
+    for (size_t t = 0; t < kT; t++) activation[t] = pairs(x + t * stride + i);
+    for (size_t r = 0; r < kR; r++) {
+      const __m512bh weight = pairs(weights[r] + i);
+      for (size_t t = 0; t < kT; t++) acc[r][t] = _mm512_dpbf16_ps(acc[r][t], weight, activation[t]);
+    }
+  }
+  for (size_t r = 0; r < kR; r++) {
+    for (size_t t = 0; t < kT; t++) _mm512_store_ps(sums.of[r][token + t], acc[r][t]);
+  }
+}
+
+template <size_t kR>
+inline void multiply_some(const int8_t* codes, size_t n_columns, const float* factors, size_t row, const PairTokens& tokens,
+                          const Outputs& outputs, CodeTile* weights, PairSums& sums) {
+  for (size_t first = 0; first < tokens.count; first += kTokensPerTile) {
+    const size_t n_tokens = smaller(kTokensPerTile, tokens.count - first);
+    for (size_t column = 0; column < n_columns; column += kTile) {
+      const size_t n = smaller(kTile, n_columns - column);
+      for (size_t r = 0; r < kR; r++) fill(codes + (row + r) * n_columns + column, n, weights[r]);
+      const uint16_t* x = tokens.x + first * tokens.stride + column;
+      size_t token = 0;
+      for (; token + kTokens <= n_tokens; token += kTokens) {
+        add_pairs<kR, kTokens>(weights, x + token * tokens.stride, tokens.stride, n, column == 0, token, sums);
+      }
+      for (; token < n_tokens; token++) {
+        add_pairs<kR, 1>(weights, x + token * tokens.stride, tokens.stride, n, column == 0, token, sums);
+      }
+    }
+    for (size_t r = 0; r < kR; r++) {
+      for (size_t token = 0; token < n_tokens; token++) {
+        write(outputs, first + token, row + r, _mm512_reduce_add_ps(_mm512_load_ps(sums.of[r][token])) * factors[row + r]);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void plain_multiply_avx512_bf16(const int8_t* codes, size_t n_columns, const float* factors, size_t begin, size_t end,
+                                const PairTokens& tokens, const Outputs& outputs) {
+  alignas(64) CodeTile weights[kRows];
+  PairSums sums;
+  size_t row = begin;
+  for (; row + kRows <= end; row += kRows) multiply_some<kRows>(codes, n_columns, factors, row, tokens, outputs, weights, sums);
+  for (; row < end; row++) multiply_some<1>(codes, n_columns, factors, row, tokens, outputs, weights, sums);
+}
+
+}  // namespace spqfmt
