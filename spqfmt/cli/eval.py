@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from spqfmt.cli.parameters import MODEL
+from spqfmt.cli.pictures import write_page
 from spqfmt.cli.progress import Bar
 
 
@@ -38,6 +39,7 @@ from spqfmt.cli.progress import Bar
     help="Both models compute in it.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one page for a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def eval_(
@@ -51,6 +53,7 @@ def eval_(
     batch: int,
     dtype: str,
     device: str,
+    html: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -59,6 +62,7 @@ def eval_(
     \b
     spqfmt eval model.spq --text wiki.txt
     spqfmt eval model.spq --text wiki.txt --reference path/to/model --max-tokens 20000 --json
+    spqfmt eval model.spq --text wiki.txt --reference path/to/model --html eval.html
     """
     try:
         text = text_file.read_text("utf-8")
@@ -87,8 +91,21 @@ def eval_(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if html is not None:
+        from spqfmt.pages.evaluation import eval_page
+
+        facts = {
+            "text": text_file,
+            "reference": reference,
+            "window": window,
+            "dtype": dtype,
+            "device": device,
+        }
+        shown = [(key, str(value)) for key, value in facts.items() if value is not None]
+        write_page(html, eval_page(result.to_json(), file.name, shown))
     if as_json:
         click.echo(json.dumps(result.to_json()))
+    if as_json or html is not None:
         return
     click.echo(f"perplexity {result.perplexity:.4f} over {result.tokens} tokens (stride {result.stride})")
     if result.kl is not None:

@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from spqfmt.pages.text import size
-from spqfmt.pipeline.report import FileReport
+
+if TYPE_CHECKING:
+    from spqfmt.pipeline.report import FileReport
 
 
 def write_page(path: Path, page: str) -> None:
@@ -20,7 +23,7 @@ def wrote(path: Path) -> None:
     click.echo(f"{path}: {size(path.stat().st_size)}", err=True)
 
 
-def draw(whole: FileReport, chosen: FileReport, file: Path, html: Path | None, png: Path | None) -> None:
+def draw(whole: "FileReport", chosen: "FileReport", file: Path, html: Path | None, png: Path | None) -> None:
     """The page and the picture of `file`: of all its tensors, measured where those of `chosen` are."""
     measured = {tensor.name: tensor.measured for tensor in chosen.tensors}
     report = replace(whole, tensors=tuple(replace(t, measured=measured.get(t.name)) for t in whole.tensors))

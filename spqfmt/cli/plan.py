@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spqfmt.cli.parameters import MODEL
+from spqfmt.cli.pictures import write_page
 from spqfmt.cli.units import size
 
 if TYPE_CHECKING:
@@ -28,22 +29,36 @@ if TYPE_CHECKING:
     "--tokens", type=click.IntRange(min=1), default=2048, show_default=True, help="For the estimates on top."
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at once.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one page for a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 def plan(
-    *, file: Path, memory: str | None, device: str, dtype: str | None, tokens: int, batch: int, as_json: bool
+    *,
+    file: Path,
+    memory: str | None,
+    device: str,
+    dtype: str | None,
+    tokens: int,
+    batch: int,
+    html: Path | None,
+    as_json: bool,
 ) -> None:
     """Show where the weights of FILE would live while it runs, and how long a token would take. Reads no weights.
 
     \b
     spqfmt plan model.spq --memory 300MiB
+    spqfmt plan model.spq --memory 300MiB --html plan.html
     spqfmt plan model.spq --memory 300MiB --json
     """
     from spqfmt.loaders.plan import plan_model
 
     planned = plan_model(file, memory=memory, dtype=dtype, n_tokens=tokens, batch=batch)
+    if html is not None:
+        from spqfmt.pages.plan import plan_page
+
+        write_page(html, plan_page(planned, file.name))
     if as_json:
         click.echo(json.dumps(planned.to_json()))
-    else:
+    elif html is None:
         _show(planned)
 
 

@@ -15,8 +15,8 @@ from spqfmt.loaders.model import find_model_class, read_config
 from spqfmt.loaders.packed.load import prepare
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
-from spqfmt.pipeline.residency.plan import Plan
-from spqfmt.pipeline.residency.rates import Rates
+from spqfmt.pipeline.residency.plan import Inventory, Plan
+from spqfmt.pipeline.residency.rates import Rates, measure_rates
 
 _FIXED_ACTIVATION_BYTES = 8 << 20
 
@@ -37,9 +37,11 @@ class Activations:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """The plan and what comes on top of it."""
+    """The plan, what it was made from, and what comes on top of it."""
 
     plan: Plan
+    inventory: Inventory
+    rates: Rates
     on_top: Activations
 
     def to_json(self) -> dict[str, object]:
@@ -71,10 +73,11 @@ def plan_model(
             config = read_config(path, folder, stored)
             weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
         model_class = find_model_class(path, config)
+        rates = rates or measure_rates(readers[0])
         prepared = prepare(
             model_class, config, readers, dtype=weights, memory_bytes=options.memory_bytes, rates=rates
         )
-    return ModelPlan(prepared.plan, estimate(config, weights, n_tokens, batch))
+    return ModelPlan(prepared.plan, prepared.inventory, rates, estimate(config, weights, n_tokens, batch))
 
 
 def estimate(config: Any, dtype: torch.dtype, n_tokens: int, batch: int) -> Activations:

@@ -8,7 +8,7 @@ function residency(data) {
   const ceiling = (position) => Math.round(smallest + ((whole - smallest) * position) / 1000);
   const curve = d3.range(0, 1001, 20).map((position) => ({ bytes: ceiling(position), plan: planUnder(data, sorted, ceiling(position)) }));
   const kinds = ["decoded", "compressed", "disk"];
-  let plan = null, bytes = 0;
+  let plan = null, bytes = 0, given = data.ceiling ?? null;
 
   function layersOf() {
     const groups = new Map();
@@ -58,7 +58,7 @@ function residency(data) {
   });
 
   function show() {
-    bytes = ceiling(+slider.value);
+    bytes = given ?? ceiling(+slider.value);
     plan = planUnder(data, sorted, bytes);
     slider.setAttribute("aria-valuetext", size(bytes));
     d3.select("#residency-section").datum({ ceiling: bytes, plan });
@@ -74,7 +74,7 @@ function residency(data) {
     drawLayers();
     drawTimes();
   }
-  slider.addEventListener("input", show);
-  slider.value = data.start ?? 500;
+  slider.addEventListener("input", () => { given = null; show(); });
+  slider.value = given === null ? 500 : Math.round((1000 * (given - smallest)) / (whole - smallest || 1));
   show();
 }

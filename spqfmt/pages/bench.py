@@ -1,0 +1,120 @@
+"""The page of `spqfmt bench --html`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from spqfmt.bench.report import Report
+from spqfmt.bench.rows import CodecRow, LoadRow, Rate
+from spqfmt.pages.render import render
+from spqfmt.pages.text import integer, size
+
+
+@dataclass(frozen=True)
+class _Cell:
+    median: str
+    spread: str
+    width: float
+    fill: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    words: Sequence[str]
+    rates: Sequence[_Cell]
+    ours: bool
+
+
+@dataclass(frozen=True)
+class _Table:
+    """`n_words` columns on the left are words, the others numbers."""
+
+    title: str
+    note: str
+    heads: Sequence[str]
+    n_words: int
+    rates: Sequence[str]
+    rows: Sequence[_Row]
+
+
+def bench_page(report: Report, title: str) -> str:
+    """The page of a run on the data that `title` names."""
+    tables = [_codecs(data, list(rows)) for data, rows in groupby(report.codecs, lambda row: row.data)]
+    if report.load:
+        tables.append(_load(report.load))
+    return render(
+        "bench.html",
+        title=title,
+        rounds=report.rounds,
+        machine=_machine(report.machine),
+        tables=tables,
+        missing=sorted(report.missing.items()),
+    )
+
+
+def _machine(machine: Mapping[str, object]) -> list[tuple[str, str]]:
+    words = {key: value for key, value in machine.items() if key != "packages"}
+    return [(key.replace("_", " "), str(value)) for key, value in words.items()]
+
+
+def _codecs(data: str, rows: list[CodecRow]) -> _Table:
+    rows = sorted(rows, key=lambda row: (row.threads, -row.decode.median))
+    entropy = rows[0].entropy
+    encode, decode = _cells(rows, [r.encode for r in rows]), _cells(rows, [r.decode for r in rows])
+    return _Table(
+        data,
+        f"Order-0 entropy {entropy:.3f} bits a symbol.",
+        ("coder", "threads", "bits", "over"),
+        1,
+        ("encode", "decode"),
+        [
+            _Row(
+                (
+                    f"{row.codec} {row.path}{f' {row.block_bytes >> 10} KiB' if row.block_bytes else ''}",
+                    str(row.threads),
+                    f"{row.bits_per_symbol:.3f}",
+                    f"{row.bits_per_symbol / entropy - 1:+.2%}",
+                ),
+                rates,
+                _is_ours(row),
+            )
+            for row, *rates in zip(rows, encode, decode, strict=True)
+        ],
+    )
+
+
+def _load(rows: Sequence[LoadRow]) -> _Table:
+    return _Table(
+        "Loading",
+        "From the file to decoded memory; cold: dropped from the page cache before.",
+        ("format", "data", "cache", "threads", "file"),
+        3,
+        ("load",),
+        [
+            _Row(
+                (row.container, row.data, row.cache, str(row.threads), size(row.file_bytes)),
+                [cell],
+                _is_ours(row),
+            )
+            for row, cell in zip(rows, _cells(rows, [row.load for row in rows]), strict=True)
+        ],
+    )
+
+
+def _is_ours(row: CodecRow | LoadRow) -> bool:
+    return (row.codec == "rans") if isinstance(row, CodecRow) else (row.container == "spq")
+
+
+def _cells(rows: Sequence[CodecRow | LoadRow], rates: Sequence[Rate]) -> list[_Cell]:
+    """Medians, as bars beside the fastest coder of a column; a copy, which codes nothing, has none."""
+    coded = [not isinstance(row, CodecRow) or row.codec != "memcpy" for row in rows]
+    fastest = max((rate.median for rate, codes in zip(rates, coded, strict=True) if codes), default=1.0)
+    return [
+        _Cell(
+            integer(round(rate.median)),
+            f"± {(rate.high - rate.low) / 2 / rate.median:.0%}",
+            100 * rate.median / fastest if codes else 0.0,
+            "accent-fill" if _is_ours(row) else "peer-fill",
+        )
+        for row, rate, codes in zip(rows, rates, coded, strict=True)
+    ]

@@ -1,0 +1,104 @@
+"""--html and --png of the commands: a file is written, stdout stays for data."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
+
+import tiny
+
+import spqfmt
+from spqfmt.bench.report import Report
+from spqfmt.cli.main import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
+    with pytest.raises(SystemExit) as exited:
+        main([str(argument) for argument in arguments])
+    assert isinstance(exited.value.code, int)
+    return exited.value.code, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    tiny.build("llama", folder / "m", dtype=torch.bfloat16)
+    spqfmt.pack(folder / "m", folder / "m.spq", method="rtn", bits=8)
+    return folder / "m.spq"
+
+
+def test_inspect_writes_page_and_picture_and_prints_no_table(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, picture = tmp_path / "m.html", tmp_path / "m.png"
+    code, out, err = run(capsys, "inspect", model, "--measure", "--html", page, "--png", picture)
+    assert (code, out) == (0, "")
+    assert err.splitlines()[-2].startswith(f"{page}: ")
+    assert err.splitlines()[-1].startswith(f"{picture}: ")
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_measures_what_was_chosen_and_shows_the_whole_file(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "m.html"
+    chosen = ("--tensor", "*down_proj*", "--measure")
+    code, out, _ = run(capsys, "inspect", model, *chosen, "--html", page, "--json")
+    assert code == 0
+    assert len(json.loads(out)["tensors"]) == 4
+    data = json.loads(page.read_text("utf-8").split('id="data">')[1].split("</script>")[0])
+    assert len(data["tensors"]["name"]) == 19
+    assert {data["tensors"]["name"][int(i)] for i in data["measured"]} == {
+        f"model.layers.{i}.mlp.down_proj.weight" for i in range(4)
+    }
+
+
+def test_a_picture_without_matplotlib_says_what_to_install(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, _, err = run(capsys, "inspect", model, "--png", tmp_path / "m.png")
+    assert code == 2
+    assert err.splitlines()[-1] == "spqfmt: figures need matplotlib: pip install 'spqfmt[plots]'"
+
+
+def test_a_folder_that_is_not_there_is_one_line(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "inspect", model, "--html", tmp_path / "none" / "m.html")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert str(tmp_path / "none") in err
+
+
+def test_plan_writes_a_page(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "plan.html"
+    code, out, _ = run(capsys, "plan", llama, "--memory", "2MiB", "--html", page)
+    assert (code, out) == (0, "")
+    assert "Planned for a ceiling of 2.1 MB." in page.read_text("utf-8")
+
+
+def test_eval_writes_what_json_says(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, page = tmp_path / "t.txt", tmp_path / "eval.html"
+    text.write_text("a page for each result " * 4, "utf-8")
+    code, out, _ = run(capsys, "eval", llama, "--text", text, "--html", page, "--json")
+    assert code == 0
+    assert f'data-key="perplexity" value="{json.loads(out)["perplexity"]}"' in page.read_text("utf-8")
+
+
+def test_bench_writes_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: Any) -> Report:
+        return Report({"processor": "any"}, 3, [], [], {"lz4": "not installed"})
+
+    monkeypatch.setattr("spqfmt.cli.bench.run", nothing)
+    code, out, _ = run(capsys, "bench", "--html", tmp_path / "bench.html")
+    assert (code, out) == (0, "")
+    assert "not installed" in (tmp_path / "bench.html").read_text("utf-8")
