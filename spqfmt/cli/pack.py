@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from spqfmt.cli.partial import PARTIAL, RATES
+from spqfmt.cli.failures import about
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import size
 from spqfmt.container.output import check_name
@@ -16,8 +17,9 @@ from spqfmt.container.output import check_name
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--method",
-    help="lossless, rtn (round to nearest), gptq, spqr, dc, jsq, ecq (any size, to the byte); or a baseline: "
-    "smoothquant, magnitude, wanda, sparsegpt, llm_int8, zeroquant. [default: lossless; ecq with --fit or --fit-memory]",
+    help="lossless, rtn (round to nearest), gptq, spqr, dc, jsq, ecq (any size); or a baseline: "
+    "smoothquant, magnitude, wanda, sparsegpt, llm_int8, zeroquant. "
+    "[default: lossless; ecq with --fit or --fit-memory]",
 )
 @click.option(
     "--bits",
@@ -150,12 +152,13 @@ def pack(
     checked = pack_options(**options)  # type: ignore[arg-type]  # click has checked the types
     check_name(out)
     set_jobs(jobs)
-    model = open_source(source)
-    if dry_run:
-        print_plan(plan_pack(model, checked), checked, as_json=as_json)
-        return
-    progress = Bar("packing", quiet=quiet or as_json)
-    report = pack_model(model, out, checked, force=force, resume=resume, progress=progress)
+    with about(source, out):
+        model = open_source(source)
+        if dry_run:
+            print_plan(plan_pack(model, checked), checked, as_json=as_json)
+            return
+        progress = Bar("packing", quiet=quiet or as_json)
+        report = pack_model(model, out, checked, force=force, resume=resume, progress=progress)
     if as_json:
         click.echo(json.dumps(report.to_json()))
     elif not quiet:

@@ -22,7 +22,7 @@ from spqfmt.pipeline.options import PackOptions
 from spqfmt.pipeline.plan import PackPlan, PlannedTensor
 from spqfmt.pipeline.records import tensor_record
 from spqfmt.pipeline.resume import ResumeFolder
-from spqfmt.quantize.base import MethodOptions
+from spqfmt.quantize.base import MethodOptions, is_graded
 from spqfmt.quantize.calibrated import Result, is_calibrated
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.version import __version__
@@ -46,6 +46,9 @@ class CalibratedResults:
         """Read the text and build the model's shell. Raises what Engine raises, and OptionError about `resume`."""
         assert is_calibrated(options.method)
         self._method = options.method.name
+        self._blind = is_graded(options.method)
+        """Whether the method can do without calibration, layer by layer."""
+        self._take_up = getattr(options.method, "take_up", None)
         self._sources = {tensor.source.name: tensor.source for tensor in plan.tensors}
         wanted = {
             tensor.source.name: tensor.weight
@@ -88,7 +91,17 @@ class CalibratedResults:
 
     def wants(self, planned: PlannedTensor) -> bool:
         """Whether the tensor is the calibration's to quantize, rather than the method's alone (embedding, head)."""
-        return planned.source.name in self._wanted
+        name = planned.source.name
+        return name in self._wanted and not (self._blind and name in self.skipped)
+
+    def left_dense(self) -> dict[str, str]:
+        """Tensors that are stored as they are although the method was to quantize them, with the reason."""
+        return {} if self._blind else self.skipped
+
+    def all_notes(self) -> tuple[str, ...]:
+        """Fallbacks, each one line."""
+        blind = [f"{name}: {why}; quantized without calibration" for name, why in self.skipped.items()]
+        return (*self.notes, *(blind if self._blind else ()))
 
     def _add(self, block: BlockResult) -> None:
         self._done.add(block.name)
@@ -142,6 +155,8 @@ class CalibratedResults:
             )
             for tensor, stored in saved.tensors.items()
         }
+        if self._take_up is not None:
+            self._take_up({tensor: stored.encode() for tensor, stored in saved.tensors.items()})
         return BlockResult(name, results, json.loads(saved.metadata["skipped"]))
 
     def _source_digest(self, block: str) -> str:
@@ -222,4 +237,5 @@ def _identity(model: SourceModel, options: PackOptions, dtype: str) -> Mapping[s
         "seed": calibration.seed,
         "sequential": calibration.sequential,
         "compute_dtype": dtype,
+        "fit": repr(options.fit),
     }

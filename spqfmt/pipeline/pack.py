@@ -121,6 +121,11 @@ def pack_model(
     output = Output(out, plan.segment_alignment, force=force, shard_bytes=options.shard_bytes)
     with output, progress, ExitStack() as stack:
         progress.start(plan.raw_bytes)
+        if options.fit is not None:
+            # transformers takes seconds to import.
+            from spqfmt.pipeline.fit import fit
+
+            options = fit(model, plan, options, progress.stage)
         # Which chunks are worth compressing shows when all are.
         whole = output
         if options.speed:
@@ -165,8 +170,8 @@ def pack_model(
         sum(1 for _ in plan.tensors),
         sum(tensor.n_weights for tensor in plan.tensors),
         time.monotonic() - started,
-        {} if calibrated is None else calibrated.skipped,
-        () if calibrated is None else tuple(calibrated.notes),
+        {} if calibrated is None else calibrated.left_dense(),
+        () if calibrated is None else calibrated.all_notes(),
     )
 
 

@@ -1,4 +1,4 @@
-"""How many bits each tensor gets: steps that all follow one number, the *shift*, and the sizes they are expected to give.
+"""How many bits each tensor gets: steps that all follow one number, the *shift*, and the sizes expected.
 
 `log2(step) = base + shift`. Between tensors the base is on the way from equal rate (each tensor gets the same bits a
 weight, whatever errors on it cost) to equal slope (a bit more saves the same error everywhere), 0.7 of it: see

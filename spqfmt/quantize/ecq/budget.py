@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from spqfmt.schemes.base import Encoded
 from spqfmt.schemes.uniform import Uniform
 
 Make = Callable[[float], Mapping[str, Uniform]]
@@ -17,6 +18,10 @@ class Budget(Protocol):
         """Call `make` until its result fits, and keep count of that result."""
         ...
 
+    def take_up(self, encoded: Mapping[str, Encoded]) -> None:
+        """Keep count of tensors that an interrupted pack has quantized."""
+        ...
+
 
 @dataclass(frozen=True)
 class NoBudget:
@@ -25,3 +30,6 @@ class NoBudget:
     def spend(self, make: Make) -> Mapping[str, Uniform]:
         """Once, at shift 0."""
         return make(0.0)
+
+    def take_up(self, encoded: Mapping[str, Encoded]) -> None:
+        """Nothing is counted."""

@@ -20,7 +20,7 @@ COLUMN_OCTAVE_STEPS = 16
 ROW_EXPONENT = 0.8
 ROW_OCTAVE_STEPS = 8
 DAMPING = 0.1
-"""In means of the Hessian's diagonal. More than gptq's: the grid's step follows from the rate, so no range is at stake."""
+"""In means of the Hessian's diagonal. More than gptq's: no range is at stake, the step follows from the rate."""
 
 _QUIETEST_COLUMN = 1e-3
 """Of the loudest rms: columns below it get no larger step; a column that is always 0 gets this one."""
@@ -75,7 +75,9 @@ def gradient_scale(mean_squares: Float32) -> Scale | None:
     return _log8(bounded(squares) ** (-ROW_EXPONENT / 2), ROW_OCTAVE_STEPS)
 
 
-def bounded(squares: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def bounded(
+    squares: np.ndarray[tuple[int], np.dtype[np.float64]],
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Mean square gradients with the quietest raised to a hundredth of the mean, divided by their geometric mean."""
     raised = np.maximum(squares, squares.mean() * _QUIETEST_ROW)
     result: np.ndarray[tuple[int], np.dtype[np.float64]] = raised / math.exp(float(np.log(raised).mean()))

@@ -1,8 +1,8 @@
 """Method ecq: an even grid whose step follows from the wanted bits, for codes that are entropy-coded.
 
 `weight = step * code * row_scale * column_scale`. Where other methods fix the number of codes and let the coder find
-what is left, here each weight costs what it is worth: see grid.py, sweep.py and allocation.py for the three choices, and
-decision 0014. The registry's METHOD knows no other tensors; the pipeline prepares one that does, with a plan for each
+what is left, here each weight costs what it is worth: see grid.py, sweep.py and allocation.py for the three
+choices, and decision 0014. The registry's METHOD knows no other tensors; the pipeline prepares one that does, with a plan for each
 tensor and a budget for all.
 """
 

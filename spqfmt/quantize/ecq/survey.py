@@ -31,6 +31,8 @@ from spqfmt.schemes.base import Float32
 SURVEY_SAMPLES = 16
 """Samples of the calibration that the survey looks at."""
 _SAMPLED_ROWS = 64
+_SAMPLED_WEIGHTS = 1 << 16
+"""At least so many weights, or rows, are looked at."""
 _OFFSETS = (-2.5, -1.0, 0.0, 1.0, 2.5)
 """Octaves around the step of the wanted rate at which rates are measured."""
 GAUSSIAN_BITS = 0.5 * math.log2(2 * math.pi * math.e)
@@ -149,9 +151,11 @@ def make_plans(
 
 def _measure(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, rate: float) -> tuple[RateCurve, float]:
     """The curve of some rows, and the log2 step at which they take `rate` bits a weight."""
-    picked = _picked(len(matrix))
+    picked = _picked(*matrix.shape)
     part, part_rows = matrix[torch.from_numpy(picked)], rows.picked(picked)
-    scaled = part / torch.from_numpy(part_rows.step(len(picked)))[:, None] / torch.from_numpy(grid.column_step)
+    scaled = (
+        part / torch.from_numpy(part_rows.step(len(picked)))[:, None] / torch.from_numpy(grid.column_step)
+    )
     around = mean_log_rms(scaled) + GAUSSIAN_BITS - rate
     points = []
     for offset in _OFFSETS:
@@ -162,6 +166,7 @@ def _measure(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, rate: float) 
     return curve, curve.log_step(rate)
 
 
-def _picked(n_rows: int) -> NDArray[np.int64]:
+def _picked(n_rows: int, n_columns: int) -> NDArray[np.int64]:
     """Rows evenly spaced over the matrix."""
-    return np.unique(np.linspace(0, n_rows - 1, min(n_rows, _SAMPLED_ROWS)).round().astype(np.int64))
+    n = min(n_rows, max(_SAMPLED_ROWS, _SAMPLED_WEIGHTS // n_columns))
+    return np.unique(np.linspace(0, n_rows - 1, n).round().astype(np.int64))

@@ -116,7 +116,9 @@ def _slopes(grid: InputGrid, rows: RowGrid, row_scale: Float32, step: float) -> 
     """
     weight = np.ones(len(row_scale)) if rows.weight is None else rows.weight
     mean = float((row_scale.astype(np.float64) ** 2 * weight).mean())
-    slope: Float32 = (SLOPE * math.log(2) / 6 * grid.error_factor * step**2 * mean / weight).astype(np.float32)
+    slope: Float32 = (SLOPE * math.log(2) / 6 * grid.error_factor * step**2 * mean / weight).astype(
+        np.float32
+    )
     return slope
 
 
@@ -131,7 +133,9 @@ def _sweep(
             block = slice(first, min(first + _BLOCK, n))
             size = block.stop - first
             part = upper[block, block] if upper.size else diagonal[:size, :size]
-            codes[:, block], errors = choose_codes(work, block, part, row_step, column_step[block], slope, bits)
+            codes[:, block], errors = choose_codes(
+                work, block, part, row_step, column_step[block], slope, bits
+            )
             if upper.size and block.stop < n:
                 later = torch.from_numpy(upper[block, block.stop :])
                 torch.from_numpy(work)[:, block.stop :].addmm_(torch.from_numpy(errors), later, alpha=-1)

@@ -1,0 +1,153 @@
+"""How large a file will be, while only some of its tensors are known: the writer's layout on paper (FORMAT.md 2.3)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import numpy as np
+import zstandard
+
+from spqfmt import wire
+from spqfmt.codecs.chunks import EncodedChunk, chunk_sizes, split
+from spqfmt.container.encode import encode_chunk, encode_text
+from spqfmt.container.strict_json import Json, dump
+from spqfmt.importers.base import Asset
+from spqfmt.records import align
+from spqfmt.schemes.base import Encoded, StreamData
+from spqfmt.wire import DTYPES
+
+_ASSET_CHUNK_BYTES = 1 << 20
+"""As the writer cuts them."""
+_RECORD_BYTES = 90
+"""About what a tensor takes in the stored index, before any is known."""
+_INDEX_SLACK = 1.02
+"""Records that are not known yet may compress worse than the others."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor's record, and the stored bytes of its planes in the order of the file."""
+
+    record: Json
+    planes: tuple[int, ...]
+
+    @property
+    def placed_bytes(self) -> int:
+        """With the padding that follows each plane."""
+        return sum(align(plane, wire.CHUNK_ALIGNMENT) for plane in self.planes)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Without padding."""
+        return sum(self.planes)
+
+
+def store(record: Json, encoded: Encoded, codec: str) -> StoredTensor:
+    """Encode all chunks as the packer will, and note their sizes. `record` is the tensor's without streams."""
+    streams: list[Json] = []
+    planes: list[int] = []
+    for stream in encoded.streams:
+        rows, entropies = [], []
+        for chunk in _chunks(stream, codec):
+            row = [chunk.n_elements]
+            for plane in chunk.planes:
+                row += [len(plane.stored), plane.codec, plane.crc32]
+                planes.append(len(plane.stored))
+            rows.append(row)
+            entropies.append(int(sum(plane.entropy_bits for plane in chunk.planes)))
+        streams.append(
+            {
+                "role": stream.role,
+                "dtype": stream.dtype,
+                "n": stream.elements.size,
+                "chunks": rows,
+                "entropy_bits": [sum(entropies)],
+            }
+        )
+    streams += [
+        {"role": role, "dtype": s.dtype, "n": s.elements.size, "same_as": 0}
+        for role, (s, _) in encoded.same_as.items()
+    ]
+    return StoredTensor({**record, "streams": streams}, tuple(planes))
+
+
+def _chunks(stream: StreamData, codec: str) -> list[EncodedChunk]:
+    sizes = stream.sizes
+    if sizes is None:
+        n, bits = stream.elements.size, DTYPES[stream.dtype].bits
+        sizes = tuple(chunk_sizes(n, bits, stream.row_elements)) if n else ()
+    return [encode_chunk(part, stream.dtype, codec) for part in split(stream.elements, sizes)]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """`segments` are names with the names of their tensors, tied ones left out; `known` what is stored so far."""
+
+    segments: tuple[tuple[str, tuple[str, ...]], ...]
+    alignment: int
+    assets: tuple[StoredTensor, ...]
+    metadata: Mapping[str, str]
+    known: Mapping[str, StoredTensor] = field(default_factory=dict)
+    _index_bytes: float = 0.0
+
+    @classmethod
+    def begin(
+        cls,
+        segments: tuple[tuple[str, tuple[str, ...]], ...],
+        alignment: int,
+        assets: Sequence[Asset],
+        metadata: Mapping[str, str],
+    ) -> Self:
+        """Nothing is known but the assets."""
+        return cls(segments, alignment, tuple(_store_asset(asset) for asset in assets), metadata).knowing({})
+
+    def knowing(self, more: Mapping[str, StoredTensor]) -> Self:
+        """With more tensors known."""
+        known = {**self.known, **more}
+        n_tensors = sum(len(names) for _, names in self.segments)
+        records: list[Json] = [
+            known[name].record for _, names in self.segments for name in names if name in known
+        ]
+        root: Json = {
+            "segment_alignment": self.alignment,
+            "segments": [{"name": name, "n_tensors": len(names)} for name, names in self.segments],
+            "tensors": records,
+            "assets": [asset.record for asset in self.assets],
+            "metadata": dict(self.metadata),
+        }
+        frame = len(zstandard.ZstdCompressor(level=19).compress(dump(root)))
+        missing = n_tensors - len(records)
+        each = max(_RECORD_BYTES, frame / max(1, len(records))) if records else _RECORD_BYTES
+        slack = _INDEX_SLACK if missing else 1.0
+        return replace(self, known=known, _index_bytes=slack * (frame + missing * each))
+
+    def file_bytes(self, expected: Mapping[str, float]) -> int:
+        """Size of the file, when the tensors that are not known take the bytes that are expected, padding included."""
+        offset = wire.HEADER_BYTES
+        for _, names in self.segments:
+            new = True
+            for name in names:
+                stored = self.known.get(name)
+                for plane in (round(expected.get(name, 0)),) if stored is None else stored.planes:
+                    offset = align(offset, self.alignment if new else wire.CHUNK_ALIGNMENT) + plane
+                    new = False
+        for asset in self.assets:
+            for plane in asset.planes:
+                offset = align(offset, wire.CHUNK_ALIGNMENT) + plane
+        return align(offset, wire.CHUNK_ALIGNMENT) + round(self._index_bytes) + wire.TRAILER_BYTES
+
+    @property
+    def asset_bytes(self) -> int:
+        """Stored bytes of the assets."""
+        return sum(asset.stored_bytes for asset in self.assets)
+
+
+def _store_asset(asset: Asset) -> StoredTensor:
+    raw = np.frombuffer(asset.data, np.uint8)
+    chunks = [encode_text(raw[i : i + _ASSET_CHUNK_BYTES]) for i in range(0, raw.size, _ASSET_CHUNK_BYTES)]
+    rows = [[c.n_elements, *(n for p in c.planes for n in (len(p.stored), p.codec, p.crc32))] for c in chunks]
+    record: Json = {
+        "name": asset.name,
+        "stream": {"role": "asset", "dtype": "u8", "n": raw.size, "chunks": rows},
+    }
+    return StoredTensor(record, tuple(len(plane.stored) for chunk in chunks for plane in chunk.planes))
