@@ -103,7 +103,7 @@ _Line = list[tuple[int, TensorReport | GroupReport]]
 
 
 def _layer_lines(report: FileReport) -> dict[str, _Line]:
-    """Bits of all of a layer, under "", and of each projection that is a thousandth of the file or more."""
+    """Bits of all of a layer, under "", and of each projection that is half a percent of the file or more."""
     layers = [g for g in report.groups["layer"] if g.name.rpartition(".")[2].isdigit() and g.n_weights]
     if len(layers) < 2:
         return {}
@@ -112,7 +112,7 @@ def _layer_lines(report: FileReport) -> dict[str, _Line]:
     for tensor in report.tensors:
         if tensor.layer in number and tensor.n_weights:
             lines.setdefault(tensor.projection, []).append((number[tensor.layer], tensor))
-    enough = report.file_bytes / 1000
+    enough = report.file_bytes / 200
     return {name: line for name, line in lines.items() if sum(t.stored_bytes for _, t in line) >= enough}
 
 

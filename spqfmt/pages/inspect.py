@@ -101,7 +101,8 @@ def _parts(report: FileReport) -> list[dict[str, object]]:
 
 def _facts(report: FileReport) -> list[tuple[str, str]]:
     facts = [(label, report.metadata[key]) for key, label in _FACTS.items() if report.metadata.get(key)]
-    return [(label, _plain(value) if label == "Options" else value) for label, value in facts]
+    plain = [(label, _plain(value) if label == "Options" else value) for label, value in facts]
+    return [(label, value) for label, value in plain if value]
 
 
 def _plain(options: str) -> str:

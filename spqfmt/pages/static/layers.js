@@ -11,7 +11,7 @@ function layers(model) {
   }
   const total = d3.sum(model.tensors, (t) => t.stored);
   const all = [...lines].map(([name, points]) => ({ name, points, stored: d3.sum(points, (p) => p.tensor.stored) }))
-    .filter((l) => l.stored >= total / 1000).sort((a, b) => b.stored - a.stored);
+    .filter((l) => l.stored >= total / 200).sort((a, b) => b.stored - a.stored);
   if (numbered.length < 2 || !all.length) return;
   $("layers-section").hidden = false;
   const together = { name: "", label: "all of a layer", points: numbered.map((name, at) => ({ at, tensor: model.layerGroups.get(name) })) };

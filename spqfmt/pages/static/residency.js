@@ -37,7 +37,7 @@ function residency(data) {
     bars.selectAll("rect").data((r) => {
       let at = 0;
       return kinds.filter((k) => r[k]).map((k) => ({ k, r, low: at, high: (at += r[k] / r.total) }));
-    }).join("rect").attr("class", (d) => d.k).attr("width", (d) => Math.max(0.5, x(d.r.total) - 1.5))
+    }).join("rect").attr("class", (d) => d.k).attr("width", (d) => Math.max(0.5, x(d.r.total) - Math.min(1.5, x(d.r.total) / 6)))
       .attr("y", (d) => y(d.high)).attr("height", (d) => y(d.low) - y(d.high));
     const n = (kind) => plan.residencies.filter((r) => r === kind).length;
     describe(svg, `${rows.length} layers; of ${plan.residencies.length} parts ${n("decoded")} are decoded, ${n("compressed")} compressed, ${n("disk")} on disk`);

@@ -100,10 +100,9 @@ function treemap(model, choose) {
 
   const again = chart(figure, (width) => (width < 560 ? 420 : 460), draw);
   for (const input of document.querySelectorAll('input[name="grouping"]')) input.addEventListener("change", again);
-  const edges = weighty.length ? [d3.min(weighty, (t) => t.bits), ...scale.quantiles(), d3.max(weighty, (t) => t.bits)] : [];
-  const shades = d3.range(Math.max(0, edges.length - 1)).filter((i) => i === 0 || edges[i + 1] > edges[i]);
+  const shades = d3.groups(weighty, (t) => scale(t.bits)).sort((a, b) => a[0] - b[0]);
   const items = d3.select("#treemap-scale").selectAll("li").data(shades).join("li");
-  items.append("span").attr("class", (i) => `key step-${i}`);
-  items.append("span").text((i) => `${edges[i].toFixed(2)} – ${edges[i + 1].toFixed(2)}`);
+  items.append("span").attr("class", ([i]) => `key step-${i}`);
+  items.append("span").text(([, members]) => [...new Set(d3.extent(members, (t) => t.bits).map((b) => b.toFixed(2)))].join(" – "));
   if (shades.length) d3.select("#treemap-scale").append("li").text("bits a weight");
 }
