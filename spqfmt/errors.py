@@ -1,5 +1,7 @@
 """Every error that spqfmt raises on purpose. The message is one line that a user can act on."""
 
+import re
+
 
 class SpqError(Exception):
     """Base of all errors of this package."""
@@ -63,3 +65,9 @@ class MemoryBudgetError(SpqError):
     def __init__(self, message: str, smallest_bytes: int) -> None:
         super().__init__(message)
         self.smallest_bytes = smallest_bytes
+
+
+def one_sentence(error: BaseException) -> str:
+    """The first sentence of another library's message, which may go on for a page."""
+    text = " ".join(str(error).split())
+    return re.split(r"\.\s", text, maxsplit=1)[0].rstrip(".")[:300]

@@ -24,7 +24,7 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
-from spqfmt.errors import ImporterError, UnsupportedError
+from spqfmt.errors import ImporterError, UnsupportedError, one_sentence
 from spqfmt.importers.base import SourceModel, SourceTensor
 
 _DATA_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken"})
@@ -50,7 +50,8 @@ def load_tokenizer(model: SourceModel) -> Any:
             )
         except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
             raise ImporterError(
-                f"calibration needs the model's tokenizer, which cannot be used: {_one_line(error)}"
+                f"calibration needs the model's tokenizer, which cannot be used ({one_sentence(error)}); "
+                "put its files beside the weights, or take a method that needs no calibration, such as rtn"
             ) from error
 
 
@@ -80,7 +81,7 @@ class ModelShell:
         self.source = source
         self.dtype = dtype
         self.device = torch.device(device)
-        with asset_folder(source) as folder, _quiet_transformers():
+        with asset_folder(source) as folder, quiet_transformers():
             config = _read_config(folder)
             self.model = _build_empty(source, config, dtype)
         targets = Targets(self.model)
@@ -107,7 +108,7 @@ class ModelShell:
         config = LoadStateDictConfig(
             device_map={"": self.device}, dtype=self.dtype, weight_mapping=list(self._mapping)
         )
-        with _quiet_transformers():
+        with quiet_transformers():
             convert_and_load_state_dict_in_model(self.model, state, config)
         self.model.requires_grad_(requires_grad=False)
 
@@ -146,7 +147,9 @@ def _read_config(folder: Path) -> Any:
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UnsupportedError(
-            f"calibration: transformers cannot use the model's config.json: {_one_line(error)}", "config"
+            f"calibration: transformers cannot use the model's config.json ({one_sentence(error)}); "
+            "take a method that needs no calibration, such as rtn",
+            "config",
         ) from error
 
 
@@ -195,12 +198,9 @@ def _owner(model: Any, module: torch.nn.Module) -> Any:
     return owner
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice of transformers."""
     verbosity = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)

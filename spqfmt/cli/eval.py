@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from spqfmt.cli.parameters import MODEL
+from spqfmt.cli.failures import about
+from spqfmt.cli.parameters import DEVICE, MODEL
 from spqfmt.cli.pictures import write_page
 from spqfmt.cli.progress import Bar
 
@@ -38,7 +39,7 @@ from spqfmt.cli.progress import Bar
     show_default=True,
     help="Both models compute in it.",
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@DEVICE
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one page for a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -68,12 +69,15 @@ def eval_(
         text = text_file.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise click.BadParameter(f"{text_file}: not UTF-8 ({error})", param_hint="--text") from None
+    if not text.strip():
+        raise click.BadParameter(f"{text_file}: no text in it", param_hint="--text")
     # torch takes seconds to import: only after the options are known to be right.
     from spqfmt import loaders
 
     def load(path: Path, what: str) -> tuple[Any, Any]:
-        bar = Bar(f"loading {what}", quiet=quiet)
-        return loaders.load_model(path, device=device, dtype=dtype, progress=bar)
+        with about(path):
+            bar = Bar(f"loading {what}", quiet=quiet)
+            return loaders.load_model(path, device=device, dtype=dtype, progress=bar)
 
     model, tokenizer = load(file, file.name)
     loaders.need_tokenizer(file, tokenizer)
@@ -90,7 +94,7 @@ def eval_(
             progress=Bar("scoring", quiet=quiet, unit="tokens"),
         )
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(f"{file}: {error}") from None
     if html is not None:
         from spqfmt.pages.evaluation import eval_page
 

@@ -1,12 +1,12 @@
 """The tables of `spqfmt inspect`."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from spqfmt.cli.charts import bar, spark
 from spqfmt.cli.table import Column, Table
 from spqfmt.cli.units import count, percent, printable, size
-from spqfmt.pipeline.report import FileReport, GroupReport, TensorReport, add_up
+from spqfmt.pipeline.report import FileReport, GroupReport, Parts, TensorReport, add_up
 
 _BAR = 10
 
@@ -94,9 +94,7 @@ def _costs(of: TensorReport | GroupReport) -> list[str]:
 
 def group_table(groups: Sequence[GroupReport], title: str) -> Table:
     """A row for each group, with its bytes by part."""
-    kinds = [
-        key for key, n in asdict(groups[0].parts).items() if any(getattr(g.parts, key) for g in groups) or n
-    ]
+    kinds = [part.name for part in fields(Parts) if any(getattr(g.parts, part.name) for g in groups)]
     columns = [
         Column(title),
         Column("tensors", spare=4),

@@ -1,17 +1,17 @@
 """`spqfmt`: finds the commands, and turns every error into one line and the right exit code."""
 
-import errno
 import importlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 
 import click
 from click.shell_completion import CompletionItem
 
-from spqfmt.errors import OptionError, SpqError
+from spqfmt.cli.failures import BAD_FILE, DEBUG, OK, WRONG_USE, explain
+from spqfmt.cli.units import printable
 from spqfmt.version import __version__
-
-OK, BAD_FILE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 # Command -> (module, its click command, its help in one line). Modules are imported when their command runs, so that
 # `spqfmt --help` and the commands that need no torch start at once.
@@ -68,31 +68,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a name is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
         # What a command gives to ctx.exit, or None.
         code = cli.main(args=arguments, prog_name="spqfmt", standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt) as error:
-        return _say(str(error) or "interrupted; nothing was left behind", INTERRUPTED)
-    except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        return _say(_os_message(error), WRONG_USE)
-    except OSError as error:
-        return _say(_os_message(error), BAD_FILE)
-    except SpqError as error:
-        return _say(str(error), WRONG_USE if isinstance(error, OptionError) else BAD_FILE)
+        return WRONG_USE
+    except (Exception, KeyboardInterrupt) as error:  # never a traceback, unless it is asked for
+        explained = explain(error)
+        if explained is None:
+            if os.environ.get(DEBUG):
+                raise
+            told = printable(" ".join(f"{type(error).__name__}: {error}".split()))
+            explained = f"unexpected {told}; this is an error in spqfmt, {DEBUG}=1 shows where", BAD_FILE
+        message, code = explained
+        click.echo(f"spqfmt: {message}", err=True)
     return code if isinstance(code, int) else OK
-
-
-def _os_message(error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return f"the disk is full{f': {error.filename}' if error.filename else ''}; nothing was written"
-    if error.strerror is None:
-        return str(error)
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-
-
-def _say(message: str, code: int) -> int:
-    click.echo(f"spqfmt: {' '.join(message.split())}", err=True)
-    return code

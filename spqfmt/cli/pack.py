@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.failures import about
+from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import size
 from spqfmt.container.output import check_name

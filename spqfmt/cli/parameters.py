@@ -1,5 +1,6 @@
 """Arguments that several commands take, with what a shell completes for them."""
 
+import re
 from pathlib import Path
 
 import click
@@ -34,7 +35,17 @@ class ModelPath(click.Path):
         return items or default
 
 
+def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Whether there is such a device is known only with torch."""
+    if re.fullmatch(r"cpu|cuda(:\d+)?", value) is None:
+        raise click.BadParameter(f"{value!r} is not cpu, cuda or cuda:N")
+    return value
+
+
 MODEL = ModelPath()
+DEVICE = click.option(
+    "--device", default="cpu", show_default=True, callback=_device, help="cpu, cuda or cuda:N."
+)
 
 
 def complete_tensors(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.pictures import write_page
 from spqfmt.cli.units import size
@@ -51,7 +52,8 @@ def plan(
     """
     from spqfmt.loaders.plan import plan_model
 
-    planned = plan_model(file, memory=memory, dtype=dtype, n_tokens=tokens, batch=batch)
+    with about(file):
+        planned = plan_model(file, memory=memory, dtype=dtype, n_tokens=tokens, batch=batch)
     if html is not None:
         from spqfmt.pages.plan import plan_page
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.progress import Bar
@@ -55,16 +56,17 @@ def repack(
     """
     set_jobs(jobs)
     progress = Bar("repacking", quiet=quiet or as_json)
-    report = write_file(
-        file,
-        out,
-        partial=partial,
-        codec=codec,
-        rates=rates,
-        shard_size=shard_size,
-        force=force,
-        progress=progress,
-    )
+    with about(file, out):
+        report = write_file(
+            file,
+            out,
+            partial=partial,
+            codec=codec,
+            rates=rates,
+            shard_size=shard_size,
+            force=force,
+            progress=progress,
+        )
     if as_json:
         click.echo(json.dumps(report.to_json()))
     elif not quiet:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from spqfmt.cli.parameters import MODEL
+from spqfmt.cli.failures import about
+from spqfmt.cli.parameters import DEVICE, MODEL
 from spqfmt.cli.progress import Bar
 
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -29,7 +30,7 @@ _DTYPES = ("float32", "float16", "bfloat16")
 )
 @click.option("--raw", is_flag=True, help="Give the prompt as it is, without the model's chat template.")
 @click.option("--dtype", type=click.Choice(_DTYPES), help="Compute in this dtype instead of the file's own.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@DEVICE
 @click.option(
     "--memory",
     help="Ceiling for all that is held of an .spq file's weights, such as 300MiB. See `spqfmt plan`.",
@@ -61,9 +62,10 @@ def run(
     from spqfmt import loaders
 
     start = time.perf_counter()
-    model, tokenizer = loaders.load_model(
-        file, device=device, dtype=dtype, memory=memory, progress=Bar("loading", quiet=quiet)
-    )
+    with about(file):
+        model, tokenizer = loaders.load_model(
+            file, device=device, dtype=dtype, memory=memory, progress=Bar("loading", quiet=quiet)
+        )
     load_seconds = time.perf_counter() - start
     loaders.need_tokenizer(file, tokenizer)
 
@@ -84,6 +86,9 @@ def run(
     click.echo()
     if quiet:
         return
+    limit = loaders.window_limit(model)
+    if limit is not None and result.n_prompt_tokens + result.n_new_tokens > limit:
+        click.echo(f"{file}: the model was made for {limit} tokens; text beyond them may be poor", err=True)
     click.echo(
         f"load {load_seconds:.2f} s, prompt {result.n_prompt_tokens} tokens, "
         f"first token {result.first_token_seconds:.2f} s, "

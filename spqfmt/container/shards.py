@@ -1,13 +1,14 @@
 """Opens a model that is one file or several (FORMAT.md section 8) as one list of readers."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from spqfmt import wire
 from spqfmt.container.output import INDEX_SUFFIX, shard_path
 from spqfmt.container.reader import Reader, located
 from spqfmt.container.strict_json import Json, member, objects, parse
-from spqfmt.errors import CorruptError, LimitError, UnsupportedError
+from spqfmt.errors import CorruptError, FormatError, LimitError, UnsupportedError
 from spqfmt.records import Shard
 
 
@@ -23,7 +24,7 @@ def open_readers(path: str | os.PathLike[str]) -> tuple[Reader, ...]:
     try:
         with located(path):
             for number, entry in enumerate(_entries(path), start=1):
-                readers.append(Reader(path.with_name(member(entry, "file", str, "shard"))))
+                readers.append(_open_shard(path, member(entry, "file", str, "shard")))
                 _check(readers[-1], entry, number)
             names = [tensor.name for reader in readers for tensor in reader.index.tensors]
             if len(set(names)) != len(names):
@@ -35,6 +36,24 @@ def open_readers(path: str | os.PathLike[str]) -> tuple[Reader, ...]:
     return tuple(readers)
 
 
+def refuse_lone_shard(path: str | os.PathLike[str], readers: Sequence[Reader]) -> None:
+    """Raise FormatError when the readers are one shard of several, which is not a whole model."""
+    shard = readers[0].index.shard
+    if shard is not None and len(readers) != shard.count:
+        path = Path(path)
+        whole = f"{path.name.rsplit('-', 3)[0]}.spq{INDEX_SUFFIX}"
+        raise FormatError(f"{path}: only shard {shard.number} of {shard.count}; give {path.with_name(whole)}")
+
+
+def _open_shard(index: Path, name: str) -> Reader:
+    try:
+        return Reader(index.with_name(name))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            error.errno, f"not there, but {index.name} lists it", error.filename
+        ) from None
+
+
 def _entries(path: Path) -> list[Json]:
     if path.stat().st_size > wire.MAX_INDEX_RAW_BYTES:
         raise LimitError(f"more than {wire.MAX_INDEX_RAW_BYTES} bytes")
@@ -43,7 +62,9 @@ def _entries(path: Path) -> list[Json]:
         raise CorruptError("not an index of shards")
     version = member(root, "version", int, "shards")
     if version != 1:
-        raise UnsupportedError(f"shard index version {version}", f"shard index version {version}")
+        raise UnsupportedError(
+            f"shard index version {version}; update spqfmt", f"shard index version {version}"
+        )
     entries = objects(member(root, "shards", list, "shards"), "shards")
     target = path.with_name(path.name.removesuffix(INDEX_SUFFIX))
     if not entries:

@@ -61,7 +61,9 @@ def check_header(header: bytes, file_bytes: int) -> tuple[int, int]:
         raise NotSpqError("not a .spq file", 0)
     if len(header) >= 10 and (major := int.from_bytes(header[8:10], "little")) != wire.FORMAT_MAJOR:
         raise UnsupportedError(
-            f"format version {major}, this spqfmt reads {wire.FORMAT_MAJOR}", f"version {major}", 8
+            f"format version {major}, this spqfmt reads {wire.FORMAT_MAJOR}; update spqfmt",
+            f"version {major}",
+            8,
         )
     if file_bytes < SHORTEST_FILE_BYTES:
         raise TruncatedError(f"the file ends after {file_bytes} bytes", file_bytes)
@@ -85,7 +87,7 @@ def parse_trailer(data: bytes, version: tuple[int, int], file_bytes: int) -> Tra
     if unknown:
         bit = unknown.bit_length() - 1
         raise UnsupportedError(
-            f"needs feature bit {bit}, which this spqfmt does not know", f"bit {bit}", at + 64
+            f"needs feature bit {bit}, which this spqfmt does not know; update it", f"bit {bit}", at + 64
         )
     end = trailer.index_offset + trailer.index_stored_bytes + wire.TRAILER_BYTES
     if trailer.file_bytes != file_bytes or end != file_bytes:

@@ -1,7 +1,16 @@
 """From a file to a running model: load, generate, evaluate. The layer that ties torch modules to stored weights."""
 
-from spqfmt.loaders.evaluate import Evaluation, encode_text, evaluate
+from spqfmt.loaders.evaluate import Evaluation, encode_text, evaluate, window_limit
 from spqfmt.loaders.generate import Generation, generate
 from spqfmt.loaders.model import load_model, need_tokenizer
 
-__all__ = ["Evaluation", "Generation", "encode_text", "evaluate", "generate", "load_model", "need_tokenizer"]
+__all__ = [
+    "Evaluation",
+    "Generation",
+    "encode_text",
+    "evaluate",
+    "generate",
+    "load_model",
+    "need_tokenizer",
+    "window_limit",
+]

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_readers
+from spqfmt.container.shards import open_readers, refuse_lone_shard
 from spqfmt.pipeline.report import TensorReport, report_tensor
 from spqfmt.pipeline.restore import column_scale, restore, restore_rows
 from spqfmt.quantize.activations import Treatment, treatment
@@ -116,6 +116,10 @@ class SpqFile(Mapping[str, TensorHandle]):
     def close(self) -> None:
         """Close the file; later reads raise ValueError."""
         self._stack.close()
+
+    def refuse_lone_shard(self) -> None:
+        """Raise FormatError when this is one shard of a model in several."""
+        refuse_lone_shard(self.path, self._readers)
 
     def read(self, name: str, rows: slice | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
         """A tensor in its own shape and dtype, dequantized, in memory of its own, on the CPU.

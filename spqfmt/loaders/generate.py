@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 
+from spqfmt.calibration.model import quiet_transformers
 from spqfmt.errors import SpqError
 
 
@@ -103,7 +104,7 @@ def generate(
         settings["pad_token_id"] = end[0] if isinstance(end, list) else end
     devices = [model.device] if model.device.type == "cuda" else []
     start = time.perf_counter()
-    with torch.random.fork_rng(devices=devices), torch.inference_mode():
+    with quiet_transformers(), torch.random.fork_rng(devices=devices), torch.inference_mode():
         torch.manual_seed(seed)
         output = model.generate(
             ids,

@@ -44,7 +44,10 @@ class StoredModel:
 
 @contextmanager
 def open_stored(path: Path) -> Iterator[StoredModel]:
-    """Open an .spq file, a Hugging Face folder or a GGUF file; it stays open while the context lasts."""
+    """Open an .spq file, a Hugging Face folder or a GGUF file; it stays open while the context lasts.
+
+    Raises FormatError, also for one shard alone, ImporterError and OSError.
+    """
     importer = None if path.suffix == ".spq" else find_importer(path)
     if importer is not None:
         source = importer.open(path)
@@ -52,6 +55,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         yield StoredModel(tensors, {asset.name: asset.data for asset in source.assets}, is_spq=False)
         return
     with SpqFile(path) as file:
+        file.refuse_lone_shard()
         tied = file.tied
         stored = {}
         for name, handle in file.items():

@@ -53,8 +53,7 @@ def measure_file(
         measured = {}
         for tensor in chosen:
             reader = holders[tensor.name]
-            with located(reader.path):
-                measured[tensor.name] = _measure(reader, reader.index.by_name[tensor.name], other)
+            measured[tensor.name] = _measure(reader, reader.index.by_name[tensor.name], other)
             shown.advance(tensor.raw_bytes, tensor.name)
     return replace(report, tensors=tuple(replace(t, measured=measured.get(t.name)) for t in report.tensors))
 
@@ -120,8 +119,9 @@ def outlier_map(reader: Reader, record: TensorRecord) -> OutlierMap | None:
     def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
         return reader.read_elements(record, role, first, stop)
 
-    for first_row, positions, _ in bands(record, fetch, 0, rows):
-        at, column = np.divmod(positions, columns)
-        cells = (at + first_row) // rows_per_cell * counts.shape[1] + column // columns_per_cell
-        counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
+    with located(reader.path):
+        for first_row, positions, _ in bands(record, fetch, 0, rows):
+            at, column = np.divmod(positions, columns)
+            cells = (at + first_row) // rows_per_cell * counts.shape[1] + column // columns_per_cell
+            counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
     return OutlierMap(rows, columns, rows_per_cell, columns_per_cell, tuple(map(tuple, counts.tolist())))

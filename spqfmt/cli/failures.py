@@ -1,0 +1,124 @@
+"""What went wrong -> one line for the user, and the exit code."""
+
+import difflib
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from spqfmt.cli.units import printable
+from spqfmt.errors import ChecksumError, NotSpqError, OptionError, SpqError, TruncatedError
+
+OK, BAD_FILE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+DEBUG = "SPQFMT_DEBUG"
+"""Environment variable that has an unexpected error shown with its traceback."""
+
+# What to do, where the error alone does not say it.
+_ADVICE = {
+    NotSpqError: "`spqfmt pack` makes one from a Hugging Face folder or a GGUF file",
+    TruncatedError: "it was not copied or downloaded to its end; get it again",
+    ChecksumError: "the file is damaged; get it again",
+}
+
+
+@contextmanager
+def about(*paths: Path) -> Iterator[None]:
+    """Errors from inside that name none of the paths get the first one's name; those of the system the last one's,
+    which is what is written.
+    """
+    try:
+        yield
+    except OptionError:
+        raise
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(paths[-1])
+        raise
+    except SpqError as error:
+        if not any(str(path) in str(error) for path in paths):
+            error.args = (f"{paths[0]}: {error}", *error.args[1:])
+        raise
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """The line without line breaks or control characters, and the exit code. None for what no user can help."""
+    known = _explain(error)
+    if known is None:
+        return None
+    message, code = known
+    return printable(" ".join(message.split())), code
+
+
+def _explain(error: BaseException) -> tuple[str, int] | None:
+    match error:
+        case click.UsageError():
+            where = "" if error.ctx is None else f"; see {error.ctx.command_path} --help"
+            return f"{error.format_message().rstrip('.')}{where}", WRONG_USE
+        case click.ClickException():
+            return error.format_message(), error.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            return str(error) or "interrupted; nothing was left behind", INTERRUPTED
+        case FileExistsError() | FileNotFoundError() | NotADirectoryError() | IsADirectoryError():
+            return _about_a_name(error), WRONG_USE
+        case OSError():
+            return _about_the_system(error), BAD_FILE
+        case SpqError():
+            advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "")
+            return "; ".join(filter(None, (str(error), advice))), (
+                WRONG_USE if isinstance(error, OptionError) else BAD_FILE
+            )
+        case MemoryError():
+            return _NO_MEMORY, BAD_FILE
+        case RuntimeError() if "allocate memory" in str(error) or "out of memory" in str(error):
+            return _NO_MEMORY, BAD_FILE
+    return None
+
+
+_NO_MEMORY = (
+    "not enough memory; `run --memory` holds a ceiling, `spqfmt plan` tells how low one can be, "
+    "and --jobs 1 takes less while packing"
+)
+
+
+def _about_a_name(error: OSError) -> str:
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    path = Path(os.fsdecode(error.filename))
+    if isinstance(error, IsADirectoryError) or (isinstance(error, FileExistsError) and path.is_dir()):
+        return f"{path}: is a folder, not a file; give an .spq file, which `spqfmt pack` makes from a model's folder"
+    if isinstance(error, FileNotFoundError):
+        missing = next((folder for folder in reversed(path.parents) if not folder.exists()), None)
+        if missing is not None:
+            return f"{missing}: no such folder"
+        return f"{path}: {error.strerror}{_similar(path)}"
+    return f"{path}: {error.strerror}"
+
+
+def _similar(path: Path) -> str:
+    """A name in the same folder that may have been meant."""
+    try:
+        names = [entry.name for entry in os.scandir(path.parent)]
+    except OSError:
+        return ""
+    # Shards have like names; another one is not what was meant.
+    close = [] if "-of-" in path.name else difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
+    return f"; did you mean {path.with_name(close[0])}?" if close else ""
+
+
+def _about_the_system(error: OSError) -> str:
+    name = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"{name}the disk is full; nothing was left behind. Make room, or write to another disk"
+    if error.errno == errno.EFBIG:
+        return (
+            f"{name}larger than a file may be here (ulimit -f, or the file system); nothing was left behind"
+        )
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return f"{name}no permission; ask its owner, or choose another place"
+    if error.errno == errno.EROFS:
+        return f"{name}cannot be written, the file system is read-only; choose another place"
+    return f"{name}{error.strerror or error}"
