@@ -222,6 +222,10 @@ def test_every_control_and_drawing_has_a_name_for_screen_readers(browser: Browse
             seen.add(role)
             assert node.get("name", {}).get("value"), node
     assert seen >= wanted - {"region"}
+    without = (
+        "return [...document.querySelectorAll('input, select')].filter(e => !e.labels.length).map(e => e.id)"
+    )
+    assert browser.run(without) == []
 
 
 def test_names_from_the_file_are_text(browser: Browser, hostile: Path) -> None:
