@@ -9,9 +9,10 @@ memory that becomes the parameter.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,18 @@ import transformers
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import CorruptError, ImporterError, SpqError, UnsupportedError
 from spqfmt.loaders.assets import asset_folder
+from spqfmt.loaders.device.load import (
+    ceilings_for,
+    make_device_engine,
+    open_decoder,
+    open_device,
+    prepare_for_device,
+)
+from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.inputs import treat_inputs
 from spqfmt.loaders.lazy import lazy_state
-from spqfmt.loaders.packed.load import attach, packed_class, prepare
+from spqfmt.loaders.packed.load import attach, make_engine, packed_class, packed_names, prepare
+from spqfmt.loaders.packed.modules import Weights
 from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
 from spqfmt.pipeline.progress import Progress, Silent
@@ -37,9 +47,10 @@ _NAMES_SHOWN = 3
 def load_model(
     path: str | Path,
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | Device = "cpu",
     dtype: torch.dtype | str | None = None,
     memory: int | str | None = None,
+    host_memory: int | str | None = None,
     packed: bool | None = None,
     activations: str | None = None,
     progress: Progress | None = None,
@@ -51,11 +62,13 @@ def load_model(
     to `device`. Inputs of layers are clamped and quantized as the file asks (FORMAT.md section 6). `tokenizer` is None
     for a file without one. Code that came with the model is never run.
 
-    `memory`, in bytes or as "300MiB", is a ceiling for all that is held of the weights of an .spq file, on the CPU:
-    layers keep their codes packed and compute from them, and what does not fit is decoded each time it is needed
-    (spqfmt.loaders.packed). `packed` True does so without a ceiling. `activations` "int8" or "float" tells packed
-    layers of integer codes how to take their inputs; by default as the file says. Such a model gives no gradients and
-    no state dict; `model.packed_weights.close()`, or dropping the model, stops its threads and closes the file.
+    `memory`, in bytes or as "300MiB", is a ceiling for all that is held of the weights of an .spq file on the CPU or on
+    a CUDA device: layers keep their codes packed and compute from them, and what does not fit is decoded each time it
+    is needed (spqfmt.loaders.packed, spqfmt.loaders.device). For a CUDA device `host_memory` is the ceiling for what
+    waits in host memory besides. `device` may also be a loaders.device.Device, such as a simulated one. `packed` True
+    does so without a ceiling. `activations` "int8" or "float" tells packed layers of integer codes how to take their
+    inputs; by default as the file says. Such a model gives no gradients and no state dict;
+    `model.packed_weights.close()`, or dropping the model, stops its threads and closes the file.
 
     `progress` is told of each tensor that is decoded.
 
@@ -64,7 +77,9 @@ def load_model(
     too low, before weights are read, OptionError for options that do not go together, OSError as it is.
     """
     path = Path(path)
-    wanted = packing_options(path, device, memory, packed, activations)
+    kind = "simulated" if isinstance(device, Device) else torch.device(device).type
+    wanted = packing_options(path, kind, memory, packed, activations, host_memory)
+    target = open_device(device, packed=wanted is not None)
     with open_stored(path) as stored, progress or Silent() as shown:
         with asset_folder(stored.assets) as folder:
             config = read_config(path, folder, stored)
@@ -73,7 +88,7 @@ def load_model(
         weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
         model_class = find_model_class(path, config)
         if wanted is not None:
-            model = _load_packed(path, model_class, config, stored, weights, wanted, shown)
+            model = _load_packed(path, model_class, config, stored, weights, wanted, target, shown)
         else:
             model = _build(path, model_class, config, stored, weights, shown)
             treat_inputs(
@@ -81,7 +96,7 @@ def load_model(
             )
     if generation is not None and model.can_generate():
         model.generation_config = generation
-    return model.to(device), tokenizer
+    return model.to(device.torch_device if isinstance(device, Device) else device), tokenizer
 
 
 def need_tokenizer(path: str | Path, tokenizer: Any) -> None:
@@ -163,6 +178,7 @@ def _load_packed(
     stored: StoredModel,
     dtype: torch.dtype,
     wanted: Packing,
+    device: Device | None,
     progress: Progress,
 ) -> Any:
     """The model with packed modules; transformers loads what is left."""
@@ -170,13 +186,24 @@ def _load_packed(
         readers = open_readers(path)
         for reader in readers:
             stack.callback(reader.close)
-        prepared = prepare(model_class, config, readers, dtype=dtype, memory_bytes=wanted.memory_bytes)
-        packed = packed_class(model_class, prepared, dtype, int8_activations=wanted.int8_activations)
-        left = {n: t for n, t in stored.tensors.items() if n not in prepared.packed_names}
+        engine: Callable[[], Weights]
+        if device is None:
+            planned = prepare(model_class, config, readers, dtype=dtype, memory_bytes=wanted.memory_bytes)
+            places, engine = planned.places, partial(make_engine, planned, readers, dtype)
+        else:
+            stack.callback(device.close)
+            decoder = open_decoder(device)
+            ceilings = ceilings_for(device, decoder, wanted.memory_bytes, wanted.host_memory_bytes)
+            on_device = prepare_for_device(model_class, config, readers, dtype, ceilings)
+            places = on_device.places
+            engine = partial(make_device_engine, on_device, readers, dtype, device, decoder)
+        packed = packed_class(model_class, places, dtype, int8_activations=wanted.int8_activations)
+        names = packed_names(places)
+        left = {n: t for n, t in stored.tensors.items() if n not in names}
         model = _build(path, packed, config, replace(stored, tensors=left), dtype, progress)
         treat_inputs(model, {n: t.treatment for n, t in left.items() if t.treatment is not None})
         stack.pop_all()
-        model.packed_weights = attach(model, model_class, prepared, readers, dtype)
+        attach(model, model_class, engine())
     return model
 
 

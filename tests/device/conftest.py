@@ -63,3 +63,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts so small that a tiny model has many, as a large one has of the usual size."""
+    for module in ("load", "plan"):
+        monkeypatch.setattr(f"spqfmt.loaders.device.{module}.PART_BYTES", 1 << 12)

@@ -11,8 +11,8 @@ from spqfmt.container.reader import Reader
 from spqfmt.kernels.device import kernels_for
 from spqfmt.loaders.device import DeviceEngine, Fault, SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
-from spqfmt.loaders.device.load import Ceilings, DevicePrepared, device_inventory, make_engine
-from spqfmt.pipeline.residency.device_plan import N_STAGING, device_fixed_bytes, plan_device, staging_bytes
+from spqfmt.loaders.device.load import Ceilings, DevicePrepared, device_inventory, make_device_engine
+from spqfmt.pipeline.residency.device_plan import device_fixed_bytes, plan_device
 from spqfmt.pipeline.residency.device_rates import DeviceRates
 
 RATES = DeviceRates(
@@ -43,8 +43,7 @@ def forced_plan(inventory: Any, residency: str) -> Any:
     for part in whole.parts:
         n_bytes = 0 if residency == "disk" else -(-part.item.load.sent_bytes // 64) * 64
         parts.append(replace(part, residency=residency, bytes=n_bytes))
-    staging = staging_bytes(inventory.items, N_STAGING)
-    return replace(whole, parts=tuple(parts), fixed=fixed, host_fixed_bytes=staging)
+    return replace(whole, parts=tuple(parts), fixed=fixed)
 
 
 def engine_of(
@@ -55,7 +54,7 @@ def engine_of(
     prepared = prepared_of([reader], residency, **options)
     device = SimulatedDevice(RATES, capacity_bytes=prepared.plan.held_bytes, faults=faults)
     decoder = Decoder(kernels_for(torch.device("cpu"), "torch"))
-    engine = make_engine(prepared, [reader], torch.bfloat16, device, decoder)
+    engine = make_device_engine(prepared, [reader], torch.bfloat16, device, decoder)
     assert device.allocated_bytes == engine.held_bytes == prepared.plan.held_bytes
     assert device.peak_host_bytes <= prepared.plan.host_held_bytes
     return engine, device

@@ -249,7 +249,7 @@ def run_for_long(model: Any) -> None:
         ({"memory": "lots"}, "not a size"),
         ({"memory": 0}, "at least 1 byte"),
         ({"memory": "1GiB", "packed": False}, "leave packed out"),
-        ({"memory": "1GiB", "device": "cuda"}, "on the CPU"),
+        ({"memory": "1GiB", "device": "meta"}, "on the CPU"),
         ({"activations": "int8"}, "give memory="),
         ({"memory": "1GiB", "activations": "int4"}, "int8 or float"),
     ],

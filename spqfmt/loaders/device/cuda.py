@@ -11,6 +11,7 @@ import torch
 
 from spqfmt.errors import BackendError, MemoryBudgetError
 from spqfmt.loaders.device.seam import Device, Event, Memory, Stream, Work
+from spqfmt.pipeline.residency.device_rates import DeviceRates, assumed_for
 
 T = TypeVar("T")
 _cuda: Any = torch.cuda  # its streams and events are untyped
@@ -64,6 +65,11 @@ class CudaDevice(Device):
     def torch_device(self) -> torch.device:
         """The CUDA device, with its index."""
         return self._device
+
+    @property
+    def rates(self) -> DeviceRates:
+        """Those assumed for a card of its name."""
+        return assumed_for(torch.cuda.get_device_name(self._device))
 
     @property
     def allocated_bytes(self) -> int:

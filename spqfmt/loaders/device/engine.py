@@ -45,8 +45,10 @@ class DeviceEngine:
         self.plan = plan
         self.device = device
         with ExitStack() as stack:
-            # It closes the readers, at once if it cannot be made.
+            stack.callback(device.close)
+            # It closes the readers, at once if it cannot be made; else they close after the device has read its last.
             lookups = Engine(plan.lookups, readers, dtype, lookup_workspace_bytes)
+            stack.pop_all()
             stack.callback(lookups.close)
             stack.callback(device.close)
             self._lookups = lookups

@@ -20,7 +20,7 @@ class Holdings:
         scratch = aligned(max((item.item.part.scratch_bytes for item in items), default=0))
         decoded = aligned(max((item.item.part.decoded_bytes for item in items), default=0))
         stored = aligned(max((item.item.part.stored_bytes for item in items), default=0))
-        n_landings, n_slots, n_staging = (N_LANDINGS, N_SLOTS, N_STAGING) if plan.is_streamed else (1, 0, 1)
+        n_landings, n_slots = (N_LANDINGS, N_SLOTS) if plan.is_streamed else (1, 0)
         verdicts = aligned(4 * (N_SLOTS + 1))
         on_device = plan.bytes_in("decoded") + plan.bytes_in("compressed")
         buffers = n_landings * sent + tables + scratch + n_slots * decoded + verdicts
@@ -29,9 +29,9 @@ class Holdings:
         self.landings = [region.take(sent) for _ in range(n_landings)]
         self.slots = [region.take(decoded) for _ in range(n_slots)]
         self.tables, self.scratch, self.verdicts = (region.take(n) for n in (tables, scratch, verdicts))
-        host = _Region(device.allocate_host(plan.bytes_in("host") + n_staging * sent + stored))
+        host = _Region(device.allocate_host(plan.bytes_in("host") + N_STAGING * sent + stored))
         self.n_host_bytes = host.memory.n_bytes
-        self.staging = [host.take(sent) for _ in range(n_staging)]
+        self.staging = [host.take(sent) for _ in range(N_STAGING)]
         self.unpacking = host.take(stored)
         self.homes: dict[int, Memory] = {}
         self._decoded: set[int] = set()

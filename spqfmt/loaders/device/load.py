@@ -1,6 +1,6 @@
 """From a file and a transformers class to a plan for a device, and to the engine that computes there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.device import kernels_for
 from spqfmt.loaders.device.compute import device_workspace_bytes
+from spqfmt.loaders.device.cuda import CudaDevice, require_cuda
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.engine import DeviceEngine
 from spqfmt.loaders.device.seam import Device
@@ -56,12 +57,13 @@ def prepare_for_device(
     packable = Packable.of(readers)
     places = find_places(skeleton, packable)
     replace(skeleton, places, dtype, int8_activations=None)
-    ordered = [item.part.record for item in inventory_of(skeleton, places, packable, dtype).items]
+    items = inventory_of(skeleton, places, packable, dtype).items
+    ordered = {item.part.record.name: item.part.record for item in items}
     products = {place.record.name for place in places if not place.is_embedding}
     lookups = {place.record.name for place in places if place.is_embedding}
     inventory = device_inventory(
-        [r for r in dict.fromkeys(ordered) if r.name in products],
-        [r for r in dict.fromkeys(ordered) if r.name in lookups],
+        [record for name, record in ordered.items() if name in products],
+        [record for name, record in ordered.items() if name in lookups],
         packable.reader_numbers,
         sum(parameter.numel() * dtype.itemsize for parameter in skeleton.parameters()),
         dtype,
@@ -74,7 +76,7 @@ def prepare_for_device(
 def device_inventory(
     products: Sequence[TensorRecord],
     lookups: Sequence[TensorRecord],
-    reader_numbers: dict[str, int] | Any,
+    reader_numbers: Mapping[str, int],
     float_bytes: int,
     dtype: torch.dtype,
     ceilings: Ceilings,
@@ -107,7 +109,7 @@ def device_inventory(
     )
 
 
-def make_engine(
+def make_device_engine(
     prepared: DevicePrepared, readers: Sequence[Reader], dtype: torch.dtype, device: Device, decoder: Decoder
 ) -> DeviceEngine:
     """Read the weights that the plan keeps in memory. The engine owns readers and device."""
@@ -122,6 +124,27 @@ def make_engine(
     )
 
 
-def default_decoder(device: Device) -> Decoder:
-    """The kernels that SPQFMT_BACKEND names, or the best for the device."""
+def open_device(device: str | torch.device | Device, *, packed: bool) -> Device | None:
+    """The device for packed weights; None on the CPU, and where weights shall be ordinary parameters.
+
+    Raises BackendError for a CUDA device that cannot be used, for packed weights or not.
+    """
+    if isinstance(device, Device):
+        return device
+    device = torch.device(device)
+    if device.type != "cuda":
+        return None
+    require_cuda(device)
+    return CudaDevice(device) if packed else None
+
+
+def open_decoder(device: Device) -> Decoder:
+    """The kernels that SPQFMT_BACKEND names, or the best for the device. Raises BackendError."""
     return Decoder(kernels_for(device.torch_device))
+
+
+def ceilings_for(
+    device: Device, decoder: Decoder, memory_bytes: int | None, host_memory_bytes: int | None
+) -> Ceilings:
+    """What a plan for this device is made with."""
+    return Ceilings(memory_bytes, host_memory_bytes, device.rates, decoder.zstd is not None, PART_BYTES)

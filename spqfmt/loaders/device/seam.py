@@ -14,6 +14,8 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from spqfmt.pipeline.residency.device_rates import DeviceRates
+
 T = TypeVar("T")
 
 
@@ -74,6 +76,11 @@ class Device(ABC):
     @abstractmethod
     def torch_device(self) -> torch.device:
         """Where tensors of activations and small parameters live."""
+
+    @property
+    @abstractmethod
+    def rates(self) -> DeviceRates:
+        """What a plan for it is made with."""
 
     @property
     @abstractmethod

@@ -92,7 +92,7 @@ class SimulatedDevice(Device):
         faults: Sequence[Fault] = (),
         runs: bool = True,
     ) -> None:
-        self.rates = rates
+        self._rates = rates
         self.faults = list(faults)
         self.seconds = 0.0
         """The host's virtual clock: it moves only where the host waits."""
@@ -112,6 +112,11 @@ class SimulatedDevice(Device):
     def torch_device(self) -> torch.device:
         """The CPU."""
         return torch.device("cpu")
+
+    @property
+    def rates(self) -> DeviceRates:
+        """Those of the virtual clock."""
+        return self._rates
 
     @property
     def allocated_bytes(self) -> int:

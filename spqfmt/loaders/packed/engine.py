@@ -19,6 +19,8 @@ from spqfmt.pipeline.residency.parts import Part
 from spqfmt.pipeline.residency.plan import N_ROW_SLOTS, N_SLOTS, N_WORKERS, Plan
 from spqfmt.pipeline.residency.sides import Sides, read_sides
 
+_CPU = torch.device("cpu")
+
 
 class Engine:
     """Serves any number of modules and threads, one computation at a time.
@@ -54,6 +56,11 @@ class Engine:
             }
             # Also when the last module that refers to the engine is gone: nothing here refers to the engine itself.
             self._finalizer = weakref.finalize(self, _close, self._ring, stack.pop_all())
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The CPU."""
+        return _CPU
 
     def close(self) -> None:
         """Stop the threads and close the file; what is not decoded can be computed no more."""

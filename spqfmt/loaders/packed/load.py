@@ -9,7 +9,7 @@ import torch
 from spqfmt.container.reader import Reader
 from spqfmt.loaders.packed.engine import Engine
 from spqfmt.loaders.packed.install import Packable, Place, find_places, inventory_of, replace
-from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear
+from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
 from spqfmt.pipeline.residency.plan import Inventory, Plan, plan_residency
 from spqfmt.pipeline.residency.rates import Rates, measure_rates
 
@@ -21,11 +21,6 @@ class Prepared:
     places: tuple[Place, ...]
     inventory: Inventory
     plan: Plan
-
-    @property
-    def packed_names(self) -> frozenset[str]:
-        """Tensors of the file, and tied names, that transformers shall not load."""
-        return frozenset(place.tensor for place in self.places) | {place.record.name for place in self.places}
 
 
 def prepare(
@@ -48,14 +43,19 @@ def prepare(
     return Prepared(tuple(places), inventory, plan)
 
 
+def packed_names(places: Sequence[Place]) -> frozenset[str]:
+    """Tensors of the file, and tied names, that transformers shall not load."""
+    return frozenset(place.tensor for place in places) | {place.record.name for place in places}
+
+
 def packed_class(
-    model_class: Any, prepared: Prepared, dtype: torch.dtype, *, int8_activations: bool | None
+    model_class: Any, places: Sequence[Place], dtype: torch.dtype, *, int8_activations: bool | None
 ) -> Any:
     """`model_class` with packed modules from the start, so that transformers never makes room for their weights."""
 
     def construct(self: Any, config: Any, *arguments: Any, **options: Any) -> None:
         model_class.__init__(self, config, *arguments, **options)
-        replace(self, prepared.places, dtype, int8_activations=int8_activations)
+        replace(self, places, dtype, int8_activations=int8_activations)
 
     names = {
         "__init__": construct,
@@ -65,14 +65,16 @@ def packed_class(
     return type(model_class.__name__, (model_class,), names)
 
 
-def attach(
-    model: Any, model_class: Any, prepared: Prepared, readers: Sequence[Reader], dtype: torch.dtype
-) -> Engine:
-    """Read the packed weights that the plan keeps in memory and give them to the model. The engine owns the readers."""
-    engine = Engine(prepared.plan, readers, dtype, prepared.inventory.workspace_bytes)
+def make_engine(prepared: Prepared, readers: Sequence[Reader], dtype: torch.dtype) -> Engine:
+    """Read the packed weights that the plan keeps in memory. The engine owns the readers."""
+    return Engine(prepared.plan, readers, dtype, prepared.inventory.workspace_bytes)
+
+
+def attach(model: Any, model_class: Any, engine: Weights) -> None:
+    """Give the engine to a model of `packed_class`, which is an ordinary one of its class from now on."""
     model.__class__ = model_class
     model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, PackedLinear | PackedEmbedding):
             module.attach(engine)
-    return engine
+    model.packed_weights = engine

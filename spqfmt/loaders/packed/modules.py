@@ -1,15 +1,37 @@
 """Modules that stand in for torch's where the weights are packed."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from spqfmt.errors import SpqError
-from spqfmt.loaders.packed.engine import Engine
 from spqfmt.quantize.activations import TOKEN_INT8, treatment
 from spqfmt.records import TensorRecord
+
+
+class Weights(Protocol):
+    """What modules compute with: packed.Engine on the CPU, device.DeviceEngine elsewhere."""
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where inputs are, and outputs."""
+        ...
+
+    def matrix(self, tensor: str) -> Any:
+        """What `multiply` takes, by the tensor's name."""
+        ...
+
+    def multiply(
+        self, matrix: Any, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
+    ) -> torch.Tensor:
+        """`x` [..., columns] times a tensor's matrix: [..., rows] in x's dtype."""
+        ...
+
+    def look_up(self, tensor: str, ids: torch.Tensor) -> torch.Tensor:
+        """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype."""
+        ...
 
 
 class _Packed(nn.Module):
@@ -19,14 +41,14 @@ class _Packed(nn.Module):
         super().__init__()
         self.record = record
         self._dtype = dtype
-        self._engine: Engine | None = None
+        self._engine: Weights | None = None
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Weights) -> None:
         """Compute with this engine from now on."""
         self._engine = engine
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> Weights:
         """The engine. SpqError: there is none yet."""
         if self._engine is None:
             raise SpqError(f"{self.record.name}: no weights are loaded")
@@ -65,13 +87,13 @@ class PackedLinear(_Packed):
         self.treatment = treatment(record.activation_clamp, rounded)
         self.bias: nn.Parameter | None = bias
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Weights) -> None:
         """Compute with this engine from now on."""
         super().attach(engine)
         self._matrix = engine.matrix(self.record.name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` [..., in_features] on the CPU -> [..., out_features]. Raises SpqError where a gradient is wanted."""
+        """`x` [..., in_features] -> [..., out_features]. Raises SpqError where a gradient is wanted."""
         if torch.compiler.is_compiling():
             y: torch.Tensor = _uncompiled(self.compute, x)
             return y
@@ -105,7 +127,7 @@ class PackedEmbedding(_Packed):
         self.padding_idx = padding_idx
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """`ids` [...] of any integer dtype on the CPU -> [..., embedding_dim] in the model's dtype."""
+        """`ids` [...] of any integer dtype -> [..., embedding_dim] in the model's dtype."""
         if torch.compiler.is_compiling():
             rows: torch.Tensor = _uncompiled(self.compute, ids)
             return rows
@@ -129,8 +151,9 @@ def _uncompiled(compute: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
 
 
 def _check(module: _Packed, x: torch.Tensor) -> None:
-    if not x.is_cpu:
-        raise SpqError(f"{module.record.name}: packed weights are on the CPU, the input is on {x.device}")
+    where = module.engine.torch_device
+    if x.device != where:
+        raise SpqError(f"{module.record.name}: packed weights are on {where}, the input is on {x.device}")
     if x.requires_grad and torch.is_grad_enabled():
         raise SpqError(
             f"{module.record.name}: packed weights give no gradients; "

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from spqfmt.container.output import INDEX_SUFFIX
 from spqfmt.errors import OptionError
 from spqfmt.pipeline.sizes import parse_size
@@ -12,20 +10,29 @@ from spqfmt.pipeline.sizes import parse_size
 
 @dataclass(frozen=True)
 class Packing:
-    """A ceiling, None for none, and how integer layers take their inputs, None for as the file says."""
+    """Ceilings, None for none, and how integer layers take their inputs, None for as the file says."""
 
     memory_bytes: int | None
+    host_memory_bytes: int | None
     int8_activations: bool | None
 
 
 def packing_options(
     path: Path,
-    device: str | torch.device,
+    device_type: str,
     memory: int | str | None,
     packed: bool | None,
     activations: str | None,
+    host_memory: int | str | None = None,
 ) -> Packing | None:
-    """None where weights shall become ordinary parameters. Raises OptionError."""
+    """None where weights shall become ordinary parameters. Raises OptionError.
+
+    `device_type` is torch's name of what the model runs on, or "simulated".
+    """
+    if host_memory is not None and device_type == "cpu":
+        raise OptionError("host_memory is for a model on a device; on the CPU memory is the ceiling")
+    if host_memory is not None and memory is None and not packed:
+        raise OptionError("host_memory goes with memory, the ceiling for the device")
     if memory is None and not packed:
         if activations is not None:
             raise OptionError("activations is for packed weights: give memory=, or packed=True")
@@ -34,12 +41,12 @@ def packing_options(
         raise OptionError("memory is a ceiling for packed weights; leave packed out")
     if activations not in {None, "int8", "float"}:
         raise OptionError(f"activations is int8 or float, not {activations!r}")
-    if torch.device(device).type != "cpu":
-        raise OptionError("packed weights are on the CPU; leave memory and packed out for another device")
+    if device_type not in {"cpu", "cuda", "simulated"}:
+        raise OptionError(f"packed weights are on the CPU or a CUDA device, not on {device_type!r}")
     if path.suffix != ".spq" and not path.name.endswith(INDEX_SUFFIX):
         raise OptionError(f"{path}: only an .spq file can be run from packed weights; pack it first")
-    memory_bytes = memory_size(memory)
-    return Packing(memory_bytes, None if activations is None else activations == "int8")
+    int8_activations = None if activations is None else activations == "int8"
+    return Packing(memory_size(memory), memory_size(host_memory), int8_activations)
 
 
 def memory_size(memory: int | str | None) -> int | None:

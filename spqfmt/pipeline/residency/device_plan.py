@@ -179,7 +179,7 @@ def plan_device(
     smallest = min(whole.total + decoded, streamed.total)
     _check_ceiling("memory", memory_bytes, smallest)
     is_whole = memory_bytes is None or memory_bytes >= whole.total + decoded
-    host_fixed = staging_bytes(items, 1 if is_whole else N_STAGING)
+    host_fixed = staging_bytes(items)
     host_rates = Rates(rates.read, rates.host_decode, rates.host_decode, rates.host_decode, rates.compute)
     smallest_lookups = plan_residency(inventory.lookups, host_rates, None).smallest_bytes
     smallest_host = host_fixed + smallest_lookups
@@ -226,11 +226,11 @@ def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // 64) * 64
 
 
-def staging_bytes(items: Sequence[DeviceItem], n: int) -> int:
-    """Host memory of `n` pinned buffers, and of the one to unpack in."""
+def staging_bytes(items: Sequence[DeviceItem]) -> int:
+    """Host memory of the pinned buffers, and of the one to unpack in."""
     sent = max((item.load.sent_bytes for item in items), default=0)
     stored = max((item.item.part.stored_bytes for item in items), default=0)
-    return n * _aligned(sent) + _aligned(stored)
+    return N_STAGING * _aligned(sent) + _aligned(stored)
 
 
 def device_fixed_bytes(inventory: DeviceInventory, *, streamed: bool) -> Fixed:

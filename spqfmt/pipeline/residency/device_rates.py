@@ -96,6 +96,12 @@ ASSUMED: Mapping[str, DeviceRates] = {
 DEFAULT = ASSUMED["rtx4090"]
 
 
+def assumed_for(card: str) -> DeviceRates:
+    """By a name such as "NVIDIA GeForce RTX 4090"; DEFAULT for a card that is not in the table."""
+    plain = card.lower().replace(" ", "")
+    return next((rates for name, rates in ASSUMED.items() if name in plain), DEFAULT)
+
+
 def read_rates(source: str | Path) -> DeviceRates:
     """Rates by the name of an assumed card, or from a JSON file with the fields of DeviceRates. Raises OptionError."""
     if str(source) in ASSUMED:

@@ -1,0 +1,188 @@
+"""Whole models on a simulated device: the logits of the CPU at every ceiling, generation, errors, and no CUDA here."""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import transformers
+from device_support import RATES
+
+import spqfmt
+from spqfmt.errors import BackendError, ChecksumError, MemoryBudgetError, OptionError, SpqError
+from spqfmt.loaders.device import SimulatedDevice
+from spqfmt.loaders.device.plan import plan_for_device
+from spqfmt.loaders.packed import PackedEmbedding, PackedLinear
+
+INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(24)]])
+METHODS: dict[str, dict[str, Any]] = {
+    "rtn 8": {"method": "rtn"},
+    "rtn 4": {"method": "rtn", "bits": 4, "group_size": 32},
+    "zstd": {"method": "rtn", "codec": "zstd"},
+    "lossless": {"method": "lossless"},
+}
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A model packed by a method of METHODS, made once: with so many layers that buffers are less than all of them."""
+    root = tmp_path_factory.mktemp("packed")
+
+    def pack(method: str) -> Path:
+        folder = root / method.replace(" ", "")
+        if not folder.exists():
+            size = {"num_hidden_layers": 8 if method == "rtn 4" else 4}
+            config = transformers.LlamaConfig(**tiny._LLAMA | size, tie_word_embeddings=True)
+            with torch.random.fork_rng(devices=[]), tiny.quiet():
+                torch.manual_seed(0)
+                transformers.AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(folder)
+            spqfmt.pack(folder, folder / "m.spq", **METHODS[method])
+        return folder / "m.spq"
+
+    return pack
+
+
+def logits(model: Any, ids: torch.Tensor = INPUTS) -> torch.Tensor:
+    with torch.inference_mode():
+        output: torch.Tensor = model(ids).logits
+    return output
+
+
+def generate(model: Any) -> list[int]:
+    with torch.inference_mode():
+        ids = model.generate(
+            INPUTS, attention_mask=torch.ones_like(INPUTS), max_new_tokens=2, do_sample=False
+        )
+    tokens: list[int] = ids[0].tolist()
+    return tokens
+
+
+def on_device(
+    path: Path, memory: int | None, host_memory: int | None, **options: Any
+) -> tuple[Any, SimulatedDevice]:
+    device = SimulatedDevice(RATES, capacity_bytes=memory)
+    model, _ = spqfmt.load_model(
+        path,
+        device=device,
+        memory=memory,
+        host_memory=host_memory,
+        packed=True if memory is None else None,
+        **options,
+    )
+    return model, device
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_logits_are_those_of_the_cpu_at_every_ceiling(
+    packed: Callable[[str], Path], method: str, small_parts: None
+) -> None:
+    """Few tokens are multiplied from codes in float32, here as there, in another order of additions."""
+    path = packed(method)
+    reference, _ = spqfmt.load_model(path, dtype="float32", packed=True)
+    expected, one = logits(reference), logits(reference, INPUTS[:, :1])
+    reference.packed_weights.close()
+    whole = plan_for_device(path, dtype="float32", rates=RATES).plan
+    smallest, least_host = whole.smallest_bytes, whole.smallest_host_bytes
+    results, seen = [], set()
+    mixed = (smallest + whole.stored_bytes // 4, least_host + whole.stored_bytes // 4)
+    # The plain decoder is slow: nothing but the disk only once.
+    for memory, host in ((None, None), mixed, *([(smallest, least_host)] if method == "rtn 8" else [])):
+        model, device = on_device(path, memory, host, dtype="float32")
+        plan = model.packed_weights.plan
+        seen |= {part.residency for part in plan.parts}
+        assert isinstance(model.lm_head, PackedLinear)
+        assert isinstance(model.model.embed_tokens, PackedEmbedding)
+        parameters = sum(parameter.nbytes for parameter in model.parameters())
+        assert device.allocated_bytes + parameters == plan.held_bytes
+        assert model.packed_weights.host_held_bytes == plan.host_held_bytes
+        assert memory is None or plan.held_bytes <= memory
+        assert host is None or plan.host_held_bytes <= host
+        taken = device.allocated_bytes
+        found, first = logits(model), logits(model, INPUTS[:, :1])
+        assert torch.allclose(found, expected, atol=2e-4 * float(expected.abs().max()))
+        assert torch.allclose(first, one, atol=2e-4 * float(one.abs().max()))
+        results.append((found, first, generate(model) if method == "rtn 8" else []))
+        assert device.allocated_bytes == taken
+        model.packed_weights.close()
+    assert {"decoded", "host", "disk"} <= seen, "a ceiling does not make the plan that it is there for"
+    for found, first, tokens in results:
+        assert torch.equal(found, results[0][0])
+        assert torch.equal(first, results[0][1])
+        assert tokens == results[0][2]
+
+
+def test_a_ceiling_that_is_too_low_is_refused_before_anything_is_read(
+    packed: Callable[[str], Path], small_parts: None
+) -> None:
+    path = packed("rtn 8")
+    plan = plan_for_device(path, rates=RATES).plan
+    with pytest.raises(
+        MemoryBudgetError, match=f"^memory .* needs at least .* \\({plan.smallest_bytes} bytes\\)"
+    ):
+        spqfmt.load_model(path, device=SimulatedDevice(RATES), memory=plan.smallest_bytes - 1)
+    with pytest.raises(MemoryBudgetError, match=f"^host_memory .*\\({plan.smallest_host_bytes} bytes\\)"):
+        on_device(path, plan.smallest_bytes, plan.smallest_host_bytes - 1)
+
+
+def test_a_model_that_is_dropped_closes_its_file(packed: Callable[[str], Path], small_parts: None) -> None:
+    path = packed("rtn 8")
+    model, _ = on_device(path, plan_for_device(path, rates=RATES).plan.smallest_bytes, None)
+    engine = model.packed_weights
+    logits(model)
+    engine.close()
+    engine.close()
+    model, _ = on_device(path, None, None)
+    finalizer = model.packed_weights._finalizer
+    del model, engine
+    gc.collect()
+    assert not finalizer.alive
+
+
+def test_damage_is_told_by_file_and_tensor(
+    packed: Callable[[str], Path], tmp_path: Path, small_parts: None
+) -> None:
+    path = tmp_path / "damaged.spq"
+    data = bytearray(packed("rtn 8").read_bytes())
+    with spqfmt.open(packed("rtn 8")) as file:
+        record = file["model.layers.2.mlp.up_proj.weight"]._record
+    data[record.by_role["codes"].chunks[0].planes[0].offset + 50] ^= 4
+    path.write_bytes(bytes(data))
+    with pytest.raises(ChecksumError, match=r"damaged\.spq: tensor 'model\.layers\.2\.mlp\.up_proj\.weight'"):
+        on_device(path, None, None)
+    plan = plan_for_device(path, rates=RATES).plan
+    model, _ = on_device(path, plan.smallest_bytes, plan.smallest_host_bytes)
+    with pytest.raises(ChecksumError, match=r"up_proj"):
+        logits(model)
+    model.packed_weights.close()
+
+
+def test_options_that_do_not_go_together(packed: Callable[[str], Path]) -> None:
+    path = packed("rtn 8")
+    with pytest.raises(OptionError, match="host_memory is for a model on a device"):
+        spqfmt.load_model(path, memory="1GiB", host_memory="1GiB")
+    with pytest.raises(OptionError, match="not on 'meta'"):
+        spqfmt.load_model(path, device="meta", memory="1GiB")
+    with pytest.raises(OptionError, match="host_memory goes with memory"):
+        spqfmt.load_model(path, device="cuda", host_memory="1GiB")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("options", [{}, {"memory": "1GiB"}, {"memory": "1GiB", "host_memory": "1GiB"}])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
+def test_without_cuda_there_is_one_clear_error(
+    packed: Callable[[str], Path], device: Any, options: dict[str, str]
+) -> None:
+    with pytest.raises(
+        BackendError, match=r"^device 'cuda(:1)?' cannot be used: (this torch has no CUDA|torch finds)"
+    ):
+        spqfmt.load_model(packed("rtn 8"), device=device, **options)
+
+
+def test_inputs_must_be_where_the_weights_are(packed: Callable[[str], Path], small_parts: None) -> None:
+    model, _ = on_device(packed("rtn 8"), None, None)
+    with pytest.raises(SpqError, match="packed weights are on cpu, the input is on meta"):
+        model.lm_head(torch.zeros(1, 64, device="meta", dtype=torch.bfloat16))
+    model.packed_weights.close()
