@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 def _explain(error: BaseException) -> tuple[str, int] | None:
     match error:
         case click.UsageError():
-            where = "" if error.ctx is None else f"; see {error.ctx.command_path} --help"
+            where = "" if error.ctx is None else f" (see {error.ctx.command_path} --help)"
             return f"{error.format_message().rstrip('.')}{where}", WRONG_USE
         case click.ClickException():
             return error.format_message(), error.exit_code
@@ -73,11 +74,12 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
             )
         case MemoryError():
             return _NO_MEMORY, BAD_FILE
-        case RuntimeError() if "allocate memory" in str(error) or "out of memory" in str(error):
+        case RuntimeError() | ImportError() if _WITHOUT_MEMORY.search(str(error)):
             return _NO_MEMORY, BAD_FILE
     return None
 
 
+_WITHOUT_MEMORY = re.compile(r"allocate memory|out of memory|failed to map segment")
 _NO_MEMORY = (
     "not enough memory; `run --memory` holds a ceiling, `spqfmt plan` tells how low one can be, "
     "and --jobs 1 takes less while packing"
@@ -98,6 +100,12 @@ def _about_a_name(error: OSError) -> str:
     return f"{path}: {error.strerror}"
 
 
+def _final_name(path: Path) -> Path:
+    """What a temporary name stands for."""
+    temporary = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.part(ial)?", path.name)
+    return path.with_name(temporary[1]) if temporary else path
+
+
 def _similar(path: Path) -> str:
     """A name in the same folder that may have been meant."""
     try:
@@ -110,7 +118,7 @@ def _similar(path: Path) -> str:
 
 
 def _about_the_system(error: OSError) -> str:
-    name = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+    name = f"{_final_name(Path(os.fsdecode(error.filename)))}: " if error.filename else ""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return f"{name}the disk is full; nothing was left behind. Make room, or write to another disk"
     if error.errno == errno.EFBIG:

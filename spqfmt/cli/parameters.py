@@ -15,7 +15,8 @@ class ModelPath(click.Path):
     """A path, completed to .spq files where no folder is in question."""
 
     def __init__(self) -> None:
-        super().__init__(path_type=Path)
+        # Whether it can be read is seen as it is opened, with a better message.
+        super().__init__(path_type=Path, readable=False)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str

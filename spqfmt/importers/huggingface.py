@@ -164,6 +164,7 @@ def _weight_files(folder: Path) -> list[Path]:
 def _read_header(file: Path) -> dict[str, _Stored]:
     """Names, shapes and dtypes of one safetensors file; validated by the safetensors library."""
     entries: dict[str, _Stored] = {}
+    file.open("rb").close()  # the library calls a file that may not be read missing
     try:
         with safe_open(file, framework="pt") as handle:
             for name in handle.keys():  # noqa: SIM118 - the handle is not a mapping
