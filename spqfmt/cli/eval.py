@@ -8,7 +8,7 @@ import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import DEVICE, MODEL
-from spqfmt.cli.pictures import write_page
+from spqfmt.cli.pictures import html_option, write_page
 from spqfmt.cli.progress import Bar
 
 
@@ -40,7 +40,7 @@ from spqfmt.cli.progress import Bar
     help="Both models compute in it.",
 )
 @DEVICE
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one page for a browser.")
+@html_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def eval_(

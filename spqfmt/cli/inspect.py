@@ -13,6 +13,7 @@ from rich.console import Console
 from spqfmt.cli import charts
 from spqfmt.cli.inspect_tables import error_of, group_table, parts_table, stream_table, summary, tensor_table
 from spqfmt.cli.parameters import MODEL, complete_tensors
+from spqfmt.cli.pictures import draw, html_option, png_option
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import matcher, printable
 from spqfmt.pipeline.report import (
@@ -80,12 +81,8 @@ _SORT_KEYS: dict[str, Callable[[_Row], float]] = {
     type=MODEL,
     help="Measure the error against this model: a Hugging Face folder, a GGUF file or an .spq file.",
 )
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one page for a browser.")
-@click.option(
-    "--png",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the charts as a picture (needs matplotlib).",
-)
+@html_option
+@png_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def inspect(
@@ -127,8 +124,6 @@ def inspect(
             file, report, names=names, reference=reference, progress=Bar("measuring", quiet=quiet or as_json)
         )
     if html is not None or png is not None:
-        from spqfmt.cli.pictures import draw
-
         draw(whole, report, file, html, png)
         if not as_json:
             return

@@ -6,28 +6,35 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spqfmt.cli.failures import about
-from spqfmt.container.temporary import open_temporary
 from spqfmt.pages.text import size
 
 if TYPE_CHECKING:
     from spqfmt.pipeline.report import FileReport
 
 
+def _place(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse what would fail after the work, or would cost a model."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"{path.parent}: no such folder", context, parameter)
+    if path is not None and path.name.endswith((".spq", ".spq.index.json")):
+        raise click.BadParameter(f"{path} is named like a model, which it would replace", context, parameter)
+    return path
+
+
+_OUT = click.Path(dir_okay=False, path_type=Path)
+html_option = click.option("--html", type=_OUT, callback=_place, help="Write one page for a browser.")
+png_option = click.option(
+    "--png", type=_OUT, callback=_place, help="Write the charts as a picture (needs matplotlib)."
+)
+
+
 def write_page(path: Path, page: str) -> None:
-    """Write a page, whole or not at all, and say so on stderr."""
-    temporary, file = open_temporary(path)
-    try:
-        with about(path), file:
-            file.write(page.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    wrote(path)
+    """Write a page and say so on stderr."""
+    path.write_text(page, "utf-8")
+    _say(path)
 
 
-def wrote(path: Path) -> None:
-    """Say on stderr what was written."""
+def _say(path: Path) -> None:
     click.echo(f"{path}: {size(path.stat().st_size)}", err=True)
 
 
@@ -43,4 +50,4 @@ def draw(whole: "FileReport", chosen: "FileReport", file: Path, html: Path | Non
         from spqfmt.pages.figures import write_png
 
         write_png(report, file, png)
-        wrote(png)
+        _say(png)

@@ -10,10 +10,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from spqfmt.cli.device_table import show_device_plan
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
-from spqfmt.cli.pictures import write_page
+from spqfmt.cli.pictures import html_option, write_page
 from spqfmt.cli.units import size
+from spqfmt.pipeline.residency.device_rates import DEFAULT, read_rates
 
 if TYPE_CHECKING:
     from spqfmt.loaders.plan import ModelPlan
@@ -23,20 +25,32 @@ if TYPE_CHECKING:
 @click.argument("file", type=MODEL)
 @click.option("--memory", help="Ceiling for all that is held of the weights, such as 300MiB. [default: none]")
 @click.option(
-    "--device", type=click.Choice(("cpu",)), default="cpu", show_default=True, help="Where the model runs."
+    "--device",
+    type=click.Choice(("cpu", "cuda")),
+    default="cpu",
+    show_default=True,
+    help="Where the model runs.",
+)
+@click.option("--host-memory", help="With cuda, the ceiling for what waits in host memory. [default: none]")
+@click.option(
+    "--rates",
+    help="With cuda, the device's rates: a JSON file of tools/gpu_check.py, or a card (rtx4060, rtx4090, a100, h100) "
+    "whose rates are assumed. [default: rtx4090]",
 )
 @click.option("--dtype", type=click.Choice(("float32", "float16", "bfloat16")), help="Compute in this dtype.")
 @click.option(
     "--tokens", type=click.IntRange(min=1), default=2048, show_default=True, help="For the estimates on top."
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at once.")
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one page for a browser.")
+@html_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 def plan(
     *,
     file: Path,
     memory: str | None,
     device: str,
+    host_memory: str | None,
+    rates: str | None,
     dtype: str | None,
     tokens: int,
     batch: int,
@@ -49,7 +63,15 @@ def plan(
     spqfmt plan model.spq --memory 300MiB
     spqfmt plan model.spq --memory 300MiB --html plan.html
     spqfmt plan model.spq --memory 300MiB --json
+    spqfmt plan model.spq --device cuda --memory 8GiB --host-memory 16GiB
     """
+    if device == "cuda":
+        if html is not None:
+            raise click.UsageError("--html shows plans for the CPU; leave --device out")
+        _plan_for_device(file, memory, host_memory, rates, dtype, tokens, batch, as_json=as_json)
+        return
+    if rates is not None or host_memory is not None:
+        raise click.UsageError("--rates and --host-memory go with --device cuda")
     from spqfmt.loaders.plan import plan_model
 
     with about(file):
@@ -62,6 +84,35 @@ def plan(
         click.echo(json.dumps(planned.to_json()))
     elif html is None:
         _show(planned)
+
+
+def _plan_for_device(
+    file: Path,
+    memory: str | None,
+    host_memory: str | None,
+    rates: str | None,
+    dtype: str | None,
+    tokens: int,
+    batch: int,
+    *,
+    as_json: bool,
+) -> None:
+    from spqfmt.loaders.device.plan import plan_for_device
+
+    with about(file):
+        planned = plan_for_device(
+            file,
+            memory=memory,
+            host_memory=host_memory,
+            dtype=dtype,
+            n_tokens=tokens,
+            batch=batch,
+            rates=DEFAULT if rates is None else read_rates(rates),
+        )
+    if as_json:
+        click.echo(json.dumps(planned.to_json()))
+    else:
+        show_device_plan(planned, _layer)
 
 
 _IN_A_LAYER = re.compile(r"(.+?\.\d+)\.")

@@ -69,14 +69,6 @@ def test_a_picture_without_matplotlib_says_what_to_install(
     assert err.splitlines()[-1] == "spqfmt: figures need matplotlib: pip install 'spqfmt[plots]'"
 
 
-def test_a_folder_that_is_not_there_is_one_line(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, out, err = run(capsys, "inspect", model, "--html", tmp_path / "none" / "m.html")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert str(tmp_path / "none") in err
-
-
 def test_plan_writes_a_page(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "plan.html"
     code, out, _ = run(capsys, "plan", llama, "--memory", "2MiB", "--html", page)
@@ -102,3 +94,25 @@ def test_bench_writes_a_page(
     code, out, _ = run(capsys, "bench", "--html", tmp_path / "bench.html")
     assert (code, out) == (0, "")
     assert "not installed" in (tmp_path / "bench.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("option", ["--html", "--png"])
+@pytest.mark.parametrize("name", ["other.spq", "m.spq.index.json"])
+def test_a_model_is_not_overwritten_by_a_page(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"weights")
+    code, out, err = run(capsys, "inspect", model, option, tmp_path / name)
+    assert (code, out) == (2, "")
+    assert "named like a model" in err
+    assert (tmp_path / name).read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan", "eval", "bench"])
+def test_a_folder_that_is_not_there_is_said_before_the_work(
+    command: str, tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = ("--text", model) if command == "eval" else ()
+    code, out, err = run(capsys, command, model, *text, "--html", tmp_path / "none" / "m.html")
+    assert (code, out) == (2, "")
+    assert f"{tmp_path / 'none'}: no such folder" in err
