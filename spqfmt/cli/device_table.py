@@ -1,0 +1,60 @@
+"""`spqfmt plan --device cuda`: the plan of a model on a device, as a table."""
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from spqfmt.cli.units import size
+
+if TYPE_CHECKING:
+    from spqfmt.loaders.device.plan import DeviceModelPlan
+
+_RESIDENCIES = ("decoded", "compressed", "host", "disk")
+
+
+def show_device_plan(planned: "DeviceModelPlan", layer: Callable[[str], str]) -> None:
+    """Print a row for each layer (what `layer` makes of a tensor's name), and totals."""
+    plan, on_top = planned.plan, planned.on_top
+    table = Table(
+        "layer", "decoded", "compressed", "in host memory", "on disk", "ms a token", box=None, pad_edge=False
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, parts in groupby(plan.parts, lambda part: layer(part.item.item.part.record.name)):
+        sizes, ms = dict.fromkeys(_RESIDENCIES, 0), 0.0
+        for part in parts:
+            stored = part.item.item.part.stored_bytes
+            sizes[part.residency] += stored if part.residency == "disk" else part.bytes
+            ms += 1e3 * sum(part.stages)
+        table.add_row(name, *(size(sizes[key]) if sizes[key] else "" for key in _RESIDENCIES), f"{ms:.2f}")
+    Console(highlight=False).print(table)
+    fixed = plan.fixed
+    click.echo(
+        f"device, {_ceiling(plan.memory_bytes)}: {size(plan.held_bytes)} held, {size(plan.bytes_in('decoded'))} "
+        f"decoded, {size(plan.bytes_in('compressed'))} compressed, {size(fixed.floats + fixed.sides)} parameters, "
+        f"scales and outliers, {size(fixed.ring + fixed.staging + fixed.workspace)} buffers; "
+        f"smallest ceiling {size(plan.smallest_bytes)} ({plan.smallest_bytes} bytes)"
+    )
+    click.echo(
+        f"host, {_ceiling(plan.host_memory_bytes)}: {size(plan.host_held_bytes)} held, {size(plan.bytes_in('host'))} "
+        f"compressed, {size(plan.lookups.held_bytes)} embeddings, {size(plan.host_fixed_bytes)} pinned buffers; "
+        f"smallest ceiling {size(plan.smallest_host_bytes)} ({plan.smallest_host_bytes} bytes)"
+    )
+    click.echo(f"the file's weights: {size(plan.stored_bytes)} stored, {size(plan.decoded_bytes)} decoded")
+    rates = plan.rates
+    click.echo(
+        f"expected: {plan.serial_ms:.1f} ms a token one after the other, {plan.overlapped_ms:.1f} ms overlapped, "
+        f"from {'ASSUMED' if rates.assumed else 'measured'} rates of {rates.name}"
+    )
+    click.echo(
+        f"on top on the device, for {on_top.n_tokens} tokens in a batch of {on_top.batch}: KV cache about "
+        f"{size(on_top.kv_cache_bytes)}, activations at most about {size(on_top.activation_bytes)}"
+    )
+
+
+def _ceiling(n_bytes: int | None) -> str:
+    return "no ceiling" if n_bytes is None else f"ceiling {size(n_bytes)}"
