@@ -44,6 +44,13 @@ class GroupScales:
     zero_point: GroupValues | None = None
     minimum: GroupValues | None = None
 
+    def __post_init__(self) -> None:
+        values = [self.scale, self.zero_point, self.minimum]
+        if self.zero_point is not None and self.minimum is not None:
+            raise ValueError("zero points and minimums exclude each other")
+        if len({v.supergroup for v in values if v is not None and v.steps is not None}) > 1:
+            raise ValueError("a matrix has one kind of supergroup")
+
 
 Scales: TypeAlias = UniformScales | GroupScales
 
@@ -64,7 +71,8 @@ class OutlierRows:
 class Matrix:
     """`shape` is (rows, columns). Codes lie row by row, or column by column with `by_columns`.
 
-    `order`: int32 [columns], only by columns: the column of each stored channel; None where they are the same.
+    `order` and `places`: int32 [columns], only by columns: the column of each stored channel, and the stored channel of
+    each column; None where they are the same.
     `permutation`: int32 [columns], only by rows: the column that each stored column goes to in `dequantize`; None
     leaves them in stored order (what a product with permuted inputs wants).
     """
@@ -75,6 +83,7 @@ class Matrix:
     outliers: OutlierRows | None = None
     by_columns: bool = False
     order: torch.Tensor | None = None
+    places: torch.Tensor | None = None
     permutation: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -82,6 +91,8 @@ class Matrix:
             raise ValueError("a matrix stored by columns is not permuted while it is dequantized")
         if self.order is not None and not self.by_columns:
             raise ValueError("rows in another order are reordered by the caller")
+        if (self.order is None) != (self.places is None):
+            raise ValueError("an order of columns needs the way back too")
 
     @property
     def n_channels(self) -> int:

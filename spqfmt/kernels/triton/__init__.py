@@ -1,0 +1,1 @@
+"""The device kernels in Triton: one file for each, and their launches."""

@@ -1,0 +1,48 @@
+"""A matrix as arguments of the kernels: pointers, sizes, and what a kernel is compiled for."""
+
+from typing import Any
+
+import torch
+
+from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix, UniformScales
+
+NO_OFFSET, ZERO_POINT, MINIMUM = range(3)
+TO = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""Numbers of floats.store."""
+
+
+def code_arguments(matrix: Matrix) -> dict[str, Any]:
+    """How codes are packed."""
+    bits, signed = CODE_DTYPES[matrix.code_dtype]
+    return {"BITS": bits, "SIGNED": signed}
+
+
+def scale_arguments(matrix: Matrix) -> dict[str, Any]:
+    """The arguments of scales.weights_of; None for what the matrix does not have."""
+    scales = matrix.scales
+    arguments: dict[str, Any] = dict.fromkeys(
+        ("row_scale", "column_scale", *_names("scale"), *_names("offset"))
+    )
+    arguments |= {"n_groups": 0, "n_tiles": 0}
+    constants = {"GROUP_SIZE": 1, "SUPER_ROWS": 1, "SUPER_GROUPS": 1, "OFFSET": NO_OFFSET}
+    if isinstance(scales, UniformScales):
+        return arguments | constants | {"row_scale": scales.row, "column_scale": scales.column}
+    offset = scales.zero_point or scales.minimum
+    for name, values in (("scale", scales.scale), ("offset", offset)):
+        if values is not None:
+            arguments |= zip(_names(name), (values.values, values.steps, values.zeros), strict=True)
+            if values.steps is not None:
+                arguments["n_tiles"] = values.steps.shape[1]
+                constants["SUPER_ROWS"], constants["SUPER_GROUPS"] = values.supergroup
+    # beyond the matrix there is one group, or one tile: smaller numbers that mean the same, within int32
+    constants["GROUP_SIZE"] = min(scales.group_size, matrix.shape[1])
+    arguments["n_groups"] = scales.scale.values.shape[1]
+    constants["SUPER_ROWS"] = min(constants["SUPER_ROWS"], matrix.shape[0])
+    constants["SUPER_GROUPS"] = min(constants["SUPER_GROUPS"], arguments["n_groups"])
+    if offset is not None:
+        constants["OFFSET"] = MINIMUM if scales.zero_point is None else ZERO_POINT
+    return arguments | constants
+
+
+def _names(name: str) -> tuple[str, str, str]:
+    return name, f"{name}_steps", f"{name}_zeros"

@@ -1,0 +1,195 @@
+"""DeviceKernels as launches of the Triton kernels, on the current stream."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import triton
+
+from spqfmt.errors import BackendError
+from spqfmt.kernels.device.checked import CheckedKernels
+from spqfmt.kernels.device.chunks import BLOCKS_AT_ONCE, CUMULATIVE_WORDS, DecodePlan
+from spqfmt.kernels.device.matrix import Matrix
+from spqfmt.kernels.triton import fused, multiply, outliers, planes, rans, weights
+from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Without fusion a * b - c is two roundings, as the format says.
+EXACT = {"enable_fp_fusion": False}
+WARP_A_BLOCK = {"num_warps": BLOCKS_AT_ONCE, **EXACT}
+TILE_BY_ROWS = {"CHANNELS": 1, "WIDTH": 1024}
+TILE_BY_COLUMNS = {"CHANNELS": 32, "WIDTH": 64}
+TILE_OF_ONE_TOKEN = {"TOKENS": 1, "ROWS": 4, "COLUMNS": 512}
+TILE_OF_TOKENS = {"TOKENS": 16, "ROWS": 32, "COLUMNS": 64}
+OUTLIERS_AT_ONCE = {"AT_ONCE": 128}
+
+
+class TritonKernels(CheckedKernels):
+    """On a GPU; on the CPU where Triton interprets (TRITON_INTERPRET=1 before it was imported), for tests."""
+
+    name = "triton"
+
+    def __init__(self, device: torch.device) -> None:
+        if device.type != "cuda" and not triton.knobs.runtime.interpret:
+            raise BackendError(f"backend 'triton' needs a GPU, not {device}, or TRITON_INTERPRET=1")
+        self._device = device
+
+    def _decode_chunks(
+        self,
+        stored: torch.Tensor,
+        plan: DecodePlan,
+        out: torch.Tensor,
+        tables: torch.Tensor,
+        error: torch.Tensor,
+    ) -> None:
+        with self._here():
+            for fill in plan.fills:
+                out[fill.offset : fill.offset + fill.n].fill_(fill.symbol)
+            for copy in plan.copies:
+                source = stored[copy.stored_offset : copy.stored_offset + copy.n]
+                out[copy.offset : copy.offset + copy.n].copy_(source, non_blocking=True)
+            blocks = self._build_tables(plan, tables)
+            for first, n, words in (
+                (0, plan.n_word_blocks, True),
+                (plan.n_word_blocks, plan.n_byte_blocks, False),
+            ):
+                if n:
+                    rans.decode_blocks[(n // BLOCKS_AT_ONCE,)](
+                        _words(stored, 4),
+                        _words(stored, 2),
+                        blocks,
+                        tables,
+                        _words(out, 4) if words else out,
+                        error,
+                        first,
+                        WORDS=words,
+                        **WARP_A_BLOCK,
+                    )
+
+    def _merge_planes(self, planes_: torch.Tensor, out: torch.Tensor, rotated: bool) -> None:
+        size, n = planes_.shape
+        with self._here():
+            planes.merge_planes[(triton.cdiv(n, planes.AT_ONCE.value),)](
+                planes_, out.view(-1).view(_INTEGERS[size]), n, SIZE=size, ROTATED=rotated, **EXACT
+            )
+
+    def _dequantize(
+        self, codes: torch.Tensor, matrix: Matrix, channels: range, out: torch.Tensor, first: int
+    ) -> None:
+        rows, columns = matrix.shape
+        tile = TILE_BY_COLUMNS if matrix.by_columns else TILE_BY_ROWS
+        width = rows if matrix.by_columns else columns
+        grid = triton.cdiv(len(channels), tile["CHANNELS"]), triton.cdiv(width, tile["WIDTH"])
+        with self._here():
+            weights.dequantize[grid](
+                codes,
+                _storable(out),
+                matrix.order,
+                matrix.permutation,
+                first,
+                channels.start,
+                channels.stop,
+                width,
+                columns,
+                BY_COLUMNS=matrix.by_columns,
+                TO=TO[out.dtype],
+                **scale_arguments(matrix),
+                **code_arguments(matrix),
+                **tile,
+                **EXACT,
+            )
+            self._replace(matrix, channels, out)
+
+    def _decode_dequantize(
+        self,
+        stored: torch.Tensor,
+        plan: DecodePlan,
+        matrix: Matrix,
+        channels: range,
+        out: torch.Tensor,
+        tables: torch.Tensor,
+        error: torch.Tensor,
+    ) -> None:
+        with self._here():
+            fused.decode_dequantize[(plan.n_word_blocks // BLOCKS_AT_ONCE,)](
+                _words(stored, 4),
+                _words(stored, 2),
+                self._build_tables(plan, tables),
+                tables,
+                out.view(-1).view(torch.int64),
+                error,
+                channels.start,
+                N_COLUMNS=matrix.shape[1],
+                **scale_arguments(matrix),
+                **code_arguments(matrix),
+                **WARP_A_BLOCK,
+            )
+            self._replace(matrix, channels, out)
+
+    def _multiply(
+        self, x: torch.Tensor, codes: torch.Tensor, matrix: Matrix, rows: range, y: torch.Tensor, first: int
+    ) -> None:
+        n_tokens, n_columns = x.shape
+        tile = TILE_OF_ONE_TOKEN if n_tokens == 1 else TILE_OF_TOKENS
+        # one token is multiplied by float32 weights, as natively
+        to = TO[torch.float32 if n_tokens == 1 else x.dtype]
+        common = scale_arguments(matrix) | code_arguments(matrix) | {"TO": to} | EXACT
+        sizes = {"first": first, "first_row": rows.start, "n_tokens": n_tokens, "n_columns": n_columns}
+        with self._here():
+            multiply.multiply[(triton.cdiv(len(rows), tile["ROWS"]),)](
+                x, codes, y, stop_row=rows.stop, y_stride=y.shape[1], **sizes, **common, **tile
+            )
+            if matrix.outliers is not None:
+                o = matrix.outliers
+                multiply.correct[(len(rows),)](
+                    x,
+                    codes,
+                    y,
+                    o.row_begin,
+                    o.columns,
+                    o.values,
+                    y_stride=y.shape[1],
+                    **sizes,
+                    **common,
+                    **OUTLIERS_AT_ONCE,
+                )
+
+    def _replace(self, matrix: Matrix, channels: range, out: torch.Tensor) -> None:
+        o = matrix.outliers
+        if o is None:
+            return
+        by_columns = matrix.by_columns
+        outliers.replace[(len(out),)](
+            _storable(out),
+            o.row_begin,
+            o.columns,
+            o.values,
+            matrix.places,
+            matrix.permutation,
+            0 if by_columns else channels.start,
+            channels.start,
+            channels.stop,
+            out.shape[1],
+            BY_COLUMNS=by_columns,
+            TO=TO[out.dtype],
+            **EXACT,
+        )
+
+    def _build_tables(self, plan: DecodePlan, tables: torch.Tensor) -> torch.Tensor:
+        """Build the tables of a plan, and return its block records."""
+        if plan.n_tables:
+            rans.build_tables[(plan.n_tables,)](plan.records, tables, **EXACT)
+        return plan.records[plan.n_tables * CUMULATIVE_WORDS :]
+
+    def _here(self) -> AbstractContextManager[Any]:
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+
+
+def _words(tensor: torch.Tensor, size: int) -> torch.Tensor:
+    """The same bytes as integers of `size` bytes, without those behind the last whole one."""
+    return tensor[: tensor.numel() // size * size].view(_INTEGERS[size])
+
+
+def _storable(out: torch.Tensor) -> torch.Tensor:
+    """`out` as floats.store takes it."""
+    return out.view(torch.int16) if out.dtype == torch.bfloat16 else out

@@ -1,0 +1,80 @@
+"""What tools/gpu_code.py reads from a disassembly, and what it calls worse. The compilation itself is a step of CI."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("kernels that are interpreted are not compiled", allow_module_level=True)
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
+
+import gpu_code
+from gpu_code import Code
+
+LISTING = """
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+.L_x_0:
+        /*0010*/                   IADD3 R2, R2, 0x1, RZ ;
+.L_x_1:
+        /*0020*/                   STL [R1], R2 ;
+        /*0030*/               @P0 BRA `(.L_x_1) ;
+        /*0040*/               @P1 BRA `(.L_x_0) ;
+        /*0050*/                   EXIT ;
+.L_x_2:
+        /*0060*/                   BRA `(.L_x_2);
+        /*0070*/                   NOP ;
+"""
+
+
+def test_instructions_and_innermost_loops_of_a_disassembly():
+    instructions, loops = gpu_code.parse(LISTING)
+    assert [i.split()[0] for i in instructions] == ["MOV", "IADD3", "STL", "@P0", "@P1", "EXIT"]
+    assert loops == [2]
+
+
+@pytest.fixture
+def page():
+    codes = [Code("a", "sm_90", 20, 0, 100, 40, 10.0), Code("b", "sm_90", 30, 0, 50, 0, None)]
+    return codes, "words\n" + gpu_code.MARKS[0] + gpu_code.table(codes) + gpu_code.MARKS[1] + "more\n"
+
+
+def test_the_same_numbers_and_a_little_growth_are_fine(page):
+    codes, text = page
+    assert gpu_code.problems(codes, text) == []
+    assert gpu_code.problems([Code("a", "sm_90", 22, 0, 110, 44, 11.0), codes[1]], text) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        (Code("a", "sm_90", 20, 3, 100, 40, 10.0), "a for sm_90: 3 spills"),
+        (Code("a", "sm_90", 23, 0, 100, 40, 10.0), "a for sm_90: 23 registers, 20 in gpu-kernels.md"),
+        (Code("a", "sm_90", 20, 0, 111, 40, 10.0), "a for sm_90: 111 instructions, 100 in gpu-kernels.md"),
+        (
+            Code("a", "sm_90", 20, 0, 100, 45, 11.2),
+            "a for sm_90: 45 instructions in the inner loop, 40 in gpu-kernels.md",
+        ),
+    ],
+)
+def test_a_spill_and_more_than_ten_percent_are_problems(page, code, problem):
+    codes, text = page
+    assert gpu_code.problems([code, codes[1]], text) == [problem]
+
+
+def test_kernels_and_table_must_be_the_same(page):
+    codes, text = page
+    assert gpu_code.problems([*codes, Code("c", "sm_80", 1, 0, 1, 0, None)], text) == [
+        "c for sm_80: not in gpu-kernels.md"
+    ]
+    assert gpu_code.problems(codes[:1], text) == [
+        "b for sm_90: in gpu-kernels.md, but there is no such kernel"
+    ]
+
+
+def test_every_form_that_the_launcher_compiles_has_all_its_arguments():
+    for variant in gpu_code.variants():
+        names = {parameter.name for parameter in variant.kernel.params}
+        assert names == set(variant.arguments), variant.name
