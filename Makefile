@@ -48,6 +48,8 @@ check:
 	lint-imports
 	mypy
 	pytest
+	TRITON_INTERPRET=1 pytest -q tests/triton
+	python tools/gpu_code.py --check
 
 format:
 	ruff check --fix .
