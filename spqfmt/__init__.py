@@ -5,6 +5,7 @@ spqfmt.pack("path/to/hf_model", "m.spq", method="rtn", bits=8)
 with spqfmt.open("m.spq") as f:
     f["model.layers.0.mlp.up_proj.weight"].info
 model, tokenizer = spqfmt.load_model("m.spq")
+model = AutoModelForCausalLM.from_pretrained("folder_with_m.spq")  # transformers', once spqfmt is imported
 """
 
 import importlib
@@ -25,6 +26,7 @@ from spqfmt.errors import (
     TruncatedError,
     UnsupportedError,
 )
+from spqfmt.transformers_hook import install as _install_hook
 from spqfmt.version import __version__
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ __all__ = [
     "unpack",
     "verify",
 ]
+
+_install_hook()
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,7 @@ import os
 import shutil
 import struct
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
@@ -64,24 +64,29 @@ def export_huggingface(
     assets: Mapping[str, bytes],
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    copies: Sequence[Path] = (),
 ) -> None:
     """Write `folder` with model.safetensors, or numbered shards of at most `max_shard_bytes` of data and an index.
 
-    A tensor larger than that gets a shard of its own. All is written beside `folder` under a temporary name, synced
-    and renamed, so a folder of that name is always whole. Raises FileExistsError when `folder` exists and is not
-    empty, EncodeError for an asset name that would leave the folder or a tensor that is not what it says.
+    A tensor larger than that gets a shard of its own. With `copies` these files are copied into the folder instead.
+    All is written beside `folder` under a temporary name, synced and renamed, so a folder of that name is always whole.
+    Raises FileExistsError when `folder` exists and is not empty, EncodeError for an asset name that would leave the
+    folder or a tensor that is not what it says.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: exists and is not an empty folder")
     for name in assets:
-        _check_asset_name(name)
+        _check_asset_name(name, {file.name for file in copies})
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
     partial.mkdir()
     try:
-        shards = _shards([tensor for tensor in tensors if tensor.tied_to is None], max_shard_bytes)
-        _write_shards(partial, shards)
+        if copies:
+            _copy(copies, partial)
+        else:
+            shards = _shards([tensor for tensor in tensors if tensor.tied_to is None], max_shard_bytes)
+            _write_shards(partial, shards)
         for name, data in assets.items():
             file = partial / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -94,11 +99,18 @@ def export_huggingface(
         raise
 
 
-def _check_asset_name(name: str) -> None:
+def _copy(files: Sequence[Path], folder: Path) -> None:
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+        with (folder / file.name).open("rb+") as copy:
+            os.fsync(copy.fileno())
+
+
+def _check_asset_name(name: str, weight_files: Collection[str]) -> None:
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise EncodeError(f"asset {name!r} is not a path inside the folder")
-    if name.endswith((".safetensors", ".safetensors.index.json")):
+    if name.endswith((".safetensors", ".safetensors.index.json")) or name in weight_files:
         raise EncodeError(f"asset {name!r} has the name of a weight file")
 
 

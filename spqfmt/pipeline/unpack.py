@@ -62,8 +62,8 @@ def unpack(
 ) -> None:
     """Write safetensors, config and tokenizer of a packed model into `folder`, which must not hold anything.
 
-    Quantized tensors are dequantized. With `keep_packed` the weights stay in a copy of the file: transformers loads such
-    a folder once spqfmt is imported. Raises FormatError for the file, FileExistsError and OSError for the folder.
+    Quantized tensors are dequantized. With `keep_packed` the weights stay in a copy of the file: transformers loads
+    such a folder once spqfmt is imported. Raises FormatError for the file, FileExistsError and OSError for the folder.
     """
     with ExitStack() as stack, progress or Silent() as shown:
         readers = open_readers(path)

@@ -1,0 +1,101 @@
+"""`from_pretrained` of transformers for a folder that holds a packed model, from `import spqfmt` on.
+
+transformers has no registry for weight files (its quantizers are asked only after it has found safetensors or pickles),
+but `PreTrainedModel.from_pretrained` takes a state dict. So that one public method is wrapped when transformers defines
+it. This module costs nothing until then: it imports neither torch nor transformers.
+"""
+
+import functools
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from spqfmt.errors import OptionError
+
+_MODULE = "transformers.modeling_utils"
+_OWN_WEIGHTS = frozenset(
+    {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"}
+)
+_INDEX, _FILE = ".spq.index.json", ".spq"
+
+
+def packed_file(folder: object) -> Path | None:
+    """Path of the packed model in a folder. None where there is none, or weights that transformers takes itself.
+
+    Raises OptionError for a folder with several.
+    """
+    if not isinstance(folder, str | os.PathLike):
+        return None
+    try:
+        names = sorted(path.name for path in Path(folder).iterdir())
+    except OSError:
+        return None
+    if not _OWN_WEIGHTS.isdisjoint(names):
+        return None
+    found = [n for n in names if n.endswith(_INDEX)] or [n for n in names if n.endswith(_FILE)]
+    if len(found) > 1:
+        raise OptionError(f"{folder}: more than one packed model in it: {', '.join(found)}")
+    return Path(folder, found[0]) if found else None
+
+
+def install() -> None:
+    """Wrap the method, now or when transformers is imported. Once is enough, twice does no harm."""
+    module = sys.modules.get(_MODULE)
+    if module is not None and hasattr(module, "PreTrainedModel"):
+        _wrap(module)
+    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(MetaPathFinder):
+    """Leaves finding to the others, and wraps the method once the module has run."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec that the other finders have, for the one module; None for all others."""
+        if fullname != _MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            _wrap(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # a loader belongs to one module
+        return spec
+
+
+def _wrap(module: ModuleType) -> None:
+    base: Any = module.PreTrainedModel
+    original = base.from_pretrained.__func__
+    if getattr(original, "is_of_spqfmt", False):
+        return
+
+    @functools.wraps(original)
+    def from_pretrained(cls: Any, folder: Any, *arguments: Any, **options: Any) -> Any:
+        at = Path(folder, options["subfolder"]) if folder and options.get("subfolder") else folder
+        given = ("state_dict", "gguf_file")
+        file = None if any(options.get(name) is not None for name in given) else packed_file(at)
+        if file is None:
+            return original(cls, folder, *arguments, **options)
+        # torch takes seconds to import.
+        from spqfmt.loaders.pretrained import load_pretrained
+
+        def load(*more: Any, **others: Any) -> Any:
+            return original(cls, None, *arguments, *more, **others)
+
+        return load_pretrained(cls, load, file, at, **options)
+
+    from_pretrained.is_of_spqfmt = True  # type: ignore[attr-defined]
+    base.from_pretrained = classmethod(from_pretrained)
