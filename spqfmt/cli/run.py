@@ -35,6 +35,10 @@ _DTYPES = ("float32", "float16", "bfloat16")
     "--memory",
     help="Ceiling for all that is held of an .spq file's weights, such as 300MiB. See `spqfmt plan`.",
 )
+@click.option(
+    "--host-memory",
+    help="On a CUDA device, the ceiling for weights that wait in host memory besides --memory.",
+)
 @click.option("--quiet", is_flag=True, help="No progress and no facts: the text alone.")
 def run(
     *,
@@ -47,6 +51,7 @@ def run(
     dtype: str | None,
     device: str,
     memory: str | None,
+    host_memory: str | None,
     quiet: bool,
 ) -> None:
     """Generate text with FILE, an .spq file (a Hugging Face folder or a GGUF file works too).
@@ -64,7 +69,12 @@ def run(
     start = time.perf_counter()
     with about(file):
         model, tokenizer = loaders.load_model(
-            file, device=device, dtype=dtype, memory=memory, progress=Bar("loading", quiet=quiet)
+            file,
+            device=device,
+            dtype=dtype,
+            memory=memory,
+            host_memory=host_memory,
+            progress=Bar("loading", quiet=quiet),
         )
     load_seconds = time.perf_counter() - start
     loaders.need_tokenizer(file, tokenizer)
