@@ -15,6 +15,30 @@ from selenium.webdriver.chrome.service import Service
 DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium")
 MISSING = None if DRIVER and BROWSER else "no chromium and chromedriver on PATH"
 
+_CONTRASTS = """
+const channel = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const ground = (e) => {
+  if (e instanceof SVGTextElement && e.previousElementSibling?.tagName === "rect") {
+    return numbers(getComputedStyle(e.previousElementSibling).fill);
+  }
+  for (; e; e = e.parentElement) {
+    const colour = numbers(getComputedStyle(e).backgroundColor);
+    if (colour.length < 4 || colour[3] > 0) return colour;
+  }
+};
+const found = {};
+for (const e of document.querySelectorAll("body *")) {
+  if (![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || !e.getClientRects().length) continue;
+  if (["SCRIPT", "STYLE", "OPTION", "TITLE", "title"].includes(e.tagName)) continue;
+  const style = getComputedStyle(e);
+  const [a, b] = [light(numbers(e instanceof SVGElement ? style.fill : style.color)), light(ground(e))];
+  const key = `${e.tagName}.${e.getAttribute("class")}: ${e.textContent.slice(0, 30)}`;
+  found[key] = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}
+return found;"""
+
 
 class Browser:
     """One Chromium process. `open` before everything else."""
@@ -90,6 +114,12 @@ class Browser:
             for message in messages
             if message["method"] == "Network.requestWillBeSent"
         ]
+
+    def contrasts(self) -> dict[str, float]:
+        """The contrast of each text to the ground that it stands on, by element."""
+        found = self.run(_CONTRASTS)
+        assert isinstance(found, dict)
+        return found
 
     def picture(self, path: Path) -> None:
         """The whole page as a PNG."""

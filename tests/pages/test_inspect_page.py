@@ -259,39 +259,10 @@ def test_injected_script_and_style_do_not_run(browser: Browser, page: Path) -> N
     assert len(refused) >= 3  # the script, the image, its handler
 
 
-def contrast_of_texts(browser: Browser) -> dict[str, float]:
-    """The smallest contrast of any text to the ground it stands on, by element."""
-    found: dict[str, float] = browser.run(
-        """const channel = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-        const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-        const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-        const ground = (e) => {
-          if (e instanceof SVGTextElement && e.previousElementSibling?.tagName === "rect") {
-            return numbers(getComputedStyle(e.previousElementSibling).fill);
-          }
-          for (; e; e = e.parentElement) {
-            const colour = numbers(getComputedStyle(e).backgroundColor);
-            if (colour.length < 4 || colour[3] > 0) return colour;
-          }
-        };
-        const found = {};
-        for (const e of document.querySelectorAll("body *")) {
-          if (![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || !e.getClientRects().length) continue;
-          if (["SCRIPT", "STYLE", "OPTION", "TITLE", "title"].includes(e.tagName)) continue;
-          const style = getComputedStyle(e);
-          const [a, b] = [light(numbers(e instanceof SVGElement ? style.fill : style.color)), light(ground(e))];
-          const key = `${e.tagName}.${e.getAttribute("class")}: ${e.textContent.slice(0, 30)}`;
-          found[key] = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-        }
-        return found;"""
-    )
-    return found
-
-
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_text_stands_out_from_its_ground(browser: Browser, page: Path, dark: bool) -> None:
     browser.open(page, dark=dark)
-    contrasts = contrast_of_texts(browser)
+    contrasts = browser.contrasts()
     assert len(contrasts) > 100
     assert {key: round(c, 2) for key, c in contrasts.items() if c < 4.5} == {}
     background = browser.run("return getComputedStyle(document.body).backgroundColor")
