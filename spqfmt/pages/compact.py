@@ -3,8 +3,11 @@
 import base64
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Generic, TypeVar
 
 from spqfmt.pipeline.report import FileReport, GroupReport, Measured, TensorReport
+
+_T = TypeVar("_T")
 
 MEASURED_CHARACTERS = 200_000
 """Histograms and maps that a page takes, largest tensors first: it should open on a phone."""
@@ -12,7 +15,7 @@ MEASURED_CHARACTERS = 200_000
 
 def compact(report: FileReport, name: str) -> dict[str, object]:
     """The page's data but for the residency plan. Bytes and counts are those of the report, to the last one."""
-    layers, projections, words = _Numbers(), _Numbers(), _Numbers()
+    layers, projections, words = Numbered[str](), Numbered[str](), Numbered[str]()
     tensors = report.tensors
     for by, numbers in (("layer", layers), ("projection", projections)):
         for group in report.groups[by]:
@@ -46,23 +49,25 @@ def compact(report: FileReport, name: str) -> dict[str, object]:
             "outliers": [t.outliers for t in tensors],
             "streams": streams,
         },
-        "words": words.names,
+        "words": words.all,
         "measured": _measured(tensors),
     }
 
 
-class _Numbers:
-    """Names by number, in the order in which they come."""
+class Numbered(Generic[_T]):
+    """Values by number, in the order in which they first came."""
 
     def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
+        self._numbers: dict[_T, int] = {}
 
-    def of(self, name: str) -> int:
-        return self.numbers.setdefault(name, len(self.numbers))
+    def of(self, value: _T) -> int:
+        """The number of a value, a new one the first time."""
+        return self._numbers.setdefault(value, len(self._numbers))
 
     @property
-    def names(self) -> list[str]:
-        return list(self.numbers)
+    def all(self) -> list[_T]:
+        """The values."""
+        return list(self._numbers)
 
 
 def _short(bits: float | None) -> float | None:

@@ -11,13 +11,13 @@ from math import prod
 from spqfmt import wire
 from spqfmt.container.reader import Reader
 from spqfmt.importers._layout import role_of
+from spqfmt.pages.compact import Numbered
 from spqfmt.pipeline.report.names import layer_of
 from spqfmt.pipeline.residency.parts import cut
 from spqfmt.pipeline.residency.plan import (
     Inventory,
     Item,
-    compute_ms,
-    fetch_ms,
+    decode_seconds,
     fixed_bytes,
     share_of_passes,
 )
@@ -75,23 +75,25 @@ def _main_dtype(records: Mapping[str, TensorRecord]) -> str:
 def residency_data(inventory: Inventory, rates: Rates) -> dict[str, object]:
     """What the page's planner needs to give the same answer as `plan_residency` for every ceiling.
 
-    Sizes are bytes and times milliseconds for a pass over one token. `parts` is a list of columns, in the order of use:
-    name, layer, stored, decoded, from_disk (read and decoded), from_memory (decoded), compute.
+    `parts` holds a list for each column, in the order of use: number of the layer, stored and decoded bytes, number of
+    its seconds of decoding and of its share of passes among `seconds` and `shares` (few are different), and weights
+    that are computed with. `rates` are in a second.
     """
     items = inventory.items
-    shares = [share_of_passes(item, items) for item in items]
+    layers, seconds, shares = Numbered[str](), Numbered[float](), Numbered[float]()
     return {
         "parts": {
-            "name": [item.part.name for item in items],
-            "layer": [layer_of(item.part.record.name) for item in items],
+            "layer": [layers.of(layer_of(item.part.record.name)) for item in items],
             "stored": [item.part.stored_bytes for item in items],
             "decoded": [item.part.decoded_bytes for item in items],
-            "from_disk": [fetch_ms(i.part, "disk", rates) * s for i, s in zip(items, shares, strict=True)],
-            "from_memory": [
-                fetch_ms(i.part, "compressed", rates) * s for i, s in zip(items, shares, strict=True)
-            ],
-            "compute": [compute_ms(item, rates) for item in items],
+            "seconds": [seconds.of(decode_seconds(item.part, rates)) for item in items],
+            "share": [shares.of(share_of_passes(item, items)) for item in items],
+            "weights": [item.part.n_weights if item.products else 0 for item in items],
         },
+        "layers": layers.all,
+        "seconds": seconds.all,
+        "shares": shares.all,
+        "rates": {"read": rates.read, "compute": rates.compute},
         "whole": vars(fixed_bytes(inventory, streamed=False)),
         "streamed": vars(fixed_bytes(inventory, streamed=True)),
     }

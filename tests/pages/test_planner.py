@@ -46,9 +46,9 @@ def test_every_ceiling_of_every_inventory_is_planned_alike(browser: Browser, pag
         whole = plan_residency(stock, rates, None)
         ceilings = list(range(whole.smallest_bytes, whole.held_bytes + 8, 7))
         planned = browser.run(
-            PLANNER + "const [data, ceilings] = arguments, sorted = moves(data.parts);"
-            "return [limits(data), ceilings.map((c) => planUnder(data, sorted, c)), "
-            "planUnder(data, sorted, limits(data).smallest - 1) === undefined];",
+            PLANNER + "const [data, ceilings] = arguments, prepared = planner(data);"
+            "return [limits(data), ceilings.map((c) => planUnder(prepared, c)), "
+            "planUnder(prepared, prepared.smallest - 1) === undefined];",
             residency_data(stock, rates),
             ceilings,
         )

@@ -10,14 +10,28 @@ function limits(data) {
   return { whole, smallest: Math.min(whole, fixedBytes(data.streamed)) };
 }
 
-function moves(parts) {
-  const found = [];
+// Milliseconds of each part for a pass over one token: from disk, from compressed memory, computing.
+function times(data) {
+  const parts = data.parts;
+  return parts.stored.map((stored, i) => {
+    const seconds = data.seconds[parts.seconds[i]], share = data.shares[parts.share[i]];
+    return {
+      disk: 1e3 * (seconds + stored / data.rates.read) * share,
+      compressed: 1e3 * seconds * share,
+      decoded: 0,
+      compute: (1e3 * parts.weights[i]) / data.rates.compute,
+    };
+  });
+}
+
+function moves(data) {
+  const found = [], parts = data.parts, all = times(data);
   parts.stored.forEach((stored, number) => {
     const sizes = { disk: 0, compressed: stored, decoded: parts.decoded[number] };
-    const times = { disk: parts.from_disk[number], compressed: parts.from_memory[number], decoded: 0 };
+    const ms = all[number];
     const move = (before, after) => {
       const bytes = sizes[after] - sizes[before];
-      const saved = bytes > 0 ? (times[before] - times[after]) / bytes : Infinity;
+      const saved = bytes > 0 ? (ms[before] - ms[after]) / bytes : Infinity;
       return { saved, number, before, after, bytes };
     };
     const first = move("disk", "compressed"), second = move("compressed", "decoded"), both = move("disk", "decoded");
@@ -27,9 +41,14 @@ function moves(parts) {
   return found.sort((a, b) => (a.saved === b.saved ? a.number - b.number : b.saved - a.saved));
 }
 
-// `sorted` is moves(data.parts), made once. Undefined for a ceiling below the smallest.
-function planUnder(data, sorted, ceiling) {
-  const { whole, smallest } = limits(data), parts = data.parts, n = parts.stored.length;
+// What does not change with the ceiling.
+function planner(data) {
+  return { data, sorted: moves(data), all: times(data), ...limits(data) };
+}
+
+// Undefined for a ceiling below the smallest.
+function planUnder({ data, sorted, all, whole, smallest }, ceiling) {
+  const parts = data.parts, n = parts.stored.length;
   if (ceiling < smallest) return undefined;
   let residencies = new Array(n).fill("decoded"), fixed = fixedBytes(data.whole);
   if (ceiling < whole) {
@@ -46,12 +65,11 @@ function planUnder(data, sorted, ceiling) {
     }
   }
   const held = { decoded: 0, compressed: 0, disk: 0 };
-  let serial = 0;
-  const computing = d3.sum(parts.compute);
+  const computing = d3.sum(all, (ms) => ms.compute);
+  let serial = computing;
   residencies.forEach((residency, i) => {
     held[residency] += residency === "decoded" ? parts.decoded[i] : parts.stored[i];
-    serial += parts.compute[i];
-    if (residency !== "decoded") serial += residency === "disk" ? parts.from_disk[i] : parts.from_memory[i];
+    serial += all[i][residency];
   });
   return { residencies, held, fixed, heldBytes: fixed + held.decoded + held.compressed, serial, overlapped: Math.max(computing, serial - computing) };
 }

@@ -4,15 +4,16 @@ function residency(data) {
     if ($("residency-section")) $("residency-section").hidden = true;
     return;
   }
-  const slider = $("ceiling"), { whole, smallest } = limits(data), sorted = moves(data.parts);
+  const slider = $("ceiling"), prepared = planner(data), { whole, smallest } = prepared;
   const ceiling = (position) => Math.round(smallest + ((whole - smallest) * position) / 1000);
-  const curve = d3.range(0, 1001, 20).map((position) => ({ bytes: ceiling(position), plan: planUnder(data, sorted, ceiling(position)) }));
+  const curve = d3.range(0, 1001, 20).map((position) => ({ bytes: ceiling(position), plan: planUnder(prepared, ceiling(position)) }));
   const kinds = ["decoded", "compressed", "disk"];
   let plan = null, bytes = 0, given = data.ceiling ?? null;
 
   function layersOf() {
     const groups = new Map();
-    data.parts.layer.forEach((layer, i) => {
+    data.parts.layer.forEach((number, i) => {
+      const layer = data.layers[number];
       if (!groups.has(layer)) groups.set(layer, { layer, decoded: 0, compressed: 0, disk: 0 });
       groups.get(layer)[plan.residencies[i]] += data.parts.decoded[i];
     });
@@ -59,7 +60,7 @@ function residency(data) {
 
   function show() {
     bytes = given ?? ceiling(+slider.value);
-    plan = planUnder(data, sorted, bytes);
+    plan = planUnder(prepared, bytes);
     slider.setAttribute("aria-valuetext", size(bytes));
     d3.select("#residency-section").datum({ ceiling: bytes, plan });
     $("ceiling-shown").textContent = size(bytes);

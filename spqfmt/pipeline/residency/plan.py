@@ -242,12 +242,18 @@ def share_of_passes(item: Item, items: Sequence[Item]) -> float:
     return (item.part.stop - item.part.first) / sum(part.stop - part.first for part in siblings)
 
 
+def decode_seconds(part: Part, rates: Rates) -> float:
+    """Decoding the part once, by one thread."""
+    return sum(plane.raw_bytes / rates.decode(plane.codec) for plane in part.planes)
+
+
 def fetch_ms(part: Part, residency: Residency, rates: Rates) -> float:
     """Reading and decoding the part once, where it lives in `residency`."""
     if residency == "decoded":
         return 0.0
-    decode = sum(plane.raw_bytes / rates.decode(plane.codec) for plane in part.planes)
-    return 1e3 * (decode + (part.stored_bytes / rates.read if residency == "disk" else 0.0))
+    return 1e3 * (
+        decode_seconds(part, rates) + (part.stored_bytes / rates.read if residency == "disk" else 0.0)
+    )
 
 
 def compute_ms(item: Item, rates: Rates) -> float:
