@@ -98,19 +98,20 @@ def _show(report: DiffReport, first: Path, second: Path, *, error: bool) -> None
         click.echo("equal: the same tensors, restored to the same bits, and the same assets")
         return
     counts = Counter(tensor.difference for tensor in tensors)
-    told = [f"{n} {_TOLD[difference]}" for difference, n in counts.items() if n]
-    told += [f"asset {name}: {difference}" for name, difference in report.assets.items()]
-    click.echo("; ".join(told))
+    told = [f"{counts[difference]} {text}" for difference, text in _TOLD.items() if counts[difference]]
+    click.echo(f"different: of {len(tensors)} tensors {', '.join(told)}")
+    for name, difference in report.assets.items():
+        click.echo(f"asset {name}: {'other contents' if difference == 'contents' else difference}")
 
 
 _TOLD = {
-    EQUAL: "tensors are equal",
-    WEIGHTS: "have other weights",
-    SHAPE: "have another shape",
-    DTYPE: "have another dtype",
-    INPUT: "treat their layer's input in another way",
-    ONLY_FIRST: "are only in the first",
-    ONLY_SECOND: "are only in the second",
+    WEIGHTS: "with other weights",
+    SHAPE: "with another shape",
+    DTYPE: "with another dtype",
+    INPUT: "whose layer treats its input in another way",
+    ONLY_FIRST: ONLY_FIRST,
+    ONLY_SECOND: ONLY_SECOND,
+    EQUAL: EQUAL,
 }
 
 

@@ -83,7 +83,7 @@ def shorten(text: str, width: int) -> str:
         return text
     head = (width - 1) // 3
     tail = width - 1 - head
-    return set_cell_size(text, head) + "…" + (text[-tail:] if tail else "")
+    return set_cell_size(text, head) + "…" + set_cell_size(text[::-1], tail)[::-1]
 
 
 def _width(text: str) -> int:

@@ -1,0 +1,75 @@
+"""A small model as its folder and packed in several ways, and the program run in this process."""
+
+import io
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import spqfmt
+from spqfmt.cli.main import main
+
+# The tools are scripts and the tests no package: their folders are put on the path as Python does for a script.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import tiny
+from cli_models import Done, Models, Run
+
+
+@pytest.fixture(scope="session")
+def spq() -> Run:
+    """Runs `spqfmt ARGUMENTS` in this process: starting torch for each would take most of the tests' time."""
+
+    def run(*arguments: object) -> Done:
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as exited:
+            main([str(argument) for argument in arguments])
+        assert isinstance(exited.value.code, int)
+        return Done(exited.value.code, stdout.getvalue(), stderr.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Made once, not to be changed."""
+    root = tmp_path_factory.mktemp("models")
+    source = root / "llama"
+    tiny.build("llama_tied", source)
+    made = Models(
+        source,
+        root / "lossless.spq",
+        root / "zstd.spq",
+        root / "int8.spq",
+        root / "int4.spq",
+        root / "parts.spq.index.json",
+    )
+    spqfmt.pack(source, made.lossless)
+    spqfmt.pack(source, made.zstd, codec="zstd")
+    spqfmt.pack(source, made.int8, method="rtn", bits=8)
+    spqfmt.pack(source, made.int4, method="rtn", bits=4, group_size=32)
+    spqfmt.pack(source, root / "parts.spq", shard_size="60KiB")
+    return made
+
+
+@pytest.fixture
+def edited(models: Models, tmp_path: Path) -> Callable[[dict[str, torch.Tensor | None]], Path]:
+    """The source with some tensors replaced, or with None left out."""
+
+    def edit(changes: dict[str, torch.Tensor | None]) -> Path:
+        folder = tmp_path / "edited"
+        shutil.copytree(models.source, folder)
+        with spqfmt.open(models.lossless) as file:
+            tensors = {name: file.read(name) for name in file if name not in file.tied}
+        tensors |= {name: value for name, value in changes.items() if value is not None}
+        kept = {name: value for name, value in tensors.items() if changes.get(name, value) is not None}
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    return edit
