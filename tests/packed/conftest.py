@@ -13,7 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import tiny
 import torch
+import transformers
 
+import spqfmt
 from spqfmt.codecs.chunks import chunk_sizes, split
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.writer import Writer
@@ -33,6 +35,18 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         return made[name]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def packed_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So many small layers that the buffers are less than all of them decoded. Not to be changed."""
+    folder = tmp_path_factory.mktemp("llama")
+    config = transformers.LlamaConfig(**tiny._LLAMA | {"num_hidden_layers": 12}, tie_word_embeddings=True)
+    with torch.random.fork_rng(devices=[]), tiny.quiet():
+        torch.manual_seed(0)
+        transformers.AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(folder)
+    spqfmt.pack(folder, folder / "m.spq", method="rtn")
+    return folder / "m.spq"
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import tiny
 import torch
-import transformers
 
 import spqfmt
 from spqfmt.container.reader import Reader
@@ -38,18 +37,6 @@ def generate(model: Any, n_tokens: int = 12) -> list[int]:
         )
     tokens: list[int] = ids[0].tolist()
     return tokens
-
-
-@pytest.fixture(scope="module")
-def packed_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """So many small layers that the buffers are less than all of them decoded."""
-    folder = tmp_path_factory.mktemp("llama")
-    config = transformers.LlamaConfig(**tiny._LLAMA | {"num_hidden_layers": 12}, tie_word_embeddings=True)
-    with torch.random.fork_rng(devices=[]), tiny.quiet():
-        torch.manual_seed(0)
-        transformers.AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(folder)
-    spqfmt.pack(folder, folder / "m.spq", method="rtn")
-    return folder / "m.spq"
 
 
 @pytest.fixture

@@ -4,16 +4,19 @@ python tools/models/synthetic.py 7b OUT_DIR [--seed 0]
 
 For measuring packing and loading at a size that no package carries: 7b takes 13.5 GB of disk, 1.5b 3.1 GB. Each
 weight is normal, times a log-normal scale of its row and of its column (spread 0.25 octaves each, as projections of
-trained models show), over the root of the inputs. One tensor is in memory at a time.
+trained models show), over the root of the inputs. One tensor is in memory at a time. Its tokenizer is that of tiny.py:
+text goes in byte by byte, and what comes out are numbers.
 """
 
 import argparse
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tiny import byte_tokenizer, quiet
 
 from spqfmt.exporters.huggingface import export_huggingface
 
@@ -92,9 +95,15 @@ def build(name: str, folder: Path, *, seed: int = 0) -> None:
         "model_type": "llama",
         "torch_dtype": "bfloat16",
         "tie_word_embeddings": False,
+        "bos_token_id": shape["vocab_size"] - 2,
+        "eos_token_id": shape["vocab_size"] - 1,
         **shape,
     }
-    export_huggingface(folder, list(tensors(shape, seed)), {"config.json": json.dumps(config).encode()})
+    assets = {"config.json": json.dumps(config).encode()}
+    with tempfile.TemporaryDirectory() as beside, quiet():
+        byte_tokenizer(shape["vocab_size"]).save_pretrained(beside)
+        assets |= {path.name: path.read_bytes() for path in Path(beside).iterdir()}
+    export_huggingface(folder, list(tensors(shape, seed)), assets)
 
 
 def main() -> None:

@@ -56,13 +56,17 @@ def configurations() -> dict[str, Any]:
     }
 
 
-def byte_tokenizer() -> Any:
-    """A tokenizer whose tokens are bytes: every text becomes one token a byte and comes back as it was."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
+def byte_tokenizer(n_tokens: int | None = None) -> Any:
+    """A tokenizer whose tokens are bytes: every text becomes one token a byte and comes back as it was.
+
+    With `n_tokens` there are so many: the others are numbers, which a model can produce and no text becomes.
+    """
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    symbols += [f"\u0120{number}" for number in range(len(symbols), (n_tokens or 0) - len(special))]
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = {"bos_token": "<s>", "eos_token": "</s>"}
     tokenizer.add_special_tokens(list(special.values()))
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 

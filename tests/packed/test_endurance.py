@@ -1,0 +1,31 @@
+"""Memory neither grows with tokens nor with loads: tools/endurance.py on a small model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "endurance.py"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+@pytest.mark.parametrize(("kind", "n"), [("tokens", 300), ("loads", 20)])
+def test_memory_does_not_grow(packed_llama: Path, kind: str, n: int) -> None:
+    done = subprocess.run(
+        [sys.executable, str(TOOL), str(packed_llama), kind, "--n", str(n), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "PYTHONWARNINGS": "ignore"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["points"] >= 5
+    assert found["files_growth"] <= 0
+    assert found["threads_growth"] <= 0
+    # The model's smallest buffer is 32 KiB: leaking one a step would give more than this.
+    assert found["private_slope"] < 8 << 10
