@@ -1,5 +1,6 @@
 """What is done to the bytes of a part on its way: read and checked on the host, decoded and judged on the device."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -9,14 +10,15 @@ from spqfmt import wire
 from spqfmt.container.reader import Reader, located
 from spqfmt.errors import FormatError
 from spqfmt.kernels.device import DeviceKernels, raise_fault
+from spqfmt.kernels.nvcomp import ZstdFrames
 from spqfmt.loaders.device.seam import Memory
-from spqfmt.loaders.device.shipping import Shipment, ZstdJob
+from spqfmt.loaders.device.shipping import Shipment
 
 
 class ZstdDecoder(Protocol):
     """Decodes zstd frames on a device."""
 
-    def decode(self, sent: torch.Tensor, jobs: tuple[ZstdJob, ...], out: torch.Tensor) -> None:
+    def decode(self, sent: torch.Tensor, jobs: Sequence[ZstdFrames], out: torch.Tensor) -> None:
         """All frames of `sent` into `out`, both uint8 on the device, on the current stream. Raises CorruptError."""
         ...
 
@@ -39,9 +41,19 @@ class Decoder:
         shipment.fill(stored, target.tensor.numpy(), reader.path)
 
     def decode(
-        self, shipment: Shipment, sent: Memory, out: Memory, word: Memory, tables: Memory, scratch: Memory
+        self,
+        shipment: Shipment,
+        path: Path,
+        sent: Memory,
+        out: Memory,
+        word: Memory,
+        tables: Memory,
+        scratch: Memory,
     ) -> None:
-        """Launch the decoding of a part; `word` is zero afterwards, or says what is wrong."""
+        """Launch the decoding of a part; `word` is zero afterwards, or says what is wrong.
+
+        Raises CorruptError, which names file and tensor, for what is found at once.
+        """
         part = shipment.part
         verdict = word.tensor.view(torch.int32).zero_()
         decoding = shipment.decoding_at(sent.tensor)
@@ -53,7 +65,11 @@ class Decoder:
             )
         if decoding.zstd:
             assert self.zstd is not None
-            self.zstd.decode(stored, decoding.zstd, target)
+            try:
+                self.zstd.decode(stored, decoding.zstd, target)
+            except FormatError as error:
+                shipment.blame(error, path)
+                raise
         dtype = wire.DTYPES[part.dtype]
         for merge in part.merges:
             planes = target[merge.scratch_offset : merge.scratch_offset + merge.n_bytes]

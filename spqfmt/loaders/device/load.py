@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from spqfmt.container.reader import Reader
+from spqfmt.kernels import backend
 from spqfmt.kernels.device import kernels_for
+from spqfmt.kernels.nvcomp import NvcompZstd
 from spqfmt.loaders.device.compute import device_workspace_bytes
 from spqfmt.loaders.device.cuda import CudaDevice, require_cuda
 from spqfmt.loaders.device.decoder import Decoder
@@ -140,7 +142,8 @@ def open_device(device: str | torch.device | Device, *, packed: bool) -> Device 
 
 def open_decoder(device: Device) -> Decoder:
     """The kernels that SPQFMT_BACKEND names, or the best for the device. Raises BackendError."""
-    return Decoder(kernels_for(device.torch_device))
+    zstd = NvcompZstd(device.torch_device) if backend.current().device_zstd else None
+    return Decoder(kernels_for(device.torch_device), zstd)
 
 
 def ceilings_for(

@@ -310,11 +310,12 @@ class Pipeline:
         out = out.part(0, shipment.part.decoded_bytes)
         word = self._held.verdicts.part(4 * verdict, 4)
         buffers = (self._held.tables, self._held.scratch)
+        path = self._readers[shipment.part.reader_number].path
         work = Work(
             f"decode {self._plan.parts[number].name}", (sent,), (out, word, *buffers), shipment.load.decode
         )
         self._device.enqueue(
-            Stream.DECODE, work, lambda: self._decoder.decode(shipment, sent, out, word, *buffers)
+            Stream.DECODE, work, lambda: self._decoder.decode(shipment, path, sent, out, word, *buffers)
         )
 
     def _prove(self, number: int, verdict: int) -> None:

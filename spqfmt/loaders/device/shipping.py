@@ -21,6 +21,7 @@ from spqfmt.errors import ChecksumError, FormatError, UnsupportedError
 from spqfmt.kernels import native
 from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
 from spqfmt.kernels.device.chunks import BLOCK_WORDS, BLOCKS_AT_ONCE, CUMULATIVE_WORDS, TABLE_WORDS
+from spqfmt.kernels.nvcomp import ZstdFrames
 from spqfmt.pipeline.residency.device_plan import Load
 from spqfmt.pipeline.residency.device_rates import CODEC_KINDS
 from spqfmt.pipeline.residency.parts import Part
@@ -38,19 +39,11 @@ def aligned(n_bytes: int) -> int:
     return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
 
-class ZstdJob(NamedTuple):
-    """`frames` of a zstd chunk: int64[n, 2], where each begins in the sent bytes and how long it is."""
-
-    frames: NDArray[np.int64]
-    out_offset: int
-    raw_bytes: int
-
-
 class Decoding(NamedTuple):
     """What decodes a part once its bytes are there: a plan for the kernels, and frames for nvCOMP."""
 
     plan: DecodePlan
-    zstd: tuple[ZstdJob, ...]
+    zstd: tuple[ZstdFrames, ...]
 
 
 class Shipment:
@@ -129,7 +122,7 @@ class Shipment:
         Raises ChecksumError, CorruptError or UnsupportedError that names file and tensor.
         """
         jobs: list[ChunkJob] = []
-        zstd: list[ZstdJob] = []
+        zstd: list[ZstdFrames] = []
         for number, (src, size, _, crc32, _, _) in enumerate(self.part.jobs.tolist()):
             try:
                 if native.crc32(stored[src : src + size]) != crc32:
@@ -164,7 +157,7 @@ class Shipment:
         return Decoding(self.decoding.plan.at(records), self.decoding.zstd)
 
     def _place(
-        self, number: int, chunk: Bytes, out: Bytes, jobs: list[ChunkJob], zstd: list[ZstdJob]
+        self, number: int, chunk: Bytes, out: Bytes, jobs: list[ChunkJob], zstd: list[ZstdFrames]
     ) -> None:
         at, size, codec, _, out_offset, raw_bytes = self.jobs[number].tolist()
         target = out[at : at + size]
@@ -181,7 +174,7 @@ class Shipment:
             places = np.cumsum(padded) - padded
             for place, begin, end in zip(places.tolist(), begins.tolist(), ends.tolist(), strict=True):
                 target[place : place + end - begin] = chunk[begin:end]
-            zstd.append(ZstdJob(np.stack((places + at, sizes), 1), out_offset, raw_bytes))
+            zstd.append(ZstdFrames(np.stack((places + at, sizes), 1), out_offset, raw_bytes))
             return
         if self.decoding is None:
             jobs.append(chunk_job(target, codec, at, out_offset, raw_bytes))
