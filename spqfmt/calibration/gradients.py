@@ -91,7 +91,7 @@ def _loss_gradient(
     shell: ModelShell, blocks: Blocks, ids: torch.Tensor, hidden: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
     """Gradient of the summed loss by the hidden states after the last block."""
-    states = hidden.detach().requires_grad_(requires_grad=True)
+    states = hidden.detach().requires_grad_()
     with torch.enable_grad(), blocks.ended_by(shell.model, states):
         logits = shell.model(input_ids=ids.to(shell.device), use_cache=False).logits.float()
         flat = logits.reshape(-1, logits.shape[-1])
@@ -109,7 +109,7 @@ def _through_block(
     sums: dict[str, SquaredGradients],
 ) -> torch.Tensor:
     """Gradient by the block's input; those of the modules' outputs are added to `sums`."""
-    states = hidden.detach().requires_grad_(requires_grad=True)
+    states = hidden.detach().requires_grad_()
     with torch.enable_grad(), ExitStack() as hooks:
         for name, total in sums.items():
             hook = block.get_submodule(name).register_forward_hook(_on_output(total.add))
@@ -121,6 +121,6 @@ def _through_block(
 
 def _on_output(take: Taker) -> Callable[[torch.nn.Module, object, torch.Tensor], None]:
     def hook(module: torch.nn.Module, _: object, output: torch.Tensor) -> None:
-        output.register_hook(take)
+        output.register_hook(take)  # type: ignore[no-untyped-call]
 
     return hook

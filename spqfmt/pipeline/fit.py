@@ -1,5 +1,6 @@
 """ecq's half of a pack that knows all tensors: a survey of their rates, and from it a plan for each and a budget."""
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,8 +29,8 @@ EMBEDDING_EXTRA_BITS = 2.0
 """More than the layers get in the mean, decision 0014."""
 _MARGIN = 0.02
 """Expected sizes may be wrong by this much, which counts where a wanted size is hardly possible."""
-_METADATA = {"reserved": "".join(chr(48 + i * 37 % 75) for i in range(400))}
-"""In place of the metadata, which are written at the end."""
+_METADATA = {"reserved": "".join(hashlib.sha256(bytes([i])).hexdigest() for i in range(9))}
+"""In place of the metadata, which are written at the end: 300 bytes that do not compress."""
 
 Stage = Callable[[str], None]
 
@@ -64,8 +65,7 @@ def fit(
     rate = min(MOST_BITS, max(FEWEST_BITS, rate))
     seen = _survey(model, spent, options, rate, stage)
     extra = {name: EMBEDDING_EXTRA_BITS for name, t in spent.items() if t.source.role != "linear"}
-    calibrated = frozenset(name for name in seen if seen[name].equal_slope is not None)
-    plans = make_plans([seen[name] for name in spent], extra, calibrated)
+    plans = make_plans([seen[name] for name in spent], extra)
     smallest = _smallest(ledger, plans, n_weights)
     if target_bytes < smallest:
         raise OptionError(_too_small(asked, target_bytes, smallest, smallest - others, n_weights))

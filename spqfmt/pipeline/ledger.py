@@ -54,7 +54,7 @@ def store(record: Json, encoded: Encoded, codec: str) -> StoredTensor:
                 row += [len(plane.stored), plane.codec, plane.crc32]
                 planes.append(len(plane.stored))
             rows.append(row)
-            entropies.append(int(sum(plane.entropy_bits for plane in chunk.planes)))
+            entropies.append(int(sum(plane.entropy_bits or 0 for plane in chunk.planes)))
         streams.append(
             {
                 "role": stream.role,

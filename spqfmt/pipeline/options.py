@@ -98,9 +98,10 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
     rule = parse_partial(arguments.get("partial", "none"), arguments.get("rates"))
     checked = method.check(asked)
     shard_bytes = parse_shard_size(arguments.get("shard_size"))
-    if name == FITTING:
-        fit = fit or BitsPerWeight(checked.bits_per_weight or 0.0)
-    check_fit(fit, asked, name, codec, compresses_all=rule == WHOLE, shards=shard_bytes is not None)
+    target: Fit | None = fit
+    if name == FITTING and fit is None:
+        target = BitsPerWeight(checked.bits_per_weight or 0.0)
+    check_fit(target, asked, name, codec, compresses_all=rule == WHOLE, shards=shard_bytes is not None)
     return PackOptions(
         method,
         checked,
@@ -108,7 +109,7 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         shard_bytes,
         CalibrationOptions(**calibration),
         rule if isinstance(rule, Speed) else None,
-        fit,
+        target,
     )
 
 

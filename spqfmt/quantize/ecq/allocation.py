@@ -64,8 +64,7 @@ class RateCurve:
 class TensorPlan:
     """What is known of a tensor before it is quantized.
 
-    `side_bytes`: scales. `gradients`: mean squares by output, float32 [rows], where they are known. `calibrated` says
-    that the feedback has its input.
+    `side_bytes`: scales. `gradients`: mean squares by output, float32 [rows], where they are known.
     """
 
     name: str
@@ -73,7 +72,6 @@ class TensorPlan:
     base: float
     curve: RateCurve
     side_bytes: float
-    calibrated: bool
     gradients: Float32 | None = None
 
     def log_step(self, shift: float) -> float:

@@ -2,8 +2,8 @@
 
 `weight = step * code * row_scale * column_scale`. Where other methods fix the number of codes and let the coder find
 what is left, here each weight costs what it is worth: see grid.py, sweep.py and allocation.py for the three
-choices, and decision 0014. The registry's METHOD knows no other tensors; the pipeline prepares one that does, with a plan for each
-tensor and a budget for all.
+choices, and decision 0014. The registry's METHOD knows no other tensors; the pipeline prepares one
+that does, with a plan for each tensor and a budget for all.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ from spqfmt.schemes.uniform import Uniform
 DEFAULT_BITS = 4.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ecq:
     """4 bits a weight where not told otherwise, embedding and head among them. `plans` are by tensor name."""
 
@@ -94,7 +94,7 @@ class Ecq:
         matrix = as_matrix(weight, value)
         assert options.bits_per_weight is not None
         plan = self.plans.get(weight.name)
-        plan = plan or _alone(survey_plain(weight.name, matrix, options.bits_per_weight), calibrated=False)
+        plan = plan or _alone(survey_plain(weight.name, matrix, options.bits_per_weight))
         grid, rows = plain_grid(matrix.shape[1]), RowGrid(norm_scale(matrix))
 
         def make(shift: float) -> Mapping[str, Uniform]:
@@ -155,9 +155,7 @@ class _SiteWork:
         layers = []
         for layer in site.layers:
             name, matrix = layer.weight.name, layer.matrix()
-            plan = plans.get(name) or _alone(
-                survey_layer(name, matrix, grid, bits, None, len(site.layers)), calibrated=True
-            )
+            plan = plans.get(name) or _alone(survey_layer(name, matrix, grid, bits, None, len(site.layers)))
             squares = plan.gradients
             rows = RowGrid.of_gradients(squares, None if squares is None else gradient_scale(squares))
             layers.append(_LayerWork(plan, matrix, rows))
@@ -173,7 +171,7 @@ class _SiteWork:
         return made
 
 
-def _alone(surveyed: Surveyed, *, calibrated: bool) -> TensorPlan:
+def _alone(surveyed: Surveyed) -> TensorPlan:
     """The plan of a tensor that shares its bits with no other."""
-    [plan] = make_plans([surveyed], {}, frozenset({surveyed.name} if calibrated else ())).values()
+    [plan] = make_plans([surveyed], {}).values()
     return plan
