@@ -124,7 +124,8 @@ def main() -> None:
         summary.add_row(*row)
     console.print(summary)
     console.print(
-        f"Times and peaks are of whole processes, which have some 300 MB before they load a model. The files are in {FOLDER.name}/.",
+        "Times and peaks are of whole processes, which have some 300 MB before they load a model. "
+        f"The files are in {FOLDER.name}/.",
         highlight=False,
     )
 
