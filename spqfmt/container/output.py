@@ -9,8 +9,8 @@ from typing import Self
 
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.strict_json import Json, dump
-from spqfmt.container.temporary import remove_left_over
-from spqfmt.container.writer import Sealed, Writer, refuse_existing
+from spqfmt.container.temporary import open_temporary, publish, refuse_existing, remove_left_over
+from spqfmt.container.writer import Sealed, Writer
 from spqfmt.errors import OptionError
 
 INDEX_SUFFIX = ".index.json"
@@ -131,6 +131,7 @@ class Output:
             )
             for number, writer in enumerate(self._writers, start=1)
         ]
+        refuse_existing(index_path(self._path), self._force)
         for writer in self._writers:
             writer.publish()
         return [*sealed, self._write_shard_index(sealed)]
@@ -147,10 +148,13 @@ class Output:
             }
         )
         path = index_path(self._path)
-        temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary, file = open_temporary(path)
+        try:
+            with file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                publish(temporary, path, force=self._force)
+        finally:
+            temporary.unlink(missing_ok=True)
         return Sealed(path, len(text), b"")

@@ -28,8 +28,30 @@ def open_temporary(path: Path) -> tuple[Path, BinaryIO]:
         file.close()
 
 
-def take_name(temporary: Path, path: Path) -> None:
-    """Give a whole file the name `path` too, durably with `sync_folder`. Raises FileExistsError when that is taken."""
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raise FileExistsError when the name is taken and may not be replaced."""
+    if not force and path.exists():
+        raise FileExistsError(f"{path} is there already; --force replaces it")
+
+
+def publish(temporary: Path, path: Path, *, force: bool) -> None:
+    """Give a whole file its name, for good. Raises FileExistsError when it is taken and `force` is not set.
+
+    The temporary name may be left too; whoever made it removes it.
+    """
+    if force:
+        temporary.replace(path)
+    else:
+        refuse_existing(path, force)
+        _link(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _link(temporary: Path, path: Path) -> None:
     try:
         # A link fails when the name was taken meanwhile, where a rename would overwrite it.
         os.link(temporary, path)
@@ -45,19 +67,13 @@ def take_name(temporary: Path, path: Path) -> None:
             raise
 
 
-def sync_folder(folder: Path) -> None:
-    """Make names that were given in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def remove_left_over(path: Path) -> None:
-    """Remove what a killed writer of `path`, or of its shards, left. A file that is still being written stays."""
+    """Remove what a killed writer of `path`, of its shards or of their index left.
+
+    A file that is still being written stays.
+    """
     stem, suffix = re.escape(path.stem), re.escape(path.suffix)
-    ours = re.compile(rf"\.{stem}(-\d{{5}}-of-\d{{5}})?{suffix}{_SUFFIX}")
+    ours = re.compile(rf"\.{stem}(-\d{{5}}-of-\d{{5}})?{suffix}(\.index\.json)?{_SUFFIX}")
     with suppress(OSError):
         for entry in list(os.scandir(path.parent)):
             if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):

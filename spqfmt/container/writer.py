@@ -22,7 +22,7 @@ from spqfmt.container.features import (
 )
 from spqfmt.container.index import parse_index
 from spqfmt.container.strict_json import Json, dump, parse
-from spqfmt.container.temporary import open_temporary, sync_folder, take_name
+from spqfmt.container.temporary import open_temporary, publish, refuse_existing
 from spqfmt.container.trailer import Trailer, pack_header
 from spqfmt.errors import EncodeError, FormatError
 from spqfmt.records import align
@@ -205,15 +205,4 @@ class Writer:
 
     def publish(self) -> None:
         """Give the sealed file its name, for good."""
-        if self._force:
-            self._temporary.replace(self.path)
-        else:
-            refuse_existing(self.path, self._force)
-            take_name(self._temporary, self.path)
-        sync_folder(self.path.parent)
-
-
-def refuse_existing(path: Path, force: bool) -> None:
-    """Raise FileExistsError when the name is taken and may not be replaced."""
-    if not force and path.exists():
-        raise FileExistsError(f"{path} is there already; --force replaces it")
+        publish(self._temporary, self.path, force=self._force)

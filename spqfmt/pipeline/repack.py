@@ -11,7 +11,7 @@ from pathlib import Path
 
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_readers
+from spqfmt.container.shards import open_readers, refuse_lone_shard
 from spqfmt.container.strict_json import Json
 from spqfmt.errors import OptionError
 from spqfmt.pipeline.partial import parse_partial
@@ -71,7 +71,9 @@ def repack(
         readers = open_readers(path)
         for reader in readers:
             stack.callback(reader.close)
-        _check_cut(path, readers, shard_bytes)
+        refuse_lone_shard(path, readers)
+        if shard_bytes:
+            _check_cut(path, readers)
         alignment = readers[0].index.segment_alignment
         starts = () if shard_bytes else _shard_starts(readers)
         output = Output(out, alignment, force=force, shard_bytes=shard_bytes, shard_starts=starts)
@@ -95,11 +97,9 @@ def repack(
     )
 
 
-def _check_cut(path: Path, readers: Sequence[Reader], shard_bytes: int | None) -> None:
+def _check_cut(path: Path, readers: Sequence[Reader]) -> None:
     """A file may be cut into shards between segments only where none needs a tensor of another."""
-    if readers[0].path == path and readers[0].index.shard is not None:
-        raise OptionError(f"{path}: it is one shard of a model; repack the model by its .spq.index.json")
-    for reader in readers if shard_bytes else ():
+    for reader in readers:
         for segment in reader.index.segments:
             tensors = tensors_of(reader, segment)
             own = {tensor.name for tensor in tensors}

@@ -3,6 +3,9 @@
 import errno
 import fcntl
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,49 @@ def packed(model: SourceModel, out: Path, *, force: bool = False, **options: Any
     pack_model(model, out, pack_options(**options), force=force, progress=Silent())
 
 
-@pytest.mark.parametrize("name", [".m.spq.0123abcd.part", ".m-00002-of-00000.spq.0123abcd.part"])
+@pytest.mark.parametrize(
+    "name",
+    [".m.spq.0123abcd.part", ".m-00002-of-00000.spq.0123abcd.part", ".m.spq.index.json.0123abcd.part"],
+)
 def test_the_next_pack_removes_what_a_killed_one_left(
     make_model: MakeModel, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).write_bytes(b"half a file")
     packed(make_model(), tmp_path / "m.spq")
     assert [path.name for path in tmp_path.iterdir()] == ["m.spq"]
+
+
+def test_a_writer_that_is_killed_holds_its_file_no_longer(make_model: MakeModel, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from spqfmt.container.writer import Writer\n"
+        "with Writer(sys.argv[1], 64, force=True) as writer:\n"
+        "    writer.begin_segment('first')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    out = tmp_path / "m.spq"
+    done = subprocess.run([sys.executable, "-c", code, str(out)], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".m.spq.*.part"))) == 1
+    packed(make_model(), out)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.spq"]
+
+
+def test_an_index_of_shards_that_appears_meanwhile_is_kept(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = tmp_path / "m.spq.index.json"
+    seal = Writer.seal
+
+    def late(self: Writer, *arguments: Any) -> Any:
+        index.write_bytes(b"mine")
+        return seal(self, *arguments)
+
+    monkeypatch.setattr(Writer, "seal", late)
+    with pytest.raises(FileExistsError):
+        packed(make_model(), tmp_path / "m.spq", shard_size=40_000)
+    assert index.read_bytes() == b"mine"
+    assert [path.name for path in tmp_path.iterdir()] == [index.name]
 
 
 def test_a_file_that_another_pack_still_writes_stays(make_model: MakeModel, tmp_path: Path) -> None:

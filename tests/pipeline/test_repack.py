@@ -181,7 +181,7 @@ def test_shards_keep_their_cuts_or_get_new_ones(
 def test_one_shard_alone_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
     packed(make_model(), tmp_path / "s.spq", shard_size=10_000)
     shard = sorted(tmp_path.glob("s-*.spq"))[0]
-    with pytest.raises(spqfmt.OptionError, match=r"one shard.*index\.json"):
+    with pytest.raises(spqfmt.FormatError, match=r"only shard 1 of .*index\.json"):
         spqfmt.repack(shard, tmp_path / "out.spq")
 
 
