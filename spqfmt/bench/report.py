@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from spqfmt.bench.rows import CodecRow, LoadRow, Rate
+from spqfmt.bench.rows import CodecRow, LoadRow, Rate, RunRow
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Report:
     codecs: Sequence[CodecRow]
     load: Sequence[LoadRow]
     missing: Mapping[str, str] = field(default_factory=dict)
+    run: Sequence[RunRow] = ()
 
     def to_json(self) -> dict[str, object]:
         """The object of `bench --json`; a `_range` is [slowest, fastest] over the rounds."""
@@ -28,6 +29,7 @@ class Report:
             "rounds": self.rounds,
             "codecs": [_codec_json(row) for row in self.codecs],
             "load": [_load_json(row) for row in self.load],
+            "run": [_run_json(row) for row in self.run],
             "missing": dict(self.missing),
         }
 
@@ -35,13 +37,21 @@ class Report:
         """Write the tables."""
         described = (f"{key} {value}" for key, value in self.machine.items() if key != "packages")
         console.print(", ".join(described), style="dim", highlight=False)
-        console.print(
-            "Rates are million symbols a second: median of the rounds, ± half the spread.", style="dim"
-        )
+        if self.codecs or self.load:
+            words = "Rates are million symbols a second: median of the rounds, ± half the spread."
+            console.print(words, style="dim")
         for data, rows in groupby(self.codecs, lambda row: row.data):
             console.print(_codec_table(data, list(rows)))
         if self.load:
             console.print(_load_table(self.load))
+        for workload, runs in groupby(self.run, lambda row: row.workload):
+            console.print(_run_table(workload, runs))
+        if self.run:
+            console.print(
+                "Expected: load, decode, compute (Double Compression's model; compute as measured decoded), one after "
+                "the other and overlapped. Memory: what the process had more than before it loaded the model, at most.",
+                style="dim",
+            )
         for name, reason in self.missing.items():
             console.print(f"{name} was not measured: {reason}", style="yellow", highlight=False)
 
@@ -72,6 +82,29 @@ def _load_json(row: LoadRow) -> dict[str, object]:
         "file_bytes": row.file_bytes,
         "load_msymbols_s": round(row.load.median, 1),
         "load_range": [round(row.load.low, 1), round(row.load.high, 1)],
+    }
+
+
+def _run_json(row: RunRow) -> dict[str, object]:
+    expected = None
+    if row.latency is not None:
+        expected = {
+            "load_ms": round(row.latency.load_ms, 3),
+            "decode_ms": round(row.latency.decode_ms, 3),
+            "compute_ms": round(row.latency.compute_ms, 3),
+            "serial_tokens_s": round(row.serial_tokens_s or 0, 2),
+            "overlapped_tokens_s": round(row.overlapped_tokens_s or 0, 2),
+        }
+    return {
+        "data": row.data,
+        "configuration": row.configuration,
+        "workload": row.workload,
+        "tokens_s": round(row.rate.median, 2),
+        "tokens_s_range": [round(row.rate.low, 2), round(row.rate.high, 2)],
+        "peak_bytes": row.peak_bytes,
+        "memory_bytes": row.memory_bytes,
+        "weights_bytes": row.weights_bytes,
+        "expected": expected,
     }
 
 
@@ -107,6 +140,25 @@ def _load_table(rows: Iterable[LoadRow]) -> Table:
             f"{row.file_bytes / 1e6:.1f} MB",
             *_rate_cells(row.load),
             style="bold" if row.container == "spq" else None,
+        )
+    return table
+
+
+def _run_table(workload: str, rows: Iterable[RunRow]) -> Table:
+    table = _table(
+        f"run: {workload}",
+        left=("configuration",),
+        right=("weights", "memory", "tokens/s", "", "serial", "overlapped"),
+    )
+    for row in rows:
+        table.add_row(
+            row.configuration,
+            f"{row.weights_bytes / 1e6:.1f} MB",
+            f"{row.memory_bytes / 1e6:.0f} MB",
+            f"{row.rate.median:,.1f}",
+            _rate_cells(row.rate)[1],
+            "" if row.serial_tokens_s is None else f"{row.serial_tokens_s:,.1f}",
+            "" if row.overlapped_tokens_s is None else f"{row.overlapped_tokens_s:,.1f}",
         )
     return table
 

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from spqfmt.bench.tokens.latency import Latency
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -46,3 +48,24 @@ class LoadRow:
     threads: int
     file_bytes: int
     load: Rate
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A model in one configuration on one workload. `rate` is tokens a second.
+
+    `peak_bytes`: largest resident set of its process; `memory_bytes`: that, less what was resident before the model was
+    loaded; `weights_bytes`: what is held of weights. The expected rates are the latency model's, None for `rate` of
+    BF16 transformers.
+    """
+
+    data: str
+    configuration: str
+    workload: str
+    rate: Rate
+    peak_bytes: int
+    memory_bytes: int
+    weights_bytes: int
+    serial_tokens_s: float | None
+    overlapped_tokens_s: float | None
+    latency: Latency | None

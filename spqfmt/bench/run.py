@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import spqfmt.bench.load.peers as load_peers
 import spqfmt.bench.peers as codec_peers
@@ -17,7 +18,7 @@ from spqfmt.bench.load.spq import payload_of
 from spqfmt.bench.measure import measure, thread_counts
 from spqfmt.bench.registry import find
 from spqfmt.bench.report import Report
-from spqfmt.bench.rows import CodecRow, LoadRow
+from spqfmt.bench.rows import CodecRow, LoadRow, RunRow
 from spqfmt.kernels import backend
 
 
@@ -33,22 +34,37 @@ FULL = Scale(n_symbols=1 << 24, rounds=7)
 QUICK = Scale(n_symbols=1 << 22, rounds=3)
 
 Told = Callable[[str], None]
+Kind = Literal["codecs", "load", "run"]
 
 
-def run(file: Path | None, scale: Scale, told: Told) -> Report:
-    """Measure the built-in data, or a file's own streams; `told` hears what begins.
+def run(file: Path | None, scale: Scale, told: Told, only: Kind | None = None) -> Report:
+    """Measure the built-in data, or a file's own streams and the model in it; `told` hears what begins.
+
+    `only` leaves out the rows of other kinds; those of kind run need a file.
 
     Raises BackendError if a round trip fails, and what reading `file` raises. Temporary files, about as large as the
     decoded model, go beside `file`, or into the system's temporary folder.
     """
     here = machine.describe()
+    codecs: list[CodecRow] = []
+    load: list[LoadRow] = []
+    runs: list[RunRow] = []
+    missing: dict[str, str] = {}
     with (
         backend.use(backend.backend()),
         tempfile.TemporaryDirectory(prefix=".spqfmt-bench-", dir=file.parent if file else None) as name,
     ):
-        codecs, missing = _codecs(file, scale, told)
-        load, missing_files = _load(file, Path(name), scale, told)
-    return Report(here, scale.rounds, codecs, load, missing | missing_files)
+        if only in {None, "codecs"}:
+            codecs, missing = _codecs(file, scale, told)
+        if only in {None, "load"}:
+            load, missing_files = _load(file, Path(name), scale, told)
+            missing |= missing_files
+        if file is not None and only in {None, "run"}:
+            # Imported here: a bench of codecs needs no torch.
+            from spqfmt.bench.tokens.measure import measure_runs
+
+            runs = measure_runs(file, Path(name), rounds=scale.rounds, told=told)
+    return Report(here, scale.rounds, codecs, load, missing, runs)
 
 
 def _codecs(file: Path | None, scale: Scale, told: Told) -> tuple[list[CodecRow], dict[str, str]]:

@@ -7,41 +7,60 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from spqfmt.bench.run import FULL, QUICK, run
-from spqfmt.cli.pictures import write_page
+from spqfmt.bench.run import FULL, QUICK, Kind, run
+from spqfmt.cli.pictures import html_option, write_page
 from spqfmt.pipeline.decode_rates import measure_decode_rates
 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one page for a browser.")
+@html_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @click.option("--quick", is_flag=True, help="Little data and few rounds.")
+@click.option(
+    "--only",
+    type=click.Choice(["codecs", "load", "run"]),
+    help="Only rows of this kind. run: tokens a second and memory of the model in FILE.",
+)
 @click.option(
     "--rates", is_flag=True, help="Only decode rates, as JSON: what `--rates` of pack and repack takes."
 )
 @click.option("--quiet", is_flag=True, help="No progress.")
-def bench(file: Path | None, html: Path | None, as_json: bool, quick: bool, rates: bool, quiet: bool) -> None:
-    """Measure codecs beside their peers, and loading beside other files.
+def bench(
+    *,
+    file: Path | None,
+    html: Path | None,
+    as_json: bool,
+    quick: bool,
+    only: Kind | None,
+    rates: bool,
+    quiet: bool,
+) -> None:
+    """Measure codecs beside their peers, loading beside other files, and running a model in less and less memory.
 
-    On built-in data or, with FILE, on that file's own streams.
+    On built-in data or, with FILE, on that file's own streams; the model in FILE is run decoded, compressed, under
+    ceilings and from disk, beside BF16 transformers, each in a process of its own.
 
     \b
     spqfmt bench --quick
     spqfmt bench model.spq --json
+    spqfmt bench model.spq --only run
     spqfmt bench --html bench.html
     spqfmt bench --rates > laptop.json
     """
     if rates:
         click.echo(json.dumps(measure_decode_rates().to_json()))
         return
+    if only == "run" and file is None:
+        raise click.UsageError("--only run needs a FILE, the model to run")
     stderr = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(
         *columns, console=stderr, transient=True, disable=quiet or not stderr.is_terminal
     ) as progress:
         task = progress.add_task("bench")
-        report = run(file, QUICK if quick else FULL, lambda what: progress.update(task, description=what))
+        scale = QUICK if quick else FULL
+        report = run(file, scale, lambda what: progress.update(task, description=what), only)
     if html is not None:
         from spqfmt.pages.bench import bench_page
 

@@ -36,7 +36,7 @@ class Wrong(Memcpy):
 
 def test_rows_of_a_tiny_run() -> None:
     report = run(None, Scale(n_symbols=20_000, rounds=2), lambda _: None).to_json()
-    assert set(report) == {"machine", "rounds", "codecs", "load", "missing"}
+    assert set(report) == {"machine", "rounds", "codecs", "load", "run", "missing"}
     rows = report["codecs"]
     assert isinstance(rows, list)
     assert {row["data"] for row in rows} == set(SYNTHETIC)

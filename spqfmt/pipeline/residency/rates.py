@@ -85,6 +85,11 @@ def _seconds(run: Callable[[], object]) -> float:
 _read_rates: dict[Path, float] = {}
 
 
+def assume_read_rate(path: Path, rate: float) -> None:
+    """Plan with `rate` bytes a second for a file instead of measuring it; a low one keeps all in memory that fits."""
+    _read_rates[path] = rate
+
+
 def _read(reader: Reader) -> float:
     """Like parts are read: into memory that is reused, past the page cache where the system lets one."""
     if reader.path not in _read_rates:

@@ -1,0 +1,1 @@
+"""Run rows: tokens a second and peak memory of a model, each configuration in a process of its own."""
