@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeAlias
 
 from spqfmt.bench.report import Report
-from spqfmt.bench.rows import CodecRow, LoadRow, Rate
+from spqfmt.bench.rows import CodecRow, LoadRow, Rate, RunRow
 from spqfmt.pages.render import render
 from spqfmt.pages.text import integer, size
+
+_Measured: TypeAlias = CodecRow | LoadRow | RunRow
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Table:
-    """`n_words` columns on the left are words, the others numbers."""
+    """`n_words` columns on the left are words, the others numbers. A phone has no room for column `aside`."""
 
     title: str
     note: str
@@ -35,6 +38,7 @@ class _Table:
     n_words: int
     rates: Sequence[str]
     rows: Sequence[_Row]
+    aside: int | None = None
 
 
 def bench_page(report: Report, title: str) -> str:
@@ -42,6 +46,7 @@ def bench_page(report: Report, title: str) -> str:
     tables = [_codecs(data, list(rows)) for data, rows in groupby(report.codecs, lambda row: row.data)]
     if report.load:
         tables.append(_load(report.load))
+    tables += [_run(workload, list(runs)) for workload, runs in groupby(report.run, lambda row: row.workload)]
     return render(
         "bench.html",
         title=title,
@@ -101,17 +106,46 @@ def _load(rows: Sequence[LoadRow]) -> _Table:
     )
 
 
-def _is_ours(row: CodecRow | LoadRow) -> bool:
-    return (row.codec == "rans") if isinstance(row, CodecRow) else (row.container == "spq")
+def _run(workload: str, rows: list[RunRow]) -> _Table:
+    return _Table(
+        f"Running: {workload}",
+        "Tokens a second. Memory: what the process had more than before it loaded the model, at most. Expected: by "
+        "reading, decoding and computing one after the other, to all of it overlapped.",
+        ("configuration", "weights", "memory", "expected"),
+        1,
+        ("tokens",),
+        [
+            _Row(
+                (
+                    row.configuration,
+                    size(row.weights_bytes),
+                    size(row.memory_bytes),
+                    ""
+                    if row.serial_tokens_s is None or row.overlapped_tokens_s is None
+                    else f"{row.serial_tokens_s:,.1f} to {row.overlapped_tokens_s:,.1f}",
+                ),
+                [cell],
+                _is_ours(row),
+            )
+            for row, cell in zip(rows, _cells(rows, [row.rate for row in rows]), strict=True)
+        ],
+        aside=3,
+    )
 
 
-def _cells(rows: Sequence[CodecRow | LoadRow], rates: Sequence[Rate]) -> list[_Cell]:
+def _is_ours(row: _Measured) -> bool:
+    if isinstance(row, CodecRow):
+        return row.codec == "rans"
+    return row.container == "spq" if isinstance(row, LoadRow) else row.latency is not None
+
+
+def _cells(rows: Sequence[_Measured], rates: Sequence[Rate]) -> list[_Cell]:
     """Medians, as bars beside the fastest coder of a column; a copy, which codes nothing, has none."""
     coded = [not isinstance(row, CodecRow) or row.codec != "memcpy" for row in rows]
     fastest = max((rate.median for rate, codes in zip(rates, coded, strict=True) if codes), default=1.0)
     return [
         _Cell(
-            integer(round(rate.median)),
+            integer(round(rate.median)) if rate.median >= 100 else f"{rate.median:.1f}",
             f"± {(rate.high - rate.low) / 2 / rate.median:.0%}",
             100 * rate.median / fastest if codes else 0.0,
             "accent-fill" if _is_ours(row) else "peer-fill",

@@ -16,7 +16,8 @@ import tiny
 
 import spqfmt
 from spqfmt.bench.report import Report
-from spqfmt.bench.rows import CodecRow, LoadRow, Rate
+from spqfmt.bench.rows import CodecRow, LoadRow, Rate, RunRow
+from spqfmt.bench.tokens.latency import Latency
 from spqfmt.loaders.plan import ModelPlan, plan_model
 from spqfmt.pages.bench import bench_page
 from spqfmt.pages.evaluation import eval_page
@@ -83,7 +84,12 @@ def bench_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for data in ("int8", "int4") for codec, path, r in coders
     ]  # fmt: skip
     load = [LoadRow("int8", name, "cold", 2, 10**8, rate(2000.0)) for name in ("spq", "safetensors")]
-    report = Report({"processor": "any", "packages": {}}, 7, codecs, load, {"zipnn": "not installed"})
+    ours = RunRow(
+        "m", "compressed", "64 tokens", rate(40.25), 9, 10**8, 10**7, 35.5, 41.5, Latency(1.0, 2.0, 3.0, 4)
+    )
+    theirs = RunRow("m", "BF16 transformers", "64 tokens", rate(80.5), 9, 10**9, 10**8, None, None, None)
+    missing = {"zipnn": "not installed"}
+    report = Report({"processor": "any", "packages": {}}, 7, codecs, load, missing, [theirs, ours])
     path = tmp_path_factory.mktemp("bench") / "bench.html"
     path.write_text(bench_page(report, "Bench"), "utf-8")
     return path
@@ -96,10 +102,11 @@ def test_the_bench_shows_every_row_and_fits_a_phone(browser: Browser, bench_file
     assert browser.requests() == [bench_file.as_uri()]
     assert browser.run("return document.documentElement.scrollWidth") == width
     rows = browser.run("return [...document.querySelectorAll('tbody tr')].map(r => r.cells[0].textContent)")
+    runs = ["BF16 transformers", "compressed"]
     coders = ["rans avx512 64 KiB", "zstd level 1 64 KiB", f"memcpy {MARKUP} 64 KiB"]
-    assert sorted(rows) == sorted([*coders, *coders, "spq", "safetensors"])
+    assert sorted(rows) == sorted([*coders, *coders, "spq", "safetensors", *runs])
     assert browser.run("return [...document.querySelectorAll('tr.ours th')].map(t => t.textContent)") == [
-        "rans avx512 64 KiB", "rans avx512 64 KiB", "spq"
+        "rans avx512 64 KiB", "rans avx512 64 KiB", "spq", "compressed"
     ]  # fmt: skip
     assert browser.text("main dl.facts").split() == ["zipnnnot", "installed"]
 
@@ -109,7 +116,7 @@ def test_bars_are_as_long_as_rates_and_a_copy_has_none(bench_file: Path) -> None
     widths = [float(w) for w in re.findall(r'-fill" width="([\d.]+)"', text)]
     # By table: fastest first, each row with encode and decode; then both files.
     one = [0.0, 0.0, 100.0, 100.0, *[pytest.approx(100 * 1530 / 2950.4, abs=0.01)] * 2]
-    assert widths == [*one, *one, 100.0, 100.0]
+    assert widths == [*one, *one, 100.0, 100.0, 100.0, 50.0]
 
 
 def test_an_evaluation_says_what_json_says(browser: Browser, tmp_path: Path) -> None:
@@ -131,3 +138,15 @@ def test_an_infinite_perplexity_and_no_reference_are_said() -> None:
     assert "∞" in page
     assert "no reference was given" in page
     assert "None" not in page
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_texts_of_every_page_stand_out_from_their_ground(
+    browser: Browser, plan_file: Path, bench_file: Path, width: int, dark: bool
+) -> None:
+    for page in (plan_file, bench_file):
+        browser.open(page, width, dark=dark)
+        contrasts = browser.contrasts()
+        assert len(contrasts) > 20
+        assert {key: round(c, 2) for key, c in contrasts.items() if c < 4.5} == {}
