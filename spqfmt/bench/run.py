@@ -19,6 +19,7 @@ from spqfmt.bench.measure import measure, thread_counts
 from spqfmt.bench.registry import find
 from spqfmt.bench.report import Report
 from spqfmt.bench.rows import CodecRow, LoadRow, RunRow
+from spqfmt.errors import SpqError
 from spqfmt.kernels import backend
 
 
@@ -63,7 +64,12 @@ def run(file: Path | None, scale: Scale, told: Told, only: Kind | None = None) -
             # Imported here: a bench of codecs needs no torch.
             from spqfmt.bench.tokens.measure import measure_runs
 
-            runs = measure_runs(file, Path(name), rounds=scale.rounds, told=told)
+            try:
+                runs = measure_runs(file, Path(name), rounds=scale.rounds, told=told)
+            except SpqError as error:  # a file need not hold a model
+                if only == "run":
+                    raise
+                missing["run"] = str(error)
     return Report(here, scale.rounds, codecs, load, missing, runs)
 
 
