@@ -1,6 +1,6 @@
 """Machine code of the Triton kernels, read without a GPU: registers, spills, instructions of the inner loop.
 
-    python tools/gpu_code.py            compile for all targets and write the table into docs/gpu-kernels.md
+    python tools/gpu_code.py            compile for all targets, write the tables into docs/gpu-kernels.md
     python tools/gpu_code.py --check    compile; fail on a spill, or where a number grew by more than 10 %
 
 Triton compiles for a target that is not there; its wheel has NVIDIA's assembler and disassembler.
@@ -10,25 +10,23 @@ import argparse
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
+from gpu_variants import Variant, variants
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from spqfmt.kernels.device.matrix import GroupScales, GroupValues, Matrix, UniformScales
-from spqfmt.kernels.triton import fused, multiply, outliers, planes, rans, weights
-from spqfmt.kernels.triton import kernels as launch
-from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments
+from spqfmt.kernels.triton.kernels import EXACT
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "gpu-kernels.md"
-MARKS = "<!-- table: gpu_code -->\n", "<!-- end -->\n"
+MARKS = {name: f"<!-- table: {name} -->\n" for name in ("gpu_code", "gpu_bounds")}
+END = "<!-- end -->\n"
 TARGETS = (80, 90, 100)
 GROWTH = 1.10
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -44,20 +42,32 @@ _POINTERS = {
 }
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A kernel as the launcher compiles it. `units`: runs of 32 symbols, or weights, in one turn of the inner loop."""
-
-    name: str
-    kernel: Any
-    arguments: Mapping[str, Any]
-    n_warps: int = 4
-    units: int | None = None
+# What runs at 16 lanes a cycle on a multiprocessor, and what the integer pipe runs, at 64 (CUDA programming guide,
+# arithmetic instructions); multiplications and additions by IMAD, floats and memory have pipes of their own.
+SLOW = ("POPC", "REDUX", "FLO", "MUFU")
+INTEGER = (
+    "LOP3",
+    "SHF",
+    "LEA",
+    "ISETP",
+    "SEL",
+    "PRMT",
+    "VIMNMX",
+    "IMNMX",
+    "IADD3",
+    "SGXT",
+    "FSETP",
+    "FSEL",
+    "VIADD",
+)
 
 
 @dataclass(frozen=True)
 class Code:
-    """What the machine code of one kernel for one target costs. `inner_loop`: its longest innermost loop, or 0."""
+    """What the machine code of one kernel for one target costs.
+
+    `inner_loop`: instructions of its longest innermost loop, or 0; `integer` and `slow`: those of them in these pipes.
+    """
 
     name: str
     target: str
@@ -66,80 +76,31 @@ class Code:
     instructions: int
     inner_loop: int
     per_32: float | None
+    integer: int = 0
+    slow: int = 0
 
 
-def tensor(dtype: torch.dtype, *shape: int) -> torch.Tensor:
-    """A tensor that stands for a pointer."""
-    return torch.empty(shape or (1,), dtype=dtype, device="meta")
+class Card(NamedTuple):
+    """Multiprocessors, boost clock and memory bandwidth as NVIDIA publishes them; whose code is counted."""
+
+    name: str
+    multiprocessors: int
+    ghz: float
+    gb_s: float
+    target: str
 
 
-F32, F16, I64, I32, I16, U8 = map(
-    tensor, (torch.float32, torch.float16, torch.int64, torch.int32, torch.int16, torch.uint8)
+CARDS = (
+    Card("A100 80 GB", 108, 1.41, 2039, "sm_80"),
+    Card("H100 SXM", 132, 1.98, 3350, "sm_90"),
+    Card("RTX 4090", 128, 2.52, 1008, "sm_80"),
 )
-SHAPE = (4096, 4096)
-N_GROUPS = 32
-GROUP = GroupValues(tensor(torch.float16, SHAPE[0], N_GROUPS))
-LEVEL2 = GroupValues(
-    tensor(torch.uint8, SHAPE[0], N_GROUPS),
-    tensor(torch.float16, 256, N_GROUPS),
-    tensor(torch.float16, 256, N_GROUPS),
-    (16, 1),
-)
-ROWS = Matrix(SHAPE, "i8", UniformScales(tensor(torch.float32, SHAPE[0])))
-COLUMNS = Matrix(SHAPE, "i8", UniformScales(tensor(torch.float32, SHAPE[0]), tensor(torch.float32, SHAPE[1])))
-GROUPED = Matrix(SHAPE, "u4", GroupScales(128, GROUP, GROUP))
-SPQR = Matrix(SHAPE, "u4", GroupScales(128, LEVEL2, LEVEL2))
-
-
-def variants() -> Iterator[Variant]:
-    """All kernels, in the forms that matter."""
-    blocks = {"stored": I32, "words": I16, "records": I32, "tables": I32, "error": I32}
-    for words in (True, False):
-        arguments = {**blocks, "out": I32 if words else U8, "first_block": 0, "WORDS": words}
-        yield Variant(f"rans to {'words' if words else 'bytes'}", rans.decode_blocks, arguments, units=4)
-    yield Variant("rans tables", rans.build_tables, {"records": I32, "tables": I32})
-    matrices = {
-        "i8 by rows": ROWS,
-        "i8 by rows and columns": COLUMNS,
-        "u4 groups": GROUPED,
-        "u4 supergroups": SPQR,
-    }
-    for name, matrix in matrices.items():
-        scales = scale_arguments(matrix) | code_arguments(matrix)
-        arguments = {**blocks, "out": I64, "first_row": 0, "N_COLUMNS": SHAPE[1], **scales}
-        yield Variant(f"rans to bfloat16, {name}", fused.decode_dequantize, arguments, units=4)
-    sizes = dict.fromkeys(("first", "first_row", "stop_row", "n_tokens", "n_columns", "y_stride"), 0)
-    for name, matrix in matrices.items():
-        scales = scale_arguments(matrix) | code_arguments(matrix)
-        place = dict.fromkeys(("first", "first_channel", "stop_channel", "width", "n_columns"), 0) | {
-            "codes": U8,
-            "out": I16,
-            "order": None,
-            "permutation": None,
-        }
-        yield Variant(
-            f"dequantize, {name}",
-            weights.dequantize,
-            {**place, **scales, **launch.TILE_BY_ROWS, "BY_COLUMNS": False, "TO": TO[torch.bfloat16]},
-        )
-        for tokens, tile in (("1 token", launch.TILE_OF_ONE_TOKEN), ("16 tokens", launch.TILE_OF_TOKENS)):
-            to, x = (torch.float32, F32) if tokens == "1 token" else (torch.bfloat16, tensor(torch.bfloat16))
-            yield Variant(
-                f"multiply {tokens}, {name}",
-                multiply.multiply,
-                {"x": x, "codes": U8, "y": F32, **sizes, **scales, **tile, "TO": TO[to]},
-                units=tile["ROWS"] * tile["COLUMNS"] // 128,
-            )
-    yield Variant(
-        "merge planes", planes.merge_planes, {"planes": U8, "out": I16, "n": 0, "SIZE": 2, "ROTATED": True}
-    )
-    yield Variant(
-        "outliers",
-        outliers.replace,
-        {"out": I16, "row_begin": I32, "columns": I32, "values": F32, "places": None, "permutation": None}
-        | dict.fromkeys(("first_row", "first_channel", "stop_channel", "width"), 0)
-        | {"BY_COLUMNS": False, "TO": TO[torch.bfloat16]},
-    )
+# kernel -> bytes read for a code (6.5 and 3.5 bits of it) and written
+TRAFFIC = {
+    "rans to words": (6.5 / 8, 1.0),
+    "rans to bfloat16, i8 by rows": (6.5 / 8, 2.0),
+    "rans to bfloat16, u4 groups": (3.5 / 8, 2.0),
+}
 
 
 def assemble(variant: Variant, capability: int) -> bytes:
@@ -162,7 +123,7 @@ def assemble(variant: Variant, capability: int) -> bytes:
         if signature[name].startswith("*")
     }
     source = ASTSource(fn=variant.kernel, signature=signature, constexprs=constants, attrs=aligned)
-    options = {"num_warps": variant.n_warps, **launch.EXACT}
+    options = {"num_warps": variant.n_warps, **EXACT}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     cubin: bytes = compiled.asm["cubin"]
     return cubin
@@ -179,21 +140,24 @@ def read(variant: Variant, capability: int) -> Code:
     if found is None:
         raise SystemExit(f"{variant.name}: no resource usage in {usage!r}")
     instructions, loops = parse(listing)
+    inner = max(loops, key=len, default=range(0))
+    opcodes = [re.sub(r"^@\S+ ", "", instructions[number]).split(".")[0].split(" ")[0] for number in inner]
     spills = sum(re.search(r"\b(STL|LDL)\b", line) is not None for line in instructions)
-    inner = max(loops, default=0)
     return Code(
         variant.name,
         f"sm_{capability}",
         int(found[1]),
         spills or int(found[2]) // 4,
         len(instructions),
-        inner,
-        inner / variant.units if variant.units else None,
+        len(inner),
+        len(inner) / variant.units if variant.units else None,
+        sum(opcode in INTEGER for opcode in opcodes),
+        sum(opcode in SLOW for opcode in opcodes),
     )
 
 
-def parse(listing: str) -> tuple[list[str], list[int]]:
-    """Instructions of a disassembly, and the lengths of its innermost loops: jumps back that hold no other."""
+def parse(listing: str) -> tuple[list[str], list[range]]:
+    """Instructions of a disassembly, and the numbers of those in each loop that holds no other."""
     labels: dict[str, int] = {}
     instructions: list[str] = []
     for line in listing.splitlines():
@@ -215,7 +179,7 @@ def parse(listing: str) -> tuple[list[str], list[int]]:
     ]
     while instructions and (instructions[-1] == "NOP" or "BRA" in instructions[-1]):
         instructions.pop()
-    return instructions, [end - begin + 1 for begin, end in innermost]
+    return instructions, [range(begin, end + 1) for begin, end in innermost]
 
 
 def _run(tool: str, *arguments: str) -> str:
@@ -250,18 +214,35 @@ def table(codes: list[Code]) -> str:
     return head + "".join(rows)
 
 
-def split_page(text: str) -> tuple[str, str, str]:
-    """What stands before the table, the table, what stands behind it."""
-    before, found, rest = text.partition(MARKS[0])
-    middle, end, after = rest.partition(MARKS[1])
+def bounds(codes: list[Code]) -> str:
+    """The lines of the table of bounds, in units of 10^9 codes a second."""
+    head = "| card | kernel | issue | integer pipe | slow pipe | memory |\n|---|---|---|---|---|---|\n"
+    found = {(code.name, code.target): code for code in codes}
+    lines = []
+    for card in CARDS:
+        for kernel, traffic in TRAFFIC.items():
+            code = found[kernel, card.target]
+            assert code.per_32 is not None
+            # a warp instruction takes 1, 2 and 8 cycles of one of four schedulers
+            turns = card.multiprocessors * 4 * card.ghz * 32 * code.inner_loop / code.per_32
+            limits = [turns / code.inner_loop, turns / (2 * code.integer), turns / (8 * code.slow)]
+            cells = [f"{limit:.0f}" for limit in (*limits, card.gb_s / sum(traffic))]
+            lines.append(f"| {card.name} | {kernel} | {' | '.join(cells)} |\n")
+    return head + "".join(lines)
+
+
+def split_page(text: str, name: str) -> tuple[str, str, str]:
+    """What stands before a table, the table, what stands behind it."""
+    before, found, rest = text.partition(MARKS[name])
+    middle, end, after = rest.partition(END)
     if not found or not end:
-        raise SystemExit(f"{PAGE.name} has no place for the table")
+        raise SystemExit(f"{PAGE.name} has no place for the table {name}")
     return before + found, middle, end + after
 
 
 def problems(codes: list[Code], page: str) -> list[str]:
     """What is worse than the table says: spills, more than GROWTH, kernels that it lacks."""
-    _, middle, _ = split_page(page)
+    _, middle, _ = split_page(page, "gpu_code")
     known = {}
     for line in middle.splitlines()[2:]:
         name, target, *numbers = (cell.strip() for cell in line.strip("|").split("|"))
@@ -297,8 +278,10 @@ def main() -> None:
         found = problems(codes, page)
         print("\n".join(found) or f"{len(codes)} kernels as in {PAGE.name}")
         sys.exit(bool(found))
-    before, _, after = split_page(page)
-    PAGE.write_text(before + table(codes) + after)
+    for name, lines in (("gpu_code", table(codes)), ("gpu_bounds", bounds(codes))):
+        before, _, after = split_page(page, name)
+        page = before + lines + after
+    PAGE.write_text(page)
 
 
 if __name__ == "__main__":

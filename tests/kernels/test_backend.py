@@ -37,6 +37,46 @@ def test_torch_by_name():
     assert run(SHOW, "torch").stdout.split()[0] == "torch"
 
 
+@pytest.mark.parametrize(("name", "on_device"), [("native", None), ("torch", "torch"), ("triton", "triton")])
+def test_what_computes_on_a_device(monkeypatch, name, on_device):
+    monkeypatch.setattr(backend, "find_spec", lambda package: object())
+    with backend.use(name) as selected:
+        assert selected.device_kernels == on_device
+        assert not selected.device_zstd
+        assert selected.kernels == native.available_kernels()[0]
+
+
+def test_nvcomp_is_triton_with_zstd_on_the_device(monkeypatch):
+    asked = []
+    monkeypatch.setattr(backend, "find_spec", asked.append)
+    with pytest.raises(BackendError, match="backend 'nvcomp' needs the package triton"):
+        backend.use("nvcomp").__enter__()
+    monkeypatch.setattr(backend, "find_spec", lambda package: asked.append(package) or object())
+    with backend.use("nvcomp") as selected:
+        assert (backend.backend(), selected.device_kernels, selected.device_zstd) == (
+            "nvcomp",
+            "triton",
+            True,
+        )
+    assert asked == ["triton", "triton", "nvidia.nvcomp"]
+
+
+@pytest.mark.parametrize("package", ["triton", "nvidia.nvcomp"])
+def test_a_missing_package_is_named(monkeypatch, package):
+    def find(name):
+        if name == package:
+            raise ModuleNotFoundError(name)
+        return object()
+
+    monkeypatch.setattr(backend, "find_spec", find)
+    name = "triton" if package == "triton" else "nvcomp"
+    with (
+        pytest.raises(BackendError, match=f"backend '{name}' needs the package {package}"),
+        backend.use(name),
+    ):
+        pass
+
+
 def test_an_unknown_name():
     result = run(SHOW, "abacus")
     assert result.returncode == 1

@@ -32,13 +32,13 @@ LISTING = """
 def test_instructions_and_innermost_loops_of_a_disassembly():
     instructions, loops = gpu_code.parse(LISTING)
     assert [i.split()[0] for i in instructions] == ["MOV", "IADD3", "STL", "@P0", "@P1", "EXIT"]
-    assert loops == [2]
+    assert loops == [range(2, 4)]
 
 
 @pytest.fixture
 def page():
     codes = [Code("a", "sm_90", 20, 0, 100, 40, 10.0), Code("b", "sm_90", 30, 0, 50, 0, None)]
-    return codes, "words\n" + gpu_code.MARKS[0] + gpu_code.table(codes) + gpu_code.MARKS[1] + "more\n"
+    return codes, "words\n" + gpu_code.MARKS["gpu_code"] + gpu_code.table(codes) + gpu_code.END + "more\n"
 
 
 def test_the_same_numbers_and_a_little_growth_are_fine(page):

@@ -1,5 +1,6 @@
 """A matrix as arguments of the kernels: pointers, sizes, and what a kernel is compiled for."""
 
+from math import gcd
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix, UniformScales
 NO_OFFSET, ZERO_POINT, MINIMUM = range(3)
 TO = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Numbers of floats.store."""
+_MOST_OF_A_UNIT = 8
 
 
 def code_arguments(matrix: Matrix) -> dict[str, Any]:
@@ -46,3 +48,15 @@ def scale_arguments(matrix: Matrix) -> dict[str, Any]:
 
 def _names(name: str) -> tuple[str, str, str]:
     return name, f"{name}_steps", f"{name}_zeros"
+
+
+def unit_arguments(matrix: Matrix, first: int) -> dict[str, int]:
+    """Codes of a unit, which share a group, and of a byte; for a matrix by rows from code number `first` on."""
+    bits, _ = CODE_DTYPES[matrix.code_dtype]
+    columns = matrix.shape[1]
+    unit = _MOST_OF_A_UNIT
+    if not isinstance(matrix.scales, UniformScales) and matrix.scales.group_size < columns:
+        unit = gcd(unit, matrix.scales.group_size)
+    whole_bytes = first * bits % 8 == 0 and columns * bits % 8 == 0
+    per_byte = 8 // bits if whole_bytes and unit * bits % 8 == 0 else 1
+    return {"UNIT": unit, "PER_BYTE": per_byte}

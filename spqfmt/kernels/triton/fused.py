@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from spqfmt.kernels.triton import floats, rans, scales
+from spqfmt.kernels.triton import codes, floats, rans, scales
 
 
 @triton.jit
@@ -22,9 +22,7 @@ def weight_bits(
     UNIFORM: tl.constexpr,
 ):
     """The bits of weight `k` of a lane's codes, which begin at (row, column), from a symbol shifted to that code."""
-    code = symbol.to(tl.int32) & ((1 << BITS) - 1)
-    if SIGNED:
-        code = (code ^ (1 << (BITS - 1))) - (1 << (BITS - 1))
+    code = codes.with_sign(symbol.to(tl.int32), BITS, SIGNED)
     if UNIFORM:
         weight = code.to(tl.float32) * r
         if column_scale is not None:
@@ -77,17 +75,17 @@ def decode_dequantize(
     stop = (tl.load(record + 2) + tl.load(record + 3)).to(tl.uint32)
     for _ in range(tl.load(records + first_block * rans.BLOCK_WORDS + 5)):
         at = tl.minimum(at, end + 1)
-        mask = place < stop
-        row = first_row.to(tl.uint32) + place // (N_COLUMNS // PER_BYTE)
-        column = (place % (N_COLUMNS // PER_BYTE)) * PER_BYTE
+        # behind the last code: what is computed there is not stored
+        inside = tl.minimum(place, stop - 4)
+        row = first_row.to(tl.uint32) + inside // (N_COLUMNS // PER_BYTE)
+        column = (inside % (N_COLUMNS // PER_BYTE)) * PER_BYTE
         if UNIFORM:
-            r = tl.load(row_scale + row, mask=mask, other=0)
+            r = tl.load(row_scale + row)
             s, o = r, r
         else:
             s, o = scales.group_parameters(
                 row,
-                column,
-                mask,
+                column // GROUP_SIZE,
                 scale,
                 scale_steps,
                 scale_zeros,
@@ -96,7 +94,6 @@ def decode_dequantize(
                 offset_zeros,
                 n_groups,
                 n_tiles,
-                GROUP_SIZE,
                 SUPER_ROWS,
                 SUPER_GROUPS,
                 OFFSET,
@@ -143,9 +140,9 @@ def decode_dequantize(
                     more_high = both
         four = low.to(tl.uint64) | (high.to(tl.uint64) << 32)
         to = out + (place >> 2) * PER_BYTE
-        tl.store(to, four.to(tl.int64, bitcast=True), mask=mask)
+        tl.store(to, four.to(tl.int64, bitcast=True), mask=place < stop)
         if PER_BYTE == 2:
             four = more_low.to(tl.uint64) | (more_high.to(tl.uint64) << 32)
-            tl.store(to + 1, four.to(tl.int64, bitcast=True), mask=mask)
+            tl.store(to + 1, four.to(tl.int64, bitcast=True), mask=place < stop)
         place += rans.GROUP
     rans.report(x, first_x, at, end, words, error)

@@ -11,14 +11,14 @@ from spqfmt.kernels.device.checked import CheckedKernels
 from spqfmt.kernels.device.chunks import BLOCKS_AT_ONCE, CUMULATIVE_WORDS, DecodePlan
 from spqfmt.kernels.device.matrix import Matrix
 from spqfmt.kernels.triton import fused, multiply, outliers, planes, rans, weights
-from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments
+from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments, unit_arguments
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Without fusion a * b - c is two roundings, as the format says.
 EXACT = {"enable_fp_fusion": False}
 WARP_A_BLOCK = {"num_warps": BLOCKS_AT_ONCE, **EXACT}
-TILE_BY_ROWS = {"CHANNELS": 1, "WIDTH": 1024}
-TILE_BY_COLUMNS = {"CHANNELS": 32, "WIDTH": 64}
+TILE_BY_ROWS = {"ROWS": 1, "COLUMNS": 1024}
+TILE_BY_COLUMNS = {"CHANNELS": 32, "ROWS": 64}
 TILE_OF_ONE_TOKEN = {"TOKENS": 1, "ROWS": 4, "COLUMNS": 512}
 TILE_OF_TOKENS = {"TOKENS": 16, "ROWS": 32, "COLUMNS": 64}
 OUTLIERS_AT_ONCE = {"AT_ONCE": 128}
@@ -76,28 +76,28 @@ class TritonKernels(CheckedKernels):
     def _dequantize(
         self, codes: torch.Tensor, matrix: Matrix, channels: range, out: torch.Tensor, first: int
     ) -> None:
+        arguments = scale_arguments(matrix) | code_arguments(matrix) | {"TO": TO[out.dtype]} | EXACT
+        run = (first, channels.start, channels.stop)
         rows, columns = matrix.shape
-        tile = TILE_BY_COLUMNS if matrix.by_columns else TILE_BY_ROWS
-        width = rows if matrix.by_columns else columns
-        grid = triton.cdiv(len(channels), tile["CHANNELS"]), triton.cdiv(width, tile["WIDTH"])
         with self._here():
-            weights.dequantize[grid](
-                codes,
-                _storable(out),
-                matrix.order,
-                matrix.permutation,
-                first,
-                channels.start,
-                channels.stop,
-                width,
-                columns,
-                BY_COLUMNS=matrix.by_columns,
-                TO=TO[out.dtype],
-                **scale_arguments(matrix),
-                **code_arguments(matrix),
-                **tile,
-                **EXACT,
-            )
+            if matrix.by_columns:
+                grid = _tiles(len(channels), TILE_BY_COLUMNS["CHANNELS"], rows, TILE_BY_COLUMNS["ROWS"])
+                weights.dequantize_columns[grid](
+                    codes, _storable(out), matrix.order, *run, rows, **arguments, **TILE_BY_COLUMNS
+                )
+            else:
+                grid = _tiles(len(channels), TILE_BY_ROWS["ROWS"], columns, TILE_BY_ROWS["COLUMNS"])
+                units = unit_arguments(matrix, first)
+                weights.dequantize_rows[grid](
+                    codes,
+                    _storable(out),
+                    matrix.permutation,
+                    *run,
+                    columns,
+                    **arguments,
+                    **TILE_BY_ROWS,
+                    **units,
+                )
             self._replace(matrix, channels, out)
 
     def _decode_dequantize(
@@ -137,7 +137,15 @@ class TritonKernels(CheckedKernels):
         sizes = {"first": first, "first_row": rows.start, "n_tokens": n_tokens, "n_columns": n_columns}
         with self._here():
             multiply.multiply[(triton.cdiv(len(rows), tile["ROWS"]),)](
-                x, codes, y, stop_row=rows.stop, y_stride=y.shape[1], **sizes, **common, **tile
+                x,
+                codes,
+                y,
+                stop_row=rows.stop,
+                y_stride=y.shape[1],
+                **sizes,
+                **common,
+                **tile,
+                **unit_arguments(matrix, first),
             )
             if matrix.outliers is not None:
                 o = matrix.outliers
@@ -183,6 +191,10 @@ class TritonKernels(CheckedKernels):
 
     def _here(self) -> AbstractContextManager[Any]:
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+
+
+def _tiles(n: int, at_once: int, width: int, width_at_once: int) -> tuple[int, int]:
+    return triton.cdiv(n, at_once), triton.cdiv(width, width_at_once)
 
 
 def _words(tensor: torch.Tensor, size: int) -> torch.Tensor:

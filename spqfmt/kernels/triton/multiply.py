@@ -3,13 +3,13 @@
 import triton
 import triton.language as tl
 
-from spqfmt.kernels.triton import floats, scales
+from spqfmt.kernels.triton import codes, floats, scales
 
 
 @triton.jit
 def multiply(
     x,
-    codes,
+    packed,
     y,
     first,
     first_row,
@@ -27,34 +27,38 @@ def multiply(
     offset_zeros,
     n_groups,
     n_tiles,
-    BITS: tl.constexpr,
-    SIGNED: tl.constexpr,
-    TO: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
     SUPER_ROWS: tl.constexpr,
     SUPER_GROUPS: tl.constexpr,
     OFFSET: tl.constexpr,
+    BITS: tl.constexpr,
+    SIGNED: tl.constexpr,
+    TO: tl.constexpr,
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    UNIT: tl.constexpr,
+    PER_BYTE: tl.constexpr,
 ):
     """Program r: ROWS rows, all columns. TOKENS is 1, or 16 of which n_tokens are there: then it is a matrix product.
 
-    `x` is [n_tokens, n_columns], `y` float32 [n_tokens, y_stride]; TO is x's dtype, which weights are rounded to.
+    `x` is [n_tokens, n_columns], `y` float32 [n_tokens, y_stride]; TO is what weights are rounded to.
     """
-    row = first_row + tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    number = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = tl.minimum(first_row + number, stop_row - 1)[:, None, None, None]
+    begin = first + (row - first_row).to(tl.int64) * n_columns
     token = tl.arange(0, TOKENS)[:, None]
-    sums = tl.zeros([ROWS, COLUMNS] if TOKENS == 1 else [TOKENS, ROWS], tl.float32)
-    for begin in range(0, n_columns, COLUMNS):
-        column = begin + tl.arange(0, COLUMNS)[None, :]
-        mask = (row < stop_row) & (column < n_columns)
-        number = first + (row - first_row).to(tl.int64) * n_columns + column
-        code = scales.unpacked(codes, number, mask, BITS, SIGNED)
-        weight = scales.weights_of(
-            code,
+    if TOKENS == 1:
+        sums = tl.zeros([ROWS, COLUMNS // UNIT, UNIT // PER_BYTE, PER_BYTE], tl.float32)
+    else:
+        sums = tl.zeros([TOKENS, ROWS], tl.float32)
+    for first_column in range(0, n_columns, COLUMNS):
+        weight, column = scales.tile_by_rows(
+            packed,
             row,
-            column,
-            mask,
+            begin,
+            first_column,
+            n_columns,
             row_scale,
             column_scale,
             scale,
@@ -69,29 +73,35 @@ def multiply(
             SUPER_ROWS,
             SUPER_GROUPS,
             OFFSET,
+            BITS,
+            SIGNED,
+            COLUMNS,
+            UNIT,
+            PER_BYTE,
         )
-        weight = tl.where(mask, weight, 0)
-        inputs = tl.load(
-            x + (token * n_columns + column), mask=(token < n_tokens) & (column < n_columns), other=0
-        )
+        # inputs behind the last column are 0
         if TOKENS == 1:
-            sums += weight * inputs.to(tl.float32)
-        elif TO == floats.F32:
-            sums = tl.dot(inputs, tl.trans(weight), sums, input_precision="ieee")
+            sums += weight * tl.load(x + column, mask=column < n_columns, other=0).to(tl.float32)
         else:
-            # tf32 holds every bfloat16 and float16: what is multiplied is exact
-            weight = floats.rounded_to(weight, TO)
-            sums = tl.dot(inputs.to(tl.float32), tl.trans(weight), sums, input_precision="tf32")
-    rows = tl.trans(row)
+            weight = tl.trans(tl.reshape(floats.rounded_to(weight, TO), [ROWS, COLUMNS]))
+            column = first_column + tl.arange(0, COLUMNS)[None, :]
+            inside = (token < n_tokens) & (column < n_columns)
+            inputs = tl.load(x + (token * n_columns + column), mask=inside, other=0).to(tl.float32)
+            if TO == floats.F32:
+                sums = tl.dot(inputs, weight, sums, input_precision="ieee")
+            else:
+                # tf32 holds every bfloat16 and float16: what is multiplied is exact
+                sums = tl.dot(inputs, weight, sums, input_precision="tf32")
     if TOKENS == 1:
-        sums = tl.trans(tl.sum(sums, axis=1, keep_dims=True))
-    tl.store(y + (token * y_stride + rows), sums, mask=(token < n_tokens) & (rows < stop_row))
+        sums = tl.sum(tl.reshape(sums, [ROWS, COLUMNS]), axis=1)[None, :]
+    to = first_row + number[None, :]
+    tl.store(y + (token * y_stride + to), sums, mask=(token < n_tokens) & (to < stop_row))
 
 
 @triton.jit
 def correct(
     x,
-    codes,
+    packed,
     y,
     row_begin,
     columns,
@@ -111,13 +121,13 @@ def correct(
     offset_zeros,
     n_groups,
     n_tiles,
-    BITS: tl.constexpr,
-    SIGNED: tl.constexpr,
-    TO: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
     SUPER_ROWS: tl.constexpr,
     SUPER_GROUPS: tl.constexpr,
     OFFSET: tl.constexpr,
+    BITS: tl.constexpr,
+    SIGNED: tl.constexpr,
+    TO: tl.constexpr,
     AT_ONCE: tl.constexpr,
 ):
     """Program r: put the outliers of row first_row + r in place of what `multiply` computed with their codes."""
@@ -126,13 +136,14 @@ def correct(
     for begin in range(tl.load(row_begin + row), end, AT_ONCE):
         number = begin + tl.arange(0, AT_ONCE)
         mask = number < end
-        column = tl.load(columns + number, mask=mask, other=0)
-        at = first + tl.program_id(0).to(tl.int64) * n_columns + column
+        number = tl.minimum(number, end - 1)
+        column = tl.load(columns + number)
+        code = codes.at(packed, first + tl.program_id(0).to(tl.int64) * n_columns + column, BITS, SIGNED)
         weight = scales.weights_of(
-            scales.unpacked(codes, at, mask, BITS, SIGNED),
-            row + tl.zeros_like(column),
+            code,
+            row,
             column,
-            mask,
+            column // GROUP_SIZE,
             row_scale,
             column_scale,
             scale,
@@ -143,15 +154,12 @@ def correct(
             offset_zeros,
             n_groups,
             n_tiles,
-            GROUP_SIZE,
             SUPER_ROWS,
             SUPER_GROUPS,
             OFFSET,
         )
-        value = tl.load(values + number, mask=mask, other=0)
-        change = floats.rounded_to(value, TO) - floats.rounded_to(weight, TO)
+        change = floats.rounded_to(tl.load(values + number), TO) - floats.rounded_to(weight, TO)
         for token in range(n_tokens):
-            inputs = tl.load(x + (token * n_columns + column), mask=mask, other=0).to(tl.float32)
-            change_here = tl.sum(tl.where(mask, change * inputs, 0), axis=0)
+            inputs = tl.load(x + (token * n_columns + column)).to(tl.float32)
             place = y + (token * y_stride + row)
-            tl.store(place, tl.load(place) + change_here)
+            tl.store(place, tl.load(place) + tl.sum(tl.where(mask, change * inputs, 0), axis=0))

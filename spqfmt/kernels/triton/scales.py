@@ -1,11 +1,13 @@
 """Codes times scales in float32: the formulas of FORMAT.md 5.3 and 5.5, one rounded operation after the other.
 
-A product and a sum must not become one fused operation: the launcher compiles without fusion.
-What a matrix does not have is None, and the code for it is not there.
+A product and a sum must not become one fused operation: the launcher compiles without fusion. What a matrix does not
+have is None, and the code for it is not there. Rows, columns and groups may have any shapes that broadcast.
 """
 
 import triton
 import triton.language as tl
+
+from spqfmt.kernels.triton import codes
 
 NO_OFFSET = tl.constexpr(0)
 ZERO_POINT = tl.constexpr(1)
@@ -13,44 +15,23 @@ MINIMUM = tl.constexpr(2)
 
 
 @triton.jit
-def unpacked(codes, number, mask, BITS: tl.constexpr, SIGNED: tl.constexpr):
-    """Codes of these numbers (any shape) of a packed run, int32."""
-    PER_BYTE: tl.constexpr = 8 // BITS
-    byte = tl.load(codes + number // PER_BYTE, mask=mask, other=0).to(tl.int32)
-    code = (byte >> ((number % PER_BYTE).to(tl.int32) * BITS)) & ((1 << BITS) - 1)
-    if SIGNED:
-        code = (code ^ (1 << (BITS - 1))) - (1 << (BITS - 1))
-    return code
-
-
-@triton.jit
 def group_value(
-    values,
-    steps,
-    zeros,
-    row,
-    group,
-    mask,
-    n_groups,
-    n_tiles,
-    SUPER_ROWS: tl.constexpr,
-    SUPER_GROUPS: tl.constexpr,
+    values, steps, zeros, row, group, n_groups, n_tiles, SUPER_ROWS: tl.constexpr, SUPER_GROUPS: tl.constexpr
 ):
     """The value of a group, float32; with steps, step * (value - zero) of the tile that it lies in."""
-    value = tl.load(values + (row * n_groups + group), mask=mask, other=0).to(tl.float32)
+    value = tl.load(values + (row * n_groups + group)).to(tl.float32)
     if steps is not None:
         tile = (row // SUPER_ROWS) * n_tiles + group // SUPER_GROUPS
         if zeros is not None:
-            value -= tl.load(zeros + tile, mask=mask, other=0).to(tl.float32)
-        value = tl.load(steps + tile, mask=mask, other=0).to(tl.float32) * value
+            value -= tl.load(zeros + tile).to(tl.float32)
+        value = tl.load(steps + tile).to(tl.float32) * value
     return value
 
 
 @triton.jit
 def group_parameters(
     row,
-    column,
-    mask,
+    group,
     scale,
     scale_steps,
     scale_zeros,
@@ -59,20 +40,16 @@ def group_parameters(
     offset_zeros,
     n_groups,
     n_tiles,
-    GROUP_SIZE: tl.constexpr,
     SUPER_ROWS: tl.constexpr,
     SUPER_GROUPS: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
-    """Scale and zero point or minimum (0 where there is none) of the weights' groups."""
-    group = column // GROUP_SIZE
-    s = group_value(
-        scale, scale_steps, scale_zeros, row, group, mask, n_groups, n_tiles, SUPER_ROWS, SUPER_GROUPS
-    )
+    """Scale and zero point or minimum (0 where there is none) of groups."""
+    s = group_value(scale, scale_steps, scale_zeros, row, group, n_groups, n_tiles, SUPER_ROWS, SUPER_GROUPS)
     o = tl.zeros_like(s)
     if OFFSET != NO_OFFSET:
         o = group_value(
-            offset, offset_steps, offset_zeros, row, group, mask, n_groups, n_tiles, SUPER_ROWS, SUPER_GROUPS
+            offset, offset_steps, offset_zeros, row, group, n_groups, n_tiles, SUPER_ROWS, SUPER_GROUPS
         )
     return s, o
 
@@ -94,7 +71,53 @@ def weights_of(
     code,
     row,
     column,
-    mask,
+    group,
+    row_scale,
+    column_scale,
+    scale,
+    scale_steps,
+    scale_zeros,
+    offset,
+    offset_steps,
+    offset_zeros,
+    n_groups,
+    n_tiles,
+    SUPER_ROWS: tl.constexpr,
+    SUPER_GROUPS: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    """Weights of codes (int32), float32."""
+    if row_scale is not None:
+        weight = code.to(tl.float32) * tl.load(row_scale + row)
+        if column_scale is not None:
+            weight = weight * tl.load(column_scale + column)
+    else:
+        s, o = group_parameters(
+            row,
+            group,
+            scale,
+            scale_steps,
+            scale_zeros,
+            offset,
+            offset_steps,
+            offset_zeros,
+            n_groups,
+            n_tiles,
+            SUPER_ROWS,
+            SUPER_GROUPS,
+            OFFSET,
+        )
+        weight = group_weight(code.to(tl.float32), s, o, OFFSET)
+    return weight
+
+
+@triton.jit
+def tile_by_rows(
+    packed,
+    row,
+    begin,
+    first_column,
+    n_columns,
     row_scale,
     column_scale,
     scale,
@@ -109,29 +132,36 @@ def weights_of(
     SUPER_ROWS: tl.constexpr,
     SUPER_GROUPS: tl.constexpr,
     OFFSET: tl.constexpr,
+    BITS: tl.constexpr,
+    SIGNED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    UNIT: tl.constexpr,
+    PER_BYTE: tl.constexpr,
 ):
-    """Weights of codes (int32) at rows and columns that broadcast to their shape; float32."""
-    if row_scale is not None:
-        weight = code.to(tl.float32) * tl.load(row_scale + row, mask=mask, other=0)
-        if column_scale is not None:
-            weight = weight * tl.load(column_scale + column, mask=mask, other=0)
-    else:
-        s, o = group_parameters(
-            row,
-            column,
-            mask,
-            scale,
-            scale_steps,
-            scale_zeros,
-            offset,
-            offset_steps,
-            offset_zeros,
-            n_groups,
-            n_tiles,
-            GROUP_SIZE,
-            SUPER_ROWS,
-            SUPER_GROUPS,
-            OFFSET,
-        )
-        weight = group_weight(code.to(tl.float32), s, o, OFFSET)
-    return weight
+    """Weights of `row` [rows, 1, 1, 1] from `first_column` on, and their columns: tiles as codes.py describes them.
+
+    `begin`: number of each row's first code. Columns pass n_columns where the row ends; the weights there mean nothing.
+    """
+    column, unit, byte = codes.elements(first_column, COLUMNS, UNIT, PER_BYTE)
+    code = codes.tile(packed, begin, column, byte, n_columns, BITS, SIGNED, PER_BYTE)
+    group = tl.minimum(unit, n_columns - 1) // GROUP_SIZE
+    weight = weights_of(
+        code,
+        row,
+        tl.minimum(column, n_columns - 1),
+        group,
+        row_scale,
+        column_scale,
+        scale,
+        scale_steps,
+        scale_zeros,
+        offset,
+        offset_steps,
+        offset_zeros,
+        n_groups,
+        n_tiles,
+        SUPER_ROWS,
+        SUPER_GROUPS,
+        OFFSET,
+    )
+    return weight, column

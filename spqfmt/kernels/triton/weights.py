@@ -3,19 +3,17 @@
 import triton
 import triton.language as tl
 
-from spqfmt.kernels.triton import floats, scales
+from spqfmt.kernels.triton import codes, floats, scales
 
 
 @triton.jit
-def dequantize(
-    codes,
+def dequantize_rows(
+    packed,
     out,
-    order,
     permutation,
     first,
-    first_channel,
-    stop_channel,
-    width,
+    first_row,
+    stop_row,
     n_columns,
     row_scale,
     column_scale,
@@ -27,44 +25,30 @@ def dequantize(
     offset_zeros,
     n_groups,
     n_tiles,
-    BITS: tl.constexpr,
-    SIGNED: tl.constexpr,
-    BY_COLUMNS: tl.constexpr,
-    TO: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
     SUPER_ROWS: tl.constexpr,
     SUPER_GROUPS: tl.constexpr,
     OFFSET: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    WIDTH: tl.constexpr,
+    BITS: tl.constexpr,
+    SIGNED: tl.constexpr,
+    TO: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    UNIT: tl.constexpr,
+    PER_BYTE: tl.constexpr,
 ):
-    """Program (c, e): CHANNELS channels by WIDTH codes of each.
+    """Program (r, c): ROWS rows by COLUMNS columns; code number `first` of `packed` is that of (first_row, 0).
 
-    A channel has `width` codes; code number `first` is the first of channel `first_channel`. Pointers to what is not
-    there are None; see spqfmt.kernels.device.matrix.
+    Pointers to what is not there are None; see spqfmt.kernels.device.matrix.
     """
-    channel = first_channel + tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[:, None]
-    element = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
-    mask = (channel < stop_channel) & (element < width)
-    number = first + (channel - first_channel).to(tl.int64) * width + element
-    code = scales.unpacked(codes, number, mask, BITS, SIGNED)
-    if BY_COLUMNS:
-        row, column = element, channel
-        to = row.to(tl.int64) * (stop_channel - first_channel) + (channel - first_channel)
-        if order is not None:
-            column = tl.load(order + channel, mask=channel < stop_channel, other=0)
-    else:
-        row, column = channel, element
-        to = (row - first_channel).to(tl.int64) * n_columns
-        if permutation is not None:
-            to += tl.load(permutation + column, mask=column < n_columns, other=0)
-        else:
-            to += column
-    weight = scales.weights_of(
-        code,
-        row,
-        column,
-        mask,
+    row = first_row + tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None, None, None]
+    begin = (tl.minimum(row, stop_row - 1) - first_row).to(tl.int64) * n_columns
+    weight, column = scales.tile_by_rows(
+        packed,
+        tl.minimum(row, stop_row - 1),
+        first + begin,
+        tl.program_id(1) * COLUMNS,
+        n_columns,
         row_scale,
         column_scale,
         scale,
@@ -76,6 +60,79 @@ def dequantize(
         n_groups,
         n_tiles,
         GROUP_SIZE,
+        SUPER_ROWS,
+        SUPER_GROUPS,
+        OFFSET,
+        BITS,
+        SIGNED,
+        COLUMNS,
+        UNIT,
+        PER_BYTE,
+    )
+    to = column
+    if permutation is not None:
+        to = tl.load(permutation + tl.minimum(column, n_columns - 1))
+    floats.store(out + (begin + to), weight, (row < stop_row) & (column < n_columns), TO)
+
+
+@triton.jit
+def dequantize_columns(
+    packed,
+    out,
+    order,
+    first,
+    first_channel,
+    stop_channel,
+    n_rows,
+    row_scale,
+    column_scale,
+    scale,
+    scale_steps,
+    scale_zeros,
+    offset,
+    offset_steps,
+    offset_zeros,
+    n_groups,
+    n_tiles,
+    GROUP_SIZE: tl.constexpr,
+    SUPER_ROWS: tl.constexpr,
+    SUPER_GROUPS: tl.constexpr,
+    OFFSET: tl.constexpr,
+    BITS: tl.constexpr,
+    SIGNED: tl.constexpr,
+    TO: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Program (c, r): CHANNELS stored columns by ROWS rows, code number `first` being that of (0, first_channel).
+
+    `out` is [n_rows, stop_channel - first_channel]; column order[c] is stored as channel c.
+    """
+    channel = first_channel + tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[:, None]
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[None, :]
+    mask = (channel < stop_channel) & (row < n_rows)
+    to = row.to(tl.int64) * (stop_channel - first_channel) + (channel - first_channel)
+    channel = tl.minimum(channel, stop_channel - 1)
+    row = tl.minimum(row, n_rows - 1)
+    code = codes.at(packed, first + (channel - first_channel).to(tl.int64) * n_rows + row, BITS, SIGNED)
+    column = channel
+    if order is not None:
+        column = tl.load(order + channel)
+    weight = scales.weights_of(
+        code,
+        row,
+        column,
+        column // GROUP_SIZE,
+        row_scale,
+        column_scale,
+        scale,
+        scale_steps,
+        scale_zeros,
+        offset,
+        offset_steps,
+        offset_zeros,
+        n_groups,
+        n_tiles,
         SUPER_ROWS,
         SUPER_GROUPS,
         OFFSET,
