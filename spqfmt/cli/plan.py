@@ -147,7 +147,8 @@ def _show(planned: "ModelPlan") -> None:
     )
     click.echo(
         f"the file's weights: {size(plan.stored_bytes)} stored, {size(plan.decoded_bytes)} decoded; "
-        f"smallest ceiling {size(plan.smallest_bytes)} ({plan.smallest_bytes} bytes)"
+        f"smallest ceiling {size(plan.smallest_bytes)} ({plan.smallest_bytes} bytes), "
+        f"with all of them in memory {size(plan.in_memory_bytes)} ({plan.in_memory_bytes} bytes)"
     )
     click.echo(
         f"expected: {plan.serial_ms:.1f} ms a token one after the other, {plan.overlapped_ms:.1f} ms overlapped"

@@ -10,7 +10,7 @@ from spqfmt.calibration.gradients import output_gradients
 from spqfmt.errors import OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.kernels.torch_arrays import to_numpy
-from spqfmt.pipeline.fit_target import BitsPerWeight
+from spqfmt.pipeline.fit_target import BitsPerWeight, FileBytes
 from spqfmt.pipeline.ledger import Ledger, StoredTensor, store
 from spqfmt.pipeline.options import PackOptions
 from spqfmt.pipeline.plan import PackPlan, PlannedTensor
@@ -35,10 +35,8 @@ _METADATA = {"reserved": "".join(hashlib.sha256(bytes([i])).hexdigest() for i in
 Stage = Callable[[str], None]
 
 
-def fit(
-    model: SourceModel, plan: PackPlan, options: PackOptions, stage: Stage, target_bytes: int | None = None
-) -> PackOptions:
-    """Survey the model for `options.fit`; `target_bytes` replaces its size. OptionError names what is possible.
+def fit(model: SourceModel, plan: PackPlan, options: PackOptions, stage: Stage) -> PackOptions:
+    """Survey the model for `options.fit`, bits or a file's bytes. OptionError names what is possible.
 
     Returns options whose method has a plan for each tensor and the budget that it spends from.
     """
@@ -55,12 +53,9 @@ def fit(
         t.stored_bytes for n, t in ledger.known.items() if not t.record["method"]
     )
     asked = options.fit
-    if target_bytes is None:
-        target_bytes = (
-            math.floor(asked.bits * n_weights / 8) + others
-            if isinstance(asked, BitsPerWeight)
-            else getattr(asked, "n_bytes", 0)
-        )
+    assert isinstance(asked, BitsPerWeight | FileBytes)
+    by_bits = isinstance(asked, BitsPerWeight)
+    target_bytes = math.floor(asked.bits * n_weights / 8) + others if by_bits else asked.n_bytes
     rate = 8 * (target_bytes - ledger.file_bytes({})) / n_weights
     rate = min(MOST_BITS, max(FEWEST_BITS, rate))
     seen = _survey(model, spent, options, rate, stage)
@@ -163,4 +158,6 @@ def _too_small(asked: object, target: int, smallest: int, counted: int, n_weight
     if isinstance(asked, BitsPerWeight):
         least = math.ceil(100 * 8 * counted / n_weights) / 100
         return f"{asked.bits:g} bits a weight are too few for this model; {least:.2f} is the least that works"
-    return f"{target} bytes are too few for this model; {smallest} bytes is the smallest size that works"
+    beside = asked.beside if isinstance(asked, FileBytes) else 0
+    what = f"{target + beside} bytes{' of memory' if beside else ''}"
+    return f"{what} are too few for this model; {smallest + beside} bytes is the smallest size that works"

@@ -24,9 +24,10 @@ class BitsPerWeight:
 
 @dataclass(frozen=True)
 class FileBytes:
-    """The whole file."""
+    """The whole file. `beside` is memory that a model needs beside it, where that is what was asked for."""
 
     n_bytes: int
+    beside: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def check_fit(
     if not isinstance(fit, BitsPerWeight) and asked.bits_per_weight is not None:
         raise OptionError("--bits and --fit both say how large the weights may be; give one")
     if codec not in {"auto", "rans"} or not compresses_all:
-        raise OptionError(f"method {FITTING} counts on the entropy coder: --codec auto or rans, --partial none")
+        raise OptionError(
+            f"method {FITTING} counts on the entropy coder: --codec auto or rans, --partial none"
+        )
     if shards:
         raise OptionError(f"method {FITTING} hits the size of one file: no --shard-size")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -21,13 +21,15 @@ from spqfmt.container.encode import encode_chunk
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json
+from spqfmt.container.temporary import refuse_existing
 from spqfmt.errors import ImporterError, OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.importers.registry import open_source
 from spqfmt.kernels.torch_arrays import to_numpy
+from spqfmt.pipeline.fit_target import MemoryBytes
 from spqfmt.pipeline.options import PackArguments, PackOptions, pack_options
 from spqfmt.pipeline.plan import PackPlan, PlannedTensor, plan_pack
-from spqfmt.pipeline.progress import Progress, Silent
+from spqfmt.pipeline.progress import Progress, Silent, Staged
 from spqfmt.pipeline.records import tensor_record
 from spqfmt.pipeline.rewrite import WEIGHT_ROLES, Rewrite
 from spqfmt.quantize.calibrated import is_calibrated
@@ -116,6 +118,8 @@ def pack_model(
     started = time.monotonic()
     check_name(out)
     plan = plan_pack(model, options)
+    if isinstance(options.fit, MemoryBytes):
+        return _pack_into_memory(model, out, options, force, progress, resume)
     if not plan.raw_bytes:
         raise ImporterError("the source holds no weights")
     output = Output(out, plan.segment_alignment, force=force, shard_bytes=options.shard_bytes)
@@ -173,6 +177,26 @@ def pack_model(
         {} if calibrated is None else calibrated.left_dense(),
         () if calibrated is None else calibrated.all_notes(),
     )
+
+
+def _pack_into_memory(
+    model: SourceModel, out: Path, options: PackOptions, force: bool, progress: Progress, resume: bool
+) -> PackReport:
+    """Packs until the memory that the model needs is what was asked for."""
+    from spqfmt.pipeline.fit_memory import pack_into_memory
+
+    if resume:
+        raise OptionError("--fit-memory packs several times: there is nothing to resume")
+    refuse_existing(out, force)
+    reports: list[PackReport] = []
+    started = time.monotonic()
+    with progress:
+
+        def pack_file(now: PackOptions, file: Path) -> None:
+            reports.append(pack_model(model, file, now, force=True, progress=Staged(progress)))
+
+        pack_into_memory(plan_pack(model, options), options, out, pack_file)
+    return replace(reports[-1], files=(out,), seconds=time.monotonic() - started)
 
 
 def _calibrated(

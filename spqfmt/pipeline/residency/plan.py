@@ -83,6 +83,7 @@ class Fixed:
 class Plan:
     """What is held where. `memory_bytes` is the ceiling, None for none; `held_bytes` what the plan uses of it.
 
+    `in_memory_bytes` is the smallest ceiling that has room for all weights, compressed or decoded.
     `serial_ms` and `overlapped_ms` predict one token: reading, decoding and computing one after the other, or
     the longer of computing and the rest (Double Compression's latency model).
     """
@@ -95,6 +96,7 @@ class Plan:
     parts: tuple[PlannedPart, ...]
     serial_ms: float
     overlapped_ms: float
+    in_memory_bytes: int
 
     @property
     def held_bytes(self) -> int:
@@ -110,6 +112,7 @@ class Plan:
         return {
             "memory_bytes": self.memory_bytes,
             "smallest_bytes": self.smallest_bytes,
+            "in_memory_bytes": self.in_memory_bytes,
             "held_bytes": self.held_bytes,
             "weights_bytes": {"stored": self.stored_bytes, "decoded": self.decoded_bytes},
             "fixed_bytes": vars(self.fixed) | {"total": self.fixed.total},
@@ -163,7 +166,16 @@ def plan_residency(inventory: Inventory, rates: Rates, memory_bytes: int | None)
         parts,
         serial,
         max(computing, serial - computing),
+        in_memory_bytes(inventory),
     )
+
+
+def in_memory_bytes(inventory: Inventory) -> int:
+    """The smallest ceiling under which every part has room in memory, compressed or decoded, whichever is less."""
+    decoded = sum(item.part.decoded_bytes for item in inventory.items)
+    least = sum(min(item.part.stored_bytes, item.part.decoded_bytes) for item in inventory.items)
+    whole, streamed = (fixed_bytes(inventory, streamed=streamed).total for streamed in (False, True))
+    return min(whole + decoded, streamed + least)
 
 
 def _mib(n_bytes: int) -> str:
