@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from spqfmt.cli.failures import about
+from spqfmt.container.temporary import open_temporary
 from spqfmt.pages.text import size
 
 if TYPE_CHECKING:
@@ -29,8 +31,14 @@ png_option = click.option(
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write a page and say so on stderr."""
-    path.write_text(page, "utf-8")
+    """Write a page, whole or not at all, and say so on stderr."""
+    temporary, file = open_temporary(path)
+    try:
+        with about(path), file:
+            file.write(page.encode())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     _say(path)
 
 
