@@ -1,0 +1,322 @@
+"""What can go wrong, as a new user meets it, and what must be said then.
+
+Each row is a situation, the command line, the exit code (1: the file or model is bad, 2: wrong use) and words that the
+one line on stderr must have. Names in braces are files that the fixture `files` of test_messages makes.
+"""
+
+UP = "model.layers.0.mlp.up_proj.weight"
+SPQ_ONLY = "give an .spq file, which `spqfmt pack` makes"
+GET_AGAIN = "get it again"
+
+SITUATIONS: list[tuple[str, str, int, list[str]]] = [
+    # a file that is not there
+    ("inspect, no file", "inspect {dir}/none.spq", 2, ["{dir}/none.spq: No such file"]),
+    ("inspect, a name almost right", "inspect {dir}/god.spq", 2, ["did you mean {dir}/good.spq?"]),
+    ("verify, no folder", "verify {dir}/nowhere/m.spq", 2, ["{dir}/nowhere: no such folder"]),
+    ("diff, no second file", "diff {good.spq} {dir}/none.spq", 2, ["{dir}/none.spq: No such file"]),
+    ("unpack, no file", "unpack {dir}/none.spq {dir}/o", 2, ["{dir}/none.spq: No such file"]),
+    ("repack, no file", "repack {dir}/none.spq {dir}/o.spq", 2, ["{dir}/none.spq: No such file"]),
+    ("plan, no file", "plan {dir}/none.spq", 2, ["{dir}/none.spq: No such file"]),
+    ("run, no file", "run {dir}/none.spq --prompt x", 2, ["{dir}/none.spq: No such file"]),
+    ("eval, no file", "eval {dir}/none.spq --text {text.txt}", 2, ["{dir}/none.spq: No such file"]),
+    (
+        "eval, no text",
+        "eval {good.spq} --text {dir}/none.txt",
+        2,
+        ["'--text'", "{dir}/none.txt", "does not exist"],
+    ),
+    ("bench, no file", "bench {dir}/none.spq", 2, ["{dir}/none.spq", "does not exist"]),
+    ("pack, no source", "pack {dir}/none {dir}/o.spq", 1, ["{dir}/none: no such file or folder"]),
+    (
+        "inspect, no reference",
+        "inspect {good.spq} --reference {dir}/none",
+        1,
+        ["{dir}/none: no such file or folder"],
+    ),
+    (
+        "repack, no rates",
+        "repack {good.spq} {dir}/o.spq --partial speed --rates {dir}/none.json",
+        2,
+        ["none.json"],
+    ),
+    (
+        "pack, no calibration text",
+        "pack {model} {dir}/o.spq --method gptq --calibration {dir}/none.txt",
+        2,
+        ["{dir}/none.txt: No such file"],
+    ),
+    # a folder where a file should be
+    ("inspect, a folder", "inspect {model}", 2, ["{model}: is a folder", SPQ_ONLY]),
+    ("verify, a folder", "verify {model}", 2, ["{model}: is a folder", SPQ_ONLY]),
+    ("diff, a folder", "diff {good.spq} {model}", 2, ["{model}: is a folder", SPQ_ONLY]),
+    ("unpack, a folder", "unpack {model} {dir}/o", 2, ["{model}: is a folder", SPQ_ONLY]),
+    ("repack, a folder", "repack {model} {dir}/o.spq", 2, ["{model}: is a folder", SPQ_ONLY]),
+    (
+        "plan, a folder",
+        "plan {model}",
+        2,
+        ["{model}: only an .spq file can be run from packed weights; pack it first"],
+    ),
+    (
+        "run, an empty folder",
+        "run {nothing} --prompt x",
+        1,
+        ["{nothing}: no .safetensors files in this folder; give"],
+    ),
+    (
+        "pack, an empty folder",
+        "pack {nothing} {dir}/o.spq",
+        1,
+        ["{nothing}: no .safetensors files in this folder"],
+    ),
+    # something else
+    ("inspect, a text", "inspect {text.spq}", 1, ["{text.spq}: not a .spq file; `spqfmt pack` makes one"]),
+    (
+        "verify, an empty file",
+        "verify {empty.spq}",
+        1,
+        ["{empty.spq}: not a .spq file; `spqfmt pack` makes one"],
+    ),
+    ("run, a text", "run {text.spq} --prompt x", 1, ["{text.spq}: not a .spq file"]),
+    ("eval, a text", "eval {text.spq} --text {text.txt}", 1, ["{text.spq}: not a .spq file"]),
+    (
+        "pack, a text",
+        "pack {text.txt} {dir}/o.spq",
+        1,
+        ["{text.txt}: not a model that can be imported; give a folder"],
+    ),
+    ("pack, no GGUF", "pack {no.gguf} {dir}/o.spq", 1, ["{no.gguf}: broken GGUF file", "download it again"]),
+    (
+        "inspect, another list",
+        "inspect {listing.spq.index.json}",
+        1,
+        ["{listing.spq.index.json}: not an index of"],
+    ),
+    (
+        "repack, no rates in it",
+        "repack {good.spq} {dir}/o.spq --partial speed --rates {rates.json}",
+        2,
+        ["rates.json"],
+    ),
+    # damage
+    *(
+        (f"{name}, {what}", f"{name} {{{file}}} {rest}", 1, [f"{{{file}}}: {words}", advice])
+        for name, rest in (
+            ("inspect", ""),
+            ("verify", ""),
+            ("diff", "{good.spq}"),
+            ("unpack", "{dir}/o"),
+            ("repack", "{dir}/o.spq"),
+            ("plan", ""),
+            ("run", "--prompt x"),
+            ("eval", "--text {text.txt}"),
+        )
+        for what, file, words, advice in (
+            ("cut short", "cut.spq", "the file ends before its end is due", GET_AGAIN),
+            ("damaged index", "index.spq", "the index does not match its digest", GET_AGAIN),
+            ("newer format", "newer.spq", "format version 7, this spqfmt reads 1", "update spqfmt"),
+        )
+    ),
+    *(
+        (
+            f"{command.split()[0]}, damaged weights",
+            command,
+            1,
+            [f"{{damaged.spq}}: tensor '{UP}', codes", "checksum", GET_AGAIN],
+        )
+        for command in (
+            "verify {damaged.spq}",
+            "diff {damaged.spq} {good.spq} --error",
+            "unpack {damaged.spq} {dir}/o",
+            "repack {damaged.spq} {dir}/o.spq --codec zstd",
+            "run {damaged.spq} --prompt x",
+            "eval {damaged.spq} --text {text.txt}",
+            "inspect {damaged.spq} --measure",
+            "inspect {good.spq} --reference {damaged.spq}",
+        )
+    ),
+    # shards
+    (
+        "run, one shard",
+        "run {shard} --prompt x",
+        1,
+        ["{shard}: only shard 1 of", "give {dir}/parts.spq.index.json"],
+    ),
+    (
+        "unpack, one shard",
+        "unpack {shard} {dir}/o",
+        1,
+        ["{shard}: only shard 1 of", "give {dir}/parts.spq.index.json"],
+    ),
+    (
+        "verify, a shard is gone",
+        "verify {moved.spq.index.json}",
+        2,
+        ["{dir}/moved-00001-of-", "not there, but moved.spq.index.json lists it"],
+    ),
+    # sources
+    ("pack, no config", "pack {no_config} {dir}/o.spq", 1, ["{no_config}: no config.json; give the folder"]),
+    (
+        "pack, broken config",
+        "pack {bad_config} {dir}/o.spq",
+        1,
+        ["{bad_config}/config.json: not valid JSON", "download"],
+    ),
+    (
+        "pack, pickles",
+        "pack {pickle} {dir}/o.spq",
+        1,
+        ["{pickle}/pytorch_model.bin: pickled", "save the model as safetensors"],
+    ),
+    (
+        "pack, weights cut short",
+        "pack {cut_weights} {dir}/o.spq",
+        1,
+        ["{cut_weights}/model.safetensors: broken", "download it again"],
+    ),
+    (
+        "pack, NaN",
+        "pack {not_finite} {dir}/o.spq --method rtn",
+        1,
+        [f"{{not_finite}}: tensor '{UP}' holds NaN", "lossless keeps it"],
+    ),
+    (
+        "pack gptq, unknown model",
+        "pack {unknown} {dir}/o.spq --method gptq",
+        1,
+        ["{unknown}: calibration", "zork", "needs no calibration"],
+    ),
+    (
+        "pack gptq, no tokenizer",
+        "pack {no_tokenizer} {dir}/o.spq --method gptq --samples 2",
+        1,
+        ["{no_tokenizer}: calibration needs the model's tokenizer", "put its files beside the weights"],
+    ),
+    (
+        "run, unknown model",
+        "run {unknown.spq} --prompt x",
+        1,
+        ["{unknown.spq}: transformers cannot use its config.json", "zork"],
+    ),
+    (
+        "plan, unknown model",
+        "plan {unknown.spq}",
+        1,
+        ["{unknown.spq}: transformers cannot use its config.json", "zork"],
+    ),
+    (
+        "run, no tokenizer",
+        "run {no_tokenizer.spq} --prompt x",
+        1,
+        ["{no_tokenizer.spq}: no tokenizer in it", "pack the model with its tokenizer"],
+    ),
+    (
+        "eval, no tokenizer",
+        "eval {no_tokenizer.spq} --text {text.txt}",
+        1,
+        ["{no_tokenizer.spq}: no tokenizer in it"],
+    ),
+    (
+        "run, a tensor is missing",
+        "run {incomplete.spq} --prompt x",
+        1,
+        ["{incomplete.spq}: LlamaForCausalLM needs tensors", UP],
+    ),
+    # output
+    (
+        "pack, output is there",
+        "pack {model} {good.spq}",
+        2,
+        ["{good.spq} is there already; --force replaces it"],
+    ),
+    ("pack, another ending", "pack {model} {dir}/o", 2, ["{dir}/o: the name of a packed model ends in .spq"]),
+    ("pack, no folder for it", "pack {model} {dir}/nowhere/o.spq", 2, ["{dir}/nowhere: no such folder"]),
+    ("unpack, a full folder", "unpack {good.spq} {model}", 2, ["{model}: exists and is not an empty folder"]),
+    ("repack, onto itself", "repack {good.spq} {good.spq}", 2, ["{good.spq} is there already; --force"]),
+    (
+        "inspect, no folder for the page",
+        "inspect {good.spq} --html {dir}/nowhere/o.html",
+        2,
+        ["{dir}/nowhere: no such folder"],
+    ),
+    # options
+    ("no such command", "inspct {good.spq}", 2, ["No such command 'inspct'", "spqfmt --help"]),
+    ("no such option", "inspect {good.spq} --nope", 2, ["No such option '--nope'", "spqfmt inspect --help"]),
+    ("no file given", "verify", 2, ["Missing argument 'FILE'", "spqfmt verify --help"]),
+    ("no prompt", "run {good.spq}", 2, ["Missing option '--prompt'"]),
+    (
+        "unknown key",
+        "inspect {good.spq} --sort weight",
+        2,
+        ["'weight' is not one of 'file'", "spqfmt inspect --help"],
+    ),
+    (
+        "no tensor matches",
+        "inspect {good.spq} --tensor layers",
+        2,
+        ["no tensor matches layers", "model.embed_tokens.weight"],
+    ),
+    ("error without reference", "inspect {good.spq} --sort error", 2, ["--sort error needs --reference"]),
+    (
+        "diff, no tensor matches",
+        "diff {good.spq} {good.spq} --tensor x",
+        2,
+        ["no tensor of either file has such a name"],
+    ),
+    (
+        "unknown method",
+        "pack {model} {dir}/o.spq --method magic",
+        2,
+        ["unknown method 'magic'; there are", "gptq"],
+    ),
+    ("bits of lossless", "pack {model} {dir}/o.spq --bits 4", 2, ["method lossless takes no --bits"]),
+    ("too many bits", "pack {model} {dir}/o.spq --method rtn --bits 9", 2, ["bits"]),
+    (
+        "bits no number",
+        "pack {model} {dir}/o.spq --method rtn --bits x",
+        2,
+        ["'--bits'", "'x'", "pack --help"],
+    ),
+    ("no size", "pack {model} {dir}/o.spq --shard-size huge", 2, ["'huge' is not a size like 300MiB"]),
+    ("no plan", "pack {model} {dir}/o.spq --partial foo", 2, ["every:N", "'foo'"]),
+    (
+        "calibration for rtn",
+        "pack {model} {dir}/o.spq --method rtn --calibration {text.txt}",
+        2,
+        ["rtn needs no calibration"],
+    ),
+    ("ceiling no size", "plan {good.spq} --memory lots", 2, ["'lots' is not a size like 300MiB"]),
+    ("ceiling too low", "plan {good.spq} --memory 10", 1, ["{good.spq}: memory", "needs at least"]),
+    (
+        "run, ceiling too low",
+        "run {good.spq} --prompt x --memory 10",
+        1,
+        ["{good.spq}: memory", "needs at least"],
+    ),
+    (
+        "run, ceiling for a folder",
+        "run {model} --prompt x --memory 1GiB",
+        2,
+        ["{model}: only an .spq file", "pack it first"],
+    ),
+    (
+        "run, no such device",
+        "run {good.spq} --prompt x --device tpu",
+        2,
+        ["'tpu' is not cpu, cuda or cuda:N"],
+    ),
+    ("eval, no text in it", "eval {good.spq} --text {blank.txt}", 2, ["{blank.txt}: no text in it"]),
+    ("eval, no UTF-8", "eval {good.spq} --text {binary.txt}", 2, ["{binary.txt}: not UTF-8"]),
+    (
+        "eval, window too long",
+        "eval {good.spq} --text {text.txt} --window 9999",
+        2,
+        ["window 9999: this model takes 2 to 128"],
+    ),
+    (
+        "run, nothing to continue",
+        "run {good.spq} --raw --prompt=",
+        1,
+        ["the prompt has no tokens; give some text"],
+    ),
+]

@@ -1,0 +1,235 @@
+"""What a new user is told when something is wrong: one line with what happened, in which file, and what to do."""
+
+import ctypes
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cli_models import Done, Models, Run
+from safetensors.torch import load_file, save_file
+from situations import SITUATIONS, UP
+
+import spqfmt
+from spqfmt.cli.failures import about, explain
+from spqfmt.container.reader import Reader
+from spqfmt.errors import EncodeError, OptionError
+
+
+def _variant(models: Models, folder: Path, change: Callable[[Path], object]) -> Path:
+    shutil.copytree(models.source, folder)
+    change(folder)
+    return folder
+
+
+def _edit_config(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+def _edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def files(models: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Whatever the table names, all in one folder."""
+    root = tmp_path_factory.mktemp("files")
+    good = models.int8.read_bytes()
+    with Reader(models.int8) as reader:
+        plane = reader.index.by_name[UP].by_role["codes"].chunks[0].planes[0]
+        index = reader.trailer.index_offset
+    written = {
+        "text.spq": b"hello" * 100,
+        "empty.spq": b"",
+        "cut.spq": good[:-50],
+        "damaged.spq": good[: plane.offset + 400]
+        + bytes([good[plane.offset + 400] ^ 1])
+        + good[plane.offset + 401 :],
+        "index.spq": good[:index] + bytes([good[index] ^ 1]) + good[index + 1 :],
+        "newer.spq": good[:8] + b"\x07" + good[9:],
+        "good.spq": good,
+        "text.txt": b"The quick brown fox jumps over the lazy dog. " * 20,
+        "blank.txt": b" \n",
+        "binary.txt": b"\xff\xfe\x00",
+        "no.gguf": b"nope",
+        "listing.spq.index.json": b'{"a": 1}',
+        "rates.json": b"{",
+    }
+    for name, data in written.items():
+        (root / name).write_bytes(data)
+    for name, change in {
+        "no_config": lambda f: (f / "config.json").unlink(),
+        "bad_config": lambda f: (f / "config.json").write_text("{"),
+        "unknown": lambda f: _edit_config(f, model_type="zork", architectures=["ZorkForCausalLM"]),
+        "cut_weights": lambda f: os.truncate(f / "model.safetensors", 1000),
+        "no_tokenizer": lambda f: [p.unlink() for p in f.glob("*token*")],
+        "not_finite": lambda f: _edit_weights(f, lambda t: t[UP].view(-1).__setitem__(5, float("nan"))),
+        "incomplete": lambda f: _edit_weights(f, lambda t: t.pop(UP)),
+    }.items():
+        _variant(models, root / name, change)
+    for name in ("unknown", "no_tokenizer", "incomplete"):
+        spqfmt.pack(root / name, root / f"{name}.spq")
+    (root / "pickle").mkdir()
+    (root / "pickle" / "pytorch_model.bin").touch()
+    (root / "pickle" / "config.json").write_text("{}")
+    (root / "nothing").mkdir()
+    shard = sorted(models.shards.parent.glob("parts-*.spq"))
+    for path in (models.shards, *shard):
+        shutil.copy(path, root / path.name)
+    shard[1].with_name(root.name)
+    shutil.copy(models.shards, root / "moved.spq.index.json")
+    text = (root / "moved.spq.index.json").read_text().replace('"parts-', '"moved-')
+    (root / "moved.spq.index.json").write_text(text)
+    made = {"model": models.source, "shard": root / shard[0].name, "dir": root}
+    return made | {path.name: path for path in root.iterdir()} | {"shards": root / models.shards.name}
+
+
+def fill(text: str, files: dict[str, Path]) -> str:
+    for name in sorted(files, key=len, reverse=True):
+        text = text.replace(f"{{{name}}}", str(files[name]))
+    return text
+
+
+def check_line(done: Done, code: int) -> None:
+    assert done.code == code, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("spqfmt: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.rstrip("\n").isprintable()
+    assert "unexpected" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"), [row[1:] for row in SITUATIONS], ids=[r[0] for r in SITUATIONS]
+)
+def test_one_line_says_what_happened_where_and_what_to_do(
+    spq: Run, files: dict[str, Path], command: str, code: int, words: list[str]
+) -> None:
+    before = sorted(path.name for path in files["dir"].iterdir())
+    done = spq(*(fill(word, files) for word in command.split()))
+    check_line(done, code)
+    for word in words:
+        assert fill(word, files) in done.stderr
+    assert sorted(path.name for path in files["dir"].iterdir()) == before
+
+
+def start(*arguments: object, before: Callable[[], None] | None = None) -> Done:
+    """The program as a process of its own, with something done to it before it starts."""
+    command = [sys.executable, "-P", "-c", "from spqfmt.cli.main import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=before)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def small_files() -> None:
+    """Files may grow to 9000 bytes, as on a full disk: a real write fails in the middle."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+
+
+@pytest.mark.parametrize(
+    ("command", "out"),
+    [
+        ("repack {good.spq}", "o.spq"),
+        ("unpack {good.spq}", "o"),
+        ("inspect {good.spq} --html", "o.html"),
+    ],
+    ids=lambda value: value.split()[0],
+)
+def test_a_disk_that_takes_no_more_is_named_and_nothing_is_left(
+    files: dict[str, Path], tmp_path: Path, command: str, out: str
+) -> None:
+    done = start(*fill(command, files).split(), tmp_path / out, before=small_files)
+    check_line(done, 1)
+    assert f"{tmp_path / out}: larger than a file may be here" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def common_user() -> None:
+    """Root, too, obeys permissions without these two capabilities, which the program then starts without."""
+    prctl = ctypes.CDLL(None).prctl
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+def test_a_file_and_a_folder_without_permission_are_named(files: dict[str, Path], tmp_path: Path) -> None:
+    secret = tmp_path / "secret.spq"
+    shutil.copy(files["good.spq"], secret)
+    secret.chmod(0)
+    source = tmp_path / "source"
+    shutil.copytree(files["model"], source)
+    (source / "model.safetensors").chmod(0)
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    for arguments, name in (
+        (["verify", secret], secret),
+        (["repack", files["good.spq"], locked / "o.spq"], locked / "o.spq"),
+        (["pack", source, tmp_path / "o.spq"], source / "model.safetensors"),
+    ):
+        done = start(*arguments, before=common_user)
+        check_line(done, 1)
+        assert f"{name}: no permission" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        ImportError("x: failed to map segment"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_memory_that_runs_out_is_said(error: Exception) -> None:
+    explained = explain(error)
+    assert explained is not None
+    assert "not enough memory" in explained[0]
+    assert explained[1] == 1
+
+
+def test_a_full_disk_is_said_with_the_name_that_was_asked_for() -> None:
+    error = OSError(28, "No space left on device", "/some/.m.spq.0123abcd.part")
+    explained = explain(error)
+    assert explained is not None
+    assert explained[0].startswith("/some/m.spq: the disk is full")
+
+
+def test_control_characters_of_a_file_s_name_do_not_reach_the_terminal() -> None:
+    explained = explain(FileNotFoundError(2, "No such file", "\x1b[2Jx"))
+    assert explained is not None
+    assert explained[0] == r"\x1b[2Jx: No such file"
+
+
+def test_about_names_the_file_once_and_leaves_options_alone(tmp_path: Path) -> None:
+    for message, expected in (("tensor 'w' is bad", "m: tensor 'w' is bad"), ("m: bad", "m: bad")):
+        with pytest.raises(EncodeError) as caught, about(Path("m")):
+            raise EncodeError(message)
+        assert str(caught.value) == expected
+    with pytest.raises(OptionError, match=r"^bits$"), about(Path("m")):
+        raise OptionError("bits")
+
+
+def test_an_error_of_spqfmt_itself_is_one_line_and_a_traceback_when_asked_for(
+    spq: Run, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("no\nway")
+
+    monkeypatch.setattr("spqfmt.cli.verify.verify_file", fail)
+    done = spq("verify", models.int8)
+    assert done.code == 1
+    assert done.stderr == (
+        "spqfmt: unexpected ZeroDivisionError: no way; this is an error in spqfmt, SPQFMT_DEBUG=1 shows where\n"
+    )
+    monkeypatch.setenv("SPQFMT_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        spq("verify", models.int8)

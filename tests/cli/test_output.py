@@ -1,0 +1,123 @@
+"""Where output goes: data alone on stdout when that is no terminal, a bar on stderr only when that is one."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from cli_models import Models, Run
+
+from spqfmt.cli.main import COMMANDS
+
+PROGRAM = [sys.executable, "-P", "-c", "from spqfmt.cli.main import main; main()"]
+
+
+class Case(NamedTuple):
+    """How a command is tried. `data`: whether it prints any without --json; None for text that may be anything."""
+
+    arguments: Callable[[Models, Path], list[object]]
+    data: bool | None
+    json: bool = True
+    quiet: bool = True
+    code: int = 0
+
+
+# Every command stands here: a new one is missed by the first test.
+CASES: dict[str, Case] = {
+    "pack": Case(lambda m, out: [m.source, out / "m.spq"], data=False),
+    "repack": Case(lambda m, out: [m.int8, out / "m.spq", "--codec", "zstd"], data=False),
+    "inspect": Case(lambda m, out: [m.int8, "--measure"], data=True),
+    "diff": Case(lambda m, out: [m.int8, m.int4], data=True, code=1),
+    "verify": Case(lambda m, out: [m.int8], data=False, json=False),
+    "unpack": Case(lambda m, out: [m.int8, out / "folder"], data=False, json=False),
+    "plan": Case(lambda m, out: [m.int8], data=True, quiet=False),
+    "run": Case(lambda m, out: [m.int8, "--prompt", "x", "--max-new-tokens", "2"], data=None, json=False),
+    "eval": Case(
+        lambda m, out: [m.int8, "--text", m.source / "config.json", "--max-tokens", "64"], data=True
+    ),
+    "bench": Case(lambda m, out: ["--rates"], data=True, quiet=False),
+    "completion": Case(lambda m, out: ["bash"], data=True, json=False, quiet=False),
+}
+
+
+def test_every_command_is_tried() -> None:
+    assert set(CASES) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stdout_has_data_alone_and_no_bar_nor_colour(
+    spq: Run, models: Models, tmp_path: Path, name: str
+) -> None:
+    case = CASES[name]
+    done = spq(name, *case.arguments(models, tmp_path))
+    assert done.code == case.code, done.stderr
+    for text in (done.stdout, done.stderr):
+        assert "\x1b" not in text
+        assert "\r" not in text
+    assert case.data is None or bool(done.stdout) == case.data
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.json])
+def test_json_is_one_object_and_nothing_else(spq: Run, models: Models, tmp_path: Path, name: str) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    done = spq(name, *CASES[name].arguments(models, tmp_path), "--json")
+    assert done.stderr == ""
+    assert isinstance(json.loads(done.stdout, parse_constant=refuse), dict)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.quiet])
+def test_quiet_leaves_data_alone(spq: Run, models: Models, tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    done = spq(name, *case.arguments(models, tmp_path), "--quiet")
+    assert done.stderr == ""
+    assert done.code == case.code
+    if case.data is False:
+        assert done.stdout == ""
+
+
+def with_terminal_for_stderr(*arguments: object) -> tuple[str, str]:
+    """stdout, a pipe, and what came to the terminal that is stderr."""
+    outer, inner = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160"}
+    process = subprocess.Popen(
+        [*PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=inner, env=environment
+    )
+    os.close(inner)
+    shown = b""
+    try:
+        while piece := os.read(outer, 65536):
+            shown += piece
+    except OSError:  # the other side is closed
+        pass
+    stdout, _ = process.communicate()
+    os.close(outer)
+    assert process.returncode in {0, 1}
+    return stdout.decode(), shown.decode()
+
+
+@pytest.mark.parametrize("name", ["verify", "diff", "inspect"])
+def test_a_terminal_gets_a_bar_with_rate_and_tensor_unless_quiet(
+    models: Models, tmp_path: Path, name: str
+) -> None:
+    arguments = CASES[name].arguments(models, tmp_path)
+    stdout, shown = with_terminal_for_stderr(name, *arguments)
+    what, last = {
+        "verify": ("verifying", "head"),  # a layer's tensors are checked together
+        "diff": ("comparing", "model.norm.weight"),
+        "inspect": ("measuring", "model.norm.weight"),
+    }[name]
+    assert what in shown
+    assert last in shown
+    assert re.search(r"\d+(\.\d+)?/\d+(\.\d+)? .?bytes|\d+(\.\d+)?/\d+(\.\d+)? .B", shown)
+    assert re.search(r"(\d|-):[\d-]{2}:[\d-]{2}", shown)  # time left
+    assert "\x1b" not in stdout
+    _, quiet = with_terminal_for_stderr(name, *arguments, "--quiet")
+    assert quiet == ""
