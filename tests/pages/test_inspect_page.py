@@ -1,6 +1,7 @@
 """The page of a file in a real browser: what it shows is what the report says, and everybody can use it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from spqfmt.container.shards import open_readers
+from spqfmt.pages.inspect import inspect_page
 from spqfmt.pages.residency import inventory_from_index
-from spqfmt.pipeline.report import FileReport, inspect_file
+from spqfmt.pipeline.report import Distance, FileReport, Measured, inspect_file
 from spqfmt.pipeline.residency.plan import plan_residency
 from spqfmt.pipeline.residency.rates import Rates
 
@@ -157,6 +159,35 @@ def test_a_chosen_tensor_shows_its_own_histogram_and_outliers(
     assert label.endswith(f"at most {most} in one")
     Select(browser.driver.find_element(By.ID, "tensor")).select_by_visible_text("model.norm.weight")
     assert browser.run("return document.getElementById('outliers').hidden")
+
+
+def test_errors_against_a_reference_are_a_column_that_sorts(
+    browser: Browser, report: FileReport, model: Path, rates: Rates, tmp_path: Path
+) -> None:
+    errors = {
+        "model.norm.weight": Distance(0.25, 0.1, 2.0),
+        "model.embed_tokens.weight": Distance(0.5, 0.1, 3.0),
+    }
+    errors["lm_head.weight"] = Distance(None, None, None)
+    tensors = [
+        replace(t, measured=Measured(None, None, errors[t.name]) if t.name in errors else None)
+        for t in report.tensors
+    ]
+    page = tmp_path / "errors.html"
+    page.write_text(inspect_page(replace(report, tensors=tuple(tensors)), model, rates), "utf-8")
+    browser.open(page)
+    browser.driver.find_element(By.XPATH, "//table[@id='table']//th[.='error']/button").click()
+    shown = browser.run(
+        "return [...document.querySelectorAll('#table tbody tr')].slice(0, 2).map(r => r.lastChild.textContent)"
+    )
+    assert shown == ["0.500", "0.250"]
+    for name, said in (
+        ("model.norm.weight", "0.250 relative, largest 2.00"),
+        ("lm_head.weight", "\u2013 relative, largest \u2013"),
+    ):
+        Select(browser.driver.find_element(By.ID, "tensor")).select_by_visible_text(name)
+        assert browser.text("#tensor-facts").endswith(said)
+    assert browser.complaints() == []
 
 
 def test_the_slider_plans_as_the_planner_does(

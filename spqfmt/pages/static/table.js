@@ -10,7 +10,8 @@ function tensorTable(model, choose) {
     { key: "ratio", label: "ratio", of: (t) => t.raw / (t.stored || Infinity), show: (t) => (t.stored ? (t.raw / t.stored).toFixed(2) : ""), wide: true },
     { key: "share", label: "share", of: (t) => t.stored, show: (t) => (t.stored ? percent(t.stored / model.fileBytes) : ""), wide: true },
     { key: "outliers", label: "outliers", of: (t) => t.outliers / (t.weights || 1), show: (t) => (t.outliers ? percent(t.outliers / t.weights) : ""), wide: true },
-  ].filter((c) => c.key !== "outliers" || model.tensors.some((t) => t.outliers));
+    { key: "error", label: "error", of: (t) => t.error?.relative ?? -1, show: (t) => (t.error ? significant(t.error.relative) : ""), wide: true },
+  ].filter((c) => !["outliers", "error"].includes(c.key) || model.tensors.some((t) => t[c.key]));
   const table = d3.select("#table"), search = $("search");
   const kind = (c) => [c.text ? "" : "number", c.wide ? "wide" : ""].join(" ").trim();
   const heads = table.append("thead").append("tr").selectAll("th").data(columns).join("th").attr("scope", "col").attr("class", kind);

@@ -31,6 +31,11 @@ function over(stored, bound) {
   return `${share >= 0 ? "+" : "−"}${Math.abs(share).toFixed(2)} %`;
 }
 
+// A measured error; none where only the reference, or not all of both, is finite.
+function significant(value) {
+  return value === null ? "–" : value.toPrecision(3);
+}
+
 function milliseconds(value) {
   return value < 10 ? `${value.toFixed(2)} ms` : `${value.toFixed(1)} ms`;
 }
