@@ -5,7 +5,7 @@ import os
 import platform
 from pathlib import Path
 
-from spqfmt.kernels import native
+from spqfmt.kernels import backend, native
 
 PACKAGES = ("spqfmt", "numpy", "zstandard", "zipnn", "blosc2", "pcodec", "lz4", "safetensors")
 
@@ -21,6 +21,7 @@ def describe() -> dict[str, object]:
         ),  # well above zero before a run: other programs share the figures
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        "backend": backend.backend(),
         "native_path": native.active_kernels(),
         "packages": {name: _version(name) for name in PACKAGES},
     }

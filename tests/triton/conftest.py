@@ -9,7 +9,7 @@ import torch
 
 from spqfmt.kernels.device import kernels_for
 
-sys.path.insert(0, str(Path(__file__).parent))  # device_support
+sys.path.insert(0, str(Path(__file__).parent))  # staged
 
 NAME = "triton" if os.environ.get("TRITON_INTERPRET") == "1" else "torch"
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from device_support import Staged, rans_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from staged import Staged, rans_chunks
 
 from spqfmt import wire
 from spqfmt.errors import CorruptError, UnsupportedError

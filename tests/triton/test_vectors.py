@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from device_support import matrix_of, stage_part
+from staged import matrix_of, stage_part
 
 from spqfmt import wire
 from spqfmt.container.reader import Reader

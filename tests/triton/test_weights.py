@@ -5,9 +5,9 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from device_support import Staged, rans_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from staged import Staged, rans_chunks
 
 from spqfmt.kernels.dequantize import dequantize_grouped, dequantize_uniform
 from spqfmt.kernels.device.matrix import GroupScales, GroupValues, Matrix, OutlierRows, UniformScales
