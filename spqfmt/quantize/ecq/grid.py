@@ -26,6 +26,8 @@ _QUIETEST_COLUMN = 1e-3
 """Of the loudest rms: columns below it get no larger step; a column that is always 0 gets this one."""
 _QUIETEST_ROW = 1e-2
 """Of the mean square gradient, likewise."""
+_QUIETEST_NORM = 2.0**-24
+"""Of the loudest row's rms: what a scale of 8 bits can tell apart."""
 _SMALLEST_RMS = 2.0**-100
 """Instead of the rms of weights that are all 0."""
 
@@ -86,8 +88,12 @@ def bounded(
 
 def norm_scale(matrix: torch.Tensor) -> Scale:
     """Row scales from the rms of the rows of float32 [rows, columns]: for tensors of which no gradient is known."""
-    rms = matrix.square().mean(1).sqrt().clamp_min(_SMALLEST_RMS).numpy().astype(np.float64)
-    rms = np.maximum(rms, rms.max() * 2.0**-30)
+    rms = matrix.double().square().mean(1).sqrt().numpy()
+    if not rms.any():
+        rms = np.ones(len(rms))
+    # Rows of zeros have no scale of their own, and must not move the mean of the others.
+    quiet = np.exp(np.log(rms[rms > 0]).mean())
+    rms = np.where(rms > 0, np.maximum(rms, rms.max() * _QUIETEST_NORM), quiet)
     return _log8(rms, ROW_OCTAVE_STEPS)
 
 
