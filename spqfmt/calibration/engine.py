@@ -13,6 +13,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from spqfmt.calibration.blocks import LINEAR, Blocks, record_calls
+from spqfmt.calibration.experts import Part, expert_sites, find_part, of_expert, put_part
 from spqfmt.calibration.model import ModelShell, load_tokenizer
 from spqfmt.calibration.runs import BlockRun, Counter, treat_inputs
 from spqfmt.calibration.sites import FoundSite, Watch
@@ -138,11 +139,12 @@ class Engine:
         block = self.shell.model.get_submodule(name)
         self.shell.fill(tensors)
         with torch.no_grad():
-            run = BlockRun(name, block, blocks.calls[number], blocks.hidden, self.stage)
+            parts = self._find_parts(name, block, tensors)
+            run = BlockRun(name, block, blocks.calls[number], blocks.hidden, self.stage, parts)
             result = finished(name) or self._quantize(run, tensors, options)
             with ExitStack() as hooks:
                 if advance and self._sequential:
-                    self._put_in(block, name, result.results, hooks)
+                    self._put_in(run, result.results, hooks)
                 if advance:
                     run.advance()
         self.shell.empty(block)
@@ -150,26 +152,39 @@ class Engine:
 
     def _quantize(self, run: BlockRun, tensors: list[SourceTensor], options: MethodOptions) -> BlockResult:
         layers, skipped = self._layers(run, tensors)
-        found = self._find_sites(run, layers)
+        found = self._find_sites(
+            run, [name for name, (layer, _) in layers.items() if layer.weight.name not in run.parts]
+        )
         with ExitStack() as hooks:
+            self.sites[run.name] = tuple(layers[site.modules[0]][0].weight.name for site in found)
             if is_editing(self._method):
                 for site in found:
                     names = [layers[module][0].weight.name for module in site.modules]
                     treat = treatment(self._method.edit(names, options), None)
                     if treat is not None:
                         treat_inputs(run.block, site.modules, treat, hooks)
+            found = [*found, *expert_sites(run.parts.values())]
             return self._quantize_sites(run, tensors, options, layers, skipped, found)
 
-    def _find_sites(self, run: BlockRun, layers: dict[str, tuple[Layer, int]]) -> list[FoundSite]:
+    def _find_parts(self, name: str, block: torch.nn.Module, tensors: list[SourceTensor]) -> dict[str, Part]:
+        """Where the wanted tensors of merged experts lie, by tensor name; the block holds the source's weights."""
+        parts: dict[str, Part] = {}
+        for tensor in tensors:
+            target, alone = self.shell.targets[tensor.name]
+            if not alone and tensor.name in self._wanted:
+                parameter = target.removeprefix(f"{name}.")
+                part = find_part(block, parameter, tensor.load(), set(parts.values()))
+                if part is not None:
+                    parts[tensor.name] = part
+        return parts
+
+    def _find_sites(self, run: BlockRun, modules: list[str]) -> list[FoundSite]:
         """What reads the same input; looked at once while the block is tried again and again."""
         if run.name not in self._found:
             watch = Watch(run.block)
             with watch.installed():
                 run.batch(0)
-            self._found[run.name] = watch.sites(tuple(layers))
-            self.sites[run.name] = tuple(
-                layers[site.modules[0]][0].weight.name for site in self._found[run.name]
-            )
+            self._found[run.name] = watch.sites(modules)
         return self._found[run.name]
 
     def _quantize_sites(
@@ -183,10 +198,10 @@ class Engine:
     ) -> BlockResult:
         accumulators = [self._method.accumulator(layers[site.modules[0]][1], options) for site in found]
         counters = [Counter(accumulator) for accumulator in accumulators]
-        run.gather({site.modules[0]: counter.add for site, counter in zip(found, counters, strict=True)})
+        run.gather({site.input_name: counter.add for site, counter in zip(found, counters, strict=True)})
         sites = []
         for site, counter in zip(found, counters, strict=True):
-            if counter.n_tokens:
+            if counter.n_tokens or site.merged:
                 sites.append(_site(run, site, [layers[m][0] for m in site.modules], counter.accumulator))
             else:
                 skipped |= {layers[m][0].weight.name: "no sample reached it" for m in site.modules}
@@ -197,7 +212,11 @@ class Engine:
         }
         self.stage(f"{run.name}: quantizing")
         block = Block(run.name, tuple(sites), run.block, others, lambda: run.batch(0))
-        results = self._method.quantize_block(block, options)
+        results = dict(self._method.quantize_block(block, options))
+        for site, counter in zip(found, counters, strict=True):
+            for tensor_name in (layers[module][0].weight.name for module in site.modules if site.merged):
+                if tensor_name in results:
+                    results[tensor_name] = of_expert(tensor_name, results[tensor_name], counter.n_tokens)
         done = {layer.weight.name for site in sites for layer in site.layers}
         skipped |= {name: "the method left it out" for name in done if name not in results}
         return BlockResult(run.name, results, skipped)
@@ -215,9 +234,16 @@ class Engine:
             target, alone = self.shell.targets[tensor.name]
             module_name = target.removeprefix(f"{run.name}.").removesuffix(".weight")
             module = run.block.get_submodule(module_name) if alone and target.endswith(".weight") else None
+            if not alone:
+                part = run.parts.get(tensor.name)
+                if part is None:
+                    skipped[tensor.name] = "in this model it is merged with others in a way that is not known"
+                else:
+                    layer = Layer(weight, part.name, _matrix_reader(weight, tensor))
+                    layers[part.name] = layer, weight.shape[-1]
+                continue
             if not isinstance(module, LINEAR):
-                merged = "merged with others (experts)" if not alone else "no linear layer"
-                skipped[tensor.name] = f"in this model it is {merged}, whose inputs are not seen"
+                skipped[tensor.name] = "in this model it is no linear layer, whose inputs are not seen"
                 continue
             assert isinstance(module.weight, torch.Tensor)
             columns = module.weight.shape[0 if isinstance(module, Conv1D) else 1]
@@ -229,13 +255,15 @@ class Engine:
             layers[module_name] = layer, columns
         return layers, skipped
 
-    def _put_in(
-        self, block: torch.nn.Module, name: str, results: Mapping[str, Result], hooks: ExitStack
-    ) -> None:
+    def _put_in(self, run: BlockRun, results: Mapping[str, Result], hooks: ExitStack) -> None:
         """Let the block compute with what the method made."""
+        block = run.block
         alike: dict[tuple[int, int, int], tuple[Result, list[str]]] = {}
         for tensor_name, result in results.items():
-            target = self.shell.targets[tensor_name][0].removeprefix(f"{name}.")
+            if tensor_name in run.parts:
+                put_part(block, run.parts[tensor_name], simulate(result.quantized))
+                continue
+            target = self.shell.targets[tensor_name][0].removeprefix(f"{run.name}.")
             module_name, _, parameter = target.rpartition(".")
             module = block.get_submodule(module_name)
             value = simulate(result.quantized)
@@ -255,8 +283,13 @@ class Engine:
 
 
 def _site(run: BlockRun, site: FoundSite, layers: list[Layer], statistics: Accumulator) -> Site:
-    first = site.modules[0]
-    return Site(tuple(layers), statistics, lambda: run.inputs(first), site.producer, site.shared)
+    return Site(
+        tuple(layers),
+        statistics,
+        lambda: run.inputs(site.input_name),
+        site.producer,
+        site.shared or bool(site.merged),
+    )
 
 
 def _weight(tensor: SourceTensor) -> Weight:

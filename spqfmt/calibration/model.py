@@ -167,6 +167,8 @@ def _build_empty(source: SourceModel, config: Any, dtype: torch.dtype) -> Any:
             f"calibration needs a decoder-only model, {named.__name__} has an encoder", "encoder"
         )
     config.get_text_config().use_cache = False
+    # Expert by expert, each with the tokens that are routed to it.
+    config._experts_implementation = "eager"
     with torch.device("meta"):
         return named._from_config(config, dtype=dtype)
 

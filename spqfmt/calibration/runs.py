@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
 
 from spqfmt.calibration.blocks import Call, Stop
+from spqfmt.calibration.experts import Part, Taker, seen_inputs
 from spqfmt.quantize.activations import Treatment
 from spqfmt.quantize.calibrated import Accumulator
-
-Taker = Callable[[torch.Tensor], None]
 
 
 class BlockRun:
@@ -25,9 +24,12 @@ class BlockRun:
         calls: tuple[Call, ...],
         hidden: list[torch.Tensor],
         stage: Callable[[str], None],
+        parts: Mapping[str, Part],
     ) -> None:
         self.name = name
         self.block = block
+        self.parts = parts
+        """Tensors that lie in merged experts, by name."""
         self._calls = calls
         self._hidden = hidden
         self._stage = stage
@@ -37,17 +39,15 @@ class BlockRun:
         return self._calls[number].run(self.block, self._hidden[number])
 
     def gather(self, takers: Mapping[str, Taker]) -> None:
-        """Run all batches; each module's input goes to its taker."""
+        """Run all batches; each module's input, or that of a slice of merged experts, goes to its taker."""
         with ExitStack() as hooks:
-            for module, take in takers.items():
-                hook = self.block.get_submodule(module).register_forward_pre_hook(_taking(take))
-                hooks.callback(hook.remove)
+            self._install(takers, hooks)
             for number in range(len(self._hidden)):
                 self._stage(f"{self.name}: inputs {number + 1}/{len(self._hidden)}")
                 self.batch(number)
 
     def inputs(self, module: str) -> Iterator[torch.Tensor]:
-        """Run again and yield a module's input batch by batch; nothing after the module is computed."""
+        """Run again and yield one input batch by batch, as `gather` names it; nothing after it is computed."""
         for number in range(len(self._hidden)):
             taken: list[torch.Tensor] = []
 
@@ -55,15 +55,17 @@ class BlockRun:
                 taken.append(x)
                 raise Stop
 
-            hook = self.block.get_submodule(module).register_forward_pre_hook(_taking(take))
-            try:
-                with torch.no_grad():
-                    self.batch(number)
-            except Stop:
-                pass
-            finally:
-                hook.remove()
+            with ExitStack() as hooks, suppress(Stop), torch.no_grad():
+                self._install({module: take}, hooks)
+                self.batch(number)
             yield from taken
+
+    def _install(self, takers: Mapping[str, Taker], hooks: ExitStack) -> None:
+        merged = {name: take for name, take in takers.items() if name.endswith("]")}
+        for name in takers.keys() - merged.keys():
+            hook = self.block.get_submodule(name).register_forward_pre_hook(_taking(takers[name]))
+            hooks.callback(hook.remove)
+        hooks.enter_context(seen_inputs(self.block, merged))
 
     def advance(self) -> None:
         """Replace the hidden states by those after the block."""

@@ -19,6 +19,13 @@ class FoundSite:
     modules: tuple[str, ...]
     producer: str = ""
     shared: bool = False
+    merged: str = ""
+    """The slice of merged experts (experts.py) that reads the input; empty where it is modules that do."""
+
+    @property
+    def input_name(self) -> str:
+        """The input's name for BlockRun."""
+        return self.merged or self.modules[0]
 
 
 class Watch:

@@ -15,6 +15,9 @@ from spqfmt.errors import UnsupportedError
 from spqfmt.importers import open_source
 from spqfmt.loaders import load_model
 
+EXPERTS = [1] * 4 + [2] * 4
+"""Gate and up projection read one input, the down projection another; merged, so that no module has them."""
+
 FAMILIES = {
     # family: layers that read one input, of one block
     "llama": [3, 1, 2, 1],
@@ -57,10 +60,15 @@ def test_every_layer_sees_what_it_sees_in_the_whole_model(family: str, folder: C
     results = list(engine.run())
     assert len(results) == 2
     for block in method.blocks:
-        assert [len(site.layers) for site in block.sites] == FAMILIES[family]
+        assert [len(site.layers) for site in block.sites if "[" not in site.layers[0].module] == FAMILIES[
+            family
+        ]
+        merged = [len(site.layers) for site in block.sites if "[" in site.layers[0].module]
+        assert sorted(merged) == (EXPERTS if family in {"mixtral", "qwen2_moe"} else [])
     first = {site.layers[0].weight.name: site for block in method.blocks for site in block.sites}
-    expected = inputs_of_whole_model(path, set(first))
-    for name, site in first.items():
+    modules = {name: site for name, site in first.items() if ".experts." not in name}
+    expected = inputs_of_whole_model(path, set(modules))
+    for name, site in modules.items():
         shown = torch.cat(site.statistics.inputs)  # type: ignore[attr-defined]
         assert torch.allclose(shown, expected[name], atol=1e-4 * float(expected[name].abs().max())), name
         assert torch.equal(method.streamed[name], shown)
@@ -87,30 +95,15 @@ def test_weights_come_as_out_by_in(folder: Callable[[str], Path]) -> None:
 def test_producers_of_inputs_are_named(folder: Callable[[str], Path]) -> None:
     method = Onlooker()
     list(make_engine(folder("mixtral"), method).run())
-    attention, out = method.blocks[0].sites
+    attention, out, *experts = method.blocks[0].sites
+    assert all(site.shared and site.producer == "" for site in experts)
     assert (attention.producer, attention.shared) == ("input_layernorm", False)
     assert out.producer == ""
     method = Onlooker()
     list(make_engine(folder("qwen2_moe"), method).run())
-    _, _, shared_expert, _ = method.blocks[0].sites
+    _, _, shared_expert, *_ = method.blocks[0].sites
     # The router and the routed experts read the norm's output too.
     assert shared_expert.shared
-
-
-def test_merged_experts_are_said_and_stored_dense(folder: Callable[[str], Path], tmp_path: Path) -> None:
-    out = tmp_path / "m.spq"
-    report = spqfmt.pack(folder("mixtral"), out, method="gptq", calibration=TEXT, samples=4, seq_len=32)
-    experts = [name for name in wanted_of(folder("mixtral")) if ".experts." in name]
-    assert set(report.left_dense) == set(experts)
-    [reason] = report.left_dense_by_reason
-    assert "merged with others (experts)" in reason
-    with spqfmt.open(out) as file:
-        schemes = {name: file[name].info.scheme for name in file}
-        methods = {name: file[name].info.method for name in file}
-    assert {schemes[name] for name in experts} == {"dense"}
-    assert {methods[name] for name in experts} == {""}
-    assert schemes["model.layers.0.self_attn.q_proj.weight"] == "grouped"
-    load_model(out)
 
 
 def test_layers_outside_the_blocks_are_said(folder: Callable[[str], Path], tmp_path: Path) -> None:
