@@ -19,8 +19,9 @@ from typing import Any
 import torch
 import transformers
 
+from spqfmt.calibration.model import quiet_transformers
 from spqfmt.container.shards import open_readers
-from spqfmt.errors import CorruptError, ImporterError, SpqError, UnsupportedError
+from spqfmt.errors import CorruptError, ImporterError, SpqError, UnsupportedError, one_sentence
 from spqfmt.loaders.assets import asset_folder
 from spqfmt.loaders.device.load import (
     ceilings_for,
@@ -80,7 +81,7 @@ def load_model(
     kind = "simulated" if isinstance(device, Device) else torch.device(device).type
     wanted = packing_options(path, kind, memory, packed, activations, host_memory)
     target = open_device(device, packed=wanted is not None)
-    with open_stored(path) as stored, progress or Silent() as shown:
+    with _collection_paused(), open_stored(path) as stored, progress or Silent() as shown:
         with asset_folder(stored.assets) as folder:
             config = read_config(path, folder, stored)
             tokenizer = _tokenizer(path, folder, stored)
@@ -116,7 +117,7 @@ def read_config(path: Path, folder: Path, stored: StoredModel) -> Any:
             folder, trust_remote_code=False, local_files_only=True
         )
     except (ValueError, KeyError, TypeError, OSError) as error:
-        reason = _one_line(error)
+        reason = one_sentence(error)
         raise UnsupportedError(
             f"{path}: transformers cannot use its config.json: {reason}", "config"
         ) from error
@@ -145,7 +146,7 @@ def _tokenizer(path: Path, folder: Path, stored: StoredModel) -> Any:
             folder, trust_remote_code=False, local_files_only=True
         )
     except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-        reason = _one_line(error)
+        reason = one_sentence(error)
         raise UnsupportedError(
             f"{path}: transformers cannot use its tokenizer: {reason}", "tokenizer"
         ) from error
@@ -211,7 +212,7 @@ def _build(
     path: Path, model_class: Any, config: Any, stored: StoredModel, dtype: torch.dtype, progress: Progress
 ) -> Any:
     """The model with its weights, on the CPU, in eval mode."""
-    with lazy_state(stored, config, dtype, progress) as state, _quiet_transformers():
+    with lazy_state(stored, config, dtype, progress) as state, quiet_transformers():
         model, info = model_class.from_pretrained(
             None,
             config=config,
@@ -246,10 +247,6 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
 @contextmanager
 def _collection_paused() -> Iterator[None]:
     """Loading makes very many records and no garbage in cycles: a collection would only look at all of transformers."""
@@ -260,18 +257,3 @@ def _collection_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bars and no load report: what is wrong with the weights is raised, not logged."""
-    verbosity = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        if bars:
-            transformers.logging.enable_progress_bar()
