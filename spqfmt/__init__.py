@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from spqfmt.loaders.file import SpqFile, TensorHandle
     from spqfmt.loaders.file import open_file as open  # noqa: A004
     from spqfmt.loaders.model import load_model
+    from spqfmt.pipeline.diff import diff_files as diff
     from spqfmt.pipeline.pack import PackReport, pack
     from spqfmt.pipeline.repack import RepackReport, repack
     from spqfmt.pipeline.report import inspect_file as inspect
@@ -47,6 +48,7 @@ _LAZY = {
     "SpqFile": ("spqfmt.loaders.file", "SpqFile"),
     "TensorHandle": ("spqfmt.loaders.file", "TensorHandle"),
     "backend": ("spqfmt.kernels.backend", "backend"),
+    "diff": ("spqfmt.pipeline.diff", "diff_files"),
     "inspect": ("spqfmt.pipeline.report", "inspect_file"),
     "load_model": ("spqfmt.loaders.model", "load_model"),
     "open": ("spqfmt.loaders.file", "open_file"),
@@ -76,6 +78,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "backend",
+    "diff",
     "inspect",
     "load_model",
     "open",

@@ -14,7 +14,6 @@ from spqfmt.cli import charts
 from spqfmt.cli.inspect_tables import error_of, group_table, parts_table, stream_table, summary, tensor_table
 from spqfmt.cli.parameters import MODEL, complete_tensors
 from spqfmt.cli.pictures import draw, html_option, png_option
-from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import matcher, printable
 from spqfmt.pipeline.report import (
     GROUPINGS,
@@ -117,6 +116,7 @@ def inspect(
     whole = inspect_file(file)
     report = _chosen(whole, patterns)
     if measure or reference is not None:
+        from spqfmt.cli.progress import Bar
         from spqfmt.pipeline.measure import measure_file
 
         names = {tensor.name for tensor in report.tensors}
