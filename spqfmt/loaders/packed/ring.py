@@ -49,9 +49,14 @@ class _Shared:
     slots: list[_Slot]
     fill: Fill
     sizes: Sequence[int]
-    condition: threading.Condition = field(default_factory=threading.Condition)
+    lock: threading.RLock = field(default_factory=threading.RLock)
     queue: list[_Slot] = field(default_factory=list)
     closed: bool = False
+
+    def __post_init__(self) -> None:
+        # Two, so that a part that is ready does not wake the workers, nor a queued one those who wait for others.
+        self.work = threading.Condition(self.lock)
+        self.change = threading.Condition(self.lock)
 
 
 class Ring:
@@ -75,7 +80,7 @@ class Ring:
         ]
         for thread in self._threads:
             thread.start()
-        with self._shared.condition:
+        with self._shared.lock:
             self._prefetch()
 
     @property
@@ -90,9 +95,10 @@ class Ring:
 
     def close(self) -> None:
         """Stop the threads; whoever waits, or lends later, gets SpqError."""
-        with self._shared.condition:
+        with self._shared.lock:
             self._shared.closed = True
-            self._shared.condition.notify_all()
+            self._shared.work.notify_all()
+            self._shared.change.notify_all()
 
     @contextmanager
     def lend(self, part: int, name: str) -> Iterator[View]:
@@ -102,14 +108,14 @@ class Ring:
         try:
             yield view
         finally:
-            with self._shared.condition:
+            with self._shared.lock:
                 slot.held = None if view.take_back() else view
                 self._free(slot)
                 self._prefetch()
 
     def _obtain(self, part: int) -> _Slot:
         shared = self._shared
-        with shared.condition:
+        with shared.lock:
             if self._last is not None:
                 self._next[self._last] = part
             self._last = part
@@ -169,7 +175,7 @@ class Ring:
     def _enqueue(self, slot: _Slot, part: int, place: int) -> None:
         slot.part, slot.state, slot.error = part, _State.QUEUED, None
         self._shared.queue.insert(place, slot)
-        self._shared.condition.notify_all()
+        self._shared.work.notify()
 
     def _prefetch(self) -> None:
         """Queue what comes after the part used last, as far as there are free slots."""
@@ -190,7 +196,7 @@ class Ring:
 
     def _free(self, slot: _Slot) -> None:
         slot.part, slot.state, slot.error = -1, _State.FREE, None
-        self._shared.condition.notify_all()
+        self._shared.change.notify_all()
 
     def _wait(self) -> None:
         """Wait for any change; raise instead of waiting for what cannot come."""
@@ -203,15 +209,15 @@ class Ring:
         if all(slot.held is not None and slot.state not in lent_or_coming for slot in shared.slots):
             names = ", ".join(slot.held.name for slot in shared.slots if slot.held is not None)
             raise TakenBackError(f"arrays over buffers that were taken back are still held: {names}")
-        shared.condition.wait(_LOOK_SECONDS)
+        shared.change.wait(_LOOK_SECONDS)
 
 
 def _work(shared: _Shared, worker: int) -> None:
     """Fill what is queued until the ring is closed."""
     while True:
-        with shared.condition:
+        with shared.lock:
             while not shared.queue and not shared.closed:
-                shared.condition.wait()
+                shared.work.wait()
             if shared.closed:
                 return
             slot = shared.queue.pop(0)
@@ -224,6 +230,6 @@ def _work(shared: _Shared, worker: int) -> None:
             slot.error = SpqError(f"a thread that reads and decodes weights died: {type(error).__name__}")
             raise
         finally:
-            with shared.condition:
+            with shared.lock:
                 slot.state = _State.READY
-                shared.condition.notify_all()
+                shared.change.notify_all()
