@@ -27,6 +27,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -183,18 +184,19 @@ def main() -> None:
                 print(f"{model}\t{row.title}")
                 continue
             source = build_model(model, arguments.out)
-            packed = arguments.out / "packed.spq"
-            costs = pack(source, packed, row.method, options)
             judge = judge or Judge(source, text, arguments.window, arguments.windows)
+            # In a folder of its own: another run may measure beside this one.
+            with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
+                packed = Path(folder) / "m.spq"
+                costs = pack(source, packed, row.method, options)
+                measured = {**sizes(packed), **judge(packed), **costs}
             entry = {
                 "model": model,
                 "method": row.method,
                 "settings": row.settings,
                 "series": row.series,
                 "calibration": f"{n_samples} x {n_tokens}" if row.calibrated else "",
-                **sizes(packed),
-                **judge(packed),
-                **costs,
+                **measured,
             }
             (arguments.out / "table.md").write_text(table(results.add(key, entry)), "utf-8")
             print(key, {name: entry[name] for name in ("stored", "perplexity", "kl", "seconds")}, flush=True)
