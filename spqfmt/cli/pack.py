@@ -88,8 +88,15 @@ from spqfmt.container.output import check_name
     type=click.Choice(["mean", "all"]),
     help="sar: ranges over the samples' mean at each position, or over all tokens. [default: mean]",
 )
-@click.option("--search-steps", type=int, help="jsq: steps of the annealing; 0 edits nothing.")
-@click.option("--search-samples", type=int, help="jsq: samples that the annealing tries a vector on.")
+@click.option(
+    "--search-steps",
+    type=int,
+    help="jsq: steps of the annealing; 0 edits nothing. Each compresses half of the model, on average, on the search's "
+    "samples: 16 steps on 4 take 6 minutes of one core for 135 M parameters. [default: 16]",
+)
+@click.option(
+    "--search-samples", type=int, help="jsq: samples that the annealing tries a vector on. [default: 4]"
+)
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
