@@ -82,7 +82,7 @@ class _Access(NamedTuple):
 
 
 class SimulatedDevice(Device):
-    """`capacity_bytes` of memory, None for any; `faults` that are to happen; `runs` False counts time without bytes."""
+    """`capacity_bytes` of memory, None for any; `faults` that are to happen; `runs` False counts time alone."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class SimulatedDevice(Device):
         start = max(self.seconds, self._free[stream])
         self._free[stream] = start + self.rates.seconds(work.amounts) + delay
         self.trace.append(Done(stream, work.label, start, self._free[stream]))
-        for memories, writes in ((work.reads, False), (work.writes, True)):
+        for memories, writes in ((work.reads, False), (work.writes, True)) if self._runs else ():
             for memory in memories:
                 self._touch(stream, memory, work.label, writes=writes)
         if any(fault.kind == "fail" for fault in struck):

@@ -1,0 +1,130 @@
+"""The simulation's table stands in the documentation; the check of a GPU finds what is wrong and nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gpu_check
+import pytest
+import simulate_gpu
+import torch
+
+from spqfmt.kernels.torch_device.kernels import TorchKernels
+from spqfmt.loaders.device import SimulatedDevice
+from spqfmt.pipeline.residency.device_rates import ASSUMED, read_rates
+
+TINY = gpu_check.Sizes(1 << 13, 64, 1, 64, 4, 1, 1)
+
+
+def test_the_rates_in_the_documentation_are_those_that_are_assumed() -> None:
+    assert simulate_gpu.rates_table() in simulate_gpu.DOCUMENT.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("card", "shape", "codes", "host"),
+    [(0, 0, 3, simulate_gpu.HOST), (0, 1, 1, simulate_gpu.SMALL_HOST), (1, 1, 3, simulate_gpu.HOST)],
+)
+def test_rows_in_the_documentation_are_what_the_simulation_gives(
+    card: int, shape: int, codes: int, host: int
+) -> None:
+    chosen = simulate_gpu.SHAPES[shape], simulate_gpu.CODES[codes]
+    row = simulate_gpu._row(*simulate_gpu.CARDS[card], *chosen, host)
+    assert f"\n{row}\n" in simulate_gpu.DOCUMENT.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_whole_table_in_the_documentation_is_what_the_simulation_gives() -> None:
+    text = simulate_gpu.DOCUMENT.read_text(encoding="utf-8")
+    assert simulate_gpu.filled(text) == text
+
+
+def test_the_simulation_is_never_faster_than_its_busiest_stream() -> None:
+    _, rates, memory = simulate_gpu.CARDS[0]
+    planned = simulate_gpu.plan(
+        simulate_gpu.SHAPES[0], simulate_gpu.CODES[3], rates, memory, simulate_gpu.HOST, compressed=True
+    )
+    seconds, _ = simulate_gpu.seconds_a_token(planned)
+    assert max(planned.stages) * 0.999 <= seconds <= 1.1 * max(planned.stages)
+    assert planned.held_bytes <= memory
+    assert planned.rates is ASSUMED["rtx4060"]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, small_parts: None) -> None:
+    monkeypatch.setattr(gpu_check, "SMALL", TINY)
+    monkeypatch.setattr(gpu_check, "BLOCK_LOG2", (12, 16))
+
+
+def wrong_rows(check: gpu_check.Check) -> list[str]:
+    return [row.what for row in check.rows if row.ok is False]
+
+
+def test_the_check_runs_through_on_the_cpu_and_says_that_it_is_no_gpu(
+    small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(tmp_path / "gpu.json"), str(tmp_path / "rates.json")]
+    assert gpu_check.main(["--device", "simulated", "--json", files[0], "--rates", files[1]]) == 0
+    shown = capsys.readouterr().out
+    assert "NOT a GPU" in shown
+    assert "all right" in shown
+    result = json.loads(Path(files[0]).read_text())
+    assert result["measured_on_gpu"] is False
+    rows = {row["what"]: row for row in result["rows"]}
+    assert {
+        "rans, blocks of 4096 bytes",
+        "zstd by nvCOMP",
+        "least on both: peak device memory",
+    } <= rows.keys()
+    assert {row["section"] for row in result["rows"]} == {"kernels", "memory", "decode", "product", "model"}
+    assert rows["least on both"]["note"].startswith("decoded 0.0 MiB")
+    assert all(row["what"] in shown for row in result["rows"])
+    rates = read_rates(files[1])
+    assert rates.assumed
+    assert rates.rans == 1e9 * max(row["value"] for what, row in rows.items() if what.startswith("rans, "))
+
+
+class _WrongByOneBit(TorchKernels):
+    def _dequantize(self, codes: Any, matrix: Any, channels: range, out: torch.Tensor, first: int) -> None:
+        super()._dequantize(codes, matrix, channels, out, first)
+        out.view(-1)[-1] += 1
+
+
+class _BlindToDamage(TorchKernels):
+    def _decode_chunks(self, stored: Any, plan: Any, out: Any, tables: Any, error: torch.Tensor) -> None:
+        super()._decode_chunks(stored, plan, out, tables, error)
+        error.zero_()
+
+
+def test_a_kernel_that_is_wrong_is_found() -> None:
+    check = gpu_check.Check(torch.device("cpu"), _WrongByOneBit(), TINY)
+    gpu_check.check_kernels(check)
+    wrong = wrong_rows(check)
+    assert len(wrong) == sum(row.what.startswith("dequantize") for row in check.rows) > 20
+    assert all(what.startswith("dequantize") for what in wrong)
+
+
+def test_a_decoder_that_tells_no_damage_is_found() -> None:
+    check = gpu_check.Check(torch.device("cpu"), _BlindToDamage(), TINY)
+    gpu_check.check_kernels(check)
+    assert wrong_rows(check) == ["decode of a damaged chunk is refused"]
+
+
+def test_a_ceiling_that_is_passed_is_found(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = gpu_check.make_model(tmp_path, TINY)
+    honest = SimulatedDevice.allocated_bytes
+    monkeypatch.setattr(
+        SimulatedDevice,
+        "allocated_bytes",
+        property(lambda self: honest.fget(self) + (1 << 20)),  # type: ignore[attr-defined]
+    )
+    check = gpu_check.Check(torch.device("cpu"), TorchKernels(), TINY)
+    gpu_check.check_model(check, model)
+    assert wrong_rows(check) == [row.what for row in check.rows if "peak" in row.what]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_the_check_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main([]) == 1
+    assert "device 'cuda' cannot be used" in capsys.readouterr().err
