@@ -11,10 +11,9 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -23,6 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from gpu_cases import Raw, chunk_cases, frames_of, matrix_cases, moved, packed_chunks
+from gpu_report import FULL, SMALL, Check, Sizes, table
 
 from spqfmt.errors import BackendError, CorruptError, SpqError
 from spqfmt.kernels import native
@@ -37,79 +37,6 @@ BLOCK_LOG2 = (12, 13, 14, 15, 16)
 ALLOCATION_BYTES = 512
 """What torch's allocator on CUDA gives is a multiple of this."""
 PROMPT = torch.tensor([[(i * 37 + 11) % 256 for i in range(16)]])
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much is run: bytes decoded at a time, edge and number of the matrices, the model, its tokens, and rounds."""
-
-    decode_bytes: int
-    edge: int
-    n_matrices: int
-    hidden: int
-    n_layers: int
-    n_tokens: int
-    rounds: int
-
-
-FULL = Sizes(256 << 20, 4096, 16, 1024, 16, 32, 9)
-SMALL = Sizes(1 << 17, 256, 2, 64, 3, 2, 1)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the result. `ok` is None for a figure that cannot be wrong."""
-
-    section: str
-    what: str
-    value: float | None
-    unit: str
-    ok: bool | None
-    note: str = ""
-
-
-class Check:
-    """The machine that is checked, and what was found so far."""
-
-    def __init__(self, device: torch.device, kernels: DeviceKernels, sizes: Sizes) -> None:
-        self.device = device
-        self.kernels = kernels
-        self.sizes = sizes
-        self.rows: list[Row] = []
-        self.figures: dict[str, float] = {}
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether times mean anything."""
-        return self.device.type == "cuda"
-
-    def add(
-        self, section: str, what: str, value: float | None, unit: str, ok: bool | None, note: str = ""
-    ) -> None:
-        """One more row."""
-        self.rows.append(Row(section, what, value, unit, ok, note))
-
-    def seconds(self, run: Callable[[], object]) -> float:
-        """Median time of `run` on the device, launches included."""
-        run()
-        times = []
-        for _ in range(self.sizes.rounds):
-            if self.on_gpu:
-                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-                begin.record()
-                run()
-                end.record()
-                end.synchronize()
-                times.append(begin.elapsed_time(end) / 1e3)
-            else:
-                begun = perf_counter()
-                run()
-                times.append(perf_counter() - begun)
-        return max(float(median(times)), 1e-9)
-
-    def on(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor on the device."""
-        return tensor.to(self.device)
 
 
 def check_kernels(check: Check) -> None:
@@ -322,7 +249,11 @@ def make_model(folder: Path, sizes: Sizes) -> Path:
 
     import spqfmt
 
-    shape = {"hidden_size": sizes.hidden, "intermediate_size": sizes.hidden * 11 // 4, "vocab_size": 8 * sizes.hidden}
+    shape = {
+        "hidden_size": sizes.hidden,
+        "intermediate_size": sizes.hidden * 11 // 4,
+        "vocab_size": 8 * sizes.hidden,
+    }
     config = transformers.LlamaConfig(**{**tiny._LLAMA, **shape, "num_hidden_layers": sizes.n_layers})
     with torch.random.fork_rng(devices=[]), tiny.quiet():
         torch.manual_seed(0)
@@ -335,15 +266,6 @@ def measured_rates(check: Check, name: str) -> DeviceRates:
     """What was measured, as the planner takes it; disk, host and a missing nvCOMP stay as assumed."""
     fields = asdict(DEFAULT) | check.figures | {"name": name, "assumed": not check.on_gpu}
     return DeviceRates(**fields)
-
-
-def table(check: Check) -> Iterator[str]:
-    """The rows, for a reader."""
-    yield f"{'what':58} {'value':>10} {'unit':14} {'right':6} note"
-    for row in check.rows:
-        value = "" if row.value is None else f"{row.value:.3g}"
-        right = {True: "yes", False: "NO", None: ""}[row.ok]
-        yield f"{row.section + ': ' + row.what:58} {value:>10} {row.unit:14} {right:6} {row.note}".rstrip()
 
 
 def run(

@@ -1,0 +1,142 @@
+"""CudaDevice where there is no CUDA: torch's streams and events replaced by ones that write down what they are told."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from spqfmt.errors import BackendError, ChecksumError
+from spqfmt.loaders.device import cuda
+from spqfmt.loaders.device.seam import Stream, Work
+
+WORK = Work("copy w")
+
+
+class _Event:
+    def __init__(self, log: list[str], name: str = "") -> None:
+        self.log = log
+        self.name = name
+        self.is_done = False
+
+    def query(self) -> bool:
+        return self.is_done
+
+    def synchronize(self) -> None:
+        self.log.append(f"host waits for {self.name}")
+
+
+class _Stream:
+    def __init__(self, log: list[str], name: str) -> None:
+        self.log = log
+        self.name = name
+
+    def record_event(self, event: _Event) -> _Event:
+        event.name = f"event of {self.name}"
+        self.log.append(f"{self.name} records")
+        return event
+
+    def wait_event(self, event: _Event) -> None:
+        self.log.append(f"{self.name} waits for {event.name}")
+
+    def synchronize(self) -> None:
+        self.log.append(f"host waits for all of {self.name}")
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the device is told; a whole-device synchronization would fail the test."""
+    entries: list[str] = []
+    names = iter(("copy", "decode"))
+    current = [_Stream(entries, "compute")]
+
+    @contextmanager
+    def use(stream: _Stream) -> Iterator[None]:
+        current.append(stream)
+        yield
+        current.pop()
+
+    fake = SimpleNamespace(
+        Stream=lambda device: _Stream(entries, next(names)),
+        Event=lambda: _Event(entries),
+        current_stream=lambda device: current[-1],
+    )
+    monkeypatch.setattr(cuda, "_cuda", fake)
+    monkeypatch.setattr(torch.cuda, "stream", use)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *a: pytest.fail("the whole device was waited for"))
+    entries.append("")
+    entries.clear()
+    return entries
+
+
+@pytest.fixture
+def device(log: list[str]) -> Iterator[cuda.CudaDevice]:
+    made = cuda.CudaDevice("cuda")
+    assert made.torch_device == torch.device("cuda", 0)
+    yield made
+    made.close()
+
+
+def test_work_runs_with_its_stream_as_the_current_one(device: cuda.CudaDevice, log: list[str]) -> None:
+    for stream in (Stream.COPY, Stream.DECODE, Stream.COMPUTE):
+        name = device.enqueue(stream, WORK, lambda: cuda._cuda.current_stream(None).name)
+        assert name == stream.value
+    event = device.record(Stream.COPY)
+    device.wait(Stream.DECODE, event)
+    device.synchronize(event)
+    assert log == ["copy records", "decode waits for event of copy", "host waits for event of copy"]
+    assert not event.done()
+
+
+def test_reads_are_done_in_order_each_after_its_event(device: cuda.CudaDevice, log: list[str]) -> None:
+    done: list[int] = []
+    begin = threading.Event()
+    first = device.read(WORK, lambda: (begin.wait(5), done.append(1))[1], None)
+    second = device.read(WORK, lambda: done.append(2), device.record(Stream.COPY))
+    assert not first.done()
+    begin.set()
+    device.wait(Stream.COPY, second)  # holds up the caller, not the stream
+    assert done == [1, 2]
+    assert first.done()
+    assert log == ["copy records", "host waits for event of copy"]
+
+
+def test_what_a_read_raises_is_raised_by_who_waits_and_later_reads_go_on(device: cuda.CudaDevice) -> None:
+    def fail() -> None:
+        raise ChecksumError("bad")
+
+    bad = device.read(WORK, fail, None)
+    good = device.read(WORK, lambda: None, None)
+    for wait in (lambda: device.wait(Stream.COPY, bad), lambda: device.synchronize(bad)):
+        with pytest.raises(ChecksumError, match="bad"):
+            wait()
+    device.synchronize(good)
+
+
+def test_an_error_of_cuda_is_one_line_that_names_the_work(device: cuda.CudaDevice) -> None:
+    def fail() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access\nwas encountered")
+
+    with pytest.raises(
+        BackendError, match=r"^the device failed at 'copy w': CUDA error: an illegal memory access was"
+    ):
+        device.enqueue(Stream.COPY, WORK, fail)
+
+
+def test_closing_waits_for_both_streams_and_the_reader(device: cuda.CudaDevice, log: list[str]) -> None:
+    done: list[int] = []
+    device.read(WORK, lambda: (time.sleep(0.05), done.append(1))[1], None)
+    device.close()
+    assert done == [1]
+    assert log == ["host waits for all of copy", "host waits for all of decode"]
+
+
+def test_a_device_that_is_not_there(log: list[str]) -> None:
+    with pytest.raises(BackendError, match="device 'cuda:3' cannot be used: there are 1 CUDA devices"):
+        cuda.CudaDevice("cuda:3")

@@ -1,0 +1,146 @@
+"""The planner for a device: pure, from sizes and given rates."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from spqfmt.errors import MemoryBudgetError
+from spqfmt.pipeline.residency.device_plan import DeviceInventory, DeviceItem, DevicePlan, Load, plan_device
+from spqfmt.pipeline.residency.device_rates import ASSUMED, DEFAULT, DeviceRates, assumed_for
+from spqfmt.pipeline.residency.parts import Part
+from spqfmt.pipeline.residency.plan import Inventory, Item
+from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+from spqfmt.wire import CODEC_RANS
+
+N = 40
+RAW, STORED, SENT = 6400, 4800, 5120
+EMBEDDING = 6400
+SLOW_DECODER = replace(DEFAULT, rans=1e8, operation_s=0.0)
+FAST_DECODER = replace(DEFAULT, rans=1e13, operation_s=0.0)
+
+
+def part(name: str) -> Part:
+    chunk = Chunk(0, RAW, (PlaneChunk(64, STORED, RAW, CODEC_RANS, 0),))
+    codes = Stream("codes", "i8", RAW, (chunk,))
+    record = TensorRecord(name, (1, RAW), "bf16", "uniform", "", {"orientation": "rows"}, (codes,))
+    return Part(record, 0, (chunk,), 0, 1, True)
+
+
+LOAD = Load(SENT, 16384, {"read": STORED}, {"rans": RAW})
+ITEMS = tuple(DeviceItem(Item(part(f"layer{n}"), products=True, lookups=False), LOAD) for n in range(N))
+LOOKUPS = Inventory((Item(part("embed"), products=False, lookups=True),), 0, 64, 640)
+INVENTORY = DeviceInventory(ITEMS, float_bytes=1000, side_bytes=512, workspace_bytes=2048, lookups=LOOKUPS)
+WHOLE = plan_device(INVENTORY, DEFAULT)
+SMALLEST, LEAST_HOST = WHOLE.smallest_bytes, WHOLE.smallest_host_bytes
+
+
+def where(plan: DevicePlan) -> list[str]:
+    return [part.residency for part in plan.parts]
+
+
+def test_without_ceilings_all_is_decoded() -> None:
+    assert set(where(WHOLE)) == {"decoded"}
+    assert not WHOLE.is_streamed
+    assert WHOLE.fixed.ring == 0
+    assert WHOLE.held_bytes == WHOLE.fixed.total + N * RAW
+    assert WHOLE.serial_ms == pytest.approx(1e3 * N * (DEFAULT.operation_s + RAW / DEFAULT.compute))
+
+
+@pytest.mark.parametrize("rates", [DEFAULT, SLOW_DECODER, FAST_DECODER, ASSUMED["rtx4060"]])
+def test_both_ceilings_are_kept_and_no_room_is_left_that_could_hold_a_part(rates: DeviceRates) -> None:
+    for memory in range(SMALLEST, WHOLE.held_bytes + 7000, 9_130):
+        for host in (*range(LEAST_HOST, LEAST_HOST + N * SENT + 9000, 31_000), None):
+            plan = plan_device(INVENTORY, rates, memory, host)
+            assert plan.held_bytes <= memory
+            assert host is None or plan.host_held_bytes <= host
+            assert plan.smallest_bytes == SMALLEST
+            assert plan.smallest_host_bytes == LEAST_HOST
+            found = where(plan)
+            if host is None:
+                assert "disk" not in found
+            elif "disk" in found:
+                assert host - plan.host_held_bytes < SENT + EMBEDDING
+            if {"host", "disk"} & set(found):
+                assert memory - plan.held_bytes < RAW
+
+
+def test_more_memory_never_costs_time() -> None:
+    for rates in (DEFAULT, SLOW_DECODER, FAST_DECODER):
+        times = [
+            plan_device(INVENTORY, rates, memory, None).serial_ms
+            for memory in range(SMALLEST, WHOLE.held_bytes + 7000, 1_777)
+        ]
+        assert times[-1] < times[0]
+        # A few parts more or less are a matter of rounding to whole ones.
+        assert all(later <= earlier * 1.03 for earlier, later in pairwise(times))
+
+
+def test_a_slow_decoder_wants_decoded_layers_and_a_fast_one_compressed_ones() -> None:
+    memory = SMALLEST + 20 * RAW
+    slow = where(plan_device(INVENTORY, SLOW_DECODER, memory))
+    fast = where(plan_device(INVENTORY, FAST_DECODER, memory))
+    assert slow.count("decoded") == 20
+    assert set(slow) == {"decoded", "host"}
+    assert fast.count("compressed") >= 20 * RAW // SENT - 1
+    assert "decoded" not in fast
+
+
+def test_what_is_left_goes_to_host_memory_and_then_stays_on_disk() -> None:
+    plan = plan_device(INVENTORY, SLOW_DECODER, SMALLEST + 10 * RAW, LEAST_HOST + 10 * SENT)
+    found = where(plan)
+    assert (found.count("decoded"), found.count("host"), found.count("disk")) == (10, 10, 20)
+    assert plan.bytes_in("host") == 10 * SENT
+    on_disk = next(part for part in plan.parts if part.residency == "disk")
+    assert on_disk.bytes == 0
+    assert on_disk.stages.read == pytest.approx(STORED / DEFAULT.read)
+    assert on_disk.stages.copy == pytest.approx(SENT / DEFAULT.copy)
+
+
+def test_alike_parts_are_spread_over_the_model() -> None:
+    found = where(plan_device(INVENTORY, SLOW_DECODER, SMALLEST + 20 * RAW))
+    runs = [
+        len(run)
+        for run in "".join("d" if w == "decoded" else "h" for w in found)
+        .replace("dh", "d h")
+        .replace("hd", "h d")
+        .split()
+    ]
+    assert max(runs) <= 3
+
+
+def test_the_smallest_ceilings_are_named_and_work() -> None:
+    plan = plan_device(INVENTORY, DEFAULT, SMALLEST, LEAST_HOST)
+    assert set(where(plan)) == {"disk"}
+    assert (plan.held_bytes, plan.host_held_bytes) == (SMALLEST, LEAST_HOST)
+    with pytest.raises(MemoryBudgetError, match=rf"^memory .*at least .*\({SMALLEST} bytes\)") as caught:
+        plan_device(INVENTORY, DEFAULT, SMALLEST - 1)
+    assert caught.value.smallest_bytes == SMALLEST
+    with pytest.raises(MemoryBudgetError, match=rf"^host_memory .*\({LEAST_HOST} bytes\)") as caught:
+        plan_device(INVENTORY, DEFAULT, SMALLEST, LEAST_HOST - 1)
+    assert caught.value.smallest_bytes == LEAST_HOST
+
+
+def test_overlap_is_the_longest_stream() -> None:
+    plan = plan_device(INVENTORY, DEFAULT, SMALLEST, LEAST_HOST)
+    read, copy, decode, compute = plan.stages
+    assert plan.serial_ms == pytest.approx(1e3 * (read + copy + decode + compute))
+    assert plan.overlapped_ms == pytest.approx(1e3 * read)
+    assert read > copy > decode
+
+
+def test_json_has_the_documented_keys() -> None:
+    found = plan_device(INVENTORY, DEFAULT, SMALLEST).to_json()
+    assert {"memory_bytes", "smallest_bytes", "weights_bytes", "layers", "host_memory_bytes"} <= found.keys()
+    assert found["weights_bytes"] == {"stored": (N + 1) * STORED, "decoded": N * RAW + 1512}
+    layers = found["layers"]
+    assert isinstance(layers, list)
+    assert layers[0].keys() == {"name", "residency", "bytes", "expected_ms"}
+
+
+def test_a_card_is_found_by_its_name() -> None:
+    assert assumed_for("NVIDIA GeForce RTX 4090") is ASSUMED["rtx4090"]
+    assert assumed_for("NVIDIA A100-SXM4-40GB") is ASSUMED["a100"]
+    assert assumed_for("NVIDIA H100 PCIe") is ASSUMED["h100"]
+    assert assumed_for("another card") is DEFAULT
+    assert all(rates.assumed for rates in ASSUMED.values())
