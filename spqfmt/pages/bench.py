@@ -44,8 +44,7 @@ class _Table:
 def bench_page(report: Report, title: str) -> str:
     """The page of a run on the data that `title` names."""
     tables = [_codecs(data, list(rows)) for data, rows in groupby(report.codecs, lambda row: row.data)]
-    if report.load:
-        tables.append(_load(report.load))
+    tables += [_load(data, list(rows)) for data, rows in groupby(report.load, lambda row: row.data)]
     tables += [_run(workload, list(runs)) for workload, runs in groupby(report.run, lambda row: row.workload)]
     return render(
         "bench.html",
@@ -88,16 +87,17 @@ def _codecs(data: str, rows: list[CodecRow]) -> _Table:
     )
 
 
-def _load(rows: Sequence[LoadRow]) -> _Table:
+def _load(data: str, rows: list[LoadRow]) -> _Table:
+    rows = sorted(rows, key=lambda row: (row.cache, row.threads, -row.load.median))
     return _Table(
-        "Loading",
+        f"Loading {data}",
         "From the file to decoded memory; cold: dropped from the page cache before.",
-        ("format", "data", "cache", "threads", "file"),
-        3,
+        ("format", "cache", "threads", "file"),
+        2,
         ("load",),
         [
             _Row(
-                (row.container, row.data, row.cache, str(row.threads), size(row.file_bytes)),
+                (row.container, row.cache, str(row.threads), size(row.file_bytes)),
                 [cell],
                 _is_ours(row),
             )
@@ -136,12 +136,17 @@ def _run(workload: str, rows: list[RunRow]) -> _Table:
 def _is_ours(row: _Measured) -> bool:
     if isinstance(row, CodecRow):
         return row.codec == "rans"
-    return row.container == "spq" if isinstance(row, LoadRow) else row.latency is not None
+    return row.container.startswith("spq") if isinstance(row, LoadRow) else row.latency is not None
+
+
+def _is_copy(row: _Measured) -> bool:
+    name = row.codec if isinstance(row, CodecRow) else row.container if isinstance(row, LoadRow) else ""
+    return name in {"memcpy", "raw bytes"}
 
 
 def _cells(rows: Sequence[_Measured], rates: Sequence[Rate]) -> list[_Cell]:
     """Medians, as bars beside the fastest coder of a column; a copy, which codes nothing, has none."""
-    coded = [not isinstance(row, CodecRow) or row.codec != "memcpy" for row in rows]
+    coded = [not _is_copy(row) for row in rows]
     fastest = max((rate.median for rate, codes in zip(rates, coded, strict=True) if codes), default=1.0)
     return [
         _Cell(

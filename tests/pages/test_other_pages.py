@@ -83,7 +83,9 @@ def bench_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         CodecRow(data, codec, path, 65536, 1, "", rate(r / 2), rate(r), 6.125, 6.1)
         for data in ("int8", "int4") for codec, path, r in coders
     ]  # fmt: skip
-    load = [LoadRow("int8", name, "cold", 2, 10**8, rate(2000.0)) for name in ("spq", "safetensors")]
+    load = [
+        LoadRow("int8", name, "cold", 2, 10**8, rate(2000.0)) for name in ("spq", "safetensors", "raw bytes")
+    ]
     ours = RunRow(
         "m", "compressed", "64 tokens", rate(40.25), 9, 10**8, 10**7, 35.5, 41.5, Latency(1.0, 2.0, 3.0, 4)
     )
@@ -104,7 +106,7 @@ def test_the_bench_shows_every_row_and_fits_a_phone(browser: Browser, bench_file
     rows = browser.run("return [...document.querySelectorAll('tbody tr')].map(r => r.cells[0].textContent)")
     runs = ["BF16 transformers", "compressed"]
     coders = ["rans avx512 64 KiB", "zstd level 1 64 KiB", f"memcpy {MARKUP} 64 KiB"]
-    assert sorted(rows) == sorted([*coders, *coders, "spq", "safetensors", *runs])
+    assert sorted(rows) == sorted([*coders, *coders, "spq", "safetensors", "raw bytes", *runs])
     assert browser.run("return [...document.querySelectorAll('tr.ours th')].map(t => t.textContent)") == [
         "rans avx512 64 KiB", "rans avx512 64 KiB", "spq", "compressed"
     ]  # fmt: skip
@@ -116,7 +118,7 @@ def test_bars_are_as_long_as_rates_and_a_copy_has_none(bench_file: Path) -> None
     widths = [float(w) for w in re.findall(r'-fill" width="([\d.]+)"', text)]
     # By table: fastest first, each row with encode and decode; then both files.
     one = [0.0, 0.0, 100.0, 100.0, *[pytest.approx(100 * 1530 / 2950.4, abs=0.01)] * 2]
-    assert widths == [*one, *one, 100.0, 100.0, 100.0, 50.0]
+    assert widths == [*one, *one, 100.0, 100.0, 0.0, 100.0, 50.0]
 
 
 def test_an_evaluation_says_what_json_says(browser: Browser, tmp_path: Path) -> None:
