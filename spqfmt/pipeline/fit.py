@@ -49,13 +49,14 @@ def fit(model: SourceModel, plan: PackPlan, options: PackOptions, stage: Stage) 
     if not spent:
         raise OptionError("the source has no tensor that ecq quantizes")
     n_weights = sum(t.n_weights for t in spent.values())
+    n_counted = sum(t.n_weights for t in plan.tensors if t.treatment)
     others = ledger.asset_bytes + sum(
         t.stored_bytes for n, t in ledger.known.items() if not t.record["method"]
     )
     asked = options.fit
     assert isinstance(asked, BitsPerWeight | FileBytes)
     by_bits = isinstance(asked, BitsPerWeight)
-    target_bytes = math.floor(asked.bits * n_weights / 8) + others if by_bits else asked.n_bytes
+    target_bytes = math.floor(asked.bits * n_counted / 8) + others if by_bits else asked.n_bytes
     rate = 8 * (target_bytes - ledger.file_bytes({})) / n_weights
     rate = min(MOST_BITS, max(FEWEST_BITS, rate))
     seen = _survey(model, spent, options, rate, stage)
@@ -63,9 +64,9 @@ def fit(model: SourceModel, plan: PackPlan, options: PackOptions, stage: Stage) 
     plans = make_plans([seen[name] for name in spent], extra)
     smallest = _smallest(ledger, plans, n_weights)
     if target_bytes < smallest:
-        raise OptionError(_too_small(asked, target_bytes, smallest, smallest - others, n_weights))
+        raise OptionError(_too_small(asked, target_bytes, smallest, others, n_counted))
     budget = FileBudget(ledger, plans, target_bytes, spent, options.codec.codec)
-    given = replace(options.method_options, bits_per_weight=round(8 * (target_bytes - others) / n_weights, 4))
+    given = replace(options.method_options, bits_per_weight=round(8 * (target_bytes - others) / n_counted, 4))
     return replace(options, method=method.prepared(plans, budget), method_options=given)
 
 
@@ -154,9 +155,11 @@ def _smallest(ledger: Ledger, plans: Mapping[str, TensorPlan], n_weights: int) -
     return math.ceil(expected + _MARGIN * (expected - known)) + 64 * len(plans)
 
 
-def _too_small(asked: object, target: int, smallest: int, counted: int, n_weights: int) -> str:
+def _too_small(asked: object, target: int, smallest: int, others: int, n_weights: int) -> str:
+    # A survey at another rate sees other rates by a little, and the size that is named must work.
+    smallest = math.ceil((1 + _MARGIN) * smallest)
     if isinstance(asked, BitsPerWeight):
-        least = math.ceil(100 * 8 * counted / n_weights) / 100
+        least = math.ceil(100 * 8 * (smallest - others) / n_weights) / 100
         return f"{asked.bits:g} bits a weight are too few for this model; {least:.2f} is the least that works"
     beside = asked.beside if isinstance(asked, FileBytes) else 0
     what = f"{target + beside} bytes{' of memory' if beside else ''}"

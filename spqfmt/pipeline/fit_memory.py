@@ -48,14 +48,15 @@ def pack_into_memory(plan: PackPlan, options: PackOptions, out: Path, pack_file:
         extra = _column_bytes(plan) if options.method.calibrated else 0
         beside = 0
         for fit in (dry.fit, None):
-            size = FileBytes(_target(asked, beside)) if fit is None else fit
-            pack_file(replace(dry, fit=size), trial)
+            pack_file(replace(dry, fit=fit or _file_of(asked, beside)), trial)
             beside = memory_of(trial, plan) - trial.stat().st_size + extra
         for _ in range(_TRIES):
-            target = _target(asked, beside)
-            pack_file(replace(options, fit=FileBytes(target, asked.n_bytes - target)), trial)
+            size = _file_of(asked, beside)
+            pack_file(replace(options, fit=size), trial)
             needed = memory_of(trial, plan)
-            if needed <= asked.n_bytes and (needed >= _ENOUGH * asked.n_bytes or _is_finest(trial, target)):
+            if needed <= asked.n_bytes and (
+                needed >= _ENOUGH * asked.n_bytes or _is_finest(trial, size.n_bytes)
+            ):
                 trial.replace(out)
                 return
             beside = needed - trial.stat().st_size
@@ -64,8 +65,9 @@ def pack_into_memory(plan: PackPlan, options: PackOptions, out: Path, pack_file:
     )
 
 
-def _target(asked: MemoryBytes, beside: int) -> int:
-    return max(1, int(_AIM * asked.n_bytes) - beside)
+def _file_of(asked: MemoryBytes, beside: int) -> FileBytes:
+    n_bytes = int(_AIM * asked.n_bytes) - beside
+    return FileBytes(n_bytes, asked.n_bytes - n_bytes)
 
 
 def _is_finest(file: Path, target: int) -> bool:

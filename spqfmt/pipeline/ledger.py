@@ -20,6 +20,8 @@ _ASSET_CHUNK_BYTES = 1 << 20
 """As the writer cuts them."""
 _RECORD_BYTES = 90
 """About what a tensor takes in the stored index, before any is known."""
+_GROWTH = 1.2
+"""The index is estimated anew when so many times as many tensors are known."""
 _INDEX_SLACK = 1.02
 """Records that are not known yet may compress worse than the others."""
 
@@ -88,6 +90,7 @@ class Ledger:
     assets: tuple[StoredTensor, ...]
     metadata: Mapping[str, str]
     known: Mapping[str, StoredTensor] = field(default_factory=dict)
+    _n_compressed: int = 0
     _index_bytes: float = 0.0
 
     @classmethod
@@ -104,7 +107,10 @@ class Ledger:
     def knowing(self, more: Mapping[str, StoredTensor]) -> Self:
         """With more tensors known."""
         known = {**self.known, **more}
-        n_tensors = sum(len(names) for _, names in self.segments)
+        missing = sum(len(names) for _, names in self.segments) - len(known)
+        if missing and len(known) < _GROWTH * self._n_compressed:
+            # Not worth compressing the index again.
+            return replace(self, known=known)
         records: list[Json] = [
             known[name].record for _, names in self.segments for name in names if name in known
         ]
@@ -115,11 +121,11 @@ class Ledger:
             "assets": [asset.record for asset in self.assets],
             "metadata": dict(self.metadata),
         }
-        frame = len(zstandard.ZstdCompressor(level=19).compress(dump(root)))
-        missing = n_tensors - len(records)
-        each = max(_RECORD_BYTES, frame / max(1, len(records))) if records else _RECORD_BYTES
-        slack = _INDEX_SLACK if missing else 1.0
-        return replace(self, known=known, _index_bytes=slack * (frame + missing * each))
+        index_bytes = float(len(zstandard.ZstdCompressor(level=19).compress(dump(root))))
+        if missing:
+            each = max(_RECORD_BYTES, index_bytes / max(1, len(records)))
+            index_bytes = _INDEX_SLACK * (index_bytes + missing * each)
+        return replace(self, known=known, _n_compressed=len(known), _index_bytes=index_bytes)
 
     def file_bytes(self, expected: Mapping[str, float]) -> int:
         """Size of the file, when the tensors that are not known take the bytes that are expected, padding included."""

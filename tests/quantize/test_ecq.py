@@ -11,7 +11,7 @@ from spqfmt.kernels.rate import ESCAPE, choose_codes, choose_codes_plain
 from spqfmt.pipeline.options import pack_options
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.quantize.ecq import METHOD
-from spqfmt.quantize.ecq.grid import gradient_scale, input_grid, norm_scale, plain_grid
+from spqfmt.quantize.ecq.grid import gradient_scale, input_grid, plain_grid
 from spqfmt.quantize.ecq.method import quantize_matrix
 from spqfmt.quantize.ecq.sweep import RowGrid, choose
 from spqfmt.schemes.uniform import Uniform
@@ -154,7 +154,7 @@ def test_constant_matrices_are_restored(value: float) -> None:
 def test_constant_rows_beside_loud_ones_are_restored() -> None:
     matrix = _matrix()
     matrix[3], matrix[4] = 0.0, 1e-3
-    rows = RowGrid(norm_scale(matrix))
+    rows = RowGrid.of_norms(matrix)
     restored = quantize_matrix(matrix, plain_grid(64), rows, np.float32(0.005)).dequantize()
     assert not restored[3].any()
     assert np.allclose(restored[4], 1e-3, rtol=0.1)

@@ -24,7 +24,6 @@ from spqfmt.quantize.ecq.grid import (
     InputGrid,
     gradient_scale,
     input_grid,
-    norm_scale,
     plain_grid,
 )
 from spqfmt.quantize.ecq.survey import Surveyed, make_plans, survey_layer, survey_plain
@@ -95,7 +94,7 @@ class Ecq:
         assert options.bits_per_weight is not None
         plan = self.plans.get(weight.name)
         plan = plan or _alone(survey_plain(weight.name, matrix, options.bits_per_weight))
-        grid, rows = plain_grid(matrix.shape[1]), RowGrid(norm_scale(matrix))
+        grid, rows = plain_grid(matrix.shape[1]), RowGrid.of_norms(matrix)
 
         def make(shift: float) -> Mapping[str, Uniform]:
             return {weight.name: quantize_matrix(matrix, grid, rows, plan.step(shift))}

@@ -21,7 +21,6 @@ from spqfmt.quantize.ecq.grid import (
     gradient_scale,
     input_grid,
     mean_log_rms,
-    norm_scale,
     plain_grid,
 )
 from spqfmt.quantize.ecq.sweep import RowGrid, choose
@@ -126,7 +125,7 @@ def _equal_slope(grid: InputGrid, rows: RowGrid, gradients: Float32 | None) -> f
 
 def survey_plain(name: str, matrix: torch.Tensor, rate: float) -> Surveyed:
     """A tensor of whose input nothing is known, float32 [rows, columns]: rows with a scale of their own."""
-    curve, equal_rate = _measure(matrix, plain_grid(matrix.shape[1]), RowGrid(norm_scale(matrix)), rate)
+    curve, equal_rate = _measure(matrix, plain_grid(matrix.shape[1]), RowGrid.of_norms(matrix), rate)
     return Surveyed(name, matrix.numel(), curve, len(matrix), equal_rate, None)
 
 

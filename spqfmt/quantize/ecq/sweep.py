@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import Elements
 from spqfmt.kernels.rate import ESCAPE, choose_codes
-from spqfmt.quantize.ecq.grid import InputGrid, bounded
+from spqfmt.quantize.ecq.grid import InputGrid, bounded, norm_scale
 from spqfmt.quantize.layouts import choose_layout
 from spqfmt.schemes.base import Float32
 from spqfmt.schemes.floats import Scale
@@ -23,6 +23,8 @@ SLOPE = 1.0
 ESCAPE_BITS = 24.0
 """About what an outlier costs: its value in 16 bits and its gap."""
 _BLOCK = 64
+_WORTH_THREADS = 1 << 18
+"""Weights from which on starting threads for each block pays."""
 _PASSES = 2
 """The first pass takes the bits of the codes that rounding would give, the second those of the first pass."""
 
@@ -33,7 +35,7 @@ class RowGrid:
 
     scale: Scale | None = None
     weight: NDArray[np.float64] | None = None
-    """Mean square gradients, with a geometric mean of 1; [rows]."""
+    """What an error of a row costs: mean square gradients, as a rule; float64 [rows]."""
 
     @classmethod
     def of_gradients(cls, mean_squares: Float32 | None, scale: Scale | None) -> "RowGrid":
@@ -41,6 +43,12 @@ class RowGrid:
         if scale is None or mean_squares is None:
             return cls(None, None)
         return cls(scale, bounded(mean_squares.astype(np.float64)))
+
+    @classmethod
+    def of_norms(cls, matrix: torch.Tensor) -> "RowGrid":
+        """Steps by the rms of the rows, and errors weighed so that a row's relative error is what counts."""
+        scale = norm_scale(matrix)
+        return cls(scale, scale.to_float32().astype(np.float64) ** -2)
 
     def step(self, n_rows: int) -> Float32:
         """As a reader restores them, float32 [rows]."""
@@ -128,13 +136,14 @@ def _sweep(
     n = work.shape[1]
     codes = np.empty(work.shape, np.int8)
     diagonal = np.eye(_BLOCK, dtype=np.float32)
+    n_threads = 0 if work.size >= _WORTH_THREADS else 1
     with _one_thread():
         for first in range(0, n, _BLOCK):
             block = slice(first, min(first + _BLOCK, n))
             size = block.stop - first
             part = upper[block, block] if upper.size else diagonal[:size, :size]
             codes[:, block], errors = choose_codes(
-                work, block, part, row_step, column_step[block], slope, bits
+                work, block, part, row_step, column_step[block], slope, bits, n_threads=n_threads
             )
             if upper.size and block.stop < n:
                 later = torch.from_numpy(upper[block, block.stop :])

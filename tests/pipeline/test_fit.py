@@ -1,0 +1,213 @@
+"""Sizes that ecq must hit: bits a weight, a file's bytes, a ceiling of memory."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import spqfmt
+from spqfmt.container.reader import Reader
+from spqfmt.errors import OptionError
+from spqfmt.importers.base import SourceModel, SourceTensor
+from spqfmt.loaders.plan import plan_model
+from spqfmt.pipeline.fit_memory import memory_of
+from spqfmt.pipeline.options import pack_options
+from spqfmt.pipeline.pack import PackReport, pack_model
+from spqfmt.pipeline.plan import plan_pack
+from spqfmt.pipeline.progress import Silent
+from spqfmt.quantize.ecq.allocation import RateCurve, TensorPlan, between
+
+# The tools are scripts, not a package: their folder is put on the path as Python does for a script.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
+
+import tiny
+
+
+def _counted_bits(file: Path) -> float:
+    """Bits a quantized weight as --bits counts them: all but assets and tensors that are stored as they are."""
+    report = spqfmt.inspect(file)
+    dense = sum(t.stored_bytes for t in report.tensors if not t.method)
+    n_weights = sum(t.n_weights for t in report.tensors if t.method)
+    return 8 * (report.file_bytes - report.totals.asset_bytes - dense) / n_weights
+
+
+@pytest.fixture
+def llama_folder(tmp_path: Path) -> Path:
+    """A tiny model that transformers can plan for."""
+    path = tmp_path / "llama"
+    tiny.build("llama", path)
+    return path
+
+
+@pytest.fixture
+def model(source_tensor: Callable[..., SourceTensor]) -> SourceModel:
+    """Large enough that padding and index are a few per cent; one layer is loud, one has constant and huge weights."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(rows: int, columns: int, scale: float = 0.02) -> torch.Tensor:
+        return (torch.randn(rows, columns, generator=generator) * scale).half()
+
+    tensors = [source_tensor("embed", normal(512, 128), segment="embed", role="embedding")]
+    for layer in range(3):
+        at = f"layers.{layer}"
+        tensors.append(source_tensor(f"{at}.norm", torch.ones(128), segment=at, role="other"))
+        tensors.append(source_tensor(f"{at}.up", normal(384, 128, 0.02 * 3**layer), segment=at))
+        down = normal(128, 384)
+        if layer == 1:
+            down[3], down[4], down[5, 6] = 0.0, 0.01, 50.0
+        tensors.append(source_tensor(f"{at}.down", down, segment=at))
+    tensors.append(source_tensor("head", tensors[0].load(), segment="head", role="head", tied_to="embed"))
+    return SourceModel(tuple(tensors), (), "None", "memory")
+
+
+def _pack(model: SourceModel, out: Path, **arguments: Any) -> PackReport:
+    return pack_model(model, out, pack_options(**arguments), force=True, progress=Silent())
+
+
+@pytest.mark.parametrize("bits", [2.0, 3.2, 4.75, 7.0])
+def test_bits_are_hit_within_a_hundredth_and_never_passed(
+    model: SourceModel, tmp_path: Path, bits: float
+) -> None:
+    out = tmp_path / "m.spq"
+    _pack(model, out, method="ecq", bits=bits, no_calibration=True)
+    assert 0.99 * bits <= _counted_bits(out) <= bits
+    spqfmt.verify(out)
+
+
+@pytest.mark.parametrize("size", [150_000, 200_000, 263_456])
+def test_a_file_is_hit_within_a_hundredth_and_never_passed(
+    model: SourceModel, tmp_path: Path, size: int
+) -> None:
+    out = tmp_path / "m.spq"
+    _pack(model, out, fit=size, no_calibration=True)
+    assert 0.99 * size <= out.stat().st_size <= size
+
+
+def test_an_impossible_size_names_the_smallest_that_then_works(model: SourceModel, tmp_path: Path) -> None:
+    out = tmp_path / "m.spq"
+    with pytest.raises(
+        OptionError, match=r"too few .* (\d+) bytes is the smallest size that works"
+    ) as caught:
+        _pack(model, out, fit="2kB", no_calibration=True)
+    assert list(tmp_path.iterdir()) == []
+    smallest = int(str(caught.value).split(" bytes is the smallest")[0].split()[-1])
+    _pack(model, out, fit=smallest, no_calibration=True)
+    assert 0.97 * smallest <= out.stat().st_size <= smallest
+
+
+def test_too_few_bits_name_the_least_that_then_work(
+    make_model: Callable[..., SourceModel], tmp_path: Path
+) -> None:
+    tiny = make_model()
+    with pytest.raises(OptionError, match=r"too few .*; [\d.]+ is the least that works") as caught:
+        _pack(tiny, tmp_path / "m.spq", method="ecq", bits=1, no_calibration=True)
+    least = float(str(caught.value).split("; ")[1].split()[0])
+    _pack(tiny, tmp_path / "m.spq", method="ecq", bits=least, no_calibration=True)
+    assert _counted_bits(tmp_path / "m.spq") <= least
+
+
+def test_more_room_than_8_bits_need_is_left_unused(model: SourceModel, tmp_path: Path) -> None:
+    out = tmp_path / "m.spq"
+    _pack(model, out, fit="2MB", no_calibration=True)
+    assert _counted_bits(out) < 9.5
+    restored = dict(_restored(out))
+    assert np.abs(restored["layers.0.up"] - model.tensors[2].load().float().numpy()).max() < 0.002
+
+
+def test_outliers_and_constant_rows_come_back(model: SourceModel, tmp_path: Path) -> None:
+    out = tmp_path / "m.spq"
+    _pack(model, out, method="ecq", bits=4, no_calibration=True)
+    down = dict(_restored(out))["layers.1.down"]
+    assert down[5, 6] == pytest.approx(50, rel=0.2)
+    assert not down[3].any()
+    assert np.allclose(down[4], 0.01, rtol=0.15)
+
+
+def test_layers_of_all_magnitudes_get_the_same_bits(model: SourceModel, tmp_path: Path) -> None:
+    out = tmp_path / "m.spq"
+    _pack(model, out, method="ecq", bits=4, no_calibration=True)
+    bits = {t.name: t.bits_per_weight for t in spqfmt.inspect(out).tensors if t.method}
+    assert abs(bits["layers.0.up"] - bits["layers.2.up"]) < 0.1
+    assert bits["embed"] > bits["layers.0.up"] + 1
+
+
+def test_embeddings_at_bits_of_their_own_are_counted_and_kept_ones_are_not(
+    model: SourceModel, tmp_path: Path
+) -> None:
+    eight, kept = tmp_path / "eight.spq", tmp_path / "kept.spq"
+    _pack(model, eight, method="ecq", bits=4.5, embedding_bits=8, no_calibration=True)
+    _pack(model, kept, method="ecq", bits=4.5, embedding_bits=16, no_calibration=True)
+    for file in (eight, kept):
+        assert 4.455 <= _counted_bits(file) <= 4.5
+    by_name = {t.name: t for t in spqfmt.inspect(kept).tensors}
+    assert by_name["embed"].scheme == "dense"
+
+
+def test_the_same_pack_gives_the_same_bytes(model: SourceModel, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.spq", tmp_path / "two.spq"
+    for file in (one, two):
+        _pack(model, file, fit=200_000, no_calibration=True)
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_ceiling_of_memory_is_hit_and_nothing_is_left_on_disk(model: SourceModel, tmp_path: Path) -> None:
+    out = tmp_path / "m.spq"
+    with pytest.raises(
+        OptionError, match=r"bytes of memory are too few .* (\d+) bytes is the smallest"
+    ) as caught:
+        _pack(model, out, fit_memory="20kB", no_calibration=True)
+    smallest = int(str(caught.value).split(" bytes is the smallest")[0].split()[-1])
+    asked = int(1.2 * smallest)
+    _pack(model, out, fit_memory=asked, no_calibration=True)
+    needed = memory_of(out, plan_pack(model, pack_options()))
+    assert 0.99 * asked <= needed <= asked
+    assert [path.name for path in tmp_path.iterdir()] == ["m.spq"]
+
+
+def test_a_curve_and_its_inverse_agree_also_outside_what_was_measured() -> None:
+    curve = RateCurve.of([(-3.0, 4.0), (-1.0, 2.2), (-2.0, 3.1), (0.0, 1.3), (1.0, 1.31)])
+    for bits in (0.2, 1.0, 1.4, 2.2, 3.5, 6.0):
+        assert curve.bits(curve.log_step(bits)) == pytest.approx(bits, abs=1e-6)
+    steps = np.linspace(-8, 6, 60)
+    assert (np.diff([curve.bits(s) for s in steps]) <= 0).all()
+
+
+def test_bases_lie_between_equal_rate_and_equal_slope() -> None:
+    bases = between([0.0, -2.0], [5.0, 3.0 - 4.0], [1, 1])
+    assert sum(bases) == pytest.approx(-2.0)
+    assert -2.0 - 4.0 < bases[1] - bases[0] < -2.0
+
+
+def test_no_step_is_finer_than_8_bits_ask_for() -> None:
+    plan = TensorPlan("w", 100, 0.0, RateCurve.of([(-2.0, 4.0), (0.0, 2.0)]), 0)
+    assert plan.curve.bits(plan.log_step(-50)) == pytest.approx(8)
+    assert plan.log_step(-1) == -1
+
+
+def _restored(file: Path) -> list[tuple[str, Any]]:
+    with spqfmt.open(file) as packed:
+        return [(name, packed.read(name).float().numpy()) for name in packed]
+
+
+def test_metadata_say_what_was_asked_for(model: SourceModel, tmp_path: Path) -> None:
+    out = tmp_path / "m.spq"
+    _pack(model, out, method="ecq", bits=3.5, no_calibration=True)
+    with Reader(out) as reader:
+        options = json.loads(reader.index.metadata["method_options"])
+    assert options["bits_per_weight"] == pytest.approx(3.5, abs=0.001)
+    assert options["no_calibration"] is True
+
+
+def test_plan_needs_what_the_pack_was_made_for(tmp_path: Path, llama_folder: Path) -> None:
+    out = tmp_path / "m.spq"
+    with pytest.raises(OptionError) as caught:
+        spqfmt.pack(llama_folder, out, fit_memory=1000, no_calibration=True)
+    asked = int(1.05 * int(str(caught.value).split(" bytes is the smallest")[0].split()[-1]))
+    spqfmt.pack(llama_folder, out, fit_memory=asked, no_calibration=True)
+    planned = plan_model(out).plan
+    assert 0.98 * asked <= planned.in_memory_bytes <= asked
