@@ -70,6 +70,7 @@ def test_lossless(codec, dtype, tmp_path):
         {"bits": 8, "granularity": "tensor"},
         {"bits": 4, "granularity": "row"},
         {"bits": 2, "granularity": "row", "partial": "every:2"},
+        {"bits": 3, "granularity": "row", "partial": "speed:50%"},
         {"bits": 4, "granularity": "group", "group_size": 16},
         {"bits": 3, "granularity": "group", "group_size": 32, "codec": "zstd"},
     ],
