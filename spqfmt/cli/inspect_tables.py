@@ -160,7 +160,7 @@ def summary(report: FileReport, name: str) -> str:
     files = f" in {report.n_files} files" if report.n_files > 1 else ""
     bound = t.entropy_bits_per_weight
     return (
-        f"{printable(name)}: {size(report.file_bytes)}{files}, ratio {t.ratio:.2f} to {size(t.raw_bytes)}; "
+        f"{printable(name)}: {size(report.file_bytes)}{files}, ratio {t.ratio:.2f} to {size(t.raw_bytes)} raw; "
         f"{t.bits_per_weight:.3f} bits a weight"
         + ("" if bound is None else f" (bound of the tensors {bound:.3f})")
         + f"\n{count(t.n_weights)} weights in {t.n_tensors} tensors"

@@ -20,7 +20,7 @@ from rich.text import Text
 from spqfmt.cli.units import count, printable
 
 
-class _Rate(ProgressColumn):
+class Rate(ProgressColumn):
     """How many of something a second."""
 
     def __init__(self, unit: str) -> None:
@@ -40,7 +40,7 @@ class Bar:
         console = Console(stderr=True)
         amount: tuple[ProgressColumn, ...] = (DownloadColumn(), TransferSpeedColumn())
         if unit is not None:
-            amount = (MofNCompleteColumn(), _Rate(unit))
+            amount = (MofNCompleteColumn(), Rate(unit))
         self._progress = Progress(
             TextColumn(what),
             BarColumn(),

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 from cli_models import Models, Run
 
 from spqfmt.cli.main import COMMANDS
+from spqfmt.cli.progress import Rate
 
 PROGRAM = [sys.executable, "-P", "-c", "from spqfmt.cli.main import main; main()"]
 
@@ -121,3 +123,9 @@ def test_a_terminal_gets_a_bar_with_rate_and_tensor_unless_quiet(
     assert "\x1b" not in stdout
     _, quiet = with_terminal_for_stderr(name, *arguments, "--quiet")
     assert quiet == ""
+
+
+@pytest.mark.parametrize(("speed", "shown"), [(None, ""), (21.4, "21 tokens/s"), (2500.0, "2.5 k tokens/s")])
+def test_the_rate_of_other_things_than_bytes(speed: float | None, shown: str) -> None:
+    task: Any = SimpleNamespace(finished_speed=None, speed=speed)
+    assert str(Rate("tokens").render(task)) == shown
