@@ -8,6 +8,8 @@ expected bytes as tensors are done; the last ones are quantized again until the 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeAlias
 
 from spqfmt.errors import OptionError
 from spqfmt.pipeline.ledger import Ledger, StoredTensor, store
@@ -20,13 +22,13 @@ from spqfmt.schemes.uniform import Uniform
 
 _RANGE = 16.0
 """Shifts lie within so many octaves of 0."""
-_BISECTIONS = 40
+_BISECTIONS = 20
 _RESOLUTION = 2.0**-10
 """Of a shift, in octaves: a file changes by less than a ten-thousandth."""
 _CLOSE = 0.03
 """A result whose own size asks for a shift closer than this is kept: the tensors that follow make up for it."""
-_TRIES = 3
-_LAST_TRIES = 14
+_TRIES = 6
+_LAST_TRIES = 20
 _NEAR = 0.001
 """The last tensors may leave this part of the file unused."""
 
@@ -52,40 +54,51 @@ class FileBudget:
 
     def spend(self, make: Make) -> Mapping[str, Uniform]:
         """Quantize until what is left suffices for the tensors that follow; the last ones until the file fits."""
-        shift, tries = self._shift(self.ledger, self._left, self._ratio), 0
-        low, high = -math.inf, math.inf  # too large at `low`, fits at `high`
-        best: tuple[Mapping[str, Uniform], dict[str, StoredTensor]] | None = None
-        while True:
-            made = make(shift)
-            stored = {name: self._store(name, uniform.encode()) for name, uniform in made.items()}
-            tries += 1
-            left = {name: plan for name, plan in self._left.items() if name not in made}
-            if left:
-                ratio = self._ratio_with(stored)
-                after = self._shift(self.ledger.knowing(stored), left, ratio)
-                if tries == _TRIES or abs(after - shift) < _CLOSE:
-                    best = made, stored
-                    break
-                shift = (shift + after) / 2 if tries > 1 else self._shift(self.ledger, self._left, ratio)
-                continue
-            size = self.ledger.knowing(stored).file_bytes(self._bytes(left, 0.0, self._ratio))
-            if size <= self.target:
-                high, best = shift, (made, stored)
-            else:
-                low = shift
-            n_weights = sum(self.plans[name].n_weights for name in made)
-            step = 8 * (size - self.target * (1 - _NEAR / 2)) / n_weights
-            finest = all(self._is_finest(name, shift) for name in made)
-            enough = self.target * (1 - _NEAR) <= size <= self.target or (finest and size <= self.target)
-            if enough or (tries >= _LAST_TRIES and best is not None) or tries >= 2 * _LAST_TRIES:
+        shift = self._shift(self.ledger, self._expecting(self._left))
+        trial = self._try(make, shift)
+        if any(name not in trial.stored for name in self._left):
+            trial = self._spend_some(make, trial)
+        else:
+            trial = self._spend_last(make, trial)
+        self._settle(trial.stored)
+        return trial.made
+
+    def _spend_some(self, make: Make, trial: "_Trial") -> "_Trial":
+        """Until the tensors that follow can do with nearly the same shift."""
+        left = {name: plan for name, plan in self._left.items() if name not in trial.stored}
+        best, least = trial, math.inf
+        for _ in range(_TRIES):
+            after = self._shift(self.ledger.knowing(trial.stored), self._expecting(left, trial.stored))
+            if abs(after - trial.shift) < least:
+                best, least = trial, abs(after - trial.shift)
+            if least < _CLOSE:
                 break
-            shift = _between(low, high, shift + max(-2.0, min(2.0, step)))
+            # The shift for all, with the ratio that these tensors really have.
+            own = self._ratio(trial.stored, alone=True)
+            these = {name: (self.plans[name], own) for name in trial.stored}
+            trial = self._try(make, self._shift(self.ledger, self._expecting(left, trial.stored) | these))
+        return best
+
+    def _spend_last(self, make: Make, trial: "_Trial") -> "_Trial":
+        """Until the file is just below its size. Raises OptionError when no step does it."""
+        low, high = -math.inf, math.inf  # too large at `low`, fits at `high`
+        best: _Trial | None = None
+        n_weights = sum(self.plans[name].n_weights for name in trial.stored)
+        for _ in range(_LAST_TRIES):
+            size = self.ledger.knowing(trial.stored).file_bytes({})
+            if size <= self.target:
+                high, best = trial.shift, trial
+                if size >= self.target * (1 - _NEAR) or self._is_finest(trial):
+                    break
+            else:
+                low = trial.shift
+            octaves = 8 * (size - self.target * (1 - _NEAR / 2)) / n_weights
+            trial = self._try(make, _between(low, high, trial.shift + max(-2.0, min(2.0, octaves))))
         if best is None:
             raise OptionError(
                 f"{self.target} bytes are too few: the last tensors would need {size - self.target} more"
             )
-        self._settle(best[1])
-        return best[0]
+        return best
 
     def take_up(self, encoded: Mapping[str, Encoded]) -> None:
         """Tensors that an interrupted pack has quantized."""
@@ -99,36 +112,56 @@ class FileBudget:
                 self._expected += _expected(plan, tensor)
         self.ledger = self.ledger.knowing(stored)
 
-    @property
-    def _ratio(self) -> float:
-        return self._real / self._expected if self._expected else 1.0
-
-    def _ratio_with(self, stored: Mapping[str, StoredTensor]) -> float:
-        real = self._real + sum(tensor.placed_bytes for tensor in stored.values())
-        expected = self._expected + sum(_expected(self.plans[name], t) for name, t in stored.items())
+    def _ratio(self, more: Mapping[str, StoredTensor], *, alone: bool = False) -> float:
+        """Real bytes over expected ones of all tensors so far and `more`, or of `more` alone."""
+        real, expected = (0.0, 0.0) if alone else (self._real, self._expected)
+        real += sum(tensor.placed_bytes for tensor in more.values())
+        expected += sum(_expected(self.plans[name], tensor) for name, tensor in more.items())
         return real / expected if expected else 1.0
+
+    def _try(self, make: Make, shift: float) -> "_Trial":
+        made = make(shift)
+        return _Trial(
+            shift, made, {name: self._store(name, uniform.encode()) for name, uniform in made.items()}
+        )
 
     def _store(self, name: str, encoded: Encoded) -> StoredTensor:
         return store(tensor_record(self.planned[name].source, encoded, "ecq"), encoded, self.codec)
 
-    def _is_finest(self, name: str, shift: float) -> bool:
-        plan = self.plans[name]
-        return plan.log_step(shift) > plan.base + shift
+    def _is_finest(self, trial: "_Trial") -> bool:
+        plans = [self.plans[name] for name in trial.stored]
+        return all(plan.log_step(trial.shift) > plan.base + trial.shift for plan in plans)
 
-    @staticmethod
-    def _bytes(left: Mapping[str, TensorPlan], shift: float, ratio: float) -> dict[str, float]:
-        return {name: ratio * plan.n_bytes(shift) for name, plan in left.items()}
+    def _expecting(
+        self, left: Mapping[str, TensorPlan], more: Mapping[str, StoredTensor] = MappingProxyType({})
+    ) -> "_Expecting":
+        ratio = self._ratio(more)
+        return {name: (plan, ratio) for name, plan in left.items()}
 
-    def _shift(self, ledger: Ledger, left: Mapping[str, TensorPlan], ratio: float) -> float:
+    def _shift(self, ledger: Ledger, expecting: "_Expecting") -> float:
         """The finest shift at which the file is expected to fit, on a grid of _RESOLUTION."""
         low, high = -_RANGE, _RANGE
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            if ledger.file_bytes(self._bytes(left, middle, ratio)) > self.target:
+            expected = {name: ratio * plan.n_bytes(middle) for name, (plan, ratio) in expecting.items()}
+            if ledger.file_bytes(expected) > self.target:
                 low = middle
             else:
                 high = middle
         return math.ceil(high / _RESOLUTION) * _RESOLUTION
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What became of some tensors at a shift."""
+
+    shift: float
+    made: Mapping[str, Uniform]
+    stored: dict[str, StoredTensor]
+
+
+_Expecting: TypeAlias = dict[str, tuple[TensorPlan, float]]
+"""Plans by name, each with the ratio that its expected bytes are multiplied by."""
 
 
 def _expected(plan: TensorPlan, stored: StoredTensor) -> float:
