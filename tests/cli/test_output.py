@@ -16,6 +16,9 @@ from cli_models import Models, Run
 
 from spqfmt.cli.main import COMMANDS
 from spqfmt.cli.progress import Rate
+from spqfmt.loaders import Evaluation, encode_text, evaluate, load_model
+from spqfmt.pipeline.progress import Silent
+from spqfmt.pipeline.report import inspect_file
 
 PROGRAM = [sys.executable, "-P", "-c", "from spqfmt.cli.main import main; main()"]
 
@@ -129,3 +132,34 @@ def test_a_terminal_gets_a_bar_with_rate_and_tensor_unless_quiet(
 def test_the_rate_of_other_things_than_bytes(speed: float | None, shown: str) -> None:
     task: Any = SimpleNamespace(finished_speed=None, speed=speed)
     assert str(Rate("tokens").render(task)) == shown
+
+
+class Recorder(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.steps: list[tuple[int, str]] = []
+
+    def start(self, total: int) -> None:
+        self.total = total
+
+    def advance(self, n: int, name: str) -> None:
+        self.steps.append((n, name))
+
+
+def test_loading_and_scoring_tell_of_every_tensor_and_token(models: Models) -> None:
+    loading, scoring = Recorder(), Recorder()
+    model, tokenizer = load_model(models.int8, dtype="float32", progress=loading)
+    assert sum(n for n, _ in loading.steps) == loading.total > 0
+    names = {tensor.name for tensor in inspect_file(models.int8).tensors if tensor.tied_to is None}
+    assert {name for _, name in loading.steps} == names
+    ids = encode_text(tokenizer, "The quick brown fox. " * 8)
+    result = evaluate(model, ids, window=32, progress=scoring)
+    assert (sum(n for n, _ in scoring.steps), scoring.total) == (result.tokens, len(ids))
+    assert scoring.steps[-1][1] == f"perplexity so far {result.perplexity:.2f}"
+
+
+def test_a_perplexity_without_bound_is_null_in_json() -> None:
+    result = Evaluation(perplexity=float("inf"), kl=None, tokens=3, stride=2)
+    assert json.dumps(result.to_json(), allow_nan=False).startswith('{"perplexity": null')
