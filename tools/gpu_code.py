@@ -111,7 +111,7 @@ def assemble(variant: Variant, capability: int) -> bytes:
         value = variant.arguments[parameter.name]
         if isinstance(value, torch.Tensor):
             signature[parameter.name] = _POINTERS[value.dtype]
-        elif parameter.is_constexpr or value is None:
+        elif parameter.is_constexpr or value is None or value == 1:  # a launch makes a constant of 1
             signature[parameter.name] = "constexpr"
             constants[number,] = value
         else:

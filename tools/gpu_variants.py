@@ -83,6 +83,10 @@ def variants() -> Iterator[Variant]:
             yield Variant(
                 f"multiply {tokens}, {name}", multiply.multiply, arguments, units=weights_of_turn // 128
             )
+        row_lists = {"row_begin": I32, "columns": I32, "values": F32}
+        arguments = {**both, **row_lists, **run, **scales, **launch.OUTLIERS_AT_ONCE}
+        del arguments["stop_row"]
+        yield Variant(f"outliers of a product, {name}", multiply.correct, arguments)
     columns = {"packed": U8, "out": I16, "order": I32, "TO": TO[torch.bfloat16]}
     columns |= dict.fromkeys(("first", "first_channel", "stop_channel", "n_rows"), 0)
     scales = scale_arguments(COLUMNS) | code_arguments(COLUMNS)

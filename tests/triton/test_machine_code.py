@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,17 @@ def test_kernels_and_table_must_be_the_same(page):
     assert gpu_code.problems(codes[:1], text) == [
         "b for sm_90: in gpu-kernels.md, but there is no such kernel"
     ]
+
+
+@pytest.mark.parametrize(
+    "variant",
+    {v.kernel.fn.__name__: v for v in gpu_code.variants()}.values(),
+    ids=lambda v: v.kernel.fn.__name__,
+)
+def test_kernels_compile_where_all_numbers_are_1(variant):
+    names = {parameter.name for parameter in variant.kernel.params if not parameter.is_constexpr}
+    ones = {name: 1 for name in names if isinstance(variant.arguments[name], int)}
+    assert gpu_code.assemble(replace(variant, arguments={**variant.arguments, **ones}), 90)
 
 
 def test_every_form_that_the_launcher_compiles_has_all_its_arguments():

@@ -77,7 +77,7 @@ def decode_dequantize(
         at = tl.minimum(at, end + 1)
         # behind the last code: what is computed there is not stored
         inside = tl.minimum(place, stop - 4)
-        row = first_row.to(tl.uint32) + inside // (N_COLUMNS // PER_BYTE)
+        row = first_row + inside // (N_COLUMNS // PER_BYTE)
         column = (inside % (N_COLUMNS // PER_BYTE)) * PER_BYTE
         if UNIFORM:
             r = tl.load(row_scale + row)
