@@ -1,5 +1,8 @@
 """Run rows of the bench: every configuration in a process of its own, and the latency model beside."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +75,35 @@ def test_rows_of_a_small_model(sparse: Path, tmp_path: Path) -> None:
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"one.*missing\.spq"):
         measure._Child(configurations.Configuration("one", tmp_path / "missing.spq"))
+
+
+def test_the_plot_has_a_panel_for_each_workload(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
+    names = ["BF16 transformers", "decoded", "75% of decoded", "every:2", "compressed", "disk"]
+    expected = {"serial_tokens_s": 3.0, "overlapped_tokens_s": 5.0}
+    rows = [
+        {
+            "configuration": name,
+            "workload": workload,
+            "weights_bytes": (6 - number) * 1e7,
+            "tokens_s": 9.0 - number,
+            "tokens_s_range": [8.5 - number, 9.5 - number],
+            "expected": expected if number else None,
+        }
+        for workload in ("batch 1", "prompt 512")
+        for number, name in enumerate(names)
+    ]
+    results = tmp_path / "run.json"
+    results.write_text(json.dumps({"run": rows}))
+    tool = Path(__file__).resolve().parents[2] / "tools" / "plot_run.py"
+    subprocess.run([sys.executable, str(tool), str(results), str(tmp_path / "run.png")], check=True)
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+    results.write_text(json.dumps({"run": []}))
+    done = subprocess.run(
+        [sys.executable, str(tool), str(results), str(tmp_path / "no.png")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "no run rows" in done.stderr
