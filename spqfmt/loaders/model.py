@@ -119,7 +119,7 @@ def read_config(path: Path, folder: Path, stored: StoredModel) -> Any:
     except (ValueError, KeyError, TypeError, OSError) as error:
         reason = one_sentence(error)
         raise UnsupportedError(
-            f"{path}: transformers cannot use its config.json: {reason}", "config"
+            f"{path}: transformers cannot use its config.json: {reason}; a newer transformers may", "config"
         ) from error
     refuse_quantized(path, config)
     return config

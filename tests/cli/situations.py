@@ -196,13 +196,13 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         "run, unknown model",
         "run {unknown.spq} --prompt x",
         1,
-        ["{unknown.spq}: transformers cannot use its config.json", "zork"],
+        ["{unknown.spq}: transformers cannot use its config.json", "zork", "a newer transformers may"],
     ),
     (
         "plan, unknown model",
         "plan {unknown.spq}",
         1,
-        ["{unknown.spq}: transformers cannot use its config.json", "zork"],
+        ["{unknown.spq}: transformers cannot use its config.json", "zork", "a newer transformers may"],
     ),
     (
         "run, no tokenizer",
