@@ -12,7 +12,7 @@ _SHORT_PROMPT = 8
 
 @dataclass(frozen=True)
 class Workload:
-    """`prompt_tokens` > 0: one pass over a prompt of so many. Else `steps` passes of one token, after a short prompt."""
+    """`prompt_tokens` > 0: one pass over a prompt of so many; else `steps` passes of one token after a short prompt."""
 
     name: str
     batch: int

@@ -27,5 +27,5 @@ def test_memory_does_not_grow(packed_llama: Path, kind: str, n: int) -> None:
     assert found["points"] >= 5
     assert found["files_growth"] <= 0
     assert found["threads_growth"] <= 0
-    # The model's smallest buffer is 32 KiB: leaking one a step would give more than this.
+    # The ring's buffers have 16 KiB: leaking one a step would give more than this.
     assert found["private_slope"] < 8 << 10
