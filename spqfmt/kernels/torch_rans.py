@@ -19,8 +19,10 @@ FAULTS = (
     "rans block has words left after its symbols",
     "padding word of a rans block is not zero",
     "a last state of a rans block is not 2^16",
+    "unused bits of the last byte are not zero",
 )
-"""What decoding finds in a block: bit k of its faults stands for FAULTS[k]."""
+"""What only decoding finds: bit k of the faults stands for FAULTS[k]. The last one is that of packed elements."""
+UNUSED_BITS_FAULT = len(FAULTS) - 1
 
 
 class Blocks(NamedTuple):

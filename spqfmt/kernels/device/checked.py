@@ -7,6 +7,7 @@ import torch
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, DecodePlan
 from spqfmt.kernels.device.kernels import MAX_TOKENS
 from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix, UniformScales
+from spqfmt.kernels.torch_rans import UNUSED_BITS_FAULT
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -31,6 +32,10 @@ class CheckedKernels(ABC):
         _require(decoded <= out.numel(), "chunks pass the end of out")
         if plan.jobs:
             self._decode_chunks(stored, plan, out, tables, error)
+        for job in plan.jobs:
+            if job.used_bits:  # of a stream of packed elements that is the last chunk at most
+                last = out[job.out_offset + job.raw_bytes - 1 :][:1]
+                error |= (last >> job.used_bits != 0).int() << UNUSED_BITS_FAULT
 
     def merge_planes(self, planes: torch.Tensor, out: torch.Tensor, *, rotated: bool) -> None:
         """See DeviceKernels."""
