@@ -27,5 +27,5 @@ def test_memory_does_not_grow(packed_llama: Path, kind: str, n: int) -> None:
     assert found["points"] >= 5
     assert found["files_growth"] <= 0
     assert found["threads_growth"] <= 0
-    # The ring's buffers have 16 KiB: leaking one a step would give more than this.
-    assert found["private_slope"] < 8 << 10
+    # Without a leak it is 0. The ring's buffers have 16 KiB; of what is leaked into gaps of the heap a part shows.
+    assert found["private_slope"] < 2 << 10
