@@ -47,6 +47,14 @@ def _after(pruning: str, pattern: str = "") -> Row:
     return Row("smoothquant", f"after {pruning}, {pattern or '50 %'}", options)
 
 
+def _ecq(bits: float, grade: str = "") -> Row:
+    """`grade` is an option of ecq, as on the command line without the dashes."""
+    options: Options = {"bits": bits, **({grade: ""} if grade else {})}
+    name = grade.replace("-", " ")
+    settings = f"{bits:g} bits, {name}" if grade else f"{bits:g} bits"
+    return Row("ecq", settings, options, f"ecq, {name}" if grade else "ecq", grade != "no-calibration")
+
+
 ROWS: tuple[Row, ...] = (
     Row("lossless", "", calibrated=False),
     *(_rtn(bits, 16) for bits in (3, 4)),
@@ -75,4 +83,7 @@ ROWS: tuple[Row, ...] = (
     Row("jsq", "50 %, no editing", {"search-steps": 0}),
     Row("jsq", "2:4, no editing", {"pattern": "2:4", "search-steps": 0}),
     Row("jsq", "50 %"),
+    *(_ecq(bits) for bits in (2.5, 3, 3.5, 4, 5, 6, 8)),
+    *(_ecq(bits, "gradients") for bits in (2.5, 3, 3.5, 4)),
+    *(_ecq(bits, "no-calibration") for bits in (3, 4)),
 )
