@@ -1,0 +1,136 @@
+"""ecq on whole tiny models: sizes with calibration, gradients, experts that no token reaches, interrupted packs."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import spqfmt
+from spqfmt.calibration.gradients import output_gradients
+from spqfmt.calibration.model import ModelShell
+from spqfmt.importers import open_source
+from spqfmt.pipeline.progress import Silent
+
+# The tools are scripts, not a package: their folder is put on the path as Python does for a script.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
+
+import tiny
+
+TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
+FEW: dict[str, Any] = {"calibration": TEXT, "samples": 4, "seq_len": 32}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folders of tiny models, made once."""
+    made: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            tiny.build(name, made[name])
+        return made[name]
+
+    return get
+
+
+def _counted_bits(file: Path) -> float:
+    report = spqfmt.inspect(file)
+    dense = sum(t.stored_bytes for t in report.tensors if not t.method)
+    n_weights = sum(t.n_weights for t in report.tensors if t.method)
+    return 8 * (report.file_bytes - report.totals.asset_bytes - dense) / n_weights
+
+
+@pytest.mark.parametrize("options", [{}, {"gradients": True}, {"sequential": True}], ids=str)
+def test_calibrated_packs_hit_their_bits_and_share_column_scales(
+    folder: Callable[[str], Path], tmp_path: Path, options: dict[str, bool]
+) -> None:
+    out = tmp_path / "m.spq"
+    spqfmt.pack(folder("llama"), out, method="ecq", bits=6.5, **FEW, **options)
+    assert 0.98 * 6.5 <= _counted_bits(out) <= 6.5
+    spqfmt.verify(out)
+    by_name = {t.name: t for t in spqfmt.inspect(out).tensors}
+    codecs = {s.role: s.codec for s in by_name["model.layers.0.self_attn.k_proj.weight"].streams}
+    assert codecs["column_scales"] == "shared"
+    assert ("row_scales" in codecs) == ("gradients" in options)
+
+
+class _Interrupting(Silent):
+    """Stops the pack when the second block is quantized."""
+
+    def stage(self, text: str) -> None:
+        if text.startswith("model.layers.1: quantizing"):
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_pack_gives_the_bytes_of_one_in_one_go(
+    folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole, resumed = tmp_path / "whole.spq", tmp_path / "resumed.spq"
+    spqfmt.pack(folder("llama"), whole, fit=70_000, **FEW)
+    with pytest.raises(KeyboardInterrupt):
+        spqfmt.pack(folder("llama"), resumed, fit=70_000, progress=_Interrupting(), **FEW)
+    spqfmt.pack(folder("llama"), resumed, fit=70_000, resume=True, **FEW)
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+def _keeping(kept: dict[str, torch.Tensor], name: str) -> Any:
+    def hook(_module: object, _inputs: object, output: torch.Tensor) -> None:
+        kept[name] = output
+
+    return hook
+
+
+def test_gradients_block_by_block_are_those_of_the_whole_model(folder: Callable[[str], Path]) -> None:
+    source = open_source(folder("llama"))
+    ids = torch.randint(0, 200, (2, 16), generator=torch.Generator().manual_seed(0))
+    module = "mlp.down_proj"
+    found = output_gradients(ModelShell(source, dtype=torch.float32), ids, lambda block: [module], seed=3)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder("llama"), dtype=torch.float32)
+    generator = torch.Generator().manual_seed(3)
+    squares = {name: torch.zeros(64) for name in found}
+    for row in ids:
+        kept: dict[str, torch.Tensor] = {}
+        hooks = [model.get_submodule(name).register_forward_hook(_keeping(kept, name)) for name in found]
+        logits = model(input_ids=row[None]).logits[0].float()
+        for hook in hooks:
+            hook.remove()
+        drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+        loss = torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
+        for name, gradient in zip(kept, torch.autograd.grad(loss, list(kept.values())), strict=True):
+            squares[name] += gradient[0].square().sum(0) / ids.numel()
+    assert sorted(found) == ["model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"]
+    for name, mean in found.items():
+        assert torch.allclose(mean, squares[name], rtol=1e-3)
+
+
+def test_experts_that_no_token_reaches_are_quantized_and_said(
+    folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out, text = tmp_path / "m.spq", tmp_path / "text.txt"
+    text.write_text("a" * 100)
+    report = spqfmt.pack(folder("mixtral"), out, method="ecq", bits=7, calibration=text, samples=1, seq_len=8)
+    assert not report.left_dense
+    experts = [t for t in spqfmt.inspect(out).tensors if ".experts." in t.name]
+    assert experts
+    assert {t.scheme for t in experts} == {"uniform"}
+    assert any("no sample reached this expert" in note for note in report.notes)
+    assert _counted_bits(out) <= 7
+
+
+def test_packed_weights_stay_near_the_source(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    out = tmp_path / "m.spq"
+    spqfmt.pack(folder("gpt2"), out, method="ecq", bits=7, **FEW)
+    sources = {t.name: t for t in open_source(folder("gpt2")).tensors}
+    with spqfmt.open(out) as packed:
+        quantized = [t.name for t in spqfmt.inspect(out).tensors if t.method]
+        assert quantized
+        for name in quantized:
+            expected = sources[name].load().float().numpy()
+            error = packed.read(name).float().numpy() - expected
+            assert np.sqrt(np.square(error).mean()) < 0.08 * np.sqrt(np.square(expected).mean())
