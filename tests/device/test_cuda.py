@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from spqfmt.errors import BackendError, ChecksumError
+from spqfmt.errors import BackendError, ChecksumError, MemoryBudgetError
 from spqfmt.loaders.device import cuda
 from spqfmt.loaders.device.seam import Stream, Work
 
@@ -135,6 +135,23 @@ def test_closing_waits_for_both_streams_and_the_reader(device: cuda.CudaDevice, 
     device.close()
     assert done == [1]
     assert log == ["host waits for all of copy", "host waits for all of decode"]
+
+
+def test_memory_that_there_is_not(
+    device: cuda.CudaDevice, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def empty(*shape: int, **options: object) -> torch.Tensor:
+        if "device" in options:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        raise RuntimeError("CUDA error: pinning failed")
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 200))
+    with pytest.raises(MemoryBudgetError, match="cuda:0 has 100 bytes free, the plan wants 4096 at once"):
+        device.allocate(4096)
+    with pytest.raises(BackendError, match="allocating pinned memory"):
+        device.allocate_host(4096)
+    assert device.allocated_bytes == 0
 
 
 def test_a_device_that_is_not_there(log: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Whole models on a simulated device: the logits of the CPU at every ceiling, generation, errors, and no CUDA here."""
 
 import gc
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,41 @@ def test_logits_are_those_of_the_cpu_at_every_ceiling(
         assert torch.equal(found, results[0][0])
         assert torch.equal(first, results[0][1])
         assert tokens == results[0][2]
+
+
+@pytest.mark.parametrize("name", sorted(tiny.configurations()))
+def test_every_architecture_under_the_least_ceilings(name: str, tmp_path: Path, small_parts: None) -> None:
+    """For a prompt weights are dequantized: the result is that of decoded weights, but for the order of additions."""
+    tiny.build(name, tmp_path / "source", dtype=torch.bfloat16)
+    path = tmp_path / "m.spq"
+    spqfmt.pack(tmp_path / "source", path, method="rtn")
+    reference, _ = spqfmt.load_model(path, dtype="float32")
+    plan = plan_for_device(path, dtype="float32", rates=RATES).plan
+    model, _ = on_device(path, plan.smallest_bytes, plan.smallest_host_bytes, dtype="float32")
+    assert type(model) is type(reference)
+    expected = logits(reference)
+    assert torch.allclose(logits(model), expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+    model.packed_weights.close()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("glassllm") is None, reason="glassllm is not installed")
+def test_a_trained_model_has_the_logits_of_its_decoded_weights_bit_for_bit(
+    tmp_path: Path, small_parts: None
+) -> None:
+    import glass
+
+    glass.build(tmp_path / "source")
+    spqfmt.pack(tmp_path / "source", tmp_path / "m.spq", method="rtn")
+    reference, tokenizer = spqfmt.load_model(tmp_path / "m.spq", dtype="float32")
+    ids = tokenizer(
+        "Alice was beginning to get very tired of sitting by her sister on the bank.", return_tensors="pt"
+    )
+    assert ids.input_ids.shape[1] > 16
+    smallest = plan_for_device(tmp_path / "m.spq", dtype="float32", rates=RATES).plan.smallest_bytes
+    model, _ = on_device(tmp_path / "m.spq", smallest, None, dtype="float32")
+    assert {part.residency for part in model.packed_weights.plan.parts} >= {"host"}
+    assert torch.equal(logits(model, ids.input_ids), logits(reference, ids.input_ids))
+    model.packed_weights.close()
 
 
 def test_a_ceiling_that_is_too_low_is_refused_before_anything_is_read(

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from spqfmt.container.reader import Reader
+from spqfmt.errors import SpqError
 from spqfmt.loaders.device.compute import Products
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.pipeline import Pipeline
@@ -116,7 +117,10 @@ class DeviceEngine:
 
     @contextmanager
     def _lend(self, part: Part) -> Iterator[Memory]:
-        with self._pipeline.lend(self._numbers[part]) as memory:
+        number = self._numbers[part]
+        if not self._finalizer.alive and self.plan.parts[number].residency != "decoded":
+            raise SpqError("the model was closed")
+        with self._pipeline.lend(number) as memory:
             yield memory
 
 
