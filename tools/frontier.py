@@ -20,6 +20,7 @@ from spqfmt.pages.palette import SERIES
 from spqfmt.pages.png_style import new_figure, save, style
 
 _MARKERS = "osD^v<>Ph*pX"
+_METHODS = ("rtn", "gptq", "spqr", "dc", "jsq", "ecq")
 _MEASURES = (("kl", "KL to the reference (millinats a token)"), ("perplexity", "perplexity"))
 _MOST_KL = 2000.0
 
@@ -67,9 +68,8 @@ def plot(model: str, entries: Sequence[Entry], file: Path, most_kl: float) -> No
     """KL and perplexity over stored bits; points of a series are joined, those beyond `most_kl` left out."""
     shown = [e for e in points(entries) if 0 < e["kl"] <= most_kl]
     labels = list(dict.fromkeys(_label(e) for e in in_order(shown)))
-    methods = list(dict.fromkeys(e["method"] for e in in_order(shown)))
     with style():
-        figure, axes = new_figure(3.8, columns=2)
+        figure, axes = new_figure(4.2, columns=2)
         for label in labels:
             mine = [e for e in shown if _label(e) == label]
             for axis, (measure, _) in zip(axes, _MEASURES, strict=True):
@@ -77,18 +77,23 @@ def plot(model: str, entries: Sequence[Entry], file: Path, most_kl: float) -> No
                     [e["stored"] for e in mine],
                     [e[measure] for e in mine],
                     linestyle="-" if mine[0]["series"] else "",
-                    color=SERIES[methods.index(mine[0]["method"]) % len(SERIES)],
+                    color=_colour(mine[0]["method"]),
                     marker=_MARKERS[labels.index(label) % len(_MARKERS)],
                     label=label,
                 )
         for axis, (_, title) in zip(axes, _MEASURES, strict=True):
             axis.set(xlabel="stored bits a weight", ylabel=title, yscale="log", title=model)
-        figure.legend(handles=axes[0].lines, loc="outside lower center", ncols=5)
+        figure.legend(handles=axes[0].lines, loc="outside lower center", ncols=4)
         save(figure, file)
 
 
 def _label(entry: Entry) -> str:
-    return str(entry["series"] or entry["method"])
+    return str(entry["series"] or f"{entry['method']}, single points")
+
+
+def _colour(method: str) -> str:
+    """The methods that this package is about have a hue each, baselines share the last one."""
+    return SERIES[_METHODS.index(method)] if method in _METHODS else SERIES[-1]
 
 
 def main() -> None:
