@@ -3,10 +3,10 @@
 python tools/ceilings.py MODEL.spq [--tokens 64] [--shares 1.1,0.75,0.5,0.25] [--json]
 
 A ceiling is a share of the decoded weights. They are tried in a process whose private writable memory the system
-limits (RLIMIT_DATA) to what it has after importing everything and running a model of as many layers with next to no
-weights, plus the ceiling, plus what `spqfmt plan` states for activations and KV cache: one page more and it fails.
-At the end the whole model is tried, all decoded, under the lowest limit: it must not fit where that is less than the
-decoded weights, else the limit would be worth nothing. Exit code 1 where anything is not as it should be.
+limits (RLIMIT_DATA) to what it has after importing everything, reading the tokenizer and running a model of as many
+layers with next to no weights, plus the ceiling, plus what `spqfmt plan` states for activations and KV cache: one page
+more and it fails. At the end the whole model is tried, all decoded, under the lowest limit: it must not fit where that
+is less than the decoded weights, else the limit would be worth nothing. Exit code 1 where anything is not as it should.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import torch
 import transformers
 
 import spqfmt
+from spqfmt.loaders.assets import asset_folder
 from spqfmt.loaders.plan import ModelPlan, plan_model
 
 N_PROMPT = 16
@@ -89,6 +90,8 @@ def child(path: Path, n_tokens: int, ceilings: Sequence[int]) -> dict[str, Any]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         warm_up(layers_of(path), Path(folder))
+    # A tokenizer is no weights: one stands in the baseline, and makes room for the one that loading brings.
+    stand_in = [tokenizer_of(path)]
     baseline = private_bytes()
     runs, allowed = [], 0
     for ceiling in ceilings:
@@ -96,6 +99,8 @@ def child(path: Path, n_tokens: int, ceilings: Sequence[int]) -> dict[str, Any]:
         on_top = planned.on_top.kv_cache_bytes + planned.on_top.activation_bytes
         allowed = ceiling + on_top
         limit(baseline + allowed)
+        stand_in.clear()
+        gc.collect()
         started = time.perf_counter()
         tokens, held, residencies = generate(path, n_tokens, memory=ceiling)
         limit(-1)
@@ -118,6 +123,14 @@ def child(path: Path, n_tokens: int, ceilings: Sequence[int]) -> dict[str, Any]:
     except (MemoryError, OSError, RuntimeError):
         return {"runs": runs, "whole_fits": False}
     return {"runs": runs, "whole_fits": True}
+
+
+def tokenizer_of(path: Path) -> Any:
+    """The tokenizer in a file, None where there is none."""
+    with spqfmt.open(path) as file, asset_folder(file.assets) as folder:
+        if "tokenizer.json" not in file.assets:
+            return None
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def layers_of(path: Path) -> int:
