@@ -69,9 +69,12 @@ def plot(model: str, entries: Sequence[Entry], file: Path, most_kl: float) -> No
     shown = [e for e in points(entries) if 0 < e["kl"] <= most_kl]
     labels = list(dict.fromkeys(_label(e) for e in in_order(shown)))
     with style():
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         figure, axes = new_figure(4.2, columns=2)
         for label in labels:
-            mine = [e for e in shown if _label(e) == label]
+            # Joined in the order of ROWS: more bits for the codes may be fewer in the file.
+            mine = in_order(e for e in shown if _label(e) == label)
             for axis, (measure, _) in zip(axes, _MEASURES, strict=True):
                 axis.plot(
                     [e["stored"] for e in mine],
@@ -83,6 +86,9 @@ def plot(model: str, entries: Sequence[Entry], file: Path, most_kl: float) -> No
                 )
         for axis, (_, title) in zip(axes, _MEASURES, strict=True):
             axis.set(xlabel="stored bits a weight", ylabel=title, yscale="log", title=model)
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(NullFormatter())
         figure.legend(handles=axes[0].lines, loc="outside lower center", ncols=4)
         save(figure, file)
 
