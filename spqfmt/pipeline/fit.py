@@ -55,8 +55,7 @@ def fit(model: SourceModel, plan: PackPlan, options: PackOptions, stage: Stage) 
     )
     asked = options.fit
     assert isinstance(asked, BitsPerWeight | FileBytes)
-    by_bits = isinstance(asked, BitsPerWeight)
-    target_bytes = math.floor(asked.bits * n_counted / 8) + others if by_bits else asked.n_bytes
+    target_bytes = asked.n_bytes if isinstance(asked, FileBytes) else int(asked.bits * n_counted / 8) + others
     rate = 8 * (target_bytes - ledger.file_bytes({})) / n_weights
     rate = min(MOST_BITS, max(FEWEST_BITS, rate))
     seen = _survey(model, spent, options, rate, stage)

@@ -94,7 +94,7 @@ def inventory_of_records(records: Sequence[TensorRecord], plan: PackPlan) -> Inv
     roles = {t.source.name: t.source.role for t in plan.tensors}
     tied = {t.source.tied_to for t in plan.tensors if t.source.tied_to}
     own = [record for record in records if record.tied_to is None]
-    packed = [r for r in own if roles[r.name] != "other" and len(r.matrix_shape) == 2 and r.n_weights]
+    packed = [r for r in own if roles[r.name] != "other" and len(r.shape) == 2 and r.n_weights]
     itemsize = _itemsize(own)
     items = []
     for record in packed:

@@ -69,7 +69,7 @@ def _pack(model: SourceModel, out: Path, **arguments: Any) -> PackReport:
     return pack_model(model, out, pack_options(**arguments), force=True, progress=Silent())
 
 
-@pytest.mark.parametrize("bits", [2.0, 3.2, 4.75, 7.0])
+@pytest.mark.parametrize("bits", [2.0, 3.2, 7.0])
 def test_bits_are_hit_within_a_hundredth_and_never_passed(
     model: SourceModel, tmp_path: Path, bits: float
 ) -> None:
@@ -79,7 +79,7 @@ def test_bits_are_hit_within_a_hundredth_and_never_passed(
     spqfmt.verify(out)
 
 
-@pytest.mark.parametrize("size", [150_000, 200_000, 263_456])
+@pytest.mark.parametrize("size", [150_000, 263_456])
 def test_a_file_is_hit_within_a_hundredth_and_never_passed(
     model: SourceModel, tmp_path: Path, size: int
 ) -> None:
@@ -119,21 +119,22 @@ def test_more_room_than_8_bits_need_is_left_unused(model: SourceModel, tmp_path:
     assert np.abs(restored["layers.0.up"] - model.tensors[2].load().float().numpy()).max() < 0.002
 
 
-def test_outliers_and_constant_rows_come_back(model: SourceModel, tmp_path: Path) -> None:
+def test_outliers_and_constant_rows_come_back_and_layers_of_all_magnitudes_get_the_same_bits(
+    model: SourceModel, tmp_path: Path
+) -> None:
     out = tmp_path / "m.spq"
     _pack(model, out, method="ecq", bits=4, no_calibration=True)
     down = dict(_restored(out))["layers.1.down"]
     assert down[5, 6] == pytest.approx(50, rel=0.2)
     assert not down[3].any()
     assert np.allclose(down[4], 0.01, rtol=0.15)
-
-
-def test_layers_of_all_magnitudes_get_the_same_bits(model: SourceModel, tmp_path: Path) -> None:
-    out = tmp_path / "m.spq"
-    _pack(model, out, method="ecq", bits=4, no_calibration=True)
     bits = {t.name: t.bits_per_weight for t in spqfmt.inspect(out).tensors if t.method}
     assert abs(bits["layers.0.up"] - bits["layers.2.up"]) < 0.1
     assert bits["embed"] > bits["layers.0.up"] + 1
+    with Reader(out) as reader:
+        options = json.loads(reader.index.metadata["method_options"])
+    assert options["bits_per_weight"] == pytest.approx(4, abs=0.001)
+    assert options["no_calibration"] is True
 
 
 def test_embeddings_at_bits_of_their_own_are_counted_and_kept_ones_are_not(
@@ -192,15 +193,6 @@ def test_no_step_is_finer_than_8_bits_ask_for() -> None:
 def _restored(file: Path) -> list[tuple[str, Any]]:
     with spqfmt.open(file) as packed:
         return [(name, packed.read(name).float().numpy()) for name in packed]
-
-
-def test_metadata_say_what_was_asked_for(model: SourceModel, tmp_path: Path) -> None:
-    out = tmp_path / "m.spq"
-    _pack(model, out, method="ecq", bits=3.5, no_calibration=True)
-    with Reader(out) as reader:
-        options = json.loads(reader.index.metadata["method_options"])
-    assert options["bits_per_weight"] == pytest.approx(3.5, abs=0.001)
-    assert options["no_calibration"] is True
 
 
 def test_plan_needs_what_the_pack_was_made_for(tmp_path: Path, llama_folder: Path) -> None:

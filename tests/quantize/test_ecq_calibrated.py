@@ -48,7 +48,7 @@ def _counted_bits(file: Path) -> float:
 
 @pytest.mark.parametrize("options", [{}, {"gradients": True}, {"sequential": True}], ids=str)
 def test_calibrated_packs_hit_their_bits_and_share_column_scales(
-    folder: Callable[[str], Path], tmp_path: Path, options: dict[str, bool]
+    folder: Callable[[str], Path], tmp_path: Path, options: dict[str, Any]
 ) -> None:
     out = tmp_path / "m.spq"
     spqfmt.pack(folder("llama"), out, method="ecq", bits=6.5, **FEW, **options)
