@@ -68,26 +68,9 @@ def variants() -> Iterator[Variant]:
         arguments = {**blocks, "out": I64, "first_row": 0, "N_COLUMNS": SHAPE[1], **scales}
         bits, _ = CODE_DTYPES[matrix.code_dtype]
         yield Variant(f"rans to bfloat16, {name}", fused.decode_dequantize, arguments, units=4 * 8 // bits)
-    run = dict.fromkeys(("first", "first_row", "stop_row", "n_columns"), 0)
     for name, matrix in matrices.items():
-        scales = scale_arguments(matrix) | code_arguments(matrix)
-        units = unit_arguments(matrix, 0)
-        out = {"packed": U8, "out": I16, "permutation": None, "TO": TO[torch.bfloat16]}
-        arguments = {**out, **run, **scales, **launch.TILE_BY_ROWS, **units}
-        yield Variant(f"dequantize, {name}", weights.dequantize_rows, arguments)
-        for tokens, tile in (("1 token", launch.TILE_OF_ONE_TOKEN), ("16 tokens", launch.TILE_OF_TOKENS)):
-            to, x = (torch.float32, F32) if tokens == "1 token" else (torch.bfloat16, tensor(torch.bfloat16))
-            both = {"x": x, "packed": U8, "y": F32, "n_tokens": 0, "y_stride": 0, "TO": TO[to]}
-            arguments = {**both, **run, **scales, **tile, **units}
-            weights_of_turn = tile["ROWS"] * tile["COLUMNS"]
-            yield Variant(
-                f"multiply {tokens}, {name}", multiply.multiply, arguments, units=weights_of_turn // 128
-            )
-        row_lists = {"row_begin": I32, "columns": I32, "values": F32}
-        arguments = {**both, **row_lists, **run, **scales, **launch.OUTLIERS_AT_ONCE}
-        del arguments["stop_row"]
-        yield Variant(f"outliers of a product, {name}", multiply.correct, arguments)
-    columns = {"packed": U8, "out": I16, "order": I32, "TO": TO[torch.bfloat16]}
+        yield from _by_rows(name, matrix)
+    columns: dict[str, Any] = {"packed": U8, "out": I16, "order": I32, "TO": TO[torch.bfloat16]}
     columns |= dict.fromkeys(("first", "first_channel", "stop_channel", "n_rows"), 0)
     scales = scale_arguments(COLUMNS) | code_arguments(COLUMNS)
     yield Variant(
@@ -103,3 +86,23 @@ def variants() -> Iterator[Variant]:
         | dict.fromkeys(("first_row", "first_channel", "stop_channel", "width"), 0)
         | {"BY_COLUMNS": False, "TO": TO[torch.bfloat16]},
     )
+
+
+def _by_rows(name: str, matrix: Matrix) -> Iterator[Variant]:
+    """What is done with codes by rows."""
+    common = dict.fromkeys(("first", "first_row", "n_columns"), 0)
+    common |= scale_arguments(matrix) | code_arguments(matrix) | {"packed": U8}
+    tiles: dict[str, Any] = {"stop_row": 0, **unit_arguments(matrix, 0)}
+    out = {"out": I16, "permutation": None, "TO": TO[torch.bfloat16], **launch.TILE_BY_ROWS}
+    yield Variant(f"dequantize, {name}", weights.dequantize_rows, common | tiles | out)
+    product = {"x": tensor(torch.bfloat16), "y": F32, "n_tokens": 0, "y_stride": 0}
+    for tokens, tile, to in (
+        ("1 token", launch.TILE_OF_ONE_TOKEN, TO[torch.float32]),
+        ("16 tokens", launch.TILE_OF_TOKENS, TO[torch.bfloat16]),
+    ):
+        units = tile["ROWS"] * tile["COLUMNS"] // 128
+        arguments = common | tiles | product | tile | {"TO": to}
+        yield Variant(f"multiply {tokens}, {name}", multiply.multiply, arguments, units=units)
+    lists = {"row_begin": I32, "columns": I32, "values": F32, "TO": TO[torch.bfloat16]}
+    arguments = common | product | lists | launch.OUTLIERS_AT_ONCE
+    yield Variant(f"outliers of a product, {name}", multiply.correct, arguments)
