@@ -1,6 +1,5 @@
 """The way of parts to the product: order, who owns which buffer, how streams overlap, and what happens on failures."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -172,7 +171,6 @@ def test_a_device_that_fails_is_told_and_hands_out_nothing_more(
 ) -> None:
     engine, device = engine_of(stored, "disk", faults=[Fault(f"{label} layer6", kind, skip=1)])
     found: list[torch.Tensor] = []
-    started = time.monotonic()
 
     def three_passes() -> None:
         for n, name in enumerate(NAMES * 3):
@@ -186,7 +184,6 @@ def test_a_device_that_fails_is_told_and_hands_out_nothing_more(
     assert N_LAYERS < len(found) < 2 * N_LAYERS
     with pytest.raises(BackendError, match="the device failed"):
         engine.multiply("layer0", X, None, int8_activations=False)
-    assert time.monotonic() - started < 5
     engine.close()
 
 
