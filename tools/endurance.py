@@ -1,7 +1,7 @@
 """Memory over a long run: tokens generated one after the other, or a model loaded and dropped again and again.
 
-python tools/endurance.py MODEL.spq tokens [--n 10000] [--memory SIZE]
-python tools/endurance.py MODEL.spq loads [--n 200] [--memory SIZE]
+python tools/endurance.py MODEL.spq tokens [--n 10000] [--memory BYTES]
+python tools/endurance.py MODEL.spq loads [--n 200] [--memory BYTES]
 
 Without --memory a ceiling is taken under which about half of the weights are decoded at each use, so that buffers,
 threads and files are all in play. Private memory (VmData) and resident memory are noted at some points of the second
