@@ -131,7 +131,9 @@ class Output:
             )
             for number, writer in enumerate(self._writers, start=1)
         ]
-        refuse_existing(index_path(self._path), self._force)
+        # All before the first is published: a name that is taken leaves no part of a model behind.
+        for path in (index_path(self._path), *(writer.path for writer in self._writers)):
+            refuse_existing(path, self._force)
         for writer in self._writers:
             writer.publish()
         return [*sealed, self._write_shard_index(sealed)]

@@ -5,7 +5,8 @@ import re
 from spqfmt.errors import OptionError
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B?)", re.IGNORECASE)
+# More digits may be more than a float holds.
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*([KMG]?I?B?)", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:

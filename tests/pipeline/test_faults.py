@@ -52,6 +52,19 @@ def test_a_file_that_appears_meanwhile_is_kept(
     assert [path.name for path in tmp_path.iterdir()] == ["m.spq"]
 
 
+def test_a_name_of_the_last_shard_that_is_taken_leaves_no_other_shard(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    packed(make_model(), tmp_path / "o.spq", shard_size=30_000)
+    last = max(tmp_path.glob("o-*.spq")).name.replace("o-", "m-")
+    assert not last.startswith("m-00001")
+    (tmp_path / last).write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=last):
+        packed(make_model(), tmp_path / "m.spq", shard_size=30_000)
+    assert (tmp_path / last).read_bytes() == b"mine"
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("o")] == [last]
+
+
 @pytest.mark.parametrize("kept", [0, 1, 3])
 def test_a_full_disk_leaves_what_was_there(
     make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
@@ -118,9 +131,10 @@ def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
         {"partial": "every:0"},
         {"partial": "some"},
         {"shard_size": "big"},
+        {"shard_size": "9" * 400 + "GiB"},
         {"shard_size": 0},
     ],
-    ids=str,
+    ids=lambda options: str(options)[:40],
 )
 def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
     with pytest.raises(spqfmt.OptionError):
