@@ -45,6 +45,13 @@ def refuse_lone_shard(path: str | os.PathLike[str], readers: Sequence[Reader]) -
         raise FormatError(f"{path}: only shard {shard.number} of {shard.count}; give {path.with_name(whole)}")
 
 
+def model_bytes(path: str | os.PathLike[str], readers: Sequence[Reader]) -> int:
+    """Bytes of all files of an opened model, the index of its shards among them."""
+    path = Path(path)
+    shard_index_bytes = path.stat().st_size if path != readers[0].path else 0
+    return sum(reader.file_bytes for reader in readers) + shard_index_bytes
+
+
 def _open_shard(index: Path, name: str) -> Reader:
     try:
         return Reader(index.with_name(name))

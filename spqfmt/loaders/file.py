@@ -11,7 +11,7 @@ from typing import Self
 import torch
 
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_readers, refuse_lone_shard
+from spqfmt.container.shards import model_bytes, open_readers, refuse_lone_shard
 from spqfmt.pipeline.report import TensorReport, report_tensor
 from spqfmt.pipeline.restore import column_scale, restore, restore_rows
 from spqfmt.quantize.activations import Treatment, treatment
@@ -21,15 +21,16 @@ from spqfmt.records import TensorRecord
 class TensorHandle:
     """One stored tensor; nothing is decoded until `read`."""
 
-    def __init__(self, reader: Reader, record: TensorRecord, segment: str) -> None:
+    def __init__(self, reader: Reader, record: TensorRecord, segment: str, file_bytes: int) -> None:
         self._reader = reader
         self._record = record
         self._segment = segment
+        self._file_bytes = file_bytes
 
     @cached_property
     def info(self) -> TensorReport:
         """Shape, scheme, bits a weight, streams: what `spqfmt inspect` shows."""
-        return report_tensor(self._reader, self._record, self._segment, self._reader.file_bytes)
+        return report_tensor(self._reader, self._record, self._segment, self._file_bytes)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,8 +88,9 @@ class SpqFile(Mapping[str, TensorHandle]):
         self._readers = open_readers(path)
         for reader in self._readers:
             self._stack.callback(reader.close)
+        file_bytes = model_bytes(path, self._readers)
         self._handles = {
-            record.name: TensorHandle(reader, record, segment.name)
+            record.name: TensorHandle(reader, record, segment.name, file_bytes)
             for reader in self._readers
             for segment in reader.index.segments
             for record in reader.index.tensors[

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from spqfmt import wire
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_readers
+from spqfmt.container.shards import model_bytes, open_readers
 from spqfmt.pipeline.report.groups import GROUPINGS, group, mean_entropy
 from spqfmt.pipeline.report.names import layer_of, projection_of
 from spqfmt.pipeline.report.records import FileReport, Parts, StreamReport, TensorReport, Totals
@@ -28,8 +28,7 @@ def inspect_file(path: str | os.PathLike[str]) -> FileReport:
 
 
 def _report(readers: tuple[Reader, ...], path: Path) -> FileReport:
-    shard_index_bytes = path.stat().st_size if path != readers[0].path else 0
-    file_bytes = sum(reader.file_bytes for reader in readers) + shard_index_bytes
+    file_bytes = model_bytes(path, readers)
     tensors = tuple(
         report_tensor(reader, record, segment.name, file_bytes)
         for reader in readers
@@ -43,15 +42,14 @@ def _report(readers: tuple[Reader, ...], path: Path) -> FileReport:
         metadata=dict(readers[0].index.metadata),
         partial_plan=readers[0].index.partial_plan,
         assets={a.name: a.stream.stored_bytes for reader in readers for a in reader.index.assets},
-        totals=_totals(readers, tensors, file_bytes, shard_index_bytes),
+        totals=_totals(readers, tensors, file_bytes),
         groups={by: group(tensors, by) for by in GROUPINGS},
         tensors=tensors,
     )
 
 
-def _totals(
-    readers: tuple[Reader, ...], tensors: tuple[TensorReport, ...], file_bytes: int, shard_index_bytes: int
-) -> Totals:
+def _totals(readers: tuple[Reader, ...], tensors: tuple[TensorReport, ...], file_bytes: int) -> Totals:
+    shard_index_bytes = file_bytes - sum(reader.file_bytes for reader in readers)
     tensor_bytes = sum(t.stored_bytes for t in tensors)
     asset_bytes = sum(a.stream.stored_bytes for reader in readers for a in reader.index.assets)
     index_bytes = sum(reader.trailer.index_stored_bytes for reader in readers)

@@ -153,7 +153,7 @@ class TensorReport:
 class GroupReport:
     """Several tensors together, as a `TensorReport` tells them of one.
 
-    The entropy is of those tensors that say theirs, None where one does not.
+    The entropy is None where a tensor that has weights does not say its own.
     """
 
     name: str
