@@ -1,13 +1,18 @@
 """The planner: pure, from sizes and given rates."""
 
+from pathlib import Path
+
 import pytest
 
+from spqfmt.container.reader import Reader
+from spqfmt.container.writer import Writer
 from spqfmt.errors import MemoryBudgetError
+from spqfmt.pipeline.decode_rates import CodecRate, DecodeRates
 from spqfmt.pipeline.residency.parts import Part
 from spqfmt.pipeline.residency.plan import N_WORKERS, Inventory, Item, Plan, plan_residency
-from spqfmt.pipeline.residency.rates import Rates
+from spqfmt.pipeline.residency.rates import Rates, measure_rates
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
-from spqfmt.wire import CODEC_RANS, CODEC_RAW
+from spqfmt.wire import CODEC_RANS, CODEC_RAW, CODEC_ZSTD
 
 FAST_DISK = Rates(read=4e9, copy=8e9, rans=2e9, zstd=1e9, compute=5e9)
 SLOW_DISK = Rates(read=1e8, copy=8e9, rans=2e9, zstd=1e9, compute=5e9)
@@ -106,3 +111,17 @@ def test_json_has_the_documented_keys() -> None:
     layers = plan["layers"]
     assert isinstance(layers, list)
     assert layers[0].keys() == {"name", "residency", "bytes", "expected_ms"}
+
+
+def test_the_planner_counts_with_the_decode_rates_that_partial_compression_counts_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codecs = DecodeRates(CodecRate(2_000_000_000, 10_000), CodecRate(1_000_000_000, 5_000))
+    monkeypatch.setattr("spqfmt.pipeline.residency.rates.measure_decode_rates", lambda: codecs)
+    with Writer(tmp_path / "m.spq", 64, force=False) as writer:
+        writer.seal({})
+        writer.publish()
+    with Reader(tmp_path / "m.spq") as reader:
+        rates = measure_rates(reader)
+    for codec in (CODEC_RANS, CODEC_ZSTD):
+        assert (1 << 20) / rates.decode(codec) == pytest.approx(codecs.decode_ns(codec, 1 << 20) / 1e9)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from spqfmt import wire
-from spqfmt.codecs.zstd import CODEC as ZSTD
 from spqfmt.container.reader import Reader
 from spqfmt.kernels import native
 from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats
+from spqfmt.pipeline.decode_rates import measure_decode_rates
 
 _SAMPLE_BYTES = 1 << 20
 _READ_BYTES = 8 << 20
@@ -21,7 +21,7 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class Rates:
-    """Bytes a second: read from the file, copied with a checksum, decoded (raw bytes); weights a second at one token.
+    """Bytes a second: read from the file, copied or decoded (raw bytes) with a checksum; weights a second at one token.
 
     All on one thread.
     """
@@ -39,19 +39,22 @@ class Rates:
 
 def measure_rates(reader: Reader) -> Rates:
     """Rates of this machine, and of the disk that the open file lies on."""
-    copy, rans, zstd, compute = _processor()
+    copy, compute = _processor()
+    codecs = measure_decode_rates()
+    rans, zstd = (
+        1e9 * _SAMPLE_BYTES / codecs.decode_ns(codec, _SAMPLE_BYTES)
+        for codec in (wire.CODEC_RANS, wire.CODEC_ZSTD)
+    )
     return Rates(_read(reader), copy, rans, zstd, compute)
 
 
 @cache
-def _processor() -> tuple[float, float, float, float]:
-    """Measured on codes of a normal distribution, as INT8 layers have them."""
+def _processor() -> tuple[float, float]:
+    """Rates of copying and computing, on codes of a normal distribution as INT8 layers have them."""
     codes = (
         np.random.default_rng(0).normal(0, 25, _SAMPLE_BYTES).clip(-127, 127).astype(np.int8).view(np.uint8)
     )
     out = np.empty_like(codes)
-    chunk = np.frombuffer(native.rans_encode(codes), np.uint8)
-    frames = np.frombuffer(ZSTD.encode(codes), np.uint8)
     columns = 1024
     rows = codes.size // columns
     matrix = CodeMatrix((rows, columns), "i8", row=np.ones(rows, np.float32))
@@ -62,14 +65,10 @@ def _processor() -> tuple[float, float, float, float]:
         native.crc32(codes)
         out[:] = codes
 
-    work: tuple[Callable[[], object], ...] = (
-        copy,
-        lambda: native.rans_decode(chunk, out),
-        lambda: ZSTD.decode(frames, out),
-        lambda: matrix.multiply(codes, 0, rows, *x_there, 1, y_there, *NO_BIAS, 1),
-    )
-    copied, by_rans, by_zstd, computed = (codes.size / _seconds(run) for run in work)
-    return copied, by_rans, by_zstd, computed
+    def compute() -> None:
+        matrix.multiply(codes, 0, rows, *x_there, 1, y_there, *NO_BIAS, 1)
+
+    return codes.size / _seconds(copy), codes.size / _seconds(compute)
 
 
 def _seconds(run: Callable[[], object]) -> float:
