@@ -83,7 +83,8 @@ def _wrap(module: ModuleType) -> None:
         return
 
     @functools.wraps(original)
-    def from_pretrained(cls: Any, folder: Any, *arguments: Any, **options: Any) -> Any:
+    def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *arguments: Any, **options: Any) -> Any:
+        folder = pretrained_model_name_or_path  # callers may give it by this name
         at = Path(folder, options["subfolder"]) if folder and options.get("subfolder") else folder
         given = ("state_dict", "gguf_file")
         file = None if any(options.get(name) is not None for name in given) else packed_file(at)

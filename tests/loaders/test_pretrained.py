@@ -124,6 +124,18 @@ def test_a_folder_that_transformers_can_load_is_left_to_it(tmp_path: Path, tiny_
     )
 
 
+def test_the_folder_can_be_given_by_the_name_that_transformers_has_for_it(
+    tmp_path: Path, tiny_folder: Folder
+) -> None:
+    llama = transformers.LlamaForCausalLM
+    with tiny.quiet():
+        source = llama.from_pretrained(pretrained_model_name_or_path=tiny_folder("llama"))
+        packed = llama.from_pretrained(
+            pretrained_model_name_or_path=packed_folder(tiny_folder("llama"), tmp_path)
+        )
+    assert torch.equal(logits(packed), logits(source))
+
+
 def test_what_is_no_folder_with_a_packed_model(tmp_path: Path) -> None:
     (tmp_path / "m.spq").write_bytes(b"")
     assert packed_file(tmp_path) == packed_file(str(tmp_path)) == tmp_path / "m.spq"
