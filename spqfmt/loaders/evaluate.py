@@ -28,9 +28,10 @@ class Evaluation:
     stride: int
 
     def to_json(self) -> dict[str, float | int | None]:
-        """The object that `spqfmt eval --json` prints; JSON has no number for an infinite perplexity: null."""
-        perplexity = self.perplexity if math.isfinite(self.perplexity) else None
-        return {"perplexity": perplexity, "kl": self.kl, "tokens": self.tokens, "stride": self.stride}
+        """The object that `spqfmt eval --json` prints; JSON has no number for what is infinite or none: null."""
+        found = {"perplexity": self.perplexity, "kl": self.kl}
+        known = {name: v if v is not None and math.isfinite(v) else None for name, v in found.items()}
+        return {**known, "tokens": self.tokens, "stride": self.stride}
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def evaluate(
 
 
 def _perplexity(mean: float) -> float:
-    return math.exp(mean) if mean < 700 else math.inf
+    return math.inf if mean >= 700 else math.exp(mean)  # no number stays none
 
 
 def _windows(n_tokens: int, window: int, stride: int) -> Iterator[_Window]:

@@ -84,6 +84,13 @@ def test_kl_is_the_plain_computation(llama: Any, other: Any) -> None:
     assert result.kl == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_model_that_computes_no_numbers_has_no_perplexity(llama: Any) -> None:
+    hook = llama.lm_head.register_forward_hook(lambda module, inputs, output: output * math.nan)
+    found = evaluate(llama, IDS, window=32)
+    hook.remove()
+    assert math.isnan(found.perplexity)
+
+
 def test_batches_and_runs_agree(llama: Any, other: Any) -> None:
     one = evaluate(llama, IDS, reference=other, window=16, stride=8)
     assert evaluate(llama, IDS, reference=other, window=16, stride=8) == one
