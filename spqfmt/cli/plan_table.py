@@ -4,10 +4,9 @@ import json
 
 import click
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from spqfmt.cli.units import size
+from spqfmt.cli.table import Column, Table
+from spqfmt.cli.units import printable, size
 from spqfmt.pipeline.options import PackOptions
 from spqfmt.pipeline.plan import PackPlan
 
@@ -30,15 +29,23 @@ def print_plan(plan: PackPlan, options: PackOptions, *, as_json: bool) -> None:
         totals = {"method": options.method.name, "raw_bytes": plan.raw_bytes, "tensors": tensors}
         click.echo(json.dumps(totals))
         return
-    table = Table("tensor", "shape", "dtype", "size", "treatment", title=None)
-    for _, members in plan.segments:
-        for tensor in members:
-            table.add_row(
-                escape(tensor.source.name),
-                " x ".join(map(str, tensor.source.shape)),
-                tensor.source.dtype,
-                size(tensor.raw_bytes),
-                tensor.treatment or "as it is",
-            )
-    Console().print(table)
+    columns = (
+        Column("tensor"),
+        Column("shape", spare=1),
+        Column("dtype", left=True, spare=2),
+        Column("raw"),
+        Column("treatment", left=True),
+    )
+    rows = [
+        [
+            printable(tensor.source.name),
+            "x".join(map(str, tensor.source.shape)) or "scalar",
+            tensor.source.dtype,
+            size(tensor.raw_bytes) if tensor.raw_bytes else "",
+            printable(tensor.treatment or "as it is"),
+        ]
+        for _, members in plan.segments
+        for tensor in members
+    ]
+    Console(highlight=False).print(Table(columns, rows), crop=False)
     click.echo(f"{size(plan.raw_bytes)} to pack with method {options.method.name}; nothing was written")

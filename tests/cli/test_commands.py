@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -105,10 +106,15 @@ def test_pack_json(folder: Path, tmp_path: Path) -> None:
     assert report["n_weights"] == 2 * 64 * 96
 
 
-def test_dry_run_writes_nothing(folder: Path, tmp_path: Path) -> None:
+def test_dry_run_writes_nothing_and_shows_every_name_whole(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")  # a pipe has no width
     done = run("pack", folder, tmp_path / "m.spq", "--method", "rtn", "--bits", "4", "--dry-run")
     assert done.returncode == 0
-    assert "4 bits per row" in done.stdout
+    assert re.search(
+        r"^model\.layers\.0\.mlp\.up_proj\.weight .*  4 bits per row$", done.stdout, re.MULTILINE
+    )
     plan = json.loads(
         run("pack", folder, tmp_path / "m.spq", "--method", "rtn", "--dry-run", "--json").stdout
     )
