@@ -11,7 +11,7 @@ from typing import Self
 
 from spqfmt.calibration.engine import BlockResult, Engine
 from spqfmt.calibration.text import CalibrationOptions, text_digest
-from spqfmt.codecs.chunks import EncodedChunk, chunk_sizes, split
+from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.strict_json import Json
 from spqfmt.errors import OptionError
@@ -26,7 +26,6 @@ from spqfmt.quantize.base import MethodOptions, is_graded
 from spqfmt.quantize.calibrated import Result, is_calibrated
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.version import __version__
-from spqfmt.wire import DTYPES
 
 
 class CalibratedResults:
@@ -211,11 +210,7 @@ class CalibratedResults:
 
 
 def _encode(stream: StreamData) -> Iterable[EncodedChunk]:
-    sizes = stream.sizes
-    if sizes is None:
-        n, bits = stream.elements.size, DTYPES[stream.dtype].bits
-        sizes = tuple(chunk_sizes(n, bits, stream.row_elements)) if n else ()
-    return (encode_chunk(part, stream.dtype, "auto") for part in split(stream.elements, sizes))
+    return (encode_chunk(part, stream.dtype, "auto") for part in stream.chunks())
 
 
 def _identity(model: SourceModel, options: PackOptions, dtype: str) -> Mapping[str, object]:

@@ -8,13 +8,12 @@ import numpy as np
 import zstandard
 
 from spqfmt import wire
-from spqfmt.codecs.chunks import EncodedChunk, chunk_sizes, split
+from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.encode import encode_chunk, encode_text
 from spqfmt.container.strict_json import Json, dump
 from spqfmt.importers.base import Asset
 from spqfmt.records import align
 from spqfmt.schemes.base import Encoded, StreamData
-from spqfmt.wire import DTYPES
 
 _ASSET_CHUNK_BYTES = 1 << 20
 """As the writer cuts them."""
@@ -74,11 +73,7 @@ def store(record: Json, encoded: Encoded, codec: str) -> StoredTensor:
 
 
 def _chunks(stream: StreamData, codec: str) -> list[EncodedChunk]:
-    sizes = stream.sizes
-    if sizes is None:
-        n, bits = stream.elements.size, DTYPES[stream.dtype].bits
-        sizes = tuple(chunk_sizes(n, bits, stream.row_elements)) if n else ()
-    return [encode_chunk(part, stream.dtype, codec) for part in split(stream.elements, sizes)]
+    return [encode_chunk(part, stream.dtype, codec) for part in stream.chunks()]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from spqfmt.codecs.chunks import EncodedChunk, chunk_sizes, split
+from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.codecs.threads import submit
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.output import Output, check_name
@@ -30,13 +30,12 @@ from spqfmt.pipeline.fit_target import MemoryBytes
 from spqfmt.pipeline.options import PackArguments, PackOptions, pack_options
 from spqfmt.pipeline.plan import PackPlan, PlannedTensor, plan_pack
 from spqfmt.pipeline.progress import Progress, Silent, Staged
-from spqfmt.pipeline.records import tensor_record
+from spqfmt.pipeline.records import stream_record, tensor_record
 from spqfmt.pipeline.rewrite import WEIGHT_ROLES, Rewrite
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.schemes.dense import Dense
 from spqfmt.version import __version__
-from spqfmt.wire import DTYPES
 
 if TYPE_CHECKING:
     from spqfmt.pipeline.calibrated import CalibratedResults
@@ -243,8 +242,8 @@ class _Encoder:
         else:
             encoded, method = Dense(to_numpy(source.load()), source.dtype).encode(), ""
         record = tensor_record(source, encoded, method, result)
-        streams = tuple((_stream_record(s), self._submit(s)) for s in encoded.streams)
-        same_as = {r: (_stream_record(s), t) for r, (s, t) in encoded.same_as.items()}
+        streams = tuple((stream_record(s), self._submit(s)) for s in encoded.streams)
+        same_as = {r: (stream_record(s), t) for r, (s, t) in encoded.same_as.items()}
         return _Prepared(record, streams, same_as)
 
     def _quantize(self, planned: PlannedTensor) -> Encoded:
@@ -253,9 +252,6 @@ class _Encoder:
         return options.method.quantize(planned.weight, value, options.method_options).encode()
 
     def _submit(self, stream: StreamData) -> tuple[Future[EncodedChunk], ...]:
-        n, sizes = stream.elements.size, stream.sizes
-        if sizes is None:
-            sizes = tuple(chunk_sizes(n, DTYPES[stream.dtype].bits, stream.row_elements)) if n else ()
         policy = self._options.codec
         is_weights = stream.role in WEIGHT_ROLES
         return tuple(
@@ -265,12 +261,8 @@ class _Encoder:
                 stream.dtype,
                 policy.codec if not is_weights or policy.compresses(next(self._weight_chunks)) else "raw",
             )
-            for part in split(stream.elements, sizes)
+            for part in stream.chunks()
         )
-
-
-def _stream_record(stream: StreamData) -> Json:
-    return {"role": stream.role, "dtype": stream.dtype, "n": stream.elements.size}
 
 
 def _metadata(

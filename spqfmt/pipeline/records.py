@@ -3,7 +3,7 @@
 from spqfmt.container.strict_json import Json
 from spqfmt.importers.base import SourceTensor
 from spqfmt.quantize.calibrated import Result
-from spqfmt.schemes.base import Encoded
+from spqfmt.schemes.base import Encoded, StreamData
 
 
 def tensor_record(source: SourceTensor, encoded: Encoded, method: str, result: Result | None = None) -> Json:
@@ -24,3 +24,8 @@ def tensor_record(source: SourceTensor, encoded: Encoded, method: str, result: R
         if value is not None:
             record[key] = dict(value)
     return record
+
+
+def stream_record(stream: StreamData) -> Json:
+    """The record of a stream, without its chunks."""
+    return {"role": stream.role, "dtype": stream.dtype, "n": stream.elements.size}

@@ -17,6 +17,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json
 from spqfmt.container.writer import Writer
 from spqfmt.errors import FormatError, OptionError
+from spqfmt.pipeline.records import stream_record
 from spqfmt.pipeline.restore import column_scale
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Encoded, Float32, StreamData
@@ -80,8 +81,8 @@ class ResumeFolder:
         with Writer(self._file(number), CHUNK_ALIGNMENT, force=True) as writer:
             writer.begin_segment(name)
             for record, encoded in tensors:
-                streams = ((_stream_record(stream), encode(stream)) for stream in encoded.streams)
-                same_as = {role: (_stream_record(s), t) for role, (s, t) in encoded.same_as.items()}
+                streams = ((stream_record(stream), encode(stream)) for stream in encoded.streams)
+                same_as = {role: (stream_record(s), t) for role, (s, t) in encoded.same_as.items()}
                 writer.add_tensor(record, streams, same_as)
             writer.seal(metadata)
             writer.publish()
@@ -176,7 +177,3 @@ class SavedBlock:
     tensors: Mapping[str, StoredTensor]
     records: Mapping[str, TensorRecord]
     metadata: Mapping[str, str]
-
-
-def _stream_record(stream: StreamData) -> Json:
-    return {"role": stream.role, "dtype": stream.dtype, "n": stream.elements.size}

@@ -1,15 +1,17 @@
 """What a scheme is: weights <-> streams. Normative (FORMAT.md section 5)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spqfmt.codecs.chunks import chunk_sizes, split
 from spqfmt.codecs.elements import Elements
 from spqfmt.errors import CorruptError
 from spqfmt.records import Stream, TensorRecord
+from spqfmt.wire import DTYPES
 
 Float32: TypeAlias = NDArray[np.float32]
 
@@ -34,6 +36,13 @@ class StreamData:
     elements: Elements
     row_elements: int = 1
     sizes: tuple[int, ...] | None = None
+
+    def chunks(self) -> Iterator[Elements]:
+        """The elements of each of its chunks, in order."""
+        n, sizes = self.elements.size, self.sizes
+        if sizes is None:
+            sizes = tuple(chunk_sizes(n, DTYPES[self.dtype].bits, self.row_elements)) if n else ()
+        return split(self.elements, sizes)
 
 
 @dataclass(frozen=True)
