@@ -69,7 +69,7 @@ class CodeMatrix:
         first_row: int,
         n_rows: int,
         x: int,
-        type: int,  # noqa: A002
+        float_type: int,
         n_tokens: int,
         y: int,
         bias: int,
@@ -87,7 +87,7 @@ class CodeMatrix:
         kind: int,
         offset: _Buffer | None,
         x: int,
-        type: int,  # noqa: A002
+        float_type: int,
         n_tokens: int,
         y: int,
         bias: int,
@@ -98,12 +98,12 @@ class CodeMatrix:
     def round(
         self,
         x: int,
-        type: int,
+        float_type: int,
         n_tokens: int,
         codes: int,
         scales: int,
         n_threads: int,
-        /,  # noqa: A002
+        /,
     ) -> None: ...
     def finish(
         self,
@@ -113,7 +113,7 @@ class CodeMatrix:
         n_rows: int,
         n_tokens: int,
         y: int,
-        type: int,  # noqa: A002
+        float_type: int,
         bias: int,
         bias_type: int,
         n_threads: int,

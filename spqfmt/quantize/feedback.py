@@ -79,7 +79,9 @@ def _inverse(lower: torch.Tensor) -> torch.Tensor:
     n = len(lower)
     if n <= _LEAF:
         with _one_thread():
-            return torch.linalg.solve_triangular(lower, torch.eye(n, dtype=lower.dtype), upper=False)
+            identity = torch.eye(n, dtype=lower.dtype)
+            leaf: torch.Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
+            return leaf
     k = n // 2
     result = torch.zeros_like(lower)
     result[:k, :k] = first = _inverse(lower[:k, :k])
