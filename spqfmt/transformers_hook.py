@@ -56,14 +56,20 @@ def install() -> None:
 class _Finder(MetaPathFinder):
     """Leaves finding to the others, and wraps the method once the module has run."""
 
+    def __init__(self) -> None:
+        self._asking = False
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The spec that the other finders have, for the one module; None for all others."""
-        if fullname != _MODULE:
+        if fullname != _MODULE or self._asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self._asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asking = False
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
@@ -71,6 +77,8 @@ class _Finder(MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             execute(module)
             _wrap(module)
+            if self in sys.meta_path:  # until then: a module that failed to run may be tried again
+                sys.meta_path.remove(self)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # a loader belongs to one module
         return spec

@@ -106,12 +106,21 @@ def _copy(files: Sequence[Path], folder: Path) -> None:
             os.fsync(copy.fileno())
 
 
+# What transformers, or a user, would take for the model's weights or run: pickles above all.
+_NOT_ASSETS = (
+    ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".pkl", ".pickle",
+    ".h5", ".msgpack", ".gguf", ".spq", ".spq.index.json", ".py", ".so",
+)  # fmt: skip
+
+
 def _check_asset_name(name: str, weight_files: Collection[str]) -> None:
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise EncodeError(f"asset {name!r} is not a path inside the folder")
-    if name.endswith((".safetensors", ".safetensors.index.json")) or name in weight_files:
-        raise EncodeError(f"asset {name!r} has the name of a weight file")
+    if name.endswith(_NOT_ASSETS) or name in weight_files:
+        raise EncodeError(
+            f"asset {name!r} has the name of weights or code, which no asset may bring into a folder"
+        )
 
 
 def _n_bytes(tensor: ExportTensor) -> int:

@@ -129,7 +129,20 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "", "model.safetensors", "a\\b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil",
+        "/evil",
+        "a/../../evil",
+        "",
+        "model.safetensors",
+        "a\\b",
+        "pytorch_model.bin",
+        "modeling.py",
+        "x.pkl",
+    ],
+)
 def test_asset_names_stay_inside(tmp_path: Path, name: str) -> None:
     with pytest.raises(EncodeError):
         export_huggingface(tmp_path / "out", [], {name: b"x"})

@@ -193,13 +193,19 @@ def test_an_asset_with_the_name_of_the_file_is_refused(tmp_path: Path, tiny_fold
     from spqfmt.exporters.huggingface import export_huggingface
 
     spqfmt.pack(tiny_folder("llama"), tmp_path / "m.spq")
-    with pytest.raises(spqfmt.EncodeError, match="name of a weight file"):
+    with pytest.raises(spqfmt.EncodeError, match="name of weights or code"):
         export_huggingface(tmp_path / "out", [], {"m.spq": b"other"}, copies=[tmp_path / "m.spq"])
     assert [path.name for path in tmp_path.iterdir()] == ["m.spq"]
 
 
 @pytest.mark.parametrize(
-    "imports", ["spqfmt, transformers.modeling_utils", "transformers.modeling_utils, spqfmt"]
+    "imports",
+    [
+        "spqfmt, transformers.modeling_utils",
+        "transformers.modeling_utils, spqfmt",
+        # Who only asks where the module is must not use up the hook.
+        "spqfmt, importlib.util; importlib.util.find_spec('transformers.modeling_utils'); import transformers.modeling_utils",
+    ],
 )
 def test_the_order_of_the_imports_does_not_matter(imports: str) -> None:
     code = f"import {imports}\nassert transformers.PreTrainedModel.from_pretrained.__func__.is_of_spqfmt"
