@@ -204,7 +204,7 @@ def test_an_asset_with_the_name_of_the_file_is_refused(tmp_path: Path, tiny_fold
         "spqfmt, transformers.modeling_utils",
         "transformers.modeling_utils, spqfmt",
         # Who only asks where the module is must not use up the hook.
-        "spqfmt, importlib.util; importlib.util.find_spec('transformers.modeling_utils'); import transformers.modeling_utils",
+        "spqfmt, importlib.util as u; u.find_spec('transformers.modeling_utils'); import transformers.modeling_utils",
     ],
 )
 def test_the_order_of_the_imports_does_not_matter(imports: str) -> None:
