@@ -38,8 +38,9 @@ def test_memory_does_not_grow(packed_llama: Path, kind: str, n: int) -> None:
         assert found["points"] >= 5
         assert found["files_growth"] <= 0
         assert found["threads_growth"] <= 0
-        slopes.append(found["private_slope"])
-        # Without a leak it is about 0. The ring's buffers have 16 KiB; of what is leaked into gaps of the heap a part shows.
+        # A line through a saw-tooth has a slope, and its last point may be a peak; what leaks has both.
+        slopes.append(min(found["private_slope"], found["private_growth"] / (n / 2)))
+        # Without a leak it is about 0. A buffer of the ring has 16 KiB; of a leak into gaps of the heap a part shows.
         if slopes[-1] < 2 << 10:
             return
     raise AssertionError(f"bytes a step, each time: {slopes}")
