@@ -1,4 +1,4 @@
-""".spq: whole streams as the package itself reads them, into new memory or into memory that is used again."""
+""".spq: whole streams by the reader that the loaders use, into new memory or into memory that is used again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ def payload_of(path: Path, name: str) -> Payload:
 
 
 class Spq(Loader):
-    """The package's own reading of whole streams. `fresh`: into new memory every time, as safetensors does."""
+    """container.bulk, which takes the chunks of all streams side by side. `fresh`: into new memory every time, as safetensors does."""
 
     def __init__(self, path: Path, payload: Payload, threads: int, *, fresh: bool) -> None:
         super().__init__("spq" if fresh else "spq, memory reused", path, payload, threads)
