@@ -26,7 +26,7 @@ def payload_of(path: Path, name: str) -> Payload:
 
 
 class Spq(Loader):
-    """container.bulk, which takes the chunks of all streams side by side. `fresh`: into new memory every time, as safetensors does."""
+    """Chunks of all streams side by side. `fresh`: into new memory every time, as safetensors does."""
 
     def __init__(self, path: Path, payload: Payload, threads: int, *, fresh: bool) -> None:
         super().__init__("spq" if fresh else "spq, memory reused", path, payload, threads)
