@@ -63,6 +63,7 @@ ROWS: tuple[Row, ...] = (
     *(Row("gptq", f"{bits} bits per row", {"bits": bits}, "gptq, rows") for bits in (3, 4)),
     *(_gptq(bits, 16) for bits in (3, 4)),
     *(_gptq(bits, 64) for bits in (2, 3, 4, 5)),
+    *(_gptq(bits, 128) for bits in (3, 4)),
     *(Row("spqr", f"{bits} bits, threshold 0.2", {"bits": bits}, "spqr") for bits in (2, 3, 4, 5)),
     *(
         Row("spqr", f"{bits} bits, threshold 0.2, 128 samples", {"bits": bits}, samples=128)
@@ -86,4 +87,7 @@ ROWS: tuple[Row, ...] = (
     *(_ecq(bits) for bits in (2.5, 3, 3.5, 4, 5, 6, 8)),
     *(_ecq(bits, "gradients") for bits in (2.5, 3, 3.5, 4)),
     *(_ecq(bits, "no-calibration") for bits in (3, 4)),
+    *(_ecq(bits, "sequential") for bits in (3, 4)),
+    *(Row("ecq", f"{bits} bits, 128 samples", {"bits": bits}, samples=128) for bits in (3, 4)),
+    Row("ecq", "3 bits, gradients, 128 samples", {"bits": 3, "gradients": ""}, samples=128),
 )
