@@ -1,7 +1,9 @@
 """A file for a ceiling of memory: files of a size are packed until the plan of one needs just less than the ceiling."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +17,7 @@ from spqfmt.pipeline.residency.parts import cut
 from spqfmt.pipeline.residency.plan import Inventory, Item, in_memory_bytes
 from spqfmt.pipeline.residency.sides import side_bytes
 from spqfmt.pipeline.residency.workspace import workspace_bytes
+from spqfmt.quantize.ecq.allocation import FEWEST_BITS
 from spqfmt.quantize.ecq.method import Ecq
 from spqfmt.records import TensorRecord
 
@@ -36,6 +39,12 @@ def pack_into_memory(plan: PackPlan, options: PackOptions, out: Path, pack_file:
     asked = options.fit
     assert isinstance(asked, MemoryBytes)
     assert isinstance(options.method, Ecq)
+    least = _least(plan)
+    if asked.n_bytes < least:
+        raise OptionError(
+            f"{asked.n_bytes} bytes of memory are too few for this model: what stays in floats and 1 bit for each "
+            f"other weight take {least}"
+        )
     given = replace(options.method_options, bits_per_weight=_DRY_BITS)
     dry = replace(
         options,
@@ -63,6 +72,21 @@ def pack_into_memory(plan: PackPlan, options: PackOptions, out: Path, pack_file:
     raise OptionError(
         f"no file was found whose weights need {asked.n_bytes} bytes of memory; {needed} was nearest"
     )
+
+
+def _least(plan: PackPlan) -> int:
+    """Bytes that are never enough, from names and shapes alone."""
+    own = [t.source for t in plan.tensors if t.source.tied_to is None]
+    weights = {source.name: prod(source.shape) for source in own}
+    itemsize = _itemsize([(source.dtype, weights[source.name]) for source in own])
+    packed = {source.name for source in own if _is_packed(source.role, source.shape)}
+    floats = sum(n * itemsize for name, n in weights.items() if name not in packed)
+    return floats + int(sum(weights[name] for name in packed) * FEWEST_BITS / 8)
+
+
+def _is_packed(role: str, shape: Sequence[int]) -> bool:
+    """Whether a model keeps the tensor as codes, rather than as floats."""
+    return role != "other" and len(shape) == 2 and prod(shape) > 0
 
 
 def _file_of(asked: MemoryBytes, beside: int) -> FileBytes:
@@ -94,8 +118,8 @@ def inventory_of_records(records: Sequence[TensorRecord], plan: PackPlan) -> Inv
     roles = {t.source.name: t.source.role for t in plan.tensors}
     tied = {t.source.tied_to for t in plan.tensors if t.source.tied_to}
     own = [record for record in records if record.tied_to is None]
-    packed = [r for r in own if roles[r.name] != "other" and len(r.shape) == 2 and r.n_weights]
-    itemsize = _itemsize(own)
+    packed = [r for r in own if _is_packed(roles[r.name], r.shape)]
+    itemsize = _itemsize([(r.dtype, r.n_weights) for r in own])
     items = []
     for record in packed:
         embedding = roles[record.name] == "embedding"
@@ -108,8 +132,9 @@ def inventory_of_records(records: Sequence[TensorRecord], plan: PackPlan) -> Inv
     )
 
 
-def _itemsize(records: Sequence[TensorRecord]) -> int:
-    counts: dict[str, int] = {}
-    for record in records:
-        counts[record.dtype] = counts.get(record.dtype, 0) + record.n_weights
-    return wire.DTYPES[max(counts, key=lambda dtype: counts[dtype])].bits // 8
+def _itemsize(tensors: Sequence[tuple[str, int]]) -> int:
+    """Bytes of the dtype that most weights have; dtypes with numbers of weights."""
+    counts = Counter[str]()
+    for dtype, n in tensors:
+        counts[dtype] += n
+    return wire.DTYPES[counts.most_common(1)[0][0]].bits // 8

@@ -26,6 +26,7 @@ from spqfmt.errors import ImporterError, OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.importers.registry import open_source
 from spqfmt.kernels.torch_arrays import to_numpy
+from spqfmt.pipeline.fit_bounds import room_for
 from spqfmt.pipeline.fit_target import MemoryBytes
 from spqfmt.pipeline.options import PackArguments, PackOptions, pack_options
 from spqfmt.pipeline.plan import PackPlan, PlannedTensor, plan_pack
@@ -125,10 +126,11 @@ def pack_model(
     with output, progress, ExitStack() as stack:
         progress.start(plan.raw_bytes)
         if options.fit is not None:
+            room = room_for(model, plan, options)
             # transformers takes seconds to import.
             from spqfmt.pipeline.fit import fit
 
-            options = fit(model, plan, options, progress.stage)
+            options = fit(model, room, options, progress.stage)
         # Which chunks are worth compressing shows when all are.
         whole = output
         if options.speed:

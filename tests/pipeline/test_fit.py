@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,36 @@ def test_an_impossible_size_names_the_smallest_that_then_works(model: SourceMode
     assert 0.97 * smallest <= out.stat().st_size <= smallest
 
 
+def test_an_impossible_size_is_refused_before_any_weight_is_quantized_or_calibration_begins(
+    model: SourceModel, tmp_path: Path
+) -> None:
+    def load() -> torch.Tensor:
+        raise AssertionError("a weight was looked at")
+
+    unread = [replace(t, load=load) if t.role != "other" and not t.tied_to else t for t in model.tensors]
+    unread_model = replace(model, tensors=tuple(unread))
+    # `model` is no folder of a real architecture: calibration of it would fail with another error.
+    for options in ({"fit": 90}, {"fit_memory": 90}, {"method": "ecq", "bits": 1}):
+        for grade in ({}, {"gradients": True}, {"no_calibration": True}):
+            with pytest.raises(
+                OptionError, match=r"too few .*(\d+ bytes is the small|take \d+|is the least)"
+            ):
+                _pack(unread_model, tmp_path / "m.spq", **options, **grade)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ceiling_of_memory_that_is_refused_at_once_is_too_low_for_any_file(
+    model: SourceModel, tmp_path: Path
+) -> None:
+    out = tmp_path / "m.spq"
+    with pytest.raises(OptionError, match=r"take (\d+)") as caught:
+        _pack(model, out, fit_memory=90, no_calibration=True)
+    least = int(str(caught.value).split()[-1])
+    with pytest.raises(OptionError, match="is the smallest size that works") as caught:
+        _pack(model, out, fit_memory=least, no_calibration=True)
+    assert least < int(str(caught.value).split(" bytes is the smallest")[0].split()[-1])
+
+
 def test_too_few_bits_name_the_least_that_then_work(
     make_model: Callable[..., SourceModel], tmp_path: Path
 ) -> None:
@@ -161,7 +192,7 @@ def test_a_ceiling_of_memory_is_hit_and_nothing_is_left_on_disk(model: SourceMod
     with pytest.raises(
         OptionError, match=r"bytes of memory are too few .* (\d+) bytes is the smallest"
     ) as caught:
-        _pack(model, out, fit_memory="20kB", no_calibration=True)
+        _pack(model, out, fit_memory="200kB", no_calibration=True)
     smallest = int(str(caught.value).split(" bytes is the smallest")[0].split()[-1])
     asked = int(1.2 * smallest)
     _pack(model, out, fit_memory=asked, no_calibration=True)
@@ -198,7 +229,7 @@ def _restored(file: Path) -> list[tuple[str, Any]]:
 def test_plan_needs_what_the_pack_was_made_for(tmp_path: Path, llama_folder: Path) -> None:
     out = tmp_path / "m.spq"
     with pytest.raises(OptionError) as caught:
-        spqfmt.pack(llama_folder, out, fit_memory=1000, no_calibration=True)
+        spqfmt.pack(llama_folder, out, fit_memory=20_000, no_calibration=True)
     asked = int(1.05 * int(str(caught.value).split(" bytes is the smallest")[0].split()[-1]))
     spqfmt.pack(llama_folder, out, fit_memory=asked, no_calibration=True)
     planned = plan_model(out).plan

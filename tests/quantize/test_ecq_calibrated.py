@@ -13,6 +13,7 @@ import transformers
 import spqfmt
 from spqfmt.calibration.gradients import output_gradients
 from spqfmt.calibration.model import ModelShell
+from spqfmt.errors import OptionError
 from spqfmt.importers import open_source
 from spqfmt.pipeline.progress import Silent
 
@@ -58,6 +59,18 @@ def test_calibrated_packs_hit_their_bits_and_share_column_scales(
     codecs = {s.role: s.codec for s in by_name["model.layers.0.self_attn.k_proj.weight"].streams}
     assert codecs["column_scales"] == "shared"
     assert ("row_scales" in codecs) == ("gradients" in options)
+
+
+@pytest.mark.parametrize("options", [{}, {"gradients": True}], ids=str)
+def test_the_smallest_size_that_a_refusal_names_works_with_calibration(
+    folder: Callable[[str], Path], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    out = tmp_path / "m.spq"
+    with pytest.raises(OptionError) as caught:
+        spqfmt.pack(folder("llama"), out, fit=90, **FEW, **options)
+    smallest = int(str(caught.value).split(" bytes is the smallest")[0].split()[-1])
+    spqfmt.pack(folder("llama"), out, fit=smallest, **FEW, **options)
+    assert out.stat().st_size <= smallest
 
 
 class _Interrupting(Silent):

@@ -1,0 +1,122 @@
+"""What is known of a file's size before any weight that ecq quantizes is looked at: enough to refuse a hopeless one."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from spqfmt.errors import OptionError
+from spqfmt.importers.base import SourceModel
+from spqfmt.kernels.torch_arrays import to_numpy
+from spqfmt.pipeline.fit_target import BitsPerWeight, FileBytes
+from spqfmt.pipeline.ledger import Ledger, StoredTensor, store
+from spqfmt.pipeline.options import PackOptions
+from spqfmt.pipeline.plan import PackPlan, PlannedTensor
+from spqfmt.pipeline.records import tensor_record
+from spqfmt.quantize.calibrated import is_calibrated
+from spqfmt.quantize.ecq.allocation import FEWEST_BITS
+from spqfmt.schemes.dense import Dense
+
+_MARGIN = 0.04
+"""Expected sizes may be wrong by this much, which counts where a wanted size is hardly possible."""
+_METADATA = {"reserved": "".join(hashlib.sha256(bytes([i])).hexdigest() for i in range(9))}
+"""In place of the metadata, which are written at the end: 300 bytes that do not compress."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a wanted size leaves for the tensors whose size ecq chooses.
+
+    `ledger` knows all others, whose stored bytes, with the assets', are `other_bytes`. `n_counted` weights are those
+    that bits a weight count: the ones of `spent` and of embeddings with bits of their own.
+    """
+
+    ledger: Ledger
+    spent: Mapping[str, PlannedTensor]
+    n_counted: int
+    other_bytes: int
+    target_bytes: int
+
+    @property
+    def n_weights(self) -> int:
+        """Weights whose bits ecq chooses."""
+        return sum(tensor.n_weights for tensor in self.spent.values())
+
+
+def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
+    """The room that `options.fit`, bits or a file's bytes, leaves. OptionError names what is possible."""
+    spent = {t.source.name: t for t in plan.tensors if _is_spent(t, options)}
+    if not spent:
+        raise OptionError("the source has no tensor that ecq quantizes")
+    fixed = {
+        t.source.name: _fixed(t, options)
+        for t in plan.tensors
+        if t.source.tied_to is None and t.source.name not in spent
+    }
+    ledger = Ledger.begin(_segments(plan), plan.segment_alignment, model.assets, _METADATA).knowing(fixed)
+    n_counted = sum(t.n_weights for t in plan.tensors if t.treatment)
+    others = ledger.asset_bytes + sum(t.stored_bytes for t in fixed.values() if not t.record["method"])
+    asked = options.fit
+    assert isinstance(asked, BitsPerWeight | FileBytes)
+    target = asked.n_bytes if isinstance(asked, FileBytes) else int(asked.bits * n_counted / 8) + others
+    room = Room(ledger, spent, n_counted, others, target)
+    smallest = _smallest(room, options)
+    if target < smallest:
+        raise OptionError(_too_small(asked, room, smallest))
+    return room
+
+
+def _is_spent(planned: PlannedTensor, options: PackOptions) -> bool:
+    """Whether the tensor's size is the budget's to choose."""
+    if not planned.treatment or planned.source.tied_to is not None:
+        return False
+    return planned.source.role == "linear" or options.method_options.embedding_bits is None
+
+
+def _fixed(planned: PlannedTensor, options: PackOptions) -> StoredTensor:
+    """A tensor whose bytes no step decides: stored as it is, or an embedding at given bits."""
+    source = planned.source
+    if planned.treatment:
+        value = options.method.quantize(planned.weight, source.load(), options.method_options)
+        encoded, method = value.encode(), options.method.name
+    else:
+        encoded, method = Dense(to_numpy(source.load()), source.dtype).encode(), ""
+    return store(tensor_record(source, encoded, method), encoded, options.codec.codec)
+
+
+def _segments(plan: PackPlan) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return tuple(
+        (name, tuple(t.source.name for t in tensors if t.source.tied_to is None))
+        for name, tensors in plan.segments
+    )
+
+
+def _smallest(room: Room, options: PackOptions) -> int:
+    """Bytes that always work: the fewest bits for each weight and a byte for each scale that may come, and a margin."""
+    expected = {
+        name: tensor.n_weights * FEWEST_BITS / 8 + _scale_bytes(tensor, options)
+        for name, tensor in room.spent.items()
+    }
+    n_bytes, known = room.ledger.file_bytes(expected), room.ledger.file_bytes({})
+    return math.ceil(n_bytes + _MARGIN * (n_bytes - known)) + 64 * len(room.spent)
+
+
+def _scale_bytes(tensor: PlannedTensor, options: PackOptions) -> int:
+    """At most: a layer that calibration does not reach gets row scales, another one column scales."""
+    source = tensor.source
+    shape = tuple(reversed(source.shape)) if source.transposed else source.shape
+    rows, columns = prod(shape[:-1]), shape[-1]
+    if source.role != "linear" or not is_calibrated(options.method):
+        return rows
+    return columns + rows if options.method_options.gradients else max(rows, columns)
+
+
+def _too_small(asked: BitsPerWeight | FileBytes, room: Room, smallest: int) -> str:
+    if isinstance(asked, BitsPerWeight):
+        least = math.ceil(100 * 8 * (smallest - room.other_bytes) / room.n_counted) / 100
+        return f"{asked.bits:g} bits a weight are too few for this model; {least:.2f} is the least that works"
+    what = f"{asked.n_bytes + asked.beside} bytes{' of memory' if asked.beside else ''}"
+    return (
+        f"{what} are too few for this model; {smallest + asked.beside} bytes is the smallest size that works"
+    )
