@@ -23,7 +23,9 @@ from spqfmt.pipeline.decode_rates import measure_decode_rates
     help="Only rows of this kind. run: tokens a second and memory of the model in FILE.",
 )
 @click.option(
-    "--rates", is_flag=True, help="Only decode rates, as JSON: what `--rates` of pack and repack takes."
+    "--rates",
+    is_flag=True,
+    help="Only how fast this machine decodes, as one JSON object: the file that --rates of pack and repack takes.",
 )
 @click.option("--quiet", is_flag=True, help="No progress.")
 def bench(
@@ -49,6 +51,9 @@ def bench(
     spqfmt bench --rates > laptop.json
     """
     if rates:
+        others = {"FILE": file, "--html": html, "--quick": quick, "--only": only}
+        if given := [name for name, value in others.items() if value]:
+            raise click.UsageError(f"--rates measures decode rates alone; leave out {' and '.join(given)}")
         click.echo(json.dumps(measure_decode_rates().to_json()))
         return
     if only == "run" and file is None:

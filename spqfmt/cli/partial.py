@@ -17,6 +17,7 @@ PARTIAL = click.option(
 RATES = click.option(
     "--rates",
     type=click.Path(path_type=Path),
-    help="For speed: decode rates of the machine that shall run the model, as `spqfmt bench --rates` prints them "
-    "there. [default: of this machine]",
+    metavar="FILE",
+    help="For speed: how fast the machine that shall run the model decodes, in a JSON file that `spqfmt bench --rates` "
+    "printed there. [default: measured on this machine]",
 )

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 )
 @click.option("--host-memory", help="With cuda, the ceiling for what waits in host memory. [default: none]")
 @click.option(
-    "--rates",
-    help="With cuda, the device's rates: a JSON file of tools/gpu_check.py, or a card (rtx4060, rtx4090, a100, h100) "
-    "whose rates are assumed. [default: rtx4090]",
+    "--device-rates",
+    help="With cuda, how fast the device is: a JSON file that `tools/gpu_check.py --rates` wrote, or a card (rtx4060, "
+    "rtx4090, a100, h100) whose rates are assumed. [default: rtx4090]",
 )
 @click.option("--dtype", type=click.Choice(("float32", "float16", "bfloat16")), help="Compute in this dtype.")
 @click.option(
@@ -50,7 +50,7 @@ def plan(
     memory: str | None,
     device: str,
     host_memory: str | None,
-    rates: str | None,
+    device_rates: str | None,
     dtype: str | None,
     tokens: int,
     batch: int,
@@ -68,10 +68,10 @@ def plan(
     if device == "cuda":
         if html is not None:
             raise click.UsageError("--html shows plans for the CPU; leave --device out")
-        _plan_for_device(file, memory, host_memory, rates, dtype, tokens, batch, as_json=as_json)
+        _plan_for_device(file, memory, host_memory, device_rates, dtype, tokens, batch, as_json=as_json)
         return
-    if rates is not None or host_memory is not None:
-        raise click.UsageError("--rates and --host-memory go with --device cuda")
+    if device_rates is not None or host_memory is not None:
+        raise click.UsageError("--device-rates and --host-memory go with --device cuda")
     from spqfmt.loaders.plan import plan_model
 
     with about(file):
@@ -90,7 +90,7 @@ def _plan_for_device(
     file: Path,
     memory: str | None,
     host_memory: str | None,
-    rates: str | None,
+    device_rates: str | None,
     dtype: str | None,
     tokens: int,
     batch: int,
@@ -107,7 +107,7 @@ def _plan_for_device(
             dtype=dtype,
             n_tokens=tokens,
             batch=batch,
-            rates=DEFAULT if rates is None else read_rates(rates),
+            rates=DEFAULT if device_rates is None else read_rates(device_rates),
         )
     if as_json:
         click.echo(json.dumps(planned.to_json()))

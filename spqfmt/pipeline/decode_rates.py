@@ -21,6 +21,7 @@ from spqfmt.kernels import native
 _LARGE_BYTES, _SMALL_BYTES = 1 << 20, 1 << 14
 _ROUNDS = 9
 _MAX_FILE_BYTES = 16 << 20
+_MAKES_ONE = "`spqfmt bench --rates` prints the decode rates of a machine"
 
 
 class CodecRate(NamedTuple):
@@ -56,7 +57,12 @@ def read_rates(path: str | Path) -> DecodeRates:
     """
     path = Path(path)
     with path.open("rb") as file:
-        text = file.read(_MAX_FILE_BYTES)
+        text = file.read(_MAX_FILE_BYTES + 1)
+    if len(text) > _MAX_FILE_BYTES:
+        raise OptionError(
+            f"{path}: larger than {_MAX_FILE_BYTES >> 20} MiB; {_MAKES_ONE}. Of a longer `inspect --json`, give the "
+            "partial_plan alone"
+        )
     try:
         found: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -66,7 +72,9 @@ def read_rates(path: str | Path) -> DecodeRates:
             found = found[key]
     rates = parse_rates(found)
     if rates is None:
-        raise OptionError(f"{path}: no decode rates in it; `spqfmt bench --rates` prints those of a machine")
+        if isinstance(found, dict) and "host_decode" in found:
+            raise OptionError(f"{path}: rates of a device, for `spqfmt plan --device-rates`; {_MAKES_ONE}")
+        raise OptionError(f"{path}: no decode rates in it; {_MAKES_ONE}")
     return rates
 
 

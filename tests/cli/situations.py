@@ -98,6 +98,43 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         2,
         ["rates.json"],
     ),
+    *(
+        (
+            f"{what}, {file}",
+            f"{command} {{{file}.json}}",
+            2,
+            [f"{{{file}.json}}: ", *words],
+        )
+        for what, command, file, *words in (
+            (
+                "repack, rates of a device",
+                "repack {good.spq} {dir}/o.spq --partial speed --rates",
+                "device_rates",
+                "rates of a device, for `spqfmt plan --device-rates`",
+                "`spqfmt bench --rates` prints",
+            ),
+            (
+                "pack, too long for rates",
+                "pack {model} {dir}/o.spq --partial speed --rates",
+                "long",
+                "larger than 16 MiB",
+                "`spqfmt bench --rates` prints",
+            ),
+            (
+                "plan, decode rates",
+                "plan {good.spq} --device cuda --device-rates",
+                "decode_rates",
+                "decode rates of `spqfmt bench --rates`, which pack and repack take",
+                "tools/gpu_check.py --rates FILE",
+            ),
+            (
+                "plan, no rates in it",
+                "plan {good.spq} --device cuda --device-rates",
+                "rates",
+                "neither a readable JSON file nor one of rtx4060",
+            ),
+        )
+    ),
     # damage
     *(
         (f"{name}, {what}", f"{name} {{{file}}} {rest}", 1, [f"{{{file}}}: {words}", advice])
@@ -221,6 +258,14 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         "run {incomplete.spq} --prompt x",
         1,
         ["{incomplete.spq}: LlamaForCausalLM needs tensors", UP],
+    ),
+    *(
+        (f"bench --rates with {given}", f"bench --rates {given}", 2, ["--rates", f"leave out {name}"])
+        for given, name in (
+            ("{good.spq}", "FILE"),
+            ("--only codecs", "--only"),
+            ("--quick --html {dir}/o.html", "--html and --quick"),
+        )
     ),
     # output
     (

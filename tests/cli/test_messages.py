@@ -21,6 +21,8 @@ import spqfmt
 from spqfmt.cli.failures import about, explain
 from spqfmt.container.reader import Reader
 from spqfmt.errors import EncodeError, OptionError
+from spqfmt.pipeline.decode_rates import CodecRate, DecodeRates
+from spqfmt.pipeline.residency.device_rates import DEFAULT
 
 
 def _variant(models: Models, folder: Path, change: Callable[[Path], object]) -> Path:
@@ -64,6 +66,9 @@ def files(models: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "no.gguf": b"nope",
         "listing.spq.index.json": b'{"a": 1}',
         "rates.json": b"{",
+        "decode_rates.json": json.dumps(DecodeRates(CodecRate(2, 1), CodecRate(1, 1)).to_json()).encode(),
+        "device_rates.json": json.dumps(DEFAULT.to_json()).encode(),
+        "long.json": b" " * ((16 << 20) + 1),
     }
     for name, data in written.items():
         (root / name).write_bytes(data)

@@ -44,8 +44,8 @@ def test_a_plan_for_a_device_needs_none(model: Path) -> None:
 def test_rates_come_from_a_file_or_a_name(model: Path, tmp_path: Path) -> None:
     measured = asdict(RATES) | {"name": "mine", "assumed": False}
     (tmp_path / "rates.json").write_text(json.dumps(measured))
-    assert "measured rates of mine" in plan(model, "--rates", str(tmp_path / "rates.json")).stdout
-    assert "ASSUMED rates of h100" in plan(model, "--rates", "h100").stdout
+    assert "measured rates of mine" in plan(model, "--device-rates", str(tmp_path / "rates.json")).stdout
+    assert "ASSUMED rates of h100" in plan(model, "--device-rates", "h100").stdout
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_rates_that_are_none(
     if change is not None:
         (tmp_path / "rates.json").write_text(json.dumps(asdict(RATES) | change))
     with pytest.raises(OptionError, match=message):
-        plan(model, "--rates", str(tmp_path / "rates.json"))
+        plan(model, "--device-rates", str(tmp_path / "rates.json"))
 
 
 def test_options_of_a_device_are_refused_on_the_cpu(model: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from spqfmt import wire
 from spqfmt.errors import OptionError
+from spqfmt.pipeline.decode_rates import parse_rates
 
 INSTRUCTIONS_PER_32_SYMBOLS = 33
 """Of the inner loop of rans decoding: what the kernels are checked against by their machine code."""
@@ -94,6 +95,7 @@ ASSUMED: Mapping[str, DeviceRates] = {
 }
 """By name. PCIe 4.0 x8 and x16 and 5.0 x16 at about 80 % of their nominal rates, a disk of 3.5 GB/s."""
 DEFAULT = ASSUMED["rtx4090"]
+_MAKES_THEM = "`python tools/gpu_check.py --rates FILE` measures those of a device"
 
 
 def assumed_for(card: str) -> DeviceRates:
@@ -111,11 +113,17 @@ def read_rates(source: str | Path) -> DeviceRates:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OptionError(
-            f"rates {source}: neither a readable JSON file nor one of {', '.join(ASSUMED)}"
+            f"device rates {source}: neither a readable JSON file nor one of {', '.join(ASSUMED)}"
         ) from error
+    if parse_rates(found) is not None:
+        raise OptionError(
+            f"{path}: decode rates of `spqfmt bench --rates`, which pack and repack take; {_MAKES_THEM}"
+        )
     names = {field.name for field in fields(DeviceRates)}
     if not isinstance(found, dict) or found.keys() != names:
-        raise OptionError(f"{path}: rates are an object with the keys {', '.join(sorted(names))}")
+        raise OptionError(
+            f"{path}: device rates are an object with the keys {', '.join(sorted(names))}; {_MAKES_THEM}"
+        )
     numbers = {name: found[name] for name in names - {"name", "assumed"}}
     if not isinstance(found["name"], str) or not isinstance(found["assumed"], bool):
         raise OptionError(f"{path}: name is a string and assumed is true or false")
