@@ -1,6 +1,7 @@
 """Where a pack goes: one file, or shards beside their index (FORMAT.md section 8)."""
 
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Self
 
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.strict_json import Json, dump
-from spqfmt.container.temporary import open_temporary, publish, refuse_existing, remove_left_over
+from spqfmt.container.temporary import open_temporary, publish_together, refuse_existing, remove_left_over
 from spqfmt.container.writer import Sealed, Writer
 from spqfmt.errors import OptionError
 
@@ -113,7 +114,10 @@ class Output:
         metadata: Mapping[str, str],
         partial_plan: Json | None = None,
     ) -> list[Sealed]:
-        """Write assets and indexes, then publish every file, the shards' index last."""
+        """Write assets and indexes, then publish every file, the shards' index last.
+
+        With `force`, shards of a model that was there under this name and had another number of them are removed.
+        """
         first = self._first()
         for name, data in assets.items():
             first.add_asset(name, data)
@@ -131,14 +135,13 @@ class Output:
             )
             for number, writer in enumerate(self._writers, start=1)
         ]
-        # All before the first is published: a name that is taken leaves no part of a model behind.
-        for path in (index_path(self._path), *(writer.path for writer in self._writers)):
-            refuse_existing(path, self._force)
-        for writer in self._writers:
-            writer.publish()
-        return [*sealed, self._write_shard_index(sealed)]
+        index = self._publish_shards(sealed)
+        if self._force:
+            self._remove_stale({file.path for file in sealed})
+        return [*sealed, index]
 
-    def _write_shard_index(self, sealed: list[Sealed]) -> Sealed:
+    def _publish_shards(self, sealed: list[Sealed]) -> Sealed:
+        """The shards, then their index, whose digests tell them from shards that had these names before."""
         text = dump(
             {
                 "format": "spq-shards",
@@ -156,7 +159,16 @@ class Output:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-                publish(temporary, path, force=self._force)
+                names = [(writer.temporary, writer.path) for writer in self._writers]
+                publish_together([*names, (temporary, path)], force=self._force)
         finally:
             temporary.unlink(missing_ok=True)
         return Sealed(path, len(text), b"")
+
+    def _remove_stale(self, current: Collection[Path]) -> None:
+        """Shards of the model that was replaced, where their number was another."""
+        stem, suffix = re.escape(self._path.stem), re.escape(self._path.suffix)
+        of_this_model = re.compile(rf"{stem}-\d{{5}}-of-\d{{5}}{suffix}")
+        for path in list(self._path.parent.iterdir()):
+            if of_this_model.fullmatch(path.name) and path not in current:
+                path.unlink(missing_ok=True)

@@ -88,4 +88,7 @@ def _check(reader: Reader, entry: Json, number: int) -> None:
     if reader.index.shard != Shard(number, count):
         raise CorruptError(f"{reader.path.name} is not shard {number} of {count}")
     if entry.get("file_bytes") != reader.file_bytes or entry.get("digest") != reader.trailer.digest.hex():
-        raise CorruptError(f"{reader.path.name} is not the file that the index of shards lists")
+        raise CorruptError(
+            f"{reader.path.name} is not the file that the index of shards lists: it is of another model, or a pack "
+            "was stopped while it replaced this one; pack it again, or get all files again"
+        )

@@ -8,7 +8,8 @@ import fcntl
 import os
 import re
 import secrets
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +19,7 @@ _SUFFIX = r"\.[0-9a-f]{8}\.part"
 def open_temporary(path: Path) -> tuple[Path, BinaryIO]:
     """A new locked file beside `path`, `.NAME.xxxxxxxx.part`, open for writing."""
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        temporary = _temporary(path)
         file = temporary.open("xb")
         with suppress(OSError):  # without locks nothing is ever taken for left over either
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -26,6 +27,10 @@ def open_temporary(path: Path) -> tuple[Path, BinaryIO]:
         if os.fstat(file.fileno()).st_nlink:
             return temporary, file
         file.close()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 def refuse_existing(path: Path, force: bool) -> None:
@@ -44,11 +49,58 @@ def publish(temporary: Path, path: Path, *, force: bool) -> None:
     else:
         refuse_existing(path, force)
         _link(temporary, path)
+    _fsync_folder(path)
+
+
+def _fsync_folder(path: Path) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def publish_together(files: Sequence[tuple[Path, Path]], *, force: bool) -> None:
+    """Give whole files, each a temporary and a final name, their names in this order: all of them, or none.
+
+    Whatever is raised in between, the files that had the names are there again. No system renames several files at
+    once, so a process that is killed in between leaves the first ones; the last one must tell that they are not what
+    it goes with, as the index of shards does. Raises FileExistsError when a name is taken and `force` is not set.
+    """
+    kept: list[Path] = []
+    with ExitStack() as undo:
+        for temporary, path in files:
+            refuse_existing(path, force)
+            before = _temporary(path)
+            kept.append(before)
+            undo.callback(_put_back, temporary, path, before)
+            if temporary == files[-1][0]:
+                _fsync_folder(path)
+            if force:
+                if path.exists():
+                    _keep(path, before)
+                temporary.replace(path)
+            else:
+                _link(temporary, path)
+        _fsync_folder(files[-1][1])
+        undo.pop_all()
+    for before in kept:
+        before.unlink(missing_ok=True)
+
+
+def _keep(path: Path, before: Path) -> None:
+    try:
+        os.link(path, before)
+    except OSError:  # no hard links on this file system
+        path.replace(before)
+
+
+def _put_back(temporary: Path, path: Path, before: Path) -> None:
+    if before.exists():
+        before.replace(path)
+        before.unlink(missing_ok=True)  # two links to one file stay two
+    elif not temporary.exists() or (path.exists() and path.samefile(temporary)):
+        path.unlink(missing_ok=True)
 
 
 def _link(temporary: Path, path: Path) -> None:

@@ -77,6 +77,14 @@ def decode_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, n_threa
     _native.decode_chunks(src, _records(jobs, len(DECODE_JOB_COLUMNS)), dst, n_threads)
 
 
+def decode_verified_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, n_threads: int = 0) -> None:
+    """As `decode_chunks` for bytes whose checksums were compared when they came into memory: they are not again.
+
+    Threads share each chunk, block by block, and are torch's own where torch is loaded. Never ChecksumError.
+    """
+    _native.decode_verified_chunks(src, _records(jobs, len(DECODE_JOB_COLUMNS)), dst, n_threads)
+
+
 def encode_chunks(
     src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, block_log2: int = 0, n_threads: int = 0
 ) -> npt.NDArray[np.int64]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spqfmt import wire
-from spqfmt.errors import ChecksumError, CorruptError
+from spqfmt.errors import ChecksumError, CorruptError, UnsupportedError
 from spqfmt.kernels import native
 
 SIZES = [70_000, 1, 0, 4096, 65_536, 33_333, 128, 200_001]
@@ -26,12 +26,16 @@ def encoded(data, n_threads=1):
     return stored, results, np.column_stack(columns).astype(np.int64)
 
 
+both_decoders = pytest.mark.parametrize("decode", [native.decode_chunks, native.decode_verified_chunks])
+
+
+@both_decoders
 @pytest.mark.parametrize("n_threads", [0, 1, 2, 5])
-def test_round_trip(each_backend, source, n_threads):
+def test_round_trip(each_backend, source, n_threads, decode):
     data = source(sum(SIZES))
     stored, results, jobs = encoded(data, n_threads)
     out = np.empty_like(data)
-    native.decode_chunks(stored, jobs, out, n_threads)
+    decode(stored, jobs, out, n_threads)
     assert np.array_equal(out, data)
     one_thread = encoded(data)
     assert np.array_equal(stored, one_thread[0])
@@ -91,6 +95,21 @@ def test_damage_is_a_checksum_error(each_backend):
             native.decode_chunks(broken, jobs[:1], np.empty_like(data))
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_verified_bytes_are_still_checked_for_the_rules(each_backend, n_threads):
+    """Whoever wrote the file may have written matching checksums over anything."""
+    data = np.random.default_rng(0).integers(0, 9, sum(SIZES), dtype=np.uint8)
+    stored, _, jobs = encoded(data)
+    begin, n_bytes = jobs[7, :2]
+    for at in (0, 6, 9, 40, n_bytes // 2, n_bytes - 1):
+        broken = stored.copy()
+        broken[begin + at] ^= 0x10
+        with pytest.raises((CorruptError, UnsupportedError)) as caught:
+            native.decode_verified_chunks(broken, jobs, np.empty_like(data), n_threads)
+        assert caught.value.job == 7
+
+
+@both_decoders
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -106,19 +125,20 @@ def test_damage_is_a_checksum_error(each_backend):
         (5, 1 << 62),
     ],
 )
-def test_jobs_must_fit_their_buffers(column, value):
+def test_jobs_must_fit_their_buffers(column, value, decode):
     data = np.zeros(sum(SIZES), np.uint8)
     stored, _, jobs = encoded(data)
     jobs[3, column] = value
     with pytest.raises(ValueError, match="job 3"):
-        native.decode_chunks(stored, jobs, data)
+        decode(stored, jobs, data)
 
 
-def test_a_raw_chunk_has_its_raw_size():
+@both_decoders
+def test_a_raw_chunk_has_its_raw_size(decode):
     data = np.arange(10, dtype=np.uint8)
     job = np.array([[0, 9, wire.CODEC_RAW, zlib.crc32(data[:9]), 0, 10]])
     with pytest.raises(CorruptError, match="another size"):
-        native.decode_chunks(data, job, np.empty(10, np.uint8))
+        decode(data, job, np.empty(10, np.uint8))
 
 
 def test_jobs_are_a_matrix_of_int64():

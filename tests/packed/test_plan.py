@@ -9,7 +9,7 @@ from spqfmt.container.writer import Writer
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.pipeline.decode_rates import CodecRate, DecodeRates
 from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.plan import N_WORKERS, Inventory, Item, Plan, plan_residency
+from spqfmt.pipeline.residency.plan import N_READS, Inventory, Item, Plan, plan_residency
 from spqfmt.pipeline.residency.rates import Rates, measure_rates
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
 from spqfmt.wire import CODEC_RANS, CODEC_RAW, CODEC_ZSTD
@@ -38,11 +38,11 @@ def residencies(plan: Plan) -> dict[str, str]:
     return {part.name: part.residency for part in plan.parts}
 
 
-def test_without_a_ceiling_all_is_decoded_and_no_ring_is_held() -> None:
+def test_without_a_ceiling_all_is_decoded_and_no_buffers_are_held() -> None:
     plan = plan_residency(INVENTORY, FAST_DISK, None)
     assert set(residencies(plan).values()) == {"decoded"}
     assert plan.fixed.ring == plan.fixed.rows == 0
-    assert plan.held_bytes == 100 + 50 + 10 + 1000 * (N_WORKERS + 1) + 1000 * (N_LAYERS + 2)
+    assert plan.held_bytes == 100 + 50 + 10 + 1000 * N_READS + 1000 * (N_LAYERS + 2)
     assert plan.serial_ms == pytest.approx(1e3 * 1000 * (N_LAYERS + 1) / 5e9)
 
 

@@ -1,16 +1,17 @@
-"""The decompression buffer: right bytes for every request, explicit ownership, no hang whatever dies."""
+"""Reading ahead, and decompression buffers: right bytes for every request, explicit ownership, no hang."""
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
 
 from spqfmt.codecs.base import Bytes
 from spqfmt.errors import CorruptError, SpqError
-from spqfmt.loaders.packed.buffers import TakenBackError
+from spqfmt.loaders.packed.buffers import Buffers, TakenBackError, View, allocate
 from spqfmt.loaders.packed.ring import Ring
 
 SIZES = [3 + number for number in range(9)]
@@ -23,7 +24,7 @@ class Source:
         self.filled: list[int] = []
         self.fail: dict[int, BaseException] = {}
 
-    def __call__(self, worker: int, part: int, out: Bytes) -> None:
+    def __call__(self, part: int, out: Bytes) -> None:
         self.filled.append(part)
         if part in self.fail:
             raise self.fail[part]
@@ -40,7 +41,8 @@ def make(source: Source) -> Iterator[Callable[..., Ring]]:
     rings: list[Ring] = []
 
     def ring(n_slots: int = 3, n_workers: int = 2) -> Ring:
-        rings.append(Ring(SIZES, range(len(SIZES)), max(SIZES), n_slots, n_workers, source))
+        buffers = [allocate(max(SIZES)) for _ in range(n_slots)]
+        rings.append(Ring(SIZES, range(len(SIZES)), buffers, n_workers, source))
         return rings[-1]
 
     yield ring
@@ -76,7 +78,7 @@ def test_any_order_shows_the_right_bytes(make: Callable[..., Ring], n_slots: int
 def test_the_next_part_is_filled_while_one_is_lent(make: Callable[..., Ring], source: Source) -> None:
     ring = make()
     with ring.lend(0, "part 0"):
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not {1, 2} <= set(source.filled) and time.monotonic() < deadline:
             time.sleep(0.001)
     assert sorted(source.filled[:3]) == [0, 1, 2]
@@ -158,7 +160,7 @@ def test_closing_ends_the_threads_and_whoever_waits(make: Callable[..., Ring], s
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("spqfmt-ring")]
     ring.close()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
     with pytest.raises(SpqError, match="closed"):
         check_all(ring)
@@ -189,3 +191,50 @@ def test_one_who_stops_waiting_leaves_the_ring_whole(make: Callable[..., Ring], 
     ring._wait = original  # type: ignore[method-assign]
     for part in range(9):
         check(ring, part)
+
+
+def decode(buffers: Buffers, number: int) -> AbstractContextManager[View]:
+    def fill(out: Bytes) -> None:
+        out[:] = number
+
+    return buffers.lend(f"part {number}", SIZES[number], fill)
+
+
+def test_decompression_buffers_are_used_again_and_never_show_other_bytes() -> None:
+    memory = [allocate(max(SIZES)) for _ in range(2)]
+    buffers = Buffers(memory)
+    for number in range(9):
+        with decode(buffers, number) as view:
+            assert view.bytes.tolist() == [number] * SIZES[number]
+            assert any(np.shares_memory(view.bytes, one) for one in memory)
+        with pytest.raises(TakenBackError, match=f"part {number} was taken back"):
+            view.bytes  # noqa: B018
+
+
+def test_an_array_over_a_decompression_buffer_keeps_its_bytes_and_its_keeper_is_told() -> None:
+    buffers = Buffers([allocate(max(SIZES)) for _ in range(2)])
+    kept = []
+    for number in (1, 2):
+        with decode(buffers, number) as view:
+            kept.append(view.bytes)
+    with pytest.raises(TakenBackError, match="still held: part 1, part 2"), decode(buffers, 3):
+        pass
+    assert [array[0] for array in kept] == [1, 2]
+    del kept[0]
+    for number in (3, 4):
+        with decode(buffers, number) as view:
+            assert (view.bytes == number).all()
+    assert (kept[0] == 2).all()
+
+
+def test_a_part_that_cannot_be_decoded_leaves_its_buffer_free() -> None:
+    buffers = Buffers([allocate(max(SIZES))])
+
+    def fail(out: Bytes) -> None:
+        raise CorruptError("broken")
+
+    for _ in range(3):
+        with pytest.raises(CorruptError, match="broken"), buffers.lend("part 0", 3, fail):
+            pass
+    with decode(buffers, 5) as view:
+        assert (view.bytes == 5).all()

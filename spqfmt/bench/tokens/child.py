@@ -5,18 +5,19 @@ Workload, its answer a Timed.
 """
 
 import json
-import os
 import resource
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from spqfmt import loaders
 from spqfmt.bench.tokens.configurations import Configuration
 from spqfmt.container.shards import open_readers
 from spqfmt.loaders.speed import Workload, seconds_per_pass
-from spqfmt.pipeline.residency.plan import N_WORKERS, Plan, fetch_ms, share_of_passes
+from spqfmt.pipeline.residency.plan import Plan, fetch_ms, share_of_passes
 from spqfmt.pipeline.residency.rates import Rates, assume_read_rate, measure_rates
 
 _STATUS = Path("/proc/self/status")
@@ -87,7 +88,7 @@ def load(configuration: Configuration) -> tuple[Any, Loaded]:
 
 
 def _fetching(plan: Plan, rates: Rates) -> tuple[float, float, int]:
-    """Loading, decoding on all threads that can, and the parts that are not decoded, in a pass over one token."""
+    """Loading, decoding on torch's threads, and the parts that are not decoded, in a pass over one token."""
     items = [planned.item for planned in plan.parts]
     load_ms, decode_ms, parts = 0.0, 0.0, 0
     for planned in plan.parts:
@@ -97,7 +98,7 @@ def _fetching(plan: Plan, rates: Rates) -> tuple[float, float, int]:
             load_ms += fetch_ms(planned.item.part, planned.residency, rates) * share - decoding
             decode_ms += decoding
             parts += planned.item.products
-    return load_ms, decode_ms / min(N_WORKERS, len(os.sched_getaffinity(0))), parts
+    return load_ms, decode_ms / torch.get_num_threads(), parts
 
 
 def main() -> None:

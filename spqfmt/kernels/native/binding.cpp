@@ -73,12 +73,13 @@ void planes(nb::handle src_object, size_t itemsize, bool rotate, nb::handle dst_
   kLoop(src.data(), src.size() / itemsize, itemsize, rotate, dst.data());
 }
 
+template <auto kDecode>
 void decode_many(nb::handle src_object, nb::handle jobs_object, nb::handle dst_object, size_t n_threads) {
   const Source src(src_object), jobs(jobs_object);
   const Target dst(dst_object);
   const DecodeJob* list = array_of<const DecodeJob>(jobs, "jobs is not an array of whole records");
   const nb::gil_scoped_release release;
-  decode_chunks(src.data(), src.size(), list, jobs.size() / sizeof(DecodeJob), dst.data(), dst.size(), n_threads);
+  kDecode(src.data(), src.size(), list, jobs.size() / sizeof(DecodeJob), dst.data(), dst.size(), n_threads);
 }
 
 void encode_many(nb::handle src_object, nb::handle jobs_object, nb::handle dst_object, unsigned block_log2,
@@ -126,7 +127,9 @@ NB_MODULE(_native, m) {
   m.def("histogram", &histogram_into, nb::arg("src"), nb::arg("counts"));
   m.def("split_planes", &planes<split_planes>, nb::arg("src"), nb::arg("itemsize"), nb::arg("rotate"), nb::arg("dst"));
   m.def("merge_planes", &planes<merge_planes>, nb::arg("src"), nb::arg("itemsize"), nb::arg("rotate"), nb::arg("dst"));
-  m.def("decode_chunks", &decode_many, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"), nb::arg("n_threads") = 0);
+  m.def("decode_chunks", &decode_many<decode_chunks>, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"), nb::arg("n_threads") = 0);
+  m.def("decode_verified_chunks", &decode_many<decode_verified_chunks>, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"),
+        nb::arg("n_threads") = 0);
   m.def("encode_chunks", &encode_many, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"), nb::arg("block_log2"),
         nb::arg("n_threads"), nb::arg("results"));
   m.def("usable_threads", &usable_threads);

@@ -1,6 +1,7 @@
 // The rans chunk: header, frequency table, block directory, blocks.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -36,6 +37,10 @@ class ChunkDecoder {
   ChunkDecoder(const uint8_t* src, size_t chunk_bytes, size_t readable_bytes, size_t raw_bytes);
 
   size_t n_batches() const { return n_batches_; }
+  // Cuts the blocks into batches that `n_threads` can share evenly.
+  void share_among(size_t n_threads) {
+    if (!constant_) n_batches_ = std::min(n_blocks_, round_up(n_batches_, n_threads));
+  }
   // The bytes of the chunk that batch `i` reads, beyond those of the batches before: [begin, end).
   size_t batch_begin(size_t i) const { return i == 0 ? 0 : block_begin(batch_block(i)); }
   size_t batch_end(size_t i) const { return i + 1 == n_batches_ ? chunk_bytes_ : block_begin(batch_block(i + 1)); }

@@ -1,7 +1,10 @@
 #include "jobs.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <exception>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -9,6 +12,7 @@
 #include "dispatch.hpp"
 #include "errors.hpp"
 #include "parallel.hpp"
+#include "team.hpp"
 #include "wire.hpp"
 
 namespace spqfmt {
@@ -16,6 +20,11 @@ namespace {
 
 // What a raw chunk is copied in: a piece is still in the nearest cache when it is copied after its checksum.
 constexpr size_t kPieceBytes = size_t{1} << 15;
+// Raw bytes that are worth waking a waiting thread for, and starting one: some ten, and some hundred microseconds of decoding.
+constexpr size_t kTeamBytes = size_t{1} << 15;
+constexpr size_t kStartedBytes = size_t{1} << 19;
+
+constexpr const char* kRawSizes = "raw chunk of another size than its raw bytes";
 
 void check_range(int64_t offset, int64_t n_bytes, size_t size, size_t job, const char* what) {
   const bool inside = offset >= 0 && n_bytes >= 0 && static_cast<uint64_t>(offset) <= size &&
@@ -55,7 +64,7 @@ uint32_t decode_rans(const uint8_t* src, size_t stored_bytes, size_t readable_by
 uint32_t decode_one(const uint8_t* src, const DecodeJob& job, size_t readable_bytes, uint8_t* dst) {
   const size_t stored_bytes = static_cast<size_t>(job.stored_bytes), raw_bytes = static_cast<size_t>(job.raw_bytes);
   if (job.codec == wire::codec_raw) {
-    if (stored_bytes != raw_bytes) throw DataError("raw chunk of another size than its raw bytes");
+    if (stored_bytes != raw_bytes) throw DataError(kRawSizes);
     return copy_raw(src, raw_bytes, dst);
   }
   return decode_rans(src, stored_bytes, readable_bytes, dst, raw_bytes);
@@ -73,15 +82,70 @@ void decode_checked(const uint8_t* src, const DecodeJob& job, size_t readable_by
   if (crc != job.crc32) throw DataError("checksum of the stored bytes is wrong", Fault::checksum);
 }
 
-}  // namespace
-
-void decode_chunks(const uint8_t* src, size_t src_bytes, const DecodeJob* jobs, size_t n_jobs, uint8_t* dst,
-                   size_t dst_bytes, size_t n_threads) {
+void check_jobs(const DecodeJob* jobs, size_t n_jobs, size_t src_bytes, size_t dst_bytes) {
   for (size_t i = 0; i < n_jobs; i++) {
     check_range(jobs[i].src_offset, jobs[i].stored_bytes, src_bytes, i, "stored");
     check_range(jobs[i].dst_offset, jobs[i].raw_bytes, dst_bytes, i, "raw");
     check_codec(jobs[i].codec, i);
   }
+}
+
+// Decodes a rans chunk piece by piece on n_threads threads. Throws the first piece's DataError.
+void decode_by_team(const ChunkDecoder& decoder, uint8_t* dst, size_t n_threads) {
+  const size_t n_batches = decoder.n_batches();
+  if (n_threads == 1) {
+    for (size_t i = 0; i < n_batches; i++) decoder.decode_batch(i, dst);
+    return;
+  }
+  std::atomic<size_t> next{0};
+  std::mutex mutex;
+  size_t failed = n_batches;
+  std::exception_ptr error;
+  on_team(n_threads, [&] {
+    for (size_t i; (i = next.fetch_add(1)) < n_batches;) {
+      try {
+        decoder.decode_batch(i, dst);
+      } catch (...) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        if (i < failed) {
+          failed = i;
+          error = std::current_exception();
+        }
+      }
+    }
+  });
+  if (error) std::rethrow_exception(error);
+}
+
+}  // namespace
+
+void decode_verified_chunks(const uint8_t* src, size_t src_bytes, const DecodeJob* jobs, size_t n_jobs, uint8_t* dst,
+                            size_t dst_bytes, size_t n_threads) {
+  check_jobs(jobs, n_jobs, src_bytes, dst_bytes);
+  for (size_t i = 0; i < n_jobs; i++) {
+    const uint8_t* from = src + jobs[i].src_offset;
+    uint8_t* to = dst + jobs[i].dst_offset;
+    const size_t stored_bytes = static_cast<size_t>(jobs[i].stored_bytes), raw_bytes = static_cast<size_t>(jobs[i].raw_bytes);
+    try {
+      if (jobs[i].codec == wire::codec_raw) {
+        if (stored_bytes != raw_bytes) throw DataError(kRawSizes);
+        std::memcpy(to, from, raw_bytes);
+        continue;
+      }
+      ChunkDecoder decoder(from, stored_bytes, src_bytes - static_cast<size_t>(jobs[i].src_offset), raw_bytes);
+      const size_t threads = team_size(n_threads, raw_bytes, kTeamBytes, kStartedBytes);
+      decoder.share_among(threads);
+      decode_by_team(decoder, to, threads);
+    } catch (DataError& error) {
+      error.job = i;
+      throw;
+    }
+  }
+}
+
+void decode_chunks(const uint8_t* src, size_t src_bytes, const DecodeJob* jobs, size_t n_jobs, uint8_t* dst,
+                   size_t dst_bytes, size_t n_threads) {
+  check_jobs(jobs, n_jobs, src_bytes, dst_bytes);
   parallel_for(n_jobs, n_threads, [&](size_t i) {
     const size_t begin = static_cast<size_t>(jobs[i].src_offset);
     try {

@@ -25,6 +25,11 @@ struct EncodeResult {
 void decode_chunks(const uint8_t* src, size_t src_bytes, const DecodeJob* jobs, size_t n_jobs, uint8_t* dst,
                    size_t dst_bytes, size_t n_threads);
 
+// As decode_chunks for chunks whose checksums were compared before: they are not again. Pieces of one chunk go to several
+// threads (team.hpp), so that a single chunk is decoded as fast as the machine can. A bad chunk throws DataError with its job.
+void decode_verified_chunks(const uint8_t* src, size_t src_bytes, const DecodeJob* jobs, size_t n_jobs, uint8_t* dst,
+                            size_t dst_bytes, size_t n_threads);
+
 void encode_chunks(const uint8_t* src, size_t src_bytes, const EncodeJob* jobs, size_t n_jobs, uint8_t* dst,
                    size_t dst_bytes, unsigned block_log2, size_t n_threads, EncodeResult* results);
 

@@ -39,37 +39,42 @@ Parallel team() {
 #endif
 }
 
-struct Runs {
-  const std::function<void(size_t, size_t)>& rows;
-  size_t n_rows, length;
-  std::atomic<size_t> next{0};
-
-  void work() {
-    for (size_t begin; (begin = next.fetch_add(length)) < n_rows;) rows(begin, std::min(n_rows, begin + length));
-  }
-};
-
 }  // namespace
 
-void over_rows(size_t n_rows, size_t row_products, size_t n_threads, const std::function<void(size_t, size_t)>& rows) {
-  if (n_rows == 0 || row_products == 0) return;
+size_t team_size(size_t n_threads, size_t work, size_t least, size_t least_started) {
   if (n_threads != 1) {
     const size_t usable = usable_threads();
     n_threads = n_threads == 0 ? usable : std::min(n_threads, usable);
   }
+  if (n_threads == 1) return 1;
+  return std::max<size_t>(1, std::min(n_threads, ceil_div(work, team() != nullptr ? least : least_started)));
+}
+
+void on_team(size_t n_threads, const std::function<void()>& work) {
   const Parallel parallel = n_threads > 1 ? team() : nullptr;
-  const size_t least = ceil_div(parallel != nullptr ? kTeamProducts : kStartedProducts, row_products);
-  n_threads = std::min(n_threads, ceil_div(n_rows, least));
   if (n_threads <= 1) {
+    work();
+  } else if (parallel != nullptr) {
+    parallel([](void* data) { (*static_cast<const std::function<void()>*>(data))(); }, const_cast<std::function<void()>*>(&work),
+             static_cast<unsigned>(n_threads), 0);
+  } else {
+    parallel_for(n_threads, n_threads, [&](size_t) { work(); });
+  }
+}
+
+void over_rows(size_t n_rows, size_t row_products, size_t n_threads, const std::function<void(size_t, size_t)>& rows) {
+  if (n_rows == 0 || row_products == 0) return;
+  const size_t least = ceil_div(team() != nullptr ? kTeamProducts : kStartedProducts, row_products);
+  n_threads = team_size(n_threads, n_rows, least, least);
+  if (n_threads == 1) {
     rows(0, n_rows);
     return;
   }
-  Runs runs{rows, n_rows, round_up(std::max(least, ceil_div(n_rows, n_threads * kRunsPerThread)), kRowStep)};
-  if (parallel != nullptr) {
-    parallel([](void* data) { static_cast<Runs*>(data)->work(); }, &runs, static_cast<unsigned>(n_threads), 0);
-  } else {
-    parallel_for(n_threads, n_threads, [&](size_t) { runs.work(); });
-  }
+  const size_t length = round_up(std::max(least, ceil_div(n_rows, n_threads * kRunsPerThread)), kRowStep);
+  std::atomic<size_t> next{0};
+  on_team(n_threads, [&] {
+    for (size_t begin; (begin = next.fetch_add(length)) < n_rows;) rows(begin, std::min(n_rows, begin + length));
+  });
 }
 
 }  // namespace spqfmt

@@ -1,4 +1,7 @@
-// A loop over rows on threads that are waiting already, for work of some ten microseconds.
+// Work of some ten microseconds on threads that are waiting already.
+//
+// The threads are those of the OpenMP runtime that torch has loaded, so that they do not compete with torch's own, which wait
+// busily for some time after each of its operations. Without one, threads are started (parallel.hpp).
 #pragma once
 
 #include <cstddef>
@@ -6,11 +9,15 @@
 
 namespace spqfmt {
 
+// Threads for work that can be cut into pieces of which `least` is worth waking a waiting thread for, and `least_started`
+// starting one: at most n_threads (0: all usable), the calling one among them.
+size_t team_size(size_t n_threads, size_t work, size_t least, size_t least_started);
+
+// Calls work() on each of n_threads threads at once. It must not throw, and must not wait for the others: there may be fewer.
+void on_team(size_t n_threads, const std::function<void()>& work);
+
 // Calls rows(begin, end) for runs that cover 0..n_rows, on up to n_threads threads (0: all usable), the calling one among them.
 // `row_products` is the work of one row in multiplications, from which the length of a run follows. `rows` must not throw.
-//
-// The threads are those of the OpenMP runtime that torch has loaded, so that they do not compete with torch's own, which wait
-// busily for some time after each of its operations. Without one, threads are started (parallel.hpp).
 void over_rows(size_t n_rows, size_t row_products, size_t n_threads, const std::function<void(size_t, size_t)>& rows);
 
 }  // namespace spqfmt

@@ -2,6 +2,8 @@
 
 import mmap
 import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -25,7 +27,7 @@ def allocate(n_bytes: int) -> Bytes:
 
 
 class View:
-    """The decoded bytes of one part, lent until `take_back`."""
+    """The bytes of one part, lent until `take_back`."""
 
     def __init__(self, name: str, buffer: Bytes) -> None:
         self.name = name
@@ -44,3 +46,42 @@ class View:
         """Whether the buffer may be filled again: False while an array over it is still alive somewhere."""
         self._lent = None
         return self._watch() is None
+
+
+class Buffers:
+    """Reused memory that is lent for one part at a time; for one thread at a time."""
+
+    def __init__(self, buffers: Sequence[Bytes]) -> None:
+        self._free = list(buffers)
+        self._held: list[tuple[View, Bytes]] = []
+        self.n_bytes = sum(buffer.size for buffer in buffers)
+
+    @contextmanager
+    def lend(self, name: str, n_bytes: int, fill: Callable[[Bytes], None]) -> Iterator[View]:
+        """What `fill` writes into `n_bytes`, while the context lasts.
+
+        Raises what `fill` raises; TakenBackError where arrays over all buffers have outlived their loans.
+        """
+        buffer = self._obtain()
+        view = View(name, buffer[:n_bytes])
+        try:
+            fill(buffer[:n_bytes])
+            yield view
+        finally:
+            if view.take_back():
+                self._free.append(buffer)
+            else:
+                self._held.append((view, buffer))
+
+    def _obtain(self) -> Bytes:
+        if not self._free:
+            held, self._held = self._held, []
+            for view, buffer in held:
+                if view.take_back():
+                    self._free.append(buffer)
+                else:
+                    self._held.append((view, buffer))
+        if not self._free:
+            names = ", ".join(view.name for view, _ in self._held)
+            raise TakenBackError(f"arrays over buffers that were taken back are still held: {names}")
+        return self._free.pop()

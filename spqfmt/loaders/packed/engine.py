@@ -7,16 +7,17 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from spqfmt.codecs.base import Bytes
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.kernels import backend
-from spqfmt.loaders.packed.buffers import View, allocate
+from spqfmt.loaders.packed.buffers import Buffers, View, allocate
 from spqfmt.loaders.packed.lookup import RowCache, look_up
 from spqfmt.loaders.packed.multiply import PackedMatrix
 from spqfmt.loaders.packed.ring import Ring
 from spqfmt.loaders.packed.store import Store
 from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.plan import N_ROW_SLOTS, N_SLOTS, N_WORKERS, Plan
+from spqfmt.pipeline.residency.plan import N_BUFFERS, N_READERS, N_ROW_SLOTS, Plan
 from spqfmt.pipeline.residency.sides import Sides, read_sides
 
 _CPU = torch.device("cpu")
@@ -47,7 +48,7 @@ class Engine:
             self._lock = threading.Lock()
             self._store = Store(plan, readers)
             self._store.load()
-            self._ring, self._rows = _streams(plan, self._store)
+            self._streams = _Streams(plan, self._store) if self._store.is_streamed else None
             self._matrices = {
                 name: PackedMatrix(
                     parts, self._sides[name], self._store.decoded_run([self._numbers[part] for part in parts])
@@ -55,7 +56,7 @@ class Engine:
                 for name, parts in self._parts.items()
             }
             # Also when the last module that refers to the engine is gone: nothing here refers to the engine itself.
-            self._finalizer = weakref.finalize(self, _close, self._ring, stack.pop_all())
+            self._finalizer = weakref.finalize(self, _close, self._streams, stack.pop_all())
 
     @property
     def torch_device(self) -> torch.device:
@@ -69,10 +70,9 @@ class Engine:
     @property
     def held_bytes(self) -> int:
         """What the engine holds now: the plan's bytes but for the ordinary parameters."""
-        buffers = self._ring.n_bytes if self._ring is not None else 0
-        rows = self._rows.n_bytes if self._rows is not None else 0
+        streams = self._streams.n_bytes if self._streams is not None else 0
         sides = sum(side.n_bytes for side in self._sides.values())
-        return self._store.n_bytes + buffers + rows + sides + self._workspace.size
+        return self._store.n_bytes + streams + sides + self._workspace.size
 
     def sides(self, tensor: str) -> Sides:
         """Scales and all else that is not codes of a tensor."""
@@ -117,39 +117,86 @@ class Engine:
         if decoded is not None:
             yield View(part.name, decoded)
             return
-        assert self._ring is not None
-        with self._ring.lend(number, part.name) as view:
+        with self._open_streams().lend(number, part.name) as view:
             yield view
 
     @contextmanager
     def _lend_rows(self, part: Part) -> Iterator[View]:
         number = self._numbers[part]
         decoded = self._store.decoded(number)
-        if decoded is None:
-            assert self._rows is not None
-            if self._ring is None or self._ring.closed:
-                raise SpqError("the model was closed")
-            decoded = self._rows.obtain(number)
-        yield View(part.name, decoded)
+        yield View(part.name, self._open_streams().rows.obtain(number) if decoded is None else decoded)
+
+    def _open_streams(self) -> "_Streams":
+        if self._streams is None or not self._finalizer.alive:
+            raise SpqError("the model was closed")
+        return self._streams
 
 
-def _close(ring: Ring | None, files: ExitStack) -> None:
-    if ring is not None:
-        ring.close()
+class _Streams:
+    """What is not decoded in memory, part by part through the decompression buffers; for one thread at a time.
+
+    All threads decode a part just before its product: where they compute next, that is faster than leaving it to others
+    beside the computation (spec/decisions/0020). What lives on disk is read ahead by threads that do nothing else.
+    """
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self._store = store
+        products = [n for n, planned in enumerate(plan.parts) if planned.item.products]
+        looked_up = [planned.item.part for planned in plan.parts if planned.item.lookups]
+        on_disk = [n for n in products if plan.parts[n].residency == "disk"]
+        stored = [part.stored_bytes for part in store.parts]
+        self._ring = Ring(stored, on_disk, store.reads, N_READERS, store.read) if on_disk else None
+        largest = max((store.parts[n].decoded_bytes for n in products), default=0)
+        self._buffers = Buffers([allocate(largest) for _ in range(N_BUFFERS)])
+        self.rows = RowCache(
+            store,
+            max((part.decoded_bytes for part in looked_up), default=0),
+            max((part.stored_bytes for part in looked_up), default=0),
+            N_ROW_SLOTS,
+        )
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the buffers but for the store's."""
+        return self._buffers.n_bytes + self.rows.n_bytes
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self._ring is not None:
+            self._ring.close()
+
+    @contextmanager
+    def lend(self, number: int, name: str) -> Iterator[View]:
+        """The decoded bytes of a part while the context lasts. Raises what reading or decoding it raises."""
+        part = self._store.parts[number]
+        if part.is_stored_as_decoded:
+            with self._stored(number, name) as stored:
+                yield stored
+            return
+
+        def decode(out: Bytes) -> None:
+            with self._stored(number, name) as stored:
+                self._store.decode(number, stored.bytes, out)
+
+        with self._buffers.lend(name, part.decoded_bytes, decode) as view:
+            yield view
+
+    @contextmanager
+    def _stored(self, number: int, name: str) -> Iterator[View]:
+        in_memory = self._store.compressed(number)
+        if in_memory is not None:
+            yield View(name, in_memory)
+            return
+        assert self._ring is not None
+        with self._ring.lend(number, name) as view:
+            yield view
+
+
+def _close(streams: _Streams | None, files: ExitStack) -> None:
+    if streams is not None:
+        streams.close()
     files.close()
 
 
 def _read_all_sides(parts: Mapping[str, tuple[Part, ...]], readers: Sequence[Reader]) -> dict[str, Sides]:
     return {name: read_sides(readers[own[0].reader_number], own[0].record) for name, own in parts.items()}
-
-
-def _streams(plan: Plan, store: Store) -> tuple[Ring | None, RowCache | None]:
-    if not store.is_streamed:
-        return None, None
-    sizes = [part.decoded_bytes for part in store.parts]
-    products = [n for n, planned in enumerate(plan.parts) if planned.item.products]
-    order = [n for n in products if plan.parts[n].residency != "decoded"]
-    slot_bytes = max((sizes[n] for n in products), default=0)
-    row_bytes = max((sizes[n] for n, planned in enumerate(plan.parts) if planned.item.lookups), default=0)
-    ring = Ring(sizes, order, slot_bytes, N_SLOTS, N_WORKERS, store.fill)
-    return ring, RowCache(sizes, row_bytes, N_ROW_SLOTS, store.fill)

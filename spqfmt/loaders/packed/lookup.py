@@ -1,7 +1,6 @@
 """Rows of an embedding: only the parts that hold them are decoded, and the last ones used are kept."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,8 +11,7 @@ from spqfmt.codecs.elements import CARRIERS
 from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.loaders.packed.buffers import allocate
 from spqfmt.loaders.packed.multiply import Lend
-from spqfmt.loaders.packed.ring import Fill
-from spqfmt.loaders.packed.store import LOOKUP_WORKER
+from spqfmt.loaders.packed.store import Store
 from spqfmt.loaders.packed.tiles import NAMES, dequantize_columns, dequantize_rows
 from spqfmt.pipeline.residency.parts import Part, by_columns
 from spqfmt.pipeline.residency.sides import Sides
@@ -22,27 +20,38 @@ from spqfmt.schemes.uniform import dequantize as uniform_formula
 
 
 class RowCache:
-    """`n_slots` decoded parts; the one used longest ago makes room. For one thread at a time."""
+    """`n_slots` decoded parts; the one used longest ago makes room. For one thread at a time.
 
-    def __init__(self, sizes: Sequence[int], slot_bytes: int, n_slots: int, fill: Fill) -> None:
-        self._sizes = sizes
-        self._fill = fill
+    `stored_bytes`: of the largest part, for those that are read from disk.
+    """
+
+    def __init__(self, store: Store, slot_bytes: int, stored_bytes: int, n_slots: int) -> None:
+        self._store = store
+        self._stored = allocate(stored_bytes)
         self._free = [allocate(slot_bytes) for _ in range(n_slots)]
         self._kept: OrderedDict[int, Bytes] = OrderedDict()
-        self.n_bytes = slot_bytes * n_slots
+        self.n_bytes = slot_bytes * n_slots + stored_bytes
 
-    def obtain(self, part: int) -> Bytes:
-        """The decoded bytes, valid until the next call. Raises what reading or decoding raises."""
-        if part not in self._kept:
+    def obtain(self, number: int) -> Bytes:
+        """The decoded bytes of a part, valid until the next call. Raises what reading or decoding raises."""
+        part = self._store.parts[number]
+        if number not in self._kept:
             buffer = self._free.pop() if self._free else self._kept.popitem(last=False)[1]
             try:
-                self._fill(LOOKUP_WORKER, part, buffer[: self._sizes[part]])
+                self._fill(number, buffer[: part.decoded_bytes])
             except BaseException:
                 self._free.append(buffer)
                 raise
-            self._kept[part] = buffer
-        self._kept.move_to_end(part)
-        return self._kept[part][: self._sizes[part]]
+            self._kept[number] = buffer
+        self._kept.move_to_end(number)
+        return self._kept[number][: part.decoded_bytes]
+
+    def _fill(self, number: int, out: Bytes) -> None:
+        stored = self._store.compressed(number)
+        if stored is None:
+            stored = self._stored[: self._store.parts[number].stored_bytes]
+            self._store.read(number, stored)
+        self._store.decode(number, stored, out)
 
 
 def look_up(

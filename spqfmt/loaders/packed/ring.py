@@ -1,6 +1,6 @@
-"""The decompression buffer: a ring of reused buffers that other threads fill ahead of the computation.
+"""Reading ahead: a ring of reused buffers that other threads fill from disk while the model decodes and computes.
 
-A slot is free, being filled, ready, or lent. Parts are prefetched in the order in which they were used the last time.
+A slot is free, being filled, ready, or lent. Parts are read ahead in the order in which they were used the last time.
 That order is a guess and never decides what is shown: a slot is lent only for the part that it was filled with.
 """
 
@@ -14,10 +14,10 @@ from enum import Enum
 
 from spqfmt.codecs.base import Bytes
 from spqfmt.errors import SpqError
-from spqfmt.loaders.packed.buffers import TakenBackError, View, allocate
+from spqfmt.loaders.packed.buffers import TakenBackError, View
 
-Fill = Callable[[int, int, Bytes], None]
-"""(worker, part number, buffer): decode the part into the buffer, on thread `worker`."""
+Fill = Callable[[int, Bytes], None]
+"""(part number, buffer): read the part into the buffer, checked. Several threads call it at once."""
 
 _LOOK_SECONDS = 0.5
 """How often one who waits looks whether the workers are alive."""
@@ -60,38 +60,22 @@ class _Shared:
 
 
 class Ring:
-    """`n_slots` buffers of `slot_bytes` for parts of `sizes`, first used in `order`. Any thread may lend."""
+    """`buffers` for parts of `sizes`, first used in `order`. Any thread may lend."""
 
     def __init__(
-        self,
-        sizes: Sequence[int],
-        order: Sequence[int],
-        slot_bytes: int,
-        n_slots: int,
-        n_workers: int,
-        fill: Fill,
+        self, sizes: Sequence[int], order: Sequence[int], buffers: Sequence[Bytes], n_workers: int, fill: Fill
     ) -> None:
-        self._shared = _Shared([_Slot(allocate(slot_bytes)) for _ in range(n_slots)], fill, sizes)
+        self._shared = _Shared([_Slot(buffer) for buffer in buffers], fill, sizes)
         self._next = {part: order[(i + 1) % len(order)] for i, part in enumerate(order)}
         self._last: int | None = order[-1] if order else None
         self._threads = [
-            threading.Thread(target=_work, args=(self._shared, n), name=f"spqfmt-ring-{n}", daemon=True)
+            threading.Thread(target=_work, args=(self._shared,), name=f"spqfmt-ring-{n}", daemon=True)
             for n in range(n_workers)
         ]
         for thread in self._threads:
             thread.start()
         with self._shared.lock:
             self._prefetch()
-
-    @property
-    def n_bytes(self) -> int:
-        """Memory of the buffers."""
-        return sum(slot.buffer.size for slot in self._shared.slots)
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._shared.closed
 
     def close(self) -> None:
         """Stop the threads; whoever waits, or lends later, gets SpqError."""
@@ -102,7 +86,7 @@ class Ring:
 
     @contextmanager
     def lend(self, part: int, name: str) -> Iterator[View]:
-        """The decoded bytes of a part while the context lasts. Raises what reading or decoding it raised."""
+        """The bytes of a part while the context lasts. Raises what reading it raised."""
         slot = self._obtain(part)
         view = View(name, slot.buffer[: self._shared.sizes[part]])
         try:
@@ -204,7 +188,7 @@ class Ring:
         if shared.closed:
             raise SpqError("the model was closed")
         if not any(thread.is_alive() for thread in self._threads):
-            raise SpqError("the threads that read and decode weights have died; load the model again")
+            raise SpqError("the threads that read weights have died; load the model again")
         lent_or_coming = {_State.QUEUED, _State.FILLING, _State.LENT}
         if all(slot.held is not None and slot.state not in lent_or_coming for slot in shared.slots):
             names = ", ".join(slot.held.name for slot in shared.slots if slot.held is not None)
@@ -212,7 +196,7 @@ class Ring:
         shared.change.wait(_LOOK_SECONDS)
 
 
-def _work(shared: _Shared, worker: int) -> None:
+def _work(shared: _Shared) -> None:
     """Fill what is queued until the ring is closed."""
     while True:
         with shared.lock:
@@ -223,11 +207,11 @@ def _work(shared: _Shared, worker: int) -> None:
             slot = shared.queue.pop(0)
             slot.state = _State.FILLING
         try:
-            shared.fill(worker, slot.part, slot.buffer[: shared.sizes[slot.part]])
+            shared.fill(slot.part, slot.buffer[: shared.sizes[slot.part]])
         except Exception as error:  # noqa: BLE001  # raised again by the one who asked for the part
             slot.error = error
         except BaseException as error:
-            slot.error = SpqError(f"a thread that reads and decodes weights died: {type(error).__name__}")
+            slot.error = SpqError(f"a thread that reads weights died: {type(error).__name__}")
             raise
         finally:
             with shared.lock:

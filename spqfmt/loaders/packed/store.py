@@ -3,21 +3,21 @@
 import queue
 from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
+
+import torch
 
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.threads import side_by_side
 from spqfmt.container.reader import Reader, located
 from spqfmt.loaders.packed.buffers import allocate
-from spqfmt.pipeline.residency.decode import decode_part
+from spqfmt.pipeline.residency.decode import check_part, decode_part
 from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.plan import N_WORKERS, Plan
-
-LOOKUP_WORKER = N_WORKERS
-"""The staging buffer of lookups, which decode on the thread of the one who asks."""
+from spqfmt.pipeline.residency.plan import N_READS, Plan
 
 
 class Store:
-    """Holds what the plan keeps in memory, and decodes any part from where it is."""
+    """Holds what the plan keeps in memory, and reads and decodes the rest. What it has read was checked once."""
 
     def __init__(self, plan: Plan, readers: Sequence[Reader]) -> None:
         self._readers = readers
@@ -33,26 +33,30 @@ class Store:
         stored = max((part.stored_bytes for part in self.parts), default=0)
         scratch = max((part.scratch_bytes for part in self.parts), default=0)
         self.is_streamed = not all(self._decoded)
-        self._staging = [(allocate(stored), allocate(scratch)) for _ in range(N_WORKERS + 1)]
+        self.reads = [allocate(stored) for _ in range(N_READS)]
+        """Where parts from disk are read to: by loading, then by the ring."""
+        self._scratch = [allocate(scratch) for _ in range(N_READS)]
 
     @property
     def n_bytes(self) -> int:
         """Memory of weights and staging."""
-        return self._region.size + sum(stored.size + scratch.size for stored, scratch in self._staging)
+        return self._region.size + sum(array.size for array in (*self.reads, *self._scratch))
 
     def load(self) -> None:
-        """Read, and decode where it is planned, all that lives in memory. Raises FormatError, OSError."""
+        """Read, check, and decode where it is planned, all that lives in memory. Raises FormatError, OSError."""
         workers = queue.SimpleQueue[int]()
-        for worker in range(len(self._staging)):
+        for worker in range(N_READS):
             workers.put(worker)
 
         def load_part(number: int) -> None:
+            part, room = self.parts[number], self._memory[number]
             if not self._decoded[number]:
-                self._read(self.parts[number], self._memory[number])
+                self.read(number, room)
                 return
             worker = workers.get()
             try:
-                self.fill(worker, number, self._memory[number])
+                stored = self._read(part, self.reads[worker][: part.stored_bytes])
+                decode_part(part, stored, self._scratch[worker], room, self._path(part), checked=False)
             finally:
                 workers.put(worker)
 
@@ -71,14 +75,26 @@ class Store:
         begin = self._begins[numbers[0]]
         return self._region[begin : begin + sum(self.parts[number].decoded_bytes for number in numbers)]
 
-    def fill(self, worker: int, number: int, out: Bytes) -> None:
-        """Decode a part into `out` on a thread of its own staging. Raises FormatError, OSError."""
+    def compressed(self, number: int) -> Bytes | None:
+        """The stored bytes of a part that is not decoded, where they are in memory, for reading; None for others."""
+        return None if self._decoded[number] else self._memory.get(number)
+
+    def read(self, number: int, out: Bytes) -> None:
+        """Read a part's stored bytes into `out` and check them. Raises FormatError, OSError."""
         part = self.parts[number]
-        stored = None if self._decoded[number] else self._memory.get(number)
-        if stored is None:
-            stored = self._read(part, self._staging[worker][0][: part.stored_bytes])
-        path = self._readers[part.reader_number].path
-        decode_part(part, stored, self._staging[worker][1], out, path)
+        check_part(part, self._read(part, out), self._path(part))
+
+    def decode(self, number: int, stored: Bytes, out: Bytes) -> None:
+        """Decode a part from stored bytes that were checked, on torch's threads; for one caller at a time.
+
+        Raises CorruptError.
+        """
+        part = self.parts[number]
+        n_threads = torch.get_num_threads()
+        decode_part(part, stored, self._scratch[0], out, self._path(part), checked=True, n_threads=n_threads)
+
+    def _path(self, part: Part) -> Path:
+        return self._readers[part.reader_number].path
 
     def _read(self, part: Part, out: Bytes) -> Bytes:
         reader = self._readers[part.reader_number]

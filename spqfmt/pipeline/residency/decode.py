@@ -1,5 +1,7 @@
 """Stored bytes of a part -> its decoded bytes, checked, in memory that the caller owns."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from spqfmt import wire
@@ -10,20 +12,36 @@ from spqfmt.kernels import native
 from spqfmt.pipeline.residency.parts import Part
 
 
-def decode_part(part: Part, stored: Bytes, scratch: Bytes, out: Bytes, path: Path) -> None:
-    """Fill `out` (part.decoded_bytes) from `stored` (part.stored_bytes) through `scratch` (part.scratch_bytes or more).
+def check_part(part: Part, stored: Bytes, path: Path) -> None:
+    """Compare every chunk of `stored` (part.stored_bytes) with its CRC-32.
 
-    Every chunk is checked against its CRC-32 first. Raises ChecksumError or CorruptError that names file and tensor;
-    `out` is unspecified then.
+    Raises ChecksumError that names file and tensor.
     """
+    with _located(part, path):
+        for src, size, _, crc32, _, _ in part.jobs.tolist():
+            if native.crc32(stored[src : src + size]) != crc32:
+                raise ChecksumError("checksum of the stored bytes is wrong", part.offset + src)
+
+
+def decode_part(
+    part: Part, stored: Bytes, scratch: Bytes, out: Bytes, path: Path, *, checked: bool, n_threads: int = 1
+) -> None:
+    """Fill `out` (part.decoded_bytes) from `stored` through `scratch` (part.scratch_bytes or more).
+
+    `checked`: check_part has seen `stored`; else every chunk is compared with its CRC-32 here. Raises ChecksumError or
+    CorruptError that names file and tensor; `out` is unspecified then.
+    """
+    if part.has_zstd and not checked:
+        check_part(part, stored, path)
+        checked = True
     target = scratch[: part.scratch_bytes] if part.merges else out
-    try:
-        _decode_planes(part, stored, target)
-    except FormatError as error:
-        if error.offset is None:
-            error.offset = part.planes[getattr(error, "job", 0)].offset
-        error.args = (f"{path}: tensor {part.record.name!r}: {error}",)
-        raise
+    with _located(part, path):
+        if part.has_zstd:
+            _decode_one_by_one(part, stored, target, n_threads)
+        elif checked:
+            native.decode_verified_chunks(stored, part.jobs, target, n_threads)
+        else:
+            native.decode_chunks(stored, part.jobs, target, n_threads)
     dtype = wire.DTYPES[part.dtype]
     for merge in part.merges:
         native.merge_planes(
@@ -34,16 +52,20 @@ def decode_part(part: Part, stored: Bytes, scratch: Bytes, out: Bytes, path: Pat
         )
 
 
-def _decode_planes(part: Part, stored: Bytes, target: Bytes) -> None:
-    by_zstd = part.jobs[:, 2] == wire.CODEC_ZSTD
-    if not by_zstd.any():
-        native.decode_chunks(stored, part.jobs, target, 1)
-        return
-    for number, (src, size, codec, crc32, dst, raw_bytes) in enumerate(part.jobs.tolist()):
-        if not by_zstd[number]:
-            native.decode_chunks(stored, part.jobs[number : number + 1], target, 1)
-            continue
-        chunk = stored[src : src + size]
-        if native.crc32(chunk) != crc32:
-            raise ChecksumError("a chunk does not match its checksum", part.offset + src)
-        decode_into(codec, chunk, target[dst : dst + raw_bytes])
+def _decode_one_by_one(part: Part, stored: Bytes, target: Bytes, n_threads: int) -> None:
+    for number, (src, size, codec, _, dst, raw_bytes) in enumerate(part.jobs.tolist()):
+        if codec == wire.CODEC_ZSTD:
+            decode_into(codec, stored[src : src + size], target[dst : dst + raw_bytes])
+        else:
+            native.decode_verified_chunks(stored, part.jobs[number : number + 1], target, n_threads)
+
+
+@contextmanager
+def _located(part: Part, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FormatError as error:
+        if error.offset is None:
+            error.offset = part.planes[getattr(error, "job", 0)].offset
+        error.args = (f"{path}: tensor {part.record.name!r}: {error}",)
+        raise

@@ -106,6 +106,16 @@ class Part:
             at += plane.raw_bytes
         return np.array(jobs, np.int64)
 
+    @cached_property
+    def has_zstd(self) -> bool:
+        """Whether a chunk is coded by zstd, which no native loop decodes."""
+        return any(plane.codec == wire.CODEC_ZSTD for plane in self.planes)
+
+    @cached_property
+    def is_stored_as_decoded(self) -> bool:
+        """Whether the stored bytes are the decoded ones: one raw chunk, of elements that are not split into planes."""
+        return len(self.planes) == 1 and self.planes[0].codec == wire.CODEC_RAW and not self.merges
+
 
 def weights_role(record: TensorRecord) -> str:
     """The role of the stream that is cut into parts."""

@@ -15,10 +15,12 @@ from spqfmt.pipeline.residency.rates import Rates
 
 Residency = Literal["decoded", "compressed", "host", "disk"]
 
-N_SLOTS = 3
-"""Buffers of the ring: one in use, one ready, one being filled."""
-N_WORKERS = 2
-"""Threads that read, check and decode; each has a staging buffer of its own."""
+N_READS = 3
+"""Buffers for what is read: one being decoded, one ready, one being read into. As many threads load the model."""
+N_READERS = 2
+"""Threads that read ahead, and check, where weights stay on disk."""
+N_BUFFERS = 2
+"""Decompression buffers: one in use, and one for the case that an array over it outlives its use."""
 N_ROW_SLOTS = 2
 """Parts of an embedding that are kept decoded for lookups, where it is not decoded as a whole."""
 
@@ -64,7 +66,10 @@ class PlannedPart:
 
 @dataclass(frozen=True)
 class Fixed:
-    """What is held whatever the ceiling, in bytes. The last three are 0 where everything is decoded."""
+    """What is held whatever the ceiling, in bytes. `ring` and `rows` are 0 where everything is decoded.
+
+    `staging`: what is read from disk; `ring`: the decompression buffers; `rows`: parts of embeddings for lookups.
+    """
 
     floats: int
     sides: int
@@ -183,18 +188,20 @@ def _mib(n_bytes: int) -> str:
 
 
 def fixed_bytes(inventory: Inventory, *, streamed: bool) -> Fixed:
-    """What is held whatever the ceiling: where parts are `streamed` through the ring, or where all are decoded."""
+    """What is held whatever the ceiling: where parts are `streamed` through the buffers, or where all are decoded."""
     parts = [item.part for item in inventory.items]
+    lookups = [item.part for item in inventory.items if item.lookups]
     stored = max((part.stored_bytes for part in parts), default=0)
-    staging = stored + max((part.scratch_bytes for part in parts), default=0)
-    ring = max((item.part.decoded_bytes for item in inventory.items if item.products), default=0)
-    rows = max((item.part.decoded_bytes for item in inventory.items if item.lookups), default=0)
+    scratch = max((part.scratch_bytes for part in parts), default=0)
+    looked_up = max((part.stored_bytes for part in lookups), default=0)
+    decoded = max((item.part.decoded_bytes for item in inventory.items if item.products), default=0)
+    rows = max((part.decoded_bytes for part in lookups), default=0)
     return Fixed(
         inventory.float_bytes,
         inventory.side_bytes,
         inventory.workspace_bytes,
-        staging * (N_WORKERS + 1),  # one more for lookups; loading uses all of them
-        ring * N_SLOTS if streamed else 0,
+        (stored + scratch) * N_READS + (looked_up if streamed else 0),
+        decoded * N_BUFFERS if streamed else 0,
         rows * N_ROW_SLOTS if streamed else 0,
     )
 
