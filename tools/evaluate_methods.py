@@ -1,6 +1,7 @@
 """The table of methods: each packed, loaded back and compared with the float model, on models that are on PyPI.
 
     python tools/evaluate_methods.py OUT_DIR --text FILE [--models smollm2 glass] [--rows REGEX] [--samples N] [--list]
+        [--ggml LIBRARY]
 
 Writes OUT_DIR/results.json and OUT_DIR/table.md, and keeps going where an earlier run stopped: a row with the same
 settings is not computed again (`--again` does). tools/frontier.py plots the same results. FILE is the evaluation text;
@@ -11,7 +12,8 @@ it must not be what the methods calibrate with. The Jargon File (public domain) 
 **To add a row**, write a line into ROWS of tools/method_rows.py: the method and its options as `spqfmt pack` has them.
 Nothing else is needed; a method that counts no bits a code has no `raw` and no CR.
 
-Every row is a real file: packed by the command line in a process of its own, and loaded back to be judged. SmolLM2's
+Every row is a real file: packed by the command line in a process of its own, and loaded back to be judged. Those of
+GGUF are not packed: tools/gguf_rows.py says what they are; they need `--ggml` and are left out without it. SmolLM2's
 weights come from a 4-bit grid and are dithered (tools/models/smollm2.py), which makes the reference. Embedding and head
 are kept at 16 bits. Columns: bits a weight and CR are of the tensors that the method quantizes. `raw` counts codes at
 their bits, and scales, zero points, orders and outliers as they are before the entropy coder; `paper` is the count of
@@ -32,6 +34,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gguf_rows
 import torch
 from method_results import Results, key_of, table
 from method_rows import ROWS, Options, Row
@@ -182,6 +185,7 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--ggml", type=Path, help="shared library of ggml, for the rows of gguf")
     parser.add_argument("--list", action="store_true", help="only print the rows that are not measured yet")
     parser.add_argument("--again", action="store_true", help="measure rows that are there anew")
     arguments = parser.parse_args()
@@ -196,6 +200,8 @@ def main() -> None:
     for model in arguments.models:
         judge: Judge | None = None
         for row in (row for row in ROWS if re.search(arguments.rows, row.title)):
+            if row.method == "gguf" and arguments.ggml is None:
+                continue
             n_samples = row.samples or arguments.samples
             n_tokens = min(row.seq_len or arguments.seq_len, _LONGEST.get(model, sys.maxsize))
             options = pack_options(row, {"samples": n_samples, "seq-len": n_tokens})
@@ -209,9 +215,13 @@ def main() -> None:
             judge = judge or Judge(source, text, arguments.window, arguments.windows)
             # In a folder of its own: another run may measure beside this one.
             with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
-                packed = Path(folder) / "m.spq"
-                costs = pack(source, packed, row.method, options)
-                measured = {**sizes(packed), **judge(packed), **costs}
+                if row.method == "gguf":
+                    packed = Path(folder) / "gguf"
+                    costs = gguf_rows.pack(source, packed, gguf_rows.open_quantizer(arguments.ggml), options)
+                else:
+                    packed = Path(folder) / "m.spq"
+                    costs = {**pack(source, packed, row.method, options), **sizes(packed)}
+                measured = {**costs, **judge(packed)}
             entry = {
                 "model": model,
                 "method": row.method,

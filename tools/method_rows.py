@@ -55,6 +55,13 @@ def _ecq(bits: float, grade: str = "") -> Row:
     return Row("ecq", settings, options, f"ecq, {name}" if grade else "ecq", grade != "no-calibration")
 
 
+def _gguf(name: str, way: str = "") -> Row:
+    """A type of ggml; `way` is importance, fallback or none (tools/gguf_rows.py)."""
+    options: Options = {"type": name, **({way: ""} if way else {})}
+    settings = f"{name}, {way}" if way else name
+    return Row("gguf", settings, options, f"gguf, {way}" if way else "gguf", way == "importance")
+
+
 ROWS: tuple[Row, ...] = (
     Row("lossless", "", calibrated=False),
     *(_rtn(bits, 16) for bits in (3, 4)),
@@ -90,4 +97,7 @@ ROWS: tuple[Row, ...] = (
     *(_ecq(bits, "sequential") for bits in (3, 4)),
     *(Row("ecq", f"{bits} bits, 128 samples", {"bits": bits}, samples=128) for bits in (3, 4)),
     Row("ecq", "3 bits, gradients, 128 samples", {"bits": 3, "gradients": ""}, samples=128),
+    *(_gguf(name) for name in ("Q3_K", "Q4_K", "Q5_K", "Q6_K")),
+    *(_gguf(name, "importance") for name in ("Q3_K", "IQ3_S", "IQ4_XS", "Q4_K")),
+    *(_gguf(name, "fallback") for name in ("Q3_K", "Q4_K")),
 )
