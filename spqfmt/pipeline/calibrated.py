@@ -5,9 +5,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import prod
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from spqfmt.calibration.engine import BlockResult, Engine
 from spqfmt.calibration.text import CalibrationOptions, text_digest
@@ -36,13 +33,11 @@ class CalibratedResults:
         model: SourceModel,
         plan: PackPlan,
         options: PackOptions,
-        out: Path,
+        folder: ResumeFolder,
         *,
-        resume: bool,
-        force: bool,
         stage: Callable[[str], None],
     ) -> None:
-        """Read the text and build the model's shell. Raises what Engine raises, and OptionError about `resume`."""
+        """Read the text and build the model's shell. Raises what Engine and `folder` raise."""
         assert is_calibrated(options.method)
         self._method = options.method.name
         self._blind = is_graded(options.method)
@@ -58,8 +53,9 @@ class CalibratedResults:
         self._engine = Engine(
             model, options.method, options.method_options, options.calibration, wanted, stage=stage
         )
-        self._folder = ResumeFolder(out, _identity(model, options, str(self._engine.shell.dtype)))
-        self._folder.begin(resume=resume, force=force)
+        folder.n_wanted = len(self._engine.block_names)
+        folder.begin(_identity(model, options, str(self._engine.shell.dtype)))
+        self._folder = folder
         self._stage = stage
         self._numbers = {name: number for number, name in enumerate(self._engine.block_names)}
         self._blocks = self._run(options.method_options)
@@ -178,35 +174,6 @@ class CalibratedResults:
         if self.formula_weights:
             more["formula_bits_per_weight"] = f"{self.formula_bits / self.formula_weights:.4f}"
         return more
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """After an interruption, say how to go on."""
-        if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(self._interrupted()) from error
-        if error is not None and not self._kept():
-            self._folder.remove()
-
-    def _kept(self) -> str:
-        """What a resume need not do again, in words; empty when the folder is of no use."""
-        n_blocks = self._folder.n_blocks
-        blocks = f"{n_blocks} of {len(self._engine.block_names)} blocks" if n_blocks else ""
-        return " and ".join(part for part in (self._folder.has_search * "the search", blocks) if part)
-
-    def _interrupted(self) -> str:
-        kept = self._kept()
-        if not kept:
-            self._folder.remove()
-            return "interrupted; nothing was left behind"
-        return f"interrupted; {self._folder.path} holds {kept}, --resume goes on there"
-
-    def finished(self) -> None:
-        """The file is there: what was kept for a resume can go."""
-        self._folder.remove()
 
 
 def _encode(stream: StreamData) -> Iterable[EncodedChunk]:

@@ -29,9 +29,10 @@ from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.pipeline.fit_bounds import room_for
 from spqfmt.pipeline.fit_target import MemoryBytes
 from spqfmt.pipeline.options import PackArguments, PackOptions, pack_options
-from spqfmt.pipeline.plan import PackPlan, PlannedTensor, plan_pack
+from spqfmt.pipeline.plan import PlannedTensor, plan_pack
 from spqfmt.pipeline.progress import Progress, Silent, Staged
 from spqfmt.pipeline.records import stream_record, tensor_record
+from spqfmt.pipeline.resume import ResumeFolder
 from spqfmt.pipeline.rewrite import WEIGHT_ROLES, Rewrite
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.schemes.base import Encoded, StreamData
@@ -125,6 +126,11 @@ def pack_model(
     output = Output(out, plan.segment_alignment, force=force, shard_bytes=options.shard_bytes)
     with output, progress, ExitStack() as stack:
         progress.start(plan.raw_bytes)
+        folder = None
+        if is_calibrated(options.method):
+            folder = stack.enter_context(ResumeFolder(out, resume=resume, force=force))
+        elif resume:
+            raise OptionError(f"method {options.method.name} packs in one go: there is nothing to resume")
         if options.fit is not None:
             room = room_for(model, plan, options)
             # transformers takes seconds to import.
@@ -135,7 +141,12 @@ def pack_model(
         whole = output
         if options.speed:
             whole = stack.enter_context(Output(out, plan.segment_alignment, force=True))
-        calibrated = _calibrated(model, plan, options, out, resume, force, progress, stack)
+        calibrated = None
+        if folder is not None:
+            # transformers takes seconds to import.
+            from spqfmt.pipeline.calibrated import CalibratedResults
+
+            calibrated = CalibratedResults(model, plan, options, folder, stage=progress.stage)
         encoder = _Encoder(options, calibrated)
         waiting: list[tuple[PlannedTensor, _Prepared]] = []
 
@@ -166,8 +177,8 @@ def pack_model(
             sealed = Rewrite([reader], options.speed, options.codec.codec).write(output, Silent())
         else:
             sealed = output.finish(assets, metadata, options.codec.partial_plan)
-        if calibrated is not None:
-            calibrated.finished()
+        if folder is not None:
+            folder.remove()
     return PackReport(
         tuple(file.path for file in sealed),
         plan.raw_bytes,
@@ -198,28 +209,6 @@ def _pack_into_memory(
 
         pack_into_memory(plan_pack(model, options), options, out, pack_file)
     return replace(reports[-1], files=(out,), seconds=time.monotonic() - started)
-
-
-def _calibrated(
-    model: SourceModel,
-    plan: PackPlan,
-    options: PackOptions,
-    out: Path,
-    resume: bool,
-    force: bool,
-    progress: Progress,
-    stack: ExitStack,
-) -> "CalibratedResults | None":
-    """What runs the calibration, for a method that needs one; an interruption then says how to go on."""
-    if not is_calibrated(options.method):
-        if resume:
-            raise OptionError(f"method {options.method.name} packs in one go: there is nothing to resume")
-        return None
-    # transformers takes seconds to import.
-    from spqfmt.pipeline.calibrated import CalibratedResults
-
-    results = CalibratedResults(model, plan, options, out, resume=resume, force=force, stage=progress.stage)
-    return stack.enter_context(results)
 
 
 class _Encoder:

@@ -2,15 +2,19 @@
 
 `pack.json` says of which source and options the blocks are; a later pack goes on only with the same. `search.json`
 holds what a method that searches has found before the first block. Nothing in the folder is trusted: the files are read
-with the checks of any .spq file, and each block's source tensors must have the checksum that they had.
+with the checks of any .spq file, and each block's source tensors must have the checksum that they had. Who packs holds
+a lock on `lock`.
 """
 
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
 
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.reader import Reader
@@ -27,29 +31,104 @@ from spqfmt.wire import CHUNK_ALIGNMENT
 SUFFIX = ".resume"
 _IDENTITY = "pack.json"
 _SEARCH = "search.json"
+_LOCK = "lock"
 
 
 class ResumeFolder:
-    """The folder beside `out`. `identity` are plain strings and numbers that two runs must have in common."""
+    """The folder beside `out`. Within the context no other process can have it; a killed one holds it no longer."""
 
-    def __init__(self, out: Path, identity: Mapping[str, object]) -> None:
+    def __init__(self, out: Path, *, resume: bool, force: bool) -> None:
+        self._out = out
         self.path = out.with_name(out.name + SUFFIX)
-        self._identity = json.loads(json.dumps(identity, sort_keys=True))
+        self._resume = resume
+        self._force = force
+        self._identity: dict[str, object] = {}
+        self.n_wanted: int | None = None
+        """Blocks that the pack will have, once they are known."""
 
-    def begin(self, *, resume: bool, force: bool) -> None:
-        """Make the folder, or take up the one that is there. Raises OptionError when that is not what was asked for."""
-        if not self.path.exists():
-            if resume:
-                raise OptionError(f"{self.path}: not there, so there is nothing to resume")
-        elif resume:
+    def __enter__(self) -> Self:
+        """Take the folder. Raises OptionError when it is another's, or not what was asked for."""
+        if self._resume and not self.path.exists():
+            raise OptionError(f"{self.path}: not there, so there is nothing to resume")
+        self._lock = self._locked()
+        try:
+            if self._resume and not self._left():
+                raise OptionError(f"{self.path}: it holds nothing to resume")
+            if self._left() and not self._resume and not self._force:
+                raise OptionError(
+                    f"{self.path} is what an interrupted pack left: --resume goes on there, --force starts over"
+                )
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def _locked(self) -> BinaryIO:
+        while True:
+            self.path.mkdir(exist_ok=True)
+            try:
+                file = (self.path / _LOCK).open("ab")
+            except FileNotFoundError:  # another pack came to its end meanwhile, and removed the folder
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                raise OptionError(
+                    f"{self._out}: another process is packing it now; wait until it is done, or give another name"
+                ) from None
+            except OSError:
+                return file  # no locks on this file system
+            if os.fstat(file.fileno()).st_nlink:
+                return file
+            file.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """After an interruption, say how to go on; after another error, keep only what is of use."""
+        kept = self._kept()
+        self._release()
+        if isinstance(error, KeyboardInterrupt):
+            held = f"{self.path} holds {kept}, --resume goes on there" if kept else "nothing was left behind"
+            raise KeyboardInterrupt(f"interrupted; {held}") from error
+
+    def _release(self) -> None:
+        if not self._left():
+            self.remove()
+        self._lock.close()
+
+    def _contents(self) -> set[str]:
+        """What the folder holds but for the lock; nothing when it was removed."""
+        try:
+            return {entry.name for entry in os.scandir(self.path)} - {_LOCK}
+        except FileNotFoundError:
+            return set()
+
+    def _left(self) -> set[str]:
+        """What is worth keeping: more than a description, and files that were not written to their end."""
+        return {name for name in self._contents() if name != _IDENTITY and not name.endswith(".part")}
+
+    def _kept(self) -> str:
+        """What a resume need not do again, in words."""
+        n_blocks = sum(1 for _ in self.path.glob("block-*.spq"))
+        of = f" of {self.n_wanted}" if self.n_wanted else ""
+        blocks = f"{n_blocks}{of} block{'' if n_blocks == 1 and not of else 's'}" if n_blocks else ""
+        search = "the search" if (self.path / _SEARCH).exists() else ""
+        return " and ".join(part for part in (search, blocks) if part)
+
+    def begin(self, identity: Mapping[str, object]) -> None:
+        """Take up what is there, or start over. `identity`: what two runs must have in common, as plain data.
+
+        Raises OptionError when what is there is of another pack.
+        """
+        self._identity = json.loads(json.dumps(identity, sort_keys=True))
+        if self._resume:
             self._compare()
             return
-        elif not force:
-            raise OptionError(
-                f"{self.path} is what an interrupted pack left: --resume goes on there, --force starts over"
-            )
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir()
+        for name in self._contents():
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         (self.path / _IDENTITY).write_text(json.dumps(self._identity, indent=1, sort_keys=True), "utf-8")
 
     def _compare(self) -> None:
@@ -123,16 +202,6 @@ class ResumeFolder:
     def remove(self) -> None:
         """The pack is done, or has left nothing that could be taken up."""
         shutil.rmtree(self.path, ignore_errors=True)
-
-    @property
-    def n_blocks(self) -> int:
-        """Blocks that are saved."""
-        return sum(1 for _ in self.path.glob("block-*.spq"))
-
-    @property
-    def has_search(self) -> bool:
-        """Whether a search has ended."""
-        return (self.path / _SEARCH).exists()
 
 
 @dataclass(frozen=True)

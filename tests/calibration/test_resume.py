@@ -1,5 +1,8 @@
 """A pack that was interrupted goes on at the block where it stood, with the same file in the end."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -207,3 +210,68 @@ def test_nothing_to_resume_is_said(folder: Callable[[str], Path], tmp_path: Path
     with pytest.raises(OptionError, match="method rtn packs in one go"):
         spqfmt.pack(folder("llama"), tmp_path / "m.spq", resume=True, method="rtn")
     assert not list(tmp_path.iterdir())
+
+
+class _SecondPack(Silent):
+    """Packs into the same file when the first pack is at its second block."""
+
+    def __init__(self, source: Path, out: Path, **options: Any) -> None:
+        self._source, self._out, self._options = source, out, options
+        self.said: list[str] = []
+
+    def stage(self, text: str) -> None:
+        if text == "model.layers.1: quantizing":
+            with pytest.raises(OptionError) as caught:
+                spqfmt.pack(self._source, self._out, **SETTINGS, **self._options)
+            self.said.append(str(caught.value))
+
+
+@pytest.mark.parametrize("options", [{}, {"force": True}, {"resume": True}], ids=str)
+def test_a_pack_that_another_process_is_working_on_is_not_called_interrupted(
+    options: dict[str, Any], folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "m.spq"
+    second = _SecondPack(folder("llama"), out, **options)
+    spqfmt.pack(folder("llama"), out, progress=second, **SETTINGS)
+    assert second.said == [
+        f"{out}: another process is packing it now; wait until it is done, or give another name"
+    ]
+    spqfmt.verify(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.spq"]
+
+
+HOLD_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from spqfmt.pipeline.resume import ResumeFolder
+with ResumeFolder(Path(sys.argv[1]), resume=False, force=False) as folder:
+    folder.begin({"some": "pack"})
+    (folder.path / ".block-00000.spq.0123abcd.part").write_bytes(b"half a block")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_that_was_killed_before_its_first_block_is_in_nobody_s_way(
+    folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "m.spq"
+    done = subprocess.run([sys.executable, "-c", HOLD_AND_DIE, str(out)], check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "m.spq.resume" / "lock").exists()
+    with pytest.raises(OptionError, match="holds nothing to resume"):
+        spqfmt.pack(folder("llama"), out, resume=True, **SETTINGS)
+    assert not list(tmp_path.iterdir())
+    subprocess.run([sys.executable, "-c", HOLD_AND_DIE, str(out)], check=False, timeout=120)
+    spqfmt.pack(folder("llama"), out, **SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.spq"]
+
+
+def test_what_an_interrupted_pack_left_is_said_before_a_long_survey(
+    interrupted: Path, folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def survey(*_: object) -> None:
+        raise AssertionError("the survey was begun")
+
+    monkeypatch.setattr("spqfmt.pipeline.fit.fit", survey)
+    with pytest.raises(OptionError, match="--resume goes on there, --force starts over"):
+        spqfmt.pack(folder("llama"), interrupted, fit=70_000, samples=4, seq_len=32, calibration=TEXT)
