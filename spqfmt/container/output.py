@@ -5,13 +5,13 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.strict_json import Json, dump
 from spqfmt.container.temporary import open_temporary, publish_together, refuse_existing, remove_left_over
-from spqfmt.container.writer import Sealed, Writer
+from spqfmt.container.writer import NOTHING_UNKNOWN, Sealed, Unknown, Writer
 from spqfmt.errors import OptionError
 
 INDEX_SUFFIX = ".index.json"
@@ -68,13 +68,15 @@ class Output:
     ) -> None:
         self._stack.close()
 
-    def begin_segment(self, name: str, raw_bytes: int) -> None:
-        """The tensors that follow belong to this segment; encoded they take at most about `raw_bytes`."""
+    def begin_segment(
+        self, name: str, raw_bytes: int, more: Mapping[str, object] = MappingProxyType({})
+    ) -> None:
+        """See Writer.begin_segment. Encoded the segment's tensors take at most about `raw_bytes`."""
         limit = self._shard_bytes
         is_full = bool(limit and self._writers and self._writers[-1].offset + raw_bytes > limit)
         if not self._writers or is_full or self._n_segments in self._shard_starts:
             self._begin_file()
-        self._writers[-1].begin_segment(name)
+        self._writers[-1].begin_segment(name, more)
         self._n_segments += 1
 
     def _begin_file(self) -> Writer:
@@ -93,9 +95,9 @@ class Output:
         """See Writer.add_tensor."""
         return self._writers[-1].add_tensor(record, streams, same_as)
 
-    def copy_asset(self, name: str, stream: Json, chunks: Iterable[EncodedChunk]) -> None:
+    def copy_asset(self, record: Json, stream: Json, chunks: Iterable[EncodedChunk]) -> None:
         """See Writer.copy_asset. Assets go into the first file, which no tensor may follow in."""
-        self._first().copy_asset(name, stream, chunks)
+        self._first().copy_asset(record, stream, chunks)
 
     def _first(self) -> Writer:
         return self._writers[0] if self._writers else self._begin_file()  # a model may have no tensors
@@ -113,6 +115,7 @@ class Output:
         assets: Mapping[str, bytes],
         metadata: Mapping[str, str],
         partial_plan: Json | None = None,
+        unknown: Unknown = NOTHING_UNKNOWN,
     ) -> list[Sealed]:
         """Write assets and indexes, then publish every file, the shards' index last.
 
@@ -122,7 +125,7 @@ class Output:
         for name, data in assets.items():
             first.add_asset(name, data)
         if not self._is_sharded:
-            sealed = [first.seal(metadata, partial_plan)]
+            sealed = [first.seal(metadata, partial_plan, unknown=unknown)]
             first.publish()
             return sealed
         count = len(self._writers)
@@ -132,6 +135,7 @@ class Output:
                 partial_plan,
                 {"number": number, "count": count},
                 shard_path(self._path, number, count),
+                unknown,
             )
             for number, writer in enumerate(self._writers, start=1)
         ]

@@ -18,7 +18,7 @@ from spqfmt.codecs.registry import decode_into
 from spqfmt.codecs.threads import side_by_side
 from spqfmt.container.features import required_features, required_mask
 from spqfmt.container.index import parse_index
-from spqfmt.container.strict_json import parse
+from spqfmt.container.strict_json import Json, parse
 from spqfmt.container.trailer import (
     Trailer,
     check_digest,
@@ -72,15 +72,22 @@ class Reader:
         version = check_header(self.read_bytes(0, min(wire.HEADER_BYTES, self.file_bytes)), self.file_bytes)
         tail = self.read_bytes(self.file_bytes - wire.TRAILER_BYTES, wire.TRAILER_BYTES)
         trailer = parse_trailer(tail, version, self.file_bytes)
-        stored = self.read_bytes(trailer.index_offset, trailer.index_stored_bytes)
-        check_digest(trailer, tail, stored)
-        index = parse_index(
-            parse(_index_text(stored, trailer.index_raw_bytes)), trailer.index_offset, self.file_bytes
-        )
+        index = parse_index(self._index_json(trailer, tail), trailer.index_offset, self.file_bytes)
         undeclared = required_mask(required_features(index)) & ~trailer.required
         if undeclared:
             raise CorruptError(f"feature bit {undeclared.bit_length() - 1} is used but not declared")
         return trailer, index
+
+    def _index_json(self, trailer: Trailer, tail: bytes) -> Json:
+        stored = self.read_bytes(trailer.index_offset, trailer.index_stored_bytes)
+        check_digest(trailer, tail, stored)
+        return parse(_index_text(stored, trailer.index_raw_bytes))
+
+    def index_json(self) -> Json:
+        """The index as the file has it, with the keys that this version does not know. Read and checked anew."""
+        tail = self.read_bytes(self.file_bytes - wire.TRAILER_BYTES, wire.TRAILER_BYTES)
+        with located(self.path):
+            return self._index_json(self.trailer, tail)
 
     def close(self) -> None:
         """Close the file; later reads raise ValueError."""

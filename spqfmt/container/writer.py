@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import ceil
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -37,6 +37,19 @@ class Sealed(NamedTuple):
     path: Path
     file_bytes: int
     digest: bytes
+
+
+class Unknown(NamedTuple):
+    """What a later version of the format may have put into a file: keys of the index's root, bits of optional features.
+
+    It means nothing here, and travels with a file that is written again.
+    """
+
+    keys: Mapping[str, object] = MappingProxyType({})
+    optional: int = 0
+
+
+NOTHING_UNKNOWN = Unknown()
 
 
 class Writer:
@@ -81,9 +94,9 @@ class Writer:
     def _pad(self, alignment: int) -> None:
         self._put(bytes(align(self._offset, alignment) - self._offset))
 
-    def begin_segment(self, name: str) -> None:
-        """The tensors that follow belong to this segment; it needs at least one."""
-        self._segments.append({"name": name, "n_tensors": 0})
+    def begin_segment(self, name: str, more: Mapping[str, object] = MappingProxyType({})) -> None:
+        """The tensors that follow belong to this segment; it needs at least one. `more` goes into its record."""
+        self._segments.append({**more, "name": name, "n_tensors": 0})
         self._first_of_segment = len(self._tensors)
         self._new_segment = True
 
@@ -145,12 +158,12 @@ class Writer:
         chunks = [
             encode_text(raw[i : i + _ASSET_CHUNK_BYTES]) for i in range(0, raw.size, _ASSET_CHUNK_BYTES)
         ]
-        self.copy_asset(name, {"role": "asset", "dtype": "u8", "n": raw.size}, chunks)
+        self.copy_asset({"name": name}, {"role": "asset", "dtype": "u8", "n": raw.size}, chunks)
 
-    def copy_asset(self, name: str, stream: Json, chunks: Iterable[EncodedChunk]) -> None:
-        """Append an asset that is encoded already; no tensor may follow."""
+    def copy_asset(self, record: Json, stream: Json, chunks: Iterable[EncodedChunk]) -> None:
+        """Append an asset that is encoded already, its record without stream; no tensor may follow."""
         self._new_segment = False
-        self._assets.append({"name": name, "stream": self._put_stream(stream, chunks)})
+        self._assets.append({**record, "stream": self._put_stream(stream, chunks)})
 
     def seal(
         self,
@@ -158,6 +171,7 @@ class Writer:
         partial_plan: Json | None = None,
         shard: Mapping[str, int] | None = None,
         path: Path | None = None,
+        unknown: Unknown = NOTHING_UNKNOWN,
     ) -> Sealed:
         """Write index and trailer and make the file durable; `publish` then gives it its name.
 
@@ -166,6 +180,7 @@ class Writer:
         self.path = self.path if path is None else path
         self._pad(wire.CHUNK_ALIGNMENT)
         root: Json = {
+            **unknown.keys,
             "segment_alignment": self._alignment,
             "segments": self._segments,
             "tensors": self._tensors,
@@ -180,7 +195,7 @@ class Writer:
         if len(stored) >= len(text) or len(text) > earned:
             stored = text
         file_bytes = self._offset + len(stored) + wire.TRAILER_BYTES
-        trailer = self._checked(text, len(stored), file_bytes)
+        trailer = self._checked(text, len(stored), file_bytes, unknown.optional)
         packed = trailer.pack(stored)
         self._put(stored)
         self._put(packed)
@@ -188,7 +203,7 @@ class Writer:
         os.fsync(self._file.fileno())
         return Sealed(self.path, file_bytes, packed[:32])
 
-    def _checked(self, text: bytes, stored_bytes: int, file_bytes: int) -> Trailer:
+    def _checked(self, text: bytes, stored_bytes: int, file_bytes: int, optional: int) -> Trailer:
         """What was written must be what a reader accepts; its own validation says so before the file gets its name."""
         try:
             index = parse_index(parse(text), self._offset, file_bytes)
@@ -200,7 +215,7 @@ class Writer:
             len(text),
             file_bytes,
             required_mask(required_features(index)),
-            optional_mask(optional_features(index)),
+            optional_mask(optional_features(index)) | optional,
         )
 
     def publish(self) -> None:

@@ -21,6 +21,7 @@ from spqfmt.container.writer import Sealed
 from spqfmt.errors import ChecksumError
 from spqfmt.kernels import native
 from spqfmt.pipeline.decode_rates import DecodeRates, measure_decode_rates
+from spqfmt.pipeline.original import OriginalRecords, unknown_of
 from spqfmt.pipeline.partial import Candidate, Rule, Speed, choose
 from spqfmt.pipeline.progress import Progress
 from spqfmt.records import Chunk, PlaneChunk, Segment, Stream, TensorRecord
@@ -106,22 +107,26 @@ class Rewrite:
     def write(self, output: Output, progress: Progress) -> list[Sealed]:
         """All tensors and assets into `output`, which is published."""
         encoded = self._encoded()
-        for reader in self._readers:
-            for segment in reader.index.segments:
+        originals = [OriginalRecords(reader) for reader in self._readers]
+        for reader, original in zip(self._readers, originals, strict=True):
+            for number, segment in enumerate(reader.index.segments):
                 tensors = tensors_of(reader, segment)
-                output.begin_segment(segment.name, sum(t.source_bytes for t in tensors if t.tied_to is None))
-                for tensor in tensors:
-                    own = [stream for stream in tensor.streams if stream.same_as is None]
-                    chunks = ((_stream_json(stream), islice(encoded, len(stream.chunks))) for stream in own)
-                    output.add_tensor(_tensor_json(tensor), chunks, _same_as(reader, tensor))
-                    progress.advance(sum(stream.stored_bytes for stream in own), tensor.name)
-        for reader in self._readers:
-            for asset in reader.index.assets:
+                raw_bytes = sum(t.source_bytes for t in tensors if t.tied_to is None)
+                output.begin_segment(segment.name, raw_bytes, original.segment(number))
+                for place, tensor in enumerate(tensors, start=segment.first_tensor):
+                    streams = original.streams(place)
+                    own = [(s, record) for s, record in zip(tensor.streams, streams, strict=True) if s.same_as is None]
+                    chunks = ((record, islice(encoded, len(s.chunks))) for s, record in own)
+                    output.add_tensor(original.tensor(place), chunks, _same_as(reader, tensor, streams))
+                    progress.advance(sum(s.stored_bytes for s, _ in own), tensor.name)
+        for reader, original in zip(self._readers, originals, strict=True):
+            for number, asset in enumerate(reader.index.assets):
                 what, stream = f"asset {asset.name!r}", asset.stream
                 copies = (self._copied(_Task(reader, what, stream, chunk, "")) for chunk in stream.chunks)
-                output.copy_asset(asset.name, _stream_json(stream), copies)
+                output.copy_asset(*original.asset(number), copies)
         made = {"codec": self._codec, "writer": f"spqfmt {__version__}"}
-        return output.finish({}, {**self._readers[0].index.metadata, **made}, self.partial_plan)
+        metadata = {**self._readers[0].index.metadata, **made}
+        return output.finish({}, metadata, self.partial_plan, unknown_of(originals))
 
     def _encoded(self) -> Iterator[EncodedChunk]:
         """The chunks in order; other threads make some of those that come next."""
@@ -199,33 +204,9 @@ def tensors_of(reader: Reader, segment: Segment) -> tuple[TensorRecord, ...]:
     return reader.index.tensors[segment.first_tensor : segment.first_tensor + segment.n_tensors]
 
 
-def _stream_json(stream: Stream) -> Json:
-    record: Json = {"role": stream.role, "dtype": stream.dtype, "n": stream.n}
-    return record if stream.entropy_bits is None else record | {"entropy_bits": list(stream.entropy_bits)}
-
-
-def _same_as(reader: Reader, tensor: TensorRecord) -> dict[str, tuple[Json, str]]:
+def _same_as(reader: Reader, tensor: TensorRecord, records: Sequence[Json]) -> dict[str, tuple[Json, str]]:
     return {
-        stream.role: (_stream_json(stream), reader.index.tensors[stream.same_as].name)
-        for stream in tensor.streams
+        stream.role: (record, reader.index.tensors[stream.same_as].name)
+        for stream, record in zip(tensor.streams, records, strict=True)
         if stream.same_as is not None
     }
-
-
-def _tensor_json(tensor: TensorRecord) -> Json:
-    """The record as the packer writes it, without its streams."""
-    record: Json = {
-        "name": tensor.name,
-        "shape": list(tensor.shape),
-        "dtype": tensor.dtype,
-        "scheme": tensor.scheme,
-        "method": tensor.method,
-    }
-    if tensor.tied_to is not None:
-        return record | {"tied_to": tensor.tied_to}
-    record |= {"parameters": dict(tensor.parameters), "streams": []}
-    record |= {"transposed": True} if tensor.transposed else {}
-    for key in ("activation_clamp", "activation_quantization"):
-        value = getattr(tensor, key)
-        record |= {} if value is None else {key: dict(value)}
-    return record

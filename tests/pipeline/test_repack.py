@@ -13,8 +13,9 @@ from spqfmt import wire
 from spqfmt.codecs.registry import decode_into
 from spqfmt.codecs.threads import set_jobs
 from spqfmt.container.encode import encode_chunk
+from spqfmt.container.features import optional_mask
 from spqfmt.container.reader import Reader
-from spqfmt.container.strict_json import Json
+from spqfmt.container.strict_json import Json, dump
 from spqfmt.container.writer import Writer
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.pipeline.options import pack_options
@@ -289,3 +290,52 @@ def test_metadata_and_assets_travel_along(make_model: MakeModel, tmp_path: Path)
         assert dict(after.index.metadata) == dict(before.index.metadata) | {"codec": "rans"}
         assert [a.name for a in after.index.assets] == [a.name for a in before.index.assets]
         assert after.read_asset("config.json") == before.read_asset("config.json")
+
+
+def _later(root: Json) -> Json:
+    """The index as a later version might write it: a key that is not known in every record, telling whose it is."""
+
+    def told(record: Json, what: str) -> Json:
+        return {**record, "later": [{"what": what}]}
+
+    def asset(record: Any) -> Json:
+        stream = told(record["stream"], f"stream of {record['name']}")
+        return told({**record, "stream": stream}, record["name"])
+
+    def tensor(record: Any) -> Json:
+        name = record["name"]
+        streams = [told(stream, f"{name}, {stream['role']}") for stream in record.get("streams", [])]
+        return told({**record, "streams": streams} if "streams" in record else record, name)
+
+    kinds: dict[str, Any] = {
+        "segments": lambda record: told(record, record["name"]),
+        "tensors": tensor,
+        "assets": asset,
+    }
+    return told({k: [kinds[k](r) for r in v] if k in kinds else v for k, v in root.items()}, "root")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "plan", [{}, {"codec": "zstd"}, {"partial": "every:2"}, {"shard_size": 40_000}], ids=str
+)
+@pytest.mark.parametrize("shard_size", [None, 60_000])
+def test_what_a_later_version_has_put_into_the_index_travels_along(
+    make_model: MakeModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plan: dict[str, Any],
+    shard_size: int | None,
+) -> None:
+    with monkeypatch.context() as later:
+        later.setattr("spqfmt.container.writer.dump", lambda root: dump(_later(root)), raising=True)
+        later.setattr("spqfmt.container.writer.optional_mask", lambda names: optional_mask(names) | 1 << 40)
+        source = packed(make_model(), tmp_path / "later.spq", method="rtn", bits=4, shard_size=shard_size)
+    report = spqfmt.repack(source, tmp_path / "out.spq", **plan)
+    files = [file for file in report.files if file.suffix == ".spq"]
+    for file in files:
+        with Reader(file) as reader:
+            found = reader.index_json()
+            assert reader.trailer.optional >> 40 == 1
+        assert found == _later({key: value for key, value in found.items() if key != "later"})
+    spqfmt.verify(report.files[-1])
+    assert spqfmt.diff(source, report.files[-1]).equal
