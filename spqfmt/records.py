@@ -77,8 +77,8 @@ class TensorRecord:
 
     @property
     def bf16_bytes(self) -> int:
-        """Its size in BF16, the measure of every ratio; its own size for another dtype than the 16-bit floats."""
-        return 2 * self.n_weights if self.dtype in {"f16", "bf16"} else self.source_bytes
+        """Its size in BF16; the source's for what is no float of 16 or more bits."""
+        return bf16_bytes(self.dtype, self.n_weights)
 
     @cached_property
     def matrix_shape(self) -> tuple[int, int]:
@@ -135,6 +135,11 @@ class Index:
     def by_name(self) -> Mapping[str, TensorRecord]:
         """The tensors by name, in execution order."""
         return {tensor.name: tensor for tensor in self.tensors}
+
+
+def bf16_bytes(dtype: str, n: int) -> int:
+    """Size of so many elements in BF16; as they are for what is no float of 16 or more bits."""
+    return 2 * n if dtype in {"f64", "f32", "f16", "bf16"} else n * wire.DTYPES[dtype].bits // 8
 
 
 def align(offset: int, alignment: int) -> int:

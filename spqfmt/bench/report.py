@@ -121,7 +121,7 @@ def _codec_table(data: str, rows: Iterable[CodecRow]) -> Table:
             f"{row.codec} {row.path}{block}",
             str(row.threads),
             f"{row.bits_per_symbol:.3f}",
-            f"{row.bits_per_symbol / row.entropy - 1:+.1%}",
+            f"{100 * (row.bits_per_symbol / row.entropy - 1):+.2f} %",
             *_rate_cells(row.encode),
             *_rate_cells(row.decode),
             style="bold" if row.codec == "rans" else None,
@@ -182,4 +182,4 @@ def _table(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
 
 def _rate_cells(rate: Rate) -> tuple[str, str]:
     """The median, and half the distance between slowest and fastest in parts of it."""
-    return f"{rate.median:,.0f}", f"±{(rate.high - rate.low) / 2 / rate.median:.0%}"
+    return f"{rate.median:,.0f}", f"± {50 * (rate.high - rate.low) / rate.median:.0f} %"

@@ -39,7 +39,7 @@ def columns(histogram: Histogram, width: int) -> Iterable[str]:
         low = histogram.first + i * run
         high = min(low + run, histogram.first + len(histogram.counts)) - 1
         label = f"{low}" if low == high else f"{low} to {high}"
-        yield f"{label:>12}  {bar(n / top, 48).rstrip('·'):48}  {n:>13,}  {n / total:6.2%}"
+        yield f"{label:>12}  {bar(n / top, 48).rstrip('·'):48}  {n:>13,}  {100 * n / total:6.2f} %"
 
 
 def shades(grid: OutlierMap) -> Iterable[str]:

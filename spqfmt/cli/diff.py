@@ -10,7 +10,7 @@ from rich.console import Console
 from spqfmt.cli.parameters import MODEL, complete_tensors
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.table import Column, Table
-from spqfmt.cli.units import matcher, printable, size
+from spqfmt.cli.units import change, matcher, printable, relative_error, size
 from spqfmt.pipeline.diff import (
     DTYPE,
     EQUAL,
@@ -82,17 +82,17 @@ def _show(report: DiffReport, first: Path, second: Path, *, error: bool) -> None
     tensors = sorted(report.tensors, key=_badness, reverse=True) if error else report.tensors
     titles = (
         Column("tensor"), Column("difference", left=True), Column("first", spare=3), Column("second", spare=3),
-        Column("change"), Column("bits/w", spare=1), Column("bits/w of second"),
+        Column("change"), Column("bits/w of first", spare=1), Column("bits/w of second"),
         Column("error"), Column("largest error", spare=2),
     )  # fmt: skip
     console.print(Table(titles, [_row(tensor) for tensor in tensors]), crop=False)
     click.echo()
-    names = [printable(path.name) for path in (first, second)]
+    names = [printable(str(path)) for path in (first, second)]
     sizes = report.first.file_bytes, report.second.file_bytes
     click.echo(
         f"{names[0]}: {size(sizes[0])}, {report.first.totals.bits_per_weight:.3f} bits a weight; "
         f"{names[1]}: {size(sizes[1])}, {report.second.totals.bits_per_weight:.3f} bits a weight; "
-        f"{sizes[1] / sizes[0] - 1:+.1%}"
+        f"{change(sizes[1] / sizes[0] - 1)}"
     )
     if report.equal:
         click.echo("equal: the same tensors, restored to the same bits, and the same assets")
@@ -130,17 +130,23 @@ def _row(tensor: TensorDiff) -> list[str]:
         "" if tensor.difference == EQUAL else tensor.difference,
         _size(a),
         _size(b),
-        f"{b.stored_bytes / a.stored_bytes - 1:+.1%}" if a and b and a.stored_bytes and b.stored_bytes else "",
+        _change(a, b),
         _bits(a),
         _bits(b),
         "" if error is None else "not finite" if error.rms is None else "of zeros" if relative is None
-        else f"{relative:.4%}" if relative else "0",
+        else relative_error(relative),
         "" if error is None or not error.largest else f"{error.largest:.4g}",
     ]  # fmt: skip
 
 
 def _size(tensor: TensorReport | None) -> str:
     return "" if tensor is None else "tied" if tensor.tied_to else size(tensor.stored_bytes)
+
+
+def _change(a: TensorReport | None, b: TensorReport | None) -> str:
+    if a is None or b is None or not a.stored_bytes or a.stored_bytes == b.stored_bytes:
+        return ""
+    return change(b.stored_bytes / a.stored_bytes - 1)
 
 
 def _bits(tensor: TensorReport | None) -> str:

@@ -97,10 +97,12 @@ def inspect(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Show what every tensor of FILE costs: bits a weight beside the entropy bound, ratio to BF16, share of the file.
+    """Show what every tensor of FILE costs: bits a weight beside the entropy bound, share of the file, ratio.
 
-    Reads the index and the headers of chunks; weights are decoded with --measure or --reference only. One tensor
-    alone is shown with its streams. The parts of the file add up to its bytes.
+    The ratio says how many times smaller a tensor is than in the model's source, which for BF16 and FP16 is its ratio
+    to BF16; for a source in FP32 the summary has both. Reads the index and the headers of chunks; weights are decoded
+    with --measure or --reference only. One tensor alone is shown with its streams. The parts of the file add up to its
+    bytes.
 
     \b
     spqfmt inspect model.spq

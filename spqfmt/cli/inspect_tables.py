@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 
 from spqfmt.cli.charts import bar, spark
 from spqfmt.cli.table import Column, Table
-from spqfmt.cli.units import count, percent, printable, size
+from spqfmt.cli.units import change, count, percent, printable, ratio, relative_error, size
 from spqfmt.pipeline.report import FileReport, GroupReport, Parts, TensorReport, add_up
 
 _BAR = 10
@@ -61,7 +61,7 @@ def error_of(tensor: TensorReport) -> str:
         return ""
     if error.relative is None:
         return "not finite" if error.rms is None else "of zeros"
-    return f"{error.relative:.3%}" if error.relative else "0"
+    return relative_error(error.relative)
 
 
 _COSTS = (
@@ -86,7 +86,7 @@ def _costs(of: TensorReport | GroupReport) -> list[str]:
         percent(of.share),
         f"{of.bits_per_weight:.3f}",
         "" if bound is None else f"{bound:.3f}",
-        "" if not bound else f"{of.bits_per_weight / bound - 1:+.2%}",
+        "" if not bound else change(of.bits_per_weight / bound - 1),
         "" if of.ratio is None else f"{of.ratio:.2f}",
         percent(of.outlier_share),
     ]
@@ -151,7 +151,7 @@ def parts_table(report: FileReport) -> Table:
         [key, f"{n:,}", percent(n / report.file_bytes), bar(n / report.file_bytes, 24).rstrip("·")]
         for key, n in sorted(parts.items(), key=lambda item: -item[1])
     ]
-    return Table(columns, [*rows, ["all", f"{report.file_bytes:,}", "100.0%", ""]])
+    return Table(columns, [*rows, ["all", f"{report.file_bytes:,}", percent(1), ""]])
 
 
 def summary(report: FileReport, name: str) -> str:
@@ -160,7 +160,8 @@ def summary(report: FileReport, name: str) -> str:
     files = f" in {report.n_files} files" if report.n_files > 1 else ""
     bound = t.entropy_bits_per_weight
     return (
-        f"{printable(name)}: {size(report.file_bytes)}{files}, ratio {t.ratio:.2f} to {size(t.raw_bytes)} raw; "
+        f"{printable(name)}: {size(report.file_bytes)}{files} from {size(t.raw_bytes)}, "
+        f"{ratio(report.file_bytes, t.raw_bytes, t.bf16_bytes)}; "
         f"{t.bits_per_weight:.3f} bits a weight"
         + ("" if bound is None else f" (bound of the tensors {bound:.3f})")
         + f"\n{count(t.n_weights)} weights in {t.n_tensors} tensors"

@@ -8,7 +8,7 @@ import click
 from spqfmt.cli.failures import about
 from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.progress import Bar
-from spqfmt.cli.units import size
+from spqfmt.cli.units import ratio, size
 from spqfmt.container.output import check_name
 
 
@@ -172,7 +172,7 @@ def pack(
         bits = 8 * report.file_bytes / report.n_weights
         click.echo(
             f"{report.files[-1]}: {size(report.file_bytes)} from {size(report.raw_bytes)} "
-            f"(ratio {report.ratio:.2f}, {bits:.2f} bits a weight), "
+            f"({ratio(report.file_bytes, report.raw_bytes, report.bf16_bytes)}, {bits:.2f} bits a weight), "
             f"{report.n_tensors} tensors in {report.seconds:.1f} s",
             err=True,
         )

@@ -3,9 +3,10 @@
 import fnmatch
 from collections.abc import Callable, Sequence
 
-from spqfmt.pages.text import size
+from spqfmt.pages import text
+from spqfmt.pages.text import change, relative_error, size
 
-__all__ = ["count", "matcher", "percent", "printable", "size"]
+__all__ = ["change", "count", "matcher", "percent", "printable", "ratio", "relative_error", "size"]
 
 
 def count(n: float) -> str:
@@ -17,18 +18,24 @@ def count(n: float) -> str:
     return f"{n:.2f} T"
 
 
+def ratio(file_bytes: int, raw_bytes: int, bf16_bytes: int) -> str:
+    """How many times smaller a file is, and than what: a source of 32-bit floats gains half by BF16 alone."""
+    to_bf16 = f"{bf16_bytes / file_bytes:.2f} to BF16"
+    if raw_bytes == bf16_bytes:
+        return f"ratio {to_bf16}"
+    return f"ratio {raw_bytes / file_bytes:.2f} to the source, {to_bf16}"
+
+
 def percent(share: float) -> str:
-    """A share as a percentage with one digit, two where it is small; nothing for 0."""
-    if not share:
-        return ""
-    return f"{share:.1%}" if share >= 0.01 else f"{share:.2%}" if share >= 0.0001 else "<0.01%"
+    """As pages have it, but nothing for 0: a table is easier to read without."""
+    return text.percent(share) if share else ""
 
 
-def printable(text: str) -> str:
+def printable(name: str) -> str:
     """Text from a file for a terminal: control characters, which could move its cursor, are shown as \\x1b is."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in name)
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:

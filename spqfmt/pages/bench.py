@@ -8,7 +8,7 @@ from typing import TypeAlias
 from spqfmt.bench.report import Report
 from spqfmt.bench.rows import CodecRow, LoadRow, Rate, RunRow
 from spqfmt.pages.render import render
-from spqfmt.pages.text import integer, size
+from spqfmt.pages.text import change, integer, size
 
 _Measured: TypeAlias = CodecRow | LoadRow | RunRow
 
@@ -77,7 +77,7 @@ def _codecs(data: str, rows: list[CodecRow]) -> _Table:
                     f"{row.codec} {row.path}{f' {row.block_bytes >> 10} KiB' if row.block_bytes else ''}",
                     str(row.threads),
                     f"{row.bits_per_symbol:.3f}",
-                    f"{row.bits_per_symbol / entropy - 1:+.2%}",
+                    change(row.bits_per_symbol / entropy - 1),
                 ),
                 rates,
                 _is_ours(row),
@@ -151,7 +151,7 @@ def _cells(rows: Sequence[_Measured], rates: Sequence[Rate]) -> list[_Cell]:
     return [
         _Cell(
             integer(round(rate.median)) if rate.median >= 100 else f"{rate.median:.1f}",
-            f"± {(rate.high - rate.low) / 2 / rate.median:.0%}",
+            f"± {50 * (rate.high - rate.low) / rate.median:.0f} %",
             100 * rate.median / fastest if codes else 0.0,
             "accent-fill" if _is_ours(row) else "peer-fill",
         )

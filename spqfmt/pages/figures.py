@@ -84,7 +84,7 @@ def _draw_treemap(axes: "Axes", report: FileReport, name: str) -> None:
     axes.spines[:].set_visible(False)
     axes.set_title(
         f"{name}: {size(report.file_bytes)}, {report.totals.bits_per_weight:.2f} bits a weight, "
-        f"{report.totals.ratio:.2f} times smaller than BF16"
+        f"{report.totals.bf16_bytes / report.file_bytes:.2f} times smaller than BF16"
     )
     axes.set_xlabel("areas are bytes; the darker, the more bits a weight", loc="left")
 

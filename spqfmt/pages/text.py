@@ -17,6 +17,16 @@ def percent(share: float) -> str:
     return f"{100 * share:.{2 if share < 0.01 else 1}f} %"
 
 
+def change(share: float) -> str:
+    """A fraction more or less, in percent."""
+    return f"{100 * share:+.2f} %"
+
+
+def relative_error(error: float) -> str:
+    """A relative error in percent; a plain 0 for none."""
+    return f"{100 * error:.3f} %" if error else "0"
+
+
 def integer(value: int) -> str:
     """With thin spaces between thousands."""
     return f"{value:,}".replace(",", "\u202f")

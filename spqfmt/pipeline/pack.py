@@ -35,6 +35,7 @@ from spqfmt.pipeline.records import stream_record, tensor_record
 from spqfmt.pipeline.resume import ResumeFolder
 from spqfmt.pipeline.rewrite import WEIGHT_ROLES, Rewrite
 from spqfmt.quantize.calibrated import is_calibrated
+from spqfmt.records import bf16_bytes
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.schemes.dense import Dense
 from spqfmt.version import __version__
@@ -45,10 +46,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PackReport:
-    """What a pack made. `raw_bytes` is the source tensors' size, `file_bytes` that of all files written."""
+    """What a pack made. `raw_bytes` is the source tensors' size, `file_bytes` that of all files written.
+
+    `bf16_bytes` is the source's size with all floats of 16 or more bits as BF16.
+    """
 
     files: tuple[Path, ...]
     raw_bytes: int
+    bf16_bytes: int
     file_bytes: int
     n_tensors: int
     n_weights: int
@@ -60,7 +65,7 @@ class PackReport:
 
     @property
     def ratio(self) -> float:
-        """Raw over stored."""
+        """Raw over stored, to the source's own dtypes."""
         return self.raw_bytes / self.file_bytes
 
     @property
@@ -182,6 +187,7 @@ def pack_model(
     return PackReport(
         tuple(file.path for file in sealed),
         plan.raw_bytes,
+        sum(bf16_bytes(tensor.source.dtype, tensor.n_weights) for tensor in plan.tensors),
         sum(file.file_bytes for file in sealed),
         sum(1 for _ in plan.tensors),
         sum(tensor.n_weights for tensor in plan.tensors),

@@ -115,7 +115,11 @@ class Rewrite:
                 output.begin_segment(segment.name, raw_bytes, original.segment(number))
                 for place, tensor in enumerate(tensors, start=segment.first_tensor):
                     streams = original.streams(place)
-                    own = [(s, record) for s, record in zip(tensor.streams, streams, strict=True) if s.same_as is None]
+                    own = [
+                        (s, record)
+                        for s, record in zip(tensor.streams, streams, strict=True)
+                        if s.same_as is None
+                    ]
                     chunks = ((record, islice(encoded, len(s.chunks))) for s, record in own)
                     output.add_tensor(original.tensor(place), chunks, _same_as(reader, tensor, streams))
                     progress.advance(sum(s.stored_bytes for s, _ in own), tensor.name)

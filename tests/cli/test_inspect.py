@@ -1,12 +1,14 @@
 """What `spqfmt inspect` says of a file: every byte has its place, groups add up, measurements are the weights' own."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from math import isclose
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cli_models import Models, Run
 
 import spqfmt
@@ -190,6 +192,25 @@ def test_groups_as_a_table(spq: Run, models: Models, by: str) -> None:
     assert rows[0][0] == by
     groups = inspect_file(models.int4).groups[by]  # type: ignore[index]  # the parameter is one of its keys
     assert [row[0] for row in rows[1:]] == [g.name for g in sorted(groups, key=lambda g: -g.stored_bytes)]
+
+
+def test_the_ratio_of_a_model_in_fp32_is_not_called_one_to_bf16(
+    spq: Run, models: Models, edited: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "m.spq"
+    for source, n_bytes in ((models.source, 4), (edited(_in_bf16(models)), 2)):
+        done = spq("pack", source, out, "--method", "rtn", "--force")
+        totals = inspect_file(out).totals
+        assert (totals.raw_bytes, totals.bf16_bytes) == (n_bytes * totals.n_weights, 2 * totals.n_weights)
+        to_bf16 = f"{totals.bf16_bytes / out.stat().st_size:.2f} to BF16"
+        told = f"ratio {totals.ratio:.2f} to the source, {to_bf16}" if n_bytes == 4 else f"ratio {to_bf16}"
+        assert f"({told}, " in done.stderr
+        assert f", {told}; " in spq("inspect", out).stdout
+
+
+def _in_bf16(models: Models) -> dict[str, torch.Tensor]:
+    with spqfmt.open(models.lossless) as file:
+        return {name: file.read(name).bfloat16() for name in file if name not in file.tied}
 
 
 def test_a_file_without_tensors_is_shown(spq: Run) -> None:

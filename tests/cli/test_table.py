@@ -8,7 +8,7 @@ from rich.console import Console
 
 from spqfmt.cli.charts import bar, columns, shades, spark
 from spqfmt.cli.table import Column, Table, shorten
-from spqfmt.cli.units import count, matcher, percent, printable, size
+from spqfmt.cli.units import change, count, matcher, percent, printable, ratio, relative_error, size
 from spqfmt.pipeline.report import Histogram, OutlierMap
 
 COLUMNS = (
@@ -71,7 +71,23 @@ def test_sizes_counts_and_shares() -> None:
         "3.20 TB",
     ]
     assert [count(n) for n in (0, 999, 1000, 134_515_008, 7e12)] == ["0", "999", "1.0 k", "134.5 M", "7.00 T"]
-    assert [percent(x) for x in (0, 0.5, 0.012, 0.0034, 1e-6)] == ["", "50.0%", "1.2%", "0.34%", "<0.01%"]
+    assert [percent(x) for x in (0, 0.5, 0.012, 0.0034, 1e-6)] == [
+        "",
+        "50.0 %",
+        "1.2 %",
+        "0.34 %",
+        "< 0.01 %",
+    ]
+
+
+def test_changes_and_errors_in_percent() -> None:
+    assert [change(x) for x in (0.0083, -0.25, 0)] == ["+0.83 %", "-25.00 %", "+0.00 %"]
+    assert [relative_error(x) for x in (0.12345, 1e-5, 0)] == ["12.345 %", "0.001 %", "0"]
+
+
+def test_a_ratio_says_what_it_is_to() -> None:
+    assert ratio(100, 200, 200) == "ratio 2.00 to BF16"
+    assert ratio(100, 400, 200) == "ratio 4.00 to the source, 2.00 to BF16"
 
 
 def test_control_characters_are_spelled_out() -> None:
@@ -100,7 +116,7 @@ def test_a_histogram_in_a_line_and_in_lines() -> None:
     assert spark(histogram) == "▁ █▇"
     assert spark(Histogram("code", 0, tuple(range(64)), 0), 16)[-1] == "█"
     assert [line.split()[0] for line in columns(histogram, 4)] == ["-2", "-1", "0", "1"]
-    assert [line.split()[-1] for line in columns(histogram, 4)] == ["6.25%", "0.00%", "50.00%", "43.75%"]
+    assert [line.split()[-2] for line in columns(histogram, 4)] == ["6.25", "0.00", "50.00", "43.75"]
     halves = list(columns(histogram, 2))
     assert [line.split()[:3] for line in halves] == [["-2", "to", "-1"], ["0", "to", "1"]]
 

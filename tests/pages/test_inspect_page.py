@@ -180,10 +180,10 @@ def test_errors_against_a_reference_are_a_column_that_sorts(
     shown = browser.run(
         "return [...document.querySelectorAll('#table tbody tr')].slice(0, 2).map(r => r.lastChild.textContent)"
     )
-    assert shown == ["0.500", "0.250"]
+    assert shown == ["50.000 %", "25.000 %"]
     for name, said in (
-        ("model.norm.weight", "0.250 relative, largest 2.00"),
-        ("lm_head.weight", "\u2013 relative, largest \u2013"),
+        ("model.norm.weight", "25.000 % of the reference, largest 2.00"),
+        ("lm_head.weight", "\u2013 of the reference, largest \u2013"),
     ):
         Select(browser.driver.find_element(By.ID, "tensor")).select_by_visible_text(name)
         assert browser.text("#tensor-facts").endswith(said)

@@ -19,7 +19,7 @@ from spqfmt.pages.inspect import inspect_page
 from spqfmt.pages.palette import DARK, LIGHT, N_STEPS, SERIES
 from spqfmt.pages.render import embed
 from spqfmt.pages.squarify import Box, squarify
-from spqfmt.pages.text import integer, percent, size
+from spqfmt.pages.text import change, integer, percent, relative_error, size
 from spqfmt.pipeline.measure import measure_file
 from spqfmt.pipeline.report import inspect_file
 from spqfmt.pipeline.residency.rates import Rates
@@ -184,4 +184,6 @@ def test_numbers_for_people() -> None:
         "19.6 %",
         "100.0 %",
     ]
+    assert [change(x) for x in (0.0083, -0.25)] == ["+0.83 %", "-25.00 %"]
+    assert [relative_error(x) for x in (0.12345, 0)] == ["12.345 %", "0"]
     assert integer(1234567) == "1\u202f234\u202f567"

@@ -3,7 +3,7 @@ function bound(model) {
   const table = d3.select("#bound");
   const rows = model.projectionGroups.filter((g) => g.weights).sort((a, b) => b.stored - a.stored);
   const x = d3.scaleLinear([0, d3.max(rows, (g) => Math.max(g.bits, g.entropy ?? 0)) * 1.04 || 1], [0, 300]);
-  const heads = [["projection", ""], ["", "bar wide"], ["stored", "number"], ["bound", "number wide"], ["over", "number"], ["share", "number"]];
+  const heads = [["projection", ""], ["", "bar wide"], ["bits/w", "number"], ["bound", "number wide"], ["over", "number"], ["share", "number"]];
   table.append("thead").append("tr").selectAll("th").data(heads).join("th").attr("scope", "col")
     .attr("class", (d) => d[1]).text((d) => d[0]);
   const tr = table.append("tbody").selectAll("tr").data(rows).join("tr");

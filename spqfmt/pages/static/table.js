@@ -5,12 +5,12 @@ function tensorTable(model, choose) {
     { key: "shape", label: "shape", of: (t) => t.weights, show: (t) => t.shape.join(" × "), wide: true },
     { key: "scheme", label: "scheme", of: (t) => t.scheme, text: true, wide: true },
     { key: "stored", label: "bytes", of: (t) => t.stored, show: (t) => (t.stored ? integer(t.stored) : "") },
-    { key: "bits", label: "bits", of: (t) => t.bits, show: (t) => (t.weights ? bits(t.bits) : "") },
+    { key: "bits", label: "bits/w", of: (t) => t.bits, show: (t) => (t.weights ? bits(t.bits) : "") },
     { key: "entropy", label: "bound", of: (t) => t.entropy ?? -1, show: (t) => (t.weights ? bits(t.entropy) : ""), wide: true },
     { key: "ratio", label: "ratio", of: (t) => t.raw / (t.stored || Infinity), show: (t) => (t.stored ? (t.raw / t.stored).toFixed(2) : ""), wide: true },
     { key: "share", label: "share", of: (t) => t.stored, show: (t) => (t.stored ? percent(t.stored / model.fileBytes) : ""), wide: true },
     { key: "outliers", label: "outliers", of: (t) => t.outliers / (t.weights || 1), show: (t) => (t.outliers ? percent(t.outliers / t.weights) : ""), wide: true },
-    { key: "error", label: "error", of: (t) => t.error?.relative ?? -1, show: (t) => (t.error ? significant(t.error.relative) : ""), wide: true },
+    { key: "error", label: "error", of: (t) => t.error?.relative ?? -1, show: (t) => (t.error ? relativeError(t.error.relative) : ""), wide: true },
   ].filter((c) => !["outliers", "error"].includes(c.key) || model.tensors.some((t) => t[c.key]));
   const table = d3.select("#table"), search = $("search");
   const kind = (c) => [c.text ? "" : "number", c.wide ? "wide" : ""].join(" ").trim();

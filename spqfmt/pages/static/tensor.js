@@ -15,7 +15,7 @@ function oneTensor(model) {
     if (t.stored) rows.push(["stored", `${size(t.stored)} (${integer(t.stored)} bytes), ${percent(t.stored / model.fileBytes)} of the file`]);
     if (t.weights) rows.push(["bits a weight", `${bits(t.bits)}, bound ${bits(t.entropy)}`]);
     if (t.outliers) rows.push(["outliers", `${integer(t.outliers)}, ${percent(t.outliers / t.weights)}`]);
-    if (t.error) rows.push(["error", `${significant(t.error.relative)} relative, largest ${significant(t.error.largest)}`]);
+    if (t.error) rows.push(["error", `${relativeError(t.error.relative)} of the reference, largest ${significant(t.error.largest)}`]);
     return rows;
   }
 

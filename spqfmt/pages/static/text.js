@@ -28,10 +28,14 @@ function bits(value) {
 function over(stored, bound) {
   if (!bound) return "–";
   const share = 100 * (stored / bound - 1);
-  return `${share >= 0 ? "+" : "−"}${Math.abs(share).toFixed(2)} %`;
+  return `${share < 0 ? "" : "+"}${share.toFixed(2)} %`;
 }
 
-// A measured error; none where only the reference, or not all of both, is finite.
+// Measured errors; none where only the reference, or not all of both, is finite.
+function relativeError(value) {
+  return value === null ? "–" : value ? `${(100 * value).toFixed(3)} %` : "0";
+}
+
 function significant(value) {
   return value === null ? "–" : value.toPrecision(3);
 }

@@ -71,6 +71,7 @@ def _totals(readers: tuple[Reader, ...], tensors: tuple[TensorReport, ...], file
         n_tensors=len(tensors),
         n_weights=n_weights,
         raw_bytes=raw_bytes,
+        bf16_bytes=sum(t.bf16_bytes for r in readers for t in r.index.tensors if t.tied_to is None),
         bits_per_weight=8 * file_bytes / n_weights if n_weights else 0.0,
         entropy_bits_per_weight=mean_entropy(tensors),
         ratio=raw_bytes / file_bytes,
@@ -100,7 +101,7 @@ def report_tensor(reader: Reader, record: TensorRecord, segment: str, file_bytes
     n = 0 if record.tied_to is not None else record.n_weights
     streams = tuple(_stream(reader, record, stream) for stream in record.streams)
     stored_bytes = sum(stream.stored_bytes for stream in streams)
-    raw_bytes = 0 if record.tied_to is not None else record.bf16_bytes
+    raw_bytes = 0 if record.tied_to is not None else record.source_bytes
     entropy = _entropy_bits(record)
     values, codes = record.by_role.get("outlier_values"), record.by_role.get("codes")
     outliers = 0 if values is None else values.n

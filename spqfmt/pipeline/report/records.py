@@ -114,7 +114,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class TensorReport:
-    """One tensor. `raw_bytes` is its size in its source dtype: BF16's for 16-bit floats; 0 for a tied one.
+    """One tensor. `raw_bytes` is its size in its source dtype, 0 for a tied one.
 
     `layer` and `projection` are read from the name: model.layers.3 and mlp.up_proj.weight; a tensor outside the
     layers is a layer of its own. `share` is of the bytes of all files; padding does not count.
@@ -174,12 +174,14 @@ class GroupReport:
 class Totals:
     """Where the bytes are. `tensor_bytes` to `shard_index_bytes` add up to the bytes of all files, and so do `parts`.
 
-    `bits_per_weight` counts all of them; the entropy bound is of the tensors alone.
+    `bits_per_weight` counts all of them; the entropy bound is of the tensors alone. `ratio` is to `raw_bytes`, the
+    tensors in the source's dtypes; `bf16_bytes` is their size with all floats of 16 or more bits as BF16.
     """
 
     n_tensors: int
     n_weights: int
     raw_bytes: int
+    bf16_bytes: int
     bits_per_weight: float
     entropy_bits_per_weight: float | None
     ratio: float
