@@ -60,6 +60,14 @@ def merge_planes(src: Buffer, itemsize: int, rotate: bool, dst: Buffer) -> None:
     _native.merge_planes(src, itemsize, rotate, dst)
 
 
+def turn(src: Buffer, n_channels: int, width: int, bits: int, dst: Buffer, n_threads: int = 0) -> None:
+    """Turn codes [n_channels, width] of `bits` (2, 4 or 8), packed as FORMAT.md 3.2 has them, to [width, n_channels].
+
+    `dst` has the size of `src`. `n_threads` as in decode_verified_chunks.
+    """
+    _native.turn(src, n_channels, width, bits, dst, n_threads)
+
+
 DECODE_JOB_COLUMNS = ("src_offset", "stored_bytes", "codec", "crc32", "dst_offset", "raw_bytes")
 ENCODE_JOB_COLUMNS = ("src_offset", "raw_bytes", "codec", "dst_offset")
 ENCODE_RESULT_COLUMNS = ("codec", "stored_bytes", "crc32")

@@ -39,14 +39,15 @@ def inventory_from_index(readers: Sequence[Reader]) -> Inventory:
     both = products & lookups
     itemsize = wire.DTYPES[_main_dtype(records)].bits // 8
     rest = [r for r in records.values() if r.name not in matrices and r.tied_to is None and _is_float(r)]
+    items = [
+        Item(part, name in products, name in lookups)
+        for name in sorted(matrices, key=lambda name: name in both)
+        for part in cut(matrices[name], numbers[name])
+    ]
     return Inventory(
-        tuple(
-            Item(part, name in products, name in lookups)
-            for name in sorted(matrices, key=lambda name: name in both)
-            for part in cut(matrices[name], numbers[name])
-        ),
+        tuple(items),
         sum(record.n_weights for record in rest) * itemsize,
-        sum(side_bytes(record) for record in matrices.values()),
+        side_bytes([item.part for item in items]),
         max((workspace_bytes(*r.matrix_shape, itemsize) for r in matrices.values()), default=0),
     )
 

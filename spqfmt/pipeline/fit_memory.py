@@ -127,7 +127,7 @@ def inventory_of_records(records: Sequence[TensorRecord], plan: PackPlan) -> Inv
     return Inventory(
         tuple(items),
         sum(r.n_weights * itemsize for r in own if r not in packed),
-        sum(side_bytes(r) for r in packed),
+        side_bytes([item.part for item in items]),
         max((workspace_bytes(*r.matrix_shape, itemsize) for r in packed), default=0),
     )
 

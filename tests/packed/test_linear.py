@@ -90,7 +90,7 @@ def plan_of(reader: Reader, memory_bytes: int | None, *, lookups: bool) -> tuple
     record = reader.index.by_name["w"]
     items = tuple(Item(part, True, lookups) for part in cut(record, part_bytes=1 << 11))
     workspace = workspace_bytes(*record.matrix_shape, torch.bfloat16.itemsize)
-    inventory = Inventory(items, 0, side_bytes(record), workspace)
+    inventory = Inventory(items, 0, side_bytes([item.part for item in items]), workspace)
     if memory_bytes == 0:
         memory_bytes = plan_residency(inventory, RATES, None).smallest_bytes
     return plan_residency(inventory, RATES, memory_bytes), workspace

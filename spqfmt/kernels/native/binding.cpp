@@ -18,6 +18,7 @@
 #include "jobs.hpp"
 #include "parallel.hpp"
 #include "planes.hpp"
+#include "turn.hpp"
 
 namespace nb = nanobind;
 
@@ -71,6 +72,17 @@ void planes(nb::handle src_object, size_t itemsize, bool rotate, nb::handle dst_
   require(src.size() == dst.size(), "src and dst differ in size");
   const nb::gil_scoped_release release;
   kLoop(src.data(), src.size() / itemsize, itemsize, rotate, dst.data());
+}
+
+void turn_codes(nb::handle src_object, size_t n_channels, size_t width, unsigned bits, nb::handle dst_object, size_t n_threads) {
+  const Source src(src_object);
+  const Target dst(dst_object);
+  require(bits == 2 || bits == 4 || bits == 8, "bits is not 2, 4 or 8");
+  size_t n_codes;
+  require(!__builtin_mul_overflow(n_channels, width, &n_codes), "matrix is too large");
+  require(src.size() == ceil_div(n_codes, 8 / bits) && dst.size() == src.size(), "src and dst are not the matrix's codes");
+  const nb::gil_scoped_release release;
+  turn(src.data(), n_channels, width, bits, dst.data(), n_threads);
 }
 
 template <auto kDecode>
@@ -127,6 +139,8 @@ NB_MODULE(_native, m) {
   m.def("histogram", &histogram_into, nb::arg("src"), nb::arg("counts"));
   m.def("split_planes", &planes<split_planes>, nb::arg("src"), nb::arg("itemsize"), nb::arg("rotate"), nb::arg("dst"));
   m.def("merge_planes", &planes<merge_planes>, nb::arg("src"), nb::arg("itemsize"), nb::arg("rotate"), nb::arg("dst"));
+  m.def("turn", &turn_codes, nb::arg("src"), nb::arg("n_channels"), nb::arg("width"), nb::arg("bits"), nb::arg("dst"),
+        nb::arg("n_threads") = 0);
   m.def("decode_chunks", &decode_many<decode_chunks>, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"), nb::arg("n_threads") = 0);
   m.def("decode_verified_chunks", &decode_many<decode_verified_chunks>, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"),
         nb::arg("n_threads") = 0);

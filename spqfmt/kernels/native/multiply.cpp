@@ -82,25 +82,49 @@ bool multiplies_pairs() {
   return supported && active_kernels().multiply == &multiply_avx512;
 }
 
-// As multiply_uniform for the case of plain_multiply_avx512_bf16.
-void multiply_pairs(const Codes& codes, size_t n_rows, size_t n_columns, const float* factors, const Inputs& inputs,
-                    const Outputs& outputs, size_t n_threads) {
-  const uint16_t* x = static_cast<const uint16_t*>(inputs.x.values);
-  PairTokens tokens{x, n_columns, inputs.count};
-  std::unique_ptr<uint16_t[]> padded;
-  if (n_columns % kProductLanes != 0 || inputs.permutation != nullptr) {
-    tokens.stride = round_up(n_columns, kProductLanes);
-    padded.reset(new uint16_t[tokens.stride * tokens.count]());
-    tokens.x = padded.get();
-    for (size_t token = 0; token < inputs.count; token++) {
-      uint16_t* to = padded.get() + token * tokens.stride;
-      const uint16_t* from = x + token * n_columns;
-      for (size_t i = 0; i < n_columns; i++) to[i] = from[inputs.permutation == nullptr ? i : static_cast<size_t>(inputs.permutation[i])];
-    }
+// Round to nearest, ties to even; a NaN stays one.
+inline uint16_t to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  if ((bits & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// The memory of PairTokens, where the activations cannot be taken as they are.
+class Pairs {
+ public:
+  Pairs(const Inputs& inputs, size_t n_columns, const float* column, size_t n_threads)
+      : given_(static_cast<const uint16_t*>(inputs.x.values)), stride_(n_columns), count_(inputs.count) {
+    if (column == nullptr && inputs.permutation == nullptr && n_columns % kProductLanes == 0) return;
+    stride_ = round_up(n_columns, kProductLanes);
+    made_.reset(new uint16_t[stride_ * count_]);
+    over_rows(count_, n_columns, n_threads, [&](size_t begin, size_t end) {
+      for (size_t token = begin; token < end; token++) {
+        const uint16_t* from = given_ + token * n_columns;
+        uint16_t* to = made_.get() + token * stride_;
+        for (size_t i = 0; i < n_columns; i++) {
+          const uint16_t x = from[inputs.permutation == nullptr ? i : static_cast<size_t>(inputs.permutation[i])];
+          to[i] = column == nullptr ? x : to_bf16(from_bf16(x) * column[i]);
+        }
+        std::memset(to + n_columns, 0, (stride_ - n_columns) * sizeof(uint16_t));
+      }
+    });
   }
-  const int8_t* plain = reinterpret_cast<const int8_t*>(codes.bytes + codes.first);
+
+  PairTokens tokens() const { return {made_ ? made_.get() : given_, stride_, count_}; }
+
+ private:
+  const uint16_t* given_;
+  size_t stride_, count_;
+  std::unique_ptr<uint16_t[]> made_;
+};
+
+void multiply_pairs(const Codes& codes, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
+                    const Inputs& inputs, const Outputs& outputs, size_t n_threads) {
+  const Pairs pairs(inputs, n_columns, scales.column, n_threads);
+  const int8_t* from = reinterpret_cast<const int8_t*>(codes.bytes + codes.first);
   over_rows(n_rows, n_columns * inputs.count, n_threads, [&](size_t begin, size_t end) {
-    plain_multiply_avx512_bf16(plain, n_columns, factors, begin, end, tokens, outputs);
+    pair_multiply_avx512_bf16(from, n_columns, scales.row, outliers, inputs, begin, end, pairs.tokens(), outputs);
   });
 }
 #endif
@@ -110,9 +134,8 @@ void multiply_pairs(const Codes& codes, size_t n_rows, size_t n_columns, const f
 void multiply_uniform(const Codes& codes, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
                       const Inputs& inputs, const Outputs& outputs, size_t n_threads) {
 #if defined(SPQFMT_X86)
-  const bool is_plain = codes.bits == 8 && codes.is_signed && scales.column == nullptr && outliers.row_begin == nullptr;
-  if (is_plain && inputs.x.type == FloatType::bf16 && multiplies_pairs()) {
-    multiply_pairs(codes, n_rows, n_columns, scales.row, inputs, outputs, n_threads);
+  if (codes.bits == 8 && codes.is_signed && inputs.x.type == FloatType::bf16 && multiplies_pairs()) {
+    multiply_pairs(codes, n_rows, n_columns, scales, outliers, inputs, outputs, n_threads);
     return;
   }
 #endif

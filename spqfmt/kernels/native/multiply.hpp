@@ -2,7 +2,7 @@
 //
 // A row's weights exist as binary32 only in a tile of the nearest cache. Products are summed in kProductLanes partial sums by
 // column modulo kProductLanes, then halved; no fused multiply-add. So the result of a token is the same on every machine, for
-// every number of threads and of other tokens. One kernel is an exception in the first: plain_multiply_avx512_bf16.
+// every number of threads and of other tokens. One kernel is an exception in the first: pair_multiply_avx512_bf16.
 #pragma once
 
 #include <cstddef>
@@ -70,10 +70,11 @@ struct PairTokens {
   size_t count;
 };
 
-// 8-bit codes with a factor for each row alone, and BF16 activations, for processors with AVX512_BF16. Sums are rounded where
-// the processor does it, so that the last bits of a result are its own.
-void plain_multiply_avx512_bf16(const int8_t* codes, size_t n_columns, const float* factors, size_t begin, size_t end,
-                                const PairTokens&, const Outputs&);
+// 8-bit codes with a factor for each row, and BF16 activations in which the factors of columns are, for processors with
+// AVX512_BF16. Sums are rounded where the processor does it, so that the last bits of a result are its own. Outliers are
+// multiplied with the activations as given, and added in binary32.
+void pair_multiply_avx512_bf16(const int8_t* codes, size_t n_columns, const float* factors, const Outliers&, const Inputs& given,
+                               size_t begin, size_t end, const PairTokens&, const Outputs&);
 
 extern const MultiplyKernels multiply_scalar, multiply_avx2, multiply_avx512;
 

@@ -53,14 +53,59 @@ inline void add_pairs(const CodeTile* weights, const uint16_t* x, size_t stride,
   }
 }
 
+// The outliers of a row.
+struct RowOutliers {
+  const uint32_t* column;
+  const float* value;
+  size_t n;
+};
+
+inline RowOutliers outliers_of(const Outliers& outliers, size_t row) {
+  if (outliers.row_begin == nullptr) return {nullptr, nullptr, 0};
+  const int64_t begin = outliers.row_begin[row];
+  return {outliers.column + begin, outliers.value + begin, static_cast<size_t>(outliers.row_begin[row + 1] - begin)};
+}
+
+// What stands in the codes where outliers are counts for nothing.
+inline void forget_outliers(const RowOutliers& outliers, size_t column, size_t n, uint16_t* weights) {
+  for (size_t i = 0; i < outliers.n; i++) {
+    if (outliers.column[i] >= column && outliers.column[i] < column + n) weights[outliers.column[i] - column] = 0;
+  }
+}
+
+inline float outlier_products(const RowOutliers& outliers, const Inputs& given, size_t n_columns, size_t token) {
+  float sum = 0;
+  for (size_t i = 0; i < outliers.n; i++) {
+    const size_t column = given.permutation == nullptr ? outliers.column[i] : static_cast<size_t>(given.permutation[outliers.column[i]]);
+    sum += outliers.value[i] * read_float(given.x, token * n_columns + column);
+  }
+  return sum;
+}
+
+// What does not change from row to row.
+struct Call {
+  const int8_t* codes;
+  size_t n_columns;
+  const float* factors;
+  const Outliers& outliers;
+  const Inputs& given;
+  const PairTokens& tokens;
+  const Outputs& outputs;
+};
+
 template <size_t kR>
-inline void multiply_some(const int8_t* codes, size_t n_columns, const float* factors, size_t row, const PairTokens& tokens,
-                          const Outputs& outputs, CodeTile* weights, PairSums& sums) {
+inline void multiply_some(const Call& call, size_t row, CodeTile* weights, PairSums& sums) {
+  const PairTokens& tokens = call.tokens;
+  RowOutliers outliers[kR];
+  for (size_t r = 0; r < kR; r++) outliers[r] = outliers_of(call.outliers, row + r);
   for (size_t first = 0; first < tokens.count; first += kTokensPerTile) {
     const size_t n_tokens = smaller(kTokensPerTile, tokens.count - first);
-    for (size_t column = 0; column < n_columns; column += kTile) {
-      const size_t n = smaller(kTile, n_columns - column);
-      for (size_t r = 0; r < kR; r++) fill(codes + (row + r) * n_columns + column, n, weights[r]);
+    for (size_t column = 0; column < call.n_columns; column += kTile) {
+      const size_t n = smaller(kTile, call.n_columns - column);
+      for (size_t r = 0; r < kR; r++) {
+        fill(call.codes + (row + r) * call.n_columns + column, n, weights[r]);
+        forget_outliers(outliers[r], column, n, weights[r]);
+      }
       const uint16_t* x = tokens.x + first * tokens.stride + column;
       size_t token = 0;
       for (; token + kTokens <= n_tokens; token += kTokens) {
@@ -72,7 +117,8 @@ inline void multiply_some(const int8_t* codes, size_t n_columns, const float* fa
     }
     for (size_t r = 0; r < kR; r++) {
       for (size_t token = 0; token < n_tokens; token++) {
-        write(outputs, first + token, row + r, _mm512_reduce_add_ps(_mm512_load_ps(sums.of[r][token])) * factors[row + r]);
+        const float product = _mm512_reduce_add_ps(_mm512_load_ps(sums.of[r][token])) * call.factors[row + r];
+        write(call.outputs, first + token, row + r, product + outlier_products(outliers[r], call.given, call.n_columns, first + token));
       }
     }
   }
@@ -80,13 +126,14 @@ inline void multiply_some(const int8_t* codes, size_t n_columns, const float* fa
 
 }  // namespace
 
-void plain_multiply_avx512_bf16(const int8_t* codes, size_t n_columns, const float* factors, size_t begin, size_t end,
-                                const PairTokens& tokens, const Outputs& outputs) {
+void pair_multiply_avx512_bf16(const int8_t* codes, size_t n_columns, const float* factors, const Outliers& outliers,
+                               const Inputs& given, size_t begin, size_t end, const PairTokens& tokens, const Outputs& outputs) {
   alignas(64) CodeTile weights[kRows];
   PairSums sums;
+  const Call call{codes, n_columns, factors, outliers, given, tokens, outputs};
   size_t row = begin;
-  for (; row + kRows <= end; row += kRows) multiply_some<kRows>(codes, n_columns, factors, row, tokens, outputs, weights, sums);
-  for (; row < end; row++) multiply_some<1>(codes, n_columns, factors, row, tokens, outputs, weights, sums);
+  for (; row + kRows <= end; row += kRows) multiply_some<kRows>(call, row, weights, sums);
+  for (; row < end; row++) multiply_some<1>(call, row, weights, sums);
 }
 
 }  // namespace spqfmt

@@ -105,7 +105,7 @@ def device_inventory(
         Inventory(
             rows,
             0,
-            sum(side_bytes(record) for record in lookups),
+            side_bytes([item.part for item in rows]),
             max((workspace_bytes(*record.matrix_shape, dtype.itemsize) for record in lookups), default=0),
         ),
     )

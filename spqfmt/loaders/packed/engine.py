@@ -16,6 +16,7 @@ from spqfmt.loaders.packed.lookup import RowCache, look_up
 from spqfmt.loaders.packed.multiply import PackedMatrix
 from spqfmt.loaders.packed.ring import Ring
 from spqfmt.loaders.packed.store import Store
+from spqfmt.loaders.packed.turned import TurnedMatrix, look_up_pieces, n_bytes_of, pieces_of
 from spqfmt.pipeline.residency.parts import Part
 from spqfmt.pipeline.residency.plan import N_BUFFERS, N_READERS, N_ROW_SLOTS, Plan
 from spqfmt.pipeline.residency.sides import Sides, read_sides
@@ -44,17 +45,17 @@ class Engine:
             for part in self._numbers:
                 self._parts[part.record.name] = (*self._parts.get(part.record.name, ()), part)
             self._sides = _read_all_sides(self._parts, readers)
+            self._pieces = {
+                name: pieces_of(parts, self._sides.pop(name))
+                for name, parts in self._parts.items()
+                if parts[0].is_turned
+            }
             self._workspace = allocate(workspace_bytes)
             self._lock = threading.Lock()
             self._store = Store(plan, readers)
             self._store.load()
             self._streams = _Streams(plan, self._store) if self._store.is_streamed else None
-            self._matrices = {
-                name: PackedMatrix(
-                    parts, self._sides[name], self._store.decoded_run([self._numbers[part] for part in parts])
-                )
-                for name, parts in self._parts.items()
-            }
+            self._matrices = {name: self._matrix(name, parts) for name, parts in self._parts.items()}
             # Also when the last module that refers to the engine is gone: nothing here refers to the engine itself.
             self._finalizer = weakref.finalize(self, _close, self._streams, stack.pop_all())
 
@@ -72,19 +73,16 @@ class Engine:
         """What the engine holds now: the plan's bytes but for the ordinary parameters."""
         streams = self._streams.n_bytes if self._streams is not None else 0
         sides = sum(side.n_bytes for side in self._sides.values())
+        sides += sum(n_bytes_of(pieces) for pieces in self._pieces.values())
         return self._store.n_bytes + streams + sides + self._workspace.size
 
-    def sides(self, tensor: str) -> Sides:
-        """Scales and all else that is not codes of a tensor."""
-        return self._sides[tensor]
-
-    def matrix(self, tensor: str) -> PackedMatrix:
+    def matrix(self, tensor: str) -> PackedMatrix | TurnedMatrix:
         """What `multiply` takes, by the tensor's name."""
         return self._matrices[tensor]
 
     def multiply(
         self,
-        matrix: PackedMatrix,
+        matrix: PackedMatrix | TurnedMatrix,
         x: torch.Tensor,
         bias: torch.nn.Parameter | None,
         *,
@@ -99,16 +97,21 @@ class Engine:
 
     def look_up(self, tensor: str, ids: torch.Tensor) -> torch.Tensor:
         """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype."""
+        wanted = ids.reshape(-1)
         with self._lock:
-            rows = look_up(
-                ids.reshape(-1),
-                self._parts[tensor],
-                self._sides[tensor],
-                self._lend_rows,
-                self._workspace,
-                self.dtype,
-            )
+            if tensor in self._pieces:
+                pieces = self._pieces[tensor]
+                rows = look_up_pieces(wanted, pieces, self._lend_rows, self._workspace, self.dtype)
+            else:
+                parts, sides = self._parts[tensor], self._sides[tensor]
+                rows = look_up(wanted, parts, sides, self._lend_rows, self._workspace, self.dtype)
         return rows.reshape(*ids.shape, rows.shape[-1])
+
+    def _matrix(self, name: str, parts: tuple[Part, ...]) -> PackedMatrix | TurnedMatrix:
+        whole = self._store.decoded_run([self._numbers[part] for part in parts])
+        if name in self._pieces:
+            return TurnedMatrix(self._pieces[name], whole)
+        return PackedMatrix(parts, self._sides[name], whole)
 
     @contextmanager
     def _lend(self, part: Part) -> Iterator[View]:

@@ -140,7 +140,7 @@ def inventory_of(
     return Inventory(
         tuple(items),
         sum(parameter.numel() * dtype.itemsize for parameter in model.parameters()),
-        sum(side_bytes(record) for record in records.values()),
+        side_bytes([item.part for item in items]),
         max(
             (workspace_bytes(*record.matrix_shape, dtype.itemsize) for record in records.values()), default=0
         ),

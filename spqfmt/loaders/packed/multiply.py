@@ -36,6 +36,8 @@ Lend = Callable[[Part], AbstractContextManager[View]]
 class PackedMatrix:
     """One tensor's products. What does not change from call to call is made once.
 
+    Of the uniform scheme it is stored by rows; for others see turned.py.
+
     `whole`: the bytes of all parts one after the other, where they are decoded in memory; else None, and `lend` gives
     the bytes of one part at a time.
     """
@@ -62,12 +64,7 @@ class PackedMatrix:
                 order=None if self._by_columns else sides.order,
             )
         self._uniform = record.scheme == "uniform"
-        self._plain_sums = (
-            self._uniform
-            and not self._by_columns
-            and sides.outliers is None
-            and self._n_columns <= _INT8_COLUMNS
-        )
+        self._plain_sums = self._uniform and sides.outliers is None and self._n_columns <= _INT8_COLUMNS
         self._weight: torch.Tensor | None = None
         self._codes: torch.Tensor | None = None
         if whole is not None and record.scheme == "dense":
@@ -90,7 +87,7 @@ class PackedMatrix:
             y = x.new_empty((*x.shape[:-1], self._n_rows))
             self._finish(torch._int_mm(rounded, self._codes), scales, 0, self._n_rows, y, bias)
             return y
-        if n_tokens > FEW_TOKENS or self._whole is None or not self._uniform or self._by_columns:
+        if n_tokens > FEW_TOKENS or self._whole is None or not self._uniform:
             return None
         if x.dtype not in _TYPES:
             return None
@@ -265,29 +262,38 @@ class PackedMatrix:
         return y
 
     def _multiply_int8_exactly(self, x: torch.Tensor, bias: nn.Parameter | None, lend: Lend) -> torch.Tensor:
-        """Integer products summed in float32, where outliers replace codes or parts are runs of columns."""
+        """Integer products summed in float32, where outliers replace codes."""
         rounded, scales = self._round(x, len(x))
-        sides = self._sides
-        assert sides.row is not None
-        y = torch.zeros(len(x), self._n_rows)
-        for part, stored in self._lent(lend):
-            codes = torch.from_numpy(unpacked(part, stored))
-            channels = slice(part.first, part.stop)
-            if self._by_columns:
-                chosen = rounded[
-                    :, channels if sides.order is None else torch.from_numpy(sides.order)[channels]
-                ]
-                y += _int8_product(chosen, codes.view(-1, self._n_rows))
-            else:
-                y[:, channels] = _int8_product(rounded, codes.view(-1, self._n_columns).t())
-            if sides.outliers is not None:
-                _correct(y, rounded, part, sides, codes)
-            del codes, stored
-        y *= torch.from_numpy(sides.row)
-        y *= scales.unsqueeze(1)
+        y = self._products_exactly(rounded, lend) * scales.unsqueeze(1)
         if self._order is not None:
             y = torch.empty_like(y).index_copy_(1, self._order, y)
         return y if bias is None else y + bias
+
+    def _products_exactly(self, rounded: torch.Tensor, lend: Lend) -> torch.Tensor:
+        """int8 [n_tokens, columns] times it, in units of the tokens' scales: float32 [n_tokens, stored rows]."""
+        sides = self._sides
+        assert sides.row is not None
+        y = torch.zeros(len(rounded), self._n_rows)
+        for part, stored in self._lent(lend):
+            codes = torch.from_numpy(unpacked(part, stored)).view(-1, self._n_columns)
+            y[:, part.first : part.stop] = _int8_product(rounded, codes.t())
+            if sides.outliers is not None:
+                _correct(y, rounded, part, sides, codes)
+            del codes, stored
+        return y * torch.from_numpy(sides.row)
+
+    def scaled(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` float32 [n_tokens, columns] times the columns' scales, as it is rounded for integer products."""
+        return x if self._sides.column is None else x * torch.from_numpy(self._sides.column)
+
+    def multiply_rounded(self, x: torch.Tensor, scales: torch.Tensor, lend: Lend) -> torch.Tensor:
+        """Integer products of float32 [n_tokens, columns], rounded by `scales` [n_tokens]: float32 [n_tokens, rows].
+
+        Of a uniform matrix without another order of columns or rows.
+        """
+        each = scales.unsqueeze(1)
+        rounded = (self.scaled(x) / each).round().clamp(-127, 127).to(torch.int8)
+        return self._products_exactly(rounded, lend) * each
 
 
 def _floats(bias: nn.Parameter | None) -> Floats:
@@ -310,19 +316,9 @@ def _correct(y: torch.Tensor, rounded: torch.Tensor, part: Part, sides: Sides, c
     """Put the outliers' share in place of what their codes gave; `y` is still in units of row and token scales."""
     assert sides.outliers is not None
     assert sides.row is not None
-    n_rows, n_columns = sides.record.matrix_shape
-    if by_columns(sides.record):
-        rows, columns, values = outliers_of(sides.outliers, 0, n_rows)
-        stored_at = np.full(n_columns, -1, np.int64)
-        channels = np.arange(part.first, part.stop)
-        stored_at[channels if sides.order is None else sides.order[channels]] = channels - part.first
-        inside = stored_at[columns] >= 0
-        rows, columns, values = rows[inside], columns[inside], values[inside]
-        here = codes.view(-1, n_rows).numpy()[stored_at[columns], rows]
-    else:
-        rows, columns, values = outliers_of(sides.outliers, part.first, part.stop)
-        here = codes.view(-1, n_columns).numpy()[rows, columns]
-        rows = rows + part.first
+    rows, columns, values = outliers_of(sides.outliers, part.first, part.stop)
+    here = codes.numpy()[rows, columns]
+    rows = rows + part.first
     units = sides.row[rows] if sides.column is None else sides.row[rows] * sides.column[columns]
     # A weight without a scale is 0 whatever its code, and an outlier there has no unit to be counted in.
     in_units = np.divide(values, units, out=np.zeros_like(values), where=units != 0) - here

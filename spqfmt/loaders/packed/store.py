@@ -31,7 +31,7 @@ class Store:
             if planned.residency != "disk":
                 self._memory[number] = self._region[self._begins[number] : ends[number]]
         stored = max((part.stored_bytes for part in self.parts), default=0)
-        scratch = max((part.scratch_bytes for part in self.parts), default=0)
+        scratch = max((part.work_bytes for part in self.parts), default=0)
         self.is_streamed = not all(self._decoded)
         self.reads = [allocate(stored) for _ in range(N_READS)]
         """Where parts from disk are read to: by loading, then by the ring."""

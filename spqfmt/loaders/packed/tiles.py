@@ -84,25 +84,18 @@ def outliers_of(outliers: OutlierRows, first: int, stop: int) -> tuple[NDArray[n
 
 
 def dequantize_columns(part: Part, sides: Sides, codes: Bytes) -> tuple[NDArray[np.int64], Float32]:
-    """A part stored by columns: the numbers of its columns, and their weights, float32 [rows, columns of the part]."""
+    """A part of groups stored by columns: the numbers of its columns, and the weights, float32 [rows, its columns]."""
     record = part.record
     n_rows = record.matrix_shape[0]
     channels = np.arange(part.first, part.stop)
     columns = channels if sides.order is None else sides.order[channels]
     stored = unpacked(part, codes).reshape(-1, n_rows).T
-    if record.scheme == "uniform":
-        assert sides.row is not None
-        scale = None if sides.column is None else sides.column[columns]
-        matrix = np.multiply(stored, sides.row[:, None], dtype=np.float32)
-        if scale is not None:
-            matrix *= scale
-    else:
-        of_group = columns // sides.group_size
-        values = [sides.group_values(kind, 0, n_rows) for kind in ("scale", "zero_point", "minimum")]
-        # One column to a group: each has the parameters of its own.
-        each = [None if value is None else value[:, of_group] for value in values]
-        assert each[0] is not None
-        matrix = grouped_formula(stored, 1, each[0], each[1], each[2])
+    of_group = columns // sides.group_size
+    values = [sides.group_values(kind, 0, n_rows) for kind in ("scale", "zero_point", "minimum")]
+    # One column to a group: each has the parameters of its own.
+    each = [None if value is None else value[:, of_group] for value in values]
+    assert each[0] is not None
+    matrix = grouped_formula(stored, 1, each[0], each[1], each[2])
     if sides.outliers is not None:
         rows, at, values_there = outliers_of(sides.outliers, 0, n_rows)
         place = np.full(record.matrix_shape[1], -1, np.int64)

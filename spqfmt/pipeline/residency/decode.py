@@ -26,7 +26,7 @@ def check_part(part: Part, stored: Bytes, path: Path) -> None:
 def decode_part(
     part: Part, stored: Bytes, scratch: Bytes, out: Bytes, path: Path, *, checked: bool, n_threads: int = 1
 ) -> None:
-    """Fill `out` (part.decoded_bytes) from `stored` through `scratch` (part.scratch_bytes or more).
+    """Fill `out` (part.decoded_bytes) from `stored` through `scratch` (part.work_bytes or more).
 
     `checked`: check_part has seen `stored`; else every chunk is compared with its CRC-32 here. Raises ChecksumError or
     CorruptError that names file and tensor; `out` is unspecified then.
@@ -34,7 +34,7 @@ def decode_part(
     if part.has_zstd and not checked:
         check_part(part, stored, path)
         checked = True
-    target = scratch[: part.scratch_bytes] if part.merges else out
+    target = scratch[: part.decoded_bytes] if part.work_bytes else out
     with _located(part, path):
         if part.has_zstd:
             _decode_one_by_one(part, stored, target, n_threads)
@@ -43,6 +43,9 @@ def decode_part(
         else:
             native.decode_chunks(stored, part.jobs, target, n_threads)
     dtype = wire.DTYPES[part.dtype]
+    if part.is_turned:
+        width = part.record.matrix_shape[0]
+        native.turn(target, part.stop - part.first, width, dtype.bits, out, n_threads)
     for merge in part.merges:
         native.merge_planes(
             scratch[merge.scratch_offset : merge.scratch_offset + merge.n_bytes],

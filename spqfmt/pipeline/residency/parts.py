@@ -26,7 +26,8 @@ class Merge(NamedTuple):
 class Part:
     """Channels `first` to `stop` of a tensor's codes (or values) as stored: rows, or columns by orientation.
 
-    Decoded it is the packed elements in stored order (FORMAT.md 3.2); a dense tensor's are whole elements.
+    Decoded it is the packed elements in stored order (FORMAT.md 3.2); a dense tensor's are whole elements. Where
+    `is_turned`, it is decoded to [rows, channels of the part] all the same.
     """
 
     record: TensorRecord
@@ -72,6 +73,16 @@ class Part:
         return self.decoded_bytes if self.merges else 0
 
     @cached_property
+    def is_turned(self) -> bool:
+        """Whether decoding ends with turning columns to rows, for the products: in the uniform scheme."""
+        return by_columns(self.record) and self.record.scheme == "uniform"
+
+    @cached_property
+    def work_bytes(self) -> int:
+        """Memory that decoding on the CPU takes beside what it decodes to."""
+        return self.decoded_bytes if self.merges or self.is_turned else 0
+
+    @cached_property
     def n_weights(self) -> int:
         """Weights in the part."""
         return sum(chunk.n_elements for chunk in self.chunks)
@@ -113,8 +124,8 @@ class Part:
 
     @cached_property
     def is_stored_as_decoded(self) -> bool:
-        """Whether the stored bytes are the decoded ones: one raw chunk, of elements that are not split into planes."""
-        return len(self.planes) == 1 and self.planes[0].codec == wire.CODEC_RAW and not self.merges
+        """Whether the stored bytes are the decoded ones: one raw chunk, of whole elements in order."""
+        return len(self.planes) == 1 and self.planes[0].codec == wire.CODEC_RAW and not self.work_bytes
 
 
 def weights_role(record: TensorRecord) -> str:

@@ -192,7 +192,7 @@ def fixed_bytes(inventory: Inventory, *, streamed: bool) -> Fixed:
     parts = [item.part for item in inventory.items]
     lookups = [item.part for item in inventory.items if item.lookups]
     stored = max((part.stored_bytes for part in parts), default=0)
-    scratch = max((part.scratch_bytes for part in parts), default=0)
+    scratch = max((part.work_bytes for part in parts), default=0)
     looked_up = max((part.stored_bytes for part in lookups), default=0)
     decoded = max((item.part.decoded_bytes for item in inventory.items if item.products), default=0)
     rows = max((part.decoded_bytes for part in lookups), default=0)

@@ -1,5 +1,7 @@
 """What a packed tensor needs besides its codes: scales, zero points, orders, outliers. Small, and always decoded."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,7 +10,7 @@ from numpy.typing import NDArray
 from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.multiply import OutlierRows
-from spqfmt.pipeline.residency.parts import by_columns
+from spqfmt.pipeline.residency.parts import Part, by_columns
 from spqfmt.records import TensorRecord
 from spqfmt.schemes import outliers as outlier_streams
 from spqfmt.schemes.base import Fetch, Float32, float_from_bits, parameter_int
@@ -65,14 +67,23 @@ class Sides:
         return read_values(self.record, fetch, kind, self.group_size, first, stop)
 
 
-def side_bytes(record: TensorRecord) -> int:
-    """What `read_sides(...).n_bytes` will be, from the index alone."""
+def side_bytes(parts: Sequence[Part]) -> int:
+    """What the sides of whole tensors, given by their parts, will hold; from the index alone."""
+    counts = Counter(part.record.name for part in parts)
+    records = {part.record.name: part.record for part in parts}
+    return sum(_side_bytes(record, counts[name]) for name, record in records.items())
+
+
+def _side_bytes(record: TensorRecord, n_parts: int) -> int:
     rows, columns = record.matrix_shape
-    total = 8 * sum(
+    is_turned = by_columns(record) and record.scheme == "uniform"
+    orders = sum(
         record.by_role[role].n for role in ("channel_order", "permutation") if role in record.by_role
     )
+    total = 8 * (columns if is_turned else orders)
     if "outlier_values" in record.by_role:
-        total += 8 * (rows + 1) + 8 * record.by_role["outlier_values"].n
+        bounds = (rows + 1) * (n_parts if is_turned else 1)
+        total += 8 * bounds + 8 * record.by_role["outlier_values"].n
     if record.scheme == "uniform":
         total += 4 * rows + (4 * columns if "column_scales" in record.by_role else 0)
     elif record.scheme == "grouped" and _reordered(record):

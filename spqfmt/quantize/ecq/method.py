@@ -97,7 +97,9 @@ class Ecq:
         grid, rows = plain_grid(matrix.shape[1]), RowGrid.of_norms(matrix)
 
         def make(shift: float) -> Mapping[str, Uniform]:
-            return {weight.name: quantize_matrix(matrix, grid, rows, plan.step(shift))}
+            is_looked_up = weight.role == "embedding"
+            made = quantize_matrix(matrix, grid, rows, plan.step(shift), is_looked_up=is_looked_up)
+            return {weight.name: made}
 
         return self.budget.spend(make)[weight.name]
 
@@ -130,9 +132,12 @@ def quantize_matrix(
     rows: RowGrid,
     step: np.float32,
     shared_column_scales: str | None = None,
+    *,
+    is_looked_up: bool = False,
 ) -> Uniform:
     """`matrix`, float32 [rows, columns], at one step."""
-    return to_uniform(choose(matrix, grid, rows, step), grid, rows, step, shared_column_scales)
+    chosen = choose(matrix, grid, rows, step)
+    return to_uniform(chosen, grid, rows, step, shared_column_scales, is_looked_up=is_looked_up)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,160 @@
+"""Tensors of the uniform scheme that are stored by columns: each part, once decoded, is a matrix of its own columns.
+
+So their products are those of tensors stored by rows, part by part, with the inputs that each part's columns take.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from spqfmt.codecs.base import Bytes
+from spqfmt.kernels.multiply import OutlierRows
+from spqfmt.loaders.packed.buffers import View
+from spqfmt.loaders.packed.lookup import look_up
+from spqfmt.loaders.packed.multiply import Lend, PackedMatrix
+from spqfmt.pipeline.residency.parts import Part
+from spqfmt.pipeline.residency.sides import Sides
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part as a tensor by itself: [rows, its columns], stored by rows. `columns`: which of x they take, int64."""
+
+    stored: Part
+    part: Part
+    sides: Sides
+    columns: NDArray[np.int64]
+
+    def lend(self, lend: Lend) -> Lend:
+        """`lend` for `part`, by what is stored."""
+
+        def lent(part: Part) -> AbstractContextManager[View]:
+            return lend(self.stored)
+
+        return lent
+
+
+def pieces_of(parts: Sequence[Part], sides: Sides) -> tuple[Piece, ...]:
+    """The parts of a tensor, all of them `is_turned`."""
+    record = sides.record
+    n_rows, n_columns = record.matrix_shape
+    order = np.arange(n_columns) if sides.order is None else sides.order
+    pieces = []
+    for part in parts:
+        here = order[part.first : part.stop]
+        own = replace(
+            record,
+            shape=(n_rows, here.size),
+            transposed=False,
+            parameters={**record.parameters, "orientation": "rows"},
+        )
+        inputs = here if sides.permutation is None else sides.permutation[here]
+        own_sides = Sides(
+            own,
+            row=sides.row,
+            column=None if sides.column is None else sides.column[here],
+            # The whole matrix takes all inputs, in another order; a piece is given its own.
+            permutation=inputs if len(parts) == 1 else None,
+            outliers=None if sides.outliers is None else _outliers_in(sides.outliers, here, n_columns),
+        )
+        pieces.append(
+            Piece(part, Part(own, part.reader_number, part.chunks, 0, n_rows, True), own_sides, inputs)
+        )
+    return tuple(pieces)
+
+
+def n_bytes_of(pieces: Sequence[Piece]) -> int:
+    """Memory of the sides of all pieces, which share their rows' scales."""
+    columns = sum(piece.columns.nbytes for piece in pieces if piece.sides.permutation is None)
+    row = pieces[0].sides.row
+    assert row is not None
+    return columns + row.nbytes + sum(piece.sides.n_bytes - row.nbytes for piece in pieces)
+
+
+def look_up_pieces(
+    ids: torch.Tensor, pieces: Sequence[Piece], lend: Lend, workspace: Bytes, dtype: torch.dtype
+) -> torch.Tensor:
+    """As lookup.look_up: every row needs all pieces."""
+    if len(pieces) == 1:
+        (only,) = pieces
+        return look_up(ids, (only.part,), only.sides, only.lend(lend), workspace, dtype)
+    out = torch.empty(len(ids), sum(piece.columns.size for piece in pieces), dtype=dtype)
+    for piece in pieces:
+        rows = look_up(ids, (piece.part,), piece.sides, piece.lend(lend), workspace, dtype)
+        out[:, torch.from_numpy(piece.columns)] = rows
+    return out
+
+
+def _outliers_in(outliers: OutlierRows, columns: NDArray[np.int64], n_columns: int) -> OutlierRows:
+    """Those in some columns, which are counted in that order from now on."""
+    n_rows = outliers.row_begin.size - 1
+    place = np.full(n_columns, -1, np.int64)
+    place[columns] = np.arange(columns.size)
+    rows, at = np.repeat(np.arange(n_rows), np.diff(outliers.row_begin)), place[outliers.columns]
+    chosen = np.flatnonzero(at >= 0)
+    chosen = chosen[np.lexsort((at[chosen], rows[chosen]))]
+    begin = np.searchsorted(rows[chosen], np.arange(n_rows + 1)).astype(np.int64)
+    return OutlierRows(begin, at[chosen].astype(np.uint32), outliers.values[chosen])
+
+
+class TurnedMatrix:
+    """PackedMatrix for such a tensor. `whole` as there, with every part turned."""
+
+    def __init__(self, pieces: tuple[Piece, ...], whole: Bytes | None) -> None:
+        self._pieces = pieces
+        self._matrices = []
+        begin = 0
+        for piece in pieces:
+            end = begin + piece.part.decoded_bytes
+            own = None if whole is None else whole[begin:end]
+            self._matrices.append(PackedMatrix((piece.part,), piece.sides, own))
+            begin = end
+        self._columns = [torch.from_numpy(piece.columns) for piece in pieces]
+        self._n_rows = pieces[0].sides.record.matrix_shape[0]
+
+    def multiply_whole(
+        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
+    ) -> torch.Tensor | None:
+        """As PackedMatrix.multiply_whole."""
+        if len(self._matrices) > 1:
+            return None
+        return self._matrices[0].multiply_whole(x, bias, int8_activations=int8_activations)
+
+    def multiply(
+        self,
+        x: torch.Tensor,
+        bias: nn.Parameter | None,
+        lend: Lend,
+        workspace: Bytes,
+        *,
+        int8_activations: bool,
+    ) -> torch.Tensor:
+        """As PackedMatrix.multiply. Sums over several parts are in float32."""
+        if len(self._matrices) == 1:
+            lent = self._pieces[0].lend(lend)
+            return self._matrices[0].multiply(x, bias, lent, workspace, int8_activations=int8_activations)
+        tokens = x.reshape(-1, x.shape[-1]).float()
+        scales = self._token_scales(tokens) if int8_activations else None
+        y = torch.zeros(len(tokens), self._n_rows)
+        for piece, matrix, columns in zip(self._pieces, self._matrices, self._columns, strict=True):
+            lent, inputs = piece.lend(lend), tokens[:, columns]
+            if scales is None:
+                y += matrix.multiply(inputs, None, lent, workspace, int8_activations=False)
+            else:
+                y += matrix.multiply_rounded(inputs, scales, lent)
+        if bias is not None:
+            y += bias
+        return y.to(x.dtype).reshape(*x.shape[:-1], self._n_rows)
+
+    def _token_scales(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Of whole tokens, float32 [n_tokens]: as CodeMatrix.round has them."""
+        largest = torch.zeros(len(tokens))
+        for matrix, columns in zip(self._matrices, self._columns, strict=True):
+            torch.maximum(largest, matrix.scaled(tokens[:, columns]).abs().amax(1), out=largest)
+        scales = largest / 127
+        return torch.where(scales > 0, scales, 1.0)
