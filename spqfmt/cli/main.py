@@ -72,6 +72,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show a name is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
+    if "_SPQFMT_COMPLETE" in os.environ:  # a shell asks for completions
+        importlib.import_module("spqfmt.cli.shells")
     try:
         # What a command gives to ctx.exit, or None.
         code = cli.main(args=arguments, prog_name="spqfmt", standalone_mode=False)

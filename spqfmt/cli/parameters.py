@@ -32,7 +32,9 @@ class ModelPath(click.Path):
         except OSError:
             return default
         typed = incomplete[: len(incomplete) - len(start)]
-        items = [CompletionItem(typed + path.name) for path in found if path.name.endswith(_ENDINGS)]
+        items = [
+            CompletionItem(typed + path.name, type="path") for path in found if path.name.endswith(_ENDINGS)
+        ]
         return items or default
 
 
