@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from spqfmt import loaders
 from spqfmt.bench.tokens.configurations import Configuration
 from spqfmt.container.shards import open_readers
+from spqfmt.kernels import native
 from spqfmt.loaders.speed import Workload, seconds_per_pass
 from spqfmt.pipeline.residency.plan import Plan, fetch_ms, share_of_passes
 from spqfmt.pipeline.residency.rates import Rates, assume_read_rate, measure_rates
@@ -88,7 +87,7 @@ def load(configuration: Configuration) -> tuple[Any, Loaded]:
 
 
 def _fetching(plan: Plan, rates: Rates) -> tuple[float, float, int]:
-    """Loading, decoding on torch's threads, and the parts that are not decoded, in a pass over one token."""
+    """Loading, decoding on all threads, and the parts that are not decoded, in a pass over one token."""
     items = [planned.item for planned in plan.parts]
     load_ms, decode_ms, parts = 0.0, 0.0, 0
     for planned in plan.parts:
@@ -98,7 +97,7 @@ def _fetching(plan: Plan, rates: Rates) -> tuple[float, float, int]:
             load_ms += fetch_ms(planned.item.part, planned.residency, rates) * share - decoding
             decode_ms += decoding
             parts += planned.item.products
-    return load_ms, decode_ms / torch.get_num_threads(), parts
+    return load_ms, decode_ms / native.usable_threads(), parts
 
 
 def main() -> None:

@@ -7,18 +7,17 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from spqfmt.codecs.base import Bytes
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.kernels import backend
-from spqfmt.loaders.packed.buffers import Buffers, View, allocate
-from spqfmt.loaders.packed.lookup import RowCache, look_up
+from spqfmt.loaders.packed.buffers import View, allocate
+from spqfmt.loaders.packed.lookup import look_up
 from spqfmt.loaders.packed.multiply import PackedMatrix
-from spqfmt.loaders.packed.ring import Ring
 from spqfmt.loaders.packed.store import Store
+from spqfmt.loaders.packed.streams import Streams
 from spqfmt.loaders.packed.turned import TurnedMatrix, look_up_pieces, n_bytes_of, pieces_of
 from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.plan import N_BUFFERS, N_READERS, N_ROW_SLOTS, Plan
+from spqfmt.pipeline.residency.plan import Plan
 from spqfmt.pipeline.residency.sides import Sides, read_sides
 
 _CPU = torch.device("cpu")
@@ -54,7 +53,7 @@ class Engine:
             self._lock = threading.Lock()
             self._store = Store(plan, readers)
             self._store.load()
-            self._streams = _Streams(plan, self._store) if self._store.is_streamed else None
+            self._streams = Streams(plan, self._store) if self._store.is_streamed else None
             self._matrices = {name: self._matrix(name, parts) for name, parts in self._parts.items()}
             # Also when the last module that refers to the engine is gone: nothing here refers to the engine itself.
             self._finalizer = weakref.finalize(self, _close, self._streams, stack.pop_all())
@@ -129,73 +128,13 @@ class Engine:
         decoded = self._store.decoded(number)
         yield View(part.name, self._open_streams().rows.obtain(number) if decoded is None else decoded)
 
-    def _open_streams(self) -> "_Streams":
+    def _open_streams(self) -> Streams:
         if self._streams is None or not self._finalizer.alive:
             raise SpqError("the model was closed")
         return self._streams
 
 
-class _Streams:
-    """What is not decoded in memory, part by part through the decompression buffers; for one thread at a time.
-
-    All threads decode a part just before its product: where they compute next, that is faster than leaving it to others
-    beside the computation (spec/decisions/0020). What lives on disk is read ahead by threads that do nothing else.
-    """
-
-    def __init__(self, plan: Plan, store: Store) -> None:
-        self._store = store
-        products = [n for n, planned in enumerate(plan.parts) if planned.item.products]
-        looked_up = [planned.item.part for planned in plan.parts if planned.item.lookups]
-        on_disk = [n for n in products if plan.parts[n].residency == "disk"]
-        stored = [part.stored_bytes for part in store.parts]
-        self._ring = Ring(stored, on_disk, store.reads, N_READERS, store.read) if on_disk else None
-        largest = max((store.parts[n].decoded_bytes for n in products), default=0)
-        self._buffers = Buffers([allocate(largest) for _ in range(N_BUFFERS)])
-        self.rows = RowCache(
-            store,
-            max((part.decoded_bytes for part in looked_up), default=0),
-            max((part.stored_bytes for part in looked_up), default=0),
-            N_ROW_SLOTS,
-        )
-
-    @property
-    def n_bytes(self) -> int:
-        """Memory of the buffers but for the store's."""
-        return self._buffers.n_bytes + self.rows.n_bytes
-
-    def close(self) -> None:
-        """Stop the threads."""
-        if self._ring is not None:
-            self._ring.close()
-
-    @contextmanager
-    def lend(self, number: int, name: str) -> Iterator[View]:
-        """The decoded bytes of a part while the context lasts. Raises what reading or decoding it raises."""
-        part = self._store.parts[number]
-        if part.is_stored_as_decoded:
-            with self._stored(number, name) as stored:
-                yield stored
-            return
-
-        def decode(out: Bytes) -> None:
-            with self._stored(number, name) as stored:
-                self._store.decode(number, stored.bytes, out)
-
-        with self._buffers.lend(name, part.decoded_bytes, decode) as view:
-            yield view
-
-    @contextmanager
-    def _stored(self, number: int, name: str) -> Iterator[View]:
-        in_memory = self._store.compressed(number)
-        if in_memory is not None:
-            yield View(name, in_memory)
-            return
-        assert self._ring is not None
-        with self._ring.lend(number, name) as view:
-            yield view
-
-
-def _close(streams: _Streams | None, files: ExitStack) -> None:
+def _close(streams: Streams | None, files: ExitStack) -> None:
     if streams is not None:
         streams.close()
     files.close()

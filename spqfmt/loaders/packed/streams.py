@@ -1,0 +1,71 @@
+"""From where a part lives, compressed or on disk, through the decompression buffers to whoever computes with it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from spqfmt.codecs.base import Bytes
+from spqfmt.loaders.packed.buffers import Buffers, View, allocate
+from spqfmt.loaders.packed.lookup import RowCache
+from spqfmt.loaders.packed.ring import Ring
+from spqfmt.loaders.packed.store import Store
+from spqfmt.pipeline.residency.plan import N_BUFFERS, N_READERS, N_ROW_SLOTS, Plan
+
+
+class Streams:
+    """What is not decoded in memory, part by part through the decompression buffers; for one thread at a time.
+
+    All threads decode a part just before its product: where they compute next, that is faster than leaving it to others
+    beside the computation (spec/decisions/0020). What lives on disk is read ahead by threads that do nothing else.
+    """
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self._store = store
+        products = [n for n, planned in enumerate(plan.parts) if planned.item.products]
+        looked_up = [planned.item.part for planned in plan.parts if planned.item.lookups]
+        on_disk = [n for n in products if plan.parts[n].residency == "disk"]
+        stored = [part.stored_bytes for part in store.parts]
+        self._ring = Ring(stored, on_disk, store.reads, N_READERS, store.read) if on_disk else None
+        largest = max((store.parts[n].decoded_bytes for n in products), default=0)
+        self._buffers = Buffers([allocate(largest) for _ in range(N_BUFFERS)])
+        self.rows = RowCache(
+            store,
+            max((part.decoded_bytes for part in looked_up), default=0),
+            max((part.stored_bytes for part in looked_up), default=0),
+            N_ROW_SLOTS,
+        )
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the buffers but for the store's."""
+        return self._buffers.n_bytes + self.rows.n_bytes
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self._ring is not None:
+            self._ring.close()
+
+    @contextmanager
+    def lend(self, number: int, name: str) -> Iterator[View]:
+        """The decoded bytes of a part while the context lasts. Raises what reading or decoding it raises."""
+        part = self._store.parts[number]
+        if part.is_stored_as_decoded:
+            with self._stored(number, name) as stored:
+                yield stored
+            return
+
+        def decode(out: Bytes) -> None:
+            with self._stored(number, name) as stored:
+                self._store.decode(number, stored.bytes, out)
+
+        with self._buffers.lend(name, part.decoded_bytes, decode) as view:
+            yield view
+
+    @contextmanager
+    def _stored(self, number: int, name: str) -> Iterator[View]:
+        in_memory = self._store.compressed(number)
+        if in_memory is not None:
+            yield View(name, in_memory)
+            return
+        assert self._ring is not None
+        with self._ring.lend(number, name) as view:
+            yield view
