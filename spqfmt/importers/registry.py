@@ -30,9 +30,17 @@ def open_source(path: str | Path) -> SourceModel:
 
     Reads headers and assets, no weights. Raises ImporterError with one line that names the file and what to do.
     """
+    path = Path(path)
     importer = find_importer(path)
     if importer is None:
-        raise ImporterError(
-            f"{path}: not a model that can be imported; give a folder of .safetensors files or a .gguf file"
-        )
-    return importer.open(Path(path))
+        raise ImporterError(f"{path}: {_what_instead(path)}")
+    return importer.open(path)
+
+
+def _what_instead(path: Path) -> str:
+    """Why a file is no source, and what to give."""
+    if path.name.endswith((".spq", ".spq.index.json")):
+        return "is packed already; give the model that it was made from, or use `spqfmt repack`"
+    if path.suffix == ".safetensors":
+        return f"one file of a model; give its folder, {path.parent}, with config.json in it"
+    return "not a model that can be imported; give a folder of .safetensors files or a .gguf file"

@@ -82,6 +82,8 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
     if codec not in {"auto", "raw", "zstd", "rans"}:
         raise OptionError(f"unknown codec {codec!r}; there are auto, raw, zstd and rans")
     method = METHODS[name]
+    if arguments.get("method") is None and fit is None:
+        _refuse_without_a_method(arguments)
     given: dict[str, Any] = {key: value for key, value in arguments.items() if value is not None}
     if "bits" in given:
         given |= _bits(name, given.pop("bits"))
@@ -111,6 +113,25 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         rule if isinstance(rule, Speed) else None,
         target,
     )
+
+
+def _refuse_without_a_method(arguments: PackArguments) -> None:
+    """Raise OptionError for options of methods where none was named."""
+    given = [key for key in (*_METHOD, *_CALIBRATION) if arguments.get(key) is not None]
+    if not given:
+        return
+    takers = [name for name in sorted(METHODS) if all(_takes(METHODS[name], key) for key in given)]
+    options = " and ".join(f"--{key.replace('_', '-')}" for key in given)
+    raise OptionError(
+        f"{options} without --method, and by default nothing is quantized"
+        + (f"; it goes with {', '.join(takers)}" if takers else "")
+    )
+
+
+def _takes(method: Method, option: str) -> bool:
+    if option in _CALIBRATION:
+        return is_calibrated(method)
+    return option in method.takes or (option == "bits" and "bits_per_weight" in method.takes)
 
 
 def _bits(method: str, bits: float) -> dict[str, float]:

@@ -85,6 +85,18 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         1,
         ["{text.txt}: not a model that can be imported; give a folder"],
     ),
+    (
+        "pack, a packed file",
+        "pack {good.spq} {dir}/o.spq",
+        1,
+        ["{good.spq}: is packed already; give the model that it was made from, or use `spqfmt repack`"],
+    ),
+    (
+        "pack, one file of a folder",
+        "pack {model}/model.safetensors {dir}/o.spq",
+        1,
+        ["{model}/model.safetensors: one file of a model; give its folder, {model}, with"],
+    ),
     ("pack, no GGUF", "pack {no.gguf} {dir}/o.spq", 1, ["{no.gguf}: broken GGUF file", "download it again"]),
     (
         "inspect, another list",
@@ -314,7 +326,24 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         2,
         ["unknown method 'magic'; there are", "gptq"],
     ),
-    ("bits of lossless", "pack {model} {dir}/o.spq --bits 4", 2, ["method lossless takes no --bits"]),
+    (
+        "bits of lossless",
+        "pack {model} {dir}/o.spq --method lossless --bits 4",
+        2,
+        ["method lossless takes no --bits"],
+    ),
+    (
+        "bits without a method",
+        "pack {model} {dir}/o.spq --bits 4",
+        2,
+        ["--bits without --method, and by default nothing is quantized; it goes with", "ecq", "rtn"],
+    ),
+    (
+        "calibration without a method",
+        "pack {model} {dir}/o.spq --samples 4 --gradients",
+        2,
+        ["--gradients and --samples without --method", "it goes with ecq"],
+    ),
     ("too many bits", "pack {model} {dir}/o.spq --method rtn --bits 9", 2, ["bits"]),
     (
         "bits no number",
