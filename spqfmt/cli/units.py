@@ -20,10 +20,9 @@ def count(n: float) -> str:
 
 def ratio(file_bytes: int, raw_bytes: int, bf16_bytes: int) -> str:
     """How many times smaller a file is, and than what: a source of 32-bit floats gains half by BF16 alone."""
-    to_bf16 = f"{bf16_bytes / file_bytes:.2f} to BF16"
-    if raw_bytes == bf16_bytes:
-        return f"ratio {to_bf16}"
-    return f"ratio {raw_bytes / file_bytes:.2f} to the source, {to_bf16}"
+    to_source, to_bf16 = text.ratio(raw_bytes / file_bytes), text.ratio(bf16_bytes / file_bytes)
+    own = "" if to_source == to_bf16 else f"{to_source} to the source, "
+    return f"ratio {own}{to_bf16} to BF16"
 
 
 def percent(share: float) -> str:

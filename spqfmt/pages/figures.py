@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spqfmt.pages.palette import LIGHT, N_STEPS
 from spqfmt.pages.png_style import WIDTH_INCHES, save, style
 from spqfmt.pages.squarify import Box, squarify
-from spqfmt.pages.text import integer, percent, size
+from spqfmt.pages.text import integer, percent, ratio, size
 from spqfmt.pipeline.report import FileReport, GroupReport, TensorReport
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _draw_treemap(axes: "Axes", report: FileReport, name: str) -> None:
     axes.spines[:].set_visible(False)
     axes.set_title(
         f"{name}: {size(report.file_bytes)}, {report.totals.bits_per_weight:.2f} bits a weight, "
-        f"{report.totals.bf16_bytes / report.file_bytes:.2f} times smaller than BF16"
+        f"{ratio(report.totals.bf16_bytes / report.file_bytes)} times smaller than BF16"
     )
     axes.set_xlabel("areas are bytes; the darker, the more bits a weight", loc="left")
 

@@ -9,6 +9,7 @@ from spqfmt.container.shards import open_readers
 from spqfmt.pages.compact import compact
 from spqfmt.pages.render import render
 from spqfmt.pages.residency import inventory_from_index, residency_data
+from spqfmt.pages.text import ratio
 from spqfmt.pipeline.report import FileReport, Parts
 from spqfmt.pipeline.residency.rates import Rates, measure_rates
 
@@ -54,6 +55,8 @@ def inspect_page(report: FileReport, path: Path, rates: Rates | None = None) -> 
         name=path.name,
         report=report,
         totals=report.totals,
+        to_source=ratio(report.totals.ratio),
+        to_bf16=ratio(report.totals.bf16_bytes / report.file_bytes),
         over=_over(report),
         parts=_parts(report),
         facts=_facts(report),

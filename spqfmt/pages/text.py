@@ -17,6 +17,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.{2 if share < 0.01 else 1}f} %"
 
 
+def ratio(value: float) -> str:
+    """How many times smaller."""
+    return f"{value:.2f}"
+
+
 def change(share: float) -> str:
     """A fraction more or less, in percent."""
     return f"{100 * share:+.2f} %"

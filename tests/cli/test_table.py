@@ -87,6 +87,8 @@ def test_changes_and_errors_in_percent() -> None:
 
 def test_a_ratio_says_what_it_is_to() -> None:
     assert ratio(100, 200, 200) == "ratio 2.00 to BF16"
+    # Norms in FP32 beside weights in BF16 make no difference that is shown.
+    assert ratio(1000, 2001, 2000) == "ratio 2.00 to BF16"
     assert ratio(100, 400, 200) == "ratio 4.00 to the source, 2.00 to BF16"
 
 

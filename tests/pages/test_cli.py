@@ -116,3 +116,19 @@ def test_a_folder_that_is_not_there_is_said_before_the_work(
     code, out, err = run(capsys, command, model, *text, "--html", tmp_path / "none" / "m.html")
     assert (code, out) == (2, "")
     assert f"{tmp_path / 'none'}: no such folder" in err
+
+
+def test_a_page_of_a_model_in_fp32_says_what_it_is_smaller_than(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.build("llama", tmp_path / "f", dtype=torch.float32)
+    spqfmt.pack(tmp_path / "f", tmp_path / "f.spq", method="rtn", bits=8)
+    for file, more in ((llama, 1), (tmp_path / "f.spq", 2)):
+        code, _, _ = run(capsys, "inspect", file, "--html", tmp_path / "page.html")
+        assert code == 0
+        page = (tmp_path / "page.html").read_text("utf-8")
+        totals = spqfmt.inspect(file).totals
+        to_bf16 = f"{totals.bf16_bytes / file.stat().st_size:.2f} \u00d7"
+        assert (f"<dt>Smaller than {'BF16' if more == 1 else 'the source'}</dt>") in page
+        assert (f"; {to_bf16} smaller than BF16</dd>" in page) == (more == 2)
+        assert totals.raw_bytes == pytest.approx(more * totals.bf16_bytes, rel=0.01)
