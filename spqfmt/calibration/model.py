@@ -41,6 +41,9 @@ def asset_folder(model: SourceModel) -> Iterator[Path]:
         yield folder
 
 
+NO_CALIBRATION = "take a method that needs no calibration, such as rtn, or ecq with --no-calibration"
+
+
 def load_tokenizer(model: SourceModel) -> Any:
     """The source's tokenizer. Raises ImporterError when it has none that transformers can use."""
     with asset_folder(model) as folder:
@@ -51,7 +54,7 @@ def load_tokenizer(model: SourceModel) -> Any:
         except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
             raise ImporterError(
                 f"calibration needs the model's tokenizer, which cannot be used ({one_sentence(error)}); "
-                "put its files beside the weights, or take a method that needs no calibration, such as rtn"
+                f"put its files beside the weights, or {NO_CALIBRATION}"
             ) from error
 
 
@@ -148,7 +151,7 @@ def _read_config(folder: Path) -> Any:
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UnsupportedError(
             f"calibration: transformers cannot use the model's config.json ({one_sentence(error)}); "
-            "take a method that needs no calibration, such as rtn",
+            f"{NO_CALIBRATION}",
             "config",
         ) from error
 

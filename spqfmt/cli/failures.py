@@ -112,6 +112,8 @@ def _similar(path: Path) -> str:
         names = [entry.name for entry in os.scandir(path.parent)]
     except OSError:
         return ""
+    if (shards := f"{path.name}.index.json") in names:
+        return f"; the model is in shards, give {path.with_name(shards)}"
     # Shards have like names; another one is not what was meant.
     close = [] if "-of-" in path.name else difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
     return f"; did you mean {path.with_name(close[0])}?" if close else ""

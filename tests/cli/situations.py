@@ -186,6 +186,12 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
     ),
     # shards
     (
+        "inspect, the name that the shards were packed to",
+        "inspect {dir}/parts.spq",
+        2,
+        ["{dir}/parts.spq: No such file", "the model is in shards, give {dir}/parts.spq.index.json"],
+    ),
+    (
         "run, one shard",
         "run {shard} --prompt x",
         1,
@@ -233,13 +239,17 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         "pack gptq, unknown model",
         "pack {unknown} {dir}/o.spq --method gptq",
         1,
-        ["{unknown}: calibration", "zork", "needs no calibration"],
+        ["{unknown}: calibration", "zork", "needs no calibration", "ecq with --no-calibration"],
     ),
     (
         "pack gptq, no tokenizer",
         "pack {no_tokenizer} {dir}/o.spq --method gptq --samples 2",
         1,
-        ["{no_tokenizer}: calibration needs the model's tokenizer", "put its files beside the weights"],
+        [
+            "{no_tokenizer}: calibration needs the model's tokenizer",
+            "put its files beside the weights",
+            "--no-calibration",
+        ],
     ),
     (
         "run, unknown model",
