@@ -193,7 +193,7 @@ def test_a_newer_version_is_not_called_damaged(packed: Path, tmp_path: Path) -> 
     [
         (["--bits", "9", "--method", "rtn"], "bits must be from 2 to 8"),
         (["--method", "magic"], "unknown method"),
-        (["--bits", "4"], "lossless takes no"),
+        (["--bits", "4"], "--bits without --method"),
         (["--shard-size", "huge"], "not a size"),
         (["--partial", "every:x"], "every:N"),
     ],

@@ -40,8 +40,8 @@ def test_a_file_that_appears_meanwhile_is_kept(
     out = tmp_path / "m.spq"
     seal = Writer.seal
 
-    def late(self: Writer, *arguments: Any) -> Any:
-        sealed = seal(self, *arguments)
+    def late(self: Writer, *arguments: Any, **options: Any) -> Any:
+        sealed = seal(self, *arguments, **options)
         out.write_bytes(b"mine")
         return sealed
 
