@@ -3,8 +3,8 @@
     python tools/gpu_check.py [--device cuda] [--kernels triton|torch] [--model FILE.spq] [--json OUT] [--rates OUT]
 
 One table on stdout, one JSON object with --json, and with --rates the measured rates that `spqfmt plan --device cuda
---device-rates FILE` takes. Exit code 1 when anything is wrong. `--device simulated` runs the same checks on the CPU, small:
-its times are the CPU's and say nothing about a GPU.
+--device-rates FILE` takes. Exit code 1 when anything is wrong. `--device simulated` runs the same checks on the CPU,
+small: its times are the CPU's and say nothing about a GPU.
 """
 
 import argparse
