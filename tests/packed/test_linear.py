@@ -86,9 +86,11 @@ FORMS: dict[str, Callable[[np.random.Generator], Any]] = {
 }
 
 
-def plan_of(reader: Reader, memory_bytes: int | None, *, lookups: bool) -> tuple[Plan, int]:
+def plan_of(
+    reader: Reader, memory_bytes: int | None, *, lookups: bool, part_bytes: int = 1 << 11
+) -> tuple[Plan, int]:
     record = reader.index.by_name["w"]
-    items = tuple(Item(part, True, lookups) for part in cut(record, part_bytes=1 << 11))
+    items = tuple(Item(part, True, lookups) for part in cut(record, part_bytes=part_bytes))
     workspace = workspace_bytes(*record.matrix_shape, torch.bfloat16.itemsize)
     inventory = Inventory(items, 0, side_bytes([item.part for item in items]), workspace)
     if memory_bytes == 0:
@@ -96,9 +98,11 @@ def plan_of(reader: Reader, memory_bytes: int | None, *, lookups: bool) -> tuple
     return plan_residency(inventory, RATES, memory_bytes), workspace
 
 
-def engine_of(path: Path, memory_bytes: int | None, dtype: torch.dtype = torch.bfloat16) -> Engine:
+def engine_of(
+    path: Path, memory_bytes: int | None, dtype: torch.dtype = torch.bfloat16, part_bytes: int = 1 << 11
+) -> Engine:
     reader = Reader(path)
-    plan, workspace = plan_of(reader, memory_bytes, lookups=True)
+    plan, workspace = plan_of(reader, memory_bytes, lookups=True, part_bytes=part_bytes)
     engine = Engine(plan, [reader], dtype, workspace)
     assert engine.held_bytes == plan.held_bytes
     return engine
@@ -110,13 +114,14 @@ def stored(request: pytest.FixtureRequest, write_tensor: Callable[..., Path], ge
     return write_tensor(encoded, (ROWS, COLUMNS), chunk_bytes=1 << 11)
 
 
+@pytest.mark.parametrize("part_bytes", [1 << 11, 1 << 20], ids=["parts", "one part"])
 @pytest.mark.parametrize("memory_bytes", [None, 0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_products(stored: Path, dtype: torch.dtype, memory_bytes: int | None) -> None:
+def test_products(stored: Path, dtype: torch.dtype, memory_bytes: int | None, part_bytes: int) -> None:
     with Reader(stored) as reader:
         record = reader.index.by_name["w"]
         matrix = restore(reader, record, None if record.scheme == "dense" else "f32").double()
-    engine = engine_of(stored, memory_bytes, dtype)
+    engine = engine_of(stored, memory_bytes, dtype, part_bytes)
     bias = nn.Parameter(torch.randn(ROWS, dtype=dtype), requires_grad=False)
     module = PackedLinear(record, dtype, bias, int8_activations=False)
     module.attach(engine)
@@ -131,12 +136,13 @@ def test_products(stored: Path, dtype: torch.dtype, memory_bytes: int | None) ->
     engine.close()
 
 
+@pytest.mark.parametrize("part_bytes", [1 << 11, 1 << 20], ids=["parts", "one part"])
 @pytest.mark.parametrize("memory_bytes", [None, 0])
-def test_rows_by_number(stored: Path, memory_bytes: int | None) -> None:
+def test_rows_by_number(stored: Path, memory_bytes: int | None, part_bytes: int) -> None:
     with Reader(stored) as reader:
         record = reader.index.by_name["w"]
         expected = restore(reader, record)
-    engine = engine_of(stored, memory_bytes)
+    engine = engine_of(stored, memory_bytes, part_bytes=part_bytes)
     module = PackedEmbedding(record, torch.bfloat16, None)
     module.attach(engine)
     ids = torch.tensor([[0, ROWS - 1, 3], [3, 40, 20]])
@@ -148,14 +154,22 @@ def test_rows_by_number(stored: Path, memory_bytes: int | None) -> None:
     engine.close()
 
 
+@pytest.mark.parametrize("part_bytes", [1 << 11, 1 << 20], ids=["parts", "one part"])
+@pytest.mark.parametrize("memory_bytes", [None, 0])
 @pytest.mark.parametrize("name", [name for name in FORMS if name.startswith("i")])
-def test_int8_activations(name: str, write_tensor: Callable[..., Path], generator: Any) -> None:
+def test_int8_activations(
+    name: str,
+    write_tensor: Callable[..., Path],
+    generator: Any,
+    memory_bytes: int | None,
+    part_bytes: int,
+) -> None:
     path = write_tensor(FORMS[name](generator).encode(), (ROWS, COLUMNS), chunk_bytes=1 << 11)
     with Reader(path) as reader:
         record = reader.index.by_name["w"]
         matrix = restore(reader, record, "f32").double()
         column = read_sides(reader, record).column
-    engine = engine_of(path, 0, torch.float32)
+    engine = engine_of(path, memory_bytes, torch.float32, part_bytes)
     module = PackedLinear(record, torch.float32, None, int8_activations=True)
     module.attach(engine)
     for tokens in (1, 9):
