@@ -72,6 +72,7 @@ def repack(
     elif not quiet:
         click.echo(
             f"{report.files[-1]}: {size(report.file_bytes)} from {size(report.source_bytes)}; of {report.n_chunks} "
-            f"chunks of weights {report.n_compressed} compressed, {report.n_copied} copied, in {report.seconds:.1f} s",
+            f"chunks of weights {report.n_compressed} are compressed, {report.n_copied} were copied as they were; "
+            f"in {report.seconds:.1f} s",
             err=True,
         )

@@ -9,17 +9,19 @@ from math import prod
 from spqfmt.errors import OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.kernels.torch_arrays import to_numpy
-from spqfmt.pipeline.fit_target import BitsPerWeight, FileBytes
+from spqfmt.pipeline.fit_target import BitsPerWeight, FileBytes, Fit
 from spqfmt.pipeline.ledger import Ledger, StoredTensor, store
 from spqfmt.pipeline.options import PackOptions
 from spqfmt.pipeline.plan import PackPlan, PlannedTensor
 from spqfmt.pipeline.records import tensor_record
 from spqfmt.quantize.calibrated import is_calibrated
-from spqfmt.quantize.ecq.allocation import FEWEST_BITS
+from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
 from spqfmt.schemes.dense import Dense
 
 _MARGIN = 0.04
 """Expected sizes may be wrong by this much, which counts where a wanted size is hardly possible."""
+_NEAR = 0.9
+"""A file that takes less than this part of its room was not held back by it: aims are missed by less."""
 _METADATA = {"reserved": "".join(hashlib.sha256(bytes([i])).hexdigest() for i in range(9))}
 """In place of the metadata, which are written at the end: 300 bytes that do not compress."""
 
@@ -65,6 +67,16 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
     if target < smallest:
         raise OptionError(_too_small(asked, room, smallest))
     return room
+
+
+def room_left(asked: Fit | None, file_bytes: int) -> tuple[str, ...]:
+    """A note where a file takes much less than it may."""
+    if not isinstance(asked, FileBytes) or file_bytes >= _NEAR * asked.n_bytes:
+        return ()
+    return (
+        f"{asked.n_bytes - file_bytes} bytes of what was asked for are left: no weight gets more than "
+        f"{MOST_BITS:g} bits; --method lossless keeps all of them",
+    )
 
 
 def _is_spent(planned: PlannedTensor, options: PackOptions) -> bool:

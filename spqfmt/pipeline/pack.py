@@ -26,7 +26,7 @@ from spqfmt.errors import ImporterError, OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.importers.registry import open_source
 from spqfmt.kernels.torch_arrays import to_numpy
-from spqfmt.pipeline.fit_bounds import room_for
+from spqfmt.pipeline.fit_bounds import room_for, room_left
 from spqfmt.pipeline.fit_target import MemoryBytes
 from spqfmt.pipeline.options import PackArguments, PackOptions, pack_options
 from spqfmt.pipeline.plan import PlannedTensor, plan_pack
@@ -184,16 +184,18 @@ def pack_model(
             sealed = output.finish(assets, metadata, options.codec.partial_plan)
         if folder is not None:
             folder.remove()
+    file_bytes = sum(file.file_bytes for file in sealed)
+    notes = () if calibrated is None else calibrated.all_notes()
     return PackReport(
         tuple(file.path for file in sealed),
         plan.raw_bytes,
         sum(bf16_bytes(tensor.source.dtype, tensor.n_weights) for tensor in plan.tensors),
-        sum(file.file_bytes for file in sealed),
+        file_bytes,
         sum(1 for _ in plan.tensors),
         sum(tensor.n_weights for tensor in plan.tensors),
         time.monotonic() - started,
         {} if calibrated is None else calibrated.left_dense(),
-        () if calibrated is None else calibrated.all_notes(),
+        (*notes, *room_left(options.fit, file_bytes)),
     )
 
 

@@ -54,7 +54,7 @@ def model(tmp_path: Path) -> Path:
 def test_repack_and_back(model: Path, tmp_path: Path) -> None:
     done = run("repack", model, tmp_path / "part.spq", "--partial", "every:2")
     assert done.returncode == 0, done.stderr
-    assert "of 4 chunks of weights 2 compressed, 2 copied" in done.stderr
+    assert "of 4 chunks of weights 2 are compressed, 2 were copied as they were" in done.stderr
     assert "partial every:2" in run("inspect", tmp_path / "part.spq").stdout
     assert run("verify", tmp_path / "part.spq").returncode == 0
     assert run("repack", tmp_path / "part.spq", tmp_path / "back.spq", "--quiet").stdout == ""

@@ -85,7 +85,7 @@ def test_a_file_is_hit_within_a_hundredth_and_never_passed(
     model: SourceModel, tmp_path: Path, size: int
 ) -> None:
     out = tmp_path / "m.spq"
-    _pack(model, out, fit=size, no_calibration=True)
+    assert not _pack(model, out, fit=size, no_calibration=True).notes
     assert 0.99 * size <= out.stat().st_size <= size
 
 
@@ -144,7 +144,11 @@ def test_too_few_bits_name_the_least_that_then_work(
 
 def test_more_room_than_8_bits_need_is_left_unused(model: SourceModel, tmp_path: Path) -> None:
     out = tmp_path / "m.spq"
-    _pack(model, out, fit="2MB", no_calibration=True)
+    report = _pack(model, out, fit="2MB", no_calibration=True)
+    left = 2_000_000 - out.stat().st_size
+    assert report.notes[0].startswith(
+        f"{left} bytes of what was asked for are left: no weight gets more than 8 bits;"
+    )
     assert _counted_bits(out) < 9.5
     restored = dict(_restored(out))
     assert np.abs(restored["layers.0.up"] - model.tensors[2].load().float().numpy()).max() < 0.002
