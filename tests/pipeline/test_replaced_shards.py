@@ -162,3 +162,14 @@ def test_without_hard_links_too_the_old_shards_come_back(
         spqfmt.repack(models.new, folder / "m.spq", shard_size=30_000, force=True)
     assert sorted(path.name for path in folder.iterdir()) == before
     assert _state(folder, models) == "old"
+
+
+def test_shards_of_other_models_stay(models: _Models, tmp_path: Path) -> None:
+    folder = _old_shards(models, tmp_path)
+    others = ["mm-00001-of-00002.spq", "m-1-of-2.spq", "m-00001-of-00002.spq.txt", "M-00001-of-00002.spq"]
+    for name in others:
+        (folder / name).write_bytes(b"mine")
+    spqfmt.repack(models.new, folder / "m.spq", shard_size=60_000, force=True)
+    assert all((folder / name).read_bytes() == b"mine" for name in others)
+    count = len(list(folder.glob("m-0*.spq")))
+    assert len(list(folder.glob(f"m-0*-of-{count:05d}.spq"))) == count
