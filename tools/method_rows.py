@@ -96,7 +96,7 @@ ROWS: tuple[Row, ...] = (
     *(_ecq(bits, "no-calibration") for bits in (3, 4)),
     *(_ecq(bits, "sequential") for bits in (3, 4)),
     *(Row("ecq", f"{bits} bits, 128 samples", {"bits": bits}, samples=128) for bits in (3, 4)),
-    Row("ecq", "3 bits, gradients, 128 samples", {"bits": 3, "gradients": ""}, samples=128),
+    Row("ecq", "4 bits, gradients, 128 samples", {"bits": 4, "gradients": ""}, samples=128),
     *(_gguf(name) for name in ("Q3_K", "Q4_K", "Q5_K", "Q6_K")),
     *(_gguf(name, "importance") for name in ("Q3_K", "IQ3_S", "IQ4_XS", "Q4_K")),
     *(_gguf(name, "fallback") for name in ("Q3_K", "Q4_K")),

@@ -9,8 +9,9 @@ from spqfmt.container.writer import Writer
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.pipeline.decode_rates import CodecRate, DecodeRates
 from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.plan import N_READS, Inventory, Item, Plan, plan_residency
+from spqfmt.pipeline.residency.plan import N_READS, Inventory, Item, Plan, enough_mib, plan_residency
 from spqfmt.pipeline.residency.rates import Rates, measure_rates
+from spqfmt.pipeline.sizes import parse_size
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
 from spqfmt.wire import CODEC_RANS, CODEC_RAW, CODEC_ZSTD
 
@@ -78,6 +79,12 @@ def test_the_smallest_ceiling_is_named_and_works() -> None:
     plan = plan_residency(INVENTORY, FAST_DISK, smallest)
     assert set(residencies(plan).values()) == {"disk"}
     assert plan.held_bytes == smallest
+
+
+@pytest.mark.parametrize("n_bytes", [1, 1_310_496, 2**20, 10_843_680, 3 * 2**30 + 1])
+def test_a_ceiling_that_is_typed_as_the_error_has_it_is_enough(n_bytes: int) -> None:
+    typed = parse_size(enough_mib(n_bytes).replace(" ", ""))
+    assert n_bytes <= typed <= n_bytes + 0.11 * 2**20
 
 
 def test_a_slow_disk_is_read_least() -> None:

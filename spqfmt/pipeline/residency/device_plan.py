@@ -13,7 +13,15 @@ from typing import NamedTuple
 
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.pipeline.residency.device_rates import DeviceRates
-from spqfmt.pipeline.residency.plan import Fixed, Inventory, Item, Plan, Residency, plan_residency
+from spqfmt.pipeline.residency.plan import (
+    Fixed,
+    Inventory,
+    Item,
+    Plan,
+    Residency,
+    enough_mib,
+    plan_residency,
+)
 from spqfmt.pipeline.residency.rates import Rates
 
 N_STAGING = 3
@@ -216,7 +224,7 @@ def _stored_only(lookups: Inventory, items: Sequence[DeviceItem]) -> int:
 def _check_ceiling(name: str, ceiling: int | None, smallest: int) -> None:
     if ceiling is not None and ceiling < smallest:
         raise MemoryBudgetError(
-            f"{name} {ceiling / 2**20:.1f} MiB is too small: this model needs at least {smallest / 2**20:.1f} MiB "
+            f"{name} {ceiling / 2**20:.1f} MiB is too small: this model needs at least {enough_mib(smallest)} "
             f"({smallest} bytes), without activations and KV cache",
             smallest,
         )

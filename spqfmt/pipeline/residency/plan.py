@@ -5,6 +5,7 @@ too; the moves that save most time a byte are made first, as long as there is ro
 hold another one. DESIGN.md section 7; Double Compression's speed-adaptive rule is the same choice at pack time.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -146,7 +147,7 @@ def plan_residency(inventory: Inventory, rates: Rates, memory_bytes: int | None)
     smallest = min(whole.total + decoded, streamed.total)
     if memory_bytes is not None and memory_bytes < smallest:
         raise MemoryBudgetError(
-            f"memory {_mib(memory_bytes)} is too small: this model needs at least {_mib(smallest)} "
+            f"memory {memory_bytes / 2**20:.1f} MiB is too small: this model needs at least {enough_mib(smallest)} "
             f"({smallest} bytes), without activations and KV cache",
             smallest,
         )
@@ -183,8 +184,9 @@ def in_memory_bytes(inventory: Inventory) -> int:
     return min(whole + decoded, streamed + least)
 
 
-def _mib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**20:.1f} MiB"
+def enough_mib(n_bytes: int) -> str:
+    """In MiB, rounded up: a ceiling that is typed as it was read is enough."""
+    return f"{math.ceil(n_bytes / 2**20 * 10) / 10:.1f} MiB"
 
 
 def fixed_bytes(inventory: Inventory, *, streamed: bool) -> Fixed:
