@@ -13,14 +13,9 @@ from spqfmt.container.reader import Reader
 from spqfmt.importers._layout import role_of
 from spqfmt.pages.compact import Numbered
 from spqfmt.pipeline.report.names import layer_of
+from spqfmt.pipeline.residency.inventory import Inventory, Item
 from spqfmt.pipeline.residency.parts import cut
-from spqfmt.pipeline.residency.plan import (
-    Inventory,
-    Item,
-    decode_seconds,
-    fixed_bytes,
-    share_of_passes,
-)
+from spqfmt.pipeline.residency.plan import decode_seconds, share_of_passes
 from spqfmt.pipeline.residency.rates import Rates
 from spqfmt.pipeline.residency.sides import side_bytes
 from spqfmt.pipeline.residency.workspace import workspace_bytes
@@ -95,6 +90,6 @@ def residency_data(inventory: Inventory, rates: Rates) -> dict[str, object]:
         "seconds": seconds.all,
         "shares": shares.all,
         "rates": {"read": rates.read, "compute": rates.compute},
-        "whole": vars(fixed_bytes(inventory, streamed=False)),
-        "streamed": vars(fixed_bytes(inventory, streamed=True)),
+        "whole": vars(inventory.totals.fixed(streamed=False)),
+        "streamed": vars(inventory.totals.fixed(streamed=True)),
     }

@@ -7,9 +7,10 @@ from spqfmt.calibration.engine import Engine
 from spqfmt.calibration.gradients import output_gradients
 from spqfmt.importers.base import SourceModel
 from spqfmt.pipeline.fit_bounds import Room
+from spqfmt.pipeline.fit_target import MemoryBytes
 from spqfmt.pipeline.options import PackOptions
 from spqfmt.pipeline.plan import PlannedTensor
-from spqfmt.pipeline.spending import FileBudget
+from spqfmt.pipeline.spending import SizeBudget
 from spqfmt.quantize.base import as_matrix
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
@@ -32,15 +33,17 @@ def fit(model: SourceModel, room: Room, options: PackOptions, stage: Stage) -> P
     method = options.method
     assert isinstance(method, Ecq)
     spent = room.spent
-    rate = 8 * (room.target_bytes - room.ledger.file_bytes({})) / room.n_weights
+    rate = 8 * (room.target_bytes - room.ledger.n_bytes({})) / room.n_weights
     rate = min(MOST_BITS, max(FEWEST_BITS, rate))
     seen = _survey(model, spent, options, rate, stage)
     extra = {name: EMBEDDING_EXTRA_BITS for name, t in spent.items() if t.source.role != "linear"}
     plans = make_plans([seen[name] for name in spent], extra)
-    budget = FileBudget(room.ledger, plans, room.target_bytes, spent, options.codec.codec)
+    budget = SizeBudget(room.ledger, plans, room.target_bytes, spent, options.codec.codec)
+    # Decoding columns to rows would take memory.
+    method = method.prepared(plans, budget, by_rows=isinstance(options.fit, MemoryBytes))
     bits = 8 * (room.target_bytes - room.other_bytes) / room.n_counted
     given = replace(options.method_options, bits_per_weight=round(bits, 4))
-    return replace(options, method=method.prepared(plans, budget), method_options=given)
+    return replace(options, method=method, method_options=given)
 
 
 def _survey(

@@ -1,16 +1,18 @@
-"""What is known of a file's size before any weight that ecq quantizes is looked at: enough to refuse a hopeless one."""
+"""What is known of a size before any weight that ecq quantizes is looked at: enough to refuse a hopeless one."""
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import prod
+from pathlib import Path
 
 from spqfmt.errors import OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.kernels.torch_arrays import to_numpy
-from spqfmt.pipeline.fit_target import BitsPerWeight, FileBytes, Fit
-from spqfmt.pipeline.ledger import Ledger, StoredTensor, store
+from spqfmt.pipeline.fit_target import BitsPerWeight, Fit, MemoryBytes
+from spqfmt.pipeline.ledger import FileLedger, Ledger, StoredTensor, store
+from spqfmt.pipeline.memory_ledger import MemoryLedger, memory_of
 from spqfmt.pipeline.options import PackOptions
 from spqfmt.pipeline.plan import PackPlan, PlannedTensor
 from spqfmt.pipeline.records import tensor_record
@@ -30,8 +32,8 @@ _METADATA = {"reserved": "".join(hashlib.sha256(bytes([i])).hexdigest() for i in
 class Room:
     """What a wanted size leaves for the tensors whose size ecq chooses.
 
-    `ledger` knows all others, whose stored bytes, with the assets', are `other_bytes`. `n_counted` weights are those
-    that bits a weight count: the ones of `spent` and of embeddings with bits of their own.
+    `ledger` knows all others. `n_counted` weights are those that bits a weight count, the ones of `spent` and of
+    embeddings with bits of their own; `other_bytes` is what the target holds beside them.
     """
 
     ledger: Ledger
@@ -47,7 +49,7 @@ class Room:
 
 
 def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
-    """The room that `options.fit`, bits or a file's bytes, leaves. OptionError names what is possible."""
+    """The room that `options.fit` leaves. OptionError names what is possible."""
     spent = {t.source.name: t for t in plan.tensors if _is_spent(t, options)}
     if not spent:
         raise OptionError("the source has no tensor that ecq quantizes")
@@ -56,27 +58,39 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
         for t in plan.tensors
         if t.source.tied_to is None and t.source.name not in spent
     }
-    ledger = Ledger.begin(_segments(plan), plan.segment_alignment, model.assets, _METADATA).knowing(fixed)
+    ledger = FileLedger.begin(_segments(plan), plan.segment_alignment, model.assets, _METADATA).knowing(fixed)
     n_counted = sum(t.n_weights for t in plan.tensors if t.treatment)
     others = ledger.asset_bytes + sum(t.stored_bytes for t in fixed.values() if not t.record["method"])
     asked = options.fit
-    assert isinstance(asked, BitsPerWeight | FileBytes)
-    target = asked.n_bytes if isinstance(asked, FileBytes) else int(asked.bits * n_counted / 8) + others
+    assert asked is not None
+    target = int(asked.bits * n_counted / 8) + others if isinstance(asked, BitsPerWeight) else asked.n_bytes
     room = Room(ledger, spent, n_counted, others, target)
+    if isinstance(asked, MemoryBytes):
+        memory = MemoryLedger.begin(plan, spent, has_column_scales=is_calibrated(options.method)).knowing(
+            fixed
+        )
+        counted = sum(t.placed_bytes for t in fixed.values() if t.record["method"])
+        room = replace(room, ledger=memory, other_bytes=memory.n_bytes({}) - counted)
     smallest = _smallest(room, options)
     if target < smallest:
         raise OptionError(_too_small(asked, room, smallest))
     return room
 
 
-def room_left(asked: Fit | None, file_bytes: int) -> tuple[str, ...]:
-    """A note where a file takes much less than it may."""
-    if not isinstance(asked, FileBytes) or file_bytes >= _NEAR * asked.n_bytes:
-        return ()
-    return (
-        f"{asked.n_bytes - file_bytes} bytes of what was asked for are left: no weight gets more than "
-        f"{MOST_BITS:g} bits; --method lossless keeps all of them",
-    )
+def room_notes(asked: Fit | None, file: Path, plan: PackPlan) -> Iterator[str]:
+    """What a file's model takes where memory was asked for, and what of a size is left where that is much."""
+    if asked is None or isinstance(asked, BitsPerWeight):
+        return
+    if isinstance(asked, MemoryBytes):
+        taken = memory_of(file, plan)
+        yield f"all weights stay in memory under a ceiling of {taken} bytes"
+    else:
+        taken = file.stat().st_size
+    if taken < _NEAR * asked.n_bytes:
+        yield (
+            f"{asked.n_bytes - taken} bytes of what was asked for are left: no weight gets more than "
+            f"{MOST_BITS:g} bits; --method lossless keeps all of them"
+        )
 
 
 def _is_spent(planned: PlannedTensor, options: PackOptions) -> bool:
@@ -110,7 +124,7 @@ def _smallest(room: Room, options: PackOptions) -> int:
         name: tensor.n_weights * FEWEST_BITS / 8 + _scale_bytes(tensor, options)
         for name, tensor in room.spent.items()
     }
-    n_bytes, known = room.ledger.file_bytes(expected), room.ledger.file_bytes({})
+    n_bytes, known = room.ledger.n_bytes(expected), room.ledger.n_bytes({})
     return math.ceil(n_bytes + _MARGIN * (n_bytes - known)) + 64 * len(room.spent)
 
 
@@ -124,11 +138,9 @@ def _scale_bytes(tensor: PlannedTensor, options: PackOptions) -> int:
     return columns + rows if options.method_options.gradients else max(rows, columns)
 
 
-def _too_small(asked: BitsPerWeight | FileBytes, room: Room, smallest: int) -> str:
+def _too_small(asked: Fit, room: Room, smallest: int) -> str:
     if isinstance(asked, BitsPerWeight):
         least = math.ceil(100 * 8 * (smallest - room.other_bytes) / room.n_counted) / 100
         return f"{asked.bits:g} bits a weight are too few for this model; {least:.2f} is the least that works"
-    what = f"{asked.n_bytes + asked.beside} bytes{' of memory' if asked.beside else ''}"
-    return (
-        f"{what} are too few for this model; {smallest + asked.beside} bytes is the smallest size that works"
-    )
+    what = f"{asked.n_bytes} bytes{' of memory' if isinstance(asked, MemoryBytes) else ''}"
+    return f"{what} are too few for this model; {smallest} bytes is the smallest size that works"

@@ -24,10 +24,9 @@ class BitsPerWeight:
 
 @dataclass(frozen=True)
 class FileBytes:
-    """The whole file. `beside` is memory that a model needs beside it, where that is what was asked for."""
+    """The whole file."""
 
     n_bytes: int
-    beside: int = 0
 
 
 @dataclass(frozen=True)

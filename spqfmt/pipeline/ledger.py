@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import zstandard
@@ -12,7 +12,7 @@ from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.encode import encode_chunk, encode_text
 from spqfmt.container.strict_json import Json, dump
 from spqfmt.importers.base import Asset
-from spqfmt.records import align
+from spqfmt.records import align, n_planes
 from spqfmt.schemes.base import Encoded, StreamData
 
 _ASSET_CHUNK_BYTES = 1 << 20
@@ -48,21 +48,21 @@ def store(record: Json, encoded: Encoded, codec: str) -> StoredTensor:
     streams: list[Json] = []
     planes: list[int] = []
     for stream in encoded.streams:
-        rows, entropies = [], []
+        rows, entropies = [], [0.0] * n_planes(stream.dtype)
         for chunk in _chunks(stream, codec):
             row = [chunk.n_elements]
-            for plane in chunk.planes:
+            for number, plane in enumerate(chunk.planes):
                 row += [len(plane.stored), plane.codec, plane.crc32]
                 planes.append(len(plane.stored))
+                entropies[number] += plane.entropy_bits or 0
             rows.append(row)
-            entropies.append(int(sum(plane.entropy_bits or 0 for plane in chunk.planes)))
         streams.append(
             {
                 "role": stream.role,
                 "dtype": stream.dtype,
                 "n": stream.elements.size,
                 "chunks": rows,
-                "entropy_bits": [sum(entropies)],
+                "entropy_bits": [round(bits) for bits in entropies],
             }
         )
     streams += [
@@ -76,8 +76,20 @@ def _chunks(stream: StreamData, codec: str) -> list[EncodedChunk]:
     return [encode_chunk(part, stream.dtype, codec) for part in stream.chunks()]
 
 
+class Ledger(Protocol):
+    """Bytes of what a size is asked for: a file, or the memory that its model needs."""
+
+    def knowing(self, more: Mapping[str, StoredTensor]) -> Self:
+        """With more tensors known."""
+        ...
+
+    def n_bytes(self, expected: Mapping[str, float]) -> int:
+        """In all, when the tensors that are not known take the bytes in the file that are expected, with padding."""
+        ...
+
+
 @dataclass(frozen=True)
-class Ledger:
+class FileLedger:
     """`segments` are names with the names of their tensors, tied ones left out; `known` what is stored so far."""
 
     segments: tuple[tuple[str, tuple[str, ...]], ...]
@@ -122,8 +134,8 @@ class Ledger:
             index_bytes = _INDEX_SLACK * (index_bytes + missing * each)
         return replace(self, known=known, _n_compressed=len(known), _index_bytes=index_bytes)
 
-    def file_bytes(self, expected: Mapping[str, float]) -> int:
-        """Size of the file, when the tensors that are not known take the bytes that are expected, padding included."""
+    def n_bytes(self, expected: Mapping[str, float]) -> int:
+        """Size of the file, with `expected` bytes, padding included, of tensors that are not known."""
         offset = wire.HEADER_BYTES
         for _, names in self.segments:
             new = True

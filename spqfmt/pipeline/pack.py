@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -21,16 +21,14 @@ from spqfmt.container.encode import encode_chunk
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json
-from spqfmt.container.temporary import refuse_existing
 from spqfmt.errors import ImporterError, OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.importers.registry import open_source
 from spqfmt.kernels.torch_arrays import to_numpy
-from spqfmt.pipeline.fit_bounds import room_for, room_left
-from spqfmt.pipeline.fit_target import MemoryBytes
+from spqfmt.pipeline.fit_bounds import room_for, room_notes
 from spqfmt.pipeline.options import PackArguments, PackOptions, pack_options
 from spqfmt.pipeline.plan import PlannedTensor, plan_pack
-from spqfmt.pipeline.progress import Progress, Silent, Staged
+from spqfmt.pipeline.progress import Progress, Silent
 from spqfmt.pipeline.records import stream_record, tensor_record
 from spqfmt.pipeline.resume import ResumeFolder
 from spqfmt.pipeline.rewrite import WEIGHT_ROLES, Rewrite
@@ -61,7 +59,7 @@ class PackReport:
     left_dense: Mapping[str, str] = field(default_factory=dict)
     """Tensors that the method was to quantize and that are stored as they are, with the reason."""
     notes: tuple[str, ...] = ()
-    """Fallbacks that a method took."""
+    """Fallbacks that a method took, and what became of a size that was asked for."""
 
     @property
     def ratio(self) -> float:
@@ -124,8 +122,6 @@ def pack_model(
     started = time.monotonic()
     check_name(out)
     plan = plan_pack(model, options)
-    if isinstance(options.fit, MemoryBytes):
-        return _pack_into_memory(model, out, options, force, progress, resume)
     if not plan.raw_bytes:
         raise ImporterError("the source holds no weights")
     output = Output(out, plan.segment_alignment, force=force, shard_bytes=options.shard_bytes)
@@ -195,28 +191,8 @@ def pack_model(
         sum(tensor.n_weights for tensor in plan.tensors),
         time.monotonic() - started,
         {} if calibrated is None else calibrated.left_dense(),
-        (*notes, *room_left(options.fit, file_bytes)),
+        (*notes, *room_notes(options.fit, out, plan)),
     )
-
-
-def _pack_into_memory(
-    model: SourceModel, out: Path, options: PackOptions, force: bool, progress: Progress, resume: bool
-) -> PackReport:
-    """Packs until the memory that the model needs is what was asked for."""
-    from spqfmt.pipeline.fit_memory import pack_into_memory
-
-    if resume:
-        raise OptionError("--fit-memory packs several times: there is nothing to resume")
-    refuse_existing(out, force)
-    reports: list[PackReport] = []
-    started = time.monotonic()
-    with progress:
-
-        def pack_file(now: PackOptions, file: Path) -> None:
-            reports.append(pack_model(model, file, now, force=True, progress=Staged(progress)))
-
-        pack_into_memory(plan_pack(model, options), options, out, pack_file)
-    return replace(reports[-1], files=(out,), seconds=time.monotonic() - started)
 
 
 class _Encoder:

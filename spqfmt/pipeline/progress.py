@@ -49,14 +49,3 @@ class Silent:
 
     def stage(self, text: str) -> None:
         """Nothing to show."""
-
-
-class Staged(Silent):
-    """Shows only the stages of work that is a part of other work."""
-
-    def __init__(self, outer: Progress) -> None:
-        self._outer = outer
-
-    def stage(self, text: str) -> None:
-        """Hand it on."""
-        self._outer.stage(text)

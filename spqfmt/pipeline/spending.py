@@ -1,7 +1,7 @@
-"""A budget of bytes that is spent tensor by tensor, so that a file gets the size that was asked for.
+"""A budget of bytes that is spent tensor by tensor, so that a file, or its model, gets the size that was asked for.
 
 Expected sizes come from the codes that a few rows of each tensor really get, and are corrected by the ratio of real to
-expected bytes as tensors are done; the last ones are quantized again until the file is just below its size. Decision
+expected bytes as tensors are done; the last ones are quantized again until it is just below its size. Decision
 0014.
 """
 
@@ -24,20 +24,20 @@ _RANGE = 16.0
 """Shifts lie within so many octaves of 0."""
 _BISECTIONS = 20
 _RESOLUTION = 2.0**-10
-"""Of a shift, in octaves: a file changes by less than a ten-thousandth."""
+"""Of a shift, in octaves: a size changes by less than a ten-thousandth."""
 _CLOSE = 0.03
 """A result whose own size asks for a shift closer than this is kept: the tensors that follow make up for it."""
 _TRIES = 6
 _LAST_TRIES = 20
 _NEAR = 0.001
-"""The last tensors may leave this part of the file unused."""
+"""The last tensors may leave this part of the size unused."""
 
 
 @dataclass
-class FileBudget:
-    """Spends a file's bytes; see spqfmt.quantize.ecq.budget.Budget.
+class SizeBudget:
+    """Spends the bytes of a ledger; see spqfmt.quantize.ecq.budget.Budget.
 
-    `plans` are the tensors to be spent on, in the order in which they are quantized; `target` the file's bytes.
+    `plans` are the tensors to be spent on, in the order in which they are quantized; `target` the bytes in all.
     """
 
     ledger: Ledger
@@ -85,7 +85,7 @@ class FileBudget:
         best: _Trial | None = None
         n_weights = sum(self.plans[name].n_weights for name in trial.stored)
         for _ in range(_LAST_TRIES):
-            size = self.ledger.knowing(trial.stored).file_bytes({})
+            size = self.ledger.knowing(trial.stored).n_bytes({})
             if size <= self.target:
                 high, best = trial.shift, trial
                 if size >= self.target * (1 - _NEAR) or self._is_finest(trial):
@@ -144,7 +144,7 @@ class FileBudget:
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             expected = {name: ratio * plan.n_bytes(middle) for name, (plan, ratio) in expecting.items()}
-            if ledger.file_bytes(expected) > self.target:
+            if ledger.n_bytes(expected) > self.target:
                 low = middle
             else:
                 high = middle

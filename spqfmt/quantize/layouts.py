@@ -26,15 +26,15 @@ class LaidOut(Uniform):
         return replace(plain, layout=choose_layout(self.codes)).encode()
 
 
-def choose_layout(codes: Elements, *, is_looked_up: bool = False) -> Layout:
+def choose_layout(codes: Elements, *, by_rows: bool = False) -> Layout:
     """The layout with the smallest estimate for int8 codes [rows, columns].
 
     Candidates: row-major order, and for rows and for columns 2, 4 or 8 classes of channels, sorted by magnitude. The
-    estimate is each class's order-0 entropy, its fixed cost, and the channel order. A matrix whose rows are looked up
-    stays in rows: with columns, each row would take decoding all of it.
+    estimate is each class's order-0 entropy, its fixed cost, and the channel order. Only rows
+    `by_rows`: where rows are looked up each would take decoding all columns, and turning takes memory.
     """
     best, best_bytes = Layout(), _entropy_bytes(_histograms(codes).sum(0, keepdims=True))
-    channels_of = {"rows": codes} if is_looked_up else {"rows": codes, "columns": codes.T}
+    channels_of = {"rows": codes} if by_rows else {"rows": codes, "columns": codes.T}
     for orientation, channels in channels_of.items():
         for layout, size in _candidates(orientation, channels):
             if size < best_bytes:

@@ -8,8 +8,8 @@ import pytest
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.pipeline.residency.device_plan import DeviceInventory, DeviceItem, DevicePlan, Load, plan_device
 from spqfmt.pipeline.residency.device_rates import ASSUMED, DEFAULT, DeviceRates, assumed_for
+from spqfmt.pipeline.residency.inventory import Inventory, Item
 from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.plan import Inventory, Item
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
 from spqfmt.wire import CODEC_RANS
 

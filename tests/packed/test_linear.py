@@ -12,8 +12,9 @@ from torch import nn
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.loaders.packed import Engine, PackedEmbedding, PackedLinear
+from spqfmt.pipeline.residency.inventory import Inventory, Item
 from spqfmt.pipeline.residency.parts import cut
-from spqfmt.pipeline.residency.plan import Inventory, Item, Plan, plan_residency
+from spqfmt.pipeline.residency.plan import Plan, plan_residency
 from spqfmt.pipeline.residency.rates import Rates
 from spqfmt.pipeline.residency.sides import read_sides, side_bytes
 from spqfmt.pipeline.residency.workspace import workspace_bytes

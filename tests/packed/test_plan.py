@@ -8,8 +8,9 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.writer import Writer
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.pipeline.decode_rates import CodecRate, DecodeRates
+from spqfmt.pipeline.residency.inventory import N_READS, Inventory, Item
 from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.plan import N_READS, Inventory, Item, Plan, enough_mib, plan_residency
+from spqfmt.pipeline.residency.plan import Plan, enough_mib, plan_residency
 from spqfmt.pipeline.residency.rates import Rates, measure_rates
 from spqfmt.pipeline.sizes import parse_size
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord

@@ -8,8 +8,9 @@ import pytest
 from browser import Browser
 
 from spqfmt.pages.residency import residency_data
+from spqfmt.pipeline.residency.inventory import Inventory, Item
 from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.plan import Inventory, Item, plan_residency
+from spqfmt.pipeline.residency.plan import plan_residency
 from spqfmt.pipeline.residency.rates import Rates
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
 from spqfmt.wire import CODEC_RANS, CODEC_RAW, CODEC_ZSTD

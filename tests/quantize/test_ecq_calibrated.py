@@ -81,14 +81,15 @@ class _Interrupting(Silent):
             raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("size", [{"fit": 70_000}, {"fit_memory": 230_000}], ids=str)
 def test_a_resumed_pack_gives_the_bytes_of_one_in_one_go(
-    folder: Callable[[str], Path], tmp_path: Path
+    folder: Callable[[str], Path], tmp_path: Path, size: dict[str, int]
 ) -> None:
     whole, resumed = tmp_path / "whole.spq", tmp_path / "resumed.spq"
-    spqfmt.pack(folder("llama"), whole, fit=70_000, **FEW)
+    spqfmt.pack(folder("llama"), whole, **size, **FEW)
     with pytest.raises(KeyboardInterrupt):
-        spqfmt.pack(folder("llama"), resumed, fit=70_000, progress=_Interrupting(), **FEW)
-    spqfmt.pack(folder("llama"), resumed, fit=70_000, resume=True, **FEW)
+        spqfmt.pack(folder("llama"), resumed, **size, progress=_Interrupting(), **FEW)
+    spqfmt.pack(folder("llama"), resumed, **size, resume=True, **FEW)
     assert resumed.read_bytes() == whole.read_bytes()
 
 

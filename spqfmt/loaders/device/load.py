@@ -20,8 +20,8 @@ from spqfmt.loaders.device.sides import device_side_bytes
 from spqfmt.loaders.packed.install import Packable, Place, find_places, inventory_of, replace
 from spqfmt.pipeline.residency.device_plan import DeviceInventory, DeviceItem, DevicePlan, plan_device
 from spqfmt.pipeline.residency.device_rates import DEFAULT, DeviceRates
+from spqfmt.pipeline.residency.inventory import Inventory, Item
 from spqfmt.pipeline.residency.parts import cut
-from spqfmt.pipeline.residency.plan import Inventory, Item
 from spqfmt.pipeline.residency.sides import side_bytes
 from spqfmt.pipeline.residency.workspace import workspace_bytes
 from spqfmt.records import TensorRecord

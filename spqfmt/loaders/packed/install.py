@@ -10,8 +10,8 @@ from transformers.pytorch_utils import Conv1D
 
 from spqfmt.container.reader import Reader
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear
+from spqfmt.pipeline.residency.inventory import Inventory, Item
 from spqfmt.pipeline.residency.parts import PART_BYTES, cut
-from spqfmt.pipeline.residency.plan import Inventory, Item
 from spqfmt.pipeline.residency.sides import side_bytes
 from spqfmt.pipeline.residency.workspace import workspace_bytes
 from spqfmt.records import TensorRecord

@@ -12,8 +12,9 @@ from spqfmt.codecs.threads import side_by_side
 from spqfmt.container.reader import Reader, located
 from spqfmt.loaders.packed.buffers import allocate
 from spqfmt.pipeline.residency.decode import check_part, decode_part
+from spqfmt.pipeline.residency.inventory import N_READS
 from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.plan import N_READS, Plan
+from spqfmt.pipeline.residency.plan import Plan
 
 
 class Store:

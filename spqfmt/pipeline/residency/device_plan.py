@@ -13,15 +13,8 @@ from typing import NamedTuple
 
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.pipeline.residency.device_rates import DeviceRates
-from spqfmt.pipeline.residency.plan import (
-    Fixed,
-    Inventory,
-    Item,
-    Plan,
-    Residency,
-    enough_mib,
-    plan_residency,
-)
+from spqfmt.pipeline.residency.inventory import Fixed, Inventory, Item
+from spqfmt.pipeline.residency.plan import Plan, Residency, enough_mib, plan_residency
 from spqfmt.pipeline.residency.rates import Rates
 
 N_STAGING = 3

@@ -11,43 +11,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from spqfmt.errors import MemoryBudgetError
+from spqfmt.pipeline.residency.inventory import Fixed, Inventory, Item
 from spqfmt.pipeline.residency.parts import Part
 from spqfmt.pipeline.residency.rates import Rates
 
 Residency = Literal["decoded", "compressed", "host", "disk"]
-
-N_READS = 3
-"""Buffers for what is read: one being decoded, one ready, one being read into. As many threads load the model."""
-N_READERS = 2
-"""Threads that read ahead, and check, where weights stay on disk."""
-N_BUFFERS = 2
-"""Decompression buffers: one in use, and one for the case that an array over it outlives its use."""
-N_ROW_SLOTS = 2
-"""Parts of an embedding that are kept decoded for lookups, where it is not decoded as a whole."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """A part and what the model does with it: a product on every pass, and `lookups`, rows of it for some tokens."""
-
-    part: Part
-    products: bool
-    lookups: bool
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """All that the model holds of weights, in the order of use.
-
-    `float_bytes`: tensors that stay ordinary torch parameters, in the dtype that the model computes in. `side_bytes`:
-    scales, zero points, orders and outliers of packed tensors, which are always decoded. `workspace_bytes`: room for
-    dequantized rows.
-    """
-
-    items: tuple[Item, ...]
-    float_bytes: int
-    side_bytes: int
-    workspace_bytes: int
 
 
 @dataclass(frozen=True)
@@ -63,26 +31,6 @@ class PlannedPart:
     def name(self) -> str:
         """Tensor, and channels where they are not all."""
         return self.item.part.name
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """What is held whatever the ceiling, in bytes. `ring` and `rows` are 0 where everything is decoded.
-
-    `staging`: what is read from disk; `ring`: the decompression buffers; `rows`: parts of embeddings for lookups.
-    """
-
-    floats: int
-    sides: int
-    workspace: int
-    staging: int
-    ring: int
-    rows: int
-
-    @property
-    def total(self) -> int:
-        """The sum."""
-        return self.floats + self.sides + self.workspace + self.staging + self.ring + self.rows
 
 
 @dataclass(frozen=True)
@@ -141,9 +89,9 @@ def plan_residency(inventory: Inventory, rates: Rates, memory_bytes: int | None)
     Raises MemoryBudgetError, which names the smallest ceiling that works, for a smaller one.
     """
     items = inventory.items
-    whole = fixed_bytes(inventory, streamed=False)
-    streamed = fixed_bytes(inventory, streamed=True)
-    decoded = sum(item.part.decoded_bytes for item in items)
+    totals = inventory.totals
+    whole, streamed = totals.fixed(streamed=False), totals.fixed(streamed=True)
+    decoded = totals.decoded
     smallest = min(whole.total + decoded, streamed.total)
     if memory_bytes is not None and memory_bytes < smallest:
         raise MemoryBudgetError(
@@ -166,46 +114,19 @@ def plan_residency(inventory: Inventory, rates: Rates, memory_bytes: int | None)
     return Plan(
         memory_bytes,
         smallest,
-        sum(item.part.stored_bytes for item in items),
+        totals.stored,
         decoded + inventory.side_bytes + inventory.float_bytes,
         fixed,
         parts,
         serial,
         max(computing, serial - computing),
-        in_memory_bytes(inventory),
+        totals.in_memory_bytes,
     )
-
-
-def in_memory_bytes(inventory: Inventory) -> int:
-    """The smallest ceiling under which every part has room in memory, compressed or decoded, whichever is less."""
-    decoded = sum(item.part.decoded_bytes for item in inventory.items)
-    least = sum(min(item.part.stored_bytes, item.part.decoded_bytes) for item in inventory.items)
-    whole, streamed = (fixed_bytes(inventory, streamed=streamed).total for streamed in (False, True))
-    return min(whole + decoded, streamed + least)
 
 
 def enough_mib(n_bytes: int) -> str:
     """In MiB, rounded up: a ceiling that is typed as it was read is enough."""
     return f"{math.ceil(n_bytes / 2**20 * 10) / 10:.1f} MiB"
-
-
-def fixed_bytes(inventory: Inventory, *, streamed: bool) -> Fixed:
-    """What is held whatever the ceiling: where parts are `streamed` through the buffers, or where all are decoded."""
-    parts = [item.part for item in inventory.items]
-    lookups = [item.part for item in inventory.items if item.lookups]
-    stored = max((part.stored_bytes for part in parts), default=0)
-    scratch = max((part.work_bytes for part in parts), default=0)
-    looked_up = max((part.stored_bytes for part in lookups), default=0)
-    decoded = max((item.part.decoded_bytes for item in inventory.items if item.products), default=0)
-    rows = max((part.decoded_bytes for part in lookups), default=0)
-    return Fixed(
-        inventory.float_bytes,
-        inventory.side_bytes,
-        inventory.workspace_bytes,
-        (stored + scratch) * N_READS + (looked_up if streamed else 0),
-        decoded * N_BUFFERS if streamed else 0,
-        rows * N_ROW_SLOTS if streamed else 0,
-    )
 
 
 class _Move(NamedTuple):

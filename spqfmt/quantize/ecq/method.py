@@ -37,7 +37,10 @@ DEFAULT_BITS = 4.0
 
 @dataclass
 class Ecq:
-    """4 bits a weight where not told otherwise, embedding and head among them. `plans` are by tensor name."""
+    """4 bits a weight where not told otherwise, embedding and head among them.
+
+    `plans` are by tensor name. `by_rows`: no codes are stored column by column, see choose_layout.
+    """
 
     name: str = "ecq"
     takes: frozenset[str] = frozenset(
@@ -46,14 +49,15 @@ class Ecq:
     calibrated: bool = True
     plans: Mapping[str, TensorPlan] = field(default_factory=dict)
     budget: Budget = field(default_factory=NoBudget)
+    by_rows: bool = False
 
     def grade(self, options: MethodOptions) -> "Ecq":
         """The method without calibration, where that is asked for."""
         return replace(self, calibrated=False) if options.no_calibration else self
 
-    def prepared(self, plans: Mapping[str, TensorPlan], budget: Budget) -> "Ecq":
+    def prepared(self, plans: Mapping[str, TensorPlan], budget: Budget, *, by_rows: bool) -> "Ecq":
         """For one pack."""
-        return replace(self, plans=plans, budget=budget)
+        return replace(self, plans=plans, budget=budget, by_rows=by_rows)
 
     def take_up(self, encoded: Mapping[str, Encoded]) -> None:
         """Tensors that an interrupted pack has quantized count too."""
@@ -97,8 +101,8 @@ class Ecq:
         grid, rows = plain_grid(matrix.shape[1]), RowGrid.of_norms(matrix)
 
         def make(shift: float) -> Mapping[str, Uniform]:
-            is_looked_up = weight.role == "embedding"
-            made = quantize_matrix(matrix, grid, rows, plan.step(shift), is_looked_up=is_looked_up)
+            by_rows = self.by_rows or weight.role == "embedding"
+            made = quantize_matrix(matrix, grid, rows, plan.step(shift), by_rows=by_rows)
             return {weight.name: made}
 
         return self.budget.spend(make)[weight.name]
@@ -116,7 +120,11 @@ class Ecq:
         ]
 
         def make(shift: float) -> Mapping[str, Uniform]:
-            return {name: uniform for site in sites for name, uniform in site.quantize(shift).items()}
+            return {
+                name: uniform
+                for site in sites
+                for name, uniform in site.quantize(shift, by_rows=self.by_rows).items()
+            }
 
         made = self.budget.spend(make) if sites else {}
         notes = {layer.plan.name: site.grid.note for site in sites for layer in site.layers}
@@ -133,11 +141,11 @@ def quantize_matrix(
     step: np.float32,
     shared_column_scales: str | None = None,
     *,
-    is_looked_up: bool = False,
+    by_rows: bool = False,
 ) -> Uniform:
     """`matrix`, float32 [rows, columns], at one step."""
     chosen = choose(matrix, grid, rows, step)
-    return to_uniform(chosen, grid, rows, step, shared_column_scales, is_looked_up=is_looked_up)
+    return to_uniform(chosen, grid, rows, step, shared_column_scales, by_rows=by_rows)
 
 
 @dataclass(frozen=True)
@@ -165,12 +173,13 @@ class _SiteWork:
             layers.append(_LayerWork(plan, matrix, rows))
         return cls(grid, tuple(layers))
 
-    def quantize(self, shift: float) -> Mapping[str, Uniform]:
+    def quantize(self, shift: float, *, by_rows: bool) -> Mapping[str, Uniform]:
         first = None
         made: dict[str, Uniform] = {}
         for layer in self.layers:
             name = layer.plan.name
-            made[name] = quantize_matrix(layer.matrix, self.grid, layer.rows, layer.plan.step(shift), first)
+            step = layer.plan.step(shift)
+            made[name] = quantize_matrix(layer.matrix, self.grid, layer.rows, step, first, by_rows=by_rows)
             first = first or name
         return made
 

@@ -102,7 +102,7 @@ def to_uniform(
     step: np.float32,
     shared_column_scales: str | None,
     *,
-    is_looked_up: bool,
+    by_rows: bool,
 ) -> Uniform:
     """As the scheme stores it: escapes are outliers with their full value."""
     at_rows, at_columns = np.nonzero(chosen.codes == ESCAPE)
@@ -117,7 +117,7 @@ def to_uniform(
         rows.scale,
         grid.column_scale,
         Outliers(at_rows, at_columns, values.astype(carrier), dtype) if values.size else None,
-        choose_layout(codes, is_looked_up=is_looked_up),
+        choose_layout(codes, by_rows=by_rows),
         None if grid.column_scale is None else shared_column_scales,
     )
 
