@@ -88,7 +88,8 @@ def bounded(
 
 def norm_scale(matrix: torch.Tensor) -> Scale:
     """Row scales from the rms of the rows of float32 [rows, columns]: for tensors of which no gradient is known."""
-    rms = matrix.double().square().mean(1).sqrt().numpy()
+    values = matrix.numpy()
+    rms = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64) / values.shape[1])
     if not rms.any():
         rms = np.ones(len(rms))
     # Rows of zeros have no scale of their own, and must not move the mean of the others.
