@@ -36,8 +36,8 @@ def test_channels_that_differ_are_sorted_into_classes(spreads: tuple[float, floa
 
 
 def test_what_is_looked_up_by_rows_stays_in_rows() -> None:
-    assert choose_layout(codes_with(0, 1), is_looked_up=True) == Layout()
-    assert choose_layout(codes_with(1, 1), is_looked_up=True).orientation == "rows"
+    assert choose_layout(codes_with(0, 1), by_rows=True) == Layout()
+    assert choose_layout(codes_with(1, 1), by_rows=True).orientation == "rows"
 
 
 def test_like_channels_stay_as_they_are() -> None:
