@@ -152,6 +152,7 @@ def pack(
     from spqfmt.cli.plan_table import print_plan
     from spqfmt.codecs.threads import set_jobs
     from spqfmt.importers.registry import open_source
+    from spqfmt.pipeline.fit_bounds import room_for
     from spqfmt.pipeline.options import pack_options
     from spqfmt.pipeline.pack import pack_model
     from spqfmt.pipeline.plan import plan_pack
@@ -162,7 +163,10 @@ def pack(
     with about(source, out):
         model = open_source(source)
         if dry_run:
-            print_plan(plan_pack(model, checked), checked, as_json=as_json)
+            plan = plan_pack(model, checked)
+            if checked.fit is not None:
+                room_for(model, plan, checked)
+            print_plan(plan, checked, as_json=as_json)
             return
         progress = Bar("packing", quiet=quiet or as_json)
         report = pack_model(model, out, checked, force=force, resume=resume, progress=progress)

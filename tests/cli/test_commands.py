@@ -117,6 +117,9 @@ def test_dry_run_writes_nothing_and_shows_every_name_whole(
         run("pack", folder, tmp_path / "m.spq", "--method", "rtn", "--dry-run", "--json").stdout
     )
     assert [t["treatment"] for t in plan["tensors"]] == ["8 bits per row"] * 2
+    refused = run("pack", folder, tmp_path / "m.spq", "--fit", "90", "--dry-run")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "is the smallest size that works" in refused.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -1,10 +1,7 @@
 #include "jobs.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <exception>
-#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -92,29 +89,14 @@ void check_jobs(const DecodeJob* jobs, size_t n_jobs, size_t src_bytes, size_t d
 
 // Decodes a rans chunk piece by piece on n_threads threads. Throws the first piece's DataError.
 void decode_by_team(const ChunkDecoder& decoder, uint8_t* dst, size_t n_threads) {
-  const size_t n_batches = decoder.n_batches();
+  const auto decode = [&](size_t i) { decoder.decode_batch(i, dst); };
+  SharedJobs batches(decoder.n_batches(), decode);
   if (n_threads == 1) {
-    for (size_t i = 0; i < n_batches; i++) decoder.decode_batch(i, dst);
-    return;
+    batches.work();
+  } else {
+    on_team(n_threads, [&] { batches.work(); });
   }
-  std::atomic<size_t> next{0};
-  std::mutex mutex;
-  size_t failed = n_batches;
-  std::exception_ptr error;
-  on_team(n_threads, [&] {
-    for (size_t i; (i = next.fetch_add(1)) < n_batches;) {
-      try {
-        decoder.decode_batch(i, dst);
-      } catch (...) {
-        const std::lock_guard<std::mutex> lock(mutex);
-        if (i < failed) {
-          failed = i;
-          error = std::current_exception();
-        }
-      }
-    }
-  });
-  if (error) std::rethrow_exception(error);
+  batches.rethrow();
 }
 
 }  // namespace

@@ -1,13 +1,35 @@
 // A loop over independent jobs on several threads.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <exception>
 #include <functional>
+#include <mutex>
+#include <utility>
 
 namespace spqfmt {
 
 // Threads that can really run at once: what the process may use, not what the machine has.
 size_t usable_threads();
+
+// job(i) for every i < n_jobs, shared among the threads that call work(). Jobs are handed out in order: when job i
+// throws, all below i have been handed out and will report, and none above is needed any more. So rethrow(), called when
+// all threads are done, throws the exception of the lowest i without waiting for the rest, however many threads there are.
+class SharedJobs {
+ public:
+  SharedJobs(size_t n_jobs, std::function<void(size_t)> job) : n_jobs_(n_jobs), job_(std::move(job)), failed_(n_jobs) {}
+  void work();
+  void rethrow() const;
+
+ private:
+  const size_t n_jobs_;
+  const std::function<void(size_t)> job_;
+  std::atomic<size_t> next_{0};
+  std::mutex mutex_;
+  size_t failed_;
+  std::exception_ptr error_;
+};
 
 // Calls job(i) for every i < n_jobs on up to n_threads threads (0: all usable; never more than usable or than jobs), the
 // calling one among them. If jobs throw, the exception of the lowest such i is thrown, whatever the number of threads;

@@ -74,8 +74,8 @@ class Part:
 
     @cached_property
     def is_turned(self) -> bool:
-        """Whether decoding ends with turning columns to rows, for the products: in the uniform scheme."""
-        return by_columns(self.record) and self.record.scheme == "uniform"
+        """Whether decoding ends with turning columns to rows, for the products."""
+        return is_turned(self.record)
 
     @cached_property
     def work_bytes(self) -> int:
@@ -147,6 +147,11 @@ def channels(record: TensorRecord) -> tuple[int, int]:
 def by_columns(record: TensorRecord) -> bool:
     """Whether the codes are stored column after column."""
     return record.parameters.get("orientation") == "columns"
+
+
+def is_turned(record: TensorRecord) -> bool:
+    """Whether parts of the tensor are turned to rows when they are decoded: columns of the uniform scheme."""
+    return by_columns(record) and record.scheme == "uniform"
 
 
 def cut(record: TensorRecord, reader_number: int = 0, part_bytes: int = PART_BYTES) -> tuple[Part, ...]:

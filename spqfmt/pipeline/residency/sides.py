@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.multiply import OutlierRows
-from spqfmt.pipeline.residency.parts import Part, by_columns
+from spqfmt.pipeline.residency.parts import Part, by_columns, is_turned
 from spqfmt.records import TensorRecord
 from spqfmt.schemes import outliers as outlier_streams
 from spqfmt.schemes.base import Fetch, Float32, float_from_bits, parameter_int
@@ -76,13 +76,13 @@ def side_bytes(parts: Sequence[Part]) -> int:
 
 def _side_bytes(record: TensorRecord, n_parts: int) -> int:
     rows, columns = record.matrix_shape
-    is_turned = by_columns(record) and record.scheme == "uniform"
+    turned = is_turned(record)
     orders = sum(
         record.by_role[role].n for role in ("channel_order", "permutation") if role in record.by_role
     )
-    total = 8 * (columns if is_turned else orders)
+    total = 8 * (columns if turned else orders)
     if "outlier_values" in record.by_role:
-        bounds = (rows + 1) * (n_parts if is_turned else 1)
+        bounds = (rows + 1) * (n_parts if turned else 1)
         total += 8 * bounds + 8 * record.by_role["outlier_values"].n
     if record.scheme == "uniform":
         total += 4 * rows + (4 * columns if "column_scales" in record.by_role else 0)
