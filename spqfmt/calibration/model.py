@@ -176,6 +176,24 @@ def _build_empty(source: SourceModel, config: Any, dtype: torch.dtype) -> Any:
         return named._from_config(config, dtype=dtype)
 
 
+def find_model_class(config: Any, path: Path | None = None) -> Any:
+    """The class that the config names, else the causal language model of its type, else its bare model.
+
+    Raises UnsupportedError, which names `path`, where transformers has none.
+    """
+    for name in config.architectures or ():
+        named = getattr(transformers, name, None)
+        if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+            return named
+    for mapping in (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_MAPPING):
+        if type(config) in mapping:
+            return mapping[type(config)]
+    where = "" if path is None else f"{path}: "
+    raise UnsupportedError(
+        f"{where}transformers has no model of type {config.model_type!r}", config.model_type
+    )
+
+
 def _restore_buffers(model: Any, device: torch.device) -> None:
     """Compute the buffers that no checkpoint stores (rotary frequencies), as from_pretrained does."""
     for module in model.modules():

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import transformers
 
-from spqfmt.calibration.model import quiet_transformers
+from spqfmt.calibration.model import find_model_class, quiet_transformers
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import CorruptError, ImporterError, SpqError, UnsupportedError, one_sentence
 from spqfmt.loaders.assets import asset_folder
@@ -87,7 +87,7 @@ def load_model(
             tokenizer = _tokenizer(path, folder, stored)
             generation = _generation_config(folder, stored)
         weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
-        model_class = find_model_class(path, config)
+        model_class = find_model_class(config, path)
         if wanted is not None:
             model = _load_packed(path, model_class, config, stored, weights, wanted, target, shown)
         else:
@@ -156,20 +156,6 @@ def _generation_config(folder: Path, stored: StoredModel) -> Any:
     if "generation_config.json" not in stored.assets:
         return None
     return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
-
-
-def find_model_class(path: Path, config: Any) -> Any:
-    """The class that the config names, else the causal language model of its type, else its bare model."""
-    for name in config.architectures or ():
-        named = getattr(transformers, name, None)
-        if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
-            return named
-    for mapping in (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_MAPPING):
-        if type(config) in mapping:
-            return mapping[type(config)]
-    raise UnsupportedError(
-        f"{path}: transformers has no model of type {config.model_type!r}", config.model_type
-    )
 
 
 def _load_packed(

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from spqfmt.calibration.model import find_model_class
 from spqfmt.container.shards import open_readers
 from spqfmt.loaders.assets import asset_folder
-from spqfmt.loaders.model import find_model_class, read_config
+from spqfmt.loaders.model import read_config
 from spqfmt.loaders.packed.load import prepare
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
@@ -73,7 +74,7 @@ def plan_model(
         with open_stored(path) as stored, asset_folder(stored.assets) as folder:
             config = read_config(path, folder, stored)
             weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
-        model_class = find_model_class(path, config)
+        model_class = find_model_class(config, path)
         rates = rates or measure_rates(readers[0])
         prepared = prepare(
             model_class, config, readers, dtype=weights, memory_bytes=options.memory_bytes, rates=rates

@@ -12,7 +12,7 @@ from spqfmt.importers.base import SourceModel
 from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.pipeline.fit_target import BitsPerWeight, Fit, MemoryBytes
 from spqfmt.pipeline.ledger import FileLedger, Ledger, StoredTensor, store
-from spqfmt.pipeline.memory_ledger import MemoryLedger, memory_of
+from spqfmt.pipeline.memory_ledger import MemoryLedger
 from spqfmt.pipeline.options import PackOptions
 from spqfmt.pipeline.plan import PackPlan, PlannedTensor
 from spqfmt.pipeline.records import tensor_record
@@ -44,8 +44,8 @@ class Room:
 
     @property
     def n_weights(self) -> int:
-        """Weights whose bits ecq chooses."""
-        return sum(tensor.n_weights for tensor in self.spent.values())
+        """Weights whose bits ecq chooses and that count."""
+        return sum(tensor.n_weights for name, tensor in self.spent.items() if self.ledger.counts(name))
 
 
 def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
@@ -66,23 +66,25 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
     target = int(asked.bits * n_counted / 8) + others if isinstance(asked, BitsPerWeight) else asked.n_bytes
     room = Room(ledger, spent, n_counted, others, target)
     if isinstance(asked, MemoryBytes):
-        memory = MemoryLedger.begin(plan, spent, has_column_scales=is_calibrated(options.method)).knowing(
-            fixed
-        )
+        memory = MemoryLedger.begin(
+            model, plan, spent, has_column_scales=is_calibrated(options.method)
+        ).knowing(fixed)
         counted = sum(t.placed_bytes for t in fixed.values() if t.record["method"])
         room = replace(room, ledger=memory, other_bytes=memory.n_bytes({}) - counted)
+        if not room.n_weights:
+            raise OptionError("a model of this kind keeps none of these weights packed in memory; use --fit")
     smallest = _smallest(room, options)
     if target < smallest:
         raise OptionError(_too_small(asked, room, smallest))
     return room
 
 
-def room_notes(asked: Fit | None, file: Path, plan: PackPlan) -> Iterator[str]:
+def room_notes(asked: Fit | None, file: Path, model: SourceModel) -> Iterator[str]:
     """What a file's model takes where memory was asked for, and what of a size is left where that is much."""
     if asked is None or isinstance(asked, BitsPerWeight):
         return
     if isinstance(asked, MemoryBytes):
-        taken = memory_of(file, plan)
+        taken = MemoryLedger.of_file(file, model).n_bytes({})
         yield f"all weights stay in memory under a ceiling of {taken} bytes"
     else:
         taken = file.stat().st_size

@@ -83,6 +83,10 @@ class Ledger(Protocol):
         """With more tensors known."""
         ...
 
+    def counts(self, name: str) -> bool:
+        """Whether the bytes of this tensor matter."""
+        ...
+
     def n_bytes(self, expected: Mapping[str, float]) -> int:
         """In all, when the tensors that are not known take the bytes in the file that are expected, with padding."""
         ...
@@ -133,6 +137,10 @@ class FileLedger:
             each = max(_RECORD_BYTES, index_bytes / max(1, len(records)))
             index_bytes = _INDEX_SLACK * (index_bytes + missing * each)
         return replace(self, known=known, _n_compressed=len(known), _index_bytes=index_bytes)
+
+    def counts(self, name: str) -> bool:
+        """All do."""
+        return True
 
     def n_bytes(self, expected: Mapping[str, float]) -> int:
         """Size of the file, with `expected` bytes, padding included, of tensors that are not known."""

@@ -3,27 +3,32 @@
 What `spqfmt plan` will say of the finished file, summed on paper as ledger.py sums the file itself.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from spqfmt import wire
 from spqfmt.codecs.chunks import chunk_sizes
 from spqfmt.container.reader import Reader
 from spqfmt.container.stream_records import Walk, parse_stream
 from spqfmt.container.strict_json import Json, member, objects
-from spqfmt.importers.base import SourceTensor
+from spqfmt.importers.base import SourceModel
 from spqfmt.pipeline.ledger import StoredTensor
-from spqfmt.pipeline.plan import PackPlan
+from spqfmt.pipeline.plan import PackPlan, PlannedTensor
 from spqfmt.pipeline.residency.inventory import Item, Totals
 from spqfmt.pipeline.residency.parts import cut
 from spqfmt.pipeline.residency.sides import side_bytes
 from spqfmt.pipeline.residency.workspace import workspace_bytes
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+
+if TYPE_CHECKING:
+    from spqfmt.calibration.places import Use
 
 
 @dataclass(frozen=True)
@@ -34,46 +39,33 @@ class MemoryLedger:
     while nothing is known of them but their shapes, with 8 bits a weight, and the bytes of their scales in the file.
     """
 
-    uses: Mapping[str, "_Use"]
+    uses: Mapping[str, Use]
     others: Totals
     coming: Mapping[str, tuple[Totals, int]]
     known: Mapping[str, Totals] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, plan: PackPlan, coming: Iterable[str] = (), *, has_column_scales: bool = True) -> Self:
+    def begin(
+        cls, model: SourceModel, plan: PackPlan, coming: Iterable[str], *, has_column_scales: bool
+    ) -> Self:
         """Nothing is known. `coming` names tensors; layers among them may have column scales."""
-        own = [t.source for t in plan.tensors if t.source.tied_to is None]
-        tied = {t.source.tied_to for t in plan.tensors}
-        packed = {s.name: s for s in own if s.role != "other" and len(s.shape) == 2 and 0 not in s.shape}
-        uses = {
-            name: _Use(s.role != "embedding" or name in tied, s.role == "embedding")
-            for name, s in packed.items()
-        }
-        weights = Counter[str]()
-        for source in own:
-            weights[source.dtype] += prod(source.shape)
-        itemsize = wire.DTYPES[weights.most_common(1)[0][0]].bits // 8
+        bare = {t.source.name: _bare(t) for t in plan.tensors if t.source.tied_to is None}
+        uses, others = _held(model, bare)
+        roles = {t.name: t.role for t in model.tensors}
         expected = {
-            name: _expected(packed[name], has_column_scales=has_column_scales)
+            name: _expected(bare[name], by_columns=has_column_scales and roles[name] == "linear")
             for name in coming
-            if name in packed
+            if name in uses
         }
-        return cls(
-            uses,
-            Totals(
-                floats=itemsize * sum(prod(s.shape) for s in own if s.name not in packed),
-                workspace=max(
-                    (workspace_bytes(*_matrix_shape(s), itemsize) for s in packed.values()), default=0
-                ),
-            ),
-            {
-                name: (
-                    uses[name].totals(record),
-                    sum(s.n for s in record.streams if s.role.endswith("_scales")),
-                )
-                for name, record in expected.items()
-            },
-        )
+        return cls(uses, others, {name: (_totals(r, uses), _scales(r)) for name, r in expected.items()})
+
+    @classmethod
+    def of_file(cls, file: Path, model: SourceModel) -> Self:
+        """All is known of a file that was made from the model."""
+        with Reader(file) as reader:
+            records = [record for record in reader.index.tensors if record.tied_to is None]
+        uses, others = _held(model, {record.name: record for record in records})
+        return cls(uses, others, {}).knowing_records(records)
 
     def knowing(self, more: Mapping[str, StoredTensor]) -> Self:
         """With more tensors known."""
@@ -81,8 +73,12 @@ class MemoryLedger:
 
     def knowing_records(self, records: Iterable[TensorRecord]) -> Self:
         """With tensors known as a reader has them."""
-        found = {r.name: self.uses[r.name].totals(r) for r in records if r.name in self.uses}
+        found = {r.name: _totals(r, self.uses) for r in records if r.name in self.uses}
         return replace(self, known={**self.known, **found})
+
+    def counts(self, name: str) -> bool:
+        """Not those that the model holds as floats, such as experts that transformers merges."""
+        return name in self.uses
 
     def n_bytes(self, expected: Mapping[str, float]) -> int:
         """Memory, when the tensors that are not known take the bytes in the file that are expected."""
@@ -97,27 +93,40 @@ class MemoryLedger:
         return sum(self.known.values(), self.others)
 
 
-@dataclass(frozen=True)
-class _Use:
-    """What a model does with a tensor: a product on every pass, and lookups of rows."""
+def _held(model: SourceModel, records: Mapping[str, TensorRecord]) -> tuple[Mapping[str, Use], Totals]:
+    """Uses by name and the memory for all else, in the dtype that most weights have.
 
-    products: bool
-    lookups: bool
+    Of a model that transformers does not know: what a plain decoder with these weights would hold.
+    """
+    # transformers takes seconds to import.
+    from spqfmt.calibration.places import Held, Use, held_by_model
 
-    def totals(self, record: TensorRecord) -> Totals:
-        parts = cut(record)
-        return Totals.of([Item(part, self.products, self.lookups) for part in parts], side_bytes(parts))
+    by_name = {t.name: records[t.tied_to or t.name] for t in model.tensors}
+    held = held_by_model(model, by_name)
+    if held is None:
+        own = [t for t in model.tensors if t.tied_to is None]
+        tied = {t.tied_to for t in model.tensors}
+        packed = [t for t in own if t.role != "other" and len(t.shape) == 2 and 0 not in t.shape]
+        held = Held(
+            {t.name: Use(t.role != "embedding" or t.name in tied, t.role == "embedding") for t in packed},
+            sum(prod(t.shape) for t in own if t not in packed),
+        )
+    weights = Counter[str]()
+    for record in records.values():
+        weights[record.dtype] += record.n_weights
+    itemsize = wire.DTYPES[weights.most_common(1)[0][0]].bits // 8
+    shapes = [records[name].matrix_shape for name in held.uses]
+    room = max((workspace_bytes(*shape, itemsize) for shape in shapes), default=0)
+    return held.uses, Totals(floats=held.n_floats * itemsize, workspace=room)
 
 
-def memory_of(file: Path, plan: PackPlan) -> int:
-    """The smallest ceiling under which nothing of the model stays on disk, as `spqfmt plan` has it."""
-    with Reader(file) as reader:
-        return MemoryLedger.begin(plan).knowing_records(reader.index.tensors).n_bytes({})
+def _totals(record: TensorRecord, uses: Mapping[str, Use]) -> Totals:
+    parts = cut(record)
+    return Totals.of([Item(part, *uses[record.name]) for part in parts], side_bytes(parts))
 
 
-def _matrix_shape(source: SourceTensor) -> tuple[int, int]:
-    rows, columns = source.shape
-    return (columns, rows) if source.transposed else (rows, columns)
+def _scales(record: TensorRecord) -> int:
+    return sum(stream.n for stream in record.streams if stream.role.endswith("_scales"))
 
 
 def _record(stored: StoredTensor) -> TensorRecord:
@@ -142,18 +151,24 @@ def _record(stored: StoredTensor) -> TensorRecord:
     )
 
 
-def _expected(source: SourceTensor, *, has_column_scales: bool) -> TensorRecord:
-    """What ecq makes of most tensors: codes of rows in classes. The other streams are without chunks."""
-    rows, columns = _matrix_shape(source)
+def _bare(planned: PlannedTensor) -> TensorRecord:
+    """What is known of a tensor that will be in the uniform scheme, where the method treats it."""
+    source = planned.source
+    transposed = source.transposed and bool(planned.treatment)
+    return TensorRecord(source.name, source.shape, source.dtype, "uniform", transposed=transposed)
+
+
+def _expected(record: TensorRecord, *, by_columns: bool) -> TensorRecord:
+    """With what ecq makes of most tensors: codes of rows in classes. The other streams are without chunks."""
+    rows, columns = record.matrix_shape
     chunks, first = [], 0
-    for size in chunk_sizes(rows * columns, 8, columns):
+    for size in chunk_sizes(record.n_weights, 8, columns):
         chunks.append(Chunk(first, size, (PlaneChunk(first, size, size, wire.CODEC_RANS, 0),)))
         first += size
-    by_columns = has_column_scales and source.role == "linear"
-    scales = (
-        Stream("column_scales", "u8", columns, ()) if by_columns else Stream("row_scales", "u8", rows, ())
+    role, n_scales = ("column_scales", columns) if by_columns else ("row_scales", rows)
+    streams = (
+        Stream("codes", "i8", first, tuple(chunks)),
+        Stream("channel_order", "u32", rows, ()),
+        Stream(role, "u8", n_scales, ()),
     )
-    streams = (Stream("codes", "i8", first, tuple(chunks)), Stream("channel_order", "u32", rows, ()), scales)
-    return TensorRecord(
-        source.name, source.shape, source.dtype, "uniform", streams=streams, transposed=source.transposed
-    )
+    return replace(record, streams=streams)

@@ -191,7 +191,7 @@ def pack_model(
         sum(tensor.n_weights for tensor in plan.tensors),
         time.monotonic() - started,
         {} if calibrated is None else calibrated.left_dense(),
-        (*notes, *room_notes(options.fit, out, plan)),
+        (*notes, *room_notes(options.fit, out, model)),
     )
 
 

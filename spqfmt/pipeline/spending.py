@@ -48,18 +48,21 @@ class SizeBudget:
     _real: float = 0.0
     _expected: float = 0.0
     _left: dict[str, TensorPlan] = field(default_factory=dict)
+    """Those that count and are still to be quantized."""
+    _reached: float = 0.0
+    """The shift of the tensors done last."""
 
     def __post_init__(self) -> None:
-        self._left = dict(self.plans)
+        self._left = {name: plan for name, plan in self.plans.items() if self.ledger.counts(name)}
 
     def spend(self, make: Make) -> Mapping[str, Uniform]:
-        """Quantize until what is left suffices for the tensors that follow; the last ones until the file fits."""
-        shift = self._shift(self.ledger, self._expecting(self._left))
-        trial = self._try(make, shift)
-        if any(name not in trial.stored for name in self._left):
-            trial = self._spend_some(make, trial)
+        """Quantize until what is left suffices for the tensors that follow; the last ones until all fits."""
+        if not self._left:
+            trial = self._try(make, self._reached)
         else:
-            trial = self._spend_last(make, trial)
+            trial = self._try(make, self._shift(self.ledger, self._expecting(self._left)))
+            is_last = all(name in trial.stored for name in self._left)
+            trial = self._spend_last(make, trial) if is_last else self._spend_some(make, trial)
         self._settle(trial.stored)
         return trial.made
 
@@ -83,7 +86,7 @@ class SizeBudget:
         """Until the file is just below its size. Raises OptionError when no step does it."""
         low, high = -math.inf, math.inf  # too large at `low`, fits at `high`
         best: _Trial | None = None
-        n_weights = sum(self.plans[name].n_weights for name in trial.stored)
+        n_weights = sum(self.plans[name].n_weights for name in trial.stored if self.ledger.counts(name))
         for _ in range(_LAST_TRIES):
             size = self.ledger.knowing(trial.stored).n_bytes({})
             if size <= self.target:
@@ -110,6 +113,9 @@ class SizeBudget:
             if plan is not None:
                 self._real += tensor.placed_bytes
                 self._expected += _expected(plan, tensor)
+        # From what is stored, so that an interrupted pack finds it too.
+        for name in sorted(stored.keys() & self.plans.keys())[:1]:
+            self._reached = _log_step(stored[name]) - self.plans[name].base
         self.ledger = self.ledger.knowing(stored)
 
     def _ratio(self, more: Mapping[str, StoredTensor], *, alone: bool = False) -> float:
@@ -166,10 +172,13 @@ _Expecting: TypeAlias = dict[str, tuple[TensorPlan, float]]
 
 def _expected(plan: TensorPlan, stored: StoredTensor) -> float:
     """Bytes that were expected at the step that the tensor got."""
+    return plan.n_weights * plan.curve.bits(_log_step(stored)) / 8 + plan.side_bytes
+
+
+def _log_step(stored: StoredTensor) -> float:
     parameters = stored.record["parameters"]
     assert isinstance(parameters, dict)
-    step = float(float_from_bits(parameters["step"], "step"))
-    return plan.n_weights * plan.curve.bits(math.log2(step)) / 8 + plan.side_bytes
+    return math.log2(float(float_from_bits(parameters["step"], "step")))
 
 
 def _between(low: float, high: float, wanted: float) -> float:

@@ -17,7 +17,7 @@ from spqfmt.errors import OptionError
 from spqfmt.importers import open_source
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.loaders.plan import plan_model
-from spqfmt.pipeline.memory_ledger import MemoryLedger, memory_of
+from spqfmt.pipeline.memory_ledger import MemoryLedger
 from spqfmt.pipeline.options import pack_options
 from spqfmt.pipeline.pack import PackReport, pack_model
 from spqfmt.pipeline.plan import plan_pack
@@ -36,14 +36,6 @@ def _counted_bits(file: Path) -> float:
     dense = sum(t.stored_bytes for t in report.tensors if not t.method)
     n_weights = sum(t.n_weights for t in report.tensors if t.method)
     return 8 * (report.file_bytes - report.totals.asset_bytes - dense) / n_weights
-
-
-@pytest.fixture
-def llama_folder(tmp_path: Path) -> Path:
-    """A tiny model that transformers can plan for."""
-    path = tmp_path / "llama"
-    tiny.build("llama", path)
-    return path
 
 
 @pytest.fixture
@@ -187,7 +179,7 @@ def test_a_ceiling_of_memory_is_hit_and_nothing_is_left_on_disk(model: SourceMod
     smallest = int(str(caught.value).split(" bytes is the smallest")[0].split()[-1])
     asked = int(1.2 * smallest)
     report = _pack(model, out, fit_memory=asked, no_calibration=True)
-    needed = memory_of(out, plan_pack(model, pack_options()))
+    needed = MemoryLedger.of_file(out, model).n_bytes({})
     assert report.notes == (f"all weights stay in memory under a ceiling of {needed} bytes",)
     assert 0.99 * asked <= needed <= asked
     assert [path.name for path in tmp_path.iterdir()] == ["m.spq"]
@@ -218,15 +210,17 @@ def _restored(file: Path) -> list[tuple[str, Any]]:
         return [(name, packed.read(name).float().numpy()) for name in packed]
 
 
-def test_plan_needs_what_the_pack_was_made_for(tmp_path: Path, llama_folder: Path) -> None:
-    out = tmp_path / "m.spq"
+@pytest.mark.parametrize("kind", ["llama", "llama_tied", "gemma", "mixtral", "gpt2", "opt"])
+def test_plan_needs_what_the_pack_was_made_for(tmp_path: Path, kind: str) -> None:
+    folder, out = tmp_path / kind, tmp_path / "m.spq"
+    tiny.build(kind, folder)
     with pytest.raises(OptionError) as caught:
-        spqfmt.pack(llama_folder, out, fit_memory=20_000, no_calibration=True)
+        spqfmt.pack(folder, out, fit_memory=20_000, no_calibration=True)
     asked = int(1.05 * int(str(caught.value).split(" bytes is the smallest")[0].split()[-1]))
-    spqfmt.pack(llama_folder, out, fit_memory=asked, no_calibration=True)
+    spqfmt.pack(folder, out, fit_memory=asked, no_calibration=True)
     needed = plan_model(out).plan.in_memory_bytes
     assert 0.98 * asked <= needed <= asked
-    assert memory_of(out, plan_pack(open_source(llama_folder), pack_options())) == needed
+    assert MemoryLedger.of_file(out, open_source(folder)).n_bytes({}) == needed
 
 
 def test_memory_is_expected_well_before_any_weight_is_quantized(model: SourceModel, tmp_path: Path) -> None:
@@ -234,9 +228,9 @@ def test_memory_is_expected_well_before_any_weight_is_quantized(model: SourceMod
     _pack(model, out, method="ecq", bits=4, no_calibration=True)
     plan = plan_pack(model, pack_options(method="ecq", no_calibration=True))
     stored = {t.name: t.stored_bytes for t in spqfmt.inspect(out).tensors if t.method}
-    ledger = MemoryLedger.begin(plan, stored, has_column_scales=False)
+    ledger = MemoryLedger.begin(model, plan, stored, has_column_scales=False)
     # Rows of one magnitude have no classes, whose order was expected too.
-    assert ledger.n_bytes(stored) == pytest.approx(memory_of(out, plan), rel=0.03)
+    assert ledger.n_bytes(stored) == pytest.approx(MemoryLedger.of_file(out, model).n_bytes({}), rel=0.03)
 
 
 def test_no_codes_are_stored_by_columns_where_memory_counts(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from spqfmt.calibration.places import Place, find_places
 from spqfmt.container.reader import Reader
 from spqfmt.kernels import backend
 from spqfmt.kernels.device import kernels_for
@@ -17,7 +18,7 @@ from spqfmt.loaders.device.engine import DeviceEngine
 from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import device_side_bytes
-from spqfmt.loaders.packed.install import Packable, Place, find_places, inventory_of, replace
+from spqfmt.loaders.packed.install import Packable, inventory_of, replace
 from spqfmt.pipeline.residency.device_plan import DeviceInventory, DeviceItem, DevicePlan, plan_device
 from spqfmt.pipeline.residency.device_rates import DEFAULT, DeviceRates
 from spqfmt.pipeline.residency.inventory import Inventory, Item
@@ -57,7 +58,7 @@ def prepare_for_device(
     with torch.device("meta"):
         skeleton = model_class(config)
     packable = Packable.of(readers)
-    places = find_places(skeleton, packable)
+    places = find_places(skeleton, packable.records)
     replace(skeleton, places, dtype, int8_activations=None)
     items = inventory_of(skeleton, places, packable, dtype).items
     ordered = {item.part.record.name: item.part.record for item in items}

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
+from spqfmt.calibration.model import find_model_class
 from spqfmt.container.shards import open_readers
 from spqfmt.loaders.assets import asset_folder
 from spqfmt.loaders.device.load import PART_BYTES, Ceilings, prepare_for_device
-from spqfmt.loaders.model import find_model_class, read_config
+from spqfmt.loaders.model import read_config
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.plan import Activations, estimate
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
@@ -54,5 +55,5 @@ def plan_for_device(
         ceilings = Ceilings(
             options.memory_bytes, options.host_memory_bytes, rates, zstd_on_device, PART_BYTES
         )
-        prepared = prepare_for_device(find_model_class(path, config), config, readers, weights, ceilings)
+        prepared = prepare_for_device(find_model_class(config, path), config, readers, weights, ceilings)
     return DeviceModelPlan(prepared.plan, estimate(config, weights, n_tokens, batch))

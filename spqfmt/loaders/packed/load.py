@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from spqfmt.calibration.places import Place, find_places
 from spqfmt.container.reader import Reader
 from spqfmt.loaders.packed.engine import Engine
-from spqfmt.loaders.packed.install import Packable, Place, find_places, inventory_of, replace
+from spqfmt.loaders.packed.install import Packable, inventory_of, replace
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
 from spqfmt.pipeline.residency.inventory import Inventory
 from spqfmt.pipeline.residency.plan import Plan, plan_residency
@@ -37,7 +38,7 @@ def prepare(
     with torch.device("meta"):
         skeleton = model_class(config)
     packable = Packable.of(readers)
-    places = find_places(skeleton, packable)
+    places = find_places(skeleton, packable.records)
     replace(skeleton, places, dtype, int8_activations=None)
     inventory = inventory_of(skeleton, places, packable, dtype)
     plan = plan_residency(inventory, rates or measure_rates(readers[0]), memory_bytes)

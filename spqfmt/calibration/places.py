@@ -1,0 +1,116 @@
+"""Which modules of a transformers model compute from packed weights, and what a model holds beside these.
+
+Loaders put packed modules there; a pack for a ceiling of memory must know it before.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from spqfmt.calibration.model import asset_folder, find_model_class, quiet_transformers
+from spqfmt.errors import UnsupportedError
+from spqfmt.importers.base import SourceModel
+from spqfmt.records import TensorRecord
+
+_FLOATS = frozenset({"f64", "f32", "f16", "bf16"})
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module that can be replaced: its name in the model, its tensor's in the file, and what holds the values."""
+
+    module: str
+    tensor: str
+    record: TensorRecord
+    is_embedding: bool
+
+
+class Use(NamedTuple):
+    """What a model does with a packed tensor: a product on every pass, and lookups of rows."""
+
+    products: bool
+    lookups: bool
+
+
+@dataclass(frozen=True)
+class Held:
+    """Packed tensors by name, and how many numbers stay in ordinary parameters."""
+
+    uses: Mapping[str, Use]
+    n_floats: int
+
+
+def find_places(model: Any, records: Mapping[str, TensorRecord]) -> list[Place]:
+    """Plain linear layers (also GPT-2's) and embeddings whose weight the file holds in a fitting form.
+
+    `records` by name, of tied tensors those that hold the values. Other modules, among them experts that transformers
+    merges, and those that a model wants in float32, stay as they are.
+    """
+    kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
+    tied: Mapping[str, str] = model.all_tied_weights_keys
+    places = []
+    for name, module in model.named_modules():
+        if any(part in kept for part in name.split(".")):
+            continue
+        weight = f"{name}.weight"
+        for candidate in _names(weight, tied.get(weight), model.base_model_prefix):
+            record = records.get(candidate)
+            if record is not None and _fits(module, record):
+                places.append(Place(name, candidate, record, isinstance(module, nn.Embedding)))
+                break
+    return _whole_ties(places, tied)
+
+
+def _whole_ties(places: list[Place], tied: Mapping[str, str]) -> list[Place]:
+    """Without those that share a tensor with a module that keeps an ordinary parameter: it would be held twice."""
+    found = {f"{place.module}.weight" for place in places}
+    broken = {name for pair in tied.items() if not found.issuperset(pair) for name in pair}
+    return [place for place in places if f"{place.module}.weight" not in broken]
+
+
+def _names(weight: str, source: str | None, prefix: str) -> list[str]:
+    names = [weight] if source is None else [weight, source]
+    head = f"{prefix}."
+    return [*names, *(n.removeprefix(head) if n.startswith(head) else head + n for n in names if prefix)]
+
+
+def _fits(module: Any, record: TensorRecord) -> bool:
+    if record.dtype not in _FLOATS or len(record.shape) != 2 or 0 in record.shape:
+        return False
+    if type(module) is nn.Linear:
+        return record.shape == tuple(module.weight.shape) and not record.transposed
+    if type(module) is nn.Embedding:
+        plain = module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
+        return (
+            plain and not record.transposed and record.shape == (module.num_embeddings, module.embedding_dim)
+        )
+    if type(module) is Conv1D:
+        rows, columns = record.matrix_shape
+        return record.transposed and (module.nf, module.nx) == (rows, columns)
+    return False
+
+
+def held_by_model(source: SourceModel, records: Mapping[str, TensorRecord]) -> Held | None:
+    """What transformers' model of the source will hold; None where it has none. `records` as in find_places."""
+    try:
+        with asset_folder(source) as folder, quiet_transformers():
+            config = transformers.AutoConfig.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+            model_class = find_model_class(config)
+            with torch.device("meta"):
+                model = model_class(config)
+    except (ValueError, KeyError, TypeError, OSError, UnsupportedError):
+        return None
+    places = find_places(model, records)
+    names = {place.record.name for place in places}
+    lookups = {place.record.name for place in places if place.is_embedding}
+    products = {place.record.name for place in places if not place.is_embedding}
+    replaced = {f"{place.module}.weight" for place in places}
+    n_floats = sum(p.numel() for name, p in model.named_parameters() if name not in replaced)
+    return Held({name: Use(name in products, name in lookups) for name in names}, n_floats)
