@@ -90,6 +90,7 @@ ROWS: tuple[Row, ...] = (
     _after("wanda", "2:4"),
     Row("jsq", "50 %, no editing", {"search-steps": 0}),
     Row("jsq", "2:4, no editing", {"pattern": "2:4", "search-steps": 0}),
+    Row("jsq", "50 %, lambda 1, no editing", {"range-weight": 1, "search-steps": 0}),
     Row("jsq", "50 %"),
     *(_ecq(bits) for bits in (2.5, 3, 3.5, 4, 5, 6, 8)),
     *(_ecq(bits, "gradients") for bits in (2.5, 3, 3.5, 4)),

@@ -30,8 +30,8 @@ from spqfmt.container.output import check_name
 @click.option("--fit", help="A file of this size, such as 90MiB: hit within 1 %, never above. Implies ecq.")
 @click.option(
     "--fit-memory",
-    help="A model whose weights all stay in memory, compressed, under this ceiling of `spqfmt plan`, such as 200MiB. "
-    "Implies ecq.",
+    help="A model whose weights all have room in memory, compressed, under this ceiling of `spqfmt plan`, such as "
+    "200MiB. Implies ecq.",
 )
 @click.option(
     "--gradients",

@@ -85,7 +85,7 @@ def room_notes(asked: Fit | None, file: Path, model: SourceModel) -> Iterator[st
         return
     if isinstance(asked, MemoryBytes):
         taken = MemoryLedger.of_file(file, model).n_bytes({})
-        yield f"all weights stay in memory under a ceiling of {taken} bytes"
+        yield f"all weights have room in memory, compressed, under a ceiling of {taken} bytes"
     else:
         taken = file.stat().st_size
     if taken < _NEAR * asked.n_bytes:

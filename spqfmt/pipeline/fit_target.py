@@ -31,7 +31,7 @@ class FileBytes:
 
 @dataclass(frozen=True)
 class MemoryBytes:
-    """The smallest ceiling under which `spqfmt plan` leaves nothing on disk: all weights stay in memory, compressed."""
+    """The smallest ceiling of `spqfmt plan` that has room for all weights, compressed."""
 
     n_bytes: int
 
