@@ -3,6 +3,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 _Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray[Any, Any]
+_Numbers: TypeAlias = tuple[_Buffer, int, _Buffer | None, int, _Buffer | None, int, int, int]
 
 def rans_encode(src: _Buffer, block_log2: int = 0) -> bytes: ...
 def rans_decode(src: _Buffer, dst: _Buffer) -> None: ...
@@ -64,30 +65,16 @@ class CodeMatrix:
         outlier_values: _Buffer | None,
         permutation: _Buffer | None,
         order: _Buffer | None,
+        group_size: int,
+        kind: int,
+        group_scale: _Numbers | None,
+        group_offset: _Numbers | None,
     ) -> None: ...
     def multiply(
         self,
         codes: _Buffer,
         first_row: int,
         n_rows: int,
-        x: int,
-        float_type: int,
-        n_tokens: int,
-        y: int,
-        bias: int,
-        bias_type: int,
-        n_threads: int,
-        /,
-    ) -> None: ...
-    def multiply_groups(
-        self,
-        codes: _Buffer,
-        first_row: int,
-        n_rows: int,
-        group_size: int,
-        scale: _Buffer,
-        kind: int,
-        offset: _Buffer | None,
         x: int,
         float_type: int,
         n_tokens: int,

@@ -9,7 +9,7 @@ whole rows. `out` is a C-contiguous matrix: float32 for "f32", float16 for "f16"
 `n_threads` as in native.decode_chunks. Arrays that do not fit together raise ValueError.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ CODES = {f"{sign}{bits}": (bits, sign == "i") for sign in "iu" for bits in (2, 4
 # type number of dequantize.hpp, carrier
 FLOATS = {"f32": (0, np.float32), "bf16": (1, np.uint16), "f16": (2, np.float16)}
 _NONE, _ZERO_POINT, _MINIMUM = range(3)
+
+_Values = TypeVar("_Values")
 
 
 def dequantize_uniform(
@@ -99,8 +101,8 @@ def dequantize_grouped(
     )
 
 
-def offset_kind(zero_point: Float32 | None, minimum: Float32 | None) -> tuple[int, Float32 | None]:
-    """GroupOffset's number and the array that it means. ValueError: both are given."""
+def offset_kind(zero_point: _Values | None, minimum: _Values | None) -> tuple[int, _Values | None]:
+    """GroupOffset's number and the values that it means. ValueError: both are given."""
     if zero_point is not None and minimum is not None:
         raise ValueError("zero points and minimums exclude each other")
     if zero_point is not None:

@@ -1,7 +1,8 @@
 """Activations times weights that stay codes, natively: y = x W^T with W as in spqfmt.kernels.dequantize.
 
 For some tokens at a time; with many, dequantizing rows and a matrix product of torch are faster. Weights are binary32
-values, not rounded to a 16-bit type. A token's result does not depend on machine, number of threads or other tokens.
+values, not rounded to a 16-bit type. A token's result does not depend on machine, number of threads or other tokens;
+but for BF16 activations, for which some processors have products whose last bits are their own.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +12,6 @@ import numpy.typing as npt
 
 from spqfmt.kernels import _native
 from spqfmt.kernels.dequantize import CODES, FLOATS, Float32, as_float32, offset_kind
-from spqfmt.kernels.native import Buffer
 
 Numbers = npt.NDArray[np.int64]
 
@@ -46,13 +46,63 @@ class Floats(NamedTuple):
 
 NO_BIAS = Floats(0, 0)
 
+# type number of group_numbers.hpp, carrier
+_NUMBERS = {**FLOATS, "u2": (3, np.uint8), "u4": (3, np.uint8), "u8": (3, np.uint8), "i8": (4, np.int8)}
+
+
+class GroupNumbers(NamedTuple):
+    """Scales, zero points or minimums of all groups as they are stored, [n_rows, n_groups], in their dtype's carrier.
+
+    With `steps`, and perhaps `zeros`, one for each supergroup of `tile` (rows, groups): step * (value - zero).
+    """
+
+    values: npt.NDArray[Any]
+    dtype: str
+    steps: npt.NDArray[Any] | None = None
+    steps_dtype: str = "f16"
+    zeros: npt.NDArray[Any] | None = None
+    zeros_dtype: str = "f16"
+    tile: tuple[int, int] = (1, 1)
+
+    def checked(self) -> tuple[Any, ...]:
+        """For the native module, which checks the lengths. ValueError: another carrier, or gaps."""
+        for array, dtype in (
+            (self.values, self.dtype),
+            (self.steps, self.steps_dtype),
+            (self.zeros, self.zeros_dtype),
+        ):
+            carrier = _NUMBERS[dtype][1]
+            if array is not None and (array.dtype != carrier or not array.flags.c_contiguous):
+                raise ValueError(f"numbers of groups are {array.dtype}, not contiguous {np.dtype(carrier)}")
+        return (
+            self.values,
+            _NUMBERS[self.dtype][0],
+            self.steps,
+            _NUMBERS[self.steps_dtype][0],
+            self.zeros,
+            _NUMBERS[self.zeros_dtype][0],
+            *self.tile,
+        )
+
+
+class Groups(NamedTuple):
+    """What a grouped matrix's codes mean, by groups of `size` columns.
+
+    scale * (code - zero_point), scale * code - minimum or scale * code.
+    """
+
+    size: int
+    scale: GroupNumbers
+    zero_point: GroupNumbers | None = None
+    minimum: GroupNumbers | None = None
+
 
 class CodeMatrix:
     """The parameters of a matrix of codes, held and checked once; the codes come with each call.
 
-    Uniform: `row` float32[n_rows], step times row scale, and perhaps `column` float32[n_columns]. Grouped: neither,
-    their parameters come with each call. `outliers` replace weights. `permutation` int64[n_columns]: stored column ->
-    column of x; `order` int64[n_rows]: stored row -> column of y. ValueError where they do not fit together.
+    Uniform: `row` float32[n_rows], step times row scale, and perhaps `column` float32[n_columns]. Grouped: `groups`,
+    in the order of the stored rows. `outliers` replace weights. `permutation` int64[n_columns]: stored column -> column
+    of x; `order` int64[n_rows]: stored row -> column of y. ValueError where they do not fit together.
 
     x is [n_tokens, n_columns], y [n_tokens, n_rows] of the same float type, bias [n_rows] or NO_BIAS; all are addresses
     for speed, and the caller's own memory. A call is for `n_rows` stored rows from `first_row` on, whose packed codes
@@ -69,8 +119,10 @@ class CodeMatrix:
         outliers: OutlierRows | None = None,
         permutation: Numbers | None = None,
         order: Numbers | None = None,
+        groups: Groups | None = None,
     ) -> None:
         self.shape = shape
+        kind, offset = (0, None) if groups is None else offset_kind(groups.zero_point, groups.minimum)
         self._native = _native.CodeMatrix(
             shape[0],
             shape[1],
@@ -82,52 +134,17 @@ class CodeMatrix:
             None if outliers is None else outliers.values,
             permutation,
             order,
+            0 if groups is None else groups.size,
+            kind,
+            None if groups is None else groups.scale.checked(),
+            None if offset is None else offset.checked(),
         )
         # Bound once: a product of one token takes a few microseconds.
         self.multiply = self._native.multiply
-        """(codes, first_row, n_rows, *x, n_tokens, y_address, *bias, n_threads): products of a uniform matrix."""
+        """(codes, first_row, n_rows, *x, n_tokens, y_address, *bias, n_threads): products with rows of the matrix."""
         self.round = self._native.round
         """(*x, n_tokens, codes_address, scales_address, n_threads): x times `column` to int8 [n_tokens, n_columns],
         the nearest of -127..127, with a float32 scale a token, max |x| / 127."""
         self.finish = self._native.finish
         """(sums_address, scales_address, first_row, n_rows, n_tokens, *y, *bias, n_threads): y from the int32
         [n_tokens, n_rows] products of such codes with the matrix's, without outliers."""
-
-    def multiply_groups(
-        self,
-        codes: Buffer,
-        first_row: int,
-        n_rows: int,
-        group_size: int,
-        scale: Float32,
-        x: Floats,
-        n_tokens: int,
-        y_address: int,
-        *,
-        zero_point: Float32 | None = None,
-        minimum: Float32 | None = None,
-        bias: Floats = NO_BIAS,
-        n_threads: int = 0,
-    ) -> None:
-        """Products of scale * (code - zero_point), scale * code - minimum or scale * code.
-
-        Each is float32[n_rows, n_groups].
-        """
-        kind, offset = offset_kind(zero_point, minimum)
-        if group_size < 1:
-            raise ValueError("group_size is not positive")
-        groups = (n_rows, -(-self.shape[1] // group_size))
-        self._native.multiply_groups(
-            codes,
-            first_row,
-            n_rows,
-            group_size,
-            as_float32(scale, groups),
-            kind,
-            None if offset is None else as_float32(offset, groups),
-            *x,
-            n_tokens,
-            y_address,
-            *bias,
-            n_threads,
-        )

@@ -189,7 +189,7 @@ class GroupedScheme:
         groups = -(-columns // parameter_int(record, "group_size", 1))
         parameter_int(record, "bits")
         roles.optional("permutation", codes_stream.INDEX_DTYPES, columns)
-        supergroup = _supergroup(record)
+        supergroup = supergroup_of(record)
         tiles = 0
         if supergroup is not None:
             tiles = -(-rows // supergroup[0]) * -(-groups // supergroup[1])
@@ -253,7 +253,8 @@ class GroupedScheme:
         return unpermute(matrix, order)
 
 
-def _supergroup(record: TensorRecord) -> tuple[int, int] | None:
+def supergroup_of(record: TensorRecord) -> tuple[int, int] | None:
+    """Rows and groups that share a step, where values are codes themselves. Raises CorruptError."""
     value = record.parameters.get("supergroup")
     if value is None:
         return None
@@ -277,7 +278,7 @@ def read_values(
         values = rows_of(direct.role, first_row, stop_row, groups)
         return GroupValues(values, direct.dtype).to_float32(None)
     codes = record.by_role.get(f"{kind}_codes")
-    supergroup = _supergroup(record)
+    supergroup = supergroup_of(record)
     if codes is None or supergroup is None:
         return None
     per_tile, tile_groups = supergroup

@@ -8,7 +8,8 @@ import torch
 
 from spqfmt.kernels import native
 from spqfmt.kernels.dequantize import FLOATS, dequantize_grouped, dequantize_uniform
-from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats, OutlierRows
+from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats, GroupNumbers, Groups, OutlierRows
+from spqfmt.schemes.floats import widen
 
 SHAPES = [(1, 1), (3, 63), (5, 64), (7, 1000), (2, 1025), (3, 40_000)]
 
@@ -76,14 +77,104 @@ def test_grouped(shape: tuple[int, int], dtype: str, offset: str | None) -> None
     more: dict[str, Any] = {offset: generator.normal(0, 1, groups).astype(np.float32)} if offset else {}
     outliers = some_outliers(generator, rows, columns)
     x = generator.normal(0, 1, (tokens, columns)).astype(np.float32)
-    y = np.zeros((tokens, rows), np.float32)
-    CodeMatrix(shape, dtype, outliers=outliers).multiply_groups(
-        codes, 0, rows, group_size, scale, Floats.of(x, "f32"), tokens, Floats.of(y, "f32").address, **more
-    )
+    given = Groups(group_size, GroupNumbers(scale, "f32"))
+    if offset:
+        given = given._replace(**{offset: GroupNumbers(more[offset], "f32")})
+    y = product(CodeMatrix(shape, dtype, outliers=outliers, groups=given), codes, x)
     matrix = np.empty(shape, np.float32)
     dequantize_grouped(codes, dtype, group_size, scale, matrix, "f32", **more)
     replace(matrix, outliers)
     check(x, matrix, y)
+
+
+def some_numbers(
+    generator: np.random.Generator, shape: tuple[int, int], dtype: str, tile: tuple[int, int] | None
+) -> tuple[GroupNumbers, Any]:
+    """Numbers of groups, and what they are, float32 of that shape."""
+    if dtype == "f16":
+        values = generator.normal(0, 1, shape).astype(np.float16)
+        values.reshape(-1)[::5] *= np.float16(2**-15)  # subnormal halves among them
+    elif dtype == "bf16":
+        values = (generator.normal(0, 1, shape).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    else:
+        values = generator.integers(0, 16, shape).astype(np.uint8)
+    wide = widen(values, dtype)
+    if tile is None:
+        return GroupNumbers(values, dtype), wide
+    tiles = tuple(-(-n // size) for n, size in zip(shape, tile, strict=True))
+    steps, zeros = (generator.normal(0, 1, tiles).astype(np.float16) for _ in range(2))
+    spread = [np.repeat(np.repeat(a, tile[0], 0), tile[1], 1)[: shape[0], : shape[1]] for a in (steps, zeros)]
+    step, zero = (a.astype(np.float32) for a in spread)
+    return GroupNumbers(values, dtype, steps.reshape(-1), "f16", zeros.reshape(-1), "f16", tile), step * (
+        wide - zero
+    )
+
+
+@pytest.mark.parametrize("numbers", ["f16", "bf16", "u4", "u4 tiles"])
+@pytest.mark.parametrize("float_type", ["f32", "bf16"])
+def test_numbers_of_groups_as_they_are_stored(numbers: str, float_type: str) -> None:
+    generator = np.random.default_rng(7)
+    rows, columns, tokens, size = 23, 640, 5, 16
+    groups, tile = (rows, columns // size), (4, 16) if numbers.endswith("tiles") else None
+    scale, scale_values = some_numbers(generator, groups, numbers.split(maxsplit=1)[0], tile)
+    zero, zero_values = some_numbers(generator, groups, numbers.split(maxsplit=1)[0], tile)
+    codes = packed(generator, rows * columns, "u4")
+    matrix = CodeMatrix((rows, columns), "u4", groups=Groups(size, scale, zero_point=zero))
+    weights = np.empty((rows, columns), np.float32)
+    dequantize_grouped(codes, "u4", size, scale_values, weights, "f32", zero_point=zero_values)
+    x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(0))
+    used = x.bfloat16() if float_type == "bf16" else x
+    y = torch.full((tokens, rows), torch.nan, dtype=used.dtype)
+    number = FLOATS[float_type][0]
+    # In runs of rows that begin inside a tile.
+    for first, stop in ((0, 6), (6, 7), (7, rows)):
+        part = codes[first * columns // 2 : stop * columns // 2]
+        matrix.multiply(part, first, stop - first, used.data_ptr(), number, tokens, y.data_ptr(), *NO_BIAS, 1)
+    exact = used.double() @ torch.from_numpy(weights).double().t()
+    # Codes and offsets are summed apart where activations are BF16.
+    parts = np.abs(weights) + 2 * np.abs(np.repeat(scale_values * zero_values, size, 1))
+    bound = used.abs().double() @ torch.from_numpy(parts).double().t()
+    allowed = 2**-8 * exact.abs() + 1e-6 * bound if float_type == "bf16" else 1e-5 * bound
+    assert ((y.double() - exact).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", ["u2", "i2", "u4", "i4"])
+@pytest.mark.parametrize("columns", [4, 60, 64, 200, 1024, 2112])
+@pytest.mark.parametrize("size", [4, 8, 16, 32, 64, 192, 4096])
+@pytest.mark.parametrize("offset", ["zero_point", "minimum", None])
+def test_groups_times_bf16(dtype: str, columns: int, size: int, offset: str | None) -> None:
+    generator = np.random.default_rng(8)
+    rows, tokens = 6, 22
+    codes = packed(generator, rows * columns, dtype)
+    groups = (rows, -(-columns // size))
+    scale, other = (generator.normal(0, 1, groups).astype(np.float32) for _ in range(2))
+    outliers = some_outliers(generator, rows, columns) if columns % 3 else None
+    permutation = generator.permutation(columns) if columns > 100 else None
+    given = Groups(size, GroupNumbers(scale, "f32"))
+    if offset:
+        given = given._replace(**{offset: GroupNumbers(other, "f32")})
+    matrix = CodeMatrix((rows, columns), dtype, outliers=outliers, permutation=permutation, groups=given)
+    weights = np.empty((rows, columns), np.float32)
+    more = {offset: other} if offset else {}
+    dequantize_grouped(codes, dtype, size, scale, weights, "f32", **more)
+    parts = np.abs(weights)
+    if offset:
+        parts += 2 * np.abs(np.repeat(other * (scale if offset == "zero_point" else 1), size, 1)[:, :columns])
+    if outliers:
+        parts += 20
+        replace(weights, outliers)
+    x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(1)).bfloat16()
+    used = x if permutation is None else x[:, permutation]
+    exact = used.double() @ torch.from_numpy(weights).double().t()
+    bound = used.abs().double() @ torch.from_numpy(parts).double().t()
+    results = []
+    for n in (1, 5, tokens):
+        y = torch.full((n, rows), torch.nan, dtype=torch.bfloat16)
+        matrix.multiply(codes, 0, rows, x.data_ptr(), FLOATS["bf16"][0], n, y.data_ptr(), *NO_BIAS, 2)
+        assert ((y.double() - exact[:n]).abs() <= 2**-8 * exact[:n].abs() + 1e-6 * bound[:n]).all()
+        results.append(y)
+    assert torch.equal(results[0][0], results[2][0])
+    assert torch.equal(results[1], results[2][:5])
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
@@ -155,25 +246,15 @@ def test_every_backend_number_of_threads_and_of_tokens_gives_the_same_bits() -> 
     row, x = np.ones(rows, np.float32), generator.normal(0, 1, (tokens, columns)).astype(np.float32)
     scale = generator.normal(0, 1, (rows, 17)).astype(np.float32)
     codes = packed(generator, rows * columns, "i8")
-    uniform, grouped = CodeMatrix((rows, columns), "i8", row=row), CodeMatrix((rows, columns), "u4")
+    uniform = CodeMatrix((rows, columns), "i8", row=row)
+    grouped = CodeMatrix((rows, columns), "u4", groups=Groups(61, GroupNumbers(scale, "f32")))
     results = []
     before = native.active_kernels()
     try:
         for kernels in native.available_kernels():
             native.select_kernels(kernels)
             for n_threads in (1, 2):
-                y = np.empty((tokens, rows), np.float32)
-                grouped.multiply_groups(
-                    codes,
-                    0,
-                    rows,
-                    61,
-                    scale,
-                    Floats.of(x, "f32"),
-                    tokens,
-                    Floats.of(y, "f32").address,
-                    n_threads=n_threads,
-                )
+                y = product(grouped, codes, x, n_threads)
                 results.append([product(uniform, codes, x, n_threads), y])
                 assert np.array_equal(product(uniform, codes, x[20:], n_threads), results[0][0][20:])
     finally:
@@ -245,19 +326,38 @@ def test_parameters_that_do_not_fit_are_refused(changes: dict[str, Any]) -> None
         CodeMatrix((3, 8), "i8", **{"row": ROW} | changes)
 
 
+ONES = GroupNumbers(np.ones((3, 2), np.float32), "f32")
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        Groups(0, ONES),
+        Groups(3, ONES),
+        Groups(4, ONES._replace(dtype="f16")),
+        Groups(4, ONES._replace(values=np.ones((2, 3), np.float32).T)),
+        Groups(4, ONES, zero_point=ONES._replace(values=np.ones((3, 3), np.float32))),
+        Groups(4, ONES, zero_point=ONES, minimum=ONES),
+        Groups(4, ONES._replace(steps=np.ones(5, np.float16))),
+        Groups(4, ONES._replace(steps=np.ones(6, np.float16), zeros=np.ones(7, np.float16))),
+        Groups(4, ONES._replace(steps=np.ones(6, np.float16), tile=(0, 1))),
+    ],
+)
+def test_numbers_of_groups_that_do_not_fit_are_refused(groups: Groups) -> None:
+    CodeMatrix((3, 8), "u4", groups=Groups(4, ONES))
+    with pytest.raises(ValueError, match=r"not one|group_size|not contiguous|exclude|empty"):
+        CodeMatrix((3, 8), "u4", groups=groups)
+
+
 def test_codes_that_do_not_fit_are_refused() -> None:
-    matrix, grouped = CodeMatrix((3, 8), "i8", row=ROW), CodeMatrix((3, 8), "i8")
+    matrix, neither = CodeMatrix((3, 8), "i8", row=ROW), CodeMatrix((3, 8), "i8")
     x, y = np.ones(8, np.float32), np.empty(3, np.float32)
     there = (*Floats.of(x, "f32"), 1, Floats.of(y, "f32").address, *NO_BIAS, 1)
     matrix.multiply(bytes(24), 0, 3, *there)
     for codes, first, n_rows in ((bytes(23), 0, 3), (bytes(24), 1, 3), (bytes(32), 0, 4)):
         with pytest.raises(ValueError, match=r"fewer|rows that the matrix has not"):
             matrix.multiply(codes, first, n_rows, *there)
-    with pytest.raises(ValueError, match="no row factors"):
-        grouped.multiply(bytes(24), 0, 3, *there)
-    with pytest.raises(ValueError, match="group_size"):
-        grouped.multiply_groups(
-            bytes(24), 0, 3, 0, np.ones((3, 1), np.float32), Floats.of(x, "f32"), 1, there[3]
-        )
+    with pytest.raises(ValueError, match="neither row factors nor groups"):
+        neither.multiply(bytes(24), 0, 3, *there)
     with pytest.raises(ValueError, match="not contiguous float32"):
         Floats.of(np.ones(8), "f32")

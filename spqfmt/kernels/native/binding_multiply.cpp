@@ -47,18 +47,78 @@ class OutlierBuffers {
   OptionalSource begin_, column_, value_;
 };
 
+// One number for each group, borrowed: (values, type, steps or None, type, zeros or None, type, tile_rows, tile_groups).
+class NumberBuffers {
+ public:
+  explicit NumberBuffers(const nb::tuple& given)
+      : values_(given[0]), steps_(given[2]), zeros_(given[4]), types_{type(given[1]), type(given[3]), type(given[5])},
+        tile_rows_(nb::cast<size_t>(given[6])), tile_groups_(nb::cast<size_t>(given[7])) {}
+
+  GroupNumbers checked(size_t n_rows, size_t n_groups) const {
+    GroupNumbers numbers{};
+    numbers.values = array(values_, types_[0], product(n_rows, n_groups), "values are not one a group");
+    numbers.type = types_[0];
+    if (steps_.get() == nullptr) return numbers;
+    require(tile_rows_ > 0 && tile_groups_ > 0, "a supergroup is empty");
+    const size_t n = product(ceil_div(n_rows, tile_rows_), ceil_div(n_groups, tile_groups_));
+    numbers.steps = array(*steps_.get(), types_[1], n, "steps are not one a supergroup");
+    numbers.steps_type = types_[1];
+    if (zeros_.get() != nullptr) {
+      numbers.zeros = array(*zeros_.get(), types_[2], n, "zeros are not one a supergroup");
+      numbers.zeros_type = types_[2];
+    }
+    numbers.tile_rows = tile_rows_;
+    numbers.tile_groups = tile_groups_;
+    return numbers;
+  }
+
+ private:
+  static NumberType type(nb::handle given) {
+    const unsigned number = nb::cast<unsigned>(given);
+    require(number <= static_cast<unsigned>(NumberType::i8), "unknown type of numbers");
+    return static_cast<NumberType>(number);
+  }
+
+  static const void* array(const Buffer& buffer, NumberType type, size_t n, const char* message) {
+    const size_t size = type == NumberType::f32 ? 4 : type == NumberType::bf16 || type == NumberType::f16 ? 2 : 1;
+    require(buffer.size() == product(n, size) && reinterpret_cast<uintptr_t>(buffer.data()) % size == 0, message);
+    return buffer.data();
+  }
+
+  Source values_;
+  OptionalSource steps_, zeros_;
+  NumberType types_[3];
+  size_t tile_rows_, tile_groups_;
+};
+
 // Holds the buffers that it was made from. Activations and outputs are addresses: checking them is left to the caller, who has
 // made them a moment before.
 class CodeMatrix {
  public:
   CodeMatrix(size_t n_rows, size_t n_columns, unsigned bits, bool is_signed, nb::handle row, nb::handle column, nb::handle begin,
-         nb::handle outlier_columns, nb::handle outlier_values, nb::handle permutation, nb::handle order)
+         nb::handle outlier_columns, nb::handle outlier_values, nb::handle permutation, nb::handle order, size_t group_size,
+         unsigned kind, nb::handle group_scale, nb::handle group_offset)
       : n_rows_(n_rows), n_columns_(n_columns), bits_(bits), is_signed_(is_signed), outlier_buffers_(begin, outlier_columns, outlier_values),
         permutation_buffer_(permutation), order_buffer_(order) {
     product(n_rows, n_columns);
     if (!row.is_none()) {
       parameters_.emplace(row, column);
       scales_ = parameters_->checked(n_rows, n_columns);
+    }
+    if (!group_scale.is_none()) {
+      require(group_size > 0, "group_size is 0");
+      require(kind <= static_cast<unsigned>(GroupOffset::minimum), "unknown kind of offset");
+      require((kind == static_cast<unsigned>(GroupOffset::none)) == group_offset.is_none(), "offset and its kind do not fit together");
+      const size_t n_groups = ceil_div(n_columns, group_size);
+      groups_.emplace();
+      groups_->kind = static_cast<GroupOffset>(kind);
+      groups_->group_size = group_size;
+      group_scale_.emplace(nb::cast<nb::tuple>(group_scale));
+      groups_->scale = group_scale_->checked(n_rows, n_groups);
+      if (!group_offset.is_none()) {
+        group_offset_.emplace(nb::cast<nb::tuple>(group_offset));
+        groups_->offset = group_offset_->checked(n_rows, n_groups);
+      }
     }
     outliers_ = outlier_buffers_.checked(n_rows, n_columns);
     permutation_ = checked_order(permutation_buffer_.get(), n_columns, "permutation is not int64, one a column");
@@ -67,27 +127,18 @@ class CodeMatrix {
 
   void multiply(nb::handle codes_object, size_t first_row, size_t n_rows, uintptr_t x, unsigned x_type, size_t n_tokens, uintptr_t y,
                 uintptr_t bias, unsigned bias_type, size_t n_threads) const {
-    require(scales_.row != nullptr, "the matrix has no row factors");
+    require(scales_.row != nullptr || groups_, "the matrix has neither row factors nor groups");
     const Source codes_buffer(codes_object);
     const Codes codes = checked_run(codes_buffer, first_row, n_rows);
+    const Inputs inputs = inputs_at(x, x_type, n_tokens);
+    const Outputs outputs = outputs_at(first_row, y, x_type, bias, bias_type);
+    const nb::gil_scoped_release release;
+    if (groups_) {
+      multiply_grouped(codes, first_row, n_rows, n_columns_, *groups_, outliers_from(first_row), inputs, outputs, n_threads);
+      return;
+    }
     const UniformScales scales{scales_.row + first_row, scales_.column};
-    const Inputs inputs = inputs_at(x, x_type, n_tokens);
-    const Outputs outputs = outputs_at(first_row, y, x_type, bias, bias_type);
-    const nb::gil_scoped_release release;
     multiply_uniform(codes, n_rows, n_columns_, scales, outliers_from(first_row), inputs, outputs, n_threads);
-  }
-
-  void multiply_groups(nb::handle codes_object, size_t first_row, size_t n_rows, size_t group_size, nb::handle scale, unsigned kind,
-                       nb::handle offset, uintptr_t x, unsigned x_type, size_t n_tokens, uintptr_t y, uintptr_t bias, unsigned bias_type,
-                       size_t n_threads) const {
-    const Source codes_buffer(codes_object);
-    const GroupParameters parameters(group_size, scale, kind, offset);
-    const Codes codes = checked_run(codes_buffer, first_row, n_rows);
-    const GroupScales scales = parameters.checked(n_rows, n_columns_);
-    const Inputs inputs = inputs_at(x, x_type, n_tokens);
-    const Outputs outputs = outputs_at(first_row, y, x_type, bias, bias_type);
-    const nb::gil_scoped_release release;
-    multiply_grouped(codes, n_rows, n_columns_, scales, outliers_from(first_row), inputs, outputs, n_threads);
   }
 
   void round(uintptr_t x, unsigned x_type, size_t n_tokens, uintptr_t codes, uintptr_t scales, size_t n_threads) const {
@@ -131,6 +182,8 @@ class CodeMatrix {
   std::optional<UniformParameters> parameters_;
   OutlierBuffers outlier_buffers_;
   OptionalSource permutation_buffer_, order_buffer_;
+  std::optional<NumberBuffers> group_scale_, group_offset_;
+  std::optional<Groups> groups_;
   UniformScales scales_{nullptr, nullptr};
   Outliers outliers_;
   const int64_t* permutation_;
@@ -141,13 +194,13 @@ class CodeMatrix {
 
 void bind_multiply(nb::module_& m) {
   nb::class_<CodeMatrix>(m, "CodeMatrix")
-      .def(nb::init<size_t, size_t, unsigned, bool, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(),
+      .def(nb::init<size_t, size_t, unsigned, bool, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
+                    size_t, unsigned, nb::handle, nb::handle>(),
            nb::arg("n_rows"), nb::arg("n_columns"), nb::arg("bits"), nb::arg("is_signed"), nb::arg("row").none(),
            nb::arg("column").none(), nb::arg("row_begin").none(), nb::arg("outlier_columns").none(), nb::arg("outlier_values").none(),
-           nb::arg("permutation").none(), nb::arg("order").none())
+           nb::arg("permutation").none(), nb::arg("order").none(), nb::arg("group_size"), nb::arg("kind"),
+           nb::arg("group_scale").none(), nb::arg("group_offset").none())
       .def("multiply", &CodeMatrix::multiply)
-      .def("multiply_groups", &CodeMatrix::multiply_groups, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-           nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg())
       .def("round", &CodeMatrix::round)
       .def("finish", &CodeMatrix::finish);
 }

@@ -10,26 +10,6 @@
 namespace spqfmt {
 namespace {
 
-inline float from_bf16(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
-}
-
-// Exponent and mantissa moved into place are 2^112 too small, also for subnormals; infinity and NaN need their exponent back.
-inline float from_f16(uint16_t bits) {
-  uint32_t wide = static_cast<uint32_t>(bits & 0x7fff) << 13;
-  float value;
-  std::memcpy(&value, &wide, sizeof value);
-  value *= 0x1p112f;
-  std::memcpy(&wide, &value, sizeof wide);
-  if ((bits & 0x7c00) == 0x7c00) wide |= 0x7f800000;
-  wide |= static_cast<uint32_t>(bits & 0x8000) << 16;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
-}
-
 inline float as_is(float value) { return value; }
 
 template <typename Stored, float (*kConvert)(Stored)>
@@ -47,8 +27,8 @@ void convert_token(const Inputs& inputs, size_t token, size_t n_columns, const f
   const Floats x = inputs.x;
   switch (x.type) {
     case FloatType::f32: convert<float, as_is>(static_cast<const float*>(x.values) + at, n_columns, permutation, to); break;
-    case FloatType::bf16: convert<uint16_t, from_bf16>(static_cast<const uint16_t*>(x.values) + at, n_columns, permutation, to); break;
-    case FloatType::f16: convert<uint16_t, from_f16>(static_cast<const uint16_t*>(x.values) + at, n_columns, permutation, to); break;
+    case FloatType::bf16: convert<uint16_t, widened_bf16>(static_cast<const uint16_t*>(x.values) + at, n_columns, permutation, to); break;
+    case FloatType::f16: convert<uint16_t, widened_f16>(static_cast<const uint16_t*>(x.values) + at, n_columns, permutation, to); break;
   }
   if (column != nullptr) {
     for (size_t i = 0; i < n_columns; i++) to[i] = to[i] * column[i];
@@ -104,7 +84,7 @@ class Pairs {
         uint16_t* to = made_.get() + token * stride_;
         for (size_t i = 0; i < n_columns; i++) {
           const uint16_t x = from[inputs.permutation == nullptr ? i : static_cast<size_t>(inputs.permutation[i])];
-          to[i] = column == nullptr ? x : to_bf16(from_bf16(x) * column[i]);
+          to[i] = column == nullptr ? x : to_bf16(widened_bf16(x) * column[i]);
         }
         std::memset(to + n_columns, 0, (stride_ - n_columns) * sizeof(uint16_t));
       }
@@ -127,6 +107,52 @@ void multiply_pairs(const Codes& codes, size_t n_rows, size_t n_columns, const U
     pair_multiply_avx512_bf16(from, n_columns, scales.row, outliers, inputs, begin, end, pairs.tokens(), outputs);
   });
 }
+
+bool groups_are_pairs(const Codes& codes, size_t n_columns, const Groups& groups, const Inputs& inputs) {
+  const size_t size = groups.group_size;
+  const bool has_lanes = size >= kLeastPairGroup && kGroupBlock % size == 0;
+  return codes.bits < 8 && inputs.x.type == FloatType::bf16 && (has_lanes || size % kGroupBlock == 0 || size >= n_columns) &&
+         n_columns * codes.bits % 8 == 0 && codes.first * codes.bits % 8 == 0 && multiplies_pairs();
+}
+
+// The memory of GroupTokens.
+class GroupPairs {
+ public:
+  GroupPairs(const Inputs& inputs, size_t n_columns, size_t group_size, bool has_outliers, size_t n_threads)
+      : stride_(round_up(n_columns, kGroupBlock)),
+        sums_stride_(round_up(ceil_div(n_columns, group_size), kProductLanes) + kProductLanes),
+        count_(inputs.count),
+        x_(new uint16_t[stride_ * count_]),
+        sums_(new float[sums_stride_ * count_]),
+        columns_(has_outliers ? new float[n_columns * count_] : nullptr) {
+    const uint16_t* given = static_cast<const uint16_t*>(inputs.x.values);
+    over_rows(count_, n_columns, n_threads, [&](size_t begin, size_t end) {
+      for (size_t token = begin; token < end; token++) {
+        const uint16_t* from = given + token * n_columns;
+        uint16_t* to = x_.get() + token * stride_;
+        float* sums = sums_.get() + token * sums_stride_;
+        std::memset(to, 0, stride_ * sizeof(uint16_t));
+        std::memset(sums, 0, sums_stride_ * sizeof(float));
+        for (size_t column = 0, group = 0, left = group_size; column < n_columns; column++) {
+          const uint16_t x = from[inputs.permutation == nullptr ? column : static_cast<size_t>(inputs.permutation[column])];
+          const size_t in_block = column % kGroupBlock;
+          to[column - in_block + in_block % 2 * (kGroupBlock / 2) + in_block / 2] = x;
+          const float wide = widened_bf16(x);
+          sums[group] += wide;
+          if (columns_) columns_[token * n_columns + column] = wide;
+          if (--left == 0) group++, left = group_size;
+        }
+      }
+    });
+  }
+
+  GroupTokens tokens() const { return {x_.get(), stride_, sums_.get(), sums_stride_, columns_.get(), count_}; }
+
+ private:
+  size_t stride_, sums_stride_, count_;
+  std::unique_ptr<uint16_t[]> x_;
+  std::unique_ptr<float[]> sums_, columns_;
+};
 #endif
 
 }  // namespace
@@ -148,11 +174,20 @@ void multiply_uniform(const Codes& codes, size_t n_rows, size_t n_columns, const
   });
 }
 
-void multiply_grouped(const Codes& codes, size_t n_rows, size_t n_columns, const GroupScales& scales, const Outliers& outliers,
-                      const Inputs& inputs, const Outputs& outputs, size_t n_threads) {
+void multiply_grouped(const Codes& codes, size_t first_row, size_t n_rows, size_t n_columns, const Groups& groups,
+                      const Outliers& outliers, const Inputs& inputs, const Outputs& outputs, size_t n_threads) {
+#if defined(SPQFMT_X86)
+  if (groups_are_pairs(codes, n_columns, groups, inputs)) {
+    const GroupPairs pairs(inputs, n_columns, groups.group_size, outliers.row_begin != nullptr, n_threads);
+    over_rows(n_rows, n_columns * inputs.count, n_threads, [&](size_t begin, size_t end) {
+      group_multiply_avx512_bf16(codes, n_columns, groups, first_row, outliers, begin, end, pairs.tokens(), outputs);
+    });
+    return;
+  }
+#endif
   const Converted converted(inputs, n_columns, nullptr, n_threads);
   over_rows(n_rows, n_columns * inputs.count, n_threads, [&](size_t begin, size_t end) {
-    active_kernels().multiply->grouped(codes, n_columns, scales, outliers, begin, end, converted.tokens(), outputs);
+    active_kernels().multiply->grouped(codes, n_columns, groups, first_row, outliers, begin, end, converted.tokens(), outputs);
   });
 }
 

@@ -2,13 +2,14 @@
 //
 // A row's weights exist as binary32 only in a tile of the nearest cache. Products are summed in kProductLanes partial sums by
 // column modulo kProductLanes, then halved; no fused multiply-add. So the result of a token is the same on every machine, for
-// every number of threads and of other tokens. One kernel is an exception in the first: pair_multiply_avx512_bf16.
+// every number of threads and of other tokens. Two kernels are an exception in the first: those for AVX512_BF16.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "dequantize.hpp"
+#include "group_numbers.hpp"
 
 namespace spqfmt {
 
@@ -55,8 +56,9 @@ struct Inputs {
 struct MultiplyKernels {
   void (*uniform)(const Codes&, size_t n_columns, const UniformScales&, const Outliers&, size_t begin, size_t end, const Tokens&,
                   const Outputs&);
-  void (*grouped)(const Codes&, size_t n_columns, const GroupScales&, const Outliers&, size_t begin, size_t end, const Tokens&,
-                  const Outputs&);
+  // The run's first row is row `first_row` of the groups.
+  void (*grouped)(const Codes&, size_t n_columns, const Groups&, size_t first_row, const Outliers&, size_t begin, size_t end,
+                  const Tokens&, const Outputs&);
   // One token to codes -127..127, nearest, ties to even. Returns the scale, the largest magnitude / 127; 1 for all zeros.
   float (*round_token)(const float* x, size_t n_columns, int8_t* codes);
   // Outputs of one token from the sums of its codes times int8 weights: sum * row factor * scale.
@@ -76,14 +78,34 @@ struct PairTokens {
 void pair_multiply_avx512_bf16(const int8_t* codes, size_t n_columns, const float* factors, const Outliers&, const Inputs& given,
                                size_t begin, size_t end, const PairTokens&, const Outputs&);
 
+// Columns whose products are summed together, and the least group of them that has lanes of its own.
+inline constexpr size_t kGroupBlock = 64, kLeastPairGroup = 4;
+
+// Activations in BF16 for codes in groups: in each kGroupBlock columns the even ones, then the odd ones, zeros up to a whole
+// block. `sums`: of each group in binary32 [count, sums_stride], zeros from n_groups to sums_stride, at least a register more.
+// `columns`: in binary32, [count, n_columns], for outliers; else null.
+struct GroupTokens {
+  const uint16_t* x;
+  size_t stride;
+  const float* sums;
+  size_t sums_stride;
+  const float* columns;
+  size_t count;
+};
+
+// 2- or 4-bit codes whose rows begin at whole bytes, for processors with AVX512_BF16. Groups are of 4, 8, 16, 32, a multiple of
+// kGroupBlock, or all columns. Sums are the processor's own, as above.
+void group_multiply_avx512_bf16(const Codes&, size_t n_columns, const Groups&, size_t first_row, const Outliers&, size_t begin,
+                                size_t end, const GroupTokens&, const Outputs&);
+
 extern const MultiplyKernels multiply_scalar, multiply_avx2, multiply_avx512;
 
 // All rows, over threads. The caller has checked every buffer, that row_begin ascends within the outliers, that columns ascend
 // in each row below n_columns, and that every place is below the stride.
 void multiply_uniform(const Codes& codes, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
                       const Inputs& inputs, const Outputs& outputs, size_t n_threads);
-void multiply_grouped(const Codes& codes, size_t n_rows, size_t n_columns, const GroupScales& scales, const Outliers& outliers,
-                      const Inputs& inputs, const Outputs& outputs, size_t n_threads);
+void multiply_grouped(const Codes& codes, size_t first_row, size_t n_rows, size_t n_columns, const Groups& groups,
+                      const Outliers& outliers, const Inputs& inputs, const Outputs& outputs, size_t n_threads);
 
 // Tokens, times `column` unless it is null, to int8 [count, n_columns] with a scale each.
 void round_tokens(const Inputs& inputs, size_t n_columns, const float* column, int8_t* codes, float* scales, size_t n_threads);

@@ -19,10 +19,11 @@ struct PairSums {
 };
 
 // Codes as BF16; zeros up to a multiple of kPairs.
-inline void fill(const int8_t* codes, size_t n, uint16_t* to) {
+inline void fill(const int8_t* codes, size_t n, size_t ahead, uint16_t* to) {
   alignas(64) int8_t last[kPairs];
   for (size_t i = 0; i < n; i += kPairs) {
     const int8_t* from = codes + i;
+    prefetch(from + ahead);
     if (n - i < kPairs) {
       std::memset(last, 0, sizeof last);
       std::memcpy(last, from, n - i);
@@ -103,7 +104,7 @@ inline void multiply_some(const Call& call, size_t row, CodeTile* weights, PairS
     for (size_t column = 0; column < call.n_columns; column += kTile) {
       const size_t n = smaller(kTile, call.n_columns - column);
       for (size_t r = 0; r < kR; r++) {
-        fill(call.codes + (row + r) * call.n_columns + column, n, weights[r]);
+        fill(call.codes + (row + r) * call.n_columns + column, n, kR * call.n_columns, weights[r]);
         forget_outliers(outliers[r], column, n, weights[r]);
       }
       const uint16_t* x = tokens.x + first * tokens.stride + column;

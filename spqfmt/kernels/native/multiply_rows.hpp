@@ -30,6 +30,12 @@ constexpr size_t kTokensPerTile = 16;
 inline Vector load(const float* from) { return *reinterpret_cast<const StoredVector*>(from); }
 inline void save(const Vector& vector, float* to) { *reinterpret_cast<StoredVector*>(to) = vector; }
 
+#if defined(__AVX512F__)
+// Rows are read side by side, each too short for the processor to see a stream: so the same place of the next rows is fetched.
+// The address may lie behind the codes.
+inline void prefetch(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T1); }
+#endif
+
 // A tile of weights, its rows not a multiple of 4 KiB apart: such addresses compete for the same places of the nearest cache.
 using WeightTile = float[kTile + kProductLanes];
 
@@ -87,13 +93,10 @@ inline void add_products(const WeightTile* weights, const float* x, size_t x_str
 inline float read_float(Floats from, size_t i) {
   switch (from.type) {
     case FloatType::f32: return static_cast<const float*>(from.values)[i];
-    case FloatType::bf16: return float_of(static_cast<uint32_t>(static_cast<const uint16_t*>(from.values)[i]) << 16);
+    case FloatType::bf16: return widened_bf16(static_cast<const uint16_t*>(from.values)[i]);
     case FloatType::f16: break;
   }
-  const uint16_t bits = static_cast<const uint16_t*>(from.values)[i];
-  const uint32_t magnitude = bits_of(float_of(static_cast<uint32_t>(bits & 0x7fff) << 13) * 0x1p112f);
-  const uint32_t special = (bits & 0x7c00) == 0x7c00 ? 0x7f800000 : 0;
-  return float_of(magnitude | special | static_cast<uint32_t>(bits & 0x8000) << 16);
+  return widened_f16(static_cast<const uint16_t*>(from.values)[i]);
 }
 
 inline void write(const Outputs& outputs, size_t token, size_t row, float value) {
@@ -201,13 +204,38 @@ void uniform_multiply(const Codes& codes, size_t n_columns, const UniformScales&
       [](size_t) { return 1.0f; });
 }
 
-void grouped_multiply(const Codes& codes, size_t n_columns, const GroupScales& scales, const Outliers& outliers, size_t begin,
-                      size_t end, const Tokens& tokens, const Outputs& outputs) {
+// The numbers of the groups that a tile touches.
+struct TileNumbers {
+  float scale[kTile + 1];
+  float offset[kTile + 1];
+};
+
+// Weights (row, column)..(row, column + n - 1), n <= kTile; the row is row `group_row` of the groups.
+inline void numbered_tile(const Codes& codes, size_t n_columns, const Groups& groups, size_t row, size_t group_row, size_t column,
+                          size_t n, TileCodes& room, TileNumbers& numbers, float* __restrict weights) {
+  const size_t size = groups.group_size, n_groups = (n_columns - 1) / size + 1;
+  const size_t first = column / size, touched = (column + n - 1) / size - first + 1;
+  group_numbers(groups.scale, n_groups, group_row, first, touched, numbers.scale);
+  if (groups.kind != GroupOffset::none) group_numbers(groups.offset, n_groups, group_row, first, touched, numbers.offset);
+  const int16_t* code = unpack(codes, codes.first + row * n_columns + column, n, room);
+  for (size_t i = 0; i < n;) {
+    const size_t group = (column + i) / size - first;
+    // A group can pass the end of the tile, and of the row: the last one may be shorter than group_size.
+    const size_t n_here = smaller(n - i, size - (column + i) % size);
+    scale_group(code + i, n_here, numbers.scale[group], groups.kind == GroupOffset::none ? 0.0f : numbers.offset[group], groups.kind,
+                weights + i);
+    i += n_here;
+  }
+}
+
+void grouped_multiply(const Codes& codes, size_t n_columns, const Groups& groups, size_t first_row, const Outliers& outliers,
+                      size_t begin, size_t end, const Tokens& tokens, const Outputs& outputs) {
   alignas(64) TileCodes room;
+  TileNumbers numbers;
   multiply_rows(
       n_columns, begin, end, tokens, outputs,
       [&](size_t row, size_t column, size_t n, float* weights) {
-        grouped_tile(codes, n_columns, scales, row, column, n, room, weights);
+        numbered_tile(codes, n_columns, groups, row, first_row + row, column, n, room, numbers, weights);
         replace_outliers(outliers, row, column, n, weights);
       },
       [](size_t) { return 1.0f; });

@@ -10,7 +10,7 @@ from torch import nn
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS
 from spqfmt.kernels.dequantize import FLOATS
-from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats
+from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats, Groups
 from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.loaders.packed.buffers import View
 from spqfmt.loaders.packed.tiles import (
@@ -62,6 +62,7 @@ class PackedMatrix:
                 outliers=None if self._by_columns else sides.outliers,
                 permutation=sides.permutation,
                 order=None if self._by_columns else sides.order,
+                groups=None if self._by_columns else _groups(sides),
             )
         self._uniform = record.scheme == "uniform"
         self._plain_sums = self._uniform and sides.outliers is None and self._n_columns <= _INT8_COLUMNS
@@ -87,11 +88,10 @@ class PackedMatrix:
             y = x.new_empty((*x.shape[:-1], self._n_rows))
             self._finish(torch._int_mm(rounded, self._codes), scales, 0, self._n_rows, y, bias)
             return y
-        if n_tokens > FEW_TOKENS or self._whole is None or not self._uniform:
+        if n_tokens > FEW_TOKENS or self._whole is None or self._matrix is None or self._by_columns:
             return None
         if x.dtype not in _TYPES:
             return None
-        assert self._matrix is not None
         if not x.is_contiguous():
             x = x.contiguous()
         y = x.new_empty((*x.shape[:-1], self._n_rows))
@@ -154,27 +154,7 @@ class PackedMatrix:
         n_threads = torch.get_num_threads()
         for part, codes in self._lent(lend):
             n_rows = part.stop - part.first
-            if self._uniform:
-                self._matrix.multiply(
-                    codes, part.first, n_rows, *there, len(x), y.data_ptr(), *added, n_threads
-                )
-                continue
-            scale = self._sides.group_values("scale", part.first, part.stop)
-            assert scale is not None
-            self._matrix.multiply_groups(
-                codes,
-                part.first,
-                n_rows,
-                self._sides.group_size,
-                scale,
-                there,
-                len(x),
-                y.data_ptr(),
-                zero_point=self._sides.group_values("zero_point", part.first, part.stop),
-                minimum=self._sides.group_values("minimum", part.first, part.stop),
-                bias=added,
-                n_threads=n_threads,
-            )
+            self._matrix.multiply(codes, part.first, n_rows, *there, len(x), y.data_ptr(), *added, n_threads)
         return y
 
     def _multiply_many(
@@ -294,6 +274,13 @@ class PackedMatrix:
         each = scales.unsqueeze(1)
         rounded = (self.scaled(x) / each).round().clamp(-127, 127).to(torch.int8)
         return self._products_exactly(rounded, lend) * each
+
+
+def _groups(sides: Sides) -> Groups | None:
+    scale = sides.group_numbers("scale") if sides.record.scheme == "grouped" else None
+    if scale is None:
+        return None
+    return Groups(sides.group_size, scale, sides.group_numbers("zero_point"), sides.group_numbers("minimum"))
 
 
 def _floats(bias: nn.Parameter | None) -> Floats:

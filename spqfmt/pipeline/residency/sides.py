@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.container.reader import Reader
-from spqfmt.kernels.multiply import OutlierRows
+from spqfmt.kernels.multiply import GroupNumbers, OutlierRows
 from spqfmt.pipeline.residency.parts import Part, by_columns, is_turned
 from spqfmt.records import TensorRecord
 from spqfmt.schemes import outliers as outlier_streams
 from spqfmt.schemes.base import Fetch, Float32, float_from_bits, parameter_int
 from spqfmt.schemes.codes import read_permutation
-from spqfmt.schemes.grouped import DIRECT, read_values
+from spqfmt.schemes.grouped import DIRECT, read_values, supergroup_of
 from spqfmt.schemes.uniform import read_scale
 
 GROUP_ROLES = tuple(
@@ -54,6 +54,30 @@ class Sides:
             *(self.outliers or ()),
         ]
         return sum(array.nbytes for array in arrays if array is not None)
+
+    def group_numbers(self, kind: str) -> GroupNumbers | None:
+        """Scale, zero_point or minimum of all groups as they are held, stored rows; None where there is none."""
+        if kind in self.groups:  # put into the order of the stored rows already
+            return GroupNumbers(self.groups[kind], "f32")
+        direct, codes = DIRECT[kind][0], f"{kind}_codes"
+        rows, columns = self.record.matrix_shape
+        shape = (rows, -(-columns // self.group_size))
+        by_role = self.record.by_role
+        if direct in by_role:
+            return GroupNumbers(self.groups[direct].reshape(shape), by_role[direct].dtype)
+        tile = supergroup_of(self.record)
+        if codes not in by_role or tile is None:
+            return None
+        steps, zeros = f"{kind}_steps", f"{kind}_zeros"
+        return GroupNumbers(
+            self.groups[codes].reshape(shape),
+            by_role[codes].dtype,
+            self.groups[steps],
+            by_role[steps].dtype,
+            self.groups.get(zeros),
+            by_role[zeros].dtype if zeros in by_role else "f16",
+            tile,
+        )
 
     def group_values(self, kind: str, first: int, stop: int) -> Float32 | None:
         """Scale, zero_point or minimum of the groups of stored rows `first` to `stop`, float32 [rows, groups]."""

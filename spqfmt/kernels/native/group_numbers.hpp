@@ -1,0 +1,101 @@
+// Scales and offsets of groups as the grouped scheme stores them (FORMAT.md 5.5), widened to binary32 where they are needed.
+// The loops have internal linkage, like those of dequantize_rows.hpp.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "dequantize.hpp"
+
+namespace spqfmt {
+
+enum class NumberType : unsigned { f32, bf16, f16, u8, i8 };  // the first ones as FloatType
+
+// One number for each group, [rows, n_groups]: `values`, or step * (value - zero) with the step and zero of its tile of
+// tile_rows rows and tile_groups groups; steps null for the former, zeros null for none.
+struct GroupNumbers {
+  const void* values;
+  NumberType type;
+  const void* steps;
+  NumberType steps_type;
+  const void* zeros;
+  NumberType zeros_type;
+  size_t tile_rows, tile_groups;
+};
+
+// Of a whole matrix; `offset` without values for GroupOffset::none.
+struct Groups {
+  GroupNumbers scale, offset;
+  GroupOffset kind;
+  size_t group_size;
+};
+
+namespace {
+
+// Exponent and mantissa moved into place are 2^112 too small, also for subnormals; infinity and NaN need their exponent back.
+inline float widened_f16(uint16_t bits) {
+  uint32_t wide = static_cast<uint32_t>(bits & 0x7fff) << 13;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  value *= 0x1p112f;
+  std::memcpy(&wide, &value, sizeof wide);
+  wide |= (bits & 0x7c00) == 0x7c00 ? 0x7f800000 : 0;
+  wide |= static_cast<uint32_t>(bits & 0x8000) << 16;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+inline float widened_bf16(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+// Numbers first..first + n - 1.
+[[maybe_unused]] inline void widen_numbers(const void* values, NumberType type, size_t first, size_t n, float* __restrict to) {
+  switch (type) {
+    case NumberType::f32: std::memcpy(to, static_cast<const float*>(values) + first, n * sizeof(float)); return;
+    case NumberType::bf16: {
+      const uint16_t* __restrict from = static_cast<const uint16_t*>(values) + first;
+      for (size_t i = 0; i < n; i++) to[i] = widened_bf16(from[i]);
+      return;
+    }
+    case NumberType::f16: {
+      const uint16_t* __restrict from = static_cast<const uint16_t*>(values) + first;
+      for (size_t i = 0; i < n; i++) to[i] = widened_f16(from[i]);
+      return;
+    }
+    case NumberType::u8: {
+      const uint8_t* __restrict from = static_cast<const uint8_t*>(values) + first;
+      for (size_t i = 0; i < n; i++) to[i] = static_cast<float>(from[i]);
+      return;
+    }
+    case NumberType::i8: {
+      const int8_t* __restrict from = static_cast<const int8_t*>(values) + first;
+      for (size_t i = 0; i < n; i++) to[i] = static_cast<float>(from[i]);
+      return;
+    }
+  }
+}
+
+// Those of a row's groups first..first + n - 1, in the order of operations that the formula has.
+[[maybe_unused]] inline void group_numbers(const GroupNumbers& numbers, size_t n_groups, size_t row, size_t first, size_t n,
+                                           float* __restrict to) {
+  widen_numbers(numbers.values, numbers.type, row * n_groups + first, n, to);
+  if (numbers.steps == nullptr) return;
+  const size_t tiles = (n_groups - 1) / numbers.tile_groups + 1;
+  for (size_t i = 0; i < n;) {
+    const size_t tile = (first + i) / numbers.tile_groups;
+    const size_t at = row / numbers.tile_rows * tiles + tile;
+    const size_t end = (tile + 1) * numbers.tile_groups - first;
+    float step, zero = 0;
+    widen_numbers(numbers.steps, numbers.steps_type, at, 1, &step);
+    if (numbers.zeros != nullptr) widen_numbers(numbers.zeros, numbers.zeros_type, at, 1, &zero);
+    for (; i < n && i < end; i++) to[i] = step * (to[i] - zero);
+  }
+}
+
+}  // namespace
+}  // namespace spqfmt

@@ -1,0 +1,297 @@
+// 2- and 4-bit codes in groups times BF16 activations, with the processor's dot products of BF16 pairs.
+//
+// Codes become BF16 numbers by a look-up among registers, exactly. A group's sum of products is scaled as a whole, and its
+// offset times the sum of its activations is subtracted at the end: scale * sum(code * x) - coefficient * sum(x).
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "multiply_rows.hpp"
+
+namespace spqfmt {
+namespace {
+
+constexpr size_t kBlock = kGroupBlock;
+constexpr size_t kRows = 4;
+constexpr size_t kTokens = 4;
+constexpr size_t kLanes = 16;
+constexpr size_t kGroupsOfTile = kTile / kLeastPairGroup + 2 * kLanes;  // of kTile columns, and room for whole registers
+
+struct BlockSums {
+  alignas(64) float of[kRows][kTokensPerTile][kLanes];
+};
+
+// What belongs to the groups of some rows in the columns of a tile.
+struct TileGroups {
+  alignas(64) float scale[kRows][kGroupsOfTile];
+  alignas(64) float offset[kRows][kGroupsOfTile];
+  alignas(64) float coefficient[kRows][kGroupsOfTile];
+};
+
+// Columns 4j and 4j + 2 of a block in lane j, and columns 4j + 1 and 4j + 3.
+struct CodePairs {
+  __m512bh even, odd;
+};
+
+// The BF16 number of each code, as often as 32 places have room for it.
+__m512i code_table(const Codes& codes) {
+  alignas(64) uint16_t table[32];
+  const unsigned n = 1u << codes.bits;
+  for (unsigned i = 0; i < 32; i++) {
+    const int code = static_cast<int>(i % n);
+    const int value = codes.is_signed && i % n >= n / 2 ? code - static_cast<int>(n) : code;
+    table[i] = static_cast<uint16_t>(bits_of(static_cast<float>(value)) >> 16);
+  }
+  return _mm512_load_si512(table);
+}
+
+inline __m512bh looked_up(__m512i codes, __m512i table) {
+  return reinterpret_cast<__m512bh>(_mm512_permutexvar_epi16(codes, table));
+}
+
+template <unsigned kBits>
+inline CodePairs unpack_block(const uint8_t* from, __m512i table) {
+  if constexpr (kBits == 4) {
+    // The look-up takes 5 bits of each word: of the low nibble the table does not mind the fifth.
+    const __m512i words = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    return {looked_up(words, table), looked_up(_mm512_srli_epi16(words, 4), table)};
+  } else {
+    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    const __m512i low = _mm512_set1_epi32(3), high = _mm512_set1_epi32(3 << 16);
+    const __m512i even = _mm512_or_si512(_mm512_and_si512(bytes, low), _mm512_and_si512(_mm512_slli_epi32(bytes, 12), high));
+    const __m512i odd = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(bytes, 2), low),
+                                        _mm512_and_si512(_mm512_slli_epi32(bytes, 10), high));
+    return {looked_up(even, table), looked_up(odd, table)};
+  }
+}
+
+inline __m512bh block_of(const uint16_t* from) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(from)); }
+
+// What does not change from row to row.
+struct Call {
+  const Codes& codes;
+  size_t n_columns;
+  const Groups& groups;
+  size_t n_groups;
+  size_t first_row;
+  const Outliers& outliers;
+  const GroupTokens& tokens;
+  const Outputs& outputs;
+  __m512i table;
+};
+
+// Columns column..column + n - 1, at most kTile, of kR rows from `row` on.
+struct Tile {
+  size_t row, column, n;
+  size_t first_group, n_groups;
+};
+
+// Adds a block of a row, whose codes are at `from`: the sum of each lane's four columns, times their group's scale.
+template <unsigned kBits, size_t kT>
+inline void add_block(const Call& call, const uint8_t* from, __m512 scale, const uint16_t* x, __m512 (&acc)[kT]) {
+  const CodePairs codes = unpack_block<kBits>(from, call.table);
+  for (size_t t = 0; t < kT; t++) {
+    const uint16_t* at = x + t * call.tokens.stride;
+    const __m512 even = _mm512_dpbf16_ps(_mm512_setzero_ps(), codes.even, block_of(at));
+    acc[t] = _mm512_fmadd_ps(scale, _mm512_dpbf16_ps(even, codes.odd, block_of(at + kBlock / 2)), acc[t]);
+  }
+}
+
+// Which groups the lanes of a block belong to, counted from the tile's first.
+template <bool kSmall>
+class BlockGroups {
+ public:
+  BlockGroups(const Call& call, const Tile& tile) : size_(call.groups.group_size) {
+    if constexpr (kSmall) {
+      const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+      spread_ = _mm512_srlv_epi32(lane, _mm512_set1_epi32(__builtin_ctz(static_cast<unsigned>(size_)) - 2));
+    } else {
+      left_ = size_ >= call.n_columns ? call.n_columns + kBlock : size_ - tile.column % size_;
+    }
+  }
+
+  __m512 scale_of(const float* scales) const {
+    if constexpr (kSmall) return _mm512_permutexvar_ps(spread_, _mm512_loadu_ps(scales + first_));
+    return _mm512_set1_ps(scales[first_]);
+  }
+
+  void advance() {
+    if constexpr (kSmall) {
+      first_ += kBlock / size_;
+    } else if ((left_ -= kBlock) == 0) {
+      first_++;
+      left_ = size_;
+    }
+  }
+
+ private:
+  size_t size_, first_ = 0, left_ = 0;
+  __m512i spread_ = _mm512_setzero_si512();
+};
+
+template <unsigned kBits, bool kSmall, size_t kR, size_t kT>
+inline void add_blocks(const Call& call, const Tile& tile, const TileGroups& groups, size_t first_token, size_t token, BlockSums& sums) {
+  const uint16_t* x = call.tokens.x + (first_token + token) * call.tokens.stride + tile.column;
+  const uint8_t* from[kR];
+  __m512 acc[kR][kT];
+  for (size_t r = 0; r < kR; r++) {
+    from[r] = call.codes.bytes + (call.codes.first + (tile.row + r) * call.n_columns + tile.column) * kBits / 8;
+    for (size_t t = 0; t < kT; t++) acc[r][t] = tile.column == 0 ? _mm512_setzero_ps() : _mm512_load_ps(sums.of[r][token + t]);
+  }
+  const size_t ahead = kR * call.n_columns * kBits / 8;
+  BlockGroups<kSmall> of(call, tile);
+  const size_t whole = tile.n / kBlock * kBlock;
+  size_t block = 0;
+  for (; block < whole; block += kBlock, of.advance()) {
+    for (size_t r = 0; r < kR; r++) {
+      const uint8_t* at = from[r] + block * kBits / 8;
+      prefetch(at + ahead);
+      add_block<kBits>(call, at, of.scale_of(groups.scale[r]), x + block, acc[r]);
+    }
+  }
+  if (block < tile.n) {
+    alignas(64) uint8_t last[kBlock * kBits / 8] = {};
+    for (size_t r = 0; r < kR; r++) {
+      std::memcpy(last, from[r] + block * kBits / 8, ((tile.n - block) * kBits + 7) / 8);
+      add_block<kBits>(call, last, of.scale_of(groups.scale[r]), x + block, acc[r]);
+    }
+  }
+  if (call.groups.kind != GroupOffset::none) {
+    const float* x_sums = call.tokens.sums + (first_token + token) * call.tokens.sums_stride + tile.first_group;
+    for (size_t i = 0; i < tile.n_groups; i += kLanes) {
+      for (size_t t = 0; t < kT; t++) {
+        const __m512 x_sum = _mm512_loadu_ps(x_sums + t * call.tokens.sums_stride + i);
+        for (size_t r = 0; r < kR; r++) {
+          acc[r][t] = _mm512_fnmadd_ps(_mm512_load_ps(groups.coefficient[r] + i), x_sum, acc[r][t]);
+        }
+      }
+    }
+  }
+  for (size_t r = 0; r < kR; r++) {
+    for (size_t t = 0; t < kT; t++) _mm512_store_ps(sums.of[r][token + t], acc[r][t]);
+  }
+}
+
+// Numbers first..first + 15, those from n on 0 and not read.
+inline __m512 some_numbers(const void* values, NumberType type, size_t first, size_t n) {
+  const __mmask16 mask = n >= kLanes ? 0xffff : static_cast<__mmask16>((1u << n) - 1);
+  switch (type) {
+    case NumberType::f32: return _mm512_maskz_loadu_ps(mask, static_cast<const float*>(values) + first);
+    case NumberType::f16: return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(values) + first));
+    case NumberType::bf16: {
+      const __m256i bits = _mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(values) + first);
+      return reinterpret_cast<__m512>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
+    case NumberType::u8:
+      return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, static_cast<const uint8_t*>(values) + first)));
+    case NumberType::i8: break;
+  }
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, static_cast<const int8_t*>(values) + first)));
+}
+
+// A row's numbers of a tile's groups, then zeros to a register more: those are read, too, for columns that are not there.
+inline void read_numbers(const GroupNumbers& numbers, const Call& call, const Tile& tile, size_t r, float* to) {
+  const size_t row = call.first_row + tile.row + r;
+  const size_t n = tile.n_groups;
+  if (numbers.steps != nullptr) {
+    group_numbers(numbers, call.n_groups, row, tile.first_group, n, to);
+    for (size_t i = n; i < n + kLanes; i++) to[i] = 0;
+    return;
+  }
+  const size_t first = row * call.n_groups + tile.first_group;
+  size_t i = 0;
+  for (; i < n; i += kLanes) _mm512_store_ps(to + i, some_numbers(numbers.values, numbers.type, first + i, n - i));
+  _mm512_store_ps(to + i, _mm512_setzero_ps());
+}
+
+// Scales, offsets, and what each group's sum of activations is multiplied by: 0 where an earlier tile did it.
+template <size_t kR>
+inline void read_groups(const Call& call, const Tile& tile, TileGroups& groups) {
+  for (size_t r = 0; r < kR; r++) {
+    read_numbers(call.groups.scale, call, tile, r, groups.scale[r]);
+    if (call.groups.kind == GroupOffset::none) continue;
+    read_numbers(call.groups.offset, call, tile, r, groups.offset[r]);
+    const bool is_product = call.groups.kind == GroupOffset::zero_point;
+    for (size_t i = 0; i < tile.n_groups; i += kLanes) {
+      const __m512 scale = is_product ? _mm512_load_ps(groups.scale[r] + i) : _mm512_set1_ps(1);
+      _mm512_store_ps(groups.coefficient[r] + i, _mm512_mul_ps(_mm512_load_ps(groups.offset[r] + i), scale));
+    }
+    if (tile.first_group * call.groups.group_size < tile.column) groups.coefficient[r][0] = 0;
+  }
+}
+
+// A row's outliers, from `next` on, that lie in the tile: what each is more than the weight of its code, times activations.
+template <unsigned kBits>
+inline void add_outliers(const Call& call, const Tile& tile, const TileGroups& groups, size_t r, size_t first_token, size_t n_tokens,
+                         int64_t& next, float* more) {
+  const size_t begin = call.codes.first + (tile.row + r) * call.n_columns;
+  const int64_t stop = call.outliers.row_begin[tile.row + r + 1];
+  for (; next < stop && call.outliers.column[next] < tile.column + tile.n; next++) {
+    const size_t column = call.outliers.column[next], at = begin + column;
+    const unsigned bits = call.codes.bytes[at * kBits / 8] >> at % (8 / kBits) * kBits & ((1u << kBits) - 1);
+    const int sign = call.codes.is_signed ? 1 << (kBits - 1) : 0;
+    const float code = static_cast<float>((static_cast<int>(bits) ^ sign) - sign);
+    const size_t group = column / call.groups.group_size - tile.first_group;
+    const float scale = groups.scale[r][group];
+    float weight = scale * code;
+    if (call.groups.kind == GroupOffset::zero_point) weight = scale * (code - groups.offset[r][group]);
+    if (call.groups.kind == GroupOffset::minimum) weight -= groups.offset[r][group];
+    const float difference = call.outliers.value[next] - weight;
+    for (size_t t = 0; t < n_tokens; t++) more[t] += difference * call.tokens.columns[(first_token + t) * call.n_columns + column];
+  }
+}
+
+template <unsigned kBits, bool kSmall, size_t kR>
+inline void multiply_some(const Call& call, size_t row, TileGroups& groups, BlockSums& sums) {
+  const GroupTokens& tokens = call.tokens;
+  for (size_t first = 0; first < tokens.count; first += kTokensPerTile) {
+    const size_t n_tokens = smaller(kTokensPerTile, tokens.count - first);
+    float more[kR][kTokensPerTile] = {};
+    int64_t next[kR] = {};
+    if (call.outliers.row_begin != nullptr) {
+      for (size_t r = 0; r < kR; r++) next[r] = call.outliers.row_begin[row + r];
+    }
+    for (size_t column = 0; column < call.n_columns; column += kTile) {
+      const size_t n = smaller(kTile, call.n_columns - column), first_group = column / call.groups.group_size;
+      const Tile tile{row, column, n, first_group, (column + n - 1) / call.groups.group_size - first_group + 1};
+      read_groups<kR>(call, tile, groups);
+      size_t token = 0;
+      for (; token + kTokens <= n_tokens; token += kTokens) {
+        add_blocks<kBits, kSmall, kR, kTokens>(call, tile, groups, first, token, sums);
+      }
+      for (; token < n_tokens; token++) add_blocks<kBits, kSmall, kR, 1>(call, tile, groups, first, token, sums);
+      if (call.outliers.row_begin == nullptr) continue;
+      for (size_t r = 0; r < kR; r++) add_outliers<kBits>(call, tile, groups, r, first, n_tokens, next[r], more[r]);
+    }
+    for (size_t r = 0; r < kR; r++) {
+      for (size_t token = 0; token < n_tokens; token++) {
+        write(call.outputs, first + token, row + r, _mm512_reduce_add_ps(_mm512_load_ps(sums.of[r][token])) + more[r][token]);
+      }
+    }
+  }
+}
+
+template <unsigned kBits, bool kSmall>
+void multiply_range(const Call& call, size_t begin, size_t end) {
+  TileGroups groups = {};
+  BlockSums sums;
+  size_t row = begin;
+  for (; row + kRows <= end; row += kRows) multiply_some<kBits, kSmall, kRows>(call, row, groups, sums);
+  for (; row < end; row++) multiply_some<kBits, kSmall, 1>(call, row, groups, sums);
+}
+
+}  // namespace
+
+void group_multiply_avx512_bf16(const Codes& codes, size_t n_columns, const Groups& groups, size_t first_row, const Outliers& outliers,
+                                size_t begin, size_t end, const GroupTokens& tokens, const Outputs& outputs) {
+  const Call call{codes, n_columns, groups, (n_columns - 1) / groups.group_size + 1, first_row, outliers, tokens, outputs,
+                  code_table(codes)};
+  const bool is_small = groups.group_size < kBlock && groups.group_size < n_columns;
+  if (codes.bits == 4) {
+    is_small ? multiply_range<4, true>(call, begin, end) : multiply_range<4, false>(call, begin, end);
+  } else {
+    is_small ? multiply_range<2, true>(call, begin, end) : multiply_range<2, false>(call, begin, end);
+  }
+}
+
+}  // namespace spqfmt
