@@ -1,12 +1,16 @@
 """The frozen records of a file's index (FORMAT.md section 3), shared by every layer that reads or writes one."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
 from spqfmt import wire
+
+FLOATS = frozenset({"f64", "f32", "f16", "bf16"})
+"""Dtypes that models compute in; one-byte floats are for storing only."""
 
 
 class PlaneChunk(NamedTuple):
@@ -139,7 +143,16 @@ class Index:
 
 def bf16_bytes(dtype: str, n: int) -> int:
     """Size of so many elements in BF16; as they are for what is no float of 16 or more bits."""
-    return 2 * n if dtype in {"f64", "f32", "f16", "bf16"} else n * wire.DTYPES[dtype].bits // 8
+    return 2 * n if dtype in FLOATS else n * wire.DTYPES[dtype].bits // 8
+
+
+def main_dtype(records: Iterable[TensorRecord]) -> str:
+    """The dtype of FLOATS that most weights have; f32 when there is none."""
+    weights = Counter[str]()
+    for record in records:
+        if record.tied_to is None and record.dtype in FLOATS:
+            weights[record.dtype] += record.n_weights
+    return max(weights, key=lambda dtype: weights[dtype], default="f32")
 
 
 def align(offset: int, alignment: int) -> int:

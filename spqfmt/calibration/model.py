@@ -85,7 +85,7 @@ class ModelShell:
         self.dtype = dtype
         self.device = torch.device(device)
         with asset_folder(source) as folder, quiet_transformers():
-            config = _read_config(folder)
+            config = read_config(folder)
             self.model = _build_empty(source, config, dtype)
         targets = Targets(self.model)
         self._mapping = targets.mapping
@@ -145,7 +145,8 @@ class ModelShell:
         return found
 
 
-def _read_config(folder: Path) -> Any:
+def read_config(folder: Path) -> Any:
+    """The config.json in the folder. Raises UnsupportedError where transformers cannot use it."""
     try:
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, TypeError, OSError) as error:

@@ -8,16 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from spqfmt.calibration.model import asset_folder, find_model_class, quiet_transformers
-from spqfmt.errors import UnsupportedError
+from spqfmt.calibration.model import asset_folder, find_model_class, quiet_transformers, read_config
 from spqfmt.importers.base import SourceModel
-from spqfmt.records import TensorRecord
-
-_FLOATS = frozenset({"f64", "f32", "f16", "bf16"})
+from spqfmt.records import FLOATS, TensorRecord
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def _names(weight: str, source: str | None, prefix: str) -> list[str]:
 
 
 def _fits(module: Any, record: TensorRecord) -> bool:
-    if record.dtype not in _FLOATS or len(record.shape) != 2 or 0 in record.shape:
+    if record.dtype not in FLOATS or len(record.shape) != 2 or 0 in record.shape:
         return False
     if type(module) is nn.Linear:
         return record.shape == tuple(module.weight.shape) and not record.transposed
@@ -97,16 +93,13 @@ def _fits(module: Any, record: TensorRecord) -> bool:
 
 def held_by_model(source: SourceModel, records: Mapping[str, TensorRecord]) -> Held | None:
     """What transformers' model of the source will hold; None where it has none. `records` as in find_places."""
-    try:
-        with asset_folder(source) as folder, quiet_transformers():
-            config = transformers.AutoConfig.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True
-            )
-            model_class = find_model_class(config)
+    with asset_folder(source) as folder, quiet_transformers():
+        try:
+            config = read_config(folder)
             with torch.device("meta"):
-                model = model_class(config)
-    except (ValueError, KeyError, TypeError, OSError, UnsupportedError):
-        return None
+                model = find_model_class(config)(config)
+        except Exception:  # noqa: BLE001  # a foreign config may make transformers' classes raise anything
+            return None
     places = find_places(model, records)
     names = {place.record.name for place in places}
     lookups = {place.record.name for place in places if place.is_embedding}

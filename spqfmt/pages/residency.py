@@ -4,9 +4,7 @@
 no torch is needed. For plain decoder models both are the same (tests/pages/test_residency.py).
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from math import prod
+from collections.abc import Sequence
 
 from spqfmt import wire
 from spqfmt.container.reader import Reader
@@ -19,9 +17,7 @@ from spqfmt.pipeline.residency.plan import decode_seconds, share_of_passes
 from spqfmt.pipeline.residency.rates import Rates
 from spqfmt.pipeline.residency.sides import side_bytes
 from spqfmt.pipeline.residency.workspace import workspace_bytes
-from spqfmt.records import TensorRecord
-
-_FLOATS = frozenset({"f64", "f32", "f16", "bf16"})
+from spqfmt.records import FLOATS, TensorRecord, main_dtype
 
 
 def inventory_from_index(readers: Sequence[Reader]) -> Inventory:
@@ -32,7 +28,7 @@ def inventory_from_index(readers: Sequence[Reader]) -> Inventory:
     lookups = {name for name, record in matrices.items() if _role(record) == "embedding"}
     products = (matrices.keys() - lookups) | {r.tied_to for r in records.values() if r.tied_to in lookups}
     both = products & lookups
-    itemsize = wire.DTYPES[_main_dtype(records)].bits // 8
+    itemsize = wire.DTYPES[main_dtype(records.values())].bits // 8
     rest = [r for r in records.values() if r.name not in matrices and r.tied_to is None and _is_float(r)]
     items = [
         Item(part, name in products, name in lookups)
@@ -48,7 +44,7 @@ def inventory_from_index(readers: Sequence[Reader]) -> Inventory:
 
 
 def _is_float(record: TensorRecord) -> bool:
-    return record.dtype in _FLOATS
+    return record.dtype in FLOATS
 
 
 def _role(record: TensorRecord) -> str:
@@ -58,14 +54,6 @@ def _role(record: TensorRecord) -> str:
 def _is_matrix(record: TensorRecord) -> bool:
     plain = record.tied_to is None and _is_float(record) and record.name.endswith(".weight")
     return plain and len(record.shape) == 2 and 0 not in record.shape
-
-
-def _main_dtype(records: Mapping[str, TensorRecord]) -> str:
-    weights: Counter[str] = Counter()
-    for record in records.values():
-        if record.tied_to is None and _is_float(record):
-            weights[record.dtype] += prod(record.shape)
-    return max(weights, key=lambda dtype: weights[dtype], default="f32")
 
 
 def residency_data(inventory: Inventory, rates: Rates) -> dict[str, object]:

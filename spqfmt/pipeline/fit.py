@@ -1,5 +1,6 @@
 """ecq's half of a pack that knows all tensors: a survey of their rates, and from it a plan for each and a budget."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -21,14 +22,16 @@ GRADIENT_SAMPLES = 8
 """Samples of the calibration for the backward pass: some 4000 tokens."""
 EMBEDDING_EXTRA_BITS = 2.0
 """More than the layers get in the mean, decision 0014."""
+_NOT_COUNTED = -math.inf
+"""Base of tensors that the size does not count: at every shift they get the most bits, for they cost nothing."""
 
 Stage = Callable[[str], None]
 
 
-def fit(model: SourceModel, room: Room, options: PackOptions, stage: Stage) -> PackOptions:
+def fit(model: SourceModel, room: Room, options: PackOptions, stage: Stage) -> tuple[PackOptions, SizeBudget]:
     """Survey the model for the size that leaves `room`.
 
-    Returns options whose method has a plan for each tensor and the budget that it spends from.
+    Returns options whose method has a plan for each tensor and the budget that it spends from, and that budget.
     """
     method = options.method
     assert isinstance(method, Ecq)
@@ -37,13 +40,18 @@ def fit(model: SourceModel, room: Room, options: PackOptions, stage: Stage) -> P
     rate = min(MOST_BITS, max(FEWEST_BITS, rate))
     seen = _survey(model, spent, options, rate, stage)
     extra = {name: EMBEDDING_EXTRA_BITS for name, t in spent.items() if t.source.role != "linear"}
-    plans = make_plans([seen[name] for name in spent], extra)
+    plans = {
+        name: plan if room.ledger.counts(name) else replace(plan, base=_NOT_COUNTED)
+        for name, plan in make_plans([seen[name] for name in spent], extra).items()
+    }
     budget = SizeBudget(room.ledger, plans, room.target_bytes, spent, options.codec.codec)
+    of_memory = isinstance(options.fit, MemoryBytes)
     # Decoding columns to rows would take memory.
-    method = method.prepared(plans, budget, by_rows=isinstance(options.fit, MemoryBytes))
-    bits = 8 * (room.target_bytes - room.other_bytes) / room.n_counted
-    given = replace(options.method_options, bits_per_weight=round(bits, 4))
-    return replace(options, method=method, method_options=given)
+    method = method.prepared(plans, budget, by_rows=of_memory)
+    # Memory is not spent on weights' bits alone: what they come to is not known before.
+    bits = None if of_memory else round(8 * (room.target_bytes - room.other_bytes) / room.n_counted, 4)
+    given = replace(options.method_options, bits_per_weight=bits)
+    return replace(options, method=method, method_options=given), budget
 
 
 def _survey(

@@ -3,9 +3,8 @@
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 from spqfmt.errors import OptionError
 from spqfmt.importers.base import SourceModel
@@ -33,7 +32,7 @@ class Room:
     """What a wanted size leaves for the tensors whose size ecq chooses.
 
     `ledger` knows all others. `n_counted` weights are those that bits a weight count, the ones of `spent` and of
-    embeddings with bits of their own; `other_bytes` is what the target holds beside them.
+    embeddings with bits of their own; `other_bytes` is what a file holds that they do not count.
     """
 
     ledger: Ledger
@@ -58,36 +57,38 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
         for t in plan.tensors
         if t.source.tied_to is None and t.source.name not in spent
     }
-    ledger = FileLedger.begin(_segments(plan), plan.segment_alignment, model.assets, _METADATA).knowing(fixed)
+    file = FileLedger.begin(_segments(plan), plan.segment_alignment, model.assets, _METADATA)
     n_counted = sum(t.n_weights for t in plan.tensors if t.treatment)
-    others = ledger.asset_bytes + sum(t.stored_bytes for t in fixed.values() if not t.record["method"])
+    others = file.asset_bytes + sum(t.stored_bytes for t in fixed.values() if not t.record["method"])
     asked = options.fit
     assert asked is not None
     target = int(asked.bits * n_counted / 8) + others if isinstance(asked, BitsPerWeight) else asked.n_bytes
-    room = Room(ledger, spent, n_counted, others, target)
+    ledger: Ledger = file
     if isinstance(asked, MemoryBytes):
-        memory = MemoryLedger.begin(
-            model, plan, spent, has_column_scales=is_calibrated(options.method)
-        ).knowing(fixed)
-        counted = sum(t.placed_bytes for t in fixed.values() if t.record["method"])
-        room = replace(room, ledger=memory, other_bytes=memory.n_bytes({}) - counted)
-        if not room.n_weights:
+        has_column_scales = is_calibrated(options.method)
+        ledger = MemoryLedger.begin(model, plan, spent, has_column_scales=has_column_scales)
+        if not any(ledger.counts(name) for name in spent):
             raise OptionError("a model of this kind keeps none of these weights packed in memory; use --fit")
+    room = Room(ledger.knowing(fixed), spent, n_counted, others, target)
     smallest = _smallest(room, options)
     if target < smallest:
         raise OptionError(_too_small(asked, room, smallest))
     return room
 
 
-def room_notes(asked: Fit | None, file: Path, model: SourceModel) -> Iterator[str]:
-    """What a file's model takes where memory was asked for, and what of a size is left where that is much."""
+def room_notes(asked: Fit | None, ledger: Ledger, file_bytes: int) -> Iterator[str]:
+    """What a model takes where memory was asked for, and what of a size is left where that is much.
+
+    `ledger` knows all tensors; the file's is about its metadata, so `file_bytes` are given.
+    """
     if asked is None or isinstance(asked, BitsPerWeight):
         return
-    if isinstance(asked, MemoryBytes):
-        taken = MemoryLedger.of_file(file, model).n_bytes({})
+    taken = file_bytes
+    if isinstance(ledger, MemoryLedger):
+        if ledger.is_guess:
+            yield "transformers has no model for this source: memory is counted as a plain decoder's"
+        taken = ledger.n_bytes({})
         yield f"all weights have room in memory, compressed, under a ceiling of {taken} bytes"
-    else:
-        taken = file.stat().st_size
     if taken < _NEAR * asked.n_bytes:
         yield (
             f"{asked.n_bytes - taken} bytes of what was asked for are left: no weight gets more than "
@@ -144,5 +145,5 @@ def _too_small(asked: Fit, room: Room, smallest: int) -> str:
     if isinstance(asked, BitsPerWeight):
         least = math.ceil(100 * 8 * (smallest - room.other_bytes) / room.n_counted) / 100
         return f"{asked.bits:g} bits a weight are too few for this model; {least:.2f} is the least that works"
-    what = f"{asked.n_bytes} bytes{' of memory' if isinstance(asked, MemoryBytes) else ''}"
+    what = f"{asked.n_bytes} {room.ledger.unit}"
     return f"{what} are too few for this model; {smallest} bytes is the smallest size that works"

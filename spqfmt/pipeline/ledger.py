@@ -1,8 +1,11 @@
-"""How large a file will be, while only some of its tensors are known: the writer's layout on paper (FORMAT.md 2.3)."""
+"""What a size is counted with while only some tensors are known: what all ledgers do, and the ledger of a file.
+
+A file's is the writer's layout on paper (FORMAT.md 2.3); memory_ledger.py has the one of memory.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import zstandard
@@ -77,7 +80,9 @@ def _chunks(stream: StreamData, codec: str) -> list[EncodedChunk]:
 
 
 class Ledger(Protocol):
-    """Bytes of what a size is asked for: a file, or the memory that its model needs."""
+    """Bytes of what a size is asked for: a file, or the memory that its model needs. `unit`: bytes, and of what."""
+
+    unit: ClassVar[str]
 
     def knowing(self, more: Mapping[str, StoredTensor]) -> Self:
         """With more tensors known."""
@@ -95,6 +100,8 @@ class Ledger(Protocol):
 @dataclass(frozen=True)
 class FileLedger:
     """`segments` are names with the names of their tensors, tied ones left out; `known` what is stored so far."""
+
+    unit: ClassVar[str] = "bytes"
 
     segments: tuple[tuple[str, tuple[str, ...]], ...]
     alignment: int

@@ -5,13 +5,12 @@ What `spqfmt plan` will say of the finished file, summed on paper as ledger.py s
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from spqfmt import wire
 from spqfmt.codecs.chunks import chunk_sizes
@@ -25,7 +24,7 @@ from spqfmt.pipeline.residency.inventory import Item, Totals
 from spqfmt.pipeline.residency.parts import cut
 from spqfmt.pipeline.residency.sides import side_bytes
 from spqfmt.pipeline.residency.workspace import workspace_bytes
-from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+from spqfmt.records import FLOATS, Chunk, PlaneChunk, Stream, TensorRecord, main_dtype
 
 if TYPE_CHECKING:
     from spqfmt.calibration.places import Use
@@ -37,11 +36,15 @@ class MemoryLedger:
 
     `others`: the floats, and the room for dequantized rows. `coming`: what tensors that the budget is spent on come to
     while nothing is known of them but their shapes, with 8 bits a weight, and the bytes of their scales in the file.
+    `is_guess`: transformers has no model, so that all is as a plain decoder would hold it.
     """
+
+    unit: ClassVar[str] = "bytes of memory"
 
     uses: Mapping[str, Use]
     others: Totals
-    coming: Mapping[str, tuple[Totals, int]]
+    is_guess: bool
+    coming: Mapping[str, tuple[Totals, int]] = field(default_factory=dict)
     known: Mapping[str, Totals] = field(default_factory=dict)
 
     @classmethod
@@ -50,22 +53,22 @@ class MemoryLedger:
     ) -> Self:
         """Nothing is known. `coming` names tensors; layers among them may have column scales."""
         bare = {t.source.name: _bare(t) for t in plan.tensors if t.source.tied_to is None}
-        uses, others = _held(model, bare)
+        uses, others, is_guess = _held(model, bare)
         roles = {t.name: t.role for t in model.tensors}
         expected = {
             name: _expected(bare[name], by_columns=has_column_scales and roles[name] == "linear")
             for name in coming
             if name in uses
         }
-        return cls(uses, others, {name: (_totals(r, uses), _scales(r)) for name, r in expected.items()})
+        coming = {name: (_totals(r, uses), _scales(r)) for name, r in expected.items()}
+        return cls(uses, others, is_guess, coming)
 
     @classmethod
     def of_file(cls, file: Path, model: SourceModel) -> Self:
         """All is known of a file that was made from the model."""
         with Reader(file) as reader:
             records = [record for record in reader.index.tensors if record.tied_to is None]
-        uses, others = _held(model, {record.name: record for record in records})
-        return cls(uses, others, {}).knowing_records(records)
+        return cls(*_held(model, {record.name: record for record in records})).knowing_records(records)
 
     def knowing(self, more: Mapping[str, StoredTensor]) -> Self:
         """With more tensors known."""
@@ -93,31 +96,30 @@ class MemoryLedger:
         return sum(self.known.values(), self.others)
 
 
-def _held(model: SourceModel, records: Mapping[str, TensorRecord]) -> tuple[Mapping[str, Use], Totals]:
-    """Uses by name and the memory for all else, in the dtype that most weights have.
+def _held(model: SourceModel, records: Mapping[str, TensorRecord]) -> tuple[Mapping[str, Use], Totals, bool]:
+    """Uses by name, the memory for all else in the dtype that most weights have, and whether it is a guess.
 
-    Of a model that transformers does not know: what a plain decoder with these weights would hold.
+    Of a model that transformers does not have: what a plain decoder with these weights would hold.
     """
     # transformers takes seconds to import.
     from spqfmt.calibration.places import Held, Use, held_by_model
 
     by_name = {t.name: records[t.tied_to or t.name] for t in model.tensors}
     held = held_by_model(model, by_name)
+    is_guess = held is None
     if held is None:
-        own = [t for t in model.tensors if t.tied_to is None]
+        own = [t for t in model.tensors if t.tied_to is None and t.dtype in FLOATS]
         tied = {t.tied_to for t in model.tensors}
-        packed = [t for t in own if t.role != "other" and len(t.shape) == 2 and 0 not in t.shape]
-        held = Held(
-            {t.name: Use(t.role != "embedding" or t.name in tied, t.role == "embedding") for t in packed},
-            sum(prod(t.shape) for t in own if t not in packed),
-        )
-    weights = Counter[str]()
-    for record in records.values():
-        weights[record.dtype] += record.n_weights
-    itemsize = wire.DTYPES[weights.most_common(1)[0][0]].bits // 8
+        uses = {
+            t.name: Use(t.role != "embedding" or t.name in tied, t.role == "embedding")
+            for t in own
+            if t.role != "other" and len(t.shape) == 2 and 0 not in t.shape
+        }
+        held = Held(uses, sum(prod(t.shape) for t in own if t.name not in uses))
+    itemsize = wire.DTYPES[main_dtype(records.values())].bits // 8
     shapes = [records[name].matrix_shape for name in held.uses]
     room = max((workspace_bytes(*shape, itemsize) for shape in shapes), default=0)
-    return held.uses, Totals(floats=held.n_floats * itemsize, workspace=room)
+    return held.uses, Totals(floats=held.n_floats * itemsize, largest_workspace=room), is_guess
 
 
 def _totals(record: TensorRecord, uses: Mapping[str, Use]) -> Totals:

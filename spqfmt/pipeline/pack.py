@@ -132,12 +132,13 @@ def pack_model(
             folder = stack.enter_context(ResumeFolder(out, resume=resume, force=force))
         elif resume:
             raise OptionError(f"method {options.method.name} packs in one go: there is nothing to resume")
+        budget = None
         if options.fit is not None:
             room = room_for(model, plan, options)
             # transformers takes seconds to import.
             from spqfmt.pipeline.fit import fit
 
-            options = fit(model, room, options, progress.stage)
+            options, budget = fit(model, room, options, progress.stage)
         # Which chunks are worth compressing shows when all are.
         whole = output
         if options.speed:
@@ -182,6 +183,8 @@ def pack_model(
             folder.remove()
     file_bytes = sum(file.file_bytes for file in sealed)
     notes = () if calibrated is None else calibrated.all_notes()
+    if budget is not None:
+        notes += (*room_notes(options.fit, budget.ledger, file_bytes),)
     return PackReport(
         tuple(file.path for file in sealed),
         plan.raw_bytes,
@@ -191,7 +194,7 @@ def pack_model(
         sum(tensor.n_weights for tensor in plan.tensors),
         time.monotonic() - started,
         {} if calibrated is None else calibrated.left_dense(),
-        (*notes, *room_notes(options.fit, out, model)),
+        notes,
     )
 
 

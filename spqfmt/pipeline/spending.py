@@ -30,7 +30,7 @@ _CLOSE = 0.03
 _TRIES = 6
 _LAST_TRIES = 20
 _NEAR = 0.001
-"""The last tensors may leave this part of the size unused."""
+"""The last tensors may leave this part of what is there to be spent unused."""
 
 
 @dataclass
@@ -47,22 +47,23 @@ class SizeBudget:
     codec: str
     _real: float = 0.0
     _expected: float = 0.0
-    _left: dict[str, TensorPlan] = field(default_factory=dict)
+    _left: dict[str, TensorPlan] = field(init=False)
     """Those that count and are still to be quantized."""
-    _reached: float = 0.0
-    """The shift of the tensors done last."""
+    _slack: float = field(init=False)
+    """Bytes that may be left."""
 
     def __post_init__(self) -> None:
         self._left = {name: plan for name, plan in self.plans.items() if self.ledger.counts(name)}
+        self._slack = _NEAR * (self.target - self.ledger.n_bytes({}))
 
     def spend(self, make: Make) -> Mapping[str, Uniform]:
-        """Quantize until what is left suffices for the tensors that follow; the last ones until all fits."""
-        if not self._left:
-            trial = self._try(make, self._reached)
-        else:
-            trial = self._try(make, self._shift(self.ledger, self._expecting(self._left)))
-            is_last = all(name in trial.stored for name in self._left)
-            trial = self._spend_last(make, trial) if is_last else self._spend_some(make, trial)
+        """Quantize until what is left suffices for the tensors that follow; the last ones until all fits.
+
+        Tensors that do not count need one try: they are as large as they get, and change nothing.
+        """
+        trial = self._try(make, self._shift(self.ledger, self._expecting(self._left)))
+        is_last = all(name in trial.stored for name in self._left)
+        trial = self._spend_last(make, trial) if is_last else self._spend_some(make, trial)
         self._settle(trial.stored)
         return trial.made
 
@@ -83,7 +84,7 @@ class SizeBudget:
         return best
 
     def _spend_last(self, make: Make, trial: "_Trial") -> "_Trial":
-        """Until the file is just below its size. Raises OptionError when no step does it."""
+        """Until the sum is just below the target. Raises OptionError when no step does it."""
         low, high = -math.inf, math.inf  # too large at `low`, fits at `high`
         best: _Trial | None = None
         n_weights = sum(self.plans[name].n_weights for name in trial.stored if self.ledger.counts(name))
@@ -91,15 +92,15 @@ class SizeBudget:
             size = self.ledger.knowing(trial.stored).n_bytes({})
             if size <= self.target:
                 high, best = trial.shift, trial
-                if size >= self.target * (1 - _NEAR) or self._is_finest(trial):
+                if size >= self.target - self._slack or self._is_finest(trial):
                     break
             else:
                 low = trial.shift
-            octaves = 8 * (size - self.target * (1 - _NEAR / 2)) / n_weights
+            octaves = 8 * (size - self.target + self._slack / 2) / n_weights
             trial = self._try(make, _between(low, high, trial.shift + max(-2.0, min(2.0, octaves))))
         if best is None:
             raise OptionError(
-                f"{self.target} bytes are too few: the last tensors would need {size - self.target} more"
+                f"{self.target} {self.ledger.unit} are too few: the last tensors would need {size - self.target} more"
             )
         return best
 
@@ -113,16 +114,15 @@ class SizeBudget:
             if plan is not None:
                 self._real += tensor.placed_bytes
                 self._expected += _expected(plan, tensor)
-        # From what is stored, so that an interrupted pack finds it too.
-        for name in sorted(stored.keys() & self.plans.keys())[:1]:
-            self._reached = _log_step(stored[name]) - self.plans[name].base
         self.ledger = self.ledger.knowing(stored)
 
     def _ratio(self, more: Mapping[str, StoredTensor], *, alone: bool = False) -> float:
-        """Real bytes over expected ones of all tensors so far and `more`, or of `more` alone."""
+        """Real bytes over expected ones of all tensors so far and `more`, or of `more` alone, where they count."""
         real, expected = (0.0, 0.0) if alone else (self._real, self._expected)
-        real += sum(tensor.placed_bytes for tensor in more.values())
-        expected += sum(_expected(self.plans[name], tensor) for name, tensor in more.items())
+        for name, tensor in more.items():
+            if self.ledger.counts(name):
+                real += tensor.placed_bytes
+                expected += _expected(self.plans[name], tensor)
         return real / expected if expected else 1.0
 
     def _try(self, make: Make, shift: float) -> "_Trial":
@@ -145,7 +145,7 @@ class SizeBudget:
         return {name: (plan, ratio) for name, plan in left.items()}
 
     def _shift(self, ledger: Ledger, expecting: "_Expecting") -> float:
-        """The finest shift at which the file is expected to fit, on a grid of _RESOLUTION."""
+        """The finest shift at which all is expected to fit, on a grid of _RESOLUTION."""
         low, high = -_RANGE, _RANGE
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2

@@ -22,7 +22,10 @@ from spqfmt.pipeline.options import pack_options
 from spqfmt.pipeline.pack import PackReport, pack_model
 from spqfmt.pipeline.plan import plan_pack
 from spqfmt.pipeline.progress import Silent
+from spqfmt.quantize.ecq import method
 from spqfmt.quantize.ecq.allocation import RateCurve, TensorPlan, between
+from spqfmt.quantize.ecq.method import quantize_matrix
+from spqfmt.schemes.uniform import Uniform
 
 # The tools are scripts, not a package: their folder is put on the path as Python does for a script.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
@@ -59,6 +62,24 @@ def model(source_tensor: Callable[..., SourceTensor]) -> SourceModel:
     return SourceModel(tuple(tensors), (), "None", "memory")
 
 
+_GUESS = "transformers has no model for this source: memory is counted as a plain decoder's"
+
+
+def _room(needed: int) -> str:
+    return f"all weights have room in memory, compressed, under a ceiling of {needed} bytes"
+
+
+def _named_smallest(error: Exception) -> int:
+    return int(str(error).split(" bytes is the smallest")[0].split()[-1])
+
+
+def _smallest(folder: Path, out: Path, **arguments: Any) -> int:
+    """The smallest memory that the refusal of a far too small one names."""
+    with pytest.raises(OptionError, match="bytes of memory are too few") as caught:
+        spqfmt.pack(folder, out, fit_memory=90, no_calibration=True, **arguments)
+    return _named_smallest(caught.value)
+
+
 def _pack(model: SourceModel, out: Path, **arguments: Any) -> PackReport:
     return pack_model(model, out, pack_options(**arguments), force=True, progress=Silent())
 
@@ -89,7 +110,7 @@ def test_an_impossible_size_names_the_smallest_that_then_works(model: SourceMode
     ) as caught:
         _pack(model, out, fit="2kB", no_calibration=True)
     assert list(tmp_path.iterdir()) == []
-    smallest = int(str(caught.value).split(" bytes is the smallest")[0].split()[-1])
+    smallest = _named_smallest(caught.value)
     _pack(model, out, fit=smallest, no_calibration=True)
     assert 0.97 * smallest <= out.stat().st_size <= smallest
 
@@ -170,19 +191,99 @@ def test_the_same_pack_gives_the_same_bytes(model: SourceModel, tmp_path: Path) 
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_a_ceiling_of_memory_is_hit_and_nothing_is_left_on_disk(model: SourceModel, tmp_path: Path) -> None:
+def test_a_ceiling_of_memory_is_hit_also_where_transformers_has_no_such_model(
+    model: SourceModel, tmp_path: Path
+) -> None:
     out = tmp_path / "m.spq"
     with pytest.raises(
         OptionError, match=r"bytes of memory are too few .* (\d+) bytes is the smallest"
     ) as caught:
         _pack(model, out, fit_memory="200kB", no_calibration=True)
-    smallest = int(str(caught.value).split(" bytes is the smallest")[0].split()[-1])
+    smallest = _named_smallest(caught.value)
     asked = int(1.2 * smallest)
     report = _pack(model, out, fit_memory=asked, no_calibration=True)
     needed = MemoryLedger.of_file(out, model).n_bytes({})
-    assert report.notes == (f"all weights have room in memory, compressed, under a ceiling of {needed} bytes",)
+    assert report.notes == (_GUESS, _room(needed))
     assert 0.99 * asked <= needed <= asked
     assert [path.name for path in tmp_path.iterdir()] == ["m.spq"]
+    with Reader(out) as reader:
+        # Memory is not counted in bits a weight.
+        assert "bits_per_weight" not in json.loads(reader.index.metadata["method_options"])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"pad_token_id": 10**6}, {"num_attention_heads": 0}, {"hidden_size": "64"}]
+)
+def test_a_config_that_transformers_fails_on_in_whatever_way_is_counted_as_a_plain_decoder(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    folder, out = tmp_path / "llama", tmp_path / "m.spq"
+    tiny.build("llama", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | wrong))
+    report = spqfmt.pack(folder, out, fit_memory="2MB", no_calibration=True)
+    needed = MemoryLedger.of_file(out, open_source(folder)).n_bytes({})
+    assert report.notes[:2] == (_GUESS, _room(needed))
+
+
+@pytest.mark.parametrize("embedding_bits", [None, 8])  # with 8 the last tensors to quantize are experts
+def test_weights_that_cost_no_memory_are_not_made_worse_to_save_it_and_need_one_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedding_bits: int | None
+) -> None:
+    folder, out = tmp_path / "mixtral", tmp_path / "m.spq"
+    tiny.build("mixtral", folder)
+    asked = _smallest(folder, out, embedding_bits=embedding_bits) + 3000
+    tries = []
+
+    def note(matrix: torch.Tensor, *arguments: Any, **more: Any) -> Uniform:
+        tries.append(tuple(matrix.shape))
+        return quantize_matrix(matrix, *arguments, **more)
+
+    monkeypatch.setattr(method, "quantize_matrix", note)
+    spqfmt.pack(folder, out, fit_memory=asked, embedding_bits=embedding_bits, no_calibration=True)
+    assert 0.98 * asked <= plan_model(out).plan.in_memory_bytes <= asked
+    bits = {t.name: t.bits_per_weight for t in spqfmt.inspect(out).tensors if t.method}
+    experts = [name for name in bits if ".experts." in name]
+    assert len(experts) == sum(176 in shape for shape in tries) == 2 * 4 * 3
+    assert min(bits[name] for name in experts) > 7
+    assert min(bits[name] for name in bits if "_proj" in name) < 4
+
+
+def test_a_ceiling_of_memory_is_hit_with_embeddings_at_bits_of_their_own(tmp_path: Path) -> None:
+    folder, out = tmp_path / "llama", tmp_path / "m.spq"
+    tiny.build("llama", folder)
+    asked = int(1.1 * _smallest(folder, out, embedding_bits=8))
+    spqfmt.pack(folder, out, fit_memory=asked, embedding_bits=8, no_calibration=True)
+    assert 0.98 * asked <= plan_model(out).plan.in_memory_bytes <= asked
+    bits = {t.name: t.bits_per_weight for t in spqfmt.inspect(out).tensors if t.method}
+    assert bits["model.embed_tokens.weight"] > 7
+
+
+def test_the_smallest_memory_that_a_refusal_names_works(tmp_path: Path) -> None:
+    folder, out = tmp_path / "llama", tmp_path / "m.spq"
+    tiny.build("llama", folder)
+    smallest = _smallest(folder, out)
+    spqfmt.pack(folder, out, fit_memory=smallest, no_calibration=True)
+    assert plan_model(out).plan.in_memory_bytes <= smallest
+
+
+def test_what_may_be_left_of_the_memory_is_small_beside_the_weights_not_beside_the_floats(
+    source_tensor: Callable[..., SourceTensor], tmp_path: Path
+) -> None:
+    # A thousandth of the norm's 40 MB would be all that a layer takes.
+    normal = torch.randn(12, 128, 384, generator=torch.Generator().manual_seed(0)) * 0.02
+    tensors = [source_tensor("norm", torch.ones(10_000_000), segment="norm", role="other")]
+    tensors += [source_tensor(f"w{i}", weights, segment=f"w{i}") for i, weights in enumerate(normal)]
+    source = SourceModel(tuple(tensors), (), "None", "memory")
+    out = tmp_path / "m.spq"
+    with pytest.raises(OptionError) as caught:
+        _pack(source, out, fit_memory=90, no_calibration=True)
+    asked = _named_smallest(caught.value) + 110_000
+    _pack(source, out, fit_memory=asked, no_calibration=True)
+    left = asked - MemoryLedger.of_file(out, source).n_bytes({})
+    assert 0 <= left <= 0.001 * (asked - 40_000_000)
+    bits = [t.bits_per_weight for t in spqfmt.inspect(out).tensors if t.method]
+    assert max(bits) - min(bits) < 0.5
 
 
 def test_a_curve_and_its_inverse_agree_also_outside_what_was_measured() -> None:
@@ -214,12 +315,11 @@ def _restored(file: Path) -> list[tuple[str, Any]]:
 def test_plan_needs_what_the_pack_was_made_for(tmp_path: Path, kind: str) -> None:
     folder, out = tmp_path / kind, tmp_path / "m.spq"
     tiny.build(kind, folder)
-    with pytest.raises(OptionError) as caught:
-        spqfmt.pack(folder, out, fit_memory=20_000, no_calibration=True)
-    asked = int(1.05 * int(str(caught.value).split(" bytes is the smallest")[0].split()[-1]))
-    spqfmt.pack(folder, out, fit_memory=asked, no_calibration=True)
+    asked = int(1.05 * _smallest(folder, out))
+    report = spqfmt.pack(folder, out, fit_memory=asked, no_calibration=True)
     needed = plan_model(out).plan.in_memory_bytes
     assert 0.98 * asked <= needed <= asked
+    assert report.notes == (_room(needed),)
     assert MemoryLedger.of_file(out, open_source(folder)).n_bytes({}) == needed
 
 
@@ -231,6 +331,19 @@ def test_memory_is_expected_well_before_any_weight_is_quantized(model: SourceMod
     ledger = MemoryLedger.begin(model, plan, stored, has_column_scales=False)
     # Rows of one magnitude have no classes, whose order was expected too.
     assert ledger.n_bytes(stored) == pytest.approx(MemoryLedger.of_file(out, model).n_bytes({}), rel=0.03)
+
+
+def test_only_floats_count_as_what_a_model_holds(
+    model: SourceModel, source_tensor: Callable[..., SourceTensor]
+) -> None:
+    ids = source_tensor("ids", torch.zeros(1000, 1000, dtype=torch.int64), segment="ids")
+    options = pack_options(method="ecq", no_calibration=True)
+    with_ids = replace(model, tensors=(*model.tensors, ids))
+    sizes = [
+        MemoryLedger.begin(m, plan_pack(m, options), (), has_column_scales=False).n_bytes({})
+        for m in (model, with_ids)
+    ]
+    assert sizes[0] == sizes[1] > 0
 
 
 def test_no_codes_are_stored_by_columns_where_memory_counts(

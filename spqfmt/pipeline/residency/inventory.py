@@ -50,8 +50,10 @@ class Fixed:
 class Totals:
     """What some of a model's weights come to, in bytes: sums, and the largest, that decide the size of buffers.
 
-    `least`: each part stored or decoded, whichever is less. `looked_up` and `rows`: the largest part of lookups, stored
-    and decoded; `product`: the largest of products, decoded. The others as Inventory has them.
+    `least`: each part stored or decoded, whichever is less. `floats` and `sides`: as Inventory has them.
+    `largest_workspace`: the most room that one tensor needs for dequantized rows. `largest_stored`: the largest part as
+    it is read; `largest_work`: the most that decoding a part takes beside its result. `largest_looked_up` and
+    `largest_rows`: the largest part of lookups, stored and decoded; `largest_product`: that of products, decoded.
     """
 
     stored: int = 0
@@ -59,7 +61,7 @@ class Totals:
     least: int = 0
     floats: int = 0
     sides: int = 0
-    workspace: int = 0
+    largest_workspace: int = 0
     largest_stored: int = 0
     largest_work: int = 0
     largest_looked_up: int = 0
@@ -106,7 +108,7 @@ class Totals:
         return Fixed(
             self.floats,
             self.sides,
-            self.workspace,
+            self.largest_workspace,
             (self.largest_stored + self.largest_work) * N_READS + (self.largest_looked_up if streamed else 0),
             self.largest_product * N_BUFFERS if streamed else 0,
             self.largest_rows * N_ROW_SLOTS if streamed else 0,
@@ -140,5 +142,5 @@ class Inventory:
     @cached_property
     def totals(self) -> Totals:
         """What it comes to."""
-        others = Totals(floats=self.float_bytes, workspace=self.workspace_bytes)
+        others = Totals(floats=self.float_bytes, largest_workspace=self.workspace_bytes)
         return Totals.of(self.items, self.side_bytes) + others

@@ -95,9 +95,8 @@ class Ecq:
         if weight.role != "linear" and options.embedding_bits is not None:
             return embeddings.quantize(weight, value, options)
         matrix = as_matrix(weight, value)
-        assert options.bits_per_weight is not None
         plan = self.plans.get(weight.name)
-        plan = plan or _alone(survey_plain(weight.name, matrix, options.bits_per_weight))
+        plan = plan or _alone(survey_plain(weight.name, matrix, _bits(options)))
         grid, rows = plain_grid(matrix.shape[1]), RowGrid.of_norms(matrix)
 
         def make(shift: float) -> Mapping[str, Uniform]:
@@ -113,11 +112,7 @@ class Ecq:
 
     def quantize_block(self, block: Block, options: MethodOptions) -> Mapping[str, Result]:
         """All layers of the block at one shift; those with one input share its column scales."""
-        assert options.damping is not None
-        assert options.bits_per_weight is not None
-        sites = [
-            _SiteWork.of(site, self.plans, options.bits_per_weight, options.damping) for site in block.sites
-        ]
+        sites = [_SiteWork.of(site, self.plans, options) for site in block.sites]
 
         def make(shift: float) -> Mapping[str, Uniform]:
             return {
@@ -161,13 +156,15 @@ class _SiteWork:
     layers: tuple[_LayerWork, ...]
 
     @classmethod
-    def of(cls, site: Site, plans: Mapping[str, TensorPlan], bits: float, damping: float) -> "_SiteWork":
+    def of(cls, site: Site, plans: Mapping[str, TensorPlan], options: MethodOptions) -> "_SiteWork":
         assert isinstance(site.statistics, Hessian)
-        grid = input_grid(site.statistics.matrix, damping)
+        assert options.damping is not None
+        grid = input_grid(site.statistics.matrix, options.damping)
         layers = []
         for layer in site.layers:
             name, matrix = layer.weight.name, layer.matrix()
-            plan = plans.get(name) or _alone(survey_layer(name, matrix, grid, bits, None, len(site.layers)))
+            plan = plans.get(name)
+            plan = plan or _alone(survey_layer(name, matrix, grid, _bits(options), None, len(site.layers)))
             squares = plan.gradients
             rows = RowGrid.of_gradients(squares, None if squares is None else gradient_scale(squares))
             layers.append(_LayerWork(plan, matrix, rows))
@@ -182,6 +179,12 @@ class _SiteWork:
             made[name] = quantize_matrix(layer.matrix, self.grid, layer.rows, step, first, by_rows=by_rows)
             first = first or name
         return made
+
+
+def _bits(options: MethodOptions) -> float:
+    """Of a tensor without a plan: a pack whose budget is memory has plans for all, and no mean of bits."""
+    assert options.bits_per_weight is not None
+    return options.bits_per_weight
 
 
 def _alone(surveyed: Surveyed) -> TensorPlan:
