@@ -122,7 +122,11 @@ from spqfmt.container.output import check_name
 @RATES
 @click.option("--shard-size", help="Write several files of at most this size, such as 2GiB.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Threads. [default: the cores at hand]")
-@click.option("--dry-run", is_flag=True, help="Show what would be done with each tensor; write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show what would be done with each tensor, refuse a size that cannot be had; write nothing.",
+)
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
@@ -153,6 +157,7 @@ def pack(
     from spqfmt.codecs.threads import set_jobs
     from spqfmt.importers.registry import open_source
     from spqfmt.pipeline.fit_bounds import room_for
+    from spqfmt.pipeline.fit_target import BitsPerWeight
     from spqfmt.pipeline.options import pack_options
     from spqfmt.pipeline.pack import pack_model
     from spqfmt.pipeline.plan import plan_pack
@@ -164,7 +169,8 @@ def pack(
         model = open_source(source)
         if dry_run:
             plan = plan_pack(model, checked)
-            if checked.fit is not None:
+            # Not for --bits, which has a default: the check encodes what is not quantized.
+            if checked.fit is not None and not isinstance(checked.fit, BitsPerWeight):
                 room_for(model, plan, checked)
             print_plan(plan, checked, as_json=as_json)
             return

@@ -120,6 +120,10 @@ def test_dry_run_writes_nothing_and_shows_every_name_whole(
     refused = run("pack", folder, tmp_path / "m.spq", "--fit", "90", "--dry-run")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "is the smallest size that works" in refused.stderr
+    # Whether bits a weight are too few shows only when all that is not quantized is encoded.
+    few = ("--method", "ecq", "--bits", "1", "--no-calibration")
+    assert run("pack", folder, tmp_path / "m.spq", *few, "--dry-run").returncode == 0
+    assert "too few for this model" in run("pack", folder, tmp_path / "m.spq", *few).stderr
     assert not list(tmp_path.iterdir())
 
 
