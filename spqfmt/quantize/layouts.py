@@ -30,8 +30,8 @@ def choose_layout(codes: Elements, *, by_rows: bool = False) -> Layout:
     """The layout with the smallest estimate for int8 codes [rows, columns].
 
     Candidates: row-major order, and for rows and for columns 2, 4 or 8 classes of channels, sorted by magnitude. The
-    estimate is each class's order-0 entropy, its fixed cost, and the channel order. Only rows
-    `by_rows`: where rows are looked up each would take decoding all columns, and turning takes memory.
+    estimate is each class's order-0 entropy, its fixed cost, and the channel order. With `by_rows` only rows are tried:
+    a lookup of one row would decode all columns, and turning takes memory.
     """
     best, best_bytes = Layout(), _entropy_bytes(_histograms(codes).sum(0, keepdims=True))
     channels_of = {"rows": codes} if by_rows else {"rows": codes, "columns": codes.T}
