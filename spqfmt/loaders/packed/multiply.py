@@ -24,7 +24,7 @@ from spqfmt.pipeline.residency.parts import Part, by_columns
 from spqfmt.pipeline.residency.sides import Sides
 from spqfmt.pipeline.residency.workspace import rows_at_once
 
-FEW_TOKENS = 24
+FEW_TOKENS = 32
 """Up to here the native product is faster than dequantizing to the activations' dtype and torch's product."""
 # int32 sums of products of two int8 hold this many columns; one power of two below the bound.
 _INT8_COLUMNS = 1 << 16
