@@ -110,12 +110,14 @@ def some_numbers(
     )
 
 
-@pytest.mark.parametrize("numbers", ["f16", "bf16", "u4", "u4 tiles"])
+@pytest.mark.parametrize("numbers", ["f16", "bf16", "u4", "u4 tiles", "u4 tall tiles"])
 @pytest.mark.parametrize("float_type", ["f32", "bf16"])
 def test_numbers_of_groups_as_they_are_stored(numbers: str, float_type: str) -> None:
     generator = np.random.default_rng(7)
-    rows, columns, tokens, size = 23, 640, 5, 16
-    groups, tile = (rows, columns // size), (4, 16) if numbers.endswith("tiles") else None
+    rows, columns, tokens, size = 23, 2112, 5, 16
+    groups, tile = (rows, columns // size), None
+    if numbers.endswith("tiles"):
+        tile = (16, 1) if "tall" in numbers else (4, 16)
     scale, scale_values = some_numbers(generator, groups, numbers.split(maxsplit=1)[0], tile)
     zero, zero_values = some_numbers(generator, groups, numbers.split(maxsplit=1)[0], tile)
     codes = packed(generator, rows * columns, "u4")

@@ -85,6 +85,21 @@ inline float widened_bf16(uint16_t bits) {
                                            float* __restrict to) {
   widen_numbers(numbers.values, numbers.type, row * n_groups + first, n, to);
   if (numbers.steps == nullptr) return;
+  if (numbers.tile_groups == 1) {  // as SpQR has them: a step for each group, of some rows
+    constexpr size_t kAtOnce = 64;
+    float others[kAtOnce];
+    for (size_t i = 0; i < n; i += kAtOnce) {
+      const size_t at = row / numbers.tile_rows * n_groups + first + i;
+      const size_t n_here = n - i < kAtOnce ? n - i : kAtOnce;
+      if (numbers.zeros != nullptr) {
+        widen_numbers(numbers.zeros, numbers.zeros_type, at, n_here, others);
+        for (size_t k = 0; k < n_here; k++) to[i + k] = to[i + k] - others[k];
+      }
+      widen_numbers(numbers.steps, numbers.steps_type, at, n_here, others);
+      for (size_t k = 0; k < n_here; k++) to[i + k] = others[k] * to[i + k];
+    }
+    return;
+  }
   const size_t tiles = (n_groups - 1) / numbers.tile_groups + 1;
   for (size_t i = 0; i < n;) {
     const size_t tile = (first + i) / numbers.tile_groups;
