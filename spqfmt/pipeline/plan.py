@@ -8,6 +8,7 @@ from spqfmt import wire
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.pipeline.options import PackOptions
 from spqfmt.quantize.base import Weight
+from spqfmt.records import FLOATS
 
 LARGE_FILE_BYTES = 16 << 20
 """From here on segments are aligned to 4 KiB; below, the padding would cost more than direct reads are worth."""
@@ -70,7 +71,7 @@ def _plan_tensor(source: SourceTensor, options: PackOptions) -> PlannedTensor:
         return PlannedTensor(source, f"tied to {source.tied_to}", 0)
     raw_bytes = prod(source.shape) * wire.DTYPES[source.dtype].bits // 8
     weight = Weight(source.name, source.shape, source.dtype, source.role, source.transposed)
-    quantizable = source.dtype in {"f64", "f32", "f16", "bf16"} and raw_bytes > 0
+    quantizable = source.dtype in FLOATS and raw_bytes > 0
     treatment = options.method.describe(weight, options.method_options) if quantizable else ""
     return PlannedTensor(source, treatment, raw_bytes)
 

@@ -189,44 +189,15 @@ inline __m512 some_numbers(const void* values, NumberType type, size_t first, si
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, static_cast<const int8_t*>(values) + first)));
 }
 
-inline float one_number(const void* values, NumberType type, size_t i) {
-  switch (type) {
-    case NumberType::f32: return static_cast<const float*>(values)[i];
-    case NumberType::bf16: return widened_bf16(static_cast<const uint16_t*>(values)[i]);
-    case NumberType::f16: return widened_f16(static_cast<const uint16_t*>(values)[i]);
-    case NumberType::u8: return static_cast<const uint8_t*>(values)[i];
-    case NumberType::i8: break;
-  }
-  return static_cast<const int8_t*>(values)[i];
-}
-
 // A row's numbers of a tile's groups, then zeros to a register more: those are read, too, for columns that are not there.
 inline void read_numbers(const GroupNumbers& numbers, const Call& call, const Tile& tile, size_t r, float* to) {
   const size_t row = call.first_row + tile.row + r;
   const size_t n = tile.n_groups;
-  const size_t first = row * call.n_groups + tile.first_group;
-  if (numbers.steps == nullptr) {
-    for (size_t i = 0; i < n; i += kLanes) _mm512_storeu_ps(to + i, some_numbers(numbers.values, numbers.type, first + i, n - i));
-  } else if (numbers.tile_groups == 1) {
-    const size_t at = row / numbers.tile_rows * call.n_groups + tile.first_group;
-    for (size_t i = 0; i < n; i += kLanes) {
-      __m512 values = some_numbers(numbers.values, numbers.type, first + i, n - i);
-      if (numbers.zeros != nullptr) values = _mm512_sub_ps(values, some_numbers(numbers.zeros, numbers.zeros_type, at + i, n - i));
-      _mm512_storeu_ps(to + i, _mm512_mul_ps(some_numbers(numbers.steps, numbers.steps_type, at + i, n - i), values));
-    }
+  if (numbers.steps != nullptr) {
+    group_numbers(numbers, call.n_groups, row, tile.first_group, n, to);
   } else {
-    const size_t tiles = (call.n_groups - 1) / numbers.tile_groups + 1;
-    size_t at = row / numbers.tile_rows * tiles + tile.first_group / numbers.tile_groups;
-    size_t left = numbers.tile_groups - tile.first_group % numbers.tile_groups;
-    for (size_t i = 0; i < n; at++, left = numbers.tile_groups) {
-      const __m512 step = _mm512_set1_ps(one_number(numbers.steps, numbers.steps_type, at));
-      const __m512 zero = _mm512_set1_ps(numbers.zeros == nullptr ? 0.0f : one_number(numbers.zeros, numbers.zeros_type, at));
-      for (const size_t end = smaller(i + left, n); i < end;) {
-        const size_t n_here = smaller(end - i, kLanes);
-        _mm512_storeu_ps(to + i, _mm512_mul_ps(step, _mm512_sub_ps(some_numbers(numbers.values, numbers.type, first + i, n_here), zero)));
-        i += n_here;
-      }
-    }
+    const size_t first = row * call.n_groups + tile.first_group;
+    for (size_t i = 0; i < n; i += kLanes) _mm512_storeu_ps(to + i, some_numbers(numbers.values, numbers.type, first + i, n - i));
   }
   _mm512_storeu_ps(to + n, _mm512_setzero_ps());
 }
