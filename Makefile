@@ -5,16 +5,22 @@ PYTHON ?= python3
 PIP_INSTALL = install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pages test check format generate bench clean
+.PHONY: help demo pages test check check-generated native sanitize format generate bench clean
 
 help:
 	@echo "make demo      pack SmolLM2-135M, inspect it, load it and generate text (own venv: .venv-demo)"
 	@echo "make pages     pages and pictures of the demo's models: where their bytes go, and the plan under a ceiling"
 	@echo "make test      install the package and its tools into .venv, then run 'make check' there"
 	@echo "make check     all that CI runs, in the environment at hand"
+	@echo "make native    build the C++ module again, and nothing else, for the environment of 'make test'"
+	@echo "make sanitize  the tests of the C++ module under AddressSanitizer and UndefinedBehaviorSanitizer (own venv)"
 	@echo "make format    ruff format and the fixes that are safe"
 	@echo "make generate  the wire constants and FORMAT.md's tables from spec/registry.toml; the pages of the commands"
 	@echo "make bench     the codecs and load rates of this machine, beside their peers"
+
+# The versions stand in pyproject.toml's build requirements; cmake and ninja for machines that have none.
+NATIVE_TOOLS = "nanobind>=2.9,<4" cmake ninja
+BUILD_NATIVE = PATH="$(CURDIR)/.venv/bin:$$PATH" cmake -S . -G Ninja -DPython_EXECUTABLE="$(CURDIR)/.venv/bin/python"
 
 # torch goes in first and alone: any other package that asks for it would take a build of several GB.
 %/.torch: constraints.txt
@@ -47,13 +53,35 @@ test: .venv/.installed
 check:
 	ruff check .
 	ruff format --check .
-	python tools/generate_wire.py --check
-	python tools/make_docs.py --check
+	$(MAKE) --no-print-directory check-generated
 	lint-imports
 	mypy
 	pytest
 	TRITON_INTERPRET=1 pytest -q tests/triton
 	python tools/gpu_code.py --check
+
+check-generated:
+	python tools/generate_wire.py --check
+	python tools/make_docs.py --check
+
+# Only what changed is compiled; the package is installed where `make test` put it.
+native: .venv/.torch
+	.venv/bin/python -m pip $(PIP_INSTALL) $(NATIVE_TOOLS)
+	$(BUILD_NATIVE) -B build/native -DCMAKE_BUILD_TYPE=Release
+	.venv/bin/cmake --build build/native
+	.venv/bin/cmake --install build/native --prefix "$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@[ ! -e .venv/.installed ] || touch .venv/.installed
+
+SANITIZED = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+.venv-sanitize/.installed: .venv-sanitize/.torch pyproject.toml constraints.txt $(shell find CMakeLists.txt spqfmt/kernels/native -type f)
+	.venv-sanitize/bin/python -m pip $(PIP_INSTALL) --editable ".[dev]" \
+	    --config-settings=build-dir=build/sanitize --config-settings=cmake.define.CMAKE_CXX_FLAGS="$(SANITIZED)"
+	@touch $@
+
+# The interpreter is not sanitized, so the runtime comes first by preloading; leaks would be those of Python itself.
+sanitize: .venv-sanitize/.installed
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 .venv-sanitize/bin/python -m pytest -q tests/kernels tests/spec tests/packed
 
 format:
 	ruff check --fix .
@@ -67,4 +95,4 @@ bench:
 	spqfmt bench
 
 clean:
-	rm -rf .venv .venv-demo .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-demo .venv-sanitize .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
