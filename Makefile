@@ -58,11 +58,11 @@ check:
 	mypy
 	pytest
 	TRITON_INTERPRET=1 pytest -q tests/triton
-	python tools/gpu_code.py --check
+	python tools/gpu/gpu_code.py --check
 
 check-generated:
-	python tools/generate_wire.py --check
-	python tools/make_docs.py --check
+	python tools/generate/generate_wire.py --check
+	python tools/generate/make_docs.py --check
 
 # Only what changed is compiled; the package is installed where `make test` put it.
 native: .venv/.torch
@@ -88,8 +88,8 @@ format:
 	ruff format .
 
 generate:
-	python tools/generate_wire.py
-	python tools/make_docs.py
+	python tools/generate/generate_wire.py
+	python tools/generate/make_docs.py
 
 bench:
 	spqfmt bench

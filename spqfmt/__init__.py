@@ -34,28 +34,28 @@ if TYPE_CHECKING:
     from spqfmt.loaders.file import SpqFile, TensorHandle
     from spqfmt.loaders.file import open_file as open  # noqa: A004
     from spqfmt.loaders.model import load_model
-    from spqfmt.pipeline.diff import diff_files as diff
-    from spqfmt.pipeline.pack import PackReport, pack
-    from spqfmt.pipeline.repack import RepackReport, repack
-    from spqfmt.pipeline.report import inspect_file as inspect
-    from spqfmt.pipeline.unpack import unpack
-    from spqfmt.pipeline.verify import verify_file as verify
+    from spqfmt.packing.pack import PackReport, pack
+    from spqfmt.reading.diff import diff_files as diff
+    from spqfmt.reading.report import inspect_file as inspect
+    from spqfmt.reading.unpack import unpack
+    from spqfmt.reading.verify import verify_file as verify
+    from spqfmt.rewriting.repack import RepackReport, repack
 
 # Names that are imported when first used: torch takes seconds, and reading a file's index needs none of it.
 _LAZY = {
-    "PackReport": ("spqfmt.pipeline.pack", "PackReport"),
-    "RepackReport": ("spqfmt.pipeline.repack", "RepackReport"),
+    "PackReport": ("spqfmt.packing.pack", "PackReport"),
+    "RepackReport": ("spqfmt.rewriting.repack", "RepackReport"),
     "SpqFile": ("spqfmt.loaders.file", "SpqFile"),
     "TensorHandle": ("spqfmt.loaders.file", "TensorHandle"),
     "backend": ("spqfmt.kernels.backend", "backend"),
-    "diff": ("spqfmt.pipeline.diff", "diff_files"),
-    "inspect": ("spqfmt.pipeline.report", "inspect_file"),
+    "diff": ("spqfmt.reading.diff", "diff_files"),
+    "inspect": ("spqfmt.reading.report", "inspect_file"),
     "load_model": ("spqfmt.loaders.model", "load_model"),
     "open": ("spqfmt.loaders.file", "open_file"),
-    "pack": ("spqfmt.pipeline.pack", "pack"),
-    "repack": ("spqfmt.pipeline.repack", "repack"),
-    "unpack": ("spqfmt.pipeline.unpack", "unpack"),
-    "verify": ("spqfmt.pipeline.verify", "verify_file"),
+    "pack": ("spqfmt.packing.pack", "pack"),
+    "repack": ("spqfmt.rewriting.repack", "repack"),
+    "unpack": ("spqfmt.reading.unpack", "unpack"),
+    "verify": ("spqfmt.reading.verify", "verify_file"),
 }
 
 __all__ = [

@@ -9,7 +9,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from spqfmt.bench.run import FULL, QUICK, Kind, run
 from spqfmt.cli.pictures import html_option, write_page
-from spqfmt.pipeline.decode_rates import measure_decode_rates
+from spqfmt.residency.decode_rates import measure_decode_rates
 
 
 @click.command()

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from math import ceil
 
-from spqfmt.pipeline.report import Histogram, OutlierMap
+from spqfmt.reading.report import Histogram, OutlierMap
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _HEIGHTS = "▁▂▃▄▅▆▇█"

@@ -11,7 +11,7 @@ from spqfmt.cli.parameters import MODEL, complete_tensors
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.table import Column, Table
 from spqfmt.cli.units import change, matcher, printable, relative_error, size
-from spqfmt.pipeline.diff import (
+from spqfmt.reading.diff import (
     DTYPE,
     EQUAL,
     INPUT,
@@ -23,7 +23,7 @@ from spqfmt.pipeline.diff import (
     TensorDiff,
     diff_files,
 )
-from spqfmt.pipeline.report import TensorReport
+from spqfmt.reading.report import TensorReport
 
 
 @click.command("diff")

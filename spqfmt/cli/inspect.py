@@ -15,7 +15,7 @@ from spqfmt.cli.inspect_tables import error_of, group_table, parts_table, stream
 from spqfmt.cli.parameters import MODEL, complete_tensors
 from spqfmt.cli.pictures import draw, html_option, png_option
 from spqfmt.cli.units import matcher, printable
-from spqfmt.pipeline.report import (
+from spqfmt.reading.report import (
     GROUPINGS,
     FileReport,
     GroupReport,
@@ -119,7 +119,7 @@ def inspect(
     report = _chosen(whole, patterns)
     if measure or reference is not None:
         from spqfmt.cli.progress import Bar
-        from spqfmt.pipeline.measure import measure_file
+        from spqfmt.reading.measure import measure_file
 
         names = {tensor.name for tensor in report.tensors}
         report = measure_file(

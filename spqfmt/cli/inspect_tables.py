@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from spqfmt.cli.charts import bar, spark
 from spqfmt.cli.table import Column, Table
 from spqfmt.cli.units import change, count, percent, printable, ratio, relative_error, size
-from spqfmt.pipeline.report import FileReport, GroupReport, Parts, TensorReport, add_up
+from spqfmt.reading.report import FileReport, GroupReport, Parts, TensorReport, add_up
 
 _BAR = 10
 

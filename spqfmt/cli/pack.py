@@ -156,11 +156,11 @@ def pack(
     from spqfmt.cli.plan_table import print_plan
     from spqfmt.codecs.threads import set_jobs
     from spqfmt.importers.registry import open_source
-    from spqfmt.pipeline.fit_bounds import room_for
-    from spqfmt.pipeline.fit_target import BitsPerWeight
-    from spqfmt.pipeline.options import pack_options
-    from spqfmt.pipeline.pack import pack_model
-    from spqfmt.pipeline.plan import plan_pack
+    from spqfmt.packing.fit.bounds import room_for
+    from spqfmt.packing.fit.target import BitsPerWeight
+    from spqfmt.packing.options import pack_options
+    from spqfmt.packing.pack import pack_model
+    from spqfmt.packing.plan import plan_pack
 
     checked = pack_options(**options)  # type: ignore[arg-type]  # click has checked the types
     check_name(out)

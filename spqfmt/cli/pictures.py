@@ -11,7 +11,7 @@ from spqfmt.container.temporary import open_temporary
 from spqfmt.pages.text import size
 
 if TYPE_CHECKING:
-    from spqfmt.pipeline.report import FileReport
+    from spqfmt.reading.report import FileReport
 
 
 def _place(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:

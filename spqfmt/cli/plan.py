@@ -15,7 +15,7 @@ from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.pictures import html_option, write_page
 from spqfmt.cli.units import size
-from spqfmt.pipeline.residency.device_rates import DEFAULT, read_rates
+from spqfmt.residency.device_rates import DEFAULT, read_rates
 
 if TYPE_CHECKING:
     from spqfmt.loaders.plan import ModelPlan
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 @click.option("--host-memory", help="With cuda, the ceiling for what waits in host memory. [default: none]")
 @click.option(
     "--device-rates",
-    help="With cuda, how fast the device is: a JSON file that `tools/gpu_check.py --rates` wrote, or a card (rtx4060, "
-    "rtx4090, a100, h100) whose rates are assumed. [default: rtx4090]",
+    help="With cuda, how fast the device is: a JSON file that `tools/gpu/gpu_check.py --rates` wrote, or a card "
+    "(rtx4060, rtx4090, a100, h100) whose rates are assumed. [default: rtx4090]",
 )
 @click.option("--dtype", type=click.Choice(("float32", "float16", "bfloat16")), help="Compute in this dtype.")
 @click.option(

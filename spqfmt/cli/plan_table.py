@@ -7,8 +7,8 @@ from rich.console import Console
 
 from spqfmt.cli.table import Column, Table
 from spqfmt.cli.units import printable, size
-from spqfmt.pipeline.options import PackOptions
-from spqfmt.pipeline.plan import PackPlan
+from spqfmt.packing.options import PackOptions
+from spqfmt.packing.plan import PackPlan
 
 
 def print_plan(plan: PackPlan, options: PackOptions, *, as_json: bool) -> None:

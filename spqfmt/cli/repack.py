@@ -11,7 +11,7 @@ from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import size
 from spqfmt.codecs.threads import set_jobs
-from spqfmt.pipeline.repack import repack as write_file
+from spqfmt.rewriting.repack import repack as write_file
 
 
 @click.command("repack")

@@ -26,7 +26,7 @@ def unpack(*, file: Path, out_dir: Path, keep_packed: bool, quiet: bool) -> None
     spqfmt unpack model.spq packed-folder --keep-packed
     """
     # torch takes seconds to import: not for --help.
-    from spqfmt.pipeline.unpack import unpack as write_folder
+    from spqfmt.reading.unpack import unpack as write_folder
 
     with about(file, out_dir):
         write_folder(file, out_dir, keep_packed=keep_packed, progress=Bar("unpacking", quiet=quiet))

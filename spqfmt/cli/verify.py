@@ -7,7 +7,7 @@ import click
 
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.progress import Bar
-from spqfmt.pipeline.verify import verify_file
+from spqfmt.reading.verify import verify_file
 
 
 @click.command("verify")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from spqfmt.errors import SpqError
-from spqfmt.pipeline.progress import Progress, Silent
+from spqfmt.progress import Progress, Silent
 
 DEFAULT_WINDOW = 2048
 # Rows of logits that are widened to float32 at once: 128 rows of a 128k vocabulary are 64 MiB.

@@ -12,9 +12,9 @@ import torch
 
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import model_bytes, open_readers, refuse_lone_shard
-from spqfmt.pipeline.report import TensorReport, report_tensor
-from spqfmt.pipeline.restore import column_scale, restore, restore_rows
 from spqfmt.quantize.activations import Treatment, treatment
+from spqfmt.reading.report import TensorReport, report_tensor
+from spqfmt.reading.restore import column_scale, restore, restore_rows
 from spqfmt.records import TensorRecord
 
 

@@ -13,7 +13,7 @@ import torch
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import SpqError
 from spqfmt.loaders.tensors import StoredModel, StoredTensor
-from spqfmt.pipeline.progress import Progress
+from spqfmt.progress import Progress
 from spqfmt.wire import DTYPES
 
 

@@ -37,7 +37,7 @@ from spqfmt.loaders.packed.load import attach, make_engine, packed_class, packed
 from spqfmt.loaders.packed.modules import Weights
 from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
-from spqfmt.pipeline.progress import Progress, Silent
+from spqfmt.progress import Progress, Silent
 
 _TOKENIZER_FILES = frozenset(
     {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt"}

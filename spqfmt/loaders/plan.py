@@ -16,9 +16,9 @@ from spqfmt.loaders.model import read_config
 from spqfmt.loaders.packed.load import prepare
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
-from spqfmt.pipeline.residency.inventory import Inventory
-from spqfmt.pipeline.residency.plan import Plan
-from spqfmt.pipeline.residency.rates import Rates, measure_rates
+from spqfmt.residency.inventory import Inventory
+from spqfmt.residency.plan import Plan
+from spqfmt.residency.rates import Rates, measure_rates
 
 _FIXED_ACTIVATION_BYTES = 8 << 20
 

@@ -15,7 +15,7 @@ from spqfmt.loaders.inputs import treat_inputs
 from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.model import load_model, refuse_quantized
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
-from spqfmt.pipeline.progress import Silent
+from spqfmt.progress import Silent
 
 _PACKED = ("memory", "packed", "activations")
 # What transformers' Auto classes pass along, and what only says where files come from.

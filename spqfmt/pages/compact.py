@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Generic, TypeVar
 
-from spqfmt.pipeline.report import FileReport, GroupReport, Measured, TensorReport
+from spqfmt.reading.report import FileReport, GroupReport, Measured, TensorReport
 
 _T = TypeVar("_T")
 

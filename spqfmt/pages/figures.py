@@ -11,7 +11,7 @@ from spqfmt.pages.palette import LIGHT, N_STEPS
 from spqfmt.pages.png_style import WIDTH_INCHES, save, style
 from spqfmt.pages.squarify import Box, squarify
 from spqfmt.pages.text import integer, percent, ratio, size
-from spqfmt.pipeline.report import FileReport, GroupReport, TensorReport
+from spqfmt.reading.report import FileReport, GroupReport, TensorReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from spqfmt.pages.compact import compact
 from spqfmt.pages.render import render
 from spqfmt.pages.residency import inventory_from_index, residency_data
 from spqfmt.pages.text import ratio
-from spqfmt.pipeline.report import FileReport, Parts
-from spqfmt.pipeline.residency.rates import Rates, measure_rates
+from spqfmt.reading.report import FileReport, Parts
+from spqfmt.residency.rates import Rates, measure_rates
 
 _SCRIPTS = (
     "text.js", "chart.js", "treemap.js", "layers.js", "bound.js",

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from spqfmt.pages.render import render
 from spqfmt.pages.residency import residency_data
-from spqfmt.pipeline.report.names import layer_of
-from spqfmt.pipeline.residency.plan import Plan
+from spqfmt.reading.report.names import layer_of
+from spqfmt.residency.plan import Plan
 
 if TYPE_CHECKING:
     from spqfmt.loaders.plan import ModelPlan

@@ -10,14 +10,14 @@ from spqfmt import wire
 from spqfmt.container.reader import Reader
 from spqfmt.importers._layout import role_of
 from spqfmt.pages.compact import Numbered
-from spqfmt.pipeline.report.names import layer_of
-from spqfmt.pipeline.residency.inventory import Inventory, Item
-from spqfmt.pipeline.residency.parts import cut
-from spqfmt.pipeline.residency.plan import decode_seconds, share_of_passes
-from spqfmt.pipeline.residency.rates import Rates
-from spqfmt.pipeline.residency.sides import side_bytes
-from spqfmt.pipeline.residency.workspace import workspace_bytes
+from spqfmt.reading.report.names import layer_of
 from spqfmt.records import FLOATS, TensorRecord, main_dtype
+from spqfmt.residency.inventory import Inventory, Item
+from spqfmt.residency.parts import cut
+from spqfmt.residency.plan import decode_seconds, share_of_passes
+from spqfmt.residency.rates import Rates
+from spqfmt.residency.sides import side_bytes
+from spqfmt.residency.workspace import workspace_bytes
 
 
 def inventory_from_index(readers: Sequence[Reader]) -> Inventory:

@@ -15,7 +15,7 @@ from spqfmt.calibration.model import load_tokenizer
 from spqfmt.calibration.text import choose_samples
 from spqfmt.importers import open_source
 from spqfmt.loaders import load_model
-from spqfmt.pipeline.options import pack_options
+from spqfmt.packing.options import pack_options
 from spqfmt.quantize.calibrated import simulate
 
 NAMES = {

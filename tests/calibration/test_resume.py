@@ -13,7 +13,7 @@ from calibration_models import TEXT
 import spqfmt
 from spqfmt.calibration.trials import EngineTrials
 from spqfmt.errors import OptionError
-from spqfmt.pipeline.progress import Silent
+from spqfmt.progress import Silent
 from spqfmt.quantize.calibrated import Block, Result
 from spqfmt.quantize.spqr import METHOD
 
@@ -243,7 +243,7 @@ def test_a_pack_that_another_process_is_working_on_is_not_called_interrupted(
 HOLD_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from spqfmt.pipeline.resume import ResumeFolder
+from spqfmt.packing.resume import ResumeFolder
 with ResumeFolder(Path(sys.argv[1]), resume=False, force=False) as folder:
     folder.begin({"some": "pack"})
     (folder.path / ".block-00000.spq.0123abcd.part").write_bytes(b"half a block")
@@ -272,6 +272,6 @@ def test_what_an_interrupted_pack_left_is_said_before_a_long_survey(
     def survey(*_: object) -> None:
         raise AssertionError("the survey was begun")
 
-    monkeypatch.setattr("spqfmt.pipeline.fit.fit", survey)
+    monkeypatch.setattr("spqfmt.packing.fit.survey.fit", survey)
     with pytest.raises(OptionError, match="--resume goes on there, --force starts over"):
         spqfmt.pack(folder("llama"), interrupted, fit=70_000, samples=4, seq_len=32, calibration=TEXT)

@@ -14,7 +14,7 @@ from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.errors import OptionError
 from spqfmt.importers import open_source
 from spqfmt.loaders import load_model
-from spqfmt.pipeline.options import pack_options
+from spqfmt.packing.options import pack_options
 from spqfmt.quantize.activations import treatment
 from spqfmt.quantize.base import Weight
 from spqfmt.quantize.calibrated import Result, column_scale, simulate

@@ -13,7 +13,7 @@ from calibration_models import tiny
 import spqfmt
 from spqfmt.calibration.text import CalibrationOptions, choose_samples, default_text, read_text, text_digest
 from spqfmt.errors import OptionError
-from spqfmt.pipeline.options import pack_options
+from spqfmt.packing.options import pack_options
 
 
 def test_the_text_in_the_package_is_plain_and_small() -> None:

@@ -137,7 +137,7 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
                 "plan {good.spq} --device cuda --device-rates",
                 "decode_rates",
                 "decode rates of `spqfmt bench --rates`, which pack and repack take",
-                "tools/gpu_check.py --rates FILE",
+                "tools/gpu/gpu_check.py --rates FILE",
             ),
             (
                 "plan, no rates in it",

@@ -15,8 +15,8 @@ from spqfmt.container.encode import encode_chunk
 from spqfmt.container.reader import Reader
 from spqfmt.container.writer import Writer
 from spqfmt.errors import OptionError
-from spqfmt.pipeline.diff import diff_files
-from spqfmt.pipeline.distance import distance, to_numbers
+from spqfmt.reading.diff import diff_files
+from spqfmt.reading.distance import distance, to_numbers
 
 UP = "model.layers.1.mlp.up_proj.weight"
 NORM = "model.norm.weight"

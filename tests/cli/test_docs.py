@@ -13,7 +13,7 @@ from cli_models import Run
 from spqfmt.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOL = ROOT / "tools" / "make_docs.py"
+TOOL = ROOT / "tools" / "generate" / "make_docs.py"
 
 
 def command_named(name: str) -> click.Command:

@@ -17,9 +17,9 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.writer import Writer
 from spqfmt.errors import CorruptError
 from spqfmt.kernels import native
-from spqfmt.pipeline.report import GROUPINGS, FileReport, Parts, inspect_file
-from spqfmt.pipeline.report.build import _PARTS, part_of
-from spqfmt.pipeline.report.names import layer_of, projection_of
+from spqfmt.reading.report import GROUPINGS, FileReport, Parts, inspect_file
+from spqfmt.reading.report.build import _PARTS, part_of
+from spqfmt.reading.report.names import layer_of, projection_of
 from spqfmt.schemes.registry import SCHEMES
 
 VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "valid"

@@ -12,8 +12,8 @@ from cli_models import Models, Run
 import spqfmt
 from spqfmt.container.reader import Reader
 from spqfmt.errors import OptionError
-from spqfmt.pipeline.measure import measure_file
-from spqfmt.pipeline.report import inspect_file
+from spqfmt.reading.measure import measure_file
+from spqfmt.reading.report import inspect_file
 
 VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "valid"
 UP = "model.layers.1.mlp.up_proj.weight"

@@ -21,8 +21,8 @@ import spqfmt
 from spqfmt.cli.failures import about, explain
 from spqfmt.container.reader import Reader
 from spqfmt.errors import EncodeError, OptionError
-from spqfmt.pipeline.decode_rates import CodecRate, DecodeRates
-from spqfmt.pipeline.residency.device_rates import DEFAULT
+from spqfmt.residency.decode_rates import CodecRate, DecodeRates
+from spqfmt.residency.device_rates import DEFAULT
 
 
 def _variant(models: Models, folder: Path, change: Callable[[Path], object]) -> Path:

@@ -17,8 +17,8 @@ from cli_models import Models, Run
 from spqfmt.cli.main import COMMANDS
 from spqfmt.cli.progress import Rate
 from spqfmt.loaders import Evaluation, encode_text, evaluate, load_model
-from spqfmt.pipeline.progress import Silent
-from spqfmt.pipeline.report import inspect_file
+from spqfmt.progress import Silent
+from spqfmt.reading.report import inspect_file
 
 PROGRAM = [sys.executable, "-P", "-c", "from spqfmt.cli.main import main; main()"]
 

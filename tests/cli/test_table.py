@@ -9,7 +9,7 @@ from rich.console import Console
 from spqfmt.cli.charts import bar, columns, shades, spark
 from spqfmt.cli.table import Column, Table, shorten
 from spqfmt.cli.units import change, count, matcher, percent, printable, ratio, relative_error, size
-from spqfmt.pipeline.report import Histogram, OutlierMap
+from spqfmt.reading.report import Histogram, OutlierMap
 
 COLUMNS = (
     Column("tensor"),

@@ -17,7 +17,9 @@ from spqfmt.wire import DTYPES
 
 # Tests import helpers of their folder, forms of tensors from tests/packed, and tools, which are scripts.
 _ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(_ROOT / folder) for folder in ("tests/device", "tests/packed", "tools", "tools/models")]
+sys.path[:0] = [
+    str(_ROOT / folder) for folder in ("tests/device", "tests/packed", "tools/gpu", "tools/models")
+]
 
 
 @pytest.fixture

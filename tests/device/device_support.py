@@ -12,8 +12,8 @@ from spqfmt.kernels.device import kernels_for
 from spqfmt.loaders.device import DeviceEngine, Fault, SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.load import Ceilings, DevicePrepared, device_inventory, make_device_engine
-from spqfmt.pipeline.residency.device_plan import device_fixed_bytes, plan_device
-from spqfmt.pipeline.residency.device_rates import DeviceRates
+from spqfmt.residency.device_plan import device_fixed_bytes, plan_device
+from spqfmt.residency.device_rates import DeviceRates
 
 RATES = DeviceRates(
     name="test", assumed=True, read=1e8, copy=1e9, rans=1e10, zstd=5e9, move=2e10, compute=2e10,

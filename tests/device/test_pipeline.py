@@ -147,7 +147,7 @@ def test_the_slowest_stream_alone_decides(stored: Path, slow: str) -> None:
 
 def test_a_ring_of_one_buffer_would_not_overlap(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = balanced(stored, dict.fromkeys(("read", "copy", "decode", "compute"), 1.0))
-    for module in ("spqfmt.loaders.device.holdings", "spqfmt.pipeline.residency.device_plan"):
+    for module in ("spqfmt.loaders.device.holdings", "spqfmt.residency.device_plan"):
         monkeypatch.setattr(f"{module}.N_SLOTS", 1)
         monkeypatch.setattr(f"{module}.N_LANDINGS", 1)
     seconds, n_parts = seconds_of_a_pass(stored, "host", rates)

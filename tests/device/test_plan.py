@@ -6,11 +6,11 @@ from itertools import pairwise
 import pytest
 
 from spqfmt.errors import MemoryBudgetError
-from spqfmt.pipeline.residency.device_plan import DeviceInventory, DeviceItem, DevicePlan, Load, plan_device
-from spqfmt.pipeline.residency.device_rates import ASSUMED, DEFAULT, DeviceRates, assumed_for
-from spqfmt.pipeline.residency.inventory import Inventory, Item
-from spqfmt.pipeline.residency.parts import Part
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+from spqfmt.residency.device_plan import DeviceInventory, DeviceItem, DevicePlan, Load, plan_device
+from spqfmt.residency.device_rates import ASSUMED, DEFAULT, DeviceRates, assumed_for
+from spqfmt.residency.inventory import Inventory, Item
+from spqfmt.residency.parts import Part
 from spqfmt.wire import CODEC_RANS
 
 N = 40

@@ -10,9 +10,9 @@ from device_support import engine_of
 from test_linear import COLUMNS, FORMS, ROWS
 
 from spqfmt.container.reader import Reader
-from spqfmt.pipeline.residency.sides import read_sides
-from spqfmt.pipeline.restore import restore
 from spqfmt.quantize.activations import quantize_tokens
+from spqfmt.reading.restore import restore
+from spqfmt.residency.sides import read_sides
 
 
 @pytest.fixture(params=sorted(FORMS))

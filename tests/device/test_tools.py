@@ -11,7 +11,7 @@ import torch
 
 from spqfmt.kernels.torch_device.kernels import TorchKernels
 from spqfmt.loaders.device import SimulatedDevice
-from spqfmt.pipeline.residency.device_rates import ASSUMED, read_rates
+from spqfmt.residency.device_rates import ASSUMED, read_rates
 
 TINY = gpu_check.Sizes(1 << 13, 64, 1, 64, 4, 1, 1)
 

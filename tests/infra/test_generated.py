@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOL = ROOT / "tools" / "generate_wire.py"
+TOOL = ROOT / "tools" / "generate" / "generate_wire.py"
 FILES = ("spec/registry.toml", "spqfmt/wire.py", "spqfmt/kernels/native/wire.hpp", "FORMAT.md")
 
 

@@ -14,7 +14,7 @@ import spqfmt
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.loaders.plan import plan_model
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "ceilings.py"
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "bench" / "ceilings.py"
 
 
 N_LAYERS = 12

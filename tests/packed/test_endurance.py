@@ -1,4 +1,4 @@
-"""Memory neither grows with tokens nor with loads: tools/endurance.py on a small model."""
+"""Memory neither grows with tokens nor with loads: tools/bench/endurance.py on a small model."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "endurance.py"
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "bench" / "endurance.py"
 
 
 ATTEMPTS = 3

@@ -12,15 +12,15 @@ from torch import nn
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.loaders.packed import Engine, PackedEmbedding, PackedLinear
-from spqfmt.pipeline.residency.inventory import Inventory, Item
-from spqfmt.pipeline.residency.parts import cut
-from spqfmt.pipeline.residency.plan import Plan, plan_residency
-from spqfmt.pipeline.residency.rates import Rates
-from spqfmt.pipeline.residency.sides import read_sides, side_bytes
-from spqfmt.pipeline.residency.workspace import workspace_bytes
-from spqfmt.pipeline.restore import restore
 from spqfmt.quantize.activations import TOKEN_INT8, quantize_tokens, range_clamp, ratio_clamp
 from spqfmt.quantize.rtn import round_groups, round_symmetric
+from spqfmt.reading.restore import restore
+from spqfmt.residency.inventory import Inventory, Item
+from spqfmt.residency.parts import cut
+from spqfmt.residency.plan import Plan, plan_residency
+from spqfmt.residency.rates import Rates
+from spqfmt.residency.sides import read_sides, side_bytes
+from spqfmt.residency.workspace import workspace_bytes
 from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.dense import Dense
 from spqfmt.schemes.floats import Scale

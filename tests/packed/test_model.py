@@ -20,7 +20,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.errors import ChecksumError, CorruptError, FormatError, OptionError, SpqError, TruncatedError
 from spqfmt.loaders.packed import PackedEmbedding, PackedLinear
 from spqfmt.loaders.plan import plan_model
-from spqfmt.pipeline.residency.rates import assume_read_rate
+from spqfmt.residency.rates import assume_read_rate
 
 INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(24)]])
 

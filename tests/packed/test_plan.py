@@ -7,13 +7,13 @@ import pytest
 from spqfmt.container.reader import Reader
 from spqfmt.container.writer import Writer
 from spqfmt.errors import MemoryBudgetError
-from spqfmt.pipeline.decode_rates import CodecRate, DecodeRates
-from spqfmt.pipeline.residency.inventory import N_READS, Inventory, Item
-from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.plan import Plan, enough_mib, plan_residency
-from spqfmt.pipeline.residency.rates import Rates, measure_rates
-from spqfmt.pipeline.sizes import parse_size
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+from spqfmt.residency.decode_rates import CodecRate, DecodeRates
+from spqfmt.residency.inventory import N_READS, Inventory, Item
+from spqfmt.residency.parts import Part
+from spqfmt.residency.plan import Plan, enough_mib, plan_residency
+from spqfmt.residency.rates import Rates, measure_rates
+from spqfmt.sizes import parse_size
 from spqfmt.wire import CODEC_RANS, CODEC_RAW, CODEC_ZSTD
 
 FAST_DISK = Rates(read=4e9, copy=8e9, rans=2e9, zstd=1e9, compute=5e9)
@@ -125,7 +125,7 @@ def test_the_planner_counts_with_the_decode_rates_that_partial_compression_count
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codecs = DecodeRates(CodecRate(2_000_000_000, 10_000), CodecRate(1_000_000_000, 5_000))
-    monkeypatch.setattr("spqfmt.pipeline.residency.rates.measure_decode_rates", lambda: codecs)
+    monkeypatch.setattr("spqfmt.residency.rates.measure_decode_rates", lambda: codecs)
     with Writer(tmp_path / "m.spq", 64, force=False) as writer:
         writer.seal({})
         writer.publish()

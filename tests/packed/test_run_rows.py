@@ -95,7 +95,7 @@ def test_the_plot_has_a_panel_for_each_workload(tmp_path: Path) -> None:
     ]
     results = tmp_path / "run.json"
     results.write_text(json.dumps({"run": rows}))
-    tool = Path(__file__).resolve().parents[2] / "tools" / "plot_run.py"
+    tool = Path(__file__).resolve().parents[2] / "tools" / "bench" / "plot_run.py"
     subprocess.run([sys.executable, str(tool), str(results), str(tmp_path / "run.png")], check=True)
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
     results.write_text(json.dumps({"run": []}))

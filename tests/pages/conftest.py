@@ -13,9 +13,9 @@ import files
 from browser import MISSING, Browser
 
 from spqfmt.pages.inspect import inspect_page
-from spqfmt.pipeline.measure import measure_file
-from spqfmt.pipeline.report import inspect_file
-from spqfmt.pipeline.residency.rates import Rates
+from spqfmt.reading.measure import measure_file
+from spqfmt.reading.report import inspect_file
+from spqfmt.residency.rates import Rates
 
 
 @pytest.fixture(scope="session")

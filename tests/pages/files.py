@@ -7,9 +7,9 @@ import torch
 
 from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
-from spqfmt.pipeline.options import PackOptions
-from spqfmt.pipeline.pack import pack_model
-from spqfmt.pipeline.progress import Silent
+from spqfmt.packing.options import PackOptions
+from spqfmt.packing.pack import pack_model
+from spqfmt.progress import Silent
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.outliers import Outliers

@@ -5,8 +5,8 @@ from pathlib import Path
 from PIL import Image
 
 from spqfmt.pages.figures import write_png
-from spqfmt.pipeline.measure import measure_file
-from spqfmt.pipeline.report import inspect_file
+from spqfmt.reading.measure import measure_file
+from spqfmt.reading.report import inspect_file
 
 
 def test_the_same_file_gives_the_same_small_picture(model: Path, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from selenium.webdriver.support.select import Select
 from spqfmt.container.shards import open_readers
 from spqfmt.pages.inspect import inspect_page
 from spqfmt.pages.residency import inventory_from_index
-from spqfmt.pipeline.report import Distance, FileReport, Measured, inspect_file
-from spqfmt.pipeline.residency.plan import plan_residency
-from spqfmt.pipeline.residency.rates import Rates
+from spqfmt.reading.report import Distance, FileReport, Measured, inspect_file
+from spqfmt.residency.plan import plan_residency
+from spqfmt.residency.rates import Rates
 
 PHONE = 360
 
@@ -141,7 +141,7 @@ def test_tab_reaches_every_control_in_order(browser: Browser, page: Path) -> Non
 def test_a_chosen_tensor_shows_its_own_histogram_and_outliers(
     browser: Browser, page: Path, model: Path
 ) -> None:
-    from spqfmt.pipeline.measure import measure_file
+    from spqfmt.reading.measure import measure_file
 
     measured = measure_file(model, inspect_file(model))
     name = "model.layers.1.mlp.down_proj.weight"

@@ -22,7 +22,7 @@ from spqfmt.loaders.plan import ModelPlan, plan_model
 from spqfmt.pages.bench import bench_page
 from spqfmt.pages.evaluation import eval_page
 from spqfmt.pages.plan import plan_page
-from spqfmt.pipeline.residency.rates import Rates
+from spqfmt.residency.rates import Rates
 
 MARKUP = "<i>a & b</i>"
 

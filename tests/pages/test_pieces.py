@@ -20,9 +20,9 @@ from spqfmt.pages.palette import DARK, LIGHT, N_STEPS, SERIES
 from spqfmt.pages.render import embed
 from spqfmt.pages.squarify import Box, squarify
 from spqfmt.pages.text import change, integer, percent, relative_error, size
-from spqfmt.pipeline.measure import measure_file
-from spqfmt.pipeline.report import inspect_file
-from spqfmt.pipeline.residency.rates import Rates
+from spqfmt.reading.measure import measure_file
+from spqfmt.reading.report import inspect_file
+from spqfmt.residency.rates import Rates
 
 VECTORS = Path(__file__).parents[2] / "spec/vectors/valid"
 VENDORED = resources("spqfmt.pages") / "vendored"

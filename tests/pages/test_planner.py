@@ -8,11 +8,11 @@ import pytest
 from browser import Browser
 
 from spqfmt.pages.residency import residency_data
-from spqfmt.pipeline.residency.inventory import Inventory, Item
-from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.plan import plan_residency
-from spqfmt.pipeline.residency.rates import Rates
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+from spqfmt.residency.inventory import Inventory, Item
+from spqfmt.residency.parts import Part
+from spqfmt.residency.plan import plan_residency
+from spqfmt.residency.rates import Rates
 from spqfmt.wire import CODEC_RANS, CODEC_RAW, CODEC_ZSTD
 
 PLANNER = (files("spqfmt.pages") / "static" / "planner.js").read_text("utf-8")

@@ -14,8 +14,8 @@ import spqfmt
 from spqfmt.container.shards import open_readers
 from spqfmt.loaders.plan import plan_model
 from spqfmt.pages.residency import inventory_from_index
-from spqfmt.pipeline.residency.plan import plan_residency
-from spqfmt.pipeline.residency.rates import Rates
+from spqfmt.residency.plan import plan_residency
+from spqfmt.residency.rates import Rates
 
 
 @pytest.mark.parametrize("name", ["llama", "llama_tied", "qwen3", "gpt2"])

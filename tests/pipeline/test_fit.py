@@ -17,11 +17,11 @@ from spqfmt.errors import OptionError
 from spqfmt.importers import open_source
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.loaders.plan import plan_model
-from spqfmt.pipeline.memory_ledger import MemoryLedger
-from spqfmt.pipeline.options import pack_options
-from spqfmt.pipeline.pack import PackReport, pack_model
-from spqfmt.pipeline.plan import plan_pack
-from spqfmt.pipeline.progress import Silent
+from spqfmt.packing.fit.memory_ledger import MemoryLedger
+from spqfmt.packing.options import pack_options
+from spqfmt.packing.pack import PackReport, pack_model
+from spqfmt.packing.plan import plan_pack
+from spqfmt.progress import Silent
 from spqfmt.quantize.ecq import method
 from spqfmt.quantize.ecq.allocation import RateCurve, TensorPlan, between
 from spqfmt.quantize.ecq.method import quantize_matrix

@@ -15,9 +15,9 @@ import pytest
 import spqfmt
 from spqfmt.container.writer import Writer
 from spqfmt.importers.base import SourceModel
-from spqfmt.pipeline.options import pack_options
-from spqfmt.pipeline.pack import pack_model
-from spqfmt.pipeline.progress import Silent
+from spqfmt.packing.options import pack_options
+from spqfmt.packing.pack import pack_model
+from spqfmt.progress import Silent
 
 MakeModel = Callable[..., SourceModel]
 

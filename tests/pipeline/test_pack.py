@@ -12,9 +12,9 @@ import spqfmt
 from spqfmt.codecs.threads import jobs
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.kernels.torch_arrays import to_numpy
-from spqfmt.pipeline.options import pack_options
-from spqfmt.pipeline.pack import pack_model
-from spqfmt.pipeline.progress import Silent
+from spqfmt.packing.options import pack_options
+from spqfmt.packing.pack import pack_model
+from spqfmt.progress import Silent
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.quantize.registry import METHODS
 from spqfmt.quantize.rtn import round_groups, round_symmetric

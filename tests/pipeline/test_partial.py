@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 import spqfmt
 from spqfmt import wire
 from spqfmt.importers.base import SourceModel, SourceTensor
-from spqfmt.pipeline.decode_rates import (
+from spqfmt.packing.options import pack_options
+from spqfmt.packing.pack import pack_model
+from spqfmt.progress import Silent
+from spqfmt.residency.decode_rates import (
     CodecRate,
     DecodeRates,
     measure_decode_rates,
     parse_rates,
     read_rates,
 )
-from spqfmt.pipeline.options import pack_options
-from spqfmt.pipeline.pack import pack_model
-from spqfmt.pipeline.partial import Candidate, Choice, Every, Speed, choose, parse_partial
-from spqfmt.pipeline.progress import Silent
+from spqfmt.rewriting.partial import Candidate, Choice, Every, Speed, choose, parse_partial
 
 MakeModel = Callable[..., SourceModel]
 MakeTensor = Callable[..., SourceTensor]

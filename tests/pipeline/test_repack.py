@@ -18,9 +18,9 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json, dump
 from spqfmt.container.writer import Writer
 from spqfmt.importers.base import SourceModel, SourceTensor
-from spqfmt.pipeline.options import pack_options
-from spqfmt.pipeline.pack import pack_model
-from spqfmt.pipeline.progress import Silent
+from spqfmt.packing.options import pack_options
+from spqfmt.packing.pack import pack_model
+from spqfmt.progress import Silent
 
 MakeModel = Callable[..., SourceModel]
 MakeTensor = Callable[..., SourceTensor]
@@ -131,7 +131,7 @@ def test_chunks_that_stay_are_copied_and_not_decoded(
         assert codec == wire.CODEC_RAW, "decoded a chunk that was to stay compressed"
         decode_into(codec, stored, out)
 
-    monkeypatch.setattr("spqfmt.pipeline.rewrite.decode_into", decode)
+    monkeypatch.setattr("spqfmt.rewriting.rewrite.decode_into", decode)
     report = spqfmt.repack(part, tmp_path / "again.spq", partial="every:2")
     assert report.n_copied == report.n_chunks
     assert (tmp_path / "again.spq").read_bytes() == part.read_bytes()

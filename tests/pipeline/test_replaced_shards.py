@@ -13,15 +13,15 @@ import pytest
 
 import spqfmt
 from spqfmt.importers.base import SourceModel
-from spqfmt.pipeline.options import pack_options
-from spqfmt.pipeline.pack import pack_model
-from spqfmt.pipeline.progress import Silent
+from spqfmt.packing.options import pack_options
+from spqfmt.packing.pack import pack_model
+from spqfmt.progress import Silent
 
 # In copies 1, 2, ... of a folder, repacks over its model, killed before the file operation of that number, until one
 # comes to its end. Forks, since importing the package takes longer than the rest.
 KILLED = """
 import os, shutil, signal, sys
-from spqfmt.pipeline.repack import repack
+from spqfmt.rewriting.repack import repack
 
 source, folder, shard_size = sys.argv[1:]
 

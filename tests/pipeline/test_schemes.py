@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import spqfmt
 from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.importers.base import SourceModel, SourceTensor
-from spqfmt.pipeline.options import PackOptions
-from spqfmt.pipeline.pack import pack_model
-from spqfmt.pipeline.progress import Silent
+from spqfmt.packing.options import PackOptions
+from spqfmt.packing.pack import pack_model
+from spqfmt.progress import Silent
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.codes import Layout

@@ -8,7 +8,7 @@ import torch
 
 from spqfmt.errors import OptionError
 from spqfmt.kernels.rate import ESCAPE, choose_codes, choose_codes_plain
-from spqfmt.pipeline.options import pack_options
+from spqfmt.packing.options import pack_options
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.quantize.ecq import METHOD
 from spqfmt.quantize.ecq.grid import gradient_scale, input_grid, plain_grid

@@ -15,7 +15,7 @@ from spqfmt.calibration.gradients import output_gradients
 from spqfmt.calibration.model import ModelShell
 from spqfmt.errors import OptionError
 from spqfmt.importers import open_source
-from spqfmt.pipeline.progress import Silent
+from spqfmt.progress import Silent
 
 # The tools are scripts, not a package: their folder is put on the path as Python does for a script.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))

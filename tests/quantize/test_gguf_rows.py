@@ -16,7 +16,7 @@ from spqfmt.loaders import load_model
 
 # The tools are scripts, not a package: their folder is put on the path as Python does for a script.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "paper"))
 
 import gguf_rows
 import tiny

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from spqfmt.pipeline.options import pack_options
+from spqfmt.packing.options import pack_options
 
 # The tools are scripts, not a package: their folder is put on the path as Python does for a script.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "paper"))
 
 import evaluate_methods
 import frontier
@@ -135,5 +135,5 @@ def test_table_and_plots_come_from_the_results(tmp_path: Path, monkeypatch: pyte
 
 def test_without_results_it_says_what_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["frontier.py", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"tools/evaluate_methods\.py makes it"):
+    with pytest.raises(SystemExit, match=r"tools/paper/evaluate_methods\.py makes it"):
         frontier.main()

@@ -4,4 +4,4 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "spec"), str(ROOT / "tools"), str(ROOT / "tests" / "spec")]
+sys.path[:0] = [str(ROOT / "spec"), str(ROOT / "tools" / "generate"), str(ROOT / "tests" / "spec")]

@@ -7,9 +7,9 @@ from spec_support import READERS
 
 from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
-from spqfmt.pipeline.options import PackOptions, pack_options
-from spqfmt.pipeline.pack import pack_model
-from spqfmt.pipeline.progress import Silent
+from spqfmt.packing.options import PackOptions, pack_options
+from spqfmt.packing.pack import pack_model
+from spqfmt.progress import Silent
 from spqfmt.quantize.base import MethodOptions
 from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.floats import Scale, narrow, to_log8

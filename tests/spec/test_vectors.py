@@ -98,7 +98,7 @@ def test_generator_refuses_to_overwrite(tmp_path):
     frozen = tmp_path / "valid" / "empty.spq"
     frozen.parent.mkdir()
     frozen.write_bytes(b"of an earlier version")
-    command = [sys.executable, ROOT / "tools" / "make_vectors.py", "--output", tmp_path]
+    command = [sys.executable, ROOT / "tools" / "generate" / "make_vectors.py", "--output", tmp_path]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 1
     assert frozen.read_bytes() == b"of an earlier version"
     assert subprocess.run([*command, "--force"], capture_output=True, check=False).returncode == 0

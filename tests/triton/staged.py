@@ -9,7 +9,7 @@ from spqfmt.kernels import native
 from spqfmt.kernels.device import READ_AHEAD_BYTES, chunk_job, plan_chunks
 from spqfmt.kernels.device.matrix import GroupScales, GroupValues, Matrix, OutlierRows, UniformScales
 from spqfmt.kernels.torch_arrays import to_torch
-from spqfmt.pipeline.residency.parts import by_columns
+from spqfmt.residency.parts import by_columns
 
 
 class Staged:

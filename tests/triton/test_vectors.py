@@ -10,8 +10,8 @@ from staged import matrix_of, stage_part
 from spqfmt import wire
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES, to_torch
-from spqfmt.pipeline.residency.parts import by_columns, cut
-from spqfmt.pipeline.residency.sides import read_sides
+from spqfmt.residency.parts import by_columns, cut
+from spqfmt.residency.sides import read_sides
 
 VALID = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "valid"
 

@@ -16,8 +16,8 @@ from spqfmt.bench.tokens.configurations import Configuration
 from spqfmt.container.shards import open_readers
 from spqfmt.kernels import native
 from spqfmt.loaders.speed import Workload, seconds_per_pass
-from spqfmt.pipeline.residency.plan import Plan, fetch_ms, share_of_passes
-from spqfmt.pipeline.residency.rates import Rates, assume_read_rate, measure_rates
+from spqfmt.residency.plan import Plan, fetch_ms, share_of_passes
+from spqfmt.residency.rates import Rates, assume_read_rate, measure_rates
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")

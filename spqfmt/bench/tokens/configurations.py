@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spqfmt.loaders.plan import plan_model
-from spqfmt.pipeline.repack import repack
+from spqfmt.rewriting.repack import repack
 
 EVERY = (2, 5)
 """Partial compression: one chunk of so many is compressed."""

@@ -12,10 +12,10 @@ from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels, Matrix
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES
 from spqfmt.loaders.device.seam import Device, Memory, Stream, Work
 from spqfmt.loaders.device.sides import DeviceSides
-from spqfmt.pipeline.residency.parts import Part, by_columns, channels
-from spqfmt.pipeline.residency.workspace import rows_at_once
 from spqfmt.quantize.activations import quantize_tokens
 from spqfmt.records import TensorRecord
+from spqfmt.residency.parts import Part, by_columns, channels
+from spqfmt.residency.workspace import rows_at_once
 
 TILE_WEIGHTS = 1 << 23
 """Weights that are dequantized at a time for many tokens."""

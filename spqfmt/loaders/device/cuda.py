@@ -11,7 +11,7 @@ import torch
 
 from spqfmt.errors import BackendError, MemoryBudgetError
 from spqfmt.loaders.device.seam import Device, Event, Memory, Stream, Work
-from spqfmt.pipeline.residency.device_rates import DeviceRates, assumed_for
+from spqfmt.residency.device_rates import DeviceRates, assumed_for
 
 T = TypeVar("T")
 _cuda: Any = torch.cuda  # its streams and events are untyped

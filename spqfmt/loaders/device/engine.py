@@ -18,10 +18,10 @@ from spqfmt.loaders.device.seam import Device, Memory
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import DeviceSides, device_side_bytes, put_sides
 from spqfmt.loaders.packed.engine import Engine
-from spqfmt.pipeline.residency.device_plan import DevicePlan
-from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.sides import read_sides
 from spqfmt.records import TensorRecord
+from spqfmt.residency.device_plan import DevicePlan
+from spqfmt.residency.parts import Part
+from spqfmt.residency.sides import read_sides
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 

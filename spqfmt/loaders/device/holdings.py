@@ -2,7 +2,7 @@
 
 from spqfmt.loaders.device.seam import Device, Memory
 from spqfmt.loaders.device.shipping import aligned
-from spqfmt.pipeline.residency.device_plan import N_LANDINGS, N_SLOTS, N_STAGING, DevicePlan
+from spqfmt.residency.device_plan import N_LANDINGS, N_SLOTS, N_STAGING, DevicePlan
 
 
 class Holdings:

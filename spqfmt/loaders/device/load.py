@@ -19,13 +19,13 @@ from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import device_side_bytes
 from spqfmt.loaders.packed.install import Packable, inventory_of, replace
-from spqfmt.pipeline.residency.device_plan import DeviceInventory, DeviceItem, DevicePlan, plan_device
-from spqfmt.pipeline.residency.device_rates import DEFAULT, DeviceRates
-from spqfmt.pipeline.residency.inventory import Inventory, Item
-from spqfmt.pipeline.residency.parts import cut
-from spqfmt.pipeline.residency.sides import side_bytes
-from spqfmt.pipeline.residency.workspace import workspace_bytes
 from spqfmt.records import TensorRecord
+from spqfmt.residency.device_plan import DeviceInventory, DeviceItem, DevicePlan, plan_device
+from spqfmt.residency.device_rates import DEFAULT, DeviceRates
+from spqfmt.residency.inventory import Inventory, Item
+from spqfmt.residency.parts import cut
+from spqfmt.residency.sides import side_bytes
+from spqfmt.residency.workspace import workspace_bytes
 
 PART_BYTES = 8 << 20
 """Decoded bytes from which on a part is closed: launches cost about as much as copying a tenth of it."""

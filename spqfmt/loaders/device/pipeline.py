@@ -19,7 +19,7 @@ from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.holdings import Holdings
 from spqfmt.loaders.device.seam import Device, Event, Memory, Stream, Work, copy_bytes
 from spqfmt.loaders.device.shipping import Shipment
-from spqfmt.pipeline.residency.device_plan import DevicePlan
+from spqfmt.residency.device_plan import DevicePlan
 
 
 class _State(Enum):

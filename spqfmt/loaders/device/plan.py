@@ -14,8 +14,8 @@ from spqfmt.loaders.model import read_config
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.plan import Activations, estimate
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
-from spqfmt.pipeline.residency.device_plan import DevicePlan
-from spqfmt.pipeline.residency.device_rates import DEFAULT, DeviceRates
+from spqfmt.residency.device_plan import DevicePlan
+from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 
 
 @dataclass(frozen=True)

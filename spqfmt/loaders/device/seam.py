@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from spqfmt.pipeline.residency.device_rates import DeviceRates
+from spqfmt.residency.device_rates import DeviceRates
 
 T = TypeVar("T")
 

@@ -22,9 +22,9 @@ from spqfmt.kernels import native
 from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
 from spqfmt.kernels.device.chunks import BLOCK_WORDS, BLOCKS_AT_ONCE, CUMULATIVE_WORDS, TABLE_WORDS
 from spqfmt.kernels.nvcomp import ZstdFrames
-from spqfmt.pipeline.residency.device_plan import Load
-from spqfmt.pipeline.residency.device_rates import CODEC_KINDS
-from spqfmt.pipeline.residency.parts import Part
+from spqfmt.residency.device_plan import Load
+from spqfmt.residency.device_rates import CODEC_KINDS
+from spqfmt.residency.parts import Part
 
 ALIGNMENT = 64
 """Of chunks, and of everything else that is put into one allocation."""

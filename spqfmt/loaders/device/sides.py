@@ -13,9 +13,9 @@ from spqfmt.kernels.device.matrix import Scales
 from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.loaders.device.seam import Memory
 from spqfmt.loaders.device.shipping import aligned
-from spqfmt.pipeline.residency.parts import by_columns, weights_stream
-from spqfmt.pipeline.residency.sides import Sides
 from spqfmt.records import TensorRecord
+from spqfmt.residency.parts import by_columns, weights_stream
+from spqfmt.residency.sides import Sides
 from spqfmt.schemes.base import parameter_int
 from spqfmt.schemes.grouped import DIRECT
 

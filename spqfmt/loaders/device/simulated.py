@@ -16,7 +16,7 @@ import torch
 
 from spqfmt.errors import BackendError
 from spqfmt.loaders.device.seam import Device, Event, Memory, Stream, Work
-from spqfmt.pipeline.residency.device_rates import DEFAULT, DeviceRates
+from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 
 T = TypeVar("T")
 _Clock = dict[Stream, int]

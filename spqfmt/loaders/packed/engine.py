@@ -16,9 +16,9 @@ from spqfmt.loaders.packed.multiply import PackedMatrix
 from spqfmt.loaders.packed.store import Store
 from spqfmt.loaders.packed.streams import Streams
 from spqfmt.loaders.packed.turned import TurnedMatrix, look_up_pieces, n_bytes_of, pieces_of
-from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.plan import Plan
-from spqfmt.pipeline.residency.sides import Sides, read_sides
+from spqfmt.residency.parts import Part
+from spqfmt.residency.plan import Plan
+from spqfmt.residency.sides import Sides, read_sides
 
 _CPU = torch.device("cpu")
 

@@ -10,11 +10,11 @@ from torch import nn
 from spqfmt.calibration.places import Place
 from spqfmt.container.reader import Reader
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear
-from spqfmt.pipeline.residency.inventory import Inventory, Item
-from spqfmt.pipeline.residency.parts import PART_BYTES, cut
-from spqfmt.pipeline.residency.sides import side_bytes
-from spqfmt.pipeline.residency.workspace import workspace_bytes
 from spqfmt.records import TensorRecord
+from spqfmt.residency.inventory import Inventory, Item
+from spqfmt.residency.parts import PART_BYTES, cut
+from spqfmt.residency.sides import side_bytes
+from spqfmt.residency.workspace import workspace_bytes
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from spqfmt.loaders.packed.buffers import allocate
 from spqfmt.loaders.packed.multiply import Lend
 from spqfmt.loaders.packed.store import Store
 from spqfmt.loaders.packed.tiles import NAMES, dequantize_columns, dequantize_rows
-from spqfmt.pipeline.residency.parts import Part, by_columns
-from spqfmt.pipeline.residency.sides import Sides
+from spqfmt.residency.parts import Part, by_columns
+from spqfmt.residency.sides import Sides
 from spqfmt.schemes.floats import narrow
 from spqfmt.schemes.uniform import dequantize as uniform_formula
 

@@ -20,9 +20,9 @@ from spqfmt.loaders.packed.tiles import (
     outliers_of,
     unpacked,
 )
-from spqfmt.pipeline.residency.parts import Part, by_columns
-from spqfmt.pipeline.residency.sides import Sides
-from spqfmt.pipeline.residency.workspace import rows_at_once
+from spqfmt.residency.parts import Part, by_columns
+from spqfmt.residency.sides import Sides
+from spqfmt.residency.workspace import rows_at_once
 
 FEW_TOKENS = 32
 """Up to here the native product is faster than dequantizing to the activations' dtype and torch's product."""

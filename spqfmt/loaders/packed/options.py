@@ -5,7 +5,7 @@ from pathlib import Path
 
 from spqfmt.container.output import INDEX_SUFFIX
 from spqfmt.errors import OptionError
-from spqfmt.pipeline.sizes import parse_size
+from spqfmt.sizes import parse_size
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.threads import side_by_side
 from spqfmt.container.reader import Reader, located
 from spqfmt.loaders.packed.buffers import allocate
-from spqfmt.pipeline.residency.decode import check_part, decode_part
-from spqfmt.pipeline.residency.inventory import N_READS
-from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.plan import Plan
+from spqfmt.residency.decode import check_part, decode_part
+from spqfmt.residency.inventory import N_READS
+from spqfmt.residency.parts import Part
+from spqfmt.residency.plan import Plan
 
 
 class Store:

@@ -8,8 +8,8 @@ from spqfmt.loaders.packed.buffers import Buffers, View, allocate
 from spqfmt.loaders.packed.lookup import RowCache
 from spqfmt.loaders.packed.ring import Ring
 from spqfmt.loaders.packed.store import Store
-from spqfmt.pipeline.residency.inventory import N_BUFFERS, N_READERS, N_ROW_SLOTS
-from spqfmt.pipeline.residency.plan import Plan
+from spqfmt.residency.inventory import N_BUFFERS, N_READERS, N_ROW_SLOTS
+from spqfmt.residency.plan import Plan
 
 
 class Streams:

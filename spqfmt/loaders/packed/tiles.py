@@ -15,8 +15,8 @@ from spqfmt.codecs.elements import CARRIERS, Elements, from_planes
 from spqfmt.kernels.dequantize import dequantize_grouped, dequantize_uniform
 from spqfmt.kernels.multiply import OutlierRows
 from spqfmt.kernels.torch_arrays import to_torch
-from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.sides import Sides
+from spqfmt.residency.parts import Part
+from spqfmt.residency.sides import Sides
 from spqfmt.schemes.base import Float32
 from spqfmt.schemes.floats import narrow
 from spqfmt.schemes.grouped import dequantize as grouped_formula

@@ -17,8 +17,8 @@ from spqfmt.kernels.multiply import OutlierRows
 from spqfmt.loaders.packed.buffers import View
 from spqfmt.loaders.packed.lookup import look_up
 from spqfmt.loaders.packed.multiply import Lend, PackedMatrix
-from spqfmt.pipeline.residency.parts import Part
-from spqfmt.pipeline.residency.sides import Sides
+from spqfmt.residency.parts import Part
+from spqfmt.residency.sides import Sides
 
 
 @dataclass(frozen=True)

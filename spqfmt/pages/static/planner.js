@@ -1,4 +1,4 @@
-// The rule of spqfmt/pipeline/residency/plan.py: the moves that save most time a byte are made first.
+// The rule of spqfmt/residency/plan.py: the moves that save most time a byte are made first.
 const FIXED = ["floats", "sides", "workspace", "staging", "ring", "rows"];
 
 function fixedBytes(fixed) {

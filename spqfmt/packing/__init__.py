@@ -1,0 +1,1 @@
+"""A source model becomes a file: options, plan, methods, chunks."""

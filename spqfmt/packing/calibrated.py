@@ -1,0 +1,203 @@
+"""The calibrated half of a pack: results of a method tensor by tensor, in the order in which the file wants them."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from math import prod
+
+from spqfmt.calibration.engine import BlockResult, Engine
+from spqfmt.calibration.text import CalibrationOptions, text_digest
+from spqfmt.codecs.chunks import EncodedChunk
+from spqfmt.container.encode import encode_chunk
+from spqfmt.container.strict_json import Json
+from spqfmt.errors import OptionError
+from spqfmt.importers.base import SourceModel
+from spqfmt.kernels import native
+from spqfmt.kernels.torch_arrays import to_numpy
+from spqfmt.packing.options import PackOptions
+from spqfmt.packing.plan import PackPlan, PlannedTensor
+from spqfmt.packing.records import tensor_record
+from spqfmt.packing.resume import ResumeFolder
+from spqfmt.quantize.base import MethodOptions, is_graded
+from spqfmt.quantize.calibrated import Result, is_calibrated
+from spqfmt.schemes.base import Encoded, StreamData
+from spqfmt.version import __version__
+
+
+class CalibratedResults:
+    """Runs the calibration just far enough for the tensor that is asked for."""
+
+    def __init__(
+        self,
+        model: SourceModel,
+        plan: PackPlan,
+        options: PackOptions,
+        folder: ResumeFolder,
+        *,
+        stage: Callable[[str], None],
+    ) -> None:
+        """Read the text and build the model's shell. Raises what Engine and `folder` raise."""
+        assert is_calibrated(options.method)
+        self._method = options.method.name
+        self._blind = is_graded(options.method)
+        """Whether the method can do without calibration, layer by layer."""
+        self._take_up = getattr(options.method, "take_up", None)
+        self._sources = {tensor.source.name: tensor.source for tensor in plan.tensors}
+        wanted = {
+            tensor.source.name: tensor.weight
+            for tensor in plan.tensors
+            if tensor.treatment and tensor.source.tied_to is None and tensor.source.role == "linear"
+        }
+        self._wanted = frozenset(wanted)
+        self._engine = Engine(
+            model, options.method, options.method_options, options.calibration, wanted, stage=stage
+        )
+        folder.n_wanted = len(self._engine.block_names)
+        folder.begin(_identity(model, options, str(self._engine.shell.dtype)))
+        self._folder = folder
+        self._stage = stage
+        self._numbers = {name: number for number, name in enumerate(self._engine.block_names)}
+        self._blocks = self._run(options.method_options)
+        self._loaded: set[str] = set()
+        self._results: dict[str, Result] = {}
+        self._done: set[str] = set()
+        self.skipped: dict[str, str] = {
+            name: "it lies outside the blocks" for name in wanted if name not in self._engine.block_of
+        }
+        self.notes: list[str] = []
+        self.formula_bits = 0.0
+        self.formula_weights = 0
+
+    def _run(self, options: MethodOptions) -> Iterator[BlockResult]:
+        """The blocks; what is searched for comes first, once for all runs."""
+        editing = self._folder.load_search()
+        found = self._engine.search() if editing is None else replace(options, editing=editing)
+        if found is not options and found.editing is not None:
+            self._folder.save_search(found.editing)
+        yield from self._engine.run(self._load, found)
+
+    def take(self, planned: PlannedTensor) -> Result | None:
+        """What the method made of a tensor, once; None for one that it did not touch."""
+        block = self._engine.block_of.get(planned.source.name)
+        while block is not None and block not in self._done:
+            self._add(next(self._blocks))
+        return self._results.pop(planned.source.name, None)
+
+    def wants(self, planned: PlannedTensor) -> bool:
+        """Whether the tensor is the calibration's to quantize, rather than the method's alone (embedding, head)."""
+        name = planned.source.name
+        return name in self._wanted and not (self._blind and name in self.skipped)
+
+    def left_dense(self) -> dict[str, str]:
+        """Tensors that are stored as they are although the method was to quantize them, with the reason."""
+        return {} if self._blind else self.skipped
+
+    def all_notes(self) -> tuple[str, ...]:
+        """Fallbacks, each one line."""
+        blind = [f"{name}: {why}; quantized without calibration" for name, why in self.skipped.items()]
+        return (*self.notes, *(blind if self._blind else ()))
+
+    def _add(self, block: BlockResult) -> None:
+        self._done.add(block.name)
+        self._results |= block.results
+        self.skipped |= block.skipped
+        for name, result in block.results.items():
+            self.notes += result.notes
+            if result.formula_bits is not None:
+                self.formula_bits += result.formula_bits
+                self.formula_weights += prod(self._sources[name].shape)
+        if block.name not in self._loaded:
+            self._save(block)
+
+    def _save(self, block: BlockResult) -> None:
+        # In the order of the plan: a stream that two tensors share must come with the first of them.
+        names = [name for name in self._sources if name in block.results]
+
+        def tensors() -> Iterator[tuple[Json, Encoded]]:
+            for name in names:
+                result = block.results[name]
+                encoded = result.quantized.encode()
+                yield tensor_record(self._sources[name], encoded, self._method, result), encoded
+
+        metadata = {
+            "skipped": json.dumps(dict(block.skipped)),
+            "notes": json.dumps({name: block.results[name].notes for name in names}),
+            "formula_bits": json.dumps({name: block.results[name].formula_bits for name in names}),
+            "source": self._source_digest(block.name),
+        }
+        self._folder.save(self._numbers[block.name], block.name, tensors(), _encode, metadata)
+
+    def _load(self, name: str) -> BlockResult | None:
+        saved = self._folder.load(self._numbers[name])
+        if saved is None:
+            return None
+        if saved.metadata["source"] != self._source_digest(name):
+            raise OptionError(
+                f"{self._folder.path}: the source's weights in {name} are not those of the interrupted pack; "
+                "--force starts over"
+            )
+        notes, formula = (json.loads(saved.metadata[key]) for key in ("notes", "formula_bits"))
+        self._stage(f"{name}: taken up")
+        self._loaded.add(name)
+        results = {
+            tensor: Result(
+                stored,
+                saved.records[tensor].activation_clamp,
+                saved.records[tensor].activation_quantization,
+                formula[tensor],
+                tuple(notes[tensor]),
+            )
+            for tensor, stored in saved.tensors.items()
+        }
+        if self._take_up is not None:
+            self._take_up({tensor: stored.encode() for tensor, stored in saved.tensors.items()})
+        return BlockResult(name, results, json.loads(saved.metadata["skipped"]))
+
+    def _source_digest(self, block: str) -> str:
+        checksum = 0
+        for name, source in self._sources.items():
+            if self._engine.block_of.get(name) == block:
+                checksum = native.crc32(to_numpy(source.load()).reshape(-1).view("u1"), checksum)
+        return f"{checksum:08x}"
+
+    def metadata(self, calibration: CalibrationOptions) -> dict[str, str]:
+        """What the file says of its calibration; the same for the same input and options."""
+        described = {
+            "text": text_digest(calibration),
+            "samples": calibration.samples,
+            "seq_len": calibration.seq_len,
+            "seed": calibration.seed,
+            "sequential": calibration.sequential,
+        }
+        more = {"calibration": json.dumps(described, sort_keys=True)}
+        if self.formula_weights:
+            more["formula_bits_per_weight"] = f"{self.formula_bits / self.formula_weights:.4f}"
+        return more
+
+
+def _encode(stream: StreamData) -> Iterable[EncodedChunk]:
+    return (encode_chunk(part, stream.dtype, "auto") for part in stream.chunks())
+
+
+def _identity(model: SourceModel, options: PackOptions, dtype: str) -> Mapping[str, object]:
+    """What two runs must share to give the same file."""
+    digest = hashlib.sha256()
+    for tensor in model.tensors:
+        digest.update(repr((tensor.name, tensor.shape, tensor.dtype, tensor.tied_to)).encode())
+    for asset in model.assets:
+        digest.update(asset.name.encode() + hashlib.sha256(asset.data).digest())
+    calibration = options.calibration
+    return {
+        "writer": f"spqfmt {__version__}",
+        "source": digest.hexdigest(),
+        "method": options.method.name,
+        "method_options": {k: v for k, v in vars(options.method_options).items() if v is not None},
+        "calibration_text": text_digest(calibration),
+        "samples": calibration.samples,
+        "seq_len": calibration.seq_len,
+        "seed": calibration.seed,
+        "sequential": calibration.sequential,
+        "compute_dtype": dtype,
+        "fit": repr(options.fit),
+    }

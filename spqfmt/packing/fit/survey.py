@@ -1,0 +1,98 @@
+"""ecq's half of a pack that knows all tensors: a survey of their rates, and from it a plan for each and a budget."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from spqfmt.calibration.engine import Engine
+from spqfmt.calibration.gradients import output_gradients
+from spqfmt.importers.base import SourceModel
+from spqfmt.packing.fit.bounds import Room
+from spqfmt.packing.fit.spending import SizeBudget
+from spqfmt.packing.fit.target import MemoryBytes
+from spqfmt.packing.options import PackOptions
+from spqfmt.packing.plan import PlannedTensor
+from spqfmt.quantize.base import as_matrix
+from spqfmt.quantize.calibrated import is_calibrated
+from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
+from spqfmt.quantize.ecq.method import Ecq
+from spqfmt.quantize.ecq.survey import SURVEY_SAMPLES, Survey, Surveyed, make_plans, survey_plain
+
+GRADIENT_SAMPLES = 8
+"""Samples of the calibration for the backward pass: some 4000 tokens."""
+EMBEDDING_EXTRA_BITS = 2.0
+"""More than the layers get in the mean, decision 0014."""
+_NOT_COUNTED = -math.inf
+"""Base of tensors that the size does not count: at every shift they get the most bits, for they cost nothing."""
+
+Stage = Callable[[str], None]
+
+
+def fit(model: SourceModel, room: Room, options: PackOptions, stage: Stage) -> tuple[PackOptions, SizeBudget]:
+    """Survey the model for the size that leaves `room`.
+
+    Returns options whose method has a plan for each tensor and the budget that it spends from, and that budget.
+    """
+    method = options.method
+    assert isinstance(method, Ecq)
+    spent = room.spent
+    rate = 8 * (room.target_bytes - room.ledger.n_bytes({})) / room.n_weights
+    rate = min(MOST_BITS, max(FEWEST_BITS, rate))
+    seen = _survey(model, spent, options, rate, stage)
+    extra = {name: EMBEDDING_EXTRA_BITS for name, t in spent.items() if t.source.role != "linear"}
+    plans = {
+        name: plan if room.ledger.counts(name) else replace(plan, base=_NOT_COUNTED)
+        for name, plan in make_plans([seen[name] for name in spent], extra).items()
+    }
+    budget = SizeBudget(room.ledger, plans, room.target_bytes, spent, options.codec.codec)
+    of_memory = isinstance(options.fit, MemoryBytes)
+    # Decoding columns to rows would take memory.
+    method = method.prepared(plans, budget, by_rows=of_memory)
+    # Memory is not spent on weights' bits alone: what they come to is not known before.
+    bits = None if of_memory else round(8 * (room.target_bytes - room.other_bytes) / room.n_counted, 4)
+    given = replace(options.method_options, bits_per_weight=bits)
+    return replace(options, method=method, method_options=given), budget
+
+
+def _survey(
+    model: SourceModel, spent: Mapping[str, PlannedTensor], options: PackOptions, rate: float, stage: Stage
+) -> dict[str, Surveyed]:
+    """What can be known of every tensor, in the order of the file."""
+    found: dict[str, Surveyed] = {}
+    if is_calibrated(options.method):
+        found = _survey_blocks(model, spent, options, rate, stage)
+    for name, planned in spent.items():
+        if name not in found:
+            stage(f"{name}: looking at its weights")
+            found[name] = survey_plain(name, as_matrix(planned.weight, planned.source.load()), rate)
+    return found
+
+
+def _survey_blocks(
+    model: SourceModel, spent: Mapping[str, PlannedTensor], options: PackOptions, rate: float, stage: Stage
+) -> dict[str, Surveyed]:
+    wanted = {name: t.weight for name, t in spent.items() if t.source.role == "linear"}
+    few = replace(
+        options.calibration, samples=min(SURVEY_SAMPLES, options.calibration.samples), sequential=False
+    )
+    survey = Survey(rate, {})
+    engine = Engine(
+        model, survey, options.method_options, few, wanted, stage=lambda text: stage(f"survey, {text}")
+    )
+    if options.method_options.gradients:
+        modules = {
+            engine.shell.targets[name][0].removesuffix(".weight"): name
+            for name in wanted
+            if engine.shell.targets[name][1]
+        }
+        squares = output_gradients(
+            engine.shell,
+            engine.samples[:GRADIENT_SAMPLES],
+            lambda block: [m.removeprefix(f"{block}.") for m in modules if m.startswith(f"{block}.")],
+            seed=options.calibration.seed,
+            stage=stage,
+        )
+        survey.gradients = {modules[module]: mean for module, mean in squares.items()}
+    for _ in engine.run():
+        pass
+    return survey.seen

@@ -1,0 +1,143 @@
+"""What a pack is asked for, checked before anything is read."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from spqfmt.calibration.text import CalibrationOptions
+from spqfmt.codecs.chunks import CodecPolicy
+from spqfmt.errors import OptionError
+from spqfmt.packing.fit.target import FITTING, BitsPerWeight, Fit, check_fit, parse_fit
+from spqfmt.quantize.base import Method, MethodOptions, is_graded, refuse_others
+from spqfmt.quantize.calibrated import is_calibrated
+from spqfmt.quantize.registry import METHODS
+from spqfmt.rewriting.partial import WHOLE, Every, Speed, parse_partial
+from spqfmt.sizes import parse_shard_size
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """Method and its options, codec policy, shards; with `speed` what was packed is cut down to the best chunks."""
+
+    method: Method
+    method_options: MethodOptions
+    codec: CodecPolicy
+    shard_bytes: int | None
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    speed: Speed | None = None
+    fit: Fit | None = None
+    """The size that ecq must hit; None for other methods."""
+
+
+class PackArguments(TypedDict, total=False):
+    """Keyword arguments of `pack`; each is the option of `spqfmt pack` with its name. None is the default."""
+
+    method: str
+    bits: float | None
+    group_size: int | None
+    granularity: str | None
+    embedding_bits: int | None
+    threshold: float | None
+    damping: float | None
+    act_order: bool | None
+    alpha: float | None
+    scaling: str | None
+    pruning: str | None
+    sparsity: float | None
+    pattern: str | None
+    activations: str | None
+    range_weight: float | None
+    saliency_tokens: str | None
+    search_steps: int | None
+    search_samples: int | None
+    gradients: bool | None
+    no_calibration: bool | None
+    fit: int | str | None
+    fit_memory: int | str | None
+    calibration: str | Path | None
+    samples: int | None
+    seq_len: int | None
+    sequential: bool | None
+    seed: int | None
+    codec: str
+    partial: str
+    rates: str | Path | None
+    shard_size: int | str | None
+
+
+# argument -> field of CalibrationOptions
+_CALIBRATION = {"calibration": "text"} | {n: n for n in ("samples", "seq_len", "sequential", "seed")}
+_METHOD = [field.name for field in fields(MethodOptions)]
+
+
+def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
+    """Check and complete what the user gave. OptionError says what is wrong in one line."""
+    if unknown := arguments.keys() - PackArguments.__annotations__.keys():
+        raise TypeError(f"pack has no argument {min(unknown)!r}")
+    fit = parse_fit(arguments.get("fit"), arguments.get("fit_memory"))
+    name = arguments.get("method") or ("lossless" if fit is None else FITTING)
+    codec = arguments.get("codec", "auto")
+    if name not in METHODS:
+        raise OptionError(f"unknown method {name!r}; there are {', '.join(sorted(METHODS))}")
+    if codec not in {"auto", "raw", "zstd", "rans"}:
+        raise OptionError(f"unknown codec {codec!r}; there are auto, raw, zstd and rans")
+    method = METHODS[name]
+    if arguments.get("method") is None and fit is None:
+        _refuse_without_a_method(arguments)
+    given: dict[str, Any] = {key: value for key, value in arguments.items() if value is not None}
+    if "bits" in given:
+        given |= _bits(name, given.pop("bits"))
+    asked = MethodOptions(**{key: given[key] for key in _METHOD if key in given})
+    refuse_others(method, asked)
+    method = method.grade(asked) if is_graded(method) else method
+    calibration = {field: given[key] for key, field in _CALIBRATION.items() if key in given}
+    if calibration and not is_calibrated(method):
+        raise OptionError(f"method {name} needs no calibration and takes no options for it")
+    if name == FITTING:
+        calibration = {"sequential": False} | calibration
+    if "text" in calibration:
+        calibration["text"] = Path(calibration["text"])
+    rule = parse_partial(arguments.get("partial", "none"), arguments.get("rates"))
+    checked = method.check(asked)
+    shard_bytes = parse_shard_size(arguments.get("shard_size"))
+    target: Fit | None = fit
+    if name == FITTING and fit is None:
+        target = BitsPerWeight(checked.bits_per_weight or 0.0)
+    check_fit(target, asked, name, codec, compresses_all=rule == WHOLE, shards=shard_bytes is not None)
+    return PackOptions(
+        method,
+        checked,
+        CodecPolicy(codec, rule.n if isinstance(rule, Every) else 1),
+        shard_bytes,
+        CalibrationOptions(**calibration),
+        rule if isinstance(rule, Speed) else None,
+        target,
+    )
+
+
+def _refuse_without_a_method(arguments: PackArguments) -> None:
+    """Raise OptionError for options of methods where none was named."""
+    given = [key for key in (*_METHOD, *_CALIBRATION) if arguments.get(key) is not None]
+    if not given:
+        return
+    takers = [name for name in sorted(METHODS) if all(_takes(METHODS[name], key) for key in given)]
+    options = " and ".join(f"--{key.replace('_', '-')}" for key in given)
+    raise OptionError(
+        f"{options} without --method, and by default nothing is quantized"
+        + (f"; it goes with {', '.join(takers)}" if takers else "")
+    )
+
+
+def _takes(method: Method, option: str) -> bool:
+    if option in _CALIBRATION:
+        return is_calibrated(method)
+    return option in method.takes or (option == "bits" and "bits_per_weight" in method.takes)
+
+
+def _bits(method: str, bits: float) -> dict[str, float]:
+    """ecq takes any number, the others a whole one."""
+    if method == FITTING:
+        return {"bits_per_weight": float(bits)}
+    if bits != int(bits):
+        raise OptionError(f"bits of method {method} are a whole number, not {bits:g}; ecq takes any")
+    return {"bits": int(bits)}

@@ -1,0 +1,259 @@
+"""Source model -> .spq file: one tensor after the other, chunks encoded on all cores.
+
+    import -> plan -> quantize -> streams -> encoded chunks -> writer -> index -> fsync -> rename
+
+While a tensor's chunks are encoded by other threads, the next one is read and quantized; memory holds those two.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from spqfmt.codecs.chunks import EncodedChunk
+from spqfmt.codecs.threads import submit
+from spqfmt.container.encode import encode_chunk
+from spqfmt.container.output import Output, check_name
+from spqfmt.container.reader import Reader
+from spqfmt.container.strict_json import Json
+from spqfmt.errors import ImporterError, OptionError
+from spqfmt.importers.base import SourceModel
+from spqfmt.importers.registry import open_source
+from spqfmt.kernels.torch_arrays import to_numpy
+from spqfmt.packing.fit.bounds import room_for, room_notes
+from spqfmt.packing.options import PackArguments, PackOptions, pack_options
+from spqfmt.packing.plan import PlannedTensor, plan_pack
+from spqfmt.packing.records import stream_record, tensor_record
+from spqfmt.packing.resume import ResumeFolder
+from spqfmt.progress import Progress, Silent
+from spqfmt.quantize.calibrated import is_calibrated
+from spqfmt.records import bf16_bytes
+from spqfmt.rewriting.rewrite import WEIGHT_ROLES, Rewrite
+from spqfmt.schemes.base import Encoded, StreamData
+from spqfmt.schemes.dense import Dense
+from spqfmt.version import __version__
+
+if TYPE_CHECKING:
+    from spqfmt.packing.calibrated import CalibratedResults
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What a pack made. `raw_bytes` is the source tensors' size, `file_bytes` that of all files written.
+
+    `bf16_bytes` is the source's size with all floats of 16 or more bits as BF16.
+    """
+
+    files: tuple[Path, ...]
+    raw_bytes: int
+    bf16_bytes: int
+    file_bytes: int
+    n_tensors: int
+    n_weights: int
+    seconds: float
+    left_dense: Mapping[str, str] = field(default_factory=dict)
+    """Tensors that the method was to quantize and that are stored as they are, with the reason."""
+    notes: tuple[str, ...] = ()
+    """Fallbacks that a method took, and what became of a size that was asked for."""
+
+    @property
+    def ratio(self) -> float:
+        """Raw over stored, to the source's own dtypes."""
+        return self.raw_bytes / self.file_bytes
+
+    @property
+    def left_dense_by_reason(self) -> dict[str, list[str]]:
+        """Names of tensors by the reason why they are stored as they are."""
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.left_dense.items():
+            reasons.setdefault(reason, []).append(name)
+        return reasons
+
+    def to_json(self) -> dict[str, object]:
+        """As plain data."""
+        return asdict(self) | {"files": [str(file) for file in self.files], "ratio": self.ratio}
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A tensor whose chunks are being encoded by other threads."""
+
+    record: Json
+    streams: tuple[tuple[Json, tuple[Future[EncodedChunk], ...]], ...]
+    same_as: Mapping[str, tuple[Json, str]]
+
+
+def pack(
+    source: str | Path,
+    out: str | Path,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+    **arguments: Unpack[PackArguments],
+) -> PackReport:
+    """Pack a Hugging Face folder or a GGUF file into `out`.
+
+    Options as in `spqfmt pack --help`. With `shard_size` several files and NAME.spq.index.json are written instead of
+    `out`. Raises OptionError for options that make no sense, ImporterError for the source, EncodeError for a weight
+    that cannot be quantized, FileExistsError when `out` exists and `force` is not set, OSError for the disk. Whatever
+    is raised, no file is left behind under its final name, and none that was there is lost.
+    """
+    options = pack_options(**arguments)
+    model = open_source(source)
+    return pack_model(model, Path(out), options, force=force, resume=resume, progress=progress or Silent())
+
+
+def pack_model(
+    model: SourceModel,
+    out: Path,
+    options: PackOptions,
+    *,
+    force: bool,
+    progress: Progress,
+    resume: bool = False,
+) -> PackReport:
+    """Pack an opened source. See `pack`."""
+    started = time.monotonic()
+    check_name(out)
+    plan = plan_pack(model, options)
+    if not plan.raw_bytes:
+        raise ImporterError("the source holds no weights")
+    output = Output(out, plan.segment_alignment, force=force, shard_bytes=options.shard_bytes)
+    with output, progress, ExitStack() as stack:
+        progress.start(plan.raw_bytes)
+        folder = None
+        if is_calibrated(options.method):
+            folder = stack.enter_context(ResumeFolder(out, resume=resume, force=force))
+        elif resume:
+            raise OptionError(f"method {options.method.name} packs in one go: there is nothing to resume")
+        budget = None
+        if options.fit is not None:
+            room = room_for(model, plan, options)
+            # transformers takes seconds to import.
+            from spqfmt.packing.fit.survey import fit
+
+            options, budget = fit(model, room, options, progress.stage)
+        # Which chunks are worth compressing shows when all are.
+        whole = output
+        if options.speed:
+            whole = stack.enter_context(Output(out, plan.segment_alignment, force=True))
+        calibrated = None
+        if folder is not None:
+            # transformers takes seconds to import.
+            from spqfmt.packing.calibrated import CalibratedResults
+
+            calibrated = CalibratedResults(model, plan, options, folder, stage=progress.stage)
+        encoder = _Encoder(options, calibrated)
+        waiting: list[tuple[PlannedTensor, _Prepared]] = []
+
+        def write() -> None:
+            planned, prepared = waiting.pop()
+            whole.add_tensor(
+                prepared.record,
+                ((stream, (f.result() for f in chunks)) for stream, chunks in prepared.streams),
+                prepared.same_as,
+            )
+            progress.advance(planned.raw_bytes, planned.source.name)
+
+        for segment, tensors in plan.segments:
+            raw_bytes = sum(tensor.raw_bytes for tensor in tensors)
+            for number, planned in enumerate(tensors):
+                prepared = encoder.prepare(planned)
+                if waiting:
+                    write()
+                if number == 0:
+                    whole.begin_segment(segment, raw_bytes)
+                waiting.append((planned, prepared))
+        write()
+        assets = {asset.name: asset.data for asset in model.assets}
+        metadata = _metadata(model, options, calibrated)
+        if options.speed:
+            progress.stage("choosing chunks")
+            reader = stack.enter_context(Reader(whole.seal_unpublished(assets, metadata)))
+            sealed = Rewrite([reader], options.speed, options.codec.codec).write(output, Silent())
+        else:
+            sealed = output.finish(assets, metadata, options.codec.partial_plan)
+        if folder is not None:
+            folder.remove()
+    file_bytes = sum(file.file_bytes for file in sealed)
+    notes = () if calibrated is None else calibrated.all_notes()
+    if budget is not None:
+        notes += (*room_notes(options.fit, budget.ledger, file_bytes),)
+    return PackReport(
+        tuple(file.path for file in sealed),
+        plan.raw_bytes,
+        sum(bf16_bytes(tensor.source.dtype, tensor.n_weights) for tensor in plan.tensors),
+        file_bytes,
+        sum(1 for _ in plan.tensors),
+        sum(tensor.n_weights for tensor in plan.tensors),
+        time.monotonic() - started,
+        {} if calibrated is None else calibrated.left_dense(),
+        notes,
+    )
+
+
+class _Encoder:
+    """Turns planned tensors into streams and hands their chunks to the other threads."""
+
+    def __init__(self, options: PackOptions, calibrated: "CalibratedResults | None") -> None:
+        self._options = options
+        self._calibrated = calibrated
+        self._weight_chunks = count()
+
+    def prepare(self, planned: PlannedTensor) -> _Prepared:
+        """Read and quantize one tensor and submit its chunks."""
+        source = planned.source
+        if source.tied_to is not None:
+            tied: Json = {"name": source.name, "shape": list(source.shape), "dtype": source.dtype}
+            return _Prepared(tied | {"scheme": "tied", "tied_to": source.tied_to, "method": ""}, (), {})
+        result = None if self._calibrated is None else self._calibrated.take(planned)
+        if result is not None:
+            encoded, method = result.quantized.encode(), self._options.method.name
+        elif planned.treatment and not (self._calibrated and self._calibrated.wants(planned)):
+            encoded, method = self._quantize(planned), self._options.method.name
+        else:
+            encoded, method = Dense(to_numpy(source.load()), source.dtype).encode(), ""
+        record = tensor_record(source, encoded, method, result)
+        streams = tuple((stream_record(s), self._submit(s)) for s in encoded.streams)
+        same_as = {r: (stream_record(s), t) for r, (s, t) in encoded.same_as.items()}
+        return _Prepared(record, streams, same_as)
+
+    def _quantize(self, planned: PlannedTensor) -> Encoded:
+        options = self._options
+        value = planned.source.load()
+        return options.method.quantize(planned.weight, value, options.method_options).encode()
+
+    def _submit(self, stream: StreamData) -> tuple[Future[EncodedChunk], ...]:
+        policy = self._options.codec
+        is_weights = stream.role in WEIGHT_ROLES
+        return tuple(
+            submit(
+                encode_chunk,
+                part,
+                stream.dtype,
+                policy.codec if not is_weights or policy.compresses(next(self._weight_chunks)) else "raw",
+            )
+            for part in stream.chunks()
+        )
+
+
+def _metadata(
+    model: SourceModel, options: PackOptions, calibrated: "CalibratedResults | None"
+) -> dict[str, str]:
+    """What a person may want to know of the file's making; the same for the same input, so no times and no paths."""
+    given = {key: value for key, value in vars(options.method_options).items() if value is not None}
+    more = {} if calibrated is None else calibrated.metadata(options.calibration)
+    return more | {
+        "architecture": model.architecture,
+        "source": model.source_kind,
+        "method": options.method.name,
+        "method_options": json.dumps(given, sort_keys=True),
+        "codec": options.codec.codec,
+        "writer": f"spqfmt {__version__}",
+    }

@@ -1,0 +1,83 @@
+"""The plan of a pack: pure, printable, made from names and shapes alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from spqfmt import wire
+from spqfmt.importers.base import SourceModel, SourceTensor
+from spqfmt.packing.options import PackOptions
+from spqfmt.quantize.base import Weight
+from spqfmt.records import FLOATS
+
+LARGE_FILE_BYTES = 16 << 20
+"""From here on segments are aligned to 4 KiB; below, the padding would cost more than direct reads are worth."""
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """What will happen to one tensor. `treatment` is empty for one that is stored as it is."""
+
+    source: SourceTensor
+    treatment: str
+    raw_bytes: int
+
+    @property
+    def n_weights(self) -> int:
+        """Weights that the file will hold for this tensor; none for a tied one."""
+        return prod(self.source.shape) if self.source.tied_to is None else 0
+
+    @property
+    def weight(self) -> Weight:
+        """The tensor as a method sees it."""
+        s = self.source
+        return Weight(s.name, s.shape, s.dtype, s.role, s.transposed)
+
+
+@dataclass(frozen=True)
+class PackPlan:
+    """Segments of planned tensors, in execution order, tied ones right behind what they are tied to."""
+
+    segments: tuple[tuple[str, tuple[PlannedTensor, ...]], ...]
+    raw_bytes: int
+    segment_alignment: int
+
+    @property
+    def tensors(self) -> Iterator[PlannedTensor]:
+        """All tensors in order."""
+        return (tensor for _, tensors in self.segments for tensor in tensors)
+
+
+def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
+    """Decide for every tensor. Reads no weights."""
+    planned = [_plan_tensor(tensor, options) for tensor in _tied_behind_target(model.tensors)]
+    segments: list[tuple[str, list[PlannedTensor]]] = []
+    for tensor in planned:
+        # A tied tensor has no bytes and stays with its target, which its own file must hold.
+        if not segments or (tensor.source.tied_to is None and segments[-1][0] != tensor.source.segment):
+            segments.append((tensor.source.segment, []))
+        segments[-1][1].append(tensor)
+    raw_bytes = sum(tensor.raw_bytes for tensor in planned)
+    large = raw_bytes >= LARGE_FILE_BYTES
+    return PackPlan(
+        tuple((name, tuple(tensors)) for name, tensors in segments),
+        raw_bytes,
+        wire.LARGE_SEGMENT_ALIGNMENT if large else wire.CHUNK_ALIGNMENT,
+    )
+
+
+def _plan_tensor(source: SourceTensor, options: PackOptions) -> PlannedTensor:
+    if source.tied_to is not None:
+        return PlannedTensor(source, f"tied to {source.tied_to}", 0)
+    raw_bytes = prod(source.shape) * wire.DTYPES[source.dtype].bits // 8
+    weight = Weight(source.name, source.shape, source.dtype, source.role, source.transposed)
+    quantizable = source.dtype in FLOATS and raw_bytes > 0
+    treatment = options.method.describe(weight, options.method_options) if quantizable else ""
+    return PlannedTensor(source, treatment, raw_bytes)
+
+
+def _tied_behind_target(tensors: Sequence[SourceTensor]) -> Iterator[SourceTensor]:
+    for tensor in tensors:
+        if tensor.tied_to is None:
+            yield tensor
+            yield from (other for other in tensors if other.tied_to == tensor.name)

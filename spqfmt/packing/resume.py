@@ -1,0 +1,248 @@
+"""What an interrupted pack has quantized so far, kept beside OUT as OUT.spq.resume/: one .spq file for each block.
+
+`pack.json` says of which source and options the blocks are; a later pack goes on only with the same. `search.json`
+holds what a method that searches has found before the first block. Nothing in the folder is trusted: the files are read
+with the checks of any .spq file, and each block's source tensors must have the checksum that they had. Who packs holds
+a lock on `lock`.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from spqfmt.codecs.chunks import EncodedChunk
+from spqfmt.container.reader import Reader
+from spqfmt.container.strict_json import Json
+from spqfmt.container.writer import Writer
+from spqfmt.errors import FormatError, OptionError
+from spqfmt.packing.records import stream_record
+from spqfmt.reading.restore import column_scale
+from spqfmt.records import TensorRecord
+from spqfmt.schemes.base import Encoded, Float32, StreamData
+from spqfmt.schemes.floats import Scale, widen
+from spqfmt.wire import CHUNK_ALIGNMENT
+
+SUFFIX = ".resume"
+_IDENTITY = "pack.json"
+_SEARCH = "search.json"
+_LOCK = "lock"
+
+
+class ResumeFolder:
+    """The folder beside `out`. Within the context no other process can have it; a killed one holds it no longer."""
+
+    def __init__(self, out: Path, *, resume: bool, force: bool) -> None:
+        self._out = out
+        self.path = out.with_name(out.name + SUFFIX)
+        self._resume = resume
+        self._force = force
+        self._identity: dict[str, object] = {}
+        self.n_wanted: int | None = None
+        """Blocks that the pack will have, once they are known."""
+
+    def __enter__(self) -> Self:
+        """Take the folder. Raises OptionError when it is another's, or not what was asked for."""
+        if self._resume and not self.path.exists():
+            raise OptionError(f"{self.path}: not there, so there is nothing to resume")
+        self._lock = self._locked()
+        try:
+            if self._resume and not self._left():
+                raise OptionError(f"{self.path}: it holds nothing to resume")
+            if self._left() and not self._resume and not self._force:
+                raise OptionError(
+                    f"{self.path} is what an interrupted pack left: --resume goes on there, --force starts over"
+                )
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def _locked(self) -> BinaryIO:
+        while True:
+            self.path.mkdir(exist_ok=True)
+            try:
+                file = (self.path / _LOCK).open("ab")
+            except FileNotFoundError:  # another pack came to its end meanwhile, and removed the folder
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                raise OptionError(
+                    f"{self._out}: another process is packing it now; wait until it is done, or give another name"
+                ) from None
+            except OSError:
+                return file  # no locks on this file system
+            if os.fstat(file.fileno()).st_nlink:
+                return file
+            file.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """After an interruption, say how to go on; after another error, keep only what is of use."""
+        kept = self._kept()
+        self._release()
+        if isinstance(error, KeyboardInterrupt):
+            held = f"{self.path} holds {kept}, --resume goes on there" if kept else "nothing was left behind"
+            raise KeyboardInterrupt(f"interrupted; {held}") from error
+
+    def _release(self) -> None:
+        if not self._left():
+            self.remove()
+        self._lock.close()
+
+    def _contents(self) -> set[str]:
+        """What the folder holds but for the lock; nothing when it was removed."""
+        try:
+            return {entry.name for entry in os.scandir(self.path)} - {_LOCK}
+        except FileNotFoundError:
+            return set()
+
+    def _left(self) -> set[str]:
+        """What is worth keeping: more than a description, and files that were not written to their end."""
+        return {name for name in self._contents() if name != _IDENTITY and not name.endswith(".part")}
+
+    def _kept(self) -> str:
+        """What a resume need not do again, in words."""
+        n_blocks = sum(1 for _ in self.path.glob("block-*.spq"))
+        of = f" of {self.n_wanted}" if self.n_wanted else ""
+        blocks = f"{n_blocks}{of} block{'' if n_blocks == 1 and not of else 's'}" if n_blocks else ""
+        search = "the search" if (self.path / _SEARCH).exists() else ""
+        return " and ".join(part for part in (search, blocks) if part)
+
+    def begin(self, identity: Mapping[str, object]) -> None:
+        """Take up what is there, or start over. `identity`: what two runs must have in common, as plain data.
+
+        Raises OptionError when what is there is of another pack.
+        """
+        self._identity = json.loads(json.dumps(identity, sort_keys=True))
+        if self._resume:
+            self._compare()
+            return
+        for name in self._contents():
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (self.path / _IDENTITY).write_text(json.dumps(self._identity, indent=1, sort_keys=True), "utf-8")
+
+    def _compare(self) -> None:
+        try:
+            found = json.loads((self.path / _IDENTITY).read_text("utf-8"))
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict):
+            raise OptionError(f"{self.path}: no sound {_IDENTITY} in it; --force starts over")
+        keys = sorted(key for key in {*found, *self._identity} if found.get(key) != self._identity.get(key))
+        if keys:
+            raise OptionError(
+                f"{self.path} is of a pack with other {', '.join(keys).replace('_', ' ')}; "
+                "give the same to resume, or --force to start over"
+            )
+
+    def _file(self, number: int) -> Path:
+        return self.path / f"block-{number:05d}.spq"
+
+    def save(
+        self,
+        number: int,
+        name: str,
+        tensors: Iterable[tuple[Json, Encoded]],
+        encode: Callable[[StreamData], Iterable[EncodedChunk]],
+        metadata: Mapping[str, str],
+    ) -> None:
+        """Write one block, durably: records without streams, each with its scheme's data; `metadata` comes back."""
+        with Writer(self._file(number), CHUNK_ALIGNMENT, force=True) as writer:
+            writer.begin_segment(name)
+            for record, encoded in tensors:
+                streams = ((stream_record(stream), encode(stream)) for stream in encoded.streams)
+                same_as = {role: (stream_record(s), t) for role, (s, t) in encoded.same_as.items()}
+                writer.add_tensor(record, streams, same_as)
+            writer.seal(metadata)
+            writer.publish()
+
+    def load(self, number: int) -> "SavedBlock | None":
+        """A saved block; None when it is not there or damaged."""
+        file = self._file(number)
+        if not file.exists():
+            return None
+        try:
+            with Reader(file) as reader:
+                records = reader.index.by_name
+                tensors = {name: StoredTensor.read(reader, record) for name, record in records.items()}
+                return SavedBlock(tensors, records, reader.index.metadata)
+        except FormatError:
+            return None
+
+    def save_search(self, editing: Mapping[str, float]) -> None:
+        """Keep the editing vector that was found; durable once the function returns."""
+        unfinished = self.path / f"{_SEARCH}.part"
+        with unfinished.open("w", encoding="utf-8") as file:
+            json.dump(dict(editing), file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self.path / _SEARCH)
+
+    def load_search(self) -> dict[str, float] | None:
+        """The editing vector; None when there is none or it is damaged."""
+        try:
+            found = json.loads((self.path / _SEARCH).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        sound = isinstance(found, dict) and all(
+            isinstance(r, float) and 0 <= r <= 0.5 for r in found.values()
+        )
+        return found if sound else None
+
+    def remove(self) -> None:
+        """The pack is done, or has left nothing that could be taken up."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a saved block, in the terms of its scheme again: the same streams, cut into the same chunks."""
+
+    encoded: Encoded
+    matrix: Float32
+    column_scale: Scale | None = None
+
+    @classmethod
+    def read(cls, reader: Reader, record: TensorRecord) -> "StoredTensor":
+        """All of it, checked."""
+        own, same_as = [], {}
+        for stream in record.streams:
+            sizes = tuple(chunk.n_elements for chunk in reader.owner(stream).chunks)
+            data = StreamData(
+                stream.role, stream.dtype, reader.read_elements(record, stream.role), sizes=sizes
+            )
+            if stream.same_as is None:
+                own.append(data)
+            else:
+                same_as[stream.role] = data, reader.index.tensors[stream.same_as].name
+        rows = reader.read_rows(record)
+        matrix = widen(rows, record.dtype) if record.scheme == "dense" else rows
+        encoded = Encoded(record.scheme, record.parameters, tuple(own), same_as)
+        return cls(encoded, matrix, column_scale(reader, record))
+
+    def encode(self) -> Encoded:
+        """As it was."""
+        return self.encoded
+
+    def dequantize(self) -> Float32:
+        """The matrix, before it is rounded to the tensor's dtype."""
+        return self.matrix
+
+
+@dataclass(frozen=True)
+class SavedBlock:
+    """Tensors and records by name, and the metadata given to `save`."""
+
+    tensors: Mapping[str, StoredTensor]
+    records: Mapping[str, TensorRecord]
+    metadata: Mapping[str, str]

@@ -1,1 +1,0 @@
-"""pack, unpack, verify and inspect: one-way streams of frozen records."""

@@ -1,0 +1,1 @@
+"""What a file holds, for people and other formats: values, reports, comparisons, checks, the way back."""

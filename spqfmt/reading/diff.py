@@ -1,0 +1,204 @@
+"""Two files of one model: what each tensor costs in them, and whether both restore the same.
+
+Two files are equal when they hold the same tensors (name, shape, dtype, treatment of the layer's input), restored to
+the same bits, and the same assets. How they are stored (scheme, codec, order, tying, shards) makes no difference.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import TypeAlias
+from zlib import crc32
+
+from spqfmt.codecs.elements import Elements
+from spqfmt.container.reader import Reader, located
+from spqfmt.container.shards import open_readers
+from spqfmt.errors import OptionError
+from spqfmt.progress import Progress, Silent
+from spqfmt.reading.distance import distance, same_elements
+from spqfmt.reading.report import Distance, FileReport, TensorReport, inspect_file
+from spqfmt.reading.rows import holder, read_matrix, read_tensor, row_blocks
+from spqfmt.records import Stream, TensorRecord
+from spqfmt.schemes.uniform import read_scale
+
+EQUAL, WEIGHTS, SHAPE, DTYPE, INPUT = "equal", "weights", "shape", "dtype", "input"
+ONLY_FIRST, ONLY_SECOND = "only in the first", "only in the second"
+
+
+@dataclass(frozen=True)
+class TensorDiff:
+    """One tensor in both files. `difference` is equal, weights, shape, dtype, input, or which file alone has it.
+
+    `error` is of the second against the first; None where it was not asked for or cannot be.
+    """
+
+    name: str
+    difference: str
+    first: TensorReport | None
+    second: TensorReport | None
+    error: Distance | None
+
+    def to_json(self) -> dict[str, object]:
+        """As plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class DiffReport:
+    """`assets` are the names of those that differ, with which file alone has them, or contents."""
+
+    first: FileReport
+    second: FileReport
+    tensors: tuple[TensorDiff, ...]
+    assets: dict[str, str]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the two files restore the same model."""
+        return not self.assets and all(t.difference == EQUAL for t in self.tensors)
+
+    def to_json(self) -> dict[str, object]:
+        """As plain data: of the files their sizes and totals, of tensors what differs."""
+        files = {
+            key: {"file_bytes": file.file_bytes, "metadata": file.metadata, "totals": asdict(file.totals)}
+            for key, file in (("first", self.first), ("second", self.second))
+        }
+        return {"equal": self.equal, **files, "assets": self.assets} | {
+            "tensors": [t.to_json() for t in self.tensors]
+        }
+
+
+_Held: TypeAlias = tuple[Reader, TensorRecord]
+
+
+def diff_files(
+    first: str | os.PathLike[str],
+    second: str | os.PathLike[str],
+    *,
+    matches: Callable[[str], bool] | None = None,
+    error: bool = False,
+    progress: Progress | None = None,
+) -> DiffReport:
+    """Compare two .spq files (or indexes of shards); only tensors whose name `matches`, if given, and then no assets.
+
+    Decodes what is not stored alike, each tensor up to its first difference; with `error`, all of it. Raises
+    FormatError.
+    """
+    reports = inspect_file(first), inspect_file(second)
+    with ExitStack() as stack:
+        files = _open(first, stack), _open(second, stack)
+        a, b = (_by_name(readers) for readers in files)
+        by_name = [{t.name: t for t in report.tensors} for report in reports]
+        chosen = [n for n in dict.fromkeys((*a, *b)) if matches is None or matches(n)]
+        if matches is not None and not chosen:
+            raise OptionError("no tensor of either file has such a name")
+        shown = stack.enter_context(progress or Silent())
+        shown.start(sum(by_name[0][n].raw_bytes for n in chosen if n in a))
+        tensors = []
+        for name in chosen:
+            pair = by_name[0].get(name), by_name[1].get(name)
+            tensors.append(_tensor(name, pair, a.get(name), b.get(name), error))
+            shown.advance(pair[0].raw_bytes if pair[0] else 0, name)
+        assets = _asset_differences(*files) if matches is None else {}
+    return DiffReport(*reports, tuple(tensors), assets)
+
+
+def _open(path: str | os.PathLike[str], stack: ExitStack) -> tuple[Reader, ...]:
+    readers = open_readers(path)
+    for reader in readers:
+        stack.callback(reader.close)
+    return readers
+
+
+def _by_name(readers: tuple[Reader, ...]) -> dict[str, _Held]:
+    return {record.name: (reader, record) for reader in readers for record in reader.index.tensors}
+
+
+def _tensor(
+    name: str,
+    reports: tuple[TensorReport | None, TensorReport | None],
+    a: _Held | None,
+    b: _Held | None,
+    error: bool,
+) -> TensorDiff:
+    if a is None or b is None:
+        return TensorDiff(name, ONLY_SECOND if a is None else ONLY_FIRST, *reports, None)
+    if a[1].shape != b[1].shape:
+        return TensorDiff(name, SHAPE, *reports, None)
+    far = None
+    if a[1].dtype != b[1].dtype:
+        difference = DTYPE
+    elif _treatment(*a) != _treatment(*b):
+        difference = INPUT
+    elif stored_alike(a, b) or same_weights(a, b):
+        difference = EQUAL
+        far = Distance(0.0, 0.0, 0.0)
+    else:
+        difference = WEIGHTS
+    if error and far is None:
+        far = distance(read_tensor(*b), b[1].dtype, read_tensor(*a), a[1].dtype)
+    return TensorDiff(name, difference, *reports, far if error else None)
+
+
+def _treatment(reader: Reader, record: TensorRecord) -> tuple[object, ...]:
+    """What is done with the input of the tensor's layer; quantized inputs are multiplied by the column scales."""
+    scales = None
+    if record.activation_quantization is not None and "column_scales" in record.by_role:
+
+        def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
+            return reader.read_elements(record, role, first, stop)
+
+        with located(reader.path):
+            values = read_scale(record, fetch, "column_scales", 0, None)
+        scales = None if values is None else values.tobytes()
+    return record.activation_clamp, record.activation_quantization, scales
+
+
+def stored_alike(a: _Held, b: _Held) -> bool:
+    """Whether both tensors are the same stored bytes with the same meaning, found without decoding any."""
+    records = [holder(reader, record) for reader, record in (a, b)]
+    meaning = [(r.scheme, r.parameters, r.transposed, [_outline(s) for s in r.streams]) for r in records]
+    if meaning[0] != meaning[1]:
+        return False
+    for ours, theirs in zip(*(record.streams for record in records), strict=True):
+        streams = a[0].owner(ours), b[0].owner(theirs)
+        if _outline(streams[0]) != _outline(streams[1]):
+            return False
+        planes = ([p for chunk in stream.chunks for p in chunk.planes] for stream in streams)
+        for plane, twin in zip(*planes, strict=True):
+            stored = a[0].read_bytes(plane.offset, plane.stored_bytes)
+            # Damage is found again, and named, as the tensor is decoded.
+            if stored != b[0].read_bytes(twin.offset, twin.stored_bytes) or crc32(stored) != plane.crc32:
+                return False
+    return True
+
+
+def _outline(stream: Stream) -> tuple[object, ...]:
+    """All of a stream's record but places in the file."""
+    chunks = [(c.n_elements, [(p.stored_bytes, p.codec, p.crc32) for p in c.planes]) for c in stream.chunks]
+    return stream.role, stream.dtype, stream.n, chunks
+
+
+def same_weights(a: _Held, b: _Held) -> bool:
+    """Whether both, of one shape and dtype, are restored to the same bits; stops at the first rows that are not."""
+    (one, record), (two, other) = ((reader, holder(reader, record)) for reader, record in (a, b))
+    if record.transposed != other.transposed:
+        return same_elements(read_tensor(one, record), read_tensor(two, other))
+    return all(
+        same_elements(read_matrix(one, record, first, stop), read_matrix(two, other, first, stop))
+        for first, stop in row_blocks(record, 0, record.matrix_shape[0])
+    )
+
+
+def _asset_differences(first: tuple[Reader, ...], second: tuple[Reader, ...]) -> dict[str, str]:
+    ours, theirs = (
+        {asset.name: reader for reader in readers for asset in reader.index.assets}
+        for readers in (first, second)
+    )
+    alone = {name: ONLY_FIRST for name in ours if name not in theirs}
+    alone |= {name: ONLY_SECOND for name in theirs if name not in ours}
+    both = (name for name in ours if name in theirs)
+    return alone | {
+        name: "contents" for name in both if ours[name].read_asset(name) != theirs[name].read_asset(name)
+    }

@@ -1,0 +1,80 @@
+"""How far a restored tensor is from a reference."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqfmt.codecs.elements import Elements
+from spqfmt.reading.report.records import Distance
+from spqfmt.schemes.floats import widen
+
+_BLOCK = 1 << 15
+_FLOATS8 = {"f8_e4m3": (4, 3, 7), "f8_e5m2": (5, 2, 15)}
+"""Bits of exponent and mantissa, and the exponent's bias (OFP8 1.0)."""
+
+
+def to_numbers(elements: Elements, dtype: str) -> NDArray[np.floating]:
+    """What a carrier stands for, same shape: float32 where that is exact, else float64 (i64 and u64: rounded)."""
+    if dtype in _FLOATS8:
+        values: NDArray[np.floating] = _float8_values(dtype)[elements]
+        return values
+    if dtype in {"f64", "i64", "i32", "u64", "u32"}:
+        return elements.astype(np.float64)
+    return widen(elements, dtype)
+
+
+def distance(restored: Elements, restored_dtype: str, reference: Elements, reference_dtype: str) -> Distance:
+    """Both are carriers of the same number of elements. Sums of squares are exact to about six digits."""
+    restored, reference = restored.reshape(-1), reference.reshape(-1)
+    of_difference, of_reference, largest = 0.0, 0.0, 0.0
+    for at in range(0, reference.size, _BLOCK):
+        a = to_numbers(restored[at : at + _BLOCK], restored_dtype)
+        b = to_numbers(reference[at : at + _BLOCK], reference_dtype)
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = a - b
+        if not np.isfinite(difference).all():
+            same = (a == b) | (np.isnan(a) & np.isnan(b))
+            b = np.where(np.isfinite(b), b, 0)
+            difference = np.where(same, 0, difference)
+            if not np.isfinite(difference).all():
+                return Distance(None, None, None)
+        of_difference += _sum_of_squares(difference)
+        of_reference += _sum_of_squares(b)
+        largest = max(largest, float(np.abs(difference).max()))
+    if not of_difference:
+        return Distance(0.0, 0.0, 0.0)
+    relative = math.sqrt(of_difference / of_reference) if of_reference else None
+    return Distance(relative, math.sqrt(of_difference / reference.size), largest)
+
+
+def _sum_of_squares(values: NDArray[np.floating]) -> float:
+    with np.errstate(over="ignore"):
+        total = float(values @ values)
+    # float32's range is too small for squares of very large or very small numbers.
+    if values.dtype == np.float32 and not 1e-24 < total < 1e36:
+        wide = values.astype(np.float64)
+        total = float(wide @ wide)
+    return total
+
+
+def _float8_values(dtype: str) -> NDArray[np.float32]:
+    exponent_bits, mantissa_bits, bias = _FLOATS8[dtype]
+    bits = np.arange(256)
+    exponent = bits >> mantissa_bits & ((1 << exponent_bits) - 1)
+    mantissa = bits & ((1 << mantissa_bits) - 1)
+    fraction = mantissa / (1 << mantissa_bits) + (exponent > 0)
+    values = np.ldexp(fraction, np.maximum(exponent, 1) - bias)
+    top = exponent == (1 << exponent_bits) - 1
+    if dtype == "f8_e4m3":
+        values[top & (mantissa == 7)] = np.nan
+    else:
+        values[top] = np.where(mantissa[top] == 0, np.inf, np.nan)
+    signed: NDArray[np.float32] = np.where(bits >> 7, -values, values).astype(np.float32)
+    return signed
+
+
+def same_elements(a: Elements, b: Elements) -> bool:
+    """Whether two carriers of one dtype and shape have the same bits."""
+    bits = np.dtype(f"u{a.dtype.itemsize}")
+    return bool(np.array_equal(np.ascontiguousarray(a).view(bits), np.ascontiguousarray(b).view(bits)))

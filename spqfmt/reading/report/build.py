@@ -1,0 +1,173 @@
+"""A file's index -> its report. Of the payload only the first bytes of chunks are read: the size of their tables."""
+
+import os
+from pathlib import Path
+
+from spqfmt import wire
+from spqfmt.container.reader import Reader
+from spqfmt.container.shards import model_bytes, open_readers
+from spqfmt.reading.report.groups import GROUPINGS, group, mean_entropy
+from spqfmt.reading.report.names import layer_of, projection_of
+from spqfmt.reading.report.records import FileReport, Parts, StreamReport, TensorReport, Totals
+from spqfmt.reading.report.tables import table_bytes
+from spqfmt.records import Stream, TensorRecord
+
+_CODEC_NAMES = {number: name for name, number in wire.CODECS.items()}
+_DIGEST_BYTES = 32
+_CRC_BYTES = 4
+
+
+def inspect_file(path: str | os.PathLike[str]) -> FileReport:
+    """Describe a .spq file, or a model in shards by its .spq.index.json. Raises FormatError, OSError."""
+    readers = open_readers(path)
+    try:
+        return _report(readers, Path(path))
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+def _report(readers: tuple[Reader, ...], path: Path) -> FileReport:
+    file_bytes = model_bytes(path, readers)
+    tensors = tuple(
+        report_tensor(reader, record, segment.name, file_bytes)
+        for reader in readers
+        for segment in reader.index.segments
+        for record in reader.index.tensors[segment.first_tensor : segment.first_tensor + segment.n_tensors]
+    )
+    return FileReport(
+        format_version=f"{wire.FORMAT_MAJOR}.{wire.FORMAT_MINOR}",
+        file_bytes=file_bytes,
+        n_files=len(readers),
+        metadata=dict(readers[0].index.metadata),
+        partial_plan=readers[0].index.partial_plan,
+        assets={a.name: a.stream.stored_bytes for reader in readers for a in reader.index.assets},
+        totals=_totals(readers, tensors, file_bytes),
+        groups={by: group(tensors, by) for by in GROUPINGS},
+        tensors=tensors,
+    )
+
+
+def _totals(readers: tuple[Reader, ...], tensors: tuple[TensorReport, ...], file_bytes: int) -> Totals:
+    shard_index_bytes = file_bytes - sum(reader.file_bytes for reader in readers)
+    tensor_bytes = sum(t.stored_bytes for t in tensors)
+    asset_bytes = sum(a.stream.stored_bytes for reader in readers for a in reader.index.assets)
+    index_bytes = sum(reader.trailer.index_stored_bytes for reader in readers)
+    header_bytes, trailer_bytes = len(readers) * wire.HEADER_BYTES, len(readers) * wire.TRAILER_BYTES
+    around_bytes = asset_bytes + index_bytes + header_bytes + trailer_bytes + shard_index_bytes
+    padding_bytes = file_bytes - tensor_bytes - around_bytes
+    crc_bytes = sum(map(_crc_bytes, readers))
+    digest_bytes = len(readers) * _DIGEST_BYTES
+    n_weights, raw_bytes = sum(t.n_weights for t in tensors), sum(t.raw_bytes for t in tensors)
+    outliers = sum(t.outliers for t in tensors)
+    around = Parts(
+        assets=asset_bytes,
+        index=index_bytes - crc_bytes + shard_index_bytes,
+        checksums=crc_bytes + digest_bytes,
+        frame=header_bytes + trailer_bytes - digest_bytes,
+        padding=padding_bytes,
+    )
+    return Totals(
+        n_tensors=len(tensors),
+        n_weights=n_weights,
+        raw_bytes=raw_bytes,
+        bf16_bytes=sum(t.bf16_bytes for r in readers for t in r.index.tensors if t.tied_to is None),
+        bits_per_weight=8 * file_bytes / n_weights if n_weights else 0.0,
+        entropy_bits_per_weight=mean_entropy(tensors),
+        ratio=raw_bytes / file_bytes,
+        outliers=outliers,
+        outlier_share=outliers / n_weights if n_weights else 0.0,
+        tensor_bytes=tensor_bytes,
+        asset_bytes=asset_bytes,
+        padding_bytes=padding_bytes,
+        index_bytes=index_bytes,
+        header_bytes=header_bytes,
+        trailer_bytes=trailer_bytes,
+        shard_index_bytes=shard_index_bytes,
+        parts=sum((t.parts for t in tensors), around),
+    )
+
+
+def _crc_bytes(reader: Reader) -> int:
+    """A compressed index holds each CRC-32 in 4 bytes or a little more; an index of like chunks may need less."""
+    streams = [stream for tensor in reader.index.tensors for stream in tensor.streams]
+    streams += [asset.stream for asset in reader.index.assets]
+    n = sum(len(chunk.planes) for stream in streams for chunk in stream.chunks if chunk.n_elements)
+    return min(_CRC_BYTES * n, reader.trailer.index_stored_bytes)
+
+
+def report_tensor(reader: Reader, record: TensorRecord, segment: str, file_bytes: int) -> TensorReport:
+    """What one tensor costs; `file_bytes` is what its share is of. Raises CorruptError for damaged tables."""
+    n = 0 if record.tied_to is not None else record.n_weights
+    streams = tuple(_stream(reader, record, stream) for stream in record.streams)
+    stored_bytes = sum(stream.stored_bytes for stream in streams)
+    raw_bytes = 0 if record.tied_to is not None else record.source_bytes
+    entropy = _entropy_bits(record)
+    values, codes = record.by_role.get("outlier_values"), record.by_role.get("codes")
+    outliers = 0 if values is None else values.n
+    group_size = record.parameters.get("group_size")
+    return TensorReport(
+        name=record.name,
+        layer=layer_of(record.name),
+        projection=projection_of(record.name),
+        shape=record.shape,
+        dtype=record.dtype,
+        scheme=record.scheme,
+        method=record.method,
+        segment=segment,
+        code_dtype=None if codes is None else codes.dtype,
+        group_size=group_size if isinstance(group_size, int) else None,
+        tied_to=record.tied_to,
+        n_weights=n,
+        raw_bytes=raw_bytes,
+        stored_bytes=stored_bytes,
+        bits_per_weight=8 * stored_bytes / n if n else 0.0,
+        entropy_bits_per_weight=entropy / n if n and entropy is not None else None,
+        ratio=raw_bytes / stored_bytes if stored_bytes else None,
+        share=stored_bytes / file_bytes,
+        outliers=outliers,
+        outlier_share=outliers / n if n else 0.0,
+        parts=sum(map(_parts, streams), Parts()),
+        streams=streams,
+    )
+
+
+def _entropy_bits(record: TensorRecord) -> int | None:
+    own = [stream for stream in record.streams if stream.chunks]
+    known = [stream.entropy_bits for stream in own if stream.entropy_bits is not None]
+    return sum(map(sum, known)) if len(known) == len(own) else None
+
+
+_PARTS = {
+    "values": "values",
+    "codes": "codes",
+    "outlier_gaps": "outliers",
+    "outlier_values": "outliers",
+    "channel_order": "orders",
+    "permutation": "orders",
+}
+
+
+def part_of(role: str) -> str:
+    """The field of `Parts` that a stream's bytes count for."""
+    return _PARTS.get(role, "scales")
+
+
+def _stream(reader: Reader, record: TensorRecord, stream: Stream) -> StreamReport:
+    codecs = {_CODEC_NAMES[p.codec] for chunk in stream.chunks for p in chunk.planes}
+    return StreamReport(
+        role=stream.role,
+        dtype=stream.dtype,
+        codec="+".join(sorted(codecs)) or ("shared" if stream.same_as is not None else "none"),
+        n_chunks=len(stream.chunks),
+        raw_bytes=stream.raw_bytes,
+        stored_bytes=stream.stored_bytes,
+        part=part_of(stream.role),
+        table_bytes=table_bytes(reader, stream, f"tensor {record.name!r}, {stream.role}"),
+        entropy_bits=None if stream.entropy_bits is None else sum(stream.entropy_bits),
+    )
+
+
+def _parts(stream: StreamReport) -> Parts:
+    of_elements = {stream.part: stream.stored_bytes - stream.table_bytes}
+    return Parts(tables=stream.table_bytes, **of_elements)

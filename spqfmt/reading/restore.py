@@ -1,0 +1,43 @@
+"""Stored tensor -> torch tensor."""
+
+from typing import TYPE_CHECKING
+
+from spqfmt.container.reader import Reader
+from spqfmt.kernels.torch_arrays import to_torch
+from spqfmt.reading.rows import holder, read_matrix, read_tensor
+from spqfmt.records import TensorRecord
+from spqfmt.schemes.floats import Scale
+
+if TYPE_CHECKING:
+    import torch
+
+
+def restore_rows(
+    reader: Reader, record: TensorRecord, first: int, stop: int, dtype: str | None = None
+) -> "torch.Tensor":
+    """`read_matrix` as a tensor: rows `first` to `stop` of the stored matrix, [rows, columns]."""
+    record = holder(reader, record)
+    rows = read_matrix(reader, record, first, stop, dtype)
+    return to_torch(rows, _dtype(record, dtype), rows.shape)
+
+
+def restore(reader: Reader, record: TensorRecord, dtype: str | None = None) -> "torch.Tensor":
+    """`read_tensor` as a tensor: all of it in its own shape and, where `dtype` is None, its own dtype."""
+    record = holder(reader, record)
+    return to_torch(read_tensor(reader, record, dtype), _dtype(record, dtype), record.shape)
+
+
+def _dtype(record: TensorRecord, dtype: str | None) -> str:
+    return record.dtype if dtype is None or record.scheme == "dense" else dtype
+
+
+def column_scale(reader: Reader, record: TensorRecord) -> Scale | None:
+    """The column scales of a uniform tensor."""
+    stream = record.by_role.get("column_scales")
+    if stream is None:
+        return None
+    values = reader.read_elements(record, "column_scales")
+    log8 = record.parameters.get("column_scale_log8")
+    # A record that was read has its parameters checked.
+    octave_steps, bias = log8 if isinstance(log8, list) else (16, 0)
+    return Scale(values, stream.dtype, octave_steps, bias)

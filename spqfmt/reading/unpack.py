@@ -1,0 +1,84 @@
+"""A .spq file back to a Hugging Face folder."""
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spqfmt.container.reader import Reader
+from spqfmt.container.shards import open_readers, refuse_lone_shard
+from spqfmt.exporters.huggingface import export_huggingface
+from spqfmt.progress import Progress, Silent
+from spqfmt.reading.restore import restore
+from spqfmt.records import TensorRecord
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class _Restored:
+    """A stored tensor as the exporter takes it."""
+
+    reader: Reader
+    record: TensorRecord
+    progress: Progress
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        return self.record.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self.record.shape
+
+    @property
+    def dtype(self) -> str:
+        """The tensor's dtype."""
+        return self.record.dtype
+
+    @property
+    def tied_to(self) -> str | None:
+        """What the tensor is tied to."""
+        return self.record.tied_to
+
+    def load(self) -> "torch.Tensor":
+        """Dequantized, as the loader would give it."""
+        value = restore(self.reader, self.record)
+        self.progress.advance(value.nbytes, self.name)
+        return value
+
+
+def unpack(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    keep_packed: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write safetensors, config and tokenizer of a packed model into `folder`, which must not hold anything.
+
+    Quantized tensors are dequantized. With `keep_packed` the weights stay in a copy of the file: transformers loads
+    such a folder once spqfmt is imported. Raises FormatError for the file, FileExistsError and OSError for the folder.
+    """
+    with ExitStack() as stack, progress or Silent() as shown:
+        readers = open_readers(path)
+        for reader in readers:
+            stack.callback(reader.close)
+        refuse_lone_shard(path, readers)
+        if keep_packed:
+            copies = [reader.path for reader in readers]
+            copies += [] if copies[0] == Path(path) else [Path(path)]
+            export_huggingface(Path(folder), [], _assets(readers), copies=copies)
+            return
+        tensors = [_Restored(r, record, shown) for r in readers for record in r.index.tensors]
+        shown.start(sum(t.record.source_bytes for t in tensors if t.tied_to is None))
+        export_huggingface(Path(folder), tensors, _assets(readers))
+
+
+def _assets(readers: Sequence[Reader]) -> dict[str, bytes]:
+    return {asset.name: reader.read_asset(asset.name) for reader in readers for asset in reader.index.assets}

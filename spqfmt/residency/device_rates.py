@@ -1,0 +1,135 @@
+"""How fast a device and its host are: what the planner and the simulated device compute with.
+
+There is no way to measure a device that is not there: rates come from a JSON file that tools/gpu/gpu_check.py wrote on
+a real one, or they are assumed, and then whatever is derived from them says so.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from spqfmt import wire
+from spqfmt.errors import OptionError
+from spqfmt.residency.decode_rates import parse_rates
+
+INSTRUCTIONS_PER_32_SYMBOLS = 33
+"""Of the inner loop of rans decoding: what the kernels are checked against by their machine code."""
+ANS_SHARE = 0.31
+"""Share of its issue bound that a decoder is assumed to reach. arXiv 2502.15443 reports 177 GB/s for nvCOMP's ANS on an
+A40 (84 multiprocessors at 1.74 GHz): this share of what such a card could issue at the above number."""
+ZSTD_SHARE = 0.034
+"""The same for its zstd, 19 GB/s."""
+COMPUTE_SHARE = 0.8
+"""Share of the memory bandwidth at which a product for one token is assumed to read codes."""
+
+
+@dataclass(frozen=True)
+class DeviceRates:
+    """Bytes a second, and the seconds that any operation on a stream takes besides.
+
+    `read`: from the file into host memory, checksum included. `copy`: from pinned host memory to the device. `rans`
+    and `zstd`: raw bytes decoded on the device. `move`: copied within device memory. `compute`: bytes of decoded
+    codes that a product for one token goes through. `host_decode`: raw bytes decoded by one thread of the host.
+    """
+
+    name: str
+    assumed: bool
+    read: float
+    copy: float
+    rans: float
+    zstd: float
+    move: float
+    compute: float
+    host_decode: float
+    operation_s: float
+
+    def seconds(self, amounts: Mapping[str, int]) -> float:
+        """Time of one operation that handles so many bytes of each kind, the kinds being this class's rates."""
+        return self.operation_s + sum(n_bytes / self._rate(kind) for kind, n_bytes in amounts.items())
+
+    def _rate(self, kind: str) -> float:
+        rate: float = getattr(self, kind)
+        return rate
+
+    def to_json(self) -> dict[str, object]:
+        """The object that `read_rates` reads."""
+        return asdict(self)
+
+
+CODEC_KINDS = {wire.CODEC_RAW: "move", wire.CODEC_RANS: "rans", wire.CODEC_ZSTD: "zstd"}
+"""The rate at which a codec's chunks decode on the device."""
+
+
+def _assume(
+    name: str,
+    multiprocessors: int,
+    ghz: float,
+    memory: float,
+    copy: float,
+) -> DeviceRates:
+    """From a card's data sheet: multiprocessors (of 4 schedulers), boost clock, bytes a second of memory and PCIe."""
+    issue_bound = multiprocessors * 4 * ghz * 1e9 * 32 / INSTRUCTIONS_PER_32_SYMBOLS
+    return DeviceRates(
+        name=name,
+        assumed=True,
+        read=3.5e9,
+        copy=copy,
+        rans=ANS_SHARE * issue_bound,
+        zstd=ZSTD_SHARE * issue_bound,
+        move=memory / 2,
+        compute=COMPUTE_SHARE * memory,
+        host_decode=1.2e9,
+        operation_s=8e-6,
+    )
+
+
+ASSUMED: Mapping[str, DeviceRates] = {
+    rates.name: rates
+    for rates in (
+        _assume("rtx4060", 24, 2.46, 272e9, 12.5e9),
+        _assume("rtx4090", 128, 2.52, 1008e9, 25e9),
+        _assume("a100", 108, 1.41, 1555e9, 25e9),
+        _assume("h100", 132, 1.755, 3350e9, 50e9),
+    )
+}
+"""By name. PCIe 4.0 x8 and x16 and 5.0 x16 at about 80 % of their nominal rates, a disk of 3.5 GB/s."""
+DEFAULT = ASSUMED["rtx4090"]
+_MAKES_THEM = "`python tools/gpu/gpu_check.py --rates FILE` measures those of a device"
+
+
+def assumed_for(card: str) -> DeviceRates:
+    """By a name such as "NVIDIA GeForce RTX 4090"; DEFAULT for a card that is not in the table."""
+    plain = card.lower().replace(" ", "")
+    return next((rates for name, rates in ASSUMED.items() if name in plain), DEFAULT)
+
+
+def read_rates(source: str | Path) -> DeviceRates:
+    """Rates by the name of an assumed card, or from a JSON file with the fields of DeviceRates. Raises OptionError."""
+    if str(source) in ASSUMED:
+        return ASSUMED[str(source)]
+    path = Path(source)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"device rates {source}: neither a readable JSON file nor one of {', '.join(ASSUMED)}"
+        ) from error
+    if parse_rates(found) is not None:
+        raise OptionError(
+            f"{path}: decode rates of `spqfmt bench --rates`, which pack and repack take; {_MAKES_THEM}"
+        )
+    names = {field.name for field in fields(DeviceRates)}
+    if not isinstance(found, dict) or found.keys() != names:
+        raise OptionError(
+            f"{path}: device rates are an object with the keys {', '.join(sorted(names))}; {_MAKES_THEM}"
+        )
+    numbers = {name: found[name] for name in names - {"name", "assumed"}}
+    if not isinstance(found["name"], str) or not isinstance(found["assumed"], bool):
+        raise OptionError(f"{path}: name is a string and assumed is true or false")
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < float("inf"):
+            raise OptionError(f"{path}: {name} is not a number of bytes a second or of seconds")
+        if number == 0 and name != "operation_s":
+            raise OptionError(f"{path}: {name} is 0")
+    return DeviceRates(**found)

@@ -1,0 +1,146 @@
+"""What a model holds of weights, and what that comes to: sums, and buffers for the largest parts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Self
+
+from spqfmt.residency.parts import Part
+
+N_READS = 3
+"""Buffers for what is read: one being decoded, one ready, one being read into. As many threads load the model."""
+N_READERS = 2
+"""Threads that read ahead, and check, where weights stay on disk."""
+N_BUFFERS = 2
+"""Decompression buffers: one in use, and one for the case that an array over it outlives its use."""
+N_ROW_SLOTS = 2
+"""Parts of an embedding that are kept decoded for lookups, where it is not decoded as a whole."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A part and what the model does with it: a product on every pass, and `lookups`, rows of it for some tokens."""
+
+    part: Part
+    products: bool
+    lookups: bool
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What is held whatever the ceiling, in bytes. `ring` and `rows` are 0 where everything is decoded.
+
+    `staging`: what is read from disk; `ring`: the decompression buffers; `rows`: parts of embeddings for lookups.
+    """
+
+    floats: int
+    sides: int
+    workspace: int
+    staging: int
+    ring: int
+    rows: int
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.floats + self.sides + self.workspace + self.staging + self.ring + self.rows
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What some of a model's weights come to, in bytes: sums, and the largest, that decide the size of buffers.
+
+    `least`: each part stored or decoded, whichever is less. `floats` and `sides`: as Inventory has them.
+    `largest_workspace`: the most room that one tensor needs for dequantized rows. `largest_stored`: the largest part as
+    it is read; `largest_work`: the most that decoding a part takes beside its result. `largest_looked_up` and
+    `largest_rows`: the largest part of lookups, stored and decoded; `largest_product`: that of products, decoded.
+    """
+
+    stored: int = 0
+    decoded: int = 0
+    least: int = 0
+    floats: int = 0
+    sides: int = 0
+    largest_workspace: int = 0
+    largest_stored: int = 0
+    largest_work: int = 0
+    largest_looked_up: int = 0
+    largest_product: int = 0
+    largest_rows: int = 0
+
+    @classmethod
+    def of(cls, items: Sequence[Item], sides: int) -> Self:
+        """Of whole packed tensors, whose sides take so many bytes."""
+        parts = [item.part for item in items]
+        lookups = [item.part for item in items if item.lookups]
+        return cls(
+            stored=sum(part.stored_bytes for part in parts),
+            decoded=sum(part.decoded_bytes for part in parts),
+            least=sum(min(part.stored_bytes, part.decoded_bytes) for part in parts),
+            sides=sides,
+            largest_stored=max((part.stored_bytes for part in parts), default=0),
+            largest_work=max((part.work_bytes for part in parts), default=0),
+            largest_looked_up=max((part.stored_bytes for part in lookups), default=0),
+            largest_product=max((item.part.decoded_bytes for item in items if item.products), default=0),
+            largest_rows=max((part.decoded_bytes for part in lookups), default=0),
+        )
+
+    def __add__(self, other: "Totals") -> "Totals":
+        """Of both."""
+        return Totals(
+            **{name: getattr(self, name) + getattr(other, name) for name in _SUMS},
+            **{name: max(getattr(self, name), getattr(other, name)) for name in _LARGEST},
+        )
+
+    def stored_as(self, n_bytes: int) -> "Totals":
+        """Were the stored bytes `n_bytes`, each part's in its share, and no part worth decoding."""
+        share = n_bytes / self.stored if self.stored else 0.0
+        return replace(
+            self,
+            stored=n_bytes,
+            least=n_bytes,
+            largest_stored=round(self.largest_stored * share),
+            largest_looked_up=round(self.largest_looked_up * share),
+        )
+
+    def fixed(self, *, streamed: bool) -> Fixed:
+        """What is held whatever the ceiling: parts `streamed` through the buffers, or all of them decoded."""
+        return Fixed(
+            self.floats,
+            self.sides,
+            self.largest_workspace,
+            (self.largest_stored + self.largest_work) * N_READS + (self.largest_looked_up if streamed else 0),
+            self.largest_product * N_BUFFERS if streamed else 0,
+            self.largest_rows * N_ROW_SLOTS if streamed else 0,
+        )
+
+    @property
+    def in_memory_bytes(self) -> int:
+        """The smallest ceiling under which all parts have room, compressed or decoded, whichever is less."""
+        whole, streamed = self.fixed(streamed=False), self.fixed(streamed=True)
+        return min(whole.total + self.decoded, streamed.total + self.least)
+
+
+_SUMS = ("stored", "decoded", "least", "floats", "sides")
+_LARGEST = tuple(field.name for field in fields(Totals) if field.name not in _SUMS)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All that the model holds of weights, in the order of use.
+
+    `float_bytes`: tensors that stay ordinary torch parameters, in the dtype that the model computes in. `side_bytes`:
+    scales, zero points, orders and outliers of packed tensors, which are always decoded. `workspace_bytes`: room for
+    dequantized rows.
+    """
+
+    items: tuple[Item, ...]
+    float_bytes: int
+    side_bytes: int
+    workspace_bytes: int
+
+    @cached_property
+    def totals(self) -> Totals:
+        """What it comes to."""
+        others = Totals(floats=self.float_bytes, largest_workspace=self.workspace_bytes)
+        return Totals.of(self.items, self.side_bytes) + others

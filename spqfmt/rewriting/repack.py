@@ -1,0 +1,126 @@
+"""A .spq file with other chunks compressed, or by another codec: nothing is quantized again.
+
+What comes out is, byte for byte, what packing with the same rule and codec gives.
+"""
+
+import time
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from spqfmt.container.output import Output, check_name
+from spqfmt.container.reader import Reader
+from spqfmt.container.shards import open_readers, refuse_lone_shard
+from spqfmt.container.strict_json import Json
+from spqfmt.errors import OptionError
+from spqfmt.progress import Progress, Silent
+from spqfmt.rewriting.partial import parse_partial
+from spqfmt.rewriting.rewrite import Rewrite, tensors_of
+from spqfmt.sizes import parse_shard_size
+
+_CODECS = ("auto", "raw", "zstd", "rans")
+
+
+@dataclass(frozen=True)
+class RepackReport:
+    """What a repack made. Chunks are those of weights; a copied one has the stored bytes that it had."""
+
+    files: tuple[Path, ...]
+    source_bytes: int
+    file_bytes: int
+    n_chunks: int
+    n_compressed: int
+    n_copied: int
+    partial_plan: Json | None
+    seconds: float
+
+    def to_json(self) -> dict[str, object]:
+        """As plain data."""
+        return asdict(self) | {"files": [str(file) for file in self.files]}
+
+
+def repack(
+    path: str | Path,
+    out: str | Path,
+    *,
+    partial: str = "none",
+    codec: str | None = None,
+    rates: str | Path | None = None,
+    shard_size: int | str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> RepackReport:
+    """Write `path`, an .spq file or the .spq.index.json of a model in shards, to `out` with another plan.
+
+    `partial` is the rule as in `spqfmt repack --help`; none compresses all chunks. `codec` None leaves compressed
+    chunks to the codec that they have. `rates` is a file of decode rates for the rule speed; by default they are
+    measured. Shards stay cut where they are unless `shard_size` is given. `out` may be `path` with `force`.
+
+    Raises FormatError for the file, OptionError for options that make no sense, EncodeError for a size that cannot be
+    reached, FileExistsError when `out` exists and `force` is not set, OSError. `out` is not touched then.
+    """
+    started = time.monotonic()
+    path, out = Path(path), Path(out)
+    check_name(out)
+    rule = parse_partial(partial, rates)
+    if codec is not None and codec not in _CODECS:
+        raise OptionError(f"unknown codec {codec!r}; there are auto, raw, zstd and rans")
+    shard_bytes = parse_shard_size(shard_size)
+    with ExitStack() as stack:
+        readers = open_readers(path)
+        for reader in readers:
+            stack.callback(reader.close)
+        refuse_lone_shard(path, readers)
+        if shard_bytes:
+            _check_cut(path, readers)
+        alignment = readers[0].index.segment_alignment
+        starts = () if shard_bytes else _shard_starts(readers)
+        output = Output(out, alignment, force=force, shard_bytes=shard_bytes, shard_starts=starts)
+        shown = stack.enter_context(progress or Silent())
+        shown.start(
+            sum(stream.stored_bytes for r in readers for t in r.index.tensors for stream in t.streams)
+        )
+        shown.stage("choosing chunks")
+        work = Rewrite(readers, rule, codec)
+        sealed = work.write(stack.enter_context(output), shown)
+        source_bytes = sum(reader.file_bytes for reader in readers)
+    return RepackReport(
+        tuple(file.path for file in sealed),
+        source_bytes,
+        sum(file.file_bytes for file in sealed),
+        work.n_chunks,
+        work.n_compressed,
+        work.n_copied,
+        work.partial_plan,
+        time.monotonic() - started,
+    )
+
+
+def _check_cut(path: Path, readers: Sequence[Reader]) -> None:
+    """A file may be cut into shards between segments only where none needs a tensor of another."""
+    for reader in readers:
+        for segment in reader.index.segments:
+            tensors = tensors_of(reader, segment)
+            own = {tensor.name for tensor in tensors}
+            for tensor in tensors:
+                needs = {
+                    reader.index.tensors[s.same_as].name for s in tensor.streams if s.same_as is not None
+                }
+                needs |= {tensor.tied_to} if tensor.tied_to else set()
+                if away := needs - own:
+                    raise OptionError(
+                        f"{path}: it cannot be cut into shards: {tensor.name!r} needs {min(away)!r}, "
+                        "which is in another segment"
+                    )
+
+
+def _shard_starts(readers: Sequence[Reader]) -> Collection[int]:
+    """Numbers of the segments that begin a file; none for a model that is one file."""
+    if readers[0].index.shard is None:
+        return ()
+    starts, at = set(), 0
+    for reader in readers:
+        starts.add(at)
+        at += len(reader.index.segments)
+    return starts

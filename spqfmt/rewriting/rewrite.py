@@ -1,0 +1,216 @@
+"""The chunks of opened files, written again by a rule: copied as they are, or decoded and encoded anew."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+
+from spqfmt import wire
+from spqfmt.codecs.chunks import CodecPolicy, EncodedChunk, EncodedPlane
+from spqfmt.codecs.elements import CARRIERS, from_planes
+from spqfmt.codecs.registry import decode_into
+from spqfmt.codecs.threads import n_threads, side_by_side, submit
+from spqfmt.container.encode import MIN_SAVING, encode_plane
+from spqfmt.container.output import Output
+from spqfmt.container.reader import Reader, located
+from spqfmt.container.strict_json import Json
+from spqfmt.container.writer import Sealed
+from spqfmt.errors import ChecksumError
+from spqfmt.kernels import native
+from spqfmt.progress import Progress
+from spqfmt.records import Chunk, PlaneChunk, Segment, Stream, TensorRecord
+from spqfmt.residency.decode_rates import DecodeRates, measure_decode_rates
+from spqfmt.rewriting.original import OriginalRecords, unknown_of
+from spqfmt.rewriting.partial import Candidate, Rule, Speed, choose
+from spqfmt.version import __version__
+
+WEIGHT_ROLES = frozenset({"values", "codes"})
+"""Streams whose chunks partial compression chooses among (FORMAT.md 3.4); the chunks of others are all compressed."""
+
+_AHEAD = 4
+"""Chunks for each thread that are made before they are written."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A chunk and the codec that it shall have."""
+
+    reader: Reader
+    what: str
+    stream: Stream
+    chunk: Chunk
+    codec: str
+
+    @property
+    def is_weights(self) -> bool:
+        """Whether partial compression decides about it."""
+        return self.stream.role in WEIGHT_ROLES
+
+
+class Rewrite:
+    """A rule applied to the chunks of `readers`. `codec` None leaves compressed chunks to the codec that they have.
+
+    Once written, `n_compressed` of `n_chunks` chunks of weights are compressed, and `n_copied` have the stored bytes
+    that they had.
+    """
+
+    def __init__(self, readers: Sequence[Reader], rule: Rule, codec: str | None) -> None:
+        self._readers = readers
+        self._keeps_codecs = codec is None
+        packed_with = readers[0].index.metadata.get("codec", "")
+        self._codec = codec or (packed_with if packed_with in {"zstd", "rans"} else "auto")
+        self._tasks = [
+            _Task(reader, f"tensor {tensor.name!r}, {stream.role}", stream, chunk, self._codec)
+            for reader in readers
+            for tensor in reader.index.tensors
+            for stream in tensor.streams
+            for chunk in stream.chunks
+        ]
+        weights = [number for number, task in enumerate(self._tasks) if task.is_weights]
+        self.partial_plan: Json | None
+        if isinstance(rule, Speed):
+            compressed, self.partial_plan = self._by_speed(rule, weights)
+        else:
+            policy = CodecPolicy(self._codec, rule.n)
+            compressed = {number for k, number in enumerate(weights) if policy.compresses(k)}
+            self.partial_plan = policy.partial_plan
+        for number in weights:
+            if number not in compressed:
+                self._tasks[number] = replace(self._tasks[number], codec="raw")
+        self.n_chunks = len(weights)
+        self.n_compressed = self.n_copied = 0
+
+    def _by_speed(self, rule: Speed, weights: Sequence[int]) -> tuple[set[int], Json]:
+        rates = rule.rates or measure_decode_rates()
+        candidates = side_by_side(lambda task: self._candidate(task, rates), self._tasks)
+        of_weights = [candidates[number] for number in weights]
+        other_bytes = sum(c.stored_bytes for c in candidates) - sum(c.stored_bytes for c in of_weights)
+        choice = choose(of_weights, other_bytes, rule)
+        plan: Json = {"rule": "speed", "target_bytes": choice.tensor_bytes, "rates": rates.to_json()}
+        return {weights[k] for k in choice.chunks}, plan
+
+    def _candidate(self, task: _Task, rates: DecodeRates) -> Candidate:
+        """The chunk as its task asks; encoded to learn its size where the file does not have it so."""
+        stored_bytes, ns = 0, 0.0
+        for plane in task.chunk.planes:
+            size, codec = plane.stored_bytes, plane.codec
+            if not self._stays(plane, task.codec):
+                encoded = self._plane(task, plane)
+                size, codec = len(encoded.stored), encoded.codec
+            stored_bytes += size
+            ns += rates.decode_ns(codec, plane.raw_bytes)
+        return Candidate(sum(plane.raw_bytes for plane in task.chunk.planes), stored_bytes, ns)
+
+    def write(self, output: Output, progress: Progress) -> list[Sealed]:
+        """All tensors and assets into `output`, which is published."""
+        encoded = self._encoded()
+        originals = [OriginalRecords(reader) for reader in self._readers]
+        for reader, original in zip(self._readers, originals, strict=True):
+            for number, segment in enumerate(reader.index.segments):
+                tensors = tensors_of(reader, segment)
+                raw_bytes = sum(t.source_bytes for t in tensors if t.tied_to is None)
+                output.begin_segment(segment.name, raw_bytes, original.segment(number))
+                for place, tensor in enumerate(tensors, start=segment.first_tensor):
+                    streams = original.streams(place)
+                    own = [
+                        (s, record)
+                        for s, record in zip(tensor.streams, streams, strict=True)
+                        if s.same_as is None
+                    ]
+                    chunks = ((record, islice(encoded, len(s.chunks))) for s, record in own)
+                    output.add_tensor(original.tensor(place), chunks, _same_as(reader, tensor, streams))
+                    progress.advance(sum(s.stored_bytes for s, _ in own), tensor.name)
+        for reader, original in zip(self._readers, originals, strict=True):
+            for number, asset in enumerate(reader.index.assets):
+                what, stream = f"asset {asset.name!r}", asset.stream
+                copies = (self._copied(_Task(reader, what, stream, chunk, "")) for chunk in stream.chunks)
+                output.copy_asset(*original.asset(number), copies)
+        made = {"codec": self._codec, "writer": f"spqfmt {__version__}"}
+        metadata = {**self._readers[0].index.metadata, **made}
+        return output.finish({}, metadata, self.partial_plan, unknown_of(originals))
+
+    def _encoded(self) -> Iterator[EncodedChunk]:
+        """The chunks in order; other threads make some of those that come next."""
+        waiting: deque[tuple[_Task, Future[EncodedChunk]]] = deque()
+        for task in self._tasks:
+            waiting.append((task, submit(self._chunk, task)))
+            if len(waiting) >= _AHEAD * n_threads():
+                yield self._counted(*waiting.popleft())
+        while waiting:
+            yield self._counted(*waiting.popleft())
+
+    def _counted(self, task: _Task, made: Future[EncodedChunk]) -> EncodedChunk:
+        chunk = made.result()
+        if task.is_weights:
+            before = [(plane.stored_bytes, plane.codec, plane.crc32) for plane in task.chunk.planes]
+            after = [(len(plane.stored), plane.codec, plane.crc32) for plane in chunk.planes]
+            self.n_copied += before == after
+            self.n_compressed += any(plane.codec != wire.CODEC_RAW for plane in chunk.planes)
+        return chunk
+
+    def _chunk(self, task: _Task) -> EncodedChunk:
+        return EncodedChunk(
+            task.chunk.n_elements, tuple(self._plane(task, plane) for plane in task.chunk.planes)
+        )
+
+    @staticmethod
+    def _copied(task: _Task) -> EncodedChunk:
+        planes = tuple(_copy(plane, _stored(task, plane)) for plane in task.chunk.planes)
+        return EncodedChunk(task.chunk.n_elements, planes)
+
+    def _plane(self, task: _Task, plane: PlaneChunk) -> EncodedPlane:
+        stored = _stored(task, plane)
+        if self._stays(plane, task.codec):
+            return _copy(plane, stored)
+        dtype, n = task.stream.dtype, task.chunk.n_elements
+        raw = np.empty(plane.raw_bytes, np.uint8)
+        symbols = raw
+        with located(task.reader.path, task.what, task.chunk):
+            decode_into(plane.codec, np.frombuffer(stored, np.uint8), raw)
+            if wire.DTYPES[dtype].bits < 8:
+                symbols = np.empty(n, CARRIERS[dtype]).view(np.uint8)
+                from_planes(raw, dtype, n, symbols)
+        # The stream's record brings the entropy along.
+        return encode_plane(raw, symbols, task.codec)._replace(entropy_bits=None)
+
+    def _stays(self, plane: PlaneChunk, codec: str) -> bool:
+        """Whether the stored bytes are what encoding by this codec would give, or shall stay whatever it is."""
+        if codec == "raw" or not plane.raw_bytes:
+            return plane.codec == wire.CODEC_RAW
+        if plane.codec == wire.CODEC_RAW:
+            return False  # perhaps it did not shrink, perhaps it was left out: encoding it tells
+        if self._keeps_codecs:
+            return True
+        if codec == "auto":
+            small = plane.stored_bytes < plane.raw_bytes * (1 - MIN_SAVING)
+            return plane.codec == wire.CODEC_RANS and small
+        return plane.codec == wire.CODECS[codec]
+
+
+def _stored(task: _Task, plane: PlaneChunk) -> bytes:
+    """The stored bytes of a plane, checked."""
+    with located(task.reader.path, task.what, task.chunk):
+        stored = task.reader.read_bytes(plane.offset, plane.stored_bytes)
+        if native.crc32(np.frombuffer(stored, np.uint8)) != plane.crc32:
+            raise ChecksumError("a chunk does not match its checksum", plane.offset)
+        return stored
+
+
+def _copy(plane: PlaneChunk, stored: bytes) -> EncodedPlane:
+    return EncodedPlane(stored, plane.codec, plane.crc32, None)
+
+
+def tensors_of(reader: Reader, segment: Segment) -> tuple[TensorRecord, ...]:
+    """The tensors of a segment, in order."""
+    return reader.index.tensors[segment.first_tensor : segment.first_tensor + segment.n_tensors]
+
+
+def _same_as(reader: Reader, tensor: TensorRecord, records: Sequence[Json]) -> dict[str, tuple[Json, str]]:
+    return {
+        stream.role: (record, reader.index.tensors[stream.same_as].name)
+        for stream, record in zip(tensor.streams, records, strict=True)
+        if stream.same_as is not None
+    }

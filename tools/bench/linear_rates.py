@@ -1,0 +1,105 @@
+"""PackedLinear beside torch's BF16 nn.Linear: the layers of a packed model, with the same threads.
+
+python tools/bench/linear_rates.py MODEL.spq [--threads N] [--tokens 1,2,3,4,8,16,32,128] [--rounds 61] [--json]
+
+One layer of each shape is measured, all decoded: with BF16 activations, and, where codes are integers, with activations
+rounded to INT8. All three run in one process, one after the other in each round; the table has medians in microseconds,
+and how many times faster than nn.Linear that is.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import spqfmt
+from spqfmt.loaders.packed import PackedLinear
+
+
+@dataclass(frozen=True)
+class Row:
+    """Medians in seconds for one shape and number of tokens; `int8_s` None where codes are not integers."""
+
+    layer: str
+    n_rows: int
+    n_columns: int
+    tokens: int
+    bf16_s: float
+    packed_s: float
+    int8_s: float | None
+
+
+def medians(work: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+    """Seconds of each, interleaved."""
+    seconds: list[list[float]] = [[] for _ in work]
+    for run in work:
+        run()
+    for _ in range(rounds):
+        for run, taken in zip(work, seconds, strict=True):
+            started = time.perf_counter()
+            run()
+            taken.append(time.perf_counter() - started)
+    return [statistics.median(taken) for taken in seconds]
+
+
+def one_of_each(model: Any) -> Iterator[tuple[str, PackedLinear]]:
+    """The first packed layer of each shape."""
+    seen = set()
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLinear) and module.record.matrix_shape not in seen:
+            seen.add(module.record.matrix_shape)
+            yield name, module
+
+
+def measure(path: Path, tokens: Sequence[int], rounds: int) -> Iterator[Row]:
+    """Rows of all shapes."""
+    floating, _ = spqfmt.load_model(path, dtype="bfloat16", packed=True, activations="float")
+    rounded, _ = spqfmt.load_model(path, dtype="bfloat16", packed=True, activations="int8")
+    for name, layer in one_of_each(floating):
+        n_rows, n_columns = layer.record.matrix_shape
+        plain = nn.Linear(n_columns, n_rows, bias=layer.bias is not None, dtype=torch.bfloat16)
+        layers: list[nn.Module] = [plain, layer]
+        if (other := rounded.get_submodule(name)).int8_activations:
+            layers.append(other)
+        for n in tokens:
+            x = torch.randn(1, n, n_columns, dtype=torch.bfloat16)
+            work = [lambda module=module, x=x: module(x) for module in layers]
+            found = medians(work, rounds)
+            yield Row(name, n_rows, n_columns, n, found[0], found[1], found[2] if len(found) > 2 else None)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--tokens", default="1,2,3,4,8,16,32,128")
+    parser.add_argument("--rounds", type=int, default=61)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with torch.inference_mode():
+        rows = list(measure(arguments.file, [int(n) for n in arguments.tokens.split(",")], arguments.rounds))
+    if arguments.json:
+        print(json.dumps({"threads": arguments.threads, "rows": [asdict(row) for row in rows]}))
+        return
+    table = Table("rows x columns", "tokens", "BF16 us", "packed us", "times", "INT8 inputs us", "times")
+    for row in rows:
+        cells = [f"{row.n_rows} x {row.n_columns}", str(row.tokens), f"{row.bf16_s * 1e6:.0f}"]
+        for seconds in (row.packed_s, row.int8_s):
+            cells += ["", ""] if seconds is None else [f"{seconds * 1e6:.0f}", f"{row.bf16_s / seconds:.2f}"]
+        table.add_row(*cells)
+    Console().print(f"{arguments.threads} threads, median of {arguments.rounds} rounds", table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Write spec/vectors: files that show every part of the format, and files that each break one of its rules.
+
+    python tools/generate/make_vectors.py [--output DIR] [--force]
+
+The files are written by a writer of their own (tools/generate/spq_vectors), not by the package, and what a reader
+must restore comes from numpy and FORMAT.md's formulas. Vectors are frozen: a file that exists with other bytes is
+left alone, and the exit code is 1, unless --force says that it shall change.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from spq_vectors import invalid, invalid_beside, invalid_codecs, invalid_schemes, valid, valid_grouped
+from spq_vectors.build import Record
+from spq_vectors.valid_grouped import digest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make() -> dict[str, bytes]:
+    """Return all files by their path below spec/vectors."""
+    shards, shard_index = valid_grouped.shard_set()
+    vectors = {name: maker() for name, maker in valid.VALID.items()} | shards
+    files, entries = {}, {}
+    for name, vector in vectors.items():
+        data = vector.file.build()
+        files[f"valid/{name}.spq"] = data
+        entries[name] = {
+            "shows": vector.shows,
+            "file_bytes": len(data),
+            "tensors": {key: digest(content) for key, content in vector.tensors.items()},
+            "assets": {key: digest(content) for key, content in vector.assets.items()},
+        }
+    files["valid/shards.spq.index.json"] = valid_grouped.shard_index_text(shard_index).encode()
+    files["valid/manifest.json"] = manifest(entries)
+    for part in (
+        invalid.header_and_trailer, invalid.layout, invalid.json_text, invalid.stored_index, invalid.records,
+        invalid_beside.beside_tensors, invalid_codecs.zstd, invalid_codecs.rans_header, invalid_codecs.rans_blocks,
+        invalid_codecs.packed, invalid_schemes.matrix, invalid_schemes.uniform, invalid_schemes.channels,
+        invalid_schemes.outliers, invalid_schemes.grouped, invalid_schemes.shared,
+    ):  # fmt: skip
+        part()
+    broken = {}
+    for name, file in invalid.INVALID.items():
+        files[f"invalid/{name}.spq"] = file.data
+        broken[name] = {"kind": file.kind, "clause": file.clause}
+    files["invalid/manifest.json"] = manifest(broken)
+    return files
+
+
+def manifest(entries: Record) -> bytes:
+    """Return the text of a manifest."""
+    return (json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description="Write spec/vectors.")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "spec" / "vectors", help="default: spec/vectors"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist with other bytes")
+    options = parser.parse_args()
+    frozen = 0
+    for path, data in make().items():
+        target = options.output / path
+        if target.exists() and target.read_bytes() == data:
+            continue
+        if target.exists() and not options.force:
+            print(f"left as it is: {target}", file=sys.stderr)
+            frozen += 1
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        print(f"written: {target}")
+    if frozen:
+        print(f"{frozen} frozen files would change; --force overwrites them", file=sys.stderr)
+    return int(frozen > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+"""Machine code of the Triton kernels, read without a GPU: registers, spills, instructions of the inner loop.
+
+    python tools/gpu/gpu_code.py            compile for all targets, write the tables into docs/gpu-kernels.md
+    python tools/gpu/gpu_code.py --check    compile; fail on a spill, or where a number grew by more than 10 %
+
+Triton compiles for a target that is not there; its wheel has NVIDIA's assembler and disassembler.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from gpu_variants import Variant, variants
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from spqfmt.kernels.triton.kernels import EXACT
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "gpu-kernels.md"
+MARKS = {name: f"<!-- table: {name} -->\n" for name in ("gpu_code", "gpu_bounds")}
+END = "<!-- end -->\n"
+TARGETS = (80, 90, 100)
+GROWTH = 1.10
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.int16: "*i16",
+    torch.int8: "*i8",
+    torch.uint8: "*u8",
+}
+
+
+# What runs at 16 lanes a cycle on a multiprocessor, and what the integer pipe runs, at 64 (CUDA programming guide,
+# arithmetic instructions); multiplications and additions by IMAD, floats and memory have pipes of their own.
+SLOW = ("POPC", "REDUX", "FLO", "MUFU")
+INTEGER = (
+    "LOP3",
+    "SHF",
+    "LEA",
+    "ISETP",
+    "SEL",
+    "PRMT",
+    "VIMNMX",
+    "IMNMX",
+    "IADD3",
+    "SGXT",
+    "FSETP",
+    "FSEL",
+    "VIADD",
+)
+
+
+@dataclass(frozen=True)
+class Code:
+    """What the machine code of one kernel for one target costs.
+
+    `inner_loop`: instructions of its longest innermost loop, or 0; `integer` and `slow`: those of them in these pipes.
+    """
+
+    name: str
+    target: str
+    registers: int
+    spills: int
+    instructions: int
+    inner_loop: int
+    per_32: float | None
+    integer: int = 0
+    slow: int = 0
+
+
+class Card(NamedTuple):
+    """Multiprocessors, boost clock and memory bandwidth as NVIDIA publishes them; whose code is counted."""
+
+    name: str
+    multiprocessors: int
+    ghz: float
+    gb_s: float
+    target: str
+
+
+CARDS = (
+    Card("A100 80 GB", 108, 1.41, 2039, "sm_80"),
+    Card("H100 SXM", 132, 1.98, 3350, "sm_90"),
+    Card("RTX 4090", 128, 2.52, 1008, "sm_80"),
+)
+# kernel -> bytes read for a code (6.5 and 3.5 bits of it) and written
+TRAFFIC = {
+    "rans to words": (6.5 / 8, 1.0),
+    "rans to bfloat16, i8 by rows": (6.5 / 8, 2.0),
+    "rans to bfloat16, u4 groups": (3.5 / 8, 2.0),
+}
+
+
+def assemble(variant: Variant, capability: int) -> bytes:
+    """The cubin of a variant for a target."""
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    for number, parameter in enumerate(variant.kernel.params):
+        value = variant.arguments[parameter.name]
+        if isinstance(value, torch.Tensor):
+            signature[parameter.name] = _POINTERS[value.dtype]
+        elif parameter.is_constexpr or value is None or value == 1:  # a launch makes a constant of 1
+            signature[parameter.name] = "constexpr"
+            constants[number,] = value
+        else:
+            signature[parameter.name] = "i32"
+    # pointers of whole tensors lie at multiples of 16
+    aligned = {
+        (number,): [["tt.divisibility", 16]]
+        for number, name in enumerate(signature)
+        if signature[name].startswith("*")
+    }
+    source = ASTSource(fn=variant.kernel, signature=signature, constexprs=constants, attrs=aligned)
+    options = {"num_warps": variant.n_warps, **EXACT}
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    cubin: bytes = compiled.asm["cubin"]
+    return cubin
+
+
+def read(variant: Variant, capability: int) -> Code:
+    """Compile and count."""
+    with TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(assemble(variant, capability))
+        usage = _run("cuobjdump", "-res-usage", str(cubin))
+        listing = _run("nvdisasm", "-c", str(cubin))
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if found is None:
+        raise SystemExit(f"{variant.name}: no resource usage in {usage!r}")
+    instructions, loops = parse(listing)
+    inner = max(loops, key=len, default=range(0))
+    opcodes = [re.sub(r"^@\S+ ", "", instructions[number]).split(".")[0].split(" ")[0] for number in inner]
+    spills = sum(re.search(r"\b(STL|LDL)\b", line) is not None for line in instructions)
+    return Code(
+        variant.name,
+        f"sm_{capability}",
+        int(found[1]),
+        spills or int(found[2]) // 4,
+        len(instructions),
+        len(inner),
+        len(inner) / variant.units if variant.units else None,
+        sum(opcode in INTEGER for opcode in opcodes),
+        sum(opcode in SLOW for opcode in opcodes),
+    )
+
+
+def parse(listing: str) -> tuple[list[str], list[range]]:
+    """Instructions of a disassembly, and the numbers of those in each loop that holds no other."""
+    labels: dict[str, int] = {}
+    instructions: list[str] = []
+    for line in listing.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(instructions)
+        elif instruction := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", line):
+            instructions.append(instruction[1])
+    jumps = [
+        (labels[target[1]], number)
+        for number, instruction in enumerate(instructions)
+        if (target := re.search(r"BRA.*`\((\.L_x_\d+)\)", instruction))
+    ]
+    # a jump to itself is the end of the code
+    loops = [(begin, end) for begin, end in jumps if begin < end]
+    innermost = [
+        (begin, end)
+        for begin, end in loops
+        if not any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in loops)
+    ]
+    while instructions and (instructions[-1] == "NOP" or "BRA" in instructions[-1]):
+        instructions.pop()
+    return instructions, [range(begin, end + 1) for begin, end in innermost]
+
+
+def _run(tool: str, *arguments: str) -> str:
+    done = subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def _read_both(task: tuple[str, int]) -> Code:
+    name, capability = task
+    [variant] = [variant for variant in variants() if variant.name == name]
+    return read(variant, capability)
+
+
+def read_all() -> list[Code]:
+    """All kernels for all targets, two at a time."""
+    tasks = [(variant.name, capability) for variant in variants() for capability in TARGETS]
+    with ProcessPoolExecutor(2) as pool:
+        return list(pool.map(_read_both, tasks))
+
+
+COLUMNS_OF_TABLE = ("kernel", "target", "registers", "spills", "instructions", "inner loop", "per 32")
+
+
+def table(codes: list[Code]) -> str:
+    """The lines of the table."""
+    rows = [
+        f"| {c.name} | {c.target} | {c.registers} | {c.spills} | {c.instructions} | {c.inner_loop or '-'} "
+        f"| {'-' if c.per_32 is None else f'{c.per_32:.1f}'} |\n"
+        for c in codes
+    ]
+    head = f"| {' | '.join(COLUMNS_OF_TABLE)} |\n" + "|---" * len(COLUMNS_OF_TABLE) + "|\n"
+    return head + "".join(rows)
+
+
+def bounds(codes: list[Code]) -> str:
+    """The lines of the table of bounds, in units of 10^9 codes a second."""
+    head = "| card | kernel | issue | integer pipe | slow pipe | memory |\n|---|---|---|---|---|---|\n"
+    found = {(code.name, code.target): code for code in codes}
+    lines = []
+    for card in CARDS:
+        for kernel, traffic in TRAFFIC.items():
+            code = found[kernel, card.target]
+            assert code.per_32 is not None
+            # a warp instruction takes 1, 2 and 8 cycles of one of four schedulers
+            turns = card.multiprocessors * 4 * card.ghz * 32 * code.inner_loop / code.per_32
+            limits = [turns / code.inner_loop, turns / (2 * code.integer), turns / (8 * code.slow)]
+            cells = [f"{limit:.0f}" for limit in (*limits, card.gb_s / sum(traffic))]
+            lines.append(f"| {card.name} | {kernel} | {' | '.join(cells)} |\n")
+    return head + "".join(lines)
+
+
+def split_page(text: str, name: str) -> tuple[str, str, str]:
+    """What stands before a table, the table, what stands behind it."""
+    before, found, rest = text.partition(MARKS[name])
+    middle, end, after = rest.partition(END)
+    if not found or not end:
+        raise SystemExit(f"{PAGE.name} has no place for the table {name}")
+    return before + found, middle, end + after
+
+
+def problems(codes: list[Code], page: str) -> list[str]:
+    """What is worse than the table says: spills, more than GROWTH, kernels that it lacks."""
+    _, middle, _ = split_page(page, "gpu_code")
+    known = {}
+    for line in middle.splitlines()[2:]:
+        name, target, *numbers = (cell.strip() for cell in line.strip("|").split("|"))
+        known[name, target] = [0 if number == "-" else float(number) for number in numbers]
+    found = []
+    for code in codes:
+        what = f"{code.name} for {code.target}"
+        if code.spills:
+            found.append(f"{what}: {code.spills} spills")
+        if (code.name, code.target) not in known:
+            found.append(f"{what}: not in {PAGE.name}")
+            continue
+        registers, _, instructions, inner_loop, _ = known.pop((code.name, code.target))
+        for name, now, before in (
+            ("registers", code.registers, registers),
+            ("instructions", code.instructions, instructions),
+            ("instructions in the inner loop", code.inner_loop, inner_loop),
+        ):
+            if now > GROWTH * before:
+                found.append(f"{what}: {now} {name}, {before:.0f} in {PAGE.name}")
+    found += [f"{name} for {target}: in {PAGE.name}, but there is no such kernel" for name, target in known]
+    return found
+
+
+def main() -> None:
+    """Write the table, or check it."""
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    arguments.add_argument("--check", action="store_true")
+    check = arguments.parse_args().check
+    codes = read_all()
+    page = PAGE.read_text()
+    if check:
+        found = problems(codes, page)
+        print("\n".join(found) or f"{len(codes)} kernels as in {PAGE.name}")
+        sys.exit(bool(found))
+    for name, lines in (("gpu_code", table(codes)), ("gpu_bounds", bounds(codes))):
+        before, _, after = split_page(page, name)
+        page = before + lines + after
+    PAGE.write_text(page)
+
+
+if __name__ == "__main__":
+    main()

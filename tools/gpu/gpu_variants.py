@@ -1,0 +1,108 @@
+"""The forms of the Triton kernels that tools/gpu/gpu_code.py compiles, as the launcher does for a 4096 x 4096 layer."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from spqfmt.kernels.device.matrix import CODE_DTYPES, GroupScales, GroupValues, Matrix, UniformScales
+from spqfmt.kernels.triton import fused, multiply, outliers, planes, rans, weights
+from spqfmt.kernels.triton import kernels as launch
+from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments, unit_arguments
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel as the launcher compiles it.
+
+    A tensor stands for a pointer of its dtype, None for one that is not there. `units`: what a warp does in one turn of
+    the inner loop, in runs of 32 codes (rans: of 32 symbols).
+    """
+
+    name: str
+    kernel: Any
+    arguments: Mapping[str, Any]
+    n_warps: int = 4
+    units: int | None = None
+
+
+def tensor(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    """A tensor that stands for a pointer."""
+    return torch.empty(shape or (1,), dtype=dtype, device="meta")
+
+
+F32, F16, I64, I32, I16, U8 = map(
+    tensor, (torch.float32, torch.float16, torch.int64, torch.int32, torch.int16, torch.uint8)
+)
+SHAPE = (4096, 4096)
+N_GROUPS = 32
+GROUP = GroupValues(tensor(torch.float16, SHAPE[0], N_GROUPS))
+LEVEL2 = GroupValues(
+    tensor(torch.uint8, SHAPE[0], N_GROUPS),
+    tensor(torch.float16, 256, N_GROUPS),
+    tensor(torch.float16, 256, N_GROUPS),
+    (16, 1),
+)
+ROWS = Matrix(SHAPE, "i8", UniformScales(tensor(torch.float32, SHAPE[0])))
+COLUMNS = Matrix(SHAPE, "i8", UniformScales(tensor(torch.float32, SHAPE[0]), tensor(torch.float32, SHAPE[1])))
+GROUPED = Matrix(SHAPE, "u4", GroupScales(128, GROUP, GROUP))
+SPQR = Matrix(SHAPE, "u4", GroupScales(128, LEVEL2, LEVEL2))
+
+
+def variants() -> Iterator[Variant]:
+    """All kernels, in the forms that matter."""
+    blocks = {"stored": I32, "words": I16, "records": I32, "tables": I32, "error": I32}
+    for words in (True, False):
+        arguments = {**blocks, "out": I32 if words else U8, "first_block": 0, "WORDS": words}
+        yield Variant(f"rans to {'words' if words else 'bytes'}", rans.decode_blocks, arguments, units=4)
+    yield Variant("rans tables", rans.build_tables, {"records": I32, "tables": I32})
+    matrices = {
+        "i8 by rows": ROWS,
+        "i8 by rows and columns": COLUMNS,
+        "u4 groups": GROUPED,
+        "u4 supergroups": SPQR,
+    }
+    for name, matrix in matrices.items():
+        scales = scale_arguments(matrix) | code_arguments(matrix)
+        arguments = {**blocks, "out": I64, "first_row": 0, "N_COLUMNS": SHAPE[1], **scales}
+        bits, _ = CODE_DTYPES[matrix.code_dtype]
+        yield Variant(f"rans to bfloat16, {name}", fused.decode_dequantize, arguments, units=4 * 8 // bits)
+    for name, matrix in matrices.items():
+        yield from _by_rows(name, matrix)
+    columns: dict[str, Any] = {"packed": U8, "out": I16, "order": I32, "TO": TO[torch.bfloat16]}
+    columns |= dict.fromkeys(("first", "first_channel", "stop_channel", "n_rows"), 0)
+    scales = scale_arguments(COLUMNS) | code_arguments(COLUMNS)
+    yield Variant(
+        "dequantize by columns", weights.dequantize_columns, {**columns, **scales, **launch.TILE_BY_COLUMNS}
+    )
+    yield Variant(
+        "merge planes", planes.merge_planes, {"planes": U8, "out": I16, "n": 0, "SIZE": 2, "ROTATED": True}
+    )
+    yield Variant(
+        "outliers",
+        outliers.replace,
+        {"out": I16, "row_begin": I32, "columns": I32, "values": F32, "places": None, "permutation": None}
+        | dict.fromkeys(("first_row", "first_channel", "stop_channel", "width"), 0)
+        | {"BY_COLUMNS": False, "TO": TO[torch.bfloat16]},
+    )
+
+
+def _by_rows(name: str, matrix: Matrix) -> Iterator[Variant]:
+    """What is done with codes by rows."""
+    common = dict.fromkeys(("first", "first_row", "n_columns"), 0)
+    common |= scale_arguments(matrix) | code_arguments(matrix) | {"packed": U8}
+    tiles: dict[str, Any] = {"stop_row": 0, **unit_arguments(matrix, 0)}
+    out = {"out": I16, "permutation": None, "TO": TO[torch.bfloat16], **launch.TILE_BY_ROWS}
+    yield Variant(f"dequantize, {name}", weights.dequantize_rows, common | tiles | out)
+    product = {"x": tensor(torch.bfloat16), "y": F32, "n_tokens": 0, "y_stride": 0}
+    for tokens, tile, to in (
+        ("1 token", launch.TILE_OF_ONE_TOKEN, TO[torch.float32]),
+        ("16 tokens", launch.TILE_OF_TOKENS, TO[torch.bfloat16]),
+    ):
+        units = tile["ROWS"] * tile["COLUMNS"] // 128
+        arguments = common | tiles | product | tile | {"TO": to}
+        yield Variant(f"multiply {tokens}, {name}", multiply.multiply, arguments, units=units)
+    lists = {"row_begin": I32, "columns": I32, "values": F32, "TO": TO[torch.bfloat16]}
+    arguments = common | product | lists | launch.OUTLIERS_AT_ONCE
+    yield Variant(f"outliers of a product, {name}", multiply.correct, arguments)

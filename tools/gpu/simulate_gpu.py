@@ -1,0 +1,249 @@
+"""Predict tokens a second on cards that are not there: the loader's own plan and pipeline under a virtual clock.
+
+    python tools/gpu/simulate_gpu.py [--write | --check]
+
+Prints two tables: the rates that are assumed, and what the pipeline (spqfmt.loaders.device) does with them for models
+of 7 and 13 billion weights on a card of 8 GB and one of 24 GB. --write puts them into docs/gpu.md, --check says whether
+they stand there. Nothing is measured: every number is computed from the rates, and the model's other work (attention,
+norms, sampling) and its launches are not in it.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from spqfmt.container.reader import Reader
+from spqfmt.kernels.device import kernels_for
+from spqfmt.loaders.device import SimulatedDevice
+from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.load import Ceilings, device_inventory
+from spqfmt.loaders.device.pipeline import Pipeline
+from spqfmt.loaders.device.seam import Stream, Work
+from spqfmt.loaders.device.shipping import Shipment
+from spqfmt.records import Chunk, PlaneChunk, TensorRecord
+from spqfmt.records import Stream as StoredStream
+from spqfmt.residency.device_plan import DevicePlan, plan_device
+from spqfmt.residency.device_rates import ASSUMED, DeviceRates
+from spqfmt.wire import CODEC_RANS, CODEC_RAW, DTYPES
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
+CHUNK_BYTES = 1 << 22
+CONTEXT_TOKENS = 2048
+RUNTIME_BYTES = 3 << 28
+"""Kept free for the CUDA context, kernels and activations."""
+GIB = 1 << 30
+WARM_PASSES, PASSES = 1, 2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama of this shape."""
+
+    name: str
+    hidden: int
+    intermediate: int
+    n_layers: int
+    vocabulary: int = 32_000
+
+    @property
+    def cache_bytes(self) -> int:
+        """Keys and values of the context, 16 bits each."""
+        return 2 * 2 * self.n_layers * self.hidden * CONTEXT_TOKENS
+
+    def matrices(self) -> Iterator[tuple[str, int, int]]:
+        """Name, rows and columns of what every token is multiplied with."""
+        hidden, wide = self.hidden, self.intermediate
+        for layer in range(self.n_layers):
+            for name in ("q", "k", "v", "o"):
+                yield f"layers.{layer}.{name}", hidden, hidden
+            yield f"layers.{layer}.gate", wide, hidden
+            yield f"layers.{layer}.up", wide, hidden
+            yield f"layers.{layer}.down", hidden, wide
+        yield "head", self.vocabulary, hidden
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Codes of `dtype` that are stored at `stored_bits` each; "bf16" stands for weights as they are.
+
+    `group_size` None: one scale for each row.
+    """
+
+    name: str
+    dtype: str
+    stored_bits: float
+    group_size: int | None = None
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code that is not compressed."""
+        return DTYPES[self.dtype].bits
+
+
+SHAPES = (Shape("7B", 4096, 11_008, 32), Shape("13B", 5120, 13_824, 40))
+CODES = (
+    Codes("int8", "i8", 7.2),
+    Codes("int8, scaled (dc)", "i8", 4.0),
+    Codes("int4, groups of 64", "u4", 3.6, 64),
+    Codes("bf16, lossless", "bf16", 10.6),
+)
+CARDS = (("8 GB", ASSUMED["rtx4060"], 8 * GIB), ("24 GB", ASSUMED["rtx4090"], 24 * GIB))
+HOST = 32 * GIB
+SMALL_HOST = 4 * GIB
+
+
+def record(name: str, rows: int, columns: int, codes: Codes, *, compressed: bool) -> TensorRecord:
+    """A tensor as the index of a file would describe it; it has no bytes."""
+    per_chunk = CHUNK_BYTES * 8 // codes.bits // columns * columns
+    chunks, offset = [], 64
+    for first in range(0, rows * columns, per_chunk):
+        n = min(per_chunk, rows * columns - first)
+        planes = []
+        for bits, stored_bits in _planes(codes) if compressed else [(codes.bits, codes.bits)]:
+            stored, codec = int(n * stored_bits / 8), CODEC_RAW if bits == stored_bits else CODEC_RANS
+            planes.append(PlaneChunk(offset, stored, n * bits // 8, codec, 0))
+            offset += -(-stored // 64) * 64
+        chunks.append(Chunk(first, n, tuple(planes)))
+    role = "values" if codes.dtype == "bf16" else "codes"
+    stream = StoredStream(role, codes.dtype, rows * columns, tuple(chunks))
+    if role == "values":
+        return TensorRecord(name, (rows, columns), "bf16", "dense", "", {}, (stream,))
+    if codes.group_size is None:
+        parameters: dict[str, object] = {"orientation": "rows", "step": 0}
+        return TensorRecord(name, (rows, columns), "bf16", "uniform", "", parameters, (stream,))
+    n_groups = rows * -(-columns // codes.group_size)
+    parameters = {"orientation": "rows", "group_size": codes.group_size, "bits": codes.bits}
+    sides = (StoredStream("scales", "f16", n_groups, ()), StoredStream("zero_points", "u8", n_groups, ()))
+    return TensorRecord(name, (rows, columns), "bf16", "grouped", "", parameters, (stream, *sides))
+
+
+def _planes(codes: Codes) -> list[tuple[int, float]]:
+    """Bits of each plane, and those it is stored in: of floats the mantissas stay as they are."""
+    if codes.bits <= 8:
+        return [(codes.bits, codes.stored_bits)]
+    return [(8, 8), (codes.bits - 8, codes.stored_bits - 8)]
+
+
+def plan(
+    shape: Shape, codes: Codes, rates: DeviceRates, memory: int, host: int, *, compressed: bool
+) -> DevicePlan:
+    """The loader's plan."""
+    products = [record(*matrix, codes, compressed=compressed) for matrix in shape.matrices()]
+    lookups = [record("embedding", shape.vocabulary, shape.hidden, CODES[0], compressed=compressed)]
+    numbers = dict.fromkeys([r.name for r in (*products, *lookups)], 0)
+    norms = 2 * (2 * shape.n_layers + 1) * shape.hidden
+    ceilings = Ceilings(memory - RUNTIME_BYTES - shape.cache_bytes, host, rates)
+    inventory = device_inventory(products, lookups, numbers, norms, torch.bfloat16, ceilings)
+    return plan_device(inventory, rates, ceilings.memory_bytes, ceilings.host_memory_bytes)
+
+
+def seconds_a_token(plan: DevicePlan) -> tuple[float, Stream]:
+    """Of the pipeline in its steady state, and the stream that is busy the longest."""
+    device = SimulatedDevice(plan.rates, capacity_bytes=plan.held_bytes, runs=False)
+    parts = [part.item.item.part for part in plan.parts]
+    shipments = [Shipment(part, zstd_on_device=False) for part in parts]
+    readers: list[Reader] = [_NoReader()]
+    decoder = Decoder(kernels_for(torch.device("cpu"), "torch"))
+    pipeline = Pipeline(device, plan, shipments, readers, decoder)
+    pipeline.load()
+    ends = []
+    for _ in range(WARM_PASSES + PASSES):
+        for number, part in enumerate(parts):
+            with pipeline.lend(number) as codes:
+                work = Work(part.name, (codes,), (), {"compute": part.decoded_bytes})
+                device.enqueue(Stream.COMPUTE, work, lambda: None)
+        ends.append(next(done.stop for done in reversed(device.trace) if done.stream is Stream.COMPUTE))
+    begin = ends[WARM_PASSES - 1]
+    busy = dict.fromkeys(Stream, 0.0)
+    for done in device.trace:
+        if done.start >= begin:
+            busy[done.stream] += done.stop - done.start
+    return (ends[-1] - begin) / PASSES, max(busy, key=lambda stream: busy[stream])
+
+
+class _NoReader(Reader):
+    """The file that there is not: a simulation that only counts time never reads."""
+
+    def __init__(self) -> None:
+        self.path = Path("simulated.spq")
+
+
+def rates_table() -> str:
+    """The rates that are assumed."""
+    lines = [
+        "| card (rates ASSUMED) | disk GB/s | bus GB/s | rans GB/s | zstd GB/s | product GB/s | µs an operation |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r.name} | {r.read / 1e9:.1f} | {r.copy / 1e9:.1f} | {r.rans / 1e9:.0f} | {r.zstd / 1e9:.1f} "
+        f"| {r.compute / 1e9:.0f} | {r.operation_s * 1e6:.0f} |"
+        for r in ASSUMED.values()
+    ]
+    return "\n".join(lines)
+
+
+def simulated_table() -> str:
+    """What the pipeline makes of them."""
+    lines = [
+        "| card (SIMULATED) | model | codes, bits stored | host ceiling | decoded | compressed | in host | on disk "
+        "| busiest | tokens/s | raw codes |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for card, rates, memory in CARDS:
+        for shape in SHAPES:
+            lines += [_row(card, rates, memory, shape, codes, HOST) for codes in CODES]
+    card, rates, memory = CARDS[0]
+    lines += [_row(card, rates, memory, SHAPES[1], codes, SMALL_HOST) for codes in CODES]
+    return "\n".join(lines)
+
+
+def _row(card: str, rates: DeviceRates, memory: int, shape: Shape, codes: Codes, host: int) -> str:
+    planned = plan(shape, codes, rates, memory, host, compressed=True)
+    seconds, busiest = seconds_a_token(planned)
+    raw = plan(shape, codes, rates, memory, host, compressed=False)
+    raw_seconds = seconds_a_token(raw)[0] if raw.is_streamed else seconds
+    on_disk = sum(p.item.item.part.stored_bytes for p in planned.parts if p.residency == "disk")
+    places = [planned.bytes_in(where) for where in ("decoded", "compressed", "host")]
+    shown = " | ".join(f"{n_bytes / GIB:.1f}" for n_bytes in (*places, on_disk))
+    return (
+        f"| {card}, {rates.name} | {shape.name} | {codes.name}, {codes.stored_bits} | {host // GIB} GiB | {shown} "
+        f"| {busiest.value} | {1 / seconds:.1f} | {1 / raw_seconds:.1f} |"
+    )
+
+
+def filled(text: str) -> str:
+    """The document with its two tables as they are now."""
+    for name, table in (("rates", rates_table()), ("simulated", simulated_table())):
+        head, begin, rest = text.partition(f"<!-- table: {name} -->\n")
+        _, end, tail = rest.partition("<!-- end -->")
+        text = f"{head}{begin}{table}\n{end}{tail}"
+    return text
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.write and not arguments.check:
+        print(rates_table(), simulated_table(), sep="\n\n")
+        return 0
+    text = DOCUMENT.read_text(encoding="utf-8")
+    made = filled(text)
+    if arguments.write:
+        DOCUMENT.write_text(made, encoding="utf-8")
+    elif made != text:
+        print(f"stale: {DOCUMENT.name}; run python tools/gpu/simulate_gpu.py --write", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
