@@ -33,7 +33,7 @@ def decode_zstd(stored: bytes, raw_bytes: int) -> bytes:
     n_frames = -(-raw_bytes // 65536)
     begin = 4 * n_frames
     require(begin <= len(stored), "zstd: no room for the directory")
-    raw = b""
+    raw = bytearray()
     for i in range(n_frames):
         # > The first frame begins after this directory, each later one at the end of the one before it; the last end
         # > MUST equal `stored_bytes`.
@@ -42,7 +42,7 @@ def decode_zstd(stored: bytes, raw_bytes: int) -> bytes:
         raw += decode_frame(stored[begin:end], min(65536, raw_bytes - len(raw)))
         begin = end
     require(begin == len(stored), "zstd: last end is not the chunk's")
-    return raw
+    return bytes(raw)
 
 
 def decode_frame(frame: bytes, raw_bytes: int) -> bytes:
@@ -99,7 +99,7 @@ def decode_rans(stored: bytes, raw_bytes: int) -> bytes:
     # > `cum[s]` is the sum of the frequencies of the symbols below `s`.
     cum = [sum(freq[:s]) for s in range(256)]
     symbol_of_slot = [s for s in range(256) for _ in range(freq[s])]
-    raw = b""
+    raw = bytearray()
     for i in range(n_blocks):
         # > Each block_end MUST be a multiple of 4 and at least 128 more than the block's begin; the last MUST equal
         # > `stored_bytes`.
@@ -109,7 +109,7 @@ def decode_rans(stored: bytes, raw_bytes: int) -> bytes:
         raw += decode_block(stored[begin:end], block_raw_bytes, freq, cum, symbol_of_slot)
         begin = end
     require(begin == len(stored), "rans: last block_end is not the chunk's")
-    return raw
+    return bytes(raw)
 
 
 def frequencies(table: bytes, first: int, last: int) -> list[int]:

@@ -104,6 +104,9 @@ def elements(dtype: str, planes: list[bytes], n: int) -> list[int]:
         # > Where the dtype rotates, each element, as an unsigned integer of its width, is first rotated to the left
         # > by one bit, so that the highest plane holds exponent bits and the sign lies in the lowest bit of plane 0.
         found = [element >> 1 | (element & 1) << (bits - 1) for element in found]
+    if dtype == "bool" and any(element > 1 for element in found):
+        # > `bool` is one byte, which MUST be 0 or 1.
+        raise Corrupt("a bool is a byte other than 0 and 1")
     if dtype[0] == "i":
         # > Signed elements are two's complement.
         found = [element - (element >> (bits - 1) << bits) for element in found]

@@ -67,8 +67,10 @@ def read_index(record: Object) -> Index:
     require(alignment in (64, 4096), "segment_alignment is neither 64 nor 4096")
     within(len(array(record.get("tensors"))), 1048576, "tensors")
     tensors: list[Tensor] = []
+    by_name: dict[str, Tensor] = {}
     for value in array(record.get("tensors")):
-        tensors.append(read_tensor(mapping(value), tensors, used))
+        tensors.append(read_tensor(mapping(value), tensors, by_name, used))
+        by_name[tensors[-1].name] = tensors[-1]
     # > `n_tensors` is at least 1; the sum MUST equal the number of tensors
     segments = []
     within(len(array(record.get("segments"))), 1048576, "segments")
@@ -97,13 +99,13 @@ def read_index(record: Object) -> Index:
     return Index(alignment, segments, tensors, read_assets(array(record.get("assets")), used), used)
 
 
-def read_tensor(record: Object, earlier: list[Tensor], used: set[str]) -> Tensor:
+def read_tensor(record: Object, earlier: list[Tensor], by_name: dict[str, Tensor], used: set[str]) -> Tensor:
     """Return one tensor record; what depends on its scheme's tables is checked in schemes.py."""
     # > | `name` | string, 1 to 1024 bytes of UTF-8, unique in the file |
     name = string(record.get("name"))
     require(name != "", "a tensor without name")
     within(len(name.encode()), 1024, "bytes of a tensor's name")
-    require(all(tensor.name != name for tensor in earlier), f"{name}: two tensors of this name")
+    require(name not in by_name, f"{name}: two tensors of this name")
     # > | `shape` | list of at most 8 integers, each at least 0; an empty list is a scalar |
     shape = [integer(value) for value in array(record.get("shape"))]
     within(len(shape), 8, "dimensions")
@@ -136,10 +138,10 @@ def read_tensor(record: Object, earlier: list[Tensor], used: set[str]) -> Tensor
         # > | `tied_to` | scheme `tied` only: the name of an earlier tensor of the same shape and dtype that is not tied
         # > itself |
         tensor.tied_to = string(record.get("tied_to"))
-        targets = [other for other in earlier if other.name == tensor.tied_to]
-        require(len(targets) == 1 and targets[0].scheme != "tied", f"{name}: tied to none that can be")
+        target = by_name.get(tensor.tied_to)
         require(
-            (targets[0].shape, targets[0].dtype) == (shape, dtype), f"{name}: tied to another shape or dtype"
+            target is not None and target.scheme != "tied" and (target.shape, target.dtype) == (shape, dtype),
+            f"{name}: tied to none that can be, of its shape and dtype",
         )
     else:
         require("tied_to" not in record, f"{name}: tied_to without the scheme tied")

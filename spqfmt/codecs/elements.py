@@ -50,19 +50,22 @@ def from_planes(planes: Bytes, dtype: str, n_elements: int, out: Elements) -> No
     if planes.size != n_planes(dtype) * chunk_raw_bytes(dtype, n_elements):
         raise ValueError("planes have the wrong size")
     if bits == 8:
+        check_packed(planes, dtype, n_elements)
         out.view(np.uint8)[:] = planes
     elif bits < 8:
-        check_unused_bits(planes, bits, n_elements)
+        check_packed(planes, dtype, n_elements)
         _unpack(planes, bits, dtype.startswith("i"), out.view(np.uint8))
     else:
         native.merge_planes(planes, bits // 8, wire.DTYPES[dtype].rotate, out.view(np.uint8))
 
 
-def check_unused_bits(packed: Bytes, bits: int, n_elements: int) -> None:
-    """Raise CorruptError unless the bits behind the last of `n_elements` packed elements are zero."""
-    used = n_elements * bits % 8
+def check_packed(packed: Bytes, dtype: str, n_elements: int) -> None:
+    """Raise CorruptError where decoded bytes are no elements: unused bits that are not zero, a bool of another byte."""
+    used = n_elements * wire.DTYPES[dtype].bits % 8
     if used and packed[-1] >> used:
         raise CorruptError("unused bits of the last byte are not zero")
+    if dtype == "bool" and packed.size and packed.max() > 1:
+        raise CorruptError("a bool is a byte other than 0 and 1")
 
 
 def _pack(raw: Bytes, bits: int) -> Bytes:

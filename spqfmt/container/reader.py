@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ import zstandard
 
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
-from spqfmt.codecs.elements import CARRIERS, Elements, check_unused_bits, from_planes
+from spqfmt.codecs.elements import CARRIERS, Elements, check_packed, from_planes
 from spqfmt.codecs.registry import decode_into
 from spqfmt.codecs.threads import side_by_side
 from spqfmt.container.features import required_features, required_mask
@@ -143,8 +144,8 @@ class Reader:
             at += plane.raw_bytes
         if bits > 8:
             native.merge_planes(planes, bits // 8, wire.DTYPES[dtype].rotate, out)
-        elif bits < 8:
-            check_unused_bits(out, bits, chunk.n_elements)
+        else:
+            check_packed(out, dtype, chunk.n_elements)
 
     def read_chunk(self, chunk: Chunk, dtype: str, out: Elements) -> None:
         """Decode one chunk into `out`, its elements' carrier."""
@@ -157,12 +158,11 @@ class Reader:
 
     def check_chunk(self, chunk: Chunk, dtype: str) -> None:
         """Decode one chunk and throw the elements away. Raises what reading it would."""
-        bits = wire.DTYPES[dtype].bits
         for plane in chunk.planes:
             out = _scratch.planes(plane.raw_bytes)
             self.read_plane(plane, out)
-            if bits < 8:
-                check_unused_bits(out, bits, chunk.n_elements)
+            if wire.DTYPES[dtype].bits <= 8:
+                check_packed(out, dtype, chunk.n_elements)
 
     def owner(self, stream: Stream) -> Stream:
         """The stream that holds the chunks: `stream` itself, or the one it is the same as."""
@@ -188,7 +188,7 @@ class Reader:
                     self.read_chunk(chunk, stream.dtype, whole)
                     out[low - first : high - first] = whole[low - chunk.first : high - chunk.first]
 
-        side_by_side(read, [c for c in stream.chunks if c.first < stop and c.first + c.n_elements > first])
+        side_by_side(read, _overlapping(stream.chunks, first, stop))
         return out
 
     def read_rows(
@@ -213,6 +213,13 @@ class Reader:
             with located(self.path, f"asset {name!r}", chunk):
                 self.read_chunk(chunk, "u8", out[chunk.first : chunk.first + chunk.n_elements])
         return out.tobytes()
+
+
+def _overlapping(chunks: Sequence[Chunk], first: int, stop: int) -> Sequence[Chunk]:
+    """Those that hold some of the elements `first` to `stop`, found without a look at all of them."""
+    begin = bisect_right(chunks, first, key=lambda chunk: chunk.first + chunk.n_elements)
+    end = bisect_left(chunks, stop, begin, key=lambda chunk: chunk.first)
+    return chunks[begin:end]
 
 
 def _check_crc32(stored: Bytes, plane: PlaneChunk) -> None:

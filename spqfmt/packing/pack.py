@@ -21,8 +21,8 @@ from spqfmt.container.encode import encode_chunk
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json
-from spqfmt.errors import ImporterError, OptionError
-from spqfmt.importers.base import SourceModel
+from spqfmt.errors import EncodeError, ImporterError, OptionError
+from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.importers.registry import open_source
 from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.packing.fit.bounds import room_for, room_notes
@@ -218,7 +218,7 @@ class _Encoder:
         elif planned.treatment and not (self._calibrated and self._calibrated.wants(planned)):
             encoded, method = self._quantize(planned), self._options.method.name
         else:
-            encoded, method = Dense(to_numpy(source.load()), source.dtype).encode(), ""
+            encoded, method = _dense(source).encode(), ""
         record = tensor_record(source, encoded, method, result)
         streams = tuple((stream_record(s), self._submit(s)) for s in encoded.streams)
         same_as = {r: (stream_record(s), t) for r, (s, t) in encoded.same_as.items()}
@@ -241,6 +241,15 @@ class _Encoder:
             )
             for part in stream.chunks()
         )
+
+
+def _dense(source: SourceTensor) -> Dense:
+    values = to_numpy(source.load())
+    if source.dtype == "bool" and values.size and values.max() > 1:
+        raise EncodeError(
+            f"tensor {source.name!r}: a bool is a byte other than 0 and 1; FORMAT.md has no such bool"
+        )
+    return Dense(values, source.dtype)
 
 
 def _metadata(

@@ -172,7 +172,8 @@ def _read_groups(sides: Sides, fetch: Fetch, stored_rows: NDArray[np.int64] | No
 
 def _read_outliers(record: TensorRecord, fetch: Fetch, stored_rows: NDArray[np.int64] | None) -> OutlierRows:
     n_rows, n_columns = record.matrix_shape
-    found = [
+    found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
+    found += [
         (*np.divmod(band_row * n_columns + positions, n_columns), values)
         for band_row, positions, values in outlier_streams.bands(record, fetch, 0, n_rows)
     ]

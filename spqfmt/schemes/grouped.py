@@ -71,20 +71,25 @@ class GroupValues:
             streams += (StreamData(f"{kind}_zeros", self.zeros_dtype, self.zeros.reshape(-1)),)
         return streams
 
-    def to_float32(self, supergroup: tuple[int, int] | None) -> Float32:
-        """What the groups' values are, [rows, groups]."""
+    def to_float32(self, supergroup: tuple[int, int] | None, skipped: int = 0) -> Float32:
+        """What the groups' values are, [rows, groups]. `skipped`: rows of the first tile before those of `values`."""
         values = widen(self.values, self.dtype)
         if self.steps is None or supergroup is None:
             return values
         with overflow_allowed():
             if self.zeros is not None:
-                values = values - _spread(widen(self.zeros, self.zeros_dtype), supergroup, values.shape)
-            return _spread(widen(self.steps, self.steps_dtype), supergroup, values.shape) * values
+                zeros = widen(self.zeros, self.zeros_dtype)
+                values = values - _spread(zeros, supergroup, values.shape, skipped)
+            steps = widen(self.steps, self.steps_dtype)
+            return _spread(steps, supergroup, values.shape, skipped) * values
 
 
-def _spread(tiles: Float32, supergroup: tuple[int, int], shape: Sequence[int]) -> Float32:
-    rows, groups = (min(size, n) for size, n in zip(supergroup, shape, strict=True))
-    return tiles.repeat(rows, 0)[: shape[0]].repeat(groups, 1)[:, : shape[1]]
+def _spread(tiles: Float32, supergroup: tuple[int, int], shape: Sequence[int], skipped: int) -> Float32:
+    row_tile, group_tile = (
+        np.arange(first, first + n) // size
+        for first, n, size in zip((skipped, 0), shape, supergroup, strict=True)
+    )
+    return tiles[row_tile[:, None], group_tile]
 
 
 @dataclass(frozen=True)
@@ -285,19 +290,15 @@ def read_values(
     width = -(-groups // tile_groups)
     first_tile, stop_tile = first_row // per_tile, -(-stop_row // per_tile)
     steps, zeros = record.by_role[f"{kind}_steps"], record.by_role.get(f"{kind}_zeros")
-    # Whole tiles first, then the rows that were asked for.
-    skipped = first_row - first_tile * per_tile
-    padded = np.zeros((skipped + stop_row - first_row, groups), CARRIERS[codes.dtype])
-    padded[skipped:] = rows_of(codes.role, first_row, stop_row, groups)
     level2 = GroupValues(
-        padded,
+        rows_of(codes.role, first_row, stop_row, groups),
         codes.dtype,
         rows_of(steps.role, first_tile, stop_tile, width),
         None if zeros is None else rows_of(zeros.role, first_tile, stop_tile, width),
         steps.dtype,
         "f16" if zeros is None else zeros.dtype,
     )
-    return level2.to_float32(supergroup)[skipped:]
+    return level2.to_float32(supergroup, first_row - first_tile * per_tile)
 
 
 SCHEME = GroupedScheme()

@@ -107,7 +107,7 @@ def apply(matrix: Elements, dtype: str, record: TensorRecord, fetch: Fetch, rows
 def bands(
     record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int
 ) -> Iterator[tuple[int, NDArray[np.int64], Float32]]:
-    """First row, positions and values of the outliers of each band that holds some of the rows."""
+    """First row, positions and values of the outliers of each band that holds some of the rows, if it has any."""
     parameter = record.parameters.get("outliers")
     if not isinstance(parameter, dict):
         return
@@ -115,11 +115,13 @@ def bands(
     per_band = int(parameter["rows_per_band"])
     streams = record.by_role["outlier_gaps"], record.by_role["outlier_values"]
     for band in range(first_row // per_band, -(-stop_row // per_band)):
+        chunks = [stream.chunks[band] for stream in streams]
+        if not any(chunk.n_elements for chunk in chunks):
+            continue
         band_row = band * per_band
         gaps, values = (
             fetch(stream.role, chunk.first, chunk.first + chunk.n_elements)
-            for stream in streams
-            for chunk in [stream.chunks[band]]
+            for stream, chunk in zip(streams, chunks, strict=True)
         )
         what = f"tensor {record.name!r}"
         positions = _from_gaps(gaps, min(per_band, n_rows - band_row) * n_columns, what)

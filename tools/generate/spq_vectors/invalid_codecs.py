@@ -227,6 +227,15 @@ def packed() -> None:
         unused,
         uniform_file(rows=1, columns=3, encoders=[lambda data: (0, data[:1] + b"\x12")]),
     )
+    of_bool = "`bool` is one byte, which MUST be 0 or 1."
+    for name, encoder in (("raw", encode.raw), ("constant", encode.constant), ("rans", encode.Rans(7))):
+        elements = [2] * 9 if name == "constant" else [0, 1, 255, *[1] * 6]
+        bad(
+            f"bool_{name}",
+            "corrupt",
+            of_bool,
+            small(dense("mask", [9], "bool", elements, encoders=[encoder])),
+        )
     byte = (
         "In a chunk that is not the stream's last, the number of elements times the element's bits "
         "MUST be a multiple of 8."
