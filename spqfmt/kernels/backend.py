@@ -22,8 +22,8 @@ class Backend:
     """What codes rans chunks in host memory, and what computes on a device.
 
     `kernels` names the native kernels, which also do checksums and byte planes. `device_kernels` is "triton" or "torch"
-    (spqfmt.kernels.device.kernels_for), None for what suits the device; `device_zstd` that zstd chunks are decoded on
-    the device too, by nvCOMP.
+    (spqfmt.kernels.device.choose), None for what suits the device; `device_zstd` that zstd chunks are decoded on the
+    device too, by nvCOMP.
     """
 
     name: str

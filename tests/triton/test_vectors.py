@@ -50,12 +50,6 @@ def test_a_matrix(kernels, path, number):
             out = torch.empty(shape, dtype=TORCH_DTYPES[dtype])
             kernels.dequantize(codes, matrix, channels, out)
             assert torch.equal(out.view(torch.uint8), _part_of(expected, sides, part).view(torch.uint8))
-            if kernels.can_fuse(staged.plan, matrix, channels) and dtype == "bf16":
-                fused = torch.empty_like(out)
-                kernels.decode_dequantize(
-                    staged.stored, staged.plan, matrix, channels, fused, staged.tables, staged.error
-                )
-                assert torch.equal(fused, out)
 
 
 def _part_of(expected, sides, part):

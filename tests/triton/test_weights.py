@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from staged import Staged, rans_chunks
 
 from spqfmt.kernels.dequantize import dequantize_grouped, dequantize_uniform
 from spqfmt.kernels.device.matrix import GroupScales, GroupValues, Matrix, OutlierRows, UniformScales
@@ -222,42 +221,6 @@ def test_values_of_supergroups(kernels, codes, zeros):
     matrix = Matrix(shape, "u2", GroupScales(16, level2, minimum=direct))
     kernels.dequantize(torch.from_numpy(stored), matrix, range(5, 11), out, first=5 * 96)
     assert same(out, torch.from_numpy(expected[5:]))
-
-
-@pytest.mark.parametrize("code_dtype", ["i8", "u8", "u4", "i4"])
-@pytest.mark.parametrize("group_size", [None, 16])
-@pytest.mark.parametrize("second", [False, True])
-def test_decoding_and_dequantizing_in_one_pass(kernels, code_dtype, group_size, second):
-    """`second`: column scales, or zero points."""
-    offset = "zero_point" if second and group_size else None
-    if group_size is None and code_dtype[0] == "u":
-        code_dtype = "i" + code_dtype[1:]
-    case = Case(7, (9, 208), code_dtype, group_size, offset, column=second, n_outliers=12)
-    rows, per_row = range(2, 9), 208 * case.bits // 8
-    raw = case.packed.numpy()[2 * per_row :]
-    staged = Staged(rans_chunks([raw[: 3 * per_row], raw[3 * per_row :]], 8))
-    assert kernels.can_fuse(staged.plan, case.matrix, rows)
-    out = empty((7, 208), "bf16")
-    kernels.decode_dequantize(staged.stored, staged.plan, case.matrix, rows, out, staged.tables, staged.error)
-    assert staged.error.item() == 0
-    assert same(out, case.natively("bf16")[2:])
-
-
-def test_what_cannot_be_fused_is_refused(kernels):
-    case = Case(8, (2, 129), "i8")
-    staged = Staged(rans_chunks([case.packed.numpy()], 8))
-    arguments = (
-        staged.stored,
-        staged.plan,
-        case.matrix,
-        range(2),
-        empty((2, 129), "bf16"),
-        staged.tables,
-        staged.error,
-    )
-    assert not kernels.can_fuse(staged.plan, case.matrix, range(2))
-    with pytest.raises(ValueError, match="cannot be dequantized while"):
-        kernels.decode_dequantize(*arguments)
 
 
 def normal(rng, shape):

@@ -26,7 +26,8 @@ from gpu_report import FULL, SMALL, Check, Sizes, table
 
 from spqfmt.errors import BackendError, CorruptError, SpqError
 from spqfmt.kernels import native
-from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels, Matrix, UniformScales, kernels_for, raise_fault
+from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels, Matrix, UniformScales, raise_fault
+from spqfmt.kernels.device.choose import kernels_for
 from spqfmt.kernels.nvcomp import NvcompZstd
 from spqfmt.loaders.device import CudaDevice, SimulatedDevice
 from spqfmt.loaders.device.plan import plan_for_device
@@ -77,15 +78,6 @@ def _check_matrix(check: Check, twin: DeviceKernels, name: str, matrix: Matrix, 
         exact, size = x.double() @ weights.double().t(), x.double().abs() @ weights.double().abs().t()
         right = bool(((y.cpu().double() - exact).abs() <= 1e-5 * size + 1e-6).all())
         check.add("kernels", f"multiply {name}, {n_tokens} tokens", None, "", right)
-    chunk = native.rans_encode(codes.numpy())
-    stored, plan, tables, error = packed_chunks([chunk], [codes.numel()], check.device)
-    if check.kernels.can_fuse(plan, there, channels):
-        expected = torch.empty(shape, dtype=torch.bfloat16)
-        twin.dequantize(codes, matrix, channels, expected)
-        found = check.on(torch.empty(shape, dtype=torch.bfloat16))
-        check.kernels.decode_dequantize(stored, plan, there, channels, found, tables, error)
-        same = torch.equal(found.cpu().view(torch.uint8), expected.view(torch.uint8)) and not int(error)
-        check.add("kernels", f"decode and dequantize {name}", None, "", same)
 
 
 def _decode(check: Check, chunks: list[bytes], raws: list[Raw]) -> tuple[torch.Tensor, Callable[[], None]]:

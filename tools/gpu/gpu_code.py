@@ -98,8 +98,6 @@ CARDS = (
 # kernel -> bytes read for a code (6.5 and 3.5 bits of it) and written
 TRAFFIC = {
     "rans to words": (6.5 / 8, 1.0),
-    "rans to bfloat16, i8 by rows": (6.5 / 8, 2.0),
-    "rans to bfloat16, u4 groups": (3.5 / 8, 2.0),
 }
 
 

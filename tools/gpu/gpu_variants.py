@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from spqfmt.kernels.device.matrix import CODE_DTYPES, GroupScales, GroupValues, Matrix, UniformScales
-from spqfmt.kernels.triton import fused, multiply, outliers, planes, rans, weights
+from spqfmt.kernels.device.matrix import GroupScales, GroupValues, Matrix, UniformScales
 from spqfmt.kernels.triton import kernels as launch
+from spqfmt.kernels.triton import multiply, outliers, planes, rans, weights
 from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments, unit_arguments
 
 
@@ -63,11 +63,6 @@ def variants() -> Iterator[Variant]:
         "u4 groups": GROUPED,
         "u4 supergroups": SPQR,
     }
-    for name, matrix in matrices.items():
-        scales = scale_arguments(matrix) | code_arguments(matrix)
-        arguments = {**blocks, "out": I64, "first_row": 0, "N_COLUMNS": SHAPE[1], **scales}
-        bits, _ = CODE_DTYPES[matrix.code_dtype]
-        yield Variant(f"rans to bfloat16, {name}", fused.decode_dequantize, arguments, units=4 * 8 // bits)
     for name, matrix in matrices.items():
         yield from _by_rows(name, matrix)
     columns: dict[str, Any] = {"packed": U8, "out": I16, "order": I32, "TO": TO[torch.bfloat16]}

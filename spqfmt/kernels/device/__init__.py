@@ -1,7 +1,7 @@
 """Kernels for tensors of a device: the records that describe their work, and who computes it."""
 
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
-from spqfmt.kernels.device.kernels import MAX_TOKENS, DeviceKernels, kernels_for
+from spqfmt.kernels.device.kernels import MAX_TOKENS, DeviceKernels
 from spqfmt.kernels.device.matrix import GroupScales, GroupValues, Matrix, OutlierRows, UniformScales
 from spqfmt.kernels.torch_rans import raise_fault
 
@@ -17,7 +17,6 @@ __all__ = [
     "OutlierRows",
     "UniformScales",
     "chunk_job",
-    "kernels_for",
     "plan_chunks",
     "raise_fault",
 ]

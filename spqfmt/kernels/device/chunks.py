@@ -88,11 +88,6 @@ class DecodePlan:
         """Length of the int32 workspace `tables` that decoding needs."""
         return self.n_tables * TABLE_WORDS
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether all of it is rans blocks that are written in words: what the fused kernel takes."""
-        return not (self.n_byte_blocks or self.fills or self.copies)
-
     def at(self, records: torch.Tensor) -> "DecodePlan":
         """The same plan with its records elsewhere; int32 of the same length."""
         if records.dtype != torch.int32 or records.shape != self.records.shape:

@@ -1,20 +1,20 @@
-"""What computes for the loader on a device, and the choice of who does it."""
+"""What computes for the loader on a device, and the checks that all kernels make before they launch anything."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 
-from spqfmt.errors import BackendError
-from spqfmt.kernels import backend
-from spqfmt.kernels.device.chunks import DecodePlan
-from spqfmt.kernels.device.matrix import Matrix
+from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, DecodePlan
+from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix
+from spqfmt.kernels.torch_rans import UNUSED_BITS_FAULT
 
 MAX_TOKENS = 16
 """Tokens that `multiply` takes at most; more are cheaper as a product with dequantized weights."""
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class DeviceKernels(Protocol):
-    """Kernels over tensors of one device.
+class DeviceKernels(ABC):
+    """Kernels over tensors of one device: arguments are checked here, a subclass has the loops.
 
     All memory is the caller's. Everything is launched on the current stream and nothing waits for it ("torch", the
     plain twin, does wait). What decoding finds damaged is added to `error`, int32 [1], by atomic or; the caller reads
@@ -37,14 +37,30 @@ class DeviceKernels(Protocol):
         `stored` uint8, beginning at a multiple of 4, with READ_AHEAD_BYTES after the last chunk; `out` uint8, likewise
         aligned; `tables` int32 of at least plan.table_words, scratch that nothing else uses meanwhile.
         """
-        ...
+        _check_plan(stored, plan, tables, error)
+        _require(out.dtype == torch.uint8 and out.is_contiguous(), "out is not uint8, contiguous")
+        decoded = max((job.out_offset + job.raw_bytes for job in plan.jobs), default=0)
+        _require(decoded <= out.numel(), "chunks pass the end of out")
+        if plan.jobs:
+            self._decode_chunks(stored, plan, out, tables, error)
+        for job in plan.jobs:
+            if job.used_bits:  # of a stream of packed elements that is the last chunk at most
+                last = out[job.out_offset + job.raw_bytes - 1 :][:1]
+                error |= (last >> job.used_bits != 0).int() << UNUSED_BITS_FAULT
 
     def merge_planes(self, planes: torch.Tensor, out: torch.Tensor, *, rotated: bool) -> None:
         """Planes of a dense chunk, uint8 [bytes of an element, n], become n elements of `out` (any dtype of that size).
 
         `rotated` as the dtype says (wire.DTYPES): then every element is rotated right by one bit.
         """
-        ...
+        size, n = planes.shape
+        _require(planes.dtype == torch.uint8 and planes.is_contiguous(), "planes are not uint8, contiguous")
+        _require(
+            size in (2, 4, 8) and out.dtype.itemsize == size, "planes are not the bytes of out's elements"
+        )
+        _require(out.numel() == n and out.is_contiguous(), "planes and elements are not as many")
+        if n:
+            self._merge_planes(planes, out, rotated)
 
     def dequantize(
         self, codes: torch.Tensor, matrix: Matrix, channels: range, out: torch.Tensor, *, first: int = 0
@@ -54,27 +70,10 @@ class DeviceKernels(Protocol):
         `codes` uint8, packed as in the file; code number `first` is the first of the first channel. `out` is float32,
         bfloat16 or float16, contiguous: [len(channels), columns], or [rows, len(channels)] with by_columns.
         """
-        ...
-
-    def can_fuse(self, plan: DecodePlan, matrix: Matrix, channels: range) -> bool:
-        """Whether `decode_dequantize` takes this; if not, decode into a buffer and dequantize from there."""
-        ...
-
-    def decode_dequantize(
-        self,
-        stored: torch.Tensor,
-        plan: DecodePlan,
-        matrix: Matrix,
-        channels: range,
-        out: torch.Tensor,
-        tables: torch.Tensor,
-        error: torch.Tensor,
-    ) -> None:
-        """`decode_chunks` and `dequantize` to bfloat16 in one pass: the codes never exist in memory.
-
-        The plan decodes to the packed codes of exactly `channels`. ValueError where `can_fuse` is false.
-        """
-        ...
+        _check_codes(codes, matrix, channels, first)
+        _check_weights(matrix, channels, out)
+        if out.numel():
+            self._dequantize(codes, matrix, channels, out, first)
 
     def multiply(
         self,
@@ -92,24 +91,72 @@ class DeviceKernels(Protocol):
         [n_tokens, rows of the matrix], contiguous. `codes` and `first` as in `dequantize`. For more than one token
         weights are rounded to x's dtype first, as a product with dequantized weights would.
         """
-        ...
+        _require(not matrix.by_columns, "the product wants codes by rows")
+        _check_codes(codes, matrix, rows, first)
+        _require(1 <= len(x) <= MAX_TOKENS, f"the product takes 1 to {MAX_TOKENS} tokens")
+        _require(x.dtype in FLOATS and x.is_contiguous(), "x is no contiguous float tensor")
+        _require(x.shape[1] == matrix.shape[1], "x has not the matrix's columns")
+        _require(y.dtype == torch.float32 and y.is_contiguous(), "y is not float32, contiguous")
+        _require(y.shape == (len(x), matrix.shape[0]), "y is not tokens by rows")
+        if len(rows):
+            self._multiply(x, codes, matrix, rows, y, first)
+
+    @abstractmethod
+    def _decode_chunks(
+        self,
+        stored: torch.Tensor,
+        plan: DecodePlan,
+        out: torch.Tensor,
+        tables: torch.Tensor,
+        error: torch.Tensor,
+    ) -> None: ...
+
+    @abstractmethod
+    def _merge_planes(self, planes: torch.Tensor, out: torch.Tensor, rotated: bool) -> None: ...
+
+    @abstractmethod
+    def _dequantize(
+        self, codes: torch.Tensor, matrix: Matrix, channels: range, out: torch.Tensor, first: int
+    ) -> None: ...
+
+    @abstractmethod
+    def _multiply(
+        self, x: torch.Tensor, codes: torch.Tensor, matrix: Matrix, rows: range, y: torch.Tensor, first: int
+    ) -> None: ...
 
 
-def kernels_for(device: torch.device, name: str | None = None) -> DeviceKernels:
-    """The kernels `name`, "triton" or "torch"; None is what SPQFMT_BACKEND says, else "triton" on a GPU.
+def _check_plan(stored: torch.Tensor, plan: DecodePlan, tables: torch.Tensor, error: torch.Tensor) -> None:
+    _require(stored.dtype == torch.uint8 and stored.is_contiguous(), "stored is not uint8, contiguous")
+    end = max((job.stored_offset + job.stored_bytes for job in plan.jobs), default=0)
+    _require(
+        end + READ_AHEAD_BYTES <= stored.numel(),
+        f"stored has less than {READ_AHEAD_BYTES} bytes after its chunks",
+    )
+    _require(tables.dtype == torch.int32 and tables.numel() >= plan.table_words, "tables are too small")
+    _require(error.dtype == torch.int32 and error.numel() == 1, "error is not one int32")
+    _require(plan.records.device == stored.device, "the plan's records are on another device")
 
-    "triton" runs on a GPU, or on the CPU where TRITON_INTERPRET=1 was set before triton was imported; "torch" anywhere.
-    BackendError: the name is not known, or they cannot run on this device.
-    """
-    name = name or backend.current().device_kernels or ("triton" if device.type == "cuda" else "torch")
-    if name == "torch":
-        from spqfmt.kernels.torch_device.kernels import TorchKernels
 
-        return TorchKernels()
-    if name != "triton":
-        raise BackendError(f"unknown kernels {name!r} for a device; known are torch, triton")
-    try:
-        from spqfmt.kernels.triton.kernels import TritonKernels
-    except ImportError as error:
-        raise BackendError(f"backend 'triton' needs triton: {error}") from error
-    return TritonKernels(device)
+def _check_codes(codes: torch.Tensor, matrix: Matrix, channels: range, first: int) -> None:
+    bits, _ = CODE_DTYPES[matrix.code_dtype]
+    width = matrix.shape[0] if matrix.by_columns else matrix.shape[1]
+    _require(codes.dtype == torch.uint8 and codes.is_contiguous(), "codes are not uint8, contiguous")
+    _require(
+        channels.step == 1 and 0 <= channels.start <= channels.stop <= matrix.n_channels, "no such channels"
+    )
+    _require(
+        first >= 0 and (first + len(channels) * width) * bits <= 8 * codes.numel(),
+        "codes are fewer than these channels have",
+    )
+
+
+def _check_weights(matrix: Matrix, channels: range, out: torch.Tensor) -> None:
+    rows, columns = matrix.shape
+    shape = (rows, len(channels)) if matrix.by_columns else (len(channels), columns)
+    _require(out.dtype in FLOATS and out.is_contiguous(), "out is no contiguous float tensor")
+    _require(out.shape == shape, f"out is {list(out.shape)}, not {list(shape)}")
+
+
+def _require(condition: bool, reason: str) -> None:
+    if not condition:
+        raise ValueError(reason)

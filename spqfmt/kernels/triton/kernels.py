@@ -7,10 +7,10 @@ import torch
 import triton
 
 from spqfmt.errors import BackendError
-from spqfmt.kernels.device.checked import CheckedKernels
 from spqfmt.kernels.device.chunks import BLOCKS_AT_ONCE, CUMULATIVE_WORDS, DecodePlan
+from spqfmt.kernels.device.kernels import DeviceKernels
 from spqfmt.kernels.device.matrix import Matrix
-from spqfmt.kernels.triton import fused, multiply, outliers, planes, rans, weights
+from spqfmt.kernels.triton import multiply, outliers, planes, rans, weights
 from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments, unit_arguments
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -24,7 +24,7 @@ TILE_OF_TOKENS = {"TOKENS": 16, "ROWS": 32, "COLUMNS": 64}
 OUTLIERS_AT_ONCE = {"AT_ONCE": 128}
 
 
-class TritonKernels(CheckedKernels):
+class TritonKernels(DeviceKernels):
     """On a GPU; on the CPU where Triton interprets (TRITON_INTERPRET=1 before it was imported), for tests."""
 
     name = "triton"
@@ -98,32 +98,6 @@ class TritonKernels(CheckedKernels):
                     **TILE_BY_ROWS,
                     **units,
                 )
-            self._replace(matrix, channels, out)
-
-    def _decode_dequantize(
-        self,
-        stored: torch.Tensor,
-        plan: DecodePlan,
-        matrix: Matrix,
-        channels: range,
-        out: torch.Tensor,
-        tables: torch.Tensor,
-        error: torch.Tensor,
-    ) -> None:
-        with self._here():
-            fused.decode_dequantize[(plan.n_word_blocks // BLOCKS_AT_ONCE,)](
-                _words(stored, 4),
-                _words(stored, 2),
-                self._build_tables(plan, tables),
-                tables,
-                out.view(-1).view(torch.int64),
-                error,
-                channels.start,
-                N_COLUMNS=matrix.shape[1],
-                **scale_arguments(matrix),
-                **code_arguments(matrix),
-                **WARP_A_BLOCK,
-            )
             self._replace(matrix, channels, out)
 
     def _multiply(
