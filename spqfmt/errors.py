@@ -1,6 +1,9 @@
 """Every error that spqfmt raises on purpose. The message is one line that a user can act on."""
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
 
 
 class SpqError(Exception):
@@ -71,3 +74,41 @@ def one_sentence(error: BaseException) -> str:
     """The first sentence of another library's message, which may go on for a page."""
     text = " ".join(str(error).split())
     return re.split(r"\.\s", text, maxsplit=1)[0].rstrip(".")[:300]
+
+
+@contextmanager
+def foreign_errors(explained: Callable[[str], SpqError]) -> Iterator[None]:
+    """What another library raises inside becomes the error that `explained` makes of one sentence about it.
+
+    Left as they are: errors of this package's own code, of the system (OSError with a number), and memory that runs
+    out, none of which says anything about what the library was given.
+    """
+    try:
+        yield
+    except BaseException as error:
+        of_the_system = isinstance(error, OSError) and error.errno is not None
+        if not _is_foreign(error) or of_the_system or is_out_of_memory(error):
+            raise
+        raise explained(one_sentence(error) or type(error).__name__) from error
+
+
+def _is_foreign(error: BaseException) -> bool:
+    """Whether another package's code raised it. A panic in Rust (tokenizers) is no Exception to Python."""
+    if isinstance(error, SpqError) or not (
+        isinstance(error, Exception) or type(error).__name__ == "PanicException"
+    ):
+        return False
+    trace: TracebackType | None = error.__traceback__
+    module = ""
+    while trace is not None:
+        module, trace = str(trace.tb_frame.f_globals.get("__name__")), trace.tb_next
+    return module.partition(".")[0] != "spqfmt"
+
+
+_WITHOUT_MEMORY = re.compile(r"allocate memory|out of memory|failed to map segment|not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, as Python, torch and the loader of shared libraries say it."""
+    named = isinstance(error, RuntimeError | ImportError) and _WITHOUT_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or bool(named)

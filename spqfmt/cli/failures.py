@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from spqfmt.cli.units import printable
-from spqfmt.errors import ChecksumError, NotSpqError, OptionError, SpqError, TruncatedError
+from spqfmt.errors import ChecksumError, NotSpqError, OptionError, SpqError, TruncatedError, is_out_of_memory
 
 OK, BAD_FILE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -72,14 +72,11 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
             return "; ".join(filter(None, (str(error), advice))), (
                 WRONG_USE if isinstance(error, OptionError) else BAD_FILE
             )
-        case MemoryError():
-            return _NO_MEMORY, BAD_FILE
-        case RuntimeError() | ImportError() if _WITHOUT_MEMORY.search(str(error)):
+        case _ if is_out_of_memory(error):
             return _NO_MEMORY, BAD_FILE
     return None
 
 
-_WITHOUT_MEMORY = re.compile(r"allocate memory|out of memory|failed to map segment")
 _NO_MEMORY = (
     "not enough memory; `run --memory` holds a ceiling, `spqfmt plan` tells how low one can be, "
     "and --jobs 1 takes less while packing"

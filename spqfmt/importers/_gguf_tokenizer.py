@@ -23,8 +23,10 @@ from tokenizers import (
 from spqfmt.errors import ImporterError
 from spqfmt.importers._gguf_splits import DEFAULT_PRE, IGNORE_MERGES, PRE_TOKENIZERS
 from spqfmt.importers.base import Asset
+from spqfmt.importers.end_tokens import known_ends
 
 _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
+_UNCUT = {_CONTROL, _USER_DEFINED}
 _SPACE = "\u2581"
 
 
@@ -44,6 +46,24 @@ def tokenizer_assets(path: Path, metadata: Mapping[str, Any]) -> tuple[Asset, ..
             "import the Hugging Face folder instead"
         )
     return _assets(metadata, _byte_level(path, metadata, pre), default_bos=False)
+
+
+def end_token_ids(metadata: Mapping[str, Any]) -> list[int]:
+    """Every token that ends a generation: the ends of document, turn and message that the file names, then the known
+    ones of its vocabulary.
+    """
+    named = [metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
+    ids = [index for index in named if isinstance(index, int) and index >= 0]
+    known = known_ends({token: i for i, (token, kind) in enumerate(_kinds(metadata)) if kind in _UNCUT})
+    return list(dict.fromkeys([*ids, *known]))
+
+
+def _kinds(metadata: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Every token with its kind; none for a file without kinds."""
+    tokens, kinds = (metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type"))
+    return (
+        list(zip(tokens, kinds, strict=False)) if isinstance(tokens, list) and isinstance(kinds, list) else []
+    )
 
 
 def _special(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -78,7 +98,7 @@ def _byte_level(path: Path, metadata: Mapping[str, Any], pre: str) -> Tokenizer:
     tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    _add_tokens(tokenizer, tokens, metadata)
+    _add_tokens(tokenizer, metadata)
     return tokenizer
 
 
@@ -112,18 +132,22 @@ def _sentencepiece(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
         undo.append(decoders.Strip(" ", 1, 0))
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.decoder = decoders.Sequence(undo)
-    _add_tokens(tokenizer, tokens, metadata)
+    _add_tokens(tokenizer, metadata)
     return tokenizer
 
 
-def _add_tokens(tokenizer: Tokenizer, tokens: list[str], metadata: Mapping[str, Any]) -> None:
-    """Tokens that are never cut: control ones are special, user-defined ones (such as <think>) are text."""
-    kinds = metadata.get("tokenizer.ggml.token_type", [])
-    pairs = list(zip(tokens, kinds if isinstance(kinds, list) else [], strict=False))
-    control = [token for token, kind in pairs if kind == _CONTROL]
-    whole = [token for token, kind in pairs if kind == _USER_DEFINED]
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
-    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in whole])
+def _add_tokens(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
+    """Tokens that are never cut: control ones are special, user-defined ones (such as <think>) are text.
+
+    An end of generation is special even where the file calls it user-defined: it is no part of an answer.
+    """
+    ends = set(end_token_ids(metadata))
+    kinds = enumerate(_kinds(metadata))
+    uncut = [(token, kind == _CONTROL or i in ends) for i, (token, kind) in kinds if kind in _UNCUT]
+    control = [AddedToken(token, normalized=False, special=True) for token, special in uncut if special]
+    whole = [AddedToken(token, normalized=False, special=False) for token, special in uncut if not special]
+    tokenizer.add_special_tokens(control)
+    tokenizer.add_tokens(whole)
 
 
 def _assets(metadata: Mapping[str, Any], tokenizer: Tokenizer, *, default_bos: bool) -> tuple[Asset, ...]:

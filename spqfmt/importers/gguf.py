@@ -21,7 +21,7 @@ from spqfmt.errors import ImporterError
 from spqfmt.importers._gguf_models import MODELS, Config, Facts, GgufModel
 from spqfmt.importers._gguf_reader import MAGIC, GgufHeader, GgufTensor, read_header
 from spqfmt.importers._gguf_rope import llama3_rope
-from spqfmt.importers._gguf_tokenizer import tokenizer_assets
+from spqfmt.importers._gguf_tokenizer import end_token_ids, tokenizer_assets
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
 
@@ -67,7 +67,7 @@ class GgufImporter:
         config = _config(path, header, architecture, model, tied=tied)
         assets = (
             Asset("config.json", _json(config)),
-            Asset("generation_config.json", _json(_generation(config))),
+            Asset("generation_config.json", _json(_generation(config, end_token_ids(header.metadata)))),
         )
         return SourceModel(
             tensors=_tensors(path, header, model, config, tied=tied),
@@ -107,12 +107,13 @@ def _config(path: Path, header: GgufHeader, architecture: str, model: GgufModel,
     }
 
 
-def _generation(config: Config) -> Config:
-    return {
-        key: config[key]
-        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
-        if config[key] is not None
+def _generation(config: Config, ends: list[int]) -> Config:
+    tokens = {
+        "bos_token_id": config["bos_token_id"],
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "pad_token_id": config["pad_token_id"],
     }
+    return {key: value for key, value in tokens.items() if value is not None}
 
 
 def dtype_of(tensor: GgufTensor) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import transformers
 
 from spqfmt.calibration.model import quiet_transformers
 from spqfmt.errors import SpqError
+from spqfmt.loaders.settings import generation_settings
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,12 @@ class _Streamer(transformers.TextStreamer):  # type: ignore[misc] # transformers
         self._write = write
         self.pieces: list[str] = []
         self.first_token_time: float | None = None
-        self._n_puts = 0
+        self.n_new_tokens = -1
 
     def put(self, value: torch.Tensor) -> None:
         """Called with the prompt first, then with every token."""
-        self._n_puts += 1
-        if self._n_puts == 2:
+        self.n_new_tokens += 1
+        if self.n_new_tokens == 1:
             self.first_token_time = time.perf_counter()
         super().put(value)
 
@@ -91,33 +93,44 @@ def generate(
     """Continue `prompt`; `write` gets the text piece by piece as it comes.
 
     `temperature` 0 takes the likeliest token each time; above 0 it samples, repeatable by `seed`, and the caller's
-    random state is left as it was. Stops at the model's end token or after `max_new_tokens`.
+    random state is left as it was. Stops at any end token that the model or its tokenizer names, or after
+    `max_new_tokens`.
     """
     ids = encode_prompt(tokenizer, prompt, chat=chat).to(model.device)
     streamer = _Streamer(tokenizer, write)
-    # A config made for sampling would make transformers complain about settings that greedy decoding ignores.
-    settings: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    if temperature > 0:
-        settings = {"do_sample": True, "temperature": temperature}
-    if model.generation_config.pad_token_id is None:
-        end = model.generation_config.eos_token_id
-        settings["pad_token_id"] = end[0] if isinstance(end, list) else end
+    settings = generation_settings(model, tokenizer, temperature=temperature, max_new_tokens=max_new_tokens)
     devices = [model.device] if model.device.type == "cuda" else []
     start = time.perf_counter()
-    with quiet_transformers(), torch.random.fork_rng(devices=devices), torch.inference_mode():
+    with (
+        quiet_transformers(),
+        _generation_config(model, settings),
+        torch.random.fork_rng(devices=devices),
+        torch.inference_mode(),
+    ):
         torch.manual_seed(seed)
-        output = model.generate(
+        model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_new_tokens,
+            generation_config=settings,
             streamer=streamer,
-            **settings,
+            tokenizer=tokenizer,
         )
     end_time = time.perf_counter()
     return Generation(
         text="".join(streamer.pieces),
         n_prompt_tokens=ids.shape[1],
-        n_new_tokens=output.shape[1] - ids.shape[1],
+        n_new_tokens=streamer.n_new_tokens,
         first_token_seconds=(streamer.first_token_time or end_time) - start,
         total_seconds=end_time - start,
     )
+
+
+@contextmanager
+def _generation_config(model: Any, settings: transformers.GenerationConfig) -> Iterator[None]:
+    """transformers takes what `settings` leave open from the model's own: these are the model's while this lasts."""
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -36,6 +36,7 @@ from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.packed.load import attach, make_engine, packed_class, packed_names, prepare
 from spqfmt.loaders.packed.modules import Weights
 from spqfmt.loaders.packed.options import Packing, packing_options
+from spqfmt.loaders.settings import read_generation_config
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
 from spqfmt.progress import Progress, Silent
 
@@ -85,7 +86,9 @@ def load_model(
         with asset_folder(stored.assets) as folder:
             config = read_config(path, folder, stored)
             tokenizer = _tokenizer(path, folder, stored)
-            generation = _generation_config(folder, stored)
+            generation = None
+            if "generation_config.json" in stored.assets:
+                generation = read_generation_config(path, folder)
         weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
         model_class = find_model_class(config, path)
         if wanted is not None:
@@ -150,12 +153,6 @@ def _tokenizer(path: Path, folder: Path, stored: StoredModel) -> Any:
         raise UnsupportedError(
             f"{path}: transformers cannot use its tokenizer: {reason}", "tokenizer"
         ) from error
-
-
-def _generation_config(folder: Path, stored: StoredModel) -> Any:
-    if "generation_config.json" not in stored.assets:
-        return None
-    return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
 def _load_packed(

@@ -140,6 +140,48 @@ def test_generation_config_has_the_end_token(tmp_path: Path) -> None:
     assert json.loads(assets(model)["generation_config.json"]) == {"bos_token_id": 258, "eos_token_id": 259}
 
 
+def test_every_end_that_the_metadata_names_is_in_the_generation_config(tmp_path: Path) -> None:
+    def edit(writer: gguf.GGUFWriter) -> None:
+        writer.add_eos_token_id(257)
+        writer.add_eot_token_id(258)
+        writer.add_eom_token_id(9)
+
+    found = json.loads(assets(open_source(write(tmp_path, edit=edit)))["generation_config.json"])
+    assert found == {"eos_token_id": [257, 258, 9]}
+
+
+@pytest.mark.parametrize(
+    ("last", "kinds", "ends"),
+    [
+        (["<|im_end|>", "<|eom_id|>"], [3, 3], [259, 261, 262]),
+        (["<end_of_turn>", "<|eot_id|>"], [4, 1], [259, 261]),
+        (["<|im_start|>", "<|box_end|>"], [3, 3], 259),
+        (["<|end|>", "<|call|>", "<|return|>"], [3, 3, 3], [259, 262, 263]),
+        (["<|end|>", "<|call|>"], [3, 3], [259, 261, 262]),
+        (["<|end|>", "<|calls|>", "<|flush|>"], [4, 4, 4], [259, 262, 263]),
+        (["<|tool_response>", "<turn|>"], [3, 3], [259, 261, 262]),
+    ],
+)
+def test_known_ends_of_the_vocabulary_end_a_generation_and_are_no_text(
+    tmp_path: Path, last: list[str], kinds: list[int], ends: int | list[int]
+) -> None:
+    def edit(writer: gguf.GGUFWriter) -> None:
+        vocabulary("gpt-2")(writer)
+        metadata = writer.kv_data[0]
+        metadata["tokenizer.ggml.tokens"].value += last
+        metadata["tokenizer.ggml.token_type"].value += kinds
+
+    file = write(tmp_path, edit=edit)
+    found = json.loads(assets(open_source(file))["generation_config.json"])["eos_token_id"]
+    assert found == ends
+    tokenizer = tokenizer_of(file, tmp_path)
+    for index in [found] if isinstance(found, int) else found:
+        assert tokenizer.decode([65, index], skip_special_tokens=True) == tokenizer.decode([65])
+    # Where <|end|> only parts an answer, it is text, as the file says.
+    if last[0] == "<|end|>" and 261 not in found and kinds[0] == 4:
+        assert tokenizer.decode([261], skip_special_tokens=True) == "<|end|>"
+
+
 def test_an_unknown_tokenizer(tmp_path: Path) -> None:
     def edit(writer: gguf.GGUFWriter) -> None:
         vocabulary("gpt-2")(writer)

@@ -1,5 +1,7 @@
 """Generated text, streamed."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from spqfmt.errors import SpqError
 from spqfmt.loaders import generate, load_model
 from spqfmt.loaders.generate import encode_prompt
+from spqfmt.loaders.settings import end_tokens
 
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}</s>{% endif %}"
@@ -21,15 +24,22 @@ def loaded(tiny_folder: Callable[[str], Path]) -> tuple[Any, Any]:
     return load_model(tiny_folder("llama"))
 
 
-def test_greedy_text_is_the_likeliest_token_each_time(loaded: tuple[Any, Any]) -> None:
+def greedy(loaded: tuple[Any, Any], n: int) -> list[int]:
+    """The likeliest tokens after "Hello", one by one."""
     model, tokenizer = loaded
     ids = tokenizer("Hello", return_tensors="pt")["input_ids"]
-    for _ in range(12):
+    for _ in range(n):
         with torch.no_grad():
             ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+    return ids[0, -n:].tolist()
+
+
+def test_greedy_text_is_the_likeliest_token_each_time(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    expected = greedy(loaded, 12)
     pieces: list[str] = []
     result = generate(model, tokenizer, "Hello", max_new_tokens=12, write=pieces.append)
-    assert result.text == "".join(pieces) == tokenizer.decode(ids[0, 5:], skip_special_tokens=True)
+    assert result.text == "".join(pieces) == tokenizer.decode(expected, skip_special_tokens=True)
     assert (result.n_prompt_tokens, result.n_new_tokens) == (5, 12)
     assert 0 < result.first_token_seconds <= result.total_seconds
     assert result.tokens_per_second > 0
@@ -52,6 +62,61 @@ def test_a_chat_template_is_used_when_there_is_one(loaded: tuple[Any, Any]) -> N
     tokenizer.chat_template = TEMPLATE
     assert encode_prompt(tokenizer, "Hi")[0].tolist() == [256, *plain, 257]
     assert encode_prompt(tokenizer, "Hi", chat=False)[0].tolist() == plain
+
+
+@pytest.mark.parametrize("where", ["one", "list", "tokenizer"])
+def test_every_end_that_the_source_names_stops_the_text(loaded: tuple[Any, Any], where: str) -> None:
+    model, tokenizer = loaded
+    expected = greedy(loaded, 8)
+    end = next(i for i in range(1, 8) if expected[i] not in expected[:i])
+    if where == "tokenizer":
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(expected[end])
+    else:
+        model.generation_config.eos_token_id = expected[end] if where == "one" else [257, expected[end]]
+    result = generate(model, tokenizer, "Hello", max_new_tokens=8)
+    assert result.n_new_tokens == end + 1
+    assert result.text == tokenizer.decode(expected[: end + 1])
+
+
+def test_the_end_of_a_turn_is_what_the_template_writes(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|eot_id|>"]})
+    tokenizer.add_tokens(["<end_of_turn>"])
+    turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end_tokens(model, tokenizer) == [257]
+    chatml = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}<end_of_turn>"
+    tokenizer.chat_template = chatml
+    assert end_tokens(model, tokenizer) == [257, turn]
+    tokenizer.chat_template = {"default": chatml, "tools": "<|eot_id|>"}
+    assert end_tokens(model, tokenizer) == [257, turn, turn + 1]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"num_beams": 4},
+        {"eos_token_id": []},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"num_return_sequences": 3},
+        {"repetition_penalty": 0},
+        {"do_sample": True, "top_p": 0.1, "temperature": 3.0},
+        {"penalty_alpha": 0.6, "top_k": 4},
+        {"cache_implementation": "static", "max_length": 3, "min_new_tokens": 100},
+        {"prompt_lookup_num_tokens": 3},
+        {"eos_token_id": None, "pad_token_id": None},
+    ],
+    ids=",".join,
+)
+def test_greedy_text_whatever_the_generation_config_asks_for(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, setting: dict[str, Any]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder("llama"), folder)
+    (folder / "generation_config.json").write_text(json.dumps(setting))
+    loaded = load_model(folder)
+    before = loaded[0].generation_config.to_dict()
+    assert generate(*loaded, "Hello", max_new_tokens=6).text == loaded[1].decode(greedy(loaded, 6))
+    assert loaded[0].generation_config.to_dict() == before
 
 
 def test_no_template_and_no_text(loaded: tuple[Any, Any]) -> None:
