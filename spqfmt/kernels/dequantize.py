@@ -38,7 +38,7 @@ def dequantize_uniform(
     out_dtype: str,
     *,
     first: int = 0,
-    n_threads: int = 0,
+    n_threads: int = 1,
 ) -> None:
     """weight[i, j] = (code * row[i]) * column[j]; without `column` the last factor is left out.
 
@@ -72,7 +72,7 @@ def dequantize_grouped(
     zero_point: Float32 | None = None,
     minimum: Float32 | None = None,
     first: int = 0,
-    n_threads: int = 0,
+    n_threads: int = 1,
 ) -> None:
     """weight[i, k] = scale[i, g] * (code - zero_point[i, g]), or scale * code - minimum, or scale * code.
 

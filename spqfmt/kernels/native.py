@@ -6,6 +6,8 @@ A buffer that is not contiguous or not writable raises ValueError or BufferError
 do not fit together raise ValueError.
 """
 
+import os
+import sys
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -60,7 +62,7 @@ def merge_planes(src: Buffer, itemsize: int, rotate: bool, dst: Buffer) -> None:
     _native.merge_planes(src, itemsize, rotate, dst)
 
 
-def turn(src: Buffer, n_channels: int, width: int, bits: int, dst: Buffer, n_threads: int = 0) -> None:
+def turn(src: Buffer, n_channels: int, width: int, bits: int, dst: Buffer, n_threads: int = 1) -> None:
     """Turn codes [n_channels, width] of `bits` (2, 4 or 8), packed as FORMAT.md 3.2 has them, to [width, n_channels].
 
     `dst` has the size of `src`. `n_threads` as in decode_verified_chunks.
@@ -73,11 +75,11 @@ ENCODE_JOB_COLUMNS = ("src_offset", "raw_bytes", "codec", "dst_offset")
 ENCODE_RESULT_COLUMNS = ("codec", "stored_bytes", "crc32")
 
 
-def decode_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, n_threads: int = 0) -> None:
+def decode_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, n_threads: int = 1) -> None:
     """Check and decode many chunks of `src` into their places in `dst`, in one pass over the stored bytes.
 
     `jobs` is int64[n, 6] with the columns DECODE_JOB_COLUMNS; codec is wire.CODEC_RAW or CODEC_RANS; the raw ranges
-    must not overlap. 0 threads are all that the process may use; more than that are never started.
+    must not overlap. `n_threads` at most, the calling one among them, and never more than the process may use.
 
     ChecksumError, CorruptError or UnsupportedError is that of the lowest bad job, whose number is the exception's
     attribute `job`; `dst` is unspecified then. ValueError: a job that does not fit the buffers, another codec.
@@ -85,7 +87,7 @@ def decode_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, n_threa
     _native.decode_chunks(src, _records(jobs, len(DECODE_JOB_COLUMNS)), dst, n_threads)
 
 
-def decode_verified_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, n_threads: int = 0) -> None:
+def decode_verified_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, n_threads: int = 1) -> None:
     """As `decode_chunks` for bytes whose checksums were compared when they came into memory: they are not again.
 
     Threads share each chunk, block by block, and are torch's own where torch is loaded. Never ChecksumError.
@@ -94,7 +96,7 @@ def decode_verified_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer
 
 
 def encode_chunks(
-    src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, block_log2: int = 0, n_threads: int = 0
+    src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, block_log2: int = 0, n_threads: int = 1
 ) -> npt.NDArray[np.int64]:
     """Encode many chunks of `src`, each into its slot of `raw_bytes` bytes in `dst`; slots must not overlap.
 
@@ -133,6 +135,24 @@ def select_kernels(name: str) -> None:
 def usable_threads() -> int:
     """Return the number of threads that this process may run at once."""
     return _native.usable_threads()
+
+
+def _before_fork() -> None:
+    """Send torch's threads home if the forking thread has worked with them: a child would wait for them for ever."""
+    global _disbanded  # noqa: PLW0603  # what a child must know
+    _disbanded = _native.disband_team()
+
+
+def _after_fork_in_child() -> None:
+    """Without more threads of torch's, in torch's operations too, where its runtime could not part with them."""
+    _native.after_fork(_disbanded)
+    torch = sys.modules.get("torch")
+    if torch is not None and not _disbanded:
+        torch.set_num_threads(1)
+
+
+_disbanded = True
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 
 
 def _records(jobs: npt.NDArray[np.int64], n_columns: int) -> npt.NDArray[np.int64]:

@@ -34,7 +34,7 @@ def choose_codes(
     slope: Float32,
     bits: Float32,
     *,
-    n_threads: int = 0,
+    n_threads: int = 1,
 ) -> tuple[Codes, Float32]:
     """Native; the result does not depend on the number of threads. ValueError: arrays do not fit together."""
     rows, columns = weights.shape

@@ -8,7 +8,6 @@ While a tensor's chunks are encoded by other threads, the next one is read and q
 import json
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import count
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from spqfmt.codecs.chunks import EncodedChunk
-from spqfmt.codecs.threads import submit
+from spqfmt.codecs.threads import Task, submit
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
@@ -84,7 +83,7 @@ class _Prepared:
     """A tensor whose chunks are being encoded by other threads."""
 
     record: Json
-    streams: tuple[tuple[Json, tuple[Future[EncodedChunk], ...]], ...]
+    streams: tuple[tuple[Json, tuple[Task[EncodedChunk], ...]], ...]
     same_as: Mapping[str, tuple[Json, str]]
 
 
@@ -229,7 +228,7 @@ class _Encoder:
         value = planned.source.load()
         return options.method.quantize(planned.weight, value, options.method_options).encode()
 
-    def _submit(self, stream: StreamData) -> tuple[Future[EncodedChunk], ...]:
+    def _submit(self, stream: StreamData) -> tuple[Task[EncodedChunk], ...]:
         policy = self._options.codec
         is_weights = stream.role in WEIGHT_ROLES
         return tuple(

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -12,7 +11,7 @@ from spqfmt import wire
 from spqfmt.codecs.chunks import CodecPolicy, EncodedChunk, EncodedPlane
 from spqfmt.codecs.elements import CARRIERS, from_planes
 from spqfmt.codecs.registry import decode_into
-from spqfmt.codecs.threads import n_threads, side_by_side, submit
+from spqfmt.codecs.threads import Task, n_threads, side_by_side, submit
 from spqfmt.container.encode import MIN_SAVING, encode_plane
 from spqfmt.container.output import Output
 from spqfmt.container.reader import Reader, located
@@ -134,7 +133,7 @@ class Rewrite:
 
     def _encoded(self) -> Iterator[EncodedChunk]:
         """The chunks in order; other threads make some of those that come next."""
-        waiting: deque[tuple[_Task, Future[EncodedChunk]]] = deque()
+        waiting: deque[tuple[_Task, Task[EncodedChunk]]] = deque()
         for task in self._tasks:
             waiting.append((task, submit(self._chunk, task)))
             if len(waiting) >= _AHEAD * n_threads():
@@ -142,7 +141,7 @@ class Rewrite:
         while waiting:
             yield self._counted(*waiting.popleft())
 
-    def _counted(self, task: _Task, made: Future[EncodedChunk]) -> EncodedChunk:
+    def _counted(self, task: _Task, made: Task[EncodedChunk]) -> EncodedChunk:
         chunk = made.result()
         if task.is_weights:
             before = [(plane.stored_bytes, plane.codec, plane.crc32) for plane in task.chunk.planes]

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import CARRIERS, Elements
+from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import CorruptError
 from spqfmt.kernels.dequantize import dequantize_grouped
 from spqfmt.records import TensorRecord
@@ -249,6 +250,7 @@ class GroupedScheme:
             dtype,
             zero_point=zero_point,
             minimum=minimum,
+            n_threads=n_threads(),
         )
         outlier_streams.apply(matrix, dtype, record, fetch, rows)
         if "permutation" not in record.by_role:

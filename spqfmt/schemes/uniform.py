@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spqfmt.codecs.elements import CARRIERS, Elements
+from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import CorruptError
 from spqfmt.kernels.dequantize import dequantize_uniform
 from spqfmt.records import TensorRecord
@@ -137,7 +138,7 @@ class UniformScheme:
         with overflow_allowed():
             row = np.full(len(rows), step) if row_scale is None else step * row_scale
         matrix = np.empty(codes.shape, CARRIERS[dtype])
-        dequantize_uniform(codes, "i8", row, column_scale, matrix, dtype)
+        dequantize_uniform(codes, "i8", row, column_scale, matrix, dtype, n_threads=n_threads())
         outlier_streams.apply(matrix, dtype, record, fetch, rows)
         return matrix
 

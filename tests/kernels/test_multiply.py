@@ -37,7 +37,7 @@ def check(x: Any, matrix: Any, y: Any) -> None:
     assert (np.abs(y - exact) <= 1e-5 * bound + 1e-30).all()
 
 
-def product(matrix: CodeMatrix, codes: Any, x: Any, n_threads: int = 0) -> Any:
+def product(matrix: CodeMatrix, codes: Any, x: Any, n_threads: int = 2) -> Any:
     y = np.full((len(x), matrix.shape[0]), np.nan, np.float32)
     there = Floats.of(y, "f32")
     matrix.multiply(

@@ -18,6 +18,7 @@
 #include "jobs.hpp"
 #include "parallel.hpp"
 #include "planes.hpp"
+#include "team.hpp"
 #include "turn.hpp"
 
 namespace nb = nanobind;
@@ -140,13 +141,15 @@ NB_MODULE(_native, m) {
   m.def("split_planes", &planes<split_planes>, nb::arg("src"), nb::arg("itemsize"), nb::arg("rotate"), nb::arg("dst"));
   m.def("merge_planes", &planes<merge_planes>, nb::arg("src"), nb::arg("itemsize"), nb::arg("rotate"), nb::arg("dst"));
   m.def("turn", &turn_codes, nb::arg("src"), nb::arg("n_channels"), nb::arg("width"), nb::arg("bits"), nb::arg("dst"),
-        nb::arg("n_threads") = 0);
-  m.def("decode_chunks", &decode_many<decode_chunks>, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"), nb::arg("n_threads") = 0);
+        nb::arg("n_threads"));
+  m.def("decode_chunks", &decode_many<decode_chunks>, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"), nb::arg("n_threads"));
   m.def("decode_verified_chunks", &decode_many<decode_verified_chunks>, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"),
-        nb::arg("n_threads") = 0);
+        nb::arg("n_threads"));
   m.def("encode_chunks", &encode_many, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"), nb::arg("block_log2"),
         nb::arg("n_threads"), nb::arg("results"));
   m.def("usable_threads", &usable_threads);
+  m.def("disband_team", &disband_team);
+  m.def("after_fork", &after_fork, nb::arg("disbanded"));
   m.def("available_kernels", &available_kernels);
   m.def("kernel_variants", &kernel_variants);
   m.def("active_kernels", [] { return std::string(active_kernels().name); });

@@ -10,6 +10,11 @@
 #endif
 
 namespace spqfmt {
+namespace {
+
+std::atomic<size_t> helping{0};
+
+}  // namespace
 
 size_t usable_threads() {
 #if defined(__linux__)
@@ -38,20 +43,36 @@ void SharedJobs::rethrow() const {
   if (error_) std::rethrow_exception(error_);
 }
 
-void parallel_for(size_t n_jobs, size_t n_threads, const std::function<void(size_t)>& job) {
-  const size_t usable = usable_threads();
-  n_threads = std::min({n_threads == 0 ? usable : n_threads, usable, n_jobs});
-  SharedJobs jobs(n_jobs, job);
+Helpers::Helpers(size_t n_threads) : n_(0) {
+  const size_t most = std::max<size_t>(1, n_threads) - 1;
+  size_t busy = helping.load();
+  do {
+    n_ = most - std::min(most, busy);
+  } while (!helping.compare_exchange_weak(busy, busy + n_));
+}
+
+Helpers::~Helpers() { helping.fetch_sub(n_); }
+
+void forget_helpers() { helping.store(0); }
+
+void on_started(size_t n_helpers, const std::function<void()>& work) {
   std::vector<std::thread> helpers;
-  for (size_t t = 1; t < n_threads; t++) {
+  helpers.reserve(n_helpers);
+  for (size_t t = 0; t < n_helpers; t++) {
     try {
-      helpers.emplace_back([&] { jobs.work(); });
-    } catch (const std::system_error&) {  // no memory for another stack: the threads there are do it
+      helpers.emplace_back(work);
+    } catch (const std::system_error&) {  // no memory for another stack, or a limit: the threads there are do it
       break;
     }
   }
-  jobs.work();
+  work();
   for (std::thread& helper : helpers) helper.join();
+}
+
+void parallel_for(size_t n_jobs, size_t n_threads, const std::function<void(size_t)>& job) {
+  const Helpers helpers(std::min({n_threads, usable_threads(), n_jobs}));
+  SharedJobs jobs(n_jobs, job);
+  on_started(helpers.n(), [&] { jobs.work(); });
   jobs.rethrow();
 }
 

@@ -31,8 +31,27 @@ class SharedJobs {
   std::exception_ptr error_;
 };
 
-// Calls job(i) for every i < n_jobs on up to n_threads threads (0: all usable; never more than usable or than jobs), the
-// calling one among them. If jobs throw, the exception of the lowest such i is thrown, whatever the number of threads;
+// Threads that may help the calling one: n_threads - 1, less those that help others in this process meanwhile.
+class Helpers {
+ public:
+  explicit Helpers(size_t n_threads);
+  ~Helpers();
+  Helpers(const Helpers&) = delete;
+  Helpers& operator=(const Helpers&) = delete;
+  size_t n() const { return n_; }
+
+ private:
+  size_t n_;
+};
+
+// In a forked child: those that helped the parent's other threads are not here.
+void forget_helpers();
+
+// Calls work() on the calling thread and on up to n_helpers that are started for it; fewer where the system starts no more.
+void on_started(size_t n_helpers, const std::function<void()>& work);
+
+// Calls job(i) for every i < n_jobs on up to n_threads threads (never more than usable or than jobs), the calling one
+// among them. If jobs throw, the exception of the lowest such i is thrown, whatever the number of threads;
 // jobs above it may not have run.
 void parallel_for(size_t n_jobs, size_t n_threads, const std::function<void(size_t)>& job);
 

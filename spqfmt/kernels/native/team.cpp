@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <future>
+#include <system_error>
+#include <thread>
+#include <vector>
 
 #include "bitstream.hpp"
 #include "parallel.hpp"
@@ -20,14 +24,20 @@ constexpr size_t kStartedProducts = size_t{1} << 20;
 constexpr size_t kRunsPerThread = 4;
 // Kernels take rows by fours.
 constexpr size_t kRowStep = 4;
+// omp_pause_soft: what is needed to go on is kept.
+constexpr int kPauseSoft = 1;
 
 // void GOMP_parallel(void (*function)(void*), void* data, unsigned n_threads, unsigned flags): the entry that compiled
 // `omp parallel` regions use, of GNU's runtime and, for compatibility, of LLVM's.
 using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
+// Not used where it may wait for threads that a fork has left behind.
+std::atomic<bool> lost{false};
+
 Parallel team() {
 #if defined(__linux__)
   static std::atomic<Parallel> found{nullptr};
+  if (lost.load(std::memory_order_relaxed)) return nullptr;
   Parallel parallel = found.load(std::memory_order_relaxed);
   if (parallel == nullptr) {  // torch can be imported later
     parallel = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
@@ -39,26 +49,46 @@ Parallel team() {
 #endif
 }
 
+// Threads that the system was asked for, and gave, for the calling thread's team.
+thread_local size_t asked = 1, found = 1;
+
+// How many of n_threads the calling thread's team can have. GNU's runtime ends the process where the system does not start
+// a thread, so that they are started here first, once.
+size_t startable(size_t n_threads) {
+  if (n_threads > asked) {
+    std::promise<void> all;
+    const std::shared_future<void> wait = all.get_future().share();
+    std::vector<std::thread> started;
+    started.reserve(n_threads - asked);
+    try {
+      while (started.size() < n_threads - asked) started.emplace_back([wait] { wait.wait(); });
+      found += started.size();
+    } catch (const std::system_error&) {
+      found += started.size();
+    }
+    all.set_value();
+    for (std::thread& thread : started) thread.join();
+    asked = n_threads;
+  }
+  return std::min(found, n_threads);
+}
+
 }  // namespace
 
 size_t team_size(size_t n_threads, size_t work, size_t least, size_t least_started) {
-  if (n_threads != 1) {
-    const size_t usable = usable_threads();
-    n_threads = n_threads == 0 ? usable : std::min(n_threads, usable);
-  }
-  if (n_threads == 1) return 1;
+  n_threads = std::min(n_threads, usable_threads());
+  if (n_threads <= 1) return 1;
   return std::max<size_t>(1, std::min(n_threads, ceil_div(work, team() != nullptr ? least : least_started)));
 }
 
 void on_team(size_t n_threads, const std::function<void()>& work) {
-  const Parallel parallel = n_threads > 1 ? team() : nullptr;
-  if (n_threads <= 1) {
-    work();
-  } else if (parallel != nullptr) {
-    parallel([](void* data) { (*static_cast<const std::function<void()>*>(data))(); }, const_cast<std::function<void()>*>(&work),
-             static_cast<unsigned>(n_threads), 0);
+  const Helpers helpers(n_threads);
+  const Parallel parallel = helpers.n() > 0 ? team() : nullptr;
+  if (parallel == nullptr) {
+    on_started(helpers.n(), work);
   } else {
-    parallel_for(n_threads, n_threads, [&](size_t) { work(); });
+    parallel([](void* data) { (*static_cast<const std::function<void()>*>(data))(); }, const_cast<std::function<void()>*>(&work),
+             static_cast<unsigned>(startable(helpers.n() + 1)), 0);
   }
 }
 
@@ -75,6 +105,29 @@ void over_rows(size_t n_rows, size_t row_products, size_t n_threads, const std::
   on_team(n_threads, [&] {
     for (size_t begin; (begin = next.fetch_add(length)) < n_rows;) rows(begin, std::min(n_rows, begin + length));
   });
+}
+
+bool disband_team() {
+  asked = found = 1;
+#if defined(__linux__)
+  const Parallel parallel = team();
+  Dl_info library;
+  if (parallel == nullptr || dladdr(reinterpret_cast<void*>(parallel), &library) == 0) return parallel == nullptr;
+  void* const runtime = dlopen(library.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+  if (runtime == nullptr) return false;
+  const bool knows_fork = dlsym(runtime, "__kmpc_fork_call") != nullptr;  // LLVM's: its children call teams of their own
+  const auto pause = reinterpret_cast<int (*)(int)>(dlsym(runtime, "omp_pause_resource_all"));
+  const bool disbanded = knows_fork || (pause != nullptr && pause(kPauseSoft) == 0);
+  dlclose(runtime);
+  return disbanded;
+#else
+  return true;
+#endif
+}
+
+void after_fork(bool disbanded) {
+  forget_helpers();
+  if (!disbanded) lost.store(true);
 }
 
 }  // namespace spqfmt

@@ -9,6 +9,7 @@ from torch import nn
 
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS
+from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.dequantize import FLOATS
 from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats, Groups
 from spqfmt.kernels.torch_arrays import to_torch
@@ -104,7 +105,7 @@ class PackedMatrix:
             n_tokens,
             y.data_ptr(),
             *_floats(bias),
-            torch.get_num_threads(),
+            n_threads(),
         )
         return y
 
@@ -150,11 +151,10 @@ class PackedMatrix:
     def _multiply_few(self, x: torch.Tensor, bias: nn.Parameter | None, lend: Lend) -> torch.Tensor:
         assert self._matrix is not None
         y = x.new_empty(len(x), self._n_rows)
-        there, added = Floats(x.data_ptr(), _TYPES[x.dtype]), _floats(bias)
-        n_threads = torch.get_num_threads()
+        there, added, n = Floats(x.data_ptr(), _TYPES[x.dtype]), _floats(bias), n_threads()
         for part, codes in self._lent(lend):
             n_rows = part.stop - part.first
-            self._matrix.multiply(codes, part.first, n_rows, *there, len(x), y.data_ptr(), *added, n_threads)
+            self._matrix.multiply(codes, part.first, n_rows, *there, len(x), y.data_ptr(), *added, n)
         return y
 
     def _multiply_many(
@@ -204,7 +204,7 @@ class PackedMatrix:
             n_tokens,
             codes.data_ptr(),
             scales.data_ptr(),
-            torch.get_num_threads(),
+            n_threads(),
         )
         return codes, scales
 
@@ -227,7 +227,7 @@ class PackedMatrix:
             y.data_ptr(),
             _TYPES[y.dtype],
             *_floats(bias),
-            torch.get_num_threads(),
+            n_threads(),
         )
 
     def _multiply_int8(self, x: torch.Tensor, bias: nn.Parameter | None, lend: Lend) -> torch.Tensor:

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-import torch
-
 from spqfmt.codecs.base import Bytes
-from spqfmt.codecs.threads import side_by_side
+from spqfmt.codecs.threads import n_threads, side_by_side
 from spqfmt.container.reader import Reader, located
 from spqfmt.loaders.packed.buffers import allocate
 from spqfmt.residency.decode import check_part, decode_part
@@ -91,8 +89,8 @@ class Store:
         Raises CorruptError.
         """
         part = self.parts[number]
-        n_threads = torch.get_num_threads()
-        decode_part(part, stored, self._scratch[0], out, self._path(part), checked=True, n_threads=n_threads)
+        path, n = self._path(part), n_threads()
+        decode_part(part, stored, self._scratch[0], out, path, checked=True, n_threads=n)
 
     def _path(self, part: Part) -> Path:
         return self._readers[part.reader_number].path

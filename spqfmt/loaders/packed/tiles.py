@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS, Elements, from_planes
+from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.dequantize import dequantize_grouped, dequantize_uniform
 from spqfmt.kernels.multiply import OutlierRows
 from spqfmt.kernels.torch_arrays import to_torch
@@ -53,7 +54,7 @@ def dequantize_rows(
             out,
             name,
             first=first * n_columns,
-            n_threads=torch.get_num_threads(),
+            n_threads=n_threads(),
         )
     else:
         scale = sides.group_values("scale", rows.start, rows.stop)
@@ -68,7 +69,7 @@ def dequantize_rows(
             zero_point=sides.group_values("zero_point", rows.start, rows.stop),
             minimum=sides.group_values("minimum", rows.start, rows.stop),
             first=first * n_columns,
-            n_threads=torch.get_num_threads(),
+            n_threads=n_threads(),
         )
     if sides.outliers is not None:
         at, columns, values = outliers_of(sides.outliers, rows.start, rows.stop)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import Elements
+from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.rate import ESCAPE, choose_codes
 from spqfmt.quantize.ecq.grid import InputGrid, bounded, norm_scale
 from spqfmt.quantize.layouts import choose_layout
@@ -142,14 +143,14 @@ def _sweep(
     n = work.shape[1]
     codes = np.empty(work.shape, np.int8)
     diagonal = np.eye(_BLOCK, dtype=np.float32)
-    n_threads = 0 if work.size >= _WORTH_THREADS else 1
+    threads = n_threads() if work.size >= _WORTH_THREADS else 1
     with _one_thread():
         for first in range(0, n, _BLOCK):
             block = slice(first, min(first + _BLOCK, n))
             size = block.stop - first
             part = upper[block, block] if upper.size else diagonal[:size, :size]
             codes[:, block], errors = choose_codes(
-                work, block, part, row_step, column_step[block], slope, bits, n_threads=n_threads
+                work, block, part, row_step, column_step[block], slope, bits, n_threads=threads
             )
             if upper.size and block.stop < n:
                 later = torch.from_numpy(upper[block, block.stop :])
