@@ -121,7 +121,11 @@ from spqfmt.container.output import check_name
 @PARTIAL
 @RATES
 @click.option("--shard-size", help="Write several files of at most this size, such as 2GiB.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Threads. [default: the cores at hand]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Threads that encode. [default: SPQFMT_THREADS, or as many as torch takes]",
+)
 @click.option(
     "--dry-run",
     is_flag=True,

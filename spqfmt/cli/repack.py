@@ -27,7 +27,11 @@ from spqfmt.rewriting.repack import repack as write_file
 @click.option(
     "--shard-size", help="Write several files of at most this size, such as 2GiB. [default: cut as FILE is]"
 )
-@click.option("--jobs", type=click.IntRange(min=1), help="Threads. [default: the cores at hand]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Threads that encode. [default: SPQFMT_THREADS, or as many as torch takes]",
+)
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")

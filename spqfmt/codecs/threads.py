@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 from spqfmt.errors import BackendError
 from spqfmt.kernels import native
@@ -167,6 +168,36 @@ def _forget_threads() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_threads)
+
+
+_held: WeakSet[threading.Lock] = WeakSet()
+_holding: list[threading.Lock] = []
+_forks = threading.Lock()
+"""Of who makes such locks or forks; the others wait."""
+
+
+def lock_held_over_forks() -> threading.Lock:
+    """A lock that whoever forks waits for, so that what it guards is whole in the child, and the lock free."""
+    lock = threading.Lock()
+    with _forks:
+        _held.add(lock)
+    return lock
+
+
+def _hold() -> None:
+    _forks.acquire()
+    for lock in _held:
+        lock.acquire()
+        _holding.append(lock)
+
+
+def _let_go() -> None:
+    while _holding:
+        _holding.pop().release()
+    _forks.release()
+
+
+os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go)
 
 
 def submit(work: Callable[..., _Out], *arguments: object) -> Task[_Out]:

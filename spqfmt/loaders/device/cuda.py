@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -59,6 +60,7 @@ class CudaDevice(Device):
         with _told("starting"):
             self._streams = {stream: _cuda.Stream(self._device) for stream in (Stream.COPY, Stream.DECODE)}
         self._reader = ThreadPoolExecutor(1, "spqfmt-read")
+        self._process = os.getpid()
         self._allocated = 0
 
     @property
@@ -99,14 +101,19 @@ class CudaDevice(Device):
         return Memory(tensor.data_ptr(), n_bytes, tensor)
 
     def read(self, work: Work, run: Callable[[], None], after: Event | None) -> Event:
-        """On the reading thread, one after the other."""
+        """On the reading thread, one after the other. BackendError in a forked child, which has no such thread."""
+        if os.getpid() != self._process:
+            raise BackendError(
+                "a forked process cannot use its parent's device; load the model there, or start it by spawn"
+            )
 
         def task() -> None:
             if after is not None:
                 self.synchronize(after)
             run()
 
-        return _ReadEvent(self._reader.submit(task))
+        with _told("starting the thread that reads"):
+            return _ReadEvent(self._reader.submit(task))
 
     def enqueue(self, stream: Stream, work: Work, run: Callable[[], T]) -> T:
         """With the stream as torch's current one."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 
+from spqfmt.codecs.threads import lock_held_over_forks
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.loaders.device.compute import Products
@@ -67,7 +67,7 @@ class DeviceEngine:
             shipments = [Shipment(part, zstd_on_device=zstd_on_device) for part in self._numbers]
             self._pipeline = Pipeline(device, plan, shipments, readers, decoder)
             self._products = Products(device, decoder.kernels, self._lend, workspace)
-            self._lock = threading.Lock()
+            self._lock = lock_held_over_forks()
             self._pipeline.load()
             self._finalizer = weakref.finalize(self, stack.pop_all().close)
 

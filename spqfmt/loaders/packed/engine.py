@@ -1,12 +1,12 @@
 """One model's packed weights: where each part is, and what is computed from it."""
 
-import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 
+from spqfmt.codecs.threads import lock_held_over_forks
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.kernels import backend
@@ -50,7 +50,7 @@ class Engine:
                 if parts[0].is_turned
             }
             self._workspace = allocate(workspace_bytes)
-            self._lock = threading.Lock()
+            self._lock = lock_held_over_forks()
             self._store = Store(plan, readers)
             self._store.load()
             self._streams = Streams(plan, self._store) if self._store.is_streamed else None

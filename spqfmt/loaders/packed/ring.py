@@ -6,7 +6,9 @@ That order is a guess and never decides what is shown: a slot is lent only for t
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -68,14 +70,34 @@ class Ring:
         self._shared = _Shared([_Slot(buffer) for buffer in buffers], fill, sizes)
         self._next = {part: order[(i + 1) % len(order)] for i, part in enumerate(order)}
         self._last: int | None = order[-1] if order else None
-        self._threads = [
-            threading.Thread(target=_work, args=(self._shared,), name=f"spqfmt-ring-{n}", daemon=True)
-            for n in range(n_workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._n_workers = n_workers
+        self._threads: list[threading.Thread] = []
+        _rings.add(self)
         with self._shared.lock:
+            self._start()
             self._prefetch()
+
+    def _start(self) -> None:
+        """As many workers as the system starts; without one, whoever asks for a part reads it."""
+        for number in range(self._n_workers):
+            name = f"spqfmt-ring-{number}"
+            thread = threading.Thread(target=_work, args=(self._shared,), name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                break
+            self._threads.append(thread)
+
+    def forget_workers(self) -> None:
+        """In a forked child: they are not here, one may hold the lock for ever, and what they filled is not whole."""
+        shared = self._shared
+        self._shared = _Shared(shared.slots, shared.fill, shared.sizes, closed=shared.closed)
+        self._threads = []
+        with self._shared.lock:
+            for slot in shared.slots:
+                slot.n_waiting = 0
+                if slot.state in {_State.QUEUED, _State.FILLING}:
+                    self._free(slot)
 
     def close(self) -> None:
         """Stop the threads; whoever waits, or lends later, gets SpqError."""
@@ -100,6 +122,8 @@ class Ring:
     def _obtain(self, part: int) -> _Slot:
         shared = self._shared
         with shared.lock:
+            if not self._threads and not shared.closed:
+                self._start()
             if self._last is not None:
                 self._next[self._last] = part
             self._last = part
@@ -107,7 +131,10 @@ class Ring:
             slot.n_waiting += 1
             try:
                 while slot.state in {_State.QUEUED, _State.FILLING, _State.LENT}:
-                    self._wait()
+                    if slot.state is _State.QUEUED and not self._threads:
+                        self._fill(slot)
+                    else:
+                        self._wait()
             finally:
                 slot.n_waiting -= 1
             if slot.error is not None:
@@ -117,6 +144,10 @@ class Ring:
             slot.state = _State.LENT
             self._prefetch()
             return slot
+
+    def _fill(self, slot: _Slot) -> None:
+        self._shared.queue.remove(slot)
+        _fill(self._shared, slot)
 
     def _find(self, part: int) -> _Slot | None:
         """The slot that has or will have the part, and that no other thread has or awaits."""
@@ -187,7 +218,7 @@ class Ring:
         shared = self._shared
         if shared.closed:
             raise SpqError("the model was closed")
-        if not any(thread.is_alive() for thread in self._threads):
+        if self._threads and not any(thread.is_alive() for thread in self._threads):
             raise SpqError("the threads that read weights have died; load the model again")
         lent_or_coming = {_State.QUEUED, _State.FILLING, _State.LENT}
         if all(slot.held is not None and slot.state not in lent_or_coming for slot in shared.slots):
@@ -206,14 +237,29 @@ def _work(shared: _Shared) -> None:
                 return
             slot = shared.queue.pop(0)
             slot.state = _State.FILLING
-        try:
-            shared.fill(slot.part, slot.buffer[: shared.sizes[slot.part]])
-        except Exception as error:  # noqa: BLE001  # raised again by the one who asked for the part
-            slot.error = error
-        except BaseException as error:
-            slot.error = SpqError(f"a thread that reads weights died: {type(error).__name__}")
-            raise
-        finally:
-            with shared.lock:
-                slot.state = _State.READY
-                shared.change.notify_all()
+        _fill(shared, slot)
+
+
+def _fill(shared: _Shared, slot: _Slot) -> None:
+    try:
+        shared.fill(slot.part, slot.buffer[: shared.sizes[slot.part]])
+    except Exception as error:  # noqa: BLE001  # raised again by the one who asked for the part
+        slot.error = error
+    except BaseException as error:
+        slot.error = SpqError(f"a thread that reads weights died: {type(error).__name__}")
+        raise
+    finally:
+        with shared.lock:
+            slot.state = _State.READY
+            shared.change.notify_all()
+
+
+_rings: weakref.WeakSet[Ring] = weakref.WeakSet()
+
+
+def _forget_workers() -> None:
+    for ring in _rings:
+        ring.forget_workers()
+
+
+os.register_at_fork(after_in_child=_forget_workers)

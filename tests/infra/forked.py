@@ -1,0 +1,206 @@
+"""A script of test_fork.py: what a process does with a model, done again in forked children.
+
+python forked.py HOW FOLDER: one line for each kind of work, "NAME ok" or what went wrong. Each child has an alarm.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+import spqfmt
+from spqfmt.kernels import native
+
+CHILD_SECONDS = 60
+
+folder = Path(sys.argv[2])
+file = folder / "model.spq"
+Work = Callable[[], str]
+
+
+def digest(*chunks: Any) -> str:
+    found = hashlib.sha256()
+    for chunk in chunks:
+        found.update(chunk)
+    return found.hexdigest()
+
+
+def read() -> str:
+    with spqfmt.open(file) as opened:
+        return digest(*(opened.read(name).contiguous().view(torch.uint8).numpy() for name in opened))
+
+
+def written(write: Callable[[Path], object]) -> str:
+    out = folder / f"{os.getpid()}.spq"
+    write(out)
+    made = out.read_bytes()
+    out.unlink()
+    return digest(made)
+
+
+def unpacked() -> str:
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        spqfmt.unpack(file, Path(out))
+        return digest((Path(out) / "model.safetensors").read_bytes())
+
+
+def measure() -> str:
+    from spqfmt.reading.measure import measure_file
+
+    return digest(
+        repr([tensor.measured for tensor in measure_file(file, spqfmt.inspect(file)).tensors]).encode()
+    )
+
+
+def logits(model: Any) -> str:
+    with torch.inference_mode():
+        # The second pass finds what the first left: buffers, parts read ahead.
+        passes = [model(torch.arange(n)[None]).logits for n in (40, 1)]
+    return digest(*(p.float().numpy() for p in passes))
+
+
+def loaded(**options: Any) -> str:
+    model, _ = spqfmt.load_model(file, **options)
+    return logits(model)
+
+
+def products() -> str:
+    """torch's own, shared among its threads."""
+    numbers = torch.arange(1 << 20, dtype=torch.float32).reshape(1024, 1024)
+    return digest(
+        (numbers @ numbers).numpy(), torch.nn.functional.silu(numbers).numpy(), repr(threads()).encode()
+    )
+
+
+def threads() -> tuple[int, ...]:
+    from spqfmt.codecs.threads import n_threads
+
+    return (n_threads(), torch.get_num_threads())
+
+
+def in_child(name: str, work: Work, expected: str) -> str:
+    """How the work ends in a forked child."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(CHILD_SECONDS)
+        status = 3
+        try:
+            status = 0 if work() == expected else 2
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return (
+            f"{name} hung"
+            if os.WTERMSIG(status) == signal.SIGALRM
+            else f"{name} died of {os.WTERMSIG(status)}"
+        )
+    return f"{name} {['ok', '', 'differs', 'raised'][os.WEXITSTATUS(status)]}"
+
+
+def every_work() -> dict[str, Work]:
+    from spqfmt.residency.rates import assume_read_rate
+
+    # Reading is slow, so that a plan keeps in memory what it can, and leaves the rest on disk.
+    assume_read_rate(file, 1e6)
+    smallest = int((folder / "ceiling").read_text())
+    kept, _ = spqfmt.load_model(file, memory=smallest)
+    assert any(part.residency == "disk" for part in kept.packed_weights.plan.parts)
+    return {
+        "torch": products,
+        "read": read,
+        "verify": lambda: str(spqfmt.verify(file)),
+        "measure": measure,
+        "unpack": unpacked,
+        "lossless": lambda: written(lambda out: spqfmt.pack(folder / "source", out)),
+        "rtn": lambda: written(lambda out: spqfmt.pack(folder / "source", out, method="rtn")),
+        "repack": lambda: written(lambda out: spqfmt.repack(file, out, codec="zstd")),
+        "decoded": loaded,
+        "packed": lambda: loaded(packed=True),
+        "on disk": lambda: loaded(memory=smallest),
+        "loaded before": lambda: logits(kept),
+    }
+
+
+def one_after_the_other() -> Iterator[str]:
+    """Each work in a child of a process that has done all of them, and one in a child of a child."""
+    works = every_work()
+    expected = {name: work() for name, work in works.items()}
+    for name, work in works.items():
+        yield in_child(name, work, expected[name])
+    grandchild = partial(in_child, "read", read, expected["read"])
+    yield in_child("child's child", lambda: read() + grandchild(), f"{expected['read']}read ok")
+
+
+def while_others_work() -> Iterator[str]:
+    """Children of a process whose other threads read, and compute with the model that the child takes over."""
+    works = every_work()
+    names = ("read", "loaded before", "packed")
+    expected = {name: works[name]() for name in names}
+    ended = threading.Event()
+
+    def repeat(name: str) -> None:
+        while not ended.is_set():
+            works[name]()
+
+    others = [threading.Thread(target=repeat, args=(name,)) for name in names[:2]]
+    for other in others:
+        other.start()
+    for number in range(6):
+        name = names[number % len(names)]
+        yield in_child(name, works[name], expected[name])
+    ended.set()
+    for other in others:
+        other.join()
+
+
+def without_a_team() -> Iterator[str]:
+    """As one_after_the_other, where torch's threads cannot be sent home: a child works without them."""
+    native._native.disband_team = lambda: False  # type: ignore[assignment]
+    of_torch = ("torch", "decoded", "packed", "on disk", "loaded before")
+    for line in one_after_the_other():
+        # Some sums depend on the number of torch's threads, which is another one now.
+        yield line.replace("differs", "ok") if line.startswith(of_torch) else line
+
+
+class Rows(Dataset[torch.Tensor]):
+    """Rows of a tensor, read when asked for."""
+
+    def __init__(self) -> None:
+        self.opened = spqfmt.open(file)
+        self.name = "model.layers.0.mlp.up_proj.weight"
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return self.opened.read(self.name, rows=slice(row, row + 1))
+
+
+def workers() -> Iterator[str]:
+    """DataLoader and a pool over a file that the parent has opened and read."""
+    rows = Rows()
+    whole = rows.opened.read(rows.name)[: len(rows)]
+    loader = DataLoader(rows, batch_size=16, num_workers=2, multiprocessing_context="fork")
+    found = torch.cat([batch.flatten(0, 1) for batch in loader])
+    yield f"loader {'ok' if torch.equal(found, whole) else 'differs'}"
+    expected = read()
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        yield f"pool {'ok' if pool.starmap(read, [()] * 4) == [expected] * 4 else 'differs'}"
+
+
+if __name__ == "__main__":
+    ways = {way.__name__: way for way in (one_after_the_other, while_others_work, without_a_team, workers)}
+    for line in ways[sys.argv[1]]():
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
