@@ -92,12 +92,32 @@ def refuse_others(method: Method, options: MethodOptions) -> None:
         raise OptionError(f"method {method.name} takes no {', '.join(wrong)}")
 
 
+_LARGEST = {"f16": 2.0**15}
+"""Half of what float16 holds: a grid may pass its largest weight by half a step."""
+_LARGEST_IN_FLOAT32, _SMALLEST = 2.0**110, 2.0**-126
+"""What sums and grids are computed of; smaller ones have no exponent of their own."""
+
+
 def as_matrix(weight: Weight, value: torch.Tensor) -> torch.Tensor:
-    """The matrix [out, in] in float32 (FORMAT.md 5.1). Raises EncodeError when it holds NaN or Inf."""
-    matrix = (value.t() if weight.transposed else value.reshape(-1, value.shape[-1])).float()
+    """The matrix [out, in] in float32 (FORMAT.md 5.1).
+
+    Raises EncodeError when it holds NaN or Inf, or weights beyond what methods compute with.
+    """
+    rows = value.t() if weight.transposed else value.reshape(-1, value.shape[-1])
+    matrix = rows.float()
     # NaN and Inf are never lost in least and largest; one pass, no memory.
-    if not all(math.isfinite(bound) for bound in matrix.aminmax()):
+    bounds = [float(bound) for bound in value.aminmax()]
+    if not all(math.isfinite(bound) for bound in bounds):
         raise EncodeError(
             f"tensor {weight.name!r} holds NaN or Inf and cannot be quantized; method lossless keeps it"
+        )
+    largest = max(map(abs, bounds))
+    in_range = not largest or _SMALLEST <= largest <= _LARGEST.get(weight.dtype, _LARGEST_IN_FLOAT32)
+    if weight.dtype == "f64" and in_range:
+        in_range = bool(((matrix != 0).any(1) | (rows == 0).all(1)).all())
+    if not in_range:
+        raise EncodeError(
+            f"tensor {weight.name!r} has weights too large or too small to be quantized (up to {largest:.2g}); "
+            "method lossless keeps it"
         )
     return matrix

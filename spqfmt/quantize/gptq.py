@@ -1,7 +1,7 @@
 """Method gptq (arXiv 2210.17323): rounding with error feedback, on one grid a row or one a group.
 
-Asymmetric grids between minimum and maximum, scales in f16, whole zero points; groups are fitted when their turn comes,
-to the weights as the feedback has left them, in the order in which columns are quantized.
+Asymmetric grids between minimum and maximum, scales in f16 where that holds them, whole zero points; groups are fitted
+when their turn comes, to the weights as the feedback has left them, in the order in which columns are quantized.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.quantize.calibrated import Block, Result
 from spqfmt.quantize.checks import check_bits, check_damping, check_grouping
 from spqfmt.quantize.feedback import Factor, factorize, sweep
-from spqfmt.quantize.grids import code_dtype, fit_min_max
+from spqfmt.quantize.grids import MinMax, code_dtype, fit_min_max, in_groups, scale_values, widest
 from spqfmt.quantize.statistics import Hessian
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.grouped import Grouped, GroupValues
@@ -89,27 +89,18 @@ def layer_notes(name: str, factor: Factor, matrix: torch.Tensor, group_size: int
 
 def quantize_matrix(matrix: torch.Tensor, factor: Factor, bits: int, group_size: int | None) -> Grouped:
     """GPTQ of `matrix`, float32 [out, in]; `group_size` None is one grid a row."""
-    rows, columns = matrix.shape
     order = factor.order
-    work = (matrix if order is None else matrix[:, order]).t().contiguous()
-    highest = float(2**bits - 1)
-    codes = torch.empty(columns, rows, dtype=torch.uint8)
-    scales: list[torch.Tensor] = []
-    zeros: list[torch.Tensor] = []
-
-    def fit(_: int, group: torch.Tensor) -> None:
-        scale, zero = fit_min_max(group.t(), bits)
-        scales.append(scale)
-        zeros.append(zero)
-
-    def round_column(number: int, column: torch.Tensor) -> torch.Tensor:
-        scale, zero = scales[-1].float(), zeros[-1]
-        code = (torch.round(column / scale) + zero).clamp_(0, highest)
-        codes[number] = code
-        return scale * (code - zero)
-
-    size = columns if group_size is None else group_size
-    sweep(work, factor.upper, size, fit, round_column)
+    matrix = matrix if order is None else matrix[:, order]
+    size = matrix.shape[1] if group_size is None else group_size
+    needed = fit_min_max(in_groups(matrix, size), bits).dtype
+    while True:
+        dtype = needed
+        columns = matrix.t().clone(memory_format=torch.contiguous_format)
+        codes, grids = _quantize_columns(columns, factor, bits, size, dtype)
+        # Only the feedback tells what the grids are fitted to.
+        needed = widest(grid.dtype for grid in grids)
+        if needed == dtype:
+            break
     stored = codes.t()
     if order is not None and group_size is None:
         # One grid holds for the whole row: the codes can go back to their own columns.
@@ -119,10 +110,31 @@ def quantize_matrix(matrix: torch.Tensor, factor: Factor, bits: int, group_size:
         code_dtype(bits),
         size,
         bits,
-        GroupValues(torch.stack(scales, 1).numpy(), "f16"),
-        GroupValues(torch.stack(zeros, 1).to(torch.uint8).numpy(), code_dtype(bits)),
+        scale_values(torch.stack([grid.scale for grid in grids], 1), dtype),
+        GroupValues(torch.stack([grid.zero for grid in grids], 1).to(torch.uint8).numpy(), code_dtype(bits)),
         permutation=None if order is None or group_size is None else order.numpy(),
     )
+
+
+def _quantize_columns(
+    work: torch.Tensor, factor: Factor, bits: int, group_size: int, dtype: str
+) -> tuple[torch.Tensor, list[MinMax]]:
+    """Codes uint8 [columns, rows] and the grids of all groups, their scales in `dtype` or a wider one."""
+    highest = float(2**bits - 1)
+    codes = torch.empty(work.shape, dtype=torch.uint8)
+    grids: list[MinMax] = []
+
+    def fit(_: int, group: torch.Tensor) -> None:
+        grids.append(fit_min_max(group.t(), bits, dtype))
+
+    def round_column(number: int, column: torch.Tensor) -> torch.Tensor:
+        scale, zero = grids[-1].scale, grids[-1].zero
+        code = (torch.round(column / scale) + zero).clamp_(0, highest)
+        codes[number] = code
+        return scale * (code - zero)
+
+    sweep(work, factor.upper, group_size, fit, round_column)
+    return codes, grids
 
 
 METHOD = Gptq()

@@ -1,7 +1,7 @@
 """Method rtn: round to nearest, the baseline without data.
 
 Per tensor and per row: symmetric, step = max|w| / (2^(bits-1) - 1), scheme uniform. Per group: asymmetric between the
-group's minimum and maximum (0 included), scheme grouped, scales and zero points in f16.
+group's minimum and maximum (0 included), scheme grouped, scales in f16 where that holds them.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ import torch
 
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
 from spqfmt.quantize.checks import KEEP, check_bits, check_grouping
-from spqfmt.quantize.grids import code_dtype, fit_min_max
+from spqfmt.quantize.grids import code_dtype, covering, fit_min_max, in_groups, scale_values
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.floats import Scale
 from spqfmt.schemes.grouped import Grouped, GroupValues
@@ -70,10 +70,9 @@ def round_symmetric(matrix: torch.Tensor, bits: int, *, per_row: bool) -> Unifor
 
     A row (or tensor) of zeros gets step 1 and codes 0.
     """
-    highest = float(2 ** (bits - 1) - 1)
+    highest = 2 ** (bits - 1) - 1
     largest = matrix.abs().amax(dim=1 if per_row else (0, 1), keepdim=True)
-    # A step below the normal range would divide to infinity.
-    step = torch.where(largest > 0, largest / highest, 1.0).clamp_(min=2.0**-120)
+    step = torch.where(largest > 0, covering(largest, highest), 1.0)
     codes = torch.round(matrix / step).clamp_(-highest, highest).to(torch.int8).numpy()
     dtype = "i2" if bits == 2 else "i4" if bits <= 4 else "i8"
     if per_row:
@@ -84,25 +83,20 @@ def round_symmetric(matrix: torch.Tensor, bits: int, *, per_row: bool) -> Unifor
 def round_groups(matrix: torch.Tensor, bits: int, group_size: int) -> Grouped:
     """Codes 0 .. 2^bits - 1 between minimum and maximum of each group of columns; `matrix` float32 [out, in].
 
-    The codes are rounded against scale and zero point as stored (f16, zero point rounded to an integer), not before.
+    The codes are rounded against scale and zero point as stored (the latter a whole number), not before.
     """
     rows, columns = matrix.shape
-    highest = 2**bits - 1
-    n_groups = -(-columns // group_size)
-    padded = torch.nn.functional.pad(matrix, (0, n_groups * group_size - columns))
-    groups = padded.reshape(rows, n_groups, group_size)
-    scale, zero = fit_min_max(groups, bits)
-    codes = torch.round(groups / scale.float()[:, :, None]) + zero[:, :, None]
-    codes = codes.clamp_(0, highest).to(torch.uint8).reshape(rows, -1)[:, :columns]
-    dtype = code_dtype(bits)
-    zero_dtype = dtype  # an integer of the codes' own range
+    groups = in_groups(matrix, group_size)
+    grid = fit_min_max(groups, bits)
+    codes = torch.round(groups / grid.scale[:, :, None]) + grid.zero[:, :, None]
+    codes = codes.clamp_(0, 2**bits - 1).to(torch.uint8).reshape(rows, -1)[:, :columns]
     return Grouped(
         codes.contiguous().numpy(),
-        dtype,
+        code_dtype(bits),
         group_size,
         bits,
-        GroupValues(scale.numpy(), "f16"),
-        GroupValues(zero.to(torch.uint8).numpy(), zero_dtype),
+        scale_values(grid.scale, grid.dtype),
+        GroupValues(grid.zero.to(torch.uint8).numpy(), code_dtype(bits)),
     )
 
 

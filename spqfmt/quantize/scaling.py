@@ -14,6 +14,7 @@ import torch
 from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.quantize.base import Weight
 from spqfmt.quantize.calibrated import Block, Result, Site
+from spqfmt.quantize.grids import ordinary_exponent
 from spqfmt.schemes.dense import Dense
 from spqfmt.schemes.floats import Scale, to_log8
 
@@ -40,6 +41,7 @@ def channel_scale(
         return None
     scale = largest_input.clamp(min=_SMALLEST).double().pow(alpha)
     if form == "smoothquant":
+        largest_weight = largest_weight * 2.0 ** -ordinary_exponent(float(largest_weight.max()))
         scale /= largest_weight.clamp(min=_SMALLEST).double().pow(1 - alpha)
     scale[~alive] = scale[alive].min()
     return (scale / scale.log().mean().exp()).float()

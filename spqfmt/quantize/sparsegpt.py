@@ -29,7 +29,8 @@ def sparse_update(
     cut: list[torch.Tensor] = []
 
     def choose(first: int, group: torch.Tensor) -> None:
-        scores = (group / diagonal[first : first + len(group), None]).square().t().contiguous()
+        # In the order of their squares, which might leave float32.
+        scores = (group / diagonal[first : first + len(group), None]).abs().t().contiguous()
         if pattern is None:
             cut[:] = [least_of_rows(scores.reshape(1, -1), share).reshape(scores.shape)]
         else:

@@ -4,6 +4,7 @@
 - A group's grid is fitted without its likely outliers: those weights without which the group's squared error, weighted
   by 1 / U_jj^2, would fall by more than the threshold, with a grid fitted to the others (leave one out).
 - Scales and zero points of 16 rows of one group column are quantized to 3 bits between their own minimum and maximum.
+- Where rows are so uneven that this loses one, or their range asks for it, groups have gptq's grids instead.
 - Column by column, a weight whose squared error (w - q)^2 / U_jj^2 passes the threshold is an outlier: it keeps
   16 bits, leaves no error for the later columns, and replaces the dequantized weight.
 - The threshold is tau * mean_j(var_rows(W_j) / U_jj^2), for each layer.
@@ -12,12 +13,12 @@ Bits a weight by the paper's count: b + (3 + 3) / group_size + 64 / (16 group_si
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from spqfmt.errors import OptionError
-from spqfmt.kernels.torch_arrays import to_numpy
+from spqfmt.kernels.torch_arrays import TORCH_DTYPES, to_numpy
 from spqfmt.quantize import embeddings
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.quantize.calibrated import Block, Result
@@ -25,11 +26,12 @@ from spqfmt.quantize.checks import check_bits, check_damping
 from spqfmt.quantize.feedback import Factor, factorize, sweep
 from spqfmt.quantize.gptq import layer_notes
 from spqfmt.quantize.grids import code_dtype
-from spqfmt.quantize.leave_one_out import SMALLEST_SCALE, fit_range, likely_outliers
+from spqfmt.quantize.leave_one_out import SMALLEST_SCALE, likely_outliers
+from spqfmt.quantize.spqr_grids import Grids, loses_a_row, shifted, ways_to_store
 from spqfmt.quantize.statistics import Hessian
-from spqfmt.quantize.supergroups import STATISTICS_BITS, SUPERGROUP_ROWS, Level2, quantize_statistics
+from spqfmt.quantize.supergroups import STATISTICS_BITS, SUPERGROUP_ROWS
 from spqfmt.schemes.base import Quantized
-from spqfmt.schemes.grouped import Grouped, GroupValues
+from spqfmt.schemes.grouped import Grouped
 from spqfmt.schemes.outliers import Outliers
 
 OUTLIER_BITS = 32
@@ -106,35 +108,36 @@ def formula_bits(n_weights: int, n_outliers: int, bits: int, group_size: int) ->
     return n_weights * (bits + per_group / group_size) + OUTLIER_BITS * n_outliers
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """The grid of the group at hand, [rows] each."""
-
-    scale: torch.Tensor
-    zero: torch.Tensor
-
-
 def quantize_matrix(
     matrix: torch.Tensor, factor: Factor, bits: int, group_size: int, threshold: float
 ) -> Grouped:
     """SpQR of `matrix`, float32 [out, in]. `threshold` is tau; inf keeps no outliers."""
+    stored = matrix if factor.order is None else matrix[:, factor.order]
+    for grids in ways_to_store(matrix, bits):
+        made, errors = _quantize_columns(stored, grids, factor, bits, group_size, threshold)
+        if grids.fits and not loses_a_row(errors, stored, bits, group_size):
+            break
+    return made
+
+
+def _quantize_columns(
+    matrix: torch.Tensor, grids: Grids, factor: Factor, bits: int, group_size: int, threshold: float
+) -> tuple[Grouped, torch.Tensor]:
+    """With the columns of `matrix` in the factor's order; and the errors that `loses_a_row` takes."""
     rows, columns = matrix.shape
-    order = factor.order
-    work = (matrix if order is None else matrix[:, order]).t().contiguous()
+    work = shifted(matrix, -grids.shift).t().clone(memory_format=torch.contiguous_format)
     diagonal = factor.upper.diagonal()
     variance = work.var(1) if rows > 1 else torch.zeros(columns)
     limit = threshold * float((variance / diagonal.square()).mean())
     sparse = limit < float("inf") and limit > 0
     highest = float(2**bits - 1)
-    values_dtype = "f16" if float(matrix.abs().max()) < torch.finfo(torch.float16).max / 2 else "f32"
-    narrow = torch.float16 if values_dtype == "f16" else torch.float32
+    narrow = TORCH_DTYPES[grids.outlier_dtype]
 
     codes = torch.empty(columns, rows, dtype=torch.uint8)
     outliers = torch.zeros(columns, rows, dtype=torch.bool)
-    statistics_dtype = Level2.dtype_for(matrix, bits)
-    scales: list[Level2] = []
-    zeros: list[Level2] = []
-    grid: list[_Grid] = []
+    grid: list[tuple[torch.Tensor, torch.Tensor]] = []
+    unit = 1 / work.abs().amax(0).clamp_min(SMALLEST_SCALE)
+    squares, weight_squares = torch.zeros(rows), (work * unit).square_().sum(0)
 
     def fit(first: int, group: torch.Tensor) -> None:
         weights = group.t()
@@ -143,15 +146,12 @@ def quantize_matrix(
             others = (~likely).sum(1, keepdim=True).clamp_min(1)
             mean = torch.where(likely, 0.0, weights).sum(1, keepdim=True) / others
             weights = torch.where(likely, mean, weights)
-        scale, zero = fit_range(weights.amin(1), weights.amax(1), bits)
-        scales.append(quantize_statistics(scale, statistics_dtype))
-        zeros.append(quantize_statistics(zero, statistics_dtype))
-        grid[:] = [_Grid(scales[-1].values, zeros[-1].values)]
+        grid[:] = [grids.fit(weights)]
 
     def round_column(number: int, column: torch.Tensor) -> torch.Tensor:
-        [now] = grid
-        code = torch.round(column / now.scale.clamp_min(SMALLEST_SCALE) + now.zero).clamp_(0, highest)
-        value = now.scale * (code - now.zero)
+        [(scale, zero)] = grid
+        code = torch.round(column / scale.clamp_min(SMALLEST_SCALE) + zero).clamp_(0, highest)
+        value = scale * (code - zero)
         if sparse:
             error = (column - value) / diagonal[number]
             outlier = error.square_() > limit
@@ -159,32 +159,28 @@ def quantize_matrix(
                 outliers[number] = outlier
                 value = torch.where(outlier, column.to(narrow).float(), value)
                 # Under an outlier any code will do; the one nearest to 0 is common, and cheap for the entropy coder.
-                code = torch.where(outlier, torch.round(now.zero).clamp_(0, highest), code)
+                code = torch.where(outlier, torch.round(zero).clamp_(0, highest), code)
         codes[number] = code
+        lost = (column - value).mul_(unit)
+        squares.addcmul_(lost, lost)
         return value
 
     sweep(work, factor.upper, group_size, fit, round_column)
     places = outliers.t().nonzero()
-    kept = work.t()[places[:, 0], places[:, 1]].to(narrow)
-    return Grouped(
+    kept = shifted(work.t()[places[:, 0], places[:, 1]], grids.shift[places[:, 0].numpy(), 0]).to(narrow)
+    scales, zeros, supergroup = grids.stored()
+    made = Grouped(
         codes.t().contiguous().numpy(),
         code_dtype(bits),
         group_size,
         bits,
-        _stack(scales, statistics_dtype),
-        _stack(zeros, statistics_dtype),
-        supergroup=(SUPERGROUP_ROWS, 1),
-        permutation=None if order is None else order.numpy(),
-        outliers=Outliers(places[:, 0].numpy(), places[:, 1].numpy(), to_numpy(kept), values_dtype),
+        scales,
+        zeros,
+        supergroup=supergroup,
+        permutation=None if factor.order is None else factor.order.numpy(),
+        outliers=Outliers(places[:, 0].numpy(), places[:, 1].numpy(), to_numpy(kept), grids.outlier_dtype),
     )
-
-
-def _stack(groups: list[Level2], steps_dtype: str) -> GroupValues:
-    codes, steps, zeros = (
-        to_numpy(torch.stack([getattr(group, part) for group in groups], 1))
-        for part in ("codes", "steps", "zeros")
-    )
-    return GroupValues(codes, code_dtype(STATISTICS_BITS), steps, zeros, steps_dtype, "f16")
+    return made, (squares / weight_squares).nan_to_num_(0).sqrt_()
 
 
 METHOD = SpQR()

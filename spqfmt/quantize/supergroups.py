@@ -4,14 +4,18 @@ from dataclasses import dataclass
 
 import torch
 
+from spqfmt.kernels.torch_arrays import TORCH_DTYPES
+
 STATISTICS_BITS = 3
 SUPERGROUP_ROWS = 16
 _HIGHEST = float(2**STATISTICS_BITS - 1)
 _MAX_ZERO = 512.0
 """A tile's zero is at most this many steps: float16 holds such numbers to within half a step."""
 
-_STEPS = {"f16": (torch.float16, 2.0**-24, 2.0**15), "bf16": (torch.bfloat16, 2.0**-120, 2.0**120)}
-"""dtype, smallest and largest step"""
+_STEPS = {"f16": (2.0**-24, 2.0**15), "f32": (2.0**-120, 2.0**120)}
+"""Smallest and largest step."""
+_STEP_ERROR = 2.0**-6
+"""Of a step in a dtype that holds it, relative: what 7 codes come to stays within the half that rounding costs."""
 
 
 @dataclass(frozen=True)
@@ -25,22 +29,14 @@ class Level2:
     steps: torch.Tensor
     zeros: torch.Tensor
     values: torch.Tensor
-
-    @staticmethod
-    def dtype_for(matrix: torch.Tensor, bits: int) -> str:
-        """The dtype of the steps: f16, or bf16 for weights so small or large that they would leave f16's range."""
-        largest = matrix.abs().amax(1)
-        largest = largest[largest > 0]
-        if not len(largest):
-            return "f16"
-        typical = float(largest.median()) / 2**bits / 2 ** (STATISTICS_BITS + 1)
-        return "f16" if 2.0**-16 <= typical <= 2.0**10 else "bf16"
+    fits: bool
+    """Whether the steps' dtype holds all of them."""
 
 
 def quantize_statistics(values: torch.Tensor, dtype: str) -> Level2:
     """Quantize `values`, float32 [rows], between the minimum and maximum of each tile; the last tile holds the rest.
 
-    `dtype`, f16 or bf16, is that of the steps, f16 that of the zeros; codes are rounded against them as stored.
+    `dtype`, f16 or f32, is that of the steps, f16 that of the zeros; codes are rounded against them as stored.
     """
     rows = len(values)
     filled = (
@@ -51,10 +47,11 @@ def quantize_statistics(values: torch.Tensor, dtype: str) -> Level2:
     tiles = filled.reshape(-1, SUPERGROUP_ROWS)
     low, high = tiles.amin(1), tiles.amax(1)
     step = torch.maximum((high - low) / _HIGHEST, torch.maximum(low.abs(), high.abs()) / _MAX_ZERO)
-    narrow, smallest, largest = _STEPS[dtype]
-    steps = step.clamp_(smallest, largest).to(narrow)
+    smallest, largest = _STEPS[dtype]
+    steps = step.clamp(smallest, largest).to(TORCH_DTYPES[dtype])
+    fits = bool(((steps.float() - step).abs() <= step * _STEP_ERROR)[step > 0].all())
     zeros = (-low / steps.float()).half()
     step, zero = steps.float()[:, None], zeros.float()[:, None]
     codes = torch.round(tiles / step + zero).clamp_(0, _HIGHEST)
     stored = (step * (codes - zero)).reshape(-1)[:rows]
-    return Level2(codes.reshape(-1)[:rows].to(torch.uint8), steps, zeros, stored)
+    return Level2(codes.reshape(-1)[:rows].to(torch.uint8), steps, zeros, stored, fits)

@@ -12,7 +12,13 @@ from torch import nn
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.loaders.packed import Engine, PackedEmbedding, PackedLinear
+from spqfmt.quantize import spqr
 from spqfmt.quantize.activations import TOKEN_INT8, quantize_tokens, range_clamp, ratio_clamp
+from spqfmt.quantize.calibrated import simulate
+from spqfmt.quantize.ecq import method as ecq
+from spqfmt.quantize.ecq.grid import plain_grid
+from spqfmt.quantize.ecq.sweep import RowGrid
+from spqfmt.quantize.feedback import factorize
 from spqfmt.quantize.rtn import round_groups, round_symmetric
 from spqfmt.reading.restore import restore
 from spqfmt.residency.inventory import Inventory, Item
@@ -134,6 +140,57 @@ def test_products(stored: Path, dtype: torch.dtype, memory_bytes: int | None, pa
         exact = x.double() @ matrix.t() + bias.double()
         size = x.double().abs() @ matrix.abs().t() + bias.double().abs()
         assert ((y.double() - exact).abs() <= max(3 * torch.finfo(dtype).eps, 3e-6) * size + 1e-6).all()
+    engine.close()
+
+
+def uneven(generator: np.random.Generator, octaves: int = 60) -> torch.Tensor:
+    """Rows so different that float16 holds no scale of most of them."""
+    exponents = generator.integers(-octaves, octaves + 1, (ROWS, 1))
+    return torch.from_numpy(np.ldexp(random_weights(generator).numpy(), exponents))
+
+
+def by_spqr(matrix: torch.Tensor) -> Grouped:
+    return spqr.quantize_matrix(matrix, factorize(torch.eye(COLUMNS), 1.0, act_order=True), 3, 16, 0.1)
+
+
+def by_ecq(matrix: torch.Tensor) -> Uniform:
+    # Of 127 steps, some weights are escapes.
+    rows = RowGrid.of_norms(matrix)
+    return ecq.quantize_matrix(matrix, plain_grid(COLUMNS), rows, np.float32(0.02))
+
+
+UNEVEN: dict[str, Callable[[np.random.Generator], Any]] = {
+    "i8 by row": lambda g: round_symmetric(uneven(g), 8, per_row=True),
+    "u4 groups": lambda g: round_groups(uneven(g), 4, 32),
+    "u8 groups": lambda g: round_groups(uneven(g), 8, 48),
+    "bf16 scales": lambda g: round_groups(uneven(g, 20) * 2.0**30, 4, 16),
+    "spqr": lambda g: by_spqr(uneven(g)),
+    "spqr large": lambda g: by_spqr(random_weights(g) * 2.0**70),
+    "ecq": lambda g: by_ecq(uneven(g)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", UNEVEN)
+def test_products_with_rows_of_any_magnitude(
+    name: str, write_tensor: Callable[..., Path], generator: Any, dtype: torch.dtype
+) -> None:
+    made = UNEVEN[name](generator)
+    path = write_tensor(made.encode(), (ROWS, COLUMNS), chunk_bytes=1 << 11)
+    with Reader(path) as reader:
+        record = reader.index.by_name["w"]
+        matrix = restore(reader, record, "f32")
+    assert torch.equal(matrix, simulate(made))
+    if name.startswith("spqr"):
+        assert record.by_role["outlier_values"].dtype == "f32"
+    engine = engine_of(path, None, dtype)
+    module = PackedLinear(record, dtype, None, int8_activations=False)
+    module.attach(engine)
+    for tokens in (1, 5, 40):
+        x = torch.randn(tokens, COLUMNS).to(dtype)
+        exact = x.double() @ matrix.double().t()
+        size = x.double().abs() @ matrix.double().abs().t()
+        assert ((module(x).double() - exact).abs() <= 3 * torch.finfo(dtype).eps * size + 3e-6 * size).all()
     engine.close()
 
 

@@ -20,6 +20,8 @@ MOST_BITS = 8.0
 FEWEST_BITS = 1.0
 """Mean bits a weight below which nothing of a model is left."""
 
+STEPS = (-145.0, 120.0)
+"""The least and the largest log2 of a step: what float32 holds, and room for the scales."""
 _LEAST = 1e-4
 """Bits a weight of a tensor that is all 0: no curve reaches 0, so that each has an inverse."""
 
@@ -79,8 +81,8 @@ class TensorPlan:
         return max(self.base + shift, self.curve.log_step(MOST_BITS))
 
     def step(self, shift: float) -> np.float32:
-        """The tensor's step, a normal binary32 number."""
-        return np.float32(2.0 ** float(np.clip(self.log_step(shift), -120, 120)))
+        """The tensor's step."""
+        return np.float32(2.0 ** float(np.clip(self.log_step(shift), *STEPS)))
 
     def n_bytes(self, shift: float) -> float:
         """Expected, without tables and padding."""

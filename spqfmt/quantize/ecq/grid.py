@@ -27,9 +27,9 @@ _QUIETEST_COLUMN = 1e-3
 _QUIETEST_ROW = 1e-2
 """Of the mean square gradient, likewise."""
 _QUIETEST_NORM = 2.0**-24
-"""Of the loudest row's rms: what a scale of 8 bits can tell apart."""
-_SMALLEST_RMS = 2.0**-100
-"""Instead of the rms of weights that are all 0."""
+"""Of the loudest row's rms: what a scale of 8 bits can tell apart. Where one is quieter, scales are float32."""
+_RMS_OF_ZEROS = 2.0**-100
+"""In place of the rms of weights that are all 0."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,17 @@ def norm_scale(matrix: torch.Tensor) -> Scale:
     if not rms.any():
         rms = np.ones(len(rms))
     # Rows of zeros have no scale of their own, and must not move the mean of the others.
-    quiet = np.exp(np.log(rms[rms > 0]).mean())
-    rms = np.where(rms > 0, np.maximum(rms, rms.max() * _QUIETEST_NORM), quiet)
-    return _log8(rms, ROW_OCTAVE_STEPS)
+    alive = rms[rms > 0]
+    if alive.min() < alive.max() * _QUIETEST_NORM:
+        middle = math.sqrt(alive.min()) * math.sqrt(alive.max())
+        return Scale((np.where(rms > 0, rms, middle) / middle).astype(np.float32), "f32")
+    return _log8(np.where(rms > 0, rms, np.exp(np.log(alive).mean())), ROW_OCTAVE_STEPS)
 
 
 def mean_log_rms(scaled: torch.Tensor) -> float:
     """Mean over columns of the log2 of their rms, of weights in units of the scales; float32 [rows, columns]."""
-    return float(scaled.double().square().mean(0).sqrt().clamp_min(_SMALLEST_RMS).log2().mean())
+    rms = scaled.double().square().mean(0).sqrt()
+    return float(torch.where(rms > 0, rms, _RMS_OF_ZEROS).log2().mean())
 
 
 def _order(factor: Factor, n_columns: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.quantize.calibrated import Block, Result
-from spqfmt.quantize.ecq.allocation import RateCurve, TensorPlan, between
+from spqfmt.quantize.ecq.allocation import STEPS, RateCurve, TensorPlan, between
 from spqfmt.quantize.ecq.grid import (
     DAMPING,
     InputGrid,
@@ -125,8 +125,10 @@ def _equal_slope(grid: InputGrid, rows: RowGrid, gradients: Float32 | None) -> f
 
 def survey_plain(name: str, matrix: torch.Tensor, rate: float) -> Surveyed:
     """A tensor of whose input nothing is known, float32 [rows, columns]: rows with a scale of their own."""
-    curve, equal_rate = _measure(matrix, plain_grid(matrix.shape[1]), RowGrid.of_norms(matrix), rate)
-    return Surveyed(name, matrix.numel(), curve, len(matrix), equal_rate, None)
+    rows = RowGrid.of_norms(matrix)
+    curve, equal_rate = _measure(matrix, plain_grid(matrix.shape[1]), rows, rate)
+    side_bytes = 0 if rows.scale is None else rows.scale.values.nbytes
+    return Surveyed(name, matrix.numel(), curve, side_bytes, equal_rate, None)
 
 
 def make_plans(seen: Sequence[Surveyed], extra_bits: Mapping[str, float]) -> dict[str, TensorPlan]:
@@ -164,7 +166,7 @@ def _measure(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, rate: float) 
     around = mean_log_rms(scaled) + GAUSSIAN_BITS - rate
     points = []
     for offset in _OFFSETS:
-        log_step = float(np.clip(around + offset, -120, 120))
+        log_step = float(np.clip(around + offset, *STEPS))
         chosen = choose(part, grid, part_rows, np.float32(2.0**log_step))
         points.append((log_step, chosen.bits / part.numel()))
     curve = RateCurve.of(points)

@@ -23,6 +23,9 @@ SLOPE = 1.0
 """Of the price of a bit, in units of what a bit saves on an even grid at high rate: step^2 * ln(2) / 6."""
 ESCAPE_BITS = 24.0
 """About what an outlier costs: its value in 16 bits and its gap."""
+_ORDINARY = 40
+"""Rows whose steps lie within so many octaves of 1 are worked on as they are; others are multiplied by a power of 2,
+so that squares of their errors stay in float32."""
 _BLOCK = 64
 _WORTH_THREADS = 1 << 18
 """Weights from which on starting threads for each block pays."""
@@ -77,9 +80,13 @@ def choose(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, step: np.float3
     """Quantize `matrix`, float32 [rows, columns], with this step."""
     row_scale = rows.step(len(matrix))
     row_step = step * row_scale
-    weights = np.ascontiguousarray(matrix.numpy()[:, grid.order])
+    exponents = np.frexp(row_step)[1]
+    if np.abs(exponents).max(initial=0) <= _ORDINARY:
+        exponents[:] = 0
+    row_step = np.ldexp(row_step, -exponents)
+    weights = _shifted(np.ascontiguousarray(matrix.numpy()[:, grid.order]), -exponents)
     column_step = grid.column_step[grid.order]
-    slope = _slopes(grid, rows, row_scale, float(step))
+    slope = _slopes(grid, rows, row_scale, float(step), exponents)
     nearest = np.rint(weights / row_step[:, None] / column_step)
     counts = _counts(np.where(np.abs(nearest) <= -ESCAPE - 1, nearest, 0).astype(np.int8))
     codes = np.empty(weights.shape, np.int8)
@@ -93,7 +100,8 @@ def choose(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, step: np.float3
     kept = counts.copy()
     kept[0], kept[128] = 0, kept[128] + n_escapes
     bits = _entropy(kept) + ESCAPE_BITS * n_escapes
-    return Chosen(np.ascontiguousarray(codes[:, back]), np.ascontiguousarray(work[:, back]), bits)
+    left = _shifted(np.ascontiguousarray(work[:, back]), exponents)
+    return Chosen(np.ascontiguousarray(codes[:, back]), left, bits)
 
 
 def to_uniform(
@@ -109,8 +117,7 @@ def to_uniform(
     at_rows, at_columns = np.nonzero(chosen.codes == ESCAPE)
     values = chosen.weights[at_rows, at_columns]
     codes = np.where(chosen.codes == ESCAPE, np.int8(0), chosen.codes)
-    fits = not values.size or float(np.abs(values).max()) < float(np.finfo(np.float16).max)
-    dtype, carrier = ("f16", np.float16) if fits else ("f32", np.float32)
+    dtype, carrier = ("f16", np.float16) if _fit_f16(values) else ("f32", np.float32)
     return Uniform(
         codes,
         step,
@@ -123,18 +130,30 @@ def to_uniform(
     )
 
 
-def _slopes(grid: InputGrid, rows: RowGrid, row_scale: Float32, step: float) -> Float32:
-    """What a bit is worth in each row, in the feedback's unit of error.
+def _shifted(rows: Float32, exponents: NDArray[np.int32]) -> Float32:
+    """Rows times 2^exponents."""
+    return np.ldexp(rows, exponents[:, None]) if exponents.any() else rows
+
+
+def _fit_f16(values: Float32) -> bool:
+    """Whether float16 keeps the values of escapes, which lie more than 127 steps from 0, to within half a step."""
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float16).astype(np.float32)
+    return bool((np.abs(narrow - values) <= np.abs(values) * 2.0**-8).all())
+
+
+def _slopes(
+    grid: InputGrid, rows: RowGrid, row_scale: Float32, step: float, exponents: NDArray[np.int32]
+) -> Float32:
+    """What a bit is worth in each row, in the feedback's unit of error; row i is divided by 2^exponents[i].
 
     One slope for the tensor's sum of errors weighed by `rows.weight`; a row's own errors are not weighed, so its slope
     is the tensor's over its weight.
     """
     weight = np.ones(len(row_scale)) if rows.weight is None else rows.weight
     mean = float((row_scale.astype(np.float64) ** 2 * weight).mean())
-    slope: Float32 = (SLOPE * math.log(2) / 6 * grid.error_factor * step**2 * mean / weight).astype(
-        np.float32
-    )
-    return slope
+    slope = SLOPE * math.log(2) / 6 * grid.error_factor * step**2 * mean / weight
+    return np.ldexp(slope, -2 * exponents).astype(np.float32)
 
 
 def _sweep(
