@@ -1,6 +1,7 @@
 """Pack and read back: what comes out is what went in."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,28 @@ def test_group_rounding_is_within_half_a_step(bits: int, group_size: int) -> Non
     # The zero point is rounded, so an end of the range may be another half step away; f16 scales add 2^-11.
     assert (error <= step * (1 + 2.0**-10 * 2**bits)).all()
     assert error.mean() < 0.3 * step.mean()
+
+
+@pytest.mark.parametrize(
+    "method", [{"method": "rtn", "bits": 4, "group_size": 16}, {"method": "ecq", "bits": 7}]
+)
+@pytest.mark.parametrize("factor", [1e-30, 1e-8, 1.0, 1e6, 1e20])
+def test_weights_of_any_magnitude_come_back(
+    make_model: MakeModel, tmp_path: Path, method: dict[str, Any], factor: float
+) -> None:
+    model = make_model(torch.bfloat16)
+    value = (torch.randn(129, 37, generator=torch.Generator().manual_seed(1)) * factor).bfloat16()
+    tensors = [
+        replace(tensor, load=value.clone) if tensor.name == "layers.0.up" else tensor
+        for tensor in model.tensors
+    ]
+    more = {"no_calibration": True} if method["method"] == "ecq" else {}
+    packed(replace(model, tensors=tuple(tensors)), tmp_path / "m.spq", **method, **more)
+    spqfmt.verify(tmp_path / "m.spq")
+    with spqfmt.open(tmp_path / "m.spq") as file:
+        assert file["layers.0.up"].info.scheme != "dense"
+        off = file.read("layers.0.up").double() - value.double()
+    assert (off.norm(dim=1) < 0.12 * value.double().norm(dim=1)).all()
 
 
 def test_rows_are_the_rows_of_the_whole(make_model: MakeModel, tmp_path: Path) -> None:
