@@ -11,7 +11,12 @@ class SpqError(Exception):
 
 
 class FormatError(SpqError):
-    """A file breaks FORMAT.md or cannot be read. `offset` is the byte in the file, where it is known."""
+    """A file breaks FORMAT.md or cannot be read. `offset` is the byte in the file, where it is known.
+
+    `job` is the number of the plane at fault where many were decoded at once.
+    """
+
+    job: int | None = None
 
     def __init__(self, message: str, offset: int | None = None) -> None:
         super().__init__(message)

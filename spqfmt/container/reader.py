@@ -13,9 +13,9 @@ import numpy as np
 import zstandard
 
 from spqfmt import wire
+from spqfmt.codecs import planes
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS, Elements, check_packed, from_planes
-from spqfmt.codecs.registry import decode_into
 from spqfmt.codecs.threads import side_by_side
 from spqfmt.container.features import required_features, required_mask
 from spqfmt.container.index import parse_index
@@ -26,7 +26,7 @@ from spqfmt.container.trailer import (
     check_header,
     parse_trailer,
 )
-from spqfmt.errors import ChecksumError, CorruptError, FormatError, TruncatedError
+from spqfmt.errors import CorruptError, FormatError, TruncatedError
 from spqfmt.kernels import native
 from spqfmt.records import Chunk, Index, PlaneChunk, Stream, TensorRecord
 from spqfmt.schemes.registry import SCHEMES
@@ -126,24 +126,29 @@ class Reader:
         """Read, check and decode one chunk plane into `out`, uint8 of its raw size. Raises FormatError."""
         if plane.codec == wire.CODEC_RAW and plane.stored_bytes == out.size:
             # Nothing to decode: straight to where it is wanted.
-            self.read_into(plane.offset, out)
-            _check_crc32(out, plane)
+            self.read_stored(plane, out)
             return
         stored = _scratch.stored(plane.stored_bytes)
         self.read_into(plane.offset, stored)
-        _check_crc32(stored, plane)
-        decode_into(plane.codec, stored, out)
+        with _at(plane):
+            planes.decode(plane, stored, out)
+
+    def read_stored(self, plane: PlaneChunk, out: Bytes) -> None:
+        """Read the stored bytes of one chunk plane into `out`, uint8 of that size, and check them."""
+        self.read_into(plane.offset, out)
+        with _at(plane):
+            planes.check(out, plane.crc32)
 
     def read_packed(self, chunk: Chunk, dtype: str, out: Bytes) -> None:
         """Decode one chunk into `out`: elements as they are in memory, narrower ones than a byte packed."""
         bits = wire.DTYPES[dtype].bits
-        planes = out if bits <= 8 else _scratch.planes(out.size)
+        decoded = out if bits <= 8 else _scratch.planes(out.size)
         at = 0
         for plane in chunk.planes:
-            self.read_plane(plane, planes[at : at + plane.raw_bytes])
+            self.read_plane(plane, decoded[at : at + plane.raw_bytes])
             at += plane.raw_bytes
         if bits > 8:
-            native.merge_planes(planes, bits // 8, wire.DTYPES[dtype].rotate, out)
+            native.merge_planes(decoded, bits // 8, wire.DTYPES[dtype].rotate, out)
         else:
             check_packed(out, dtype, chunk.n_elements)
 
@@ -191,6 +196,17 @@ class Reader:
         side_by_side(read, _overlapping(stream.chunks, first, stop))
         return out
 
+    def check_elements(self, record: TensorRecord) -> None:
+        """Raise CorruptError where the streams of a tensor break a rule that no chunk shows alone (FORMAT.md 5)."""
+        if record.tied_to is not None:
+            return
+
+        def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
+            return self.read_elements(record, role, first, stop)
+
+        with located(self.path):
+            SCHEMES[record.scheme].verify(record, fetch)
+
     def read_rows(
         self, record: TensorRecord, first: int = 0, stop: int | None = None, dtype: str = "f32"
     ) -> Elements:
@@ -222,9 +238,14 @@ def _overlapping(chunks: Sequence[Chunk], first: int, stop: int) -> Sequence[Chu
     return chunks[begin:end]
 
 
-def _check_crc32(stored: Bytes, plane: PlaneChunk) -> None:
-    if native.crc32(stored) != plane.crc32:
-        raise ChecksumError("a chunk does not match its checksum", plane.offset)
+@contextmanager
+def _at(plane: PlaneChunk) -> Iterator[None]:
+    """Errors from inside are about this plane."""
+    try:
+        yield
+    except FormatError as error:
+        error.offset = plane.offset if error.offset is None else error.offset
+        raise
 
 
 def _index_text(stored: bytes, raw_bytes: int) -> bytes:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TypeAlias
-from zlib import crc32
 
 from spqfmt.codecs.elements import Elements
 from spqfmt.container.reader import Reader, located
@@ -156,7 +155,7 @@ def _treatment(reader: Reader, record: TensorRecord) -> tuple[object, ...]:
 
 
 def stored_alike(a: _Held, b: _Held) -> bool:
-    """Whether both tensors are the same stored bytes with the same meaning, found without decoding any."""
+    """Whether both tensors are the same stored bytes with the same meaning; FormatError where these are damaged."""
     records = [holder(reader, record) for reader, record in (a, b)]
     meaning = [(r.scheme, r.parameters, r.transposed, [_outline(s) for s in r.streams]) for r in records]
     if meaning[0] != meaning[1]:
@@ -165,12 +164,14 @@ def stored_alike(a: _Held, b: _Held) -> bool:
         streams = a[0].owner(ours), b[0].owner(theirs)
         if _outline(streams[0]) != _outline(streams[1]):
             return False
-        planes = ([p for chunk in stream.chunks for p in chunk.planes] for stream in streams)
-        for plane, twin in zip(*planes, strict=True):
-            stored = a[0].read_bytes(plane.offset, plane.stored_bytes)
-            # Damage is found again, and named, as the tensor is decoded.
-            if stored != b[0].read_bytes(twin.offset, twin.stored_bytes) or crc32(stored) != plane.crc32:
-                return False
+        for chunk, twin in zip(*(stream.chunks for stream in streams), strict=True):
+            for mine, other in zip(chunk.planes, twin.planes, strict=True):
+                stored = a[0].read_bytes(mine.offset, mine.stored_bytes)
+                if stored != b[0].read_bytes(other.offset, other.stored_bytes):
+                    return False
+            with located(a[0].path, f"tensor {records[0].name!r}, {ours.role}", chunk):
+                a[0].check_chunk(chunk, streams[0].dtype)
+    a[0].check_elements(records[0])
     return True
 
 

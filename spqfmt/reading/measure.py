@@ -59,6 +59,7 @@ def measure_file(
 
 
 def _measure(reader: Reader, record: TensorRecord, reference: Reference | None) -> Measured:
+    reader.check_elements(record)
     error = None
     if reference is not None and reference.shape(record.name) == record.shape:
         elements, dtype = reference.read(record.name)

@@ -4,14 +4,12 @@ import os
 from collections.abc import Mapping
 
 from spqfmt import wire
-from spqfmt.codecs.elements import Elements
 from spqfmt.codecs.threads import side_by_side
 from spqfmt.container.reader import Reader, located
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import CorruptError
 from spqfmt.progress import Progress, Silent
-from spqfmt.records import Chunk, Stream, TensorRecord
-from spqfmt.schemes.registry import SCHEMES
+from spqfmt.records import Chunk, Stream
 
 
 def verify_file(path: str | os.PathLike[str], progress: Progress | None = None) -> None:
@@ -34,8 +32,7 @@ def _verify_file(reader: Reader, progress: Progress) -> None:
         streams = {f"tensor {t.name!r}, {s.role}": s for t in tensors for s in t.streams}
         _check_chunks(reader, streams)
         for tensor in tensors:
-            if tensor.tied_to is None:
-                _check_elements(reader, tensor)
+            reader.check_elements(tensor)
         progress.advance(segment.end - segment.offset, segment.name)
     _check_chunks(reader, {f"asset {asset.name!r}": asset.stream for asset in index.assets})
     with located(reader.path):
@@ -49,14 +46,6 @@ def _check_chunks(reader: Reader, streams: Mapping[str, Stream]) -> None:
             reader.check_chunk(chunk, dtype)
 
     side_by_side(check, [(what, s.dtype, chunk) for what, s in streams.items() for chunk in s.chunks])
-
-
-def _check_elements(reader: Reader, record: TensorRecord) -> None:
-    def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
-        return reader.read_elements(record, role, first, stop)
-
-    with located(reader.path):
-        SCHEMES[record.scheme].verify(record, fetch)
 
 
 def _check_padding(reader: Reader) -> None:

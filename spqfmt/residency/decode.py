@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from spqfmt import wire
+from spqfmt.codecs import planes
 from spqfmt.codecs.base import Bytes
-from spqfmt.codecs.registry import decode_into
-from spqfmt.errors import ChecksumError, FormatError
+from spqfmt.codecs.elements import check_packed
+from spqfmt.errors import FormatError
 from spqfmt.kernels import native
 from spqfmt.residency.parts import Part
 
@@ -15,12 +16,13 @@ from spqfmt.residency.parts import Part
 def check_part(part: Part, stored: Bytes, path: Path) -> None:
     """Compare every chunk of `stored` (part.stored_bytes) with its CRC-32.
 
-    Raises ChecksumError that names file and tensor.
+    Raises ChecksumError, or CorruptError where the stored bytes are lent as they are and are no elements; both name
+    file and tensor.
     """
-    with _located(part, path):
-        for src, size, _, crc32, _, _ in part.jobs.tolist():
-            if native.crc32(stored[src : src + size]) != crc32:
-                raise ChecksumError("checksum of the stored bytes is wrong", part.offset + src)
+    with located(part, path):
+        planes.check_jobs(stored, part.jobs)
+        if part.is_stored_as_decoded:
+            _check_elements(part, stored)
 
 
 def decode_part(
@@ -31,17 +33,10 @@ def decode_part(
     `checked`: check_part has seen `stored`; else every chunk is compared with its CRC-32 here. Raises ChecksumError or
     CorruptError that names file and tensor; `out` is unspecified then.
     """
-    if part.has_zstd and not checked:
-        check_part(part, stored, path)
-        checked = True
     target = scratch[: part.decoded_bytes] if part.work_bytes else out
-    with _located(part, path):
-        if part.has_zstd:
-            _decode_one_by_one(part, stored, target, n_threads)
-        elif checked:
-            native.decode_verified_chunks(stored, part.jobs, target, n_threads)
-        else:
-            native.decode_chunks(stored, part.jobs, target, n_threads)
+    with located(part, path):
+        planes.decode_jobs(stored, part.jobs, target, checked=checked, n_threads=n_threads)
+        _check_elements(part, target)
     dtype = wire.DTYPES[part.dtype]
     if part.is_turned:
         width = part.record.matrix_shape[0]
@@ -55,20 +50,18 @@ def decode_part(
         )
 
 
-def _decode_one_by_one(part: Part, stored: Bytes, target: Bytes, n_threads: int) -> None:
-    for number, (src, size, codec, _, dst, raw_bytes) in enumerate(part.jobs.tolist()):
-        if codec == wire.CODEC_ZSTD:
-            decode_into(codec, stored[src : src + size], target[dst : dst + raw_bytes])
-        else:
-            native.decode_verified_chunks(stored, part.jobs[number : number + 1], target, n_threads)
+def _check_elements(part: Part, decoded: Bytes) -> None:
+    if wire.DTYPES[part.dtype].bits <= 8:
+        check_packed(decoded, part.dtype, part.n_weights)
 
 
 @contextmanager
-def _located(part: Part, path: Path) -> Iterator[None]:
+def located(part: Part, path: Path) -> Iterator[None]:
+    """Errors from inside name file and tensor, and the place in the file of the plane that they are about."""
     try:
         yield
     except FormatError as error:
         if error.offset is None:
-            error.offset = part.planes[getattr(error, "job", 0)].offset
+            error.offset = part.planes[error.job or 0].offset
         error.args = (f"{path}: tensor {part.record.name!r}: {error}",)
         raise

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt import wire
+from spqfmt.codecs.planes import jobs_of
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
 
 PART_BYTES = 1 << 20
@@ -102,25 +103,12 @@ class Part:
     @cached_property
     def jobs(self) -> NDArray[np.int64]:
         """Rows of native.DECODE_JOB_COLUMNS: from the part's stored bytes to its decoded or scratch bytes."""
-        jobs, at = [], 0
-        for plane in self.planes:
-            jobs.append(
-                (
-                    plane.offset - self.offset,
-                    plane.stored_bytes,
-                    plane.codec,
-                    plane.crc32,
-                    at,
-                    plane.raw_bytes,
-                )
-            )
-            at += plane.raw_bytes
-        return np.array(jobs, np.int64)
+        return jobs_of(self.planes)
 
     @cached_property
-    def has_zstd(self) -> bool:
-        """Whether a chunk is coded by zstd, which no native loop decodes."""
-        return any(plane.codec == wire.CODEC_ZSTD for plane in self.planes)
+    def used_bits(self) -> int:
+        """Bits of the last decoded byte that hold elements, which are narrower than a byte; 0 for all of them."""
+        return self.n_weights * wire.DTYPES[self.dtype].bits % 8
 
     @cached_property
     def is_stored_as_decoded(self) -> bool:

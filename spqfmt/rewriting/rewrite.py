@@ -8,8 +8,9 @@ from itertools import islice
 import numpy as np
 
 from spqfmt import wire
+from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.chunks import CodecPolicy, EncodedChunk, EncodedPlane
-from spqfmt.codecs.elements import CARRIERS, from_planes
+from spqfmt.codecs.elements import CARRIERS, check_packed, from_planes
 from spqfmt.codecs.registry import decode_into
 from spqfmt.codecs.threads import Task, n_threads, side_by_side, submit
 from spqfmt.container.encode import MIN_SAVING, encode_plane
@@ -17,8 +18,6 @@ from spqfmt.container.output import Output
 from spqfmt.container.reader import Reader, located
 from spqfmt.container.strict_json import Json
 from spqfmt.container.writer import Sealed
-from spqfmt.errors import ChecksumError
-from spqfmt.kernels import native
 from spqfmt.progress import Progress
 from spqfmt.records import Chunk, PlaneChunk, Segment, Stream, TensorRecord
 from spqfmt.residency.decode_rates import DecodeRates, measure_decode_rates
@@ -113,6 +112,7 @@ class Rewrite:
                 raw_bytes = sum(t.source_bytes for t in tensors if t.tied_to is None)
                 output.begin_segment(segment.name, raw_bytes, original.segment(number))
                 for place, tensor in enumerate(tensors, start=segment.first_tensor):
+                    reader.check_elements(tensor)
                     streams = original.streams(place)
                     own = [
                         (s, record)
@@ -157,21 +157,18 @@ class Rewrite:
 
     @staticmethod
     def _copied(task: _Task) -> EncodedChunk:
-        planes = tuple(_copy(plane, _stored(task, plane)) for plane in task.chunk.planes)
-        return EncodedChunk(task.chunk.n_elements, planes)
+        copies = tuple(_copy(plane, _read(task, plane)[0]) for plane in task.chunk.planes)
+        return EncodedChunk(task.chunk.n_elements, copies)
 
     def _plane(self, task: _Task, plane: PlaneChunk) -> EncodedPlane:
-        stored = _stored(task, plane)
+        stored, raw = _read(task, plane)
         if self._stays(plane, task.codec):
             return _copy(plane, stored)
         dtype, n = task.stream.dtype, task.chunk.n_elements
-        raw = np.empty(plane.raw_bytes, np.uint8)
         symbols = raw
-        with located(task.reader.path, task.what, task.chunk):
-            decode_into(plane.codec, np.frombuffer(stored, np.uint8), raw)
-            if wire.DTYPES[dtype].bits < 8:
-                symbols = np.empty(n, CARRIERS[dtype]).view(np.uint8)
-                from_planes(raw, dtype, n, symbols)
+        if wire.DTYPES[dtype].bits < 8:
+            symbols = np.empty(n, CARRIERS[dtype]).view(np.uint8)
+            from_planes(raw, dtype, n, symbols)
         # The stream's record brings the entropy along.
         return encode_plane(raw, symbols, task.codec)._replace(entropy_bits=None)
 
@@ -189,17 +186,19 @@ class Rewrite:
         return plane.codec == wire.CODECS[codec]
 
 
-def _stored(task: _Task, plane: PlaneChunk) -> bytes:
-    """The stored bytes of a plane, checked."""
+def _read(task: _Task, plane: PlaneChunk) -> tuple[Bytes, Bytes]:
+    """A plane's stored and decoded bytes. What is copied is decoded too: a damaged file is not passed on."""
+    stored, raw = np.empty(plane.stored_bytes, np.uint8), np.empty(plane.raw_bytes, np.uint8)
     with located(task.reader.path, task.what, task.chunk):
-        stored = task.reader.read_bytes(plane.offset, plane.stored_bytes)
-        if native.crc32(np.frombuffer(stored, np.uint8)) != plane.crc32:
-            raise ChecksumError("a chunk does not match its checksum", plane.offset)
-        return stored
+        task.reader.read_stored(plane, stored)
+        decode_into(plane.codec, stored, raw)
+        if wire.DTYPES[task.stream.dtype].bits <= 8:
+            check_packed(raw, task.stream.dtype, task.chunk.n_elements)
+    return stored, raw
 
 
-def _copy(plane: PlaneChunk, stored: bytes) -> EncodedPlane:
-    return EncodedPlane(stored, plane.codec, plane.crc32, None)
+def _copy(plane: PlaneChunk, stored: Bytes) -> EncodedPlane:
+    return EncodedPlane(stored.tobytes(), plane.codec, plane.crc32, None)
 
 
 def tensors_of(reader: Reader, segment: Segment) -> tuple[TensorRecord, ...]:

@@ -8,8 +8,6 @@ from spq_vectors.build import File
 from spq_vectors.valid import dense
 
 import spqfmt
-from spqfmt.container.bulk import WantedStream, read_streams
-from spqfmt.container.reader import Reader
 from spqfmt.errors import CorruptError, EncodeError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.kernels.torch_arrays import to_numpy
@@ -55,15 +53,6 @@ def no_bool(request, tmp_path):
     return path
 
 
-def bulk(path):
-    with Reader(path) as reader:
-        stream = reader.index.tensors[0].by_role["values"]
-        read_streams(
-            reader,
-            [WantedStream("tensor 'mask', values", stream, to_numpy(torch.zeros(12, dtype=torch.uint8)))],
-        )
-
-
 def read(path, rows=None):
     with spqfmt.open(path) as file:
         file.read("mask", rows)
@@ -79,7 +68,6 @@ WAYS = {
     "verify": spqfmt.verify,
     "read": read,
     "rows": lambda path: read(path, slice(3, 4)),
-    "streams": bulk,
     "unpack": lambda path: spqfmt.unpack(path, path.with_name("folder")),
     "measure": lambda path: measure_file(path, inspect_file(path)),
     "diff": compared,

@@ -15,12 +15,12 @@ from spqfmt.residency.parts import by_columns
 class Staged:
     """Chunks side by side as in a file, their jobs, and the workspaces that decoding them needs."""
 
-    def __init__(self, chunks, gap=0, used_bits=0):
+    def __init__(self, chunks, gap=0):
         """`chunks`: (stored bytes, codec, raw_bytes); raw bytes follow each other, `gap` bytes apart."""
         jobs, stored, out = [], bytearray(), 0
         for chunk, codec, raw_bytes in chunks:
             stored += bytes(-len(stored) % 64)
-            jobs.append(chunk_job(chunk, codec, len(stored), out, raw_bytes, used_bits))
+            jobs.append(chunk_job(chunk, codec, len(stored), out, raw_bytes))
             stored += bytes(chunk)
             out += raw_bytes + gap
         self.stored = torch.from_numpy(

@@ -142,17 +142,6 @@ def test_the_error_word_keeps_what_was_found_before(kernels):
     assert staged.error.item() == 64
 
 
-@pytest.mark.parametrize("codec", [wire.CODEC_RAW, wire.CODEC_RANS])
-def test_unused_bits_that_are_not_zero_are_a_fault(kernels, codec):
-    raw = np.array([0x21] * 150 + [0x05], np.uint8)  # 4-bit codes, 301 of them
-    for last, fault in ((0x05, 0), (0x15, 1 << FAULTS.index("unused bits of the last byte are not zero"))):
-        raw[-1] = last
-        chunk = raw.tobytes() if codec == wire.CODEC_RAW else native.rans_encode(raw, 8)
-        staged = Staged([(chunk, codec, raw.size)], used_bits=301 * 4 % 8)
-        staged.decode(kernels)
-        assert staged.error.item() == fault
-
-
 def test_a_damaged_header_is_refused_before_a_launch():
     chunk = one_block()
     chunk[2] = 99

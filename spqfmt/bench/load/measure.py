@@ -25,7 +25,7 @@ def measure_load(
     Cold: the file's pages are dropped from the page cache before the clock starts (the disk's own cache is not ours to
     drop). Raises BackendError if a loader gives other bytes.
     """
-    loaders: list[Loader] = [Spq(file, payload, n, fresh=fresh) for n in threads for fresh in (True, False)]
+    loaders: list[Loader] = [Spq(file, payload, n) for n in threads]
     loaders += [loader for make in makers for n in threads for loader in make(payload, folder, n)]
     for loader in loaders:
         loader.load()

@@ -1,52 +1,65 @@
-""".spq: whole streams by the reader that the loaders use, into new memory or into memory that is used again."""
+""".spq: what the loaders do with packed weights that stay decoded, into new memory as safetensors does."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from spqfmt.bench.file_data import stored_streams
 from spqfmt.bench.load.base import Array, Loader, Payload
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS
 from spqfmt.codecs.threads import jobs
-from spqfmt.container.bulk import WantedStream, read_streams
 from spqfmt.container.reader import Reader
+from spqfmt.loaders.packed.store import Store
+from spqfmt.records import TensorRecord
+from spqfmt.residency.inventory import Inventory, Item
+from spqfmt.residency.parts import cut, weights_role
+from spqfmt.residency.plan import plan_residency
+from spqfmt.residency.rates import Rates
+
+_ANY_RATES = Rates(1.0, 1.0, 1.0, 1.0, 1.0)
+"""Where all weights stay decoded, rates decide nothing."""
 
 
 def payload_of(path: Path, name: str) -> Payload:
     """The decoded streams of a file, each once; codes narrower than a byte stay packed, as kernels take them."""
     with Reader(path) as reader:
-        wanted = _wanted(reader, _allocate)
-        read_streams(reader, wanted)
-        widths = [CARRIERS[stream.dtype].itemsize for _, stream, _ in wanted]
-        arrays = [Array(w.name, w.out, width) for w, width in zip(wanted, widths, strict=True)]
+        arrays = _load(reader)
         weights = sum(record.n_weights for record in reader.index.tensors if record.tied_to is None)
-        return Payload(name, weights, arrays)
+    return Payload(name, weights, arrays)
 
 
 class Spq(Loader):
-    """Chunks of all streams side by side. `fresh`: into new memory every time, as safetensors does."""
+    """All weights by the loaders' own store, then each tensor's other streams by its reader."""
 
-    def __init__(self, path: Path, payload: Payload, threads: int, *, fresh: bool) -> None:
-        super().__init__("spq" if fresh else "spq, memory reused", path, payload, threads)
-        self._fresh = fresh
+    def __init__(self, path: Path, payload: Payload, threads: int) -> None:
+        super().__init__("spq", path, payload, threads)
 
     def load(self) -> None:
         """Open and decode."""
-        again = iter(self.out)
         with jobs(self.threads), Reader(self.path) as reader:
-            wanted = _wanted(reader, _allocate if self._fresh else lambda n_bytes: next(again))
-            read_streams(reader, wanted)
-        self.out = [w.out for w in wanted]
+            self.out = [array.raw for array in _load(reader)]
 
 
-def _allocate(n_bytes: int) -> Bytes:
-    return np.empty(n_bytes, np.uint8)
+def _load(reader: Reader) -> list[Array]:
+    records = [record for record in reader.index.tensors if record.n_weights and record.tied_to is None]
+    parts = [cut(record) for record in records]
+    items = tuple(Item(part, products=True, lookups=False) for own in parts for part in own)
+    store = Store(plan_residency(Inventory(items, 0, 0, 0), _ANY_RATES, None), [reader])
+    store.load()
+    arrays, at = [], 0
+    for record, own in zip(records, parts, strict=True):
+        weights = store.decoded_run(range(at, at + len(own)))
+        assert weights is not None
+        at += len(own)
+        role = weights_role(record)
+        arrays.append(Array(f"{record.name}/{role}", weights, CARRIERS[record.by_role[role].dtype].itemsize))
+        arrays += [
+            _side(reader, record, s.role) for s in record.streams if s.role != role and s.same_as is None
+        ]
+    return arrays
 
 
-def _wanted(reader: Reader, memory: Callable[[int], Bytes]) -> list[WantedStream]:
-    return [
-        WantedStream(f"{record.name}/{stream.role}", stream, memory(stream.raw_bytes))
-        for record, stream in stored_streams(reader.index.tensors)
-    ]
+def _side(reader: Reader, record: TensorRecord, role: str) -> Array:
+    elements = reader.read_elements(record, role)
+    raw: Bytes = elements.view(np.uint8)
+    return Array(f"{record.name}/{role}", raw, elements.itemsize)

@@ -3,11 +3,12 @@
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
 from spqfmt.kernels.device.kernels import MAX_TOKENS, DeviceKernels
 from spqfmt.kernels.device.matrix import GroupScales, GroupValues, Matrix, OutlierRows, UniformScales
-from spqfmt.kernels.torch_rans import raise_fault
+from spqfmt.kernels.torch_rans import UNUSED_BITS_FAULT, raise_fault
 
 __all__ = [
     "MAX_TOKENS",
     "READ_AHEAD_BYTES",
+    "UNUSED_BITS_FAULT",
     "ChunkJob",
     "DecodePlan",
     "DeviceKernels",

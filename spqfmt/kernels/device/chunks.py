@@ -30,9 +30,7 @@ _ALIGNMENT = 4
 class ChunkJob:
     """One plane of a chunk: bytes of the tensor `stored` that become `raw_bytes` bytes of `out`.
 
-    `codec` is wire.CODEC_RAW or wire.CODEC_RANS; `header` is there for rans. `used_bits` of the last byte hold packed
-    elements and the others must be zero; 0 where all are used.
-    """
+    `codec` is wire.CODEC_RAW or wire.CODEC_RANS; `header` is there for rans."""
 
     codec: int
     stored_offset: int
@@ -40,7 +38,6 @@ class ChunkJob:
     out_offset: int
     raw_bytes: int
     header: RansHeader | None
-    used_bits: int = 0
 
 
 class Fill(NamedTuple):
@@ -95,13 +92,10 @@ class DecodePlan:
         return replace(self, records=records)
 
 
-def chunk_job(
-    chunk: Buffer, codec: int, stored_offset: int, out_offset: int, raw_bytes: int, used_bits: int = 0
-) -> ChunkJob:
+def chunk_job(chunk: Buffer, codec: int, stored_offset: int, out_offset: int, raw_bytes: int) -> ChunkJob:
     """Parse and check a stored chunk whose checksum is right.
 
     The chunk will lie at `stored_offset` of a tensor, a multiple of 4, and decode to `out_offset` of another.
-    `used_bits`: number of elements * bits of one % 8, see ChunkJob.
     CorruptError, UnsupportedError: the chunk breaks the format. ValueError: another codec, a bad offset.
     """
     stored_bytes = np.frombuffer(chunk, np.uint8).size
@@ -109,11 +103,11 @@ def chunk_job(
         raise ValueError(f"a chunk cannot lie at {stored_offset} and decode to {out_offset}")
     if codec == wire.CODEC_RAW:
         check(stored_bytes == raw_bytes, f"raw chunk of {stored_bytes} bytes, not {raw_bytes}")
-        return ChunkJob(codec, stored_offset, stored_bytes, out_offset, raw_bytes, None, used_bits)
+        return ChunkJob(codec, stored_offset, stored_bytes, out_offset, raw_bytes, None)
     if codec != wire.CODEC_RANS:
         raise ValueError(f"the kernels do not decode codec {codec}")
     header = read_header(chunk, raw_bytes)
-    return ChunkJob(codec, stored_offset, stored_bytes, out_offset, raw_bytes, header, used_bits)
+    return ChunkJob(codec, stored_offset, stored_bytes, out_offset, raw_bytes, header)
 
 
 def plan_chunks(jobs: Sequence[ChunkJob]) -> DecodePlan:

@@ -6,7 +6,6 @@ import torch
 
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, DecodePlan
 from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix
-from spqfmt.kernels.torch_rans import UNUSED_BITS_FAULT
 
 MAX_TOKENS = 16
 """Tokens that `multiply` takes at most; more are cheaper as a product with dequantized weights."""
@@ -43,10 +42,6 @@ class DeviceKernels(ABC):
         _require(decoded <= out.numel(), "chunks pass the end of out")
         if plan.jobs:
             self._decode_chunks(stored, plan, out, tables, error)
-        for job in plan.jobs:
-            if job.used_bits:  # of a stream of packed elements that is the last chunk at most
-                last = out[job.out_offset + job.raw_bytes - 1 :][:1]
-                error |= (last >> job.used_bits != 0).int() << UNUSED_BITS_FAULT
 
     def merge_planes(self, planes: torch.Tensor, out: torch.Tensor, *, rotated: bool) -> None:
         """Planes of a dense chunk, uint8 [bytes of an element, n], become n elements of `out` (any dtype of that size).

@@ -76,7 +76,7 @@ void decode_checked(const uint8_t* src, const DecodeJob& job, size_t readable_by
     crc = active_kernels().crc32(0, src, static_cast<size_t>(job.stored_bytes));
     if (crc == job.crc32) throw;
   }
-  if (crc != job.crc32) throw DataError("checksum of the stored bytes is wrong", Fault::checksum);
+  if (crc != job.crc32) throw DataError("a chunk does not match its checksum", Fault::checksum);
 }
 
 void check_jobs(const DecodeJob* jobs, size_t n_jobs, size_t src_bytes, size_t dst_bytes) {

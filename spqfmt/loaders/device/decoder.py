@@ -9,7 +9,7 @@ import torch
 from spqfmt import wire
 from spqfmt.container.reader import Reader, located
 from spqfmt.errors import FormatError
-from spqfmt.kernels.device import DeviceKernels, raise_fault
+from spqfmt.kernels.device import UNUSED_BITS_FAULT, DeviceKernels, raise_fault
 from spqfmt.kernels.nvcomp import ZstdFrames
 from spqfmt.loaders.device.seam import Memory
 from spqfmt.loaders.device.shipping import Shipment
@@ -71,6 +71,9 @@ class Decoder:
                 shipment.blame(error, path)
                 raise
         dtype = wire.DTYPES[part.dtype]
+        if part.used_bits:
+            last = target[part.decoded_bytes - 1 : part.decoded_bytes]
+            verdict |= (last >> part.used_bits != 0).int() << UNUSED_BITS_FAULT
         for merge in part.merges:
             planes = target[merge.scratch_offset : merge.scratch_offset + merge.n_bytes]
             elements = out.tensor[merge.out_offset : merge.out_offset + merge.n_bytes]

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
+from spqfmt.codecs.planes import check
 from spqfmt.codecs.registry import decode_into
 from spqfmt.codecs.zstd import FRAME_BYTES, frames
-from spqfmt.errors import ChecksumError, FormatError, UnsupportedError
-from spqfmt.kernels import native
+from spqfmt.errors import FormatError, UnsupportedError
 from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
 from spqfmt.kernels.device.chunks import BLOCK_WORDS, BLOCKS_AT_ONCE, CUMULATIVE_WORDS, TABLE_WORDS
 from spqfmt.kernels.nvcomp import ZstdFrames
@@ -125,8 +125,7 @@ class Shipment:
         zstd: list[ZstdFrames] = []
         for number, (src, size, _, crc32, _, _) in enumerate(self.part.jobs.tolist()):
             try:
-                if native.crc32(stored[src : src + size]) != crc32:
-                    raise ChecksumError("a chunk does not match its checksum")
+                check(stored[src : src + size], crc32)
                 self._place(number, stored[src : src + size], out, jobs, zstd)
             except FormatError as error:
                 self.blame(error, path, number)

@@ -1,0 +1,165 @@
+"""Every path of the package on which stored chunks become something: each must refuse what a reader must refuse."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+import spqfmt
+from spqfmt.container.reader import Reader
+from spqfmt.container.shards import open_readers
+from spqfmt.kernels.device.choose import kernels_for
+from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.seam import Memory
+from spqfmt.loaders.device.shipping import Shipment
+from spqfmt.loaders.packed.store import Store
+from spqfmt.reading.diff import diff_files
+from spqfmt.reading.measure import measure_file
+from spqfmt.reading.report import inspect_file
+from spqfmt.records import TensorRecord
+from spqfmt.residency.inventory import Inventory, Item
+from spqfmt.residency.parts import cut
+from spqfmt.residency.plan import plan_residency
+from spqfmt.residency.rates import Rates
+from spqfmt.residency.sides import read_sides
+
+_CPU = torch.device("cpu")
+_RATES = Rates(1.0, 1.0, 1.0, 1.0, 1.0)
+
+
+def read(path: Path) -> None:
+    """Values, as a user asks for them, and assets."""
+    with spqfmt.open(path) as file:
+        for name in file:
+            file.read(name)
+        dict(file.assets)
+
+
+def rows(path: Path) -> None:
+    """Values a row at a time."""
+    with ExitStack() as stack:
+        for reader in open_readers(path):
+            stack.callback(reader.close)
+            for record in _records(reader):
+                for row in range(record.matrix_shape[0] if record.n_weights else 0):
+                    reader.read_rows(record, row, row + 1, "f32")
+
+
+def _records(reader: Reader) -> list[TensorRecord]:
+    return [record for record in reader.index.tensors if record.tied_to is None]
+
+
+def _packable(reader: Reader) -> list[TensorRecord]:
+    """What loaders keep packed: matrices of floats."""
+    floats = {"f32", "f16", "bf16"}
+    return [r for r in _records(reader) if r.dtype in floats and len(r.shape) == 2 and r.n_weights]
+
+
+def packable_names(path: Path) -> set[str]:
+    """Names of the tensors that loaders may keep packed."""
+    names: set[str] = set()
+    _each_reader(path, lambda _, records: names.update(record.name for record in records))
+    return names
+
+
+def _each_reader(path: Path, work: Callable[[Reader, list[TensorRecord]], None]) -> None:
+    with ExitStack() as stack:
+        readers = open_readers(path)
+        for reader in readers:
+            stack.callback(reader.close)
+        for reader in readers:
+            work(reader, _packable(reader))
+
+
+def decoded(path: Path) -> None:
+    """Packed weights that the loader decodes into memory, and their sides."""
+
+    def work(reader: Reader, records: list[TensorRecord]) -> None:
+        for record in records:
+            read_sides(reader, record)
+        items = tuple(Item(part, products=True, lookups=False) for r in records for part in cut(r))
+        if items:
+            Store(plan_residency(Inventory(items, 0, 0, 0), _RATES, None), [reader]).load()
+
+    _each_reader(path, work)
+
+
+def compressed(path: Path) -> None:
+    """Packed weights that are checked as they come into memory, and decoded just before their product."""
+
+    def work(reader: Reader, records: list[TensorRecord]) -> None:
+        parts = [part for record in records for part in cut(record)]
+        items = tuple(Item(part, products=True, lookups=False) for part in parts)
+        if not items:
+            return
+        smallest = plan_residency(Inventory(items, 0, 0, 0), _RATES, None).smallest_bytes
+        store = Store(plan_residency(Inventory(items, 0, 0, 0), _RATES, smallest), [reader])
+        for record in records:
+            read_sides(reader, record)
+        for number, part in enumerate(parts):
+            stored = np.empty(part.stored_bytes, np.uint8)
+            store.read(number, stored)
+            if not part.is_stored_as_decoded:
+                store.decode(number, stored, np.empty(part.decoded_bytes, np.uint8))
+
+    _each_reader(path, work)
+
+
+def device(path: Path) -> None:
+    """Packed weights that a device decodes."""
+    decoder = Decoder(kernels_for(_CPU, "torch"))
+
+    def memory(n_bytes: int) -> Memory:
+        return Memory(next(_numbers), n_bytes, torch.zeros(n_bytes, dtype=torch.uint8))
+
+    def work(reader: Reader, records: list[TensorRecord]) -> None:
+        for record in records:
+            read_sides(reader, record)
+            for part in cut(record):
+                shipment = Shipment(part, zstd_on_device=False)
+                sent, out, word = memory(shipment.n_bytes), memory(part.decoded_bytes), memory(4)
+                room = sent if shipment.as_stored else memory(part.stored_bytes)
+                decoder.read(shipment, reader, room, sent)
+                tables, scratch = memory(4 * 4096 * shipment.n_tables), memory(part.scratch_bytes)
+                decoder.decode(shipment, reader.path, sent, out, word, tables, scratch)
+                decoder.judge(shipment, word, reader.path)
+
+    _each_reader(path, work)
+
+
+_numbers = count()
+
+
+def repack(path: Path) -> None:
+    """Another file of the same chunks, copied."""
+    with TemporaryDirectory() as folder:
+        spqfmt.repack(path, Path(folder) / "out.spq")
+
+
+def measure(path: Path) -> None:
+    """`inspect --measure`."""
+    measure_file(path, inspect_file(path))
+
+
+def unpack(path: Path) -> None:
+    """A folder of safetensors."""
+    with TemporaryDirectory() as folder:
+        spqfmt.unpack(path, Path(folder) / "out")
+
+
+PATHS: dict[str, Callable[[Path], None]] = {
+    "verify": spqfmt.verify,
+    "read": read,
+    "rows": rows,
+    "decoded": decoded,
+    "compressed": compressed,
+    "device": device,
+    "repack": repack,
+    "diff": lambda path: diff_files(path, path),
+    "measure": measure,
+    "unpack": unpack,
+}
