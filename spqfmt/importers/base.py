@@ -53,6 +53,8 @@ class SourceModel:
     """Class name in transformers, such as "LlamaForCausalLM"; empty where the source does not say."""
     source_kind: str
     """The importer's `kind`."""
+    quantized: str = ""
+    """What has quantized it already, such as "gptq"; empty where its tensors are weights."""
 
 
 class Importer(Protocol):

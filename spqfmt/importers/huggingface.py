@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from spqfmt.errors import ImporterError
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
+from spqfmt.importers._quantized import quantized_by
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class HuggingFaceImporter:
             assets=_assets(path),
             architecture=architecture,
             source_kind=self.kind,
+            quantized=quantized_by(config, ((name, t.shape, t.dtype) for name, t in stored.items())),
         )
 
 

@@ -25,6 +25,7 @@ from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.importers.registry import open_source
 from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.packing.fit.bounds import room_for, room_notes
+from spqfmt.packing.kept import KeptTensors
 from spqfmt.packing.options import PackArguments, PackOptions, pack_options
 from spqfmt.packing.plan import PlannedTensor, plan_pack
 from spqfmt.packing.records import stream_record, tensor_record
@@ -181,7 +182,9 @@ def pack_model(
         if folder is not None:
             folder.remove()
     file_bytes = sum(file.file_bytes for file in sealed)
+    left_dense = {} if calibrated is None else calibrated.left_dense()
     notes = () if calibrated is None else calibrated.all_notes()
+    notes += (*encoder.kept.notes(left_dense),)
     if budget is not None:
         notes += (*room_notes(options.fit, budget.ledger, file_bytes),)
     return PackReport(
@@ -192,7 +195,7 @@ def pack_model(
         sum(1 for _ in plan.tensors),
         sum(tensor.n_weights for tensor in plan.tensors),
         time.monotonic() - started,
-        {} if calibrated is None else calibrated.left_dense(),
+        left_dense,
         notes,
     )
 
@@ -204,6 +207,7 @@ class _Encoder:
         self._options = options
         self._calibrated = calibrated
         self._weight_chunks = count()
+        self.kept = KeptTensors(options.method.name)
 
     def prepare(self, planned: PlannedTensor) -> _Prepared:
         """Read and quantize one tensor and submit its chunks."""
@@ -218,6 +222,7 @@ class _Encoder:
             encoded, method = self._quantize(planned), self._options.method.name
         else:
             encoded, method = _dense(source).encode(), ""
+        self.kept.add(planned, encoded)
         record = tensor_record(source, encoded, method, result)
         streams = tuple((stream_record(s), self._submit(s)) for s in encoded.streams)
         same_as = {r: (stream_record(s), t) for r, (s, t) in encoded.same_as.items()}

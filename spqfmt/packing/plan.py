@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from math import prod
 
 from spqfmt import wire
+from spqfmt.errors import ImporterError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.packing.options import PackOptions
 from spqfmt.quantize.base import Weight
 from spqfmt.records import FLOATS
 
+KEEPING = "lossless"
+"""The method that changes nothing."""
 LARGE_FILE_BYTES = 16 << 20
 """From here on segments are aligned to 4 KiB; below, the padding would cost more than direct reads are worth."""
 
@@ -49,7 +52,15 @@ class PackPlan:
 
 
 def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
-    """Decide for every tensor. Reads no weights."""
+    """Decide for every tensor. Reads no weights.
+
+    Raises ImporterError where a method is to quantize what is quantized already.
+    """
+    if model.quantized and options.method.name != KEEPING:
+        raise ImporterError(
+            f"the model is quantized already ({model.quantized}): only --method {KEEPING} keeps it as it is; "
+            f"for {options.method.name} give the model that it was made from"
+        )
     planned = [_plan_tensor(tensor, options) for tensor in _tied_behind_target(model.tensors)]
     segments: list[tuple[str, list[PlannedTensor]]] = []
     for tensor in planned:

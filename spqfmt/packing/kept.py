@@ -1,0 +1,47 @@
+"""What a pack says when its method has quantized little of the model, or nothing."""
+
+from collections.abc import Collection, Iterator
+
+from spqfmt.packing.plan import KEEPING, PlannedTensor
+from spqfmt.records import FLOATS
+from spqfmt.schemes.base import Encoded
+
+_WORTH_SAYING = 0.5
+"""Of a model's weights."""
+
+
+class KeptTensors:
+    """Counts what a method has quantized, and what it has left as it is without being told to."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._n_quantized = 0
+        self._n_weights = 0
+        self._kept: dict[str, int] = {}
+
+    def add(self, planned: PlannedTensor, encoded: Encoded) -> None:
+        """One more tensor of the file."""
+        if planned.source.dtype in FLOATS:
+            self._n_weights += planned.n_weights
+        if encoded.scheme != "dense":
+            self._n_quantized += planned.n_weights
+        elif (
+            planned.n_weights
+            and len(planned.source.shape) > 1
+            and planned.source.role not in {"embedding", "head"}
+        ):
+            self._kept[planned.source.name] = planned.n_weights
+
+    def notes(self, explained: Collection[str]) -> Iterator[str]:
+        """At most one line. `explained` are tensors for which the report has reasons already."""
+        if self._method == KEEPING:
+            return
+        kept = {name: n for name, n in self._kept.items() if name not in explained}
+        names = sorted(kept, key=lambda name: -kept[name])
+        named = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else "".join(names)
+        share = sum(kept.values()) / max(1, self._n_weights)
+        why = f"by name and shape no linear layers of a block: {named}" if named else ""
+        if not self._n_quantized:
+            yield f"{self._method} quantized no tensor" + (f"; {why}" if why else "")
+        elif share >= _WORTH_SAYING:
+            yield f"{self._method} left {share:.0%} of the weights as they are, {why}"
