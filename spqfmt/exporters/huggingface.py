@@ -15,22 +15,15 @@ from typing import BinaryIO, Protocol
 import torch
 
 from spqfmt.errors import EncodeError
+from spqfmt.kernels.torch_arrays import TORCH_DTYPES
 
-_DTYPES = {
-    "f64": ("F64", torch.float64),
-    "f32": ("F32", torch.float32),
-    "f16": ("F16", torch.float16),
-    "bf16": ("BF16", torch.bfloat16),
-    "f8_e4m3": ("F8_E4M3", torch.float8_e4m3fn),
-    "f8_e5m2": ("F8_E5M2", torch.float8_e5m2),
-    "i64": ("I64", torch.int64),
-    "i32": ("I32", torch.int32),
-    "i16": ("I16", torch.int16),
-    "i8": ("I8", torch.int8),
-    "u8": ("U8", torch.uint8),
-    "bool": ("BOOL", torch.bool),
-}
 MAX_SHARD_BYTES = 5_000_000_000
+# The safetensors library refuses a header of more than 100 MB. An entry is its name and at most so much more: eight
+# dimensions and two offsets of up to 16 digits.
+_MAX_HEADER_BYTES = 90_000_000
+_ENTRY_BYTES = 250
+# The key of a safetensors header that names no tensor.
+_METADATA = "__metadata__"
 # Bytes handed to the file at once, so that a tensor's copy as bytes stays small.
 _WRITE_BYTES = 1 << 24
 
@@ -71,11 +64,16 @@ def export_huggingface(
     A tensor larger than that gets a shard of its own. With `copies` these files are copied into the folder instead.
     All is written beside `folder` under a temporary name, synced and renamed, so a folder of that name is always whole.
     Raises FileExistsError when `folder` exists and is not empty, EncodeError for an asset name that would leave the
-    folder or a tensor that is not what it says.
+    folder or a tensor that is not what it says or has a name that safetensors cannot hold.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: exists and is not an empty folder")
+    tensors = [tensor for tensor in tensors if tensor.tied_to is None]
+    if any(tensor.name == _METADATA for tensor in tensors):
+        raise EncodeError(
+            f"tensor {_METADATA!r}: safetensors keeps this name for itself; rename it in the source"
+        )
     for name in assets:
         _check_asset_name(name, {file.name for file in copies})
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +83,7 @@ def export_huggingface(
         if copies:
             _copy(copies, partial)
         else:
-            shards = _shards([tensor for tensor in tensors if tensor.tied_to is None], max_shard_bytes)
+            shards = _shards(tensors, max_shard_bytes)
             _write_shards(partial, shards)
         for name, data in assets.items():
             file = partial / name
@@ -124,20 +122,21 @@ def _check_asset_name(name: str, weight_files: Collection[str]) -> None:
 
 
 def _n_bytes(tensor: ExportTensor) -> int:
-    return math.prod(tensor.shape) * _DTYPES[tensor.dtype][1].itemsize
+    return math.prod(tensor.shape) * TORCH_DTYPES[tensor.dtype].itemsize
 
 
 def _shards(tensors: list[ExportTensor], max_shard_bytes: int) -> list[list[ExportTensor]]:
-    """Cut the list, in its order, where the next tensor would pass the limit."""
+    """Cut the list, in its order, where the next tensor would pass a limit: of the data or of the header."""
     shards: list[list[ExportTensor]] = [[]]
-    room = max_shard_bytes
+    room, header_room = max_shard_bytes, _MAX_HEADER_BYTES
     for tensor in tensors:
-        n_bytes = _n_bytes(tensor)
-        if shards[-1] and n_bytes > room:
+        n_bytes, header_bytes = _n_bytes(tensor), len(json.dumps(tensor.name)) + _ENTRY_BYTES
+        if shards[-1] and (n_bytes > room or header_bytes > header_room):
             shards.append([])
-            room = max_shard_bytes
+            room, header_room = max_shard_bytes, _MAX_HEADER_BYTES
         shards[-1].append(tensor)
         room -= n_bytes
+        header_room -= header_bytes
     return shards
 
 
@@ -162,13 +161,13 @@ def _write_safetensors(file: Path, tensors: list[ExportTensor]) -> None:
 
     The library's own writer wants all tensors at once. Wider elements come first, so that every tensor is aligned.
     """
-    tensors = sorted(tensors, key=lambda tensor: -_DTYPES[tensor.dtype][1].itemsize)
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    tensors = sorted(tensors, key=lambda tensor: -TORCH_DTYPES[tensor.dtype].itemsize)
+    header: dict[str, object] = {_METADATA: {"format": "pt"}}
     offset = 0
     for tensor in tensors:
         end = offset + _n_bytes(tensor)
         header[tensor.name] = {
-            "dtype": _DTYPES[tensor.dtype][0],
+            "dtype": tensor.dtype.upper(),  # the library has the same names, in capitals
             "shape": list(tensor.shape),
             "data_offsets": [offset, end],
         }
@@ -185,10 +184,12 @@ def _write_safetensors(file: Path, tensors: list[ExportTensor]) -> None:
 
 def _write_values(handle: BinaryIO, tensor: ExportTensor) -> None:
     value = tensor.load()
-    if value.dtype != _DTYPES[tensor.dtype][1] or tuple(value.shape) != tuple(tensor.shape):
+    if value.dtype != TORCH_DTYPES[tensor.dtype] or tuple(value.shape) != tuple(tensor.shape):
         raise EncodeError(
             f"tensor {tensor.name} came as {value.dtype} {tuple(value.shape)}, not {tensor.dtype} {tuple(tensor.shape)}"
         )
+    if not value.numel():
+        return  # an empty tensor that comes from numpy has a stride of 0, which no view as bytes takes
     # A view as uint8 needs a dimension to widen; `reshape(-1)` gives a scalar one.
     flat = value.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
     for start in range(0, flat.numel(), _WRITE_BYTES):

@@ -15,24 +15,11 @@ from spqfmt.errors import ImporterError
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
 from spqfmt.importers._quantized import quantized_by
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
+from spqfmt.schemes.dense import DTYPES
 
 if TYPE_CHECKING:
     import torch
 
-_DTYPES = {
-    "F64": "f64",
-    "F32": "f32",
-    "F16": "f16",
-    "BF16": "bf16",
-    "F8_E4M3": "f8_e4m3",
-    "F8_E5M2": "f8_e5m2",
-    "I64": "i64",
-    "I32": "i32",
-    "I16": "i16",
-    "I8": "i8",
-    "U8": "u8",
-    "BOOL": "bool",
-}
 _FLOATS = frozenset({"f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"})
 _ASSET_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken"})
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -171,8 +158,8 @@ def _read_header(file: Path) -> dict[str, _Stored]:
         with safe_open(file, framework="pt") as handle:
             for name in handle.keys():  # noqa: SIM118 - the handle is not a mapping
                 view = handle.get_slice(name)
-                dtype = _DTYPES.get(view.get_dtype())
-                if dtype is None:
+                dtype = view.get_dtype().lower()  # the format has the same names, in small letters
+                if dtype not in DTYPES:
                     raise ImporterError(
                         f"{file}: tensor {name} has dtype {view.get_dtype()}, which .spq cannot hold"
                     )

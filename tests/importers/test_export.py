@@ -66,6 +66,25 @@ def test_every_dtype_and_shape(tmp_path: Path) -> None:
             )
 
 
+def test_a_name_that_safetensors_keeps_for_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EncodeError, match="tensor '__metadata__': safetensors keeps this name for itself"):
+        export_huggingface(tmp_path / "out", [source("__metadata__", torch.zeros(2), "f32")], {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_header_stays_below_what_the_library_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spqfmt.exporters.huggingface._MAX_HEADER_BYTES", 1000)
+    tensors = [source(f"t{i}", torch.full((10,), float(i)), "f32") for i in range(9)]
+    export_huggingface(tmp_path / "out", tensors, {})
+    sizes = [
+        int.from_bytes(file.read_bytes()[:8], "little") for file in (tmp_path / "out").glob("*.safetensors")
+    ]
+    assert len(sizes) == 3
+    assert max(sizes) < 1000
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == {f"t{i}" for i in range(9)}
+
+
 def test_the_index_lists_every_tensor(tmp_path: Path) -> None:
     tensors = [source(f"t{i}", torch.full((10,), float(i)), "f32") for i in range(5)]
     export_huggingface(tmp_path / "out", tensors, {}, max_shard_bytes=80)
