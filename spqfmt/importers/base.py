@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from spqfmt.importers._source_file import SourceFile
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +58,23 @@ class SourceModel:
     """The importer's `kind`."""
     quantized: str = ""
     """What has quantized it already, such as "gptq"; empty where its tensors are weights."""
+    files: tuple[SourceFile, ...] = ()
+    """What it was read from, as these files were when it was opened."""
+
+    def check_unchanged(self) -> None:
+        """Raise ImporterError when a file is not what it was: what was read may be of two models."""
+        for file in self.files:
+            file.check_unchanged()
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Check at the end of the context, and when anything is raised in it: a source that changed explains that."""
+        try:
+            yield
+        except Exception:
+            self.check_unchanged()
+            raise
+        self.check_unchanged()
 
 
 class Importer(Protocol):

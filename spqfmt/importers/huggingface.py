@@ -4,40 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from safetensors import SafetensorError, safe_open
+from typing import Any
 
 from spqfmt.errors import ImporterError
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
 from spqfmt.importers._quantized import quantized_by
+from spqfmt.importers._safetensors import Stored, loader, read_header, same_bits
+from spqfmt.importers._source_file import SourceFile
+from spqfmt.importers._weight_files import WeightFiles, explain_no_weights, weight_files
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
-from spqfmt.schemes.dense import DTYPES
-
-if TYPE_CHECKING:
-    import torch
 
 _FLOATS = frozenset({"f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"})
 _ASSET_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken"})
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_SHARD = re.compile(r"^(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.safetensors$")
 _TOKEN_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)\.weight$")
 # The names that FORMAT.md section 7 allows; a model's own files have no others.
 _ASSET_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
-# Rows compared at once when two tensors are checked for equal bits.
-_COMPARE_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """Where a tensor lies."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
 
 
 class HuggingFaceImporter:
@@ -51,21 +34,23 @@ class HuggingFaceImporter:
 
     def open(self, path: Path) -> SourceModel:
         """See `Importer.open`."""
+        # As they are before any is read.
+        asset_files = _asset_files(path)
         config = read_config(path)
-        stored: dict[str, _Stored] = {}
-        for file in _weight_files(path):
-            for name, entry in _read_header(file).items():
-                if name in stored:
-                    raise ImporterError(f"{file}: tensor {name} is also in {stored[name].file.name}")
-                stored[name] = entry
-        _check_index(path, stored)
+        weights, rival = weight_files(path, config)
+        stored, files = _read_headers(weights)
+        if rival is not None:
+            _refuse_another(weights, stored, rival)
         architecture = _architecture(config)
         return SourceModel(
             tensors=_tensors(stored, config, architecture),
-            assets=_assets(path),
+            assets=tuple(
+                Asset(file.path.relative_to(path).as_posix(), file.read_all()) for file in asset_files
+            ),
             architecture=architecture,
             source_kind=self.kind,
             quantized=quantized_by(config, ((name, t.shape, t.dtype) for name, t in stored.items())),
+            files=(*files, *asset_files),
         )
 
 
@@ -73,7 +58,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json as a dict."""
     file = folder / "config.json"
     if not file.is_file():
-        _explain_no_weights(folder)
+        explain_no_weights(folder)
         raise ImporterError(f"{folder}: no config.json; give the folder that a model was saved to")
     try:
         config = json.loads(file.read_bytes())
@@ -84,116 +69,38 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _explain_no_weights(folder: Path) -> None:
-    """Raise unless the folder holds safetensors files."""
-    if any(folder.glob("*.safetensors")):
-        return
-    pickle = next((file for pattern in _PICKLES for file in sorted(folder.glob(pattern))), None)
-    if pickle is not None:
-        raise ImporterError(
-            f"{pickle}: pickled weights can run code and are never opened; "
-            "save the model as safetensors first (save_pretrained does)"
-        )
-    gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
-    if gguf is not None:
-        raise ImporterError(f"{folder}: a folder with GGUF files; give the file, such as {gguf}")
-    raise ImporterError(
-        f"{folder}: no .safetensors files in this folder; give the folder that holds the weights"
-    )
-
-
-def _read_index(folder: Path) -> dict[str, str] | None:
-    """Tensor name -> file name of model.safetensors.index.json, or None without one."""
-    file = folder / "model.safetensors.index.json"
-    if not file.is_file():
-        return None
-    try:
-        weight_map = json.loads(file.read_bytes())["weight_map"]
-        entries = {str(name): str(shard) for name, shard in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ImporterError(f"{file}: no valid weight_map in it; download the file again") from None
-    outside = next((shard for shard in entries.values() if Path(shard).name != shard), None)
-    if outside is not None:
-        raise ImporterError(f"{file}: names the shard {outside!r}, which is not a plain file name")
-    return entries
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up the model, in order of their names."""
-    _explain_no_weights(folder)
-    index = _read_index(folder)
-    if index is not None:
-        files = sorted({folder / shard for shard in index.values()})
-        missing = next((file for file in files if not file.is_file()), None)
-        if missing is not None:
-            raise ImporterError(f"{missing}: this shard is named in the index but missing; download it again")
-        return files
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return [single]
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) == 1:
-        files_of = _SHARD.match(files[0].name)
-        if files_of is None:
-            return files
-    shards = [match for file in files if (match := _SHARD.match(file.name))]
-    stems = {(match["stem"], match["count"]) for match in shards}
-    if len(stems) != 1:
-        raise ImporterError(
-            f"{folder}: several .safetensors files and no model.safetensors.index.json that says which belong together"
-        )
-    stem, count = next(iter(stems))
-    for i in range(1, int(count) + 1):
-        file = folder / f"{stem}-{i:05d}-of-{count}.safetensors"
-        if not file.is_file():
-            raise ImporterError(f"{file}: this shard is missing; download it again")
-    return [folder / match.string for match in shards]
-
-
-def _read_header(file: Path) -> dict[str, _Stored]:
-    """Names, shapes and dtypes of one safetensors file; validated by the safetensors library."""
-    entries: dict[str, _Stored] = {}
-    file.open("rb").close()  # the library calls a file that may not be read missing
-    try:
-        with safe_open(file, framework="pt") as handle:
-            for name in handle.keys():  # noqa: SIM118 - the handle is not a mapping
-                view = handle.get_slice(name)
-                dtype = view.get_dtype().lower()  # the format has the same names, in small letters
-                if dtype not in DTYPES:
-                    raise ImporterError(
-                        f"{file}: tensor {name} has dtype {view.get_dtype()}, which .spq cannot hold"
-                    )
-                entries[name] = _Stored(file, tuple(view.get_shape()), dtype)
-    except SafetensorError as error:
-        raise ImporterError(f"{file}: broken safetensors file ({error}); download it again") from None
-    return entries
-
-
-def _check_index(folder: Path, stored: Mapping[str, _Stored]) -> None:
-    """Every tensor the index promises must be there."""
-    for name, shard in (_read_index(folder) or {}).items():
+def _read_headers(weights: WeightFiles) -> tuple[dict[str, Stored], tuple[SourceFile, ...]]:
+    """Every tensor of the files by its name, and the files."""
+    stored: dict[str, Stored] = {}
+    files = [SourceFile(path) for path in weights.files]
+    for file in files:
+        for name, entry in read_header(file).items():
+            if name in stored:
+                raise ImporterError(f"{file.path}: tensor {name} is also in {stored[name].file.path.name}")
+            stored[name] = entry
+    for name, shard in weights.promised.items():
         if name not in stored:
             raise ImporterError(
-                f"{folder / shard}: tensor {name} is named in the index but missing; download it again"
+                f"{weights.named_by.with_name(shard)}: tensor {name} is named in the index but missing; "
+                "download it again"
             )
+    if weights.promised:
+        files.append(SourceFile(weights.named_by))
+    return stored, tuple(files)
 
 
-def _load(entry: _Stored, name: str) -> Callable[[], torch.Tensor]:
-    def load() -> torch.Tensor:
-        try:
-            with safe_open(entry.file, framework="pt") as handle:
-                tensor: torch.Tensor = handle.get_tensor(name)
-        except SafetensorError as error:
-            raise ImporterError(
-                f"{entry.file}: tensor {name} cannot be read ({error}); download it again"
-            ) from None
-        return tensor
-
-    return load
+def _refuse_another(weights: WeightFiles, stored: Mapping[str, Stored], rival: WeightFiles) -> None:
+    """Raise unless the second set of files holds the same model: which one is old cannot be told."""
+    others, _ = _read_headers(rival)
+    if others.keys() != stored.keys() or not all(same_bits(entry, others[n]) for n, entry in stored.items()):
+        raise ImporterError(
+            f"{weights.named_by}: another model than the one that {rival.named_by.name} beside it names "
+            f"({rival.files[0].name} and on); take away what is old"
+        )
 
 
 def _tensors(
-    stored: Mapping[str, _Stored], config: Mapping[str, Any], architecture: str
+    stored: Mapping[str, Stored], config: Mapping[str, Any], architecture: str
 ) -> tuple[SourceTensor, ...]:
     roles = {
         name: role_of(name, entry.shape, is_float=entry.dtype in _FLOATS) for name, entry in stored.items()
@@ -217,14 +124,14 @@ def _tensors(
                 role=role_of(name, entry.shape, is_float=entry.dtype in _FLOATS),
                 transposed=name in transposed,
                 tied_to=source if source != name else None,
-                load=_load(entry, source),
+                load=loader(source, entry),
             )
         )
     return tuple(tensors)
 
 
 def _tied_head(
-    stored: Mapping[str, _Stored], config: Mapping[str, Any], architecture: str
+    stored: Mapping[str, Stored], config: Mapping[str, Any], architecture: str
 ) -> tuple[str | None, str | None, bool]:
     """(head, embedding, tied): whether the output head shares the token embedding's values.
 
@@ -242,21 +149,7 @@ def _tied_head(
         is_language_model = architecture.endswith(("ForCausalLM", "LMHeadModel"))
         return "lm_head.weight", embedding, is_language_model and flag is not False
     first, second = stored[embedding], stored[head]
-    alike = first.shape == second.shape and first.dtype == second.dtype
-    return head, embedding, bool(flag) and alike and _same_bits(first, embedding, second, head)
-
-
-def _same_bits(first: _Stored, first_name: str, second: _Stored, second_name: str) -> bool:
-    """Compare two tensors of one shape and dtype, some rows at a time, up to the first difference."""
-    import torch
-
-    with safe_open(first.file, framework="pt") as left, safe_open(second.file, framework="pt") as right:
-        left_view, right_view = left.get_slice(first_name), right.get_slice(second_name)
-        for start in range(0, first.shape[0], _COMPARE_ROWS):
-            rows = slice(start, start + _COMPARE_ROWS)
-            if not torch.equal(left_view[rows].view(torch.uint8), right_view[rows].view(torch.uint8)):
-                return False
-    return True
+    return head, embedding, bool(flag) and same_bits(first, second)
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -269,12 +162,12 @@ def _architecture(config: Mapping[str, Any]) -> str:
     return str(names[0]) if isinstance(names, list) and names else ""
 
 
-def _assets(folder: Path) -> tuple[Asset, ...]:
+def _asset_files(folder: Path) -> tuple[SourceFile, ...]:
     """Config, tokenizer and chat templates; not the weight index, which describes files that stay behind."""
     files = [file for file in folder.iterdir() if file.is_file() and file.suffix in _ASSET_SUFFIXES]
     files += (folder / "additional_chat_templates").glob("*.jinja")
     return tuple(
-        Asset(file.relative_to(folder).as_posix(), file.read_bytes())
+        SourceFile(file)
         for file in sorted(files)
         if not file.name.endswith(".index.json") and _ASSET_NAME.fullmatch(file.name)
     )

@@ -1,0 +1,117 @@
+"""One safetensors file: a header with names, dtypes, shapes and places, then the values, little-endian."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from spqfmt.errors import ImporterError
+from spqfmt.importers._source_file import SourceFile
+from spqfmt.schemes import dense
+from spqfmt.wire import DTYPES
+
+if TYPE_CHECKING:
+    import torch
+
+METADATA = "__metadata__"
+# The library's own limit: what claims more is not a header.
+_MAX_HEADER_BYTES = 100_000_000
+# Bytes compared at once when two tensors are checked for equal bits.
+_COMPARE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies: `offset` counts from the file's start."""
+
+    file: SourceFile
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+    n_bytes: int
+
+
+def read_header(file: SourceFile) -> dict[str, Stored]:
+    """Names, shapes and dtypes of one file. Raises ImporterError for a file that breaks the layout or is cut short."""
+    try:
+        return _parse(file)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ImporterError(f"{file.path}: broken safetensors file ({error}); download it again") from None
+
+
+def _parse(file: SourceFile) -> dict[str, Stored]:
+    length = file.read(0, 8)
+    if len(length) < 8:
+        raise ValueError("it ends within its first eight bytes")
+    [header_bytes] = struct.unpack("<Q", length)
+    start = 8 + header_bytes
+    if header_bytes > _MAX_HEADER_BYTES or start > file.n_bytes:
+        raise ValueError(f"a header of {header_bytes} bytes does not fit in it")
+    header = json.loads(file.read(8, header_bytes), object_pairs_hook=_without_repeats)
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    entries = {
+        name: _entry(file, start, name, **fields) for name, fields in header.items() if name != METADATA
+    }
+    end = start
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].n_bytes)):
+        if entry.offset != end:
+            raise ValueError(f"tensor {name} does not begin where the one before it ends")
+        end += entry.n_bytes
+    if end != file.n_bytes:
+        raise ValueError(f"its tensors end at byte {end}, the file at {file.n_bytes}")
+    return entries
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands in its header twice")
+    return found
+
+
+def _entry(
+    file: SourceFile, start: int, name: str, *, dtype: str, shape: list[int], data_offsets: list[int]
+) -> Stored:
+    first, last = data_offsets
+    if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
+        raise ValueError(f"tensor {name} has a shape or a place that is none")
+    ours = dtype.lower()  # the format has the same names, in small letters
+    if ours not in dense.DTYPES:
+        raise ImporterError(f"{file.path}: tensor {name} has dtype {dtype}, which .spq cannot hold")
+    n_bytes = prod(shape) * DTYPES[ours].bits // 8
+    if last - first != n_bytes:
+        raise ValueError(f"tensor {name} takes {last - first} bytes where its shape takes {n_bytes}")
+    return Stored(file, tuple(shape), ours, start + first, n_bytes)
+
+
+def loader(name: str, entry: Stored) -> Callable[[], torch.Tensor]:
+    """What reads the tensor, into memory of its own. Raises ImporterError when the file is not what it was."""
+
+    def load() -> torch.Tensor:
+        # torch takes seconds to import: not where only names are asked for.
+        import torch
+
+        from spqfmt.kernels.torch_arrays import TORCH_DTYPES
+
+        tensor = torch.empty(entry.shape, dtype=TORCH_DTYPES[entry.dtype])
+        buffer = tensor.reshape(-1).view(torch.uint8).numpy().data
+        entry.file.read_into(entry.offset, buffer, f"tensor {name}")
+        return tensor
+
+    return load
+
+
+def same_bits(first: Stored, second: Stored) -> bool:
+    """Whether two tensors are alike in shape, dtype and every bit. Reads up to the first difference."""
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
+        return False
+    for at in range(0, first.n_bytes, _COMPARE_BYTES):
+        n_bytes = min(_COMPARE_BYTES, first.n_bytes - at)
+        if first.file.read(first.offset + at, n_bytes) != second.file.read(second.offset + at, n_bytes):
+            return False
+    return True
