@@ -175,7 +175,8 @@ def pack(
             plan = plan_pack(model, checked)
             # Not for --bits, which has a default: the check encodes what is not quantized.
             if checked.fit is not None and not isinstance(checked.fit, BitsPerWeight):
-                room_for(model, plan, checked)
+                with model.unchanged():
+                    room_for(model, plan, checked)
             print_plan(plan, checked, as_json=as_json)
             return
         progress = Bar("packing", quiet=quiet or as_json)

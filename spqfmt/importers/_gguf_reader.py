@@ -7,20 +7,20 @@ vocabulary of usual size, because it makes an array of every field; this one wal
 from __future__ import annotations
 
 import math
-import mmap
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spqfmt.errors import ImporterError
+from spqfmt.importers._source_file import SourceFile
 
 MAGIC = b"GGUF"
 _FLOAT32, _STRING, _ARRAY = 6, 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _MAX_DIMENSIONS = 4
+_STEP_BYTES = 1 << 20
 # ggml type -> (elements a block, bytes a block). Numbers are ggml's own and never change.
 BLOCKS = {
     0: (1, 4),  # F32
@@ -82,24 +82,35 @@ class _UnknownLayoutError(Exception):
 class _Cursor:
     """Reads forward through the file; every length is checked against what is left before it is used."""
 
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data = data
+    def __init__(self, file: SourceFile) -> None:
+        self.n_bytes = file.n_bytes
         self.position = 0
+        self._file = file
+        self._data = bytearray()
+
+    def _reach(self, n_bytes: int) -> int:
+        """Have the next `n_bytes` at hand; where they end."""
+        end = self.position + n_bytes
+        if end > self.n_bytes:
+            raise ValueError("a field of its header runs past the end of the file")
+        if end > len(self._data):
+            # Twice as much each time: a header has megabytes of vocabulary, and many fields.
+            step = max(end - len(self._data), len(self._data), _STEP_BYTES)
+            self._data += self._file.read(len(self._data), step)
+        return end
 
     def take(self, layout: str) -> tuple[Any, ...]:
-        values = struct.unpack_from("<" + layout, self.data, self.position)
-        self.position += struct.calcsize("<" + layout)
+        end = self._reach(struct.calcsize("<" + layout))
+        values = struct.unpack_from("<" + layout, self._data, self.position)
+        self.position = end
         return values
 
     def number(self, layout: str) -> Any:
         return self.take(layout)[0]
 
     def string(self) -> str:
-        n_bytes = self.number("Q")
-        end = self.position + n_bytes
-        if end > len(self.data):
-            raise ValueError("a string runs past the end of the file")
-        value = self.data[self.position : end].decode("utf-8")
+        end = self._reach(self.number("Q"))
+        value = self._data[self.position : end].decode("utf-8")
         self.position = end
         return value
 
@@ -116,33 +127,33 @@ class _Cursor:
         item, count = self.take("IQ")
         if item in _SCALARS:
             width = struct.calcsize("<" + _SCALARS[item])
-            if count > (len(self.data) - self.position) // width:
+            if count > (self.n_bytes - self.position) // width:
                 raise ValueError("an array runs past the end of the file")
             return list(self.take(f"{count}{_SCALARS[item]}"))
         if item != _STRING:
             raise ValueError(f"metadata array of type {item}")
         # A string takes at least the eight bytes of its length.
-        if count > (len(self.data) - self.position) // 8:
+        if count > (self.n_bytes - self.position) // 8:
             raise ValueError("an array runs past the end of the file")
         return [self.string() for _ in range(count)]
 
 
-def read_header(file: Path) -> GgufHeader:
+def read_header(file: SourceFile) -> GgufHeader:
     """Parse and check the header of `file`. Raises ImporterError for a file that breaks the layout or is cut short."""
     try:
-        with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _parse(_Cursor(data))
+        return _parse(_Cursor(file))
     except _UnknownLayoutError as error:
-        raise ImporterError(f"{file}: {error}; convert it to a known one with llama.cpp's tools") from None
-    # What mmap says of an empty file and decode of broken text are ValueErrors too.
+        raise ImporterError(
+            f"{file.path}: {error}; convert it to a known one with llama.cpp's tools"
+        ) from None
+    # What decode says of broken text is a ValueError too.
     except (ValueError, struct.error) as error:
-        raise ImporterError(f"{file}: broken GGUF file ({error}); download it again") from None
+        raise ImporterError(f"{file.path}: broken GGUF file ({error}); download it again") from None
 
 
 def _parse(cursor: _Cursor) -> GgufHeader:
-    if cursor.data[:4] != MAGIC:
+    if cursor.take("4s") != (MAGIC,):
         raise ValueError("it does not begin with GGUF")
-    cursor.position = 4
     version, n_tensors, n_pairs = cursor.take("IQQ")
     if version not in (2, 3):
         raise _UnknownLayoutError(f"version {version} of GGUF, only 2 and 3 are known")
@@ -168,7 +179,7 @@ def _parse(cursor: _Cursor) -> GgufHeader:
     tensors = []
     for name, shape, ggml_type, offset in table:
         n_bytes = _n_bytes(name, shape, ggml_type)
-        if start + offset + n_bytes > len(cursor.data):
+        if start + offset + n_bytes > cursor.n_bytes:
             raise ValueError(f"tensor {name} runs past the end of the file")
         tensors.append(GgufTensor(name, shape, ggml_type, start + offset, n_bytes))
     return GgufHeader(metadata, tuple(tensors))

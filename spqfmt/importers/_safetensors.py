@@ -10,7 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from spqfmt.errors import ImporterError
-from spqfmt.importers._source_file import SourceFile
+from spqfmt.importers._source_file import SourceFile, same_bytes
 from spqfmt.schemes import dense
 from spqfmt.wire import DTYPES
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 METADATA = "__metadata__"
 # The library's own limit: what claims more is not a header.
 _MAX_HEADER_BYTES = 100_000_000
-# Bytes compared at once when two tensors are checked for equal bits.
-_COMPARE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -108,10 +106,6 @@ def loader(name: str, entry: Stored) -> Callable[[], torch.Tensor]:
 
 def same_bits(first: Stored, second: Stored) -> bool:
     """Whether two tensors are alike in shape, dtype and every bit. Reads up to the first difference."""
-    if (first.shape, first.dtype) != (second.shape, second.dtype):
-        return False
-    for at in range(0, first.n_bytes, _COMPARE_BYTES):
-        n_bytes = min(_COMPARE_BYTES, first.n_bytes - at)
-        if first.file.read(first.offset + at, n_bytes) != second.file.read(second.offset + at, n_bytes):
-            return False
-    return True
+    alike = (first.shape, first.dtype) == (second.shape, second.dtype)
+    places = (first.file, first.offset), (second.file, second.offset)
+    return alike and same_bytes(*places, first.n_bytes)

@@ -14,6 +14,11 @@ from spqfmt.errors import ImporterError
 
 # Linux reads at most 2^31 - 4096 bytes at once.
 _READ_BYTES = 1 << 30
+_COMPARE_BYTES = 16 << 20
+
+
+class SourceChangedError(ImporterError):
+    """A file is not what it was when the source was opened."""
 
 
 class _State(NamedTuple):
@@ -77,7 +82,17 @@ class SourceFile:
         if state != self._state:
             raise self._changed()
 
-    def _changed(self, what: str = "it") -> ImporterError:
-        return ImporterError(
+    def _changed(self, what: str = "it") -> SourceChangedError:
+        return SourceChangedError(
             f"{self.path}: the file was changed while {what} was read; try again when nothing writes to the model"
         )
+
+
+def same_bytes(first: tuple[SourceFile, int], second: tuple[SourceFile, int], n_bytes: int) -> bool:
+    """Whether `n_bytes` at two places, each a file and an offset, are alike. Reads up to the first difference."""
+    (file, offset), (other, other_offset) = first, second
+    for at in range(0, n_bytes, _COMPARE_BYTES):
+        step = min(_COMPARE_BYTES, n_bytes - at)
+        if file.read(offset + at, step) != other.read(other_offset + at, step):
+            return False
+    return True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from spqfmt.importers._source_file import SourceFile
+from spqfmt.importers._source_file import SourceChangedError, SourceFile
 
 if TYPE_CHECKING:
     import torch
@@ -67,13 +67,21 @@ class SourceModel:
             file.check_unchanged()
 
     @contextmanager
-    def unchanged(self) -> Iterator[None]:
-        """Check at the end of the context, and when anything is raised in it: a source that changed explains that."""
+    def blamed(self) -> Iterator[None]:
+        """What is raised in the context may come of a source that changed meanwhile: then that is raised instead."""
         try:
             yield
+        except SourceChangedError:
+            raise
         except Exception:
             self.check_unchanged()
             raise
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Check at the end of the context too; for what reads all that it gives away inside it."""
+        with self.blamed():
+            yield
         self.check_unchanged()
 
 

@@ -23,6 +23,7 @@ from spqfmt.importers._gguf_reader import MAGIC, GgufHeader, GgufTensor, read_he
 from spqfmt.importers._gguf_rope import llama3_rope
 from spqfmt.importers._gguf_tokenizer import end_token_ids, tokenizer_assets
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
+from spqfmt.importers._source_file import SourceFile, same_bytes
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class GgufImporter:
 
     def open(self, path: Path) -> SourceModel:
         """See `Importer.open`."""
-        header = read_header(path)
+        file = SourceFile(path)
+        header = read_header(file)
         architecture = str(header.metadata.get("general.architecture", ""))
         model = MODELS.get(architecture)
         if model is None:
@@ -63,17 +65,18 @@ class GgufImporter:
             raise ImporterError(
                 f"{path}: quantized tensors need the gguf package; pip install 'spqfmt[gguf]'"
             )
-        tied = _is_tied(path, header)
-        config = _config(path, header, architecture, model, tied=tied)
+        tied = _is_tied(file, header)
+        config = _config(file, header, architecture, model, tied=tied)
         assets = (
             Asset("config.json", _json(config)),
             Asset("generation_config.json", _json(_generation(config, end_token_ids(header.metadata)))),
         )
         return SourceModel(
-            tensors=_tensors(path, header, model, config, tied=tied),
+            tensors=_tensors(file, header, model, config, tied=tied),
             assets=assets + tokenizer_assets(path, header.metadata),
             architecture=model.class_name,
             source_kind=self.kind,
+            files=(file,),
         )
 
 
@@ -81,18 +84,20 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def _config(path: Path, header: GgufHeader, architecture: str, model: GgufModel, *, tied: bool) -> Config:
+def _config(
+    file: SourceFile, header: GgufHeader, architecture: str, model: GgufModel, *, tied: bool
+) -> Config:
     facts = Facts(architecture, header.metadata, {tensor.name: tensor.shape for tensor in header.tensors})
     if "token_embd.weight" not in facts.shapes:
-        raise ImporterError(f"{path}: no tensor token_embd.weight; convert the model again")
+        raise ImporterError(f"{file.path}: no tensor token_embd.weight; convert the model again")
     try:
         config = model.config(facts)
     except ValueError as error:
-        raise ImporterError(f"{path}: {error}; convert the model again") from None
+        raise ImporterError(f"{file.path}: {error}; convert the model again") from None
     factors = next((tensor for tensor in header.tensors if tensor.name == _ROPE_FACTORS), None)
     if factors is not None:
-        values = np.frombuffer(_stored_bytes(path, factors), dtype="<f4").astype(np.float64)
-        config["rope_parameters"] = llama3_rope(path, values, config)
+        values = np.frombuffer(_stored_bytes(file, factors), dtype="<f4").astype(np.float64)
+        config["rope_parameters"] = llama3_rope(file.path, values, config)
     dtypes = [dtype_of(tensor) for tensor in header.tensors if len(tensor.shape) == 2]
     main = max(set(dtypes), key=dtypes.count, default="f16")
     for key in ("bos", "eos", "padding"):
@@ -121,7 +126,7 @@ def dtype_of(tensor: GgufTensor) -> str:
     return _PLAIN.get(tensor.ggml_type, "bf16" if tensor.ggml_type == _MXFP4 else "f16")
 
 
-def _is_tied(path: Path, header: GgufHeader) -> bool:
+def _is_tied(file: SourceFile, header: GgufHeader) -> bool:
     """No output matrix, or one with the very bytes of the embedding (as GPT-2 files have)."""
     by_name = {tensor.name: tensor for tensor in header.tensors}
     output, embedding = by_name.get("output.weight"), by_name.get("token_embd.weight")
@@ -129,11 +134,13 @@ def _is_tied(path: Path, header: GgufHeader) -> bool:
         return output is None
     if (output.shape, output.ggml_type) != (embedding.shape, embedding.ggml_type):
         return False
-    return bool(np.array_equal(_stored_bytes(path, output), _stored_bytes(path, embedding)))
+    return same_bytes((file, output.offset), (file, embedding.offset), output.n_bytes)
 
 
-def _stored_bytes(path: Path, tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.memmap(path, np.uint8, "r", tensor.offset, (tensor.n_bytes,))
+def _stored_bytes(file: SourceFile, tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    stored = np.empty(tensor.n_bytes, np.uint8)
+    file.read_into(tensor.offset, stored.data, f"tensor {tensor.name}")
+    return stored
 
 
 def _hf_name(path: Path, model: GgufModel, name: str) -> str:
@@ -149,10 +156,10 @@ def _hf_name(path: Path, model: GgufModel, name: str) -> str:
 
 
 def _tensors(
-    path: Path, header: GgufHeader, model: GgufModel, config: Config, *, tied: bool
+    file: SourceFile, header: GgufHeader, model: GgufModel, config: Config, *, tied: bool
 ) -> tuple[SourceTensor, ...]:
     sources = {
-        _hf_name(path, model, tensor.name): tensor
+        _hf_name(file.path, model, tensor.name): tensor
         for tensor in header.tensors
         if tensor.name != _ROPE_FACTORS and not (tied and tensor.name == "output.weight")
     }
@@ -177,14 +184,14 @@ def _tensors(
                 role=role_of(name, shapes[source], is_float=is_float[source]),
                 transposed=name in transposed,
                 tied_to=source if source != name else None,
-                load=_load(path, sources[source], source, model, config),
+                load=_load(file, sources[source], source, model, config),
             )
         )
     return tuple(tensors)
 
 
 def _load(
-    path: Path, tensor: GgufTensor, name: str, model: GgufModel, config: Config
+    file: SourceFile, tensor: GgufTensor, name: str, model: GgufModel, config: Config
 ) -> Callable[[], torch.Tensor]:
     def load() -> torch.Tensor:
         import torch
@@ -192,15 +199,15 @@ def _load(
         dtypes = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "f64": torch.float64}
         dtypes |= {"i8": torch.int8, "i16": torch.int16, "i32": torch.int32, "i64": torch.int64}
         dtype = dtypes[dtype_of(tensor)]
-        stored = _stored_bytes(path, tensor)
+        stored = _stored_bytes(file, tensor)
         if tensor.ggml_type in _PLAIN:
-            value = torch.from_numpy(np.array(stored)).view(dtype).reshape(tensor.shape)
+            value = torch.from_numpy(stored).view(dtype).reshape(tensor.shape)
             return model.restore(name, value, config)
         exact = torch.from_numpy(dequantize(tensor, stored)).reshape(tensor.shape)
         rounded = model.restore(name, exact, config).to(dtype)
         if not torch.isfinite(rounded).all():
             raise ImporterError(
-                f"{path}: tensor {tensor.name} has values that {dtype_of(tensor)} cannot hold"
+                f"{file.path}: tensor {tensor.name} has values that {dtype_of(tensor)} cannot hold"
             )
         return rounded
 
@@ -213,7 +220,7 @@ def dequantize(
     """The exact float32 values of a tensor stored in blocks, by the `gguf` package."""
     from gguf import GGMLQuantizationType, quants  # optional, and only these tensors need it
 
-    rows = np.array(stored).reshape(-1, tensor.n_bytes // max(1, int(np.prod(tensor.shape[:-1]))))
+    rows = stored.reshape(-1, tensor.n_bytes // max(1, int(np.prod(tensor.shape[:-1]))))
     values: np.ndarray[Any, np.dtype[np.float32]] = quants.dequantize(
         rows, GGMLQuantizationType(tensor.ggml_type)
     )

@@ -52,7 +52,8 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
     if importer is not None:
         source = importer.open(path)
         tensors = {t.name: StoredTensor(t.shape, t.dtype, t.tied_to, _loader(t)) for t in source.tensors}
-        yield StoredModel(tensors, {asset.name: asset.data for asset in source.assets}, is_spq=False)
+        with source.unchanged():
+            yield StoredModel(tensors, {asset.name: asset.data for asset in source.assets}, is_spq=False)
         return
     with SpqFile(path) as file:
         file.refuse_lone_shard()

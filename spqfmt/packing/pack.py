@@ -126,6 +126,7 @@ def pack_model(
         raise ImporterError("the source holds no weights")
     output = Output(out, plan.segment_alignment, force=force, shard_bytes=options.shard_bytes)
     with output, progress, ExitStack() as stack:
+        stack.enter_context(model.blamed())
         progress.start(plan.raw_bytes)
         folder = None
         if is_calibrated(options.method):
@@ -171,6 +172,8 @@ def pack_model(
                     whole.begin_segment(segment, raw_bytes)
                 waiting.append((planned, prepared))
         write()
+        # All is read; nothing has its final name yet.
+        model.check_unchanged()
         assets = {asset.name: asset.data for asset in model.assets}
         metadata = _metadata(model, options, calibrated)
         if options.speed:

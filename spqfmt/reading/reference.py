@@ -55,10 +55,15 @@ class _Source:
 
 @contextmanager
 def open_reference(path: Path) -> Iterator[Reference]:
-    """An .spq file (or an index of shards), a Hugging Face folder or a GGUF file. Raises FormatError, ImporterError."""
+    """An .spq file (or an index of shards), a Hugging Face folder or a GGUF file.
+
+    Raises FormatError, ImporterError, the latter also for a source that has changed when the context ends.
+    """
     is_spq = path.suffix == ".spq" or path.name.endswith(INDEX_SUFFIX)
     if not is_spq and find_importer(path) is not None:
-        yield _Source(open_source(path))
+        source = open_source(path)
+        with source.unchanged():
+            yield _Source(source)
         return
     with ExitStack() as stack:
         readers = open_readers(path)

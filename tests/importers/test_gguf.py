@@ -16,6 +16,7 @@ import transformers
 from spqfmt.errors import ImporterError
 from spqfmt.importers import SourceModel, open_source
 from spqfmt.importers._gguf_reader import BLOCKS, read_header
+from spqfmt.importers._source_file import SourceFile
 
 # Logits of the last tokens by llama.cpp (llama-cpp-python 0.3.36), from tools/models/tiny_gguf.py. No test writes it.
 LOGITS = np.load(Path(__file__).parent / "data" / "llama_cpp_logits.npz")
@@ -113,7 +114,7 @@ def test_mxfp4_is_exact_in_bf16(tmp_path: Path) -> None:
 
 def test_values_beyond_float16_are_refused_not_clipped(tmp_path: Path) -> None:
     file = write(tmp_path, "qwen2", quantize=gguf.GGMLQuantizationType.Q8_0)
-    header = next(t for t in read_header(file).tensors if t.name == "blk.0.ffn_up.weight")
+    header = next(t for t in read_header(SourceFile(file)).tensors if t.name == "blk.0.ffn_up.weight")
     data = bytearray(file.read_bytes())
     data[header.offset : header.offset + 2] = np.float16(60000).tobytes()  # the first block's scale
     data[header.offset + 2] = 100
@@ -138,7 +139,7 @@ def test_metadata_is_read_as_the_gguf_package_reads_it(tmp_path: Path) -> None:
 
     file = write(tmp_path, edit=edit)
     reader = gguf.GGUFReader(file)
-    header = read_header(file)
+    header = read_header(SourceFile(file))
     for key, value in header.metadata.items():
         assert value == pytest.approx(reader.fields[key].contents()), key
     assert [(t.name, t.offset, t.n_bytes) for t in header.tensors] == [
@@ -220,18 +221,18 @@ def test_a_file_cut_short(tmp_path: Path, size: int) -> None:
 def test_every_cut_of_the_header_and_the_last_byte_are_noticed(tmp_path: Path) -> None:
     file = write(tmp_path, edit=vocabulary)
     data = file.read_bytes()
-    end_of_header = read_header(file).tensors[0].offset
+    end_of_header = read_header(SourceFile(file)).tensors[0].offset
     for size in (*range(4, end_of_header, 61), len(data) - 1):
         file.write_bytes(data[:size])
         with pytest.raises(ImporterError):
-            read_header(file)
+            read_header(SourceFile(file))
 
 
 @pytest.mark.parametrize("name", ["llama_llama3", "gpt2"])
 def test_flipped_bytes_in_the_header_never_crash(tmp_path: Path, name: str) -> None:
     file = write(tmp_path, name, edit=vocabulary)
     data = file.read_bytes()
-    for position in range(0, read_header(file).tensors[0].offset, 11):
+    for position in range(0, read_header(SourceFile(file)).tensors[0].offset, 11):
         broken = bytearray(data)
         broken[position] ^= 0xFF
         file.write_bytes(broken)
