@@ -18,6 +18,7 @@ from spqfmt.calibration.model import ModelShell, load_tokenizer
 from spqfmt.calibration.runs import BlockRun, Counter, treat_inputs
 from spqfmt.calibration.sites import FoundSite, Watch
 from spqfmt.calibration.text import CalibrationOptions, choose_samples
+from spqfmt.calibration.tokens import check_ids, described, leading_tokens
 from spqfmt.calibration.trials import EngineTrials
 from spqfmt.errors import EncodeError
 from spqfmt.importers.base import SourceModel, SourceTensor
@@ -88,7 +89,12 @@ class Engine:
             searches = is_searching(method) and bool(method_options.search_steps)
             dtype = torch.float32 if searches else _compute_dtype(wanted, device)
         self.shell = ModelShell(source, dtype=dtype, device=device)
-        samples = choose_samples(load_tokenizer(source), options, self.shell.longest)
+        tokenizer = load_tokenizer(source)
+        samples = choose_samples(tokenizer, options, self.shell.longest)
+        check_ids(self.shell.model, tokenizer, samples)
+        before = [] if options.no_bos else leading_tokens(tokenizer)
+        self.begins_with = described(tokenizer, before)
+        """The tokens that every sample begins with, by name."""
         batches = list(torch.split(samples, max(1, BATCH_TOKENS // samples.shape[1])))
         stage("embedding the samples")
         self.samples = samples

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from spqfmt.calibration.tokens import leading_tokens
 from spqfmt.errors import OptionError
 
 DEFAULT_SAMPLES = 128
@@ -23,7 +24,7 @@ class CalibrationOptions:
     """Which texts, how many samples of how many tokens, and the seed of their choice.
 
     `text` None is the text in the package. `sequential` feeds each block what the quantized blocks before it give;
-    otherwise all blocks see the float model's activations.
+    otherwise all blocks see the float model's activations. `no_bos` leaves out what the tokenizer puts before a text.
     """
 
     text: Path | None = None
@@ -31,6 +32,7 @@ class CalibrationOptions:
     seq_len: int = DEFAULT_SEQ_LEN
     seed: int = 0
     sequential: bool = True
+    no_bos: bool = False
 
     def __post_init__(self) -> None:
         """Raise OptionError for numbers that make no sense."""
@@ -83,11 +85,15 @@ def _fields(path: Path, lines: str) -> Iterator[str]:
 def choose_samples(tokenizer: Any, options: CalibrationOptions, longest: int | None) -> torch.Tensor:
     """Token ids [samples, tokens]: windows of the text, chosen by the seed, apart where it is long enough.
 
-    `longest` is the model's own limit of tokens. Raises OptionError for a text shorter than one sample.
+    Each begins with what the tokenizer puts before a text, as part of its tokens. `longest` is the model's own limit
+    of tokens. Raises OptionError for a text shorter than one sample.
     """
     text = default_text() if options.text is None else read_text(options.text)
     what = "the package's text" if options.text is None else str(options.text)
-    seq_len = options.seq_len if longest is None else min(options.seq_len, longest)
+    before = () if options.no_bos else leading_tokens(tokenizer)
+    seq_len = (options.seq_len if longest is None else min(options.seq_len, longest)) - len(before)
+    if seq_len < 1:
+        raise OptionError(f"a sample needs more than the {len(before)} tokens that every text begins with")
     encoded = tokenizer(text, add_special_tokens=False, verbose=False)
     ids = np.asarray(encoded["input_ids"], np.int64)
     if ids.size < seq_len:
@@ -100,4 +106,5 @@ def choose_samples(tokenizer: Any, options: CalibrationOptions, longest: int | N
         starts = chosen * seq_len + int(generator.integers(0, spare + 1))
     else:
         starts = np.sort(generator.integers(0, ids.size - seq_len + 1, options.samples))
-    return torch.from_numpy(np.stack([ids[start : start + seq_len] for start in starts.tolist()]))
+    samples = [np.concatenate([before, ids[start : start + seq_len]]) for start in starts.tolist()]
+    return torch.from_numpy(np.stack(samples).astype(np.int64))

@@ -10,6 +10,7 @@ from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import DEVICE, MODEL
 from spqfmt.cli.pictures import html_option, write_page
 from spqfmt.cli.progress import Bar
+from spqfmt.cli.units import printable
 
 
 @click.command("eval")
@@ -27,6 +28,11 @@ from spqfmt.cli.progress import Bar
 )
 @click.option(
     "--stride", type=click.IntRange(min=1), help="Tokens from one window to the next. [default: the window]"
+)
+@click.option(
+    "--no-bos",
+    is_flag=True,
+    help="The tokenizer's own tokens (BOS) once around the whole text, instead of before every window.",
 )
 @click.option("--max-tokens", type=click.IntRange(min=2), help="Use only the first tokens of the text.")
 @click.option(
@@ -50,6 +56,7 @@ def eval_(
     reference: Path | None,
     window: int | None,
     stride: int | None,
+    no_bos: bool,
     max_tokens: int | None,
     batch: int,
     dtype: str,
@@ -59,6 +66,9 @@ def eval_(
     quiet: bool,
 ) -> None:
     """Perplexity of FILE on a text; FILE and the reference may be .spq files, Hugging Face folders or GGUF files.
+
+    Where the tokenizer begins a text with BOS, so does every window: a model that was trained so needs it. It counts
+    as one of the window's tokens and is not scored.
 
     \b
     spqfmt eval model.spq --text wiki.txt
@@ -81,11 +91,22 @@ def eval_(
 
     model, tokenizer = load(file, file.name)
     loaders.need_tokenizer(file, tokenizer)
+    loaders.need_language_model(file, model)
     other = None if reference is None else load(reference, "the reference")[0]
+    before = [] if no_bos else loaders.leading_tokens(tokenizer)
+    bos = loaders.described(tokenizer, before) or None
+    ids = loaders.encode_text(tokenizer, text, special_tokens=no_bos)
+    with about(file):
+        loaders.check_ids(model, tokenizer, ids[:max_tokens])
+    if reference is not None:
+        loaders.need_language_model(reference, other)
+        with about(reference):
+            loaders.check_ids(other, tokenizer, ids[:max_tokens])
     try:
         result = loaders.evaluate(
             model,
-            loaders.encode_text(tokenizer, text),
+            ids,
+            before=before,
             reference=other,
             window=window,
             stride=stride,
@@ -104,13 +125,17 @@ def eval_(
             "window": window,
             "dtype": dtype,
             "device": device,
+            "every window begins with": bos,
         }
         shown = [(key, str(value)) for key, value in facts.items() if value is not None]
         write_page(html, eval_page(result.to_json(), file.name, shown))
     if as_json:
-        click.echo(json.dumps(result.to_json()))
+        click.echo(json.dumps({**result.to_json(), "bos": bos}))
     if as_json or html is not None:
         return
-    click.echo(f"perplexity {result.perplexity:.4f} over {result.tokens} tokens (stride {result.stride})")
+    begin = f", every window begins with {printable(bos)}" if bos else ""
+    click.echo(
+        f"perplexity {result.perplexity:.4f} over {result.tokens} tokens (stride {result.stride}{begin})"
+    )
     if result.kl is not None:
         click.echo(f"KL to the reference {result.kl:.6f} nats a token")

@@ -104,6 +104,12 @@ from spqfmt.container.output import check_name
 )
 @click.option("--samples", type=int, help="Samples of the calibration. [default: 128]")
 @click.option("--seq-len", type=int, help="Tokens of a sample, at most what the model takes. [default: 512]")
+@click.option(
+    "--no-bos",
+    is_flag=True,
+    default=None,
+    help="Calibrate on samples of the text alone, without what the tokenizer begins a text with.",
+)
 @click.option("--seed", type=int, help="Chooses the samples. [default: 0]")
 @click.option(
     "--sequential/--no-sequential",

@@ -1,16 +1,21 @@
 """From a file to a running model: load, generate, evaluate. The layer that ties torch modules to stored weights."""
 
+from spqfmt.calibration.tokens import check_ids, described, leading_tokens
 from spqfmt.loaders.evaluate import Evaluation, encode_text, evaluate, window_limit
 from spqfmt.loaders.generate import Generation, generate
-from spqfmt.loaders.model import load_model, need_tokenizer
+from spqfmt.loaders.model import load_model, need_language_model, need_tokenizer
 
 __all__ = [
     "Evaluation",
     "Generation",
+    "check_ids",
+    "described",
     "encode_text",
     "evaluate",
     "generate",
+    "leading_tokens",
     "load_model",
+    "need_language_model",
     "need_tokenizer",
     "window_limit",
 ]

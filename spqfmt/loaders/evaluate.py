@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +48,10 @@ class _Window:
         return self.end - self.begin, self.end - self.first
 
 
-def encode_text(tokenizer: Any, text: str) -> torch.Tensor:
-    """Token ids [n] of a whole text, with the tokenizer's own special tokens (once, not per window)."""
-    ids: torch.Tensor = tokenizer(text, return_tensors="pt", verbose=False)["input_ids"][0]
+def encode_text(tokenizer: Any, text: str, *, special_tokens: bool = False) -> torch.Tensor:
+    """Token ids [n] of a whole text; with the tokenizer's own special tokens around it (once), if asked for."""
+    encoded = tokenizer(text, add_special_tokens=special_tokens, return_tensors="pt", verbose=False)
+    ids: torch.Tensor = encoded["input_ids"][0]
     return ids
 
 
@@ -64,6 +65,7 @@ def evaluate(
     model: Any,
     ids: torch.Tensor,
     *,
+    before: Sequence[int] = (),
     reference: Any = None,
     window: int | None = None,
     stride: int | None = None,
@@ -73,29 +75,37 @@ def evaluate(
 ) -> Evaluation:
     """Score the text `ids` [n] of token ids.
 
-    A window of `window` tokens (by default what the model takes, at most 2048) moves by `stride` tokens (by default a
-    whole window); a window scores the tokens that no window before it has seen, given all that stand before them
-    in the window. The first token of the text, and with `stride == window` of every window, has no context and
-    is not scored. `max_tokens` cuts the text. `reference` is a model of the same vocabulary; both models see the same
-    windows. Logits exist for one batch of windows at a time; sums are kept in float64. `progress` counts tokens.
+    Every window begins with the tokens `before`, which are context and not scored: what the tokenizer puts before a
+    text, so that the model sees each window as it has seen texts in training. A window of `window` tokens, those
+    included (by default what the model takes, at most 2048), moves by `stride` tokens (by default, and at most, as
+    many as it has of the text); a window scores the tokens that no window before it has seen, given all that stand
+    before them in the window. Without `before` the first token of the text, and with whole windows of every window,
+    has no context and is not scored. `max_tokens` cuts the text. `reference` is a model of the same vocabulary; both
+    models see the same windows. Logits exist for one batch of windows at a time; sums are kept in float64. `progress`
+    counts tokens.
 
     Raises ValueError for settings that do not fit the model or the text, SpqError for another vocabulary.
     """
     limit = window_limit(model)
     window = min(DEFAULT_WINDOW, limit or DEFAULT_WINDOW) if window is None else window
     stride = window if stride is None else stride
-    if window < 2 or (limit is not None and window > limit):
-        raise ValueError(f"window {window}: this model takes 2 to {limit or 'any number of'} tokens")
+    shortest = max(2, len(before) + 1)
+    if window < shortest or (limit is not None and window > limit):
+        raise ValueError(f"window {window}: this model takes {shortest} to {limit or 'any number of'} tokens")
     if not 1 <= stride <= window:
         raise ValueError(f"stride {stride}: must be 1 to the window's {window} tokens")
+    window -= len(before)
+    stride = min(stride, window)
     ids = ids[:max_tokens]
-    if len(ids) < 2:
-        raise ValueError(f"the text has {len(ids)} tokens; at least 2 are needed")
+    context = torch.tensor(before, dtype=ids.dtype)
+    unscored = 0 if len(before) else 1
+    if len(ids) <= unscored:
+        raise ValueError(f"the text has {len(ids)} tokens; at least {unscored + 1} are needed")
     n_scored, nll, kl = 0, 0.0, 0.0
     with torch.inference_mode(), progress or Silent() as shown:
         shown.start(len(ids))
-        for windows in _batches(len(ids), window, stride, batch):
-            inputs = torch.stack([ids[w.begin : w.end] for w in windows])
+        for windows in _batches(_windows(len(ids), window, stride, unscored), batch):
+            inputs = torch.stack([torch.cat([context, ids[w.begin : w.end]]) for w in windows])
             n_kept = windows[0].layout[1]
             targets = inputs[:, -n_kept:].reshape(-1)
             logits = _logits(model, inputs, n_kept)
@@ -120,11 +130,12 @@ def _perplexity(mean: float) -> float:
     return math.inf if mean >= 700 else math.exp(mean)  # no number stays none
 
 
-def _windows(n_tokens: int, window: int, stride: int) -> Iterator[_Window]:
-    seen = 1
+def _windows(n_tokens: int, window: int, stride: int, unscored: int) -> Iterator[_Window]:
+    """The first `unscored` tokens of a window have nothing before them."""
+    seen = 0
     for begin in range(0, n_tokens, stride):
         end = min(begin + window, n_tokens)
-        first = max(seen, begin + 1)
+        first = max(seen, begin + unscored)
         if first < end:
             yield _Window(begin, first, end)
         seen = end
@@ -132,10 +143,10 @@ def _windows(n_tokens: int, window: int, stride: int) -> Iterator[_Window]:
             return
 
 
-def _batches(n_tokens: int, window: int, stride: int, batch: int) -> Iterator[list[_Window]]:
+def _batches(windows: Iterator[_Window], batch: int) -> Iterator[list[_Window]]:
     """Runs of at most `batch` windows of one layout, in order."""
     run: list[_Window] = []
-    for item in _windows(n_tokens, window, stride):
+    for item in windows:
         if run and (len(run) == batch or item.layout != run[0].layout):
             yield run
             run = []

@@ -111,6 +111,20 @@ def need_tokenizer(path: str | Path, tokenizer: Any) -> None:
         )
 
 
+def need_language_model(path: str | Path, model: Any, *, decoder_only: bool = True) -> None:
+    """Raise UnsupportedError for a model in `path` that does not continue a text, by what it is."""
+    name, wants = type(model).__name__, model.main_input_name
+    why = ""
+    if wants != "input_ids":
+        why = f"it takes {wants}, not a text alone"
+    elif not model.can_generate():
+        why = "it is no model that continues a text"
+    elif decoder_only and model.config.is_encoder_decoder:
+        why = "it has an encoder, so a text has no perplexity of its own"
+    if why:
+        raise UnsupportedError(f"{path}: a {name}: {why}; load it in Python with spqfmt.load_model", name)
+
+
 def read_config(path: Path, folder: Path, stored: StoredModel) -> Any:
     """transformers' config of the model. Raises as `load_model` does."""
     if "config.json" not in stored.assets:

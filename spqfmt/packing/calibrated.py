@@ -94,9 +94,13 @@ class CalibratedResults:
         return {} if self._blind else self.skipped
 
     def all_notes(self) -> tuple[str, ...]:
-        """Fallbacks, each one line."""
+        """What the samples begin with, and fallbacks, each one line."""
         blind = [f"{name}: {why}; quantized without calibration" for name, why in self.skipped.items()]
-        return (*self.notes, *(blind if self._blind else ()))
+        begin = self._engine.begins_with
+        bos = (
+            [f"every calibration sample begins with {begin}, as the tokenizer begins a text"] if begin else []
+        )
+        return (*bos, *self.notes, *(blind if self._blind else ()))
 
     def _add(self, block: BlockResult) -> None:
         self._done.add(block.name)
@@ -170,6 +174,8 @@ class CalibratedResults:
             "seed": calibration.seed,
             "sequential": calibration.sequential,
         }
+        if self._engine.begins_with:
+            described["begins_with"] = self._engine.begins_with
         more = {"calibration": json.dumps(described, sort_keys=True)}
         if self.formula_weights:
             more["formula_bits_per_weight"] = f"{self.formula_bits / self.formula_weights:.4f}"
@@ -198,6 +204,7 @@ def _identity(model: SourceModel, options: PackOptions, dtype: str) -> Mapping[s
         "seq_len": calibration.seq_len,
         "seed": calibration.seed,
         "sequential": calibration.sequential,
+        "no_bos": calibration.no_bos,
         "compute_dtype": dtype,
         "fit": repr(options.fit),
     }

@@ -59,6 +59,7 @@ class PackArguments(TypedDict, total=False):
     seq_len: int | None
     sequential: bool | None
     seed: int | None
+    no_bos: bool | None
     codec: str
     partial: str
     rates: str | Path | None
@@ -66,7 +67,9 @@ class PackArguments(TypedDict, total=False):
 
 
 # argument -> field of CalibrationOptions
-_CALIBRATION = {"calibration": "text"} | {n: n for n in ("samples", "seq_len", "sequential", "seed")}
+_CALIBRATION = {"calibration": "text"} | {
+    n: n for n in ("samples", "seq_len", "sequential", "seed", "no_bos")
+}
 _METHOD = [field.name for field in fields(MethodOptions)]
 
 

@@ -52,6 +52,7 @@ def test_eval_json_is_one_object(packed: Path, text: Path, tiny_folder: Callable
         "kl": 0.0,
         "tokens": 99,
         "stride": 32,
+        "bos": None,
     }
 
 

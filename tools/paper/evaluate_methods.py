@@ -41,7 +41,7 @@ from method_results import Results, key_of, table
 from method_rows import ROWS, Options, Row
 
 import spqfmt
-from spqfmt.loaders import encode_text, evaluate, load_model
+from spqfmt.loaders import encode_text, evaluate, leading_tokens, load_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 
@@ -156,14 +156,18 @@ class Judge:
         limit = reference.config.max_position_embeddings
         self._window = min(window, limit)
         ids = encode_text(tokenizer, text)
-        n_windows = min(n_windows, len(ids) // self._window)
-        starts = torch.linspace(0, len(ids) - self._window, n_windows).long().tolist()
-        self._ids = torch.cat([ids[start : start + self._window] for start in starts])
+        self._before = leading_tokens(tokenizer)
+        length = self._window - len(self._before)
+        n_windows = min(n_windows, len(ids) // length)
+        starts = torch.linspace(0, len(ids) - length, n_windows).long().tolist()
+        self._ids = torch.cat([ids[start : start + length] for start in starts])
 
     def __call__(self, file: Path) -> dict[str, float | None]:
         """Perplexity, and KL in millinats a token."""
         model, _ = load_model(file, dtype="float32")
-        scored = evaluate(model, self._ids, reference=self._reference, window=self._window)
+        scored = evaluate(
+            model, self._ids, before=self._before, reference=self._reference, window=self._window
+        )
         return {
             "perplexity": scored.perplexity,
             "kl": None if scored.kl is None else 1000 * scored.kl,
