@@ -25,6 +25,7 @@ from spqfmt.errors import (
     SpqError,
     TruncatedError,
     UnsupportedError,
+    UnusedTensorsWarning,
 )
 from spqfmt.transformers_hook import install as _install_hook
 from spqfmt.version import __version__
@@ -76,6 +77,7 @@ __all__ = [
     "TensorHandle",
     "TruncatedError",
     "UnsupportedError",
+    "UnusedTensorsWarning",
     "__version__",
     "backend",
     "diff",

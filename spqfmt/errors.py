@@ -75,6 +75,10 @@ class MemoryBudgetError(SpqError):
         self.smallest_bytes = smallest_bytes
 
 
+class UnusedTensorsWarning(UserWarning):
+    """A model holds tensors that its class has no place for: they stay where they are, as transformers leaves them."""
+
+
 def one_sentence(error: BaseException) -> str:
     """The first sentence of another library's message, which may go on for a page."""
     text = " ".join(str(error).split())

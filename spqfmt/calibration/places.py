@@ -5,13 +5,14 @@ Loaders put packed modules there; a pack for a ceiling of memory must know it be
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from spqfmt.calibration.model import asset_folder, find_model_class, quiet_transformers, read_config
+from spqfmt.calibration.model import Targets, asset_folder, find_model_class, quiet_transformers, read_config
 from spqfmt.importers.base import SourceModel
 from spqfmt.records import FLOATS, TensorRecord
 
@@ -93,13 +94,9 @@ def _fits(module: Any, record: TensorRecord) -> bool:
 
 def held_by_model(source: SourceModel, records: Mapping[str, TensorRecord]) -> Held | None:
     """What transformers' model of the source will hold; None where it has none. `records` as in find_places."""
-    with asset_folder(source) as folder, quiet_transformers():
-        try:
-            config = read_config(folder)
-            with torch.device("meta"):
-                model = find_model_class(config)(config)
-        except Exception:  # noqa: BLE001  # a foreign config may make transformers' classes raise anything
-            return None
+    model = _skeleton(source)
+    if model is None:
+        return None
     places = find_places(model, records)
     names = {place.record.name for place in places}
     lookups = {place.record.name for place in places if place.is_embedding}
@@ -107,3 +104,32 @@ def held_by_model(source: SourceModel, records: Mapping[str, TensorRecord]) -> H
     replaced = {f"{place.module}.weight" for place in places}
     n_floats = sum(p.numel() for name, p in model.named_parameters() if name not in replaced)
     return Held({name: Use(name in products, name in lookups) for name in names}, n_floats)
+
+
+def unused_tensors(source: SourceModel) -> tuple[str, ...]:
+    """Tensors that transformers' model of the source has no place for, in order; none where it has no such model.
+
+    What the class itself says may be left over (buffers of old checkpoints) is not among them.
+    """
+    model = _skeleton(source)
+    if model is None:
+        return ()
+    targets = Targets(model)
+    # Of a tied tensor the class has a place for the one that holds the values, or for both.
+    names = [tensor.name for tensor in source.tensors if tensor.tied_to is None]
+    found = SimpleNamespace(
+        missing_keys=set(), unexpected_keys={name for name in names if not targets.find(name)[0]}
+    )
+    model._adjust_missing_and_unexpected_keys(found)
+    return tuple(name for name in names if name in found.unexpected_keys)
+
+
+def _skeleton(source: SourceModel) -> Any | None:
+    """transformers' model of the source, without weights; None where it has none."""
+    with asset_folder(source) as folder, quiet_transformers():
+        try:
+            config = read_config(folder)
+            with torch.device("meta"):
+                return find_model_class(config)(config)
+        except Exception:  # noqa: BLE001  # a foreign config may make transformers' classes raise anything
+            return None

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from spqfmt.cli.failures import about
+from spqfmt.cli.failures import about, warnings_in_one_line
 from spqfmt.cli.parameters import DEVICE, MODEL
 from spqfmt.cli.pictures import html_option, write_page
 from spqfmt.cli.progress import Bar
@@ -85,7 +85,7 @@ def eval_(
     from spqfmt import loaders
 
     def load(path: Path, what: str) -> tuple[Any, Any]:
-        with about(path):
+        with about(path), warnings_in_one_line(quiet=quiet):
             bar = Bar(f"loading {what}", quiet=quiet)
             return loaders.load_model(path, device=device, dtype=dtype, progress=bar)
 

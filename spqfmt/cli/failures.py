@@ -4,14 +4,24 @@ import difflib
 import errno
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 from spqfmt.cli.units import printable
-from spqfmt.errors import ChecksumError, NotSpqError, OptionError, SpqError, TruncatedError, is_out_of_memory
+from spqfmt.errors import (
+    ChecksumError,
+    NotSpqError,
+    OptionError,
+    SpqError,
+    TruncatedError,
+    UnusedTensorsWarning,
+    is_out_of_memory,
+)
 
 OK, BAD_FILE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -43,6 +53,23 @@ def about(*paths: Path) -> Iterator[None]:
         if not any(str(path) in str(error) for path in paths):
             error.args = (f"{paths[0]}: {error}", *error.args[1:])
         raise
+
+
+@contextmanager
+def warnings_in_one_line(*, quiet: bool) -> Iterator[None]:
+    """What the package warns of goes to stderr as errors do, without the place in the code; not at all with `quiet`."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_ours(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, UnusedTensorsWarning):
+                click.echo(f"spqfmt: {printable(' '.join(str(message).split()))}", err=True)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = show_ours
+        warnings.simplefilter("ignore" if quiet else "always", UnusedTensorsWarning)
+        yield
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:

@@ -1,15 +1,20 @@
 """`spqfmt pack`: a model into a .spq file."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.progress import Bar
-from spqfmt.cli.units import ratio, size
+from spqfmt.cli.units import printable, ratio, size
 from spqfmt.container.output import check_name
+
+if TYPE_CHECKING:
+    from spqfmt.importers.base import SourceModel
 
 
 @click.command("pack")
@@ -187,8 +192,9 @@ def pack(
             return
         progress = Bar("packing", quiet=quiet or as_json)
         report = pack_model(model, out, checked, force=force, resume=resume, progress=progress)
+    unused = () if quiet else _unused(model)
     if as_json:
-        click.echo(json.dumps(report.to_json()))
+        click.echo(json.dumps(report.to_json() | {"unused": unused}))
     elif not quiet:
         bits = 8 * report.file_bytes / report.n_weights
         click.echo(
@@ -198,7 +204,25 @@ def pack(
             err=True,
         )
         for reason, names in report.left_dense_by_reason.items():
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            click.echo(f"stored as they are, because {reason}: {names[0]}{more}", err=True)
+            click.echo(f"stored as they are, because {reason}: {_listed(names)}", err=True)
+        if unused:
+            where = f"in the file, but {model.architecture} has no place for"
+            click.echo(f"{where}: {_listed(unused)}", err=True)
         for note in dict.fromkeys(report.notes):
             click.echo(note, err=True)
+
+
+def _unused(model: "SourceModel") -> Sequence[str]:
+    """Tensors that transformers' class of the model has no place for; none where the config names no such class."""
+    config = next((asset.data for asset in model.assets if asset.name == "config.json"), b"")
+    if b'"model_type"' not in config:
+        return ()
+    # transformers takes seconds to import.
+    from spqfmt.calibration.places import unused_tensors
+
+    return unused_tensors(model)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{printable(names[0])}{more}"

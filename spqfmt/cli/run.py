@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from spqfmt.cli.failures import about
+from spqfmt.cli.failures import about, warnings_in_one_line
 from spqfmt.cli.parameters import DEVICE, MODEL
 from spqfmt.cli.progress import Bar
 
@@ -67,7 +67,7 @@ def run(
     from spqfmt import loaders
 
     start = time.perf_counter()
-    with about(file):
+    with about(file), warnings_in_one_line(quiet=quiet):
         model, tokenizer = loaders.load_model(
             file,
             device=device,

@@ -9,6 +9,7 @@ memory that becomes the parameter.
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -21,7 +22,14 @@ import transformers
 
 from spqfmt.calibration.model import find_model_class, quiet_transformers
 from spqfmt.container.shards import open_readers
-from spqfmt.errors import CorruptError, ImporterError, SpqError, UnsupportedError, one_sentence
+from spqfmt.errors import (
+    CorruptError,
+    ImporterError,
+    SpqError,
+    UnsupportedError,
+    UnusedTensorsWarning,
+    one_sentence,
+)
 from spqfmt.loaders.assets import asset_folder
 from spqfmt.loaders.device.load import (
     ceilings_for,
@@ -72,11 +80,12 @@ def load_model(
     inputs; by default as the file says. Such a model gives no gradients and no state dict;
     `model.packed_weights.close()`, or dropping the model, stops its threads and closes the file.
 
-    `progress` is told of each tensor that is decoded.
+    `progress` is told of each tensor that is decoded. Tensors that the model's class has no place for are left out with
+    one UnusedTensorsWarning, as transformers does.
 
-    Raises CorruptError when the file's tensors are not those of its config's model (ImporterError for a source),
-    UnsupportedError for a model that the installed transformers does not have, MemoryBudgetError for a ceiling that is
-    too low, before weights are read, OptionError for options that do not go together, OSError as it is.
+    Raises CorruptError when a tensor of the config's model is missing or has another shape (ImporterError for a
+    source), UnsupportedError for a model that the installed transformers does not have, MemoryBudgetError for a
+    ceiling that is too low, before weights are read, OptionError for options that do not go together, OSError as it is.
     """
     path = Path(path)
     kind = "simulated" if isinstance(device, Device) else torch.device(device).type
@@ -223,15 +232,19 @@ def _build(
 
 
 def _check(path: Path, stored: StoredModel, class_name: str, info: Mapping[str, Any]) -> None:
-    """Raise unless every weight of the model came from the file, and every tensor of the file went into it."""
+    """Raise unless every weight of the model came from the file; warn of tensors that the model has no place for."""
     if missing := sorted(info["missing_keys"]):
         raise _bad(stored, f"{path}: {class_name} needs tensors that are not in it: {_listed(missing)}")
-    if unexpected := sorted(info["unexpected_keys"]):
-        raise _bad(stored, f"{path}: tensors that {class_name} has no place for: {_listed(unexpected)}")
     if mismatched := sorted(info["mismatched_keys"]):
         name, found, wanted = mismatched[0]
         raise _bad(
             stored, f"{path}: tensor {name} has shape {tuple(found)}, {class_name} wants {tuple(wanted)}"
+        )
+    if unused := sorted(info["unexpected_keys"]):
+        warnings.warn(
+            f"{path}: not used, {class_name} has no place for them: {_listed(unused)}",
+            UnusedTensorsWarning,
+            stacklevel=4,
         )
 
 

@@ -1,6 +1,7 @@
 """`spqfmt run` and `spqfmt eval` as commands."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 import spqfmt
 from spqfmt.cli.eval import eval_
+from spqfmt.cli.pack import pack
 from spqfmt.cli.run import run
 from spqfmt.loaders import encode_text, evaluate, generate, load_model
 
@@ -37,6 +40,25 @@ def test_run_writes_the_text_to_stdout_and_facts_to_stderr(packed: Path) -> None
     assert result.stdout == expected.text + "\n"
     for fact in ("load ", "prompt 5 tokens", "6 new tokens at", "peak memory", "MiB"):
         assert fact in result.stderr
+
+
+def test_tensors_without_a_place_are_told_once_by_pack_and_by_run(
+    tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder("llama"), tmp_path / "source"))
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"mtp.fc.weight": torch.ones(8, 8)}, folder / "model.safetensors")
+    file = str(tmp_path / "m.spq")
+    result = CliRunner().invoke(pack, [str(folder), file])
+    assert result.exit_code == 0, result.output
+    assert "in the file, but LlamaForCausalLM has no place for: mtp.fc.weight\n" in result.stderr
+    result = CliRunner().invoke(pack, [str(folder), file, "--force", "--json"])
+    assert json.loads(result.stdout)["unused"] == ["mtp.fc.weight"]
+    told = f"spqfmt: {file}: not used, LlamaForCausalLM has no place for them: mtp.fc.weight\n"
+    for quiet in ([], ["--quiet"]):
+        result = CliRunner().invoke(run, [file, "--prompt", "Hello", "--max-new-tokens", "1", *quiet])
+        assert result.exit_code == 0, result.output
+        assert result.stderr.count(told) == (not quiet)
 
 
 def test_eval_json_is_one_object(packed: Path, text: Path, tiny_folder: Callable[[str], Path]) -> None:

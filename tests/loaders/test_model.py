@@ -14,7 +14,16 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import spqfmt
-from spqfmt.errors import ChecksumError, CorruptError, ImporterError, SpqError, UnsupportedError
+from spqfmt.calibration.places import unused_tensors
+from spqfmt.errors import (
+    ChecksumError,
+    CorruptError,
+    ImporterError,
+    SpqError,
+    UnsupportedError,
+    UnusedTensorsWarning,
+)
+from spqfmt.importers import open_source
 from spqfmt.loaders import load_model, need_tokenizer
 
 INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(40)]])
@@ -162,9 +171,47 @@ def test_many_missing_tensors_are_counted(llama: Path) -> None:
     refuse(llama, CorruptError, "and 6 more")
 
 
-def test_a_tensor_without_a_place_is_named(llama: Path) -> None:
-    change(llama, lambda tensors: tensors.update({"model.layers.7.x.weight": torch.zeros(2)}))
-    refuse(llama, CorruptError, "tensors that LlamaForCausalLM has no place for: model.layers.7.x.weight")
+UNUSED = {
+    "a head that the class lacks": {"mtp.fc.weight": torch.ones(8, 8)},
+    "more layers than the config has": {"model.layers.7.mlp.up_proj.weight": torch.ones(128, 64)},
+    "an old buffer": {"model.layers.0.attn.masked_bias": torch.tensor(-1e4), "empty": torch.zeros(0)},
+}
+
+
+@pytest.mark.parametrize("memory", [None, "100MiB"])
+@pytest.mark.parametrize("extra", UNUSED)
+def test_tensors_without_a_place_are_named_and_left_out(llama: Path, extra: str, memory: str | None) -> None:
+    expected = logits(by_transformers(llama))
+    change(llama, lambda tensors: tensors.update(UNUSED[extra]))
+    packed = llama.parent / "m.spq"
+    spqfmt.pack(llama, packed)
+    for path in (packed, llama) if memory is None else (packed,):
+        with pytest.warns(UnusedTensorsWarning, match=re.escape(f"{path}: not used, LlamaForC")) as caught:
+            model, _ = load_model(path, memory=memory)
+        assert [all(name in str(w.message) for name in UNUSED[extra]) for w in caught] == [True]
+        assert torch.equal(logits(model), expected)
+    spqfmt.unpack(packed, llama.parent / "out")
+    found = load_file(llama.parent / "out" / "model.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in UNUSED[extra].items())
+
+
+def test_what_the_class_says_may_be_left_over_is_not_named(llama: Path) -> None:
+    change(
+        llama, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
+    )
+    load_model(llama)  # a warning would be an error
+    assert unused_tensors(open_source(llama)) == ()
+
+
+def test_unused_tensors_are_known_before_a_load(llama: Path) -> None:
+    change(llama, lambda tensors: [tensors.update(extra) for extra in UNUSED.values()])
+    named = [name for extra in UNUSED.values() for name in extra]
+    assert sorted(unused_tensors(open_source(llama))) == sorted(named)
+
+
+@pytest.mark.parametrize("name", sorted(tiny.configurations()))
+def test_a_whole_model_has_no_unused_tensors(tiny_folder: Callable[[str], Path], name: str) -> None:
+    assert unused_tensors(open_source(tiny_folder(name))) == ()
 
 
 def test_a_wrong_shape_is_named(llama: Path) -> None:
