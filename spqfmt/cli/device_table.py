@@ -19,17 +19,18 @@ _RESIDENCIES = ("decoded", "compressed", "host", "disk")
 def show_device_plan(planned: "DeviceModelPlan", layer: Callable[[str], str]) -> None:
     """Print a row for each layer (what `layer` makes of a tensor's name), and totals."""
     plan, on_top = planned.plan, planned.on_top
+    host = plan.on_host
     table = Table(
         "layer", "decoded", "compressed", "in host memory", "on disk", "ms a token", box=None, pad_edge=False
     )
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, parts in groupby(plan.parts, lambda part: layer(part.item.item.part.record.name)):
+    for name, parts in groupby(plan.parts, lambda part: layer(part.item.part.record.name)):
         sizes, ms = dict.fromkeys(_RESIDENCIES, 0), 0.0
         for part in parts:
-            stored = part.item.item.part.stored_bytes
+            stored = part.item.part.stored_bytes
             sizes[part.residency] += stored if part.residency == "disk" else part.bytes
-            ms += 1e3 * sum(part.stages)
+            ms += part.expected_ms
         table.add_row(name, *(size(sizes[key]) if sizes[key] else "" for key in _RESIDENCIES), f"{ms:.2f}")
     Console(highlight=False).print(table)
     fixed = plan.fixed
@@ -40,12 +41,12 @@ def show_device_plan(planned: "DeviceModelPlan", layer: Callable[[str], str]) ->
         f"smallest ceiling {size(plan.smallest_bytes)} ({plan.smallest_bytes} bytes)"
     )
     click.echo(
-        f"host, {_ceiling(plan.host_memory_bytes)}: {size(plan.host_held_bytes)} held, {size(plan.bytes_in('host'))} "
-        f"compressed, {size(plan.lookups.held_bytes)} embeddings, {size(plan.host_fixed_bytes)} pinned buffers; "
-        f"smallest ceiling {size(plan.smallest_host_bytes)} ({plan.smallest_host_bytes} bytes)"
+        f"host, {_ceiling(host.memory_bytes)}: {size(plan.host_held_bytes)} held, {size(plan.bytes_in('host'))} "
+        f"compressed, {size(host.lookups.held_bytes)} embeddings, {size(host.fixed_bytes)} pinned buffers; "
+        f"smallest ceiling {size(host.smallest_bytes)} ({host.smallest_bytes} bytes)"
     )
     click.echo(f"the file's weights: {size(plan.stored_bytes)} stored, {size(plan.decoded_bytes)} decoded")
-    rates = plan.rates
+    rates = host.rates
     click.echo(
         f"expected: {plan.serial_ms:.1f} ms a token one after the other, {plan.overlapped_ms:.1f} ms overlapped, "
         f"from {'ASSUMED' if rates.assumed else 'measured'} rates of {rates.name}"

@@ -13,10 +13,10 @@ import numpy as np
 import zstandard
 
 from spqfmt import wire
-from spqfmt.codecs import planes
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS, Elements, check_packed, from_planes
 from spqfmt.codecs.threads import side_by_side
+from spqfmt.container import planes
 from spqfmt.container.features import required_features, required_mask
 from spqfmt.container.index import parse_index
 from spqfmt.container.strict_json import Json, parse

@@ -12,9 +12,9 @@ from spqfmt.importers._layout import role_of
 from spqfmt.pages.compact import Numbered
 from spqfmt.reading.report.names import layer_of
 from spqfmt.records import FLOATS, TensorRecord, main_dtype
+from spqfmt.residency.cpu import decode_seconds, share_of_passes
 from spqfmt.residency.inventory import Inventory, Item
 from spqfmt.residency.parts import cut
-from spqfmt.residency.plan import decode_seconds, share_of_passes
 from spqfmt.residency.rates import Rates
 from spqfmt.residency.sides import side_bytes
 from spqfmt.residency.workspace import workspace_bytes

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from spqfmt import wire
-from spqfmt.codecs import planes
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import check_packed
+from spqfmt.container import planes
 from spqfmt.errors import FormatError
 from spqfmt.kernels import native
 from spqfmt.residency.parts import Part

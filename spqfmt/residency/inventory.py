@@ -1,9 +1,9 @@
 """What a model holds of weights, and what that comes to: sums, and buffers for the largest parts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Self
+from typing import NamedTuple, Self
 
 from spqfmt.residency.parts import Part
 
@@ -17,13 +17,33 @@ N_ROW_SLOTS = 2
 """Parts of an embedding that are kept decoded for lookups, where it is not decoded as a whole."""
 
 
+class Load(NamedTuple):
+    """What a part asks of a device's memory and streams: bytes that are sent (and stay there compressed), bytes of
+    decode tables, and the amounts of DeviceRates that reading and decoding it take."""
+
+    sent_bytes: int
+    table_bytes: int
+    read: Mapping[str, int]
+    decode: Mapping[str, int]
+
+
 @dataclass(frozen=True)
 class Item:
-    """A part and what the model does with it: a product on every pass, and `lookups`, rows of it for some tokens."""
+    """A part and what the model does with it: a product on every pass, and `lookups`, rows of it for some tokens.
+
+    `load` is there where the products are a device's.
+    """
 
     part: Part
     products: bool
     lookups: bool
+    load: Load | None = None
+
+    @property
+    def sending(self) -> Load:
+        """What sending the part to a device takes."""
+        assert self.load is not None, "an item of a device says what sending it takes"
+        return self.load
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt import wire
-from spqfmt.codecs.planes import jobs_of
+from spqfmt.container.planes import jobs_of
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
 
 PART_BYTES = 1 << 20

@@ -12,7 +12,7 @@ from spqfmt.kernels.device.choose import kernels_for
 from spqfmt.loaders.device import DeviceEngine, Fault, SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.load import Ceilings, DevicePrepared, device_inventory, make_device_engine
-from spqfmt.residency.device_plan import device_fixed_bytes, plan_device
+from spqfmt.residency.device import device_fixed_bytes, plan_device
 from spqfmt.residency.device_rates import DeviceRates
 
 RATES = DeviceRates(

@@ -86,7 +86,7 @@ def test_logits_are_those_of_the_cpu_at_every_ceiling(
     expected, one = logits(reference), logits(reference, INPUTS[:, :1])
     reference.packed_weights.close()
     whole = plan_for_device(path, dtype="float32", rates=RATES).plan
-    smallest, least_host = whole.smallest_bytes, whole.smallest_host_bytes
+    smallest, least_host = whole.smallest_bytes, whole.on_host.smallest_bytes
     results, seen = [], set()
     mixed = (smallest + whole.stored_bytes // 4, least_host + whole.stored_bytes // 4)
     # The plain decoder is slow: nothing but the disk only once.
@@ -123,7 +123,7 @@ def test_every_architecture_under_the_least_ceilings(name: str, tmp_path: Path, 
     spqfmt.pack(tmp_path / "source", path, method="rtn")
     reference, _ = spqfmt.load_model(path, dtype="float32")
     plan = plan_for_device(path, dtype="float32", rates=RATES).plan
-    model, _ = on_device(path, plan.smallest_bytes, plan.smallest_host_bytes, dtype="float32")
+    model, _ = on_device(path, plan.smallest_bytes, plan.on_host.smallest_bytes, dtype="float32")
     assert type(model) is type(reference)
     expected = logits(reference)
     assert torch.allclose(logits(model), expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
@@ -159,8 +159,8 @@ def test_a_ceiling_that_is_too_low_is_refused_before_anything_is_read(
         MemoryBudgetError, match=f"^memory .* needs at least .* \\({plan.smallest_bytes} bytes\\)"
     ):
         spqfmt.load_model(path, device=SimulatedDevice(RATES), memory=plan.smallest_bytes - 1)
-    with pytest.raises(MemoryBudgetError, match=f"^host_memory .*\\({plan.smallest_host_bytes} bytes\\)"):
-        on_device(path, plan.smallest_bytes, plan.smallest_host_bytes - 1)
+    with pytest.raises(MemoryBudgetError, match=f"^host_memory .*\\({plan.on_host.smallest_bytes} bytes\\)"):
+        on_device(path, plan.smallest_bytes, plan.on_host.smallest_bytes - 1)
 
 
 def test_a_model_that_is_dropped_closes_its_file(packed: Callable[[str], Path], small_parts: None) -> None:
@@ -189,7 +189,7 @@ def test_damage_is_told_by_file_and_tensor(
     with pytest.raises(ChecksumError, match=r"damaged\.spq: tensor 'model\.layers\.2\.mlp\.up_proj\.weight'"):
         on_device(path, None, None)
     plan = plan_for_device(path, rates=RATES).plan
-    model, _ = on_device(path, plan.smallest_bytes, plan.smallest_host_bytes)
+    model, _ = on_device(path, plan.smallest_bytes, plan.on_host.smallest_bytes)
     with pytest.raises(ChecksumError, match=r"up_proj"):
         logits(model)
     model.packed_weights.close()

@@ -89,7 +89,7 @@ def seconds_of_a_pass(stored: Path, residency: str, rates: Any) -> tuple[float, 
     reader = Reader(stored)
     prepared = prepared_of([reader], residency)
     device = SimulatedDevice(rates, runs=False)
-    parts = [part.item.item.part for part in prepared.plan.parts]
+    parts = [part.item.part for part in prepared.plan.parts]
     shipments = [Shipment(part, zstd_on_device=False) for part in parts]
     pipeline = Pipeline(
         device, prepared.plan, shipments, [reader], Decoder(kernels_for(torch.device("cpu"), "torch"))
@@ -110,9 +110,9 @@ def balanced(stored: Path, seconds: dict[str, float]) -> Any:
     """Rates at which a part takes so long on each stream."""
     with Reader(stored) as reader:
         parts = [part.item for part in prepared_of([reader], "disk").plan.parts]
-    read = np.mean([item.item.part.stored_bytes for item in parts])
+    read = np.mean([item.part.stored_bytes for item in parts])
     sent = np.mean([item.load.sent_bytes for item in parts])
-    decoded = parts[0].item.part.decoded_bytes
+    decoded = parts[0].part.decoded_bytes
     return replace(
         RATES, operation_s=0.0, read=read / seconds["read"], copy=sent / seconds["copy"],
         rans=decoded / seconds["decode"], compute=decoded / seconds["compute"],
@@ -147,7 +147,7 @@ def test_the_slowest_stream_alone_decides(stored: Path, slow: str) -> None:
 
 def test_a_ring_of_one_buffer_would_not_overlap(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = balanced(stored, dict.fromkeys(("read", "copy", "decode", "compute"), 1.0))
-    for module in ("spqfmt.loaders.device.holdings", "spqfmt.residency.device_plan"):
+    for module in ("spqfmt.loaders.device.holdings", "spqfmt.residency.device"):
         monkeypatch.setattr(f"{module}.N_SLOTS", 1)
         monkeypatch.setattr(f"{module}.N_LANDINGS", 1)
     seconds, n_parts = seconds_of_a_pass(stored, "host", rates)

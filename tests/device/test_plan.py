@@ -7,10 +7,11 @@ import pytest
 
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
-from spqfmt.residency.device_plan import DeviceInventory, DeviceItem, DevicePlan, Load, plan_device
+from spqfmt.residency.device import DeviceInventory, plan_device
 from spqfmt.residency.device_rates import ASSUMED, DEFAULT, DeviceRates, assumed_for
-from spqfmt.residency.inventory import Inventory, Item
+from spqfmt.residency.inventory import Inventory, Item, Load
 from spqfmt.residency.parts import Part
+from spqfmt.residency.plan import Plan
 from spqfmt.wire import CODEC_RANS
 
 N = 40
@@ -28,14 +29,14 @@ def part(name: str) -> Part:
 
 
 LOAD = Load(SENT, 16384, {"read": STORED}, {"rans": RAW})
-ITEMS = tuple(DeviceItem(Item(part(f"layer{n}"), products=True, lookups=False), LOAD) for n in range(N))
+ITEMS = tuple(Item(part(f"layer{n}"), products=True, lookups=False, load=LOAD) for n in range(N))
 LOOKUPS = Inventory((Item(part("embed"), products=False, lookups=True),), 0, 64, 640)
 INVENTORY = DeviceInventory(ITEMS, float_bytes=1000, side_bytes=512, workspace_bytes=2048, lookups=LOOKUPS)
 WHOLE = plan_device(INVENTORY, DEFAULT)
-SMALLEST, LEAST_HOST = WHOLE.smallest_bytes, WHOLE.smallest_host_bytes
+SMALLEST, LEAST_HOST = WHOLE.smallest_bytes, WHOLE.on_host.smallest_bytes
 
 
-def where(plan: DevicePlan) -> list[str]:
+def where(plan: Plan) -> list[str]:
     return [part.residency for part in plan.parts]
 
 
@@ -55,7 +56,7 @@ def test_both_ceilings_are_kept_and_no_room_is_left_that_could_hold_a_part(rates
             assert plan.held_bytes <= memory
             assert host is None or plan.host_held_bytes <= host
             assert plan.smallest_bytes == SMALLEST
-            assert plan.smallest_host_bytes == LEAST_HOST
+            assert plan.on_host.smallest_bytes == LEAST_HOST
             found = where(plan)
             if host is None:
                 assert "disk" not in found

@@ -21,9 +21,10 @@ from spqfmt.quantize.ecq.sweep import RowGrid
 from spqfmt.quantize.feedback import factorize
 from spqfmt.quantize.rtn import round_groups, round_symmetric
 from spqfmt.reading.restore import restore
+from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.inventory import Inventory, Item
 from spqfmt.residency.parts import cut
-from spqfmt.residency.plan import Plan, plan_residency
+from spqfmt.residency.plan import Plan
 from spqfmt.residency.rates import Rates
 from spqfmt.residency.sides import read_sides, side_bytes
 from spqfmt.residency.workspace import workspace_bytes

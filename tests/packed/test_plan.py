@@ -8,10 +8,12 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.writer import Writer
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.decode_rates import CodecRate, DecodeRates
 from spqfmt.residency.inventory import N_READS, Inventory, Item
+from spqfmt.residency.ladder import enough_mib
 from spqfmt.residency.parts import Part
-from spqfmt.residency.plan import Plan, enough_mib, plan_residency
+from spqfmt.residency.plan import Plan
 from spqfmt.residency.rates import Rates, measure_rates
 from spqfmt.sizes import parse_size
 from spqfmt.wire import CODEC_RANS, CODEC_RAW, CODEC_ZSTD

@@ -17,7 +17,7 @@ from spqfmt.container.shards import open_readers
 from spqfmt.pages.inspect import inspect_page
 from spqfmt.pages.residency import inventory_from_index
 from spqfmt.reading.report import Distance, FileReport, Measured, inspect_file
-from spqfmt.residency.plan import plan_residency
+from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.rates import Rates
 
 PHONE = 360

@@ -9,9 +9,9 @@ from browser import Browser
 
 from spqfmt.pages.residency import residency_data
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.inventory import Inventory, Item
 from spqfmt.residency.parts import Part
-from spqfmt.residency.plan import plan_residency
 from spqfmt.residency.rates import Rates
 from spqfmt.wire import CODEC_RANS, CODEC_RAW, CODEC_ZSTD
 

@@ -14,7 +14,7 @@ import spqfmt
 from spqfmt.container.shards import open_readers
 from spqfmt.loaders.plan import plan_model
 from spqfmt.pages.residency import inventory_from_index
-from spqfmt.residency.plan import plan_residency
+from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.rates import Rates
 
 

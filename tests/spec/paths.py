@@ -21,9 +21,9 @@ from spqfmt.reading.diff import diff_files
 from spqfmt.reading.measure import measure_file
 from spqfmt.reading.report import inspect_file
 from spqfmt.records import TensorRecord
+from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.inventory import Inventory, Item
 from spqfmt.residency.parts import cut
-from spqfmt.residency.plan import plan_residency
 from spqfmt.residency.rates import Rates
 from spqfmt.residency.sides import read_sides
 

@@ -171,7 +171,7 @@ def _check_products(check: Check, memory: float) -> None:
 def check_model(check: Check, path: Path) -> None:
     """Tokens a second and peak memory at ceilings from all decoded to all on disk; the same tokens at each."""
     whole = plan_for_device(path, rates=DEFAULT).plan
-    smallest, host = whole.smallest_bytes, whole.smallest_host_bytes
+    smallest, host = whole.smallest_bytes, whole.on_host.smallest_bytes
     middle = (smallest + whole.held_bytes) // 2
     ceilings = (
         ("all decoded", None, None),

@@ -26,8 +26,9 @@ from spqfmt.loaders.device.seam import Stream, Work
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.records import Chunk, PlaneChunk, TensorRecord
 from spqfmt.records import Stream as StoredStream
-from spqfmt.residency.device_plan import DevicePlan, plan_device
+from spqfmt.residency.device import plan_device
 from spqfmt.residency.device_rates import ASSUMED, DeviceRates
+from spqfmt.residency.plan import Plan
 from spqfmt.wire import CODEC_RANS, CODEC_RAW, DTYPES
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
@@ -128,9 +129,7 @@ def _planes(codes: Codes) -> list[tuple[int, float]]:
     return [(8, 8), (codes.bits - 8, codes.stored_bits - 8)]
 
 
-def plan(
-    shape: Shape, codes: Codes, rates: DeviceRates, memory: int, host: int, *, compressed: bool
-) -> DevicePlan:
+def plan(shape: Shape, codes: Codes, rates: DeviceRates, memory: int, host: int, *, compressed: bool) -> Plan:
     """The loader's plan."""
     products = [record(*matrix, codes, compressed=compressed) for matrix in shape.matrices()]
     lookups = [record("embedding", shape.vocabulary, shape.hidden, CODES[0], compressed=compressed)]
@@ -141,10 +140,10 @@ def plan(
     return plan_device(inventory, rates, ceilings.memory_bytes, ceilings.host_memory_bytes)
 
 
-def seconds_a_token(plan: DevicePlan) -> tuple[float, Stream]:
+def seconds_a_token(plan: Plan) -> tuple[float, Stream]:
     """Of the pipeline in its steady state, and the stream that is busy the longest."""
-    device = SimulatedDevice(plan.rates, capacity_bytes=plan.held_bytes, runs=False)
-    parts = [part.item.item.part for part in plan.parts]
+    device = SimulatedDevice(plan.on_host.rates, capacity_bytes=plan.held_bytes, runs=False)
+    parts = [part.item.part for part in plan.parts]
     shipments = [Shipment(part, zstd_on_device=False) for part in parts]
     readers: list[Reader] = [_NoReader()]
     decoder = Decoder(kernels_for(torch.device("cpu"), "torch"))
@@ -206,7 +205,7 @@ def _row(card: str, rates: DeviceRates, memory: int, shape: Shape, codes: Codes,
     seconds, busiest = seconds_a_token(planned)
     raw = plan(shape, codes, rates, memory, host, compressed=False)
     raw_seconds = seconds_a_token(raw)[0] if raw.is_streamed else seconds
-    on_disk = sum(p.item.item.part.stored_bytes for p in planned.parts if p.residency == "disk")
+    on_disk = sum(p.item.part.stored_bytes for p in planned.parts if p.residency == "disk")
     places = [planned.bytes_in(where) for where in ("decoded", "compressed", "host")]
     shown = " | ".join(f"{n_bytes / GIB:.1f}" for n_bytes in (*places, on_disk))
     return (

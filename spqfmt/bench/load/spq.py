@@ -11,9 +11,9 @@ from spqfmt.codecs.threads import jobs
 from spqfmt.container.reader import Reader
 from spqfmt.loaders.packed.store import Store
 from spqfmt.records import TensorRecord
+from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.inventory import Inventory, Item
 from spqfmt.residency.parts import cut, weights_role
-from spqfmt.residency.plan import plan_residency
 from spqfmt.residency.rates import Rates
 
 _ANY_RATES = Rates(1.0, 1.0, 1.0, 1.0, 1.0)

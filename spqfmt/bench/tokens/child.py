@@ -16,7 +16,8 @@ from spqfmt.bench.tokens.configurations import Configuration
 from spqfmt.container.shards import open_readers
 from spqfmt.kernels import native
 from spqfmt.loaders.speed import Workload, seconds_per_pass
-from spqfmt.residency.plan import Plan, fetch_ms, share_of_passes
+from spqfmt.residency.cpu import fetch_seconds, share_of_passes
+from spqfmt.residency.plan import Plan
 from spqfmt.residency.rates import Rates, assume_read_rate, measure_rates
 
 _STATUS = Path("/proc/self/status")
@@ -93,9 +94,9 @@ def _fetching(plan: Plan, rates: Rates) -> tuple[float, float, int]:
     for planned in plan.parts:
         if planned.residency != "decoded":
             share = share_of_passes(planned.item, items)
-            decoding = fetch_ms(planned.item.part, "compressed", rates) * share
-            load_ms += fetch_ms(planned.item.part, planned.residency, rates) * share - decoding
-            decode_ms += decoding
+            reading, decoding = fetch_seconds(planned.item.part, planned.residency, rates)
+            load_ms += 1e3 * reading * share
+            decode_ms += 1e3 * decoding * share
             parts += planned.item.products
     return load_ms, decode_ms / native.usable_threads(), parts
 

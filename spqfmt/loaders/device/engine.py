@@ -19,8 +19,8 @@ from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import DeviceSides, device_side_bytes, put_sides
 from spqfmt.loaders.packed.engine import Engine
 from spqfmt.records import TensorRecord
-from spqfmt.residency.device_plan import DevicePlan
 from spqfmt.residency.parts import Part
+from spqfmt.residency.plan import Plan
 from spqfmt.residency.sides import read_sides
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -34,7 +34,7 @@ class DeviceEngine:
 
     def __init__(
         self,
-        plan: DevicePlan,
+        plan: Plan,
         readers: Sequence[Reader],
         dtype: torch.dtype,
         device: Device,
@@ -48,7 +48,7 @@ class DeviceEngine:
         with ExitStack() as stack:
             stack.callback(device.close)
             # It closes the readers, at once if it cannot be made; else they close after the device has read its last.
-            lookups = Engine(plan.lookups, readers, dtype, lookup_workspace_bytes)
+            lookups = Engine(plan.on_host.lookups, readers, dtype, lookup_workspace_bytes)
             stack.pop_all()
             stack.callback(lookups.close)
             stack.callback(device.close)
@@ -57,7 +57,7 @@ class DeviceEngine:
             self._numbers: dict[Part, int] = {}
             self._parts: dict[str, tuple[Part, ...]] = {}
             for number, planned in enumerate(plan.parts):
-                part = planned.item.item.part
+                part = planned.item.part
                 self._numbers[part] = number
                 self._parts[part.record.name] = (*self._parts.get(part.record.name, ()), part)
             records = [(parts[0].record, parts[0].reader_number) for parts in self._parts.values()]

@@ -2,7 +2,8 @@
 
 from spqfmt.loaders.device.seam import Device, Memory
 from spqfmt.loaders.device.shipping import aligned
-from spqfmt.residency.device_plan import N_LANDINGS, N_SLOTS, N_STAGING, DevicePlan
+from spqfmt.residency.device import N_LANDINGS, N_SLOTS, N_STAGING
+from spqfmt.residency.plan import Plan
 
 
 class Holdings:
@@ -13,13 +14,13 @@ class Holdings:
     has an int32 for each slot and one for loading.
     """
 
-    def __init__(self, device: Device, plan: DevicePlan) -> None:
+    def __init__(self, device: Device, plan: Plan) -> None:
         items = [part.item for part in plan.parts]
-        sent = aligned(max((item.load.sent_bytes for item in items), default=0))
-        tables = aligned(max((item.load.table_bytes for item in items), default=0))
-        scratch = aligned(max((item.item.part.scratch_bytes for item in items), default=0))
-        decoded = aligned(max((item.item.part.decoded_bytes for item in items), default=0))
-        stored = aligned(max((item.item.part.stored_bytes for item in items), default=0))
+        sent = aligned(max((item.sending.sent_bytes for item in items), default=0))
+        tables = aligned(max((item.sending.table_bytes for item in items), default=0))
+        scratch = aligned(max((item.part.scratch_bytes for item in items), default=0))
+        decoded = aligned(max((item.part.decoded_bytes for item in items), default=0))
+        stored = aligned(max((item.part.stored_bytes for item in items), default=0))
         n_landings, n_slots = (N_LANDINGS, N_SLOTS) if plan.is_streamed else (1, 0)
         verdicts = aligned(4 * (N_SLOTS + 1))
         on_device = plan.bytes_in("decoded") + plan.bytes_in("compressed")
@@ -39,7 +40,7 @@ class Holdings:
             if part.residency != "disk":
                 self.homes[number] = (host if part.residency == "host" else region).take(part.bytes)
             if part.residency == "decoded":
-                n_bytes = part.item.item.part.decoded_bytes
+                n_bytes = part.item.part.decoded_bytes
                 self.homes[number] = self.homes[number].part(0, n_bytes)
                 self._decoded.add(number)
 

@@ -20,10 +20,11 @@ from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import device_side_bytes
 from spqfmt.loaders.packed.install import Packable, inventory_of, replace
 from spqfmt.records import TensorRecord
-from spqfmt.residency.device_plan import DeviceInventory, DeviceItem, DevicePlan, plan_device
+from spqfmt.residency.device import DeviceInventory, plan_device
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 from spqfmt.residency.inventory import Inventory, Item
 from spqfmt.residency.parts import cut
+from spqfmt.residency.plan import Plan
 from spqfmt.residency.sides import side_bytes
 from spqfmt.residency.workspace import workspace_bytes
 
@@ -37,7 +38,7 @@ class DevicePrepared:
 
     places: tuple[Place, ...]
     inventory: DeviceInventory
-    plan: DevicePlan
+    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,11 @@ def device_inventory(
 ) -> DeviceInventory:
     """Matrices to multiply with on the device, and matrices to look up rows of on the host, in the order of use."""
     items = tuple(
-        DeviceItem(
-            Item(part, products=True, lookups=False),
-            Shipment(part, zstd_on_device=ceilings.zstd_on_device).load,
+        Item(
+            part,
+            products=True,
+            lookups=False,
+            load=Shipment(part, zstd_on_device=ceilings.zstd_on_device).load,
         )
         for record in products
         for part in cut(record, reader_numbers[record.name], ceilings.part_bytes)

@@ -19,7 +19,7 @@ from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.holdings import Holdings
 from spqfmt.loaders.device.seam import Device, Event, Memory, Stream, Work, copy_bytes
 from spqfmt.loaders.device.shipping import Shipment
-from spqfmt.residency.device_plan import DevicePlan
+from spqfmt.residency.plan import Plan
 
 
 class _State(Enum):
@@ -48,7 +48,7 @@ class Pipeline:
     def __init__(
         self,
         device: Device,
-        plan: DevicePlan,
+        plan: Plan,
         shipments: Sequence[Shipment],
         readers: Sequence[Reader],
         decoder: Decoder,

@@ -14,15 +14,15 @@ from spqfmt.loaders.model import read_config
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.plan import Activations, estimate
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
-from spqfmt.residency.device_plan import DevicePlan
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
+from spqfmt.residency.plan import Plan
 
 
 @dataclass(frozen=True)
 class DeviceModelPlan:
     """The plan, and what comes on top of it in device memory."""
 
-    plan: DevicePlan
+    plan: Plan
     on_top: Activations
 
     def to_json(self) -> dict[str, object]:

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
-from spqfmt.codecs.planes import check
 from spqfmt.codecs.registry import decode_into
 from spqfmt.codecs.zstd import FRAME_BYTES, frames
+from spqfmt.container.planes import check
 from spqfmt.errors import FormatError, UnsupportedError
 from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
 from spqfmt.kernels.device.chunks import BLOCK_WORDS, BLOCKS_AT_ONCE, CUMULATIVE_WORDS, TABLE_WORDS
 from spqfmt.kernels.nvcomp import ZstdFrames
-from spqfmt.residency.device_plan import Load
 from spqfmt.residency.device_rates import CODEC_KINDS
+from spqfmt.residency.inventory import Load
 from spqfmt.residency.parts import Part
 
 ALIGNMENT = 64

@@ -11,8 +11,9 @@ from spqfmt.container.reader import Reader
 from spqfmt.loaders.packed.engine import Engine
 from spqfmt.loaders.packed.install import Packable, inventory_of, replace
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
+from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.inventory import Inventory
-from spqfmt.residency.plan import Plan, plan_residency
+from spqfmt.residency.plan import Plan
 from spqfmt.residency.rates import Rates, measure_rates
 
 

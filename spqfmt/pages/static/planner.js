@@ -1,4 +1,4 @@
-// The rule of spqfmt/residency/plan.py: the moves that save most time a byte are made first.
+// The rule of spqfmt/residency/ladder.py: the moves that save most time a byte are made first.
 const FIXED = ["floats", "sides", "workspace", "staging", "ring", "rows"];
 
 function fixedBytes(fixed) {
@@ -10,16 +10,16 @@ function limits(data) {
   return { whole, smallest: Math.min(whole, fixedBytes(data.streamed)) };
 }
 
-// Milliseconds of each part for a pass over one token: from disk, from compressed memory, computing.
+// Seconds of each part for a pass over one token: from disk, from compressed memory, computing.
 function times(data) {
   const parts = data.parts;
   return parts.stored.map((stored, i) => {
     const seconds = data.seconds[parts.seconds[i]], share = data.shares[parts.share[i]];
     return {
-      disk: 1e3 * (seconds + stored / data.rates.read) * share,
-      compressed: 1e3 * seconds * share,
+      disk: (stored / data.rates.read) * share + seconds * share,
+      compressed: seconds * share,
       decoded: 0,
-      compute: (1e3 * parts.weights[i]) / data.rates.compute,
+      compute: parts.weights[i] / data.rates.compute,
     };
   });
 }
@@ -28,10 +28,10 @@ function moves(data) {
   const found = [], parts = data.parts, all = times(data);
   parts.stored.forEach((stored, number) => {
     const sizes = { disk: 0, compressed: stored, decoded: parts.decoded[number] };
-    const ms = all[number];
+    const seconds = all[number];
     const move = (before, after) => {
       const bytes = sizes[after] - sizes[before];
-      const saved = bytes > 0 ? (ms[before] - ms[after]) / bytes : Infinity;
+      const saved = bytes > 0 ? (seconds[before] - seconds[after]) / bytes : Infinity;
       return { saved, number, before, after, bytes };
     };
     const first = move("disk", "compressed"), second = move("compressed", "decoded"), both = move("disk", "decoded");
@@ -65,11 +65,11 @@ function planUnder({ data, sorted, all, whole, smallest }, ceiling) {
     }
   }
   const held = { decoded: 0, compressed: 0, disk: 0 };
-  const computing = d3.sum(all, (ms) => ms.compute);
+  const computing = 1e3 * d3.sum(all, (seconds) => seconds.compute);
   let serial = computing;
   residencies.forEach((residency, i) => {
     held[residency] += residency === "decoded" ? parts.decoded[i] : parts.stored[i];
-    serial += all[i][residency];
+    serial += 1e3 * all[i][residency];
   });
   return { residencies, held, fixed, heldBytes: fixed + held.decoded + held.compressed, serial, overlapped: Math.max(computing, serial - computing) };
 }
