@@ -24,6 +24,7 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
+from spqfmt.calibration.limits import within_limits
 from spqfmt.errors import ImporterError, UnsupportedError, one_sentence
 from spqfmt.importers.base import SourceModel, SourceTensor
 
@@ -111,7 +112,7 @@ class ModelShell:
         config = LoadStateDictConfig(
             device_map={"": self.device}, dtype=self.dtype, weight_mapping=list(self._mapping)
         )
-        with quiet_transformers():
+        with quiet_transformers(), within_limits():
             convert_and_load_state_dict_in_model(self.model, state, config)
         self.model.requires_grad_(requires_grad=False)
 

@@ -28,8 +28,8 @@ def n_threads() -> int:
     """How many threads may work on what one caller wants, the caller among them.
 
     That is `--jobs`; without it SPQFMT_THREADS; without it torch's number where torch is loaded, and else what torch
-    would take: OMP_NUM_THREADS, or the processors that this process may use. The variables are read once. Raises
-    BackendError where one is no number.
+    would take: the processors that this process may use, or OMP_NUM_THREADS of them. The variables are read once.
+    Raises BackendError where SPQFMT_THREADS is no number.
     """
     wanted = _jobs or _from_environment("SPQFMT_THREADS")
     if wanted is not None:
@@ -37,19 +37,34 @@ def n_threads() -> int:
     of_torch = getattr(sys.modules.get("torch"), "get_num_threads", None)
     if of_torch is not None:
         return int(of_torch())
-    return _from_environment("OMP_NUM_THREADS") or native.usable_threads()
+    usable = native.usable_threads()
+    return min(_from_environment("OMP_NUM_THREADS", strict=False) or usable, usable)
 
 
 @cache  # looking takes a microsecond, and every product of a packed model asks
-def _from_environment(name: str) -> int | None:
+def _from_environment(name: str, *, strict: bool = True) -> int | None:
     value = os.environ.get(name)
     if not value:
         return None
     # OpenMP's has one number for each level of nesting.
     first = value.partition(",")[0].strip()
-    if not first.isdigit() or int(first) < 1:
+    if first.isdigit() and int(first) > 0:
+        return int(first)
+    if strict:
         raise BackendError(f"{name}={value} is not a number of threads")
-    return int(first)
+    return None
+
+
+def bound_torch() -> None:
+    """Have torch compute on no more threads than the system starts: its OpenMP runtime may end the process there.
+
+    Called before work that leaves much to torch.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        found = native.startable_threads(torch.get_num_threads())
+        if found < torch.get_num_threads():
+            torch.set_num_threads(found)
 
 
 def set_jobs(jobs: int | None) -> None:

@@ -137,6 +137,11 @@ def usable_threads() -> int:
     return _native.usable_threads()
 
 
+def startable_threads(n_threads: int) -> int:
+    """Return how many of `n_threads`, the calling one among them, the system starts for this process now, by trying."""
+    return _native.startable_threads(n_threads)
+
+
 def _before_fork() -> None:
     """Send torch's threads home if the forking thread has worked with them: a child would wait for them for ever."""
     global _disbanded  # noqa: PLW0603  # what a child must know

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from spqfmt.calibration.limits import within_limits
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import SpqError
 from spqfmt.loaders.tensors import StoredModel, StoredTensor
@@ -31,11 +32,12 @@ def lazy_state(
     # The config decides whether weights are shared; a tied name that it does not tie is filled from its source.
     tied = config.get_text_config().tie_word_embeddings
     try:
-        yield {
-            name: _LazyTensor(name, tensor, reading)
-            for name, tensor in stored.tensors.items()
-            if not (tied and tensor.tied_to is not None)
-        }
+        with within_limits():
+            yield {
+                name: _LazyTensor(name, tensor, reading)
+                for name, tensor in stored.tensors.items()
+                if not (tied and tensor.tied_to is not None)
+            }
     except Exception as error:
         if reading.error is not None and error is not reading.error:
             raise reading.error from error

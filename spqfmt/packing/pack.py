@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from spqfmt.codecs.chunks import EncodedChunk
-from spqfmt.codecs.threads import Task, submit
+from spqfmt.codecs.threads import Task, bound_torch, submit
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
@@ -122,6 +122,7 @@ def pack_model(
     started = time.monotonic()
     check_name(out)
     plan = plan_pack(model, options)
+    bound_torch()
     if not plan.raw_bytes:
         raise ImporterError("the source holds no weights")
     output = Output(out, plan.segment_alignment, force=force, shard_bytes=options.shard_bytes)

@@ -1,5 +1,6 @@
 """CudaDevice where there is no CUDA: torch's streams and events replaced by ones that write down what they are told."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -157,3 +158,11 @@ def test_memory_that_there_is_not(
 def test_a_device_that_is_not_there(log: list[str]) -> None:
     with pytest.raises(BackendError, match="device 'cuda:3' cannot be used: there are 1 CUDA devices"):
         cuda.CudaDevice("cuda:3")
+
+
+def test_a_forked_child_is_told_instead_of_waiting(
+    device: cuda.CudaDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(BackendError, match="a forked process cannot use its parent's device; load the model"):
+        device.read(WORK, lambda: None, None)

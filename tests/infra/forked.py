@@ -1,8 +1,9 @@
 """A script of test_fork.py: what a process does with a model, done again in forked children.
 
-python forked.py HOW FOLDER: one line for each kind of work, "NAME ok" or what went wrong. Each child has an alarm.
+python forked.py FOLDER: one line for each kind of work, "WAY: NAME ok" or what went wrong. Each child has an alarm.
 """
 
+import ctypes
 import hashlib
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 import spqfmt
 from spqfmt.kernels import native
 
-CHILD_SECONDS = 60
+CHILD_SECONDS = 120
 
-folder = Path(sys.argv[2])
+folder = Path(sys.argv[1])
 file = folder / "model.spq"
 Work = Callable[[], str]
 
@@ -105,7 +106,7 @@ def in_child(name: str, work: Work, expected: str) -> str:
             if os.WTERMSIG(status) == signal.SIGALRM
             else f"{name} died of {os.WTERMSIG(status)}"
         )
-    return f"{name} {['ok', '', 'differs', 'raised'][os.WEXITSTATUS(status)]}"
+    return f"{name} {['ok', 'ended', 'differs', 'raised'][os.WEXITSTATUS(status)]}"
 
 
 def every_work() -> dict[str, Work]:
@@ -132,19 +133,28 @@ def every_work() -> dict[str, Work]:
     }
 
 
-def one_after_the_other() -> Iterator[str]:
-    """Each work in a child of a process that has done all of them, and one in a child of a child."""
-    works = every_work()
+def each(works: Mapping[str, Work], begin: Callable[[], object] = lambda: None) -> Iterator[str]:
+    """Each work in a child of a process that has done all of them; the child begins with `begin`."""
+
+    def in_turn(work: Work) -> str:
+        begin()
+        return work()
+
     expected = {name: work() for name, work in works.items()}
     for name, work in works.items():
-        yield in_child(name, work, expected[name])
-    grandchild = partial(in_child, "read", read, expected["read"])
-    yield in_child("child's child", lambda: read() + grandchild(), f"{expected['read']}read ok")
+        yield in_child(name, partial(in_turn, work), expected[name])
 
 
-def while_others_work() -> Iterator[str]:
+def one_after_the_other(works: Mapping[str, Work]) -> Iterator[str]:
+    """All works, and one in a child of a child."""
+    yield from each(works)
+    expected = read()
+    grandchild = partial(in_child, "read", read, expected)
+    yield in_child("child's child", lambda: read() + grandchild(), f"{expected}read ok")
+
+
+def while_others_work(works: Mapping[str, Work]) -> Iterator[str]:
     """Children of a process whose other threads read, and compute with the model that the child takes over."""
-    works = every_work()
     names = ("read", "loaded before", "packed")
     expected = {name: works[name]() for name in names}
     ended = threading.Event()
@@ -164,13 +174,34 @@ def while_others_work() -> Iterator[str]:
         other.join()
 
 
-def without_a_team() -> Iterator[str]:
-    """As one_after_the_other, where torch's threads cannot be sent home: a child works without them."""
-    native._native.disband_team = lambda: False  # type: ignore[assignment]
-    of_torch = ("torch", "decoded", "packed", "on disk", "loaded before")
-    for line in one_after_the_other():
-        # Some sums depend on the number of torch's threads, which is another one now.
+def with_other_sums(lines: Iterable[str]) -> Iterator[str]:
+    """Lines of children where torch has one thread, on which last bits of its sums depend."""
+    of_torch = ("decoded", "packed", "on disk", "loaded before")
+    for line in lines:
         yield line.replace("differs", "ok") if line.startswith(of_torch) else line
+
+
+def without_a_team(works: Mapping[str, Work]) -> Iterator[str]:
+    """Where torch's threads cannot be sent home before the fork: a child works without them."""
+    native._native.disband_team = lambda: False  # type: ignore[assignment]
+    yield from with_other_sums(
+        each({name: works[name] for name in ("read", "rtn", "packed", "loaded before")})
+    )
+
+
+def start_no_threads() -> None:
+    """As under a limit of processes: Python, C++ and torch's runtime are refused threads; here for their stacks."""
+    system, attributes = ctypes.CDLL(None), (ctypes.c_char * 64)()
+    system.pthread_attr_init(attributes)
+    system.pthread_attr_setstacksize(attributes, ctypes.c_size_t(1 << 46))
+    assert system.pthread_setattr_default_np(attributes) == 0
+
+
+def without_more_threads(works: Mapping[str, Work]) -> Iterator[str]:
+    """In children that cannot start a thread."""
+    # libgomp ends a process that is refused a thread, unless torch was told of it, as loading and packing do.
+    others = {name: work for name, work in works.items() if name not in {"torch", "loaded before"}}
+    yield from with_other_sums(each(others, start_no_threads))
 
 
 class Rows(Dataset[torch.Tensor]):
@@ -187,7 +218,7 @@ class Rows(Dataset[torch.Tensor]):
         return self.opened.read(self.name, rows=slice(row, row + 1))
 
 
-def workers() -> Iterator[str]:
+def workers(_works: Mapping[str, Work]) -> Iterator[str]:
     """DataLoader and a pool over a file that the parent has opened and read."""
     rows = Rows()
     whole = rows.opened.read(rows.name)[: len(rows)]
@@ -200,7 +231,8 @@ def workers() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    ways = {way.__name__: way for way in (one_after_the_other, while_others_work, without_a_team, workers)}
-    for line in ways[sys.argv[1]]():
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+    all_works = every_work()
+    for way in (one_after_the_other, while_others_work, without_more_threads, workers, without_a_team):
+        for line in way(all_works):
+            sys.stdout.write(f"{way.__name__}: {line}\n")
+            sys.stdout.flush()

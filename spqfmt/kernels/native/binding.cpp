@@ -148,6 +148,7 @@ NB_MODULE(_native, m) {
   m.def("encode_chunks", &encode_many, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"), nb::arg("block_log2"),
         nb::arg("n_threads"), nb::arg("results"));
   m.def("usable_threads", &usable_threads);
+  m.def("startable_threads", &startable_threads, nb::arg("n_threads"), nb::call_guard<nb::gil_scoped_release>());
   m.def("disband_team", &disband_team);
   m.def("after_fork", &after_fork, nb::arg("disbanded"));
   m.def("available_kernels", &available_kernels);

@@ -1,6 +1,7 @@
 #include "parallel.hpp"
 
 #include <algorithm>
+#include <future>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -22,6 +23,20 @@ size_t usable_threads() {
   if (sched_getaffinity(0, sizeof set, &set) == 0) return static_cast<size_t>(std::max(1, CPU_COUNT(&set)));
 #endif
   return std::max(1u, std::thread::hardware_concurrency());
+}
+
+size_t startable_threads(size_t n_threads) {
+  std::promise<void> all;
+  const std::shared_future<void> wait = all.get_future().share();
+  std::vector<std::thread> started;
+  started.reserve(n_threads);
+  try {
+    while (started.size() + 1 < n_threads) started.emplace_back([wait] { wait.wait(); });
+  } catch (const std::system_error&) {  // a limit, or no memory for another stack
+  }
+  all.set_value();
+  for (std::thread& thread : started) thread.join();
+  return started.size() + 1;
 }
 
 void SharedJobs::work() {

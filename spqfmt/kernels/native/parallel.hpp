@@ -13,6 +13,10 @@ namespace spqfmt {
 // Threads that can really run at once: what the process may use, not what the machine has.
 size_t usable_threads();
 
+// How many of n_threads threads, the calling one among them, the system lets this process have now: the others are started,
+// and end at once.
+size_t startable_threads(size_t n_threads);
+
 // job(i) for every i < n_jobs, shared among the threads that call work(). Jobs are handed out in order: when job i
 // throws, all below i have been handed out and will report, and none above is needed any more. So rethrow(), called when
 // all threads are done, throws the exception of the lowest i without waiting for the rest, however many threads there are.

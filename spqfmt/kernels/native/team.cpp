@@ -2,10 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <future>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 #include "bitstream.hpp"
 #include "parallel.hpp"
@@ -49,25 +45,13 @@ Parallel team() {
 #endif
 }
 
-// Threads that the system was asked for, and gave, for the calling thread's team.
+// How many threads the system was asked for, and started, for the calling thread's team.
 thread_local size_t asked = 1, found = 1;
 
-// How many of n_threads the calling thread's team can have. GNU's runtime ends the process where the system does not start
-// a thread, so that they are started here first, once.
-size_t startable(size_t n_threads) {
+// How many of n_threads the calling thread's team can have. GNU's runtime ends the process where the system starts no thread.
+size_t startable_in_team(size_t n_threads) {
   if (n_threads > asked) {
-    std::promise<void> all;
-    const std::shared_future<void> wait = all.get_future().share();
-    std::vector<std::thread> started;
-    started.reserve(n_threads - asked);
-    try {
-      while (started.size() < n_threads - asked) started.emplace_back([wait] { wait.wait(); });
-      found += started.size();
-    } catch (const std::system_error&) {
-      found += started.size();
-    }
-    all.set_value();
-    for (std::thread& thread : started) thread.join();
+    found += startable_threads(n_threads - asked + 1) - 1;
     asked = n_threads;
   }
   return std::min(found, n_threads);
@@ -88,7 +72,7 @@ void on_team(size_t n_threads, const std::function<void()>& work) {
     on_started(helpers.n(), work);
   } else {
     parallel([](void* data) { (*static_cast<const std::function<void()>*>(data))(); }, const_cast<std::function<void()>*>(&work),
-             static_cast<unsigned>(startable(helpers.n() + 1)), 0);
+             static_cast<unsigned>(startable_in_team(helpers.n() + 1)), 0);
   }
 }
 
