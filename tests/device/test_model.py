@@ -124,7 +124,7 @@ def test_every_architecture_under_the_least_ceilings(name: str, tmp_path: Path, 
     reference, _ = spqfmt.load_model(path, dtype="float32")
     plan = plan_for_device(path, dtype="float32", rates=RATES).plan
     model, _ = on_device(path, plan.smallest_bytes, plan.on_host.smallest_bytes, dtype="float32")
-    assert type(model) is type(reference)
+    assert isinstance(model, type(reference))
     expected = logits(reference)
     assert torch.allclose(logits(model), expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
     model.packed_weights.close()

@@ -39,6 +39,16 @@ def test_products_are_those_of_the_dequantized_matrix(stored: Path, residency: s
     engine.close()
 
 
+@pytest.mark.parametrize("residency", ["decoded", "disk"])
+def test_the_values_are_those_of_the_dequantized_matrix(stored: Path, residency: str) -> None:
+    with Reader(stored) as reader:
+        record = reader.index.by_name["w"]
+        matrix = restore(reader, record, None if record.scheme == "dense" else "f32")
+    engine, _ = engine_of(stored, residency)
+    assert torch.equal(engine.values("w"), matrix.to(torch.bfloat16))
+    engine.close()
+
+
 @pytest.mark.parametrize("name", [name for name in FORMS if name.startswith("i")])
 def test_products_of_integer_activations(
     name: str, write_tensors: Callable[..., Path], generator: Any

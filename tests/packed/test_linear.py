@@ -215,6 +215,29 @@ def test_rows_by_number(stored: Path, memory_bytes: int | None, part_bytes: int)
 
 @pytest.mark.parametrize("part_bytes", [1 << 11, 1 << 20], ids=["parts", "one part"])
 @pytest.mark.parametrize("memory_bytes", [None, 0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_weight_of_a_module_has_its_values(
+    stored: Path, dtype: torch.dtype, memory_bytes: int | None, part_bytes: int
+) -> None:
+    with Reader(stored) as reader:
+        record = reader.index.by_name["w"]
+        exact = restore(reader, record, None if record.scheme == "dense" else "f32")
+    engine = engine_of(stored, memory_bytes, dtype, part_bytes)
+    linear = PackedLinear(record, dtype, None, int8_activations=False)
+    embedding = PackedEmbedding(record, dtype, None)
+    x = torch.randn(3, COLUMNS).to(dtype)
+    for module in (linear, embedding):
+        module.attach(engine)
+        weight = module.weight
+        assert (weight.shape, weight.dtype, weight.device.type) == ((ROWS, COLUMNS), dtype, "cpu")
+        assert torch.equal(weight.clone(), exact.to(dtype))
+        assert torch.equal(weight @ x.t(), exact.to(dtype) @ x.t())
+    assert torch.equal(nn.functional.linear(x, linear.weight), linear(x))
+    engine.close()
+
+
+@pytest.mark.parametrize("part_bytes", [1 << 11, 1 << 20], ids=["parts", "one part"])
+@pytest.mark.parametrize("memory_bytes", [None, 0])
 @pytest.mark.parametrize("name", [name for name in FORMS if name.startswith("i")])
 def test_int8_activations(
     name: str,

@@ -67,7 +67,7 @@ def test_every_architecture_at_every_ceiling(
     results = []
     for options in ({"packed": True}, {"memory": smallest}, {"memory": smallest + 40_000}):
         model, tokenizer = spqfmt.load_model(tmp_path / "m.spq", dtype="float32", **options)
-        assert type(model) is type(reference)
+        assert isinstance(model, type(reference))
         assert tokenizer is not None
         n_packed = sum(isinstance(module, PackedLinear) for module in model.modules())
         assert n_packed >= (1 if name in {"gpt2", "mixtral"} else 14)

@@ -71,6 +71,35 @@ class Products:
             y = y + bias
         return y.to(dtype)
 
+    def values(self, parts: tuple[Part, ...], sides: DeviceSides, dtype: torch.dtype) -> torch.Tensor:
+        """The matrix, [rows, columns] of `dtype`, in memory of its own."""
+        matrix = sides.matrix
+        n_rows, n_columns = parts[0].record.matrix_shape
+        out = torch.empty(n_rows, n_columns, dtype=dtype, device=self.device.torch_device)
+        row = None if sides.output_order is None else torch.argsort(sides.output_order)
+
+        def copy_columns(part: Part, codes: Memory, run: range) -> None:
+            assert matrix is not None
+            at = torch.arange(run.start, run.stop, device=out.device)
+            for order in (matrix.order, sides.input_order):
+                at = at if order is None else order.index_select(0, at)
+            out.index_copy_(1, at.long(), self._column_tile(part, codes, matrix, run).to(dtype))
+
+        def copy_rows(part: Part, codes: Memory, run: range) -> None:
+            tile = self._row_tile(part, codes, matrix, run, dtype)
+            if sides.input_order is not None:
+                tile = torch.empty_like(tile).index_copy_(1, sides.input_order.long(), tile)
+            if row is None:
+                out[run.start : run.stop] = tile
+            else:
+                out.index_copy_(0, row[run.start : run.stop], tile)
+
+        if matrix is not None and matrix.by_columns:
+            self._each(parts, n_rows * _FLOAT32_BYTES, copy_columns)
+        else:
+            self._each(parts, n_columns * dtype.itemsize, copy_rows)
+        return out
+
     def _few(self, x: torch.Tensor, parts: tuple[Part, ...], matrix: Matrix) -> torch.Tensor:
         """Straight from codes; float32."""
         x = x.contiguous()
@@ -88,11 +117,7 @@ class Products:
         y = x.new_empty(len(x), n_rows)
 
         def product(part: Part, codes: Memory, rows: range) -> None:
-            tile = self._tile((len(rows), n_columns), x.dtype)
-            self.kernels.dequantize(
-                codes.tensor, matrix, rows, tile, first=(rows.start - part.first) * n_columns
-            )
-            y[:, rows.start : rows.stop] = linear(x, tile)
+            y[:, rows.start : rows.stop] = linear(x, self._row_tile(part, codes, matrix, rows, x.dtype))
 
         self._each(parts, n_columns * x.dtype.itemsize, product)
         return y
@@ -104,8 +129,7 @@ class Products:
         y = torch.zeros(len(x), n_rows, dtype=torch.float32, device=x.device)
 
         def product(part: Part, codes: Memory, run: range) -> None:
-            tile = self._tile((n_rows, len(run)), torch.float32)
-            self.kernels.dequantize(codes.tensor, matrix, run, tile, first=(run.start - part.first) * n_rows)
+            tile = self._column_tile(part, codes, matrix, run)
             y.addmm_(tokens[:, run.start : run.stop], tile.t())
 
         self._each(parts, n_rows * _FLOAT32_BYTES, product)
@@ -117,11 +141,7 @@ class Products:
         y = x.new_empty(len(x), n_rows)
 
         def product(part: Part, values: Memory, rows: range) -> None:
-            weights = values.tensor.view(TORCH_DTYPES[part.dtype]).view(-1, n_columns)
-            tile = weights[rows.start - part.first : rows.stop - part.first]
-            if tile.dtype != x.dtype:
-                tile = self._tile((len(rows), n_columns), x.dtype).copy_(tile)
-            y[:, rows.start : rows.stop] = linear(x, tile)
+            y[:, rows.start : rows.stop] = linear(x, self._row_tile(part, values, None, rows, x.dtype))
 
         self._each(parts, n_columns * x.dtype.itemsize, product)
         return y
@@ -146,6 +166,27 @@ class Products:
                     amount = part.decoded_bytes * len(run) // n_channels
                     work = Work(f"compute {part.name}", (stored,), (self.workspace,), {"compute": amount})
                     self.device.enqueue(Stream.COMPUTE, work, partial(product, part, stored, run))
+
+    def _row_tile(
+        self, part: Part, codes: Memory, matrix: Matrix | None, rows: range, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """Stored rows, [rows, columns] of `dtype`: in the workspace, or for dense ones of that dtype where they are."""
+        n_columns = part.record.matrix_shape[1]
+        shape = len(rows), n_columns
+        if matrix is None:
+            weights = codes.tensor.view(TORCH_DTYPES[part.dtype]).view(-1, n_columns)
+            tile = weights[rows.start - part.first : rows.stop - part.first]
+            return tile if tile.dtype == dtype else self._tile(shape, dtype).copy_(tile)
+        tile = self._tile(shape, dtype)
+        self.kernels.dequantize(codes.tensor, matrix, rows, tile, first=(rows.start - part.first) * n_columns)
+        return tile
+
+    def _column_tile(self, part: Part, codes: Memory, matrix: Matrix, run: range) -> torch.Tensor:
+        """Stored columns, float32 [rows, columns], in the workspace."""
+        n_rows = matrix.shape[0]
+        tile = self._tile((n_rows, len(run)), torch.float32)
+        self.kernels.dequantize(codes.tensor, matrix, run, tile, first=(run.start - part.first) * n_rows)
+        return tile
 
     def _tile(self, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
         n_bytes = shape[0] * shape[1] * dtype.itemsize

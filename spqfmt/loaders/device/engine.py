@@ -45,6 +45,7 @@ class DeviceEngine:
         """Take all memory and read what the plan keeps in it. Raises FormatError, OSError, BackendError."""
         self.plan = plan
         self.device = device
+        self._dtype = dtype
         with ExitStack() as stack:
             stack.callback(device.close)
             # It closes the readers, at once if it cannot be made; else they close after the device has read its last.
@@ -114,6 +115,13 @@ class DeviceEngine:
     def look_up(self, tensor: str, ids: torch.Tensor) -> torch.Tensor:
         """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype. Waits for `ids`."""
         return self._lookups.look_up(tensor, ids.cpu()).to(self.torch_device)
+
+    def values(self, tensor: str) -> torch.Tensor:
+        """A tensor's matrix, [rows, columns] in the model's dtype, in device memory of its own."""
+        if tensor not in self._parts:
+            return self._lookups.values(tensor).to(self.torch_device)
+        with self._lock:
+            return self._products.values(self._parts[tensor], self._sides[tensor], self._dtype)
 
     @contextmanager
     def _lend(self, part: Part) -> Iterator[Memory]:

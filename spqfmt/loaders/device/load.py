@@ -19,6 +19,7 @@ from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import device_side_bytes
 from spqfmt.loaders.packed.install import Packable, inventory_of, replace
+from spqfmt.loaders.packed.options import check_dtype
 from spqfmt.records import TensorRecord
 from spqfmt.residency.device import DeviceInventory, plan_device
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
@@ -55,7 +56,8 @@ class Ceilings:
 def prepare_for_device(
     model_class: Any, config: Any, readers: Sequence[Reader], dtype: torch.dtype, ceilings: Ceilings
 ) -> DevicePrepared:
-    """Plan from the index and an empty model. Raises MemoryBudgetError before any weight is read."""
+    """Plan from the index and an empty model. Raises MemoryBudgetError before any weight is read, OptionError."""
+    check_dtype(dtype)
     with torch.device("meta"):
         skeleton = model_class(config)
     packable = Packable.of(readers)

@@ -40,6 +40,8 @@ class Engine:
                 stack.callback(reader.close)
             backend.current()  # the kernels that SPQFMT_BACKEND names decode here too
             self._numbers: dict[Part, int] = {p.item.part: number for number, p in enumerate(plan.parts)}
+            # Of the other parts rows are looked up, and nothing else: they are no part of a pass.
+            self._multiplied = {p.item.part for p in plan.parts if p.item.products}
             self._parts: dict[str, tuple[Part, ...]] = {}
             for part in self._numbers:
                 self._parts[part.record.name] = (*self._parts.get(part.record.name, ()), part)
@@ -75,6 +77,11 @@ class Engine:
         sides += sum(n_bytes_of(pieces) for pieces in self._pieces.values())
         return self._store.n_bytes + streams + sides + self._workspace.size
 
+    @property
+    def host_held_bytes(self) -> int:
+        """0: all that is held is where inputs are."""
+        return 0
+
     def matrix(self, tensor: str) -> PackedMatrix | TurnedMatrix:
         """What `multiply` takes, by the tensor's name."""
         return self._matrices[tensor]
@@ -105,6 +112,13 @@ class Engine:
                 parts, sides = self._parts[tensor], self._sides[tensor]
                 rows = look_up(wanted, parts, sides, self._lend_rows, self._workspace, self.dtype)
         return rows.reshape(*ids.shape, rows.shape[-1])
+
+    def values(self, tensor: str) -> torch.Tensor:
+        """A tensor's matrix, [rows, columns] in the model's dtype, in memory of its own. Raises what reading raises."""
+        matrix = self._matrices[tensor]
+        lend = self._lend if self._parts[tensor][0] in self._multiplied else self._lend_rows
+        with self._lock:
+            return matrix.values(lend, self._workspace, self.dtype)
 
     def _matrix(self, name: str, parts: tuple[Part, ...]) -> PackedMatrix | TurnedMatrix:
         whole = self._store.decoded_run([self._numbers[part] for part in parts])

@@ -41,10 +41,14 @@ def replace(
     model: Any, places: Sequence[Place], dtype: torch.dtype, *, int8_activations: bool | None
 ) -> None:
     """Put packed modules into their places. `int8_activations` None is what each record says."""
+    tied = model.all_tied_weights_keys
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
     for place in places:
         old = model.get_submodule(place.module)
         if place.is_embedding:
-            new: nn.Module = PackedEmbedding(place.record, dtype, old.padding_idx)
+            new: PackedEmbedding | PackedLinear = PackedEmbedding(place.record, dtype, old.padding_idx)
         else:
             wanted = place.record.activation_quantization is not None
             new = PackedLinear(
@@ -53,13 +57,14 @@ def replace(
                 old.bias,
                 int8_activations=wanted if int8_activations is None else int8_activations,
             )
-        parent, _, own = place.module.rpartition(".")
-        setattr(model.get_submodule(parent), own, new)
+        new.is_tied = f"{place.module}.weight" in tied
+        # A module that others share is to be replaced for all of them.
+        for name in names[old]:
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, new)
     replaced = {f"{place.module}.weight" for place in places}
     # What has no parameter cannot be tied; both sides compute from the same record.
-    model.all_tied_weights_keys = {
-        a: b for a, b in model.all_tied_weights_keys.items() if a not in replaced and b not in replaced
-    }
+    model.all_tied_weights_keys = {a: b for a, b in tied.items() if a not in replaced and b not in replaced}
 
 
 def inventory_of(

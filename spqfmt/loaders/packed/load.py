@@ -11,6 +11,8 @@ from spqfmt.container.reader import Reader
 from spqfmt.loaders.packed.engine import Engine
 from spqfmt.loaders.packed.install import Packable, inventory_of, replace
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
+from spqfmt.loaders.packed.options import check_dtype
+from spqfmt.loaders.packed.whole import loaded_class
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.inventory import Inventory
 from spqfmt.residency.plan import Plan
@@ -35,7 +37,8 @@ def prepare(
     memory_bytes: int | None,
     rates: Rates | None = None,
 ) -> Prepared:
-    """Plan from the index and an empty model. Raises MemoryBudgetError before any weight is read."""
+    """Plan from the index and an empty model. Raises MemoryBudgetError before any weight is read, OptionError."""
+    check_dtype(dtype)
     with torch.device("meta"):
         skeleton = model_class(config)
     packable = Packable.of(readers)
@@ -74,8 +77,8 @@ def make_engine(prepared: Prepared, readers: Sequence[Reader], dtype: torch.dtyp
 
 
 def attach(model: Any, model_class: Any, engine: Weights) -> None:
-    """Give the engine to a model of `packed_class`, which is an ordinary one of its class from now on."""
-    model.__class__ = model_class
+    """Give the engine to a model of `packed_class`, which is one of its class from now on."""
+    model.__class__ = loaded_class(model_class)
     model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, PackedLinear | PackedEmbedding):

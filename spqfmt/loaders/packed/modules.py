@@ -1,12 +1,14 @@
 """Modules that stand in for torch's where the weights are packed."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, Self
 
 import torch
 from torch import nn
 
 from spqfmt.errors import SpqError
+from spqfmt.loaders.packed.weight import PackedWeight, Product
 from spqfmt.quantize.activations import TOKEN_INT8, treatment
 from spqfmt.records import TensorRecord
 
@@ -17,6 +19,16 @@ class Weights(Protocol):
     @property
     def torch_device(self) -> torch.device:
         """Where inputs are, and outputs."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of weights where inputs are, but for ordinary parameters."""
+        ...
+
+    @property
+    def host_held_bytes(self) -> int:
+        """Memory of weights on the host besides."""
         ...
 
     def matrix(self, tensor: str) -> Any:
@@ -33,6 +45,13 @@ class Weights(Protocol):
         """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype."""
         ...
 
+    def values(self, tensor: str) -> torch.Tensor:
+        """A tensor's matrix, [rows, columns] in the model's dtype, in memory of its own.
+
+        Raises MemoryBudgetError where a ceiling has no room for it.
+        """
+        ...
+
 
 class _Packed(nn.Module):
     """A module whose weight is a tensor of an engine. It has no parameter for it, and nothing to train or to save."""
@@ -42,6 +61,8 @@ class _Packed(nn.Module):
         self.record = record
         self._dtype = dtype
         self._engine: Weights | None = None
+        self.is_tied = False
+        """Whether its numbers are another module's too, which counts them."""
 
     def attach(self, engine: Weights) -> None:
         """Compute with this engine from now on."""
@@ -56,8 +77,46 @@ class _Packed(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """Shape and dtype of the weight that this stands for, on the meta device: it has no values."""
-        return torch.empty(self.record.shape, dtype=self._dtype, device="meta")
+        """The weight that this stands for, decoded where its values are wanted; on meta until it is loaded."""
+        if self._engine is None:
+            return torch.empty(self.record.shape, dtype=self._dtype, device="meta")
+        if torch.compiler.is_compiling():
+            values: torch.Tensor = _uncompiled(self._values)
+            return values
+        where = self._engine.torch_device
+        return PackedWeight(
+            self.record.name, self.record.shape, self._dtype, where, self._values, self._product()
+        )
+
+    def _values(self) -> torch.Tensor:
+        matrix = self.engine.values(self.record.name)
+        return matrix.t().contiguous() if self.record.transposed else matrix
+
+    def _product(self) -> Product | None:
+        """Of the weight as a tensor: without what happens to inputs of the module."""
+        return None
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        self.check_move(fn)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def check_move(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Raise SpqError where `fn`, which torch applies to all parameters, gives them another dtype or device."""
+        if self._engine is None:
+            return
+        before = torch.empty(0, dtype=self._dtype, device=self._engine.torch_device)
+        after = fn(before)
+        if after.dtype != before.dtype:
+            raise SpqError(
+                f"{self.record.name}: its model computes from packed weights in {_short(before.dtype)}, which cannot "
+                f"become {_short(after.dtype)}; load it again with the dtype that is wanted"
+            )
+        if after.device != before.device:
+            raise SpqError(
+                f"{self.record.name}: packed weights on {before.device} cannot move to {after.device}; "
+                "load the model again with the device that is wanted"
+            )
 
     def _save_to_state_dict(self, destination: Mapping[str, Any], prefix: str, keep_vars: bool) -> None:
         if self._engine is not None:
@@ -92,6 +151,11 @@ class PackedLinear(_Packed):
         super().attach(engine)
         self._matrix = engine.matrix(self.record.name)
 
+    def _product(self) -> Product | None:
+        if self.record.transposed:
+            return None
+        return partial(self.engine.multiply, self._matrix, int8_activations=False)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` [..., in_features] -> [..., out_features]. Raises SpqError where a gradient is wanted."""
         if torch.compiler.is_compiling():
@@ -102,6 +166,8 @@ class PackedLinear(_Packed):
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         """As `forward`, which a compiler may look into."""
         engine = self.engine
+        if isinstance(x, PackedWeight):
+            x = x.decoded()
         _check(self, x)
         if x.shape[-1] != self.in_features:
             raise ValueError(f"{self.record.name}: input {list(x.shape)} does not end in {self.in_features}")
@@ -146,8 +212,12 @@ class PackedEmbedding(_Packed):
 
 # Compilers must not look inside: buffers are lent, and numpy computes. They break the graph here.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _uncompiled(compute: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    return compute(x)
+def _uncompiled(compute: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    return compute(*inputs)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _check(module: _Packed, x: torch.Tensor) -> None:

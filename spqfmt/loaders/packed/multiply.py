@@ -138,6 +138,28 @@ class PackedMatrix:
             y = self._multiply_many(tokens, bias, lend, workspace)
         return y.to(x.dtype).reshape(*x.shape[:-1], self._n_rows)
 
+    def values(self, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
+        """The matrix, [rows, columns] of `dtype`, in memory of its own. `workspace` as in `multiply`."""
+        out = torch.empty(self._n_rows, self._n_columns, dtype=dtype)
+        step = rows_at_once(self._n_columns, dtype.itemsize, workspace.size)
+        for part, codes in self._lent(lend):
+            if self._by_columns:
+                columns, matrix = dequantize_columns(part, self._sides, codes)
+                at = torch.from_numpy(columns)
+                at = at if self._permutation is None else self._permutation[at]
+                out[:, at] = torch.from_numpy(matrix).to(dtype)
+                continue
+            for first in range(0, part.stop - part.first, step):
+                stop = min(first + step, part.stop - part.first)
+                rows = slice(part.first + first, part.first + stop)
+                tile = dequantize_rows(part, self._sides, codes, first, stop, dtype, workspace)
+                if self._permutation is not None:
+                    tile = torch.empty_like(tile).index_copy_(1, self._permutation.long(), tile)
+                out[rows if self._order is None else self._order[rows]] = tile
+                del tile
+            del codes
+        return out
+
     def _lent(self, lend: Lend) -> Iterator[tuple[Part, Bytes]]:
         begin = 0
         for part in self._parts:

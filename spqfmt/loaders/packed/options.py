@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from spqfmt.container.output import INDEX_SUFFIX
 from spqfmt.errors import OptionError
+from spqfmt.loaders.packed.tiles import NAMES
 from spqfmt.sizes import parse_size
 
 
@@ -47,6 +50,16 @@ def packing_options(
         raise OptionError(f"{path}: only an .spq file can be run from packed weights; pack it first")
     int8_activations = None if activations is None else activations == "int8"
     return Packing(memory_size(memory), memory_size(host_memory), int8_activations)
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raise OptionError for a dtype that packed weights do not compute in."""
+    if dtype not in NAMES:
+        names = ", ".join(str(known).removeprefix("torch.") for known in NAMES)
+        raise OptionError(
+            f"packed weights compute in {names}, not in {str(dtype).removeprefix('torch.')}: "
+            "give one of these as dtype, or leave memory and packed out"
+        )
 
 
 def memory_size(memory: int | str | None) -> int | None:

@@ -151,6 +151,19 @@ class TurnedMatrix:
             y += bias
         return y.to(x.dtype).reshape(*x.shape[:-1], self._n_rows)
 
+    def values(self, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
+        """As PackedMatrix.values."""
+        found = (
+            matrix.values(piece.lend(lend), workspace, dtype)
+            for piece, matrix in zip(self._pieces, self._matrices, strict=True)
+        )
+        if len(self._matrices) == 1:
+            return next(found)
+        out = torch.empty(self._n_rows, sum(len(columns) for columns in self._columns), dtype=dtype)
+        for columns, part in zip(self._columns, found, strict=True):
+            out[:, columns] = part
+        return out
+
     def _token_scales(self, tokens: torch.Tensor) -> torch.Tensor:
         """Of whole tokens, float32 [n_tokens]: as CodeMatrix.round has them."""
         largest = torch.zeros(len(tokens))

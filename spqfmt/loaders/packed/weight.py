@@ -1,0 +1,138 @@
+"""What `weight` of a packed module is: a tensor whose values are decoded where an operation wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from spqfmt.errors import SpqError
+
+Product = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""(x, bias): x [..., columns] times the matrix plus the bias, [..., rows] in x's dtype."""
+
+_TENSOR: Any = torch.Tensor
+_OF_THE_FORM = frozenset(
+    {getattr(_TENSOR, name).__get__
+     for name in ("shape", "dtype", "device", "ndim", "layout", "is_meta", "is_cuda", "is_sparse", "is_quantized",
+                  "is_nested", "is_leaf", "requires_grad", "grad", "grad_fn", "itemsize", "nbytes")}
+    | {getattr(_TENSOR, name)
+       for name in ("size", "dim", "numel", "nelement", "element_size", "is_floating_point", "is_complex",
+                    "stride", "is_contiguous", "__len__", "__hash__", "__repr__")}
+)  # fmt: skip
+_OF_ITS_MEMORY = frozenset(
+    {_TENSOR.data_ptr, _TENSOR.untyped_storage, _TENSOR.storage, _TENSOR.share_memory_, _TENSOR.pin_memory}
+)
+_SAME = frozenset({_TENSOR.data.__get__, _TENSOR.detach, _TENSOR.contiguous})
+_CHANGES = frozenset({_TENSOR.__setitem__, _TENSOR.data.__set__, _TENSOR.requires_grad.__set__})
+_IN_PLACE = frozenset(
+    f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
+)
+
+
+class PackedWeight(torch.Tensor):
+    """Shape, dtype and device of a weight, in no memory. Nothing can change it.
+
+    A product, as torch.nn.functional.linear makes it, is computed from the codes. For any other operation the values
+    are decoded, and go with its result.
+    """
+
+    _name: str
+    _values: Callable[[], torch.Tensor]
+    _product: Product | None
+
+    @staticmethod
+    def __new__(
+        cls,
+        name: str,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+        values: Callable[[], torch.Tensor],
+        product: Product | None,
+    ) -> PackedWeight:
+        """`values` decodes the weight; `product` None: that of the decoded weight."""
+        made: PackedWeight = torch.Tensor._make_wrapper_subclass(
+            cls, tuple(shape), dtype=dtype, device=device
+        )
+        made._name, made._values, made._product = name, values, product
+        return made
+
+    def decoded(self) -> torch.Tensor:
+        """An ordinary tensor of the values, which is the caller's."""
+        return self._values()
+
+    def __repr__(self) -> str:  # type: ignore[override]  # torch's own takes an option of its printer
+        return f"PackedWeight({self._name!r}, {list(self.shape)}, dtype={self.dtype})"
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """What becomes of an operation on such a tensor. SpqError where it would change it or look into its memory."""
+        options = dict(kwargs or {})
+        if func in _OF_THE_FORM:
+            return super().__torch_function__(func, types, args, options)  # type: ignore[no-untyped-call]
+        if func in _SAME:
+            return args[0]
+        if func in _OF_ITS_MEMORY:
+            raise SpqError(
+                f"{args[0]._name}: a packed weight has no memory of its own; clone() gives a tensor that has"
+            )
+        _refuse_change(options.get("out"))
+        if func in _CHANGES or _is_in_place(func):
+            # torch.nn.init names the tensor that it fills.
+            _refuse_change(args[:1], options.get("tensor"))
+        if func is torch.nn.functional.linear:
+            return _linear(*args, **options)
+        args, options = tree_map(_decoded, (args, options))
+        return func(*args, **options)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # torch's own is untyped
+        cls,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Operations that are called below torch's Python functions."""
+        options = dict(kwargs or {})
+        _refuse_change(options.get("out"))
+        if func._schema.is_mutable:
+            _refuse_change(args[:1])
+        args, options = tree_map(_decoded, (args, options))
+        return func(*args, **options)
+
+
+def _decoded(value: Any) -> Any:
+    return value.decoded() if isinstance(value, PackedWeight) else value
+
+
+def _linear(x: Any, weight: Any, bias: Any = None) -> torch.Tensor:
+    x, bias = _decoded(x), _decoded(bias)
+    product = weight._product if isinstance(weight, PackedWeight) else None
+    if product is None or x.dtype != weight.dtype or (x.requires_grad and torch.is_grad_enabled()):
+        # torch's own product gives gradients to x, and says what does not fit.
+        return torch.nn.functional.linear(x, _decoded(weight), bias)
+    y: torch.Tensor = product(x, bias)
+    return y
+
+
+def _is_in_place(func: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    return name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+
+
+def _refuse_change(*values: Any) -> None:
+    for value in tree_leaves(values):
+        if isinstance(value, PackedWeight):
+            raise SpqError(
+                f"{value._name}: packed weights cannot be changed; load without memory= and packed= to change them"
+            )

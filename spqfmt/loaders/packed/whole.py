@@ -1,0 +1,54 @@
+"""What a model with packed weights answers otherwise than its class does: how large it is, and whether it can move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import torch
+
+from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
+
+
+class _PackedModel:
+    """In front of a transformers class."""
+
+    packed_weights: Weights
+    modules: Callable[[], Iterator[Any]]
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """As transformers counts, packed weights by the numbers that they stand for. None of these is trainable."""
+        ordinary: Any = super()
+        n: int = ordinary.num_parameters(only_trainable=only_trainable, exclude_embeddings=exclude_embeddings)
+        if only_trainable:
+            return n
+        packed = [module for module in self._packed() if not module.is_tied]
+        return n + sum(
+            module.record.n_weights
+            for module in packed
+            if not (exclude_embeddings and isinstance(module, PackedEmbedding))
+        )
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes that are held now: parameters, buffers, and for packed weights codes, tables and room to decode."""
+        ordinary: Any = super()
+        n: int = ordinary.get_memory_footprint(return_buffers=return_buffers)
+        return n + self.packed_weights.held_bytes + self.packed_weights.host_held_bytes
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        """As torch's, which is behind `to`, `half`, `double` and the like. SpqError, before anything has changed."""
+        for module in self._packed():
+            module.check_move(fn)
+        ordinary: Any = super()
+        return ordinary._apply(fn, recurse)
+
+    def _packed(self) -> Iterator[PackedLinear | PackedEmbedding]:
+        return (module for module in self.modules() if isinstance(module, PackedLinear | PackedEmbedding))
+
+
+@cache
+def loaded_class(model_class: Any) -> Any:
+    """The class of a model with packed weights that is loaded: `model_class` by its name, and a subclass of it."""
+    names = {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__}
+    return type(model_class.__name__, (_PackedModel, model_class), names)
