@@ -1,13 +1,20 @@
 """The frozen records of a file's index (FORMAT.md section 3), shared by every layer that reads or writes one."""
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, Self, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from spqfmt import wire
+
+_Int64: TypeAlias = NDArray[np.int64]
+_CHUNKS_AT_ONCE = 4096
 
 FLOATS = frozenset({"f64", "f32", "f16", "bf16"})
 """Dtypes that models compute in; one-byte floats are for storing only."""
@@ -31,6 +38,106 @@ class Chunk(NamedTuple):
     planes: tuple[PlaneChunk, ...]
 
 
+class Chunks(Sequence[Chunk]):
+    """The chunks of a stream, in order, as arrays: a file of 100 kB may list half a million that hold nothing."""
+
+    __slots__ = ("_rows", "_table")
+
+    def __init__(self, rows: _Int64, table: _Int64) -> None:
+        """`rows` are the records, int64[n, 1 + 3 planes]: elements, then stored_bytes, codec, crc32 of each plane.
+
+        `table` is int64[n, 2 + planes]: the first element, raw_bytes of a plane, and the offset of each plane.
+        """
+        self._rows, self._table = rows, table
+
+    @classmethod
+    def of(cls, chunks: Iterable[Chunk]) -> Self:
+        """From single ones, which have one number of planes."""
+        chunks = list(chunks)
+        planes = len(chunks[0].planes) if chunks else 1
+        rows = [
+            (c.n_elements, *(n for p in c.planes for n in (p.stored_bytes, p.codec, p.crc32))) for c in chunks
+        ]
+        table = [(c.first, c.planes[0].raw_bytes, *(p.offset for p in c.planes)) for c in chunks]
+        return cls(
+            np.array(rows, np.int64).reshape(-1, 1 + 3 * planes),
+            np.array(table, np.int64).reshape(-1, 2 + planes),
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Chunk: ...
+    @overload
+    def __getitem__(self, at: slice) -> "Chunks": ...
+    def __getitem__(self, at: int | slice) -> "Chunk | Chunks":
+        if isinstance(at, slice):
+            return Chunks(self._rows[at], self._table[at])
+        return _chunk(self._rows[at].tolist(), self._table[at].tolist())
+
+    def __iter__(self) -> Iterator[Chunk]:
+        for at in range(0, len(self), _CHUNKS_AT_ONCE):
+            some = slice(at, at + _CHUNKS_AT_ONCE)
+            yield from map(_chunk, self._rows[some].tolist(), self._table[some].tolist())
+
+    def within(self, first: int, stop: int) -> "Chunks":
+        """Those that hold some of the elements `first` to `stop`."""
+        begin = int(np.searchsorted(self._table[:, 0], first, "right")) - 1
+        end = 0 if first >= stop else int(np.searchsorted(self._table[:, 0], stop, "left"))
+        return self[max(0, begin) : end].held
+
+    @property
+    def held(self) -> "Chunks":
+        """Without the empty ones."""
+        if self.n_elements.all():
+            return self
+        which = np.flatnonzero(self.n_elements)
+        return Chunks(self._rows[which], self._table[which])
+
+    @property
+    def n_elements(self) -> _Int64:
+        """Of each chunk."""
+        return self._rows[:, 0]
+
+    @property
+    def ends(self) -> _Int64:
+        """The element behind the last one of each chunk."""
+        return self._table[:, 0] + self._rows[:, 0]
+
+    @property
+    def end(self) -> int | None:
+        """The byte behind the last plane; None where there is no chunk."""
+        return self._table.item(-1) + self._rows.item(-3) if len(self._rows) else None
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of all planes, padding between them not counted."""
+        return int(self._rows[:, 1::3].sum())
+
+    @property
+    def raw_bytes(self) -> int:
+        """Of all planes."""
+        return int(self._table[:, 1].sum()) * int(self._table.shape[1] - 2)
+
+    @property
+    def codecs(self) -> set[int]:
+        """Those of all planes."""
+        return {codec for codecs in self._rows[:, 2::3].T.tolist() for codec in codecs}
+
+
+def _chunk(row: list[int], place: list[int]) -> Chunk:
+    first, raw_bytes, *offsets = place
+    planes = [
+        PlaneChunk(offset, row[k], raw_bytes, row[k + 1], row[k + 2])
+        for k, offset in zip(range(1, len(row), 3), offsets, strict=True)
+    ]
+    return Chunk(first, row[0], tuple(planes))
+
+
+NO_CHUNKS = Chunks.of(())
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """One homogeneous array of a tensor. `same_as` is the number of the tensor that holds it instead."""
@@ -38,19 +145,19 @@ class Stream:
     role: str
     dtype: str
     n: int
-    chunks: tuple[Chunk, ...]
+    chunks: Chunks = NO_CHUNKS
     entropy_bits: tuple[int, ...] | None = None
     same_as: int | None = None
 
     @property
     def stored_bytes(self) -> int:
         """Bytes of all chunks, padding between them not counted."""
-        return sum(plane.stored_bytes for chunk in self.chunks for plane in chunk.planes)
+        return self.chunks.stored_bytes
 
     @property
     def raw_bytes(self) -> int:
         """Bytes that the chunks decode to."""
-        return sum(plane.raw_bytes for chunk in self.chunks for plane in chunk.planes)
+        return self.chunks.raw_bytes
 
 
 @dataclass(frozen=True)
@@ -123,22 +230,67 @@ class Shard:
     count: int
 
 
+class TensorRecords(Sequence[TensorRecord]):
+    """Tensor records by their number in the file, each made when it is asked for."""
+
+    def __init__(self, make: Callable[[int], TensorRecord], numbers: range) -> None:
+        self._make = make
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, at: int) -> TensorRecord: ...
+    @overload
+    def __getitem__(self, at: slice) -> "TensorRecords": ...
+    def __getitem__(self, at: int | slice) -> "TensorRecord | TensorRecords":
+        if isinstance(at, slice):
+            return TensorRecords(self._make, self._numbers[at])
+        return self._make(self._numbers[at])
+
+
+class TensorsByName(Mapping[str, TensorRecord]):
+    """Tensor records by name, in execution order, each made when it is asked for."""
+
+    def __init__(self, tensors: TensorRecords, numbers: Mapping[str, int]) -> None:
+        self._tensors = tensors
+        self.numbers = numbers
+
+    def __getitem__(self, name: str) -> TensorRecord:
+        return self._tensors[self.numbers[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.numbers
+
+
 @dataclass(frozen=True)
 class Index:
-    """All that a file says of itself."""
+    """All that a file says of itself. A tensor's record that breaks the format raises FormatError when it is made."""
 
     segment_alignment: int
     segments: tuple[Segment, ...]
-    tensors: tuple[TensorRecord, ...]
+    tensors: TensorRecords
+    by_name: TensorsByName
     assets: tuple[AssetRecord, ...]
     metadata: Mapping[str, str]
     partial_plan: Mapping[str, object] | None = None
     shard: Shard | None = None
 
-    @cached_property
-    def by_name(self) -> Mapping[str, TensorRecord]:
-        """The tensors by name, in execution order."""
-        return {tensor.name: tensor for tensor in self.tensors}
+    def tensors_of(self, segment: Segment) -> TensorRecords:
+        """Those of a segment, in order."""
+        return self.tensors[segment.first_tensor : segment.first_tensor + segment.n_tensors]
+
+    def segment_of(self, name: str) -> Segment:
+        """The one that holds the tensor of this name."""
+        number = self.by_name.numbers[name]
+        return self.segments[bisect_right(self.segments, number, key=lambda s: s.first_tensor) - 1]
 
 
 def bf16_bytes(dtype: str, n: int) -> int:

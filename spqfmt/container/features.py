@@ -3,31 +3,37 @@
 from collections.abc import Collection, Iterable
 
 from spqfmt import wire
-from spqfmt.records import Index, Stream
+from spqfmt.records import Index, Stream, TensorRecord
 from spqfmt.schemes.registry import SCHEMES
 
+ALL_REQUIRED = sum(1 << bit for bit in wire.REQUIRED_FEATURES.values())
 _CODEC_NAMES = {wire.CODEC_ZSTD: "zstd", wire.CODEC_RANS: "rans"}
 
 
-def required_features(index: Index) -> set[str]:
-    """Names of the required features in use."""
+def tensor_features(tensor: TensorRecord) -> set[str]:
+    """Names of the required features that a tensor uses."""
+    used = _of_streams(tensor.streams)
+    used |= {"tied"} if tensor.tied_to is not None else SCHEMES[tensor.scheme].features(tensor)
+    if tensor.activation_clamp is not None:
+        used.add("activation_clamp")
+    if tensor.activation_quantization is not None:
+        used.add("activation_quantization")
+    return used
+
+
+def index_features(index: Index) -> set[str]:
+    """Names of the required features that the index uses beside its tensors."""
     used = {"shard"} if index.shard is not None else set()
-    streams: list[Stream] = [asset.stream for asset in index.assets]
-    for tensor in index.tensors:
-        streams += tensor.streams
-        used |= {"tied"} if tensor.tied_to else SCHEMES[tensor.scheme].features(tensor)
-        if tensor.activation_clamp is not None:
-            used.add("activation_clamp")
-        if tensor.activation_quantization is not None:
-            used.add("activation_quantization")
-    if any(stream.same_as is not None for stream in streams):
-        used.add("shared_streams")
-    return used | _codecs(streams)
+    return used | _of_streams(asset.stream for asset in index.assets)
 
 
-def _codecs(streams: Iterable[Stream]) -> set[str]:
-    ids = {plane.codec for s in streams for chunk in s.chunks for plane in chunk.planes}
-    return {name for codec, name in _CODEC_NAMES.items() if codec in ids}
+def _of_streams(streams: Iterable[Stream]) -> set[str]:
+    used = set()
+    for stream in streams:
+        used |= {_CODEC_NAMES[codec] for codec in stream.chunks.codecs if codec in _CODEC_NAMES}
+        if stream.same_as is not None:
+            used.add("shared_streams")
+    return used
 
 
 def optional_features(index: Index) -> set[str]:

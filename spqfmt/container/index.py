@@ -1,172 +1,173 @@
-"""Index text -> records, validated once (FORMAT.md section 3). What leaves here obeys the format."""
+"""Index text -> records (FORMAT.md section 3): what concerns all tensors at once, each tensor's on demand.
+
+Nothing is made of keys that this version does not know.
+"""
 
 import re
-from collections.abc import Iterable, Mapping
-from math import prod
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+from numpy.typing import NDArray
 
 from spqfmt import wire
-from spqfmt.container.stream_records import Walk, parse_stream
-from spqfmt.container.strict_json import Json, member, objects, optional
+from spqfmt.container.features import ALL_REQUIRED, index_features, required_mask
+from spqfmt.container.stream_records import STREAM, parse_streams
+from spqfmt.container.strict_json import Json, member, optional
+from spqfmt.container.tensor_records import RecordReader, check_name
 from spqfmt.errors import CorruptError, LimitError
-from spqfmt.records import AssetRecord, Index, Segment, Shard, TensorRecord, align
-from spqfmt.schemes.base import check_int, float_from_bits
-from spqfmt.schemes.registry import SCHEMES
+from spqfmt.kernels.json_text import PLACE_COLUMNS, Wanted, project_json, tensor_places
+from spqfmt.records import AssetRecord, Index, Segment, Shard, TensorRecords, TensorsByName, align
+from spqfmt.schemes.base import check_int
 
-QUANTIZED_DTYPES = ("f64", "f32", "f16", "bf16")
+_RATES: Wanted = {"bytes_per_s": "scalar", "chunk_ns": "scalar"}
+_ROOT: Wanted = {
+    "segment_alignment": "scalar",
+    "segments": wire.MAX_SEGMENTS,
+    "tensors": wire.MAX_TENSORS,
+    "assets": wire.MAX_ASSETS,
+    "metadata": "strings",
+    "partial_plan": {
+        "rule": "scalar",
+        "n": "scalar",
+        "target_bytes": "scalar",
+        "rates": {"zstd": _RATES, "rans": _RATES},
+    },
+    "shard": {"number": "scalar", "count": "scalar"},
+}
+_SEGMENT: Wanted = {"name": "scalar", "n_tensors": "scalar"}
+_ASSET: Wanted = {"name": "scalar", "stream": STREAM}
 _ASSET_NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]+(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]+)*")
 
 
-def parse_index(root: Json, index_offset: int, file_bytes: int) -> Index:
-    """Build the records. `index_offset` and `file_bytes` are the trailer's."""
+def parse_index(
+    text: bytes,
+    index_offset: int,
+    file_bytes: int,
+    declared: int = ALL_REQUIRED,
+    context: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Index:
+    """Build the index of a text that `check_json` has passed. `index_offset` and `file_bytes` are the trailer's.
+
+    `declared`: the required features that the trailer names. `context` is entered wherever a tensor's record is made.
+    """
+    root = _project(text, [0, len(text)], _ROOT, "index")
     alignment = member(root, "segment_alignment", int, "index")
     if alignment not in {wire.CHUNK_ALIGNMENT, wire.LARGE_SEGMENT_ALIGNMENT}:
         raise CorruptError(f"index: segment_alignment {alignment} is neither 64 nor 4096")
-    walk = Walk()
-    tensor_records = objects(member(root, "tensors", list, "index"), "index: tensors")
-    segment_records = objects(member(root, "segments", list, "index"), "index: segments")
-    if len(tensor_records) > wire.MAX_TENSORS or len(segment_records) > wire.MAX_SEGMENTS:
-        raise LimitError("index: too many tensors or segments")
-    segments = [_segment(record, tensor_records, walk, alignment) for record in segment_records]
-    if len(walk.tensors) != len(tensor_records):
-        raise CorruptError("index: segments do not hold all tensors")
-    assets = _assets(objects(member(root, "assets", list, "index"), "index: assets"), walk)
-    if align(walk.offset, wire.CHUNK_ALIGNMENT) != index_offset:
+    spans = _spans(root, "tensors")
+    names, places = tensor_places(text, spans)
+    if len(names) < len(spans):
+        # Asked for, that record says what is wrong with it.
+        RecordReader(text, spans, np.zeros(len(spans), np.int64), names, declared, nullcontext).record(
+            len(names)
+        )
+        raise CorruptError(f"index: tensor record {len(names)} does not say where its chunks lie")
+    segments, begins, end = _lay_out(text, _spans(root, "segments"), places, alignment)
+    reader = RecordReader(text, spans, begins, names, declared, context)
+    if len(reader.numbers) < len(names):
+        raise CorruptError(f"tensor {_repeated(names)!r} is there twice")
+    assets = _assets(text, _spans(root, "assets"), end)
+    for asset in assets:
+        end = asset.stream.chunks.end or end
+    if align(end, wire.CHUNK_ALIGNMENT) != index_offset:
         raise CorruptError("index: its offset is not where the last chunk ends", index_offset)
-    if walk.raw_bytes > wire.EXPANSION_RATIO * file_bytes + wire.EXPANSION_SLACK_BYTES:
-        raise LimitError(f"index: {file_bytes} bytes cannot hold {walk.raw_bytes} raw bytes")
-    return Index(
+    raw_bytes = sum(asset.stream.raw_bytes for asset in assets) + sum(_column(places, "raw_bytes").tolist())
+    if raw_bytes > wire.EXPANSION_RATIO * file_bytes + wire.EXPANSION_SLACK_BYTES:
+        raise LimitError(f"index: {file_bytes} bytes cannot hold {raw_bytes} raw bytes")
+    tensors = TensorRecords(reader.record, range(len(names)))
+    index = Index(
         alignment,
-        tuple(segments),
-        tuple(walk.tensors),
-        tuple(assets),
-        _metadata(root),
+        segments,
+        tensors,
+        TensorsByName(tensors, reader.numbers),
+        assets,
+        member(root, "metadata", dict, "index"),
         _partial_plan(root),
         _shard(root),
     )
+    undeclared = required_mask(index_features(index)) & ~declared
+    if undeclared:
+        raise CorruptError(f"feature bit {undeclared.bit_length() - 1} is used but not declared")
+    return index
 
 
-def _segment(record: Json, tensor_records: list[Json], walk: Walk, alignment: int) -> Segment:
-    name = _name(record, "index: segment", 0)
-    n_tensors = member(record, "n_tensors", int, f"segment {name!r}")
-    first = len(walk.tensors)
-    if not 1 <= n_tensors <= len(tensor_records) - first:
-        raise CorruptError(f"segment {name!r} cannot hold {n_tensors} tensors")
-    members = tensor_records[first : first + n_tensors]
-    before = walk.offset
-    begin = walk.offset = align(before, alignment)
-    for tensor in members:
-        walk.add(_tensor(tensor, walk))
-    added = walk.tensors[first:]
-    if not any(stream.chunks for tensor in added for stream in tensor.streams):
-        walk.offset = begin = before  # a segment without chunks takes no room
-    return Segment(name, first, n_tensors, begin, walk.offset)
+def _project(text: bytes, span: Sequence[int], wanted: Wanted, where: str) -> Json:
+    begin, end = span
+    found = project_json(text, begin, end, wanted)
+    if not isinstance(found, dict):
+        raise CorruptError(f"{where} is not an object")
+    return found
 
 
-def _tensor(record: Json, walk: Walk) -> TensorRecord:
-    name = _name(record, "index: tensor", 1)
-    where = f"tensor {name!r}"
-    if name in walk.by_name:
-        raise CorruptError(f"{where} is there twice")
-    scheme = member(record, "scheme", str, where)
-    # A tied tensor may leave both out.
-    get = optional if scheme == "tied" else member
-    streams = get(record, "streams", list, where) or []
-    parameters = get(record, "parameters", dict, where) or {}
-    tensor = TensorRecord(
-        name=name,
-        shape=_shape(member(record, "shape", list, where), where),
-        dtype=member(record, "dtype", str, where),
-        scheme=scheme,
-        method=member(record, "method", str, where),
-        parameters=parameters,
-        streams=tuple(parse_stream(s, walk, where) for s in objects(streams, where)),
-        tied_to=optional(record, "tied_to", str, where),
-        transposed=optional(record, "transposed", bool, where) or False,
-        activation_clamp=optional(record, "activation_clamp", dict, where),
-        activation_quantization=optional(record, "activation_quantization", dict, where),
-    )
-    if tensor.dtype not in wire.DTYPES:
-        raise CorruptError(f"{where}: unknown dtype {tensor.dtype!r}")
-    _check_scheme(tensor, walk.by_name, where)
-    _check_activations(tensor, where)
-    return tensor
+def _spans(root: Json, key: str) -> NDArray[np.int64]:
+    found = root.get(key)
+    if not isinstance(found, bytes):
+        raise CorruptError(f"index: {key} is missing or not a list")
+    return np.frombuffer(found, np.int64).reshape(-1, 2)
 
 
-def _name(record: Json, where: str, least_bytes: int) -> str:
-    name = member(record, "name", str, where)
-    size = len(name.encode())
-    if size > wire.MAX_NAME_BYTES:
-        raise LimitError(f"{where}: a name has {size} bytes, {wire.MAX_NAME_BYTES} are allowed")
-    if size < least_bytes:
-        raise CorruptError(f"{where}: a name is empty")
-    return name
+def _column(places: NDArray[np.int64], name: str) -> NDArray[np.int64]:
+    column: NDArray[np.int64] = places[:, PLACE_COLUMNS.index(name)]
+    return column
 
 
-def _shape(values: list[object], where: str) -> tuple[int, ...]:
-    if len(values) > wire.MAX_DIMENSIONS:
-        raise LimitError(f"{where}: {len(values)} dimensions, {wire.MAX_DIMENSIONS} are allowed")
-    shape = tuple(check_int(value, f"{where}: a dimension") for value in values)
-    if prod(n for n in shape if n) > 2**53 - 1:
-        raise LimitError(f"{where}: its shape passes 2^53 - 1 elements")
-    return shape
+def _repeated(names: Sequence[str]) -> str:
+    return Counter(names).most_common(1)[0][0]
 
 
-def _check_scheme(tensor: TensorRecord, tensors: Mapping[str, TensorRecord], where: str) -> None:
-    if tensor.scheme == "tied":
-        target = tensors.get(tensor.tied_to or "")
-        if target is None or target.tied_to is not None or tensor.streams or tensor.transposed:
-            raise CorruptError(f"{where}: tied to no earlier tensor")
-        if (target.shape, target.dtype) != (tensor.shape, tensor.dtype):
-            raise CorruptError(f"{where}: tied to a tensor of another shape or dtype")
-        return
-    if tensor.tied_to is not None or tensor.scheme not in SCHEMES:
-        raise CorruptError(f"{where}: unknown scheme {tensor.scheme!r}")
-    if tensor.transposed and len(tensor.shape) != 2:
-        raise CorruptError(f"{where}: only a tensor of two dimensions can be transposed")
-    if tensor.scheme != "dense":
-        if not tensor.shape or 0 in tensor.shape:
-            raise CorruptError(f"{where}: a scalar or empty tensor must be dense")
-        if tensor.dtype not in QUANTIZED_DTYPES:
-            raise CorruptError(f"{where}: {tensor.scheme} cannot restore {tensor.dtype}")
-    SCHEMES[tensor.scheme].check(tensor)
+def _lay_out(
+    text: bytes, spans: NDArray[np.int64], places: NDArray[np.int64], alignment: int
+) -> tuple[tuple[Segment, ...], NDArray[np.int64], int]:
+    """The segments at `spans`, where each tensor's chunks begin, and the end of the last chunk."""
+    n_tensors = len(places)
+    if len(spans) > n_tensors:
+        raise CorruptError("index: more segments than tensors")
+    extents = np.concatenate([np.zeros(1, np.int64), np.cumsum(_column(places, "extent"))])
+    if extents[-1] > wire.MAX_FILE_BYTES or (np.diff(extents) < 0).any():
+        raise CorruptError("index: the chunks are larger than any file")
+    # For each tensor the last one up to it that has chunks.
+    holder = np.maximum.accumulate(np.where(_column(places, "n_planes") > 0, np.arange(n_tensors), -1))
+    tails = _column(places, "tail")
+    begins = extents[:-1].copy()
+    segments: list[Segment] = []
+    first, end = 0, wire.HEADER_BYTES
+    for span in spans.tolist():
+        record = _project(text, span, _SEGMENT, "index: a segment")
+        name = check_name(record, "index: segment", 0)
+        n = member(record, "n_tensors", int, f"segment {name!r}")
+        if not 1 <= n <= n_tensors - first:
+            raise CorruptError(f"segment {name!r} cannot hold {n} tensors")
+        stop, begin = first + n, end
+        last = int(holder[stop - 1])
+        if last >= first:  # a segment without chunks takes no room
+            begin = align(end, alignment)
+            begins[first:stop] += begin - extents[first]
+            end = begin + int(extents[stop] - extents[first] - tails[last])
+        segments.append(Segment(name, first, n, begin, end))
+        first = stop
+    if first != n_tensors:
+        raise CorruptError("index: segments do not hold all tensors")
+    return tuple(segments), begins, end
 
 
-def _check_activations(tensor: TensorRecord, where: str) -> None:
-    clamp, quantization = tensor.activation_clamp, tensor.activation_quantization
-    if clamp is not None:
-        kind = clamp.get("kind")
-        if kind == "range":
-            low, high = (_float(clamp, key, where) for key in ("low", "high"))
-            if low > high:
-                raise CorruptError(f"{where}: clamp range is empty")
-        elif kind == "ratio" and clamp.get("scope") in ("tensor", "token"):
-            if not 0 <= _float(clamp, "ratio", where) <= 0.5:
-                raise CorruptError(f"{where}: clamp ratio is not from 0 to 0.5")
-        else:
-            raise CorruptError(f"{where}: unknown activation_clamp")
-    if quantization is not None and (quantization.get("bits") != 8 or quantization.get("scope") != "token"):
-        raise CorruptError(f"{where}: unknown activation_quantization")
-
-
-def _float(record: Mapping[str, object], key: str, where: str) -> float:
-    return float(float_from_bits(record.get(key), f"{where}: {key}"))
-
-
-def _assets(records: list[Json], walk: Walk) -> list[AssetRecord]:
-    if len(records) > wire.MAX_ASSETS:
-        raise LimitError(f"index: more than {wire.MAX_ASSETS} assets")
+def _assets(text: bytes, spans: NDArray[np.int64], end: int) -> tuple[AssetRecord, ...]:
     assets: dict[str, AssetRecord] = {}
-    for record in records:
+    for span in spans.tolist():
+        record = _project(text, span, _ASSET, "index: an asset")
         name = member(record, "name", str, "index: asset")
         if not _ASSET_NAME.fullmatch(name) or len(name) > 255 or name in assets:
             raise CorruptError(f"asset name {name[:80]!r} is not allowed or there twice")
         where = f"asset {name!r}"
-        stream = parse_stream(member(record, "stream", dict, where), walk, where)
-        if stream.role != "asset" or stream.dtype != "u8":
+        begin = align(end, wire.CHUNK_ALIGNMENT)
+        (stream,) = parse_streams([member(record, "stream", dict, where)], begin, where)
+        if stream.role != "asset" or stream.dtype != "u8" or stream.same_as is not None:
             raise CorruptError(f"{where}: its stream is not of role asset and dtype u8")
         assets[name] = AssetRecord(name, stream)
+        end = stream.chunks.end or end
     _check_folders(assets)
-    return list(assets.values())
+    return tuple(assets.values())
 
 
 def _check_folders(names: Iterable[str]) -> None:
@@ -176,13 +177,6 @@ def _check_folders(names: Iterable[str]) -> None:
         for depth in range(1, len(parts)):
             if "/".join(parts[:depth]) in known:
                 raise CorruptError(f"asset {name!r} lies in another asset")
-
-
-def _metadata(root: Json) -> dict[str, str]:
-    metadata = member(root, "metadata", dict, "index")
-    if not all(isinstance(value, str) for value in metadata.values()):
-        raise CorruptError("index: metadata holds something else than strings")
-    return metadata
 
 
 def _partial_plan(root: Json) -> Json | None:

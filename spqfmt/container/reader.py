@@ -2,9 +2,9 @@
 
 import os
 import threading
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,7 +17,6 @@ from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS, Elements, check_packed, from_planes
 from spqfmt.codecs.threads import side_by_side
 from spqfmt.container import planes
-from spqfmt.container.features import required_features, required_mask
 from spqfmt.container.index import parse_index
 from spqfmt.container.strict_json import Json, parse
 from spqfmt.container.trailer import (
@@ -28,6 +27,7 @@ from spqfmt.container.trailer import (
 )
 from spqfmt.errors import CorruptError, FormatError, TruncatedError
 from spqfmt.kernels import native
+from spqfmt.kernels.json_text import check_json
 from spqfmt.records import Chunk, Index, PlaneChunk, Stream, TensorRecord
 from spqfmt.schemes.registry import SCHEMES
 
@@ -73,22 +73,21 @@ class Reader:
         version = check_header(self.read_bytes(0, min(wire.HEADER_BYTES, self.file_bytes)), self.file_bytes)
         tail = self.read_bytes(self.file_bytes - wire.TRAILER_BYTES, wire.TRAILER_BYTES)
         trailer = parse_trailer(tail, version, self.file_bytes)
-        index = parse_index(self._index_json(trailer, tail), trailer.index_offset, self.file_bytes)
-        undeclared = required_mask(required_features(index)) & ~trailer.required
-        if undeclared:
-            raise CorruptError(f"feature bit {undeclared.bit_length() - 1} is used but not declared")
-        return trailer, index
+        text = self._index_text(trailer, tail)
+        check_json(text)
+        context = partial(located, self.path)
+        return trailer, parse_index(text, trailer.index_offset, self.file_bytes, trailer.required, context)
 
-    def _index_json(self, trailer: Trailer, tail: bytes) -> Json:
+    def _index_text(self, trailer: Trailer, tail: bytes) -> bytes:
         stored = self.read_bytes(trailer.index_offset, trailer.index_stored_bytes)
         check_digest(trailer, tail, stored)
-        return parse(_index_text(stored, trailer.index_raw_bytes))
+        return _decoded(stored, trailer.index_raw_bytes)
 
     def index_json(self) -> Json:
         """The index as the file has it, with the keys that this version does not know. Read and checked anew."""
         tail = self.read_bytes(self.file_bytes - wire.TRAILER_BYTES, wire.TRAILER_BYTES)
         with located(self.path):
-            return self._index_json(self.trailer, tail)
+            return parse(self._index_text(self.trailer, tail))
 
     def close(self) -> None:
         """Close the file; later reads raise ValueError."""
@@ -193,7 +192,7 @@ class Reader:
                     self.read_chunk(chunk, stream.dtype, whole)
                     out[low - first : high - first] = whole[low - chunk.first : high - chunk.first]
 
-        side_by_side(read, _overlapping(stream.chunks, first, stop))
+        side_by_side(read, stream.chunks.within(first, stop))
         return out
 
     def check_elements(self, record: TensorRecord) -> None:
@@ -231,13 +230,6 @@ class Reader:
         return out.tobytes()
 
 
-def _overlapping(chunks: Sequence[Chunk], first: int, stop: int) -> Sequence[Chunk]:
-    """Those that hold some of the elements `first` to `stop`, found without a look at all of them."""
-    begin = bisect_right(chunks, first, key=lambda chunk: chunk.first + chunk.n_elements)
-    end = bisect_left(chunks, stop, begin, key=lambda chunk: chunk.first)
-    return chunks[begin:end]
-
-
 @contextmanager
 def _at(plane: PlaneChunk) -> Iterator[None]:
     """Errors from inside are about this plane."""
@@ -248,7 +240,7 @@ def _at(plane: PlaneChunk) -> Iterator[None]:
         raise
 
 
-def _index_text(stored: bytes, raw_bytes: int) -> bytes:
+def _decoded(stored: bytes, raw_bytes: int) -> bytes:
     if len(stored) == raw_bytes:
         return stored
     try:

@@ -26,7 +26,7 @@ def open_readers(path: str | os.PathLike[str]) -> tuple[Reader, ...]:
             for number, entry in enumerate(_entries(path), start=1):
                 readers.append(_open_shard(path, member(entry, "file", str, "shard")))
                 _check(readers[-1], entry, number)
-            names = [tensor.name for reader in readers for tensor in reader.index.tensors]
+            names = [name for reader in readers for name in reader.index.by_name]
             if len(set(names)) != len(names):
                 raise CorruptError("a tensor is in two shards")
     except BaseException:

@@ -1,81 +1,20 @@
 """JSON as FORMAT.md section 3 allows it: no repeated keys, no floats, no huge integers, no deep nesting."""
 
 import json
-from typing import NoReturn, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
-from spqfmt import wire
-from spqfmt.errors import CorruptError, LimitError
+from spqfmt.errors import CorruptError
+from spqfmt.kernels.json_text import check_json
 
-_MAX_INTEGER = 2**53 - 1
 _T = TypeVar("_T")
 Json: TypeAlias = dict[str, object]
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise CorruptError("index: a key is repeated")
-    return found
-
-
-def _integer(text: str) -> int:
-    value = int(text) if len(text) <= 17 else _MAX_INTEGER + 1
-    if abs(value) > _MAX_INTEGER:
-        raise CorruptError("index: an integer passes 2^53 - 1")
-    return value
-
-
-def _no_float(text: str) -> NoReturn:
-    raise CorruptError(f"index: {text[:20]} is not an integer")
-
-
 def parse(data: bytes) -> Json:
     """The one object that `data` holds. Raises CorruptError or LimitError."""
-    try:
-        text = data.decode("utf-8")
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_int=_integer,
-            parse_float=_no_float,
-            parse_constant=_no_float,
-        )
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CorruptError(f"index: not JSON in UTF-8: {error}") from error
-    except RecursionError as error:
-        raise LimitError(f"index: nesting passes {wire.MAX_JSON_DEPTH} levels") from error
-    if not isinstance(value, dict):
-        raise CorruptError("index: not an object")
-    _check_values(value)
+    check_json(data)
+    value: Json = json.loads(data)
     return value
-
-
-def _check_values(root: object) -> None:
-    """Level by level: the depth of nesting, and no half of a surrogate pair in any string."""
-    level: list[object] = [root]
-    for depth in range(wire.MAX_JSON_DEPTH + 2):
-        below: list[object] = []
-        for value in level:
-            if isinstance(value, dict | list) and depth >= wire.MAX_JSON_DEPTH:
-                raise LimitError(f"index: nesting passes {wire.MAX_JSON_DEPTH} levels")
-            if isinstance(value, dict):
-                below += value.keys()
-                below += value.values()
-            elif isinstance(value, list):
-                below += value
-            elif isinstance(value, str) and not _encodable(value):
-                raise CorruptError("index: half a surrogate pair in a string")
-        level = below
-
-
-def _encodable(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def dump(value: object) -> bytes:
@@ -96,6 +35,11 @@ def member(record: Json, key: str, kind: type[_T], where: str) -> _T:
 def optional(record: Json, key: str, kind: type[_T], where: str) -> _T | None:
     """Like `member`, None where the key is left out."""
     return member(record, key, kind, where) if key in record else None
+
+
+def integers(found: bytes) -> list[int]:
+    """Those of a list that `project_json` gives as bytes."""
+    return memoryview(found).cast("q").tolist()
 
 
 def objects(values: list[object], where: str) -> list[Json]:

@@ -15,16 +15,18 @@ from spqfmt import wire
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.encode import encode_text
 from spqfmt.container.features import (
+    index_features,
     optional_features,
     optional_mask,
-    required_features,
     required_mask,
+    tensor_features,
 )
 from spqfmt.container.index import parse_index
-from spqfmt.container.strict_json import Json, dump, parse
+from spqfmt.container.strict_json import Json, dump
 from spqfmt.container.temporary import open_temporary, publish, refuse_existing
 from spqfmt.container.trailer import Trailer, pack_header
 from spqfmt.errors import EncodeError, FormatError
+from spqfmt.kernels.json_text import check_json
 from spqfmt.records import align
 from spqfmt.schemes.registry import SCHEMES
 
@@ -206,7 +208,9 @@ class Writer:
     def _checked(self, text: bytes, stored_bytes: int, file_bytes: int, optional: int) -> Trailer:
         """What was written must be what a reader accepts; its own validation says so before the file gets its name."""
         try:
-            index = parse_index(parse(text), self._offset, file_bytes)
+            check_json(text)
+            index = parse_index(text, self._offset, file_bytes)
+            used = index_features(index).union(*map(tensor_features, index.tensors))
         except FormatError as error:
             raise EncodeError(f"{self.path}: cannot be written: {error}") from error
         return Trailer(
@@ -214,7 +218,7 @@ class Writer:
             stored_bytes,
             len(text),
             file_bytes,
-            required_mask(required_features(index)),
+            required_mask(used),
             optional_mask(optional_features(index)) | optional,
         )
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,18 +20,22 @@ from spqfmt.records import TensorRecord
 
 
 class TensorHandle:
-    """One stored tensor; nothing is decoded until `read`."""
+    """One stored tensor; nothing is decoded until `read`. Raises FormatError where its record breaks the format."""
 
-    def __init__(self, reader: Reader, record: TensorRecord, segment: str, file_bytes: int) -> None:
+    def __init__(self, reader: Reader, name: str, file_bytes: int) -> None:
         self._reader = reader
-        self._record = record
-        self._segment = segment
+        self._name = name
         self._file_bytes = file_bytes
+
+    @cached_property
+    def _record(self) -> TensorRecord:
+        return self._reader.index.by_name[self._name]
 
     @cached_property
     def info(self) -> TensorReport:
         """Shape, scheme, bits a weight, streams: what `spqfmt inspect` shows."""
-        return report_tensor(self._reader, self._record, self._segment, self._file_bytes)
+        segment = self._reader.index.segment_of(self._name)
+        return report_tensor(self._reader, self._record, segment.name, self._file_bytes)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,24 +93,22 @@ class SpqFile(Mapping[str, TensorHandle]):
         self._readers = open_readers(path)
         for reader in self._readers:
             self._stack.callback(reader.close)
-        file_bytes = model_bytes(path, self._readers)
-        self._handles = {
-            record.name: TensorHandle(reader, record, segment.name, file_bytes)
-            for reader in self._readers
-            for segment in reader.index.segments
-            for record in reader.index.tensors[
-                segment.first_tensor : segment.first_tensor + segment.n_tensors
-            ]
-        }
+        self._file_bytes = model_bytes(path, self._readers)
 
     def __getitem__(self, name: str) -> TensorHandle:
-        return self._handles[name]
+        for reader in self._readers:
+            if name in reader.index.by_name:
+                return TensorHandle(reader, name, self._file_bytes)
+        raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._handles)
+        return chain.from_iterable(reader.index.by_name for reader in self._readers)
 
     def __len__(self) -> int:
-        return len(self._handles)
+        return sum(len(reader.index.by_name) for reader in self._readers)
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in reader.index.by_name for reader in self._readers)
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +133,7 @@ class SpqFile(Mapping[str, TensorHandle]):
         converts; float32 gives a quantized tensor's weights before they are rounded to the tensor's dtype. Raises
         KeyError for an unknown name, FormatError when what is read is damaged.
         """
-        return self._handles[name].read(rows, dtype)
+        return self[name].read(rows, dtype)
 
     @cached_property
     def assets(self) -> dict[str, bytes]:
@@ -149,7 +152,7 @@ class SpqFile(Mapping[str, TensorHandle]):
     @property
     def tied(self) -> dict[str, str]:
         """Tensor -> the tensor whose values it shares."""
-        return {name: h.tied_to for name, h in self._handles.items() if h.tied_to is not None}
+        return {name: h.tied_to for name, h in self.items() if h.tied_to is not None}
 
 
 def open_file(path: str | os.PathLike[str]) -> SpqFile:

@@ -28,7 +28,7 @@ def verify_file(path: str | os.PathLike[str], progress: Progress | None = None) 
 def _verify_file(reader: Reader, progress: Progress) -> None:
     index = reader.index
     for segment in index.segments:
-        tensors = index.tensors[segment.first_tensor : segment.first_tensor + segment.n_tensors]
+        tensors = index.tensors_of(segment)
         streams = {f"tensor {t.name!r}, {s.role}": s for t in tensors for s in t.streams}
         _check_chunks(reader, streams)
         for tensor in tensors:

@@ -16,7 +16,7 @@ from spqfmt.container.strict_json import Json
 from spqfmt.errors import OptionError
 from spqfmt.progress import Progress, Silent
 from spqfmt.rewriting.partial import parse_partial
-from spqfmt.rewriting.rewrite import Rewrite, tensors_of
+from spqfmt.rewriting.rewrite import Rewrite
 from spqfmt.sizes import parse_shard_size
 
 _CODECS = ("auto", "raw", "zstd", "rans")
@@ -101,7 +101,7 @@ def _check_cut(path: Path, readers: Sequence[Reader]) -> None:
     """A file may be cut into shards between segments only where none needs a tensor of another."""
     for reader in readers:
         for segment in reader.index.segments:
-            tensors = tensors_of(reader, segment)
+            tensors = reader.index.tensors_of(segment)
             own = {tensor.name for tensor in tensors}
             for tensor in tensors:
                 needs = {

@@ -19,7 +19,7 @@ from spqfmt.container.reader import Reader, located
 from spqfmt.container.strict_json import Json
 from spqfmt.container.writer import Sealed
 from spqfmt.progress import Progress
-from spqfmt.records import Chunk, PlaneChunk, Segment, Stream, TensorRecord
+from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.decode_rates import DecodeRates, measure_decode_rates
 from spqfmt.rewriting.original import OriginalRecords, unknown_of
 from spqfmt.rewriting.partial import Candidate, Rule, Speed, choose
@@ -108,7 +108,7 @@ class Rewrite:
         originals = [OriginalRecords(reader) for reader in self._readers]
         for reader, original in zip(self._readers, originals, strict=True):
             for number, segment in enumerate(reader.index.segments):
-                tensors = tensors_of(reader, segment)
+                tensors = reader.index.tensors_of(segment)
                 raw_bytes = sum(t.source_bytes for t in tensors if t.tied_to is None)
                 output.begin_segment(segment.name, raw_bytes, original.segment(number))
                 for place, tensor in enumerate(tensors, start=segment.first_tensor):
@@ -199,11 +199,6 @@ def _read(task: _Task, plane: PlaneChunk) -> tuple[Bytes, Bytes]:
 
 def _copy(plane: PlaneChunk, stored: Bytes) -> EncodedPlane:
     return EncodedPlane(stored.tobytes(), plane.codec, plane.crc32, None)
-
-
-def tensors_of(reader: Reader, segment: Segment) -> tuple[TensorRecord, ...]:
-    """The tensors of a segment, in order."""
-    return reader.index.tensors[segment.first_tensor : segment.first_tensor + segment.n_tensors]
 
 
 def _same_as(reader: Reader, tensor: TensorRecord, records: Sequence[Json]) -> dict[str, tuple[Json, str]]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from spqfmt.codecs.chunks import chunk_sizes, split
 from spqfmt.codecs.elements import Elements
 from spqfmt.errors import CorruptError
+from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import Stream, TensorRecord
 from spqfmt.wire import DTYPES
 
@@ -65,10 +66,14 @@ class Quantized(Protocol):
 
 
 class Scheme(Protocol):
-    """Reads one kind of tensor. Stateless. `roles` are those of its streams in their order."""
+    """Reads one kind of tensor. Stateless. `roles` are those of its streams in their order.
+
+    `parameters` are those that it knows, with what is wanted of each (spqfmt.kernels.json_text).
+    """
 
     name: str
     roles: tuple[str, ...]
+    parameters: Mapping[str, Wanted]
 
     def check(self, record: TensorRecord) -> None:
         """Raise CorruptError unless parameters and streams obey FORMAT.md."""

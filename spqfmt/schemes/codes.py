@@ -1,5 +1,6 @@
 """The codes stream: orientation, channel order and table classes (FORMAT.md 5.3 and 5.6)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +9,12 @@ from numpy.typing import NDArray
 from spqfmt.codecs.chunks import chunk_sizes
 from spqfmt.codecs.elements import Elements
 from spqfmt.errors import CorruptError
+from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Fetch, Roles, StreamData, check_int
 from spqfmt.wire import DTYPES
 
+PARAMETERS: Mapping[str, Wanted] = {"orientation": "scalar", "class_sizes": "integers"}
 INDEX_DTYPES = ("u16", "u32")
 
 
@@ -69,7 +72,7 @@ def check(record: TensorRecord, roles: Roles, dtypes: tuple[str, ...]) -> None:
     sizes = [check_int(size, "a class size", 1) for size in class_sizes]
     if sum(sizes) != n:
         raise CorruptError(f"tensor {record.name!r}: class_sizes do not add up to {n} channels")
-    ends = {chunk.first + chunk.n_elements for chunk in codes.chunks}
+    ends = set(codes.chunks.ends.tolist())
     border = 0
     for size in sizes:
         border += size * width

@@ -1,9 +1,12 @@
 """Scheme dense: the elements themselves, bit for bit (FORMAT.md 5.2)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from spqfmt.codecs.elements import Elements
 from spqfmt.errors import CorruptError
+from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Encoded, Fetch, Roles, StreamData
 
@@ -33,6 +36,7 @@ class DenseScheme:
 
     name = "dense"
     roles = ROLES
+    parameters: Mapping[str, Wanted] = MappingProxyType({})
 
     def check(self, record: TensorRecord) -> None:
         """The one stream has the tensor's dtype and size."""

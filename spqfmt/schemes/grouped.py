@@ -1,6 +1,6 @@
 """Scheme grouped: b-bit codes with a scale and a zero point for each group of columns (FORMAT.md 5.5)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import CorruptError
 from spqfmt.kernels.dequantize import dequantize_grouped
+from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
 from spqfmt.schemes import codes as codes_stream
 from spqfmt.schemes import outliers as outlier_streams
@@ -186,6 +187,13 @@ class GroupedScheme:
 
     name = "grouped"
     roles = ROLES
+    parameters: Mapping[str, Wanted] = {
+        "group_size": "scalar",
+        "bits": "scalar",
+        "supergroup": {"rows": "scalar", "groups": "scalar"},
+        **codes_stream.PARAMETERS,
+        **outlier_streams.PARAMETERS,
+    }
 
     def check(self, record: TensorRecord) -> None:
         """Parameters and streams against FORMAT.md 5.5."""

@@ -1,6 +1,6 @@
 """Outliers: weights that replace the dequantized ones, positions as gaps (FORMAT.md 5.4)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from spqfmt import wire
 from spqfmt.codecs.elements import Elements
 from spqfmt.errors import CorruptError
+from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Fetch, Float32, Roles, StreamData, check_int
 from spqfmt.schemes.floats import narrow, widen
 
 ROLES = ("outlier_gaps", "outlier_values")
+PARAMETERS: Mapping[str, Wanted] = {"outliers": {"rows_per_band": "scalar"}}
 DTYPES = ("f32", "f16", "bf16")
 ESCAPE = wire.OUTLIER_GAP_ESCAPE
 BAND_WEIGHTS = 1 << 22
@@ -114,10 +116,11 @@ def bands(
     n_rows, n_columns = record.matrix_shape
     per_band = int(parameter["rows_per_band"])
     streams = record.by_role["outlier_gaps"], record.by_role["outlier_values"]
-    for band in range(first_row // per_band, -(-stop_row // per_band)):
+    first_band, stop_band = first_row // per_band, -(-stop_row // per_band)
+    of_bands = [stream.chunks[first_band:stop_band] for stream in streams]
+    held = np.flatnonzero(of_bands[0].n_elements | of_bands[1].n_elements)
+    for band in (held + first_band).tolist():
         chunks = [stream.chunks[band] for stream in streams]
-        if not any(chunk.n_elements for chunk in chunks):
-            continue
         band_row = band * per_band
         gaps, values = (
             fetch(stream.role, chunk.first, chunk.first + chunk.n_elements)

@@ -1,5 +1,6 @@
 """Scheme uniform: integer codes on an even grid (FORMAT.md 5.3)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +9,7 @@ from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import CorruptError
 from spqfmt.kernels.dequantize import dequantize_uniform
+from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
 from spqfmt.schemes import codes as codes_stream
 from spqfmt.schemes import outliers as outlier_streams
@@ -102,6 +104,12 @@ class UniformScheme:
 
     name = "uniform"
     roles = ROLES
+    parameters: Mapping[str, Wanted] = {
+        "step": "scalar",
+        **{_log8_key(role): "integers" for role in SCALES},
+        **codes_stream.PARAMETERS,
+        **outlier_streams.PARAMETERS,
+    }
 
     def check(self, record: TensorRecord) -> None:
         """Parameters and streams against FORMAT.md 5.3."""

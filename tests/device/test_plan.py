@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from spqfmt.errors import MemoryBudgetError
-from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.device import DeviceInventory, plan_device
 from spqfmt.residency.device_rates import ASSUMED, DEFAULT, DeviceRates, assumed_for
 from spqfmt.residency.inventory import Inventory, Item, Load
@@ -23,7 +23,7 @@ FAST_DECODER = replace(DEFAULT, rans=1e13, operation_s=0.0)
 
 def part(name: str) -> Part:
     chunk = Chunk(0, RAW, (PlaneChunk(64, STORED, RAW, CODEC_RANS, 0),))
-    codes = Stream("codes", "i8", RAW, (chunk,))
+    codes = Stream("codes", "i8", RAW, Chunks.of([chunk]))
     record = TensorRecord(name, (1, RAW), "bf16", "uniform", "", {"orientation": "rows"}, (codes,))
     return Part(record, 0, (chunk,), 0, 1, True)
 

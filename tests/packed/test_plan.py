@@ -7,7 +7,7 @@ import pytest
 from spqfmt.container.reader import Reader
 from spqfmt.container.writer import Writer
 from spqfmt.errors import MemoryBudgetError
-from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.decode_rates import CodecRate, DecodeRates
 from spqfmt.residency.inventory import N_READS, Inventory, Item
@@ -24,7 +24,7 @@ SLOW_DISK = Rates(read=1e8, copy=8e9, rans=2e9, zstd=1e9, compute=5e9)
 
 def item(name: str, raw: int, stored: int, codec: int = CODEC_RANS, *, lookups: bool = False) -> Item:
     chunk = Chunk(0, raw, (PlaneChunk(64, stored, raw, codec, 0),))
-    codes = Stream("codes", "i8", raw, (chunk,))
+    codes = Stream("codes", "i8", raw, Chunks.of([chunk]))
     record = TensorRecord(name, (1, raw), "bf16", "uniform", "", {"orientation": "rows"}, (codes,))
     return Item(Part(record, 0, (chunk,), 0, 1, True), not lookups, lookups)
 

@@ -8,7 +8,7 @@ import pytest
 from browser import Browser
 
 from spqfmt.pages.residency import residency_data
-from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.inventory import Inventory, Item
 from spqfmt.residency.parts import Part
@@ -24,7 +24,7 @@ def item(draw: random.Random, number: int) -> Item:
     codec = draw.choice([CODEC_RANS, CODEC_RAW, CODEC_ZSTD])
     stored = raw if codec == CODEC_RAW else draw.randint(1, raw + 5)
     chunk = Chunk(0, raw, (PlaneChunk(64, stored, raw, codec, 0),))
-    codes = Stream("codes", "i8", raw, (chunk,))
+    codes = Stream("codes", "i8", raw, Chunks.of([chunk]))
     record = TensorRecord(
         f"layer.{number}", (1, raw), "bf16", "uniform", "", {"orientation": "rows"}, (codes,)
     )

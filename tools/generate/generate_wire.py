@@ -124,7 +124,7 @@ def python_text(registry: Registry) -> str:
 
 
 def cpp_text(registry: Registry) -> str:
-    """Return wire.hpp: the same constants in lower case, each as uint32 where that holds it."""
+    """Return wire.hpp: the same constants in lower case, each as uint32 where that holds it, and the dtypes."""
     lines = [f"// The numbers of the wire format. {NOTICE}", "#pragma once", "", "#include <cstdint>", ""]
     lines += ["namespace spqfmt::wire {", ""]
     for constant in constants(registry):
@@ -135,6 +135,9 @@ def cpp_text(registry: Registry) -> str:
         kind = "std::uint8_t" if isinstance(constant.value, bytes) else "std::uint32_t"
         body = ", ".join(hex(value) for value in constant.value)
         lines.append(f"inline constexpr {kind} {name}[{len(constant.value)}] = {{{body}}};")
+    dtypes = [f'{{"{name}", {registry.at(f"dtypes.{name}")["bits"]}}}' for name in registry.at("dtypes")]
+    lines += ["", "struct DType {", "  const char* name;", "  std::uint32_t bits;", "};"]
+    lines.append(f"inline constexpr DType dtypes[{len(dtypes)}] = {{{', '.join(dtypes)}}};")
     return "\n".join([*lines, "", "}  // namespace spqfmt::wire", ""])
 
 

@@ -24,7 +24,7 @@ from spqfmt.loaders.device.load import Ceilings, device_inventory
 from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Stream, Work
 from spqfmt.loaders.device.shipping import Shipment
-from spqfmt.records import Chunk, PlaneChunk, TensorRecord
+from spqfmt.records import Chunk, Chunks, PlaneChunk, TensorRecord
 from spqfmt.records import Stream as StoredStream
 from spqfmt.residency.device import plan_device
 from spqfmt.residency.device_rates import ASSUMED, DeviceRates
@@ -110,7 +110,7 @@ def record(name: str, rows: int, columns: int, codes: Codes, *, compressed: bool
             offset += -(-stored // 64) * 64
         chunks.append(Chunk(first, n, tuple(planes)))
     role = "values" if codes.dtype == "bf16" else "codes"
-    stream = StoredStream(role, codes.dtype, rows * columns, tuple(chunks))
+    stream = StoredStream(role, codes.dtype, rows * columns, Chunks.of(chunks))
     if role == "values":
         return TensorRecord(name, (rows, columns), "bf16", "dense", "", {}, (stream,))
     if codes.group_size is None:
@@ -118,7 +118,7 @@ def record(name: str, rows: int, columns: int, codes: Codes, *, compressed: bool
         return TensorRecord(name, (rows, columns), "bf16", "uniform", "", parameters, (stream,))
     n_groups = rows * -(-columns // codes.group_size)
     parameters = {"orientation": "rows", "group_size": codes.group_size, "bits": codes.bits}
-    sides = (StoredStream("scales", "f16", n_groups, ()), StoredStream("zero_points", "u8", n_groups, ()))
+    sides = (StoredStream("scales", "f16", n_groups), StoredStream("zero_points", "u8", n_groups))
     return TensorRecord(name, (rows, columns), "bf16", "grouped", "", parameters, (stream, *sides))
 
 

@@ -114,6 +114,7 @@ void raise(const DataError& error) {
   nb::object raised;
   switch (error.fault) {
     case Fault::corrupt: raised = errors.attr("CorruptError")(error.what()); break;
+    case Fault::limit: raised = errors.attr("LimitError")(error.what()); break;
     case Fault::checksum: raised = errors.attr("ChecksumError")(error.what()); break;
     case Fault::unsupported:
       raised = errors.attr("UnsupportedError")(std::string("unknown ") + error.what(), error.what());
@@ -156,6 +157,7 @@ NB_MODULE(_native, m) {
   m.def("active_kernels", [] { return std::string(active_kernels().name); });
   m.def("select_kernels", &select_kernels, nb::arg("name"));
   bind_dequantize(m);
+  bind_json(m);
   bind_multiply(m);
   bind_rate(m);
 }

@@ -6,6 +6,7 @@
 namespace spqfmt {
 
 void bind_dequantize(nanobind::module_& m);
+void bind_json(nanobind::module_& m);
 void bind_multiply(nanobind::module_& m);
 void bind_rate(nanobind::module_& m);
 

@@ -10,6 +10,7 @@ namespace spqfmt {
 
 enum class Fault {
   corrupt,      // the bytes break a rule of the format
+  limit,        // a number passes a limit of the format
   checksum,     // the bytes are not the ones that were written
   unsupported,  // the bytes name something that this version does not know
 };

@@ -46,4 +46,10 @@ inline constexpr std::int32_t log8_min_bias = -1024;
 inline constexpr std::uint32_t log8_max_bias = 1024;
 inline constexpr std::uint32_t outlier_gap_escape = 255;
 
+struct DType {
+  const char* name;
+  std::uint32_t bits;
+};
+inline constexpr DType dtypes[20] = {{"f64", 64}, {"f32", 32}, {"f16", 16}, {"bf16", 16}, {"f8_e4m3", 8}, {"f8_e5m2", 8}, {"i64", 64}, {"i32", 32}, {"i16", 16}, {"i8", 8}, {"i4", 4}, {"i2", 2}, {"u64", 64}, {"u32", 32}, {"u16", 16}, {"u8", 8}, {"u4", 4}, {"u2", 2}, {"bool", 8}, {"log8", 8}};
+
 }  // namespace spqfmt::wire

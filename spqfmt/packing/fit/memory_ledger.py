@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from spqfmt import wire
 from spqfmt.codecs.chunks import chunk_sizes
 from spqfmt.container.reader import Reader
-from spqfmt.container.stream_records import Walk, parse_stream
-from spqfmt.container.strict_json import Json, member, objects
+from spqfmt.container.stream_records import streams_of
+from spqfmt.container.strict_json import member
 from spqfmt.importers.base import SourceModel
 from spqfmt.packing.fit.file_ledger import StoredTensor
 from spqfmt.packing.plan import PackPlan, PlannedTensor
-from spqfmt.records import FLOATS, Chunk, PlaneChunk, Stream, TensorRecord, main_dtype
+from spqfmt.records import FLOATS, Chunk, Chunks, PlaneChunk, Stream, TensorRecord, main_dtype
 from spqfmt.residency.inventory import Item, Totals
 from spqfmt.residency.parts import cut
 from spqfmt.residency.sides import side_bytes
@@ -133,22 +133,15 @@ def _scales(record: TensorRecord) -> int:
 
 def _record(stored: StoredTensor) -> TensorRecord:
     """As a reader will have it, but for the places in the file and of shared streams."""
-    record, walk = stored.record, Walk()
+    record = stored.record
     name = member(record, "name", str, "tensor")
-
-    def stream(record: Json) -> Stream:
-        if "same_as" not in record:
-            return parse_stream(record, walk, name)
-        role, dtype = (member(record, key, str, name) for key in ("role", "dtype"))
-        return Stream(role, dtype, member(record, "n", int, name), (), None, 0)
-
     return TensorRecord(
         name=name,
         shape=tuple(member(record, "shape", list, name)),
         dtype=member(record, "dtype", str, name),
         scheme=member(record, "scheme", str, name),
         parameters=member(record, "parameters", dict, name),
-        streams=tuple(stream(s) for s in objects(member(record, "streams", list, name), name)),
+        streams=streams_of(record, name),
         transposed="transposed" in record,
     )
 
@@ -169,8 +162,8 @@ def _expected(record: TensorRecord, *, by_columns: bool) -> TensorRecord:
         first += size
     role, n_scales = ("column_scales", columns) if by_columns else ("row_scales", rows)
     streams = (
-        Stream("codes", "i8", first, tuple(chunks)),
-        Stream("channel_order", "u32", rows, ()),
-        Stream(role, "u8", n_scales, ()),
+        Stream("codes", "i8", first, Chunks.of(chunks)),
+        Stream("channel_order", "u32", rows),
+        Stream(role, "u8", n_scales),
     )
     return replace(record, streams=streams)

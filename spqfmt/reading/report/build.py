@@ -33,7 +33,7 @@ def _report(readers: tuple[Reader, ...], path: Path) -> FileReport:
         report_tensor(reader, record, segment.name, file_bytes)
         for reader in readers
         for segment in reader.index.segments
-        for record in reader.index.tensors[segment.first_tensor : segment.first_tensor + segment.n_tensors]
+        for record in reader.index.tensors_of(segment)
     )
     return FileReport(
         format_version=f"{wire.FORMAT_MAJOR}.{wire.FORMAT_MINOR}",

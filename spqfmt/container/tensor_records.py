@@ -1,0 +1,217 @@
+"""Tensor records (FORMAT.md 3.1), each read and checked when it is asked for: a file may have a million of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from math import prod
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqfmt import wire
+from spqfmt.container.features import required_mask, tensor_features
+from spqfmt.container.stream_records import STREAM, check_shared, parse_streams
+from spqfmt.container.strict_json import Json, integers, member, optional
+from spqfmt.errors import CorruptError, LimitError
+from spqfmt.kernels.json_text import Wanted, project_json
+from spqfmt.records import Stream, TensorRecord
+from spqfmt.schemes.base import check_int, float_from_bits
+from spqfmt.schemes.registry import SCHEMES
+
+QUANTIZED_DTYPES = ("f64", "f32", "f16", "bf16")
+
+_PARAMETERS: Mapping[str, Wanted] = {
+    key: wanted for scheme in SCHEMES.values() for key, wanted in scheme.parameters.items()
+}
+_TENSOR: Wanted = {
+    "name": "scalar",
+    "shape": "integers",
+    "dtype": "scalar",
+    "scheme": "scalar",
+    "tied_to": "scalar",
+    "method": "scalar",
+    "parameters": _PARAMETERS,
+    "streams": (max(len(scheme.roles) for scheme in SCHEMES.values()), STREAM),
+    "transposed": "scalar",
+    "activation_clamp": {
+        "kind": "scalar",
+        "low": "scalar",
+        "high": "scalar",
+        "ratio": "scalar",
+        "scope": "scalar",
+    },
+    "activation_quantization": {"bits": "scalar", "scope": "scalar"},
+}
+_KEPT = 1024
+"""Records that are kept for whoever asks again."""
+
+
+class RecordReader:
+    """Makes tensor records from an index's text. What leaves here obeys the format."""
+
+    def __init__(
+        self,
+        text: bytes,
+        spans: NDArray[np.int64],
+        begins: NDArray[np.int64],
+        names: Sequence[str],
+        declared: int,
+        context: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """`spans` of the records in `text`; the tensors' `names`, no two alike, and where their chunks begin.
+
+        `declared` are the file's required features; `context` adds to errors which file it is.
+        """
+        self._text, self._spans, self._begins = text, spans, begins
+        self.numbers = {name: number for number, name in enumerate(names)}
+        self._declared = declared
+        self._context = context
+        self._kept: dict[int, TensorRecord] = {}
+        self._lock = Lock()
+
+    def record(self, number: int) -> TensorRecord:
+        """The record of this number."""
+        found = self._kept.get(number)
+        if found is None:
+            with self._context():
+                found = self._record(number)
+            with self._lock:
+                if len(self._kept) >= _KEPT:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[number] = found
+        return found
+
+    def _json(self, number: int) -> Json:
+        begin, end = self._spans[number].tolist()
+        found = project_json(self._text, begin, end, _TENSOR)
+        if not isinstance(found, dict):
+            raise CorruptError("index: a tensor record is not an object")
+        return found
+
+    def _record(self, number: int) -> TensorRecord:
+        tensor = self._parsed(self._json(number), int(self._begins[number]))
+        where = f"tensor {tensor.name!r}"
+        if tensor.scheme == "tied":
+            self._check_tied(tensor, number, where)
+        for stream in tensor.streams:
+            if stream.same_as is not None:
+                earlier = stream.same_as < number
+                check_shared(stream, self._json(stream.same_as) if earlier else {}, where)
+        undeclared = required_mask(tensor_features(tensor)) & ~self._declared
+        if undeclared:
+            raise CorruptError(f"{where}: feature bit {undeclared.bit_length() - 1} is used but not declared")
+        return tensor
+
+    def _check_tied(self, tensor: TensorRecord, number: int, where: str) -> None:
+        target = self.numbers.get(tensor.tied_to or "", number)
+        if (
+            target >= number
+            or self._json(target).get("scheme") == "tied"
+            or tensor.streams
+            or tensor.transposed
+        ):
+            raise CorruptError(f"{where}: tied to no earlier tensor")
+        other = self._json(target)
+        if _shape(other, where) != tensor.shape or other.get("dtype") != tensor.dtype:
+            raise CorruptError(f"{where}: tied to a tensor of another shape or dtype")
+
+    def _parsed(self, record: Json, begin: int) -> TensorRecord:
+        where = f"tensor {check_name(record, 'index: tensor', 1)!r}"
+        scheme = member(record, "scheme", str, where)
+        # A tied tensor may leave both out.
+        get = optional if scheme == "tied" else member
+        parameters = get(record, "parameters", dict, where) or {}
+        streams = get(record, "streams", list, where) or []
+        for stream in streams:
+            if not isinstance(stream, dict):
+                raise CorruptError(f"{where}: a stream is not an object")
+        parsed = parse_streams(streams, begin, where)
+        tensor = TensorRecord(
+            name=member(record, "name", str, where),
+            shape=_shape(record, where),
+            dtype=member(record, "dtype", str, where),
+            scheme=scheme,
+            method=member(record, "method", str, where),
+            parameters=_with_lists(parameters, parsed, where),
+            streams=parsed,
+            tied_to=optional(record, "tied_to", str, where),
+            transposed=optional(record, "transposed", bool, where) or False,
+            activation_clamp=optional(record, "activation_clamp", dict, where),
+            activation_quantization=optional(record, "activation_quantization", dict, where),
+        )
+        if tensor.dtype not in wire.DTYPES:
+            raise CorruptError(f"{where}: unknown dtype {tensor.dtype!r}")
+        _check_scheme(tensor, where)
+        _check_activations(tensor, where)
+        return tensor
+
+
+def check_name(record: Json, where: str, least_bytes: int) -> str:
+    """The name of a record, of an allowed length."""
+    name = member(record, "name", str, where)
+    size = len(name.encode())
+    if size > wire.MAX_NAME_BYTES:
+        raise LimitError(f"{where}: a name has {size} bytes, {wire.MAX_NAME_BYTES} are allowed")
+    if size < least_bytes:
+        raise CorruptError(f"{where}: a name is empty")
+    return name
+
+
+def _with_lists(parameters: Json, streams: Sequence[Stream], where: str) -> Json:
+    """Lists of integers as such, which come as bytes: the two of a log8, or classes, which end where a chunk does."""
+    most = max([2, *(len(stream.chunks) for stream in streams if stream.role == "codes")])
+    found = {}
+    for key, value in parameters.items():
+        if isinstance(value, bytes):
+            if len(value) > 8 * most:
+                raise CorruptError(f"{where}: {key} has more members than there are chunks")
+            found[key] = integers(value)
+    return parameters | found
+
+
+def _shape(record: Json, where: str) -> tuple[int, ...]:
+    values = record.get("shape")
+    if not isinstance(values, bytes):
+        raise CorruptError(f"{where}: shape is missing or not a list of integers")
+    if len(values) > 8 * wire.MAX_DIMENSIONS:
+        raise LimitError(f"{where}: {len(values) // 8} dimensions, {wire.MAX_DIMENSIONS} are allowed")
+    shape = tuple(check_int(n, f"{where}: a dimension") for n in integers(values))
+    if prod(n for n in shape if n) > 2**53 - 1:
+        raise LimitError(f"{where}: its shape passes 2^53 - 1 elements")
+    return shape
+
+
+def _check_scheme(tensor: TensorRecord, where: str) -> None:
+    if tensor.scheme == "tied":
+        return
+    if tensor.tied_to is not None or tensor.scheme not in SCHEMES:
+        raise CorruptError(f"{where}: unknown scheme {tensor.scheme!r}")
+    if tensor.transposed and len(tensor.shape) != 2:
+        raise CorruptError(f"{where}: only a tensor of two dimensions can be transposed")
+    if tensor.scheme != "dense":
+        if not tensor.shape or 0 in tensor.shape:
+            raise CorruptError(f"{where}: a scalar or empty tensor must be dense")
+        if tensor.dtype not in QUANTIZED_DTYPES:
+            raise CorruptError(f"{where}: {tensor.scheme} cannot restore {tensor.dtype}")
+    SCHEMES[tensor.scheme].check(tensor)
+
+
+def _check_activations(tensor: TensorRecord, where: str) -> None:
+    clamp, quantization = tensor.activation_clamp, tensor.activation_quantization
+    if clamp is not None:
+        kind = clamp.get("kind")
+        if kind == "range":
+            low, high = (_float(clamp, key, where) for key in ("low", "high"))
+            if low > high:
+                raise CorruptError(f"{where}: clamp range is empty")
+        elif kind == "ratio" and clamp.get("scope") in ("tensor", "token"):
+            if not 0 <= _float(clamp, "ratio", where) <= 0.5:
+                raise CorruptError(f"{where}: clamp ratio is not from 0 to 0.5")
+        else:
+            raise CorruptError(f"{where}: unknown activation_clamp")
+    if quantization is not None and (quantization.get("bits") != 8 or quantization.get("scope") != "token"):
+        raise CorruptError(f"{where}: unknown activation_quantization")
+
+
+def _float(record: Mapping[str, object], key: str, where: str) -> float:
+    return float(float_from_bits(record.get(key), f"{where}: {key}"))
