@@ -11,6 +11,7 @@ from spqfmt.cli.failures import about
 from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import printable, ratio, size
+from spqfmt.codecs.registry import CHOICES
 from spqfmt.container.output import check_name
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with an interrupted pack from the block where it stood.")
 @click.option(
     "--codec",
-    type=click.Choice(["auto", "raw", "zstd", "rans"]),
+    type=click.Choice(CHOICES),
     default="auto",
     show_default=True,
     help="Entropy coder of the chunks; auto is rans where it saves 1 % or more.",

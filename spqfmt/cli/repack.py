@@ -10,6 +10,7 @@ from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import size
+from spqfmt.codecs.registry import CHOICES
 from spqfmt.codecs.threads import set_jobs
 from spqfmt.rewriting.repack import repack as write_file
 
@@ -21,7 +22,7 @@ from spqfmt.rewriting.repack import repack as write_file
 @RATES
 @click.option(
     "--codec",
-    type=click.Choice(["auto", "raw", "zstd", "rans"]),
+    type=click.Choice(CHOICES),
     help="Entropy coder of all chunks. [default: compressed ones keep theirs]",
 )
 @click.option(

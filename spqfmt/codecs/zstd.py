@@ -33,6 +33,11 @@ class ZstdCodec:
     """RFC 8878 frames of at most 64 KiB."""
 
     name = "zstd"
+    id = wire.CODEC_ZSTD
+    feature = "zstd"
+    is_native = False
+    is_order0 = False
+    device_rate = "zstd"
 
     def __init__(self) -> None:
         self._contexts = _Contexts()
@@ -66,6 +71,10 @@ class ZstdCodec:
             if len(decompressed) != target.size:
                 raise CorruptError(f"zstd frame {number} decodes to {len(decompressed)} bytes")
             target[:] = np.frombuffer(decompressed, np.uint8)
+
+    def overhead_bytes(self, head: bytes, stored_bytes: int, raw_bytes: int) -> int:
+        """The directory of frames."""
+        return min(stored_bytes, 4 * -(-raw_bytes // FRAME_BYTES))
 
 
 def frames(stored: Bytes, raw_bytes: int) -> NDArray[np.int64]:

@@ -6,12 +6,14 @@ from spqfmt import wire
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.chunks import EncodedChunk, EncodedPlane
 from spqfmt.codecs.elements import Elements, order0_bits, to_planes
-from spqfmt.codecs.registry import CODECS
+from spqfmt.codecs.registry import AUTO, CODECS
 from spqfmt.codecs.zstd import CODEC as ZSTD
 from spqfmt.kernels import native
 from spqfmt.records import n_planes
 from spqfmt.wire import DTYPES
 
+BEST = "rans"
+"""What `auto` tries for each plane."""
 MIN_SAVING = 0.01
 """A plane that would shrink by less is stored raw: decoding it would cost more time than its bytes are worth."""
 
@@ -37,14 +39,14 @@ def encode_plane(plane: Bytes, symbols: Bytes, codec: str) -> EncodedPlane:
 def _stored(plane: Bytes, entropy_bits: float, codec: str) -> tuple[bytes, int]:
     """Never larger than raw."""
     name, limit = codec, float(plane.size)
-    if codec == "auto":
-        name, limit = "rans", plane.size * (1 - MIN_SAVING)
+    if codec == AUTO:
+        name, limit = BEST, plane.size * (1 - MIN_SAVING)
     # Pairs need at most what two single elements do.
-    hopeless = name == "rans" and entropy_bits / 8 >= limit
+    hopeless = CODECS[name].is_order0 and entropy_bits / 8 >= limit
     if name != "raw" and not hopeless:
         stored = CODECS[name].encode(plane)
         if len(stored) < limit:
-            return stored, wire.CODECS[name]
+            return stored, CODECS[name].id
     return plane.tobytes(), wire.CODEC_RAW
 
 

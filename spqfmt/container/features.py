@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterable
 
 from spqfmt import wire
+from spqfmt.codecs.registry import CODECS_BY_ID
 from spqfmt.records import Index, Stream, TensorRecord
 from spqfmt.schemes.registry import SCHEMES
 
 ALL_REQUIRED = sum(1 << bit for bit in wire.REQUIRED_FEATURES.values())
-_CODEC_NAMES = {wire.CODEC_ZSTD: "zstd", wire.CODEC_RANS: "rans"}
 
 
 def tensor_features(tensor: TensorRecord) -> set[str]:
@@ -30,7 +30,8 @@ def index_features(index: Index) -> set[str]:
 def _of_streams(streams: Iterable[Stream]) -> set[str]:
     used = set()
     for stream in streams:
-        used |= {_CODEC_NAMES[codec] for codec in stream.chunks.codecs if codec in _CODEC_NAMES}
+        features = (CODECS_BY_ID[codec].feature for codec in stream.chunks.codecs)
+        used |= {feature for feature in features if feature is not None}
         if stream.same_as is not None:
             used.add("shared_streams")
     return used

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from spqfmt import wire
 from spqfmt.codecs.base import Bytes
-from spqfmt.codecs.registry import decode_into
+from spqfmt.codecs.registry import CODECS_BY_ID, decode_into
 from spqfmt.errors import ChecksumError, FormatError
 from spqfmt.kernels import native
 from spqfmt.records import PlaneChunk
@@ -59,7 +58,7 @@ def decode_jobs(
     `checked` says that `check_jobs` has seen these stored bytes; else they are checked in the same pass. Raises
     FormatError with the attribute `job`; `out` is unspecified then.
     """
-    if (jobs[:, 2] == wire.CODEC_ZSTD).any():
+    if not all(CODECS_BY_ID[codec].is_native for codec in np.unique(jobs[:, 2]).tolist()):
         if not checked:
             check_jobs(stored, jobs)
         _decode_one_by_one(stored, jobs, out, n_threads)
@@ -72,10 +71,10 @@ def decode_jobs(
 def _decode_one_by_one(stored: Bytes, jobs: NDArray[np.int64], out: Bytes, n_threads: int) -> None:
     for number, (begin, size, codec, _, at, raw_bytes) in enumerate(jobs.tolist()):
         try:
-            if codec == wire.CODEC_ZSTD:
-                decode_into(codec, stored[begin : begin + size], out[at : at + raw_bytes])
-            else:
+            if CODECS_BY_ID[codec].is_native:
                 native.decode_verified_chunks(stored, jobs[number : number + 1], out, n_threads)
+            else:
+                decode_into(codec, stored[begin : begin + size], out[at : at + raw_bytes])
         except FormatError as error:
             error.job = number
             raise

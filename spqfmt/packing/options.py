@@ -6,6 +6,7 @@ from typing import Any, TypedDict, Unpack
 
 from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.codecs.chunks import CodecPolicy
+from spqfmt.codecs.registry import CHOICES, unknown_codec
 from spqfmt.errors import OptionError
 from spqfmt.packing.fit.target import FITTING, BitsPerWeight, Fit, check_fit, parse_fit
 from spqfmt.quantize.base import Method, MethodOptions, is_graded, refuse_others
@@ -82,8 +83,8 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
     codec = arguments.get("codec", "auto")
     if name not in METHODS:
         raise OptionError(f"unknown method {name!r}; there are {', '.join(sorted(METHODS))}")
-    if codec not in {"auto", "raw", "zstd", "rans"}:
-        raise OptionError(f"unknown codec {codec!r}; there are auto, raw, zstd and rans")
+    if codec not in CHOICES:
+        raise OptionError(unknown_codec(codec))
     method = METHODS[name]
     if arguments.get("method") is None and fit is None:
         _refuse_without_a_method(arguments)

@@ -2,18 +2,19 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from spqfmt import wire
-from spqfmt.codecs.base import Bytes
-from spqfmt.codecs.registry import CODECS
-from spqfmt.codecs.zstd import CODEC as ZSTD
+from spqfmt.codecs.base import Bytes, Codec
+from spqfmt.codecs.raw import CODEC as RAW
+from spqfmt.codecs.registry import CODECS, CODECS_BY_ID
+from spqfmt.container.planes import decode_jobs
 from spqfmt.container.strict_json import Json
 from spqfmt.errors import OptionError
 from spqfmt.kernels import native
@@ -33,21 +34,24 @@ class CodecRate(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodeRates:
-    """Rates of the codecs that decode. The entropy of the codes, worth a fifth of them, is left out (decision 0016)."""
+    """Rates of the codecs that decode, by name. The entropy of the codes, worth a fifth of them, is left out (decision
+    0016)."""
 
-    rans: CodecRate
-    zstd: CodecRate
+    codecs: Mapping[str, CodecRate]
 
     def decode_ns(self, codec: int, raw_bytes: int) -> float:
-        """Nanoseconds to check and decode one chunk plane; none for a raw one, which is read to where it is used."""
-        if codec == wire.CODEC_RAW or not raw_bytes:
+        """Nanoseconds to check and decode one chunk plane; none for a raw one, which is read to where it is used.
+
+        A codec that the rates do not name counts as the slowest that they do.
+        """
+        if codec == RAW.id or not raw_bytes:
             return 0.0
-        rate = {wire.CODEC_RANS: self.rans, wire.CODEC_ZSTD: self.zstd}[codec]
+        rate = self.codecs.get(CODECS_BY_ID[codec].name) or min(self.codecs.values())
         return rate.chunk_ns + 1e9 * raw_bytes / rate.bytes_per_s
 
     def to_json(self) -> Json:
         """As a file's index stores them, and as `read_rates` takes them."""
-        return {name: rate._asdict() for name, rate in vars(self).items()}
+        return {name: rate._asdict() for name, rate in self.codecs.items()}
 
 
 def read_rates(path: str | Path) -> DecodeRates:
@@ -79,12 +83,17 @@ def read_rates(path: str | Path) -> DecodeRates:
 
 
 def parse_rates(found: object) -> DecodeRates | None:
-    """Rates from plain data; None when it holds none that make sense."""
+    """Rates from plain data; None when it holds none, or one that makes no sense."""
     if not isinstance(found, Mapping):
         return None
-    rates = {name: _parse_rate(found.get(name)) for name in ("rans", "zstd")}
-    rans, zstd = rates["rans"], rates["zstd"]
-    return DecodeRates(rans, zstd) if rans is not None and zstd is not None else None
+    rates = {name: _parse_rate(found[name]) for name in _decoding() if name in found}
+    sound = {name: rate for name, rate in rates.items() if rate is not None}
+    return DecodeRates(sound) if sound and len(sound) == len(rates) else None
+
+
+def _decoding() -> list[str]:
+    """Names of the codecs that decode at all."""
+    return [name for name in CODECS if name != RAW.name]
 
 
 def _parse_rate(found: object) -> CodecRate | None:
@@ -108,33 +117,24 @@ def measure_decode_rates() -> DecodeRates:
     symbols = codes.view(np.uint8)
     out = np.empty_like(symbols)
 
-    def rate(work: Callable[[Bytes, int, Bytes], None], encode: Callable[[Bytes], bytes]) -> CodecRate:
+    def rate(codec: Codec) -> CodecRate:
         seconds = []
         for n in (_SMALL_BYTES, _LARGE_BYTES):
-            stored = np.frombuffer(encode(symbols[:n]), np.uint8)
-            seconds.append(_seconds(work, stored, native.crc32(stored), out[:n]))
+            stored = np.frombuffer(codec.encode(symbols[:n]), np.uint8)
+            job = np.array([[0, stored.size, codec.id, native.crc32(stored), 0, n]], np.int64)
+            seconds.append(_seconds(stored, job, out[:n]))
         small, large = seconds
         a_byte = max(large - small, 1e-9) / (_LARGE_BYTES - _SMALL_BYTES)
         return CodecRate(_rounded(1 / a_byte), _rounded(max(0.0, 1e9 * (small - _SMALL_BYTES * a_byte))))
 
-    return DecodeRates(rate(_rans, CODECS["rans"].encode), rate(_zstd, CODECS["zstd"].encode))
+    return DecodeRates({name: rate(CODECS[name]) for name in _decoding()})
 
 
-def _rans(stored: Bytes, crc32: int, out: Bytes) -> None:
-    job = np.array([[0, stored.size, wire.CODEC_RANS, crc32, 0, out.size]], np.int64)
-    native.decode_chunks(stored, job, out, 1)
-
-
-def _zstd(stored: Bytes, _: int, out: Bytes) -> None:
-    native.crc32(stored)
-    ZSTD.decode(stored, out)
-
-
-def _seconds(work: Callable[[Bytes, int, Bytes], None], stored: Bytes, crc32: int, out: Bytes) -> float:
+def _seconds(stored: Bytes, job: NDArray[np.int64], out: Bytes) -> float:
     best = float("inf")
     for _ in range(_ROUNDS):
         started = time.perf_counter()
-        work(stored, crc32, out)
+        decode_jobs(stored, job, out, checked=False)
         best = min(best, time.perf_counter() - started)
     return best
 

@@ -7,6 +7,7 @@ memory to what is left.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from spqfmt.codecs.registry import CODECS
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.device_rates import DeviceRates
 from spqfmt.residency.inventory import Fixed, Inventory, Item
@@ -52,7 +53,7 @@ def plan_device(
     smallest = min(whole.total + decoded, streamed.total)
     check_ceiling("memory", memory_bytes, smallest)
     host_fixed = staging_bytes(items)
-    host_rates = Rates(rates.read, rates.host_decode, rates.host_decode, rates.host_decode, rates.compute)
+    host_rates = Rates(rates.read, rates.compute, dict.fromkeys(CODECS, rates.host_decode))
     smallest_host = host_fixed + plan_residency(inventory.lookups, host_rates, None).smallest_bytes
     check_ceiling("host_memory", host_memory_bytes, smallest_host)
     host_room = None if host_memory_bytes is None else host_memory_bytes - smallest_host

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from spqfmt import wire
 from spqfmt.errors import OptionError
 from spqfmt.residency.decode_rates import parse_rates
 
@@ -55,10 +54,6 @@ class DeviceRates:
     def to_json(self) -> dict[str, object]:
         """The object that `read_rates` reads."""
         return asdict(self)
-
-
-CODEC_KINDS = {wire.CODEC_RAW: "move", wire.CODEC_RANS: "rans", wire.CODEC_ZSTD: "zstd"}
-"""The rate at which a codec's chunks decode on the device."""
 
 
 def _assume(

@@ -1,14 +1,14 @@
 """How fast this machine reads, decodes and computes: measured in some 100 ms, once in a process."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from spqfmt import wire
+from spqfmt.codecs.registry import CODECS, CODECS_BY_ID
 from spqfmt.container.reader import Reader
 from spqfmt.kernels import native
 from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats
@@ -21,31 +21,31 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class Rates:
-    """Bytes a second: read from the file, copied or decoded (raw bytes) with a checksum; weights a second at one token.
+    """Bytes a second: read from the file, decoded (raw bytes) with a checksum; weights a second at one token.
 
     All on one thread.
     """
 
     read: float
-    copy: float
-    rans: float
-    zstd: float
     compute: float
+    codecs: Mapping[str, float]
+    """By the codec's name; of raw chunks it is the rate of copying."""
 
     def decode(self, codec: int) -> float:
         """Raw bytes a second of a codec."""
-        return {wire.CODEC_RAW: self.copy, wire.CODEC_RANS: self.rans, wire.CODEC_ZSTD: self.zstd}[codec]
+        return self.codecs[CODECS_BY_ID[codec].name]
 
 
 def measure_rates(reader: Reader) -> Rates:
     """Rates of this machine, and of the disk that the open file lies on."""
     copy, compute = _processor()
-    codecs = measure_decode_rates()
-    rans, zstd = (
-        1e9 * _SAMPLE_BYTES / codecs.decode_ns(codec, _SAMPLE_BYTES)
-        for codec in (wire.CODEC_RANS, wire.CODEC_ZSTD)
-    )
-    return Rates(_read(reader), copy, rans, zstd, compute)
+    measured = measure_decode_rates()
+    codecs = {name: copy for name in CODECS if name not in measured.codecs}
+    codecs |= {
+        name: 1e9 * _SAMPLE_BYTES / measured.decode_ns(CODECS[name].id, _SAMPLE_BYTES)
+        for name in measured.codecs
+    }
+    return Rates(_read(reader), compute, codecs)
 
 
 @cache

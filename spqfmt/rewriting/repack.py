@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from spqfmt.codecs.registry import CHOICES, unknown_codec
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_readers, refuse_lone_shard
@@ -18,8 +19,6 @@ from spqfmt.progress import Progress, Silent
 from spqfmt.rewriting.partial import parse_partial
 from spqfmt.rewriting.rewrite import Rewrite
 from spqfmt.sizes import parse_shard_size
-
-_CODECS = ("auto", "raw", "zstd", "rans")
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ def repack(
     path, out = Path(path), Path(out)
     check_name(out)
     rule = parse_partial(partial, rates)
-    if codec is not None and codec not in _CODECS:
-        raise OptionError(f"unknown codec {codec!r}; there are auto, raw, zstd and rans")
+    if codec is not None and codec not in CHOICES:
+        raise OptionError(unknown_codec(codec))
     shard_bytes = parse_shard_size(shard_size)
     with ExitStack() as stack:
         readers = open_readers(path)

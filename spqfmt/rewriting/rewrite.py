@@ -11,9 +11,10 @@ from spqfmt import wire
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.chunks import CodecPolicy, EncodedChunk, EncodedPlane
 from spqfmt.codecs.elements import CARRIERS, check_packed, from_planes
-from spqfmt.codecs.registry import decode_into
+from spqfmt.codecs.raw import CODEC as RAW
+from spqfmt.codecs.registry import AUTO, CODECS, decode_into
 from spqfmt.codecs.threads import Task, n_threads, side_by_side, submit
-from spqfmt.container.encode import MIN_SAVING, encode_plane
+from spqfmt.container.encode import BEST, MIN_SAVING, encode_plane
 from spqfmt.container.output import Output
 from spqfmt.container.reader import Reader, located
 from spqfmt.container.strict_json import Json
@@ -59,7 +60,7 @@ class Rewrite:
         self._readers = readers
         self._keeps_codecs = codec is None
         packed_with = readers[0].index.metadata.get("codec", "")
-        self._codec = codec or (packed_with if packed_with in {"zstd", "rans"} else "auto")
+        self._codec = codec or (packed_with if CODECS.get(packed_with, RAW) is not RAW else AUTO)
         self._tasks = [
             _Task(reader, f"tensor {tensor.name!r}, {stream.role}", stream, chunk, self._codec)
             for reader in readers
@@ -180,10 +181,10 @@ class Rewrite:
             return False  # perhaps it did not shrink, perhaps it was left out: encoding it tells
         if self._keeps_codecs:
             return True
-        if codec == "auto":
+        if codec == AUTO:
             small = plane.stored_bytes < plane.raw_bytes * (1 - MIN_SAVING)
-            return plane.codec == wire.CODEC_RANS and small
-        return plane.codec == wire.CODECS[codec]
+            return plane.codec == CODECS[BEST].id and small
+        return plane.codec == CODECS[codec].id
 
 
 def _read(task: _Task, plane: PlaneChunk) -> tuple[Bytes, Bytes]:

@@ -66,7 +66,9 @@ def files(models: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "no.gguf": b"nope",
         "listing.spq.index.json": b'{"a": 1}',
         "rates.json": b"{",
-        "decode_rates.json": json.dumps(DecodeRates(CodecRate(2, 1), CodecRate(1, 1)).to_json()).encode(),
+        "decode_rates.json": json.dumps(
+            DecodeRates({"rans": CodecRate(2, 1), "zstd": CodecRate(1, 1)}).to_json()
+        ).encode(),
         "device_rates.json": json.dumps(DEFAULT.to_json()).encode(),
         "long.json": b" " * ((16 << 20) + 1),
     }

@@ -35,7 +35,7 @@ from spqfmt.schemes.grouped import Grouped, GroupValues
 from spqfmt.schemes.outliers import Outliers
 from spqfmt.schemes.uniform import Uniform
 
-RATES = Rates(read=1e9, copy=5e9, rans=2e9, zstd=1e9, compute=5e9)
+RATES = Rates(read=1e9, compute=5e9, codecs={"raw": 5e9, "rans": 2e9, "zstd": 1e9})
 ROWS, COLUMNS = 70, 130
 
 

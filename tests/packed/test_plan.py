@@ -18,8 +18,8 @@ from spqfmt.residency.rates import Rates, measure_rates
 from spqfmt.sizes import parse_size
 from spqfmt.wire import CODEC_RANS, CODEC_RAW, CODEC_ZSTD
 
-FAST_DISK = Rates(read=4e9, copy=8e9, rans=2e9, zstd=1e9, compute=5e9)
-SLOW_DISK = Rates(read=1e8, copy=8e9, rans=2e9, zstd=1e9, compute=5e9)
+FAST_DISK = Rates(read=4e9, compute=5e9, codecs={"raw": 8e9, "rans": 2e9, "zstd": 1e9})
+SLOW_DISK = Rates(read=1e8, compute=5e9, codecs={"raw": 8e9, "rans": 2e9, "zstd": 1e9})
 
 
 def item(name: str, raw: int, stored: int, codec: int = CODEC_RANS, *, lookups: bool = False) -> Item:
@@ -126,7 +126,7 @@ def test_json_has_the_documented_keys() -> None:
 def test_the_planner_counts_with_the_decode_rates_that_partial_compression_counts_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codecs = DecodeRates(CodecRate(2_000_000_000, 10_000), CodecRate(1_000_000_000, 5_000))
+    codecs = DecodeRates({"rans": CodecRate(2_000_000_000, 10_000), "zstd": CodecRate(1_000_000_000, 5_000)})
     monkeypatch.setattr("spqfmt.residency.rates.measure_decode_rates", lambda: codecs)
     with Writer(tmp_path / "m.spq", 64, force=False) as writer:
         writer.seal({})

@@ -32,7 +32,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def rates() -> Rates:
     """Of a machine with a slow disk."""
-    return Rates(read=1e8, copy=8e9, rans=2e9, zstd=1e9, compute=5e9)
+    return Rates(read=1e8, compute=5e9, codecs={"raw": 8e9, "rans": 2e9, "zstd": 1e9})
 
 
 @pytest.fixture(scope="session")

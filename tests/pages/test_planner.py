@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from browser import Browser
 
+from spqfmt.codecs.registry import CODECS
 from spqfmt.pages.residency import residency_data
 from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.cpu import plan_residency
@@ -35,7 +36,9 @@ def item(draw: random.Random, number: int) -> Item:
 def inventory(seed: int) -> tuple[Inventory, Rates]:
     draw = random.Random(seed)
     items = tuple(item(draw, number) for number in range(draw.randint(1, 25)))
-    rates = Rates(*(10 ** draw.uniform(7, 10) for _ in range(5)))
+    rates = Rates(
+        *(10 ** draw.uniform(7, 10) for _ in range(2)), {name: 10 ** draw.uniform(7, 10) for name in CODECS}
+    )
     return Inventory(items, draw.randint(0, 50), draw.randint(0, 50), draw.randint(0, 50)), rates
 
 

@@ -29,7 +29,7 @@ from spqfmt.rewriting.partial import Candidate, Choice, Every, Speed, choose, pa
 MakeModel = Callable[..., SourceModel]
 MakeTensor = Callable[..., SourceTensor]
 
-RATES = DecodeRates(CodecRate(2_000_000_000, 10_000), CodecRate(1_000_000_000, 5_000))
+RATES = DecodeRates({"rans": CodecRate(2_000_000_000, 10_000), "zstd": CodecRate(1_000_000_000, 5_000)})
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 import spqfmt
+from spqfmt.codecs.registry import CODECS
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_readers
 from spqfmt.kernels.device.choose import kernels_for
@@ -28,7 +29,7 @@ from spqfmt.residency.rates import Rates
 from spqfmt.residency.sides import read_sides
 
 _CPU = torch.device("cpu")
-_RATES = Rates(1.0, 1.0, 1.0, 1.0, 1.0)
+_RATES = Rates(1.0, 1.0, dict.fromkeys(CODECS, 1.0))
 
 
 def read(path: Path) -> None:

@@ -7,16 +7,16 @@ import numpy as np
 from spqfmt.bench.load.base import Array, Loader, Payload
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS
+from spqfmt.codecs.registry import CODECS
 from spqfmt.codecs.threads import jobs
 from spqfmt.container.reader import Reader
-from spqfmt.loaders.packed.store import Store
 from spqfmt.records import TensorRecord
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.inventory import Inventory, Item
 from spqfmt.residency.parts import cut, weights_role
 from spqfmt.residency.rates import Rates
 
-_ANY_RATES = Rates(1.0, 1.0, 1.0, 1.0, 1.0)
+_ANY_RATES = Rates(1.0, 1.0, dict.fromkeys(CODECS, 1.0))
 """Where all weights stay decoded, rates decide nothing."""
 
 
@@ -41,6 +41,9 @@ class Spq(Loader):
 
 
 def _load(reader: Reader) -> list[Array]:
+    # torch takes seconds to import.
+    from spqfmt.loaders.packed.store import Store
+
     records = [record for record in reader.index.tensors if record.n_weights and record.tied_to is None]
     parts = [cut(record) for record in records]
     items = tuple(Item(part, products=True, lookups=False) for own in parts for part in own)

@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
-from spqfmt.codecs.registry import decode_into
+from spqfmt.codecs.registry import CODECS_BY_ID, decode_into
 from spqfmt.codecs.zstd import FRAME_BYTES, frames
 from spqfmt.container.planes import check
 from spqfmt.errors import FormatError, UnsupportedError
 from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
 from spqfmt.kernels.device.chunks import BLOCK_WORDS, BLOCKS_AT_ONCE, CUMULATIVE_WORDS, TABLE_WORDS
 from spqfmt.kernels.nvcomp import ZstdFrames
-from spqfmt.residency.device_rates import CODEC_KINDS
 from spqfmt.residency.inventory import Load
 from spqfmt.residency.parts import Part
 
@@ -58,7 +57,7 @@ class Shipment:
     @cached_property
     def as_stored(self) -> bool:
         """Whether the bytes that are sent are the stored ones."""
-        return not (self.part.jobs[:, 2] == wire.CODEC_ZSTD).any()
+        return all(CODECS_BY_ID[codec].is_native for codec in np.unique(self.part.jobs[:, 2]).tolist())
 
     @cached_property
     def jobs(self) -> NDArray[np.int64]:
@@ -68,14 +67,17 @@ class Shipment:
         jobs = self.part.jobs.copy()
         at = 0
         for job in jobs:
-            if job[2] == wire.CODEC_ZSTD:
-                if self.zstd_on_device:
-                    job[1] += FRAME_ALIGNMENT * -(-job[5] // FRAME_BYTES)
-                else:
-                    job[1], job[2] = job[5], wire.CODEC_RAW
+            if self._is_on_device(int(job[2])):
+                job[1] += FRAME_ALIGNMENT * -(-job[5] // FRAME_BYTES)
+            elif not CODECS_BY_ID[int(job[2])].is_native:
+                job[1], job[2] = job[5], wire.CODEC_RAW
             job[0] = at
             at += aligned(int(job[1]))
         return jobs
+
+    def _is_on_device(self, codec: int) -> bool:
+        """Whether the device decodes the frames of a codec that the kernels do not."""
+        return codec == wire.CODEC_ZSTD and self.zstd_on_device
 
     @cached_property
     def payload_bytes(self) -> int:
@@ -107,13 +109,14 @@ class Shipment:
         """What the planner counts with."""
         decode: dict[str, int] = {}
         for _, _, codec, _, _, raw_bytes in self.jobs.tolist():
-            kind = CODEC_KINDS[codec]
+            kind = CODECS_BY_ID[codec].device_rate
             decode[kind] = decode.get(kind, 0) + raw_bytes
         if self.part.merges:
             decode["move"] = decode.get("move", 0) + self.part.decoded_bytes
         read = {"read": self.part.stored_bytes}
         if not self.as_stored and not self.zstd_on_device:
-            read["host_decode"] = int(self.part.jobs[self.part.jobs[:, 2] == wire.CODEC_ZSTD, 5].sum())
+            of_host = [not CODECS_BY_ID[codec].is_native for codec in self.part.jobs[:, 2].tolist()]
+            read["host_decode"] = int(self.part.jobs[of_host, 5].sum())
         return Load(self.n_bytes, self.n_tables * TABLE_WORDS * 4, read, decode)
 
     def fill(self, stored: Bytes, out: Bytes, path: Path) -> None:
@@ -161,10 +164,10 @@ class Shipment:
         at, size, codec, _, out_offset, raw_bytes = self.jobs[number].tolist()
         target = out[at : at + size]
         stored_codec = int(self.part.jobs[number, 2])
-        if stored_codec != wire.CODEC_ZSTD:
+        if CODECS_BY_ID[stored_codec].is_native:
             if not self.as_stored:
                 target[:] = chunk
-        elif not self.zstd_on_device:
+        elif not self._is_on_device(stored_codec):
             decode_into(stored_codec, chunk, target)
         else:
             begins, ends = frames(chunk, raw_bytes).T

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from spqfmt import wire
+from spqfmt.codecs.registry import CODECS_BY_ID
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import model_bytes, open_readers
 from spqfmt.reading.report.groups import GROUPINGS, group, mean_entropy
@@ -12,7 +13,6 @@ from spqfmt.reading.report.records import FileReport, Parts, StreamReport, Tenso
 from spqfmt.reading.report.tables import table_bytes
 from spqfmt.records import Stream, TensorRecord
 
-_CODEC_NAMES = {number: name for name, number in wire.CODECS.items()}
 _DIGEST_BYTES = 32
 _CRC_BYTES = 4
 
@@ -154,7 +154,7 @@ def part_of(role: str) -> str:
 
 
 def _stream(reader: Reader, record: TensorRecord, stream: Stream) -> StreamReport:
-    codecs = {_CODEC_NAMES[p.codec] for chunk in stream.chunks for p in chunk.planes}
+    codecs = {CODECS_BY_ID[p.codec].name for chunk in stream.chunks for p in chunk.planes}
     return StreamReport(
         role=stream.role,
         dtype=stream.dtype,
