@@ -82,6 +82,8 @@ class UnusedTensorsWarning(UserWarning):
 def one_sentence(error: BaseException) -> str:
     """The first sentence of another library's message, which may go on for a page."""
     text = " ".join(str(error).split())
+    # What a KeyError says is the key alone.
+    text = f"unknown {text}" if isinstance(error, KeyError) else text
     return re.split(r"\.\s", text, maxsplit=1)[0].rstrip(".")[:300]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from spqfmt.calibration.model import ModelShell
+from spqfmt.calibration.model import ModelShell, running_errors
 from spqfmt.errors import UnsupportedError
 
 LINEAR = (torch.nn.Linear, Conv1D)
@@ -29,11 +29,12 @@ class Call:
     keyword: str = ""
 
     def run(self, block: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden states after the block."""
-        if self.keyword:
-            output = block(*self.args, **{**self.kwargs, self.keyword: hidden})
-        else:
-            output = block(hidden, *self.args, **self.kwargs)
+        """Hidden states after the block. Raises UnsupportedError where it cannot be run."""
+        with running_errors(block):
+            if self.keyword:
+                output = block(*self.args, **{**self.kwargs, self.keyword: hidden})
+            else:
+                output = block(hidden, *self.args, **self.kwargs)
         return _hidden_of(output)
 
 
@@ -86,7 +87,7 @@ def record_calls(shell: ModelShell, batches: list[torch.Tensor]) -> Blocks:
     wrap: Any = None
     for ids in batches:
         recorder = _Recorder(lists)
-        with recorder.installed(), torch.no_grad(), suppress(Stop):
+        with running_errors(shell.model), recorder.installed(), torch.no_grad(), suppress(Stop):
             shell.model.base_model(input_ids=ids.to(shell.device), use_cache=False)
         called, wrap = recorder.list_name, recorder.wrap
         if not recorder.calls or recorder.order != list(range(len(lists[called]))):

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 import torch
 
 from spqfmt.calibration.blocks import Blocks, Call, record_calls
-from spqfmt.calibration.model import ModelShell
+from spqfmt.calibration.model import ModelShell, running_errors
 
 Taker = Callable[[torch.Tensor], None]
 
@@ -92,7 +92,7 @@ def _loss_gradient(
 ) -> torch.Tensor:
     """Gradient of the summed loss by the hidden states after the last block."""
     states = hidden.detach().requires_grad_()
-    with torch.enable_grad(), blocks.ended_by(shell.model, states):
+    with running_errors(shell.model), torch.enable_grad(), blocks.ended_by(shell.model, states):
         logits = shell.model(input_ids=ids.to(shell.device), use_cache=False).logits.float()
         flat = logits.reshape(-1, logits.shape[-1])
         drawn = torch.multinomial(flat.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]

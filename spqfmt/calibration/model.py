@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 
 from spqfmt.calibration.limits import within_limits
-from spqfmt.errors import ImporterError, UnsupportedError, one_sentence
+from spqfmt.errors import ImporterError, SpqError, UnsupportedError, foreign_errors
 from spqfmt.importers.base import SourceModel, SourceTensor
 
 _DATA_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken"})
@@ -47,16 +47,27 @@ NO_CALIBRATION = "take a method that needs no calibration, such as rtn, or ecq w
 
 def load_tokenizer(model: SourceModel) -> Any:
     """The source's tokenizer. Raises ImporterError when it has none that transformers can use."""
-    with asset_folder(model) as folder:
-        try:
-            return transformers.AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True
-            )
-        except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-            raise ImporterError(
-                f"calibration needs the model's tokenizer, which cannot be used ({one_sentence(error)}); "
-                f"put its files beside the weights, or {NO_CALIBRATION}"
-            ) from error
+
+    def explained(reason: str) -> SpqError:
+        return ImporterError(
+            f"calibration needs the model's tokenizer, which cannot be used ({reason}); "
+            f"put its files beside the weights, or {NO_CALIBRATION}"
+        )
+
+    with asset_folder(model) as folder, foreign_errors(explained):
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+
+
+def running_errors(model: object) -> AbstractContextManager[None]:
+    """What transformers and torch raise while a model is built or run for calibration becomes UnsupportedError."""
+
+    def explained(reason: str) -> SpqError:
+        name = model if isinstance(model, str) else type(model).__name__
+        return UnsupportedError(f"calibration: {name} cannot be run ({reason}); {NO_CALIBRATION}", name)
+
+    return foreign_errors(explained)
 
 
 class Targets:
@@ -85,7 +96,7 @@ class ModelShell:
         self.source = source
         self.dtype = dtype
         self.device = torch.device(device)
-        with asset_folder(source) as folder, quiet_transformers():
+        with asset_folder(source) as folder, quiet_transformers(), running_errors(source.architecture):
             config = read_config(folder)
             self.model = _build_empty(source, config, dtype)
         targets = Targets(self.model)
@@ -148,14 +159,15 @@ class ModelShell:
 
 def read_config(folder: Path) -> Any:
     """The config.json in the folder. Raises UnsupportedError where transformers cannot use it."""
-    try:
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UnsupportedError(
-            f"calibration: transformers cannot use the model's config.json ({one_sentence(error)}); "
-            f"{NO_CALIBRATION}",
+
+    def explained(reason: str) -> SpqError:
+        return UnsupportedError(
+            f"calibration: transformers cannot use the model's config.json ({reason}); {NO_CALIBRATION}",
             "config",
-        ) from error
+        )
+
+    with foreign_errors(explained):
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 def _build_empty(source: SourceModel, config: Any, dtype: torch.dtype) -> Any:
@@ -184,7 +196,7 @@ def find_model_class(config: Any, path: Path | None = None) -> Any:
     Raises UnsupportedError, which names `path`, where transformers has none.
     """
     for name in config.architectures or ():
-        named = getattr(transformers, name, None)
+        named = getattr(transformers, str(name), None)
         if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
             return named
     for mapping in (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_MAPPING):

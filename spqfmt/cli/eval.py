@@ -103,17 +103,18 @@ def eval_(
         with about(reference):
             loaders.check_ids(other, tokenizer, ids[:max_tokens])
     try:
-        result = loaders.evaluate(
-            model,
-            ids,
-            before=before,
-            reference=other,
-            window=window,
-            stride=stride,
-            max_tokens=max_tokens,
-            batch=batch,
-            progress=Bar("scoring", quiet=quiet, unit="tokens"),
-        )
+        with about(file):
+            result = loaders.evaluate(
+                model,
+                ids,
+                before=before,
+                reference=other,
+                window=window,
+                stride=stride,
+                max_tokens=max_tokens,
+                batch=batch,
+                progress=Bar("scoring", quiet=quiet, unit="tokens"),
+            )
     except ValueError as error:
         raise click.UsageError(f"{file}: {error}") from None
     if html is not None:

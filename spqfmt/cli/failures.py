@@ -50,7 +50,9 @@ def about(*paths: Path) -> Iterator[None]:
             error.filename = str(paths[-1])
         raise
     except SpqError as error:
-        if not any(str(path) in str(error) for path in paths):
+        # A short name may be part of any word: it is named where it begins, or stands before a colon or a slash.
+        named = "|".join(re.escape(str(path)) for path in paths)
+        if not re.search(rf"^({named})\b|(^|[\s(])({named})[:/]", str(error)):
             error.args = (f"{paths[0]}: {error}", *error.args[1:])
         raise
 

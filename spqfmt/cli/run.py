@@ -78,26 +78,33 @@ def run(
         )
     load_seconds = time.perf_counter() - start
     loaders.need_tokenizer(file, tokenizer)
+    loaders.need_language_model(file, model, decoder_only=False)
 
     def write(text: str) -> None:
         click.echo(text, nl=False)
         sys.stdout.flush()
 
-    result = loaders.generate(
-        model,
-        tokenizer,
-        prompt,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        chat=False if raw else None,
-        write=write,
-    )
+    with about(file):
+        result = loaders.generate(
+            model,
+            tokenizer,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            chat=False if raw else None,
+            write=write,
+        )
     click.echo()
     if quiet:
         return
     limit = loaders.window_limit(model)
-    if limit is not None and result.n_prompt_tokens + result.n_new_tokens > limit:
+    # An encoder has its own places for the prompt.
+    n_before = 0 if model.config.is_encoder_decoder else result.n_prompt_tokens
+    n_tokens = n_before + result.n_new_tokens
+    if n_tokens == limit and result.n_new_tokens < max_new_tokens:
+        click.echo(f"{file}: the text ends at the {limit} tokens that the model takes", err=True)
+    if limit is not None and n_tokens > limit:
         click.echo(f"{file}: the model was made for {limit} tokens; text beyond them may be poor", err=True)
     click.echo(
         f"load {load_seconds:.2f} s, prompt {result.n_prompt_tokens} tokens, "

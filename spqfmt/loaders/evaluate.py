@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from spqfmt.errors import SpqError
+from spqfmt.errors import SpqError, foreign_errors
 from spqfmt.progress import Progress, Silent
 
 DEFAULT_WINDOW = 2048
@@ -84,7 +84,8 @@ def evaluate(
     models see the same windows. Logits exist for one batch of windows at a time; sums are kept in float64. `progress`
     counts tokens.
 
-    Raises ValueError for settings that do not fit the model or the text, SpqError for another vocabulary.
+    Raises ValueError for settings that do not fit the model or the text, SpqError for another vocabulary and for a
+    model that cannot score it.
     """
     limit = window_limit(model)
     window = min(DEFAULT_WINDOW, limit or DEFAULT_WINDOW) if window is None else window
@@ -161,7 +162,12 @@ def _logits(model: Any, inputs: torch.Tensor, n_kept: int) -> torch.Tensor:
     # Heads are wide: most models can leave out the positions that are only context.
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         options["logits_to_keep"] = n_kept + 1
-    logits: torch.Tensor = model(input_ids=inputs.to(model.device), **options).logits
+
+    def explained(reason: str) -> SpqError:
+        return SpqError(f"{type(model).__name__} cannot score the text: {reason}")
+
+    with foreign_errors(explained):
+        logits: torch.Tensor = model(input_ids=inputs.to(model.device), **options).logits
     return logits[:, -n_kept - 1 : -1].reshape(-1, logits.shape[-1])
 
 

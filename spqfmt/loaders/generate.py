@@ -12,7 +12,9 @@ import torch
 import transformers
 
 from spqfmt.calibration.model import quiet_transformers
-from spqfmt.errors import SpqError
+from spqfmt.calibration.tokens import added_tokens, check_ids
+from spqfmt.errors import SpqError, foreign_errors
+from spqfmt.loaders.evaluate import window_limit
 from spqfmt.loaders.settings import generation_settings
 
 
@@ -57,10 +59,14 @@ class _Streamer(transformers.TextStreamer):  # type: ignore[misc] # transformers
             self._write(text)
 
 
-def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool | None = None) -> torch.Tensor:
+def encode_prompt(
+    tokenizer: Any, prompt: str, *, chat: bool | None = None, ended: bool = False
+) -> torch.Tensor:
     """Token ids [1, n] of `prompt`; as a user's message in the chat template if there is one.
 
-    `chat=False` takes the prompt as it is, `chat=True` insists on a template and raises SpqError without one.
+    `chat=False` takes the prompt as it is, `chat=True` insists on a template and raises SpqError without one. So do a
+    template that fails and a tokenizer that cannot cut the prompt. What the tokenizer puts behind a text (EOS) is left
+    out, since a model would see an end behind what it is to continue; `ended` keeps it, for an encoder.
     """
     if chat is None:
         chat = getattr(tokenizer, "chat_template", None) is not None
@@ -68,15 +74,28 @@ def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool | None = None) -> t
         raise SpqError("the model has no chat template; give the prompt as plain text")
     if chat:
         messages = [{"role": "user", "content": prompt}]
-        encoded = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
+        with foreign_errors(_template_failed):
+            encoded = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
     else:
-        encoded = tokenizer(prompt, return_tensors="pt")
+        with foreign_errors(_tokenizer_failed):
+            encoded = tokenizer(prompt, return_tensors="pt")
     ids: torch.Tensor = encoded["input_ids"]
+    after = [] if chat or ended else added_tokens(tokenizer)[1]
+    if after and ids[0, -len(after) :].tolist() == after:
+        ids = ids[:, : -len(after)]
     if ids.numel() == 0:
         raise SpqError("the prompt has no tokens; give some text")
     return ids
+
+
+def _template_failed(reason: str) -> SpqError:
+    return SpqError(f"the model's chat template failed: {reason}; --raw (chat=False) goes without it")
+
+
+def _tokenizer_failed(reason: str) -> SpqError:
+    return SpqError(f"the tokenizer cannot cut the prompt: {reason}")
 
 
 def generate(
@@ -94,14 +113,25 @@ def generate(
 
     `temperature` 0 takes the likeliest token each time; above 0 it samples, repeatable by `seed`, and the caller's
     random state is left as it was. Stops at any end token that the model or its tokenizer names, or after
-    `max_new_tokens`.
+    `max_new_tokens`; where positions are rows of a table, at its end.
+
+    Raises SpqError for a prompt that the tokenizer, the chat template or the model cannot take.
     """
-    ids = encode_prompt(tokenizer, prompt, chat=chat).to(model.device)
+    ids = encode_prompt(tokenizer, prompt, chat=chat, ended=model.config.is_encoder_decoder)
+    check_ids(model, tokenizer, ids)
+    ids = ids.to(model.device)
     streamer = _Streamer(tokenizer, write)
-    settings = generation_settings(model, tokenizer, temperature=temperature, max_new_tokens=max_new_tokens)
+    n_new = min(max_new_tokens, _room(model, ids.shape[1]) or max_new_tokens)
+    settings = generation_settings(model, tokenizer, temperature=temperature, max_new_tokens=n_new)
+
+    def explained(reason: str) -> SpqError:
+        advice = "; temperature 0 goes without its generation config" if temperature > 0 else ""
+        return SpqError(f"{type(model).__name__} cannot generate: {reason}{advice}")
+
     devices = [model.device] if model.device.type == "cuda" else []
     start = time.perf_counter()
     with (
+        foreign_errors(explained),
         quiet_transformers(),
         _generation_config(model, settings),
         torch.random.fork_rng(devices=devices),
@@ -123,6 +153,24 @@ def generate(
         first_token_seconds=(streamer.first_token_time or end_time) - start,
         total_seconds=end_time - start,
     )
+
+
+def _room(model: Any, n_prompt: int) -> int | None:
+    """How many tokens fit behind the prompt where positions are rows of a table; None where they are computed.
+
+    Raises SpqError where the prompt leaves no room.
+    """
+    limit = window_limit(model)
+    tokens = model.get_input_embeddings()
+    tables = (getattr(m, "num_embeddings", None) for m in model.modules() if m is not tokens)
+    # Some tables begin with a row or two for padding.
+    if limit is None or not any(rows is not None and 0 <= rows - limit <= 4 for rows in tables):
+        return None
+    if n_prompt >= limit:
+        raise SpqError(
+            f"the prompt has {n_prompt} tokens, the model takes {limit} with its answer; shorten it"
+        )
+    return limit if model.config.is_encoder_decoder else limit - n_prompt
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,11 @@ from spqfmt.container.shards import open_readers
 from spqfmt.errors import (
     CorruptError,
     ImporterError,
+    OptionError,
     SpqError,
     UnsupportedError,
     UnusedTensorsWarning,
+    foreign_errors,
     one_sentence,
 )
 from spqfmt.loaders.assets import asset_folder
@@ -84,11 +86,12 @@ def load_model(
     one UnusedTensorsWarning, as transformers does.
 
     Raises CorruptError when a tensor of the config's model is missing or has another shape (ImporterError for a
-    source), UnsupportedError for a model that the installed transformers does not have, MemoryBudgetError for a
-    ceiling that is too low, before weights are read, OptionError for options that do not go together, OSError as it is.
+    source), UnsupportedError for a model or tokenizer that the installed transformers does not have or cannot use,
+    MemoryBudgetError for a ceiling that is too low, before weights are read, OptionError for options that make no
+    sense, BackendError for a device that is not there, OSError and what says that memory ran out as they are.
     """
     path = Path(path)
-    kind = "simulated" if isinstance(device, Device) else torch.device(device).type
+    kind = "simulated" if isinstance(device, Device) else _torch_device(device).type
     wanted = packing_options(path, kind, memory, packed, activations, host_memory)
     target = open_device(device, packed=wanted is not None)
     with _collection_paused(), open_stored(path) as stored, progress or Silent() as shown:
@@ -100,16 +103,39 @@ def load_model(
                 generation = read_generation_config(path, folder)
         weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
         model_class = find_model_class(config, path)
-        if wanted is not None:
-            model = _load_packed(path, model_class, config, stored, weights, wanted, target, shown)
-        else:
-            model = _build(path, model_class, config, stored, weights, shown)
-            treat_inputs(
-                model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None}
-            )
+        with building_errors(path, model_class):
+            if wanted is not None:
+                model = _load_packed(path, model_class, config, stored, weights, wanted, target, shown)
+            else:
+                model = _build(path, model_class, config, stored, weights, shown)
+                treat_inputs(
+                    model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None}
+                )
+            model = model.to(device.torch_device if isinstance(device, Device) else device)
     if generation is not None and model.can_generate():
         model.generation_config = generation
-    return model.to(device.torch_device if isinstance(device, Device) else device), tokenizer
+    return model, tokenizer
+
+
+def _torch_device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise OptionError(f"device {device!r}: {one_sentence(error)}") from None
+
+
+def building_errors(path: Path, model_class: Any) -> AbstractContextManager[None]:
+    """What transformers and torch raise over a config that they could read becomes UnsupportedError."""
+
+    def explained(reason: str) -> SpqError:
+        name = model_class.__name__
+        return UnsupportedError(
+            f"{path}: transformers cannot build the {name} of its config.json: {reason}; mend that file, or try "
+            "another transformers",
+            name,
+        )
+
+    return foreign_errors(explained)
 
 
 def need_tokenizer(path: str | Path, tokenizer: Any) -> None:
@@ -138,15 +164,16 @@ def read_config(path: Path, folder: Path, stored: StoredModel) -> Any:
     """transformers' config of the model. Raises as `load_model` does."""
     if "config.json" not in stored.assets:
         raise _bad(stored, f"{path}: no config.json in it, so its weights cannot become a model")
-    try:
+
+    def explained(reason: str) -> SpqError:
+        return UnsupportedError(
+            f"{path}: transformers cannot use its config.json: {reason}; a newer transformers may", "config"
+        )
+
+    with foreign_errors(explained):
         config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        reason = one_sentence(error)
-        raise UnsupportedError(
-            f"{path}: transformers cannot use its config.json: {reason}; a newer transformers may", "config"
-        ) from error
     refuse_quantized(path, config)
     return config
 
@@ -167,15 +194,14 @@ def refuse_quantized(path: Path, config: Any) -> None:
 def _tokenizer(path: Path, folder: Path, stored: StoredModel) -> Any:
     if _TOKENIZER_FILES.isdisjoint(stored.assets):
         return None
-    try:
+
+    def explained(reason: str) -> SpqError:
+        return UnsupportedError(f"{path}: transformers cannot use its tokenizer: {reason}", "tokenizer")
+
+    with foreign_errors(explained):
         return transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-        reason = one_sentence(error)
-        raise UnsupportedError(
-            f"{path}: transformers cannot use its tokenizer: {reason}", "tokenizer"
-        ) from error
 
 
 def _load_packed(

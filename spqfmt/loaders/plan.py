@@ -12,7 +12,7 @@ import torch
 from spqfmt.calibration.model import find_model_class
 from spqfmt.container.shards import open_readers
 from spqfmt.loaders.assets import asset_folder
-from spqfmt.loaders.model import read_config
+from spqfmt.loaders.model import building_errors, read_config
 from spqfmt.loaders.packed.load import prepare
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
@@ -76,9 +76,10 @@ def plan_model(
             weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
         model_class = find_model_class(config, path)
         rates = rates or measure_rates(readers[0])
-        prepared = prepare(
-            model_class, config, readers, dtype=weights, memory_bytes=options.memory_bytes, rates=rates
-        )
+        with building_errors(path, model_class):
+            prepared = prepare(
+                model_class, config, readers, dtype=weights, memory_bytes=options.memory_bytes, rates=rates
+            )
     return ModelPlan(prepared.plan, prepared.inventory, rates, estimate(config, weights, n_tokens, batch))
 
 

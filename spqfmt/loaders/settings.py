@@ -80,6 +80,9 @@ def generation_settings(
     given = model.generation_config
     wanted = (*_TOKENS, "stop_strings", *(_SAMPLING if temperature > 0 else ()))
     settings = {name: value for name in wanted if (value := getattr(given, name, None)) is not None}
+    for name in settings.keys() & set(_TOKENS):
+        if not isinstance(settings[name], int) or settings[name] < 0:
+            del settings[name]
     ends = end_tokens(model, tokenizer)
     if ends:
         settings = {"pad_token_id": ends[0], **settings, "eos_token_id": ends}

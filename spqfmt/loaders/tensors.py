@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from spqfmt.errors import OptionError
 from spqfmt.importers import SourceTensor, find_importer
 from spqfmt.loaders.file import SpqFile
 from spqfmt.quantize.activations import Treatment
@@ -91,10 +92,10 @@ def main_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype:
 
 
 def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """A torch dtype from itself or from its name, torch's ("bfloat16") or ours ("bf16"). ValueError for others."""
+    """A torch dtype from itself or from its name, torch's ("bfloat16") or ours ("bf16"). OptionError for others."""
     if isinstance(dtype, torch.dtype):
         return dtype
     names = _FLOATS | {str(value).removeprefix("torch."): value for value in _FLOATS.values()}
     if dtype not in names:
-        raise ValueError(f"dtype {dtype!r}: choose one of float32, float16, bfloat16, float64")
+        raise OptionError(f"dtype {dtype!r}: choose one of float32, float16, bfloat16, float64")
     return names[dtype]
