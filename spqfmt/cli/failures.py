@@ -45,6 +45,10 @@ def about(*paths: Path) -> Iterator[None]:
         yield
     except OptionError:
         raise
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if is_out_of_memory(error):
+            raise SpqError(f"{paths[0]}: {_NO_MEMORY}") from error
+        raise
     except OSError as error:
         if error.filename is None and error.errno is not None:
             error.filename = str(paths[-1])

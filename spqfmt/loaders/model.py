@@ -95,7 +95,7 @@ def load_model(
     wanted = packing_options(path, kind, memory, packed, activations, host_memory)
     target = open_device(device, packed=wanted is not None)
     with _collection_paused(), open_stored(path) as stored, progress or Silent() as shown:
-        with asset_folder(stored.assets) as folder:
+        with asset_folder(stored.assets) as folder, quiet_transformers():
             config = read_config(path, folder, stored)
             tokenizer = _tokenizer(path, folder, stored)
             generation = None

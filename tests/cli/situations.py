@@ -289,6 +289,85 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
             ("--quick --html {dir}/o.html", "--html and --quick"),
         )
     ),
+    # what other libraries refuse
+    *(
+        (
+            f"{command.split()[0]}, a token without a row",
+            command,
+            1,
+            ["{more_tokens}: ", 'token "<x15>" has id 273, the embedding has 264 rows'],
+        )
+        for command in (
+            "run {more_tokens} --prompt <x15>",
+            "eval {more_tokens} --text {token.txt}",
+            "pack {more_tokens} {dir}/o.spq --method gptq --calibration {token.txt} --seq-len 16",
+        )
+    ),
+    (
+        "eval, a token without a row in the reference",
+        "eval {more_tokens} --max-tokens 5 --text {token.txt} --reference {whisper}",
+        1,
+        ["{whisper}: a WhisperForConditionalGeneration: it takes input_features"],
+    ),
+    *(
+        (
+            f"run, a chat template that fails: {file}",
+            f"run {{{file}}} --prompt x",
+            1,
+            [f"{{{file}}}: the model's chat template failed: {words}", "--raw"],
+        )
+        for file, words in (
+            ("raises", "no system"),
+            ("no_syntax", "unexpected 'end of template'"),
+            ("no_name", "'user' is undefined"),
+            ("no_filter", "No filter named 'zork'"),
+        )
+    ),
+    *(
+        (
+            f"{command.split()[0]}, a model that transformers cannot build: {file}",
+            f"{command.split()[0]} {{{file}}} {' '.join(command.split()[1:])}",
+            1,
+            [f"{{{file}}}: ", *words],
+        )
+        for file, *words in (
+            ("flash", "LlamaForCausalLM", "FlashAttention2"),
+            ("no_act", "LlamaForCausalLM", "unknown 'zork'"),
+            ("bad_heads", "hidden size (64) is not a multiple", "config.json"),
+        )
+        for command in (
+            "run --prompt x",
+            "eval --text {text.txt}",
+            "pack {dir}/o.spq --method gptq --samples 2 --seq-len 16",
+        )
+    ),
+    ("run, no such tokenizer", "run {bad_tokenizer} --prompt x", 1, ["{bad_tokenizer}: ", "tokenizer"]),
+    *(
+        (
+            f"run, no generation config: {file}",
+            f"run {{{file}}} --prompt x",
+            1,
+            [f"{{{file}}}: transformers cannot use its generation_config.json: {words}", "leave out"],
+        )
+        for file, words in (("bad_generation", "Expecting property name"), ("odd_generation", "it is not a"))
+    ),
+    (
+        "run, sampling that makes no sense",
+        "run {bad_sampling} --prompt x --temperature 1",
+        1,
+        ["{bad_sampling}: LlamaForCausalLM cannot generate: ", "`penalty`", "temperature 0"],
+    ),
+    ("run, whisper", "run {whisper} --prompt x", 1, ["{whisper}: a Whisper", "it takes input_features"]),
+    ("eval, whisper", "eval {whisper} --text {text.txt}", 1, ["{whisper}: a Whisper", "input_features"]),
+    ("run, bert", "run {bert} --prompt x", 1, ["{bert}: a BertForMaskedLM", "continues a text"]),
+    ("eval, bert", "eval {bert} --text {text.txt}", 1, ["{bert}: a BertForMaskedLM", "continues a text"]),
+    ("eval, t5", "eval {t5} --text {text.txt}", 1, ["{t5}: a T5ForConditionalGeneration", "an encoder"]),
+    (
+        "run, a prompt longer than the table of positions",
+        f"run {{gpt2}} --prompt {'x' * 128}",
+        1,
+        ["{gpt2}: the prompt has 128 tokens, the model takes 128 with its answer; shorten it"],
+    ),
     # output
     (
         "pack, output is there",

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
+import transformers
+from tokenizers import processors
 
 from spqfmt.errors import SpqError
 from spqfmt.loaders import generate, load_model
@@ -117,6 +120,54 @@ def test_greedy_text_whatever_the_generation_config_asks_for(
     before = loaded[0].generation_config.to_dict()
     assert generate(*loaded, "Hello", max_new_tokens=6).text == loaded[1].decode(greedy(loaded, 6))
     assert loaded[0].generation_config.to_dict() == before
+
+
+def test_what_the_tokenizer_puts_behind_a_text_is_not_continued(loaded: tuple[Any, Any]) -> None:
+    _, tokenizer = loaded
+    plain = tokenizer("Hi")["input_ids"]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=["<s>", "$A", "</s>"],
+        pair=["<s>", "$A", "$B", "</s>"],
+        special_tokens=[("<s>", 256), ("</s>", 257)],
+    )
+    assert encode_prompt(tokenizer, "Hi")[0].tolist() == [256, *plain]
+    assert encode_prompt(tokenizer, "Hi</s>")[0].tolist() == [256, *plain, 257]
+    assert encode_prompt(tokenizer, "Hi", ended=True)[0].tolist() == [256, *plain, 257]
+    tokenizer.chat_template = TEMPLATE
+    assert encode_prompt(tokenizer, "Hi")[0].tolist() == [256, *plain, 257]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_the_text_ends_where_the_table_of_positions_does(
+    tiny_folder: Callable[[str], Path], name: str
+) -> None:
+    loaded = load_model(tiny_folder(name))
+    loaded[0].generation_config.eos_token_id = None
+    loaded[1].eos_token = None
+    result = generate(*loaded, "x" * 120, max_new_tokens=30)
+    assert (result.n_prompt_tokens, result.n_new_tokens) == (120, 8)
+    with pytest.raises(SpqError, match="the prompt has 128 tokens, the model takes 128 with its answer"):
+        generate(*loaded, "x" * 128)
+    # Positions that are computed have no end.
+    assert generate(*load_model(tiny_folder("llama")), "x" * 140, max_new_tokens=3).n_prompt_tokens == 140
+
+
+def test_a_model_with_an_encoder_answers(tmp_path: Path) -> None:
+    config = transformers.T5Config(
+        vocab_size=264, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    tiny.byte_tokenizer().save_pretrained(tmp_path)
+    model, tokenizer = load_model(tmp_path)
+    ids = tokenizer("Hello", return_tensors="pt")["input_ids"]
+    made = torch.zeros(1, 1, dtype=torch.long)
+    for _ in range(5):
+        with torch.no_grad():
+            made = torch.cat([made, model(ids, decoder_input_ids=made).logits[:, -1:].argmax(-1)], 1)
+    result = generate(model, tokenizer, "Hello", max_new_tokens=5)
+    assert (result.text, result.n_new_tokens) == (tokenizer.decode(made[0, 1:]), 5)
 
 
 def test_no_template_and_no_text(loaded: tuple[Any, Any]) -> None:

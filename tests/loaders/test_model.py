@@ -19,6 +19,7 @@ from spqfmt.errors import (
     ChecksumError,
     CorruptError,
     ImporterError,
+    OptionError,
     SpqError,
     UnsupportedError,
     UnusedTensorsWarning,
@@ -240,6 +241,55 @@ def test_code_of_the_model_is_never_run(llama: Path) -> None:
 def test_weights_of_another_quantization_format(llama: Path) -> None:
     configure(llama, quantization_config={"quant_method": "gptq", "bits": 4})
     refuse(llama, UnsupportedError, "quantized by another format (gptq)")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"hidden_act": "zork"}, "cannot build the LlamaForCausalLM of its config.json: unknown 'zork'"),
+        (
+            {"attn_implementation": "flash_attention_2"},
+            "cannot build the LlamaForCausalLM of its config.json",
+        ),
+        ({"rope_parameters": {"rope_type": "zork"}}, "cannot build the LlamaForCausalLM of its config.json"),
+        ({"pad_token_id": 9999}, "Padding_idx must be within num_embeddings"),
+        ({"num_hidden_layers": "two"}, "cannot use its config.json: Validation error"),
+        ({"num_attention_heads": 3}, "cannot use its config.json: Class validation error"),
+        ({"dtype": "zork"}, "cannot use its config.json: module 'torch' has no attribute 'zork'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("packed", [None, True])
+def test_a_config_that_transformers_cannot_build(
+    tiny_folder: Callable[[str], Path],
+    tmp_path: Path,
+    values: dict[str, object],
+    words: str,
+    packed: bool | None,
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder("llama"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+    spqfmt.pack(folder, tmp_path / "m.spq")
+    with pytest.raises(UnsupportedError, match=re.escape(words)) as caught:
+        load_model(tmp_path / "m.spq", packed=packed)
+    assert str(tmp_path / "m.spq") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_architectures_that_are_no_names(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder("llama"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": [3, "AutoModel"]}))
+    assert type(load_model(folder)[0]) is transformers.LlamaForCausalLM
+
+
+@pytest.mark.parametrize("device", ["tpu", "cpu:x", "cuda:-1"])
+def test_a_device_that_there_is_not(tiny_folder: Callable[[str], Path], device: str) -> None:
+    with pytest.raises(OptionError, match=f"device '{device}'"):
+        load_model(tiny_folder("llama"), device=device)
 
 
 def test_a_broken_tokenizer(llama: Path) -> None:
