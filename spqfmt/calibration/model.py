@@ -7,7 +7,6 @@ so that a block computes what the loaded model would.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -24,22 +23,15 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
+from spqfmt.calibration.assets import asset_folder
 from spqfmt.calibration.limits import within_limits
 from spqfmt.errors import ImporterError, SpqError, UnsupportedError, foreign_errors
 from spqfmt.importers.base import SourceModel, SourceTensor
 
-_DATA_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken"})
 
-
-@contextmanager
-def asset_folder(model: SourceModel) -> Iterator[Path]:
-    """The source's small files in a temporary folder: transformers reads config and tokenizer from nowhere else."""
-    with tempfile.TemporaryDirectory(prefix="spqfmt-") as name:
-        folder = Path(name)
-        for asset in model.assets:
-            if Path(asset.name).suffix in _DATA_SUFFIXES and Path(asset.name).name == asset.name:
-                (folder / asset.name).write_bytes(asset.data)
-        yield folder
+def source_folder(model: SourceModel) -> AbstractContextManager[Path]:
+    """The source's small files in a temporary folder; see `asset_folder`."""
+    return asset_folder({asset.name: asset.data for asset in model.assets})
 
 
 NO_CALIBRATION = "take a method that needs no calibration, such as rtn, or ecq with --no-calibration"
@@ -54,7 +46,7 @@ def load_tokenizer(model: SourceModel) -> Any:
             f"put its files beside the weights, or {NO_CALIBRATION}"
         )
 
-    with asset_folder(model) as folder, foreign_errors(explained):
+    with source_folder(model) as folder, foreign_errors(explained):
         return transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
@@ -96,7 +88,7 @@ class ModelShell:
         self.source = source
         self.dtype = dtype
         self.device = torch.device(device)
-        with asset_folder(source) as folder, quiet_transformers(), running_errors(source.architecture):
+        with source_folder(source) as folder, quiet_transformers(), running_errors(source.architecture):
             config = read_config(folder)
             self.model = _build_empty(source, config, dtype)
         targets = Targets(self.model)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from spqfmt.calibration.model import Targets, asset_folder, find_model_class, quiet_transformers, read_config
+from spqfmt.calibration.model import Targets, find_model_class, quiet_transformers, read_config, source_folder
 from spqfmt.importers.base import SourceModel
 from spqfmt.records import FLOATS, TensorRecord
 
@@ -126,10 +126,10 @@ def unused_tensors(source: SourceModel) -> tuple[str, ...]:
 
 def _skeleton(source: SourceModel) -> Any | None:
     """transformers' model of the source, without weights; None where it has none."""
-    with asset_folder(source) as folder, quiet_transformers():
-        try:
+    try:
+        with source_folder(source) as folder, quiet_transformers():
             config = read_config(folder)
             with torch.device("meta"):
                 return find_model_class(config)(config)
-        except Exception:  # noqa: BLE001  # a foreign config may make transformers' classes raise anything
-            return None
+    except Exception:  # noqa: BLE001  # a foreign config may make transformers' classes raise anything
+        return None

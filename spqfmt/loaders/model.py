@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import transformers
 
+from spqfmt.calibration.assets import asset_folder
 from spqfmt.calibration.model import find_model_class, quiet_transformers
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import (
@@ -32,7 +33,6 @@ from spqfmt.errors import (
     foreign_errors,
     one_sentence,
 )
-from spqfmt.loaders.assets import asset_folder
 from spqfmt.loaders.device.load import (
     ceilings_for,
     make_device_engine,
@@ -112,6 +112,8 @@ def load_model(
                     model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None}
                 )
             model = model.to(device.torch_device if isinstance(device, Device) else device)
+    # Not what the config says: transformers looks for more weights there (adapters of a language, draft layers).
+    model.name_or_path = model.config.name_or_path = str(path.resolve())
     if generation is not None and model.can_generate():
         model.generation_config = generation
     return model, tokenizer
@@ -167,7 +169,9 @@ def read_config(path: Path, folder: Path, stored: StoredModel) -> Any:
 
     def explained(reason: str) -> SpqError:
         return UnsupportedError(
-            f"{path}: transformers cannot use its config.json: {reason}; a newer transformers may", "config"
+            f"{path}: transformers cannot use its config.json: {reason.replace(str(folder), str(path))}; "
+            "a newer transformers may",
+            "config",
         )
 
     with foreign_errors(explained):
@@ -180,7 +184,10 @@ def read_config(path: Path, folder: Path, stored: StoredModel) -> Any:
 
 def refuse_quantized(path: Path, config: Any) -> None:
     """Raise UnsupportedError for a config whose model another format has quantized."""
-    quantization = getattr(config, "quantization_config", None)
+    # The two places that transformers looks at.
+    parts = (config, config.get_text_config(decoder=True))
+    found = (getattr(part, "quantization_config", None) for part in parts)
+    quantization = next((one for one in found if one is not None), None)
     if quantization is not None:
         method = (
             dict(quantization).get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
@@ -196,7 +203,8 @@ def _tokenizer(path: Path, folder: Path, stored: StoredModel) -> Any:
         return None
 
     def explained(reason: str) -> SpqError:
-        return UnsupportedError(f"{path}: transformers cannot use its tokenizer: {reason}", "tokenizer")
+        why = reason.replace(str(folder), str(path))
+        return UnsupportedError(f"{path}: transformers cannot use its tokenizer: {why}", "tokenizer")
 
     with foreign_errors(explained):
         return transformers.AutoTokenizer.from_pretrained(

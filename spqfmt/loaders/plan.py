@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from spqfmt.calibration.assets import asset_folder
 from spqfmt.calibration.model import find_model_class
 from spqfmt.container.shards import open_readers
-from spqfmt.loaders.assets import asset_folder
 from spqfmt.loaders.model import building_errors, read_config
 from spqfmt.loaders.packed.load import prepare
 from spqfmt.loaders.packed.options import packing_options

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from spqfmt.calibration.harmless import dropped_values
 from spqfmt.errors import OptionError
 from spqfmt.loaders.inputs import treat_inputs
 from spqfmt.loaders.lazy import lazy_state
@@ -56,6 +58,7 @@ def load_pretrained(
             folder if config is None else config, return_unused_kwargs=True, **options
         )
     refuse_quantized(path, config)
+    _leave_out(Path(folder, "config.json"), config)
     with open_stored(path) as stored:
         dtype = _dtype(asked, config, stored)
         exact = dtype if isinstance(dtype, torch.dtype) else torch.float32
@@ -68,6 +71,35 @@ def load_pretrained(
     if options.get("generation_config") is None and generation.exists() and model.can_generate():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     return loaded
+
+
+def _leave_out(file: Path, config: Any) -> None:
+    """Take back what `file` has set in `config` and `harmless` leaves out: kernels that a hub would be asked for."""
+    try:
+        settings = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return  # no such file: the config is the caller's
+    dropped = [value for _, value in dropped_values(settings)]
+    named = {name for value in dropped for name in _strings(value)}
+    for part in _parts(config):
+        for key in ("_attn_implementation_internal", "_experts_implementation_internal"):
+            if getattr(part, key, None) in named:
+                setattr(part, key, None)
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    yield config
+    for part in (getattr(config, name, None) for name in config.sub_configs):
+        if part is not None:
+            yield from _parts(part)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, str):
+        yield value
 
 
 def _load_packed(path: Path, model_class: Any, options: dict[str, Any]) -> Any:

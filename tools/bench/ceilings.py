@@ -31,7 +31,7 @@ import torch
 import transformers
 
 import spqfmt
-from spqfmt.loaders.assets import asset_folder
+from spqfmt.calibration.assets import asset_folder
 from spqfmt.loaders.plan import ModelPlan, plan_model
 
 N_PROMPT = 16

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from spqfmt.calibration.assets import asset_folder
 from spqfmt.calibration.model import find_model_class
 from spqfmt.container.shards import open_readers
-from spqfmt.loaders.assets import asset_folder
 from spqfmt.loaders.device.load import PART_BYTES, Ceilings, prepare_for_device
 from spqfmt.loaders.model import read_config
 from spqfmt.loaders.packed.options import packing_options

@@ -1,4 +1,4 @@
-"""A model's assets as files: transformers reads config and tokenizer from a folder only."""
+"""A model's small files in a folder: transformers reads config and tokenizer from nowhere else."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from spqfmt.calibration.harmless import harmless
 from spqfmt.errors import CorruptError
 
 # Read by transformers and never code: what else a file may carry stays out of the folder.
@@ -17,7 +18,8 @@ _SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken"})
 def asset_folder(assets: Mapping[str, bytes]) -> Iterator[Path]:
     """A private temporary folder with `assets`, gone when the context ends.
 
-    Only kinds of files that hold data are written. Raises CorruptError for a name that would leave the folder.
+    Only kinds of files that hold data are written, without the settings that lead elsewhere (see `harmless`). Raises
+    CorruptError for a name that would leave the folder, UnsupportedError for such a setting that cannot be left out.
     """
     with tempfile.TemporaryDirectory(prefix="spqfmt-") as name:
         folder = Path(name)
@@ -28,5 +30,5 @@ def asset_folder(assets: Mapping[str, bytes]) -> Iterator[Path]:
             if path.suffix in _SUFFIXES:
                 file = folder / path
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(data)
+                file.write_bytes(harmless(asset, data))
         yield folder
