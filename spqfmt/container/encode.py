@@ -1,6 +1,7 @@
 """Elements -> an encoded chunk: the codec of each plane and its checksum."""
 
 import numpy as np
+import zstandard
 
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
@@ -16,6 +17,8 @@ BEST = "rans"
 """What `auto` tries for each plane."""
 MIN_SAVING = 0.01
 """A plane that would shrink by less is stored raw: decoding it would cost more time than its bytes are worth."""
+MANY_TENSORS = 4000
+"""From here on an index takes seconds at zstd's highest level, and more of them the larger it is."""
 
 
 def encode_chunk(elements: Elements, dtype: str, codec: str) -> EncodedChunk:
@@ -57,3 +60,8 @@ def encode_text(raw: Bytes) -> EncodedChunk:
         stored, codec = raw.tobytes(), wire.CODEC_RAW
     entropy = order0_bits(raw)
     return EncodedChunk(raw.size, (EncodedPlane(stored, codec, native.crc32(stored), entropy),))
+
+
+def compress_index(text: bytes, n_tensors: int) -> bytes:
+    """A file's index as it is stored: its text, which describes so many tensors, as one zstd frame."""
+    return zstandard.ZstdCompressor(level=19 if n_tensors < MANY_TENSORS else 12).compress(text)

@@ -9,11 +9,10 @@ from types import MappingProxyType, TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
-import zstandard
 
 from spqfmt import wire
 from spqfmt.codecs.chunks import EncodedChunk
-from spqfmt.container.encode import encode_text
+from spqfmt.container.encode import compress_index, encode_text
 from spqfmt.container.features import (
     index_features,
     optional_features,
@@ -192,7 +191,7 @@ class Writer:
         root |= {} if partial_plan is None else {"partial_plan": partial_plan}
         root |= {} if shard is None else {"shard": dict(shard)}
         text = dump(root)
-        stored = zstandard.ZstdCompressor(level=19).compress(text)
+        stored = compress_index(text, len(self._tensors))
         earned = wire.INDEX_RATIO * len(stored) + wire.INDEX_SLACK_BYTES
         if len(stored) >= len(text) or len(text) > earned:
             stored = text

@@ -88,7 +88,11 @@ def _plan_tensor(source: SourceTensor, options: PackOptions) -> PlannedTensor:
 
 
 def _tied_behind_target(tensors: Sequence[SourceTensor]) -> Iterator[SourceTensor]:
+    followers: dict[str, list[SourceTensor]] = {}
+    for tensor in tensors:
+        if tensor.tied_to is not None:
+            followers.setdefault(tensor.tied_to, []).append(tensor)
     for tensor in tensors:
         if tensor.tied_to is None:
             yield tensor
-            yield from (other for other in tensors if other.tied_to == tensor.name)
+            yield from followers.get(tensor.name, ())

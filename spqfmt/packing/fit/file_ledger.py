@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
-import zstandard
 
 from spqfmt import wire
 from spqfmt.codecs.chunks import EncodedChunk
-from spqfmt.container.encode import encode_chunk, encode_text
+from spqfmt.container.encode import compress_index, encode_chunk, encode_text
 from spqfmt.container.strict_json import Json, dump
 from spqfmt.importers.base import Asset
 from spqfmt.records import align, n_planes
@@ -139,7 +138,7 @@ class FileLedger:
             "assets": [asset.record for asset in self.assets],
             "metadata": dict(self.metadata),
         }
-        index_bytes = float(len(zstandard.ZstdCompressor(level=19).compress(dump(root))))
+        index_bytes = float(len(compress_index(dump(root), sum(len(names) for _, names in self.segments))))
         if missing:
             each = max(_RECORD_BYTES, index_bytes / max(1, len(records)))
             index_bytes = _INDEX_SLACK * (index_bytes + missing * each)
