@@ -10,6 +10,7 @@ Comments that begin with `# >` quote FORMAT.md word for word. Read it in FORMAT.
     spq_reference/container.py   2, 3     header, trailer, digest, features, layout
     spq_reference/text.py        3        the JSON text
     spq_reference/records.py     3, 6-9   records of the index
+    spq_reference/folders.py     7.1      which assets may be files in a folder
     spq_reference/codecs.py      4        raw, zstd, rans
     spq_reference/schemes.py     5        what a scheme requires of a record
     spq_reference/restore.py     5        the weights
@@ -23,6 +24,7 @@ from pathlib import Path
 from spq_reference import codecs
 from spq_reference.container import read_container
 from spq_reference.errors import SpqRefError
+from spq_reference.folders import as_files
 from spq_reference.numbers import elements
 from spq_reference.records import Index, Stream, Tensor
 from spq_reference.restore import Streams, restore
@@ -100,8 +102,9 @@ def main(arguments: list[str]) -> int:
         return 1
     for name, tensor in decoded.tensors.items():
         print(f"{tensor.sha256}  {tensor.dtype}{list(tensor.shape)}  {name}")
+    kinds = as_files(list(decoded.assets))
     for name, asset in decoded.assets.items():
-        print(f"{hashlib.sha256(asset).hexdigest()}  asset  {name}")
+        print(f"{hashlib.sha256(asset).hexdigest()}  asset, {kinds.get(name, 'never a file')}  {name}")
     return 0
 
 

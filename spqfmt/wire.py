@@ -67,6 +67,91 @@ LOG8_TABLE: Final[tuple[int, ...]] = (
 LOG8_MIN_BIAS: Final[int] = -1024
 LOG8_MAX_BIAS: Final[int] = 1024
 OUTLIER_GAP_ESCAPE: Final[int] = 255
+ASSET_DATA_ENDINGS: Final[tuple[str, ...]] = (
+    ".bpe",
+    ".cff",
+    ".codes",
+    ".csv",
+    ".jinja",
+    ".json",
+    ".jsonl",
+    ".md",
+    ".model",
+    ".model.v1",
+    ".model.v11",
+    ".model.v13",
+    ".model.v2",
+    ".model.v3",
+    ".model.v7",
+    ".spm",
+    ".tiktoken",
+    ".tsv",
+    ".txt",
+    ".vocab",
+)
+ASSET_DATA_NAMES: Final[tuple[str, ...]] = (
+    "authors",
+    "citation",
+    "copying",
+    "licence",
+    "license",
+    "license-apache",
+    "license-code",
+    "license-mit",
+    "license-model",
+    "notice",
+    "readme",
+    "use_policy",
+    "version",
+)
+ASSET_FOLDER_ENDINGS: Final[tuple[str, ...]] = (
+    ".safetensors",
+)
+ASSET_CODE_ENDINGS: Final[tuple[str, ...]] = (
+    ".py",
+    ".yaml",
+    ".yml",
+)
+ASSET_CODE_NAMES: Final[tuple[str, ...]] = (
+    "agents.md",
+    "claude.md",
+    "cmakelists.txt",
+    "composer.json",
+    "deno.json",
+    "gemini.md",
+    "package.json",
+    "requirements.txt",
+)
+ASSET_NEVER_ENDINGS: Final[tuple[str, ...]] = (
+    ".index.json",
+    "adapter_config.json",
+)
+ASSET_DEVICE_NAMES: Final[tuple[str, ...]] = (
+    "aux",
+    "com0",
+    "com1",
+    "com2",
+    "com3",
+    "com4",
+    "com5",
+    "com6",
+    "com7",
+    "com8",
+    "com9",
+    "con",
+    "lpt0",
+    "lpt1",
+    "lpt2",
+    "lpt3",
+    "lpt4",
+    "lpt5",
+    "lpt6",
+    "lpt7",
+    "lpt8",
+    "lpt9",
+    "nul",
+    "prn",
+)
 
 CODECS: Final[dict[str, int]] = {
     "raw": 0,

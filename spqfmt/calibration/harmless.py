@@ -70,7 +70,7 @@ def harmless(name: str, data: bytes) -> bytes:
 
     Raises UnsupportedError for one without which the model would be another.
     """
-    change = _CHANGES.get(name)
+    change = _CHANGES.get(name.lower())  # some file systems make no difference of case
     if change is None:
         return data
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from spqfmt.cli.failures import about
+from spqfmt.cli.left_out import tell_left_out
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.progress import Bar
 
@@ -17,9 +18,14 @@ from spqfmt.cli.progress import Bar
     is_flag=True,
     help="Copy FILE instead: AutoModelForCausalLM.from_pretrained(OUT_DIR) loads it once spqfmt is imported.",
 )
+@click.option(
+    "--with-code", is_flag=True, help="Write the model's own code too. Read it before anything runs it."
+)
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
-def unpack(*, file: Path, out_dir: Path, keep_packed: bool, quiet: bool) -> None:
+def unpack(*, file: Path, out_dir: Path, keep_packed: bool, with_code: bool, quiet: bool) -> None:
     """Write FILE as a Hugging Face folder: safetensors, config, tokenizer. Quantized tensors are dequantized.
+
+    Files of FILE that could be run or followed by other programs are left out, and named.
 
     \b
     spqfmt unpack model.spq model-folder
@@ -29,6 +35,13 @@ def unpack(*, file: Path, out_dir: Path, keep_packed: bool, quiet: bool) -> None
     from spqfmt.reading.unpack import unpack as write_folder
 
     with about(file, out_dir):
-        write_folder(file, out_dir, keep_packed=keep_packed, progress=Bar("unpacking", quiet=quiet))
+        report = write_folder(
+            file,
+            out_dir,
+            keep_packed=keep_packed,
+            with_code=with_code,
+            progress=Bar("unpacking", quiet=quiet),
+        )
     if not quiet:
         click.echo(f"{out_dir}: written", err=True)
+        tell_left_out(report.left_out)

@@ -3,7 +3,6 @@
 Nothing is made of keys that this version does not know.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt import wire
+from spqfmt.asset_names import is_asset_name
 from spqfmt.container.features import ALL_REQUIRED, index_features, required_mask
 from spqfmt.container.stream_records import STREAM, parse_streams
 from spqfmt.container.strict_json import Json, member, optional
@@ -38,7 +38,6 @@ _ROOT: Wanted = {
 }
 _SEGMENT: Wanted = {"name": "scalar", "n_tensors": "scalar"}
 _ASSET: Wanted = {"name": "scalar", "stream": STREAM}
-_ASSET_NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]+(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]+)*")
 
 
 def parse_index(
@@ -157,7 +156,7 @@ def _assets(text: bytes, spans: NDArray[np.int64], end: int) -> tuple[AssetRecor
     for span in spans.tolist():
         record = _project(text, span, _ASSET, "index: an asset")
         name = member(record, "name", str, "index: asset")
-        if not _ASSET_NAME.fullmatch(name) or len(name) > 255 or name in assets:
+        if not is_asset_name(name) or name in assets:
             raise CorruptError(f"asset name {name[:80]!r} is not allowed or there twice")
         where = f"asset {name!r}"
         begin = align(end, wire.CHUNK_ALIGNMENT)

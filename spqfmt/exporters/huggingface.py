@@ -8,12 +8,13 @@ import os
 import shutil
 import struct
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import torch
 
+from spqfmt.asset_names import as_files
 from spqfmt.errors import EncodeError
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES
 
@@ -63,8 +64,8 @@ def export_huggingface(
 
     A tensor larger than that gets a shard of its own. With `copies` these files are copied into the folder instead.
     All is written beside `folder` under a temporary name, synced and renamed, so a folder of that name is always whole.
-    Raises FileExistsError when `folder` exists and is not empty, EncodeError for an asset name that would leave the
-    folder or a tensor that is not what it says or has a name that safetensors cannot hold.
+    Raises FileExistsError when `folder` exists and is not empty, EncodeError for an asset whose name may not be a file
+    and for a tensor that is not what it says or has a name that safetensors cannot hold.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -74,8 +75,9 @@ def export_huggingface(
         raise EncodeError(
             f"tensor {_METADATA!r}: safetensors keeps this name for itself; rename it in the source"
         )
-    for name in assets:
-        _check_asset_name(name, {file.name for file in copies})
+    refused = next(iter(set(assets) - set(as_files(assets))), None)
+    if refused is not None:
+        raise EncodeError(f"asset {refused!r} has no name that may be written into a folder (FORMAT.md 7.1)")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
     partial.mkdir()
@@ -102,23 +104,6 @@ def _copy(files: Sequence[Path], folder: Path) -> None:
         shutil.copyfile(file, folder / file.name)
         with (folder / file.name).open("rb+") as copy:
             os.fsync(copy.fileno())
-
-
-# What transformers, or a user, would take for the model's weights or run: pickles above all.
-_NOT_ASSETS = (
-    ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".pkl", ".pickle",
-    ".h5", ".msgpack", ".gguf", ".spq", ".spq.index.json", ".py", ".so",
-)  # fmt: skip
-
-
-def _check_asset_name(name: str, weight_files: Collection[str]) -> None:
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise EncodeError(f"asset {name!r} is not a path inside the folder")
-    if name.endswith(_NOT_ASSETS) or name in weight_files:
-        raise EncodeError(
-            f"asset {name!r} has the name of weights or code, which no asset may bring into a folder"
-        )
 
 
 def _n_bytes(tensor: ExportTensor) -> int:

@@ -1,12 +1,13 @@
 """A .spq file back to a Hugging Face folder."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spqfmt.asset_names import as_files
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_readers, refuse_lone_shard
 from spqfmt.exporters.huggingface import export_huggingface
@@ -16,6 +17,14 @@ from spqfmt.records import TensorRecord
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True)
+class UnpackReport:
+    """What became of the model's small files. `left_out`: names of those that were not written, with the reason."""
+
+    written: tuple[str, ...]
+    left_out: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -58,27 +67,42 @@ def unpack(
     folder: str | os.PathLike[str],
     *,
     keep_packed: bool = False,
+    with_code: bool = False,
     progress: Progress | None = None,
-) -> None:
+) -> UnpackReport:
     """Write safetensors, config and tokenizer of a packed model into `folder`, which must not hold anything.
 
     Quantized tensors are dequantized. With `keep_packed` the weights stay in a copy of the file: transformers loads
-    such a folder once spqfmt is imported. Raises FormatError for the file, FileExistsError and OSError for the folder.
+    such a folder once spqfmt is imported. Of the model's small files those are written that FORMAT.md 7.1 allows in a
+    folder; code among them only `with_code`. Raises FormatError for the file, FileExistsError and OSError for the
+    folder, EncodeError for a tensor's name that safetensors cannot hold.
     """
     with ExitStack() as stack, progress or Silent() as shown:
         readers = open_readers(path)
         for reader in readers:
             stack.callback(reader.close)
         refuse_lone_shard(path, readers)
+        assets, report = _chosen(readers, with_code=with_code)
         if keep_packed:
             copies = [reader.path for reader in readers]
             copies += [] if copies[0] == Path(path) else [Path(path)]
-            export_huggingface(Path(folder), [], _assets(readers), copies=copies)
-            return
+            export_huggingface(Path(folder), [], assets, copies=copies)
+            return report
         tensors = [_Restored(r, record, shown) for r in readers for record in r.index.tensors]
         shown.start(sum(t.record.source_bytes for t in tensors if t.tied_to is None))
-        export_huggingface(Path(folder), tensors, _assets(readers))
+        export_huggingface(Path(folder), tensors, assets)
+        return report
 
 
-def _assets(readers: Sequence[Reader]) -> dict[str, bytes]:
-    return {asset.name: reader.read_asset(asset.name) for reader in readers for asset in reader.index.assets}
+def _chosen(readers: Sequence[Reader], *, with_code: bool) -> tuple[dict[str, bytes], UnpackReport]:
+    """The assets to write, and the report."""
+    holders = {asset.name: reader for reader in readers for asset in reader.index.assets}
+    kinds = as_files(holders)
+    left_out = dict.fromkeys(holders, "its name may not be written into a folder")
+    for name, kind in kinds.items():
+        if kind == "data" or with_code:
+            del left_out[name]
+        else:
+            left_out[name] = "code, which is written with --with-code alone"
+    chosen = {name: reader.read_asset(name) for name, reader in holders.items() if name not in left_out}
+    return chosen, UnpackReport(tuple(chosen), left_out)

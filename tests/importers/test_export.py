@@ -158,8 +158,11 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
         "model.safetensors",
         "a\\b",
         "pytorch_model.bin",
-        "modeling.py",
         "x.pkl",
+        ".git/config",
+        "model.PT",
+        "model.safetensors.index.json",
+        "adapter_config.json",
     ],
 )
 def test_asset_names_stay_inside(tmp_path: Path, name: str) -> None:

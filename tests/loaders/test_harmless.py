@@ -222,6 +222,10 @@ def test_what_is_left_out_is_left_out_at_every_depth() -> None:
     assert found == {"mecab_kwargs": {"mecab_dic": "ipadic"}}
 
 
+def test_names_in_capitals_are_seen_too() -> None:
+    assert json.loads(harmless("Config.JSON", b'{"auto_map": 1, "a": 2}')) == {"a": 2}
+
+
 def test_settings_nested_without_end_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="nested deeper"):
         harmless("config.json", b'{"a":' * 100_000)

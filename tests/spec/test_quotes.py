@@ -17,6 +17,8 @@ REGISTRY = tomllib.loads((ROOT / "spec" / "registry.toml").read_text(encoding="u
 NOT_DECODING = (
     "MUST, SHOULD and MAY are used as in RFC 2119.",
     "A reader MUST NOT execute an asset.",
+    "writes assets as files MUST write those alone that this section allows",
+    "A reader MUST NOT refuse a file because it holds them.",
     "its length MUST NOT pass `max_index_raw_bytes`.",
     "`file` MUST be the name of shard k",
     "A reader that opens the model through this file MUST check",

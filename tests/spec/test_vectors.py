@@ -27,6 +27,8 @@ NO_VECTOR = (
     "MUST, SHOULD and MAY are used as in RFC 2119.",
     "A reader MUST check the digest before it decodes the index",
     "A reader MUST NOT execute an asset.",
+    "writes assets as files MUST write those alone that this section allows",
+    "A reader MUST NOT refuse a file because it holds them.",
     "A reader MUST refuse files beyond these limits",
     "its length MUST NOT pass `max_index_raw_bytes`.",
     "A reader that opens the model through this file MUST check",

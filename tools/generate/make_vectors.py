@@ -32,7 +32,7 @@ def make() -> dict[str, bytes]:
             "file_bytes": len(data),
             "tensors": {key: digest(content) for key, content in vector.tensors.items()},
             "assets": {key: digest(content) for key, content in vector.assets.items()},
-        }
+        } | ({"as_files": vector.as_files} if vector.as_files else {})
     files["valid/shards.spq.index.json"] = valid_grouped.shard_index_text(shard_index).encode()
     files["valid/manifest.json"] = manifest(entries)
     for part in (

@@ -23,6 +23,8 @@ class Vector:
     file: File
     tensors: dict[str, bytes] = field(default_factory=dict)
     assets: dict[str, bytes] = field(default_factory=dict)
+    as_files: dict[str, str] = field(default_factory=dict)
+    """What assets are as files of a folder (FORMAT.md 7.1), "data" or "code"; the others are left out."""
 
 
 def vector(make: Callable[[], Vector]) -> Callable[[], Vector]:
@@ -208,6 +210,34 @@ def assets() -> Vector:
     contents = {"config.json": config, "original/READ_ME-1.txt": readme, "empty": b"", "...": b"\0\xff"}
     file = File(assets=held, extra=extra, optional=3)
     return Vector("assets of several chunks, an empty one; metadata; partial_plan", file, {}, contents)
+
+
+@vector
+def asset_files() -> Vector:
+    """Assets that may be files in a folder, and many that may not."""
+    data = (
+        "config.json", "LICENSE", "Notice", "README.md", "merges.TXT", "source.spm", "vocab.bpe", "tokenizer.model.v3",
+        "1_Pooling/config.json", "2_Dense/model.safetensors", "chat_template.jinja", "a/b/c/names.tsv", "License-MIT",
+    )  # fmt: skip
+    code = (
+        "modeling.py", "custom_generate/GENERATE.PY", "recipe.yaml", "package.json", "sub/requirements.txt",
+        "AGENTS.md", "CMakeLists.txt",
+    )  # fmt: skip
+    neither = (
+        ".git/config", ".git/config.json", "x.pyc", ".env", "Makefile", "model.PT", "model.safetensors", "pickle.pkl",
+        "CONFIG.JSON", "license/readme.md", "con", "NUL.json", "aux.d/x.json", "Com1.txt", ".json", "a./x.json",
+        "x.json.",
+        "model.safetensors.index.json", "adapter_config.json", "sub/Adapter_Config.json", ".hidden.json", "sub/.x/y.md",
+        "lib.so", "x.spq", "pytorch_model.bin", "tokenizer.model.v4", "README.", "conftest.pyw", "setup.cfg", "run.sh",
+        "1_pooling/CONFIG.json", "readme.md/x.txt", "...", "no_ending",
+    )  # fmt: skip
+    names = (*data, *code, *neither)
+    held = [(name, Stream("asset", "u8", name.encode())) for name in names]
+    kinds = dict.fromkeys(data, "data") | dict.fromkeys(code, "code")
+    shows = "names of assets: data, code, and what never becomes a file in a folder"
+    return Vector(
+        shows, File(assets=held, compress=zstd_index), {}, {name: name.encode() for name in names}, kinds
+    )
 
 
 @vector

@@ -1,0 +1,54 @@
+"""Names of assets (FORMAT.md 7), and which of them may be files in a folder: those that no other program runs."""
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from spqfmt import wire
+
+Kind = Literal["data", "code"]
+_NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]+(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]+)*")
+_MAX_NAME_BYTES = 255
+
+
+def is_asset_name(name: str) -> bool:
+    """Whether a file can hold an asset of this name (FORMAT.md 7)."""
+    return len(name) <= _MAX_NAME_BYTES and _NAME.fullmatch(name) is not None
+
+
+def as_files(names: Iterable[str]) -> dict[str, Kind]:
+    """Kind of each of `names`, assets in the order of the file, that may be a file (7.1); the others are left out.
+
+    Code is written only where the user asks for it.
+    """
+    kinds: dict[str, Kind] = {}
+    taken: set[str] = set()
+    folders: set[str] = set()
+    for name in names:
+        lower = name.lower()
+        parts = lower.split("/")
+        above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+        kind = _kind(parts)
+        clashes = lower in taken or lower in folders or not above.isdisjoint(taken)
+        if kind is not None and not clashes and is_asset_name(name):
+            kinds[name] = kind
+        taken.add(lower)
+        folders |= above
+    return kinds
+
+
+def _kind(parts: list[str]) -> Kind | None:
+    """Kind by the name alone, in small letters and without its slashes."""
+    last = parts[-1]
+    if last.endswith(wire.ASSET_NEVER_ENDINGS) or any(map(_is_odd, parts)):
+        return None
+    if last.endswith(wire.ASSET_CODE_ENDINGS) or last in wire.ASSET_CODE_NAMES:
+        return "code"
+    in_folder = len(parts) > 1 and last.endswith(wire.ASSET_FOLDER_ENDINGS)
+    is_data = last.endswith(wire.ASSET_DATA_ENDINGS) or last in wire.ASSET_DATA_NAMES
+    return "data" if is_data or in_folder else None
+
+
+def _is_odd(part: str) -> bool:
+    """Hidden, of a device, or a name that some systems cut short."""
+    return part.startswith(".") or part.endswith(".") or part.partition(".")[0] in wire.ASSET_DEVICE_NAMES
