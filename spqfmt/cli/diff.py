@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from spqfmt.cli.parameters import MODEL, complete_tensors
+from spqfmt.cli.parameters import SPQ, complete_tensors
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.table import Column, Table
 from spqfmt.cli.units import change, matcher, printable, relative_error, size
@@ -27,8 +27,8 @@ from spqfmt.reading.report import TensorReport
 
 
 @click.command("diff")
-@click.argument("first", type=MODEL)
-@click.argument("second", type=MODEL)
+@click.argument("first", type=SPQ)
+@click.argument("second", type=SPQ)
 @click.option(
     "--error", is_flag=True, help="Relative error of each tensor of SECOND against FIRST, worst first."
 )

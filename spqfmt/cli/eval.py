@@ -8,6 +8,7 @@ import click
 
 from spqfmt.cli.failures import about, warnings_in_one_line
 from spqfmt.cli.parameters import DEVICE, MODEL
+from spqfmt.cli.paths import InputPath
 from spqfmt.cli.pictures import html_option, write_page
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import printable
@@ -19,7 +20,7 @@ from spqfmt.cli.units import printable
     "--text",
     "text_file",
     required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=InputPath(pipes=True),
     help="UTF-8 text to score.",
 )
 @click.option("--reference", type=MODEL, help="Model to compare with, for KL(reference || FILE).")

@@ -1,6 +1,5 @@
 """What went wrong -> one line for the user, and the exit code."""
 
-import difflib
 import errno
 import os
 import re
@@ -96,15 +95,15 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
             return error.format_message(), error.exit_code
         case click.Abort() | KeyboardInterrupt():
             return str(error) or "interrupted; nothing was left behind", INTERRUPTED
-        case FileExistsError() | FileNotFoundError() | NotADirectoryError() | IsADirectoryError():
-            return _about_a_name(error), WRONG_USE
+        case FileExistsError():
+            return str(error) if error.filename is None else _about_the_system(error), WRONG_USE
         case OSError():
             return _about_the_system(error), BAD_FILE
         case SpqError():
             advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "")
-            return "; ".join(filter(None, (str(error), advice))), (
-                WRONG_USE if isinstance(error, OptionError) else BAD_FILE
-            )
+            advised = "; " in str(error) or not advice
+            message = str(error) if advised else f"{error}; {advice}"
+            return message, WRONG_USE if isinstance(error, OptionError) else BAD_FILE
         case _ if is_out_of_memory(error):
             return _NO_MEMORY, BAD_FILE
     return None
@@ -116,37 +115,10 @@ _NO_MEMORY = (
 )
 
 
-def _about_a_name(error: OSError) -> str:
-    if error.filename is None or error.strerror is None:
-        return str(error)
-    path = Path(os.fsdecode(error.filename))
-    if isinstance(error, IsADirectoryError) or (isinstance(error, FileExistsError) and path.is_dir()):
-        return f"{path}: is a folder, not a file; give an .spq file, which `spqfmt pack` makes from a model's folder"
-    if isinstance(error, FileNotFoundError):
-        missing = next((folder for folder in reversed(path.parents) if not folder.exists()), None)
-        if missing is not None:
-            return f"{missing}: no such folder"
-        return f"{path}: {error.strerror}{_similar(path)}"
-    return f"{path}: {error.strerror}"
-
-
 def _final_name(path: Path) -> Path:
     """What a temporary name stands for."""
     temporary = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.part(ial)?", path.name)
     return path.with_name(temporary[1]) if temporary else path
-
-
-def _similar(path: Path) -> str:
-    """A name in the same folder that may have been meant."""
-    try:
-        names = [entry.name for entry in os.scandir(path.parent)]
-    except OSError:
-        return ""
-    if (shards := f"{path.name}.index.json") in names:
-        return f"; the model is in shards, give {path.with_name(shards)}"
-    # Shards have like names; another one is not what was meant.
-    close = [] if "-of-" in path.name else difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
-    return f"; did you mean {path.with_name(close[0])}?" if close else ""
 
 
 def _about_the_system(error: OSError) -> str:

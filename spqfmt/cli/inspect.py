@@ -12,7 +12,7 @@ from rich.console import Console
 
 from spqfmt.cli import charts
 from spqfmt.cli.inspect_tables import error_of, group_table, parts_table, stream_table, summary, tensor_table
-from spqfmt.cli.parameters import MODEL, complete_tensors
+from spqfmt.cli.parameters import MODEL, SPQ, complete_tensors
 from spqfmt.cli.pictures import draw, html_option, png_option
 from spqfmt.cli.units import matcher, printable
 from spqfmt.reading.report import (
@@ -50,7 +50,7 @@ _SORT_KEYS: dict[str, Callable[[_Row], float]] = {
 
 
 @click.command("inspect")
-@click.argument("file", type=MODEL)
+@click.argument("file", type=SPQ)
 @click.option(
     "--by",
     type=click.Choice(["tensor", *GROUPINGS]),

@@ -9,6 +9,7 @@ import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.partial import PARTIAL, RATES
+from spqfmt.cli.paths import InputPath, OutputPath
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import printable, ratio, size
 from spqfmt.codecs.registry import CHOICES
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @click.command("pack")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("source", type=InputPath(folders=True))
+@click.argument("out", type=OutputPath())
 @click.option(
     "--method",
     help="lossless, rtn (round to nearest), gptq, spqr, dc, jsq, ecq (any size); or a baseline: "
@@ -105,7 +106,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--calibration",
-    type=click.Path(path_type=Path),
+    type=InputPath(),
     help="UTF-8 text, or .jsonl with a text field. [default: a text in the package]",
 )
 @click.option("--samples", type=int, help="Samples of the calibration. [default: 128]")

@@ -6,17 +6,16 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
+from spqfmt.cli.paths import InputPath
 from spqfmt.errors import SpqError
 
 _ENDINGS = (".spq", ".spq.index.json")
 
 
-class ModelPath(click.Path):
-    """A path, completed to .spq files where no folder is in question."""
+class ModelPath(InputPath):
+    """An .spq file, with `folders` any model; completed to .spq files where no folder is in question."""
 
-    def __init__(self) -> None:
-        # Whether it can be read is seen as it is opened, with a better message.
-        super().__init__(path_type=Path, readable=False)
+    instead = "; give an .spq file, which `spqfmt pack` makes from a model's folder"
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -45,7 +44,8 @@ def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
-MODEL = ModelPath()
+SPQ = ModelPath()
+MODEL = ModelPath(folders=True)
 DEVICE = click.option(
     "--device", default="cpu", show_default=True, callback=_device, help="cpu, cuda or cuda:N."
 )

@@ -1,8 +1,8 @@
 """The options of partial compression, which `pack` and `repack` share."""
 
-from pathlib import Path
-
 import click
+
+from spqfmt.cli.paths import InputPath
 
 PARTIAL = click.option(
     "--partial",
@@ -16,7 +16,7 @@ PARTIAL = click.option(
 )
 RATES = click.option(
     "--rates",
-    type=click.Path(path_type=Path),
+    type=InputPath(),
     metavar="FILE",
     help="For speed: how fast the machine that shall run the model decodes, in a JSON file that `spqfmt bench --rates` "
     "printed there. [default: measured on this machine]",

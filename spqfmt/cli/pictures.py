@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spqfmt.cli.failures import about
+from spqfmt.cli.paths import OutputPath
 from spqfmt.container.temporary import open_temporary
 from spqfmt.pages.text import size
 
@@ -15,15 +16,13 @@ if TYPE_CHECKING:
 
 
 def _place(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse what would fail after the work, or would cost a model."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise click.BadParameter(f"{path.parent}: no such folder", context, parameter)
+    """Refuse what would cost a model."""
     if path is not None and path.name.endswith((".spq", ".spq.index.json")):
         raise click.BadParameter(f"{path} is named like a model, which it would replace", context, parameter)
     return path
 
 
-_OUT = click.Path(dir_okay=False, path_type=Path)
+_OUT = OutputPath()
 html_option = click.option("--html", type=_OUT, callback=_place, help="Write one page for a browser.")
 png_option = click.option(
     "--png", type=_OUT, callback=_place, help="Write the charts as a picture (needs matplotlib)."

@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from spqfmt.cli.failures import about
-from spqfmt.cli.parameters import MODEL
+from spqfmt.cli.parameters import SPQ
 from spqfmt.cli.partial import PARTIAL, RATES
+from spqfmt.cli.paths import OutputPath
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import size
 from spqfmt.codecs.registry import CHOICES
@@ -16,8 +17,8 @@ from spqfmt.rewriting.repack import repack as write_file
 
 
 @click.command("repack")
-@click.argument("file", type=MODEL)
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("file", type=SPQ)
+@click.argument("out", type=OutputPath())
 @PARTIAL
 @RATES
 @click.option(

@@ -6,13 +6,14 @@ import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.left_out import tell_left_out
-from spqfmt.cli.parameters import MODEL
+from spqfmt.cli.parameters import SPQ
+from spqfmt.cli.paths import OutputPath
 from spqfmt.cli.progress import Bar
 
 
 @click.command("unpack")
-@click.argument("file", type=MODEL)
-@click.argument("out_dir", type=click.Path(path_type=Path))
+@click.argument("file", type=SPQ)
+@click.argument("out_dir", type=OutputPath(folders=True))
 @click.option(
     "--keep-packed",
     is_flag=True,

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from spqfmt.cli.parameters import MODEL
+from spqfmt.cli.parameters import SPQ
 from spqfmt.cli.progress import Bar
 from spqfmt.reading.verify import verify_file
 
 
 @click.command("verify")
-@click.argument("file", type=MODEL)
+@click.argument("file", type=SPQ)
 @click.option("--quiet", is_flag=True, help="Only the exit code.")
 def verify(*, file: Path, quiet: bool) -> None:
     """Check every checksum, chunk and rule of FILE; exit code 1 names what is wrong.

@@ -12,6 +12,7 @@ from spqfmt.errors import (
     NotSpqError,
     TruncatedError,
     UnsupportedError,
+    what_came_instead,
 )
 
 _HEADER = struct.Struct("<8sHH52s")
@@ -58,7 +59,7 @@ def pack_header() -> bytes:
 def check_header(header: bytes, file_bytes: int) -> tuple[int, int]:
     """Major and minor version of a header of up to 64 bytes."""
     if header[:8] != wire.MAGIC:
-        raise NotSpqError("not a .spq file", 0)
+        raise NotSpqError(what_came_instead(header) or "not a .spq file", 0)
     if len(header) >= 10 and (major := int.from_bytes(header[8:10], "little")) != wire.FORMAT_MAJOR:
         raise UnsupportedError(
             f"format version {major}, this spqfmt reads {wire.FORMAT_MAJOR}; update spqfmt",

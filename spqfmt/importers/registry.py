@@ -7,6 +7,7 @@ from pathlib import Path
 
 import spqfmt.importers as package
 from spqfmt.errors import ImporterError
+from spqfmt.importers._folders import refuse_stand_ins
 from spqfmt.importers.base import Importer, SourceModel
 from spqfmt.registry import find
 
@@ -18,10 +19,12 @@ def importers() -> tuple[Importer, ...]:
 
 
 def find_importer(path: str | Path) -> Importer | None:
-    """The importer that takes `path`, or None. A path that does not exist raises ImporterError."""
+    """The importer that takes `path`, or None.
+
+    Raises ImporterError for a path that does not exist, and for what looks like a model and is none.
+    """
     path = Path(path)
-    if not path.exists():
-        raise ImporterError(f"{path}: no such file or folder")
+    refuse_stand_ins(path)
     return next((importer for importer in importers() if importer.accepts(path)), None)
 
 

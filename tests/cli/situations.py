@@ -10,40 +10,40 @@ GET_AGAIN = "get it again"
 
 SITUATIONS: list[tuple[str, str, int, list[str]]] = [
     # a file that is not there
-    ("inspect, no file", "inspect {dir}/none.spq", 2, ["{dir}/none.spq: No such file"]),
+    ("inspect, no file", "inspect {dir}/none.spq", 2, ["{dir}/none.spq: no such file or folder"]),
     ("inspect, a name almost right", "inspect {dir}/god.spq", 2, ["did you mean {dir}/good.spq?"]),
     ("verify, no folder", "verify {dir}/nowhere/m.spq", 2, ["{dir}/nowhere: no such folder"]),
-    ("diff, no second file", "diff {good.spq} {dir}/none.spq", 2, ["{dir}/none.spq: No such file"]),
-    ("unpack, no file", "unpack {dir}/none.spq {dir}/o", 2, ["{dir}/none.spq: No such file"]),
-    ("repack, no file", "repack {dir}/none.spq {dir}/o.spq", 2, ["{dir}/none.spq: No such file"]),
-    ("plan, no file", "plan {dir}/none.spq", 2, ["{dir}/none.spq: No such file"]),
-    ("run, no file", "run {dir}/none.spq --prompt x", 2, ["{dir}/none.spq: No such file"]),
-    ("eval, no file", "eval {dir}/none.spq --text {text.txt}", 2, ["{dir}/none.spq: No such file"]),
+    ("diff, no second file", "diff {good.spq} {dir}/none.spq", 2, ["{dir}/none.spq: no such file or folder"]),
+    ("unpack, no file", "unpack {dir}/none.spq {dir}/o", 2, ["{dir}/none.spq: no such file or folder"]),
+    ("repack, no file", "repack {dir}/none.spq {dir}/o.spq", 2, ["{dir}/none.spq: no such file or folder"]),
+    ("plan, no file", "plan {dir}/none.spq", 2, ["{dir}/none.spq: no such file or folder"]),
+    ("run, no file", "run {dir}/none.spq --prompt x", 2, ["{dir}/none.spq: no such file or folder"]),
+    ("eval, no file", "eval {dir}/none.spq --text {text.txt}", 2, ["{dir}/none.spq: no such file or folder"]),
     (
         "eval, no text",
         "eval {good.spq} --text {dir}/none.txt",
         2,
-        ["'--text'", "{dir}/none.txt", "does not exist"],
+        ["{dir}/none.txt: no such file or folder"],
     ),
-    ("bench, no file", "bench {dir}/none.spq", 2, ["{dir}/none.spq", "does not exist"]),
-    ("pack, no source", "pack {dir}/none {dir}/o.spq", 1, ["{dir}/none: no such file or folder"]),
+    ("bench, no file", "bench {dir}/none.spq", 2, ["{dir}/none.spq: no such file or folder"]),
+    ("pack, no source", "pack {dir}/none {dir}/o.spq", 2, ["{dir}/none: no such file or folder"]),
     (
         "inspect, no reference",
         "inspect {good.spq} --reference {dir}/none",
-        1,
+        2,
         ["{dir}/none: no such file or folder"],
     ),
     (
         "repack, no rates",
         "repack {good.spq} {dir}/o.spq --partial speed --rates {dir}/none.json",
         2,
-        ["none.json"],
+        ["{dir}/none.json: no such file or folder"],
     ),
     (
         "pack, no calibration text",
         "pack {model} {dir}/o.spq --method gptq --calibration {dir}/none.txt",
         2,
-        ["{dir}/none.txt: No such file"],
+        ["{dir}/none.txt: no such file or folder"],
     ),
     # a folder where a file should be
     ("inspect, a folder", "inspect {model}", 2, ["{model}: is a folder", SPQ_ONLY]),
@@ -147,6 +147,89 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
             ),
         )
     ),
+    # what is called what it is
+    *(
+        (f"{command.split()[0]}, {what}", command.format(path), code, [f"{path}: ", *words])
+        for what, path, code, *words in (
+            ("no path at all", "{dir}/none.spq", 2, "no such file or folder"),
+            ("a link that leads nowhere", "{dangling.spq}", 1, "a link to gone, which is not there"),
+            ("an address", "https://host/m.spq", 2, "an address, not a file; download it"),
+            ("a pipe", "{pipe}", 2, "is a pipe, not a file"),
+            ("a device", "/dev/null", 2, "is a device, not a file"),
+            ("a pointer", "{pointer.spq}", 1, "a Git LFS pointer", "git lfs pull"),
+            ("a page", "{page.spq}", 1, "a web page, not the file itself", "download it again"),
+        )
+        for command in (
+            "inspect {}",
+            "verify {}",
+            "diff {{good.spq}} {}",
+            "diff {} {{good.spq}}",
+            "unpack {} {{dir}}/o",
+            "repack {} {{dir}}/o.spq",
+            "plan {}",
+            "run {} --prompt x",
+            "eval {} --text {{text.txt}}",
+            "eval {{good.spq}} --text {{text.txt}} --reference {}",
+            "inspect {{good.spq}} --reference {}",
+            "bench {}",
+        )
+    ),
+    *(
+        (f"{command.split()[0]}, {what}", command.format(path), 2, words)
+        for what, path, *words in (
+            ("no folder on the way", "{dir}/nowhere/m/x.spq", "{dir}/nowhere: no such folder"),
+            ("a file on the way", "{text.txt}/m.spq", "{text.txt}: is a file, not a folder"),
+        )
+        for command in (
+            "verify {}",
+            "run {} --prompt x",
+            "pack {} {{dir}}/o.spq",
+            "eval {{good.spq}} --text {}",
+        )
+    ),
+    *(
+        (f"{command.split()[0]}, {what} as a source", command.format(path), code, words)
+        for what, path, code, *words in (
+            ("no path at all", "{dir}/none", 2, "{dir}/none: no such file or folder"),
+            ("an address", "https://host/m", 2, "https://host/m: an address, not a file; download it"),
+            ("a name on a hub", "no-owner/name", 2, "no-owner: no such folder; a model on a hub must be"),
+            ("a pipe", "{pipe}", 2, "{pipe}: is a pipe, not a file"),
+            ("an adapter", "{adapter}", 1, "{adapter}: an adapter of some/base", "merge it into its base"),
+            ("diffusers", "{diffusers}", 1, "{diffusers}: a pipeline of several models", "text_encoder"),
+            (
+                "a hub's cache",
+                "{models--o--n}",
+                1,
+                "{models--o--n}: the cache of a hub",
+                "{models--o--n}/snapshots/0a1b",
+            ),
+            ("the root of caches", "{hub}", 1, "{hub}: the cache of a hub", "models--o--n/snapshots/0a1b"),
+            ("a missing blob", "{dangling}", 1, "{dangling}/model.safetensors: a link to ../blobs/gone"),
+            ("a missing tokenizer", "{dangling_too}", 1, "{dangling_too}/tokenizer.json: a link to gone"),
+            ("a pointer", "{pointer}", 1, "{pointer}/model.safetensors: a Git LFS pointer", "git lfs pull"),
+            ("a pointer of GGUF", "{pointer.gguf}", 1, "{pointer.gguf}: a Git LFS pointer", "git lfs pull"),
+            ("a page", "{page}", 1, "{page}/config.json: a web page", "download it again"),
+        )
+        for command in ("pack {} {{dir}}/o.spq", "run {} --prompt x", "inspect {{good.spq}} --reference {}")
+    ),
+    *(
+        (f"{command.split()[0]}, {what} to write", command.format(path), 2, words)
+        for what, path, *words in (
+            ("no folder", "{dir}/nowhere/o.spq", "{dir}/nowhere: no such folder"),
+            ("a folder that is a file", "{text.txt}/o.spq", "{text.txt}: is a file, not a folder"),
+            ("an address", "s3://b/o.spq", "s3://b/o.spq: an address, not a file"),
+            ("a folder", "{folder.spq}", "{folder.spq}: is a folder, not a file"),
+            ("a pipe", "{pipe}", "{pipe}: is a pipe, which a file would replace"),
+        )
+        for command in (
+            "pack {{model}} {} --force",
+            "repack {{good.spq}} {} --force",
+            "inspect {{good.spq}} --html {}",
+            "inspect {{good.spq}} --png {}",
+            "eval {{good.spq}} --text {{text.txt}} --html {}",
+            "plan {{good.spq}} --html {}",
+        )
+    ),
     # damage
     *(
         (f"{name}, {what}", f"{name} {{{file}}} {rest}", 1, [f"{{{file}}}: {words}", advice])
@@ -189,7 +272,7 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         "inspect, the name that the shards were packed to",
         "inspect {dir}/parts.spq",
         2,
-        ["{dir}/parts.spq: No such file", "the model is in shards, give {dir}/parts.spq.index.json"],
+        ["{dir}/parts.spq: no such file", "the model is in shards, give {dir}/parts.spq.index.json"],
     ),
     (
         "run, one shard",
@@ -206,7 +289,7 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
     (
         "verify, a shard is gone",
         "verify {moved.spq.index.json}",
-        2,
+        1,
         ["{dir}/moved-00001-of-", "not there, but moved.spq.index.json lists it"],
     ),
     # sources

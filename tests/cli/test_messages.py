@@ -45,6 +45,11 @@ def _edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], obje
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def _replace_by_link(file: Path, target: str) -> None:
+    file.unlink()
+    file.symlink_to(target)
+
+
 def _add_tokens(folder: Path) -> None:
     tokenizer = tiny.byte_tokenizer()
     tokenizer.add_tokens([f"<x{i}>" for i in range(20)], special_tokens=True)
@@ -138,6 +143,29 @@ def files(models: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         OTHERS[name]().save_pretrained(root / name)
         tiny.byte_tokenizer().save_pretrained(root / name)
     tiny.build("gpt2", root / "gpt2")
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 538090408\n"
+    page = b"<!DOCTYPE html>\n<html><body>Sign in</body></html>"
+    for path in ("pointer.spq", "pointer.gguf"):
+        (root / path).write_bytes(pointer)
+    (root / "page.spq").write_bytes(page)
+    (root / "dangling.spq").symlink_to("gone")
+    (root / "folder.spq").mkdir()
+    os.mkfifo(root / "pipe")
+    for name, change in {
+        "dangling": lambda f: _replace_by_link(f / "model.safetensors", "../blobs/gone"),
+        "dangling_too": lambda f: _replace_by_link(f / "tokenizer.json", "gone"),
+        "pointer": lambda f: (f / "model.safetensors").write_bytes(pointer),
+        "page": lambda f: (f / "config.json").write_bytes(page),
+    }.items():
+        _variant(models, root / name, change)
+    (root / "adapter").mkdir()
+    (root / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    save_file({"lora_A": torch.zeros(2)}, root / "adapter" / "adapter_model.safetensors")
+    (root / "diffusers" / "text_encoder").mkdir(parents=True)
+    (root / "diffusers" / "model_index.json").write_text('{"_class_name": "SomePipeline"}')
+    for cache in (root / "models--o--n", root / "hub" / "models--o--n"):
+        (cache / "blobs").mkdir(parents=True)
+        shutil.copytree(models.source, cache / "snapshots" / "0a1b")
     (root / "pickle").mkdir()
     (root / "pickle" / "pytorch_model.bin").touch()
     (root / "pickle" / "config.json").write_text("{}")

@@ -1,0 +1,123 @@
+"""Paths on the command line: what is not there, or is something else, is said before any work, by every command alike.
+
+A path that was given wrong is wrong use; a file that turns out to be missing later (a shard, a link's target) is a bad
+model, and no business of this module.
+"""
+
+import difflib
+import os
+import re
+import stat
+from pathlib import Path
+
+import click
+
+from spqfmt.errors import OptionError, SpqError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_KINDS = {
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
+}
+
+
+class InputPath(click.Path):
+    """Something to read. `folders`: may be a folder too; `pipes`: or what is read once from beginning to end."""
+
+    instead = ""
+    """What to give instead of a folder."""
+
+    def __init__(self, *, folders: bool = False, pipes: bool = False) -> None:
+        # Whether it can be read is seen as it is opened, with a better message.
+        super().__init__(path_type=Path, readable=False)
+        self._folders = folders
+        self._pipes = pipes
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path:
+        """Raises OptionError for a path that was given wrong, SpqError for a link that leads nowhere."""
+        path = Path(value)
+        if not path.exists():
+            _refuse_address(value)
+            raise _missing(path)
+        if path.is_dir():
+            if not self._folders:
+                raise OptionError(f"{path}: is a folder, not a file{self.instead}")
+        elif not self._pipes and (kind := _unusual(path)):
+            raise OptionError(f"{path}: is {kind}, not a file; save what it gives as a file, and give that")
+        return path
+
+
+class OutputPath(click.Path):
+    """A file to write, whole, under its own name."""
+
+    def __init__(self, *, folders: bool = False) -> None:
+        super().__init__(dir_okay=folders, path_type=Path)
+        self._folders = folders
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path:
+        """Raises OptionError for a place where no file can be written."""
+        path = Path(value)
+        _refuse_address(value)
+        if not path.absolute().parent.exists():
+            raise OptionError(f"{_first_missing(path)}: no such folder")
+        if not path.absolute().parent.is_dir():
+            raise OptionError(f"{path.absolute().parent}: is a file, not a folder")
+        if path.is_dir() and not self._folders:
+            raise OptionError(f"{path}: is a folder, not a file")
+        if path.exists() and (kind := _unusual(path)):
+            raise OptionError(f"{path}: is {kind}, which a file would replace; give another name")
+        return path
+
+
+def _refuse_address(value: str | os.PathLike[str]) -> None:
+    # As it was given: a path has no two slashes in a row.
+    if _URL.match(os.fspath(value)):
+        raise OptionError(f"{value}: an address, not a file; download it and give a path, or write to one")
+
+
+def _missing(path: Path) -> SpqError:
+    if path.is_symlink():
+        return SpqError(
+            f"{path}: a link to {path.readlink()}, which is not there; download or make what it leads to again"
+        )
+    parent = _first_missing(path)
+    if parent is not None:
+        hub = "; a model on a hub must be downloaded first" if _HUB_NAME.fullmatch(str(path)) else ""
+        return OptionError(f"{parent}: no such folder{hub}")
+    holder = path.absolute().parent
+    if holder.is_symlink() and not holder.exists():
+        return _missing(holder)
+    if not holder.is_dir():
+        return OptionError(f"{holder}: is a file, not a folder")
+    return OptionError(f"{path}: no such file or folder{_similar(path)}")
+
+
+def _first_missing(path: Path) -> Path | None:
+    """The first folder on the way that is not there."""
+    return next((folder for folder in reversed(path.parents) if not os.path.lexists(folder)), None)
+
+
+def _similar(path: Path) -> str:
+    """A name in the same folder that may have been meant."""
+    try:
+        names = [entry.name for entry in os.scandir(path.parent)]
+    except OSError:
+        return ""
+    if (shards := f"{path.name}.index.json") in names:
+        return f"; the model is in shards, give {path.with_name(shards)}"
+    # Shards have like names; another one is not what was meant.
+    close = [] if "-of-" in path.name else difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
+    return f"; did you mean {path.with_name(close[0])}?" if close else ""
+
+
+def _unusual(path: Path) -> str:
+    """What a path is that is neither file nor folder; empty for those."""
+    mode = path.stat().st_mode
+    return next((name for is_kind, name in _KINDS.items() if is_kind(mode)), "")

@@ -1,0 +1,85 @@
+"""What people give instead of a model, by mistake or because a download was not whole: each is called what it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from spqfmt.errors import ImporterError, what_came_instead
+
+# What is never read, and need not be whole.
+_UNREAD = frozenset(
+    {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".tflite", ".ot", ".mlmodel"}
+)
+# Files that begin neither as a pointer nor as a page.
+_DATA = frozenset({".safetensors", ".gguf", ".json", ".model", ".tiktoken"})
+
+
+def refuse_stand_ins(path: Path) -> None:
+    """Raise ImporterError for a path that is not there, or is one of these.
+
+    A link that leads nowhere, a Git LFS pointer or a web page instead of a file, an adapter, a pipeline of several
+    models, a hub's cache.
+    """
+    if not path.exists():
+        leads = f"a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
+        raise ImporterError(f"{path}: {leads or 'no such file or folder'}")
+    if not path.is_dir():
+        _refuse_instead(path)
+        return
+    _refuse_cache(path)
+    names = {entry.name for entry in path.iterdir()}
+    for file in _read_files(path):
+        if not file.exists():
+            raise ImporterError(
+                f"{file}: a link to {file.readlink()}, which is not there; download the model again"
+            )
+        _refuse_instead(file)
+    is_model = "config.json" in names
+    if "adapter_config.json" in names and not is_model:
+        base = _json(path / "adapter_config.json").get("base_model_name_or_path")
+        of = f" of {base}" if isinstance(base, str) and base else ""
+        raise ImporterError(
+            f"{path}: an adapter{of}, which changes a model and is none; merge it into its base (merge_and_unload of "
+            "peft) and give the folder of that"
+        )
+    if "model_index.json" in names and not is_model:
+        raise ImporterError(
+            f"{path}: a pipeline of several models (diffusers); give one of its folders, such as "
+            f"{path / 'text_encoder'}"
+        )
+
+
+def _read_files(folder: Path) -> Iterator[Path]:
+    """The files of a folder that belong to a model, links that lead nowhere among them."""
+    for file in sorted(folder.iterdir()):
+        if not file.is_dir() and file.suffix not in _UNREAD and not file.name.startswith("."):
+            yield file
+
+
+def _refuse_instead(file: Path) -> None:
+    if file.suffix in _DATA and file.is_file():
+        with file.open("rb") as handle:
+            instead = what_came_instead(handle.read(256))
+        if instead:
+            raise ImporterError(f"{file}: {instead}")
+
+
+def _refuse_cache(folder: Path) -> None:
+    """A hub's cache keeps models in models--OWNER--NAME/snapshots/COMMIT."""
+    caches = [folder] if folder.name.startswith("models--") else sorted(folder.glob("models--*"))
+    snapshots = [snapshot for cache in caches for snapshot in sorted((cache / "snapshots").glob("*"))]
+    if (folder / "config.json").exists() or not caches:
+        return
+    which = f"give a snapshot in it, such as {snapshots[0]}" if snapshots else "it holds no snapshot"
+    raise ImporterError(f"{folder}: the cache of a hub, not a model's folder; {which}")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
