@@ -34,7 +34,8 @@ def write_page(path: Path, page: str) -> None:
     temporary, file = open_temporary(path)
     try:
         with about(path), file:
-            file.write(page.encode())
+            # A name that is not UTF-8 is shown as it would be on a terminal.
+            file.write(page.encode(errors="backslashreplace"))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -33,6 +33,11 @@ def check_name(out: Path) -> None:
         raise OptionError(f"{out}: the name of a packed model ends in .spq")
 
 
+def _is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8; Python has surrogates where it is not."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 class Output:
     """Like a Writer; begins a new shard where the next segment might pass `shard_bytes`, or at given segments.
 
@@ -57,6 +62,8 @@ class Output:
         self._n_segments = 0
         self._stack = ExitStack()
         self._writers: list[Writer] = []
+        if self._is_sharded and not _is_text(path.name):
+            raise OptionError(f"{path}: the index of shards has only UTF-8 in it; give another name")
         refuse_existing(index_path(path) if self._is_sharded else path, force)
         remove_left_over(path)
 

@@ -213,7 +213,7 @@ def test_wrong_options(folder: Path, tmp_path: Path, arguments: list[str], words
 def test_wrong_sources(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "empty" in one_line(fails(1, "pack", tmp_path / "empty", tmp_path / "m.spq"))
-    assert "no such file" in one_line(fails(1, "pack", tmp_path / "none", tmp_path / "m.spq")).lower()
+    assert "no such file" in one_line(fails(2, "pack", tmp_path / "none", tmp_path / "m.spq"))
     assert "no-such-folder" in one_line(fails(2, "pack", folder, tmp_path / "no-such-folder" / "m.spq"))
 
 

@@ -36,7 +36,15 @@ def test_every_example_is_a_command_line_that_the_program_takes(
     """Parsed, not run. What an example reads is made first: options check that their files exist."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "path" / "to" / "model").mkdir(parents=True)
-    for file in ("model.spq", "wiki.txt", "laptop.json"):
+    for file in (
+        "model.spq",
+        "lossless.spq",
+        "int8.spq",
+        "faster.spq",
+        "model.gguf",
+        "wiki.txt",
+        "laptop.json",
+    ):
         (tmp_path / file).touch()
     lines = examples(name)
     assert lines

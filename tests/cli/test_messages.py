@@ -17,7 +17,7 @@ import tiny
 import torch
 import transformers
 from cli_models import Done, Models, Run
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from situations import SITUATIONS, UP
 
 import spqfmt
@@ -342,3 +342,36 @@ def test_an_error_of_spqfmt_itself_is_one_line_and_a_traceback_when_asked_for(
     monkeypatch.setenv("SPQFMT_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         spq("verify", models.int8)
+
+
+def test_names_that_are_no_utf_8(spq: Run, models: Models, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"n\xffm")
+    source, packed = tmp_path / odd, tmp_path / f"{odd}.spq"
+    shutil.copytree(models.source, source)
+    texts = tmp_path / f"{odd}.txt"
+    texts.write_text("The quick brown fox jumps over the lazy dog.")
+    for command in (
+        ("pack", source, packed),
+        ("pack", source, tmp_path / f"{odd}2.spq", "--method", "gptq", "--samples", "2", "--seq-len", "16"),
+        ("verify", packed),
+        ("inspect", packed, "--reference", source),
+        ("inspect", packed, "--json"),
+        ("inspect", packed, "--html", tmp_path / f"{odd}.html"),
+        ("diff", packed, packed),
+        ("repack", packed, tmp_path / f"{odd}3.spq", "--codec", "zstd"),
+        ("unpack", packed, tmp_path / f"{odd}-out"),
+        ("plan", packed, "--html", tmp_path / f"{odd}2.html"),
+        ("run", packed, "--prompt", "x", "--max-new-tokens", "1"),
+        ("eval", source, "--text", texts, "--html", tmp_path / f"{odd}3.html"),
+    ):
+        done = spq(*command)
+        assert done.code == 0, (command, done.stderr)
+        (done.stdout + done.stderr).encode("utf-8", "backslashreplace")
+    assert load((tmp_path / f"{odd}-out" / "model.safetensors").read_bytes())
+    done = spq("pack", source, tmp_path / f"{odd}4.spq", "--shard-size", "60KiB")
+    check_line(done, 2)
+    assert r"n\udcffm4.spq: the index of shards has only UTF-8 in it" in done.stderr
+    (source / "model.safetensors").write_bytes(b"no")
+    done = spq("pack", source, tmp_path / "o.spq")
+    check_line(done, 1)
+    assert r"n\udcffm/model.safetensors: broken safetensors file" in done.stderr
