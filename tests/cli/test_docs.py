@@ -36,18 +36,11 @@ def test_every_example_is_a_command_line_that_the_program_takes(
     """Parsed, not run. What an example reads is made first: options check that their files exist."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "path" / "to" / "model").mkdir(parents=True)
-    for file in (
-        "model.spq",
-        "lossless.spq",
-        "int8.spq",
-        "faster.spq",
-        "model.gguf",
-        "wiki.txt",
-        "laptop.json",
-    ):
-        (tmp_path / file).touch()
     lines = examples(name)
     assert lines
+    named = re.findall(r"[^ ]+[.]spq", " ".join(lines))
+    for file in {"model.gguf", "wiki.txt", "laptop.json", *named}:
+        (tmp_path / file).touch()
     for line in lines:
         arguments = shlex.split(re.split(r" && | >>? ", line)[0])[2:]
         command_named(name).make_context(name, arguments)
