@@ -11,7 +11,8 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from spqfmt import wire
-from spqfmt.codecs.chunks import EncodedChunk
+from spqfmt.codecs.chunks import EncodedChunk, EncodedPlane
+from spqfmt.codecs.registry import decode_into
 from spqfmt.container.encode import compress_index, encode_text
 from spqfmt.container.features import (
     index_features,
@@ -25,8 +26,9 @@ from spqfmt.container.strict_json import Json, dump
 from spqfmt.container.temporary import open_temporary, publish, refuse_existing
 from spqfmt.container.trailer import Trailer, pack_header
 from spqfmt.errors import EncodeError, FormatError
+from spqfmt.kernels import native
 from spqfmt.kernels.json_text import check_json
-from spqfmt.records import align
+from spqfmt.records import align, chunk_raw_bytes
 from spqfmt.schemes.registry import SCHEMES
 
 _ASSET_CHUNK_BYTES = 1 << 20
@@ -63,6 +65,7 @@ class Writer:
         self._alignment = segment_alignment
         self._temporary, self._file = open_temporary(self.path)
         self._offset = 0
+        self._raw_bytes = 0
         self._new_segment = True
         self._segments: list[Json] = []
         self._first_of_segment = 0
@@ -139,9 +142,11 @@ class Writer:
         entropies: list[Sequence[float | None]] = []
         for chunk in chunks:
             row = [chunk.n_elements]
-            for plane in chunk.planes:
+            raw_bytes = chunk_raw_bytes(str(stream["dtype"]), chunk.n_elements)
+            for encoded in chunk.planes:
                 self._pad(self._alignment if self._new_segment else wire.CHUNK_ALIGNMENT)
                 self._new_segment = False
+                plane = self._within_expansion(encoded, raw_bytes)
                 self._put(plane.stored)
                 row += [len(plane.stored), plane.codec, plane.crc32]
             rows.append(row)
@@ -152,6 +157,19 @@ class Writer:
             # Of copied chunks the record of their stream says what is known.
             totals += [ceil(sum(known))] if len(known) == len(bits) else []
         return {**stream, "chunks": rows} | ({"entropy_bits": totals} if totals else {})
+
+    def _within_expansion(self, plane: EncodedPlane, raw_bytes: int) -> EncodedPlane:
+        """The plane, or its raw bytes: a file must not claim more of them than it earns (FORMAT.md 9).
+
+        Constant chunks of hundreds of MiB would; one that is raw earns a thousand others.
+        """
+        self._raw_bytes += raw_bytes
+        earned = wire.EXPANSION_RATIO * (self._offset + len(plane.stored)) + wire.EXPANSION_SLACK_BYTES
+        if self._raw_bytes <= earned:
+            return plane
+        raw = np.empty(raw_bytes, np.uint8)
+        decode_into(plane.codec, np.frombuffer(plane.stored, np.uint8), raw)
+        return EncodedPlane(raw.tobytes(), wire.CODEC_RAW, native.crc32(raw), plane.entropy_bits)
 
     def add_asset(self, name: str, data: bytes) -> None:
         """Append an asset; no tensor may follow."""

@@ -285,3 +285,35 @@ def test_a_large_row_and_one_column(tmp_path: Path, source_tensor: MakeTensor) -
             for tensor in tensors:
                 error = (file.read(tensor.name) - tensor.load()).norm() / tensor.load().norm()
                 assert error < {8: 0.02, 4: 0.2, 2: 1.0}[bits]
+
+
+@pytest.mark.parametrize("codec", ["auto", "zstd"])
+@pytest.mark.parametrize("shard_size", [None, "64KiB"])
+def test_constant_weights_beyond_what_a_file_earns_are_stored_raw_in_part(
+    source_tensor: MakeTensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    codec: str,
+    shard_size: str | None,
+) -> None:
+    """The limit of section 9, made small: claims of 64 raw bytes a byte instead of 1024, and no slack."""
+    monkeypatch.setattr("spqfmt.wire.EXPANSION_RATIO", 64)
+    monkeypatch.setattr("spqfmt.wire.EXPANSION_SLACK_BYTES", 1 << 16)
+    tensors = tuple(
+        source_tensor(f"w{k}", torch.full((1024, 2048), float(k)), segment=f"{k}") for k in range(4)
+    )
+    report = packed(SourceModel(tensors, (), "", ""), tmp_path / "m.spq", codec=codec, shard_size=shard_size)
+    assert report.file_bytes < report.raw_bytes / 4
+    spqfmt.verify(report.files[-1] if shard_size is None else next(tmp_path.glob("*.json")))
+    with spqfmt.open(report.files[-1] if shard_size is None else next(tmp_path.glob("*.json"))) as file:
+        assert all(bits_equal(file.read(tensor.name), tensor.load()) for tensor in tensors)
+
+
+@pytest.mark.slow
+def test_three_hundred_megabytes_of_one_value(source_tensor: MakeTensor, tmp_path: Path) -> None:
+    value = torch.full((150, 1 << 20), 1.0, dtype=torch.bfloat16)
+    packed(SourceModel((source_tensor("w", value),), (), "", ""), tmp_path / "m.spq")
+    spqfmt.verify(tmp_path / "m.spq")
+    with spqfmt.open(tmp_path / "m.spq") as file:
+        assert torch.equal(file.read("w"), value)
+    assert (tmp_path / "m.spq").stat().st_size < 2 << 20
