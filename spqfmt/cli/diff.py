@@ -101,7 +101,7 @@ def _show(report: DiffReport, first: Path, second: Path, *, error: bool) -> None
     told = [f"{counts[difference]} {text}" for difference, text in _TOLD.items() if counts[difference]]
     click.echo(f"different: of {len(tensors)} tensors {', '.join(told)}")
     for name, difference in report.assets.items():
-        click.echo(f"asset {name}: {'other contents' if difference == 'contents' else difference}")
+        click.echo(f"asset {printable(name)}: {'other contents' if difference == 'contents' else difference}")
 
 
 _TOLD = {

@@ -206,12 +206,12 @@ def pack(
             err=True,
         )
         for reason, names in report.left_dense_by_reason.items():
-            click.echo(f"stored as they are, because {reason}: {_listed(names)}", err=True)
+            click.echo(printable(f"stored as they are, because {reason}: {_listed(names)}"), err=True)
         if unused:
             where = f"in the file, but {model.architecture} has no place for"
-            click.echo(f"{where}: {_listed(unused)}", err=True)
+            click.echo(printable(f"{where}: {_listed(unused)}"), err=True)
         for note in dict.fromkeys(report.notes):
-            click.echo(note, err=True)
+            click.echo(printable(note), err=True)
 
 
 def _unused(model: "SourceModel") -> Sequence[str]:

@@ -14,7 +14,7 @@ from spqfmt.cli.device_table import show_device_plan
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.pictures import html_option, write_page
-from spqfmt.cli.units import size
+from spqfmt.cli.units import printable, size
 from spqfmt.residency.device_rates import DEFAULT, read_rates
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ _IN_A_LAYER = re.compile(r"(.+?\.\d+)\.")
 def _layer(tensor: str) -> str:
     """model.layers.3.mlp.up_proj.weight -> model.layers.3; other tensors stand for themselves."""
     match = _IN_A_LAYER.match(tensor)
-    return match[1] if match else tensor
+    return printable(match[1] if match else tensor)
 
 
 def _show(planned: "ModelPlan") -> None:

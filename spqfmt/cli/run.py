@@ -10,6 +10,7 @@ import click
 from spqfmt.cli.failures import about, warnings_in_one_line
 from spqfmt.cli.parameters import DEVICE, MODEL
 from spqfmt.cli.progress import Bar
+from spqfmt.cli.units import for_terminal
 
 _DTYPES = ("float32", "float16", "bfloat16")
 
@@ -56,7 +57,8 @@ def run(
 ) -> None:
     """Generate text with FILE, an .spq file (a Hugging Face folder or a GGUF file works too).
 
-    The text goes to stdout as it comes; load time, rate and peak memory go to stderr.
+    The text goes to stdout as it comes, on a terminal with its control characters made visible; load time, rate and
+    peak memory go to stderr.
 
     \b
     spqfmt run model.spq --prompt "Why is the sky blue?"
@@ -80,8 +82,10 @@ def run(
     loaders.need_tokenizer(file, tokenizer)
     loaders.need_language_model(file, model, decoder_only=False)
 
+    is_terminal = sys.stdout.isatty()
+
     def write(text: str) -> None:
-        click.echo(text, nl=False)
+        click.echo(for_terminal(text) if is_terminal else text, nl=False)
         sys.stdout.flush()
 
     with about(file):

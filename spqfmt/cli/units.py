@@ -1,12 +1,23 @@
 """Numbers and names for people."""
 
 import fnmatch
+import re
 from collections.abc import Callable, Sequence
 
 from spqfmt.pages import text
 from spqfmt.pages.text import change, relative_error, size
 
-__all__ = ["change", "count", "matcher", "percent", "printable", "ratio", "relative_error", "size"]
+__all__ = [
+    "change",
+    "count",
+    "for_terminal",
+    "matcher",
+    "percent",
+    "printable",
+    "ratio",
+    "relative_error",
+    "size",
+]
 
 
 def count(n: float) -> str:
@@ -35,6 +46,15 @@ def printable(name: str) -> str:
     if name.isprintable():
         return name
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in name)
+
+
+# All control characters but newline and tab, and those that turn the direction of text around.
+_MOVES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def for_terminal(text: str) -> str:
+    """Running text for a terminal: what could move its cursor, set its title or hide text is shown as \\x1b is."""
+    return _MOVES.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:

@@ -246,8 +246,9 @@ def test_a_pack_that_is_stopped_leaves_no_file_of_that_name(tmp_path: Path, sent
     (source / "config.json").write_text("{}")
     out = tmp_path / "out" / "m.spq"
     out.parent.mkdir()
-    # All is written, and the name is the next thing that it gets.
-    stop = f"import os; os.fsync = lambda file: os.kill(os.getpid(), {int(sent)}); "
+    # All is written, and the name is the next thing that it gets. Under nohup and the like SIGINT is ignored.
+    handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    stop = f"{handler}import os; os.fsync = lambda file: os.kill(os.getpid(), {int(sent)}); "
     command = [*SPQFMT[:2], stop + SPQFMT[2], "pack", str(source), str(out)]
     process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert process.returncode == (130 if sent == signal.SIGINT else -sent)

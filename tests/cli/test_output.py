@@ -1,20 +1,25 @@
 """Where output goes: data alone on stdout when that is no terminal, a bar on stderr only when that is one."""
 
+import io
 import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from cli_models import Models, Run
+from safetensors.torch import load_file, save_file
 
-from spqfmt.cli.main import COMMANDS
+from spqfmt.cli.main import COMMANDS, main
 from spqfmt.cli.progress import Rate
 from spqfmt.loaders import Evaluation, encode_text, evaluate, load_model
 from spqfmt.progress import Silent
@@ -88,10 +93,10 @@ def test_quiet_leaves_data_alone(spq: Run, models: Models, tmp_path: Path, name:
         assert done.stdout == ""
 
 
-def with_terminal_for_stderr(*arguments: object) -> tuple[str, str]:
-    """stdout, a pipe, and what came to the terminal that is stderr."""
+def with_terminal_for_stderr(*arguments: object, **more: str) -> tuple[str, str]:
+    """stdout, a pipe, and what came to the terminal that is stderr. `more` goes into the environment."""
     outer, inner = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", **more}
     process = subprocess.Popen(
         [*PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=inner, env=environment
     )
@@ -165,3 +170,77 @@ def test_what_is_no_finite_number_is_null_in_json() -> None:
     assert json.loads(json.dumps(result.to_json(), allow_nan=False)) == {
         "perplexity": None, "kl": None, "tokens": 3, "stride": 2,
     }  # fmt: skip
+
+
+COLOURS = re.compile(r"\x1b\[(\d+;)*(3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
+
+
+@pytest.mark.parametrize("name", ["verify", "inspect"])
+def test_no_colour_where_none_is_wanted(models: Models, tmp_path: Path, name: str) -> None:
+    arguments = CASES[name].arguments(models, tmp_path)
+    _, coloured = with_terminal_for_stderr(name, *arguments)
+    _, plain = with_terminal_for_stderr(name, *arguments, NO_COLOR="1")
+    assert COLOURS.search(coloured)
+    assert "ing" in plain  # the bar is there
+    assert not COLOURS.search(plain)
+
+
+def test_the_package_runs_as_a_module(models: Models) -> None:
+    command = [sys.executable, "-m", "spqfmt", "inspect", str(models.int8), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["totals"]
+    wrong = subprocess.run(
+        [sys.executable, "-m", "spqfmt", "verify"], capture_output=True, text=True, check=False
+    )
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert wrong.stderr.startswith("spqfmt: Missing argument")
+
+
+MOVING = "a\x1b[2Jb\x07\rc\x9b1md\u202ee\tf\n\u200dg\u00a0h\u2067"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_generated_text_cannot_steer_a_terminal(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(*arguments: object, write: Callable[[str], None], **options: object) -> object:
+        for character in MOVING:
+            write(character)
+        return SimpleNamespace(n_prompt_tokens=1, n_new_tokens=1, first_token_seconds=0, tokens_per_second=0)
+
+    monkeypatch.setattr("spqfmt.loaders.generate", generate)
+    written = {}
+    for stream in (_Terminal(), io.StringIO()):
+        with redirect_stdout(stream), pytest.raises(SystemExit):
+            main(["run", str(models.int8), "--prompt", "x", "--quiet"])
+        written[stream.isatty()] = stream.getvalue()
+    assert written[False] == MOVING + "\n"
+    assert written[True] == (r"a\x1b[2Jb\x07\rc\x9b1md\u202ee" + "\tf\n\u200dg\u00a0h" + r"\u2067" + "\n")
+
+
+def test_names_in_a_file_cannot_steer_a_terminal(spq: Run, models: Models, tmp_path: Path) -> None:
+    tensors = load_file(models.source / "model.safetensors")
+    folder = tmp_path / "model"
+    shutil.copytree(models.source, folder)
+    save_file(tensors | {"\x1b[2Jw\x9b": torch.randn(80, 80)}, folder / "model.safetensors")
+    packed, other = tmp_path / "m.spq", tmp_path / "n.spq"
+    shown = [
+        spq("pack", folder, packed),
+        spq("pack", folder, other, "--method", "gptq", "--samples", "2", "--seq-len", "16"),
+        spq("pack", folder, tmp_path / "o.spq", "--dry-run"),
+        *(spq("inspect", packed, "--by", by) for by in ("tensor", "layer", "scheme")),
+        spq("inspect", packed, "--tensor", "*w*", "--reference", folder),
+        spq("diff", packed, other, "--error"),
+        spq("diff", packed, models.lossless),
+        spq("plan", packed),
+        spq("plan", packed, "--device", "cuda"),
+        spq("run", packed, "--prompt", "x", "--max-new-tokens", "1", "--quiet"),
+        spq("unpack", packed, tmp_path / "out"),
+    ]
+    for done in shown:
+        assert done.code in {0, 1}, done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+        assert "\x9b" not in done.stdout + done.stderr
+    assert sum(r"\x1b[2Jw\x9b" in done.stdout + done.stderr for done in shown) >= 6

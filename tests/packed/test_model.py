@@ -224,10 +224,16 @@ def test_damage_found_while_loading(llama: Path) -> None:
 
 def test_an_interrupt_ends_generation_and_nothing_else(on_disk: Any) -> None:
     expected = generate(on_disk)
+    # Under nohup and the like it is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        run_for_long(on_disk)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_for_long(on_disk)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
     assert generate(on_disk) == expected
 
 
