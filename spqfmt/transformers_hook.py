@@ -94,17 +94,15 @@ def _wrap(module: ModuleType) -> None:
     def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *arguments: Any, **options: Any) -> Any:
         folder = pretrained_model_name_or_path  # callers may give it by this name
         at = Path(folder, options["subfolder"]) if folder and options.get("subfolder") else folder
-        given = ("state_dict", "gguf_file")
+        given = ("state_dict", "gguf_file", "variant")
         file = None if any(options.get(name) is not None for name in given) else packed_file(at)
         if file is None:
             return original(cls, folder, *arguments, **options)
         # torch takes seconds to import.
         from spqfmt.loaders.pretrained import load_pretrained
 
-        def load(*more: Any, **others: Any) -> Any:
-            return original(cls, None, *arguments, *more, **others)
-
-        return load_pretrained(cls, load, file, at, **options)
+        from_state_dict = functools.partial(original, cls, None)
+        return load_pretrained(cls, from_state_dict, file, at, arguments, **options)
 
     from_pretrained.is_of_spqfmt = True  # type: ignore[attr-defined]
     base.from_pretrained = classmethod(from_pretrained)

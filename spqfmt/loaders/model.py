@@ -91,7 +91,7 @@ def load_model(
     sense, BackendError for a device that is not there, OSError and what says that memory ran out as they are.
     """
     path = Path(path)
-    kind = "simulated" if isinstance(device, Device) else _torch_device(device).type
+    kind = "simulated" if isinstance(device, Device) else torch_device(device).type
     wanted = packing_options(path, kind, memory, packed, activations, host_memory)
     target = open_device(device, packed=wanted is not None)
     with _collection_paused(), open_stored(path) as stored, progress or Silent() as shown:
@@ -105,9 +105,9 @@ def load_model(
         model_class = find_model_class(config, path)
         with building_errors(path, model_class):
             if wanted is not None:
-                model = _load_packed(path, model_class, config, stored, weights, wanted, target, shown)
+                model, _ = load_packed(path, model_class, config, stored, weights, wanted, target, shown)
             else:
-                model = _build(path, model_class, config, stored, weights, shown)
+                model, _ = _build(path, model_class, config, stored, weights, shown)
                 treat_inputs(
                     model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None}
                 )
@@ -119,7 +119,8 @@ def load_model(
     return model, tokenizer
 
 
-def _torch_device(device: str | torch.device) -> torch.device:
+def torch_device(device: str | int | torch.device) -> torch.device:
+    """torch's device of a name or number. Raises OptionError where there is none."""
     try:
         return torch.device(device)
     except RuntimeError as error:
@@ -212,7 +213,7 @@ def _tokenizer(path: Path, folder: Path, stored: StoredModel) -> Any:
         )
 
 
-def _load_packed(
+def load_packed(
     path: Path,
     model_class: Any,
     config: Any,
@@ -221,8 +222,9 @@ def _load_packed(
     wanted: Packing,
     device: Device | None,
     progress: Progress,
-) -> Any:
-    """The model with packed modules; transformers loads what is left."""
+    **options: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """The model with packed modules; transformers loads what is left, with its own `options`, and tells of that."""
     with ExitStack() as stack:
         readers = open_readers(path)
         for reader in readers:
@@ -241,17 +243,24 @@ def _load_packed(
         packed = packed_class(model_class, places, dtype, int8_activations=wanted.int8_activations)
         names = packed_names(places)
         left = {n: t for n, t in stored.tensors.items() if n not in names}
-        model = _build(path, packed, config, replace(stored, tensors=left), dtype, progress)
+        rest = replace(stored, tensors=left)
+        model, info = _build(path, packed, config, rest, dtype, progress, **options)
         treat_inputs(model, {n: t.treatment for n, t in left.items() if t.treatment is not None})
         stack.pop_all()
         attach(model, model_class, engine())
-    return model
+    return model, info
 
 
 def _build(
-    path: Path, model_class: Any, config: Any, stored: StoredModel, dtype: torch.dtype, progress: Progress
-) -> Any:
-    """The model with its weights, on the CPU, in eval mode."""
+    path: Path,
+    model_class: Any,
+    config: Any,
+    stored: StoredModel,
+    dtype: torch.dtype,
+    progress: Progress,
+    **options: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """The model with its weights, on the CPU, in eval mode, and what transformers says of the loading."""
     with lazy_state(stored, config, dtype, progress) as state, quiet_transformers():
         model, info = model_class.from_pretrained(
             None,
@@ -260,9 +269,10 @@ def _build(
             dtype=dtype,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **options,
         )
     _check(path, stored, type(model).__name__, info)
-    return model
+    return model, info
 
 
 def _check(path: Path, stored: StoredModel, class_name: str, info: Mapping[str, Any]) -> None:

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers.utils import is_peft_available
 
+from spqfmt.calibration.assets import asset_folder
 from spqfmt.calibration.harmless import dropped_values
+from spqfmt.calibration.model import find_model_class
 from spqfmt.errors import OptionError
+from spqfmt.loaders.device.load import open_device
 from spqfmt.loaders.inputs import treat_inputs
 from spqfmt.loaders.lazy import lazy_state
-from spqfmt.loaders.model import load_model, refuse_quantized
+from spqfmt.loaders.model import building_errors, load_packed, refuse_quantized, torch_device
+from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
 from spqfmt.progress import Silent
 
-_PACKED = ("memory", "packed", "activations")
-# What transformers' Auto classes pass along, and what only says where files come from.
-_OF_NO_CONCERN = frozenset(
-    {"_from_auto", "_from_pipeline", "_commit_hash", "adapter_kwargs", "adapter_name", "cache_dir", "config", "dtype",
-     "force_download", "local_files_only", "low_cpu_mem_usage", "proxies", "revision", "subfolder", "token",
-     "torch_dtype", "trust_remote_code", "use_safetensors", "weights_only"}
+_PACKED = ("memory", "host_memory", "packed", "activations")
+_WITH_PACKED = frozenset(
+    {"attn_implementation", "config", "device_map", "dtype", "experts_implementation", "generation_config",
+     "output_loading_info", "torch_dtype"}
 )  # fmt: skip
+"""What packed weights do as transformers would, beside what changes the config."""
+_OF_NO_CONCERN = frozenset(
+    {"_commit_hash", "_fast_init", "_from_auto", "_from_pipeline", "adapter_kwargs", "adapter_name", "cache_dir",
+     "disable_mmap", "force_download", "from_flax", "from_tf", "local_files_only", "low_cpu_mem_usage", "mirror",
+     "offload_state_dict", "proxies", "revision", "subfolder", "token", "tqdm_class", "trust_remote_code",
+     "use_safetensors", "weights_only"}
+)  # fmt: skip
+"""Where files come from and how weights are read from them: nothing that a model here depends on."""
+_NOT_PACKED = frozenset(
+    {"allow_all_kernels", "device_mesh", "distributed_config", "fusion_config", "ignore_mismatched_sizes",
+     "kernel_config", "key_mapping", "max_memory", "offload_buffers", "offload_folder", "quantization_config",
+     "tp_plan", "tp_size", "use_kernels"}
+)  # fmt: skip
+"""What transformers does with weights that are parameters, or with other weights than the file's."""
 
 
 def load_pretrained(
@@ -33,44 +52,85 @@ def load_pretrained(
     from_state_dict: Callable[..., Any],
     path: Path,
     folder: str | os.PathLike[str],
+    arguments: Sequence[Any] = (),
     **options: Any,
 ) -> Any:
-    """What `model_class.from_pretrained(folder, **options)` returns, with the weights of `path`, which lies there.
+    """What `model_class.from_pretrained(folder, *arguments, **options)` returns, with the weights of `path`.
 
-    `from_state_dict` is transformers' own method without a folder: it takes `config`, `state_dict` and all other
-    options, `device_map` and `output_loading_info` among them. Config and generation config are the folder's. `dtype`
-    is by default the config's, else the file's main float dtype.
+    `path` lies in `folder`, whose config and generation config they are. `from_state_dict` is transformers' own method
+    without a folder: it takes `config`, `state_dict` and all other options, `device_map` and `output_loading_info`
+    among them. `dtype` is by default the config's, else the file's main float dtype.
 
-    With `memory`, `packed` or `activations` the layers compute from packed weights as `load_model` describes; config
-    and generation config are then the file's, and options of transformers that `load_model` does not know are refused
-    with OptionError. Raises what `load_model` does for the file, and what transformers does for the rest.
+    With `memory`, `host_memory`, `packed` or `activations` the layers compute from packed weights as `load_model`
+    describes, on the one device that `device_map` names. What changes the config does so there too; what cannot be done
+    with packed weights is refused by its name, with OptionError. Raises what `load_model` does for the file, and what
+    transformers does for the rest.
     """
-    if any(options.get(name) is not None for name in _PACKED):
-        return _load_packed(path, model_class, options)
-    options = {name: value for name, value in options.items() if name not in _PACKED}
-    asked = options.pop("torch_dtype", None) if options.get("dtype") is None else options.get("dtype")
-    options.pop("dtype", None)
-    options.pop("torch_dtype", None)
-    options.pop("subfolder", None)
-    config = options.pop("config", None)
-    if not isinstance(config, transformers.PreTrainedConfig):
-        config, options = model_class.config_class.from_pretrained(
-            folder if config is None else config, return_unused_kwargs=True, **options
-        )
-    refuse_quantized(path, config)
-    _leave_out(Path(folder, "config.json"), config)
+    _refuse_adapter(folder)
+    asked = options.pop("torch_dtype", None) if options.get("dtype") is None else options["dtype"]
+    packing = {name: options.pop(name, None) for name in _PACKED}
+    device = wanted = None
+    if any(value is not None for value in packing.values()):
+        device = _device(options.get("device_map"))
+        wanted = packing_options(path, "cpu" if device is None else device.type, **packing)
+    if wanted is not None:
+        if arguments:
+            raise OptionError("packed weights take no arguments by position: give them by their names")
+        _refuse_packed(name for name in _NOT_PACKED if options.get(name))
+        if device is None:
+            raise OptionError(f"device_map: packed weights are on one device, not {options['device_map']!r}")
+    for name in ("dtype", "torch_dtype", "subfolder"):
+        options.pop(name, None)
     with open_stored(path) as stored:
+        config, options = _config(model_class, folder, stored, options)
+        refuse_quantized(path, config)
         dtype = _dtype(asked, config, stored)
-        exact = dtype if isinstance(dtype, torch.dtype) else torch.float32
-        with lazy_state(stored, config, exact, Silent()) as state:
-            loaded = from_state_dict(config=config, state_dict=state, dtype=dtype, **options)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.name_or_path = model.config.name_or_path = os.fspath(folder)
-        treat_inputs(model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None})
+        if wanted is None or device is None:
+            loaded = _load_decoded(from_state_dict, arguments, config, stored, dtype, options)
+        else:
+            loaded = _load_packed(path, model_class, config, stored, dtype, wanted, device, options)
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    model.name_or_path = model.config.name_or_path = os.fspath(folder)
     generation = Path(folder) / "generation_config.json"
     if options.get("generation_config") is None and generation.exists() and model.can_generate():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     return loaded
+
+
+def _refuse_adapter(folder: str | os.PathLike[str]) -> None:
+    """Raise where transformers would change the weights by an adapter that lies beside them."""
+    adapter = Path(folder, "adapter_config.json")
+    if is_peft_available() and adapter.is_file():
+        raise OptionError(
+            f"{adapter}: an adapter, which would not be applied; move it away, and give it to the model's load_adapter"
+        )
+
+
+def _device(device_map: Any) -> torch.device | None:
+    """The one device of a device map; None for a map of several, or for one that transformers would have to choose."""
+    if isinstance(device_map, dict):
+        return _device(device_map[""]) if device_map.keys() == {""} else None
+    if device_map in {"auto", "balanced", "balanced_low_0", "sequential"}:
+        return None
+    return torch_device("cpu" if device_map is None else device_map)
+
+
+def _config(
+    model_class: Any, folder: str | os.PathLike[str], stored: StoredModel, options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """transformers' config with the options that change it, and the other ones."""
+    given = options.pop("config", None)
+    with ExitStack() as stack:
+        if isinstance(given, transformers.PreTrainedConfig):
+            config = copy.deepcopy(given)
+        else:
+            if given is None and not Path(folder, "config.json").exists():
+                given = stack.enter_context(asset_folder(stored.assets))
+            config, options = model_class.config_class.from_pretrained(
+                folder if given is None else given, return_unused_kwargs=True, **options
+            )
+    _leave_out(Path(folder, "config.json"), config)
+    return config, options
 
 
 def _leave_out(file: Path, config: Any) -> None:
@@ -102,22 +162,59 @@ def _strings(value: Any) -> Iterator[str]:
         yield value
 
 
-def _load_packed(path: Path, model_class: Any, options: dict[str, Any]) -> Any:
-    others = sorted(
-        n for n, value in options.items() if n not in {*_PACKED, *_OF_NO_CONCERN} and value is not None
-    )
-    if others:
+def _load_decoded(
+    from_state_dict: Callable[..., Any],
+    arguments: Sequence[Any],
+    config: Any,
+    stored: StoredModel,
+    dtype: Any,
+    options: dict[str, Any],
+) -> Any:
+    exact = dtype if isinstance(dtype, torch.dtype) else torch.float32
+    with lazy_state(stored, config, exact, Silent()) as state:
+        loaded = from_state_dict(*arguments, config=config, state_dict=state, dtype=dtype, **options)
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    treat_inputs(model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None})
+    return loaded
+
+
+def _load_packed(
+    path: Path,
+    model_class: Any,
+    config: Any,
+    stored: StoredModel,
+    dtype: Any,
+    wanted: Packing,
+    device: torch.device,
+    options: dict[str, Any],
+) -> Any:
+    for name in ("attn_implementation", "experts_implementation"):
+        if name in options:
+            setattr(config, f"_{name}", options.pop(name))
+    _refuse_packed(name for name in options if name not in _WITH_PACKED | _OF_NO_CONCERN | _NOT_PACKED)
+    if not isinstance(dtype, torch.dtype):
+        raise OptionError("dtype: packed weights compute in one dtype")
+    named = find_model_class(config, path)
+    if not issubclass(model_class, named):
         raise OptionError(
-            f"{', '.join(others)}: not for packed weights; leave memory, packed and activations out"
+            f"{path}: from packed weights it is a {named.__name__}, not a {model_class.__name__}"
         )
-    dtype = options.get("dtype") or options.get("torch_dtype")
-    wanted = {name: options[name] for name in _PACKED if name in options}
-    model, _ = load_model(path, dtype=None if dtype == "auto" else dtype, **wanted)
-    if not isinstance(model, model_class):
+    generation = options.get("generation_config")
+    target = open_device(device, packed=True)
+    with building_errors(path, model_class):
+        model, info = load_packed(
+            path, model_class, config, stored, dtype, wanted, target, Silent(), generation_config=generation
+        )
+        model = model.to(device)
+    return (model, info) if options.get("output_loading_info") else model
+
+
+def _refuse_packed(names: Iterable[str]) -> None:
+    """Raise when there is any option among them."""
+    if refused := sorted(names):
         raise OptionError(
-            f"{path}: from packed weights it is a {type(model).__name__}, not a {model_class.__name__}"
+            f"{', '.join(refused)}: not for packed weights; leave memory, packed and activations out"
         )
-    return model
 
 
 def _dtype(asked: Any, config: Any, stored: StoredModel) -> Any:
