@@ -14,6 +14,10 @@ Comments that begin with `# >` quote FORMAT.md word for word. Read it in FORMAT.
     spq_reference/codecs.py      4        raw, zstd, rans
     spq_reference/schemes.py     5        what a scheme requires of a record
     spq_reference/restore.py     5        the weights
+    spq_reference/content.py     3.5      digests of what is held
+    spq_reference/sources.py     7.2, 7.3 records of source files
+    spq_reference/files.py       7.2, 7.3 source files made again
+    spq_reference/origins.py     7.3      parts in foreign layouts: arrays.py, gguf.py
 """
 
 import hashlib
@@ -23,7 +27,9 @@ from pathlib import Path
 
 from spq_reference import codecs
 from spq_reference.container import read_container
-from spq_reference.errors import SpqRefError
+from spq_reference.content import check_content, model_digest, tensor_digest
+from spq_reference.errors import SpqRefError, Unsupported
+from spq_reference.files import make_files, part_bytes
 from spq_reference.folders import as_files
 from spq_reference.numbers import elements
 from spq_reference.records import Index, Stream, Tensor
@@ -47,25 +53,52 @@ class Restored:
 
 @dataclass(frozen=True)
 class Decoded:
-    """All that a file holds."""
+    """All that a file holds; `refused` and `unmade` say why some tensors and source files cannot be had."""
 
     tensors: dict[str, Restored]
     assets: dict[str, bytes]
+    files: dict[str, bytes]
+    refused: dict[str, SpqRefError]
+    unmade: dict[str, SpqRefError]
+    content: str
 
 
 def decode(data: bytes) -> Decoded:
     """Return the content of a whole file, or raise a SpqRefError."""
     index = read_container(data)
     tensors: dict[str, Restored] = {}
+    refused: dict[str, SpqRefError] = {}
+    digests: dict[str, bytes] = {}
+    all_streams: list[Streams] = []
     for number, tensor in enumerate(index.tensors):
-        if tensor.tied_to is not None:
-            target = tensors[tensor.tied_to]
-            tensors[tensor.name] = Restored(tuple(tensor.shape), tensor.dtype, target.data, {})
-            continue
         streams = decode_streams(data, index, number)
-        tensors[tensor.name] = Restored(tuple(tensor.shape), tensor.dtype, restore(tensor, streams), streams)
+        all_streams.append(streams)
+        if tensor.tied_to is None:
+            digests[tensor.name] = tensor_digest(tensor, streams)
+        if tensor.tied_to in refused:
+            refused[tensor.name] = refused[tensor.tied_to]
+            continue
+        try:
+            restored = (
+                tensors[tensor.tied_to].data if tensor.tied_to is not None else restore(tensor, streams)
+            )
+        except Unsupported as error:
+            refused[tensor.name] = error
+            continue
+        tensors[tensor.name] = Restored(tuple(tensor.shape), tensor.dtype, restored, streams)
+    check_content(index, digests)
     assets = {name: b"".join(map(bytes, decode_stream(data, held))) for name, held in index.assets.items()}
-    return Decoded(tensors, assets)
+
+    def part(number: int, part_number: int) -> bytes:
+        tensor = index.tensors[number]
+        known = tensors[tensor.name].data if tensor.name in tensors else None
+        return part_bytes(tensor, part_number, known, all_streams[number])
+
+    files, unmade = make_files(index, assets, part)
+    if index.sources is not None and index.sources.literals is not None:
+        # > That asset is no file of the model, and a reader does not write it.
+        del assets[index.sources.literals]
+    return Decoded(tensors, assets, files, refused, unmade, model_digest(index, digests))
 
 
 def decode_streams(data: bytes, index: Index, number: int) -> Streams:
@@ -105,6 +138,11 @@ def main(arguments: list[str]) -> int:
     kinds = as_files(list(decoded.assets))
     for name, asset in decoded.assets.items():
         print(f"{hashlib.sha256(asset).hexdigest()}  asset, {kinds.get(name, 'never a file')}  {name}")
+    for name, file in decoded.files.items():
+        print(f"{hashlib.sha256(file).hexdigest()}  source file  {name}")
+    for name, reason in (decoded.refused | decoded.unmade).items():
+        print(f"{reason.kind}  {name}: {reason}")
+    print(f"{decoded.content}  content")
     return 0
 
 

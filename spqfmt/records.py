@@ -175,6 +175,7 @@ class TensorRecord:
     transposed: bool = False
     activation_clamp: Mapping[str, object] | None = None
     activation_quantization: Mapping[str, object] | None = None
+    view: tuple[int, ...] | None = None
 
     @property
     def n_weights(self) -> int:
@@ -282,6 +283,7 @@ class Index:
     metadata: Mapping[str, str]
     partial_plan: Mapping[str, object] | None = None
     shard: Shard | None = None
+    chunk_alignment: int | None = None
 
     def tensors_of(self, segment: Segment) -> TensorRecords:
         """Those of a segment, in order."""

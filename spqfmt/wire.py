@@ -10,9 +10,19 @@ class DType(NamedTuple):
     rotate: bool  # byte planes are split after a rotation to the left by one bit
 
 
+class SmallFloat(NamedTuple):
+    """How the bits of a float of at most 8 bits are read."""
+
+    exponent_bits: int
+    mantissa_bits: int
+    bias: int
+
+
 FORMAT_MAJOR: Final[int] = 1
-FORMAT_MINOR: Final[int] = 0
+FORMAT_MINOR: Final[int] = 1
 MAGIC: Final[bytes] = b'\x93SPQ\r\n\x1a\n'
+MINOR_1_FIRST_REQUIRED: Final[int] = 14
+MINOR_1_FIRST_OPTIONAL: Final[int] = 2
 HEADER_BYTES: Final[int] = 64
 TRAILER_BYTES: Final[int] = 96
 CHUNK_ALIGNMENT: Final[int] = 64
@@ -31,6 +41,8 @@ MAX_ASSETS: Final[int] = 1024
 EXPANSION_RATIO: Final[int] = 1024
 EXPANSION_SLACK_BYTES: Final[int] = 268435456
 MAX_OUTLIER_BANDS: Final[int] = 1048576
+MAX_SHARDS: Final[int] = 99999
+MAX_ZSTD_WINDOW_BYTES: Final[int] = 8388608
 CODEC_RAW: Final[int] = 0
 CODEC_ZSTD: Final[int] = 1
 CODEC_RANS: Final[int] = 2
@@ -166,6 +178,13 @@ DTYPES: Final[dict[str, DType]] = {
     "bf16": DType(bits=16, rotate=True),
     "f8_e4m3": DType(bits=8, rotate=False),
     "f8_e5m2": DType(bits=8, rotate=False),
+    "f8_e4m3fnuz": DType(bits=8, rotate=False),
+    "f8_e5m2fnuz": DType(bits=8, rotate=False),
+    "f8_e8m0": DType(bits=8, rotate=False),
+    "f6_e2m3": DType(bits=6, rotate=False),
+    "f6_e3m2": DType(bits=6, rotate=False),
+    "f4_e2m1": DType(bits=4, rotate=False),
+    "c64": DType(bits=64, rotate=False),
     "i64": DType(bits=64, rotate=False),
     "i32": DType(bits=32, rotate=False),
     "i16": DType(bits=16, rotate=False),
@@ -182,6 +201,17 @@ DTYPES: Final[dict[str, DType]] = {
     "log8": DType(bits=8, rotate=False),
 }
 
+SMALL_FLOATS: Final[dict[str, SmallFloat]] = {
+    "f8_e4m3": SmallFloat(exponent_bits=4, mantissa_bits=3, bias=7),
+    "f8_e5m2": SmallFloat(exponent_bits=5, mantissa_bits=2, bias=15),
+    "f8_e4m3fnuz": SmallFloat(exponent_bits=4, mantissa_bits=3, bias=8),
+    "f8_e5m2fnuz": SmallFloat(exponent_bits=5, mantissa_bits=2, bias=16),
+    "f8_e8m0": SmallFloat(exponent_bits=8, mantissa_bits=0, bias=127),
+    "f6_e2m3": SmallFloat(exponent_bits=2, mantissa_bits=3, bias=1),
+    "f6_e3m2": SmallFloat(exponent_bits=3, mantissa_bits=2, bias=3),
+    "f4_e2m1": SmallFloat(exponent_bits=2, mantissa_bits=1, bias=1),
+}
+
 REQUIRED_FEATURES: Final[dict[str, int]] = {  # name: bit
     "zstd": 0,
     "rans": 1,
@@ -196,9 +226,22 @@ REQUIRED_FEATURES: Final[dict[str, int]] = {  # name: bit
     "tied": 10,
     "shared_streams": 11,
     "shard": 12,
+    "small_floats": 14,
+    "complex": 15,
+    "levels": 16,
+    "supergroup_minimums": 17,
+    "group_rows": 18,
+    "stacked_transposed": 19,
+    "view": 20,
+    "dense_order": 21,
+    "named_schemes": 22,
+    "chunk_alignment": 23,
 }
 
 OPTIONAL_FEATURES: Final[dict[str, int]] = {  # name: bit
     "assets": 0,
     "partial_plan": 1,
+    "content": 2,
+    "origin": 3,
+    "sources": 4,
 }

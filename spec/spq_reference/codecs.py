@@ -2,7 +2,7 @@
 
 import zstandard
 
-from spq_reference.errors import Corrupt, Unsupported, require
+from spq_reference.errors import Corrupt, Unsupported, require, within
 
 RAW, ZSTD, RANS = 0, 1, 2
 
@@ -48,18 +48,26 @@ def decode_zstd(stored: bytes, raw_bytes: int) -> bytes:
 def decode_frame(frame: bytes, raw_bytes: int) -> bytes:
     """Decode one zstd frame, and nothing else, that must hold raw_bytes."""
     # > Each frame is exactly one RFC 8878 frame (not a skippable one) without dictionary and without checksum, with its
-    # > content size present and equal to the frame's raw bytes.
+    # > content size present and equal to the frame's raw bytes, and with a window that section 9 allows.
     try:
         parameters = zstandard.get_frame_parameters(frame)
         require(frame[:4] == bytes.fromhex("28b52ffd"), "zstd: not a frame")
         require(parameters.dict_id == 0, "zstd: a dictionary")
         require(not parameters.has_checksum, "zstd: a checksum")
         require(parameters.content_size == raw_bytes, "zstd: content size")
+        check_window(parameters.window_size, raw_bytes)
         raw = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise Corrupt(f"zstd: {error}") from error
     require(len(raw) == raw_bytes, "zstd: size")
     return raw
+
+
+def check_window(window_bytes: int, content_bytes: int) -> None:
+    """Check what a zstd frame asks of a decoder's memory."""
+    # > The window of a zstd frame (RFC 8878, 3.1.1.1.2) MUST NOT pass `max_zstd_window_bytes` and the frame's content
+    # > size both.
+    within(window_bytes, max(8388608, content_bytes), "window of a zstd frame")
 
 
 def decode_rans(stored: bytes, raw_bytes: int) -> bytes:

@@ -6,20 +6,28 @@ import zlib
 import zstandard
 
 from spq_reference import text
+from spq_reference.codecs import check_window
 from spq_reference.errors import Checksum, Corrupt, NotSpq, Truncated, Unsupported, require, within
+from spq_reference.files import check_files
 from spq_reference.records import Index, Plane, Stream, read_index
 from spq_reference.schemes import check_tensor
 
 MAGIC = bytes.fromhex("93535051 0d0a1a0a")
+# > Required bits 13 and 63 are never used.
 REQUIRED = (
     "zstd", "rans", "uniform", "grouped", "supergroups", "outliers", "permutation", "channel_order",
     "activation_clamp", "activation_quantization", "tied", "shared_streams", "shard",
+    None,
+    "small_floats", "complex", "levels", "supergroup_minimums", "group_rows", "stacked_transposed", "view",
+    "dense_order", "named_schemes", "chunk_alignment",
 )  # fmt: skip
+KNOWN = sum(1 << bit for bit, feature in enumerate(REQUIRED) if feature)
 
 
 def read_container(data: bytes) -> Index:
     """Return the index of a whole file, with every byte outside the chunks checked, and the chunks' checksums."""
-    # > The header is 64 bytes: magic (8 bytes), major (`u16`), minor (`u16`), 52 bytes that MUST be zero.
+    # > The header is 64 bytes: magic (8 bytes), major (`u16`), minor (`u16`), 52 bytes that MUST be zero. The magic is
+    # > `93 53 50 51 0d 0a 1a 0a` in hex.
     if data[:8] != MAGIC:
         raise NotSpq("the first 8 bytes are not the magic")
     # > The header's major version is checked before anything that follows it, and the required features before the
@@ -55,9 +63,9 @@ def read_container(data: bytes) -> Index:
     stored = data[index_offset:-96]
     if hashlib.sha256(trailer[32:] + stored).digest() != trailer[:32]:
         raise Checksum("the digest does not match")
-    unknown = required >> len(REQUIRED)
+    unknown = required & ~KNOWN
     if unknown:
-        raise Unsupported(f"required feature bit {len(REQUIRED) + (unknown & -unknown).bit_length() - 1}")
+        raise Unsupported(f"required feature bit {(unknown & -unknown).bit_length() - 1}")
     index = read_index(text.parse(index_text(stored, raw_bytes)))
     for tensor in index.tensors:
         check_tensor(tensor, index.used)
@@ -66,6 +74,7 @@ def read_container(data: bytes) -> Index:
     for bit, feature in enumerate(REQUIRED):
         require(feature not in index.used or required >> bit & 1 == 1, f"{feature} is used but not declared")
     check_layout(data, index, index_offset)
+    check_files(index, len(data))
     return index
 
 
@@ -84,6 +93,7 @@ def index_text(stored: bytes, raw_bytes: int) -> bytes:
         parameters = zstandard.get_frame_parameters(stored)
         require(stored[:4] == bytes.fromhex("28b52ffd"), "index: not a zstd frame")
         require(parameters.dict_id == 0 and parameters.content_size == raw_bytes, "index: zstd frame header")
+        check_window(parameters.window_size, raw_bytes)
         return zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise Corrupt(f"index: {error}") from error
@@ -107,24 +117,24 @@ def check_layout(data: bytes, index: Index, index_offset: int) -> None:
             for _, planes in stream.chunks:
                 for plane in planes:
                     plane.offset = align(end, alignment)
-                    alignment = 64
+                    alignment = index.chunk_alignment
                     gaps.append((end, plane.offset))
                     placed.append(plane)
                     end = plane.offset + plane.stored_bytes
 
     # > The first segment begins at `align(64, segment_alignment)`; each later segment begins at `align(e,
     # > segment_alignment)`, where `e` is the end of the last chunk before it. Within a segment, and among the assets,
-    # > each plane of each chunk begins at `align(e, 64)`, with `e` the end of the one before it (64 where there is
-    # > none). A plane of 0 bytes has its place like any other: it begins, and ends, where a longer one would begin. A
-    # > segment without chunks takes no room. The chunks of a segment follow each other in the order of tensors, of the
-    # > streams of a tensor, of the chunks of a stream, and of the planes of a chunk.
+    # > each plane of each chunk begins at `align(e, chunk_alignment)`, with `e` the end of the one before it (64 where
+    # > there is none). A plane of 0 bytes has its place like any other: it begins, and ends, where a longer one would
+    # > begin. A segment without chunks takes no room. The chunks of a segment follow each other in the order of
+    # > tensors, of the streams of a tensor, of the chunks of a stream, and of the planes of a chunk.
     tensors = iter(index.tensors)
     for n_tensors in index.segments:
         streams = [stream for _ in range(n_tensors) for stream in next(tensors).streams.values()]
         place(streams, index.segment_alignment)
     # > The assets' chunks follow the last segment in the order of the assets. `index_offset` MUST equal `align(e, 64)`
     # > after the last chunk (after the header when there is none).
-    place(list(index.assets.values()), 64)
+    place(list(index.assets.values()), index.chunk_alignment)
     require(index_offset == align(end, 64), "the index does not follow the last chunk")
     # > The `raw_bytes` of all chunks together MUST NOT pass `expansion_ratio * file_bytes + expansion_slack_bytes`.
     within(sum(plane.raw_bytes for plane in placed), 1024 * len(data) + 268435456, "raw_bytes of all chunks")

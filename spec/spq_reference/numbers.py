@@ -8,6 +8,7 @@ from spq_reference.errors import Corrupt
 # Width of one element, and whether planes are split after a rotation: the table of 3.2.
 BITS = {
     "f64": 64, "f32": 32, "f16": 16, "bf16": 16, "f8_e4m3": 8, "f8_e5m2": 8,
+    "f8_e4m3fnuz": 8, "f8_e5m2fnuz": 8, "f8_e8m0": 8, "f6_e2m3": 6, "f6_e3m2": 6, "f4_e2m1": 4, "c64": 64,
     "i64": 64, "i32": 32, "i16": 16, "i8": 8, "i4": 4, "i2": 2,
     "u64": 64, "u32": 32, "u16": 16, "u8": 8, "u4": 4, "u2": 2,
     "bool": 8, "log8": 8,
@@ -16,6 +17,12 @@ ROTATED = ("f64", "f32", "f16", "bf16")
 
 # Exponent bits and mantissa bits of the floats narrower than binary32 that are computed with.
 FLOATS = {"f32": (8, 23), "f16": (5, 10), "bf16": (8, 7)}
+
+# Exponent bits, mantissa bits and bias of the floats of at most 8 bits.
+SMALL_FLOATS = {
+    "f8_e4m3": (4, 3, 7), "f8_e5m2": (5, 2, 15), "f8_e4m3fnuz": (4, 3, 8), "f8_e5m2fnuz": (5, 2, 16),
+    "f8_e8m0": (8, 0, 127), "f6_e2m3": (2, 3, 1), "f6_e3m2": (3, 2, 3), "f4_e2m1": (2, 1, 1),
+}  # fmt: skip
 
 
 def fl(x: float) -> float:
@@ -47,6 +54,34 @@ def float_from_bits(bits: int, dtype: str = "f32") -> float:
     if exponent == 0:
         return sign * ldexp(mantissa, 1 - bias - mantissa_bits)
     return sign * ldexp(mantissa + (1 << mantissa_bits), exponent - bias - mantissa_bits)
+
+
+def small_float(bits: int, dtype: str) -> float:
+    """Return the value of a float of at most 8 bits."""
+    exponent_bits, mantissa_bits, bias = SMALL_FLOATS[dtype]
+    width = 1 << BITS[dtype]
+    # > | `f8_e8m0` | 8 | 0 | 127 | NaN where all bits are 1; no sign, no zero |
+    if dtype == "f8_e8m0":
+        # > An element of f8_e8m0 stands for `2^(e - bias)`, 0 included.
+        return nan if bits == 255 else ldexp(1.0, bits - bias)
+    m = bits % (1 << mantissa_bits)
+    e = bits >> mantissa_bits & ((1 << exponent_bits) - 1)
+    sign = -1.0 if bits >= width // 2 else 1.0
+    # > | `f8_e4m3` | 4 | 3 | 7 | NaN where all bits but the sign are 1 |
+    if dtype == "f8_e4m3" and bits % 128 == 127:
+        return sign * nan
+    # > | `f8_e5m2` | 5 | 2 | 15 | infinity, NaN as in IEEE 754 |
+    if dtype == "f8_e5m2" and e == 31:
+        return sign * (nan if m else inf)
+    # > | `f8_e4m3fnuz` | 4 | 3 | 8 | NaN where only the sign is 1 |
+    # > | `f8_e5m2fnuz` | 5 | 2 | 16 | NaN where only the sign is 1 |
+    if dtype in ("f8_e4m3fnuz", "f8_e5m2fnuz") and bits == 128:
+        return nan
+    # > with `M` mantissa bits it stands for `2^(e - bias) * (1 + m / 2^M)`, or for `2^(1 - bias) * m / 2^M` where `e`
+    # > is 0, negative where the sign is 1.
+    if e == 0:
+        return sign * ldexp(m, 1 - bias - mantissa_bits)
+    return sign * ldexp((1 << mantissa_bits) + m, e - bias - mantissa_bits)
 
 
 def bits_from_float(x: float, dtype: str) -> int:
@@ -114,17 +149,43 @@ def elements(dtype: str, planes: list[bytes], n: int) -> list[int]:
 
 
 def packed_elements(bits: int, raw: bytes, n: int) -> list[int]:
-    """Return n unsigned elements of 2 or 4 bits."""
+    """Return n unsigned elements of 2, 4 or 6 bits."""
     # > Elements narrower than 8 bits are packed: the first element lies in the least significant bits of the first
-    # > byte. Unused bits of the last byte of a chunk MUST be zero.
-    found = [byte >> shift & ((1 << bits) - 1) for byte in raw for shift in range(0, 8, bits)]
-    if any(found[n:]):
+    # > byte. Each element follows the one before it without a gap, so that one of 6 bits may lie in two bytes, its low
+    # > bits in the first. Unused bits of the last byte of a chunk MUST be zero.
+    found = []
+    held = n_held = 0
+    for byte in raw:
+        held |= byte << n_held
+        n_held += 8
+        while n_held >= bits and len(found) < n:
+            found.append(held & ((1 << bits) - 1))
+            held >>= bits
+            n_held -= bits
+    if held:
         raise Corrupt("unused bits of a chunk's last byte are not zero")
-    return found[:n]
+    return found
 
 
 def element_bytes(dtype: str, values: list[int]) -> bytes:
-    """Return elements of whole bytes as they lie in a restored tensor: little-endian, row-major."""
+    """Return elements as they lie in a restored tensor: little-endian, row-major, packed below 8 bits."""
     # > All integers are little-endian.
-    bits = BITS[dtype]
-    return b"".join((value % (1 << bits)).to_bytes(bits // 8, "little") for value in values)
+    return packed_bytes(BITS[dtype], values)
+
+
+def packed_bytes(bits: int, values: list[int]) -> bytes:
+    """Return integers of some bits each, one after the other from the lowest bit up, as whole bytes."""
+    if bits % 8 == 0:
+        return b"".join((value % (1 << bits)).to_bytes(bits // 8, "little") for value in values)
+    packed = bytearray()
+    held = n_held = 0
+    for value in values:
+        held |= value % (1 << bits) << n_held
+        n_held += bits
+        while n_held >= 8:
+            packed.append(held & 255)
+            held >>= 8
+            n_held -= 8
+    if n_held:
+        packed.append(held)
+    return bytes(packed)

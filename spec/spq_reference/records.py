@@ -7,9 +7,24 @@ from math import inf, prod
 from spq_reference.codecs import RANS, RAW, ZSTD
 from spq_reference.errors import require, within
 from spq_reference.numbers import BITS, float_from_bits, n_planes
-from spq_reference.text import LARGEST, Object, array, integer, mapping, string, word
+from spq_reference.sources import Sources, check_path, read_origin, read_sources
+from spq_reference.text import LARGEST, Object, array, hex_digest, integer, mapping, string, word
 
 OUTLIER_ROLES = ("outlier_gaps", "outlier_values")
+
+# > `maker.name/version`: at least two parts of the characters `a-z 0-9 _ -`, separated by `.`, then `/` and a version,
+# > 1 to 9999 in decimal without a leading zero.
+NAMED_SCHEME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)+/[1-9][0-9]{0,3}")
+
+# > `small_floats` stands for a tensor or stream of dtype f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz, f6_e2m3, f6_e3m2 or
+# > f4_e2m1, and for a stream of dtype f8_e4m3 or f8_e5m2 with another role than `values`; `complex` for a tensor or
+# > stream of dtype c64;
+FEATURE_OF_DTYPE = {
+    **dict.fromkeys(
+        ("f8_e8m0", "f8_e4m3fnuz", "f8_e5m2fnuz", "f6_e2m3", "f6_e3m2", "f4_e2m1"), "small_floats"
+    ),
+    "c64": "complex",
+}
 
 
 @dataclass
@@ -45,7 +60,16 @@ class Tensor:
     parameters: Object
     streams: dict[str, Stream]
     transposed: bool
+    view: list[int] | None = None
+    activations: Object = field(default_factory=dict)
+    content: str | None = None
+    origin: Object | None = None
     tied_to: str | None = None
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the scheme is another maker's (5.8)."""
+        return "/" in self.scheme
 
 
 @dataclass
@@ -53,9 +77,13 @@ class Index:
     """The whole index, and the required features that it uses."""
 
     segment_alignment: int
+    chunk_alignment: int
     segments: list[int]
     tensors: list[Tensor]
     assets: dict[str, Stream]
+    content: str | None
+    sources: Sources | None
+    is_shard: bool
     used: set[str]
 
 
@@ -65,6 +93,14 @@ def read_index(record: Object) -> Index:
     # > | `segment_alignment` | 64 or 4096 |
     alignment = integer(record.get("segment_alignment"))
     require(alignment in (64, 4096), "segment_alignment is neither 64 nor 4096")
+    chunk_alignment = 64
+    if "chunk_alignment" in record:
+        # > | `chunk_alignment` | optional: 64 or 4096; 64 where it is left out |
+        used.add("chunk_alignment")
+        chunk_alignment = integer(record["chunk_alignment"])
+        require(chunk_alignment in (64, 4096), "chunk_alignment is neither 64 nor 4096")
+        # > `chunk_alignment` MUST NOT be more than `segment_alignment`.
+        require(chunk_alignment <= alignment, "chunk_alignment is more than segment_alignment")
     within(len(array(record.get("tensors"))), 1048576, "tensors")
     tensors: list[Tensor] = []
     by_name: dict[str, Tensor] = {}
@@ -76,7 +112,7 @@ def read_index(record: Object) -> Index:
     within(len(array(record.get("segments"))), 1048576, "segments")
     for value in array(record.get("segments")):
         # > a name has at most 1024 bytes of UTF-8;
-        within(len(string(mapping(value).get("name")).encode()), 1024, "bytes of a segment's name")
+        within(len(plain_name(mapping(value)).encode()), 1024, "bytes of a segment's name")
         segments.append(integer(mapping(value).get("n_tensors"), 1))
     require(sum(segments) == len(tensors), "the segments do not hold all tensors")
     # > | `metadata` | object of strings; informative |
@@ -96,13 +132,32 @@ def read_index(record: Object) -> Index:
         used.add("shard")
         shard = mapping(record["shard"])
         integer(shard.get("number"), 1, integer(shard.get("count"), 1))
-    return Index(alignment, segments, tensors, read_assets(array(record.get("assets")), used), used)
+        # > n MUST NOT pass `max_shards`.
+        within(integer(shard.get("count")), 99999, "shards")
+    assets = read_assets(array(record.get("assets")), used)
+    content = None
+    if "content" in record:
+        # > Where the index has `content`, each tensor that is not tied MUST have it.
+        content = hex_digest(record["content"])
+        require(all(tensor.content or tensor.tied_to for tensor in tensors), "a tensor without content")
+    sources = read_sources(mapping(record["sources"]), set(assets)) if "sources" in record else None
+    return Index(
+        alignment, chunk_alignment, segments, tensors, assets, content, sources, "shard" in record, used
+    )
+
+
+def plain_name(record: Object) -> str:
+    """Return the name of a tensor or segment."""
+    # > A name of a tensor or of a segment MUST NOT hold U+0000.
+    name = string(record.get("name"))
+    require("\0" not in name, "a name with U+0000")
+    return name
 
 
 def read_tensor(record: Object, earlier: list[Tensor], by_name: dict[str, Tensor], used: set[str]) -> Tensor:
     """Return one tensor record; what depends on its scheme's tables is checked in schemes.py."""
     # > | `name` | string, 1 to 1024 bytes of UTF-8, unique in the file |
-    name = string(record.get("name"))
+    name = plain_name(record)
     require(name != "", "a tensor without name")
     within(len(name.encode()), 1024, "bytes of a tensor's name")
     require(name not in by_name, f"{name}: two tensors of this name")
@@ -113,9 +168,14 @@ def read_tensor(record: Object, earlier: list[Tensor], by_name: dict[str, Tensor
     within(prod(dimension for dimension in shape if dimension), LARGEST, "elements of a shape")
     # > | `dtype` | the dtype of the tensor before quantization, and of the tensor that a reader restores |
     dtype = word(record.get("dtype"), tuple(BITS))
-    # > | `scheme` | `dense`, `uniform`, `grouped` or `tied` |
-    scheme = word(record.get("scheme"), ("dense", "uniform", "grouped", "tied"))
-    used.update({scheme} - {"dense"})
+    used.update({FEATURE_OF_DTYPE[dtype]} if dtype in FEATURE_OF_DTYPE else set())
+    # > | `scheme` | `dense`, `uniform`, `grouped`, `tied`, or a named scheme (5.8) |
+    scheme = string(record.get("scheme"))
+    if NAMED_SCHEME.fullmatch(scheme) and len(scheme) <= 64:
+        used.add("named_schemes")
+    else:
+        word(scheme, ("dense", "uniform", "grouped", "tied"))
+        used.update({scheme} - {"dense"})
     string(record.get("method"))
     # > | `transposed` | optional boolean (5.1); false where it is left out; true only for the schemes uniform and
     # > grouped |
@@ -127,6 +187,25 @@ def read_tensor(record: Object, earlier: list[Tensor], by_name: dict[str, Tensor
     if scheme == "tied":
         record = {"parameters": {}, "streams": [], **record}
     tensor = Tensor(name, shape, dtype, scheme, mapping(record.get("parameters")), {}, transposed is True)
+    tensor.activations = {
+        key: record[key] for key in ("activation_clamp", "activation_quantization") if key in record
+    }
+    if "view" in record:
+        # > | `view` | optional list of 1 to 8 integers, at least 1 each (5.1); only for the schemes uniform and grouped
+        # > |
+        used.add("view")
+        require(scheme in ("uniform", "grouped"), f"{name}: {scheme} and view")
+        tensor.view = [integer(value, 1) for value in array(record["view"])]
+        require(len(tensor.view) >= 1, f"{name}: an empty view")
+        within(len(tensor.view), 8, "dimensions of a view")
+    if "content" in record:
+        # > | `content` | optional: the tensor's hex digest (3.5); not for the scheme `tied` |
+        require(scheme != "tied", f"{name}: tied, but with content")
+        tensor.content = hex_digest(record["content"])
+    if "origin" in record:
+        # > | `origin` | optional (7.3); not for the scheme `tied` |
+        require(scheme != "tied", f"{name}: tied, but with origin")
+        tensor.origin = read_origin(mapping(record["origin"]))
     for value in array(record.get("streams")):
         stream = read_stream(mapping(value), earlier, used)
         # > list of stream records, each role at most once, in the order of the tables of section 5;
@@ -152,6 +231,8 @@ def read_stream(record: Object, earlier: list[Tensor], used: set[str]) -> Stream
     """Return one stream record."""
     role = string(record.get("role"))
     stream = Stream(role, word(record.get("dtype"), tuple(BITS)), integer(record.get("n")))
+    used.update({FEATURE_OF_DTYPE[stream.dtype]} if stream.dtype in FEATURE_OF_DTYPE else set())
+    used.update({"small_floats"} if stream.dtype in ("f8_e4m3", "f8_e5m2") and role != "values" else set())
     if "same_as" in record:
         # > instead of `chunks` and `entropy_bits`: the number (from 0, in `tensors`) of an earlier tensor that holds a
         # > stream of the same role, dtype and `n` itself, not by `same_as`;
@@ -240,12 +321,7 @@ def read_assets(values: list[object], used: set[str]) -> dict[str, Stream]:
     found: dict[str, Stream] = {}
     for value in values:
         name = string(mapping(value).get("name"))
-        # > Its name is a relative path of 1 to 255 bytes: parts of the characters `A-Z a-z 0-9 . _ -` separated by `/`,
-        # > none of them empty, `.` or `..`.
-        require(len(name) <= 255, "an asset's name of more than 255 bytes")
-        for part in name.split("/"):
-            plain = re.fullmatch(r"[A-Za-z0-9._-]+", part) is not None
-            require(plain and part not in (".", ".."), f"the asset name {name!r:.40}")
+        check_path(name)
         # > Names MUST be unique, and no name followed by `/` may begin another.
         for other in found:
             require(not f"{name}/".startswith(f"{other}/"), f"the asset name {name} is taken")

@@ -2,10 +2,17 @@
 
 from math import ldexp
 
-from spq_reference.errors import require
-from spq_reference.numbers import bits_from_float, element_bytes, fl, float_from_bits
+from spq_reference.errors import Unsupported, require
+from spq_reference.numbers import (
+    SMALL_FLOATS,
+    bits_from_float,
+    element_bytes,
+    fl,
+    float_from_bits,
+    small_float,
+)
 from spq_reference.records import Tensor
-from spq_reference.schemes import FLOATS, ceil_div, matrix_shape
+from spq_reference.schemes import FLOATS, ceil_div, lines_of, matrix_shape, turned_shape
 from spq_reference.text import array, integer, mapping
 
 # T of 5.7: 2^(k/16) rounded to binary32.
@@ -24,11 +31,18 @@ def flat(streams: Streams, role: str) -> list[int]:
 
 def restore(tensor: Tensor, streams: Streams) -> bytes:
     """Return the elements of a tensor that is not tied, in row-major order, little-endian."""
+    if tensor.is_named:
+        # > it MUST report *unsupported* when it is asked for the tensor's elements, or for those of a tensor that is
+        # > tied to it.
+        raise Unsupported(f"{tensor.name}: scheme {tensor.scheme}")
     if tensor.scheme == "dense":
-        # > | `values` | the tensor's dtype | the elements in row-major order |
-        return element_bytes(tensor.dtype, flat(streams, "values"))
+        # > | `values` | the tensor's dtype | the elements, by orientation |
+        if tensor.shape == [] or 0 in tensor.shape:
+            return element_bytes(tensor.dtype, flat(streams, "values"))
+        values = ordered(tensor, streams, "values", *matrix_shape(tensor))
+        return element_bytes(tensor.dtype, [value for row in values for value in row])
     rows, columns = matrix_shape(tensor)
-    codes = ordered_codes(tensor, streams, rows, columns)
+    codes = ordered(tensor, streams, "codes", rows, columns)
     if tensor.scheme == "uniform":
         weights = uniform_weights(tensor, streams, codes, columns)
     else:
@@ -44,19 +58,27 @@ def restore(tensor: Tensor, streams: Streams) -> bytes:
         for i in range(rows):
             for k in range(columns):
                 weights[i][p[k]] = stored[i][k]
-    if tensor.transposed:
-        weights = [[weights[i][j] for i in range(rows)] for j in range(columns)]
-    bits = [bits_from_float(weight, tensor.dtype) for row in weights for weight in row]
+    bits = [bits_from_float(weight, tensor.dtype) for row in turned_back(tensor, weights) for weight in row]
     return element_bytes(tensor.dtype, bits)
 
 
-def ordered_codes(tensor: Tensor, streams: Streams, rows: int, columns: int) -> list[list[int]]:
-    """Return the codes as a matrix, with orientation and channel order undone."""
-    codes = flat(streams, "codes")
-    by_rows = tensor.parameters["orientation"] == "rows"
-    # > The channels of a `codes` stream are rows (orientation `rows`) or columns (orientation `columns`; stored columns
-    # > where there is a `permutation`). With `channel_order` o, channel `k` of the stream is channel `o[k]`; o MUST be
-    # > a permutation.
+def turned_back(tensor: Tensor, weights: list[list[float]]) -> list[list[float]]:
+    """Return rows of weights in the tensor's own order."""
+    if not tensor.transposed:
+        return weights
+    # > one of shape `[..., a, b]` is the matrix of a tensor of shape `[..., b, a]`.
+    b, a = turned_shape(tensor)[-2:]
+    stacked = range(0, len(weights), b)
+    return [[weights[first + i][j] for i in range(b)] for first in stacked for j in range(a)]
+
+
+def ordered(tensor: Tensor, streams: Streams, role: str, rows: int, columns: int) -> list[list[int]]:
+    """Return codes or values as a matrix, with orientation and channel order undone."""
+    codes = flat(streams, role)
+    by_rows = tensor.parameters.get("orientation", "rows") == "rows"
+    # > The channels of a `codes` or `values` stream are rows (orientation `rows`) or columns (orientation `columns`;
+    # > stored columns where there is a `permutation`). With `channel_order` o, channel `k` of the stream is channel
+    # > `o[k]`; o MUST be a permutation.
     channels, length = (rows, columns) if by_rows else (columns, rows)
     o = flat(streams, "channel_order") if "channel_order" in streams else list(range(channels))
     require(sorted(o) == list(range(channels)), f"{tensor.name}: channel_order")
@@ -70,11 +92,20 @@ def ordered_codes(tensor: Tensor, streams: Streams, rows: int, columns: int) -> 
 
 def floats(tensor: Tensor, streams: Streams, role: str) -> list[float]:
     """Return the numbers that the elements of a stream stand for."""
-    # > Integers, and stored floats of less than 32 bits, are converted to binary32 first, which is exact;
     dtype = tensor.streams[role].dtype
     elements = flat(streams, role)
+    # > the value of a code `c` is level `c`; `scale_codes` with `scale_levels` likewise, and so on.
+    levels = {"codes": "levels", "scale_codes": "scale_levels"}.get(role, role.replace("_codes", "_levels"))
+    if levels != role and levels in streams:
+        values = floats(tensor, streams, levels)
+        return [values[element] for element in elements]
+    # > Integers, and stored floats of less than 32 bits, are converted to binary32 first, which is exact; subnormal
+    # > numbers and negative zero are kept.
+    # > The value of a code is the number that its dtype says.
     if dtype in FLOATS:
         return [float_from_bits(element, dtype) for element in elements]
+    if dtype in SMALL_FLOATS:
+        return [small_float(element, dtype) for element in elements]
     if dtype == "log8":
         octave_steps, bias = (
             integer(value, -1024) for value in array(tensor.parameters[f"{role[:-1]}_log8"])
@@ -137,27 +168,34 @@ def place_outliers(
                 weights[r + position // columns][position % columns] = float_from_bits(next(values), dtype)
 
 
-def second_level(tensor: Tensor, streams: Streams, name: str, rows: int, groups: int) -> list[float]:
-    """Return scales, zero points or minimums, rows * groups of them, from either level (5.5)."""
+def group_numbers(tensor: Tensor, streams: Streams, name: str, lines: int, groups: int) -> list[float]:
+    """Return scales, zero points or minimums, lines * groups of them, from either level (5.5)."""
     if f"{name}s" in streams:
         return floats(tensor, streams, f"{name}s")
-    # > A supergroup is a tile of `supergroup.rows` rows by `supergroup.groups` groups, cut short at the edges;
-    # > `superrows = ceil(rows / R)`, `supercolumns = ceil(groups / G)`.
+    # > A supergroup is a tile of `supergroup.rows` lines by `supergroup.groups` groups, cut short at the edges;
+    # > `superrows = ceil(lines / R)`, `supercolumns = ceil(groups / G)`.
     supergroup = mapping(tensor.parameters["supergroup"])
     R, G = integer(supergroup["rows"]), integer(supergroup["groups"])
     supercolumns = ceil_div(groups, G)
     codes = floats(tensor, streams, f"{name}_codes")
     steps = floats(tensor, streams, f"{name}_steps")
     zeros = floats(tensor, streams, f"{name}_zeros") if f"{name}_zeros" in streams else None
+    minimums = floats(tensor, streams, f"{name}_minimums") if f"{name}_minimums" in streams else None
     found = []
-    for i in range(rows):
+    for line in range(lines):
         for g in range(groups):
-            # > With `t` the tile of group (i, g):
-            t = i // R * supercolumns + g // G
-            # > `scale[i, g] = fl(scale_steps[t] * fl(scale_codes[i, g] - scale_zeros[t]))`; without `scale_zeros` the
-            # > subtraction is left out. Zero points and minimums likewise.
-            code = codes[i * groups + g]
-            found.append(fl(steps[t] * (code if zeros is None else fl(code - zeros[t]))))
+            # > With `t` the tile of group (l, g):
+            t = line // R * supercolumns + g // G
+            code = codes[line * groups + g]
+            if zeros is not None:
+                # > - zeros: `scale[l, g] = fl(scale_steps[t] * fl(scale_code[l, g] - scale_zeros[t]))`
+                found.append(fl(steps[t] * fl(code - zeros[t])))
+            elif minimums is not None:
+                # > - minimums: `scale[l, g] = fl(fl(scale_steps[t] * scale_code[l, g]) - scale_minimums[t])`
+                found.append(fl(fl(steps[t] * code) - minimums[t]))
+            else:
+                # > - neither: `scale[l, g] = fl(scale_steps[t] * scale_code[l, g])`
+                found.append(fl(steps[t] * code))
     return found
 
 
@@ -166,27 +204,30 @@ def grouped_weights(
 ) -> list[list[float]]:
     """Return the matrix of 5.5, its columns in stored order."""
     # > A group is `group_size` consecutive stored columns of one row, the last one holding the rest; `groups =
-    # > ceil(columns / group_size)`.
+    # > ceil(columns / group_size)`. With `group_rows` it is a tile of `group_rows` rows by `group_size` stored columns,
+    # > cut short at the edges.
     group_size = integer(tensor.parameters["group_size"])
     groups = ceil_div(columns, group_size)
-    scale = second_level(tensor, streams, "scale", rows, groups)
+    lines, line_of_row = lines_of(tensor)
+    values = floats(tensor, {**streams, "codes": codes}, "codes")
+    scale = group_numbers(tensor, streams, "scale", lines, groups)
     has = {name: bool({f"{name}s", f"{name}_codes"} & set(streams)) for name in ("zero_point", "minimum")}
-    zero_point = second_level(tensor, streams, "zero_point", rows, groups) if has["zero_point"] else []
-    minimum = second_level(tensor, streams, "minimum", rows, groups) if has["minimum"] else []
+    zero_point = group_numbers(tensor, streams, "zero_point", lines, groups) if has["zero_point"] else []
+    minimum = group_numbers(tensor, streams, "minimum", lines, groups) if has["minimum"] else []
     weights = [[0.0] * columns for _ in range(rows)]
     for i in range(rows):
         for k in range(columns):
-            # > With `g` the group of stored column `k`:
-            g = i * groups + k // group_size
-            code = codes[i][k]
+            # > With `l` the line of row `i` and `g` the group of stored column `k`:
+            g = line_of_row[i] * groups + k // group_size
+            code = values[i * columns + k]
             if has["zero_point"]:
-                # > - zero points: `weight[i, k] = fl(scale[i, g] * fl(code[i, k] - zero_point[i, g]))`
+                # > - zero points: `weight[i, k] = fl(scale[l, g] * fl(code[i, k] - zero_point[l, g]))`
                 weights[i][k] = fl(scale[g] * fl(code - zero_point[g]))
             elif has["minimum"]:
-                # > - minimums: `weight[i, k] = fl(fl(scale[i, g] * code[i, k]) - minimum[i, g])`
+                # > - minimums: `weight[i, k] = fl(fl(scale[l, g] * code[i, k]) - minimum[l, g])`
                 weights[i][k] = fl(fl(scale[g] * code) - minimum[g])
             else:
-                # > - neither: `weight[i, k] = fl(scale[i, g] * code[i, k])`
+                # > - neither: `weight[i, k] = fl(scale[l, g] * code[i, k])`
                 weights[i][k] = fl(scale[g] * code)
     # > Then outliers replace weights.
     return weights

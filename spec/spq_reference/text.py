@@ -46,7 +46,7 @@ def unique(pairs: list[tuple[str, object]]) -> Object:
 
 def number(digits: str) -> int:
     """Return the integer of these digits."""
-    # > Numbers MUST be integers without fraction or exponent, from -(2^53 - 1) to 2^53 - 1.
+    # > Numbers MUST be integers without fraction or exponent, from -(2^53 - 1) to 2^53 - 1. `-0` is the number 0.
     require(len(digits) <= 17 and abs(int(digits)) <= LARGEST, "index: an integer past 2^53 - 1")
     return int(digits)
 
@@ -85,6 +85,14 @@ def mapping(value: object) -> Object:
     if type(value) is not dict:
         raise Corrupt(f"index: {value!r:.40} where an object is due")
     return value
+
+
+def hex_digest(value: object) -> str:
+    """Return the value, a SHA-256 in hex."""
+    # > A *hex digest* is a string of 64 digits `0-9 a-f`, a SHA-256.
+    digest = string(value)
+    require(re.fullmatch(r"[0-9a-f]{64}", digest) is not None, f"index: {digest!r:.80} is no hex digest")
+    return digest
 
 
 def word(value: object, words: tuple[str, ...]) -> str:

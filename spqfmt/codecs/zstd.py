@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
-from spqfmt.errors import CorruptError
+from spqfmt.errors import CorruptError, LimitError
 
 FRAME_BYTES = wire.ZSTD_FRAME_RAW_BYTES
 
@@ -106,6 +106,13 @@ def _check_header(frame: memoryview, raw_bytes: int, number: int) -> None:
         raise CorruptError(f"zstd frame {number}: {error}") from error
     if header.content_size != raw_bytes or header.dict_id or header.has_checksum:
         raise CorruptError(f"zstd frame {number} does not hold {raw_bytes} bytes plainly")
+    check_window(header)
+
+
+def check_window(header: zstandard.FrameParameters) -> None:
+    """Raise LimitError where a frame asks a decoder for more memory than the format lets it (FORMAT.md section 9)."""
+    if header.window_size > max(wire.MAX_ZSTD_WINDOW_BYTES, header.content_size):
+        raise LimitError(f"a zstd frame asks for a window of {header.window_size} bytes")
 
 
 CODEC = ZstdCodec()

@@ -8,12 +8,29 @@ from spqfmt.records import Index, Stream, TensorRecord
 from spqfmt.schemes.registry import SCHEMES
 
 ALL_REQUIRED = sum(1 << bit for bit in wire.REQUIRED_FEATURES.values())
+NOT_READ = frozenset(
+    {
+        "small_floats",
+        "complex",
+        "levels",
+        "supergroup_minimums",
+        "group_rows",
+        "stacked_transposed",
+        "view",
+        "dense_order",
+        "named_schemes",
+        "chunk_alignment",
+    }
+)
+"""Required features that this version of the package does not read: files with one are refused by its name."""
 
 
 def tensor_features(tensor: TensorRecord) -> set[str]:
     """Names of the required features that a tensor uses."""
     used = _of_streams(tensor.streams)
     used |= {"tied"} if tensor.tied_to is not None else SCHEMES[tensor.scheme].features(tensor)
+    if tensor.view is not None:
+        used.add("view")
     if tensor.activation_clamp is not None:
         used.add("activation_clamp")
     if tensor.activation_quantization is not None:
@@ -24,6 +41,7 @@ def tensor_features(tensor: TensorRecord) -> set[str]:
 def index_features(index: Index) -> set[str]:
     """Names of the required features that the index uses beside its tensors."""
     used = {"shard"} if index.shard is not None else set()
+    used |= {"chunk_alignment"} if index.chunk_alignment is not None else set()
     return used | _of_streams(asset.stream for asset in index.assets)
 
 

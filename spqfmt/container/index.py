@@ -24,6 +24,7 @@ from spqfmt.schemes.base import check_int
 _RATES: Wanted = {"bytes_per_s": "scalar", "chunk_ns": "scalar"}
 _ROOT: Wanted = {
     "segment_alignment": "scalar",
+    "chunk_alignment": "scalar",
     "segments": wire.MAX_SEGMENTS,
     "tensors": wire.MAX_TENSORS,
     "assets": wire.MAX_ASSETS,
@@ -85,6 +86,7 @@ def parse_index(
         member(root, "metadata", dict, "index"),
         _partial_plan(root),
         _shard(root),
+        optional(root, "chunk_alignment", int, "index"),
     )
     undeclared = required_mask(index_features(index)) & ~declared
     if undeclared:
@@ -195,4 +197,6 @@ def _shard(root: Json) -> Shard | None:
     shard = Shard(*(member(record, key, int, "shard") for key in ("number", "count")))
     if not 1 <= shard.number <= shard.count:
         raise CorruptError(f"shard {shard.number} of {shard.count}")
+    if shard.count > wire.MAX_SHARDS:
+        raise LimitError(f"{shard.count} shards, {wire.MAX_SHARDS} are allowed")
     return shard

@@ -16,6 +16,7 @@ from spqfmt import wire
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS, Elements, check_packed, from_planes
 from spqfmt.codecs.threads import side_by_side
+from spqfmt.codecs.zstd import check_window
 from spqfmt.container import planes
 from spqfmt.container.index import parse_index
 from spqfmt.container.strict_json import Json, parse
@@ -244,8 +245,10 @@ def _decoded(stored: bytes, raw_bytes: int) -> bytes:
     if len(stored) == raw_bytes:
         return stored
     try:
-        if zstandard.get_frame_parameters(stored).content_size != raw_bytes:
+        header = zstandard.get_frame_parameters(stored)
+        if header.content_size != raw_bytes:
             raise CorruptError("the index does not decode to its size")
+        check_window(header)
         return zstandard.ZstdDecompressor().decompress(
             stored, max_output_size=raw_bytes, allow_extra_data=False
         )

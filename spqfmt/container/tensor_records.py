@@ -32,6 +32,7 @@ _TENSOR: Wanted = {
     "method": "scalar",
     "parameters": _PARAMETERS,
     "streams": (max(len(scheme.roles) for scheme in SCHEMES.values()), STREAM),
+    "view": "integers",
     "transposed": "scalar",
     "activation_clamp": {
         "kind": "scalar",
@@ -136,6 +137,7 @@ class RecordReader:
             streams=parsed,
             tied_to=optional(record, "tied_to", str, where),
             transposed=optional(record, "transposed", bool, where) or False,
+            view=_view(record, where),
             activation_clamp=optional(record, "activation_clamp", dict, where),
             activation_quantization=optional(record, "activation_quantization", dict, where),
         )
@@ -154,6 +156,8 @@ def check_name(record: Json, where: str, least_bytes: int) -> str:
         raise LimitError(f"{where}: a name has {size} bytes, {wire.MAX_NAME_BYTES} are allowed")
     if size < least_bytes:
         raise CorruptError(f"{where}: a name is empty")
+    if "\0" in name:
+        raise CorruptError(f"{where}: a name holds U+0000")
     return name
 
 
@@ -179,6 +183,18 @@ def _shape(record: Json, where: str) -> tuple[int, ...]:
     if prod(n for n in shape if n) > 2**53 - 1:
         raise LimitError(f"{where}: its shape passes 2^53 - 1 elements")
     return shape
+
+
+def _view(record: Json, where: str) -> tuple[int, ...] | None:
+    values = optional(record, "view", bytes, where)
+    if values is None:
+        return None
+    if not 1 <= len(values) // 8 <= wire.MAX_DIMENSIONS:
+        raise CorruptError(f"{where}: a view has 1 to {wire.MAX_DIMENSIONS} dimensions")
+    view = tuple(check_int(n, f"{where}: a dimension of the view", 1) for n in integers(values))
+    if record["scheme"] not in ("uniform", "grouped") or prod(view) != prod(_shape(record, where)):
+        raise CorruptError(f"{where}: a view of another size, or of a tensor that can have none")
+    return view
 
 
 def _check_scheme(tensor: TensorRecord, where: str) -> None:

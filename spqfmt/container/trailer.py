@@ -5,6 +5,7 @@ import struct
 from dataclasses import dataclass
 
 from spqfmt import wire
+from spqfmt.container.features import ALL_REQUIRED, NOT_READ
 from spqfmt.errors import (
     ChecksumError,
     CorruptError,
@@ -33,6 +34,12 @@ class Trailer:
     optional: int
     digest: bytes = b""
 
+    @property
+    def minor(self) -> int:
+        """The lowest minor version that knows all features of the file."""
+        is_1_1 = self.required >> wire.MINOR_1_FIRST_REQUIRED or self.optional >> wire.MINOR_1_FIRST_OPTIONAL
+        return 1 if is_1_1 else 0
+
     def pack(self, stored_index: bytes) -> bytes:
         """The trailer's bytes, digest included."""
         body = _TRAILER.pack(
@@ -44,16 +51,16 @@ class Trailer:
             self.required,
             self.optional,
             wire.FORMAT_MAJOR,
-            wire.FORMAT_MINOR,
+            self.minor,
             0,
             wire.MAGIC,
         )[_DIGEST_BYTES:]
         return hashlib.sha256(body + stored_index).digest() + body
 
 
-def pack_header() -> bytes:
+def pack_header(minor: int) -> bytes:
     """The header's bytes."""
-    return _HEADER.pack(wire.MAGIC, wire.FORMAT_MAJOR, wire.FORMAT_MINOR, b"")
+    return _HEADER.pack(wire.MAGIC, wire.FORMAT_MAJOR, minor, b"")
 
 
 def check_header(header: bytes, file_bytes: int) -> tuple[int, int]:
@@ -84,12 +91,7 @@ def parse_trailer(data: bytes, version: tuple[int, int], file_bytes: int) -> Tra
         raise TruncatedError("the file ends before its end is due", file_bytes)
     if (major, minor) != version or zero:
         raise CorruptError("header and trailer disagree", at)
-    unknown = trailer.required & ~sum(1 << bit for bit in wire.REQUIRED_FEATURES.values())
-    if unknown:
-        bit = unknown.bit_length() - 1
-        raise UnsupportedError(
-            f"needs feature bit {bit}, which this spqfmt does not know; update it", f"bit {bit}", at + 64
-        )
+    _check_features(trailer.required, at + 64)
     end = trailer.index_offset + trailer.index_stored_bytes + wire.TRAILER_BYTES
     if trailer.file_bytes != file_bytes or end != file_bytes:
         raise CorruptError("the trailer's sizes do not add up to the file", at)
@@ -97,6 +99,18 @@ def parse_trailer(data: bytes, version: tuple[int, int], file_bytes: int) -> Tra
         raise CorruptError("the index lies in the header", at)
     _check_index_size(trailer, at)
     return trailer
+
+
+def _check_features(required: int, at: int) -> None:
+    unknown = required & ~ALL_REQUIRED
+    if unknown:
+        bit = unknown.bit_length() - 1
+        raise UnsupportedError(
+            f"needs feature bit {bit}, which this spqfmt does not know; update it", f"bit {bit}", at
+        )
+    for name in sorted(NOT_READ, key=wire.REQUIRED_FEATURES.__getitem__):
+        if required >> wire.REQUIRED_FEATURES[name] & 1:
+            raise UnsupportedError(f"needs {name}, which this spqfmt does not read; update it", name, at)
 
 
 def _check_index_size(trailer: Trailer, at: int) -> None:

@@ -75,7 +75,7 @@ class Writer:
 
     def __enter__(self) -> Self:
         try:
-            self._put(pack_header())
+            self._put(pack_header(0))  # seal knows the minor version
         except BaseException:
             self._discard()
             raise
@@ -219,6 +219,7 @@ class Writer:
         self._put(stored)
         self._put(packed)
         self._file.flush()
+        os.pwrite(self._file.fileno(), pack_header(trailer.minor), 0)
         os.fsync(self._file.fileno())
         return Sealed(self.path, file_bytes, packed[:32])
 

@@ -53,16 +53,22 @@ def index_stream(role: str, indices: NDArray[np.int64]) -> StreamData:
     return StreamData(role, dtype, indices.astype(carrier))
 
 
-def check(record: TensorRecord, roles: Roles, dtypes: tuple[str, ...]) -> None:
-    """Orientation, codes, channel order and class sizes of a record."""
+def check(
+    record: TensorRecord,
+    roles: Roles,
+    dtypes: tuple[str, ...],
+    role: str = "codes",
+    orientation: object = None,
+) -> None:
+    """Orientation (`orientation` where it is left out), codes or values, channel order and class sizes of a record."""
     rows, columns = record.matrix_shape
-    orientation = record.parameters.get("orientation")
+    orientation = record.parameters.get("orientation", orientation)
     if orientation not in ("rows", "columns"):  # not a set: it would hash what a file holds
         raise CorruptError(f"tensor {record.name!r}: orientation is neither rows nor columns")
     n, width = (rows, columns) if orientation == "rows" else (columns, rows)
-    codes = roles.required("codes", dtypes, rows * columns)
+    codes = roles.required(role, dtypes, rows * columns)
     if codes.same_as is not None:
-        raise CorruptError(f"tensor {record.name!r}: codes must be the tensor's own")
+        raise CorruptError(f"tensor {record.name!r}: {role} must be the tensor's own")
     roles.optional("channel_order", INDEX_DTYPES, n)
     if "class_sizes" not in record.parameters:
         return
@@ -77,7 +83,7 @@ def check(record: TensorRecord, roles: Roles, dtypes: tuple[str, ...]) -> None:
     for size in sizes:
         border += size * width
         if border not in ends:
-            raise CorruptError(f"tensor {record.name!r}: a chunk holds codes of two classes")
+            raise CorruptError(f"tensor {record.name!r}: a chunk holds {role} of two classes")
 
 
 def read(record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> Elements:

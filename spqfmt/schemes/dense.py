@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from spqfmt.codecs.elements import Elements
 from spqfmt.errors import CorruptError
 from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
+from spqfmt.schemes import codes as codes_stream
 from spqfmt.schemes.base import Encoded, Fetch, Roles, StreamData
 
-ROLES = ("values",)
+ROLES = ("values", "channel_order")
 DTYPES = (
     "f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2",
     "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "bool",
@@ -36,17 +36,24 @@ class DenseScheme:
 
     name = "dense"
     roles = ROLES
-    parameters: Mapping[str, Wanted] = MappingProxyType({})
+    parameters: Mapping[str, Wanted] = codes_stream.PARAMETERS
 
     def check(self, record: TensorRecord) -> None:
         """The one stream has the tensor's dtype and size."""
         if record.dtype not in DTYPES or record.transposed:
             raise CorruptError(f"tensor {record.name!r}: a dense tensor cannot be that")
-        Roles(record, ROLES).required("values", (record.dtype,), record.n_weights)
+        roles = Roles(record, ROLES)
+        if record.shape and record.n_weights:
+            codes_stream.check(record, roles, (record.dtype,), "values", "rows")
+            return
+        roles.required("values", (record.dtype,), record.n_weights)
+        if len(roles.record.streams) > 1 or record.parameters.keys() & self.parameters.keys():
+            raise CorruptError(f"tensor {record.name!r}: a scalar, or no elements, has no order")
 
     def features(self, record: TensorRecord) -> set[str]:
-        """None: every reader reads dense tensors."""
-        return set()
+        """That of an order of its channels."""
+        ordered = "orientation" in record.parameters or "channel_order" in record.by_role
+        return {"dense_order"} if ordered else set()
 
     def verify(self, record: TensorRecord, fetch: Fetch) -> None:
         """Any bits are a tensor."""

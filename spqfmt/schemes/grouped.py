@@ -189,6 +189,7 @@ class GroupedScheme:
     roles = ROLES
     parameters: Mapping[str, Wanted] = {
         "group_size": "scalar",
+        "group_rows": "scalar",
         "bits": "scalar",
         "supergroup": {"rows": "scalar", "groups": "scalar"},
         **codes_stream.PARAMETERS,
@@ -231,7 +232,8 @@ class GroupedScheme:
     def features(self, record: TensorRecord) -> set[str]:
         """The scheme's own bit and those of its options."""
         supergroups = {"supergroups"} if "supergroup" in record.parameters else set()
-        return {"grouped"} | supergroups | optional_features(record)
+        tiles = {"group_rows"} if "group_rows" in record.parameters else set()
+        return {"grouped"} | supergroups | tiles | optional_features(record)
 
     def verify(self, record: TensorRecord, fetch: Fetch) -> None:
         """Permutation, channel order and the places of outliers."""

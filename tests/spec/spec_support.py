@@ -18,6 +18,10 @@ VECTORS = ROOT / "spec" / "vectors"
 VALID = json.loads((VECTORS / "valid" / "manifest.json").read_text(encoding="utf-8"))
 INVALID = json.loads((VECTORS / "invalid" / "manifest.json").read_text(encoding="utf-8"))
 
+VECTORS_1_1 = VECTORS / "1.1"
+VALID_1_1 = json.loads((VECTORS_1_1 / "valid" / "manifest.json").read_text(encoding="utf-8"))
+INVALID_1_1 = json.loads((VECTORS_1_1 / "invalid" / "manifest.json").read_text(encoding="utf-8"))
+
 FORMAT_ERROR = errors.FormatError
 KINDS = {
     errors.NotSpqError: "not spq",
@@ -36,11 +40,16 @@ def words(text: str) -> str:
 
 FORMAT = (ROOT / "FORMAT.md").read_text(encoding="utf-8")
 FORMAT_WORDS = words(FORMAT)
+ORIGINS = "\n\n".join(
+    path.read_text(encoding="utf-8") for path in sorted((ROOT / "spec" / "origins").glob("*.md"))
+)
+ORIGINS_WORDS = words(ORIGINS)
 
 
 def rules() -> list[str]:
-    """Return the sentences and table rows of FORMAT.md that say MUST."""
-    text = re.sub(r"^```.*?^```|^#.*?$|<!--.*?-->|^\|[-|]+\|$", "", FORMAT, flags=re.DOTALL | re.MULTILINE)
+    """Return the sentences and table rows of FORMAT.md and spec/origins that say MUST."""
+    whole = f"{FORMAT}\n\n{ORIGINS}"
+    text = re.sub(r"^```.*?^```|^#.*?$|<!--.*?-->|^\|[-|]+\|$", "", whole, flags=re.DOTALL | re.MULTILINE)
     return [part for part in re.split(r"(?<=[.:|]) (?=[A-Z`|*-])", words(text)) if "MUST" in part]
 
 

@@ -7,10 +7,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from spec_support import FORMAT_WORDS, ROOT, rules, words
+from spec_support import FORMAT_WORDS, ORIGINS_WORDS, ROOT, rules, words
 from spq_reference import codecs, container, numbers, restore
 
 FILES = [ROOT / "spec" / "reference_decoder.py", *sorted((ROOT / "spec" / "spq_reference").glob("*.py"))]
+TEXTS = f"{FORMAT_WORDS} {ORIGINS_WORDS}"
 REGISTRY = tomllib.loads((ROOT / "spec" / "registry.toml").read_text(encoding="utf-8"))
 
 # Rules for more than one file, for writers, or for what a program does with a decoded file.
@@ -44,12 +45,10 @@ def test_quotes_stand_in_format(path):
     for line, quote in quotes(path):
         # A file lists neighbouring rows or sentences in one comment although the text has others between them.
         parts = (
-            [words(quote)]
-            if words(quote) in FORMAT_WORDS
-            else re.split(r"(?<=\|) (?=\|)|(?<=[.;]) ", words(quote))
+            [words(quote)] if words(quote) in TEXTS else re.split(r"(?<=\|) (?=\|)|(?<=[.;]) ", words(quote))
         )
         for part in parts:
-            assert part in FORMAT_WORDS, f"{path.name}:{line}: {part}"
+            assert part in TEXTS, f"{path.name}:{line}: {part}"
 
 
 def test_every_rule_is_quoted():
@@ -82,6 +81,9 @@ def test_numbers_typed_by_hand_are_the_registry_s():
     assert {name: dtype["bits"] for name, dtype in REGISTRY["dtypes"].items()} == numbers.BITS
     assert tuple(name for name, dtype in REGISTRY["dtypes"].items() if dtype["rotate"]) == numbers.ROTATED
     assert tuple(REGISTRY["log8"]["table"]) == restore.T
-    assert dict(zip(container.REQUIRED, range(99), strict=False)) == REGISTRY["features"]["required"]
+    bits = {feature: bit for bit, feature in enumerate(container.REQUIRED) if feature is not None}
+    assert bits == REGISTRY["features"]["required"]
+    small = {name: tuple(dtype.values())[:3] for name, dtype in REGISTRY["small_floats"].items()}
+    assert small == numbers.SMALL_FLOATS
     assert bytes.fromhex(REGISTRY["format"]["magic"]) == container.MAGIC
     assert REGISTRY["codecs"] == {"raw": codecs.RAW, "zstd": codecs.ZSTD, "rans": codecs.RANS}

@@ -12,42 +12,81 @@ import json
 import sys
 from pathlib import Path
 
-from spq_vectors import invalid, invalid_beside, invalid_codecs, invalid_schemes, valid, valid_grouped
+from spq_vectors import (
+    invalid,
+    invalid_1_1,
+    invalid_beside,
+    invalid_codecs,
+    invalid_grouped_1_1,
+    invalid_schemes,
+    invalid_sources_1_1,
+    valid_dense_1_1,
+    valid_floats_1_1,
+    valid_grouped,
+    valid_levels_1_1,
+    valid_origins_1_1,
+    valid_sources_1_1,
+)
 from spq_vectors.build import Record
+from spq_vectors.valid import VALID, Vector
 from spq_vectors.valid_grouped import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+INVALID = (
+    invalid.header_and_trailer, invalid.layout, invalid.json_text, invalid.stored_index, invalid.records,
+    invalid_beside.beside_tensors, invalid_codecs.zstd, invalid_codecs.rans_header, invalid_codecs.rans_blocks,
+    invalid_codecs.packed, invalid_schemes.matrix, invalid_schemes.uniform, invalid_schemes.channels,
+    invalid_schemes.outliers, invalid_schemes.grouped, invalid_schemes.shared,
+)  # fmt: skip
+VALID_1_1 = tuple(
+    maker
+    for module in (valid_dense_1_1, valid_floats_1_1, valid_levels_1_1, valid_sources_1_1, valid_origins_1_1)
+    for maker in module.MAKERS
+)
+INVALID_1_1 = (*invalid_1_1.PARTS, *invalid_grouped_1_1.PARTS, *invalid_sources_1_1.PARTS)
+
+
 def make() -> dict[str, bytes]:
-    """Return all files by their path below spec/vectors."""
-    shards, shard_index = valid_grouped.shard_set()
-    vectors = {name: maker() for name, maker in valid.VALID.items()} | shards
+    """Return all files by their path below spec/vectors: those of 1.0, and below 1.1 those of that version."""
+    files = {}
+    shards, shards_1_1 = valid_grouped.shard_set(), valid_sources_1_1.shard_set()
+    files["valid/shards.spq.index.json"] = valid_grouped.shard_index(shards)
+    files |= of_valid("", {name: maker() for name, maker in VALID.items()} | shards)
+    files |= of_invalid("", invalid.made_by(INVALID))
+    files["1.1/valid/sources.spq.index.json"] = valid_grouped.shard_index(shards_1_1)
+    files |= of_valid("1.1/", {maker.__name__: maker() for maker in VALID_1_1} | shards_1_1)
+    return files | of_invalid("1.1/", invalid.made_by(INVALID_1_1))
+
+
+def of_valid(folder: str, vectors: dict[str, Vector]) -> dict[str, bytes]:
+    """Return valid vectors and their manifest."""
     files, entries = {}, {}
     for name, vector in vectors.items():
         data = vector.file.build()
-        files[f"valid/{name}.spq"] = data
+        files[f"{folder}valid/{name}.spq"] = data
         entries[name] = {
             "shows": vector.shows,
             "file_bytes": len(data),
             "tensors": {key: digest(content) for key, content in vector.tensors.items()},
             "assets": {key: digest(content) for key, content in vector.assets.items()},
         } | ({"as_files": vector.as_files} if vector.as_files else {})
-    files["valid/shards.spq.index.json"] = valid_grouped.shard_index_text(shard_index).encode()
-    files["valid/manifest.json"] = manifest(entries)
-    for part in (
-        invalid.header_and_trailer, invalid.layout, invalid.json_text, invalid.stored_index, invalid.records,
-        invalid_beside.beside_tensors, invalid_codecs.zstd, invalid_codecs.rans_header, invalid_codecs.rans_blocks,
-        invalid_codecs.packed, invalid_schemes.matrix, invalid_schemes.uniform, invalid_schemes.channels,
-        invalid_schemes.outliers, invalid_schemes.grouped, invalid_schemes.shared,
-    ):  # fmt: skip
-        part()
-    broken = {}
-    for name, file in invalid.INVALID.items():
-        files[f"invalid/{name}.spq"] = file.data
-        broken[name] = {"kind": file.kind, "clause": file.clause}
-    files["invalid/manifest.json"] = manifest(broken)
-    return files
+        if folder:
+            entries[name]["files"] = {key: digest(content) for key, content in vector.files.items()}
+            if vector.files_of_set:
+                entries[name]["files_of_set"] = {
+                    key: digest(file) for key, file in vector.files_of_set.items()
+                }
+            entries[name] |= {"refused": sorted(vector.refused), "unmade": sorted(vector.unmade)}
+    return {**files, f"{folder}valid/manifest.json": manifest(entries)}
+
+
+def of_invalid(folder: str, vectors: dict[str, invalid.Invalid]) -> dict[str, bytes]:
+    """Return invalid vectors and their manifest."""
+    files = {f"{folder}invalid/{name}.spq": file.data for name, file in vectors.items()}
+    entries = {name: {"kind": file.kind, "clause": file.clause} for name, file in vectors.items()}
+    return {**files, f"{folder}invalid/manifest.json": manifest(entries)}
 
 
 def manifest(entries: Record) -> bytes:

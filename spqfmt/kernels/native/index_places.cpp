@@ -27,8 +27,10 @@ unsigned bits_of(const JsonString& dtype) {
 
 int64_t natural(JsonCursor& at) {
   const uint8_t c = at.peek();
-  require_place(c >= '0' && c <= '9');
-  return at.integer();
+  require_place(c == '-' || (c >= '0' && c <= '9'));
+  const int64_t value = at.integer();
+  require_place(value >= 0);
+  return value;
 }
 
 // One chunk record: the number of elements, then stored_bytes, codec and crc32 of each plane.

@@ -6,8 +6,10 @@
 namespace spqfmt::wire {
 
 inline constexpr std::uint32_t format_major = 1;
-inline constexpr std::uint32_t format_minor = 0;
+inline constexpr std::uint32_t format_minor = 1;
 inline constexpr std::uint8_t magic[8] = {0x93, 0x53, 0x50, 0x51, 0xd, 0xa, 0x1a, 0xa};
+inline constexpr std::uint32_t minor_1_first_required = 14;
+inline constexpr std::uint32_t minor_1_first_optional = 2;
 inline constexpr std::uint32_t header_bytes = 64;
 inline constexpr std::uint32_t trailer_bytes = 96;
 inline constexpr std::uint32_t chunk_alignment = 64;
@@ -26,6 +28,8 @@ inline constexpr std::uint32_t max_assets = 1024;
 inline constexpr std::uint32_t expansion_ratio = 1024;
 inline constexpr std::uint32_t expansion_slack_bytes = 268435456;
 inline constexpr std::uint32_t max_outlier_bands = 1048576;
+inline constexpr std::uint32_t max_shards = 99999;
+inline constexpr std::uint32_t max_zstd_window_bytes = 8388608;
 inline constexpr std::uint32_t codec_raw = 0;
 inline constexpr std::uint32_t codec_zstd = 1;
 inline constexpr std::uint32_t codec_rans = 2;
@@ -50,6 +54,6 @@ struct DType {
   const char* name;
   std::uint32_t bits;
 };
-inline constexpr DType dtypes[20] = {{"f64", 64}, {"f32", 32}, {"f16", 16}, {"bf16", 16}, {"f8_e4m3", 8}, {"f8_e5m2", 8}, {"i64", 64}, {"i32", 32}, {"i16", 16}, {"i8", 8}, {"i4", 4}, {"i2", 2}, {"u64", 64}, {"u32", 32}, {"u16", 16}, {"u8", 8}, {"u4", 4}, {"u2", 2}, {"bool", 8}, {"log8", 8}};
+inline constexpr DType dtypes[27] = {{"f64", 64}, {"f32", 32}, {"f16", 16}, {"bf16", 16}, {"f8_e4m3", 8}, {"f8_e5m2", 8}, {"f8_e4m3fnuz", 8}, {"f8_e5m2fnuz", 8}, {"f8_e8m0", 8}, {"f6_e2m3", 6}, {"f6_e3m2", 6}, {"f4_e2m1", 4}, {"c64", 64}, {"i64", 64}, {"i32", 32}, {"i16", 16}, {"i8", 8}, {"i4", 4}, {"i2", 2}, {"u64", 64}, {"u32", 32}, {"u16", 16}, {"u8", 8}, {"u4", 4}, {"u2", 2}, {"bool", 8}, {"log8", 8}};
 
 }  // namespace spqfmt::wire

@@ -36,7 +36,7 @@ def _report(readers: tuple[Reader, ...], path: Path) -> FileReport:
         for record in reader.index.tensors_of(segment)
     )
     return FileReport(
-        format_version=f"{wire.FORMAT_MAJOR}.{wire.FORMAT_MINOR}",
+        format_version=f"{wire.FORMAT_MAJOR}.{max(reader.trailer.minor for reader in readers)}",
         file_bytes=file_bytes,
         n_files=len(readers),
         metadata=dict(readers[0].index.metadata),

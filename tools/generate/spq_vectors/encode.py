@@ -12,6 +12,10 @@ BITS = {
     "i64": 64, "i32": 32, "i16": 16, "i8": 8, "i4": 4, "i2": 2,
     "u64": 64, "u32": 32, "u16": 16, "u8": 8, "u4": 4, "u2": 2, "bool": 8, "log8": 8,
 }  # fmt: skip
+DTYPES_1_0 = tuple(BITS)
+BITS |= {
+    "f8_e4m3fnuz": 8, "f8_e5m2fnuz": 8, "f8_e8m0": 8, "f6_e2m3": 6, "f6_e3m2": 6, "f4_e2m1": 4, "c64": 64,
+}  # fmt: skip
 
 Encoder = Callable[[bytes], tuple[int, bytes]]
 
@@ -138,15 +142,22 @@ def rans_block(data: bytes, freq: Sequence[int], fill: int) -> bytes:
     return body + bytes(-len(body) % 4)
 
 
+def packed(bits: int, values: Sequence[int]) -> bytes:
+    """Return unsigned elements one after the other, from the lowest bit of the first byte up."""
+    out = b""
+    for at in range(0, len(values), 8):  # eight elements end at a whole byte
+        eight = values[at : at + 8]
+        whole = sum(value << i * bits for i, value in enumerate(eight))
+        out += whole.to_bytes(-(-len(eight) * bits // 8), "little")
+    return out
+
+
 def planes(dtype: str, elements: Sequence[int]) -> list[bytes]:
     """Return the planes of a chunk from its elements, floats given as their bits."""
     bits = BITS[dtype]
     values = [element % (1 << bits) for element in elements]
     if bits < 8:
-        packed = bytearray(-(-len(values) * bits // 8))
-        for i, value in enumerate(values):
-            packed[i * bits // 8] |= value << i * bits % 8
-        return [bytes(packed)]
+        return [packed(bits, values)]
     if dtype in ("f64", "f32", "f16", "bf16"):
         values = [value << 1 & ((1 << bits) - 1) | value >> (bits - 1) for value in values]
     return [bytes(value >> 8 * p & 255 for value in values) for p in range(bits // 8)]

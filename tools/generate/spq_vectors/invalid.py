@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,14 @@ class Invalid:
 
 
 INVALID: dict[str, Invalid] = {}
+
+
+def made_by(parts: Sequence[Callable[[], None]]) -> dict[str, Invalid]:
+    """Return the invalid vectors that these functions make."""
+    INVALID.clear()
+    for part in parts:
+        part()
+    return dict(INVALID)
 
 
 def bad(name: str, kind: str, clause: str, file: File | bytes) -> None:

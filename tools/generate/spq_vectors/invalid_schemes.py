@@ -51,8 +51,8 @@ def matrix() -> None:
     dtype = "The `dtype` of such a tensor is f64, f32, f16 or bf16."
     bad("uniform_restores_i8", "corrupt", dtype, uniform_file(dtype="i8"))
     bad("uniform_restores_f8", "corrupt", dtype, uniform_file(dtype="f8_e4m3"))
-    two = "With `transposed`, the tensor MUST have two dimensions, and it is the transpose of the matrix."
-    bad("transposed_3", "corrupt", two, uniform_file(shape=[2, 2, 6], transposed=True))
+    stacked = uniform_file(shape=[2, 2, 6], transposed=True, required=0b100)
+    bad("transposed_3", "corrupt", FEATURE, stacked)
     bad("transposed_integer", "corrupt", "optional boolean (5.1)", uniform_file(transposed=1))
 
 

@@ -3,13 +3,14 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spq_vectors import encode, expected
 from spq_vectors.build import File, Record, Stream, Tensor, zstd_index
-from spq_vectors.encode import BITS, Rans, constant, raw, zstd, zstd_by_hand
+from spq_vectors.encode import BITS, DTYPES_1_0, Rans, constant, raw, zstd, zstd_by_hand
 
 RANS = Rans()
 VALID: dict[str, Callable[[], "Vector"]] = {}
@@ -17,7 +18,10 @@ VALID: dict[str, Callable[[], "Vector"]] = {}
 
 @dataclass
 class Vector:
-    """A file and its content. `shows` is for people."""
+    """A file and its content. `shows` is for people.
+
+    `refused` are tensors and `unmade` source files that a reader of FORMAT.md alone knows no way to make.
+    """
 
     shows: str
     file: File
@@ -25,12 +29,21 @@ class Vector:
     assets: dict[str, bytes] = field(default_factory=dict)
     as_files: dict[str, str] = field(default_factory=dict)
     """What assets are as files of a folder (FORMAT.md 7.1), "data" or "code"; the others are left out."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    refused: Sequence[str] = ()
+    unmade: Sequence[str] = ()
+    files_of_set: dict[str, bytes] = field(default_factory=dict)  # what all shards make together
 
 
 def vector(make: Callable[[], Vector]) -> Callable[[], Vector]:
     """Put a maker into VALID under its name."""
     VALID[make.__name__] = make
     return make
+
+
+def file_1_1(*tensors: Tensor, **options: Any) -> File:
+    """Return a file of one segment with the lowest version and the bits that it needs."""
+    return File([("all", tensors)] if tensors else [], **{"version": None, "optional": None, **options})
 
 
 def numbers(seed: int, n: int, low: int, high: int) -> list[int]:
@@ -43,7 +56,7 @@ def numbers(seed: int, n: int, low: int, high: int) -> list[int]:
 def whole(dtype: str, elements: Sequence[int]) -> bytes:
     """Return elements as a dense tensor restores them."""
     bits = BITS[dtype]
-    return b"".join((element % (1 << bits)).to_bytes(bits // 8, "little") for element in elements)
+    return encode.packed(bits, [element % (1 << bits) for element in elements])
 
 
 def matrix(seed: int, rows: int, columns: int, low: int, high: int) -> NDArray[np.int64]:
@@ -88,7 +101,8 @@ def dense_dtypes() -> Vector:
         "bf16": [0, 1 << 15, 1, 0x7F80, 0x7FC1, 0xFF81, 0x3F81, 0x807F],
     }
     tensors, contents = [], {}
-    for dtype, bits in BITS.items():
+    for dtype in DTYPES_1_0:
+        bits = BITS[dtype]
         if bits < 8 or dtype == "log8":
             continue
         edges = [0, 1, (1 << bits) - 1, 1 << (bits - 1), (1 << (bits - 1)) - 1]

@@ -179,8 +179,8 @@ def grouped_gguf() -> Vector:
     return Vector(shows, File([("all", tensors)]), contents)
 
 
-def shard_set() -> tuple[dict[str, Vector], dict[str, object]]:
-    """Return the two files of a shard set, and the text of the file that names them."""
+def shard_set() -> dict[str, Vector]:
+    """Return the two files of a shard set."""
     vectors = {}
     for number in (1, 2):
         tensor = dense(f"part.{number}", [2, 2], "u8", [number] * 4)
@@ -192,16 +192,17 @@ def shard_set() -> tuple[dict[str, Vector], dict[str, object]]:
         vectors[name] = Vector(
             f"shard {number} of 2", file, {f"part.{number}": bytes([number] * 4)}, contents
         )
+    return vectors
+
+
+def shard_index(vectors: dict[str, Vector]) -> bytes:
+    """Return the file beside the shards."""
     entries = []
     for name, made in vectors.items():
         data = made.file.build()
         entries.append({"file": f"{name}.spq", "file_bytes": len(data), "digest": data[-96:-64].hex()})
-    return vectors, {"format": "spq-shards", "version": 1, "shards": entries}
-
-
-def shard_index_text(index: dict[str, object]) -> str:
-    """Return the JSON text of the file beside the shards."""
-    return json.dumps(index, indent=1) + "\n"
+    index = {"format": "spq-shards", "version": 1, "shards": entries}
+    return (json.dumps(index, indent=1) + "\n").encode()
 
 
 def digest(data: bytes) -> str:
