@@ -27,12 +27,12 @@ class Vector:
     file: File
     tensors: dict[str, bytes] = field(default_factory=dict)
     assets: dict[str, bytes] = field(default_factory=dict)
-    as_files: dict[str, str] = field(default_factory=dict)
-    """What assets are as files of a folder (FORMAT.md 7.1), "data" or "code"; the others are left out."""
     files: dict[str, bytes] = field(default_factory=dict)
     refused: Sequence[str] = ()
     unmade: Sequence[str] = ()
     files_of_set: dict[str, bytes] = field(default_factory=dict)  # what all shards make together
+    as_files: dict[str, str] = field(default_factory=dict)
+    """What assets are as files of a folder (FORMAT.md 7.1), "data" or "code"; the others are left out."""
 
 
 def vector(make: Callable[[], Vector]) -> Callable[[], Vector]:
@@ -250,7 +250,11 @@ def asset_files() -> Vector:
     kinds = dict.fromkeys(data, "data") | dict.fromkeys(code, "code")
     shows = "names of assets: data, code, and what never becomes a file in a folder"
     return Vector(
-        shows, File(assets=held, compress=zstd_index), {}, {name: name.encode() for name in names}, kinds
+        shows,
+        File(assets=held, compress=zstd_index),
+        {},
+        {name: name.encode() for name in names},
+        as_files=kinds,
     )
 
 
