@@ -8,7 +8,7 @@ so that a block computes what the loaded model would.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,16 +185,23 @@ def _build_empty(source: SourceModel, config: Any, dtype: torch.dtype) -> Any:
 def find_model_class(config: Any, path: Path | None = None) -> Any:
     """The class that the config names, else the causal language model of its type, else its bare model.
 
-    Raises UnsupportedError, which names `path`, where transformers has none.
+    Raises UnsupportedError, which names `path`, where transformers has none, or none without another library.
     """
+    where = "" if path is None else f"{path}: "
     for name in config.architectures or ():
         named = getattr(transformers, str(name), None)
         if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
             return named
+        if named is not None and hasattr(named, "_backends"):
+            raise UnsupportedError(
+                f"{where}{name} needs {', '.join(named._backends)}: install what is missing", name
+            )
     for mapping in (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_MAPPING):
-        if type(config) in mapping:
-            return mapping[type(config)]
-    where = "" if path is None else f"{path}: "
+        # The registry has names of classes that the library has not.
+        with suppress(ValueError):
+            if type(config) in mapping:
+                found = mapping[type(config)]
+                return found[0] if isinstance(found, list | tuple) else found
     raise UnsupportedError(
         f"{where}transformers has no model of type {config.model_type!r}", config.model_type
     )

@@ -50,16 +50,21 @@ def find_places(model: Any, records: Mapping[str, TensorRecord]) -> list[Place]:
     """
     kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
     tied: Mapping[str, str] = model.all_tied_weights_keys
+    targets = Targets(model)
+    stored: dict[str, str] = {}
+    for tensor in records:
+        parameter, alone = targets.find(tensor)
+        if alone:
+            stored.setdefault(parameter, tensor)
     places = []
     for name, module in model.named_modules():
-        if any(part in kept for part in name.split(".")):
-            continue
         weight = f"{name}.weight"
-        for candidate in _names(weight, tied.get(weight), model.base_model_prefix):
-            record = records.get(candidate)
-            if record is not None and _fits(module, record):
-                places.append(Place(name, candidate, record, isinstance(module, nn.Embedding)))
-                break
+        tensor_name = stored.get(weight) or stored.get(tied.get(weight, ""))
+        if tensor_name is None or any(part in kept for part in name.split(".")):
+            continue
+        record = records[tensor_name]
+        if _fits(module, record):
+            places.append(Place(name, tensor_name, record, isinstance(module, nn.Embedding)))
     return _whole_ties(places, tied)
 
 
@@ -68,12 +73,6 @@ def _whole_ties(places: list[Place], tied: Mapping[str, str]) -> list[Place]:
     found = {f"{place.module}.weight" for place in places}
     broken = {name for pair in tied.items() if not found.issuperset(pair) for name in pair}
     return [place for place in places if f"{place.module}.weight" not in broken]
-
-
-def _names(weight: str, source: str | None, prefix: str) -> list[str]:
-    names = [weight] if source is None else [weight, source]
-    head = f"{prefix}."
-    return [*names, *(n.removeprefix(head) if n.startswith(head) else head + n for n in names if prefix)]
 
 
 def _fits(module: Any, record: TensorRecord) -> bool:

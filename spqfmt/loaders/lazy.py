@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from spqfmt.calibration.limits import within_limits
+from spqfmt.calibration.model import Targets
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import SpqError
 from spqfmt.loaders.tensors import StoredModel, StoredTensor
@@ -20,23 +21,22 @@ from spqfmt.wire import DTYPES
 
 @contextmanager
 def lazy_state(
-    stored: StoredModel, config: Any, dtype: torch.dtype, progress: Progress
+    stored: StoredModel, model_class: Any, config: Any, dtype: torch.dtype, progress: Progress
 ) -> Iterator[dict[str, Any]]:
-    """The state dict of `stored` for a model of `config` that shall compute in `dtype`.
+    """The state dict of `stored` for a model of that class and config that shall compute in `dtype`.
 
     Leaving the context raises what went wrong while a tensor was read: transformers turns some of it into messages of
     its own.
     """
     progress.start(sum(_source_bytes(t) for t in stored.tensors.values() if t.tied_to is None))
     reading = _Reading(dtype, progress)
-    # The config decides whether weights are shared; a tied name that it does not tie is filled from its source.
-    tied = config.get_text_config().tie_word_embeddings
+    shared = _shared(stored, model_class, config)
     try:
         with within_limits():
             yield {
                 name: _LazyTensor(name, tensor, reading)
                 for name, tensor in stored.tensors.items()
-                if not (tied and tensor.tied_to is not None)
+                if name not in shared
             }
     except Exception as error:
         if reading.error is not None and error is not reading.error:
@@ -44,6 +44,24 @@ def lazy_state(
         raise
     if reading.error is not None:
         raise reading.error
+
+
+def _shared(stored: StoredModel, model_class: Any, config: Any) -> frozenset[str]:
+    """Tied tensors that the model shares by itself: it decides. Those that it does not are filled from their source."""
+    tied = {name: tensor.tied_to for name, tensor in stored.tensors.items() if tensor.tied_to is not None}
+    if not tied:
+        return frozenset()
+    with torch.device("meta"):
+        model = model_class(config)
+    targets = Targets(model)
+
+    def source(name: str) -> str:
+        parameter, _ = targets.find(name)
+        return str(model.all_tied_weights_keys.get(parameter, parameter))
+
+    return frozenset(
+        name for name, other in tied.items() if other in stored.tensors and source(name) == source(other)
+    )
 
 
 class _LazyTensor:

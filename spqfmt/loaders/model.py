@@ -261,7 +261,7 @@ def _build(
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """The model with its weights, on the CPU, in eval mode, and what transformers says of the loading."""
-    with lazy_state(stored, config, dtype, progress) as state, quiet_transformers():
+    with lazy_state(stored, model_class, config, dtype, progress) as state, quiet_transformers():
         model, info = model_class.from_pretrained(
             None,
             config=config,

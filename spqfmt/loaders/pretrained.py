@@ -86,7 +86,7 @@ def load_pretrained(
         refuse_quantized(path, config)
         dtype = _dtype(asked, config, stored)
         if wanted is None or device is None:
-            loaded = _load_decoded(from_state_dict, arguments, config, stored, dtype, options)
+            loaded = _load_decoded(model_class, from_state_dict, arguments, config, stored, dtype, options)
         else:
             loaded = _load_packed(path, model_class, config, stored, dtype, wanted, device, options)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -163,6 +163,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _load_decoded(
+    model_class: Any,
     from_state_dict: Callable[..., Any],
     arguments: Sequence[Any],
     config: Any,
@@ -171,7 +172,7 @@ def _load_decoded(
     options: dict[str, Any],
 ) -> Any:
     exact = dtype if isinstance(dtype, torch.dtype) else torch.float32
-    with lazy_state(stored, config, exact, Silent()) as state:
+    with lazy_state(stored, model_class, config, exact, Silent()) as state:
         loaded = from_state_dict(*arguments, config=config, state_dict=state, dtype=dtype, **options)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     treat_inputs(model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None})

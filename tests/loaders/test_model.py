@@ -14,6 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import spqfmt
+from spqfmt.calibration.model import find_model_class
 from spqfmt.calibration.places import unused_tensors
 from spqfmt.errors import (
     ChecksumError,
@@ -125,6 +126,26 @@ def test_an_encoder_loads_as_the_class_its_config_names(tmp_path: Path) -> None:
         assert torch.equal(model(inputs)[0], expected(inputs)[0])
 
 
+@pytest.mark.parametrize("options", [{}, {"packed": True}])
+def test_a_config_that_says_nothing_of_tied_weights(tmp_path: Path, options: dict[str, Any]) -> None:
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    config = transformers.CLIPConfig(
+        text_config=size | {"vocab_size": 64, "eos_token_id": 2, "bos_token_id": 1},
+        vision_config=size | {"image_size": 32, "patch_size": 16},
+        projection_dim=16,
+    )
+    assert not hasattr(config.get_text_config(), "tie_word_embeddings")
+    with tiny.quiet():
+        expected = transformers.CLIPModel(config).eval()
+        expected.save_pretrained(tmp_path)
+    spqfmt.pack(tmp_path, tmp_path / "m.spq")
+    model, _ = load_model(tmp_path / "m.spq", **options)
+    inputs = {"input_ids": torch.arange(10)[None], "pixel_values": torch.ones(1, 3, 32, 32)}
+    with torch.inference_mode():
+        result, wanted = model(**inputs).logits_per_image, expected(**inputs).logits_per_image
+    assert torch.allclose(result, wanted, rtol=1e-5)
+
+
 def test_merged_experts_are_the_only_copies(tiny_folder: Callable[[str], Path]) -> None:
     model, _ = load_model(tiny_folder("mixtral"))
     expected = by_transformers(tiny_folder("mixtral"))
@@ -228,6 +249,18 @@ def test_a_missing_head_of_an_untied_model(llama: Path) -> None:
 def test_an_unknown_model_type(llama: Path) -> None:
     configure(llama, model_type="brand_new")
     refuse(llama, UnsupportedError, "transformers cannot use its config.json")
+
+
+def test_a_class_that_the_library_lacks_or_lacks_a_library_for() -> None:
+    class Config:
+        model_type, architectures = "odd", ("HiggsAudioV2TokenizerModel",)
+
+    if hasattr(transformers.HiggsAudioV2TokenizerModel, "_backends"):
+        with pytest.raises(UnsupportedError, match=r"m\.spq: HiggsAudioV2TokenizerModel needs .*torchaudio"):
+            find_model_class(Config(), Path("m.spq"))
+    config = transformers.VoxtralRealtimeTextConfig()
+    with pytest.raises(UnsupportedError, match=r"m\.spq: transformers has no model of type"):
+        find_model_class(config, Path("m.spq"))
 
 
 def test_code_of_the_model_is_never_run(llama: Path) -> None:

@@ -50,8 +50,8 @@ def prepare(
 
 
 def packed_names(places: Sequence[Place]) -> frozenset[str]:
-    """Tensors of the file, and tied names, that transformers shall not load."""
-    return frozenset(place.tensor for place in places) | {place.record.name for place in places}
+    """Tensors of the file, by the names that the model's class has for them, that transformers shall not load."""
+    return frozenset(place.tensor for place in places)
 
 
 def packed_class(
