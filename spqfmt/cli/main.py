@@ -40,6 +40,7 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
+        _bound_others()
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
@@ -54,6 +55,23 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+def _bound_others() -> None:
+    """Have numpy and tokenizers start no threads where the system leaves room for few.
+
+    Each starts one for each processor, torch too, and they end the process where they cannot.
+    """
+    from spqfmt.kernels import _native
+
+    plenty = 3 * _native.usable_threads() + _SOME_THREADS
+    if _native.startable_threads(plenty) < plenty:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+_SOME_THREADS = 8
+"""What is started besides, at most: to load models, and to read ahead."""
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

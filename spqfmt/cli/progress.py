@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from spqfmt.cli.units import count, printable
+from spqfmt.kernels import native
 
 
 class Rate(ProgressColumn):
@@ -52,7 +53,8 @@ class Bar:
             transient=True,
             # A calibrated block takes minutes on a large model: its rate must not be forgotten before the next one.
             speed_estimate_period=1800,
-            disable=quiet or not console.is_terminal,
+            # It is drawn by a thread.
+            disable=quiet or not console.is_terminal or native.startable_threads(2) < 2,
         )
         self._task = self._progress.add_task(what, total=None, tensor="")
 

@@ -15,7 +15,7 @@ import zstandard
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS, Elements, check_packed, from_planes
-from spqfmt.codecs.threads import side_by_side
+from spqfmt.codecs.tasks import side_by_side
 from spqfmt.codecs.zstd import check_window
 from spqfmt.container import planes
 from spqfmt.container.index import parse_index

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from math import prod
-from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt import wire
+from spqfmt.codecs.threads import lock_held_over_forks
 from spqfmt.container.features import required_mask, tensor_features
 from spqfmt.container.stream_records import STREAM, check_shared, parse_streams
 from spqfmt.container.strict_json import Json, integers, member, optional
@@ -68,7 +68,7 @@ class RecordReader:
         self._declared = declared
         self._context = context
         self._kept: dict[int, TensorRecord] = {}
-        self._lock = Lock()
+        self._lock = lock_held_over_forks()
 
     def record(self, number: int) -> TensorRecord:
         """The record of this number."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from spqfmt.codecs.chunks import EncodedChunk
-from spqfmt.codecs.threads import Task, bound_torch, submit
+from spqfmt.codecs.tasks import Task, submit
+from spqfmt.codecs.threads import bound_torch
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader

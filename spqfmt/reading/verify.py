@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 
 from spqfmt import wire
-from spqfmt.codecs.threads import side_by_side
+from spqfmt.codecs.tasks import side_by_side
 from spqfmt.container.reader import Reader, located
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import CorruptError

@@ -13,7 +13,8 @@ from spqfmt.codecs.chunks import CodecPolicy, EncodedChunk, EncodedPlane
 from spqfmt.codecs.elements import CARRIERS, check_packed, from_planes
 from spqfmt.codecs.raw import CODEC as RAW
 from spqfmt.codecs.registry import AUTO, CODECS, decode_into
-from spqfmt.codecs.threads import Task, n_threads, side_by_side, submit
+from spqfmt.codecs.tasks import Task, side_by_side, submit
+from spqfmt.codecs.threads import n_threads
 from spqfmt.container.encode import BEST, MIN_SAVING, encode_plane
 from spqfmt.container.output import Output
 from spqfmt.container.reader import Reader, located

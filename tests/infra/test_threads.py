@@ -1,15 +1,23 @@
 """One number of threads, wherever it is said, and who does the work when there are none."""
 
 import os
+import resource
+import shlex
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
+
+import tiny
 import torch
 
 from spqfmt.codecs import threads
-from spqfmt.codecs.threads import Task, jobs, lock_held_over_forks, n_threads, side_by_side, submit
+from spqfmt.codecs.tasks import Task, side_by_side, submit
+from spqfmt.codecs.threads import jobs, lock_held_over_forks, n_threads
 from spqfmt.errors import BackendError, CorruptError
 
 VARIABLES = ("SPQFMT_THREADS", "OMP_NUM_THREADS")
@@ -31,6 +39,7 @@ def python(code: str, **variables: str) -> str:
 
 
 ASK = "from spqfmt.codecs.threads import n_threads, set_jobs\n"
+MAIN = "from spqfmt.cli.main import main; main()"
 PROCESSORS = len(os.sched_getaffinity(0))
 
 
@@ -189,3 +198,33 @@ def test_whoever_forks_waits_for_such_a_lock() -> None:
     holder.join()
     assert events == ["released", "forked"]
     assert lock.acquire(timeout=10)
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    tiny.build("llama", tmp_path / "model", dtype=torch.bfloat16)
+    return tmp_path / "model"
+
+
+def test_commands_work_where_the_system_starts_no_thread(tiny_model: Path, tmp_path: Path) -> None:
+    if resource.getrlimit(resource.RLIMIT_STACK)[1] != resource.RLIM_INFINITY:
+        pytest.skip("stacks cannot be made too large here")
+    packed, text = tmp_path / "model.spq", tmp_path / "text.txt"
+    text.write_text("a text " * 100)
+    memory = ("--memory", "1MiB", "--max-new-tokens", "3")
+    for command in (
+        ("pack", tiny_model, packed, "--method", "gptq", "--calibration", text, "--samples", 2),
+        ("verify", packed),
+        ("inspect", packed, "--measure", "--json"),
+        ("repack", packed, tmp_path / "other.spq", "--codec", "zstd"),
+        ("unpack", packed, tmp_path / "out"),
+        ("run", packed, "--prompt", "a", *memory),
+    ):
+        # A thread's stack is as large as the limit for the first one's.
+        limited = (
+            f"ulimit -s {1 << 36}; exec {shlex.join([sys.executable, '-P', '-c', MAIN, *map(str, command)])}"
+        )
+        result = subprocess.run(
+            ["sh", "-c", limited], capture_output=True, text=True, check=False, timeout=300
+        )
+        assert result.returncode == 0, (command, result.stderr)

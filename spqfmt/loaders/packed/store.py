@@ -6,7 +6,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from spqfmt.codecs.base import Bytes
-from spqfmt.codecs.threads import n_threads, side_by_side
+from spqfmt.codecs.tasks import side_by_side
+from spqfmt.codecs.threads import n_threads
 from spqfmt.container.reader import Reader, located
 from spqfmt.loaders.packed.buffers import allocate
 from spqfmt.residency.decode import check_part, decode_part
