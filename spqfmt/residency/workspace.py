@@ -1,4 +1,4 @@
-"""Room for the weights that are dequantized at a time. Sizes only, so that a plan needs no torch."""
+"""Room for the weights that are dequantized at a time. Sizes only, so that a page's estimate needs no torch."""
 
 TILE_WEIGHTS = 1 << 20
 """Weights that are dequantized at a time: a whole part of 8-bit codes, whose product then is in one piece."""
