@@ -195,7 +195,7 @@ class TensorRecord:
     @cached_property
     def matrix_shape(self) -> tuple[int, int]:
         """Rows and columns of the matrix that uniform and grouped describe (FORMAT.md 5.1)."""
-        shape = tuple(reversed(self.shape)) if self.transposed else self.shape
+        shape = (*self.shape[:-2], *reversed(self.shape[-2:])) if self.transposed else self.shape
         return (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
 
     @cached_property

@@ -15,7 +15,6 @@ NOT_READ = frozenset(
         "levels",
         "supergroup_minimums",
         "group_rows",
-        "stacked_transposed",
         "view",
         "dense_order",
         "named_schemes",
@@ -29,6 +28,8 @@ def tensor_features(tensor: TensorRecord) -> set[str]:
     """Names of the required features that a tensor uses."""
     used = _of_streams(tensor.streams)
     used |= {"tied"} if tensor.tied_to is not None else SCHEMES[tensor.scheme].features(tensor)
+    if tensor.transposed and len(tensor.shape) > 2:
+        used.add("stacked_transposed")
     if tensor.view is not None:
         used.add("view")
     if tensor.activation_clamp is not None:

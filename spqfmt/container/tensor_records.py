@@ -202,8 +202,8 @@ def _check_scheme(tensor: TensorRecord, where: str) -> None:
         return
     if tensor.tied_to is not None or tensor.scheme not in SCHEMES:
         raise CorruptError(f"{where}: unknown scheme {tensor.scheme!r}")
-    if tensor.transposed and len(tensor.shape) != 2:
-        raise CorruptError(f"{where}: only a tensor of two dimensions can be transposed")
+    if tensor.transposed and len(tensor.shape) < 2:
+        raise CorruptError(f"{where}: only a tensor of two dimensions or more can be transposed")
     if tensor.scheme != "dense":
         if not tensor.shape or 0 in tensor.shape:
             raise CorruptError(f"{where}: a scalar or empty tensor must be dense")

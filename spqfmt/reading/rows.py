@@ -39,7 +39,10 @@ def read_tensor(reader: Reader, record: TensorRecord, dtype: str | None = None) 
     if record.scheme == "dense":
         return reader.read_elements(record, "values").reshape(record.shape)
     matrix = read_matrix(reader, record, 0, record.matrix_shape[0], dtype)
-    return np.ascontiguousarray(matrix.T) if record.transposed else matrix.reshape(record.shape)
+    if not record.transposed:
+        return matrix.reshape(record.shape)
+    *stacked, rows, columns = record.shape
+    return np.ascontiguousarray(matrix.reshape(*stacked, columns, rows).swapaxes(-1, -2))
 
 
 def row_blocks(record: TensorRecord, first: int, stop: int) -> list[tuple[int, int]]:
