@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from spqfmt.calibration.model import ModelShell, running_errors
+from spqfmt.calibration.model import NO_CALIBRATION, ModelShell, running_errors
 from spqfmt.errors import UnsupportedError
 
 LINEAR = (torch.nn.Linear, Conv1D)
@@ -81,20 +81,20 @@ def record_calls(shell: ModelShell, batches: list[torch.Tensor]) -> Blocks:
     Raises UnsupportedError when the model has no blocks with linear layers, or does not call them one after another.
     """
     lists = find_lists(shell.model)
+    model_name = type(shell.model).__name__
+    if not lists:
+        raise _unsupported(f"{model_name} has no blocks with linear layers")
     hidden: list[torch.Tensor] = []
     per_batch: list[list[Call]] = []
     called = ""
     wrap: Any = None
     for ids in batches:
-        recorder = _Recorder(lists)
+        recorder = _Recorder(shell, lists)
         with running_errors(shell.model), recorder.installed(), torch.no_grad(), suppress(Stop):
             shell.model.base_model(input_ids=ids.to(shell.device), use_cache=False)
         called, wrap = recorder.list_name, recorder.wrap
         if not recorder.calls or recorder.order != list(range(len(lists[called]))):
-            raise UnsupportedError(
-                f"calibration: {type(shell.model).__name__} does not call blocks with linear layers one after another",
-                "block order",
-            )
+            raise _unsupported(f"{model_name} does not call blocks with linear layers one after another")
         hidden.append(recorder.first)
         per_batch.append(recorder.calls)
     names = tuple(f"{called}.{number}" for number in range(len(lists[called])))
@@ -105,7 +105,8 @@ def record_calls(shell: ModelShell, batches: list[torch.Tensor]) -> Blocks:
 class _Recorder:
     """Stands in for the forward of every block: notes the call and hands the hidden states on as they are."""
 
-    def __init__(self, lists: dict[str, torch.nn.ModuleList]) -> None:
+    def __init__(self, shell: ModelShell, lists: dict[str, torch.nn.ModuleList]) -> None:
+        self._shell = shell
         self._lists = lists
         self.wrap: Any = None
         self.calls: list[Call] = []
@@ -128,11 +129,11 @@ class _Recorder:
             if not self.list_name:
                 self.list_name = name
             if name != self.list_name:
-                raise UnsupportedError(
-                    f"calibration: {name} runs before {self.list_name} is done", "block order"
-                )
+                raise _unsupported(f"{name} runs before {self.list_name} is done")
             call, hidden = _split(args, kwargs)
             if not self.calls:
+                # A block may read weights of layers that it does not call.
+                self._shell.fill(self._shell.tensors_of(f"{name}.{number}"))
                 self.first = hidden
                 # What a block returns, a tensor or a tuple around one, is seen once on the first block itself.
                 self.wrap = original(*args, **kwargs)
@@ -151,7 +152,11 @@ def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, torch.T
     for keyword, value in kwargs.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() == 3:
             return Call(args, {k: v for k, v in kwargs.items() if k != keyword}, keyword), value
-    raise UnsupportedError("calibration: a block is called without hidden states", "block call")
+    raise _unsupported("a block is called without hidden states")
+
+
+def _unsupported(what: str) -> UnsupportedError:
+    return UnsupportedError(f"calibration: {what}; {NO_CALIBRATION}", "blocks")
 
 
 def _hidden_of(output: Any) -> torch.Tensor:

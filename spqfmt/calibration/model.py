@@ -144,7 +144,7 @@ class ModelShell:
         if missing:
             raise ImporterError(
                 f"calibration: the source has no tensor for {', '.join(sorted(missing))} of "
-                f"{type(self.model).__name__}"
+                f"{type(self.model).__name__}; {NO_CALIBRATION}"
             )
         return found
 
@@ -167,13 +167,14 @@ def _build_empty(source: SourceModel, config: Any, dtype: torch.dtype) -> Any:
     if not (isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)):
         if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
             raise UnsupportedError(
-                f"calibration: transformers has no language model of type {config.model_type!r}",
+                f"calibration: transformers has no language model of type {config.model_type!r}; {NO_CALIBRATION}",
                 config.model_type,
             )
         named = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if config.is_encoder_decoder:
         raise UnsupportedError(
-            f"calibration needs a decoder-only model, {named.__name__} has an encoder", "encoder"
+            f"calibration needs a decoder-only model, {named.__name__} has an encoder; {NO_CALIBRATION}",
+            "encoder",
         )
     config.get_text_config().use_cache = False
     # Expert by expert, each with the tokens that are routed to it.

@@ -64,10 +64,13 @@ class Watch:
             self._writers.setdefault(_key(output), self._names[module])
 
     def sites(self, modules: Sequence[str]) -> list[FoundSite]:
-        """`modules` by common input, in the order of the calls; one that was not called is a site of its own."""
+        """`modules` by common input, in the order of the calls; one that was not called is a site of its own.
+
+        Within a site they stay in the order given: that of the file, whose first tensor holds what they share.
+        """
         sites = []
         for key, readers in self._readers.items():
-            wanted = tuple(dict.fromkeys(name for name in readers if name in modules))
+            wanted = tuple(name for name in modules if name in readers)
             if wanted:
                 shared = any(name not in wanted for name in readers)
                 sites.append(FoundSite(wanted, self._writers.get(key, ""), shared))

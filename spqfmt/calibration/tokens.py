@@ -40,7 +40,10 @@ def described(tokenizer: Any, ids: list[int]) -> str:
 
 def check_ids(model: Any, tokenizer: Any, ids: torch.Tensor) -> None:
     """Raise SpqError for an id without a row in the model's embedding."""
-    n_rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    try:
+        n_rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    except NotImplementedError:  # transformers does not know which of the model's embeddings takes the ids
+        n_rows = None
     if n_rows is None or not ids.numel() or int(ids.max()) < n_rows:
         return
     worst = int(ids[ids >= n_rows][0])

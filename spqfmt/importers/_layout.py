@@ -71,8 +71,9 @@ def role_of(name: str, shape: tuple[int, ...], *, is_float: bool) -> Role:
             return "linear"
         return "embedding" if _EMBED.search(name) else "other"
     rest = layer["rest"]
+    module = rest.removesuffix("weight").rstrip(".").rpartition(".")[2]
     # A router decides by small differences of few rows: every method leaves it alone.
-    if _ROUTER.search(rest) or "embed" in rest or "bias" in rest or "norm" in rest.rsplit(".", 2)[-2].lower():
+    if _ROUTER.search(rest) or "embed" in rest or "bias" in rest or "norm" in module.lower():
         return "other"
     return "linear"
 

@@ -158,8 +158,10 @@ class ResumeFolder:
     ) -> None:
         """Write one block, durably: records without streams, each with its scheme's data; `metadata` comes back."""
         with Writer(self._file(number), CHUNK_ALIGNMENT, force=True) as writer:
-            writer.begin_segment(name)
-            for record, encoded in tensors:
+            for number_in_block, (record, encoded) in enumerate(tensors):
+                # A block may have nothing to be quantized; a segment holds at least one tensor.
+                if number_in_block == 0:
+                    writer.begin_segment(name)
                 streams = ((stream_record(stream), encode(stream)) for stream in encoded.streams)
                 same_as = {role: (stream_record(s), t) for role, (s, t) in encoded.same_as.items()}
                 writer.add_tensor(record, streams, same_as)

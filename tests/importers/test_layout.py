@@ -110,6 +110,8 @@ def test_segment(name: str, segment: str) -> None:
         ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", (32, 8), "other"),
         ("model.decoder.project_in.weight", (8, 4), "linear"),
         ("model.norm.weight", (8,), "other"),
+        ("mask_decoder.layers.0.weight", (8, 4), "linear"),
+        ("layers.0.norm.weight", (8, 4), "other"),
     ],
 )
 def test_role(name: str, shape: tuple[int, ...], role: str) -> None:
