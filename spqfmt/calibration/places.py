@@ -76,7 +76,7 @@ def _whole_ties(places: list[Place], tied: Mapping[str, str]) -> list[Place]:
 
 
 def _fits(module: Any, record: TensorRecord) -> bool:
-    if record.dtype not in FLOATS or len(record.shape) != 2 or 0 in record.shape:
+    if record.dtype not in FLOATS or len(record.shape) != 2 or 0 in record.shape or record.is_rearranged:
         return False
     if type(module) is nn.Linear:
         return record.shape == tuple(module.weight.shape) and not record.transposed

@@ -15,8 +15,6 @@ NOT_READ = frozenset(
         "levels",
         "supergroup_minimums",
         "group_rows",
-        "view",
-        "dense_order",
         "named_schemes",
         "chunk_alignment",
     }

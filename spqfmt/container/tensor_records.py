@@ -189,8 +189,10 @@ def _view(record: Json, where: str) -> tuple[int, ...] | None:
     values = optional(record, "view", bytes, where)
     if values is None:
         return None
-    if not 1 <= len(values) // 8 <= wire.MAX_DIMENSIONS:
-        raise CorruptError(f"{where}: a view has 1 to {wire.MAX_DIMENSIONS} dimensions")
+    if len(values) > 8 * wire.MAX_DIMENSIONS:
+        raise LimitError(f"{where}: a view has more than {wire.MAX_DIMENSIONS} dimensions")
+    if not values:
+        raise CorruptError(f"{where}: a view has no dimensions")
     view = tuple(check_int(n, f"{where}: a dimension of the view", 1) for n in integers(values))
     if record["scheme"] not in ("uniform", "grouped") or prod(view) != prod(_shape(record, where)):
         raise CorruptError(f"{where}: a view of another size, or of a tensor that can have none")
@@ -202,7 +204,7 @@ def _check_scheme(tensor: TensorRecord, where: str) -> None:
         return
     if tensor.tied_to is not None or tensor.scheme not in SCHEMES:
         raise CorruptError(f"{where}: unknown scheme {tensor.scheme!r}")
-    if tensor.transposed and len(tensor.shape) < 2:
+    if tensor.transposed and len(tensor.view or tensor.shape) < 2:
         raise CorruptError(f"{where}: only a tensor of two dimensions or more can be transposed")
     if tensor.scheme != "dense":
         if not tensor.shape or 0 in tensor.shape:

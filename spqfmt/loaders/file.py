@@ -74,7 +74,7 @@ class TensorHandle:
         if step != 1:
             raise ValueError("rows must be a slice without a step")
         stop = max(first, stop)
-        if record.transposed:
+        if record.transposed or record.view is not None:
             return restore(self._reader, record, dtype)[first:stop].contiguous()
         per_row = record.matrix_shape[0] // record.shape[0] if len(record.shape) > 1 else 0
         if per_row:

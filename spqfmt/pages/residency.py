@@ -53,7 +53,7 @@ def _role(record: TensorRecord) -> str:
 
 def _is_matrix(record: TensorRecord) -> bool:
     plain = record.tied_to is None and _is_float(record) and record.name.endswith(".weight")
-    return plain and len(record.shape) == 2 and 0 not in record.shape
+    return plain and len(record.shape) == 2 and 0 not in record.shape and not record.is_rearranged
 
 
 def residency_data(inventory: Inventory, rates: Rates) -> dict[str, object]:

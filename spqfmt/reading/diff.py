@@ -157,7 +157,9 @@ def _treatment(reader: Reader, record: TensorRecord) -> tuple[object, ...]:
 def stored_alike(a: _Held, b: _Held) -> bool:
     """Whether both tensors are the same stored bytes with the same meaning; FormatError where these are damaged."""
     records = [holder(reader, record) for reader, record in (a, b)]
-    meaning = [(r.scheme, r.parameters, r.transposed, [_outline(s) for s in r.streams]) for r in records]
+    meaning = [
+        (r.scheme, r.parameters, r.transposed, r.view, [_outline(s) for s in r.streams]) for r in records
+    ]
     if meaning[0] != meaning[1]:
         return False
     for ours, theirs in zip(*(record.streams for record in records), strict=True):
@@ -184,7 +186,7 @@ def _outline(stream: Stream) -> tuple[object, ...]:
 def same_weights(a: _Held, b: _Held) -> bool:
     """Whether both, of one shape and dtype, are restored to the same bits; stops at the first rows that are not."""
     (one, record), (two, other) = ((reader, holder(reader, record)) for reader, record in (a, b))
-    if record.transposed != other.transposed:
+    if (record.transposed, record.view) != (other.transposed, other.view):
         return same_elements(read_tensor(one, record), read_tensor(two, other))
     return all(
         same_elements(read_matrix(one, record, first, stop), read_matrix(two, other, first, stop))

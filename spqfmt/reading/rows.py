@@ -36,19 +36,25 @@ def read_matrix(
 def read_tensor(reader: Reader, record: TensorRecord, dtype: str | None = None) -> Elements:
     """The whole tensor in its own shape. See `read_matrix`."""
     record = holder(reader, record)
-    if record.scheme == "dense":
+    if record.scheme == "dense" and not record.is_rearranged:
         return reader.read_elements(record, "values").reshape(record.shape)
     matrix = read_matrix(reader, record, 0, record.matrix_shape[0], dtype)
     if not record.transposed:
         return matrix.reshape(record.shape)
-    *stacked, rows, columns = record.shape
-    return np.ascontiguousarray(matrix.reshape(*stacked, columns, rows).swapaxes(-1, -2))
+    *stacked, rows, columns = record.view or record.shape
+    return np.ascontiguousarray(matrix.reshape(*stacked, columns, rows).swapaxes(-1, -2)).reshape(
+        record.shape
+    )
 
 
 def row_blocks(record: TensorRecord, first: int, stop: int) -> list[tuple[int, int]]:
     """Row ranges of some million weights that end where chunks of codes do, so that none is decoded twice."""
     columns = record.matrix_shape[1]
-    if record.parameters.get("orientation") != "rows" or "channel_order" in record.by_role:
+    if (
+        record.scheme == "dense"
+        or record.parameters.get("orientation") != "rows"
+        or "channel_order" in record.by_role
+    ):
         return [(first, stop)]
     blocks = []
     low = first

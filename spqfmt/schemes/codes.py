@@ -86,25 +86,25 @@ def check(
             raise CorruptError(f"tensor {record.name!r}: a chunk holds {role} of two classes")
 
 
-def read(record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int) -> Elements:
-    """Codes of the wanted rows, [rows, columns], in the carrier of their dtype, contiguous."""
+def read(record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int, role: str = "codes") -> Elements:
+    """Codes (or values) of the wanted rows, [rows, columns], in the carrier of their dtype, contiguous."""
     n_rows, n_columns = record.matrix_shape
-    by_rows = record.parameters["orientation"] == "rows"
+    by_rows = record.parameters.get("orientation", "rows") == "rows"
     if "channel_order" not in record.by_role:
         if by_rows:
-            return fetch("codes", first_row * n_columns, stop_row * n_columns).reshape(-1, n_columns)
-        return _turned(fetch("codes").reshape(n_columns, n_rows), first_row, stop_row)
+            return fetch(role, first_row * n_columns, stop_row * n_columns).reshape(-1, n_columns)
+        return _turned(fetch(role).reshape(n_columns, n_rows), first_row, stop_row)
     n_channels = n_rows if by_rows else n_columns
     order = read_permutation(record, fetch, "channel_order", n_channels)
     stored_at = np.empty(n_channels, np.int64)
     stored_at[order] = np.arange(n_channels)
     if not by_rows:
-        return _turned(fetch("codes").reshape(n_columns, n_rows)[stored_at], first_row, stop_row)
+        return _turned(fetch(role).reshape(n_columns, n_rows)[stored_at], first_row, stop_row)
     wanted = stored_at[first_row:stop_row]
     if wanted.size == n_rows:
-        return fetch("codes").reshape(n_rows, n_columns)[wanted]
-    rows = [fetch("codes", at * n_columns, (at + 1) * n_columns) for at in wanted.tolist()]
-    return np.stack(rows) if rows else fetch("codes", 0, 0).reshape(0, n_columns)
+        return fetch(role).reshape(n_rows, n_columns)[wanted]
+    rows = [fetch(role, at * n_columns, (at + 1) * n_columns) for at in wanted.tolist()]
+    return np.stack(rows) if rows else fetch(role, 0, 0).reshape(0, n_columns)
 
 
 def _turned(columns: Elements, first_row: int, stop_row: int) -> Elements:
@@ -114,7 +114,7 @@ def _turned(columns: Elements, first_row: int, stop_row: int) -> Elements:
 def verify(record: TensorRecord, fetch: Fetch) -> None:
     """The channel order must be a permutation."""
     if "channel_order" in record.by_role:
-        by_rows = record.parameters["orientation"] == "rows"
+        by_rows = record.parameters.get("orientation", "rows") == "rows"
         n_channels = record.matrix_shape[0 if by_rows else 1]
         read_permutation(record, fetch, "channel_order", n_channels)
 

@@ -56,12 +56,12 @@ class DenseScheme:
         return {"dense_order"} if ordered else set()
 
     def verify(self, record: TensorRecord, fetch: Fetch) -> None:
-        """Any bits are a tensor."""
+        """The order of the channels; any bits are values."""
+        codes_stream.verify(record, fetch)
 
     def read(self, record: TensorRecord, fetch: Fetch, rows: range, dtype: str) -> Elements:
         """Rows as the carrier of the tensor's dtype, whatever `dtype`."""
-        _, columns = record.matrix_shape
-        return fetch("values", rows.start * columns, rows.stop * columns).reshape(-1, columns)
+        return codes_stream.read(record, fetch, rows.start, rows.stop, "values")
 
 
 SCHEME = DenseScheme()

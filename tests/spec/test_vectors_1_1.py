@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference_decoder
 import second_reader
+import torch
 from paths import PATHS
 from safetensors import deserialize
 from spec_support import (
@@ -23,6 +24,7 @@ from spec_support import (
 from spq_reference.errors import SpqRefError, Unsupported
 from test_paths import PACKED, concerns_packed
 
+import spqfmt
 from spqfmt import errors, wire
 from spqfmt.container.features import NOT_READ
 
@@ -227,3 +229,14 @@ def test_every_path_of_the_package_refuses_what_is_broken(name):
             else {INVALID_1_1[name]["kind"]}
         )
         assert (error is None) if passed_over else (KINDS[type(error)] in kinds), way
+
+
+@pytest.mark.parametrize("name", ["views", "transposed_stacks", "dense_order"])
+def test_rows_of_rearranged_tensors_are_rows_of_the_whole(name):
+    with spqfmt.open(VECTORS_1_1 / "valid" / f"{name}.spq") as file:
+        for handle in file.values():
+            whole = handle.read()
+            if whole.ndim:
+                rows = handle.read(slice(1, None))
+                assert rows.shape == whole[1:].shape
+                assert rows.contiguous().view(torch.uint8).equal(whole[1:].contiguous().view(torch.uint8))
