@@ -414,7 +414,6 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
             [f"{{{file}}}: ", *words],
         )
         for file, *words in (
-            ("flash", "LlamaForCausalLM", "FlashAttention2"),
             ("no_act", "LlamaForCausalLM", "unknown 'zork'"),
             ("bad_heads", "hidden size (64) is not a multiple", "config.json"),
         )
