@@ -12,6 +12,7 @@ import pytest
 from spqfmt.codecs.base import Bytes
 from spqfmt.errors import CorruptError, SpqError
 from spqfmt.loaders.packed.buffers import Buffers, TakenBackError, View, allocate
+from spqfmt.loaders.packed.lookup import RowCache
 from spqfmt.loaders.packed.ring import Ring
 
 SIZES = [3 + number for number in range(9)]
@@ -154,14 +155,24 @@ def test_threads_that_die_do_not_hang_the_model(make: Callable[..., Ring], sourc
         check_all(ring)
 
 
-def test_closing_ends_the_threads_and_whoever_waits(make: Callable[..., Ring], source: Source) -> None:
-    ring = make()
-    check(ring, 0)
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("spqfmt-ring")]
+def test_closing_waits_for_what_is_read_and_ends_the_threads_and_whoever_waits() -> None:
+    begun, let_go = threading.Event(), threading.Event()
+    n_done = 0
+
+    def fill(part: int, out: Bytes) -> None:
+        nonlocal n_done
+        begun.set()
+        assert let_go.wait(60)
+        n_done += 1
+
+    before = set(threading.enumerate())
+    ring = Ring(SIZES, range(len(SIZES)), [allocate(max(SIZES)) for _ in range(3)], 1, fill)
+    assert begun.wait(60)
+    threading.Timer(0.2, let_go.set).start()
     ring.close()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
+    # Who closed it may now close the file that the thread was reading.
+    assert n_done == 1
+    assert not [t for t in threading.enumerate() if t not in before and t.name.startswith("spqfmt-ring")]
     with pytest.raises(SpqError, match="closed"):
         check_all(ring)
 
@@ -238,3 +249,63 @@ def test_a_part_that_cannot_be_decoded_leaves_its_buffer_free() -> None:
             pass
     with decode(buffers, 5) as view:
         assert (view.bytes == 5).all()
+
+
+class _Part:
+    def __init__(self, n_bytes: int) -> None:
+        self.decoded_bytes = self.stored_bytes = n_bytes
+
+
+class _Store:
+    """In place of a Store: part n decodes to bytes n."""
+
+    def __init__(self) -> None:
+        self.parts = [_Part(size) for size in SIZES]
+        self.decoded: list[int] = []
+
+    def compressed(self, number: int) -> Bytes:
+        return allocate(self.parts[number].stored_bytes)
+
+    def decode(self, number: int, stored: Bytes, out: Bytes) -> None:
+        self.decoded.append(number)
+        out[:] = number
+
+
+def rows_of(store: _Store, n_slots: int = 2) -> RowCache:
+    return RowCache(store, max(SIZES), max(SIZES), n_slots)  # type: ignore[arg-type]
+
+
+def test_rows_are_kept_and_their_views_end_with_the_context() -> None:
+    store = _Store()
+    rows = rows_of(store)
+    for number in (3, 5, 3, 5, 7, 5, 3):
+        with rows.lend(number, f"part {number}") as view:
+            assert view.bytes.tolist() == [number] * SIZES[number]
+        with pytest.raises(TakenBackError, match=f"part {number} was taken back"):
+            view.bytes  # noqa: B018
+    assert store.decoded == [3, 5, 7, 3]
+
+
+def test_an_array_over_rows_keeps_its_bytes_and_its_keeper_is_told() -> None:
+    rows = rows_of(_Store())
+    with rows.lend(3, "part 3") as view:
+        kept = view.bytes
+    for number in (5, 7, 3):
+        with rows.lend(number, f"part {number}") as view:
+            assert (view.bytes == number).all()
+    assert (kept == 3).all()
+    with rows.lend(5, "part 5") as view:
+        other = view.bytes
+    with pytest.raises(TakenBackError, match="still held: part 3, part 5"), rows.lend(8, "part 8"):
+        pass
+    assert (other == 5).all()
+    del kept
+    with rows.lend(8, "part 8") as view:
+        assert (view.bytes == 8).all()
+
+
+def test_two_parts_of_rows_at_once() -> None:
+    rows = rows_of(_Store())
+    with rows.lend(3, "part 3") as first, rows.lend(5, "part 5") as second:
+        assert (first.bytes == 3).all()
+        assert (second.bytes == 5).all()

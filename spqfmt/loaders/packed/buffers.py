@@ -48,6 +48,16 @@ class View:
         return self._watch() is None
 
 
+@contextmanager
+def lent(name: str, buffer: Bytes) -> Iterator[View]:
+    """The bytes of a part in memory that is never filled again; the view ends with the context all the same."""
+    view = View(name, buffer)
+    try:
+        yield view
+    finally:
+        view.take_back()
+
+
 class Buffers:
     """Reused memory that is lent for one part at a time; for one thread at a time."""
 

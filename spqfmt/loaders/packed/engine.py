@@ -10,7 +10,7 @@ from spqfmt.codecs.threads import lock_held_over_forks
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.kernels import backend
-from spqfmt.loaders.packed.buffers import View, allocate
+from spqfmt.loaders.packed.buffers import View, allocate, lent
 from spqfmt.loaders.packed.lookup import look_up
 from spqfmt.loaders.packed.multiply import PackedMatrix
 from spqfmt.loaders.packed.store import Store
@@ -130,17 +130,19 @@ class Engine:
     def _lend(self, part: Part) -> Iterator[View]:
         number = self._numbers[part]
         decoded = self._store.decoded(number)
-        if decoded is not None:
-            yield View(part.name, decoded)
-            return
-        with self._open_streams().lend(number, part.name) as view:
+        held = self._open_streams().lend(number, part.name) if decoded is None else lent(part.name, decoded)
+        with held as view:
             yield view
 
     @contextmanager
     def _lend_rows(self, part: Part) -> Iterator[View]:
         number = self._numbers[part]
         decoded = self._store.decoded(number)
-        yield View(part.name, self._open_streams().rows.obtain(number) if decoded is None else decoded)
+        rows = (
+            self._open_streams().rows.lend(number, part.name) if decoded is None else lent(part.name, decoded)
+        )
+        with rows as view:
+            yield view
 
     def _open_streams(self) -> Streams:
         if self._streams is None or not self._finalizer.alive:

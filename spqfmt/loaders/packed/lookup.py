@@ -1,6 +1,8 @@
 """Rows of an embedding: only the parts that hold them are decoded, and the last ones used are kept."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS
 from spqfmt.kernels.torch_arrays import to_torch
-from spqfmt.loaders.packed.buffers import allocate
+from spqfmt.loaders.packed.buffers import TakenBackError, View, allocate
 from spqfmt.loaders.packed.multiply import Lend
 from spqfmt.loaders.packed.store import Store
 from spqfmt.loaders.packed.tiles import NAMES, dequantize_columns, dequantize_rows
@@ -30,21 +32,44 @@ class RowCache:
         self._stored = allocate(stored_bytes)
         self._free = [allocate(slot_bytes) for _ in range(n_slots)]
         self._kept: OrderedDict[int, Bytes] = OrderedDict()
+        self._held: list[tuple[View, Bytes]] = []
         self.n_bytes = slot_bytes * n_slots + stored_bytes
 
-    def obtain(self, number: int) -> Bytes:
-        """The decoded bytes of a part, valid until the next call. Raises what reading or decoding raises."""
-        part = self._store.parts[number]
-        if number not in self._kept:
-            buffer = self._free.pop() if self._free else self._kept.popitem(last=False)[1]
+    @contextmanager
+    def lend(self, number: int, name: str) -> Iterator[View]:
+        """The decoded bytes of a part while the context lasts.
+
+        Raises what reading or decoding raises; TakenBackError where arrays over all slots have outlived their loans.
+        """
+        size = self._store.parts[number].decoded_bytes
+        buffer = self._kept.pop(number, None)
+        if buffer is None:
+            buffer = self._claim()
             try:
-                self._fill(number, buffer[: part.decoded_bytes])
+                self._fill(number, buffer[:size])
             except BaseException:
                 self._free.append(buffer)
                 raise
-            self._kept[number] = buffer
-        self._kept.move_to_end(number)
-        return self._kept[number][: part.decoded_bytes]
+        view = View(name, buffer[:size])
+        try:
+            yield view
+        finally:
+            if view.take_back():
+                self._kept[number] = buffer
+            else:
+                self._held.append((view, buffer))
+
+    def _claim(self) -> Bytes:
+        """A slot that may be filled."""
+        if not self._free:
+            self._free = [buffer for view, buffer in self._held if view.take_back()]
+            self._held = [(view, buffer) for view, buffer in self._held if not view.take_back()]
+        if self._free:
+            return self._free.pop()
+        if self._kept:
+            return self._kept.popitem(last=False)[1]
+        names = ", ".join(view.name for view, _ in self._held)
+        raise TakenBackError(f"arrays over buffers that were taken back are still held: {names}")
 
     def _fill(self, number: int, out: Bytes) -> None:
         stored = self._store.compressed(number)

@@ -100,11 +100,15 @@ class Ring:
                     self._free(slot)
 
     def close(self) -> None:
-        """Stop the threads; whoever waits, or lends later, gets SpqError."""
+        """Stop the threads, after what they are reading; whoever waits, or lends later, gets SpqError."""
         with self._shared.lock:
             self._shared.closed = True
             self._shared.work.notify_all()
             self._shared.change.notify_all()
+        for thread in self._threads:
+            # A collection of garbage may close a ring wherever it happens to run.
+            if thread is not threading.current_thread():
+                thread.join()
 
     @contextmanager
     def lend(self, part: int, name: str) -> Iterator[View]:

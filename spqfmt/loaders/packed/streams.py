@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from spqfmt.codecs.base import Bytes
-from spqfmt.loaders.packed.buffers import Buffers, View, allocate
+from spqfmt.loaders.packed.buffers import Buffers, View, allocate, lent
 from spqfmt.loaders.packed.lookup import RowCache
 from spqfmt.loaders.packed.ring import Ring
 from spqfmt.loaders.packed.store import Store
@@ -65,7 +65,8 @@ class Streams:
     def _stored(self, number: int, name: str) -> Iterator[View]:
         in_memory = self._store.compressed(number)
         if in_memory is not None:
-            yield View(name, in_memory)
+            with lent(name, in_memory) as view:
+                yield view
             return
         assert self._ring is not None
         with self._ring.lend(number, name) as view:
