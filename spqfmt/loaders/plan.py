@@ -86,9 +86,11 @@ def plan_model(
 def estimate(config: Any, dtype: torch.dtype, n_tokens: int, batch: int) -> Activations:
     """From the config alone; sizes that a config does not have count as 0."""
     text = config.get_text_config()
+    values = text.to_dict()
 
     def size(*names: str) -> int:
-        found = (getattr(text, name, None) for name in names)
+        # Not as attributes: a config refuses to give one whose value differs from layer to layer.
+        found = (values.get(text.attribute_map.get(name, name)) for name in names)
         return next((int(value) for value in found if isinstance(value, int)), 0)
 
     hidden = size("hidden_size")

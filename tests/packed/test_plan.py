@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
 from spqfmt.container.reader import Reader
 from spqfmt.container.writer import Writer
@@ -135,3 +137,11 @@ def test_the_planner_counts_with_the_decode_rates_that_partial_compression_count
         rates = measure_rates(reader)
     for codec in (CODEC_RANS, CODEC_ZSTD):
         assert (1 << 20) / rates.decode(codec) == pytest.approx(codecs.decode_ns(codec, 1 << 20) / 1e9)
+
+
+def test_a_config_whose_sizes_differ_from_layer_to_layer_is_estimated() -> None:
+    """A config of Gemma 4 refuses to give its head_dim as an attribute."""
+    from spqfmt.loaders.plan import estimate
+
+    on_top = estimate(transformers.Gemma4TextConfig(), torch.bfloat16, 128, 1)
+    assert on_top.kv_cache_bytes > 0
