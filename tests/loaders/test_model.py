@@ -280,10 +280,6 @@ def test_weights_of_another_quantization_format(llama: Path) -> None:
     ("values", "words"),
     [
         ({"hidden_act": "zork"}, "cannot build the LlamaForCausalLM of its config.json: unknown 'zork'"),
-        (
-            {"attn_implementation": "flash_attention_2"},
-            "cannot build the LlamaForCausalLM of its config.json",
-        ),
         ({"rope_parameters": {"rope_type": "zork"}}, "cannot build the LlamaForCausalLM of its config.json"),
         ({"pad_token_id": 9999}, "Padding_idx must be within num_embeddings"),
         ({"num_hidden_layers": "two"}, "cannot use its config.json: Validation error"),
