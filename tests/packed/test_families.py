@@ -1,0 +1,27 @@
+"""Small models of families that differ in how they use their weights, loaded three times each way."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "families"))
+
+from probe import model_classes, probe
+
+# docs/families.md has the others: what mamba, deberta and others do with `weight`, merged experts, shared embeddings.
+FAMILIES = (
+    "bamba", "clip", "deepseek_v3", "electra", "falcon_mamba", "gemma3n_text", "gemma4_text", "gpt2", "gpt_oss",
+    "jamba", "kimi_linear", "llama4_text", "mamba", "mamba2", "mobilebert", "t5", "xmod",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_computes_what_its_source_does(tmp_path: Path, family: str) -> None:
+    model_class = model_classes(transformers.CONFIG_MAPPING[family])[0]
+    result = probe(family, model_class, tmp_path)
+    assert (result.decoded, result.packed, result.note) == ("equal", "equal", "")
+    assert result.n_packed
+    assert result.ran[0] == model_class.__name__

@@ -1,0 +1,382 @@
+"""One family: a small random model, packed without loss, and whether what is loaded from the file computes the same.
+
+Every part of a model that is a transformers model by itself (a vision tower, a language model) is run by itself too,
+where inputs for it can be made; and every weight is compared, whether or not something runs that uses it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from extras import EXTRAS
+from tiny_config import TEXT_IDS, tiny_config
+from transformers.models.auto import modeling_auto
+
+import spqfmt
+from spqfmt.errors import SpqError
+from spqfmt.loaders.plan import plan_model
+
+N_LOADS = 3
+MOST_PARAMETERS = 30_000_000
+# Each class of these is probed; of a family that has none, the first one of the others.
+_LANGUAGE = (
+    "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "SPEECH_SEQ_2_SEQ", "CTC",
+)  # fmt: skip
+_OTHERS = (
+    "TEXT_TO_SPECTROGRAM", "TEXT_TO_WAVEFORM", "ZERO_SHOT_IMAGE_CLASSIFICATION", "IMAGE_CLASSIFICATION",
+    "OBJECT_DETECTION", "UNIVERSAL_SEGMENTATION", "DEPTH_ESTIMATION", "MASK_GENERATION", "PRETRAINING",
+)  # fmt: skip
+
+
+class NotTiny(Exception):  # noqa: N818 # an answer, not an error
+    """Why there is no small model of a family that runs."""
+
+
+@dataclass
+class Result:
+    """Of one family. `decoded` and `packed` are empty where it does not come to that, "equal", or what is wrong.
+
+    `ran`: the parts of the model that were run, the whole by its class.
+    """
+
+    family: str
+    model_class: str = ""
+    decoded: str = ""
+    packed: str = ""
+    note: str = ""
+    ran: list[str] = field(default_factory=list)
+    n_packed: int = 0
+    n_weights: int = 0
+
+
+def model_classes(config_class: Any) -> list[Any]:
+    """Classes of a family: its language models, or the one that says most of it; empty where there is none."""
+    language = [_class_in(f"MODEL_FOR_{name}_MAPPING", config_class) for name in _LANGUAGE]
+    found = list(dict.fromkeys(c for c in language if c is not None))
+    if found:
+        return found
+    others = (*(f"MODEL_FOR_{name}_MAPPING" for name in _OTHERS), "MODEL_MAPPING")
+    return [c for c in (_class_in(name, config_class) for name in others) if c is not None][:1]
+
+
+def _class_in(mapping_name: str, config_class: Any) -> Any:
+    mapping = getattr(modeling_auto, mapping_name)
+    if config_class not in mapping:
+        return None
+    try:
+        found = mapping[config_class]
+    except ValueError:
+        # The registry has classes that the library has not.
+        return None
+    for model_class in found if isinstance(found, list | tuple) else [found]:
+        # What needs a library that is not installed has no base class.
+        if issubclass(model_class, transformers.PreTrainedModel) and model_class.config_class is config_class:
+            return model_class
+    return None
+
+
+def build(model_class: Any, dtype: torch.dtype) -> Any:
+    """A small model with seeded random weights, none of them all zeros or ones. Raises NotTiny."""
+    config_class = model_class.config_class
+    try:
+        config = tiny_config(config_class, EXTRAS.get(config_class.model_type, {}))
+        if getattr(config, "is_decoder", None) is False and model_class.__name__.endswith("ForCausalLM"):
+            config.is_decoder = True
+        with torch.device("meta"):
+            n = sum(p.numel() for p in model_class(config).parameters())
+        if n > MOST_PARAMETERS:
+            raise NotTiny(f"{n / 1e6:.0f} million parameters after shrinking")
+        torch.manual_seed(0)
+        model = model_class(config).to(dtype).eval()
+    except (MemoryError, NotTiny):
+        raise
+    except Exception as error:  # a class may raise anything for a config that nobody has tried
+        raise NotTiny(f"its class refuses a small config: {_short(error)}") from error
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1 if parameter.dim() == 1 else 0.02)
+    return model
+
+
+def probe(family: str, model_class: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Result:
+    """Pack a small model of the class into `folder`, load it in every way, and compare."""
+    result = Result(family, model_class.__name__)
+    try:
+        built = build(model_class, dtype)
+        inputs = {name: tried for name, part in parts(built) if (tried := inputs_for(part)) is not None}
+    except NotTiny as reason:
+        result.note = str(reason)
+        return result
+    if not inputs:
+        result.note = "no part of it runs on inputs made by its signature"
+        return result
+    result.ran = [name or result.model_class for name in inputs]
+    try:
+        built.save_pretrained(folder)
+        source = type(built).from_pretrained(folder, dtype=dtype).eval()
+    except Exception as error:  # noqa: BLE001
+        result.note = f"transformers does not bring it back itself: {_short(error)}"
+        return result
+    expected = {name: outputs(source.get_submodule(name), given) for name, given in inputs.items()}
+    steady = {
+        name
+        for name, given in inputs.items()
+        if same(outputs(source.get_submodule(name), given), expected[name]) and all_finite(expected[name])
+    }
+    if not steady:
+        result.note = "its own outputs change from call to call, or are no numbers"
+        return result
+    inputs = {name: inputs[name] for name in inputs if name in steady}
+    compare(result, source, {n: (inputs[n], expected[n]) for n in inputs}, folder)
+    return result
+
+
+def compare(result: Result, source: Any, expected: Mapping[str, tuple[Any, Any]], folder: Path) -> None:
+    """Fill in `result` from what is loaded of the source, packed without loss."""
+    path = folder / "m.spq"
+    try:
+        spqfmt.pack(folder, path)
+        smallest = plan_model(path).plan.smallest_bytes
+    except SpqError as error:
+        result.decoded = result.packed = f"refused: {_short(error)}"
+        return
+    except Exception as error:  # noqa: BLE001
+        result.decoded = result.packed = f"FAILS: {_short(error)}"
+        return
+    result.decoded = _loads(source, expected, path, [{}], result)
+    result.packed = _loads(source, expected, path, [{"packed": True}, {"memory": smallest}], result)
+
+
+def _loads(source: Any, expected: Any, path: Path, ways: list[dict[str, Any]], result: Result) -> str:
+    found: dict[str, Any] = {}
+    for options in ways:
+        for _ in range(N_LOADS):
+            try:
+                model, _ = spqfmt.load_model(path, **options)
+            except SpqError as error:
+                return f"refused: {_short(error)}"
+            except Exception as error:  # noqa: BLE001
+                return f"FAILS to load: {_short(error)}"
+            try:
+                for name, (given, wanted) in expected.items():
+                    got = outputs(model.get_submodule(name), given)
+                    where = name or "the model"
+                    if not all_finite(got):
+                        return f"NOT NUMBERS: {where}"
+                    if not same(got, found.setdefault(name, got)):
+                        return f"CHANGES from load to load: {where}"
+                    if not (near(got, wanted) if options else same(got, wanted)):
+                        return f"DIFFERS: {where} by {distance(got, wanted):.1e}"
+                if wrong := wrong_weights(source, model):
+                    return f"WEIGHTS DIFFER: {', '.join(wrong[:3])}"
+                if model.num_parameters() != source.num_parameters():
+                    return f"COUNTS {model.num_parameters()} parameters, not {source.num_parameters()}"
+                if options:
+                    packed = [m for m in model.modules() if hasattr(m, "record")]
+                    result.n_packed = len(packed)
+                    result.n_weights = sum(m.record.n_weights for m in packed if not m.is_tied)
+            except Exception as error:  # noqa: BLE001
+                return f"FAILS: {_short(error)}"
+            finally:
+                if options:
+                    model.packed_weights.close()
+    return "equal"
+
+
+def wrong_weights(source: Any, model: Any) -> list[str]:
+    """Names of weights and buffers that are not as in the source."""
+    wrong = []
+    for name, wanted in [*source.named_parameters(), *source.named_buffers()]:
+        parent, _, own = name.rpartition(".")
+        found = getattr(model.get_submodule(parent), own, None)
+        if found is None or found.dtype != wanted.dtype or not torch.equal(found.detach().clone(), wanted):
+            wrong.append(name)
+    return wrong
+
+
+def parts(model: Any) -> Iterator[tuple[str, Any]]:
+    """The model, by an empty name, and what in it is a transformers model by itself."""
+    for name, module in model.named_modules():
+        if isinstance(module, transformers.PreTrainedModel):
+            yield name, module
+
+
+def outputs(model: Any, given: Mapping[str, Any]) -> list[torch.Tensor]:
+    """All float tensors that the model returns; nothing random differs from call to call."""
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        return list(_floats(model(**given)))
+
+
+def _floats(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point():
+            yield value.clone()
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _floats(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _floats(inner)
+
+
+def all_finite(found: list[torch.Tensor]) -> bool:
+    """Whether there is something, and none of it NaN. Masked scores may be infinite."""
+    return bool(found) and not any(bool(value.isnan().any()) for value in found)
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    """Bit for bit."""
+    return len(a) == len(b) and all(
+        x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(a, b, strict=True)
+    )
+
+
+def near(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    """Up to the order of sums, in the dtype."""
+    return (
+        len(a) == len(b)
+        and all(x.shape == y.shape and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
+        and (distance(a, b) <= 64 * max(torch.finfo(x.dtype).eps for x in a))
+    )
+
+
+def distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
+    """The largest difference of a tensor, by its largest number."""
+    worst = 0.0
+    for x, y in zip(a, b, strict=False):
+        if x.shape != y.shape:
+            return float("inf")
+        if x.numel() and not torch.equal(x, y):
+            apart = torch.where(x == y, 0.0, (x.double() - y.double()).abs()).max()
+            finite = y[y.isfinite()].double().abs()
+            worst = max(
+                worst, float(apart / finite.max().clamp(min=1e-6)) if finite.numel() else float("inf")
+            )
+    return worst
+
+
+def inputs_for(model: Any) -> dict[str, Any] | None:
+    """Inputs on which the model runs, made by the names in its signature; None where none was found."""
+    names = {
+        name: parameter
+        for name, parameter in inspect.signature(model.forward).parameters.items()
+        if parameter.kind not in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}
+    }
+    for given in candidates(model, names):
+        if any(p.default is inspect.Parameter.empty and n not in given for n, p in names.items()):
+            continue
+        try:
+            if all_finite(outputs(model, given)):
+                return given
+        except Exception:  # noqa: BLE001, S112 # the next shape is tried
+            continue
+    return None
+
+
+def candidates(model: Any, names: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Guesses, the likeliest first."""
+    torch.manual_seed(1)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    config = model.config
+    ids = torch.tensor([[TEXT_IDS[(i * 37 + 11 * k) % len(TEXT_IDS)] for i in range(12)] for k in range(2)])
+    text: dict[str, Any] = {}
+    if "input_ids" in names:
+        text["input_ids"] = ids
+    if "decoder_input_ids" in names:
+        text["decoder_input_ids"] = ids[:, :6]
+    if "bbox" in names:
+        text["bbox"] = torch.arange(4).repeat(2, 12, 1)
+    yield text
+    if "attention_mask" in names:
+        yield text | {"attention_mask": torch.ones_like(ids)}
+    for image in _images(config, dtype):
+        for key in ("pixel_values", "x", "hidden_states", "pixel_values_videos"):
+            if key in names:
+                yield {key: image}
+                yield text | {key: image}
+    for key in (
+        "input_values",
+        "input_features",
+        "features",
+        "hidden_states",
+        "inputs_embeds",
+        "inputs",
+        "x",
+    ):
+        for sound in _sounds(config, dtype):
+            if key in names:
+                yield {key: sound}
+                yield {k: v for k, v in text.items() if k != "input_ids"} | {key: sound}
+                yield text | {key: sound}
+                if "attention_mask" in names:
+                    yield {
+                        key: sound,
+                        "attention_mask": torch.ones(sound.shape[0], sound.shape[-1], dtype=torch.long),
+                    }
+                    yield {key: sound, "attention_mask": torch.ones(sound.shape[:2], dtype=torch.long)}
+    for grid in ("grid_thw", "image_grid_thw"):
+        if grid in names:
+            side = 4
+            patch: int = getattr(config, "patch_size", 14)
+            channels: int = getattr(config, "in_channels", None) or getattr(config, "num_channels", None) or 3
+            depth: int = getattr(config, "temporal_patch_size", None) or 1
+            patches = torch.randn(side * side, channels * depth * patch * patch, dtype=dtype)
+            for key in ("hidden_states", "pixel_values"):
+                if key in names:
+                    yield {key: patches, grid: torch.tensor([[1, side, side]])}
+
+
+def _images(config: Any, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    inner = [
+        config,
+        *(getattr(config, name, None) for name in ("vision_config", "backbone_config", "image_config")),
+    ]
+    sizes = []
+    for part in inner:
+        size = getattr(part, "image_size", None)
+        if isinstance(size, int):
+            sizes.append((size, size))
+        elif isinstance(size, (list, tuple)) and len(size) == 2:
+            sizes.append(tuple(size))
+    channels = [n for n in (getattr(part, "num_channels", None) for part in inner) if isinstance(n, int)] or [
+        3
+    ]
+    for height, width in dict.fromkeys([*sizes, (64, 64), (128, 128)]):
+        image = torch.randn(1, channels[0], height, width, dtype=dtype)
+        yield image
+        yield image.repeat(1, 2, 1, 1).view(1, 2, channels[0], height, width)
+
+
+def _sounds(config: Any, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    yield torch.randn(1, 4000, dtype=dtype)
+    yield torch.randn(1, 1, 4000, dtype=dtype)
+    bins = {
+        getattr(config, name, None)
+        for name in (
+            "num_mel_bins",
+            "input_feat_per_channel",
+            "feature_size",
+            "n_mels",
+            "hidden_size",
+            "d_model",
+            "input_dim",
+            "feat_size",
+        )
+    }
+    for n in sorted(n for n in bins if isinstance(n, int)):
+        length = 2 * getattr(config, "max_source_positions", 64)
+        yield torch.randn(1, n, length, dtype=dtype)
+        yield torch.randn(1, length, n, dtype=dtype)
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return (text if isinstance(error, SpqError) else f"{type(error).__name__}: {text}")[:160]
