@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spqfmt.cli.failures import about
+from spqfmt.cli.names import listed, tell_left_out
 from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.paths import InputPath, OutputPath
 from spqfmt.cli.progress import Bar
@@ -206,10 +207,13 @@ def pack(
             err=True,
         )
         for reason, names in report.left_dense_by_reason.items():
-            click.echo(printable(f"stored as they are, because {reason}: {_listed(names)}"), err=True)
+            click.echo(printable(f"stored as they are, because {reason}: {listed(names, 1)}"), err=True)
         if unused:
             where = f"in the file, but {model.architecture} has no place for"
-            click.echo(printable(f"{where}: {_listed(unused)}"), err=True)
+            click.echo(printable(f"{where}: {listed(unused, 1)}"), err=True)
+        if report.assets:
+            click.echo(printable(f"files with it: {listed(report.assets)}"), err=True)
+        tell_left_out(report.left_out)
         for note in dict.fromkeys(report.notes):
             click.echo(printable(note), err=True)
 
@@ -223,8 +227,3 @@ def _unused(model: "SourceModel") -> Sequence[str]:
     from spqfmt.calibration.places import unused_tensors
 
     return unused_tensors(model)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{printable(names[0])}{more}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from spqfmt.cli.failures import about
-from spqfmt.cli.left_out import tell_left_out
+from spqfmt.cli.names import tell_left_out
 from spqfmt.cli.parameters import SPQ
 from spqfmt.cli.paths import OutputPath
 from spqfmt.cli.progress import Bar

@@ -10,6 +10,7 @@ import struct
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Protocol
 
 import torch
@@ -57,15 +58,17 @@ def export_huggingface(
     tensors: Iterable[ExportTensor],
     assets: Mapping[str, bytes],
     *,
+    facts: Mapping[str, str] = MappingProxyType({}),
     max_shard_bytes: int = MAX_SHARD_BYTES,
     copies: Sequence[Path] = (),
 ) -> None:
     """Write `folder` with model.safetensors, or numbered shards of at most `max_shard_bytes` of data and an index.
 
-    A tensor larger than that gets a shard of its own. With `copies` these files are copied into the folder instead.
-    All is written beside `folder` under a temporary name, synced and renamed, so a folder of that name is always whole.
-    Raises FileExistsError when `folder` exists and is not empty, EncodeError for an asset whose name may not be a file
-    and for a tensor that is not what it says or has a name that safetensors cannot hold.
+    A tensor larger than that gets a shard of its own. `facts` go into every file's header. With `copies` these files
+    are copied into the folder instead. All is written beside `folder` under a temporary name, synced and renamed, so a
+    folder of that name is always whole. Raises FileExistsError when `folder` exists and is not empty, EncodeError for
+    an asset whose name may not be a file, and for a tensor that is not what it says or has a name that safetensors
+    cannot hold.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -86,7 +89,7 @@ def export_huggingface(
             _copy(copies, partial)
         else:
             shards = _shards(tensors, max_shard_bytes)
-            _write_shards(partial, shards)
+            _write_shards(partial, shards, facts)
         for name, data in assets.items():
             file = partial / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -125,14 +128,14 @@ def _shards(tensors: list[ExportTensor], max_shard_bytes: int) -> list[list[Expo
     return shards
 
 
-def _write_shards(folder: Path, shards: list[list[ExportTensor]]) -> None:
+def _write_shards(folder: Path, shards: list[list[ExportTensor]], facts: Mapping[str, str]) -> None:
     if len(shards) == 1:
-        _write_safetensors(folder / "model.safetensors", shards[0])
+        _write_safetensors(folder / "model.safetensors", shards[0], facts)
         return
     weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, start=1):
         file_name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        _write_safetensors(folder / file_name, shard)
+        _write_safetensors(folder / file_name, shard, facts)
         weight_map |= {tensor.name: file_name for tensor in shard}
     index = {
         "metadata": {"total_size": sum(_n_bytes(tensor) for shard in shards for tensor in shard)},
@@ -141,13 +144,13 @@ def _write_shards(folder: Path, shards: list[list[ExportTensor]]) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _write_safetensors(file: Path, tensors: list[ExportTensor]) -> None:
+def _write_safetensors(file: Path, tensors: list[ExportTensor], facts: Mapping[str, str]) -> None:
     """The safetensors layout: u64 length of the header, JSON header, values one after the other.
 
     The library's own writer wants all tensors at once. Wider elements come first, so that every tensor is aligned.
     """
     tensors = sorted(tensors, key=lambda tensor: -TORCH_DTYPES[tensor.dtype].itemsize)
-    header: dict[str, object] = {_METADATA: {"format": "pt"}}
+    header: dict[str, object] = {_METADATA: {"format": "pt", **facts}}
     offset = 0
     for tensor in tensors:
         end = offset + _n_bytes(tensor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -33,15 +33,27 @@ class Stored:
     n_bytes: int
 
 
-def read_header(file: SourceFile) -> dict[str, Stored]:
-    """Names, shapes and dtypes of one file. Raises ImporterError for a file that breaks the layout or is cut short."""
+@dataclass(frozen=True)
+class Header:
+    """What one file says of itself: its tensors by name, and facts about the model, such as its licence."""
+
+    file: SourceFile
+    tensors: Mapping[str, Stored]
+    metadata: Mapping[str, str]
+
+
+def read_header(file: SourceFile) -> Header:
+    """Names, shapes and dtypes of one file, and its metadata.
+
+    Raises ImporterError for a file that breaks the layout or is cut short.
+    """
     try:
         return _parse(file)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ImporterError(f"{file.path}: broken safetensors file ({error}); download it again") from None
 
 
-def _parse(file: SourceFile) -> dict[str, Stored]:
+def _parse(file: SourceFile) -> Header:
     length = file.read(0, 8)
     if len(length) < 8:
         raise ValueError("it ends within its first eight bytes")
@@ -52,9 +64,10 @@ def _parse(file: SourceFile) -> dict[str, Stored]:
     header = json.loads(file.read(8, header_bytes), object_pairs_hook=_without_repeats)
     if not isinstance(header, dict):
         raise ValueError("its header is not a JSON object")
-    entries = {
-        name: _entry(file, start, name, **fields) for name, fields in header.items() if name != METADATA
-    }
+    metadata = header.pop(METADATA, None) or {}
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError(f"its {METADATA} holds something else than text")
+    entries = {name: _entry(file, start, name, **fields) for name, fields in header.items()}
     end = start
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].n_bytes)):
         if entry.offset != end:
@@ -62,7 +75,7 @@ def _parse(file: SourceFile) -> dict[str, Stored]:
         end += entry.n_bytes
     if end != file.n_bytes:
         raise ValueError(f"its tensors end at byte {end}, the file at {file.n_bytes}")
-    return entries
+    return Header(file, entries, metadata)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

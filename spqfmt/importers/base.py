@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -40,7 +40,7 @@ class SourceTensor:
 
 @dataclass(frozen=True)
 class Asset:
-    """A file that travels with the weights: config, tokenizer, chat template. Never code, never pickle."""
+    """A file that travels with the weights: config, tokenizer, licence, code as text. Never pickle, never run."""
 
     name: str
     data: bytes
@@ -60,6 +60,10 @@ class SourceModel:
     """What has quantized it already, such as "gptq"; empty where its tensors are weights."""
     files: tuple[SourceFile, ...] = ()
     """What it was read from, as these files were when it was opened."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What the headers of safetensors files say of the model, such as its licence and base model."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """What lies beside it and is neither weights nor assets, by name, with the reason."""
 
     def check_unchanged(self) -> None:
         """Raise ImporterError when a file is not what it was: what was read may be of two models."""

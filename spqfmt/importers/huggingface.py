@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from spqfmt.errors import ImporterError
+from spqfmt.importers._beside import files_beside
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
 from spqfmt.importers._quantized import quantized_by
-from spqfmt.importers._safetensors import Stored, loader, read_header, same_bits
+from spqfmt.importers._safetensors import METADATA, Header, Stored, loader, read_header, same_bits
 from spqfmt.importers._source_file import SourceFile
 from spqfmt.importers._weight_files import WeightFiles, explain_no_weights, weight_files
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
 
 _FLOATS = frozenset({"f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"})
-_ASSET_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken"})
 _TOKEN_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)\.weight$")
-# The names that FORMAT.md section 7 allows; a model's own files have no others.
-_ASSET_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+# Longer values of a safetensors header are no facts about the model.
+_MAX_FACT_BYTES = 1 << 16
 
 
 class HuggingFaceImporter:
@@ -35,22 +35,24 @@ class HuggingFaceImporter:
     def open(self, path: Path) -> SourceModel:
         """See `Importer.open`."""
         # As they are before any is read.
-        asset_files = _asset_files(path)
+        beside = files_beside(path)
         config = read_config(path)
         weights, rival = weight_files(path, config)
-        stored, files = _read_headers(weights)
+        headers, stored, files = _read_headers(weights)
         if rival is not None:
             _refuse_another(weights, stored, rival)
         architecture = _architecture(config)
+        facts, lost = _facts(headers)
+        own = {file.path.name for file in files}
         return SourceModel(
             tensors=_tensors(stored, config, architecture),
-            assets=tuple(
-                Asset(file.path.relative_to(path).as_posix(), file.read_all()) for file in asset_files
-            ),
+            assets=tuple(Asset(name, file.read_all()) for name, file in beside.kept.items()),
             architecture=architecture,
             source_kind=self.kind,
             quantized=quantized_by(config, ((name, t.shape, t.dtype) for name, t in stored.items())),
-            files=(*files, *asset_files),
+            files=(*files, *beside.kept.values()),
+            facts=facts,
+            left_out={n: reason for n, reason in beside.left_out.items() if n not in own} | lost,
         )
 
 
@@ -69,14 +71,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_headers(weights: WeightFiles) -> tuple[dict[str, Stored], tuple[SourceFile, ...]]:
-    """Every tensor of the files by its name, and the files."""
+def _read_headers(
+    weights: WeightFiles,
+) -> tuple[list[Header], dict[str, Stored], tuple[SourceFile, ...]]:
+    """The files' headers, every tensor by its name, and the files."""
     stored: dict[str, Stored] = {}
     files = [SourceFile(path) for path in weights.files]
-    for file in files:
-        for name, entry in read_header(file).items():
+    headers = [read_header(file) for file in files]
+    for header in headers:
+        for name, entry in header.tensors.items():
             if name in stored:
-                raise ImporterError(f"{file.path}: tensor {name} is also in {stored[name].file.path.name}")
+                raise ImporterError(
+                    f"{header.file.path}: tensor {name} is also in {stored[name].file.path.name}"
+                )
             stored[name] = entry
     for name, shard in weights.promised.items():
         if name not in stored:
@@ -86,12 +93,12 @@ def _read_headers(weights: WeightFiles) -> tuple[dict[str, Stored], tuple[Source
             )
     if weights.promised:
         files.append(SourceFile(weights.named_by))
-    return stored, tuple(files)
+    return headers, stored, tuple(files)
 
 
 def _refuse_another(weights: WeightFiles, stored: Mapping[str, Stored], rival: WeightFiles) -> None:
     """Raise unless the second set of files holds the same model: which one is old cannot be told."""
-    others, _ = _read_headers(rival)
+    _, others, _ = _read_headers(rival)
     if others.keys() != stored.keys() or not all(same_bits(entry, others[n]) for n, entry in stored.items()):
         raise ImporterError(
             f"{weights.named_by}: another model than the one that {rival.named_by.name} beside it names "
@@ -162,15 +169,17 @@ def _architecture(config: Mapping[str, Any]) -> str:
     return str(names[0]) if isinstance(names, list) and names else ""
 
 
-def _asset_files(folder: Path) -> tuple[SourceFile, ...]:
-    """Config, tokenizer and chat templates; not the weight index, which describes files that stay behind."""
-    files = [file for file in folder.iterdir() if file.is_file() and file.suffix in _ASSET_SUFFIXES]
-    files += (folder / "additional_chat_templates").glob("*.jinja")
-    return tuple(
-        SourceFile(file)
-        for file in sorted(files)
-        if not file.name.endswith(".index.json") and _ASSET_NAME.fullmatch(file.name)
-    )
+def _facts(headers: Iterable[Header]) -> tuple[dict[str, str], dict[str, str]]:
+    """What the files' headers say of the model, and what is left out of it, with the reason."""
+    facts: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    for header in headers:
+        for key, value in header.metadata.items():
+            if len(key.encode()) + len(value.encode()) > _MAX_FACT_BYTES:
+                left_out[f"{header.file.path.name}: {METADATA} {key[:80]}"] = "a value of more than 64 KiB"
+            elif facts.setdefault(key, value) != value:
+                left_out[f"{header.file.path.name}: {METADATA} {key}"] = "an earlier file has another value"
+    return facts, left_out
 
 
 IMPORTER = HuggingFaceImporter()

@@ -33,7 +33,7 @@ from spqfmt.packing.records import stream_record, tensor_record
 from spqfmt.packing.resume import ResumeFolder
 from spqfmt.progress import Progress, Silent
 from spqfmt.quantize.calibrated import is_calibrated
-from spqfmt.records import bf16_bytes
+from spqfmt.records import FACT_PREFIX, bf16_bytes
 from spqfmt.rewriting.rewrite import WEIGHT_ROLES, Rewrite
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.schemes.dense import Dense
@@ -61,6 +61,10 @@ class PackReport:
     """Tensors that the method was to quantize and that are stored as they are, with the reason."""
     notes: tuple[str, ...] = ()
     """Fallbacks that a method took, and what became of a size that was asked for."""
+    assets: tuple[str, ...] = ()
+    """Files beside the weights that travel with them, by name."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """What else lies there, by name, with the reason why it stays behind."""
 
     @property
     def ratio(self) -> float:
@@ -202,6 +206,8 @@ def pack_model(
         time.monotonic() - started,
         left_dense,
         notes,
+        tuple(asset.name for asset in model.assets),
+        model.left_out,
     )
 
 
@@ -265,13 +271,18 @@ def _metadata(
     model: SourceModel, options: PackOptions, calibrated: "CalibratedResults | None"
 ) -> dict[str, str]:
     """What a person may want to know of the file's making; the same for the same input, so no times and no paths."""
+    facts = {FACT_PREFIX + key: value for key, value in model.facts.items()}
     given = {key: value for key, value in vars(options.method_options).items() if value is not None}
     more = {} if calibrated is None else calibrated.metadata(options.calibration)
-    return more | {
-        "architecture": model.architecture,
-        "source": model.source_kind,
-        "method": options.method.name,
-        "method_options": json.dumps(given, sort_keys=True),
-        "codec": options.codec.codec,
-        "writer": f"spqfmt {__version__}",
-    }
+    return (
+        facts
+        | more
+        | {
+            "architecture": model.architecture,
+            "source": model.source_kind,
+            "method": options.method.name,
+            "method_options": json.dumps(given, sort_keys=True),
+            "codec": options.codec.codec,
+            "writer": f"spqfmt {__version__}",
+        }
+    )

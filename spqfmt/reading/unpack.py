@@ -13,7 +13,7 @@ from spqfmt.container.shards import open_readers, refuse_lone_shard
 from spqfmt.exporters.huggingface import export_huggingface
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.restore import restore
-from spqfmt.records import TensorRecord
+from spqfmt.records import FACT_PREFIX, TensorRecord
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,12 @@ def unpack(
             return report
         tensors = [_Restored(r, record, shown) for r in readers for record in r.index.tensors]
         shown.start(sum(t.record.source_bytes for t in tensors if t.tied_to is None))
-        export_huggingface(Path(folder), tensors, assets)
+        facts = {
+            key.removeprefix(FACT_PREFIX): value
+            for key, value in readers[0].index.metadata.items()
+            if key.startswith(FACT_PREFIX)
+        }
+        export_huggingface(Path(folder), tensors, assets, facts=facts)
         return report
 
 

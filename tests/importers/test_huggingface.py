@@ -145,31 +145,6 @@ def test_a_stored_copy_is_tied_when_config_and_bits_agree(
     assert found["lm_head.weight"] == ("model.embed_tokens.weight" if tied else None)
 
 
-def test_assets_are_data_files_only(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path, {"x": torch.zeros(1)})
-    for name in ("tokenizer.json", "tokenizer.model", "merges.txt", "chat_template.jinja"):
-        (folder / name).write_bytes(b"{}")
-    (folder / "additional_chat_templates").mkdir()
-    (folder / "additional_chat_templates" / "tools.jinja").write_bytes(b"{}")
-    for name in (
-        "modeling_x.py",
-        "pytorch_model.bin",
-        "training_args.pt",
-        "optimizer.pkl",
-        ".hidden",
-        "a b.json",
-    ):
-        (folder / name).write_bytes(b"no")
-    assert [asset.name for asset in open_source(folder).assets] == [
-        "additional_chat_templates/tools.jinja",
-        "chat_template.jinja",
-        "config.json",
-        "merges.txt",
-        "tokenizer.json",
-        "tokenizer.model",
-    ]
-
-
 def refuse(path: Path, message: str) -> None:
     with pytest.raises(ImporterError, match=re.escape(message)) as caught:
         open_source(path)

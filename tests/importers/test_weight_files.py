@@ -172,7 +172,7 @@ def test_a_link_to_nothing_is_never_passed_over(
     [file] = folder.glob(link)
     file.unlink()
     file.symlink_to("../blobs/gone")
-    assert re.search(rf"{re.escape(str(file))}: a link to a file that is missing", refusal(folder))
+    assert re.search(rf"{re.escape(str(file))}: a link to ", refusal(folder))
 
 
 def test_a_folder_whose_name_is_not_unicode(tmp_path: Path, whole: Path) -> None:

@@ -1,0 +1,143 @@
+"""What lies beside the weights in a folder: what travels with them, and what is left out, with the reason.
+
+A file travels when FORMAT.md 7.1 lets it become a file again: config, tokenizer, templates, licence, model card; code
+too, as text. A folder below travels so as well, unless it holds weights: those are another model, an export or a
+checkpoint of training, except where modules.json of sentence-transformers names the folder as a part of this model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from spqfmt import wire
+from spqfmt.asset_names import as_files, is_asset_name
+from spqfmt.importers._source_file import SourceFile
+
+_WEIGHTS = (
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".gguf", ".onnx",
+    ".onnx_data", ".npz", ".npy", ".tflite", ".ot", ".index.json",
+)  # fmt: skip
+# Assets are read whole, and are small files (FORMAT.md 7): the largest tokenizers have some 35 MB.
+_MAX_FILE_BYTES = 128 << 20
+_MAX_TOTAL_BYTES = 512 << 20
+# Of a folder below: one with more files is a data set.
+_MAX_IN_FOLDER = 1000
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Files that travel, by the names that they have in a file, in order; and names that do not, with the reason.
+
+    A folder of which nothing travels stands for its files, as "folder/".
+    """
+
+    kept: Mapping[str, SourceFile]
+    left_out: Mapping[str, str]
+
+
+def files_beside(folder: Path) -> Beside:
+    """All files of the folder. Those of the model's own weights are among what is left out."""
+    files: dict[str, SourceFile] = {}
+    left_out: dict[str, str] = {}
+    parts = _module_folders(folder)
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            inside = [] if entry.name.startswith(".") or entry.is_symlink() else list(_walk(folder, entry))
+            reason = _why_not_folder(entry, inside, is_part=entry.name in parts)
+            if reason:
+                left_out[f"{entry.name}/"] = reason
+                continue
+            names = inside
+        else:
+            names = [entry.name]
+        _divide(folder, names, files, left_out)
+    _leave_out_clashes(files, left_out)
+    _leave_out_large(files, left_out)
+    return Beside(files, left_out)
+
+
+def _divide(folder: Path, names: list[str], files: dict[str, SourceFile], left_out: dict[str, str]) -> None:
+    for name in names:
+        reason = _why_not(folder / name, name)
+        if reason:
+            left_out[name] = reason
+        else:
+            files[name] = SourceFile(folder / name)
+
+
+def _walk(folder: Path, below: Path) -> Iterator[str]:
+    """Names of the files below, a few more than are allowed at most; links to folders are not followed."""
+    n_files = 0
+    for root, folders, files in os.walk(below):
+        folders.sort()
+        for name in sorted(files):
+            yield Path(root, name).relative_to(folder).as_posix()
+            n_files += 1
+        if n_files > _MAX_IN_FOLDER:
+            return
+
+
+def _module_folders(folder: Path) -> frozenset[str]:
+    """Folders that modules.json of sentence-transformers names as parts of the model."""
+    try:
+        modules = json.loads((folder / "modules.json").read_bytes())
+        return frozenset(str(module["path"]).partition("/")[0] for module in modules)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return frozenset()
+
+
+def _why_not_folder(folder: Path, names: list[str], *, is_part: bool) -> str:
+    if folder.name.startswith("."):
+        return "hidden"
+    if folder.is_symlink():
+        return "a link to a folder"
+    if not names:
+        return "empty"
+    if len(names) > _MAX_IN_FOLDER:
+        return f"a folder of more than {_MAX_IN_FOLDER} files"
+    if not is_part and any(name.lower().endswith(_WEIGHTS) for name in names):
+        return "a folder with weights of its own"
+    return "" if as_files(names) else "no kind of file that travels with a model"
+
+
+def _why_not(file: Path, name: str) -> str:
+    """Why a file does not travel; empty for one that does."""
+    lower = name.rpartition("/")[2].lower()
+    if file.is_symlink() and not file.exists():
+        return "a link to a file that is missing"
+    if not file.is_file():
+        return "not a plain file"
+    if lower.startswith("."):
+        return "hidden"
+    if lower.startswith("adapter_"):
+        return "an adapter, which is no part of the model"
+    if as_files([name]):
+        return ""
+    if lower.endswith(_WEIGHTS):
+        return "other weights"
+    if lower.endswith((".spq", ".spq.index.json")):
+        return "a packed model"
+    if not is_asset_name(name):
+        return "a name that a file cannot hold (letters, digits, dot, dash and underscore)"
+    return "no kind of file that travels with a model"
+
+
+def _leave_out_clashes(files: dict[str, SourceFile], left_out: dict[str, str]) -> None:
+    for name in set(files) - set(as_files(files)):
+        del files[name]
+        left_out[name] = "its name is another's but for case"
+
+
+def _leave_out_large(files: dict[str, SourceFile], left_out: dict[str, str]) -> None:
+    """The largest go first, so that the config and the tokenizer do not give way to a data set."""
+    total = 0
+    for number, name in enumerate(sorted(files, key=lambda name: files[name].n_bytes)):
+        n_bytes = files[name].n_bytes
+        total += n_bytes
+        if n_bytes > _MAX_FILE_BYTES or total > _MAX_TOTAL_BYTES or number >= wire.MAX_ASSETS:
+            del files[name]
+            left_out[name] = "too large, or one of too many, for a file that travels with a model"
