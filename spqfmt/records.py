@@ -98,6 +98,11 @@ class Chunks(Sequence[Chunk]):
         return Chunks(self._rows[which], self._table[which])
 
     @property
+    def records(self) -> tuple[tuple[int, ...], bytes]:
+        """All of the records, to be compared."""
+        return self._rows.shape, self._rows.tobytes()
+
+    @property
     def n_elements(self) -> _Int64:
         """Of each chunk."""
         return self._rows[:, 0]

@@ -8,6 +8,17 @@ from numpy.typing import NDArray
 Bytes: TypeAlias = NDArray[np.uint8]
 
 
+class Parts(Protocol):
+    """A plane that is decoded part by part, so that nobody needs room for all of it."""
+
+    constant: int | None
+    """What all raw bytes are, where the stored bytes say so."""
+
+    def read(self, first: int, out: Bytes) -> None:
+        """Fill `out` with the raw bytes from `first` on. Raises CorruptError."""
+        ...
+
+
 class Codec(Protocol):
     """Bytes to bytes, and all that others need to know of it. Stateless: one instance serves all threads."""
 
@@ -20,6 +31,8 @@ class Codec(Protocol):
     """Whether native.decode_chunks decodes it; others are decoded one chunk after the other, by `decode`."""
     is_order0: ClassVar[bool]
     """Whether it never stores less than the order-0 entropy of its symbols: that tells whether it is worth trying."""
+    constant_bytes: ClassVar[int]
+    """Stored bytes of a plane all of whose bytes are one; 0 where the codec does not say that of a plane."""
     device_rate: ClassVar[str]
     """The rate of DeviceRates at which a device decodes it."""
 
@@ -36,6 +49,10 @@ class Codec(Protocol):
 
         `head` are the first HEAD_BYTES, or all where there are fewer. More than `stored_bytes` is no sound chunk.
         """
+        ...
+
+    def parts(self, stored: Bytes, raw_bytes: int) -> Parts:
+        """The same plane part by part; all parts together break the rules that the whole would. Raises CorruptError."""
         ...
 
 

@@ -1,6 +1,7 @@
 """Codec zstd: independent frames of 64 KiB behind a directory (FORMAT.md 4.2), for GPUs to decode side by side."""
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import zstandard
@@ -37,6 +38,7 @@ class ZstdCodec:
     feature = "zstd"
     is_native = False
     is_order0 = False
+    constant_bytes = 0
     device_rate = "zstd"
 
     def __init__(self) -> None:
@@ -59,22 +61,52 @@ class ZstdCodec:
 
     def decode(self, stored: Bytes, out: Bytes) -> None:
         """Decode every frame into its place in `out`."""
-        view = memoryview(stored.data)
-        for number, (begin, end) in enumerate(frames(stored, out.size).tolist()):
-            target = out[number * FRAME_BYTES : (number + 1) * FRAME_BYTES]
-            try:
-                decompressed = self._contexts.decompressor.decompress(
-                    view[begin:end], max_output_size=target.size, allow_extra_data=False
-                )
-            except zstandard.ZstdError as error:
-                raise CorruptError(f"zstd frame {number}: {error}") from error
-            if len(decompressed) != target.size:
-                raise CorruptError(f"zstd frame {number} decodes to {len(decompressed)} bytes")
-            target[:] = np.frombuffer(decompressed, np.uint8)
+        self.parts(stored, out.size).read(0, out)
+
+    def parts(self, stored: Bytes, raw_bytes: int) -> "ZstdParts":
+        """Frame by frame."""
+        return ZstdParts(stored, raw_bytes, self.decompress)
 
     def overhead_bytes(self, head: bytes, stored_bytes: int, raw_bytes: int) -> int:
         """The directory of frames."""
         return min(stored_bytes, 4 * -(-raw_bytes // FRAME_BYTES))
+
+    def decompress(self, frame: memoryview, raw_bytes: int, number: int) -> bytes:
+        """What one frame holds. Raises CorruptError that names its number."""
+        try:
+            decompressed = self._contexts.decompressor.decompress(
+                frame, max_output_size=raw_bytes, allow_extra_data=False
+            )
+        except zstandard.ZstdError as error:
+            raise CorruptError(f"zstd frame {number}: {error}") from error
+        if len(decompressed) != raw_bytes:
+            raise CorruptError(f"zstd frame {number} decodes to {len(decompressed)} bytes")
+        return decompressed
+
+
+class ZstdParts:
+    """A chunk whose frames are decoded when something of them is wanted."""
+
+    constant: int | None = None
+
+    def __init__(
+        self, stored: Bytes, raw_bytes: int, decompress: Callable[[memoryview, int, int], bytes]
+    ) -> None:
+        self._view = memoryview(stored.data)
+        self._raw_bytes = raw_bytes
+        self._frames = frames(stored, raw_bytes)
+        self._decompress = decompress
+
+    def read(self, first: int, out: Bytes) -> None:
+        """Whole frames, and of the first and the last what is wanted."""
+        stop = first + out.size
+        for number in range(first // FRAME_BYTES, -(-stop // FRAME_BYTES)):
+            begin, end = self._frames[number].tolist()
+            at = number * FRAME_BYTES
+            raw_bytes = min(FRAME_BYTES, self._raw_bytes - at)
+            frame = np.frombuffer(self._decompress(self._view[begin:end], raw_bytes, number), np.uint8)
+            low, high = max(first, at), min(stop, at + raw_bytes)
+            out[low - first : high - first] = frame[low - at : high - at]
 
 
 def frames(stored: Bytes, raw_bytes: int) -> NDArray[np.int64]:

@@ -17,7 +17,12 @@ from spqfmt.records import PlaneChunk
 
 def check(stored: Bytes, crc32: int) -> None:
     """Raise ChecksumError unless the stored bytes of a plane have this CRC-32."""
-    if native.crc32(stored) != crc32:
+    compare(native.crc32(stored), crc32)
+
+
+def compare(found: int, crc32: int) -> None:
+    """Raise ChecksumError unless this is the CRC-32 that was found."""
+    if found != crc32:
         raise ChecksumError("a chunk does not match its checksum")
 
 

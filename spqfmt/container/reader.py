@@ -2,8 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +13,11 @@ import zstandard
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS, Elements, check_packed, from_planes
-from spqfmt.codecs.tasks import side_by_side
 from spqfmt.codecs.zstd import check_window
 from spqfmt.container import planes
+from spqfmt.container.fetch import OpenChunk, StreamFetch, is_small
 from spqfmt.container.index import parse_index
+from spqfmt.container.located import at_plane, located
 from spqfmt.container.strict_json import Json, parse
 from spqfmt.container.trailer import (
     Trailer,
@@ -26,7 +25,7 @@ from spqfmt.container.trailer import (
     check_header,
     parse_trailer,
 )
-from spqfmt.errors import CorruptError, FormatError, TruncatedError
+from spqfmt.errors import CorruptError, TruncatedError
 from spqfmt.kernels import native
 from spqfmt.kernels.json_text import check_json
 from spqfmt.records import Chunk, Index, PlaneChunk, Stream, TensorRecord
@@ -130,13 +129,13 @@ class Reader:
             return
         stored = _scratch.stored(plane.stored_bytes)
         self.read_into(plane.offset, stored)
-        with _at(plane):
+        with at_plane(plane):
             planes.decode(plane, stored, out)
 
     def read_stored(self, plane: PlaneChunk, out: Bytes) -> None:
         """Read the stored bytes of one chunk plane into `out`, uint8 of that size, and check them."""
         self.read_into(plane.offset, out)
-        with _at(plane):
+        with at_plane(plane):
             planes.check(out, plane.crc32)
 
     def read_packed(self, chunk: Chunk, dtype: str, out: Bytes) -> None:
@@ -163,6 +162,10 @@ class Reader:
 
     def check_chunk(self, chunk: Chunk, dtype: str) -> None:
         """Decode one chunk and throw the elements away. Raises what reading it would."""
+        if not is_small(chunk):
+            for _ in OpenChunk(self, chunk, dtype).runs():
+                pass
+            return
         for plane in chunk.planes:
             out = _scratch.planes(plane.raw_bytes)
             self.read_plane(plane, out)
@@ -179,47 +182,37 @@ class Reader:
         self, record: TensorRecord, role: str, first: int = 0, stop: int | None = None
     ) -> Elements:
         """Elements `first` to `stop` of a stream, decoding only the chunks that hold them, side by side."""
-        stream = self.owner(record.by_role[role])
-        stop = stream.n if stop is None else stop
-        out = np.empty(max(0, stop - first), CARRIERS[stream.dtype])
-
-        def read(chunk: Chunk) -> None:
-            low, high = max(first, chunk.first), min(stop, chunk.first + chunk.n_elements)
-            with located(self.path, f"tensor {record.name!r}, {role}", chunk):
-                if high - low == chunk.n_elements:
-                    self.read_chunk(chunk, stream.dtype, out[low - first : high - first])
-                else:
-                    whole = np.empty(chunk.n_elements, CARRIERS[stream.dtype])
-                    self.read_chunk(chunk, stream.dtype, whole)
-                    out[low - first : high - first] = whole[low - chunk.first : high - chunk.first]
-
-        side_by_side(read, stream.chunks.within(first, stop))
-        return out
+        return StreamFetch(self, record)(role, first, stop)
 
     def check_elements(self, record: TensorRecord) -> None:
         """Raise CorruptError where the streams of a tensor break a rule that no chunk shows alone (FORMAT.md 5)."""
-        if record.tied_to is not None:
-            return
-
-        def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
-            return self.read_elements(record, role, first, stop)
-
-        with located(self.path):
-            SCHEMES[record.scheme].verify(record, fetch)
+        if record.tied_to is None:
+            with located(self.path):
+                SCHEMES[record.scheme].verify(record, StreamFetch(self, record))
 
     def read_rows(
         self, record: TensorRecord, first: int = 0, stop: int | None = None, dtype: str = "f32"
     ) -> Elements:
         """Rows of the stored matrix (FORMAT.md 5.1) as the carrier of `dtype`; a dense tensor's of its own dtype."""
+        rows, columns = record.matrix_shape
+        rows_wanted = range(first, rows if stop is None else stop)
+        out = np.empty(
+            (len(rows_wanted), columns), CARRIERS[record.dtype if record.scheme == "dense" else dtype]
+        )
+        self.restore(record, rows_wanted, range(columns), out, dtype)
+        return out
+
+    def restore(self, record: TensorRecord, rows: range, columns: range, out: Elements, dtype: str) -> None:
+        """Fill `out`, [rows, columns], with a part of the stored matrix (FORMAT.md 5.1), a piece after the other.
+
+        It is the carrier of `dtype`, f64, f32, f16 or bf16; of a dense tensor that of its own dtype. What is read and
+        decoded takes memory for some million weights, however large the tensor.
+        """
         if record.tied_to is not None:
             record = self.index.by_name[record.tied_to]
-
-        def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
-            return self.read_elements(record, role, first, stop)
-
-        stop = record.matrix_shape[0] if stop is None else stop
-        with located(self.path):
-            return SCHEMES[record.scheme].read(record, fetch, range(first, stop), dtype)
+        if out.size:
+            with located(self.path):
+                SCHEMES[record.scheme].restore(record, StreamFetch(self, record), rows, columns, out, dtype)
 
     def read_asset(self, name: str) -> bytes:
         """The bytes of an asset. KeyError when there is none of that name."""
@@ -229,16 +222,6 @@ class Reader:
             with located(self.path, f"asset {name!r}", chunk):
                 self.read_chunk(chunk, "u8", out[chunk.first : chunk.first + chunk.n_elements])
         return out.tobytes()
-
-
-@contextmanager
-def _at(plane: PlaneChunk) -> Iterator[None]:
-    """Errors from inside are about this plane."""
-    try:
-        yield
-    except FormatError as error:
-        error.offset = plane.offset if error.offset is None else error.offset
-        raise
 
 
 def _decoded(stored: bytes, raw_bytes: int) -> bytes:
@@ -254,17 +237,3 @@ def _decoded(stored: bytes, raw_bytes: int) -> bytes:
         )
     except zstandard.ZstdError as error:
         raise CorruptError(f"index: {error}") from error
-
-
-@contextmanager
-def located(path: Path, what: str = "", chunk: Chunk | None = None) -> Iterator[None]:
-    """Errors from inside get the file's name, and tensor and chunk where they are known, once."""
-    try:
-        yield
-    except FormatError as error:
-        place = f"{what}, elements from {chunk.first}: " if chunk is not None else ""
-        if not str(error).startswith(f"{path}: "):
-            error.args = (f"{path}: {place}{error}",)
-        if error.offset is None and chunk is not None:
-            error.offset = chunk.planes[0].offset
-        raise

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spqfmt import wire
+from spqfmt.container.located import located
 from spqfmt.container.output import INDEX_SUFFIX, shard_path
-from spqfmt.container.reader import Reader, located
+from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json, member, objects, parse
 from spqfmt.errors import CorruptError, FormatError, LimitError, UnsupportedError
 from spqfmt.records import Shard

@@ -15,7 +15,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.shards import model_bytes, open_readers, refuse_lone_shard
 from spqfmt.quantize.activations import Treatment, treatment
 from spqfmt.reading.report import TensorReport, report_tensor
-from spqfmt.reading.restore import column_scale, restore, restore_rows
+from spqfmt.reading.restore import column_scale, restore, restore_first
 from spqfmt.records import TensorRecord
 
 
@@ -68,20 +68,12 @@ class TensorHandle:
 
     def _read_rows(self, rows: slice, dtype: str | None) -> torch.Tensor:
         record = self._record
-        if not record.shape or record.n_weights == 0:
+        if not record.shape:
             return restore(self._reader, record, dtype)[rows]
         first, stop, step = rows.indices(record.shape[0])
         if step != 1:
             raise ValueError("rows must be a slice without a step")
-        stop = max(first, stop)
-        if record.transposed or record.view is not None:
-            return restore(self._reader, record, dtype)[first:stop].contiguous()
-        per_row = record.matrix_shape[0] // record.shape[0] if len(record.shape) > 1 else 0
-        if per_row:
-            matrix = restore_rows(self._reader, record, first * per_row, stop * per_row, dtype)
-            return matrix.reshape(stop - first, *record.shape[1:])
-        # A tensor of one dimension is one row of the matrix.
-        return restore(self._reader, record, dtype)[first:stop].clone()
+        return restore_first(self._reader, record, first, max(first, stop), dtype)
 
 
 class SpqFile(Mapping[str, TensorHandle]):

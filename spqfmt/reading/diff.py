@@ -8,16 +8,17 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
 
-from spqfmt.codecs.elements import Elements
-from spqfmt.container.reader import Reader, located
+from spqfmt.container.fetch import StreamFetch
+from spqfmt.container.located import located
+from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import OptionError
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.distance import distance, same_elements
 from spqfmt.reading.report import Distance, FileReport, TensorReport, inspect_file
-from spqfmt.reading.rows import holder, read_matrix, read_tensor, row_blocks
+from spqfmt.reading.rows import holder
+from spqfmt.reading.side_by_side import Held, both
 from spqfmt.records import Stream, TensorRecord
 from spqfmt.schemes.uniform import read_scale
 
@@ -68,9 +69,6 @@ class DiffReport:
         }
 
 
-_Held: TypeAlias = tuple[Reader, TensorRecord]
-
-
 def diff_files(
     first: str | os.PathLike[str],
     second: str | os.PathLike[str],
@@ -110,15 +108,15 @@ def _open(path: str | os.PathLike[str], stack: ExitStack) -> tuple[Reader, ...]:
     return readers
 
 
-def _by_name(readers: tuple[Reader, ...]) -> dict[str, _Held]:
+def _by_name(readers: tuple[Reader, ...]) -> dict[str, Held]:
     return {record.name: (reader, record) for reader in readers for record in reader.index.tensors}
 
 
 def _tensor(
     name: str,
     reports: tuple[TensorReport | None, TensorReport | None],
-    a: _Held | None,
-    b: _Held | None,
+    a: Held | None,
+    b: Held | None,
     error: bool,
 ) -> TensorDiff:
     if a is None or b is None:
@@ -136,7 +134,7 @@ def _tensor(
     else:
         difference = WEIGHTS
     if error and far is None:
-        far = distance(read_tensor(*b), b[1].dtype, read_tensor(*a), a[1].dtype)
+        far = distance(both(b, a), b[1].dtype, a[1].dtype)
     return TensorDiff(name, difference, *reports, far if error else None)
 
 
@@ -144,17 +142,13 @@ def _treatment(reader: Reader, record: TensorRecord) -> tuple[object, ...]:
     """What is done with the input of the tensor's layer; quantized inputs are multiplied by the column scales."""
     scales = None
     if record.activation_quantization is not None and "column_scales" in record.by_role:
-
-        def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
-            return reader.read_elements(record, role, first, stop)
-
         with located(reader.path):
-            values = read_scale(record, fetch, "column_scales", 0, None)
+            values = read_scale(record, StreamFetch(reader, record), "column_scales", 0, None)
         scales = None if values is None else values.tobytes()
     return record.activation_clamp, record.activation_quantization, scales
 
 
-def stored_alike(a: _Held, b: _Held) -> bool:
+def stored_alike(a: Held, b: Held) -> bool:
     """Whether both tensors are the same stored bytes with the same meaning; FormatError where these are damaged."""
     records = [holder(reader, record) for reader, record in (a, b)]
     meaning = [
@@ -166,7 +160,7 @@ def stored_alike(a: _Held, b: _Held) -> bool:
         streams = a[0].owner(ours), b[0].owner(theirs)
         if _outline(streams[0]) != _outline(streams[1]):
             return False
-        for chunk, twin in zip(*(stream.chunks for stream in streams), strict=True):
+        for chunk, twin in zip(*(stream.chunks.held for stream in streams), strict=True):
             for mine, other in zip(chunk.planes, twin.planes, strict=True):
                 stored = a[0].read_bytes(mine.offset, mine.stored_bytes)
                 if stored != b[0].read_bytes(other.offset, other.stored_bytes):
@@ -179,19 +173,12 @@ def stored_alike(a: _Held, b: _Held) -> bool:
 
 def _outline(stream: Stream) -> tuple[object, ...]:
     """All of a stream's record but places in the file."""
-    chunks = [(c.n_elements, [(p.stored_bytes, p.codec, p.crc32) for p in c.planes]) for c in stream.chunks]
-    return stream.role, stream.dtype, stream.n, chunks
+    return stream.role, stream.dtype, stream.n, stream.chunks.records
 
 
-def same_weights(a: _Held, b: _Held) -> bool:
-    """Whether both, of one shape and dtype, are restored to the same bits; stops at the first rows that are not."""
-    (one, record), (two, other) = ((reader, holder(reader, record)) for reader, record in (a, b))
-    if (record.transposed, record.view) != (other.transposed, other.view):
-        return same_elements(read_tensor(one, record), read_tensor(two, other))
-    return all(
-        same_elements(read_matrix(one, record, first, stop), read_matrix(two, other, first, stop))
-        for first, stop in row_blocks(record, 0, record.matrix_shape[0])
-    )
+def same_weights(a: Held, b: Held) -> bool:
+    """Whether both, of one shape and dtype, are restored to the same bits; stops at the first part that is not."""
+    return all(same_elements(*parts) for parts in both(a, b))
 
 
 def _asset_differences(first: tuple[Reader, ...], second: tuple[Reader, ...]) -> dict[str, str]:

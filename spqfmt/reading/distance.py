@@ -1,6 +1,7 @@
 """How far a restored tensor is from a reference."""
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,17 @@ def to_numbers(elements: Elements, dtype: str) -> NDArray[np.floating]:
     return widen(elements, dtype)
 
 
-def distance(restored: Elements, restored_dtype: str, reference: Elements, reference_dtype: str) -> Distance:
-    """Both are carriers of the same number of elements. Sums of squares are exact to about six digits."""
-    restored, reference = restored.reshape(-1), reference.reshape(-1)
-    of_difference, of_reference, largest = 0.0, 0.0, 0.0
-    for at in range(0, reference.size, _BLOCK):
-        a = to_numbers(restored[at : at + _BLOCK], restored_dtype)
-        b = to_numbers(reference[at : at + _BLOCK], reference_dtype)
+def distance(
+    parts: Iterable[tuple[Elements, Elements]], restored_dtype: str, reference_dtype: str
+) -> Distance:
+    """Of a restored tensor to a reference: carriers of the same elements of both, a part after the other.
+
+    Sums of squares are exact to about six digits.
+    """
+    of_difference, of_reference, largest, n = 0.0, 0.0, 0.0, 0
+    for restored, reference in _in_blocks(parts):
+        a, b = to_numbers(restored, restored_dtype), to_numbers(reference, reference_dtype)
+        n += b.size
         with np.errstate(invalid="ignore", over="ignore"):
             difference = a - b
         if not np.isfinite(difference).all():
@@ -45,7 +50,14 @@ def distance(restored: Elements, restored_dtype: str, reference: Elements, refer
     if not of_difference:
         return Distance(0.0, 0.0, 0.0)
     relative = math.sqrt(of_difference / of_reference) if of_reference else None
-    return Distance(relative, math.sqrt(of_difference / reference.size), largest)
+    return Distance(relative, math.sqrt(of_difference / n), largest)
+
+
+def _in_blocks(parts: Iterable[tuple[Elements, Elements]]) -> Iterator[tuple[Elements, Elements]]:
+    for restored, reference in parts:
+        a, b = restored.reshape(-1), reference.reshape(-1)
+        for at in range(0, b.size, _BLOCK):
+            yield a[at : at + _BLOCK], b[at : at + _BLOCK]
 
 
 def _sum_of_squares(values: NDArray[np.floating]) -> float:

@@ -1,7 +1,7 @@
 """What only the payload tells: histograms of codes, maps of outliers, the error against a reference."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -9,18 +9,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from spqfmt.codecs.elements import Elements
-from spqfmt.container.reader import Reader, located
+from spqfmt.codecs.elements import CARRIERS, Elements
+from spqfmt.container.fetch import StreamFetch
+from spqfmt.container.located import located
+from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import OptionError
+from spqfmt.kernels import native
 from spqfmt.progress import Progress, Silent
-from spqfmt.reading.distance import distance, to_numbers
+from spqfmt.reading.distance import to_numbers
 from spqfmt.reading.reference import Reference, open_reference
 from spqfmt.reading.report.records import FileReport, Histogram, Measured, OutlierMap
-from spqfmt.reading.rows import read_tensor
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.outliers import bands
 from spqfmt.wire import DTYPES
+
+_AT_ONCE = 1 << 19
+_EXPONENTS = 2048
+"""More than a float has of either sign."""
 
 MAP_ROWS, MAP_COLUMNS = 32, 96
 """Cells of an outlier map, at most."""
@@ -62,8 +68,7 @@ def _measure(reader: Reader, record: TensorRecord, reference: Reference | None) 
     reader.check_elements(record)
     error = None
     if reference is not None and reference.shape(record.name) == record.shape:
-        elements, dtype = reference.read(record.name)
-        error = distance(read_tensor(reader, record), record.dtype, elements, dtype)
+        error = reference.beside(record.name, reader, record)
     return Measured(histogram(reader, record), outlier_map(reader, record), error)
 
 
@@ -73,40 +78,52 @@ def histogram(reader: Reader, record: TensorRecord) -> Histogram | None:
     is_float = stream.dtype in {"f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"}
     if not stream.n or not (is_float or DTYPES[stream.dtype].bits <= 8):
         return None
-    total, lowest, n_zeros = np.zeros(0, np.int64), 0, 0
+    counted = _CountedFloats(stream.dtype) if is_float else _CountedIntegers(stream.dtype)
+    for elements, times in StreamFetch(reader, record).runs(stream.role):
+        for at in range(0, elements.size, _AT_ONCE):
+            counted.add(elements[at : at + _AT_ONCE], times)
     unit = "exponent" if is_float else "code" if stream.role == "codes" else "integer"
-    for elements in _pieces(reader, record, stream.role):
-        values = _exponents(elements, stream.dtype) if is_float else elements.astype(np.int64)
-        n_zeros += int(np.count_nonzero(to_numbers(elements, stream.dtype) == 0)) if is_float else 0
-        if values.size:
-            total, lowest = _add(total, lowest, values)
-    return Histogram(unit, lowest, tuple(total.tolist()), n_zeros)
+    numbers, counts, n_zeros = counted.found()
+    first, stop = (int(numbers.min()), int(numbers.max()) + 1) if numbers.size else (0, 0)
+    total = np.zeros(stop - first, np.int64)
+    np.add.at(total, numbers - first, counts)
+    return Histogram(unit, first, tuple(total.tolist()), n_zeros)
 
 
-def _pieces(reader: Reader, record: TensorRecord, role: str) -> Iterator[Elements]:
-    """The elements of a stream, some chunks at a time."""
-    run = 16
-    chunks = record.by_role[role].chunks
-    for at in range(0, len(chunks), run):
-        last = chunks[at : at + run][-1]
-        yield reader.read_elements(record, role, chunks[at].first, last.first + last.n_elements)
+class _CountedIntegers:
+    """Small integers by their value."""
+
+    def __init__(self, dtype: str) -> None:
+        self._counts = np.zeros(256, np.int64)
+        self._values = np.arange(256, dtype=np.uint8).view(CARRIERS[dtype]).astype(np.int64)
+
+    def add(self, elements: Elements, times: int) -> None:
+        self._counts += times * native.histogram(np.ascontiguousarray(elements)).astype(np.int64)
+
+    def found(self) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """Values, the number of each, and 0."""
+        there = np.flatnonzero(self._counts)
+        return self._values[there], self._counts[there], 0
 
 
-def _exponents(elements: Elements, dtype: str) -> NDArray[np.int64]:
-    values = to_numbers(elements, dtype)
-    values = values[np.isfinite(values) & (values != 0)]
-    exponents: NDArray[np.int64] = np.frexp(values)[1].astype(np.int64) - 1
-    return exponents
+class _CountedFloats:
+    """Floats other than 0 by floor(log2 |x|), where they are finite, and zeros."""
 
+    def __init__(self, dtype: str) -> None:
+        self._dtype = dtype
+        self._counts = np.zeros(2 * _EXPONENTS, np.int64)
+        self._n_zeros = 0
 
-def _add(counts: NDArray[np.int64], lowest: int, values: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """Counts from `lowest` on, with these values added."""
-    low, high = int(values.min()), int(values.max())
-    if counts.size:
-        low, high = min(low, lowest), max(high, lowest + counts.size - 1)
-    out = np.bincount(values - low, minlength=high - low + 1)
-    out[lowest - low : lowest - low + counts.size] += counts
-    return out, low
+    def add(self, elements: Elements, times: int) -> None:
+        values = to_numbers(elements, self._dtype)
+        self._n_zeros += times * int(np.count_nonzero(values == 0))
+        exponents = np.frexp(values[np.isfinite(values) & (values != 0)])[1] + (_EXPONENTS - 1)
+        self._counts += times * np.bincount(exponents, minlength=2 * _EXPONENTS)
+
+    def found(self) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """Exponents, the number of each, and that of zeros."""
+        there = np.flatnonzero(self._counts)
+        return there - _EXPONENTS, self._counts[there], self._n_zeros
 
 
 def outlier_map(reader: Reader, record: TensorRecord) -> OutlierMap | None:
@@ -117,11 +134,8 @@ def outlier_map(reader: Reader, record: TensorRecord) -> OutlierMap | None:
     rows_per_cell, columns_per_cell = max(1, -(-rows // MAP_ROWS)), max(1, -(-columns // MAP_COLUMNS))
     counts = np.zeros((-(-rows // rows_per_cell), -(-columns // columns_per_cell)), np.int64)
 
-    def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
-        return reader.read_elements(record, role, first, stop)
-
     with located(reader.path):
-        for first_row, positions, _ in bands(record, fetch, 0, rows):
+        for first_row, positions, _ in bands(record, StreamFetch(reader, record), 0, rows):
             at, column = np.divmod(positions, columns)
             cells = (at + first_row) // rows_per_cell * counts.shape[1] + column // columns_per_cell
             counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)

@@ -5,13 +5,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from spqfmt.codecs.elements import Elements
 from spqfmt.container.output import INDEX_SUFFIX
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_readers
 from spqfmt.importers.base import SourceModel
 from spqfmt.importers.registry import find_importer, open_source
-from spqfmt.reading.rows import read_tensor
+from spqfmt.reading.distance import distance
+from spqfmt.reading.report.records import Distance
+from spqfmt.reading.side_by_side import beside, both
+from spqfmt.records import TensorRecord
 
 
 class Reference(Protocol):
@@ -20,8 +22,8 @@ class Reference(Protocol):
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The tensor's shape; None where there is no such tensor."""
 
-    def read(self, name: str) -> tuple[Elements, str]:
-        """All of a tensor as the carrier of its dtype, and that dtype."""
+    def beside(self, name: str, reader: Reader, record: TensorRecord) -> Distance:
+        """How far a stored tensor of the same shape is from the tensor `name`."""
 
 
 class _Spq:
@@ -33,9 +35,10 @@ class _Spq:
     def shape(self, name: str) -> tuple[int, ...] | None:
         return self._tensors[name][1].shape if name in self._tensors else None
 
-    def read(self, name: str) -> tuple[Elements, str]:
-        reader, record = self._tensors[name]
-        return read_tensor(reader, record), record.dtype
+    def beside(self, name: str, reader: Reader, record: TensorRecord) -> Distance:
+        other, reference = self._tensors[name]
+        parts = both((reader, record), (other, reference))
+        return distance(parts, record.dtype, reference.dtype)
 
 
 class _Source:
@@ -45,12 +48,12 @@ class _Source:
     def shape(self, name: str) -> tuple[int, ...] | None:
         return self._tensors[name].shape if name in self._tensors else None
 
-    def read(self, name: str) -> tuple[Elements, str]:
+    def beside(self, name: str, reader: Reader, record: TensorRecord) -> Distance:
         # torch takes seconds to import: only where a foreign model is read.
         from spqfmt.kernels.torch_arrays import to_numpy
 
         tensor = self._tensors[name]
-        return to_numpy(tensor.load()), tensor.dtype
+        return distance(beside((reader, record), to_numpy(tensor.load())), record.dtype, tensor.dtype)
 
 
 @contextmanager

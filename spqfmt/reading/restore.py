@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.torch_arrays import to_torch
-from spqfmt.reading.rows import holder, read_matrix, read_tensor
+from spqfmt.reading.rows import dtype_of, holder, read_first, read_tensor
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.floats import Scale
 
@@ -12,23 +12,19 @@ if TYPE_CHECKING:
     import torch
 
 
-def restore_rows(
+def restore_first(
     reader: Reader, record: TensorRecord, first: int, stop: int, dtype: str | None = None
 ) -> "torch.Tensor":
-    """`read_matrix` as a tensor: rows `first` to `stop` of the stored matrix, [rows, columns]."""
+    """`read_first` as a tensor: elements `first` to `stop` of the first dimension."""
     record = holder(reader, record)
-    rows = read_matrix(reader, record, first, stop, dtype)
-    return to_torch(rows, _dtype(record, dtype), rows.shape)
+    elements = read_first(reader, record, first, stop, dtype)
+    return to_torch(elements, dtype_of(record, dtype), elements.shape)
 
 
 def restore(reader: Reader, record: TensorRecord, dtype: str | None = None) -> "torch.Tensor":
     """`read_tensor` as a tensor: all of it in its own shape and, where `dtype` is None, its own dtype."""
     record = holder(reader, record)
-    return to_torch(read_tensor(reader, record, dtype), _dtype(record, dtype), record.shape)
-
-
-def _dtype(record: TensorRecord, dtype: str | None) -> str:
-    return record.dtype if dtype is None or record.scheme == "dense" else dtype
+    return to_torch(read_tensor(reader, record, dtype), dtype_of(record, dtype), record.shape)
 
 
 def column_scale(reader: Reader, record: TensorRecord) -> Scale | None:

@@ -1,15 +1,17 @@
 """Checks a whole file: every byte, every checksum, every rule that the index alone cannot show."""
 
 import os
-from collections.abc import Mapping
 
 from spqfmt import wire
-from spqfmt.codecs.tasks import side_by_side
-from spqfmt.container.reader import Reader, located
+from spqfmt.container.fetch import each_chunk
+from spqfmt.container.located import located
+from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import CorruptError
 from spqfmt.progress import Progress, Silent
-from spqfmt.records import Chunk, Stream
+from spqfmt.records import Chunk, Stream, TensorRecord
+
+_AT_ONCE = 4096
 
 
 def verify_file(path: str | os.PathLike[str], progress: Progress | None = None) -> None:
@@ -27,35 +29,62 @@ def verify_file(path: str | os.PathLike[str], progress: Progress | None = None) 
 
 def _verify_file(reader: Reader, progress: Progress) -> None:
     index = reader.index
+    checks = _Checks(reader)
     for segment in index.segments:
-        tensors = index.tensors_of(segment)
-        streams = {f"tensor {t.name!r}, {s.role}": s for t in tensors for s in t.streams}
-        _check_chunks(reader, streams)
-        for tensor in tensors:
-            reader.check_elements(tensor)
+        for tensor in index.tensors_of(segment):
+            checks.add_tensor(tensor)
+        checks.finish()
         progress.advance(segment.end - segment.offset, segment.name)
-    _check_chunks(reader, {f"asset {asset.name!r}": asset.stream for asset in index.assets})
-    with located(reader.path):
-        _check_padding(reader)
+    for asset in index.assets:
+        checks.add(f"asset {asset.name!r}", asset.stream)
+    checks.finish()
+    checks.padding(reader.trailer.index_offset)
 
 
-def _check_chunks(reader: Reader, streams: Mapping[str, Stream]) -> None:
-    def check(job: tuple[str, str, Chunk]) -> None:
-        what, dtype, chunk = job
-        with located(reader.path, what, chunk):
-            reader.check_chunk(chunk, dtype)
+class _Checks:
+    """Of chunks in the order of the file, some at once, and of the bytes between them."""
 
-    side_by_side(check, [(what, s.dtype, chunk) for what, s in streams.items() for chunk in s.chunks])
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._chunks: list[tuple[str, str, Chunk]] = []
+        self._tensors: list[TensorRecord] = []
+        self._end = wire.HEADER_BYTES
 
+    def add_tensor(self, tensor: TensorRecord) -> None:
+        """All that belongs to a tensor."""
+        for stream in tensor.streams:
+            self.add(f"tensor {tensor.name!r}, {stream.role}", stream)
+        if tensor.streams:
+            self._tensors.append(tensor)
 
-def _check_padding(reader: Reader) -> None:
-    index = reader.index
-    streams = [stream for tensor in index.tensors for stream in tensor.streams]
-    streams += [asset.stream for asset in index.assets]
-    end = wire.HEADER_BYTES
-    for plane in (p for s in streams for chunk in s.chunks for p in chunk.planes):
-        if plane.offset > end and any(reader.read_bytes(end, plane.offset - end)):
-            raise CorruptError("padding is not zero", end)
-        end = plane.offset + plane.stored_bytes
-    if any(reader.read_bytes(end, reader.trailer.index_offset - end)):
-        raise CorruptError("padding is not zero", end)
+    def add(self, what: str, stream: Stream) -> None:
+        """A stream's chunks, and the padding before each; nothing is stored of empty ones."""
+        for chunk in stream.chunks.held:
+            for plane in chunk.planes:
+                self.padding(plane.offset)
+                self._end = plane.offset + plane.stored_bytes
+            self._chunks.append((what, stream.dtype, chunk))
+            if len(self._chunks) >= _AT_ONCE:
+                self._check_chunks()
+
+    def padding(self, stop: int) -> None:
+        """From the end of the last plane up to `stop`."""
+        if stop > self._end and any(self._reader.read_bytes(self._end, stop - self._end)):
+            with located(self._reader.path):
+                raise CorruptError("padding is not zero", self._end)
+
+    def finish(self) -> None:
+        """What is left of the chunks, and what only all streams of a tensor show."""
+        self._check_chunks()
+        for tensor in self._tensors:
+            self._reader.check_elements(tensor)
+        self._tensors = []
+
+    def _check_chunks(self) -> None:
+        def check(job: tuple[str, str, Chunk]) -> None:
+            what, dtype, chunk = job
+            with located(self._reader.path, what, chunk):
+                self._reader.check_chunk(chunk, dtype)
+
+        each_chunk(self._reader, check, self._chunks)
+        self._chunks = []

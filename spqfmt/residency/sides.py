@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import CARRIERS, Elements
+from spqfmt.container.fetch import StreamFetch
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.multiply import GroupNumbers, OutlierRows
 from spqfmt.records import TensorRecord
 from spqfmt.residency.parts import Part, by_columns, is_turned
 from spqfmt.schemes import outliers as outlier_streams
-from spqfmt.schemes.base import Fetch, Float32, float_from_bits, parameter_int
-from spqfmt.schemes.codes import read_permutation
+from spqfmt.schemes.base import Fetch, Float32, Streamed, float_from_bits, parameter_int
+from spqfmt.schemes.codes import read_order
 from spqfmt.schemes.grouped import DIRECT, read_values, supergroup_of
 from spqfmt.schemes.uniform import read_scale
 
@@ -88,7 +89,7 @@ class Sides:
         def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
             return self.groups[role][first:stop]
 
-        return read_values(self.record, fetch, kind, self.group_size, first, stop)
+        return read_values(self.record, fetch, kind, self.group_size, range(first, stop))
 
 
 def side_bytes(parts: Sequence[Part]) -> int:
@@ -122,17 +123,13 @@ def _side_bytes(record: TensorRecord, n_parts: int) -> int:
 def read_sides(reader: Reader, record: TensorRecord) -> Sides:
     """Read and decode them. Raises FormatError where they break the format."""
 
-    def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
-        return reader.read_elements(record, role, first, stop)
-
+    fetch = StreamFetch(reader, record)
     sides = Sides(record)
     rows, columns = record.matrix_shape
-    if "channel_order" in record.by_role:
-        sides.order = read_permutation(
-            record, fetch, "channel_order", columns if by_columns(record) else rows
-        )
-    if "permutation" in record.by_role:
-        sides.permutation = read_permutation(record, fetch, "permutation", columns)
+    order = read_order(record, fetch, "channel_order", columns if by_columns(record) else rows)
+    permutation = read_order(record, fetch, "permutation", columns)
+    sides.order = None if order is None else order.astype(np.int64)
+    sides.permutation = None if permutation is None else permutation.astype(np.int64)
     stored_rows = sides.order if _reordered(record) else None
     if record.scheme == "uniform":
         scale = read_scale(record, fetch, "row_scales", 0, None)
@@ -165,12 +162,14 @@ def _read_groups(sides: Sides, fetch: Fetch, stored_rows: NDArray[np.int64] | No
         return
     # Tiles of supergroups do not follow the stored order, so the values themselves are kept.
     for kind in _kinds(record):
-        values = read_values(record, fetch, kind, sides.group_size, 0, record.matrix_shape[0])
+        values = read_values(record, fetch, kind, sides.group_size, range(record.matrix_shape[0]))
         assert values is not None
         sides.groups[kind] = values[stored_rows]
 
 
-def _read_outliers(record: TensorRecord, fetch: Fetch, stored_rows: NDArray[np.int64] | None) -> OutlierRows:
+def _read_outliers(
+    record: TensorRecord, fetch: Streamed, stored_rows: NDArray[np.int64] | None
+) -> OutlierRows:
     n_rows, n_columns = record.matrix_shape
     found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
     found += [

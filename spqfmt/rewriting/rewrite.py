@@ -16,8 +16,9 @@ from spqfmt.codecs.registry import AUTO, CODECS, decode_into
 from spqfmt.codecs.tasks import Task, side_by_side, submit
 from spqfmt.codecs.threads import n_threads
 from spqfmt.container.encode import BEST, MIN_SAVING, encode_plane
+from spqfmt.container.located import located
 from spqfmt.container.output import Output
-from spqfmt.container.reader import Reader, located
+from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json
 from spqfmt.container.writer import Sealed
 from spqfmt.progress import Progress

@@ -25,6 +25,18 @@ class Fetch(Protocol):
         ...
 
 
+class Streamed(Fetch, Protocol):
+    """Gives them also where they are wanted, and without room for all of them."""
+
+    def into(self, role: str, first: int, out: Elements) -> None:
+        """Fill `out`, contiguous, with the elements from `first` on."""
+        ...
+
+    def runs(self, role: str, first: int = 0, stop: int | None = None) -> Iterator[tuple[Elements, int]]:
+        """The elements of whole chunks, from `first` to `stop`: some, and how many times these follow each other."""
+        ...
+
+
 @dataclass(frozen=True)
 class StreamData:
     """A stream on its way into a file.
@@ -83,12 +95,17 @@ class Scheme(Protocol):
         """Names of the required features that the tensor uses."""
         ...
 
-    def verify(self, record: TensorRecord, fetch: Fetch) -> None:
+    def verify(self, record: TensorRecord, fetch: Streamed) -> None:
         """Raise CorruptError where elements break a rule that `check` cannot see, without dequantizing."""
         ...
 
-    def read(self, record: TensorRecord, fetch: Fetch, rows: range, dtype: str) -> Elements:
-        """Rows of the matrix as the carrier of `dtype` (f32, f16 or bf16), of its own for dense; [rows, columns]."""
+    def restore(
+        self, record: TensorRecord, fetch: Streamed, rows: range, columns: range, out: Elements, dtype: str
+    ) -> None:
+        """Fill `out`, [rows, columns], not empty, with a part of the matrix, a piece after the other.
+
+        It is the carrier of `dtype` (f64, f32, f16 or bf16), of its own dtype for dense, and need not be contiguous.
+        """
         ...
 
 

@@ -1,7 +1,8 @@
 """The codes stream: orientation, channel order and table classes (FORMAT.md 5.3 and 5.6)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,13 @@ from spqfmt.codecs.elements import Elements
 from spqfmt.errors import CorruptError
 from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
-from spqfmt.schemes.base import Fetch, Roles, StreamData, check_int
+from spqfmt.schemes.base import Roles, StreamData, Streamed, check_int
+from spqfmt.schemes.tiles import Channels, blocks, runs
 from spqfmt.wire import DTYPES
 
 PARAMETERS: Mapping[str, Wanted] = {"orientation": "scalar", "class_sizes": "integers"}
 INDEX_DTYPES = ("u16", "u32")
+_SEEN_AT_ONCE = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -86,44 +89,108 @@ def check(
             raise CorruptError(f"tensor {record.name!r}: a chunk holds {role} of two classes")
 
 
-def read(record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int, role: str = "codes") -> Elements:
-    """Codes (or values) of the wanted rows, [rows, columns], in the carrier of their dtype, contiguous."""
+class Tile(NamedTuple):
+    """Codes of some rows and columns of the matrix, [rows, columns], contiguous: ranges, or numbers in any order."""
+
+    rows: Channels
+    columns: Channels
+    codes: Elements
+
+
+def tiles(
+    record: TensorRecord,
+    fetch: Streamed,
+    rows: range,
+    columns: range,
+    *,
+    most: int,
+    unit: int = 1,
+    role: str = "codes",
+) -> Iterator[Tile]:
+    """All codes of these rows and (stored) columns in tiles of at most `most`, in the order in which they are stored.
+
+    Tiles by rows hold all the columns or are a part of one row, cut at multiples of `unit` or between two of them.
+    """
     n_rows, n_columns = record.matrix_shape
     by_rows = record.parameters.get("orientation", "rows") == "rows"
-    if "channel_order" not in record.by_role:
-        if by_rows:
-            return fetch(role, first_row * n_columns, stop_row * n_columns).reshape(-1, n_columns)
-        return _turned(fetch(role).reshape(n_columns, n_rows), first_row, stop_row)
-    n_channels = n_rows if by_rows else n_columns
-    order = read_permutation(record, fetch, "channel_order", n_channels)
-    stored_at = np.empty(n_channels, np.int64)
-    stored_at[order] = np.arange(n_channels)
-    if not by_rows:
-        return _turned(fetch(role).reshape(n_columns, n_rows)[stored_at], first_row, stop_row)
-    wanted = stored_at[first_row:stop_row]
-    if wanted.size == n_rows:
-        return fetch(role).reshape(n_rows, n_columns)[wanted]
-    rows = [fetch(role, at * n_columns, (at + 1) * n_columns) for at in wanted.tolist()]
-    return np.stack(rows) if rows else fetch(role, 0, 0).reshape(0, n_columns)
+    channels, positions, n, width = (
+        (rows, columns, n_rows, n_columns) if by_rows else (columns, rows, n_columns, n_rows)
+    )
+    order = read_order(record, fetch, "channel_order", n)
+    unit = unit if by_rows else 1
+    if order is None:
+        parts: Iterator[tuple[Channels, range, Elements]] = blocks(
+            record, role, fetch, channels, positions, width, most=most, unit=unit
+        )
+    else:
+        parts = _ordered(record, role, fetch, order, channels, positions, width, most, unit)
+    for some, at, codes in parts:
+        yield (
+            Tile(some, at, np.ascontiguousarray(codes))
+            if by_rows
+            else Tile(at, some, np.ascontiguousarray(codes.T))
+        )
 
 
-def _turned(columns: Elements, first_row: int, stop_row: int) -> Elements:
-    return np.ascontiguousarray(columns[:, first_row:stop_row].T)
+def _ordered(
+    record: TensorRecord,
+    role: str,
+    fetch: Streamed,
+    order: NDArray[np.unsignedinteger],
+    channels: range,
+    positions: range,
+    width: int,
+    most: int,
+    unit: int,
+) -> Iterator[tuple[Channels, range, Elements]]:
+    """Blocks of channels that are stored in another order; those that lie apart are put together."""
+    stored = [range(order.size)]
+    if len(channels) < order.size:
+        stored_at = np.empty_like(order)
+        stored_at[order] = np.arange(order.size, dtype=order.dtype)
+        stored = list(runs(np.sort(stored_at[channels.start : channels.stop])))
+    waiting: list[Elements] = []
+    numbers: list[NDArray[np.unsignedinteger]] = []
+    for run in stored:
+        for some, at, codes in blocks(record, role, fetch, run, positions, width, most=most, unit=unit):
+            if len(at) < len(positions):
+                yield order[some.start : some.stop], at, codes
+                continue
+            waiting.append(codes)
+            numbers.append(order[some.start : some.stop])
+            if sum(part.size for part in waiting) > most // 2:
+                yield np.concatenate(numbers), positions, np.concatenate(waiting)
+                waiting, numbers = [], []
+    if waiting:
+        yield np.concatenate(numbers), positions, np.concatenate(waiting)
 
 
-def verify(record: TensorRecord, fetch: Fetch) -> None:
+def verify(record: TensorRecord, fetch: Streamed) -> None:
     """The channel order must be a permutation."""
     if "channel_order" in record.by_role:
         by_rows = record.parameters.get("orientation", "rows") == "rows"
-        n_channels = record.matrix_shape[0 if by_rows else 1]
-        read_permutation(record, fetch, "channel_order", n_channels)
+        check_permutation(record, fetch, "channel_order", record.matrix_shape[0 if by_rows else 1])
 
 
-def read_permutation(record: TensorRecord, fetch: Fetch, role: str, n: int) -> NDArray[np.int64]:
-    """A stream of channel numbers, checked to be a permutation of 0 .. n-1."""
-    order: NDArray[np.int64] = fetch(role).astype(np.int64)
-    seen = np.zeros(n, bool)
-    seen[order[order < n]] = True
-    if not seen.all():
-        raise CorruptError(f"tensor {record.name!r}: {role} is not a permutation")
+def check_permutation(record: TensorRecord, fetch: Streamed, role: str, n: int) -> None:
+    """Raise CorruptError unless a stream of channel numbers is a permutation of 0 .. n-1."""
+    for first in range(0, n, _SEEN_AT_ONCE):
+        seen = np.zeros(min(_SEEN_AT_ONCE, n - first), bool)
+        for numbers, times in fetch.runs(role):
+            here = numbers[(numbers >= first) & (numbers < first + seen.size)]
+            seen[here.astype(np.int64) - first] = True
+            if times > 1:
+                break  # a number is there twice, so that another is missing
+        if not seen.all():
+            raise CorruptError(f"tensor {record.name!r}: {role} is not a permutation")
+
+
+def read_order(
+    record: TensorRecord, fetch: Streamed, role: str, n: int
+) -> NDArray[np.unsignedinteger] | None:
+    """A stream of channel numbers, checked to be a permutation of 0 .. n-1; None where there is none."""
+    if role not in record.by_role:
+        return None
+    check_permutation(record, fetch, role, n)
+    order: NDArray[np.unsignedinteger] = fetch(role)
     return order

@@ -8,7 +8,8 @@ from spqfmt.errors import CorruptError
 from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
 from spqfmt.schemes import codes as codes_stream
-from spqfmt.schemes.base import Encoded, Fetch, Roles, StreamData
+from spqfmt.schemes import tiles
+from spqfmt.schemes.base import Encoded, Roles, StreamData, Streamed
 
 ROLES = ("values", "channel_order")
 DTYPES = (
@@ -55,13 +56,23 @@ class DenseScheme:
         ordered = "orientation" in record.parameters or "channel_order" in record.by_role
         return {"dense_order"} if ordered else set()
 
-    def verify(self, record: TensorRecord, fetch: Fetch) -> None:
+    def verify(self, record: TensorRecord, fetch: Streamed) -> None:
         """The order of the channels; any bits are values."""
         codes_stream.verify(record, fetch)
 
-    def read(self, record: TensorRecord, fetch: Fetch, rows: range, dtype: str) -> Elements:
-        """Rows as the carrier of the tensor's dtype, whatever `dtype`."""
-        return codes_stream.read(record, fetch, rows.start, rows.stop, "values")
+    def restore(
+        self, record: TensorRecord, fetch: Streamed, rows: range, columns: range, out: Elements, dtype: str
+    ) -> None:
+        """As the carrier of the tensor's dtype, whatever `dtype`."""
+        _, width = record.matrix_shape
+        is_ordered = bool(self.features(record))
+        if not is_ordered and out.flags.c_contiguous and (len(columns) == width or len(rows) == 1):
+            fetch.into("values", rows.start * width + columns.start, out.reshape(-1))
+            return
+        for tile in codes_stream.tiles(
+            record, fetch, rows, columns, most=tiles.TILE_ELEMENTS // 4, role="values"
+        ):
+            tiles.put(out, rows, columns, tile.rows, tile.columns, tile.codes)
 
 
 SCHEME = DenseScheme()

@@ -1,12 +1,12 @@
 """Scheme grouped: b-bit codes with a scale and a zero point for each group of columns (FORMAT.md 5.5)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spqfmt.codecs.elements import CARRIERS, Elements
+from spqfmt.codecs.elements import Elements
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import CorruptError
 from spqfmt.kernels.dequantize import dequantize_grouped
@@ -14,18 +14,21 @@ from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
 from spqfmt.schemes import codes as codes_stream
 from spqfmt.schemes import outliers as outlier_streams
+from spqfmt.schemes import tiles
 from spqfmt.schemes.base import (
     Encoded,
     Fetch,
     Float32,
     Roles,
     StreamData,
+    Streamed,
     check_int,
     parameter_int,
 )
 from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.floats import overflow_allowed, widen
 from spqfmt.schemes.outliers import Outliers
+from spqfmt.schemes.tiles import Channels, Target, runs
 from spqfmt.schemes.uniform import optional_features
 
 CODE_DTYPES = ("u2", "u4", "u8", "i2", "i4", "i8")
@@ -73,8 +76,11 @@ class GroupValues:
             streams += (StreamData(f"{kind}_zeros", self.zeros_dtype, self.zeros.reshape(-1)),)
         return streams
 
-    def to_float32(self, supergroup: tuple[int, int] | None, skipped: int = 0) -> Float32:
-        """What the groups' values are, [rows, groups]. `skipped`: rows of the first tile before those of `values`."""
+    def to_float32(self, supergroup: tuple[int, int] | None, skipped: tuple[int, int] = (0, 0)) -> Float32:
+        """What the groups' values are, [rows, groups].
+
+        `skipped`: rows and groups of the first tile before those of `values`.
+        """
         values = widen(self.values, self.dtype)
         if self.steps is None or supergroup is None:
             return values
@@ -86,10 +92,11 @@ class GroupValues:
             return _spread(steps, supergroup, values.shape, skipped) * values
 
 
-def _spread(tiles: Float32, supergroup: tuple[int, int], shape: Sequence[int], skipped: int) -> Float32:
+def _spread(
+    tiles: Float32, supergroup: tuple[int, int], shape: Sequence[int], skipped: tuple[int, int]
+) -> Float32:
     row_tile, group_tile = (
-        np.arange(first, first + n) // size
-        for first, n, size in zip((skipped, 0), shape, supergroup, strict=True)
+        np.arange(first, first + n) // size for first, n, size in zip(skipped, shape, supergroup, strict=True)
     )
     return tiles[row_tile[:, None], group_tile]
 
@@ -235,39 +242,95 @@ class GroupedScheme:
         tiles = {"group_rows"} if "group_rows" in record.parameters else set()
         return {"grouped"} | supergroups | tiles | optional_features(record)
 
-    def verify(self, record: TensorRecord, fetch: Fetch) -> None:
+    def verify(self, record: TensorRecord, fetch: Streamed) -> None:
         """Permutation, channel order and the places of outliers."""
         if "permutation" in record.by_role:
-            codes_stream.read_permutation(record, fetch, "permutation", record.matrix_shape[1])
+            codes_stream.check_permutation(record, fetch, "permutation", record.matrix_shape[1])
         codes_stream.verify(record, fetch)
         outlier_streams.verify(record, fetch)
 
-    def read(self, record: TensorRecord, fetch: Fetch, rows: range, dtype: str) -> Elements:
-        """Dequantized rows; the native twin of `dequantize` rounds to `dtype` as it goes."""
+    def restore(
+        self, record: TensorRecord, fetch: Streamed, rows: range, columns: range, out: Elements, dtype: str
+    ) -> None:
+        """Dequantized tile by tile; the native twin of `dequantize` rounds to `dtype` as it goes."""
         group_size = parameter_int(record, "group_size", 1)
-        scale, zero_point, minimum = (
-            read_values(record, fetch, kind, group_size, rows.start, rows.stop) for kind in DIRECT
-        )
-        assert scale is not None
-        codes = codes_stream.read(record, fetch, rows.start, rows.stop)
-        matrix = np.empty(codes.shape, CARRIERS[dtype])
-        dequantize_grouped(
-            codes,
-            "i8" if codes.dtype == np.int8 else "u8",
-            min(group_size, codes.shape[1]),
-            scale,
-            matrix,
-            dtype,
-            zero_point=zero_point,
-            minimum=minimum,
-            n_threads=n_threads(),
-        )
-        outlier_streams.apply(matrix, dtype, record, fetch, rows)
-        if "permutation" not in record.by_role:
-            return matrix
-        columns = record.matrix_shape[1]
-        order = codes_stream.read_permutation(record, fetch, "permutation", columns)
-        return unpermute(matrix, order)
+        permutation = codes_stream.read_order(record, fetch, "permutation", record.matrix_shape[1])
+        target = Target(out, dtype, rows, columns, permutation)
+        stored = columns if permutation is None else range(record.matrix_shape[1])
+        # Numbers of groups are binary32: those of small groups, or one for each weight, take more memory than weights.
+        small = group_size < 8 or record.parameters["orientation"] == "columns"
+        most = tiles.TILE_ELEMENTS // 8 if small else tiles.TILE_ELEMENTS
+        for some in _row_blocks(record, group_size, rows, most):
+            values = _GroupNumbers(record, fetch, group_size, some)
+            for tile in codes_stream.tiles(record, fetch, some, stored, most=most, unit=group_size):
+                (scale, zero_point, minimum), size = values.of(tile.rows, tile.columns)
+                assert scale is not None
+                with target.room(tile.rows, tile.columns) as (weights, name):
+                    dequantize_grouped(
+                        tile.codes,
+                        "i8" if tile.codes.dtype == np.int8 else "u8",
+                        size,
+                        scale,
+                        weights,
+                        name,
+                        zero_point=zero_point,
+                        minimum=minimum,
+                        n_threads=n_threads(),
+                    )
+        outlier_streams.apply(out, dtype, record, fetch, rows, columns, permutation)
+
+
+def _row_blocks(record: TensorRecord, group_size: int, rows: range, most: int) -> Iterator[range]:
+    """Rows whose groups are read at once: by columns each tile needs those of all rows, by rows its own."""
+    step = len(rows)
+    if record.parameters["orientation"] == "columns":
+        step = max(1, most // -(-record.matrix_shape[1] // group_size))
+    for first in range(rows.start, rows.stop, step):
+        yield range(first, min(rows.stop, first + step))
+
+
+class _GroupNumbers:
+    """Scale, zero point and minimum of the groups of tiles, which lie in some rows."""
+
+    def __init__(self, record: TensorRecord, fetch: Fetch, group_size: int, rows: range) -> None:
+        self._record, self._fetch, self._size, self._first = record, fetch, group_size, rows.start
+        self._groups = range(-(-record.matrix_shape[1] // group_size))
+        self._of_rows: list[Float32 | None] | None = None
+        if record.parameters["orientation"] == "columns":
+            self._of_rows = self._read(rows, self._groups)
+
+    def of(self, rows: Channels, columns: Channels) -> tuple[list[Float32 | None], int]:
+        """Float32 [rows, groups] of each in a tile, and the size of these groups there."""
+        numbers = columns if not isinstance(columns, range) else np.arange(columns.start, columns.stop)
+        group = (numbers // self._size).astype(np.int64)
+        if self._of_rows is not None:
+            assert isinstance(rows, range)
+            at = slice(rows.start - self._first, rows.stop - self._first)
+            # As many groups as columns, which may lie in another order.
+            return [None if values is None else values[at, group] for values in self._of_rows], 1
+        assert isinstance(columns, range)
+        first, stop = int(group[0]), int(group[-1]) + 1
+        values = self._of(rows, range(first, stop) if len(rows) == 1 else self._groups)
+        if len(rows) > 1:
+            values = [None if part is None else part[:, first:stop] for part in values]
+        if columns.start % self._size == 0 or stop - first == 1:
+            return values, min(self._size, len(columns))
+        return [None if part is None else part[:, group - first] for part in values], 1
+
+    def _of(self, rows: Channels, groups: range) -> list[Float32 | None]:
+        if isinstance(rows, range):
+            return self._read(rows, groups)
+        ascending = np.sort(rows)
+        parts = [self._read(run, groups) for run in runs(ascending)]
+        at_rows = np.searchsorted(ascending, rows)
+        found: list[Float32 | None] = []
+        for kind in range(len(DIRECT)):
+            of_kind = [values for part in parts if (values := part[kind]) is not None]
+            found.append(np.concatenate(of_kind)[at_rows] if of_kind else None)
+        return found
+
+    def _read(self, rows: range, groups: range) -> list[Float32 | None]:
+        return [read_values(self._record, self._fetch, kind, self._size, rows, groups) for kind in DIRECT]
 
 
 def supergroup_of(record: TensorRecord) -> tuple[int, int] | None:
@@ -282,35 +345,45 @@ def supergroup_of(record: TensorRecord) -> tuple[int, int] | None:
 
 
 def read_values(
-    record: TensorRecord, fetch: Fetch, kind: str, group_size: int, first_row: int, stop_row: int
+    record: TensorRecord, fetch: Fetch, kind: str, group_size: int, rows: range, groups: range | None = None
 ) -> Float32 | None:
-    """Scale, zero_point or minimum (`kind`) of each group, float32 [rows, groups]; None where there is none."""
-    groups = -(-record.matrix_shape[1] // group_size)
+    """Scale, zero_point or minimum (`kind`) of each group, float32 [rows, groups]; None where there is none.
 
-    def rows_of(role: str, first: int, stop: int, width: int) -> Elements:
-        return fetch(role, first * width, stop * width).reshape(-1, width)
+    `groups`: of all of them, or of some in a single row.
+    """
+    n_groups = -(-record.matrix_shape[1] // group_size)
+    groups = range(n_groups) if groups is None else groups
+
+    def part(role: str, rows: range, width: int, columns: range) -> Elements:
+        at = rows.start * width
+        end = at + columns.stop if len(rows) == 1 else rows.stop * width
+        return fetch(role, at + columns.start, end).reshape(len(rows), -1)
 
     direct = record.by_role.get(DIRECT[kind][0])
     if direct is not None:
-        values = rows_of(direct.role, first_row, stop_row, groups)
-        return GroupValues(values, direct.dtype).to_float32(None)
+        return GroupValues(part(direct.role, rows, n_groups, groups), direct.dtype).to_float32(None)
     codes = record.by_role.get(f"{kind}_codes")
     supergroup = supergroup_of(record)
     if codes is None or supergroup is None:
         return None
-    per_tile, tile_groups = supergroup
-    width = -(-groups // tile_groups)
-    first_tile, stop_tile = first_row // per_tile, -(-stop_row // per_tile)
+    row_tiles, group_tiles = (
+        range(some.start // size, -(-some.stop // size))
+        for some, size in zip((rows, groups), supergroup, strict=True)
+    )
+    width = -(-n_groups // supergroup[1])
+    if len(rows) > 1:
+        group_tiles = range(width)
     steps, zeros = record.by_role[f"{kind}_steps"], record.by_role.get(f"{kind}_zeros")
     level2 = GroupValues(
-        rows_of(codes.role, first_row, stop_row, groups),
+        part(codes.role, rows, n_groups, groups),
         codes.dtype,
-        rows_of(steps.role, first_tile, stop_tile, width),
-        None if zeros is None else rows_of(zeros.role, first_tile, stop_tile, width),
+        part(steps.role, row_tiles, width, group_tiles),
+        None if zeros is None else part(zeros.role, row_tiles, width, group_tiles),
         steps.dtype,
         "f16" if zeros is None else zeros.dtype,
     )
-    return level2.to_float32(supergroup, first_row - first_tile * per_tile)
+    skipped = rows.start - row_tiles.start * supergroup[0], groups.start - group_tiles.start * supergroup[1]
+    return level2.to_float32(supergroup, skipped)
 
 
 SCHEME = GroupedScheme()

@@ -12,13 +12,14 @@ from spqfmt.codecs.elements import Elements
 from spqfmt.errors import CorruptError
 from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
-from spqfmt.schemes.base import Fetch, Float32, Roles, StreamData, check_int
+from spqfmt.schemes.base import Float32, Roles, StreamData, Streamed, check_int
 from spqfmt.schemes.floats import narrow, widen
 
 ROLES = ("outlier_gaps", "outlier_values")
 PARAMETERS: Mapping[str, Wanted] = {"outliers": {"rows_per_band": "scalar"}}
 DTYPES = ("f32", "f16", "bf16")
 ESCAPE = wire.OUTLIER_GAP_ESCAPE
+_GAPS_AT_ONCE = 1 << 19
 BAND_WEIGHTS = 1 << 22
 """A band is what must be decoded to read one row: about this many weights, thousands of outliers."""
 
@@ -61,17 +62,6 @@ def _to_gaps(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
     return gaps
 
 
-def _from_gaps(gaps: NDArray[np.uint8], n_positions: int, what: str) -> NDArray[np.int64]:
-    if gaps.size and gaps[-1] == ESCAPE:
-        raise CorruptError(f"{what}: the last outlier gap of a band is an escape")
-    ends = gaps != ESCAPE
-    reached = np.cumsum(gaps.astype(np.int64) + ends) - 1
-    if gaps.size and reached[-1] >= n_positions:
-        raise CorruptError(f"{what}: an outlier lies outside its band")
-    positions: NDArray[np.int64] = reached[ends]
-    return positions
-
-
 def check(record: TensorRecord, roles: Roles) -> bool:
     """Whether the tensor has outliers, with their parameters and chunks checked."""
     parameter = record.parameters.get("outliers")
@@ -91,43 +81,104 @@ def check(record: TensorRecord, roles: Roles) -> bool:
     return True
 
 
-def verify(record: TensorRecord, fetch: Fetch) -> None:
+def verify(record: TensorRecord, fetch: Streamed) -> None:
     """Every outlier has its place and its value."""
-    for _ in bands(record, fetch, 0, record.matrix_shape[0]):
-        pass
+    if not isinstance(record.parameters.get("outliers"), dict):
+        return
+    for band in _held_bands(record, 0, record.matrix_shape[0]):
+        counts, last = np.zeros(256, np.int64), 0
+        for gaps, times in fetch.runs("outlier_gaps", *_span(record, "outlier_gaps", band)):
+            counts += times * np.bincount(gaps, minlength=256)
+            last = int(gaps[-1])
+        steps = np.arange(256) + (np.arange(256) != ESCAPE)
+        first, stop = _span(record, "outlier_values", band)
+        _check_band(
+            record, band, last, int(counts @ steps) - 1, int(counts.sum() - counts[ESCAPE]), stop - first
+        )
 
 
-def apply(matrix: Elements, dtype: str, record: TensorRecord, fetch: Fetch, rows: range) -> None:
-    """Replace the outliers in these rows of the stored matrix, carrier of `dtype`, in place."""
+def _check_band(record: TensorRecord, band: int, last: int, reached: int, n: int, n_values: int) -> None:
+    """The rules for the gaps of a band: the last one, the position that it reaches, the number of outliers."""
+    what = f"tensor {record.name!r}"
+    if last == ESCAPE:
+        raise CorruptError(f"{what}: the last outlier gap of a band is an escape")
+    if reached >= _positions(record, band):
+        raise CorruptError(f"{what}: an outlier lies outside its band")
+    if n != n_values:
+        raise CorruptError(f"{what}: {n} outliers, {n_values} values")
+
+
+def apply(
+    out: Elements,
+    dtype: str,
+    record: TensorRecord,
+    fetch: Streamed,
+    rows: range,
+    columns: range,
+    permutation: NDArray[np.unsignedinteger] | None = None,
+) -> None:
+    """Replace the outliers in a part of the matrix, `out` [rows, columns], carrier of `dtype`.
+
+    `permutation`: stored column -> column.
+    """
     for band_row, positions, values in bands(record, fetch, rows.start, rows.stop):
-        at, columns = np.divmod(positions, record.matrix_shape[1])
+        at, column = np.divmod(positions, record.matrix_shape[1])
         at += band_row
-        inside = (at >= rows.start) & (at < rows.stop)
-        matrix[at[inside] - rows.start, columns[inside]] = narrow(values[inside], dtype)
+        if permutation is not None:
+            column = permutation[column].astype(np.int64)
+        inside = (at >= rows.start) & (at < rows.stop) & (column >= columns.start) & (column < columns.stop)
+        out[at[inside] - rows.start, column[inside] - columns.start] = narrow(values[inside], dtype)
 
 
 def bands(
-    record: TensorRecord, fetch: Fetch, first_row: int, stop_row: int
+    record: TensorRecord, fetch: Streamed, first_row: int, stop_row: int
 ) -> Iterator[tuple[int, NDArray[np.int64], Float32]]:
-    """First row, positions and values of the outliers of each band that holds some of the rows, if it has any."""
-    parameter = record.parameters.get("outliers")
-    if not isinstance(parameter, dict):
+    """The outliers of the bands that hold some of the rows: first row of the band, positions in it and values.
+
+    Those of a band come in pieces; what is wrong with it is found with the last one.
+    """
+    if not isinstance(record.parameters.get("outliers"), dict):
         return
+    dtype = record.by_role["outlier_values"].dtype
+    for band in _held_bands(record, first_row, stop_row):
+        (at, stop), (value, stop_value) = (_span(record, role, band) for role in ROLES)
+        n_values, n, reached, last = stop_value - value, 0, -1, 0
+        limit = _positions(record, band)
+        for piece in range(at, stop, _GAPS_AT_ONCE):
+            gaps = fetch("outlier_gaps", piece, min(stop, piece + _GAPS_AT_ONCE))
+            ends = gaps != ESCAPE
+            steps = reached + np.cumsum(gaps.astype(np.int64) + ends)
+            positions = steps[ends]
+            reached, last = int(steps[-1]), int(gaps[-1])
+            n += positions.size
+            if n > n_values or reached >= limit:
+                break
+            values = fetch("outlier_values", value + n - positions.size, value + n)
+            yield band * _rows_per_band(record), positions, widen(values, dtype)
+        _check_band(record, band, last, reached, n, n_values)
+
+
+def _rows_per_band(record: TensorRecord) -> int:
+    parameter = record.parameters["outliers"]
+    return int(parameter["rows_per_band"]) if isinstance(parameter, dict) else 1
+
+
+def _positions(record: TensorRecord, band: int) -> int:
+    """How many there are in a band."""
     n_rows, n_columns = record.matrix_shape
-    per_band = int(parameter["rows_per_band"])
-    streams = record.by_role["outlier_gaps"], record.by_role["outlier_values"]
-    first_band, stop_band = first_row // per_band, -(-stop_row // per_band)
-    of_bands = [stream.chunks[first_band:stop_band] for stream in streams]
-    held = np.flatnonzero(of_bands[0].n_elements | of_bands[1].n_elements)
-    for band in (held + first_band).tolist():
-        chunks = [stream.chunks[band] for stream in streams]
-        band_row = band * per_band
-        gaps, values = (
-            fetch(stream.role, chunk.first, chunk.first + chunk.n_elements)
-            for stream, chunk in zip(streams, chunks, strict=True)
-        )
-        what = f"tensor {record.name!r}"
-        positions = _from_gaps(gaps, min(per_band, n_rows - band_row) * n_columns, what)
-        if positions.size != values.size:
-            raise CorruptError(f"{what}: {positions.size} outliers, {values.size} values")
-        yield band_row, positions, widen(values, streams[1].dtype)
+    per_band = _rows_per_band(record)
+    return min(per_band, n_rows - band * per_band) * n_columns
+
+
+def _held_bands(record: TensorRecord, first_row: int, stop_row: int) -> list[int]:
+    """Numbers of the bands that hold some of the rows, and outliers."""
+    first = first_row // _rows_per_band(record)
+    stop = -(-stop_row // _rows_per_band(record))
+    gaps, values = (record.by_role[role].chunks[first:stop].n_elements for role in ROLES)
+    held: list[int] = (np.flatnonzero(gaps | values) + first).tolist()
+    return held
+
+
+def _span(record: TensorRecord, role: str, band: int) -> tuple[int, int]:
+    chunk = record.by_role[role].chunks[band]
+    return chunk.first, chunk.first + chunk.n_elements

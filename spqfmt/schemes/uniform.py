@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from spqfmt.codecs.elements import CARRIERS, Elements
+from spqfmt.codecs.elements import Elements
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import CorruptError
 from spqfmt.kernels.dequantize import dequantize_uniform
@@ -13,12 +13,14 @@ from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
 from spqfmt.schemes import codes as codes_stream
 from spqfmt.schemes import outliers as outlier_streams
+from spqfmt.schemes import tiles
 from spqfmt.schemes.base import (
     Encoded,
     Fetch,
     Float32,
     Roles,
     StreamData,
+    Streamed,
     bits_from_float,
     check_int,
     float_from_bits,
@@ -26,6 +28,7 @@ from spqfmt.schemes.base import (
 from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.floats import Scale, check_log8, overflow_allowed
 from spqfmt.schemes.outliers import Outliers
+from spqfmt.schemes.tiles import Channels, Target
 from spqfmt.wire import LOG8_MAX_BIAS, LOG8_MIN_BIAS
 
 SCALES = ("row_scales", "column_scales")
@@ -130,25 +133,57 @@ class UniformScheme:
         """The scheme's own bit and those of its options."""
         return {"uniform"} | optional_features(record)
 
-    def verify(self, record: TensorRecord, fetch: Fetch) -> None:
+    def verify(self, record: TensorRecord, fetch: Streamed) -> None:
         """log8 scales, the channel order and the places of outliers."""
-        read_scale(record, fetch, "row_scales", 0, None)
-        read_scale(record, fetch, "column_scales", 0, None)
+        for role in SCALES:
+            if record.by_role.get(role) is not None and record.by_role[role].dtype == "log8":
+                for values, _ in fetch.runs(role):
+                    check_log8(values, *_log8(record, role), f"tensor {record.name!r}: {role}")
         codes_stream.verify(record, fetch)
         outlier_streams.verify(record, fetch)
 
-    def read(self, record: TensorRecord, fetch: Fetch, rows: range, dtype: str) -> Elements:
-        """Dequantized rows; the native twin of `dequantize` rounds to `dtype` as it goes."""
-        codes = codes_stream.read(record, fetch, rows.start, rows.stop)
-        row_scale = read_scale(record, fetch, "row_scales", rows.start, rows.stop)
-        column_scale = read_scale(record, fetch, "column_scales", 0, None)
+    def restore(
+        self, record: TensorRecord, fetch: Streamed, rows: range, columns: range, out: Elements, dtype: str
+    ) -> None:
+        """Dequantized tile by tile; the native twin of `dequantize` rounds to `dtype` as it goes."""
         step = float_from_bits(record.parameters["step"], "step")
-        with overflow_allowed():
-            row = np.full(len(rows), step) if row_scale is None else step * row_scale
-        matrix = np.empty(codes.shape, CARRIERS[dtype])
-        dequantize_uniform(codes, "i8", row, column_scale, matrix, dtype, n_threads=n_threads())
-        outlier_streams.apply(matrix, dtype, record, fetch, rows)
-        return matrix
+        row_scales, column_scales = (_Scales(record, fetch, role) for role in SCALES)
+        target = Target(out, dtype, rows, columns)
+        for tile in codes_stream.tiles(record, fetch, rows, columns, most=tiles.TILE_ELEMENTS):
+            row_scale = row_scales.of(tile.rows)
+            with overflow_allowed():
+                row = np.full(len(tile.rows), step) if row_scale is None else step * row_scale
+            with target.room(tile.rows, tile.columns) as (weights, name):
+                dequantize_uniform(
+                    tile.codes,
+                    "i8",
+                    row,
+                    column_scales.of(tile.columns),
+                    weights,
+                    name,
+                    n_threads=n_threads(),
+                )
+        outlier_streams.apply(out, dtype, record, fetch, rows, columns)
+
+
+class _Scales:
+    """Row or column scales of the tiles of a tensor."""
+
+    def __init__(self, record: TensorRecord, fetch: Fetch, role: str) -> None:
+        self._record, self._fetch, self._role = record, fetch, role
+        self._read: tuple[range, Float32 | None] | None = None
+
+    def of(self, channels: Channels) -> Float32 | None:
+        """Those of some channels: where these lie in another order, all are read."""
+        record = self._record
+        if self._role not in record.by_role:
+            return None
+        wanted = channels if isinstance(channels, range) else range(record.by_role[self._role].n)
+        if self._read is None or self._read[0] != wanted:
+            values = read_scale(record, self._fetch, self._role, wanted.start, wanted.stop)
+            self._read = wanted, values
+        scale = self._read[1]
+        return scale if scale is None or isinstance(channels, range) else scale[channels]
 
 
 def optional_features(record: TensorRecord) -> set[str]:
@@ -167,6 +202,10 @@ def _log8_parameter(parameter: object, record: TensorRecord) -> tuple[int, int]:
     return parameter[0], check_int(parameter[1], "log8 bias", LOG8_MIN_BIAS, LOG8_MAX_BIAS)
 
 
+def _log8(record: TensorRecord, role: str) -> tuple[int, int]:
+    return _log8_parameter(record.parameters[_log8_key(role)], record)
+
+
 def read_scale(record: TensorRecord, fetch: Fetch, role: str, first: int, stop: int | None) -> Float32 | None:
     """Row or column scales `first` to `stop` as float32; None where there are none."""
     stream = record.by_role.get(role)
@@ -175,7 +214,7 @@ def read_scale(record: TensorRecord, fetch: Fetch, role: str, first: int, stop: 
     values = fetch(role, first, stop)
     if stream.dtype != "log8":
         return Scale(values, stream.dtype).to_float32()
-    octave_steps, bias = _log8_parameter(record.parameters[_log8_key(role)], record)
+    octave_steps, bias = _log8(record, role)
     check_log8(values, octave_steps, bias, f"tensor {record.name!r}: {role}")
     return Scale(values, "log8", octave_steps, bias).to_float32()
 

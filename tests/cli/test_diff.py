@@ -230,7 +230,7 @@ def test_distance_holds_over_the_range_of_float32(scale: float) -> None:
     random = np.random.default_rng(0)
     a = (random.normal(size=100_000) * scale).astype(np.float32)
     b = (a + random.normal(size=a.size) * 0.1 * scale).astype(np.float32)
-    found = distance(b, "f32", a, "f32")
+    found = distance([(b, a)], "f32", "f32")
     wide = a.astype(np.float64), b.astype(np.float64)
     difference = np.linalg.norm(wide[0] - wide[1])
     assert found.relative == pytest.approx(difference / np.linalg.norm(wide[0]), rel=1e-5)
@@ -241,10 +241,12 @@ def test_distance_holds_over_the_range_of_float32(scale: float) -> None:
 def test_distance_to_zeros_and_to_what_is_not_finite() -> None:
     one, zero = np.ones(4, np.float32), np.zeros(4, np.float32)
     inf = np.array([np.inf, np.nan, 1, 2], np.float32)
-    assert replace(distance(one, "f32", zero, "f32"), relative=None) == distance(one, "f32", zero, "f32")
-    assert distance(zero, "f32", one, "f32").relative == 1
-    assert distance(inf, "f32", inf, "f32").relative == 0
-    assert distance(one, "f32", inf, "f32").rms is None
+    assert replace(distance([(one, zero)], "f32", "f32"), relative=None) == distance(
+        [(one, zero)], "f32", "f32"
+    )
+    assert distance([(zero, one)], "f32", "f32").relative == 1
+    assert distance([(inf, inf)], "f32", "f32").relative == 0
+    assert distance([(one, inf)], "f32", "f32").rms is None
 
 
 @pytest.mark.parametrize(

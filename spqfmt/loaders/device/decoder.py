@@ -7,7 +7,8 @@ from typing import Protocol
 import torch
 
 from spqfmt import wire
-from spqfmt.container.reader import Reader, located
+from spqfmt.container.located import located
+from spqfmt.container.reader import Reader
 from spqfmt.errors import FormatError
 from spqfmt.kernels.device import UNUSED_BITS_FAULT, DeviceKernels, raise_fault
 from spqfmt.kernels.nvcomp import ZstdFrames

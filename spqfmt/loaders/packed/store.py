@@ -8,7 +8,8 @@ from pathlib import Path
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.tasks import side_by_side
 from spqfmt.codecs.threads import n_threads
-from spqfmt.container.reader import Reader, located
+from spqfmt.container.located import located
+from spqfmt.container.reader import Reader
 from spqfmt.loaders.packed.buffers import allocate
 from spqfmt.residency.decode import check_part, decode_part
 from spqfmt.residency.inventory import N_READS

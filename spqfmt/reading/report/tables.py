@@ -2,7 +2,8 @@
 
 from spqfmt.codecs.base import HEAD_BYTES
 from spqfmt.codecs.registry import CODECS_BY_ID
-from spqfmt.container.reader import Reader, located
+from spqfmt.container.located import located
+from spqfmt.container.reader import Reader
 from spqfmt.errors import CorruptError
 from spqfmt.records import Stream
 
