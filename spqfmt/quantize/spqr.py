@@ -93,12 +93,18 @@ class SpQR:
                 matrix = layer.matrix()
                 grouped = quantize_matrix(matrix, factor, options.bits, options.group_size, options.threshold)
                 n_outliers = 0 if grouped.outliers is None else grouped.outliers.rows.size
-                results[layer.weight.name] = Result(
-                    replace(grouped, shared_permutation=shared),
-                    formula_bits=formula_bits(matrix.numel(), n_outliers, options.bits, options.group_size),
-                    notes=layer_notes(layer.weight.name, factor, matrix, options.group_size),
+                name = layer.weight.name
+                notes = layer_notes(name, factor, matrix, options.group_size)
+                bits = formula_bits(matrix.numel(), n_outliers, options.bits, options.group_size)
+                if grouped.supergroup is None:
+                    notes += (
+                        f"{name}: its rows are too uneven for supergroups, each group has a scale of its own",
+                    )
+                    bits += matrix.numel() * own_bits(options.bits) / options.group_size
+                results[name] = Result(
+                    replace(grouped, shared_permutation=shared), formula_bits=bits, notes=notes
                 )
-                shared = shared or (layer.weight.name if factor.order is not None else None)
+                shared = shared or (name if factor.order is not None else None)
         return results
 
 
@@ -106,6 +112,11 @@ def formula_bits(n_weights: int, n_outliers: int, bits: int, group_size: int) ->
     """The paper's count for a tensor."""
     per_group = 2 * STATISTICS_BITS + 64 / SUPERGROUP_ROWS
     return n_weights * (bits + per_group / group_size) + OUTLIER_BITS * n_outliers
+
+
+def own_bits(bits: int) -> float:
+    """What a group with a scale and a zero point of its own takes more than its part of supergroups."""
+    return 32 + bits - 2 * STATISTICS_BITS - 64 / SUPERGROUP_ROWS
 
 
 def quantize_matrix(

@@ -58,13 +58,12 @@ def method_of(name: str, options: dict[str, Any]) -> tuple[Any, MethodOptions]:
     return method, method.check(asked)
 
 
-def quantized(name: str, options: dict[str, Any], value: torch.Tensor, dtype: str) -> Quantized:
+def result_of(name: str, options: dict[str, Any], value: torch.Tensor, dtype: str) -> Result:
     """What the method makes of a layer whose inputs are uneven and correlated."""
     method, checked = method_of(name, options)
     weight = Weight("layer.weight", tuple(value.shape), dtype, "linear")
     if not is_calibrated(method):
-        made: Quantized = method.quantize(weight, value, checked)
-        return made
+        return Result(method.quantize(weight, value, checked))
     generator = torch.Generator().manual_seed(5)
     columns = value.shape[1]
     mix = torch.eye(columns) + torch.randn(columns, columns, generator=generator) * 0.3
@@ -75,7 +74,12 @@ def quantized(name: str, options: dict[str, Any], value: torch.Tensor, dtype: st
     site = Site((layer,), statistics, lambda: iter([inputs]))
     block = Block("block", (site,), torch.nn.Module(), {}, lambda: inputs)
     result: Result = method.quantize_block(block, checked)["layer.weight"]
-    return result.quantized
+    return result
+
+
+def quantized(name: str, options: dict[str, Any], value: torch.Tensor, dtype: str) -> Quantized:
+    """The tensor of `result_of`."""
+    return result_of(name, options, value, dtype).quantized
 
 
 def errors(name: str, options: dict[str, Any], value: torch.Tensor, dtype: str) -> torch.Tensor:
@@ -193,6 +197,22 @@ def test_rows_and_groups_of_zeros_stay_zeros_and_others_do_not_mind(
     error = (restored - value)[some].norm(dim=1) / value[some].norm(dim=1)
     assert (error <= 1.7 * float(errors(name, options, weights(), "f32").max()) + 0.02).all()
     assert not simulate(quantized(name, options, torch.zeros(ROWS, COLUMNS), "f32")).any()
+
+
+def test_rows_that_supergroups_would_lose_are_said() -> None:
+    value = weights()
+    plain, uneven = (
+        result_of("spqr", {"bits": 3}, v, "f32")
+        for v in (value, value * torch.logspace(0, -8, ROWS)[:, None])
+    )
+    assert plain.notes == ()
+    [note] = uneven.notes
+    assert note == "layer.weight: its rows are too uneven for supergroups, each group has a scale of its own"
+    for made, per_group in ((plain, 10), (uneven, 35)):
+        assert isinstance(made.quantized, Grouped)
+        assert made.quantized.outliers is not None
+        n_outliers = made.quantized.outliers.rows.size
+        assert made.formula_bits == value.numel() * (3 + per_group / 16) + 32 * n_outliers
 
 
 @pytest.mark.parametrize(
