@@ -127,7 +127,8 @@ def _why_not(file: Path, name: str) -> str:
 
 
 def _leave_out_clashes(files: dict[str, SourceFile], left_out: dict[str, str]) -> None:
-    for name in set(files) - set(as_files(files)):
+    allowed = as_files(files)
+    for name in [name for name in files if name not in allowed]:
         del files[name]
         left_out[name] = "its name is another's but for case"
 

@@ -137,9 +137,9 @@ def _leave_out(file: Path, config: Any) -> None:
     """Take back what `file` has set in `config` and `harmless` leaves out: kernels that a hub would be asked for."""
     try:
         settings = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return  # no such file: the config is the caller's
-    dropped = [value for _, value in dropped_values(settings)]
+    except (OSError, ValueError, RecursionError):
+        return  # no such file, or none that transformers reads: the config is the caller's
+    dropped = [value for _, value in dropped_values(settings)] if isinstance(settings, dict) else []
     named = {name for value in dropped for name in _strings(value)}
     for part in _parts(config):
         for key in ("_attn_implementation_internal", "_experts_implementation_internal"):

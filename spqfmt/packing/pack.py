@@ -29,11 +29,11 @@ from spqfmt.packing.fit.bounds import room_for, room_notes
 from spqfmt.packing.kept import KeptTensors
 from spqfmt.packing.options import PackArguments, PackOptions, pack_options
 from spqfmt.packing.plan import PlannedTensor, plan_pack
-from spqfmt.packing.records import stream_record, tensor_record
+from spqfmt.packing.records import stored_facts, stream_record, tensor_record
 from spqfmt.packing.resume import ResumeFolder
 from spqfmt.progress import Progress, Silent
 from spqfmt.quantize.calibrated import is_calibrated
-from spqfmt.records import FACT_PREFIX, bf16_bytes
+from spqfmt.records import bf16_bytes
 from spqfmt.rewriting.rewrite import WEIGHT_ROLES, Rewrite
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.schemes.dense import Dense
@@ -271,18 +271,14 @@ def _metadata(
     model: SourceModel, options: PackOptions, calibrated: "CalibratedResults | None"
 ) -> dict[str, str]:
     """What a person may want to know of the file's making; the same for the same input, so no times and no paths."""
-    facts = {FACT_PREFIX + key: value for key, value in model.facts.items()}
     given = {key: value for key, value in vars(options.method_options).items() if value is not None}
     more = {} if calibrated is None else calibrated.metadata(options.calibration)
-    return (
-        facts
-        | more
-        | {
-            "architecture": model.architecture,
-            "source": model.source_kind,
-            "method": options.method.name,
-            "method_options": json.dumps(given, sort_keys=True),
-            "codec": options.codec.codec,
-            "writer": f"spqfmt {__version__}",
-        }
-    )
+    made = {
+        "architecture": model.architecture,
+        "source": model.source_kind,
+        "method": options.method.name,
+        "method_options": json.dumps(given, sort_keys=True),
+        "codec": options.codec.codec,
+        "writer": f"spqfmt {__version__}",
+    }
+    return stored_facts(model) | more | made

@@ -1,8 +1,9 @@
 """A tensor's record in the index, as the packer writes it."""
 
 from spqfmt.container.strict_json import Json
-from spqfmt.importers.base import SourceTensor
+from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.quantize.calibrated import Result
+from spqfmt.records import FACT_PREFIX
 from spqfmt.schemes.base import Encoded, StreamData
 
 
@@ -29,3 +30,8 @@ def tensor_record(source: SourceTensor, encoded: Encoded, method: str, result: R
 def stream_record(stream: StreamData) -> Json:
     """The record of a stream, without its chunks."""
     return {"role": stream.role, "dtype": stream.dtype, "n": stream.elements.size}
+
+
+def stored_facts(model: SourceModel) -> dict[str, str]:
+    """What the source says of the model, as a file's metadata."""
+    return {FACT_PREFIX + key: value for key, value in model.facts.items()}

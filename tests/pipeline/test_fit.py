@@ -103,6 +103,13 @@ def test_a_file_is_hit_within_a_hundredth_and_never_passed(
     assert 0.99 * size <= out.stat().st_size <= size
 
 
+def test_facts_about_the_model_are_part_of_a_file_that_is_hit(model: SourceModel, tmp_path: Path) -> None:
+    text = torch.randint(256, (8000,), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    told = replace(model, facts={"license": bytes(text.tolist()).hex()})
+    _pack(told, tmp_path / "m.spq", fit=150_000, no_calibration=True)
+    assert 148_500 <= (tmp_path / "m.spq").stat().st_size <= 150_000
+
+
 def test_an_impossible_size_names_the_smallest_that_then_works(model: SourceModel, tmp_path: Path) -> None:
     out = tmp_path / "m.spq"
     with pytest.raises(

@@ -14,7 +14,7 @@ from spqfmt.packing.fit.memory_ledger import MemoryLedger
 from spqfmt.packing.fit.target import BitsPerWeight, Fit, MemoryBytes
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan, PlannedTensor
-from spqfmt.packing.records import tensor_record
+from spqfmt.packing.records import stored_facts, tensor_record
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
 from spqfmt.schemes.dense import Dense
@@ -24,7 +24,7 @@ _MARGIN = 0.04
 _NEAR = 0.9
 """A file that takes less than this part of its room was not held back by it: aims are missed by less."""
 _METADATA = {"reserved": "".join(hashlib.sha256(bytes([i])).hexdigest() for i in range(9))}
-"""In place of the metadata, which are written at the end: 300 bytes that do not compress."""
+"""In place of the metadata that are written at the end: 300 bytes that do not compress."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
         for t in plan.tensors
         if t.source.tied_to is None and t.source.name not in spent
     }
-    file = FileLedger.begin(_segments(plan), plan.segment_alignment, model.assets, _METADATA)
+    metadata = _METADATA | stored_facts(model)
+    file = FileLedger.begin(_segments(plan), plan.segment_alignment, model.assets, metadata)
     n_counted = sum(t.n_weights for t in plan.tensors if t.treatment)
     others = file.asset_bytes + sum(t.stored_bytes for t in fixed.values() if not t.record["method"])
     asked = options.fit
