@@ -94,7 +94,9 @@ def test_pack_says_what_it_made_and_shows_no_bar_when_piped(folder: Path, tmp_pa
     assert done.returncode == 0
     assert done.stdout == ""
     assert done.stderr.startswith(f"{tmp_path / 'm.spq'}: ")
-    assert "bits a weight" in one_summary(done.stderr)
+    summary, files = done.stderr.splitlines(keepends=True)
+    assert "bits a weight" in one_summary(summary)
+    assert one_summary(files) == "files with it: config.json\n"
 
 
 def test_pack_json(folder: Path, tmp_path: Path) -> None:
