@@ -1,5 +1,6 @@
 """`--html` and `--png`: what a command measured, for a browser or as a picture."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,11 +32,15 @@ png_option = click.option(
 
 def write_page(path: Path, page: str) -> None:
     """Write a page, whole or not at all, and say so on stderr."""
+    # A name that is not UTF-8 is shown as it would be on a terminal.
+    _write(path, page.encode(errors="backslashreplace"))
+
+
+def _write(path: Path, data: bytes) -> None:
     temporary, file = open_temporary(path)
     try:
         with about(path), file:
-            # A name that is not UTF-8 is shown as it would be on a terminal.
-            file.write(page.encode(errors="backslashreplace"))
+            file.write(data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -57,5 +62,6 @@ def draw(whole: "FileReport", chosen: "FileReport", file: Path, html: Path | Non
     if png is not None:
         from spqfmt.pages.figures import write_png
 
-        write_png(report, file, png)
-        _say(png)
+        drawn = io.BytesIO()
+        write_png(report, file, drawn)
+        _write(png, drawn.getvalue())

@@ -4,6 +4,7 @@ Who writes such a file holds a lock on it. The system drops the lock with the pr
 a process that was killed.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -34,8 +35,13 @@ def _temporary(path: Path) -> Path:
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Raise FileExistsError when the name is taken and may not be replaced."""
-    if not force and path.exists():
+    """Raise FileExistsError when the name is taken and may not be replaced, IsADirectoryError when it never may.
+
+    A link has a name like any file: it is replaced itself, and what it points to is left alone.
+    """
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not force and os.path.lexists(path):
         raise FileExistsError(f"{path} is there already; --force replaces it")
 
 
@@ -77,7 +83,7 @@ def publish_together(files: Sequence[tuple[Path, Path]], *, force: bool) -> None
             if temporary == files[-1][0]:
                 _fsync_folder(path)
             if force:
-                if path.exists():
+                if os.path.lexists(path):
                     _keep(path, before)
                 temporary.replace(path)
             else:
@@ -90,13 +96,13 @@ def publish_together(files: Sequence[tuple[Path, Path]], *, force: bool) -> None
 
 def _keep(path: Path, before: Path) -> None:
     try:
-        os.link(path, before)
+        os.link(path, before, follow_symlinks=False)
     except OSError:  # no hard links on this file system
         path.replace(before)
 
 
 def _put_back(temporary: Path, path: Path, before: Path) -> None:
-    if before.exists():
+    if os.path.lexists(before):
         before.replace(path)
         before.unlink(missing_ok=True)  # two links to one file stay two
     elif not temporary.exists() or (path.exists() and path.samefile(temporary)):

@@ -66,11 +66,13 @@ def export_huggingface(
 
     A tensor larger than that gets a shard of its own. `facts` go into every file's header. With `copies` these files
     are copied into the folder instead. All is written beside `folder` under a temporary name, synced and renamed, so a
-    folder of that name is always whole. Raises FileExistsError when `folder` exists and is not empty, EncodeError for
-    an asset whose name may not be a file, and for a tensor that is not what it says or has a name that safetensors
-    cannot hold.
+    folder of that name is always whole. Raises FileExistsError when `folder` is a link, or exists and is not empty,
+    EncodeError for an asset whose name may not be a file, and for a tensor that is not what it says or has a name that
+    safetensors cannot hold.
     """
     folder = Path(folder)
+    if folder.is_symlink():
+        raise FileExistsError(f"{folder}: is a link; give the folder that it leads to")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: exists and is not an empty folder")
     tensors = [tensor for tensor in tensors if tensor.tied_to is None]

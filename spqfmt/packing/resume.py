@@ -9,8 +9,9 @@ a lock on `lock`.
 import fcntl
 import json
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,10 @@ SUFFIX = ".resume"
 _IDENTITY = "pack.json"
 _SEARCH = "search.json"
 _LOCK = "lock"
+# Nothing else is ever removed.
+_OURS = re.compile(
+    r"lock|pack\.json|search\.json(\.part)?|block-\d{5}\.spq|\.block-\d{5}\.spq\.[0-9a-f]{8}\.part"
+)
 
 
 class ResumeFolder:
@@ -47,9 +52,10 @@ class ResumeFolder:
         """Blocks that the pack will have, once they are known."""
 
     def __enter__(self) -> Self:
-        """Take the folder. Raises OptionError when it is another's, or not what was asked for."""
+        """Take the folder. Raises OptionError when it is another's, holds more than ours, or not what was asked for."""
         if self._resume and not self.path.exists():
             raise OptionError(f"{self.path}: not there, so there is nothing to resume")
+        self._refuse_others()
         self._lock = self._locked()
         try:
             if self._resume and not self._left():
@@ -62,6 +68,16 @@ class ResumeFolder:
             self._release()
             raise
         return self
+
+    def _refuse_others(self) -> None:
+        """Raise when the name is that of something which no pack has made."""
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
+            raise OptionError(f"{self.path}: not a folder of an interrupted pack; move it away")
+        other = next(iter(sorted(self._contents() - self._ours())), None)
+        if other is not None:
+            raise OptionError(
+                f"{self.path / other}: not of an interrupted pack, in whose folder it lies; move it away"
+            )
 
     def _locked(self) -> BinaryIO:
         while True:
@@ -105,6 +121,14 @@ class ResumeFolder:
         except FileNotFoundError:
             return set()
 
+    def _ours(self) -> set[str]:
+        """What packs have written there, the lock too."""
+        try:
+            files = [entry.name for entry in os.scandir(self.path) if entry.is_file(follow_symlinks=False)]
+        except FileNotFoundError:
+            return set()
+        return {name for name in files if _OURS.fullmatch(name)}
+
     def _left(self) -> set[str]:
         """What is worth keeping: more than a description, and files that were not written to their end."""
         return {name for name in self._contents() if name != _IDENTITY and not name.endswith(".part")}
@@ -126,9 +150,8 @@ class ResumeFolder:
         if self._resume:
             self._compare()
             return
-        for name in self._contents():
-            path = self.path / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for name in self._ours() - {_LOCK}:
+            (self.path / name).unlink()
         (self.path / _IDENTITY).write_text(json.dumps(self._identity, indent=1, sort_keys=True), "utf-8")
 
     def _compare(self) -> None:
@@ -203,7 +226,10 @@ class ResumeFolder:
 
     def remove(self) -> None:
         """The pack is done, or has left nothing that could be taken up."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # another pack may begin there, and what is not ours keeps the folder
+            for name in (*(self._ours() - {_LOCK}), _LOCK):  # the lock last: it keeps others out until then
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import quantiles
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from spqfmt.pages.palette import LIGHT, N_STEPS
 from spqfmt.pages.png_style import WIDTH_INCHES, save, style
@@ -21,7 +21,7 @@ _TREEMAP = (WIDTH_INCHES * 72, 2.6 * 72)
 """Width and height in points, so that areas have the shapes that they will be seen in."""
 
 
-def write_png(report: FileReport, path: Path, out: str | os.PathLike[str]) -> None:
+def write_png(report: FileReport, path: Path, out: str | os.PathLike[str] | IO[bytes]) -> None:
     """Draw the file at `path`: its bytes as areas, bits along the layers, what is stored against its bound.
 
     With a histogram of the largest tensor that was measured. Raises OptionError where matplotlib is missing.

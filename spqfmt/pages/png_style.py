@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from spqfmt.errors import OptionError
 from spqfmt.pages.palette import LIGHT, SERIES
@@ -83,7 +83,7 @@ def new_figure(
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
+def save(figure: "Figure", path: str | os.PathLike[str] | IO[bytes]) -> None:
     """Write a PNG in 128 colours, a third of the size. The same figure gives the same bytes: no date, no version."""
     from PIL import Image
 

@@ -1,5 +1,7 @@
 """A pack that was interrupted goes on at the block where it stood, with the same file in the end."""
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -275,3 +277,51 @@ def test_what_an_interrupted_pack_left_is_said_before_a_long_survey(
     monkeypatch.setattr("spqfmt.packing.fit.survey.fit", survey)
     with pytest.raises(OptionError, match="--resume goes on there, --force starts over"):
         spqfmt.pack(folder("llama"), interrupted, fit=70_000, samples=4, seq_len=32, calibration=TEXT)
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"force": True}])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "block-1.spq", "pack.json.bak", "block-00007.spq/mine", "link"]
+)
+def test_what_is_not_of_a_pack_is_never_removed(
+    interrupted: Path, folder: Callable[[str], Path], how: dict[str, bool], name: str
+) -> None:
+    at = interrupted.with_name("m.spq.resume")
+    if name == "link":
+        (at / "block-00007.spq").symlink_to(folder("llama") / "config.json")
+    else:
+        (at / name).parent.mkdir(exist_ok=True)
+        (at / name).write_text("mine")
+    before = {path: path.lstat().st_ino for path in at.rglob("*")}
+    other = at / ("block-00007.spq" if name == "link" else name.partition("/")[0])
+    with pytest.raises(OptionError, match=re.escape(f"{other}: not of an interrupted pack")):
+        spqfmt.pack(folder("llama"), interrupted, **SETTINGS, **how)
+    assert {path: path.lstat().st_ino for path in at.rglob("*")} == before
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling"])
+def test_a_name_that_is_taken_by_something_else(
+    tmp_path: Path, folder: Callable[[str], Path], kind: str
+) -> None:
+    at = tmp_path / "m.spq.resume"
+    if kind == "file":
+        at.write_text("mine")
+    else:
+        at.symlink_to(tmp_path / "elsewhere")
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(OptionError, match="not a folder of an interrupted pack"):
+        spqfmt.pack(folder("llama"), tmp_path / "m.spq", force=True, **SETTINGS)
+    assert os.path.lexists(at)
+    assert not (tmp_path / "m.spq").exists()
+
+
+def test_what_comes_into_the_folder_meanwhile_stays(tmp_path: Path, folder: Callable[[str], Path]) -> None:
+    at = tmp_path / "m.spq.resume"
+
+    class Adding(Silent):
+        def stage(self, text: str) -> None:
+            (at / "notes.txt").write_text("mine")
+
+    spqfmt.pack(folder("llama"), tmp_path / "m.spq", progress=Adding(), **SETTINGS)
+    assert [path.name for path in at.iterdir()] == ["notes.txt"]

@@ -132,3 +132,17 @@ def test_a_page_of_a_model_in_fp32_says_what_it_is_smaller_than(
         assert (f"<dt>Smaller than {'BF16' if more == 1 else 'the source'}</dt>") in page
         assert (f"; {to_bf16} smaller than BF16</dd>" in page) == (more == 2)
         assert totals.raw_bytes == pytest.approx(more * totals.bf16_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("option", ["--html", "--png"])
+def test_a_link_is_replaced_and_what_it_leads_to_is_left(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    target, out = tmp_path / "mine", tmp_path / "page"
+    target.write_text("mine")
+    out.symlink_to(target)
+    assert run(capsys, "inspect", model, option, out)[0] == 0
+    assert not out.is_symlink()
+    assert out.stat().st_size > 1000
+    assert target.read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "page"}
