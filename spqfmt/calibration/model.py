@@ -176,6 +176,11 @@ def _build_empty(source: SourceModel, config: Any, dtype: torch.dtype) -> Any:
             f"calibration needs a decoder-only model, {named.__name__} has an encoder; {NO_CALIBRATION}",
             "encoder",
         )
+    if named.main_input_name != "input_ids":
+        raise UnsupportedError(
+            f"calibration runs a model on text, {named.__name__} takes {named.main_input_name}; {NO_CALIBRATION}",
+            named.main_input_name,
+        )
     config.get_text_config().use_cache = False
     # Expert by expert, each with the tokens that are routed to it.
     config._experts_implementation = "eager"

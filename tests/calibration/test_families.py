@@ -53,6 +53,19 @@ def _models() -> dict[str, Callable[[], Any]]:
         "whisper": lambda: t.WhisperForConditionalGeneration(
             t.WhisperConfig(**SHORT, **encoder, num_mel_bins=16, decoder_start_token_id=256, suppress_tokens=[])
         ),
+        "vit": lambda: t.ViTForImageClassification(t.ViTConfig(**HIDDEN, image_size=16, patch_size=8)),
+        "wav2vec2": lambda: t.Wav2Vec2ForCTC(
+            t.Wav2Vec2Config(
+                **SHORT, **HIDDEN, conv_dim=(16,), conv_stride=(5,), conv_kernel=(10,), num_conv_pos_embeddings=4,
+                num_conv_pos_embedding_groups=4,
+            )
+        ),
+        "blip": lambda: t.BlipForConditionalGeneration(
+            t.BlipConfig(
+                vision_config=t.BlipVisionConfig(**HIDDEN, image_size=16, patch_size=8).to_dict(),
+                text_config=t.BlipTextConfig(**SHORT, **HIDDEN, encoder_hidden_size=48, sep_token_id=257).to_dict(),
+            )
+        ),
         "xlm": lambda: t.XLMWithLMHeadModel(
             t.XLMConfig(n_words=tiny.VOCABULARY, emb_dim=48, n_layers=2, n_heads=4, max_position_embeddings=64)
         ),
@@ -108,6 +121,9 @@ def test_odd_blocks_are_calibrated(
         ("t5", "needs a decoder-only model, T5ForConditionalGeneration has an encoder"),
         ("bart", "has an encoder"),
         ("whisper", "has an encoder"),
+        ("vit", "runs a model on text, ViTForImageClassification takes pixel_values"),
+        ("wav2vec2", "takes input_values"),
+        ("blip", "takes pixel_values"),
         ("xlm", r"transformer\.ffns runs before transformer\.attentions is done"),
     ],
 )

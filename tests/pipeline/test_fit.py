@@ -149,6 +149,16 @@ def test_too_few_bits_name_the_least_that_then_work(
     assert _counted_bits(tmp_path / "m.spq") <= least
 
 
+def test_too_few_weights_for_any_bits_are_said(
+    make_model: Callable[..., SourceModel], tmp_path: Path
+) -> None:
+    model = make_model()
+    [layer] = [tensor for tensor in model.tensors if tensor.name == "layers.0.up"]
+    small = replace(layer, shape=(4, 4), load=lambda: torch.ones(4, 4, dtype=torch.bfloat16))
+    with pytest.raises(OptionError, match="16 weights, too few for any number of bits; take another method"):
+        _pack(replace(model, tensors=(small,)), tmp_path / "m.spq", method="ecq", bits=8, no_calibration=True)
+
+
 def test_more_room_than_8_bits_need_is_left_unused(model: SourceModel, tmp_path: Path) -> None:
     out = tmp_path / "m.spq"
     report = _pack(model, out, fit="2MB", no_calibration=True)

@@ -145,6 +145,11 @@ def _scale_bytes(tensor: PlannedTensor, options: PackOptions) -> int:
 def _too_small(asked: Fit, room: Room, smallest: int) -> str:
     if isinstance(asked, BitsPerWeight):
         least = math.ceil(100 * 8 * (smallest - room.other_bytes) / room.n_counted) / 100
+        if least > MOST_BITS:
+            return (
+                f"the tensors that ecq quantizes have {room.n_counted} weights, too few for any number of bits; "
+                "take another method"
+            )
         return f"{asked.bits:g} bits a weight are too few for this model; {least:.2f} is the least that works"
     what = f"{asked.n_bytes} {room.ledger.unit}"
     return f"{what} are too few for this model; {smallest} bytes is the smallest size that works"
