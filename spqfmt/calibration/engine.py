@@ -22,7 +22,7 @@ from spqfmt.calibration.tokens import check_ids, described, leading_tokens
 from spqfmt.calibration.trials import EngineTrials
 from spqfmt.errors import EncodeError
 from spqfmt.importers.base import SourceModel, SourceTensor
-from spqfmt.quantize.activations import treatment
+from spqfmt.models.treatments import treatment
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
 from spqfmt.quantize.calibrated import (
     Accumulator,

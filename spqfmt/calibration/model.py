@@ -7,34 +7,27 @@ so that a block computes what the loaded model would.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import transformers
-from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
     convert_and_load_state_dict_in_model,
-    rename_source_key,
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
-from spqfmt.calibration.assets import asset_folder
 from spqfmt.calibration.limits import within_limits
 from spqfmt.errors import ImporterError, SpqError, UnsupportedError, foreign_errors
 from spqfmt.importers.base import SourceModel, SourceTensor
-
-
-def source_folder(model: SourceModel) -> AbstractContextManager[Path]:
-    """The source's small files in a temporary folder; see `asset_folder`."""
-    return asset_folder({asset.name: asset.data for asset in model.assets})
-
-
-NO_CALIBRATION = "take a method that needs no calibration, such as rtn, or ecq with --no-calibration"
+from spqfmt.models.config import (
+    NO_CALIBRATION,
+    quiet_transformers,
+    read_config,
+    source_folder,
+)
+from spqfmt.models.targets import Targets
 
 
 def load_tokenizer(model: SourceModel) -> Any:
@@ -60,25 +53,6 @@ def running_errors(model: object) -> AbstractContextManager[None]:
         return UnsupportedError(f"calibration: {name} cannot be run ({reason}); {NO_CALIBRATION}", name)
 
     return foreign_errors(explained)
-
-
-class Targets:
-    """Where transformers puts the tensors of a checkpoint."""
-
-    def __init__(self, model: Any) -> None:
-        self.mapping = get_model_conversion_mapping(model)
-        self._renamings = [step for step in self.mapping if isinstance(step, WeightRenaming)]
-        self._converters = [step for step in self.mapping if isinstance(step, WeightConverter)]
-        self._prefix = model.base_model_prefix
-        self._shapes = model.state_dict()
-
-    def find(self, name: str) -> tuple[str, bool]:
-        """Parameter that a tensor goes into ("" for none), and whether it goes there alone and unchanged."""
-        for renamings, converters in ((self._renamings, self._converters), ([], [])):
-            renamed, pattern = rename_source_key(name, renamings, converters, self._prefix, self._shapes)
-            if renamed in self._shapes:
-                return renamed, pattern is None
-        return "", False
 
 
 class ModelShell:
@@ -149,19 +123,6 @@ class ModelShell:
         return found
 
 
-def read_config(folder: Path) -> Any:
-    """The config.json in the folder. Raises UnsupportedError where transformers cannot use it."""
-
-    def explained(reason: str) -> SpqError:
-        return UnsupportedError(
-            f"calibration: transformers cannot use the model's config.json ({reason}); {NO_CALIBRATION}",
-            "config",
-        )
-
-    with foreign_errors(explained):
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-
-
 def _build_empty(source: SourceModel, config: Any, dtype: torch.dtype) -> Any:
     named: Any = getattr(transformers, source.architecture, None)
     if not (isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)):
@@ -186,31 +147,6 @@ def _build_empty(source: SourceModel, config: Any, dtype: torch.dtype) -> Any:
     config._experts_implementation = "eager"
     with torch.device("meta"):
         return named._from_config(config, dtype=dtype)
-
-
-def find_model_class(config: Any, path: Path | None = None) -> Any:
-    """The class that the config names, else the causal language model of its type, else its bare model.
-
-    Raises UnsupportedError, which names `path`, where transformers has none, or none without another library.
-    """
-    where = "" if path is None else f"{path}: "
-    for name in config.architectures or ():
-        named = getattr(transformers, str(name), None)
-        if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
-            return named
-        if named is not None and hasattr(named, "_backends"):
-            raise UnsupportedError(
-                f"{where}{name} needs {', '.join(named._backends)}: install what is missing", name
-            )
-    for mapping in (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_MAPPING):
-        # The registry has names of classes that the library has not.
-        with suppress(ValueError):
-            if type(config) in mapping:
-                found = mapping[type(config)]
-                return found[0] if isinstance(found, list | tuple) else found
-    raise UnsupportedError(
-        f"{where}transformers has no model of type {config.model_type!r}", config.model_type
-    )
 
 
 def _restore_buffers(model: Any, device: torch.device) -> None:
@@ -238,18 +174,3 @@ def _owner(model: Any, module: torch.nn.Module) -> Any:
         ):
             owner = candidate
     return owner
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice of transformers."""
-    verbosity = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        if bars:
-            transformers.logging.enable_progress_bar()

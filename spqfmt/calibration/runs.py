@@ -10,7 +10,7 @@ import torch
 
 from spqfmt.calibration.blocks import Call, Stop
 from spqfmt.calibration.experts import Part, Taker, seen_inputs
-from spqfmt.quantize.activations import Treatment
+from spqfmt.models.treatments import Treatment
 from spqfmt.quantize.calibrated import Accumulator
 
 

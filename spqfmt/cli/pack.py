@@ -224,6 +224,6 @@ def _unused(model: "SourceModel") -> Sequence[str]:
     if b'"model_type"' not in config:
         return ()
     # transformers takes seconds to import.
-    from spqfmt.calibration.places import unused_tensors
+    from spqfmt.models.places import unused_tensors
 
     return unused_tensors(model)

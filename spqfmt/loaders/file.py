@@ -13,7 +13,7 @@ import torch
 
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import model_bytes, open_readers, refuse_lone_shard
-from spqfmt.quantize.activations import Treatment, treatment
+from spqfmt.models.treatments import Treatment, treatment
 from spqfmt.reading.report import TensorReport, report_tensor
 from spqfmt.reading.restore import column_scale, restore, restore_first
 from spqfmt.records import TensorRecord

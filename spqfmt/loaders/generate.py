@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import transformers
 
-from spqfmt.calibration.model import quiet_transformers
 from spqfmt.calibration.tokens import added_tokens, check_ids
 from spqfmt.errors import SpqError, foreign_errors
 from spqfmt.loaders.evaluate import window_limit
 from spqfmt.loaders.settings import generation_settings
+from spqfmt.models.config import quiet_transformers
 
 
 @dataclass(frozen=True)

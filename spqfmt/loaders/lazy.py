@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from spqfmt.calibration.limits import within_limits
-from spqfmt.calibration.model import Targets
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import SpqError
 from spqfmt.loaders.tensors import StoredModel, StoredTensor
+from spqfmt.models.targets import Targets
 from spqfmt.progress import Progress
 from spqfmt.wire import DTYPES
 

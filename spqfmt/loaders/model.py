@@ -20,8 +20,6 @@ from typing import Any
 import torch
 import transformers
 
-from spqfmt.calibration.assets import asset_folder
-from spqfmt.calibration.model import find_model_class, quiet_transformers
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import (
     CorruptError,
@@ -41,13 +39,15 @@ from spqfmt.loaders.device.load import (
     prepare_for_device,
 )
 from spqfmt.loaders.device.seam import Device
-from spqfmt.loaders.inputs import treat_inputs
 from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.packed.load import attach, make_engine, packed_class, packed_names, prepare
 from spqfmt.loaders.packed.modules import Weights
 from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.settings import read_generation_config
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
+from spqfmt.models.assets import asset_folder
+from spqfmt.models.config import find_model_class, quiet_transformers
+from spqfmt.models.inputs import treat_inputs
 from spqfmt.progress import Progress, Silent
 
 _TOKENIZER_FILES = frozenset(

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from spqfmt.calibration.assets import asset_folder
-from spqfmt.calibration.model import find_model_class
 from spqfmt.container.shards import open_readers
 from spqfmt.loaders.model import building_errors, read_config
 from spqfmt.loaders.packed.load import prepare
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
+from spqfmt.models.assets import asset_folder
+from spqfmt.models.config import find_model_class
 from spqfmt.residency.inventory import Inventory
 from spqfmt.residency.plan import Plan
 from spqfmt.residency.rates import Rates, measure_rates

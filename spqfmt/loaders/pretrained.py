@@ -14,16 +14,16 @@ import torch
 import transformers
 from transformers.utils import is_peft_available
 
-from spqfmt.calibration.assets import asset_folder
-from spqfmt.calibration.harmless import dropped_values
-from spqfmt.calibration.model import find_model_class
 from spqfmt.errors import OptionError
 from spqfmt.loaders.device.load import open_device
-from spqfmt.loaders.inputs import treat_inputs
 from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.model import building_errors, load_packed, refuse_quantized, torch_device
 from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
+from spqfmt.models.assets import asset_folder
+from spqfmt.models.config import find_model_class
+from spqfmt.models.harmless import dropped_values
+from spqfmt.models.inputs import treat_inputs
 from spqfmt.progress import Silent
 
 _PACKED = ("memory", "host_memory", "packed", "activations")

@@ -13,7 +13,7 @@ import torch
 from spqfmt.errors import OptionError
 from spqfmt.importers import SourceTensor, find_importer
 from spqfmt.loaders.file import SpqFile
-from spqfmt.quantize.activations import Treatment
+from spqfmt.models.treatments import Treatment
 
 _FLOATS = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 

@@ -73,7 +73,7 @@ class Result:
     """What a method made of one tensor.
 
     `activation_clamp` and `activation_quantization` are the records of FORMAT.md section 6, made by
-    spqfmt.quantize.activations; the simulation treats the layer's input as they say. `formula_bits` is the tensor's
+    spqfmt.models.treatments; the simulation treats the layer's input as they say. `formula_bits` is the tensor's
     size by the count of the method's paper.
     """
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from spqfmt.errors import OptionError
+from spqfmt.models.treatments import TOKEN_INT8
 from spqfmt.quantize import embeddings
-from spqfmt.quantize.activations import TOKEN_INT8
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.quantize.calibrated import Block, Layer, Result, Site
 from spqfmt.quantize.checks import check_bits, check_choice, check_grouping

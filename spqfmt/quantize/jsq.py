@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spqfmt.errors import OptionError
-from spqfmt.quantize.activations import ratio_clamp
+from spqfmt.models.treatments import ratio_clamp
 from spqfmt.quantize.annealing import Vector, anneal
 from spqfmt.quantize.base import MethodOptions
 from spqfmt.quantize.calibrated import Site, Trials

@@ -14,8 +14,8 @@ from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.errors import OptionError
 from spqfmt.importers import open_source
 from spqfmt.loaders import load_model
+from spqfmt.models.treatments import treatment
 from spqfmt.packing.options import pack_options
-from spqfmt.quantize.activations import treatment
 from spqfmt.quantize.base import Weight
 from spqfmt.quantize.calibrated import Result, column_scale, simulate
 

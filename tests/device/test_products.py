@@ -10,7 +10,7 @@ from device_support import engine_of
 from test_linear import COLUMNS, FORMS, ROWS
 
 from spqfmt.container.reader import Reader
-from spqfmt.quantize.activations import quantize_tokens
+from spqfmt.models.treatments import quantize_tokens
 from spqfmt.reading.restore import restore
 from spqfmt.residency.sides import read_sides
 

@@ -15,9 +15,9 @@ from transformers.integrations import hub_kernels
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import spqfmt
-from spqfmt.calibration.harmless import harmless
 from spqfmt.errors import SpqError, UnsupportedError
 from spqfmt.loaders import load_model
+from spqfmt.models.harmless import harmless
 
 INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(40)]])
 KERNEL = "owner/repo@rev:fn"

@@ -14,8 +14,6 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import spqfmt
-from spqfmt.calibration.model import find_model_class
-from spqfmt.calibration.places import unused_tensors
 from spqfmt.errors import (
     ChecksumError,
     CorruptError,
@@ -27,6 +25,8 @@ from spqfmt.errors import (
 )
 from spqfmt.importers import open_source
 from spqfmt.loaders import load_model, need_tokenizer
+from spqfmt.models.config import find_model_class
+from spqfmt.models.places import unused_tensors
 
 INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(40)]])
 

@@ -12,8 +12,8 @@ from torch import nn
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.loaders.packed import Engine, PackedEmbedding, PackedLinear
+from spqfmt.models.treatments import TOKEN_INT8, quantize_tokens, range_clamp, ratio_clamp
 from spqfmt.quantize import spqr
-from spqfmt.quantize.activations import TOKEN_INT8, quantize_tokens, range_clamp, ratio_clamp
 from spqfmt.quantize.calibrated import simulate
 from spqfmt.quantize.ecq import method as ecq
 from spqfmt.quantize.ecq.grid import plain_grid

@@ -31,8 +31,8 @@ import torch
 import transformers
 
 import spqfmt
-from spqfmt.calibration.assets import asset_folder
 from spqfmt.loaders.plan import ModelPlan, plan_model
+from spqfmt.models.assets import asset_folder
 
 N_PROMPT = 16
 PROMPT = torch.tensor([[(i * 37 + 11) % 256 for i in range(N_PROMPT)]])

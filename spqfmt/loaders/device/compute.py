@@ -12,7 +12,7 @@ from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels, Matrix
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES
 from spqfmt.loaders.device.seam import Device, Memory, Stream, Work
 from spqfmt.loaders.device.sides import DeviceSides
-from spqfmt.quantize.activations import quantize_tokens
+from spqfmt.models.treatments import quantize_tokens
 from spqfmt.records import TensorRecord
 from spqfmt.residency.parts import Part, by_columns, channels
 from spqfmt.residency.workspace import rows_at_once

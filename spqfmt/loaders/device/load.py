@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from spqfmt.calibration.places import Place, find_places
 from spqfmt.container.reader import Reader
 from spqfmt.kernels import backend
 from spqfmt.kernels.device.choose import kernels_for
@@ -20,6 +19,7 @@ from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import device_side_bytes
 from spqfmt.loaders.packed.install import Packable, inventory_of, replace
 from spqfmt.loaders.packed.options import check_dtype
+from spqfmt.models.places import Place, find_places
 from spqfmt.records import TensorRecord
 from spqfmt.residency.device import DeviceInventory, plan_device
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from spqfmt.calibration.assets import asset_folder
-from spqfmt.calibration.model import find_model_class
 from spqfmt.container.shards import open_readers
 from spqfmt.loaders.device.load import PART_BYTES, Ceilings, prepare_for_device
 from spqfmt.loaders.model import read_config
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.plan import Activations, estimate
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
+from spqfmt.models.assets import asset_folder
+from spqfmt.models.config import find_model_class
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 from spqfmt.residency.plan import Plan
 

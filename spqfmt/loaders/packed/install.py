@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from spqfmt.calibration.places import Place
 from spqfmt.container.reader import Reader
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear
+from spqfmt.models.places import Place
 from spqfmt.records import TensorRecord
 from spqfmt.residency.inventory import Inventory, Item
 from spqfmt.residency.parts import PART_BYTES, cut

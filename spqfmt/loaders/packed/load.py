@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from spqfmt.calibration.places import Place, find_places
 from spqfmt.container.reader import Reader
 from spqfmt.loaders.packed.engine import Engine
 from spqfmt.loaders.packed.install import Packable, inventory_of, replace
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
 from spqfmt.loaders.packed.options import check_dtype
 from spqfmt.loaders.packed.whole import loaded_class
+from spqfmt.models.places import Place, find_places
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.inventory import Inventory
 from spqfmt.residency.plan import Plan

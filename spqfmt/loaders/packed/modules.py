@@ -9,7 +9,7 @@ from torch import nn
 
 from spqfmt.errors import SpqError
 from spqfmt.loaders.packed.weight import PackedWeight, Product
-from spqfmt.quantize.activations import TOKEN_INT8, treatment
+from spqfmt.models.treatments import TOKEN_INT8, treatment
 from spqfmt.records import TensorRecord
 
 

@@ -27,7 +27,7 @@ from spqfmt.residency.sides import side_bytes
 from spqfmt.residency.workspace import workspace_bytes
 
 if TYPE_CHECKING:
-    from spqfmt.calibration.places import Use
+    from spqfmt.models.places import Use
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _held(model: SourceModel, records: Mapping[str, TensorRecord]) -> tuple[Mapp
     Of a model that transformers does not have: what a plain decoder with these weights would hold.
     """
     # transformers takes seconds to import.
-    from spqfmt.calibration.places import Held, Use, held_by_model
+    from spqfmt.models.places import Held, Use, held_by_model
 
     by_name = {t.name: records[t.tied_to or t.name] for t in model.tensors}
     held = held_by_model(model, by_name)

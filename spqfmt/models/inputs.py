@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from spqfmt.calibration.model import Targets
 from spqfmt.errors import CorruptError
-from spqfmt.quantize.activations import Treatment
+from spqfmt.models.targets import Targets
+from spqfmt.models.treatments import Treatment
 
 
 class TreatInput:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spqfmt import wire
 from spqfmt.asset_names import as_files
-from spqfmt.calibration.harmless import harmless
+from spqfmt.models.harmless import harmless
 
 
 @contextmanager

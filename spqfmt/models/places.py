@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from spqfmt.calibration.model import Targets, find_model_class, quiet_transformers, read_config, source_folder
 from spqfmt.importers.base import SourceModel
+from spqfmt.models.config import find_model_class, quiet_transformers, read_config, source_folder
+from spqfmt.models.targets import Targets
 from spqfmt.records import FLOATS, TensorRecord
 
 

@@ -1,0 +1,1 @@
+"""What is known of a transformers model: config, class, small files, layers that may be packed, treated inputs."""

@@ -1,0 +1,75 @@
+"""A model's config and class, as transformers has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from spqfmt.errors import SpqError, UnsupportedError, foreign_errors
+from spqfmt.importers.base import SourceModel
+from spqfmt.models.assets import asset_folder
+
+
+def source_folder(model: SourceModel) -> AbstractContextManager[Path]:
+    """The source's small files in a temporary folder; see `asset_folder`."""
+    return asset_folder({asset.name: asset.data for asset in model.assets})
+
+
+NO_CALIBRATION = "take a method that needs no calibration, such as rtn, or ecq with --no-calibration"
+
+
+def read_config(folder: Path) -> Any:
+    """The config.json in the folder. Raises UnsupportedError where transformers cannot use it."""
+
+    def explained(reason: str) -> SpqError:
+        return UnsupportedError(
+            f"calibration: transformers cannot use the model's config.json ({reason}); {NO_CALIBRATION}",
+            "config",
+        )
+
+    with foreign_errors(explained):
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def find_model_class(config: Any, path: Path | None = None) -> Any:
+    """The class that the config names, else the causal language model of its type, else its bare model.
+
+    Raises UnsupportedError, which names `path`, where transformers has none, or none without another library.
+    """
+    where = "" if path is None else f"{path}: "
+    for name in config.architectures or ():
+        named = getattr(transformers, str(name), None)
+        if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+            return named
+        if named is not None and hasattr(named, "_backends"):
+            raise UnsupportedError(
+                f"{where}{name} needs {', '.join(named._backends)}: install what is missing", name
+            )
+    for mapping in (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_MAPPING):
+        # The registry has names of classes that the library has not.
+        with suppress(ValueError):
+            if type(config) in mapping:
+                found = mapping[type(config)]
+                return found[0] if isinstance(found, list | tuple) else found
+    raise UnsupportedError(
+        f"{where}transformers has no model of type {config.model_type!r}", config.model_type
+    )
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice of transformers."""
+    verbosity = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.logging.enable_progress_bar()
