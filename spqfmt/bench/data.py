@@ -16,7 +16,7 @@ SPARSITY = 0.4
 
 
 @dataclass(frozen=True)
-class Layout:
+class ByteLayout:
     """One way to lay the same symbols out as bytes.
 
     `raw` is what the decoder must give back. Elements of `element_bytes` > 1 are handed to the coder as they are, or,
@@ -36,7 +36,7 @@ class Dataset:
     name: str
     n_symbols: int
     entropy: float
-    layouts: tuple[Layout, ...]
+    layouts: tuple[ByteLayout, ...]
 
 
 def synthetic(name: str, n_symbols: int) -> Dataset:
@@ -86,7 +86,7 @@ def _bf16(weights: NDArray[np.float32]) -> Dataset:
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).reshape(-1)
     entropy = sum(map(order0_bits, to_planes(rounded, "bf16"))) / rounded.size
     raw = _flat(rounded)
-    layouts = (Layout("planes", raw, 2, planes=True), Layout("elements", raw, 2))
+    layouts = (ByteLayout("planes", raw, 2, planes=True), ByteLayout("elements", raw, 2))
     return Dataset("bf16", rounded.size, entropy, layouts)
 
 
@@ -96,12 +96,12 @@ def _flat(elements: NDArray[Any]) -> Bytes:
 
 
 def _bytes(name: str, codes: Bytes) -> Dataset:
-    return Dataset(name, codes.size, _entropy(codes), (Layout("bytes", codes),))
+    return Dataset(name, codes.size, _entropy(codes), (ByteLayout("bytes", codes),))
 
 
 def _nibbles(name: str, codes: Bytes) -> Dataset:
     pairs: Bytes = np.bitwise_or(codes[0::2], codes[1::2] << 4, dtype=np.uint8)
-    layouts = (Layout("nibbles", pairs), Layout("bytes", codes))
+    layouts = (ByteLayout("nibbles", pairs), ByteLayout("bytes", codes))
     return Dataset(name, codes.size, _entropy(codes), layouts)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from spqfmt import wire
-from spqfmt.bench.data import Dataset, Layout
+from spqfmt.bench.data import ByteLayout, Dataset
 from spqfmt.codecs.elements import order0_bits, to_planes
 from spqfmt.container.reader import Reader
 from spqfmt.records import Stream, TensorRecord
@@ -48,12 +48,12 @@ def _dataset(reader: Reader, role: str, dtype: str, records: list[TensorRecord],
     bits = wire.DTYPES[dtype].bits
     symbols = to_planes(elements, dtype) if bits > 8 else [raw]
     entropy = sum(map(order0_bits, symbols)) / max(1, elements.size)
-    layouts: tuple[Layout, ...]
+    layouts: tuple[ByteLayout, ...]
     if bits > 8:
         width = bits // 8
-        layouts = (Layout("planes", raw, width, planes=True), Layout("elements", raw, width))
+        layouts = (ByteLayout("planes", raw, width, planes=True), ByteLayout("elements", raw, width))
     elif bits < 8:
-        layouts = (Layout("packed", to_planes(elements, dtype)[0]), Layout("bytes", raw))
+        layouts = (ByteLayout("packed", to_planes(elements, dtype)[0]), ByteLayout("bytes", raw))
     else:
-        layouts = (Layout("bytes", raw),)
+        layouts = (ByteLayout("bytes", raw),)
     return Dataset(f"{role} ({dtype})", elements.size, entropy, layouts)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from spqfmt.bench.contender import Contender, Make, Stored
-from spqfmt.bench.data import Dataset, Layout
+from spqfmt.bench.data import ByteLayout, Dataset
 from spqfmt.bench.rows import CodecRow, Rate
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.chunks import TARGET_CHUNK_BYTES
@@ -53,7 +53,7 @@ class _Cell:
     """One contender on one layout of one data set, ready to be timed."""
 
     data: Dataset
-    layout: Layout
+    layout: ByteLayout
     contender: Contender
     threads: int
     chunks: list[_Chunk]
@@ -154,7 +154,7 @@ def measure(
 
 
 def _cells(
-    data: Dataset, layout: Layout, makers: Sequence[Make], thread_counts: Sequence[int]
+    data: Dataset, layout: ByteLayout, makers: Sequence[Make], thread_counts: Sequence[int]
 ) -> Iterator[_Cell]:
     out, scratch = np.empty_like(layout.raw), np.empty_like(layout.raw)
     out.fill(0)

@@ -24,21 +24,21 @@ from spqfmt.kernels import backend
 
 
 @dataclass(frozen=True)
-class Scale:
+class BenchScale:
     """How much is measured: symbols of each data set and of each layer of the built-in models, and rounds."""
 
     n_symbols: int
     rounds: int
 
 
-FULL = Scale(n_symbols=1 << 24, rounds=7)
-QUICK = Scale(n_symbols=1 << 22, rounds=3)
+FULL = BenchScale(n_symbols=1 << 24, rounds=7)
+QUICK = BenchScale(n_symbols=1 << 22, rounds=3)
 
 Told = Callable[[str], None]
 Kind = Literal["codecs", "load", "run"]
 
 
-def run(file: Path | None, scale: Scale, told: Told, only: Kind | None = None) -> Report:
+def run(file: Path | None, scale: BenchScale, told: Told, only: Kind | None = None) -> Report:
     """Measure the built-in data, or a file's own streams and the model in it; `told` hears what begins.
 
     `only` leaves out the rows of other kinds; those of kind run need a file.
@@ -73,7 +73,7 @@ def run(file: Path | None, scale: Scale, told: Told, only: Kind | None = None) -
     return Report(here, scale.rounds, codecs, load, missing, runs)
 
 
-def _codecs(file: Path | None, scale: Scale, told: Told) -> tuple[list[CodecRow], dict[str, str]]:
+def _codecs(file: Path | None, scale: BenchScale, told: Told) -> tuple[list[CodecRow], dict[str, str]]:
     makers, missing = find(codec_peers)
     rows: list[CodecRow] = []
     if file is None:
@@ -91,7 +91,9 @@ def _ours(element_bytes: int, threads: int) -> list[Contender]:
     return ours.make(threads) if element_bytes == 1 else []
 
 
-def _load(file: Path | None, folder: Path, scale: Scale, told: Told) -> tuple[list[LoadRow], dict[str, str]]:
+def _load(
+    file: Path | None, folder: Path, scale: BenchScale, told: Told
+) -> tuple[list[LoadRow], dict[str, str]]:
     makers, missing = find(load_peers)
     rows: list[LoadRow] = []
     for name in [file.name] if file else DATA:

@@ -13,7 +13,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from spqfmt.calibration.blocks import LINEAR, Blocks, record_calls
-from spqfmt.calibration.experts import Part, expert_sites, find_part, of_expert, put_part
+from spqfmt.calibration.experts import ExpertRows, expert_sites, find_part, of_expert, put_part
 from spqfmt.calibration.model import ModelShell, load_tokenizer
 from spqfmt.calibration.runs import BlockRun, Counter, treat_inputs
 from spqfmt.calibration.sites import FoundSite, Watch
@@ -58,7 +58,7 @@ def _no_earlier_run(block: str) -> None:
     return None
 
 
-class Engine:
+class Calibration:
     """Calibrates a source model for a method. `wanted` are the tensors that the method means to quantize."""
 
     def __init__(
@@ -172,9 +172,11 @@ class Engine:
             found = [*found, *expert_sites(run.parts.values())]
             return self._quantize_sites(run, tensors, options, layers, skipped, found)
 
-    def _find_parts(self, name: str, block: torch.nn.Module, tensors: list[SourceTensor]) -> dict[str, Part]:
+    def _find_parts(
+        self, name: str, block: torch.nn.Module, tensors: list[SourceTensor]
+    ) -> dict[str, ExpertRows]:
         """Where the wanted tensors of merged experts lie, by tensor name; the block holds the source's weights."""
-        parts: dict[str, Part] = {}
+        parts: dict[str, ExpertRows] = {}
         for tensor in tensors:
             target, alone = self.shell.targets[tensor.name]
             if not alone and tensor.name in self._wanted:

@@ -21,7 +21,7 @@ Taker = Callable[[torch.Tensor], None]
 
 
 @dataclass(frozen=True)
-class Part:
+class ExpertRows:
     """Rows `first_row` to `first_row + rows` of slice `expert` of a merged parameter."""
 
     parameter: str
@@ -40,7 +40,7 @@ class Part:
         return f"{self.input_name}[{self.first_row}:{self.first_row + self.rows}]"
 
 
-def expert_sites(parts: Iterable[Part]) -> list[FoundSite]:
+def expert_sites(parts: Iterable[ExpertRows]) -> list[FoundSite]:
     """The parts of each slice read one input."""
     slices: dict[str, list[str]] = {}
     for part in parts:
@@ -58,7 +58,9 @@ def of_expert(name: str, result: Result, n_tokens: int) -> Result:
     return replace(result, activation_clamp=None, activation_quantization=None, notes=notes)
 
 
-def find_part(block: torch.nn.Module, parameter: str, value: torch.Tensor, taken: set[Part]) -> Part | None:
+def find_part(
+    block: torch.nn.Module, parameter: str, value: torch.Tensor, taken: set[ExpertRows]
+) -> ExpertRows | None:
     """Where the tensor `value` [rows, columns] lies in a filled parameter; None when it does not lie there as it is."""
     merged = block.get_parameter(parameter)
     if merged.dim() != 3 or value.dim() != 2 or merged.shape[2] != value.shape[1]:
@@ -66,13 +68,13 @@ def find_part(block: torch.nn.Module, parameter: str, value: torch.Tensor, taken
     value = value.to(merged.dtype)
     rows = value.shape[0]
     for expert, first in torch.nonzero(merged[:, :, 0] == value[0, 0]).tolist():
-        part = Part(parameter, expert, first, rows)
+        part = ExpertRows(parameter, expert, first, rows)
         if part not in taken and torch.equal(merged[expert, first : first + rows], value):
             return part
     return None
 
 
-def put_part(block: torch.nn.Module, part: Part, value: torch.Tensor) -> None:
+def put_part(block: torch.nn.Module, part: ExpertRows, value: torch.Tensor) -> None:
     """Let the block compute with `value`, [rows, columns]."""
     merged = block.get_parameter(part.parameter)
     merged[part.expert, part.first_row : part.first_row + part.rows].copy_(value)

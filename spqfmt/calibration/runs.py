@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from spqfmt.calibration.blocks import Call, Stop
-from spqfmt.calibration.experts import Part, Taker, seen_inputs
+from spqfmt.calibration.experts import ExpertRows, Taker, seen_inputs
 from spqfmt.models.treatments import Treatment
 from spqfmt.quantize.calibrated import Accumulator
 
@@ -24,7 +24,7 @@ class BlockRun:
         calls: tuple[Call, ...],
         hidden: list[torch.Tensor],
         stage: Callable[[str], None],
-        parts: Mapping[str, Part],
+        parts: Mapping[str, ExpertRows],
     ) -> None:
         self.name = name
         self.block = block

@@ -12,7 +12,7 @@ from spqfmt.calibration.blocks import record_calls
 from spqfmt.quantize.base import MethodOptions
 
 if TYPE_CHECKING:
-    from spqfmt.calibration.engine import Engine
+    from spqfmt.calibration.engine import Calibration
 
 
 class EngineTrials:
@@ -21,7 +21,7 @@ class EngineTrials:
     Memory holds the samples' hidden states before every block, for what was accepted last and for what is tried.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Calibration) -> None:
         self._engine = engine
         self.choose(1)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from spqfmt.cli.charts import bar, spark
 from spqfmt.cli.table import Column, Table
 from spqfmt.cli.units import change, count, percent, printable, ratio, relative_error, size
-from spqfmt.reading.report import FileReport, GroupReport, Parts, TensorReport, add_up
+from spqfmt.reading.report import CostParts, FileReport, GroupReport, TensorReport, add_up
 
 _BAR = 10
 
@@ -94,7 +94,7 @@ def _costs(of: TensorReport | GroupReport) -> list[str]:
 
 def group_table(groups: Sequence[GroupReport], title: str) -> Table:
     """A row for each group, with its bytes by part."""
-    kinds = [part.name for part in fields(Parts) if any(getattr(g.parts, part.name) for g in groups)]
+    kinds = [part.name for part in fields(CostParts) if any(getattr(g.parts, part.name) for g in groups)]
     columns = [
         Column(title),
         Column("tensors", spare=4),

@@ -21,7 +21,7 @@ from spqfmt.cli.units import count, printable
 from spqfmt.kernels import native
 
 
-class Rate(ProgressColumn):
+class RateColumn(ProgressColumn):
     """How many of something a second."""
 
     def __init__(self, unit: str) -> None:
@@ -41,7 +41,7 @@ class Bar:
         console = Console(stderr=True)
         amount: tuple[ProgressColumn, ...] = (DownloadColumn(), TransferSpeedColumn())
         if unit is not None:
-            amount = (MofNCompleteColumn(), Rate(unit))
+            amount = (MofNCompleteColumn(), RateColumn(unit))
         self._progress = Progress(
             TextColumn(what),
             BarColumn(),

@@ -21,7 +21,7 @@ class SourceChangedError(ImporterError):
     """A file is not what it was when the source was opened."""
 
 
-class _State(NamedTuple):
+class _FileState(NamedTuple):
     """What tells a file from the same name at another time; changed before a write shows in what is read."""
 
     inode: int
@@ -29,7 +29,7 @@ class _State(NamedTuple):
     mtime_ns: int
 
     @classmethod
-    def of(cls, stat: os.stat_result) -> _State:
+    def of(cls, stat: os.stat_result) -> _FileState:
         return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
@@ -39,7 +39,7 @@ class SourceFile:
     def __init__(self, path: Path) -> None:
         """Raises OSError for a file that is not there."""
         self.path = path
-        self._state = _State.of(path.stat())
+        self._state = _FileState.of(path.stat())
 
     @property
     def n_bytes(self) -> int:
@@ -70,13 +70,13 @@ class SourceFile:
                 if not n_read:
                     raise self._changed(what)
                 done += n_read
-            if _State.of(os.fstat(file.fileno())) != self._state:
+            if _FileState.of(os.fstat(file.fileno())) != self._state:
                 raise self._changed(what)
 
     def check_unchanged(self) -> None:
         """Raise ImporterError when the file is not what it was."""
         try:
-            state = _State.of(self.path.stat())
+            state = _FileState.of(self.path.stat())
         except OSError:
             raise self._changed() from None
         if state != self._state:

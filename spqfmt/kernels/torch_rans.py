@@ -25,7 +25,7 @@ FAULTS = (
 UNUSED_BITS_FAULT = len(FAULTS) - 1
 
 
-class Blocks(NamedTuple):
+class RansBlocks(NamedTuple):
     """Blocks to decode side by side: int64[n_blocks] each. `begins` and `ends` count 16-bit words."""
 
     begins: torch.Tensor
@@ -48,7 +48,9 @@ def decode(chunk: Buffer, raw_bytes: int) -> torch.Tensor:
     if header.symbol is not None:
         return torch.full((raw_bytes,), header.symbol, dtype=torch.uint8)
     words = torch.tensor(np.frombuffer(chunk, "<u2").astype(np.int64))
-    blocks = Blocks(*(torch.from_numpy(a) for a in (header.begins // 2, header.ends // 2, header.n_symbols)))
+    blocks = RansBlocks(
+        *(torch.from_numpy(a) for a in (header.begins // 2, header.ends // 2, header.n_symbols))
+    )
     symbols, faults = decode_blocks(words, blocks, torch.from_numpy(header.frequencies))
     raise_fault(int(faults[faults != 0][0]) if bool(faults.any()) else 0)
     return symbols.reshape(-1)[:raw_bytes]
@@ -62,7 +64,7 @@ def raise_fault(faults: int, what: str = "") -> None:
 
 
 def decode_blocks(
-    words: torch.Tensor, blocks: Blocks, frequencies: torch.Tensor
+    words: torch.Tensor, blocks: RansBlocks, frequencies: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Decode blocks of `words` (int64, 0 to 65,535) that share the table of `frequencies` (int64[256]).
 

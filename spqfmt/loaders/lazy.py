@@ -13,7 +13,7 @@ import torch
 from spqfmt.calibration.limits import within_limits
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import SpqError
-from spqfmt.loaders.tensors import StoredModel, StoredTensor
+from spqfmt.loaders.tensors import LazyTensor, StoredModel
 from spqfmt.models.targets import Targets
 from spqfmt.progress import Progress
 from spqfmt.wire import DTYPES
@@ -34,7 +34,7 @@ def lazy_state(
     try:
         with within_limits():
             yield {
-                name: _LazyTensor(name, tensor, reading)
+                name: _Handle(name, tensor, reading)
                 for name, tensor in stored.tensors.items()
                 if name not in shared
             }
@@ -64,10 +64,10 @@ def _shared(stored: StoredModel, model_class: Any, config: Any) -> frozenset[str
     )
 
 
-class _LazyTensor:
+class _Handle:
     """Stands in for a tensor in a state dict. transformers takes `handle[...]` once, as it does with safetensors."""
 
-    def __init__(self, name: str, tensor: StoredTensor, reading: _Reading) -> None:
+    def __init__(self, name: str, tensor: LazyTensor, reading: _Reading) -> None:
         self._name = name
         self._tensor = tensor
         self._reading = reading
@@ -92,7 +92,7 @@ class _Reading:
         self._turns = threading.BoundedSemaphore(n_threads())
         self.error: SpqError | OSError | None = None
 
-    def read(self, name: str, tensor: StoredTensor) -> torch.Tensor:
+    def read(self, name: str, tensor: LazyTensor) -> torch.Tensor:
         with self._turns:
             try:
                 value = tensor.read(self._exact)
@@ -103,5 +103,5 @@ class _Reading:
         return value
 
 
-def _source_bytes(tensor: StoredTensor) -> int:
+def _source_bytes(tensor: LazyTensor) -> int:
     return prod(tensor.shape) * DTYPES[tensor.dtype].bits // 8

@@ -19,7 +19,7 @@ _FLOATS = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class LazyTensor:
     """One tensor, by the names of `SourceTensor`.
 
     `read(exact)` returns it in memory of its own, on the CPU, in its dtype. `exact` asks a quantized tensor for float32
@@ -38,7 +38,7 @@ class StoredTensor:
 class StoredModel:
     """What a model is loaded from. `is_spq`: an .spq file rather than a foreign source."""
 
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, LazyTensor]
     assets: Mapping[str, bytes]
     is_spq: bool
 
@@ -52,7 +52,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
     importer = None if path.suffix == ".spq" else find_importer(path)
     if importer is not None:
         source = importer.open(path)
-        tensors = {t.name: StoredTensor(t.shape, t.dtype, t.tied_to, _loader(t)) for t in source.tensors}
+        tensors = {t.name: LazyTensor(t.shape, t.dtype, t.tied_to, _loader(t)) for t in source.tensors}
         with source.unchanged():
             yield StoredModel(tensors, {asset.name: asset.data for asset in source.assets}, is_spq=False)
         return
@@ -62,7 +62,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         stored = {}
         for name, handle in file.items():
             source_name = tied.get(name, name)
-            stored[name] = StoredTensor(
+            stored[name] = LazyTensor(
                 handle.shape,
                 handle.dtype,
                 tied.get(name),
@@ -81,7 +81,7 @@ def _reader(file: SpqFile, name: str) -> Callable[[bool], torch.Tensor]:
     return lambda exact: file.read(name, dtype=torch.float32 if exact and is_float else None)
 
 
-def main_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype:
+def main_dtype(tensors: Iterable[LazyTensor]) -> torch.dtype:
     """The float dtype that most weights have; float32 when there is none. One-byte floats are for storing only."""
     counts: dict[torch.dtype, int] = {}
     for tensor in tensors:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import prod
 
-from spqfmt.calibration.engine import BlockResult, Engine
+from spqfmt.calibration.engine import BlockResult, Calibration
 from spqfmt.calibration.text import CalibrationOptions, text_digest
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.encode import encode_chunk
@@ -37,7 +37,7 @@ class CalibratedResults:
         *,
         stage: Callable[[str], None],
     ) -> None:
-        """Read the text and build the model's shell. Raises what Engine and `folder` raise."""
+        """Read the text and build the model's shell. Raises what Calibration and `folder` raise."""
         assert is_calibrated(options.method)
         self._method = options.method.name
         self._blind = is_graded(options.method)
@@ -50,7 +50,7 @@ class CalibratedResults:
             if tensor.treatment and tensor.source.tied_to is None and tensor.source.role == "linear"
         }
         self._wanted = frozenset(wanted)
-        self._engine = Engine(
+        self._engine = Calibration(
             model, options.method, options.method_options, options.calibration, wanted, stage=stage
         )
         folder.n_wanted = len(self._engine.block_names)

@@ -199,7 +199,7 @@ class ResumeFolder:
         try:
             with Reader(file) as reader:
                 records = reader.index.by_name
-                tensors = {name: StoredTensor.read(reader, record) for name, record in records.items()}
+                tensors = {name: ResumedTensor.read(reader, record) for name, record in records.items()}
                 return SavedBlock(tensors, records, reader.index.metadata)
         except FormatError:
             return None
@@ -233,7 +233,7 @@ class ResumeFolder:
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class ResumedTensor:
     """A tensor of a saved block, in the terms of its scheme again: the same streams, cut into the same chunks."""
 
     encoded: Encoded
@@ -241,7 +241,7 @@ class StoredTensor:
     column_scale: Scale | None = None
 
     @classmethod
-    def read(cls, reader: Reader, record: TensorRecord) -> "StoredTensor":
+    def read(cls, reader: Reader, record: TensorRecord) -> "ResumedTensor":
         """All of it, checked."""
         own, same_as = [], {}
         for stream in record.streams:
@@ -271,6 +271,6 @@ class StoredTensor:
 class SavedBlock:
     """Tensors and records by name, and the metadata given to `save`."""
 
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, ResumedTensor]
     records: Mapping[str, TensorRecord]
     metadata: Mapping[str, str]

@@ -14,7 +14,7 @@ _Measured: TypeAlias = CodecRow | LoadRow | RunRow
 
 
 @dataclass(frozen=True)
-class _Cell:
+class _TableCell:
     median: str
     spread: str
     width: float
@@ -24,7 +24,7 @@ class _Cell:
 @dataclass(frozen=True)
 class _Row:
     words: Sequence[str]
-    rates: Sequence[_Cell]
+    rates: Sequence[_TableCell]
     ours: bool
 
 
@@ -144,12 +144,12 @@ def _is_copy(row: _Measured) -> bool:
     return name in {"memcpy", "raw bytes"}
 
 
-def _cells(rows: Sequence[_Measured], rates: Sequence[Rate]) -> list[_Cell]:
+def _cells(rows: Sequence[_Measured], rates: Sequence[Rate]) -> list[_TableCell]:
     """Medians, as bars beside the fastest coder of a column; a copy, which codes nothing, has none."""
     coded = [not _is_copy(row) for row in rows]
     fastest = max((rate.median for rate, codes in zip(rates, coded, strict=True) if codes), default=1.0)
     return [
-        _Cell(
+        _TableCell(
             integer(round(rate.median)) if rate.median >= 100 else f"{rate.median:.1f}",
             f"± {50 * (rate.high - rate.low) / rate.median:.0f} %",
             100 * rate.median / fastest if codes else 0.0,

@@ -10,7 +10,7 @@ from spqfmt.pages.compact import compact
 from spqfmt.pages.render import render
 from spqfmt.pages.residency import inventory_from_index, residency_data
 from spqfmt.pages.text import ratio
-from spqfmt.reading.report import FileReport, Parts
+from spqfmt.reading.report import CostParts, FileReport
 from spqfmt.residency.rates import Rates, measure_rates
 
 _SCRIPTS = (
@@ -87,7 +87,7 @@ def _over(report: FileReport) -> float | None:
 
 
 def _parts(report: FileReport) -> list[dict[str, object]]:
-    sizes = {field.name: getattr(report.totals.parts, field.name) for field in fields(Parts)}
+    sizes = {field.name: getattr(report.totals.parts, field.name) for field in fields(CostParts)}
     largest = max(sizes.values(), default=1) or 1
     return [
         {

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from spqfmt.calibration.engine import Engine
+from spqfmt.calibration.engine import Calibration
 from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.importers import open_source
 from spqfmt.quantize.base import MethodOptions, Weight
@@ -117,6 +117,6 @@ def wanted_of(path: Path) -> dict[str, Weight]:
     }
 
 
-def make_engine(path: Path, method: Any, options: CalibrationOptions = SMALL) -> Engine:
+def make_engine(path: Path, method: Any, options: CalibrationOptions = SMALL) -> Calibration:
     """An engine over a source folder, for all its linear tensors."""
-    return Engine(open_source(path), method, method.check(MethodOptions()), options, wanted_of(path))
+    return Calibration(open_source(path), method, method.check(MethodOptions()), options, wanted_of(path))

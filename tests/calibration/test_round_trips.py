@@ -9,7 +9,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 import spqfmt
-from spqfmt.calibration.engine import Engine
+from spqfmt.calibration.engine import Calibration
 from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.errors import OptionError
 from spqfmt.importers import open_source
@@ -56,7 +56,7 @@ def calibrated(folder: Path, text: Path, options: dict[str, Any]) -> dict[str, R
         for t in source.tensors
         if t.role == "linear" and t.tied_to is None and len(t.shape) == 2
     }
-    engine = Engine(
+    engine = Calibration(
         source,
         checked.method,  # type: ignore[arg-type]
         checked.method_options,

@@ -17,7 +17,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.writer import Writer
 from spqfmt.errors import CorruptError
 from spqfmt.kernels import native
-from spqfmt.reading.report import GROUPINGS, FileReport, Parts, inspect_file
+from spqfmt.reading.report import GROUPINGS, CostParts, FileReport, inspect_file
 from spqfmt.reading.report.build import _PARTS, part_of
 from spqfmt.reading.report.names import layer_of, projection_of
 from spqfmt.schemes.registry import SCHEMES
@@ -33,7 +33,9 @@ def check_sums(report: FileReport) -> None:
         assert tensor.parts.total == tensor.stored_bytes == sum(s.stored_bytes for s in tensor.streams)
         assert all(0 <= s.table_bytes <= s.stored_bytes for s in tensor.streams)
     for groups in report.groups.values():
-        assert sum((g.parts for g in groups), Parts()) == sum((t.parts for t in report.tensors), Parts())
+        assert sum((g.parts for g in groups), CostParts()) == sum(
+            (t.parts for t in report.tensors), CostParts()
+        )
         for key in ("n_weights", "raw_bytes", "stored_bytes", "outliers"):
             assert sum(getattr(g, key) for g in groups) == sum(getattr(t, key) for t in report.tensors)
         assert sum(g.n_tensors for g in groups) == len(report.tensors)
@@ -78,7 +80,7 @@ def test_every_role_of_every_scheme_has_its_part() -> None:
     for scheme in SCHEMES.values():
         for role in scheme.roles:
             assert (role in scales) != (role in _PARTS), role
-            assert part_of(role) in Parts.__dataclass_fields__
+            assert part_of(role) in CostParts.__dataclass_fields__
 
 
 def write_chunk(path: Path, stored: bytes, codec: int, n_elements: int) -> None:
@@ -106,7 +108,7 @@ def test_tables_of_rans_are_header_frequencies_and_directory(tmp_path: Path) -> 
     assert (states >= 65536).all()
     write_chunk(tmp_path / "m.spq", stored, 2, 1000)
     spqfmt.verify(tmp_path / "m.spq")
-    assert inspect_file(tmp_path / "m.spq").tensors[0].parts == Parts(
+    assert inspect_file(tmp_path / "m.spq").tensors[0].parts == CostParts(
         values=len(stored) - first_block, tables=first_block
     )
 

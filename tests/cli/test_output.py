@@ -20,7 +20,7 @@ from cli_models import Models, Run
 from safetensors.torch import load_file, save_file
 
 from spqfmt.cli.main import COMMANDS, main
-from spqfmt.cli.progress import Rate
+from spqfmt.cli.progress import RateColumn
 from spqfmt.loaders import Evaluation, encode_text, evaluate, load_model
 from spqfmt.progress import Silent
 from spqfmt.reading.report import inspect_file
@@ -136,7 +136,7 @@ def test_a_terminal_gets_a_bar_with_rate_and_tensor_unless_quiet(
 @pytest.mark.parametrize(("speed", "shown"), [(None, ""), (21.4, "21 tokens/s"), (2500.0, "2.5 k tokens/s")])
 def test_the_rate_of_other_things_than_bytes(speed: float | None, shown: str) -> None:
     task: Any = SimpleNamespace(finished_speed=None, speed=speed)
-    assert str(Rate("tokens").render(task)) == shown
+    assert str(RateColumn("tokens").render(task)) == shown
 
 
 class Recorder(Silent):

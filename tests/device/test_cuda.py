@@ -12,7 +12,7 @@ import torch
 
 from spqfmt.errors import BackendError, ChecksumError, MemoryBudgetError
 from spqfmt.loaders.device import cuda
-from spqfmt.loaders.device.seam import Stream, Work
+from spqfmt.loaders.device.seam import Queue, Work
 
 WORK = Work("copy w")
 
@@ -61,7 +61,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         current.pop()
 
     fake = SimpleNamespace(
-        Stream=lambda device: _Stream(entries, next(names)),
+        Queue=lambda device: _Stream(entries, next(names)),
         Event=lambda: _Event(entries),
         current_stream=lambda device: current[-1],
     )
@@ -85,11 +85,11 @@ def device(log: list[str]) -> Iterator[cuda.CudaDevice]:
 
 
 def test_work_runs_with_its_stream_as_the_current_one(device: cuda.CudaDevice, log: list[str]) -> None:
-    for stream in (Stream.COPY, Stream.DECODE, Stream.COMPUTE):
+    for stream in (Queue.COPY, Queue.DECODE, Queue.COMPUTE):
         name = device.enqueue(stream, WORK, lambda: cuda._cuda.current_stream(None).name)
         assert name == stream.value
-    event = device.record(Stream.COPY)
-    device.wait(Stream.DECODE, event)
+    event = device.record(Queue.COPY)
+    device.wait(Queue.DECODE, event)
     device.synchronize(event)
     assert log == ["copy records", "decode waits for event of copy", "host waits for event of copy"]
     assert not event.done()
@@ -99,10 +99,10 @@ def test_reads_are_done_in_order_each_after_its_event(device: cuda.CudaDevice, l
     done: list[int] = []
     begin = threading.Event()
     first = device.read(WORK, lambda: (begin.wait(5), done.append(1))[1], None)
-    second = device.read(WORK, lambda: done.append(2), device.record(Stream.COPY))
+    second = device.read(WORK, lambda: done.append(2), device.record(Queue.COPY))
     assert not first.done()
     begin.set()
-    device.wait(Stream.COPY, second)  # holds up the caller, not the stream
+    device.wait(Queue.COPY, second)  # holds up the caller, not the stream
     assert done == [1, 2]
     assert first.done()
     assert log == ["copy records", "host waits for event of copy"]
@@ -114,7 +114,7 @@ def test_what_a_read_raises_is_raised_by_who_waits_and_later_reads_go_on(device:
 
     bad = device.read(WORK, fail, None)
     good = device.read(WORK, lambda: None, None)
-    for wait in (lambda: device.wait(Stream.COPY, bad), lambda: device.synchronize(bad)):
+    for wait in (lambda: device.wait(Queue.COPY, bad), lambda: device.synchronize(bad)):
         with pytest.raises(ChecksumError, match="bad"):
             wait()
     device.synchronize(good)
@@ -127,7 +127,7 @@ def test_an_error_of_cuda_is_one_line_that_names_the_work(device: cuda.CudaDevic
     with pytest.raises(
         BackendError, match=r"^the device failed at 'copy w': CUDA error: an illegal memory access was"
     ):
-        device.enqueue(Stream.COPY, WORK, fail)
+        device.enqueue(Queue.COPY, WORK, fail)
 
 
 def test_closing_waits_for_both_streams_and_the_reader(device: cuda.CudaDevice, log: list[str]) -> None:

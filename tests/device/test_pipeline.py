@@ -17,7 +17,7 @@ from spqfmt.kernels.device.choose import kernels_for
 from spqfmt.loaders.device import BufferConflictError, Fault, SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.pipeline import Pipeline
-from spqfmt.loaders.device.seam import Stream, Work
+from spqfmt.loaders.device.seam import Queue, Work
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.schemes.uniform import Uniform
 
@@ -100,8 +100,8 @@ def seconds_of_a_pass(stored: Path, residency: str, rates: Any) -> tuple[float, 
         for number, part in enumerate(parts):
             with pipeline.lend(number) as codes:
                 work = Work(f"compute {part.name}", (codes,), (), {"compute": part.decoded_bytes})
-                device.enqueue(Stream.COMPUTE, work, lambda: None)
-        ends.append(max(done.stop for done in device.trace if done.stream is Stream.COMPUTE))
+                device.enqueue(Queue.COMPUTE, work, lambda: None)
+        ends.append(max(done.stop for done in device.trace if done.stream is Queue.COMPUTE))
     reader.close()
     return (ends[-1] - ends[3]) / 4, len(parts)
 
@@ -175,7 +175,7 @@ def test_a_device_that_fails_is_told_and_hands_out_nothing_more(
     def three_passes() -> None:
         for n, name in enumerate(NAMES * 3):
             y = engine.multiply(name, X, None, int8_activations=False)
-            device.synchronize(device.record(Stream.COMPUTE))  # as whoever looks at a result on a device must
+            device.synchronize(device.record(Queue.COMPUTE))  # as whoever looks at a result on a device must
             assert torch.equal(y, expected[n % N_LAYERS])
             found.append(y)
 
@@ -276,16 +276,16 @@ def test_the_watch_finds_a_copy_that_does_not_wait_for_the_decoder(
         SimulatedDevice,
         "wait",
         lambda self, stream, event: (
-            None if stream is Stream.COPY and not event.of_reader else real(self, stream, event)
+            None if stream is Queue.COPY and not event.of_reader else real(self, stream, event)
         ),
     )
     with pytest.raises(BufferConflictError, match=r"'copy layer\d+' on copy writes what 'decode layer\d+'"):
         one_pass(engine_of(stored, "host")[0])
 
 
-@pytest.mark.parametrize("stream", [Stream.DECODE, Stream.COMPUTE])
+@pytest.mark.parametrize("stream", [Queue.DECODE, Queue.COMPUTE])
 def test_the_watch_finds_a_stream_that_waits_for_nothing(
-    stored: Path, monkeypatch: pytest.MonkeyPatch, stream: Stream
+    stored: Path, monkeypatch: pytest.MonkeyPatch, stream: Queue
 ) -> None:
     real = SimulatedDevice.wait
     monkeypatch.setattr(

@@ -17,7 +17,7 @@ from spqfmt.bench.measure import better_layouts, measure
 from spqfmt.bench.peers.memcpy import Memcpy
 from spqfmt.bench.registry import find
 from spqfmt.bench.rows import CodecRow, Rate
-from spqfmt.bench.run import Scale, run
+from spqfmt.bench.run import BenchScale, run
 from spqfmt.codecs.base import Bytes
 from spqfmt.errors import BackendError
 
@@ -35,7 +35,7 @@ class Wrong(Memcpy):
 
 
 def test_rows_of_a_tiny_run() -> None:
-    report = run(None, Scale(n_symbols=20_000, rounds=2), lambda _: None).to_json()
+    report = run(None, BenchScale(n_symbols=20_000, rounds=2), lambda _: None).to_json()
     assert set(report) == {"machine", "rounds", "codecs", "load", "run", "missing"}
     rows = report["codecs"]
     assert isinstance(rows, list)
@@ -112,7 +112,7 @@ def test_missing_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_streams_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "m.spq"
     write_model(path, "bf16", 1 << 16)
-    report = run(path, Scale(n_symbols=1 << 16, rounds=1), lambda _: None)
+    report = run(path, BenchScale(n_symbols=1 << 16, rounds=1), lambda _: None)
     assert {row.data for row in report.codecs} == {"values (bf16)"}
     rans = next(row for row in report.codecs if row.codec == "rans")
     assert 10 < rans.entropy <= rans.bits_per_symbol < 11

@@ -7,7 +7,7 @@ from spqfmt import wire
 from spqfmt.codecs.registry import decode_into
 from spqfmt.kernels import native
 from spqfmt.kernels.device import READ_AHEAD_BYTES, chunk_job, plan_chunks
-from spqfmt.kernels.device.matrix import GroupScales, GroupValues, Matrix, OutlierRows, UniformScales
+from spqfmt.kernels.device.matrix import DeviceGroupValues, DeviceOutliers, GroupScales, Matrix, UniformScales
 from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.residency.parts import by_columns
 
@@ -68,7 +68,7 @@ def matrix_of(sides, code_dtype):
         scales = GroupScales(sides.group_size, **values)
     outliers = order = places = permutation = None
     if sides.outliers is not None:
-        outliers = OutlierRows(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (
+        outliers = DeviceOutliers(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (
             sides.outliers.row_begin.astype(np.int32),
             sides.outliers.columns.astype(np.int32),
             sides.outliers.values,
@@ -91,15 +91,15 @@ def _group_values(sides, kind):
         return None
     rows, columns = record.matrix_shape
     if kind in sides.groups:  # widened and put into stored order
-        return GroupValues(torch.from_numpy(np.ascontiguousarray(sides.groups[kind])))
+        return DeviceGroupValues(torch.from_numpy(np.ascontiguousarray(sides.groups[kind])))
     groups = -(-columns // sides.group_size)
     values = _tensor(sides, stream, (rows, groups))
     if not stream.role.endswith("_codes"):
-        return GroupValues(values)
+        return DeviceGroupValues(values)
     tile = record.parameters["supergroup"]["rows"], record.parameters["supergroup"]["groups"]
     tiles = -(-rows // tile[0]), -(-groups // tile[1])
     steps, zeros = (record.by_role.get(f"{kind}_{what}") for what in ("steps", "zeros"))
-    return GroupValues(
+    return DeviceGroupValues(
         values, _tensor(sides, steps, tiles), None if zeros is None else _tensor(sides, zeros, tiles), tile
     )
 

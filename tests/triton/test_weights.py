@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spqfmt.kernels.dequantize import dequantize_grouped, dequantize_uniform
-from spqfmt.kernels.device.matrix import GroupScales, GroupValues, Matrix, OutlierRows, UniformScales
+from spqfmt.kernels.device.matrix import DeviceGroupValues, DeviceOutliers, GroupScales, Matrix, UniformScales
 
 CODES = ["i2", "i4", "i8", "u2", "u4", "u8"]
 FLOATS = {
@@ -55,15 +55,15 @@ class Case:
             groups = rows, -(-columns // group_size)
             self.scale = scale(rng, groups)
             self.values = None if offset is None else rng.uniform(0, 15, groups).astype(np.float32)
-            given = {} if offset is None else {offset: GroupValues(self.tensor(self.values))}
-            scales = GroupScales(group_size, GroupValues(self.tensor(self.scale)), **given)
+            given = {} if offset is None else {offset: DeviceGroupValues(self.tensor(self.values))}
+            scales = GroupScales(group_size, DeviceGroupValues(self.tensor(self.scale)), **given)
         outliers = None
         if n_outliers:
             at = np.sort(rng.choice(rows * columns, n_outliers, replace=False))
             self.at = np.divmod(at, columns)
             self.replacing = scale(rng, n_outliers)
             begin = np.searchsorted(self.at[0], np.arange(rows + 1)).astype(np.int32)
-            outliers = OutlierRows(
+            outliers = DeviceOutliers(
                 self.tensor(begin), self.tensor(self.at[1].astype(np.int32)), self.tensor(self.replacing)
             )
         self.matrix = Matrix(shape, code_dtype, scales, outliers)
@@ -207,13 +207,15 @@ def test_values_of_supergroups(kernels, codes, zeros):
         return a.astype(np.float32).repeat(4, 0)[:11].repeat(2, 1)[:, :6]
 
     scale = spread(steps) * (values.astype(np.float32) - (spread(zero) if zeros else 0))
-    level2 = GroupValues(
+    level2 = DeviceGroupValues(
         torch.from_numpy(values).to(codes),
         torch.from_numpy(steps),
         torch.from_numpy(zero) if zeros else None,
         tile,
     )
-    direct = GroupValues(torch.from_numpy(rng.normal(0, 1, (11, 6)).astype(np.float32)).to(torch.bfloat16))
+    direct = DeviceGroupValues(
+        torch.from_numpy(rng.normal(0, 1, (11, 6)).astype(np.float32)).to(torch.bfloat16)
+    )
     code = rng.integers(0, 4, shape)
     out, expected = empty((6, 96), "f32"), np.empty(shape, np.float32)
     stored = packed(code, 2)
@@ -297,8 +299,8 @@ def test_matrices_that_make_no_sense_are_refused():
         lambda: GroupScales(4, scale, scale, scale),
         lambda: GroupScales(
             4,
-            GroupValues(scale.values, scale.values, None, (2, 1)),
-            GroupValues(scale.values, scale.values, None, (1, 2)),
+            DeviceGroupValues(scale.values, scale.values, None, (2, 1)),
+            DeviceGroupValues(scale.values, scale.values, None, (1, 2)),
         ),
     ):
         with pytest.raises(ValueError, match=r"\w"):

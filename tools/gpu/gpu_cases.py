@@ -14,10 +14,10 @@ from spqfmt.kernels import native
 from spqfmt.kernels.device import (
     READ_AHEAD_BYTES,
     DecodePlan,
+    DeviceGroupValues,
+    DeviceOutliers,
     GroupScales,
-    GroupValues,
     Matrix,
-    OutlierRows,
     UniformScales,
     chunk_job,
     plan_chunks,
@@ -102,27 +102,32 @@ def matrix_cases() -> Iterator[tuple[str, Matrix, torch.Tensor]]:
     )  # fmt: skip
     yield "uniform i8 by columns", by_columns, codes(8)
     for dtype in ("u2", "u4", "u8"):
-        scale, zero = GroupValues(values(_ROWS, groups).half()), GroupValues(values(_ROWS, groups) * 4)
+        scale, zero = (
+            DeviceGroupValues(values(_ROWS, groups).half()),
+            DeviceGroupValues(values(_ROWS, groups) * 4),
+        )
         yield (
             f"groups {dtype}",
             Matrix(shape, dtype, GroupScales(16, scale, zero), outliers),
             codes(int(dtype[1])),
         )
-    second = GroupValues(
+    second = DeviceGroupValues(
         torch.randint(0, 8, (_ROWS, groups), dtype=torch.uint8, generator=torch_generator),
         values(-(-_ROWS // 16), -(-groups // 4)).half(),
         values(-(-_ROWS // 16), -(-groups // 4)).half(),
         (16, 4),
     )
     yield "supergroups u4", Matrix(shape, "u4", GroupScales(16, second, second), outliers), codes(4)
-    minimum = GroupScales(16, GroupValues(values(_ROWS, groups)), None, GroupValues(values(_ROWS, groups)))
+    minimum = GroupScales(
+        16, DeviceGroupValues(values(_ROWS, groups)), None, DeviceGroupValues(values(_ROWS, groups))
+    )
     yield "minimums u4", Matrix(shape, "u4", minimum), codes(4)
 
 
-def _outliers(generator: torch.Generator) -> OutlierRows:
+def _outliers(generator: torch.Generator) -> DeviceOutliers:
     rows, columns = torch.nonzero(torch.rand(_ROWS, _COLUMNS, generator=generator) < 0.02, as_tuple=True)
     begin = torch.searchsorted(rows, torch.arange(_ROWS + 1))
-    return OutlierRows(begin.int(), columns.int(), torch.randn(len(rows), generator=generator))
+    return DeviceOutliers(begin.int(), columns.int(), torch.randn(len(rows), generator=generator))
 
 
 def moved(value: T, device: torch.device) -> T:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from spqfmt.kernels.device.matrix import GroupScales, GroupValues, Matrix, UniformScales
+from spqfmt.kernels.device.matrix import DeviceGroupValues, GroupScales, Matrix, UniformScales
 from spqfmt.kernels.triton import kernels as launch
 from spqfmt.kernels.triton import multiply, outliers, planes, rans, weights
 from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments, unit_arguments
@@ -37,8 +37,8 @@ F32, F16, I64, I32, I16, U8 = map(
 )
 SHAPE = (4096, 4096)
 N_GROUPS = 32
-GROUP = GroupValues(tensor(torch.float16, SHAPE[0], N_GROUPS))
-LEVEL2 = GroupValues(
+GROUP = DeviceGroupValues(tensor(torch.float16, SHAPE[0], N_GROUPS))
+LEVEL2 = DeviceGroupValues(
     tensor(torch.uint8, SHAPE[0], N_GROUPS),
     tensor(torch.float16, 256, N_GROUPS),
     tensor(torch.float16, 256, N_GROUPS),

@@ -22,10 +22,9 @@ from spqfmt.loaders.device import SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.load import Ceilings, device_inventory
 from spqfmt.loaders.device.pipeline import Pipeline
-from spqfmt.loaders.device.seam import Stream, Work
+from spqfmt.loaders.device.seam import Queue, Work
 from spqfmt.loaders.device.shipping import Shipment
-from spqfmt.records import Chunk, Chunks, PlaneChunk, TensorRecord
-from spqfmt.records import Stream as StoredStream
+from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.device import plan_device
 from spqfmt.residency.device_rates import ASSUMED, DeviceRates
 from spqfmt.residency.plan import Plan
@@ -110,7 +109,7 @@ def record(name: str, rows: int, columns: int, codes: Codes, *, compressed: bool
             offset += -(-stored // 64) * 64
         chunks.append(Chunk(first, n, tuple(planes)))
     role = "values" if codes.dtype == "bf16" else "codes"
-    stream = StoredStream(role, codes.dtype, rows * columns, Chunks.of(chunks))
+    stream = Stream(role, codes.dtype, rows * columns, Chunks.of(chunks))
     if role == "values":
         return TensorRecord(name, (rows, columns), "bf16", "dense", "", {}, (stream,))
     if codes.group_size is None:
@@ -118,7 +117,7 @@ def record(name: str, rows: int, columns: int, codes: Codes, *, compressed: bool
         return TensorRecord(name, (rows, columns), "bf16", "uniform", "", parameters, (stream,))
     n_groups = rows * -(-columns // codes.group_size)
     parameters = {"orientation": "rows", "group_size": codes.group_size, "bits": codes.bits}
-    sides = (StoredStream("scales", "f16", n_groups), StoredStream("zero_points", "u8", n_groups))
+    sides = (Stream("scales", "f16", n_groups), Stream("zero_points", "u8", n_groups))
     return TensorRecord(name, (rows, columns), "bf16", "grouped", "", parameters, (stream, *sides))
 
 
@@ -140,7 +139,7 @@ def plan(shape: Shape, codes: Codes, rates: DeviceRates, memory: int, host: int,
     return plan_device(inventory, rates, ceilings.memory_bytes, ceilings.host_memory_bytes)
 
 
-def seconds_a_token(plan: Plan) -> tuple[float, Stream]:
+def seconds_a_token(plan: Plan) -> tuple[float, Queue]:
     """Of the pipeline in its steady state, and the stream that is busy the longest."""
     device = SimulatedDevice(plan.on_host.rates, capacity_bytes=plan.held_bytes, runs=False)
     parts = [part.item.part for part in plan.parts]
@@ -154,10 +153,10 @@ def seconds_a_token(plan: Plan) -> tuple[float, Stream]:
         for number, part in enumerate(parts):
             with pipeline.lend(number) as codes:
                 work = Work(part.name, (codes,), (), {"compute": part.decoded_bytes})
-                device.enqueue(Stream.COMPUTE, work, lambda: None)
-        ends.append(next(done.stop for done in reversed(device.trace) if done.stream is Stream.COMPUTE))
+                device.enqueue(Queue.COMPUTE, work, lambda: None)
+        ends.append(next(done.stop for done in reversed(device.trace) if done.stream is Queue.COMPUTE))
     begin = ends[WARM_PASSES - 1]
-    busy = dict.fromkeys(Stream, 0.0)
+    busy = dict.fromkeys(Queue, 0.0)
     for done in device.trace:
         if done.start >= begin:
             busy[done.stream] += done.stop - done.start

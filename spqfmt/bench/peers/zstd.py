@@ -11,7 +11,7 @@ from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.zstd import CODEC
 
 
-class Zstd(threading.local):
+class ZstdContexts(threading.local):
     """A context serves one thread only."""
 
     def __init__(self, level: int) -> None:
@@ -39,5 +39,5 @@ class Literals:
 
 def make(element_bytes: int, threads: int) -> list[Contender]:
     """Levels 1 and 3, and literals only."""
-    levels = [Contender("zstd", f"level {level}", 0, Zstd(level)) for level in (1, 3)]
+    levels = [Contender("zstd", f"level {level}", 0, ZstdContexts(level)) for level in (1, 3)]
     return [*levels, Contender("zstd", "literals", wire.ZSTD_FRAME_RAW_BYTES, Literals())]

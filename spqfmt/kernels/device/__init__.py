@@ -2,7 +2,7 @@
 
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
 from spqfmt.kernels.device.kernels import MAX_TOKENS, DeviceKernels
-from spqfmt.kernels.device.matrix import GroupScales, GroupValues, Matrix, OutlierRows, UniformScales
+from spqfmt.kernels.device.matrix import DeviceGroupValues, DeviceOutliers, GroupScales, Matrix, UniformScales
 from spqfmt.kernels.torch_rans import UNUSED_BITS_FAULT, raise_fault
 
 __all__ = [
@@ -11,11 +11,11 @@ __all__ = [
     "UNUSED_BITS_FAULT",
     "ChunkJob",
     "DecodePlan",
+    "DeviceGroupValues",
     "DeviceKernels",
+    "DeviceOutliers",
     "GroupScales",
-    "GroupValues",
     "Matrix",
-    "OutlierRows",
     "UniformScales",
     "chunk_job",
     "plan_chunks",

@@ -14,7 +14,7 @@ CODE_DTYPES = {f"{sign}{bits}": (bits, sign == "i") for sign in "iu" for bits in
 
 
 @dataclass(frozen=True, eq=False)
-class GroupValues:
+class DeviceGroupValues:
     """One value for each group. `values` [rows, groups]: float32, float16, bfloat16, uint8 or int8.
 
     With `steps` they are codes of the second level: value = step * (code - zero), each operation rounded to float32,
@@ -40,9 +40,9 @@ class GroupScales:
     """scale * (code - zero_point), scale * code - minimum or scale * code, by groups of `group_size` columns."""
 
     group_size: int
-    scale: GroupValues
-    zero_point: GroupValues | None = None
-    minimum: GroupValues | None = None
+    scale: DeviceGroupValues
+    zero_point: DeviceGroupValues | None = None
+    minimum: DeviceGroupValues | None = None
 
     def __post_init__(self) -> None:
         values = [self.scale, self.zero_point, self.minimum]
@@ -56,7 +56,7 @@ Scales: TypeAlias = UniformScales | GroupScales
 
 
 @dataclass(frozen=True, eq=False)
-class OutlierRows:
+class DeviceOutliers:
     """Weights that replace others: numbers row_begin[i] to row_begin[i + 1] - 1 are those of row i, columns ascending.
 
     `row_begin` int32 [rows + 1], `columns` int32, `values` float32.
@@ -80,7 +80,7 @@ class Matrix:
     shape: tuple[int, int]
     code_dtype: str
     scales: Scales
-    outliers: OutlierRows | None = None
+    outliers: DeviceOutliers | None = None
     by_columns: bool = False
     order: torch.Tensor | None = None
     places: torch.Tensor | None = None

@@ -3,7 +3,7 @@
 import torch
 
 from spqfmt.kernels.device.chunks import DecodePlan
-from spqfmt.kernels.torch_rans import Blocks, decode_blocks
+from spqfmt.kernels.torch_rans import RansBlocks, decode_blocks
 
 
 def decode_chunks(stored: torch.Tensor, plan: DecodePlan, out: torch.Tensor, error: torch.Tensor) -> None:
@@ -19,7 +19,7 @@ def decode_chunks(stored: torch.Tensor, plan: DecodePlan, out: torch.Tensor, err
         # the bytes of the chunk alone: a damaged block reads zeros behind them, not its neighbours
         chunk = stored[job.stored_offset : job.stored_offset + job.stored_bytes]
         words = chunk.view(torch.int16).long() & 0xFFFF
-        blocks = Blocks(
+        blocks = RansBlocks(
             *(
                 torch.from_numpy(a).to(stored.device)
                 for a in (header.begins // 2, header.ends // 2, header.n_symbols)

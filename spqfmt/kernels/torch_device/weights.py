@@ -2,7 +2,7 @@
 
 import torch
 
-from spqfmt.kernels.device.matrix import CODE_DTYPES, GroupValues, Matrix, OutlierRows, UniformScales
+from spqfmt.kernels.device.matrix import CODE_DTYPES, DeviceGroupValues, DeviceOutliers, Matrix, UniformScales
 
 
 def dequantize(codes: torch.Tensor, matrix: Matrix, channels: range, out: torch.Tensor, first: int) -> None:
@@ -61,7 +61,7 @@ def _scaled(codes: torch.Tensor, matrix: Matrix, rows: range, columns: torch.Ten
     return scale * codes
 
 
-def group_values(values: GroupValues, rows: range) -> torch.Tensor:
+def group_values(values: DeviceGroupValues, rows: range) -> torch.Tensor:
     """The values of the groups of these rows, float32 [rows, groups]."""
     found = values.values[rows.start : rows.stop].float()
     if values.steps is None:
@@ -75,7 +75,7 @@ def group_values(values: GroupValues, rows: range) -> torch.Tensor:
 
 
 def _replace(
-    weights: torch.Tensor, outliers: OutlierRows, rows: range, columns: torch.Tensor, n_columns: int
+    weights: torch.Tensor, outliers: DeviceOutliers, rows: range, columns: torch.Tensor, n_columns: int
 ) -> None:
     begin = outliers.row_begin[rows.start : rows.stop + 1].long()
     here = slice(int(begin[0]), int(begin[-1]))

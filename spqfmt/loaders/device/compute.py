@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels, Matrix
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES
-from spqfmt.loaders.device.seam import Device, Memory, Stream, Work
+from spqfmt.loaders.device.seam import Device, Memory, Queue, Work
 from spqfmt.loaders.device.sides import DeviceSides
 from spqfmt.models.treatments import quantize_tokens
 from spqfmt.records import TensorRecord
@@ -165,7 +165,7 @@ class Products:
                     run = range(first, min(first + step, part.stop))
                     amount = part.decoded_bytes * len(run) // n_channels
                     work = Work(f"compute {part.name}", (stored,), (self.workspace,), {"compute": amount})
-                    self.device.enqueue(Stream.COMPUTE, work, partial(product, part, stored, run))
+                    self.device.enqueue(Queue.COMPUTE, work, partial(product, part, stored, run))
 
     def _row_tile(
         self, part: Part, codes: Memory, matrix: Matrix | None, rows: range, dtype: torch.dtype

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from spqfmt.errors import BackendError, MemoryBudgetError
-from spqfmt.loaders.device.seam import Device, Event, Memory, Stream, Work
+from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work
 from spqfmt.residency.device_rates import DeviceRates, assumed_for
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class CudaDevice(Device):
         # "cuda" without a number is the one that is current now, whatever is current later.
         self._device = device if ":" in str(device) else torch.device("cuda", torch.cuda.current_device())
         with _told("starting"):
-            self._streams = {stream: _cuda.Stream(self._device) for stream in (Stream.COPY, Stream.DECODE)}
+            self._streams = {stream: _cuda.Stream(self._device) for stream in (Queue.COPY, Queue.DECODE)}
         self._reader = ThreadPoolExecutor(1, "spqfmt-read")
         self._process = os.getpid()
         self._allocated = 0
@@ -115,17 +115,17 @@ class CudaDevice(Device):
         with _told("starting the thread that reads"):
             return _ReadEvent(self._reader.submit(task))
 
-    def enqueue(self, stream: Stream, work: Work, run: Callable[[], T]) -> T:
+    def enqueue(self, stream: Queue, work: Work, run: Callable[[], T]) -> T:
         """With the stream as torch's current one."""
         with _told(work.label), torch.cuda.stream(self._stream(stream)):
             return run()
 
-    def record(self, stream: Stream) -> Event:
+    def record(self, stream: Queue) -> Event:
         """An event without timing."""
         with _told("recording an event"):
             return _CudaEvent(self._stream(stream).record_event(_cuda.Event()))
 
-    def wait(self, stream: Stream, event: Event) -> None:
+    def wait(self, stream: Queue, event: Event) -> None:
         """On the device, but for reads."""
         if isinstance(event, _ReadEvent):
             event.future.result()
@@ -150,7 +150,7 @@ class CudaDevice(Device):
             for stream in self._streams.values():
                 stream.synchronize()
 
-    def _stream(self, stream: Stream) -> Any:
+    def _stream(self, stream: Queue) -> Any:
         own = self._streams.get(stream)
         return _cuda.current_stream(self._device) if own is None else own
 

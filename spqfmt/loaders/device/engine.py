@@ -17,7 +17,7 @@ from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Device, Memory
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import DeviceSides, device_side_bytes, put_sides
-from spqfmt.loaders.packed.engine import Engine
+from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.records import TensorRecord
 from spqfmt.residency.parts import Part
 from spqfmt.residency.plan import Plan
@@ -26,7 +26,7 @@ from spqfmt.residency.sides import read_sides
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class DeviceEngine:
+class DeviceWeights:
     """Serves any number of modules and threads, one computation at a time. Embeddings are looked up on the host.
 
     Takes over the readers and closes them with itself, as packed.Engine does.
@@ -49,7 +49,7 @@ class DeviceEngine:
         with ExitStack() as stack:
             stack.callback(device.close)
             # It closes the readers, at once if it cannot be made; else they close after the device has read its last.
-            lookups = Engine(plan.on_host.lookups, readers, dtype, lookup_workspace_bytes)
+            lookups = HostWeights(plan.on_host.lookups, readers, dtype, lookup_workspace_bytes)
             stack.pop_all()
             stack.callback(lookups.close)
             stack.callback(device.close)

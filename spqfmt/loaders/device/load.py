@@ -13,7 +13,7 @@ from spqfmt.kernels.nvcomp import NvcompZstd
 from spqfmt.loaders.device.compute import device_workspace_bytes
 from spqfmt.loaders.device.cuda import CudaDevice, require_cuda
 from spqfmt.loaders.device.decoder import Decoder
-from spqfmt.loaders.device.engine import DeviceEngine
+from spqfmt.loaders.device.engine import DeviceWeights
 from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import device_side_bytes
@@ -119,9 +119,9 @@ def device_inventory(
 
 def make_device_engine(
     prepared: DevicePrepared, readers: Sequence[Reader], dtype: torch.dtype, device: Device, decoder: Decoder
-) -> DeviceEngine:
+) -> DeviceWeights:
     """Read the weights that the plan keeps in memory. The engine owns readers and device."""
-    return DeviceEngine(
+    return DeviceWeights(
         prepared.plan,
         readers,
         dtype,

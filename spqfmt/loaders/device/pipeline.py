@@ -17,12 +17,12 @@ from spqfmt.container.reader import Reader
 from spqfmt.errors import BackendError, FormatError, SpqError
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.holdings import Holdings
-from spqfmt.loaders.device.seam import Device, Event, Memory, Stream, Work, copy_bytes
+from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work, copy_bytes
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.residency.plan import Plan
 
 
-class _State(Enum):
+class _DeviceState(Enum):
     FREE = 0
     READING = 1
     DECODING = 2
@@ -30,12 +30,12 @@ class _State(Enum):
 
 
 @dataclass(eq=False)
-class _Slot:
+class _DeviceSlot:
     """Room for one decoded part. `event`: the read that is awaited, or the decoding; `released`: its last use."""
 
     number: int
     memory: Memory
-    state: _State = _State.FREE
+    state: _DeviceState = _DeviceState.FREE
     part: int = -1
     staging: int = -1
     event: Event | None = None
@@ -59,7 +59,7 @@ class Pipeline:
         self._readers = readers
         self._decoder = decoder
         self._held = Holdings(device, plan)
-        self._slots = [_Slot(i, memory) for i, memory in enumerate(self._held.slots)]
+        self._slots = [_DeviceSlot(i, memory) for i, memory in enumerate(self._held.slots)]
         self._staging_free: list[Event | None] = [None] * len(self._held.staging)
         self._landing_free: list[Event | None] = [None] * len(self._held.landings)
         self._staging_taken = [False] * len(self._held.staging)
@@ -99,10 +99,10 @@ class Pipeline:
             else:
                 landing = self._land(number, self._held.staging[staging], event, staging)
                 self._decode(number, landing, home, len(self._slots))
-                self._landing_free[self._next_landing] = self._device.record(Stream.DECODE)
+                self._landing_free[self._next_landing] = self._device.record(Queue.DECODE)
                 self._prove(number, len(self._slots))
             self._staging_taken[staging] = False
-        for stream in (Stream.COPY, Stream.DECODE):
+        for stream in (Queue.COPY, Queue.DECODE):
             self._device.synchronize(self._device.record(stream))
         self._prefetch()
 
@@ -125,30 +125,30 @@ class Pipeline:
         finally:
             self._release(slot)
 
-    def _obtain(self, number: int) -> _Slot:
+    def _obtain(self, number: int) -> _DeviceSlot:
         if self._broken is not None:
             raise self._broken
         self._next[self._last] = number
         self._last = number
         slot = self._foreseen(number) or self._claim()
         with self._watched(slot):
-            if slot.state is _State.FREE:
+            if slot.state is _DeviceState.FREE:
                 self._begin(slot, number)
-            if slot.state is _State.READING:
+            if slot.state is _DeviceState.READING:
                 self._forward(slot)
             assert slot.event is not None
-            self._device.wait(Stream.COMPUTE, slot.event)
+            self._device.wait(Queue.COMPUTE, slot.event)
             if number not in self._proven:
                 self._prove(number, slot.number)
-        slot.state = _State.LENT
+        slot.state = _DeviceState.LENT
         return slot
 
-    def _foreseen(self, number: int) -> _Slot | None:
+    def _foreseen(self, number: int) -> _DeviceSlot | None:
         """The slot that was filled with the part, or is to be; None where nobody thought of it, or it went wrong."""
-        slot = next((s for s in self._slots if s.part == number and s.state is not _State.FREE), None)
-        if slot is not None and slot.state is _State.LENT:
+        slot = next((s for s in self._slots if s.part == number and s.state is not _DeviceState.FREE), None)
+        if slot is not None and slot.state is _DeviceState.LENT:
             raise SpqError(f"{self._plan.parts[number].name} is in use already")
-        if slot is None or slot.state is not _State.READING:
+        if slot is None or slot.state is not _DeviceState.READING:
             return slot
         try:
             with self._watched(slot):
@@ -158,27 +158,27 @@ class Pipeline:
             return None
         return slot
 
-    def _claim(self) -> _Slot:
+    def _claim(self) -> _DeviceSlot:
         """A slot for a part that was not foreseen: a free one, or one that was filled ahead and is not in use."""
-        for state in (_State.FREE, _State.DECODING, _State.READING):
+        for state in (_DeviceState.FREE, _DeviceState.DECODING, _DeviceState.READING):
             for slot in reversed(self._slots):
                 if slot.state is state:
                     self._drop(slot)
                     return slot
         raise SpqError("more parts are in use at once than the ring has slots")
 
-    def _drop(self, slot: _Slot) -> None:
+    def _drop(self, slot: _DeviceSlot) -> None:
         # What is decoded into it is dropped in order, since one stream decodes; what is read into its staging likewise.
         if slot.staging >= 0:
             self._staging_taken[slot.staging] = False
-        slot.state, slot.part, slot.staging, slot.event = _State.FREE, -1, -1, None
+        slot.state, slot.part, slot.staging, slot.event = _DeviceState.FREE, -1, -1, None
 
-    def _release(self, slot: _Slot) -> None:
+    def _release(self, slot: _DeviceSlot) -> None:
         try:
-            slot.released = self._device.record(Stream.COMPUTE)
+            slot.released = self._device.record(Queue.COMPUTE)
         except BackendError as error:
             self._broken = error
-        slot.state, slot.part, slot.event = _State.FREE, -1, None
+        slot.state, slot.part, slot.event = _DeviceState.FREE, -1, None
         self._prefetch()
 
     def _prefetch(self) -> None:
@@ -188,15 +188,15 @@ class Pipeline:
             if self._broken is not None or not self._next:
                 return
             part = self._next[part]
-            slot = next((s for s in self._slots if s.part == part and s.state is not _State.FREE), None)
+            slot = next((s for s in self._slots if s.part == part and s.state is not _DeviceState.FREE), None)
             try:
                 if slot is None:
-                    slot = next((s for s in self._slots if s.state is _State.FREE), None)
+                    slot = next((s for s in self._slots if s.state is _DeviceState.FREE), None)
                     if slot is None or not self._can_begin(part):
                         return
                     with self._watched(slot):
                         self._begin(slot, part)
-                if slot.state is _State.READING and slot.event is not None and slot.event.done():
+                if slot.state is _DeviceState.READING and slot.event is not None and slot.event.done():
                     with self._watched(slot):
                         self._forward(slot)
             except (SpqError, OSError):
@@ -207,7 +207,7 @@ class Pipeline:
         return self._plan.parts[number].residency != "disk" or not all(self._staging_taken)
 
     @contextmanager
-    def _watched(self, slot: _Slot) -> Iterator[None]:
+    def _watched(self, slot: _DeviceSlot) -> Iterator[None]:
         """A slot whose filling fails is free again; a device that fails once is not trusted any more."""
         try:
             yield
@@ -219,7 +219,7 @@ class Pipeline:
             self._drop(slot)
             raise
 
-    def _begin(self, slot: _Slot, number: int) -> None:
+    def _begin(self, slot: _DeviceSlot, number: int) -> None:
         """Start to fill a free slot: with a read, or all the way where the bytes are in memory."""
         residency = self._plan.parts[number].residency
         slot.part = number
@@ -227,13 +227,13 @@ class Pipeline:
             slot.staging = (
                 self._staging_taken.index(False) if not all(self._staging_taken) else self._free_one()
             )
-            slot.state = _State.READING
+            slot.state = _DeviceState.READING
             self._staging_taken[slot.staging] = True
             slot.event = self._read(
                 number, self._held.staging[slot.staging], self._staging_free[slot.staging]
             )
             return
-        slot.state = _State.DECODING
+        slot.state = _DeviceState.DECODING
         sent = self._held.homes[number]
         if residency == "host":
             sent = self._land(number, sent, None, -1)
@@ -241,12 +241,12 @@ class Pipeline:
 
     def _free_one(self) -> int:
         """A staging buffer taken from a part that nobody has asked for yet."""
-        slot = next(s for s in reversed(self._slots) if s.state is _State.READING)
+        slot = next(s for s in reversed(self._slots) if s.state is _DeviceState.READING)
         staging = slot.staging
         self._drop(slot)
         return staging
 
-    def _forward(self, slot: _Slot) -> None:
+    def _forward(self, slot: _DeviceSlot) -> None:
         """What was read goes on to the device; the host waits for the read if it must."""
         number, staging = slot.part, slot.staging
         landing = self._land(number, self._held.staging[staging], slot.event, staging)
@@ -254,12 +254,12 @@ class Pipeline:
         slot.staging = -1
         self._decode_into(slot, number, landing, landed=True)
 
-    def _decode_into(self, slot: _Slot, number: int, sent: Memory, *, landed: bool) -> None:
+    def _decode_into(self, slot: _DeviceSlot, number: int, sent: Memory, *, landed: bool) -> None:
         if slot.released is not None:
-            self._device.wait(Stream.DECODE, slot.released)
+            self._device.wait(Queue.DECODE, slot.released)
         self._decode(number, sent, slot.memory, slot.number)
-        slot.event = self._device.record(Stream.DECODE)
-        slot.state = _State.DECODING
+        slot.event = self._device.record(Queue.DECODE)
+        slot.state = _DeviceState.DECODING
         if landed:
             self._landing_free[self._next_landing] = slot.event
 
@@ -287,11 +287,11 @@ class Pipeline:
         n_bytes = self._shipments[number].n_bytes
         source, target = source.part(0, n_bytes), target.part(0, n_bytes)
         if event is not None:
-            self._device.wait(Stream.COPY, event)
+            self._device.wait(Queue.COPY, event)
         work = Work(f"copy {self._plan.parts[number].name}", (source,), (target,), {"copy": n_bytes})
-        self._device.enqueue(Stream.COPY, work, lambda: copy_bytes(target, source))
+        self._device.enqueue(Queue.COPY, work, lambda: copy_bytes(target, source))
         if staging >= 0:
-            self._staging_free[staging] = self._device.record(Stream.COPY)
+            self._staging_free[staging] = self._device.record(Queue.COPY)
 
     def _land(self, number: int, source: Memory, event: Event | None, staging: int) -> Memory:
         """Copy into the next landing buffer; DECODE comes after it."""
@@ -299,9 +299,9 @@ class Pipeline:
         landing = self._held.landings[self._next_landing]
         free = self._landing_free[self._next_landing]
         if free is not None:
-            self._device.wait(Stream.COPY, free)
+            self._device.wait(Queue.COPY, free)
         self._copy(number, source, landing, event, staging)
-        self._device.wait(Stream.DECODE, self._device.record(Stream.COPY))
+        self._device.wait(Queue.DECODE, self._device.record(Queue.COPY))
         return landing
 
     def _decode(self, number: int, sent: Memory, out: Memory, verdict: int) -> None:
@@ -315,15 +315,15 @@ class Pipeline:
             f"decode {self._plan.parts[number].name}", (sent,), (out, word, *buffers), shipment.load.decode
         )
         self._device.enqueue(
-            Stream.DECODE, work, lambda: self._decoder.decode(shipment, path, sent, out, word, *buffers)
+            Queue.DECODE, work, lambda: self._decoder.decode(shipment, path, sent, out, word, *buffers)
         )
 
     def _prove(self, number: int, verdict: int) -> None:
         """Raise what the decoder found wrong with a part; the host waits for it."""
-        self._device.synchronize(self._device.record(Stream.DECODE))
+        self._device.synchronize(self._device.record(Queue.DECODE))
         word = self._held.verdicts.part(4 * verdict, 4)
         shipment = self._shipments[number]
         work = Work(f"verdict {self._plan.parts[number].name}", (word,))
         path = self._readers[shipment.part.reader_number].path
-        self._device.enqueue(Stream.DECODE, work, lambda: self._decoder.judge(shipment, word, path))
+        self._device.enqueue(Queue.DECODE, work, lambda: self._decoder.judge(shipment, word, path))
         self._proven.add(number)

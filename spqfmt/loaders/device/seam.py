@@ -19,7 +19,7 @@ from spqfmt.residency.device_rates import DeviceRates
 T = TypeVar("T")
 
 
-class Stream(Enum):
+class Queue(Enum):
     """Each does its work in the order in which it was given. READ is a thread of the host, the others the device's."""
 
     READ = "read"
@@ -100,15 +100,15 @@ class Device(ABC):
         """Do `run` on the READ stream once `after` is done. Its exception is raised by who waits for the event."""
 
     @abstractmethod
-    def enqueue(self, stream: Stream, work: Work, run: Callable[[], T]) -> T:
+    def enqueue(self, stream: Queue, work: Work, run: Callable[[], T]) -> T:
         """Give the stream the device work that `run` launches; returns at once what `run` returns."""
 
     @abstractmethod
-    def record(self, stream: Stream) -> Event:
+    def record(self, stream: Queue) -> Event:
         """The event of all that the stream was given so far; not for READ."""
 
     @abstractmethod
-    def wait(self, stream: Stream, event: Event) -> None:
+    def wait(self, stream: Queue, event: Event) -> None:
         """What the stream is given from now on begins after the event. One of READ holds up the caller instead."""
 
     @abstractmethod

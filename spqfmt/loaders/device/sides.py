@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spqfmt.codecs.elements import CARRIERS, Elements
-from spqfmt.kernels.device import GroupScales, GroupValues, Matrix, OutlierRows, UniformScales
+from spqfmt.kernels.device import DeviceGroupValues, DeviceOutliers, GroupScales, Matrix, UniformScales
 from spqfmt.kernels.device.matrix import Scales
 from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.loaders.device.seam import Memory
@@ -162,7 +162,7 @@ def _assemble(record: TensorRecord, tensors: dict[str, torch.Tensor]) -> DeviceS
         return DeviceSides(None, None, input_order, output_order, None)
     outliers = None
     if "values" in tensors:
-        outliers = OutlierRows(tensors["row_begin"], tensors["columns"], tensors["values"])
+        outliers = DeviceOutliers(tensors["row_begin"], tensors["columns"], tensors["values"])
     scales: Scales
     if record.scheme == "uniform":
         scales = UniformScales(tensors["row"], column)
@@ -190,13 +190,15 @@ def _assemble(record: TensorRecord, tensors: dict[str, torch.Tensor]) -> DeviceS
     return DeviceSides(matrix, column, input_order, output_order, integer)
 
 
-def _group_values(record: TensorRecord, tensors: dict[str, torch.Tensor], kind: str) -> GroupValues | None:
+def _group_values(
+    record: TensorRecord, tensors: dict[str, torch.Tensor], kind: str
+) -> DeviceGroupValues | None:
     if kind not in tensors:
         return None
     values, steps = tensors[kind], tensors.get(f"{kind}_steps")
     if steps is None:
-        return GroupValues(values)
+        return DeviceGroupValues(values)
     rows, groups = values.shape
-    return GroupValues(
+    return DeviceGroupValues(
         values, steps, tensors.get(f"{kind}_zeros"), _supergroup(record, int(rows), int(groups))
     )

@@ -15,11 +15,11 @@ from typing import Literal, NamedTuple, TypeVar, cast
 import torch
 
 from spqfmt.errors import BackendError
-from spqfmt.loaders.device.seam import Device, Event, Memory, Stream, Work
+from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 
 T = TypeVar("T")
-_Clock = dict[Stream, int]
+_Clock = dict[Queue, int]
 _GUARD_BYTES = 4096
 _FRESH = 0xA5
 """What new memory is full of: never zero, which would pass for weights."""
@@ -57,7 +57,7 @@ class Fault:
 class Done(NamedTuple):
     """An operation of the past: the seconds of the virtual clock at which it began and ended."""
 
-    stream: Stream
+    stream: Queue
     label: str
     start: float
     stop: float
@@ -75,7 +75,7 @@ class _Event(NamedTuple):
 
 
 class _Access(NamedTuple):
-    stream: Stream
+    stream: Queue
     begin: int
     end: int
     writes: bool
@@ -102,8 +102,8 @@ class SimulatedDevice(Device):
         self._runs = runs
         self._allocated = 0
         self._next_address = _GUARD_BYTES
-        self._free = dict.fromkeys(Stream, 0.0)
-        self._clocks: dict[Stream, _Clock] = {stream: {} for stream in Stream}
+        self._free = dict.fromkeys(Queue, 0.0)
+        self._clocks: dict[Queue, _Clock] = {stream: {} for stream in Queue}
         self._host_clock: _Clock = {}
         self._accesses: dict[_Access, tuple[int, str]] = {}
         self._failed: BackendError | None = None
@@ -148,27 +148,27 @@ class SimulatedDevice(Device):
         error: Exception | None = None
         if after is not None:
             assert isinstance(after, _Event)
-            self._join(Stream.READ, after)
+            self._join(Queue.READ, after)
         try:
-            self._do(Stream.READ, work, run)
+            self._do(Queue.READ, work, run)
         except Exception as raised:  # noqa: BLE001  # raised again by the one who waits
             error = raised
-        return self._event(Stream.READ)._replace(of_reader=True, error=error)
+        return self._event(Queue.READ)._replace(of_reader=True, error=error)
 
-    def enqueue(self, stream: Stream, work: Work, run: Callable[[], T]) -> T:
+    def enqueue(self, stream: Queue, work: Work, run: Callable[[], T]) -> T:
         """Done at once; the clock of the stream moves on."""
-        assert stream is not Stream.READ
+        assert stream is not Queue.READ
         self._check()
         result: T = self._do(stream, work, run)
         return result
 
-    def record(self, stream: Stream) -> Event:
+    def record(self, stream: Queue) -> Event:
         """All that the stream was given."""
-        assert stream is not Stream.READ
+        assert stream is not Queue.READ
         self._check()
         return self._event(stream)
 
-    def wait(self, stream: Stream, event: Event) -> None:
+    def wait(self, stream: Queue, event: Event) -> None:
         """Orders the stream, and the host where a read is waited for."""
         assert isinstance(event, _Event)
         self._check()
@@ -195,14 +195,14 @@ class SimulatedDevice(Device):
         if event.error is not None:
             raise event.error
 
-    def _join(self, stream: Stream, event: _Event) -> None:
+    def _join(self, stream: Queue, event: _Event) -> None:
         self._free[stream] = max(self._free[stream], event.seconds)
         _merge(self._clocks[stream], event.clock)
 
-    def _event(self, stream: Stream) -> _Event:
+    def _event(self, stream: Queue) -> _Event:
         return _Event(self, self._free[stream], dict(self._clocks[stream]))
 
-    def _do(self, stream: Stream, work: Work, run: Callable[[], T]) -> T:
+    def _do(self, stream: Queue, work: Work, run: Callable[[], T]) -> T:
         clock = self._clocks[stream]
         _merge(clock, self._host_clock)
         clock[stream] = clock.get(stream, 0) + 1
@@ -221,7 +221,7 @@ class SimulatedDevice(Device):
             return cast("T", None)
         return run() if self._runs else cast("T", None)
 
-    def _touch(self, stream: Stream, memory: Memory, label: str, *, writes: bool) -> None:
+    def _touch(self, stream: Queue, memory: Memory, label: str, *, writes: bool) -> None:
         access = _Access(stream, memory.address, memory.address + memory.n_bytes, writes)
         clock = self._clocks[stream]
         covered = []

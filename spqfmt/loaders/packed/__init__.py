@@ -1,7 +1,7 @@
 """Modules that compute from packed weights, and the memory that those weights live in."""
 
 from spqfmt.loaders.packed.buffers import TakenBackError
-from spqfmt.loaders.packed.engine import Engine
+from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear
 
-__all__ = ["Engine", "PackedEmbedding", "PackedLinear", "TakenBackError"]
+__all__ = ["HostWeights", "PackedEmbedding", "PackedLinear", "TakenBackError"]

@@ -23,7 +23,7 @@ from spqfmt.residency.sides import Sides, read_sides
 _CPU = torch.device("cpu")
 
 
-class Engine:
+class HostWeights:
     """Serves any number of modules and threads, one computation at a time.
 
     Takes over the readers and closes them with itself: by `close`, or when the last module that refers to it is gone.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from spqfmt.container.reader import Reader
-from spqfmt.loaders.packed.engine import Engine
+from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.install import Packable, inventory_of, replace
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
 from spqfmt.loaders.packed.options import check_dtype
@@ -71,9 +71,9 @@ def packed_class(
     return type(model_class.__name__, (model_class,), names)
 
 
-def make_engine(prepared: Prepared, readers: Sequence[Reader], dtype: torch.dtype) -> Engine:
+def make_engine(prepared: Prepared, readers: Sequence[Reader], dtype: torch.dtype) -> HostWeights:
     """Read the packed weights that the plan keeps in memory. The engine owns the readers."""
-    return Engine(prepared.plan, readers, dtype, prepared.inventory.workspace_bytes)
+    return HostWeights(prepared.plan, readers, dtype, prepared.inventory.workspace_bytes)
 
 
 def attach(model: Any, model_class: Any, engine: Weights) -> None:

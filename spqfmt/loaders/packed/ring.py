@@ -45,7 +45,7 @@ class _Slot:
 
 
 @dataclass
-class _Shared:
+class _SharedRing:
     """What the workers hold: not the ring itself, so that a ring that nobody uses any more can go."""
 
     slots: list[_Slot]
@@ -67,7 +67,7 @@ class Ring:
     def __init__(
         self, sizes: Sequence[int], order: Sequence[int], buffers: Sequence[Bytes], n_workers: int, fill: Fill
     ) -> None:
-        self._shared = _Shared([_Slot(buffer) for buffer in buffers], fill, sizes)
+        self._shared = _SharedRing([_Slot(buffer) for buffer in buffers], fill, sizes)
         self._next = {part: order[(i + 1) % len(order)] for i, part in enumerate(order)}
         self._last: int | None = order[-1] if order else None
         self._n_workers = n_workers
@@ -91,7 +91,7 @@ class Ring:
     def forget_workers(self) -> None:
         """In a forked child: they are not here, one may hold the lock for ever, and what they filled is not whole."""
         shared = self._shared
-        self._shared = _Shared(shared.slots, shared.fill, shared.sizes, closed=shared.closed)
+        self._shared = _SharedRing(shared.slots, shared.fill, shared.sizes, closed=shared.closed)
         self._threads = []
         with self._shared.lock:
             for slot in shared.slots:
@@ -231,7 +231,7 @@ class Ring:
         shared.change.wait(_LOOK_SECONDS)
 
 
-def _work(shared: _Shared) -> None:
+def _work(shared: _SharedRing) -> None:
     """Fill what is queued until the ring is closed."""
     while True:
         with shared.lock:
@@ -244,7 +244,7 @@ def _work(shared: _Shared) -> None:
         _fill(shared, slot)
 
 
-def _fill(shared: _Shared, slot: _Slot) -> None:
+def _fill(shared: _SharedRing, slot: _Slot) -> None:
     try:
         shared.fill(slot.part, slot.buffer[: shared.sizes[slot.part]])
     except Exception as error:  # noqa: BLE001  # raised again by the one who asked for the part

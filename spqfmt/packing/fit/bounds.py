@@ -9,7 +9,7 @@ from math import prod
 from spqfmt.errors import OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.kernels.torch_arrays import to_numpy
-from spqfmt.packing.fit.file_ledger import FileLedger, Ledger, StoredTensor, store
+from spqfmt.packing.fit.file_ledger import FileLedger, Ledger, SizedTensor, store
 from spqfmt.packing.fit.memory_ledger import MemoryLedger
 from spqfmt.packing.fit.target import BitsPerWeight, Fit, MemoryBytes
 from spqfmt.packing.options import PackOptions
@@ -104,7 +104,7 @@ def _is_spent(planned: PlannedTensor, options: PackOptions) -> bool:
     return planned.source.role == "linear" or options.method_options.embedding_bits is None
 
 
-def _fixed(planned: PlannedTensor, options: PackOptions) -> StoredTensor:
+def _fixed(planned: PlannedTensor, options: PackOptions) -> SizedTensor:
     """A tensor whose bytes no step decides: stored as it is, or an embedding at given bits."""
     source = planned.source
     if planned.treatment:

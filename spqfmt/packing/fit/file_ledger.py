@@ -28,7 +28,7 @@ _INDEX_SLACK = 1.02
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class SizedTensor:
     """A tensor's record, and the stored bytes of its planes in the order of the file."""
 
     record: Json
@@ -45,7 +45,7 @@ class StoredTensor:
         return sum(self.planes)
 
 
-def store(record: Json, encoded: Encoded, codec: str) -> StoredTensor:
+def store(record: Json, encoded: Encoded, codec: str) -> SizedTensor:
     """Encode all chunks as the packer will, and note their sizes. `record` is the tensor's without streams."""
     streams: list[Json] = []
     planes: list[int] = []
@@ -71,7 +71,7 @@ def store(record: Json, encoded: Encoded, codec: str) -> StoredTensor:
         {"role": role, "dtype": s.dtype, "n": s.elements.size, "same_as": 0}
         for role, (s, _) in encoded.same_as.items()
     ]
-    return StoredTensor({**record, "streams": streams}, tuple(planes))
+    return SizedTensor({**record, "streams": streams}, tuple(planes))
 
 
 def _chunks(stream: StreamData, codec: str) -> list[EncodedChunk]:
@@ -83,7 +83,7 @@ class Ledger(Protocol):
 
     unit: ClassVar[str]
 
-    def knowing(self, more: Mapping[str, StoredTensor]) -> Self:
+    def knowing(self, more: Mapping[str, SizedTensor]) -> Self:
         """With more tensors known."""
         ...
 
@@ -104,9 +104,9 @@ class FileLedger:
 
     segments: tuple[tuple[str, tuple[str, ...]], ...]
     alignment: int
-    assets: tuple[StoredTensor, ...]
+    assets: tuple[SizedTensor, ...]
     metadata: Mapping[str, str]
-    known: Mapping[str, StoredTensor] = field(default_factory=dict)
+    known: Mapping[str, SizedTensor] = field(default_factory=dict)
     _n_compressed: int = 0
     _index_bytes: float = 0.0
 
@@ -121,7 +121,7 @@ class FileLedger:
         """Nothing is known but the assets."""
         return cls(segments, alignment, tuple(_store_asset(asset) for asset in assets), metadata).knowing({})
 
-    def knowing(self, more: Mapping[str, StoredTensor]) -> Self:
+    def knowing(self, more: Mapping[str, SizedTensor]) -> Self:
         """With more tensors known."""
         known = {**self.known, **more}
         missing = sum(len(names) for _, names in self.segments) - len(known)
@@ -169,7 +169,7 @@ class FileLedger:
         return sum(asset.stored_bytes for asset in self.assets)
 
 
-def _store_asset(asset: Asset) -> StoredTensor:
+def _store_asset(asset: Asset) -> SizedTensor:
     raw = np.frombuffer(asset.data, np.uint8)
     chunks = [encode_text(raw[i : i + _ASSET_CHUNK_BYTES]) for i in range(0, raw.size, _ASSET_CHUNK_BYTES)]
     rows = [[c.n_elements, *(n for p in c.planes for n in (len(p.stored), p.codec, p.crc32))] for c in chunks]
@@ -177,4 +177,4 @@ def _store_asset(asset: Asset) -> StoredTensor:
         "name": asset.name,
         "stream": {"role": "asset", "dtype": "u8", "n": raw.size, "chunks": rows},
     }
-    return StoredTensor(record, tuple(len(plane.stored) for chunk in chunks for plane in chunk.planes))
+    return SizedTensor(record, tuple(len(plane.stored) for chunk in chunks for plane in chunk.planes))

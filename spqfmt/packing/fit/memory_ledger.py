@@ -18,7 +18,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.stream_records import streams_of
 from spqfmt.container.strict_json import member
 from spqfmt.importers.base import SourceModel
-from spqfmt.packing.fit.file_ledger import StoredTensor
+from spqfmt.packing.fit.file_ledger import SizedTensor
 from spqfmt.packing.plan import PackPlan, PlannedTensor
 from spqfmt.records import FLOATS, Chunk, Chunks, PlaneChunk, Stream, TensorRecord, main_dtype
 from spqfmt.residency.inventory import Item, Totals
@@ -70,7 +70,7 @@ class MemoryLedger:
             records = [record for record in reader.index.tensors if record.tied_to is None]
         return cls(*_held(model, {record.name: record for record in records})).knowing_records(records)
 
-    def knowing(self, more: Mapping[str, StoredTensor]) -> Self:
+    def knowing(self, more: Mapping[str, SizedTensor]) -> Self:
         """With more tensors known."""
         return self.knowing_records(_record(stored) for name, stored in more.items() if name in self.uses)
 
@@ -131,7 +131,7 @@ def _scales(record: TensorRecord) -> int:
     return sum(stream.n for stream in record.streams if stream.role.endswith("_scales"))
 
 
-def _record(stored: StoredTensor) -> TensorRecord:
+def _record(stored: SizedTensor) -> TensorRecord:
     """As a reader will have it, but for the places in the file and of shared streams."""
     record = stored.record
     name = member(record, "name", str, "tensor")

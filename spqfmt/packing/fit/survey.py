@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from spqfmt.calibration.engine import Engine
+from spqfmt.calibration.engine import Calibration
 from spqfmt.calibration.gradients import output_gradients
 from spqfmt.importers.base import SourceModel
 from spqfmt.packing.fit.bounds import Room
@@ -76,7 +76,7 @@ def _survey_blocks(
         options.calibration, samples=min(SURVEY_SAMPLES, options.calibration.samples), sequential=False
     )
     survey = Survey(rate, {})
-    engine = Engine(
+    engine = Calibration(
         model, survey, options.method_options, few, wanted, stage=lambda text: stage(f"survey, {text}")
     )
     if options.method_options.gradients:

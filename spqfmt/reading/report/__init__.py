@@ -3,31 +3,31 @@
 from spqfmt.reading.report.build import inspect_file, report_tensor
 from spqfmt.reading.report.groups import GROUPINGS, Grouping, add_up, group
 from spqfmt.reading.report.records import (
+    CostParts,
     Distance,
     FileReport,
+    FileTotals,
     GroupReport,
     Histogram,
     Measured,
     OutlierMap,
-    Parts,
     StreamReport,
     TensorReport,
-    Totals,
 )
 
 __all__ = [
     "GROUPINGS",
+    "CostParts",
     "Distance",
     "FileReport",
+    "FileTotals",
     "GroupReport",
     "Grouping",
     "Histogram",
     "Measured",
     "OutlierMap",
-    "Parts",
     "StreamReport",
     "TensorReport",
-    "Totals",
     "add_up",
     "group",
     "inspect_file",

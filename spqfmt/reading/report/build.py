@@ -9,7 +9,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.shards import model_bytes, open_readers
 from spqfmt.reading.report.groups import GROUPINGS, group, mean_entropy
 from spqfmt.reading.report.names import layer_of, projection_of
-from spqfmt.reading.report.records import FileReport, Parts, StreamReport, TensorReport, Totals
+from spqfmt.reading.report.records import CostParts, FileReport, FileTotals, StreamReport, TensorReport
 from spqfmt.reading.report.tables import table_bytes
 from spqfmt.records import Stream, TensorRecord
 
@@ -48,7 +48,7 @@ def _report(readers: tuple[Reader, ...], path: Path) -> FileReport:
     )
 
 
-def _totals(readers: tuple[Reader, ...], tensors: tuple[TensorReport, ...], file_bytes: int) -> Totals:
+def _totals(readers: tuple[Reader, ...], tensors: tuple[TensorReport, ...], file_bytes: int) -> FileTotals:
     shard_index_bytes = file_bytes - sum(reader.file_bytes for reader in readers)
     tensor_bytes = sum(t.stored_bytes for t in tensors)
     asset_bytes = sum(a.stream.stored_bytes for reader in readers for a in reader.index.assets)
@@ -60,14 +60,14 @@ def _totals(readers: tuple[Reader, ...], tensors: tuple[TensorReport, ...], file
     digest_bytes = len(readers) * _DIGEST_BYTES
     n_weights, raw_bytes = sum(t.n_weights for t in tensors), sum(t.raw_bytes for t in tensors)
     outliers = sum(t.outliers for t in tensors)
-    around = Parts(
+    around = CostParts(
         assets=asset_bytes,
         index=index_bytes - crc_bytes + shard_index_bytes,
         checksums=crc_bytes + digest_bytes,
         frame=header_bytes + trailer_bytes - digest_bytes,
         padding=padding_bytes,
     )
-    return Totals(
+    return FileTotals(
         n_tensors=len(tensors),
         n_weights=n_weights,
         raw_bytes=raw_bytes,
@@ -127,7 +127,7 @@ def report_tensor(reader: Reader, record: TensorRecord, segment: str, file_bytes
         share=stored_bytes / file_bytes,
         outliers=outliers,
         outlier_share=outliers / n if n else 0.0,
-        parts=sum(map(_parts, streams), Parts()),
+        parts=sum(map(_parts, streams), CostParts()),
         streams=streams,
     )
 
@@ -149,7 +149,7 @@ _PARTS = {
 
 
 def part_of(role: str) -> str:
-    """The field of `Parts` that a stream's bytes count for."""
+    """The field of `CostParts` that a stream's bytes count for."""
     return _PARTS.get(role, "scales")
 
 
@@ -168,6 +168,6 @@ def _stream(reader: Reader, record: TensorRecord, stream: Stream) -> StreamRepor
     )
 
 
-def _parts(stream: StreamReport) -> Parts:
+def _parts(stream: StreamReport) -> CostParts:
     of_elements = {stream.part: stream.stored_bytes - stream.table_bytes}
-    return Parts(tables=stream.table_bytes, **of_elements)
+    return CostParts(tables=stream.table_bytes, **of_elements)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from spqfmt.reading.report.records import GroupReport, Parts, TensorReport
+from spqfmt.reading.report.records import CostParts, GroupReport, TensorReport
 
 Grouping = Literal["layer", "projection", "scheme"]
 
@@ -38,7 +38,7 @@ def add_up(name: str, tensors: Sequence[TensorReport]) -> GroupReport:
         share=sum(t.share for t in tensors),
         outliers=outliers,
         outlier_share=outliers / n_weights if n_weights else 0.0,
-        parts=sum((t.parts for t in tensors), Parts()),
+        parts=sum((t.parts for t in tensors), CostParts()),
     )
 
 

@@ -8,7 +8,7 @@ from operator import add
 
 
 @dataclass(frozen=True)
-class Parts:
+class CostParts:
     """Bytes by what they are for. Those of a whole file add up to its bytes."""
 
     values: int = 0
@@ -39,16 +39,16 @@ class Parts:
         """Sum of all parts."""
         return sum(vars(self).values())
 
-    def __add__(self, other: Parts) -> Parts:
-        return Parts(*map(add, vars(self).values(), vars(other).values()))
+    def __add__(self, other: CostParts) -> CostParts:
+        return CostParts(*map(add, vars(self).values(), vars(other).values()))
 
 
 @dataclass(frozen=True)
 class StreamReport:
     """One stream. `codec` joins the codecs of its chunks, as in raw+rans; shared for one that another tensor holds.
 
-    `part` is the field of `Parts` that its bytes but `table_bytes` count for. `entropy_bits` is the order-0 bound of
-    its elements, None where the file does not say.
+    `part` is the field of `CostParts` that its bytes but `table_bytes` count for. `entropy_bits` is the order-0 bound
+    of its elements, None where the file does not say.
     """
 
     role: str
@@ -140,7 +140,7 @@ class TensorReport:
     share: float
     outliers: int
     outlier_share: float
-    parts: Parts
+    parts: CostParts
     streams: tuple[StreamReport, ...]
     measured: Measured | None = None
 
@@ -167,11 +167,11 @@ class GroupReport:
     share: float
     outliers: int
     outlier_share: float
-    parts: Parts
+    parts: CostParts
 
 
 @dataclass(frozen=True)
-class Totals:
+class FileTotals:
     """Where the bytes are. `tensor_bytes` to `shard_index_bytes` add up to the bytes of all files, and so do `parts`.
 
     `bits_per_weight` counts all of them; the entropy bound is of the tensors alone. `ratio` is to `raw_bytes`, the
@@ -194,7 +194,7 @@ class Totals:
     header_bytes: int
     trailer_bytes: int
     shard_index_bytes: int
-    parts: Parts
+    parts: CostParts
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class FileReport:
     metadata: dict[str, str]
     partial_plan: Mapping[str, object] | None
     assets: dict[str, int]
-    totals: Totals
+    totals: FileTotals
     groups: dict[str, tuple[GroupReport, ...]]
     tensors: tuple[TensorReport, ...]
 

@@ -11,7 +11,7 @@ from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.chunks import TARGET_CHUNK_BYTES
 
 
-class Zstd(Loader):
+class ZstdLoader(Loader):
     """Reads the file, then decodes its frames; where each lies is known from writing."""
 
     def __init__(self, path: Path, payload: Payload, threads: int) -> None:
@@ -50,4 +50,4 @@ class Zstd(Loader):
 
 def make(payload: Payload, folder: Path, threads: int) -> list[Loader]:
     """One loader."""
-    return [Zstd(folder / f"{payload.name}-{threads}.zst", payload, threads)]
+    return [ZstdLoader(folder / f"{payload.name}-{threads}.zst", payload, threads)]
