@@ -191,7 +191,7 @@ def test_an_asset_with_the_name_of_the_file_is_refused(tmp_path: Path, tiny_fold
     from spqfmt.exporters.huggingface import export_huggingface
 
     spqfmt.pack(tiny_folder("llama"), tmp_path / "m.spq")
-    with pytest.raises(spqfmt.EncodeError, match="name of weights or code"):
+    with pytest.raises(spqfmt.EncodeError, match="no name that may be written into a folder"):
         export_huggingface(tmp_path / "out", [], {"m.spq": b"other"}, copies=[tmp_path / "m.spq"])
     assert [path.name for path in tmp_path.iterdir()] == ["m.spq"]
 

@@ -9,6 +9,7 @@ from spec_support import INVALID, KINDS, VALID, VECTORS
 
 import spqfmt
 from spqfmt import errors
+from spqfmt.asset_names import as_files
 
 PACKED = ("decoded", "compressed", "device")
 """Paths that read the tensors that a model may keep packed, and nothing else."""
@@ -33,6 +34,9 @@ def test_every_path_refuses_what_is_broken(name: str, way: str) -> None:
         pytest.skip("the rule that it breaks is about what no model keeps packed")
     if way in {"rows", "measure"} and "asset" in str(refused.value):
         pytest.skip("this path reads no assets")
+    asset = re.search(r"asset '([^']+)'", str(refused.value))
+    if way == "unpack" and name == "crc_asset" and asset and not as_files([asset[1]]):
+        pytest.skip("an asset of this name is not written, and not read")
     if way != "verify" and "padding is not zero" in str(refused.value):
         pytest.skip("only verify looks at bytes that belong to nothing")
     assert kind_of(path, way) == INVALID[name]["kind"]
