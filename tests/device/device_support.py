@@ -9,7 +9,7 @@ import torch
 
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.device.choose import kernels_for
-from spqfmt.loaders.device import DeviceEngine, Fault, SimulatedDevice
+from spqfmt.loaders.device import DeviceWeights, Fault, SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.load import Ceilings, DevicePrepared, device_inventory, make_device_engine
 from spqfmt.residency.device import device_fixed_bytes, plan_device
@@ -48,7 +48,7 @@ def forced_plan(inventory: Any, residency: str) -> Any:
 
 def engine_of(
     path: Path, residency: str, *, faults: Sequence[Fault] = (), **options: Any
-) -> tuple[DeviceEngine, SimulatedDevice]:
+) -> tuple[DeviceWeights, SimulatedDevice]:
     """An engine over all tensors of a file, on a device that holds no byte more than the plan."""
     reader = Reader(path)
     prepared = prepared_of([reader], residency, **options)

@@ -11,7 +11,7 @@ from torch import nn
 
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
-from spqfmt.loaders.packed import Engine, PackedEmbedding, PackedLinear
+from spqfmt.loaders.packed import HostWeights, PackedEmbedding, PackedLinear
 from spqfmt.models.treatments import TOKEN_INT8, quantize_tokens, range_clamp, ratio_clamp
 from spqfmt.quantize import spqr
 from spqfmt.quantize.calibrated import simulate
@@ -108,10 +108,10 @@ def plan_of(
 
 def engine_of(
     path: Path, memory_bytes: int | None, dtype: torch.dtype = torch.bfloat16, part_bytes: int = 1 << 11
-) -> Engine:
+) -> HostWeights:
     reader = Reader(path)
     plan, workspace = plan_of(reader, memory_bytes, lookups=True, part_bytes=part_bytes)
-    engine = Engine(plan, [reader], dtype, workspace)
+    engine = HostWeights(plan, [reader], dtype, workspace)
     assert engine.held_bytes == plan.held_bytes
     return engine
 

@@ -29,7 +29,7 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 class DeviceWeights:
     """Serves any number of modules and threads, one computation at a time. Embeddings are looked up on the host.
 
-    Takes over the readers and closes them with itself, as packed.Engine does.
+    Takes over the readers and closes them with itself, as packed.HostWeights does.
     """
 
     def __init__(

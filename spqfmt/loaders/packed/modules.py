@@ -14,7 +14,7 @@ from spqfmt.records import TensorRecord
 
 
 class Weights(Protocol):
-    """What modules compute with: packed.Engine on the CPU, device.DeviceEngine elsewhere."""
+    """What modules compute with: packed.HostWeights on the CPU, device.DeviceWeights elsewhere."""
 
     @property
     def torch_device(self) -> torch.device:
