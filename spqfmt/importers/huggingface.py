@@ -98,7 +98,10 @@ def _read_headers(
 
 def _refuse_another(weights: WeightFiles, stored: Mapping[str, Stored], rival: WeightFiles) -> None:
     """Raise unless the second set of files holds the same model: which one is old cannot be told."""
-    _, others, _ = _read_headers(rival)
+    try:
+        _, others, _ = _read_headers(rival)
+    except ImporterError:
+        return  # nothing that could be loaded
     if others.keys() != stored.keys() or not all(same_bits(entry, others[n]) for n, entry in stored.items()):
         raise ImporterError(
             f"{weights.named_by}: another model than the one that {rival.named_by.name} beside it names "

@@ -1,7 +1,6 @@
 """A source that another process changes while it is read: one line, never mixed weights, never a file under OUT."""
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -194,10 +193,21 @@ def test_what_nobody_reads_may_change(tmp_path: Path) -> None:
     spqfmt.verify(tmp_path / "m.spq")
 
 
-def test_the_command_says_it_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pack", "source", "new.spq"],
+        ["pack", "source", "new.spq", "--dry-run", "--fit", "400KB", "--no-calibration"],
+        ["inspect", "old.spq", "--reference", "source"],
+        ["eval", "old.spq", "--text", "source/config.json", "--reference", "source"],
+    ],
+)
+def test_every_command_says_it_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    file = whole(tmp_path / "source")
+    monkeypatch.chdir(tmp_path)
+    file = whole(Path("source"))
+    spqfmt.pack("source", "old.spq")
     read = SourceFile.read_into
 
     def truncating(self: SourceFile, offset: int, buffer: memoryview, what: str = "it") -> None:
@@ -206,15 +216,15 @@ def test_the_command_says_it_in_one_line(
         read(self, offset, buffer, what)
 
     monkeypatch.setattr(SourceFile, "read_into", truncating)
-    monkeypatch.setattr(sys, "argv", ["spqfmt", "pack", str(file.parent), str(tmp_path / "m.spq")])
+    capfd.readouterr()
     with pytest.raises(SystemExit) as caught:
-        main()
+        main(arguments)
     assert caught.value.code == 1
     told = capfd.readouterr()
     assert told.out == ""
     assert told.err.count("\n") == 1
     assert f"{file}: the file was changed while tensor model.norm.weight was read" in told.err
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "old.spq"}
 
 
 def test_large_reads_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,11 @@ def test_an_index_whose_shards_are_gone_is_no_candidate(both: Path, n_left: int)
     assert_as_transformers_loads_it(both)
 
 
+def test_an_index_whose_shards_are_cut_short_is_no_candidate(both: Path) -> None:
+    shards(both)[1].write_bytes(shards(both)[1].read_bytes()[:-1])
+    assert_as_transformers_loads_it(both)
+
+
 def test_an_index_of_the_single_file_agrees_with_it(tmp_path: Path, whole: Path) -> None:
     folder = shutil.copytree(whole, tmp_path / "indexed")
     weight_map = dict.fromkeys(load_file(whole / "model.safetensors"), "model.safetensors")
