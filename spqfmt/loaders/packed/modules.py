@@ -46,10 +46,7 @@ class Weights(Protocol):
         ...
 
     def values(self, tensor: str) -> torch.Tensor:
-        """A tensor's matrix, [rows, columns] in the model's dtype, in memory of its own.
-
-        Raises MemoryBudgetError where a ceiling has no room for it.
-        """
+        """A tensor's matrix, [rows, columns] in the model's dtype, in memory of its own, beside what a ceiling counts."""
         ...
 
 
