@@ -46,7 +46,7 @@ class Weights(Protocol):
         ...
 
     def values(self, tensor: str) -> torch.Tensor:
-        """A tensor's matrix, [rows, columns] in the model's dtype, in memory of its own, beside what a ceiling counts."""
+        """A tensor's matrix, [rows, columns] in the model's dtype, in memory beside what a ceiling counts."""
         ...
 
 
