@@ -79,7 +79,8 @@ def find_lists(model: torch.nn.Module) -> dict[str, torch.nn.ModuleList]:
 def record_calls(shell: ModelShell, batches: list[torch.Tensor]) -> Blocks:
     """Run the model up to its first block on batches of token ids [samples, tokens], and note how it calls the others.
 
-    Raises UnsupportedError when the model has no blocks with linear layers, or does not call them one after another.
+    Raises UnsupportedError when the model has no blocks with linear layers, does not call them one after another, or
+    has weights in several of them.
     """
     lists = find_lists(shell.model)
     model_name = type(shell.model).__name__
@@ -99,6 +100,9 @@ def record_calls(shell: ModelShell, batches: list[torch.Tensor]) -> Blocks:
         hidden.append(recorder.first)
         per_batch.append(recorder.calls)
     names = tuple(f"{called}.{number}" for number in range(len(lists[called])))
+    tied = next((name for name in shell.model.all_tied_weights_keys if name.startswith(f"{called}.")), None)
+    if tied is not None:
+        raise _unsupported(f"{model_name} has {tied} in common with another block")
     rest = None if isinstance(wrap, torch.Tensor) else tuple(wrap[1:])
     return Blocks(names, hidden, tuple(tuple(calls) for calls in zip(*per_batch, strict=True)), rest)
 

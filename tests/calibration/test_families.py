@@ -53,6 +53,14 @@ def _models() -> dict[str, Callable[[], Any]]:
         "whisper": lambda: t.WhisperForConditionalGeneration(
             t.WhisperConfig(**SHORT, **encoder, num_mel_bins=16, decoder_start_token_id=256, suppress_tokens=[])
         ),
+        # One block of it is in several places.
+        "zamba2": lambda: t.Zamba2ForCausalLM(
+            t.Zamba2Config(
+                **SHORT, **{**HIDDEN, "num_hidden_layers": 4}, num_key_value_heads=4, mamba_d_state=8, n_mamba_heads=6,
+                mamba_headdim=16, chunk_size=8, num_mem_blocks=1, hybrid_layer_ids=[1, 3],
+                layers_block_type=["mamba", "hybrid", "mamba", "hybrid"],
+            )
+        ),
         "vit": lambda: t.ViTForImageClassification(t.ViTConfig(**HIDDEN, image_size=16, patch_size=8)),
         "wav2vec2": lambda: t.Wav2Vec2ForCTC(
             t.Wav2Vec2Config(
@@ -121,6 +129,7 @@ def test_odd_blocks_are_calibrated(
         ("t5", "needs a decoder-only model, T5ForConditionalGeneration has an encoder"),
         ("bart", "has an encoder"),
         ("whisper", "has an encoder"),
+        ("zamba2", r"model\.layers\.3\.shared_transformer\.\S+ in common with another block"),
         ("vit", "runs a model on text, ViTForImageClassification takes pixel_values"),
         ("wav2vec2", "takes input_values"),
         ("blip", "takes pixel_values"),
