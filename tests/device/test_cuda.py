@@ -61,7 +61,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         current.pop()
 
     fake = SimpleNamespace(
-        Queue=lambda device: _Stream(entries, next(names)),
+        Stream=lambda device: _Stream(entries, next(names)),
         Event=lambda: _Event(entries),
         current_stream=lambda device: current[-1],
     )

@@ -46,7 +46,7 @@ def test_the_simulation_is_never_faster_than_its_busiest_stream() -> None:
     seconds, _ = simulate_gpu.seconds_a_token(planned)
     assert max(planned.stages) * 0.999 <= seconds <= 1.1 * max(planned.stages)
     assert planned.held_bytes <= memory
-    assert planned.rates is ASSUMED["rtx4060"]
+    assert planned.on_host.rates is ASSUMED["rtx4060"]
 
 
 @pytest.fixture
