@@ -1,11 +1,13 @@
-"""What all tests share: the Hypothesis profiles, and the marker `every_backend`."""
+"""What all tests share: the Hypothesis profiles, the marker `every_backend`, source models made in memory."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
+from spqfmt.importers.base import Asset, SourceModel, SourceTensor
 from spqfmt.kernels import backend
 
 # One profile for `make check` everywhere: the same examples on every run, so that a red run is red again; no deadline,
@@ -33,3 +35,60 @@ def backend_of_test(request: pytest.FixtureRequest) -> Iterator[None]:
     """Select the backend of a test that is marked `every_backend`."""
     with backend.use(request.param):
         yield
+
+
+@pytest.fixture
+def source_tensor() -> Callable[..., SourceTensor]:
+    """Makes a tensor of a source; see `_source_tensor`."""
+    return _source_tensor
+
+
+def _source_tensor(
+    name: str,
+    value: torch.Tensor,
+    *,
+    segment: str = "layer",
+    role: str = "linear",
+    transposed: bool = False,
+    tied_to: str | None = None,
+) -> SourceTensor:
+    """A tensor whose `load` returns `value`."""
+    names = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64"}
+    return SourceTensor(
+        name,
+        tuple(value.shape),
+        names[value.dtype],
+        segment,
+        role,  # type: ignore[arg-type]
+        transposed,
+        tied_to,
+        value.clone,
+    )
+
+
+@pytest.fixture
+def make_model() -> Callable[..., SourceModel]:
+    """A model of two layers with a tied head, a scalar, an empty tensor and an odd width."""
+
+    def make(dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> SourceModel:
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator).mul(0.02).to(dtype)
+
+        embedding = normal(300, 37)
+        tensors = [_source_tensor("embed", embedding, segment="embed", role="embedding")]
+        for layer in range(2):
+            at = f"layers.{layer}"
+            tensors += [
+                _source_tensor(f"{at}.norm", normal(37), segment=at, role="other"),
+                _source_tensor(f"{at}.up", normal(129, 37), segment=at),
+                _source_tensor(f"{at}.down", normal(37, 129), segment=at, transposed=True),
+                _source_tensor(f"{at}.count", torch.tensor(7), segment=at, role="other"),
+                _source_tensor(f"{at}.none", normal(0, 4), segment=at, role="other"),
+            ]
+        tensors.append(_source_tensor("head", embedding, segment="head", role="head", tied_to="embed"))
+        assets = (Asset("config.json", b'{"model_type": "none"}'), Asset("empty.txt", b""))
+        return SourceModel(tuple(tensors), assets, "None", "memory")
+
+    return make
