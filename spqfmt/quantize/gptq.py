@@ -17,7 +17,8 @@ from spqfmt.quantize.feedback import Factor, factorize, sweep
 from spqfmt.quantize.grids import MinMax, code_dtype, fit_min_max, in_groups, scale_values, widest
 from spqfmt.quantize.statistics import Hessian
 from spqfmt.schemes.base import Quantized
-from spqfmt.schemes.grouped import Grouped, GroupValues
+from spqfmt.schemes.group_numbers import GroupValues
+from spqfmt.schemes.grouped import Grouped
 
 
 class Gptq:

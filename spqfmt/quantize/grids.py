@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES, to_numpy
-from spqfmt.schemes.grouped import GroupValues
+from spqfmt.schemes.group_numbers import GroupValues
 
 CODE_DTYPES = {2: "u2", 3: "u4", 4: "u4"}
 """The narrowest dtype for codes of so many bits; u8 for more."""

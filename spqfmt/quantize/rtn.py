@@ -14,7 +14,8 @@ from spqfmt.quantize.checks import KEEP, check_bits, check_grouping
 from spqfmt.quantize.grids import code_dtype, covering, fit_min_max, in_groups, scale_values
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.floats import Scale
-from spqfmt.schemes.grouped import Grouped, GroupValues
+from spqfmt.schemes.group_numbers import GroupValues
+from spqfmt.schemes.grouped import Grouped
 from spqfmt.schemes.uniform import Uniform
 
 

@@ -11,7 +11,7 @@ from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.quantize.grids import MinMax, code_dtype, fit_min_max, in_groups, ordinary_exponent, scale_values
 from spqfmt.quantize.leave_one_out import fit_range
 from spqfmt.quantize.supergroups import STATISTICS_BITS, SUPERGROUP_ROWS, Level2, quantize_statistics
-from spqfmt.schemes.grouped import GroupValues
+from spqfmt.schemes.group_numbers import GroupValues
 
 _LOST, _LOST_BESIDE = 0.25, 2.0
 """A row is lost whose error passes this part of it, and is so many times that of groups with grids of their own."""

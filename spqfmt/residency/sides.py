@@ -16,7 +16,7 @@ from spqfmt.residency.parts import Part, by_columns, is_turned
 from spqfmt.schemes import outliers as outlier_streams
 from spqfmt.schemes.base import Fetch, Float32, Streamed, float_from_bits, parameter_int
 from spqfmt.schemes.codes import read_order
-from spqfmt.schemes.grouped import DIRECT, read_values, supergroup_of
+from spqfmt.schemes.group_numbers import DIRECT, read_values, supergroup_of
 from spqfmt.schemes.uniform import read_scale
 
 GROUP_ROLES = tuple(

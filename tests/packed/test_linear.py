@@ -31,7 +31,8 @@ from spqfmt.residency.workspace import workspace_bytes
 from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.dense import Dense
 from spqfmt.schemes.floats import Scale
-from spqfmt.schemes.grouped import Grouped, GroupValues
+from spqfmt.schemes.group_numbers import GroupValues
+from spqfmt.schemes.grouped import Grouped
 from spqfmt.schemes.outliers import Outliers
 from spqfmt.schemes.uniform import Uniform
 

@@ -19,7 +19,8 @@ from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.floats import Scale, log8_values, narrow, to_log8
-from spqfmt.schemes.grouped import Grouped, GroupValues
+from spqfmt.schemes.group_numbers import GroupValues
+from spqfmt.schemes.grouped import Grouped
 from spqfmt.schemes.outliers import Outliers
 from spqfmt.schemes.uniform import Uniform
 

@@ -13,7 +13,8 @@ from spqfmt.progress import Silent
 from spqfmt.quantize.base import MethodOptions
 from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.floats import Scale, narrow, to_log8
-from spqfmt.schemes.grouped import Grouped, GroupValues
+from spqfmt.schemes.group_numbers import GroupValues
+from spqfmt.schemes.grouped import Grouped
 from spqfmt.schemes.outliers import Outliers
 from spqfmt.schemes.uniform import Uniform
 

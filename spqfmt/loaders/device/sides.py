@@ -17,7 +17,7 @@ from spqfmt.records import TensorRecord
 from spqfmt.residency.parts import by_columns, weights_stream
 from spqfmt.residency.sides import Sides
 from spqfmt.schemes.base import parameter_int
-from spqfmt.schemes.grouped import DIRECT
+from spqfmt.schemes.group_numbers import DIRECT
 
 _Form = tuple[str, tuple[int, ...]]  # dtype by its name in the format, shape
 
