@@ -71,8 +71,6 @@ def turn(src: Buffer, n_channels: int, width: int, bits: int, dst: Buffer, n_thr
 
 
 DECODE_JOB_COLUMNS = ("src_offset", "stored_bytes", "codec", "crc32", "dst_offset", "raw_bytes")
-ENCODE_JOB_COLUMNS = ("src_offset", "raw_bytes", "codec", "dst_offset")
-ENCODE_RESULT_COLUMNS = ("codec", "stored_bytes", "crc32")
 
 
 def decode_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, n_threads: int = 1) -> None:
@@ -84,7 +82,7 @@ def decode_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, n_threa
     ChecksumError, CorruptError or UnsupportedError is that of the lowest bad job, whose number is the exception's
     attribute `job`; `dst` is unspecified then. ValueError: a job that does not fit the buffers, another codec.
     """
-    _native.decode_chunks(src, _records(jobs, len(DECODE_JOB_COLUMNS)), dst, n_threads)
+    _native.decode_chunks(src, _records(jobs), dst, n_threads)
 
 
 def decode_verified_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, n_threads: int = 1) -> None:
@@ -92,21 +90,7 @@ def decode_verified_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer
 
     Threads share each chunk, block by block, and are torch's own where torch is loaded. Never ChecksumError.
     """
-    _native.decode_verified_chunks(src, _records(jobs, len(DECODE_JOB_COLUMNS)), dst, n_threads)
-
-
-def encode_chunks(
-    src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, block_log2: int = 0, n_threads: int = 1
-) -> npt.NDArray[np.int64]:
-    """Encode many chunks of `src`, each into its slot of `raw_bytes` bytes in `dst`; slots must not overlap.
-
-    `jobs` is int64[n, 4] with the columns ENCODE_JOB_COLUMNS. codec is what to try: wire.CODEC_RAW copies,
-    CODEC_RANS falls back to raw where it does not shrink. Returns int64[n, 3], ENCODE_RESULT_COLUMNS: the codec that
-    was used, the bytes written at the begin of the slot and their CRC-32. Independent of the number of threads.
-    """
-    results = np.empty((len(jobs), len(ENCODE_RESULT_COLUMNS)), np.int64)
-    _native.encode_chunks(src, _records(jobs, len(ENCODE_JOB_COLUMNS)), dst, block_log2, n_threads, results)
-    return results
+    _native.decode_verified_chunks(src, _records(jobs), dst, n_threads)
 
 
 def available_kernels() -> list[str]:
@@ -160,7 +144,8 @@ _disbanded = True
 os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 
 
-def _records(jobs: npt.NDArray[np.int64], n_columns: int) -> npt.NDArray[np.int64]:
+def _records(jobs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    n_columns = len(DECODE_JOB_COLUMNS)
     if jobs.dtype != np.int64 or jobs.ndim != 2 or jobs.shape[1] != n_columns:
         raise ValueError(f"jobs is {jobs.dtype}{list(jobs.shape)}, not int64[n, {n_columns}]")
     return np.ascontiguousarray(jobs)

@@ -95,19 +95,6 @@ void decode_many(nb::handle src_object, nb::handle jobs_object, nb::handle dst_o
   kDecode(src.data(), src.size(), list, jobs.size() / sizeof(DecodeJob), dst.data(), dst.size(), n_threads);
 }
 
-void encode_many(nb::handle src_object, nb::handle jobs_object, nb::handle dst_object, unsigned block_log2,
-                 size_t n_threads, nb::handle results_object) {
-  const Source src(src_object), jobs(jobs_object);
-  const Target dst(dst_object), results(results_object);
-  const EncodeJob* list = array_of<const EncodeJob>(jobs, "jobs is not an array of whole records");
-  const size_t n_jobs = jobs.size() / sizeof(EncodeJob);
-  EncodeResult* written = array_of<EncodeResult>(results, "results is not an array of whole records");
-  require(results.size() == n_jobs * sizeof(EncodeResult), "results is not one record a job");
-  const nb::gil_scoped_release release;
-  encode_chunks(src.data(), src.size(), list, n_jobs, dst.data(), dst.size(), block_log2, n_threads,
-                written);
-}
-
 // spqfmt.errors stays the one place of the classes; `job` is set where many chunks were decoded at once.
 void raise(const DataError& error) {
   const nb::module_ errors = nb::module_::import_("spqfmt.errors");
@@ -146,8 +133,6 @@ NB_MODULE(_native, m) {
   m.def("decode_chunks", &decode_many<decode_chunks>, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"), nb::arg("n_threads"));
   m.def("decode_verified_chunks", &decode_many<decode_verified_chunks>, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"),
         nb::arg("n_threads"));
-  m.def("encode_chunks", &encode_many, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"), nb::arg("block_log2"),
-        nb::arg("n_threads"), nb::arg("results"));
   m.def("usable_threads", &usable_threads);
   m.def("startable_threads", &startable_threads, nb::arg("n_threads"), nb::call_guard<nb::gil_scoped_release>());
   m.def("disband_team", &disband_team);

@@ -139,25 +139,4 @@ void decode_chunks(const uint8_t* src, size_t src_bytes, const DecodeJob* jobs, 
   });
 }
 
-void encode_chunks(const uint8_t* src, size_t src_bytes, const EncodeJob* jobs, size_t n_jobs, uint8_t* dst,
-                   size_t dst_bytes, unsigned block_log2, size_t n_threads, EncodeResult* results) {
-  for (size_t i = 0; i < n_jobs; i++) {
-    check_range(jobs[i].src_offset, jobs[i].raw_bytes, src_bytes, i, "raw");
-    check_range(jobs[i].dst_offset, jobs[i].raw_bytes, dst_bytes, i, "slot");
-    check_codec(jobs[i].codec, i);
-  }
-  parallel_for(n_jobs, n_threads, [&](size_t i) {
-    const uint8_t* from = src + jobs[i].src_offset;
-    uint8_t* to = dst + jobs[i].dst_offset;
-    const size_t raw_bytes = static_cast<size_t>(jobs[i].raw_bytes);
-    if (jobs[i].codec == wire::codec_rans && raw_bytes > 0) {
-      if (const size_t n = encode_chunk(from, raw_bytes, block_log2, to, raw_bytes - 1); n != 0) {
-        results[i] = {wire::codec_rans, static_cast<int64_t>(n), active_kernels().crc32(0, to, n)};
-        return;
-      }
-    }
-    results[i] = {wire::codec_raw, jobs[i].raw_bytes, copy_raw(from, raw_bytes, to)};
-  });
-}
-
 }  // namespace spqfmt

@@ -11,15 +11,6 @@ struct DecodeJob {
   int64_t src_offset, stored_bytes, codec, crc32, dst_offset, raw_bytes;
 };
 
-// One chunk to encode into a slot of raw_bytes at dst_offset; slots must not overlap. `codec` is what to try: rans falls
-// back to raw where it does not shrink, so that a slot is always large enough.
-struct EncodeJob {
-  int64_t src_offset, raw_bytes, codec, dst_offset;
-};
-struct EncodeResult {
-  int64_t codec, stored_bytes, crc32;
-};
-
 // Numbers that do not fit the buffers, or another codec than raw and rans, throw std::invalid_argument before anything runs.
 // A bad chunk throws DataError with its job, the lowest one; dst is unspecified then.
 void decode_chunks(const uint8_t* src, size_t src_bytes, const DecodeJob* jobs, size_t n_jobs, uint8_t* dst,
@@ -29,8 +20,5 @@ void decode_chunks(const uint8_t* src, size_t src_bytes, const DecodeJob* jobs, 
 // threads (team.hpp), so that a single chunk is decoded as fast as the machine can. A bad chunk throws DataError with its job.
 void decode_verified_chunks(const uint8_t* src, size_t src_bytes, const DecodeJob* jobs, size_t n_jobs, uint8_t* dst,
                             size_t dst_bytes, size_t n_threads);
-
-void encode_chunks(const uint8_t* src, size_t src_bytes, const EncodeJob* jobs, size_t n_jobs, uint8_t* dst,
-                   size_t dst_bytes, unsigned block_log2, size_t n_threads, EncodeResult* results);
 
 }  // namespace spqfmt
