@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from spqfmt.calibration.model import ModelShell, running_errors
+from spqfmt.calibration.model import NO_CALIBRATION, ModelShell, running_errors
 from spqfmt.errors import UnsupportedError
-from spqfmt.models.config import NO_CALIBRATION
 
 LINEAR = (torch.nn.Linear, Conv1D)
 

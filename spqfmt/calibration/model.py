@@ -21,13 +21,11 @@ from transformers.modeling_utils import LoadStateDictConfig
 from spqfmt.calibration.limits import within_limits
 from spqfmt.errors import ImporterError, SpqError, UnsupportedError, foreign_errors
 from spqfmt.importers.base import SourceModel, SourceTensor
-from spqfmt.models.config import (
-    NO_CALIBRATION,
-    quiet_transformers,
-    read_config,
-    source_folder,
-)
+from spqfmt.models.assets import asset_folder
+from spqfmt.models.config import quiet_transformers, read_config, read_tokenizer
 from spqfmt.models.targets import Targets
+
+NO_CALIBRATION = "take a method that needs no calibration, such as rtn, or ecq with --no-calibration"
 
 
 def load_tokenizer(model: SourceModel) -> Any:
@@ -39,10 +37,14 @@ def load_tokenizer(model: SourceModel) -> Any:
             f"put its files beside the weights, or {NO_CALIBRATION}"
         )
 
-    with source_folder(model) as folder, foreign_errors(explained):
-        return transformers.AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
+    with asset_folder(model.asset_data) as folder:
+        return read_tokenizer(folder, explained)
+
+
+def _unusable_config(reason: str) -> SpqError:
+    return UnsupportedError(
+        f"calibration: transformers cannot use the model's config.json ({reason}); {NO_CALIBRATION}", "config"
+    )
 
 
 def running_errors(model: object) -> AbstractContextManager[None]:
@@ -62,8 +64,12 @@ class ModelShell:
         self.source = source
         self.dtype = dtype
         self.device = torch.device(device)
-        with source_folder(source) as folder, quiet_transformers(), running_errors(source.architecture):
-            config = read_config(folder)
+        with (
+            asset_folder(source.asset_data) as folder,
+            quiet_transformers(),
+            running_errors(source.architecture),
+        ):
+            config = read_config(folder, _unusable_config)
             self.model = _build_empty(source, config, dtype)
         targets = Targets(self.model)
         self._mapping = targets.mapping

@@ -65,6 +65,11 @@ class SourceModel:
     left_out: Mapping[str, str] = field(default_factory=dict)
     """What lies beside it and is neither weights nor assets, by name, with the reason."""
 
+    @property
+    def asset_data(self) -> dict[str, bytes]:
+        """The bytes of the assets by name."""
+        return {asset.name: asset.data for asset in self.assets}
+
     def check_unchanged(self) -> None:
         """Raise ImporterError when a file is not what it was: what was read may be of two models."""
         for file in self.files:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import (
@@ -46,7 +45,7 @@ from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.settings import read_generation_config
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
 from spqfmt.models.assets import asset_folder
-from spqfmt.models.config import find_model_class, quiet_transformers
+from spqfmt.models.config import find_model_class, quiet_transformers, read_config, read_tokenizer
 from spqfmt.models.inputs import treat_inputs
 from spqfmt.progress import Progress, Silent
 
@@ -96,7 +95,7 @@ def load_model(
     target = open_device(device, packed=wanted is not None)
     with _collection_paused(), open_stored(path) as stored, progress or Silent() as shown:
         with asset_folder(stored.assets) as folder, quiet_transformers():
-            config = read_config(path, folder, stored)
+            config = stored_config(path, folder, stored)
             tokenizer = _tokenizer(path, folder, stored)
             generation = None
             if "generation_config.json" in stored.assets:
@@ -163,7 +162,7 @@ def need_language_model(path: str | Path, model: Any, *, decoder_only: bool = Tr
         raise UnsupportedError(f"{path}: a {name}: {why}; load it in Python with spqfmt.load_model", name)
 
 
-def read_config(path: Path, folder: Path, stored: StoredModel) -> Any:
+def stored_config(path: Path, folder: Path, stored: StoredModel) -> Any:
     """transformers' config of the model. Raises as `load_model` does."""
     if "config.json" not in stored.assets:
         raise _bad(stored, f"{path}: no config.json in it, so its weights cannot become a model")
@@ -175,10 +174,7 @@ def read_config(path: Path, folder: Path, stored: StoredModel) -> Any:
             "config",
         )
 
-    with foreign_errors(explained):
-        config = transformers.AutoConfig.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
+    config = read_config(folder, explained)
     refuse_quantized(path, config)
     return config
 
@@ -207,10 +203,7 @@ def _tokenizer(path: Path, folder: Path, stored: StoredModel) -> Any:
         why = reason.replace(str(folder), str(path))
         return UnsupportedError(f"{path}: transformers cannot use its tokenizer: {why}", "tokenizer")
 
-    with foreign_errors(explained):
-        return transformers.AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
+    return read_tokenizer(folder, explained)
 
 
 def load_packed(

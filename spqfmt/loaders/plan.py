@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from spqfmt.container.shards import open_readers
-from spqfmt.loaders.model import building_errors, read_config
+from spqfmt.loaders.model import building_errors, stored_config
 from spqfmt.loaders.packed.load import prepare
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
@@ -72,7 +72,7 @@ def plan_model(
         for reader in readers:
             stack.callback(reader.close)
         with open_stored(path) as stored, asset_folder(stored.assets) as folder:
-            config = read_config(path, folder, stored)
+            config = stored_config(path, folder, stored)
             weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
         model_class = find_model_class(config, path)
         rates = rates or measure_rates(readers[0])

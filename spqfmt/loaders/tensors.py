@@ -54,7 +54,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         source = importer.open(path)
         tensors = {t.name: LazyTensor(t.shape, t.dtype, t.tied_to, _loader(t)) for t in source.tensors}
         with source.unchanged():
-            yield StoredModel(tensors, {asset.name: asset.data for asset in source.assets}, is_spq=False)
+            yield StoredModel(tensors, source.asset_data, is_spq=False)
         return
     with SpqFile(path) as file:
         file.refuse_lone_shard()

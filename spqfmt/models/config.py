@@ -1,38 +1,32 @@
-"""A model's config and class, as transformers has them."""
+"""A model's config, tokenizer and class, as transformers has them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import transformers
 
 from spqfmt.errors import SpqError, UnsupportedError, foreign_errors
-from spqfmt.importers.base import SourceModel
-from spqfmt.models.assets import asset_folder
 
 
-def source_folder(model: SourceModel) -> AbstractContextManager[Path]:
-    """The source's small files in a temporary folder; see `asset_folder`."""
-    return asset_folder({asset.name: asset.data for asset in model.assets})
+def read_config(folder: Path, explained: Callable[[str], SpqError]) -> Any:
+    """transformers' config of the config.json in the folder.
 
-
-NO_CALIBRATION = "take a method that needs no calibration, such as rtn, or ecq with --no-calibration"
-
-
-def read_config(folder: Path) -> Any:
-    """The config.json in the folder. Raises UnsupportedError where transformers cannot use it."""
-
-    def explained(reason: str) -> SpqError:
-        return UnsupportedError(
-            f"calibration: transformers cannot use the model's config.json ({reason}); {NO_CALIBRATION}",
-            "config",
-        )
-
+    Raises what `explained` makes of one sentence where transformers cannot use it.
+    """
     with foreign_errors(explained):
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def read_tokenizer(folder: Path, explained: Callable[[str], SpqError]) -> Any:
+    """transformers' tokenizer of the files in the folder. Raises as `read_config` does."""
+    with foreign_errors(explained):
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
 
 
 def find_model_class(config: Any, path: Path | None = None) -> Any:

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from spqfmt.errors import SpqError
 from spqfmt.importers.base import SourceModel
-from spqfmt.models.config import find_model_class, quiet_transformers, read_config, source_folder
+from spqfmt.models.assets import asset_folder
+from spqfmt.models.config import find_model_class, quiet_transformers, read_config
 from spqfmt.models.targets import Targets
 from spqfmt.records import FLOATS, TensorRecord
 
@@ -127,8 +129,8 @@ def unused_tensors(source: SourceModel) -> tuple[str, ...]:
 def _skeleton(source: SourceModel) -> Any | None:
     """transformers' model of the source, without weights; None where it has none."""
     try:
-        with source_folder(source) as folder, quiet_transformers():
-            config = read_config(folder)
+        with asset_folder(source.asset_data) as folder, quiet_transformers():
+            config = read_config(folder, SpqError)
             with torch.device("meta"):
                 return find_model_class(config)(config)
     except Exception:  # noqa: BLE001  # a foreign config may make transformers' classes raise anything

@@ -180,7 +180,7 @@ def pack_model(
         write()
         # All is read; nothing has its final name yet.
         model.check_unchanged()
-        assets = {asset.name: asset.data for asset in model.assets}
+        assets = model.asset_data
         metadata = _metadata(model, options, calibrated)
         if options.speed:
             progress.stage("choosing chunks")

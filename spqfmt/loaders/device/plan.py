@@ -8,7 +8,7 @@ import torch
 
 from spqfmt.container.shards import open_readers
 from spqfmt.loaders.device.load import PART_BYTES, Ceilings, prepare_for_device
-from spqfmt.loaders.model import read_config
+from spqfmt.loaders.model import stored_config
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.plan import Activations, estimate
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
@@ -50,7 +50,7 @@ def plan_for_device(
         for reader in readers:
             stack.callback(reader.close)
         with open_stored(path) as stored, asset_folder(stored.assets) as folder:
-            config = read_config(path, folder, stored)
+            config = stored_config(path, folder, stored)
             weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
         ceilings = Ceilings(
             options.memory_bytes, options.host_memory_bytes, rates, zstd_on_device, PART_BYTES
