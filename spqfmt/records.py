@@ -4,7 +4,6 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import prod
 from typing import NamedTuple, Self, TypeAlias, overload
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt import wire
+from spqfmt.cached import cached_property
 
 _Int64: TypeAlias = NDArray[np.int64]
 _CHUNKS_AT_ONCE = 4096

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +10,7 @@ from typing import Self
 
 import torch
 
+from spqfmt.cached import cached_property
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import model_bytes, open_readers, refuse_lone_shard
 from spqfmt.models.treatments import Treatment, treatment

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from typing import NamedTuple, Self
 
+from spqfmt.cached import cached_property
 from spqfmt.residency.parts import Part
 
 N_READS = 3

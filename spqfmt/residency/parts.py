@@ -1,13 +1,13 @@
 """Tensors cut into parts: runs of whole chunks that are read, checked and decoded together."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt import wire
+from spqfmt.cached import cached_property
 from spqfmt.container.planes import jobs_of
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
 

@@ -1,7 +1,10 @@
 """A forked child works, whatever its parent has done before: as multiprocessing and DataLoader workers fork."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import torch
 import transformers
 
 import spqfmt
+from spqfmt.cached import cached_property
 from spqfmt.loaders.plan import plan_model
 
 SECONDS = 600
@@ -51,3 +55,29 @@ def test_a_forked_child_does_what_its_parent_has_done(folder: Path) -> None:
         "workers": 2,
         "without_a_team": 4,
     }
+
+
+class _Slow:
+    begun, may_end = threading.Event(), threading.Event()
+
+    @cached_property
+    def value(self) -> int:
+        self.begun.set()
+        self.may_end.wait(SECONDS)
+        return 7
+
+
+def test_a_child_forked_while_a_property_is_computed_computes_it() -> None:
+    other = threading.Thread(target=lambda: _Slow().value)
+    other.start()
+    _Slow.begun.wait(SECONDS)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        _Slow.may_end = threading.Event()
+        _Slow.may_end.set()
+        os._exit(_Slow().value)
+    _, status = os.waitpid(child, 0)
+    _Slow.may_end.set()
+    other.join()
+    assert os.waitstatus_to_exitcode(status) == 7

@@ -5,7 +5,6 @@ records that the kernels decode by. Checksums are checked on the host, over the 
 headers too, once: what has the same checksum the next time has the same header.
 """
 
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from spqfmt import wire
+from spqfmt.cached import cached_property
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.registry import CODECS_BY_ID, decode_into
 from spqfmt.codecs.zstd import FRAME_BYTES, frames

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from spqfmt import wire
+from spqfmt.cached import cached_property
 from spqfmt.codecs.chunks import chunk_sizes
 from spqfmt.container.reader import Reader
 from spqfmt.container.stream_records import streams_of
