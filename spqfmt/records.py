@@ -206,15 +206,6 @@ class TensorRecord:
         shape = (*shape[:-2], *reversed(shape[-2:])) if self.transposed else shape
         return (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
 
-    @property
-    def is_rearranged(self) -> bool:
-        """Whether rows of the matrix are not rows of the tensor, or a dense one's are stored in another order.
-
-        Such a tensor is read whole: loaders do not keep it packed.
-        """
-        ordered = self.parameters.get("orientation") == "columns" or "channel_order" in self.by_role
-        return self.view is not None or (self.scheme == "dense" and ordered)
-
     @cached_property
     def by_role(self) -> Mapping[str, Stream]:
         """The streams by role."""

@@ -196,9 +196,8 @@ class Reader:
         """Rows of the stored matrix (FORMAT.md 5.1) as the carrier of `dtype`; a dense tensor's of its own dtype."""
         rows, columns = record.matrix_shape
         rows_wanted = range(first, rows if stop is None else stop)
-        out = np.empty(
-            (len(rows_wanted), columns), CARRIERS[record.dtype if record.scheme == "dense" else dtype]
-        )
+        carrier = CARRIERS[dtype if SCHEMES[record.scheme].is_quantized else record.dtype]
+        out = np.empty((len(rows_wanted), columns), carrier)
         self.restore(record, rows_wanted, range(columns), out, dtype)
         return out
 

@@ -194,7 +194,9 @@ def _view(record: Json, where: str) -> tuple[int, ...] | None:
     if not values:
         raise CorruptError(f"{where}: a view has no dimensions")
     view = tuple(check_int(n, f"{where}: a dimension of the view", 1) for n in integers(values))
-    if record["scheme"] not in ("uniform", "grouped") or prod(view) != prod(_shape(record, where)):
+    scheme = SCHEMES.get(str(record["scheme"]))
+    can_have_one = scheme is not None and scheme.is_quantized
+    if not can_have_one or prod(view) != prod(_shape(record, where)):
         raise CorruptError(f"{where}: a view of another size, or of a tensor that can have none")
     return view
 
@@ -206,12 +208,13 @@ def _check_scheme(tensor: TensorRecord, where: str) -> None:
         raise CorruptError(f"{where}: unknown scheme {tensor.scheme!r}")
     if tensor.transposed and len(tensor.view or tensor.shape) < 2:
         raise CorruptError(f"{where}: only a tensor of two dimensions or more can be transposed")
-    if tensor.scheme != "dense":
+    scheme = SCHEMES[tensor.scheme]
+    if scheme.is_quantized:
         if not tensor.shape or 0 in tensor.shape:
             raise CorruptError(f"{where}: a scalar or empty tensor must be dense")
         if tensor.dtype not in QUANTIZED_DTYPES:
             raise CorruptError(f"{where}: {tensor.scheme} cannot restore {tensor.dtype}")
-    SCHEMES[tensor.scheme].check(tensor)
+    scheme.check(tensor)
 
 
 def _check_activations(tensor: TensorRecord, where: str) -> None:

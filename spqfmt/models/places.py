@@ -17,7 +17,8 @@ from spqfmt.importers.base import SourceModel
 from spqfmt.models.assets import asset_folder
 from spqfmt.models.config import find_model_class, quiet_transformers, read_config
 from spqfmt.models.targets import Targets
-from spqfmt.records import FLOATS, TensorRecord
+from spqfmt.records import TensorRecord
+from spqfmt.schemes.registry import is_packable
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _whole_ties(places: list[Place], tied: Mapping[str, str]) -> list[Place]:
 
 
 def _fits(module: Any, record: TensorRecord) -> bool:
-    if record.dtype not in FLOATS or len(record.shape) != 2 or 0 in record.shape or record.is_rearranged:
+    if not is_packable(record):
         return False
     if type(module) is nn.Linear:
         return record.shape == tuple(module.weight.shape) and not record.transposed

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from spqfmt.packing.plan import KEEPING, PlannedTensor
 from spqfmt.records import FLOATS
 from spqfmt.schemes.base import Encoded
+from spqfmt.schemes.registry import SCHEMES
 
 _WORTH_SAYING = 0.5
 """Of a model's weights."""
@@ -23,7 +24,7 @@ class KeptTensors:
         """One more tensor of the file."""
         if planned.source.dtype in FLOATS:
             self._n_weights += planned.n_weights
-        if encoded.scheme != "dense":
+        if SCHEMES[encoded.scheme].is_quantized:
             self._n_quantized += planned.n_weights
         elif (
             planned.n_weights

@@ -34,9 +34,10 @@ from spqfmt.packing.resume import ResumeFolder
 from spqfmt.progress import Progress, Silent
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.records import bf16_bytes
-from spqfmt.rewriting.rewrite import WEIGHT_ROLES, Rewrite
+from spqfmt.rewriting.rewrite import Rewrite
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.schemes.dense import Dense
+from spqfmt.schemes.registry import WEIGHT_ROLES
 from spqfmt.version import __version__
 
 if TYPE_CHECKING:

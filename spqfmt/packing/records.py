@@ -5,6 +5,7 @@ from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.quantize.calibrated import Result
 from spqfmt.records import FACT_PREFIX
 from spqfmt.schemes.base import Encoded, StreamData
+from spqfmt.schemes.registry import SCHEMES
 
 
 def tensor_record(source: SourceTensor, encoded: Encoded, method: str, result: Result | None = None) -> Json:
@@ -18,7 +19,7 @@ def tensor_record(source: SourceTensor, encoded: Encoded, method: str, result: R
         "parameters": dict(encoded.parameters),
         "streams": [],
     }
-    if source.transposed and encoded.scheme != "dense":
+    if source.transposed and SCHEMES[encoded.scheme].is_quantized:
         record["transposed"] = True
     for key in ("activation_clamp", "activation_quantization"):
         value = getattr(result, key, None)

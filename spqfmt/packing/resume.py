@@ -27,6 +27,7 @@ from spqfmt.reading.restore import column_scale
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Encoded, Float32, StreamData
 from spqfmt.schemes.floats import Scale, widen
+from spqfmt.schemes.registry import SCHEMES
 from spqfmt.wire import CHUNK_ALIGNMENT
 
 SUFFIX = ".resume"
@@ -254,7 +255,7 @@ class ResumedTensor:
             else:
                 same_as[stream.role] = data, reader.index.tensors[stream.same_as].name
         rows = reader.read_rows(record)
-        matrix = widen(rows, record.dtype) if record.scheme == "dense" else rows
+        matrix = rows if SCHEMES[record.scheme].is_quantized else widen(rows, record.dtype)
         encoded = Encoded(record.scheme, record.parameters, tuple(own), same_as)
         return cls(encoded, matrix, column_scale(reader, record))
 

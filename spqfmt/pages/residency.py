@@ -18,6 +18,7 @@ from spqfmt.residency.parts import cut
 from spqfmt.residency.rates import Rates
 from spqfmt.residency.sides import side_bytes
 from spqfmt.residency.workspace import workspace_bytes
+from spqfmt.schemes.registry import is_packable
 
 
 def inventory_from_index(readers: Sequence[Reader]) -> Inventory:
@@ -52,8 +53,7 @@ def _role(record: TensorRecord) -> str:
 
 
 def _is_matrix(record: TensorRecord) -> bool:
-    plain = record.tied_to is None and _is_float(record) and record.name.endswith(".weight")
-    return plain and len(record.shape) == 2 and 0 not in record.shape and not record.is_rearranged
+    return record.tied_to is None and record.name.endswith(".weight") and is_packable(record)
 
 
 def residency_data(inventory: Inventory, rates: Rates) -> dict[str, object]:

@@ -11,6 +11,8 @@ import numpy as np
 from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.container.reader import Reader
 from spqfmt.records import TensorRecord
+from spqfmt.schemes.codes import by_columns
+from spqfmt.schemes.registry import SCHEMES
 from spqfmt.schemes.tiles import cut
 
 _BLOCK_WEIGHTS = 1 << 21
@@ -29,7 +31,7 @@ def rows_and_columns(record: TensorRecord) -> tuple[range, range]:
 
 def dtype_of(record: TensorRecord, dtype: str | None) -> str:
     """The dtype that a tensor comes in when `dtype` is asked for, which a dense one ignores."""
-    return record.dtype if dtype is None or record.scheme == "dense" else dtype
+    return record.dtype if dtype is None or not SCHEMES[record.scheme].is_quantized else dtype
 
 
 def read_part(
@@ -88,7 +90,7 @@ def _whole(reader: Reader, record: TensorRecord, name: str) -> Elements:
 
 def is_by_rows(record: TensorRecord) -> bool:
     """Whether a row of the tensor is stored in one place, rather than a column."""
-    return (record.parameters.get("orientation") == "columns") == record.transposed
+    return by_columns(record) == record.transposed
 
 
 def blocks(record: TensorRecord) -> Iterator[tuple[range, range]]:
@@ -101,7 +103,7 @@ def blocks(record: TensorRecord) -> Iterator[tuple[range, range]]:
     if _is_read_whole(record):
         yield rows, columns
         return
-    chunks = record.by_role["values" if record.scheme == "dense" else "codes"].chunks
+    chunks = record.by_role[SCHEMES[record.scheme].weights].chunks
     for some in cut(outer, chunks, len(inner), max(1, _BLOCK_WEIGHTS // len(inner))):
         for first in range(0, len(inner), _BLOCK_WEIGHTS):
             piece = inner[first : first + _BLOCK_WEIGHTS]

@@ -10,6 +10,8 @@ from spqfmt import wire
 from spqfmt.cached import cached_property
 from spqfmt.container.planes import jobs_of
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
+from spqfmt.schemes.codes import by_columns
+from spqfmt.schemes.registry import SCHEMES, packed_scheme
 
 PART_BYTES = 1 << 20
 """Decoded bytes from which on a part is closed. The smallest ceiling grows with it, the cost of handing over falls."""
@@ -76,7 +78,7 @@ class Part:
     @cached_property
     def is_turned(self) -> bool:
         """Whether decoding ends with turning columns to rows, for the products."""
-        return is_turned(self.record)
+        return by_columns(self.record) and packed_scheme(self.record).turns_columns
 
     @cached_property
     def work_bytes(self) -> int:
@@ -116,30 +118,15 @@ class Part:
         return len(self.planes) == 1 and self.planes[0].codec == wire.CODEC_RAW and not self.work_bytes
 
 
-def weights_role(record: TensorRecord) -> str:
-    """The role of the stream that is cut into parts."""
-    return "values" if record.scheme == "dense" else "codes"
-
-
 def weights_stream(record: TensorRecord) -> Stream:
     """The stream that is cut into parts."""
-    return record.by_role[weights_role(record)]
+    return record.by_role[SCHEMES[record.scheme].weights]
 
 
 def channels(record: TensorRecord) -> tuple[int, int]:
     """Number of channels of the weights as stored, and elements in one."""
     rows, columns = record.matrix_shape
     return (columns, rows) if by_columns(record) else (rows, columns)
-
-
-def by_columns(record: TensorRecord) -> bool:
-    """Whether the codes are stored column after column."""
-    return record.parameters.get("orientation") == "columns"
-
-
-def is_turned(record: TensorRecord) -> bool:
-    """Whether parts of the tensor are turned to rows when they are decoded: columns of the uniform scheme."""
-    return by_columns(record) and record.scheme == "uniform"
 
 
 def cut(record: TensorRecord, reader_number: int = 0, part_bytes: int = PART_BYTES) -> tuple[Part, ...]:

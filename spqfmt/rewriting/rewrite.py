@@ -26,10 +26,8 @@ from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.decode_rates import DecodeRates, measure_decode_rates
 from spqfmt.rewriting.original import OriginalRecords, unknown_of
 from spqfmt.rewriting.partial import Candidate, Rule, Speed, choose
+from spqfmt.schemes.registry import WEIGHT_ROLES
 from spqfmt.version import __version__
-
-WEIGHT_ROLES = frozenset({"values", "codes"})
-"""Streams whose chunks partial compression chooses among (FORMAT.md 3.4); the chunks of others are all compressed."""
 
 _AHEAD = 4
 """Chunks for each thread that are made before they are written."""

@@ -80,11 +80,16 @@ class Quantized(Protocol):
 class Scheme(Protocol):
     """Reads one kind of tensor. Stateless. `roles` are those of its streams in their order.
 
-    `parameters` are those that it knows, with what is wanted of each (spqfmt.kernels.json_text).
+    `parameters` are those that it knows, with what is wanted of each (spqfmt.kernels.json_text). Loaders decode its
+    tensors whole, unless it is a PackedScheme (spqfmt.schemes.sides).
     """
 
     name: str
     roles: tuple[str, ...]
+    weights: str
+    """The role of the stream that holds an element for each weight."""
+    is_quantized: bool
+    """Whether these are codes for floats, restored in any float dtype; else they are the tensor's own elements."""
     parameters: Mapping[str, Wanted]
 
     def check(self, record: TensorRecord) -> None:

@@ -21,6 +21,16 @@ INDEX_DTYPES = ("u16", "u32")
 _SEEN_AT_ONCE = 1 << 23
 
 
+def by_columns(record: TensorRecord) -> bool:
+    """Whether the weights are stored column after column."""
+    return record.parameters.get("orientation") == "columns"
+
+
+def reorders_rows(record: TensorRecord) -> bool:
+    """Whether the weights are stored by rows, in another order of the rows."""
+    return "channel_order" in record.by_role and not by_columns(record)
+
+
 @dataclass(frozen=True)
 class Layout:
     """How codes are stored.
@@ -112,7 +122,7 @@ def tiles(
     Tiles by rows hold all the columns or are a part of one row, cut at multiples of `unit` or between two of them.
     """
     n_rows, n_columns = record.matrix_shape
-    by_rows = record.parameters.get("orientation", "rows") == "rows"
+    by_rows = not by_columns(record)
     channels, positions, n, width = (
         (rows, columns, n_rows, n_columns) if by_rows else (columns, rows, n_columns, n_rows)
     )
@@ -168,8 +178,7 @@ def _ordered(
 def verify(record: TensorRecord, fetch: Streamed) -> None:
     """The channel order must be a permutation."""
     if "channel_order" in record.by_role:
-        by_rows = record.parameters.get("orientation", "rows") == "rows"
-        check_permutation(record, fetch, "channel_order", record.matrix_shape[0 if by_rows else 1])
+        check_permutation(record, fetch, "channel_order", record.matrix_shape[1 if by_columns(record) else 0])
 
 
 def check_permutation(record: TensorRecord, fetch: Streamed, role: str, n: int) -> None:

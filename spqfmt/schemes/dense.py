@@ -10,6 +10,7 @@ from spqfmt.records import TensorRecord
 from spqfmt.schemes import codes as codes_stream
 from spqfmt.schemes import tiles
 from spqfmt.schemes.base import Encoded, Roles, StreamData, Streamed
+from spqfmt.schemes.sides import PackedScheme, Sides
 
 ROLES = ("values", "channel_order")
 DTYPES = (
@@ -32,11 +33,13 @@ class Dense:
         return Encoded("dense", {}, (data,))
 
 
-class DenseScheme:
+class DenseScheme(PackedScheme):
     """Reads dense tensors."""
 
     name = "dense"
     roles = ROLES
+    weights = "values"
+    is_quantized = False
     parameters: Mapping[str, Wanted] = codes_stream.PARAMETERS
 
     def check(self, record: TensorRecord) -> None:
@@ -73,6 +76,20 @@ class DenseScheme:
             record, fetch, rows, columns, most=tiles.TILE_ELEMENTS // 4, role="values"
         ):
             tiles.put(out, rows, columns, tile.rows, tile.columns, tile.codes)
+
+    def packs(self, record: TensorRecord) -> bool:
+        """Rows in their own order."""
+        return not codes_stream.by_columns(record) and "channel_order" not in record.by_role
+
+    def number_bytes(self, record: TensorRecord) -> int:
+        """There are none."""
+        return 0
+
+    def read_sides(self, record: TensorRecord, fetch: Streamed) -> Sides:
+        """The shared ones alone."""
+        sides = Sides(record)
+        sides.read_shared(fetch)
+        return sides
 
 
 SCHEME = DenseScheme()

@@ -1,15 +1,17 @@
 """Numbers of groups: a scale, zero point or minimum for each, direct or as codes of a second level (FORMAT.md 5.5)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from spqfmt.codecs.elements import Elements
 from spqfmt.errors import CorruptError
+from spqfmt.kernels.multiply import GroupNumbers
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Fetch, Float32, StreamData, check_int
 from spqfmt.schemes.floats import overflow_allowed, widen
+from spqfmt.schemes.sides import Sides
 from spqfmt.schemes.tiles import Channels, runs
 
 FLOAT_DTYPES = ("f32", "f16", "bf16")
@@ -19,6 +21,12 @@ DIRECT = {
     "zero_point": ("zero_points", (*FLOAT_DTYPES, "u2", "u4", "u8")),
     "minimum": ("minimums", FLOAT_DTYPES),
 }
+ROLES = tuple(
+    role
+    for kind, (direct, _) in DIRECT.items()
+    for role in (direct, f"{kind}_codes", f"{kind}_steps", f"{kind}_zeros")
+)
+"""Of the streams that numbers of groups are stored in, in their order."""
 
 
 @dataclass(frozen=True)
@@ -165,3 +173,60 @@ def read_values(
     )
     skipped = rows.start - row_tiles.start * supergroup[0], groups.start - group_tiles.start * supergroup[1]
     return level2.to_float32(supergroup, skipped)
+
+
+def kinds_of(record: TensorRecord) -> list[str]:
+    """Which of scale, zero_point and minimum a tensor has."""
+    return [
+        k for k, (direct, _) in DIRECT.items() if direct in record.by_role or f"{k}_codes" in record.by_role
+    ]
+
+
+@dataclass
+class GroupedSides(Sides):
+    """`groups`: streams of ROLES as numpy carries them.
+
+    Where rows are stored in another order they are values by kind instead, float32 [rows, groups].
+    """
+
+    groups: dict[str, Elements] = field(default_factory=dict)
+    group_size: int = field(kw_only=True)
+
+    def numbers(self) -> Iterator[Elements]:
+        """All of the groups."""
+        return iter(self.groups.values())
+
+    def group_numbers(self, kind: str) -> GroupNumbers | None:
+        """Scale, zero_point or minimum of all groups as they are held, stored rows; None where there is none."""
+        if kind in self.groups:  # put into the order of the stored rows already
+            return GroupNumbers(self.groups[kind], "f32")
+        direct, codes = DIRECT[kind][0], f"{kind}_codes"
+        rows, columns = self.record.matrix_shape
+        shape = (rows, -(-columns // self.group_size))
+        by_role = self.record.by_role
+        if direct in by_role:
+            return GroupNumbers(self.groups[direct].reshape(shape), by_role[direct].dtype)
+        tile = supergroup_of(self.record)
+        if codes not in by_role or tile is None:
+            return None
+        steps, zeros = f"{kind}_steps", f"{kind}_zeros"
+        return GroupNumbers(
+            self.groups[codes].reshape(shape),
+            by_role[codes].dtype,
+            self.groups[steps],
+            by_role[steps].dtype,
+            self.groups.get(zeros),
+            by_role[zeros].dtype if zeros in by_role else "f16",
+            tile,
+        )
+
+    def group_values(self, kind: str, first: int, stop: int) -> Float32 | None:
+        """Scale, zero_point or minimum of the groups of stored rows `first` to `stop`, float32 [rows, groups]."""
+        if kind in self.groups:  # put into the order of the stored rows already
+            values: Float32 = self.groups[kind][first:stop]
+            return values
+
+        def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
+            return self.groups[role][first:stop]
+
+        return read_values(self.record, fetch, kind, self.group_size, range(first, stop))

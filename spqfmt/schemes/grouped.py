@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from spqfmt.codecs.elements import Elements
+from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import CorruptError
 from spqfmt.kernels.dequantize import dequantize_grouped
@@ -28,11 +28,18 @@ from spqfmt.schemes.group_numbers import (
     DIRECT,
     FLOAT_DTYPES,
     LEVEL2_DTYPES,
+    GroupedSides,
     GroupValues,
     TileGroups,
+    kinds_of,
+    read_values,
     supergroup_of,
 )
+from spqfmt.schemes.group_numbers import (
+    ROLES as NUMBER_ROLES,
+)
 from spqfmt.schemes.outliers import Outliers
+from spqfmt.schemes.sides import PackedScheme
 from spqfmt.schemes.tiles import Target
 from spqfmt.schemes.uniform import optional_features
 
@@ -41,11 +48,7 @@ ROLES = (
     "codes",
     "channel_order",
     "permutation",
-    *(
-        role
-        for kind, (direct, _) in DIRECT.items()
-        for role in (direct, f"{kind}_codes", f"{kind}_steps", f"{kind}_zeros")
-    ),
+    *NUMBER_ROLES,
     *outlier_streams.ROLES,
 )
 
@@ -138,11 +141,13 @@ def unpermute(matrix: Elements, permutation: NDArray[np.int64]) -> Elements:
     return restored
 
 
-class GroupedScheme:
+class GroupedScheme(PackedScheme):
     """Reads grouped tensors."""
 
     name = "grouped"
     roles = ROLES
+    weights = "codes"
+    is_quantized = True
     parameters: Mapping[str, Wanted] = {
         "group_size": "scalar",
         "group_rows": "scalar",
@@ -227,6 +232,34 @@ class GroupedScheme:
                         n_threads=n_threads(),
                     )
         outlier_streams.apply(out, dtype, record, fetch, rows, columns, permutation)
+
+    def packs(self, record: TensorRecord) -> bool:
+        """All are."""
+        return True
+
+    def number_bytes(self, record: TensorRecord) -> int:
+        """The streams as they are, or float32 where rows are stored in another order."""
+        rows, columns = record.matrix_shape
+        if codes_stream.reorders_rows(record):
+            groups = -(-columns // parameter_int(record, "group_size", 1))
+            return 4 * rows * groups * len(kinds_of(record))
+        streams = [record.by_role[role] for role in NUMBER_ROLES if role in record.by_role]
+        return sum(stream.n * CARRIERS[stream.dtype].itemsize for stream in streams)
+
+    def read_sides(self, record: TensorRecord, fetch: Streamed) -> GroupedSides:
+        """The numbers as they are stored."""
+        sides = GroupedSides(record, group_size=parameter_int(record, "group_size", 1))
+        sides.read_shared(fetch)
+        stored_rows = sides.stored_rows
+        if stored_rows is None:
+            sides.groups = {role: fetch(role) for role in NUMBER_ROLES if role in record.by_role}
+            return sides
+        # Tiles of supergroups do not follow the stored order, so the values themselves are kept.
+        for kind in kinds_of(record):
+            values = read_values(record, fetch, kind, sides.group_size, range(record.matrix_shape[0]))
+            assert values is not None
+            sides.groups[kind] = values[stored_rows]
+        return sides
 
 
 def _row_blocks(record: TensorRecord, group_size: int, rows: range, most: int) -> Iterator[range]:

@@ -1,6 +1,6 @@
 """Scheme uniform: integer codes on an even grid (FORMAT.md 5.3)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +28,7 @@ from spqfmt.schemes.base import (
 from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.floats import Scale, check_log8, overflow_allowed
 from spqfmt.schemes.outliers import Outliers
+from spqfmt.schemes.sides import PackedScheme, Sides
 from spqfmt.schemes.tiles import Channels, Target
 from spqfmt.wire import LOG8_MAX_BIAS, LOG8_MIN_BIAS
 
@@ -102,11 +103,28 @@ def _log8_key(role: str) -> str:
     return role.removesuffix("s") + "_log8"
 
 
-class UniformScheme:
+@dataclass
+class UniformSides(Sides):
+    """Float32: `row`, step times row scale; `column` scales, None where there are none."""
+
+    row: Float32 = field(kw_only=True)
+    column: Float32 | None = field(kw_only=True, default=None)
+
+    def numbers(self) -> Iterator[Elements]:
+        """Both."""
+        yield self.row
+        if self.column is not None:
+            yield self.column
+
+
+class UniformScheme(PackedScheme):
     """Reads uniform tensors."""
 
     name = "uniform"
     roles = ROLES
+    weights = "codes"
+    is_quantized = True
+    turns_columns = True
     parameters: Mapping[str, Wanted] = {
         "step": "scalar",
         **{_log8_key(role): "integers" for role in SCALES},
@@ -164,6 +182,26 @@ class UniformScheme:
                     n_threads=n_threads(),
                 )
         outlier_streams.apply(out, dtype, record, fetch, rows, columns)
+
+    def packs(self, record: TensorRecord) -> bool:
+        """All are."""
+        return True
+
+    def number_bytes(self, record: TensorRecord) -> int:
+        """A number for each row and, where there are scales of them, for each column."""
+        rows, columns = record.matrix_shape
+        return 4 * rows + (4 * columns if "column_scales" in record.by_role else 0)
+
+    def read_sides(self, record: TensorRecord, fetch: Streamed) -> UniformSides:
+        """Scales of rows in the order in which these are stored."""
+        scale = read_scale(record, fetch, "row_scales", 0, None)
+        step = float_from_bits(record.parameters["step"], "step")
+        row = np.full(record.matrix_shape[0], step, np.float32) if scale is None else step * scale
+        sides = UniformSides(record, row=row, column=read_scale(record, fetch, "column_scales", 0, None))
+        sides.read_shared(fetch)
+        if sides.stored_rows is not None:
+            sides.row = row[sides.stored_rows]
+        return sides
 
 
 class _Scales:

@@ -9,7 +9,8 @@ from spqfmt.kernels import native
 from spqfmt.kernels.device import READ_AHEAD_BYTES, chunk_job, plan_chunks
 from spqfmt.kernels.device.matrix import DeviceGroupValues, DeviceOutliers, GroupScales, Matrix, UniformScales
 from spqfmt.kernels.torch_arrays import to_torch
-from spqfmt.residency.parts import by_columns
+from spqfmt.schemes.codes import by_columns
+from spqfmt.schemes.uniform import UniformSides
 
 
 class Staged:
@@ -60,7 +61,7 @@ def matrix_of(sides, code_dtype):
     """What read_sides found, as tensors."""
     record = sides.record
     columns_first = by_columns(record)
-    if sides.row is not None:
+    if isinstance(sides, UniformSides):
         column = None if sides.column is None else torch.from_numpy(sides.column)
         scales = UniformScales(torch.from_numpy(sides.row), column)
     else:

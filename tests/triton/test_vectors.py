@@ -10,8 +10,9 @@ from staged import matrix_of, stage_part
 from spqfmt import wire
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES, to_torch
-from spqfmt.residency.parts import by_columns, cut
+from spqfmt.residency.parts import cut
 from spqfmt.residency.sides import read_sides
+from spqfmt.schemes.codes import by_columns
 
 VALID = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "valid"
 

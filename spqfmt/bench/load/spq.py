@@ -13,8 +13,9 @@ from spqfmt.container.reader import Reader
 from spqfmt.records import TensorRecord
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.inventory import Inventory, Item
-from spqfmt.residency.parts import cut, weights_role
+from spqfmt.residency.parts import cut
 from spqfmt.residency.rates import Rates
+from spqfmt.schemes.registry import SCHEMES
 
 _ANY_RATES = Rates(1.0, 1.0, dict.fromkeys(CODECS, 1.0))
 """Where all weights stay decoded, rates decide nothing."""
@@ -54,7 +55,7 @@ def _load(reader: Reader) -> list[Array]:
         weights = store.decoded_run(range(at, at + len(own)))
         assert weights is not None
         at += len(own)
-        role = weights_role(record)
+        role = SCHEMES[record.scheme].weights
         arrays.append(Array(f"{record.name}/{role}", weights, CARRIERS[record.by_role[role].dtype].itemsize))
         arrays += [
             _side(reader, record, s.role) for s in record.streams if s.role != role and s.same_as is None

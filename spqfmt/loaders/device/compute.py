@@ -14,8 +14,9 @@ from spqfmt.loaders.device.seam import Device, Memory, Queue, Work
 from spqfmt.loaders.device.sides import DeviceSides
 from spqfmt.models.treatments import quantize_tokens
 from spqfmt.records import TensorRecord
-from spqfmt.residency.parts import Part, by_columns, channels
+from spqfmt.residency.parts import Part, channels
 from spqfmt.residency.workspace import rows_at_once
+from spqfmt.schemes.codes import by_columns
 
 TILE_WEIGHTS = 1 << 23
 """Weights that are dequantized at a time for many tokens."""

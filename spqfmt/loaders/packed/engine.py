@@ -11,14 +11,14 @@ from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.kernels import backend
 from spqfmt.loaders.packed.buffers import View, allocate, lent
-from spqfmt.loaders.packed.lookup import look_up
-from spqfmt.loaders.packed.multiply import PackedMatrix
 from spqfmt.loaders.packed.store import Store
 from spqfmt.loaders.packed.streams import Streams
-from spqfmt.loaders.packed.turned import TurnedMatrix, look_up_pieces, n_bytes_of, pieces_of
+from spqfmt.loaders.schemes.base import HostMatrix
+from spqfmt.loaders.schemes.registry import PRODUCTS
 from spqfmt.residency.parts import Part
 from spqfmt.residency.plan import Plan
-from spqfmt.residency.sides import Sides, read_sides
+from spqfmt.residency.sides import read_sides
+from spqfmt.schemes.sides import Sides
 
 _CPU = torch.device("cpu")
 
@@ -45,18 +45,15 @@ class HostWeights:
             self._parts: dict[str, tuple[Part, ...]] = {}
             for part in self._numbers:
                 self._parts[part.record.name] = (*self._parts.get(part.record.name, ()), part)
-            self._sides = _read_all_sides(self._parts, readers)
-            self._pieces = {
-                name: pieces_of(parts, self._sides.pop(name))
-                for name, parts in self._parts.items()
-                if parts[0].is_turned
-            }
+            sides = _read_all_sides(self._parts, readers)
             self._workspace = allocate(workspace_bytes)
             self._lock = lock_held_over_forks()
             self._store = Store(plan, readers)
             self._store.load()
             self._streams = Streams(plan, self._store) if self._store.is_streamed else None
-            self._matrices = {name: self._matrix(name, parts) for name, parts in self._parts.items()}
+            self._matrices = {
+                name: self._matrix(parts, sides.pop(name)) for name, parts in self._parts.items()
+            }
             # Also when the last module that refers to the engine is gone: nothing here refers to the engine itself.
             self._finalizer = weakref.finalize(self, _close, self._streams, stack.pop_all())
 
@@ -73,8 +70,7 @@ class HostWeights:
     def held_bytes(self) -> int:
         """What the engine holds now: the plan's bytes but for the ordinary parameters."""
         streams = self._streams.n_bytes if self._streams is not None else 0
-        sides = sum(side.n_bytes for side in self._sides.values())
-        sides += sum(n_bytes_of(pieces) for pieces in self._pieces.values())
+        sides = sum(matrix.n_bytes for matrix in self._matrices.values())
         return self._store.n_bytes + streams + sides + self._workspace.size
 
     @property
@@ -82,13 +78,13 @@ class HostWeights:
         """0: all that is held is where inputs are."""
         return 0
 
-    def matrix(self, tensor: str) -> PackedMatrix | TurnedMatrix:
+    def matrix(self, tensor: str) -> HostMatrix:
         """What `multiply` takes, by the tensor's name."""
         return self._matrices[tensor]
 
     def multiply(
         self,
-        matrix: PackedMatrix | TurnedMatrix,
+        matrix: HostMatrix,
         x: torch.Tensor,
         bias: torch.nn.Parameter | None,
         *,
@@ -105,12 +101,7 @@ class HostWeights:
         """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype."""
         wanted = ids.reshape(-1)
         with self._lock:
-            if tensor in self._pieces:
-                pieces = self._pieces[tensor]
-                rows = look_up_pieces(wanted, pieces, self._lend_rows, self._workspace, self.dtype)
-            else:
-                parts, sides = self._parts[tensor], self._sides[tensor]
-                rows = look_up(wanted, parts, sides, self._lend_rows, self._workspace, self.dtype)
+            rows = self._matrices[tensor].look_up(wanted, self._lend_rows, self._workspace, self.dtype)
         return rows.reshape(*ids.shape, rows.shape[-1])
 
     def values(self, tensor: str) -> torch.Tensor:
@@ -120,11 +111,9 @@ class HostWeights:
         with self._lock:
             return matrix.values(lend, self._workspace, self.dtype)
 
-    def _matrix(self, name: str, parts: tuple[Part, ...]) -> PackedMatrix | TurnedMatrix:
+    def _matrix(self, parts: tuple[Part, ...], sides: Sides) -> HostMatrix:
         whole = self._store.decoded_run([self._numbers[part] for part in parts])
-        if name in self._pieces:
-            return TurnedMatrix(self._pieces[name], whole)
-        return PackedMatrix(parts, self._sides[name], whole)
+        return PRODUCTS[sides.record.scheme].matrix(parts, sides, whole)
 
     @contextmanager
     def _lend(self, part: Part) -> Iterator[View]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from spqfmt.errors import SpqError
 from spqfmt.loaders.packed.weight import PackedWeight, Product
+from spqfmt.loaders.schemes.registry import PRODUCTS
 from spqfmt.models.treatments import TOKEN_INT8, treatment
 from spqfmt.records import TensorRecord
 
@@ -137,9 +138,9 @@ class PackedLinear(_Packed):
     ) -> None:
         super().__init__(record, dtype)
         self.out_features, self.in_features = record.matrix_shape
-        # Integer products are there for one scheme; inputs of others are rounded, as where weights are floats.
-        self.int8_activations = int8_activations and record.scheme == "uniform"
-        rounded = None if record.scheme == "uniform" or not int8_activations else TOKEN_INT8
+        # Inputs of schemes without integer products are rounded, as where weights are floats.
+        self.int8_activations = int8_activations and PRODUCTS[record.scheme].multiplies_integers
+        rounded = TOKEN_INT8 if int8_activations and not self.int8_activations else None
         self.treatment = treatment(record.activation_clamp, rounded)
         self.bias: nn.Parameter | None = bias
 

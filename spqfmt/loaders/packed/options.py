@@ -7,7 +7,7 @@ import torch
 
 from spqfmt.container.output import INDEX_SUFFIX
 from spqfmt.errors import OptionError
-from spqfmt.loaders.packed.tiles import NAMES
+from spqfmt.loaders.schemes.matrix import NAMES
 from spqfmt.sizes import parse_size
 
 

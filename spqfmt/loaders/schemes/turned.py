@@ -3,7 +3,7 @@
 So their products are those of tensors stored by rows, part by part, with the inputs that each part's columns take.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -14,11 +14,10 @@ from torch import nn
 
 from spqfmt.codecs.base import Bytes
 from spqfmt.kernels.multiply import OutlierRows
-from spqfmt.loaders.packed.buffers import View
-from spqfmt.loaders.packed.lookup import look_up
-from spqfmt.loaders.packed.multiply import Lend, PackedMatrix
+from spqfmt.loaders.schemes.base import Lend, Lent
+from spqfmt.loaders.schemes.integer_matrix import IntegerMatrix
 from spqfmt.residency.parts import Part
-from spqfmt.residency.sides import Sides
+from spqfmt.schemes.uniform import UniformSides
 
 
 @dataclass(frozen=True)
@@ -27,19 +26,19 @@ class Piece:
 
     stored: Part
     part: Part
-    sides: Sides
+    sides: UniformSides
     columns: NDArray[np.int64]
 
     def lend(self, lend: Lend) -> Lend:
         """`lend` for `part`, by what is stored."""
 
-        def lent(part: Part) -> AbstractContextManager[View]:
+        def lent(part: Part) -> AbstractContextManager[Lent]:
             return lend(self.stored)
 
         return lent
 
 
-def pieces_of(parts: Sequence[Part], sides: Sides) -> tuple[Piece, ...]:
+def pieces_of(parts: Sequence[Part], sides: UniformSides) -> tuple[Piece, ...]:
     """The parts of a tensor, all of them `is_turned`."""
     record = sides.record
     n_rows, n_columns = record.matrix_shape
@@ -54,7 +53,7 @@ def pieces_of(parts: Sequence[Part], sides: Sides) -> tuple[Piece, ...]:
             parameters={**record.parameters, "orientation": "rows"},
         )
         inputs = here if sides.permutation is None else sides.permutation[here]
-        own_sides = Sides(
+        own_sides = UniformSides(
             own,
             row=sides.row,
             column=None if sides.column is None else sides.column[here],
@@ -66,28 +65,6 @@ def pieces_of(parts: Sequence[Part], sides: Sides) -> tuple[Piece, ...]:
             Piece(part, Part(own, part.reader_number, part.chunks, 0, n_rows, True), own_sides, inputs)
         )
     return tuple(pieces)
-
-
-def n_bytes_of(pieces: Sequence[Piece]) -> int:
-    """Memory of the sides of all pieces, which share their rows' scales."""
-    columns = sum(piece.columns.nbytes for piece in pieces if piece.sides.permutation is None)
-    row = pieces[0].sides.row
-    assert row is not None
-    return columns + row.nbytes + sum(piece.sides.n_bytes - row.nbytes for piece in pieces)
-
-
-def look_up_pieces(
-    ids: torch.Tensor, pieces: Sequence[Piece], lend: Lend, workspace: Bytes, dtype: torch.dtype
-) -> torch.Tensor:
-    """As lookup.look_up: every row needs all pieces."""
-    if len(pieces) == 1:
-        (only,) = pieces
-        return look_up(ids, (only.part,), only.sides, only.lend(lend), workspace, dtype)
-    out = torch.empty(len(ids), sum(piece.columns.size for piece in pieces), dtype=dtype)
-    for piece in pieces:
-        rows = look_up(ids, (piece.part,), piece.sides, piece.lend(lend), workspace, dtype)
-        out[:, torch.from_numpy(piece.columns)] = rows
-    return out
 
 
 def _outliers_in(outliers: OutlierRows, columns: NDArray[np.int64], n_columns: int) -> OutlierRows:
@@ -103,7 +80,7 @@ def _outliers_in(outliers: OutlierRows, columns: NDArray[np.int64], n_columns: i
 
 
 class TurnedMatrix:
-    """PackedMatrix for such a tensor. `whole` as there, with every part turned."""
+    """IntegerMatrix for such a tensor. `whole` as there, with every part turned."""
 
     def __init__(self, pieces: tuple[Piece, ...], whole: Bytes | None) -> None:
         self._pieces = pieces
@@ -112,15 +89,22 @@ class TurnedMatrix:
         for piece in pieces:
             end = begin + piece.part.decoded_bytes
             own = None if whole is None else whole[begin:end]
-            self._matrices.append(PackedMatrix((piece.part,), piece.sides, own))
+            self._matrices.append(IntegerMatrix((piece.part,), piece.sides, own))
             begin = end
         self._columns = [torch.from_numpy(piece.columns) for piece in pieces]
         self._n_rows = pieces[0].sides.record.matrix_shape[0]
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the sides of all pieces, which share their rows' scales."""
+        columns = sum(piece.columns.nbytes for piece in self._pieces if piece.sides.permutation is None)
+        row = self._pieces[0].sides.row
+        return columns + row.nbytes + sum(piece.sides.n_bytes - row.nbytes for piece in self._pieces)
+
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
     ) -> torch.Tensor | None:
-        """As PackedMatrix.multiply_whole."""
+        """See HostMatrix."""
         if len(self._matrices) > 1:
             return None
         return self._matrices[0].multiply_whole(x, bias, int8_activations=int8_activations)
@@ -134,7 +118,7 @@ class TurnedMatrix:
         *,
         int8_activations: bool,
     ) -> torch.Tensor:
-        """As PackedMatrix.multiply. Sums over several parts are in float32."""
+        """See HostMatrix. Sums over several parts are in float32."""
         if len(self._matrices) == 1:
             lent = self._pieces[0].lend(lend)
             return self._matrices[0].multiply(x, bias, lent, workspace, int8_activations=int8_activations)
@@ -151,16 +135,28 @@ class TurnedMatrix:
             y += bias
         return y.to(x.dtype).reshape(*x.shape[:-1], self._n_rows)
 
+    def look_up(self, ids: torch.Tensor, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
+        """See HostMatrix. Every row needs all pieces."""
+        found = (
+            matrix.look_up(ids, piece.lend(lend), workspace, dtype)
+            for piece, matrix in zip(self._pieces, self._matrices, strict=True)
+        )
+        return self._beside(found, len(ids), dtype)
+
     def values(self, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
-        """As PackedMatrix.values."""
+        """See HostMatrix."""
         found = (
             matrix.values(piece.lend(lend), workspace, dtype)
             for piece, matrix in zip(self._pieces, self._matrices, strict=True)
         )
+        return self._beside(found, self._n_rows, dtype)
+
+    def _beside(self, parts: Iterator[torch.Tensor], n_rows: int, dtype: torch.dtype) -> torch.Tensor:
+        """Columns of all pieces put into their places."""
         if len(self._matrices) == 1:
-            return next(found)
-        out = torch.empty(self._n_rows, sum(len(columns) for columns in self._columns), dtype=dtype)
-        for columns, part in zip(self._columns, found, strict=True):
+            return next(parts)
+        out = torch.empty(n_rows, sum(len(columns) for columns in self._columns), dtype=dtype)
+        for columns, part in zip(self._columns, parts, strict=True):
             out[:, columns] = part
         return out
 

@@ -1,0 +1,18 @@
+"""What loaders compute with, by the name of the scheme."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import spqfmt.loaders.schemes as package
+from spqfmt.loaders.schemes.base import DeviceForm, LoaderScheme
+from spqfmt.records import TensorRecord
+from spqfmt.registry import find
+
+PRODUCTS: Mapping[str, LoaderScheme] = MappingProxyType({p.name: p for p in find(package, "PRODUCTS")})
+
+
+def device_form(record: TensorRecord) -> DeviceForm:
+    """Of a tensor that is computed from on a device."""
+    form = PRODUCTS[record.scheme].device
+    assert form is not None, f"scheme {record.scheme} has no form on a device"
+    return form
