@@ -11,12 +11,12 @@ from rich.table import Table
 from spqfmt.cli.units import size
 
 if TYPE_CHECKING:
-    from spqfmt.loaders.device.plan import DeviceModelPlan
+    from spqfmt.loaders.plan import ModelPlan
 
 _RESIDENCIES = ("decoded", "compressed", "host", "disk")
 
 
-def show_device_plan(planned: "DeviceModelPlan", layer: Callable[[str], str]) -> None:
+def show_device_plan(planned: "ModelPlan", layer: Callable[[str], str]) -> None:
     """Print a row for each layer (what `layer` makes of a tensor's name), and totals."""
     plan, on_top = planned.plan, planned.on_top
     host = plan.on_host

@@ -97,7 +97,7 @@ def _plan_for_device(
     *,
     as_json: bool,
 ) -> None:
-    from spqfmt.loaders.device.plan import plan_for_device
+    from spqfmt.loaders.plan import plan_for_device
 
     with about(file):
         planned = plan_for_device(

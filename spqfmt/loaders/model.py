@@ -10,55 +10,46 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import (
-    CorruptError,
-    ImporterError,
     OptionError,
     SpqError,
     UnsupportedError,
     UnusedTensorsWarning,
-    foreign_errors,
     one_sentence,
 )
-from spqfmt.loaders.device.load import (
-    ceilings_for,
-    make_device_engine,
-    open_decoder,
-    open_device,
-    prepare_for_device,
-)
+from spqfmt.loaders.config import building_errors, stored_config, stored_tokenizer
 from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.lazy import lazy_state
-from spqfmt.loaders.packed.load import attach, make_engine, packed_class, packed_names, prepare
+from spqfmt.loaders.load import attach, device_road, on_host, open_device, packed_class, prepare
+from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.modules import Weights
 from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.settings import read_generation_config
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
 from spqfmt.models.assets import asset_folder
-from spqfmt.models.config import find_model_class, quiet_transformers, read_config, read_tokenizer
+from spqfmt.models.config import find_model_class, quiet_transformers
 from spqfmt.models.inputs import treat_inputs
 from spqfmt.progress import Progress, Silent
+from spqfmt.residency.plan import Plan
+from spqfmt.residency.rates import measure_rates
 
-_TOKENIZER_FILES = frozenset(
-    {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt"}
-)
 _NAMES_SHOWN = 3
 
 
 def load_model(
     path: str | Path,
     *,
-    device: str | torch.device | Device = "cpu",
+    device: str | torch.device = "cpu",
     dtype: torch.dtype | str | None = None,
     memory: int | str | None = None,
     host_memory: int | str | None = None,
@@ -76,10 +67,9 @@ def load_model(
     `memory`, in bytes or as "300MiB", is a ceiling for all that is held of the weights of an .spq file on the CPU or on
     a CUDA device: layers keep their codes packed and compute from them, and what does not fit is decoded each time it
     is needed (spqfmt.loaders.packed, spqfmt.loaders.device). For a CUDA device `host_memory` is the ceiling for what
-    waits in host memory besides. `device` may also be a loaders.device.Device, such as a simulated one. `packed` True
-    does so without a ceiling. `activations` "int8" or "float" tells packed layers of integer codes how to take their
-    inputs; by default as the file says. Such a model gives no gradients and no state dict;
-    `model.packed_weights.close()`, or dropping the model, stops its threads and closes the file.
+    waits in host memory besides. `packed` True does so without a ceiling. `activations` "int8" or "float" tells packed
+    layers of integer codes how to take their inputs; by default as the file says. Such a model gives no gradients and
+    no state dict; `model.packed_weights.close()`, or dropping the model, stops its threads and closes the file.
 
     `progress` is told of each tensor that is decoded. Tensors that the model's class has no place for are left out with
     one UnusedTensorsWarning, as transformers does.
@@ -89,14 +79,29 @@ def load_model(
     MemoryBudgetError for a ceiling that is too low, before weights are read, OptionError for options that make no
     sense, BackendError for a device that is not there, OSError and what says that memory ran out as they are.
     """
-    path = Path(path)
-    kind = "simulated" if isinstance(device, Device) else torch_device(device).type
-    wanted = packing_options(path, kind, memory, packed, activations, host_memory)
-    target = open_device(device, packed=wanted is not None)
+    path, where = Path(path), torch_device(device)
+    wanted = packing_options(path, where.type, memory, packed, activations, host_memory)
+    target = open_device(where, packed=wanted is not None)
+    return load_onto(path, where, target, wanted, dtype=dtype, progress=progress)
+
+
+def load_onto(
+    path: Path,
+    where: torch.device,
+    target: Device | None,
+    wanted: Packing | None,
+    *,
+    dtype: torch.dtype | str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Any, Any]:
+    """As `load_model`: the model on `where`, and its packed weights, if they are `wanted`, on `target` (None: the CPU).
+
+    The model owns `target`. Raises as `load_model` does.
+    """
     with _collection_paused(), open_stored(path) as stored, progress or Silent() as shown:
         with asset_folder(stored.assets) as folder, quiet_transformers():
             config = stored_config(path, folder, stored)
-            tokenizer = _tokenizer(path, folder, stored)
+            tokenizer = stored_tokenizer(path, folder, stored)
             generation = None
             if "generation_config.json" in stored.assets:
                 generation = read_generation_config(path, folder)
@@ -110,7 +115,7 @@ def load_model(
                 treat_inputs(
                     model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None}
                 )
-            model = model.to(device.torch_device if isinstance(device, Device) else device)
+            model = model.to(where)
     # Not what the config says: transformers looks for more weights there (adapters of a language, draft layers).
     model.name_or_path = model.config.name_or_path = str(path.resolve())
     if generation is not None and model.can_generate():
@@ -124,20 +129,6 @@ def torch_device(device: str | int | torch.device) -> torch.device:
         return torch.device(device)
     except RuntimeError as error:
         raise OptionError(f"device {device!r}: {one_sentence(error)}") from None
-
-
-def building_errors(path: Path, model_class: Any) -> AbstractContextManager[None]:
-    """What transformers and torch raise over a config that they could read becomes UnsupportedError."""
-
-    def explained(reason: str) -> SpqError:
-        name = model_class.__name__
-        return UnsupportedError(
-            f"{path}: transformers cannot build the {name} of its config.json: {reason}; mend that file, or try "
-            "another transformers",
-            name,
-        )
-
-    return foreign_errors(explained)
 
 
 def need_tokenizer(path: str | Path, tokenizer: Any) -> None:
@@ -162,50 +153,6 @@ def need_language_model(path: str | Path, model: Any, *, decoder_only: bool = Tr
         raise UnsupportedError(f"{path}: a {name}: {why}; load it in Python with spqfmt.load_model", name)
 
 
-def stored_config(path: Path, folder: Path, stored: StoredModel) -> Any:
-    """transformers' config of the model. Raises as `load_model` does."""
-    if "config.json" not in stored.assets:
-        raise _bad(stored, f"{path}: no config.json in it, so its weights cannot become a model")
-
-    def explained(reason: str) -> SpqError:
-        return UnsupportedError(
-            f"{path}: transformers cannot use its config.json: {reason.replace(str(folder), str(path))}; "
-            "a newer transformers may",
-            "config",
-        )
-
-    config = read_config(folder, explained)
-    refuse_quantized(path, config)
-    return config
-
-
-def refuse_quantized(path: Path, config: Any) -> None:
-    """Raise UnsupportedError for a config whose model another format has quantized."""
-    # The two places that transformers looks at.
-    parts = (config, config.get_text_config(decoder=True))
-    found = (getattr(part, "quantization_config", None) for part in parts)
-    quantization = next((one for one in found if one is not None), None)
-    if quantization is not None:
-        method = (
-            dict(quantization).get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        )
-        raise UnsupportedError(
-            f"{path}: its tensors are quantized by another format ({method}); unpack it and load it with transformers",
-            f"quantization {method}",
-        )
-
-
-def _tokenizer(path: Path, folder: Path, stored: StoredModel) -> Any:
-    if _TOKENIZER_FILES.isdisjoint(stored.assets):
-        return None
-
-    def explained(reason: str) -> SpqError:
-        why = reason.replace(str(folder), str(path))
-        return UnsupportedError(f"{path}: transformers cannot use its tokenizer: {why}", "tokenizer")
-
-    return read_tokenizer(folder, explained)
-
-
 def load_packed(
     path: Path,
     model_class: Any,
@@ -222,25 +169,22 @@ def load_packed(
         readers = open_readers(path)
         for reader in readers:
             stack.callback(reader.close)
-        engine: Callable[[], Weights]
+        weights: Callable[[Plan, Sequence[Reader], torch.dtype], Weights]
         if device is None:
-            planned = prepare(model_class, config, readers, dtype=dtype, memory_bytes=wanted.memory_bytes)
-            places, engine = planned.places, partial(make_engine, planned, readers, dtype)
+            planner, weights = on_host(wanted.memory_bytes, measure_rates(readers[0])), HostWeights
         else:
             stack.callback(device.close)
-            decoder = open_decoder(device)
-            ceilings = ceilings_for(device, decoder, wanted.memory_bytes, wanted.host_memory_bytes)
-            on_device = prepare_for_device(model_class, config, readers, dtype, ceilings)
-            places = on_device.places
-            engine = partial(make_device_engine, on_device, readers, dtype, device, decoder)
-        packed = packed_class(model_class, places, dtype, int8_activations=wanted.int8_activations)
-        names = packed_names(places)
-        left = {n: t for n, t in stored.tensors.items() if n not in names}
+            planner, weights = device_road(device, wanted)
+        prepared = prepare(model_class, config, readers, dtype, planner)
+        packed = packed_class(model_class, prepared.places, dtype, int8_activations=wanted.int8_activations)
+        held = {place.tensor for place in prepared.places}
+        left = {n: t for n, t in stored.tensors.items() if n not in held}
         rest = replace(stored, tensors=left)
         model, info = _build(path, packed, config, rest, dtype, progress, **options)
         treat_inputs(model, {n: t.treatment for n, t in left.items() if t.treatment is not None})
         stack.pop_all()
-        attach(model, model_class, engine())
+        # The weights own the readers and the device from here on, and close them too where they cannot be made.
+        attach(model, model_class, weights(prepared.plan, readers, dtype))
     return model, info
 
 
@@ -271,11 +215,11 @@ def _build(
 def _check(path: Path, stored: StoredModel, class_name: str, info: Mapping[str, Any]) -> None:
     """Raise unless every weight of the model came from the file; warn of tensors that the model has no place for."""
     if missing := sorted(info["missing_keys"]):
-        raise _bad(stored, f"{path}: {class_name} needs tensors that are not in it: {_listed(missing)}")
+        raise stored.bad(f"{path}: {class_name} needs tensors that are not in it: {_listed(missing)}")
     if mismatched := sorted(info["mismatched_keys"]):
         name, found, wanted = mismatched[0]
-        raise _bad(
-            stored, f"{path}: tensor {name} has shape {tuple(found)}, {class_name} wants {tuple(wanted)}"
+        raise stored.bad(
+            f"{path}: tensor {name} has shape {tuple(found)}, {class_name} wants {tuple(wanted)}"
         )
     if unused := sorted(info["unexpected_keys"]):
         warnings.warn(
@@ -283,10 +227,6 @@ def _check(path: Path, stored: StoredModel, class_name: str, info: Mapping[str, 
             UnusedTensorsWarning,
             stacklevel=4,
         )
-
-
-def _bad(stored: StoredModel, message: str) -> SpqError:
-    return CorruptError(message) if stored.is_spq else ImporterError(message)
 
 
 def _listed(names: list[str]) -> str:

@@ -1,7 +1,8 @@
-"""`plan_model`: what `load_model` would do under a ceiling, and what comes on top; no weights are read."""
+"""What `load_model` would do under ceilings, on the CPU or on a device, and what comes on top; no weights are read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,17 @@ from typing import Any
 
 import torch
 
+from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_readers
-from spqfmt.loaders.model import building_errors, stored_config
-from spqfmt.loaders.packed.load import prepare
+from spqfmt.loaders import load
+from spqfmt.loaders.config import building_errors, stored_config
+from spqfmt.loaders.load import Ceilings, Planner, on_device, on_host, prepare
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
 from spqfmt.models.assets import asset_folder
 from spqfmt.models.config import find_model_class
+from spqfmt.residency.device import host_rates
+from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 from spqfmt.residency.inventory import Inventory
 from spqfmt.residency.plan import Plan
 from spqfmt.residency.rates import Rates, measure_rates
@@ -39,7 +44,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """The plan, what it was made from, and what comes on top of it."""
+    """The plan, what it was made from, and what comes on top of it. `rates` are the host's."""
 
     plan: Plan
     inventory: Inventory
@@ -67,6 +72,41 @@ def plan_model(
     path = Path(path)
     options = packing_options(path, "cpu", memory, memory is None or None, None)
     assert options is not None
+
+    def planner(readers: Sequence[Reader]) -> tuple[Planner, Rates]:
+        found = rates or measure_rates(readers[0])
+        return on_host(options.memory_bytes, found), found
+
+    return _plan(path, dtype, planner, n_tokens, batch)
+
+
+def plan_for_device(
+    path: str | Path,
+    *,
+    memory: int | str | None = None,
+    host_memory: int | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    n_tokens: int = 2048,
+    batch: int = 1,
+    rates: DeviceRates = DEFAULT,
+) -> ModelPlan:
+    """Plan `path`, an .spq file, for a device of these rates, which need not be there. Raises as `plan_model` does."""
+    path = Path(path)
+    options = packing_options(path, "cuda", memory, memory is None or None, None, host_memory)
+    assert options is not None
+    ceilings = Ceilings(
+        options.memory_bytes, options.host_memory_bytes, rates, part_bytes=load.DEVICE_PART_BYTES
+    )
+    return _plan(path, dtype, lambda _: (on_device(ceilings), host_rates(rates)), n_tokens, batch)
+
+
+def _plan(
+    path: Path,
+    dtype: torch.dtype | str | None,
+    planner: Callable[[Sequence[Reader]], tuple[Planner, Rates]],
+    n_tokens: int,
+    batch: int,
+) -> ModelPlan:
     with ExitStack() as stack:
         readers = open_readers(path)
         for reader in readers:
@@ -75,12 +115,11 @@ def plan_model(
             config = stored_config(path, folder, stored)
             weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
         model_class = find_model_class(config, path)
-        rates = rates or measure_rates(readers[0])
+        planned, rates = planner(readers)
         with building_errors(path, model_class):
-            prepared = prepare(
-                model_class, config, readers, dtype=weights, memory_bytes=options.memory_bytes, rates=rates
-            )
-    return ModelPlan(prepared.plan, prepared.inventory, rates, estimate(config, weights, n_tokens, batch))
+            prepared = prepare(model_class, config, readers, weights, planned)
+    on_top = estimate(config, weights, n_tokens, batch)
+    return ModelPlan(prepared.plan, prepared.inventory, rates, on_top)
 
 
 def estimate(config: Any, dtype: torch.dtype, n_tokens: int, batch: int) -> Activations:

@@ -15,9 +15,10 @@ import transformers
 from transformers.utils import is_peft_available
 
 from spqfmt.errors import OptionError
-from spqfmt.loaders.device.load import open_device
+from spqfmt.loaders.config import building_errors, refuse_quantized
 from spqfmt.loaders.lazy import lazy_state
-from spqfmt.loaders.model import building_errors, load_packed, refuse_quantized, torch_device
+from spqfmt.loaders.load import open_device
+from spqfmt.loaders.model import load_packed, torch_device
 from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
 from spqfmt.models.assets import asset_folder

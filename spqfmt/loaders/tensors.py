@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from spqfmt.errors import OptionError
+from spqfmt.errors import CorruptError, ImporterError, OptionError, SpqError
 from spqfmt.importers import SourceTensor, find_importer
 from spqfmt.loaders.file import SpqFile
 from spqfmt.models.treatments import Treatment
@@ -41,6 +41,10 @@ class StoredModel:
     tensors: Mapping[str, LazyTensor]
     assets: Mapping[str, bytes]
     is_spq: bool
+
+    def bad(self, message: str) -> SpqError:
+        """The error of a model that breaks its format's or its class's rules."""
+        return CorruptError(message) if self.is_spq else ImporterError(message)
 
 
 @contextmanager

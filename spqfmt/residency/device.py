@@ -53,8 +53,7 @@ def plan_device(
     smallest = min(whole.total + decoded, streamed.total)
     check_ceiling("memory", memory_bytes, smallest)
     host_fixed = staging_bytes(items)
-    host_rates = Rates(rates.read, rates.compute, dict.fromkeys(CODECS, rates.host_decode))
-    smallest_host = host_fixed + plan_residency(inventory.lookups, host_rates, None).smallest_bytes
+    smallest_host = host_fixed + plan_residency(inventory.lookups, host_rates(rates), None).smallest_bytes
     check_ceiling("host_memory", host_memory_bytes, smallest_host)
     host_room = None if host_memory_bytes is None else host_memory_bytes - smallest_host
     is_whole = memory_bytes is None or memory_bytes >= whole.total + decoded
@@ -65,7 +64,7 @@ def plan_device(
     parts = tuple(PlannedPart(item, *state) for item, state in zip(items, chosen, strict=True))
     in_host = sum(part.bytes for part in parts if part.residency == "host")
     left = None if host_memory_bytes is None else host_memory_bytes - host_fixed - in_host
-    lookups = plan_residency(inventory.lookups, host_rates, left)
+    lookups = plan_residency(inventory.lookups, host_rates(rates), left)
     return Plan(
         memory_bytes=memory_bytes,
         smallest_bytes=smallest,
@@ -76,6 +75,11 @@ def plan_device(
         parts=parts,
         host=HostPlan(host_memory_bytes, smallest_host, host_fixed, lookups, rates),
     )
+
+
+def host_rates(rates: DeviceRates) -> Rates:
+    """Those of the host beside the device."""
+    return Rates(rates.read, rates.compute, dict.fromkeys(CODECS, rates.host_decode))
 
 
 def _choose(items: Sequence[Item], rates: DeviceRates, room: int, host_room: int | None) -> list[State]:

@@ -70,5 +70,4 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts so small that a tiny model has many, as a large one has of the usual size."""
-    for module in ("load", "plan"):
-        monkeypatch.setattr(f"spqfmt.loaders.device.{module}.PART_BYTES", 1 << 12)
+    monkeypatch.setattr("spqfmt.loaders.load.DEVICE_PART_BYTES", 1 << 12)

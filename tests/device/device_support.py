@@ -11,9 +11,10 @@ from spqfmt.container.reader import Reader
 from spqfmt.kernels.device.choose import kernels_for
 from spqfmt.loaders.device import DeviceWeights, Fault, SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
-from spqfmt.loaders.device.load import Ceilings, DevicePrepared, device_inventory, make_device_engine
+from spqfmt.loaders.load import Ceilings, device_inventory
 from spqfmt.residency.device import device_fixed_bytes, plan_device
 from spqfmt.residency.device_rates import DeviceRates
+from spqfmt.residency.plan import Plan
 
 RATES = DeviceRates(
     name="test", assumed=True, read=1e8, copy=1e9, rans=1e10, zstd=5e9, move=2e10, compute=2e10,
@@ -21,16 +22,16 @@ RATES = DeviceRates(
 )  # fmt: skip
 
 
-def prepared_of(
+def plan_of(
     readers: Sequence[Reader], residency: str, *, part_bytes: int = 1 << 11, zstd_on_device: bool = False
-) -> DevicePrepared:
+) -> Plan:
     """A plan of all tensors of the files in which as many parts as possible live in `residency`."""
     records = [(record, number) for number, reader in enumerate(readers) for record in reader.index.tensors]
     numbers = {record.name: number for record, number in records}
     ceilings = Ceilings(part_bytes=part_bytes, zstd_on_device=zstd_on_device)
     products = [record for record, _ in records]
     inventory = device_inventory(products, [], numbers, 0, torch.bfloat16, ceilings)
-    return DevicePrepared((), inventory, forced_plan(inventory, residency))
+    return forced_plan(inventory, residency)
 
 
 def forced_plan(inventory: Any, residency: str) -> Any:
@@ -51,10 +52,10 @@ def engine_of(
 ) -> tuple[DeviceWeights, SimulatedDevice]:
     """An engine over all tensors of a file, on a device that holds no byte more than the plan."""
     reader = Reader(path)
-    prepared = prepared_of([reader], residency, **options)
-    device = SimulatedDevice(RATES, capacity_bytes=prepared.plan.held_bytes, faults=faults)
+    plan = plan_of([reader], residency, **options)
+    device = SimulatedDevice(RATES, capacity_bytes=plan.held_bytes, faults=faults)
     decoder = Decoder(kernels_for(torch.device("cpu"), "torch"))
-    engine = make_device_engine(prepared, [reader], torch.bfloat16, device, decoder)
-    assert device.allocated_bytes == engine.held_bytes == prepared.plan.held_bytes
-    assert device.peak_host_bytes <= prepared.plan.host_held_bytes
+    engine = DeviceWeights(plan, [reader], torch.bfloat16, device, decoder)
+    assert device.allocated_bytes == engine.held_bytes == plan.held_bytes
+    assert device.peak_host_bytes <= plan.host_held_bytes
     return engine, device

@@ -15,8 +15,10 @@ from device_support import RATES
 import spqfmt
 from spqfmt.errors import BackendError, ChecksumError, MemoryBudgetError, OptionError, SpqError
 from spqfmt.loaders.device import SimulatedDevice
-from spqfmt.loaders.device.plan import plan_for_device
+from spqfmt.loaders.model import load_onto
 from spqfmt.loaders.packed import PackedEmbedding, PackedLinear
+from spqfmt.loaders.packed.options import packing_options
+from spqfmt.loaders.plan import plan_for_device
 
 INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(24)]])
 METHODS: dict[str, dict[str, Any]] = {
@@ -65,14 +67,8 @@ def on_device(
     path: Path, memory: int | None, host_memory: int | None, **options: Any
 ) -> tuple[Any, SimulatedDevice]:
     device = SimulatedDevice(RATES, capacity_bytes=memory)
-    model, _ = spqfmt.load_model(
-        path,
-        device=device,
-        memory=memory,
-        host_memory=host_memory,
-        packed=True if memory is None else None,
-        **options,
-    )
+    wanted = packing_options(path, "cuda", memory, memory is None or None, None, host_memory)
+    model, _ = load_onto(path, device.torch_device, device, wanted, **options)
     return model, device
 
 
@@ -158,7 +154,7 @@ def test_a_ceiling_that_is_too_low_is_refused_before_anything_is_read(
     with pytest.raises(
         MemoryBudgetError, match=f"^memory .* needs at least .* \\({plan.smallest_bytes} bytes\\)"
     ):
-        spqfmt.load_model(path, device=SimulatedDevice(RATES), memory=plan.smallest_bytes - 1)
+        on_device(path, plan.smallest_bytes - 1, None)
     with pytest.raises(MemoryBudgetError, match=f"^host_memory .*\\({plan.on_host.smallest_bytes} bytes\\)"):
         on_device(path, plan.smallest_bytes, plan.on_host.smallest_bytes - 1)
 

@@ -15,16 +15,15 @@ import numpy as np
 import pytest
 import torch
 import zstandard
-from device_support import RATES, prepared_of
+from device_support import RATES, plan_of
 
 from spqfmt import wire
 from spqfmt.container.reader import Reader
 from spqfmt.errors import BackendError, CorruptError
 from spqfmt.kernels.device.choose import kernels_for
 from spqfmt.kernels.nvcomp import NvcompZstd
-from spqfmt.loaders.device import SimulatedDevice
+from spqfmt.loaders.device import DeviceWeights, SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
-from spqfmt.loaders.device.load import make_device_engine
 from spqfmt.schemes.uniform import Uniform
 
 CPU = torch.device("cpu")
@@ -105,10 +104,10 @@ def stored(write_tensors: Callable[..., Path], generator: Any) -> tuple[Path, to
 
 def engine_with(path: Path, zstd: Any, residency: str = "disk") -> Any:
     reader = Reader(path)
-    prepared = prepared_of([reader], residency, part_bytes=1 << 20, zstd_on_device=zstd is not None)
-    device = SimulatedDevice(RATES, capacity_bytes=prepared.plan.held_bytes)
+    plan = plan_of([reader], residency, part_bytes=1 << 20, zstd_on_device=zstd is not None)
+    device = SimulatedDevice(RATES, capacity_bytes=plan.held_bytes)
     decoder = Decoder(kernels_for(CPU, "torch"), zstd)
-    return make_device_engine(prepared, [reader], torch.bfloat16, device, decoder)
+    return DeviceWeights(plan, [reader], torch.bfloat16, device, decoder)
 
 
 def rows_of(engine: Any, name: str = "a") -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device_support import RATES, engine_of, prepared_of
+from device_support import RATES, engine_of, plan_of
 
 from spqfmt.container.reader import Reader
 from spqfmt.errors import BackendError, ChecksumError, CorruptError, SpqError
@@ -87,13 +87,11 @@ def test_every_step_of_a_part_comes_after_the_one_before_it(stored: Path) -> Non
 def seconds_of_a_pass(stored: Path, residency: str, rates: Any) -> tuple[float, int]:
     """Virtual seconds of the fourth pass and later, each; the number of parts."""
     reader = Reader(stored)
-    prepared = prepared_of([reader], residency)
+    plan = plan_of([reader], residency)
     device = SimulatedDevice(rates, runs=False)
-    parts = [part.item.part for part in prepared.plan.parts]
+    parts = [part.item.part for part in plan.parts]
     shipments = [Shipment(part, zstd_on_device=False) for part in parts]
-    pipeline = Pipeline(
-        device, prepared.plan, shipments, [reader], Decoder(kernels_for(torch.device("cpu"), "torch"))
-    )
+    pipeline = Pipeline(device, plan, shipments, [reader], Decoder(kernels_for(torch.device("cpu"), "torch")))
     pipeline.load()
     ends = []
     for _ in range(8):
@@ -109,7 +107,7 @@ def seconds_of_a_pass(stored: Path, residency: str, rates: Any) -> tuple[float, 
 def balanced(stored: Path, seconds: dict[str, float]) -> Any:
     """Rates at which a part takes so long on each stream."""
     with Reader(stored) as reader:
-        parts = [part.item for part in prepared_of([reader], "disk").plan.parts]
+        parts = [part.item for part in plan_of([reader], "disk").parts]
     read = np.mean([item.part.stored_bytes for item in parts])
     sent = np.mean([item.load.sent_bytes for item in parts])
     decoded = parts[0].part.decoded_bytes

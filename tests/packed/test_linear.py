@@ -95,24 +95,22 @@ FORMS: dict[str, Callable[[np.random.Generator], Any]] = {
 }
 
 
-def plan_of(
-    reader: Reader, memory_bytes: int | None, *, lookups: bool, part_bytes: int = 1 << 11
-) -> tuple[Plan, int]:
+def plan_of(reader: Reader, memory_bytes: int | None, *, lookups: bool, part_bytes: int = 1 << 11) -> Plan:
     record = reader.index.by_name["w"]
     items = tuple(Item(part, True, lookups) for part in cut(record, part_bytes=part_bytes))
     workspace = workspace_bytes(*record.matrix_shape, torch.bfloat16.itemsize)
     inventory = Inventory(items, 0, side_bytes([item.part for item in items]), workspace)
     if memory_bytes == 0:
         memory_bytes = plan_residency(inventory, RATES, None).smallest_bytes
-    return plan_residency(inventory, RATES, memory_bytes), workspace
+    return plan_residency(inventory, RATES, memory_bytes)
 
 
 def engine_of(
     path: Path, memory_bytes: int | None, dtype: torch.dtype = torch.bfloat16, part_bytes: int = 1 << 11
 ) -> HostWeights:
     reader = Reader(path)
-    plan, workspace = plan_of(reader, memory_bytes, lookups=True, part_bytes=part_bytes)
-    engine = HostWeights(plan, [reader], dtype, workspace)
+    plan = plan_of(reader, memory_bytes, lookups=True, part_bytes=part_bytes)
+    engine = HostWeights(plan, [reader], dtype)
     assert engine.held_bytes == plan.held_bytes
     return engine
 

@@ -30,8 +30,9 @@ from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels, Matrix, UniformScal
 from spqfmt.kernels.device.choose import kernels_for
 from spqfmt.kernels.nvcomp import NvcompZstd
 from spqfmt.loaders.device import CudaDevice, SimulatedDevice
-from spqfmt.loaders.device.plan import plan_for_device
-from spqfmt.loaders.model import load_model
+from spqfmt.loaders.model import load_onto
+from spqfmt.loaders.packed.options import packing_options
+from spqfmt.loaders.plan import plan_for_device
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 
 BLOCK_LOG2 = (12, 13, 14, 15, 16)
@@ -203,9 +204,8 @@ def _generate(
     if check.on_gpu:
         torch.cuda.reset_peak_memory_stats(check.device)
     before = torch.cuda.memory_allocated(check.device) if check.on_gpu else 0
-    model, _ = load_model(
-        path, device=device, memory=memory, host_memory=host_memory, packed=True if memory is None else None
-    )
+    wanted = packing_options(path, "cuda", memory, memory is None or None, None, host_memory)
+    model, _ = load_onto(path, device.torch_device, device, wanted)
     engine = model.packed_weights
     peak = device.allocated_bytes + sum(parameter.nbytes for parameter in model.parameters())
     if check.on_gpu:

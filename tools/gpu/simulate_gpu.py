@@ -20,10 +20,10 @@ from spqfmt.container.reader import Reader
 from spqfmt.kernels.device.choose import kernels_for
 from spqfmt.loaders.device import SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
-from spqfmt.loaders.device.load import Ceilings, device_inventory
 from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Queue, Work
 from spqfmt.loaders.device.shipping import Shipment
+from spqfmt.loaders.load import Ceilings, device_inventory
 from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.device import plan_device
 from spqfmt.residency.device_rates import ASSUMED, DeviceRates

@@ -39,8 +39,6 @@ class DeviceWeights:
         dtype: torch.dtype,
         device: Device,
         decoder: Decoder,
-        workspace_bytes: int,
-        lookup_workspace_bytes: int,
     ) -> None:
         """Take all memory and read what the plan keeps in it. Raises FormatError, OSError, BackendError."""
         self.plan = plan
@@ -49,7 +47,7 @@ class DeviceWeights:
         with ExitStack() as stack:
             stack.callback(device.close)
             # It closes the readers, at once if it cannot be made; else they close after the device has read its last.
-            lookups = HostWeights(plan.on_host.lookups, readers, dtype, lookup_workspace_bytes)
+            lookups = HostWeights(plan.on_host.lookups, readers, dtype)
             stack.pop_all()
             stack.callback(lookups.close)
             stack.callback(device.close)
@@ -63,8 +61,7 @@ class DeviceWeights:
                 self._parts[part.record.name] = (*self._parts.get(part.record.name, ()), part)
             records = [(parts[0].record, parts[0].reader_number) for parts in self._parts.values()]
             self._side_memory, self._sides = _put_all(records, readers, device)
-            workspace = device.allocate(workspace_bytes)
-            self._workspace_bytes = workspace_bytes
+            workspace = device.allocate(plan.fixed.workspace)
             shipments = [Shipment(part, zstd_on_device=zstd_on_device) for part in self._numbers]
             self._pipeline = Pipeline(device, plan, shipments, readers, decoder)
             self._products = Products(device, decoder.kernels, self._lend, workspace)
@@ -80,7 +77,7 @@ class DeviceWeights:
     @property
     def held_bytes(self) -> int:
         """Device memory that the engine holds: the plan's bytes but for the ordinary parameters."""
-        return self._pipeline.held_bytes + self._side_memory.n_bytes + self._workspace_bytes
+        return self._pipeline.held_bytes + self._side_memory.n_bytes + self.plan.fixed.workspace
 
     @property
     def host_held_bytes(self) -> int:

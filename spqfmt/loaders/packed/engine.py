@@ -29,9 +29,7 @@ class HostWeights:
     Takes over the readers and closes them with itself: by `close`, or when the last module that refers to it is gone.
     """
 
-    def __init__(
-        self, plan: Plan, readers: Sequence[Reader], dtype: torch.dtype, workspace_bytes: int
-    ) -> None:
+    def __init__(self, plan: Plan, readers: Sequence[Reader], dtype: torch.dtype) -> None:
         """Read what the plan keeps in memory. Raises FormatError, OSError; the readers are closed then."""
         self.plan = plan
         self.dtype = dtype
@@ -46,7 +44,7 @@ class HostWeights:
             for part in self._numbers:
                 self._parts[part.record.name] = (*self._parts.get(part.record.name, ()), part)
             sides = _read_all_sides(self._parts, readers)
-            self._workspace = allocate(workspace_bytes)
+            self._workspace = allocate(plan.fixed.workspace)
             self._lock = lock_held_over_forks()
             self._store = Store(plan, readers)
             self._store.load()

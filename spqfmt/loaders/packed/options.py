@@ -30,7 +30,7 @@ def packing_options(
 ) -> Packing | None:
     """None where weights shall become ordinary parameters. Raises OptionError.
 
-    `device_type` is torch's name of what the model runs on, or "simulated".
+    `device_type` is torch's name of what the model runs on.
     """
     if host_memory is not None and device_type == "cpu":
         raise OptionError("host_memory is for a model on a device; on the CPU memory is the ceiling")
@@ -44,7 +44,7 @@ def packing_options(
         raise OptionError("memory is a ceiling for packed weights; leave packed out")
     if activations not in {None, "int8", "float"}:
         raise OptionError(f"activations is int8 or float, not {activations!r}")
-    if device_type not in {"cpu", "cuda", "simulated"}:
+    if device_type not in {"cpu", "cuda"}:
         raise OptionError(f"packed weights are on the CPU or a CUDA device, not on {device_type!r}")
     if path.suffix != ".spq" and not path.name.endswith(INDEX_SUFFIX):
         raise OptionError(f"{path}: only an .spq file can be run from packed weights; pack it first")

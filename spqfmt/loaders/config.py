@@ -1,0 +1,72 @@
+"""What transformers makes of a stored model's config and tokenizer, with errors that name the file."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from spqfmt.errors import SpqError, UnsupportedError, foreign_errors
+from spqfmt.loaders.tensors import StoredModel
+from spqfmt.models.config import read_config, read_tokenizer
+
+_TOKENIZER_FILES = frozenset(
+    {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt"}
+)
+
+
+def building_errors(path: Path, model_class: Any) -> AbstractContextManager[None]:
+    """What transformers and torch raise over a config that they could read becomes UnsupportedError."""
+
+    def explained(reason: str) -> SpqError:
+        name = model_class.__name__
+        return UnsupportedError(
+            f"{path}: transformers cannot build the {name} of its config.json: {reason}; mend that file, or try "
+            "another transformers",
+            name,
+        )
+
+    return foreign_errors(explained)
+
+
+def stored_config(path: Path, folder: Path, stored: StoredModel) -> Any:
+    """transformers' config of the model. Raises as `load_model` does."""
+    if "config.json" not in stored.assets:
+        raise stored.bad(f"{path}: no config.json in it, so its weights cannot become a model")
+
+    def explained(reason: str) -> SpqError:
+        return UnsupportedError(
+            f"{path}: transformers cannot use its config.json: {reason.replace(str(folder), str(path))}; "
+            "a newer transformers may",
+            "config",
+        )
+
+    config = read_config(folder, explained)
+    refuse_quantized(path, config)
+    return config
+
+
+def refuse_quantized(path: Path, config: Any) -> None:
+    """Raise UnsupportedError for a config whose model another format has quantized."""
+    # The two places that transformers looks at.
+    parts = (config, config.get_text_config(decoder=True))
+    found = (getattr(part, "quantization_config", None) for part in parts)
+    quantization = next((one for one in found if one is not None), None)
+    if quantization is not None:
+        method = (
+            dict(quantization).get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+        )
+        raise UnsupportedError(
+            f"{path}: its tensors are quantized by another format ({method}); unpack it and load it with transformers",
+            f"quantization {method}",
+        )
+
+
+def stored_tokenizer(path: Path, folder: Path, stored: StoredModel) -> Any:
+    """transformers' tokenizer of the model, None where it has none. Raises UnsupportedError."""
+    if _TOKENIZER_FILES.isdisjoint(stored.assets):
+        return None
+
+    def explained(reason: str) -> SpqError:
+        why = reason.replace(str(folder), str(path))
+        return UnsupportedError(f"{path}: transformers cannot use its tokenizer: {why}", "tokenizer")
+
+    return read_tokenizer(folder, explained)

@@ -1,0 +1,195 @@
+"""From a file and a transformers class to a model that computes from packed weights, on the CPU or on a device.
+
+The road is one. What differs is what plans (`on_host`, `on_device`), and what then holds the weights (HostWeights,
+DeviceWeights).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+
+from spqfmt.container.reader import Reader
+from spqfmt.kernels import backend
+from spqfmt.kernels.device.choose import kernels_for
+from spqfmt.kernels.nvcomp import NvcompZstd
+from spqfmt.loaders.device.compute import device_workspace_bytes
+from spqfmt.loaders.device.cuda import CudaDevice, require_cuda
+from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.engine import DeviceWeights
+from spqfmt.loaders.device.seam import Device
+from spqfmt.loaders.device.shipping import Shipment
+from spqfmt.loaders.device.sides import device_side_bytes
+from spqfmt.loaders.packed.install import Packable, inventory_of, replace
+from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
+from spqfmt.loaders.packed.options import Packing, check_dtype
+from spqfmt.loaders.packed.whole import loaded_class
+from spqfmt.models.places import Place, find_places
+from spqfmt.records import TensorRecord
+from spqfmt.residency.cpu import plan_residency
+from spqfmt.residency.device import DeviceInventory, plan_device
+from spqfmt.residency.device_rates import DEFAULT, DeviceRates
+from spqfmt.residency.inventory import Inventory, Item
+from spqfmt.residency.parts import cut
+from spqfmt.residency.plan import Plan
+from spqfmt.residency.rates import Rates
+from spqfmt.residency.sides import side_bytes
+from spqfmt.residency.workspace import workspace_bytes
+
+DEVICE_PART_BYTES = 8 << 20
+"""Decoded bytes from which on a part is closed: launches cost about as much as copying a tenth of it."""
+
+Planner: TypeAlias = Callable[[Inventory, torch.dtype], Plan]
+"""(what a model holds, what it computes in) -> the plan. Raises MemoryBudgetError."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that is planned and of which no weights were read."""
+
+    places: tuple[Place, ...]
+    inventory: Inventory
+    plan: Plan
+
+
+def prepare(
+    model_class: Any, config: Any, readers: Sequence[Reader], dtype: torch.dtype, planner: Planner
+) -> Prepared:
+    """Plan from the index and an empty model. Raises MemoryBudgetError before any weight is read, OptionError."""
+    check_dtype(dtype)
+    with torch.device("meta"):
+        skeleton = model_class(config)
+    packable = Packable.of(readers)
+    places = find_places(skeleton, packable.records)
+    replace(skeleton, places, dtype, int8_activations=None)
+    inventory = inventory_of(skeleton, places, packable, dtype)
+    return Prepared(tuple(places), inventory, planner(inventory, dtype))
+
+
+def on_host(memory_bytes: int | None, rates: Rates) -> Planner:
+    """Plans for the CPU, under one ceiling; None for none."""
+    return lambda inventory, _: plan_residency(inventory, rates, memory_bytes)
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What a plan for a device is made with. `part_bytes`: decoded bytes from which on a part is closed."""
+
+    memory_bytes: int | None = None
+    host_memory_bytes: int | None = None
+    rates: DeviceRates = DEFAULT
+    zstd_on_device: bool = False
+    part_bytes: int = DEVICE_PART_BYTES
+
+
+def on_device(ceilings: Ceilings) -> Planner:
+    """Plans for a device, under two ceilings."""
+
+    def plan(inventory: Inventory, dtype: torch.dtype) -> Plan:
+        items = {item.part.record.name: item for item in inventory.items}
+        there = device_inventory(
+            [item.part.record for item in items.values() if item.products],
+            [item.part.record for item in items.values() if item.lookups],
+            {name: item.part.reader_number for name, item in items.items()},
+            inventory.float_bytes,
+            dtype,
+            ceilings,
+        )
+        return plan_device(there, ceilings.rates, ceilings.memory_bytes, ceilings.host_memory_bytes)
+
+    return plan
+
+
+def device_inventory(
+    products: Sequence[TensorRecord],
+    lookups: Sequence[TensorRecord],
+    reader_numbers: Mapping[str, int],
+    float_bytes: int,
+    dtype: torch.dtype,
+    ceilings: Ceilings,
+) -> DeviceInventory:
+    """Matrices to multiply with on the device, and matrices to look up rows of on the host, in the order of use."""
+    items = tuple(
+        Item(
+            part,
+            products=True,
+            lookups=False,
+            load=Shipment(part, zstd_on_device=ceilings.zstd_on_device).load,
+        )
+        for record in products
+        for part in cut(record, reader_numbers[record.name], ceilings.part_bytes)
+    )
+    rows = tuple(
+        Item(part, products=False, lookups=True)
+        for record in lookups
+        for part in cut(record, reader_numbers[record.name])
+    )
+    return DeviceInventory(
+        items,
+        float_bytes,
+        sum(device_side_bytes(record) for record in products),
+        max((device_workspace_bytes(record, dtype) for record in products), default=0),
+        Inventory(
+            rows,
+            0,
+            side_bytes([item.part for item in rows]),
+            max((workspace_bytes(*record.matrix_shape, dtype.itemsize) for record in lookups), default=0),
+        ),
+    )
+
+
+def device_road(
+    device: Device, wanted: Packing
+) -> tuple[Planner, Callable[[Plan, Sequence[Reader], torch.dtype], Weights]]:
+    """What plans for the device and what then holds the weights there; that owns the device. Raises BackendError."""
+    # The kernels that SPQFMT_BACKEND names, or the best for the device.
+    zstd = NvcompZstd(device.torch_device) if backend.current().device_zstd else None
+    decoder = Decoder(kernels_for(device.torch_device), zstd)
+    ceilings = Ceilings(
+        memory_bytes=wanted.memory_bytes,
+        host_memory_bytes=wanted.host_memory_bytes,
+        rates=device.rates,
+        zstd_on_device=zstd is not None,
+        part_bytes=DEVICE_PART_BYTES,
+    )
+    return on_device(ceilings), partial(DeviceWeights, device=device, decoder=decoder)
+
+
+def open_device(device: torch.device, *, packed: bool) -> Device | None:
+    """The device for packed weights; None on the CPU, and where weights shall be ordinary parameters.
+
+    Raises BackendError for a CUDA device that cannot be used, for packed weights or not.
+    """
+    if device.type != "cuda":
+        return None
+    require_cuda(device)
+    return CudaDevice(device) if packed else None
+
+
+def packed_class(
+    model_class: Any, places: Sequence[Place], dtype: torch.dtype, *, int8_activations: bool | None
+) -> Any:
+    """`model_class` with packed modules from the start, so that transformers never makes room for their weights."""
+
+    def construct(self: Any, config: Any, *arguments: Any, **options: Any) -> None:
+        model_class.__init__(self, config, *arguments, **options)
+        replace(self, places, dtype, int8_activations=int8_activations)
+
+    names = {
+        "__init__": construct,
+        "__module__": model_class.__module__,
+        "__qualname__": model_class.__qualname__,
+    }
+    return type(model_class.__name__, (model_class,), names)
+
+
+def attach(model: Any, model_class: Any, engine: Weights) -> None:
+    """Give the engine to a model of `packed_class`, which is one of its class from now on."""
+    model.__class__ = loaded_class(model_class)
+    model.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, PackedLinear | PackedEmbedding):
+            module.attach(engine)
+    model.packed_weights = engine
