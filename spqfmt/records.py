@@ -192,7 +192,7 @@ class TensorRecord:
     @property
     def source_bytes(self) -> int:
         """Size of the tensor in its own dtype."""
-        return self.n_weights * wire.DTYPES[self.dtype].bits // 8
+        return dense_bytes(self.dtype, self.n_weights)
 
     @property
     def bf16_bytes(self) -> int:
@@ -205,6 +205,12 @@ class TensorRecord:
         shape = self.shape if self.view is None else self.view
         shape = (*shape[:-2], *reversed(shape[-2:])) if self.transposed else shape
         return (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
+
+    @property
+    def stacked_rows(self) -> int:
+        """Rows of each of the matrices that a tensor of more than two dimensions stacks (FORMAT.md 5.5)."""
+        shape = self.shape if self.view is None else self.view
+        return shape[-1 if self.transposed else -2] if len(shape) > 1 else 1
 
     @cached_property
     def by_role(self) -> Mapping[str, Stream]:
@@ -305,7 +311,12 @@ class Index:
 
 def bf16_bytes(dtype: str, n: int) -> int:
     """Size of so many elements in BF16; as they are for what is no float of 16 or more bits."""
-    return 2 * n if dtype in FLOATS else n * wire.DTYPES[dtype].bits // 8
+    return 2 * n if dtype in FLOATS else dense_bytes(dtype, n)
+
+
+def dense_bytes(dtype: str, n: int) -> int:
+    """Size of so many elements, packed where they are narrower than a byte."""
+    return -(-n * wire.DTYPES[dtype].bits // 8)
 
 
 def main_dtype(records: Iterable[TensorRecord]) -> str:

@@ -1,10 +1,11 @@
 """Typed elements <-> the byte planes that codecs see (FORMAT.md 3.2).
 
 In memory each dtype has a numpy *carrier*: the native type where there is one, the bits as unsigned integers for bf16
-and the 8-bit floats, and one element a byte for those narrower than 8 bits.
+and the small floats, and one element a byte for those narrower than 8 bits.
 """
 
 from functools import cache
+from math import gcd
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,10 +22,10 @@ Elements: TypeAlias = NDArray[Any]
 CARRIERS: dict[str, np.dtype[Any]] = {
     name: np.dtype(code)
     for name, code in {
-        "f64": "<f8", "f32": "<f4", "f16": "<f2", "bf16": "<u2", "f8_e4m3": "u1", "f8_e5m2": "u1",
+        "f64": "<f8", "f32": "<f4", "f16": "<f2", "bf16": "<u2", "c64": "<c8",
         "i64": "<i8", "i32": "<i4", "i16": "<i2", "i8": "i1", "i4": "i1", "i2": "i1",
         "u64": "<u8", "u32": "<u4", "u16": "<u2", "u8": "u1", "u4": "u1", "u2": "u1",
-        "bool": "u1", "log8": "u1",
+        "bool": "u1", "log8": "u1", **dict.fromkeys(wire.SMALL_FLOATS, "u1"),
     }.items()
 }  # fmt: skip
 
@@ -59,6 +60,18 @@ def from_planes(planes: Bytes, dtype: str, n_elements: int, out: Elements) -> No
         native.merge_planes(planes, bits // 8, wire.DTYPES[dtype].rotate, out.view(np.uint8))
 
 
+def pack_elements(elements: Elements, dtype: str) -> Bytes:
+    """The bytes of elements (carrier) in row-major order, little-endian, narrow ones packed as in one chunk."""
+    raw = np.ascontiguousarray(elements).reshape(-1).view(np.uint8)
+    bits = wire.DTYPES[dtype].bits
+    return raw if bits >= 8 else _pack(raw, bits)
+
+
+def unit_of(bits: int) -> int:
+    """The least number of elements of so many bits that fill whole bytes."""
+    return 8 // gcd(8, bits)
+
+
 def check_packed(packed: Bytes, dtype: str, n_elements: int) -> None:
     """Raise CorruptError where decoded bytes are no elements: unused bits that are not zero, a bool of another byte."""
     used = n_elements * wire.DTYPES[dtype].bits % 8
@@ -69,23 +82,41 @@ def check_packed(packed: Bytes, dtype: str, n_elements: int) -> None:
 
 
 def _pack(raw: Bytes, bits: int) -> Bytes:
-    per_byte = 8 // bits
-    padded = np.zeros(-(-raw.size // per_byte) * per_byte, np.uint8)
+    per_unit = unit_of(bits)
+    padded = np.zeros(-(-raw.size // per_unit) * per_unit, np.uint8)
     padded[: raw.size] = raw & ((1 << bits) - 1)
-    lanes = padded.reshape(-1, per_byte)
-    packed = lanes[:, 0].copy()
-    for k in range(1, per_byte):
-        packed |= lanes[:, k] << (k * bits)
-    return packed
+    lanes = padded.reshape(-1, per_unit)
+    if per_unit * bits == 8:
+        packed = lanes[:, 0].copy()
+        for k in range(1, per_unit):
+            packed |= lanes[:, k] << (k * bits)
+        return packed
+    words = (lanes.astype("<u4") << np.arange(0, per_unit * bits, bits, dtype="<u4")).sum(1, dtype="<u4")
+    whole = words.view(np.uint8).reshape(-1, 4)[:, : per_unit * bits // 8]
+    return np.ascontiguousarray(whole).reshape(-1)[: -(-raw.size * bits // 8)]
 
 
 def _unpack(packed: Bytes, bits: int, signed: bool, out: Bytes) -> None:
-    per_byte = 8 // bits
-    used = out.size % per_byte
+    per_unit = unit_of(bits)
+    if per_unit * bits > 8:
+        _unpack_units(packed, bits, out)
+        return
+    used = out.size % per_unit
     table = _unpacked(bits, signed)
     whole = out.size - used
-    out[:whole].view(table.dtype)[:] = table[packed[: whole // per_byte]]
-    out[whole:] = table[packed[whole // per_byte :]].view(np.uint8)[:used]
+    out[:whole].view(table.dtype)[:] = table[packed[: whole // per_unit]]
+    out[whole:] = table[packed[whole // per_unit :]].view(np.uint8)[:used]
+
+
+def _unpack_units(packed: Bytes, bits: int, out: Bytes) -> None:
+    """Unsigned elements that may lie in two bytes."""
+    per_unit, unit_bytes = unit_of(bits), unit_of(bits) * bits // 8
+    units = np.zeros((-(-packed.size // unit_bytes), 4), np.uint8)
+    padded = np.zeros(len(units) * unit_bytes, np.uint8)
+    padded[: packed.size] = packed
+    units[:, :unit_bytes] = padded.reshape(-1, unit_bytes)
+    lanes = units.view("<u4") >> np.arange(0, per_unit * bits, bits, dtype="<u4") & ((1 << bits) - 1)
+    out[:] = lanes.reshape(-1)[: out.size]
 
 
 @cache

@@ -8,13 +8,10 @@ from spqfmt.records import Index, Stream, TensorRecord
 from spqfmt.schemes.registry import SCHEMES
 
 ALL_REQUIRED = sum(1 << bit for bit in wire.REQUIRED_FEATURES.values())
+_OF_1_0 = ("f8_e4m3", "f8_e5m2")
+"""Small floats that a dense tensor of 1.0 may have."""
 NOT_READ = frozenset(
     {
-        "small_floats",
-        "complex",
-        "levels",
-        "supergroup_minimums",
-        "group_rows",
         "named_schemes",
         "chunk_alignment",
     }
@@ -24,7 +21,7 @@ NOT_READ = frozenset(
 
 def tensor_features(tensor: TensorRecord) -> set[str]:
     """Names of the required features that a tensor uses."""
-    used = _of_streams(tensor.streams)
+    used = _of_streams(tensor.streams) | _of_dtype(tensor.dtype)
     used |= {"tied"} if tensor.tied_to is not None else SCHEMES[tensor.scheme].features(tensor)
     if tensor.transposed and len(tensor.shape) > 2:
         used.add("stacked_transposed")
@@ -51,7 +48,16 @@ def _of_streams(streams: Iterable[Stream]) -> set[str]:
         used |= {feature for feature in features if feature is not None}
         if stream.same_as is not None:
             used.add("shared_streams")
+        used |= _of_dtype(stream.dtype)
+        if stream.dtype in _OF_1_0 and stream.role != "values":
+            used.add("small_floats")
     return used
+
+
+def _of_dtype(dtype: str) -> set[str]:
+    if dtype == "c64":
+        return {"complex"}
+    return {"small_floats"} if dtype in wire.SMALL_FLOATS and dtype not in _OF_1_0 else set()
 
 
 def optional_features(index: Index) -> set[str]:

@@ -10,13 +10,13 @@ import numpy as np
 
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes, Parts
-from spqfmt.codecs.elements import CARRIERS, Elements, check_packed, from_planes
+from spqfmt.codecs.elements import CARRIERS, Elements, check_packed, from_planes, unit_of
 from spqfmt.codecs.registry import CODECS_BY_ID
 from spqfmt.codecs.tasks import side_by_side
 from spqfmt.container import planes
 from spqfmt.container.located import at_plane, located
 from spqfmt.kernels import native
-from spqfmt.records import Chunk, PlaneChunk, TensorRecord
+from spqfmt.records import Chunk, PlaneChunk, TensorRecord, chunk_raw_bytes
 
 if TYPE_CHECKING:
     from spqfmt.container.reader import Reader
@@ -75,21 +75,21 @@ class OpenChunk:
             native.merge_planes(scratch, count, wire.DTYPES[self._dtype].rotate, target)
 
     def _read_packed(self, first: int, out: Elements) -> None:
-        per_byte = 8 // self._bits
-        begin, end = first // per_byte, -(-(first + out.size) // per_byte)
-        packed = np.empty(end - begin, np.uint8)
+        skipped = first % unit_of(self._bits)
+        begin = first - skipped
+        end = min(self._chunk.n_elements, -(-(first + out.size) // unit_of(self._bits)) * unit_of(self._bits))
+        packed = np.empty(chunk_raw_bytes(self._dtype, end - begin), np.uint8)
         with at_plane(self._chunk.planes[0]):
-            self._planes[0].read(begin, packed)
-        elements = np.empty(min(end * per_byte, self._chunk.n_elements) - begin * per_byte, out.dtype)
+            self._planes[0].read(begin * self._bits // 8, packed)
+        elements = np.empty(end - begin, out.dtype)
         from_planes(packed, self._dtype, elements.size, elements)
-        skipped = first - begin * per_byte
         out[:] = elements[skipped : skipped + out.size]
 
     def runs(self) -> Iterator[tuple[Elements, int]]:
         """All elements in order: some, and how many times these follow each other."""
         n = self._chunk.n_elements
         if self.is_constant:
-            unit = min(n, max(1, 8 // self._bits))
+            unit = min(n, unit_of(self._bits))
             elements = np.empty(unit + n % unit, CARRIERS[self._dtype])
             self.read(n - n % unit, elements[unit:])
             self.read(0, elements[:unit])

@@ -16,8 +16,12 @@ from typing import BinaryIO, Protocol
 import torch
 
 from spqfmt.asset_names import as_files
+from spqfmt.codecs.elements import pack_elements
 from spqfmt.errors import EncodeError
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES
+from spqfmt.records import dense_bytes
+from spqfmt.safetensors_names import to_safetensors
+from spqfmt.wire import DTYPES
 
 MAX_SHARD_BYTES = 5_000_000_000
 # The safetensors library refuses a header of more than 100 MB. An entry is its name and at most so much more: eight
@@ -67,8 +71,8 @@ def export_huggingface(
     A tensor larger than that gets a shard of its own. `facts` go into every file's header. With `copies` these files
     are copied into the folder instead. All is written beside `folder` under a temporary name, synced and renamed, so a
     folder of that name is always whole. Raises FileExistsError when `folder` is a link, or exists and is not empty,
-    EncodeError for an asset whose name may not be a file, and for a tensor that is not what it says or has a name that
-    safetensors cannot hold.
+    EncodeError for an asset whose name may not be a file, and for a tensor that is not what it says or that safetensors
+    cannot hold: by its name, or because its elements fill no whole bytes.
     """
     folder = Path(folder)
     if folder.is_symlink():
@@ -80,6 +84,12 @@ def export_huggingface(
         raise EncodeError(
             f"tensor {_METADATA!r}: safetensors keeps this name for itself; rename it in the source"
         )
+    for tensor in tensors:
+        if math.prod(tensor.shape) * DTYPES[tensor.dtype].bits % 8:
+            raise EncodeError(
+                f"tensor {tensor.name!r}: {math.prod(tensor.shape)} elements of {tensor.dtype} fill no whole bytes, "
+                "and safetensors holds no others"
+            )
     refused = next(iter(set(assets) - set(as_files(assets))), None)
     if refused is not None:
         raise EncodeError(f"asset {refused!r} has no name that may be written into a folder (FORMAT.md 7.1)")
@@ -112,7 +122,7 @@ def _copy(files: Sequence[Path], folder: Path) -> None:
 
 
 def _n_bytes(tensor: ExportTensor) -> int:
-    return math.prod(tensor.shape) * TORCH_DTYPES[tensor.dtype].itemsize
+    return dense_bytes(tensor.dtype, math.prod(tensor.shape))
 
 
 def _shards(tensors: list[ExportTensor], max_shard_bytes: int) -> list[list[ExportTensor]]:
@@ -151,13 +161,13 @@ def _write_safetensors(file: Path, tensors: list[ExportTensor], facts: Mapping[s
 
     The library's own writer wants all tensors at once. Wider elements come first, so that every tensor is aligned.
     """
-    tensors = sorted(tensors, key=lambda tensor: -TORCH_DTYPES[tensor.dtype].itemsize)
+    tensors = sorted(tensors, key=lambda tensor: -DTYPES[tensor.dtype].bits)
     header: dict[str, object] = {_METADATA: {"format": "pt", **facts}}
     offset = 0
     for tensor in tensors:
         end = offset + _n_bytes(tensor)
         header[tensor.name] = {
-            "dtype": tensor.dtype.upper(),  # the library has the same names, in capitals
+            "dtype": to_safetensors(tensor.dtype),
             "shape": list(tensor.shape),
             "data_offsets": [offset, end],
         }
@@ -182,5 +192,7 @@ def _write_values(handle: BinaryIO, tensor: ExportTensor) -> None:
         return  # an empty tensor that comes from numpy has a stride of 0, which no view as bytes takes
     # A view as uint8 needs a dimension to widen; `reshape(-1)` gives a scalar one.
     flat = value.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+    if DTYPES[tensor.dtype].bits < 8:
+        flat = torch.from_numpy(pack_elements(flat.numpy(), tensor.dtype))
     for start in range(0, flat.numel(), _WRITE_BYTES):
         handle.write(flat[start : start + _WRITE_BYTES].numpy().tobytes())

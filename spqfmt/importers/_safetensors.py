@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from spqfmt.codecs.elements import from_planes
 from spqfmt.errors import ImporterError
 from spqfmt.importers._source_file import SourceFile, same_bytes
+from spqfmt.records import dense_bytes
+from spqfmt.safetensors_names import from_safetensors
 from spqfmt.schemes import dense
 from spqfmt.wire import DTYPES
 
@@ -91,10 +96,12 @@ def _entry(
     first, last = data_offsets
     if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
         raise ValueError(f"tensor {name} has a shape or a place that is none")
-    ours = dtype.lower()  # the format has the same names, in small letters
+    ours = from_safetensors(dtype)
     if ours not in dense.DTYPES:
         raise ImporterError(f"{file.path}: tensor {name} has dtype {dtype}, which .spq cannot hold")
-    n_bytes = prod(shape) * DTYPES[ours].bits // 8
+    if prod(shape) * DTYPES[ours].bits % 8:
+        raise ValueError(f"tensor {name} does not end at a whole byte")
+    n_bytes = dense_bytes(ours, prod(shape))
     if last - first != n_bytes:
         raise ValueError(f"tensor {name} takes {last - first} bytes where its shape takes {n_bytes}")
     return Stored(file, tuple(shape), ours, start + first, n_bytes)
@@ -110,6 +117,11 @@ def loader(name: str, entry: Stored) -> Callable[[], torch.Tensor]:
         from spqfmt.kernels.torch_arrays import TORCH_DTYPES
 
         tensor = torch.empty(entry.shape, dtype=TORCH_DTYPES[entry.dtype])
+        if DTYPES[entry.dtype].bits < 8:
+            packed = np.empty(entry.n_bytes, np.uint8)
+            entry.file.read_into(entry.offset, packed.data, f"tensor {name}")
+            from_planes(packed, entry.dtype, tensor.numel(), tensor.reshape(-1).numpy())
+            return tensor
         buffer = tensor.reshape(-1).view(torch.uint8).numpy().data
         entry.file.read_into(entry.offset, buffer, f"tensor {name}")
         return tensor

@@ -20,9 +20,9 @@ Role = Literal["linear", "embedding", "head", "other"]
 class SourceTensor:
     """One tensor of a source model; its values stay in the source until `load` is called.
 
-    `dtype` is one that a dense tensor may have (spqfmt.schemes.dense); `load` returns exactly that dtype and `shape`,
-    in memory of its own. `role` tells a quantization method what it may touch: `linear` is a 2-D projection inside the
-    layers, everything that is not safe to quantize is `other`.
+    `dtype` is one that a dense tensor may have (spqfmt.schemes.dense); `load` returns exactly that dtype, as
+    spqfmt.kernels.torch_arrays has it, and `shape`, in memory of its own. `role` tells a quantization method what it
+    may touch: `linear` is a 2-D projection inside the layers, everything that is not safe to quantize is `other`.
     """
 
     name: str

@@ -16,8 +16,10 @@ from spqfmt.importers._safetensors import METADATA, Header, Stored, loader, read
 from spqfmt.importers._source_file import SourceFile
 from spqfmt.importers._weight_files import WeightFiles, explain_no_weights, weight_files
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
+from spqfmt.records import FLOATS
+from spqfmt.wire import SMALL_FLOATS
 
-_FLOATS = frozenset({"f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"})
+_FLOATS = FLOATS | SMALL_FLOATS.keys()
 _TOKEN_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)\.weight$")
 # Longer values of a safetensors header are no facts about the model.
 _MAX_FACT_BYTES = 1 << 16

@@ -1,4 +1,7 @@
-"""torch tensors <-> the numpy arrays that carry each dtype (see spqfmt.codecs.elements). Bits are never changed."""
+"""torch tensors <-> the numpy arrays that carry each dtype (see spqfmt.codecs.elements). Bits are never changed.
+
+Floats of less than 8 bits, which torch lacks or holds in pairs, are uint8 tensors of one element a byte.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spqfmt.wire import SMALL_FLOATS
+
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "f64": torch.float64,
     "f32": torch.float32,
@@ -14,6 +19,13 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "f8_e4m3": torch.float8_e4m3fn,
     "f8_e5m2": torch.float8_e5m2,
+    "f8_e4m3fnuz": torch.float8_e4m3fnuz,
+    "f8_e5m2fnuz": torch.float8_e5m2fnuz,
+    "f8_e8m0": torch.float8_e8m0fnu,
+    "f6_e2m3": torch.uint8,
+    "f6_e3m2": torch.uint8,
+    "f4_e2m1": torch.uint8,
+    "c64": torch.complex64,
     "i64": torch.int64,
     "i32": torch.int32,
     "i16": torch.int16,
@@ -26,7 +38,7 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
 }
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 # dtypes that numpy lacks travel as integers of their width
-_BITS = {"bf16": torch.uint16, "f8_e4m3": torch.uint8, "f8_e5m2": torch.uint8, "bool": torch.uint8}
+_BITS = {"bf16": torch.uint16, "bool": torch.uint8, **dict.fromkeys(SMALL_FLOATS, torch.uint8)}
 
 
 def dtype_name(tensor: torch.Tensor) -> str:

@@ -11,12 +11,16 @@ from typing import Self
 import torch
 
 from spqfmt.cached import cached_property
+from spqfmt.codecs.elements import pack_elements
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import model_bytes, open_readers, refuse_lone_shard
+from spqfmt.errors import OptionError, UnsupportedError
 from spqfmt.models.treatments import Treatment, treatment
 from spqfmt.reading.report import TensorReport, report_tensor
-from spqfmt.reading.restore import column_scale, restore, restore_first
+from spqfmt.reading.restore import column_scale, numbers_of, restore, restore_first
+from spqfmt.reading.rows import read_tensor
 from spqfmt.records import TensorRecord
+from spqfmt.wire import DTYPES
 
 
 class TensorHandle:
@@ -64,7 +68,18 @@ class TensorHandle:
         record = self._record
         exact = "f32" if dtype == torch.float32 and record.dtype in {"f16", "bf16"} else None
         value = restore(self._reader, record, exact) if rows is None else self._read_rows(rows, exact)
+        if DTYPES[record.dtype].bits < 8:
+            return _narrow(value, record, dtype)
+        if dtype is not None and value.is_complex() and not dtype.is_complex:
+            raise OptionError(
+                f"tensor {record.name!r} is of complex numbers; {dtype} would lose a part of them"
+            )
         return value if dtype is None else value.to(dtype)
+
+    def read_bytes(self) -> bytes:
+        """The tensor's elements in row-major order, as a safetensors file has them: narrow ones packed."""
+        elements = read_tensor(self._reader, self._record)
+        return pack_elements(elements, self._record.dtype).tobytes()
 
     def _read_rows(self, rows: slice, dtype: str | None) -> torch.Tensor:
         record = self._record
@@ -74,6 +89,20 @@ class TensorHandle:
         if step != 1:
             raise ValueError("rows must be a slice without a step")
         return restore_first(self._reader, record, first, max(first, stop), dtype)
+
+
+def _narrow(codes: torch.Tensor, record: TensorRecord, dtype: torch.dtype | None) -> torch.Tensor:
+    """Floats of less than 8 bits, one a byte, as torch has them: as numbers of `dtype`, or in pairs."""
+    if dtype is not None:
+        return numbers_of(codes, record.dtype).to(dtype)
+    if record.dtype != "f4_e2m1" or not codes.shape or codes.shape[-1] % 2:
+        raise UnsupportedError(
+            f"tensor {record.name!r}: torch has no dtype for {record.dtype} of this shape; give dtype=torch.float32 "
+            "for its numbers, or read_bytes",
+            record.dtype,
+        )
+    packed = torch.from_numpy(pack_elements(codes.numpy(), record.dtype))
+    return packed.reshape(*codes.shape[:-1], -1).view(torch.float4_e2m1fn_x2)
 
 
 class SpqFile(Mapping[str, TensorHandle]):
@@ -122,8 +151,9 @@ class SpqFile(Mapping[str, TensorHandle]):
         """A tensor in its own shape and dtype, dequantized, in memory of its own, on the CPU.
 
         `rows`: only these of the first dimension; only the chunks that hold them are read and decoded. `dtype`
-        converts; float32 gives a quantized tensor's weights before they are rounded to the tensor's dtype. Raises
-        KeyError for an unknown name, FormatError when what is read is damaged.
+        converts; float32 gives a quantized tensor's weights before they are rounded to the tensor's dtype. A tensor of
+        f4_e2m1 comes in pairs, as torch.float4_e2m1fn_x2. Raises KeyError for an unknown name, FormatError when what is
+        read is damaged, UnsupportedError for a dtype that torch lacks, OptionError for complex numbers as others.
         """
         return self[name].read(rows, dtype)
 

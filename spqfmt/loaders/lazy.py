@@ -16,7 +16,7 @@ from spqfmt.errors import SpqError
 from spqfmt.loaders.tensors import LazyTensor, StoredModel
 from spqfmt.models.targets import Targets
 from spqfmt.progress import Progress
-from spqfmt.wire import DTYPES
+from spqfmt.records import dense_bytes
 
 
 @contextmanager
@@ -104,4 +104,4 @@ class _Reading:
 
 
 def _source_bytes(tensor: LazyTensor) -> int:
-    return prod(tensor.shape) * DTYPES[tensor.dtype].bits // 8
+    return dense_bytes(tensor.dtype, prod(tensor.shape))

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
-from spqfmt.errors import CorruptError, ImporterError, OptionError, SpqError
+from spqfmt.errors import CorruptError, ImporterError, OptionError, SpqError, UnsupportedError
 from spqfmt.importers import SourceTensor, find_importer
 from spqfmt.loaders.file import SpqFile
 from spqfmt.models.treatments import Treatment
+from spqfmt.reading.restore import numbers_of
+from spqfmt.wire import DTYPES
 
 _FLOATS = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -23,7 +25,7 @@ class LazyTensor:
     """One tensor, by the names of `SourceTensor`.
 
     `read(exact)` returns it in memory of its own, on the CPU, in its dtype. `exact` asks a quantized tensor for float32
-    weights that are not rounded to that dtype; others ignore it.
+    weights that are not rounded to that dtype; others ignore it. Floats of less than 8 bits come as float32.
     """
 
     shape: tuple[int, ...]
@@ -56,7 +58,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
     importer = None if path.suffix == ".spq" else find_importer(path)
     if importer is not None:
         source = importer.open(path)
-        tensors = {t.name: LazyTensor(t.shape, t.dtype, t.tied_to, _loader(t)) for t in source.tensors}
+        tensors = {t.name: LazyTensor(t.shape, t.dtype, t.tied_to, _loader(path, t)) for t in source.tensors}
         with source.unchanged():
             yield StoredModel(tensors, source.asset_data, is_spq=False)
         return
@@ -76,13 +78,33 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         yield StoredModel(stored, file.assets, is_spq=True)
 
 
-def _loader(tensor: SourceTensor) -> Callable[[bool], torch.Tensor]:
+def _loader(path: Path, tensor: SourceTensor) -> Callable[[bool], torch.Tensor]:
+    if tensor.dtype == "c64":
+        return _refused(path, tensor.name)
+    if DTYPES[tensor.dtype].bits < 8:
+        return lambda exact: numbers_of(tensor.load(), tensor.dtype)
     return lambda exact: tensor.load()
 
 
 def _reader(file: SpqFile, name: str) -> Callable[[bool], torch.Tensor]:
+    if file[name].dtype == "c64":
+        return _refused(file.path, name)
+    if DTYPES[file[name].dtype].bits < 8:
+        return lambda exact: file.read(name, dtype=torch.float32)
     is_float = file[name].dtype in _FLOATS
     return lambda exact: file.read(name, dtype=torch.float32 if exact and is_float else None)
+
+
+def _refused(path: Path, name: str) -> Callable[[bool], torch.Tensor]:
+    """For complex numbers, of which transformers would take the real part."""
+
+    def read(_: bool) -> torch.Tensor:
+        raise UnsupportedError(
+            f"{path}: tensor {name!r} is of complex numbers, which no model of transformers computes with",
+            "complex",
+        )
+
+    return read
 
 
 def main_dtype(tensors: Iterable[LazyTensor]) -> torch.dtype:

@@ -9,7 +9,7 @@ from spqfmt.errors import ImporterError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.packing.options import PackOptions
 from spqfmt.quantize.base import Weight
-from spqfmt.records import FLOATS
+from spqfmt.records import FLOATS, dense_bytes
 
 KEEPING = "lossless"
 """The method that changes nothing."""
@@ -80,7 +80,7 @@ def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
 def _plan_tensor(source: SourceTensor, options: PackOptions) -> PlannedTensor:
     if source.tied_to is not None:
         return PlannedTensor(source, f"tied to {source.tied_to}", 0)
-    raw_bytes = prod(source.shape) * wire.DTYPES[source.dtype].bits // 8
+    raw_bytes = dense_bytes(source.dtype, prod(source.shape))
     weight = Weight(source.name, source.shape, source.dtype, source.role, source.transposed)
     quantizable = source.dtype in FLOATS and raw_bytes > 0
     treatment = options.method.describe(weight, options.method_options) if quantizable else ""

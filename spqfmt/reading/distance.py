@@ -11,15 +11,15 @@ from spqfmt.reading.report.records import Distance
 from spqfmt.schemes.floats import widen
 
 _BLOCK = 1 << 15
-_FLOATS8 = {"f8_e4m3": (4, 3, 7), "f8_e5m2": (5, 2, 15)}
-"""Bits of exponent and mantissa, and the exponent's bias (OFP8 1.0)."""
 
 
-def to_numbers(elements: Elements, dtype: str) -> NDArray[np.floating]:
-    """What a carrier stands for, same shape: float32 where that is exact, else float64 (i64 and u64: rounded)."""
-    if dtype in _FLOATS8:
-        values: NDArray[np.floating] = _float8_values(dtype)[elements]
-        return values
+def to_numbers(elements: Elements, dtype: str) -> NDArray[np.inexact]:
+    """What a carrier stands for, same shape: float32 where that is exact, else float64 (i64 and u64: rounded).
+
+    Complex numbers are complex128.
+    """
+    if dtype == "c64":
+        return elements.astype(np.complex128)
     if dtype in {"f64", "i64", "i32", "u64", "u32"}:
         return elements.astype(np.float64)
     return widen(elements, dtype)
@@ -60,30 +60,14 @@ def _in_blocks(parts: Iterable[tuple[Elements, Elements]]) -> Iterator[tuple[Ele
             yield a[at : at + _BLOCK], b[at : at + _BLOCK]
 
 
-def _sum_of_squares(values: NDArray[np.floating]) -> float:
+def _sum_of_squares(values: NDArray[np.inexact]) -> float:
     with np.errstate(over="ignore"):
-        total = float(values @ values)
+        total = float(np.vdot(values, values).real)
     # float32's range is too small for squares of very large or very small numbers.
     if values.dtype == np.float32 and not 1e-24 < total < 1e36:
         wide = values.astype(np.float64)
         total = float(wide @ wide)
     return total
-
-
-def _float8_values(dtype: str) -> NDArray[np.float32]:
-    exponent_bits, mantissa_bits, bias = _FLOATS8[dtype]
-    bits = np.arange(256)
-    exponent = bits >> mantissa_bits & ((1 << exponent_bits) - 1)
-    mantissa = bits & ((1 << mantissa_bits) - 1)
-    fraction = mantissa / (1 << mantissa_bits) + (exponent > 0)
-    values = np.ldexp(fraction, np.maximum(exponent, 1) - bias)
-    top = exponent == (1 << exponent_bits) - 1
-    if dtype == "f8_e4m3":
-        values[top & (mantissa == 7)] = np.nan
-    else:
-        values[top] = np.where(mantissa[top] == 0, np.inf, np.nan)
-    signed: NDArray[np.float32] = np.where(bits >> 7, -values, values).astype(np.float32)
-    return signed
 
 
 def same_elements(a: Elements, b: Elements) -> bool:

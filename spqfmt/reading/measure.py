@@ -20,9 +20,9 @@ from spqfmt.progress import Progress, Silent
 from spqfmt.reading.distance import to_numbers
 from spqfmt.reading.reference import Reference, open_reference
 from spqfmt.reading.report.records import FileReport, Histogram, Measured, OutlierMap
-from spqfmt.records import TensorRecord
+from spqfmt.records import FLOATS, TensorRecord
 from spqfmt.schemes.outliers import bands
-from spqfmt.wire import DTYPES
+from spqfmt.wire import DTYPES, SMALL_FLOATS
 
 _AT_ONCE = 1 << 19
 _EXPONENTS = 2048
@@ -75,7 +75,7 @@ def _measure(reader: Reader, record: TensorRecord, reference: Reference | None) 
 def histogram(reader: Reader, record: TensorRecord) -> Histogram | None:
     """Of the codes, or of a dense tensor's exponents or small integers. None for wide integers and empty tensors."""
     stream = record.by_role.get("codes") or record.by_role["values"]
-    is_float = stream.dtype in {"f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"}
+    is_float = stream.dtype in FLOATS or stream.dtype in SMALL_FLOATS
     if not stream.n or not (is_float or DTYPES[stream.dtype].bits <= 8):
         return None
     counted = _CountedFloats(stream.dtype) if is_float else _CountedIntegers(stream.dtype)

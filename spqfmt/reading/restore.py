@@ -6,7 +6,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.reading.rows import dtype_of, holder, read_first, read_tensor
 from spqfmt.records import TensorRecord
-from spqfmt.schemes.floats import Scale
+from spqfmt.schemes.floats import Scale, small_float_values
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,11 @@ def restore(reader: Reader, record: TensorRecord, dtype: str | None = None) -> "
     """`read_tensor` as a tensor: all of it in its own shape and, where `dtype` is None, its own dtype."""
     record = holder(reader, record)
     return to_torch(read_tensor(reader, record, dtype), dtype_of(record, dtype), record.shape)
+
+
+def numbers_of(codes: "torch.Tensor", dtype: str) -> "torch.Tensor":
+    """What floats of less than 8 bits, as uint8 one a byte, stand for: float32 of the same shape; exact."""
+    return to_torch(small_float_values(dtype)[codes.numpy()], "f32", codes.shape)
 
 
 def column_scale(reader: Reader, record: TensorRecord) -> Scale | None:

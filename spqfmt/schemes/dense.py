@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from spqfmt import wire
 from spqfmt.codecs.elements import Elements
 from spqfmt.errors import CorruptError
 from spqfmt.kernels.json_text import Wanted
@@ -14,7 +15,7 @@ from spqfmt.schemes.sides import PackedScheme, Sides
 
 ROLES = ("values", "channel_order")
 DTYPES = (
-    "f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2",
+    "f64", "f32", "f16", "bf16", *wire.SMALL_FLOATS, "c64",
     "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "bool",
 )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Float dtypes <-> float32, to the bit (FORMAT.md 5.1 and 5.7)."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -18,10 +19,40 @@ def overflow_allowed() -> np.errstate:
 
 
 def widen(elements: Elements, dtype: str) -> Float32:
-    """f32, f16, bf16 or a small integer dtype as float32; exact."""
+    """f32, f16, bf16, a small float or a small integer dtype as float32; exact."""
     if dtype == "bf16":
         return (elements.astype(np.uint32) << 16).view(np.float32)
+    if dtype in wire.SMALL_FLOATS:
+        values: Float32 = small_float_values(dtype)[elements]
+        return values
     return elements.astype(np.float32)
+
+
+@cache
+def small_float_values(dtype: str) -> Float32:
+    """What each element of a float of at most 8 bits stands for (FORMAT.md 3.2), float32 [2^bits]; exact."""
+    exponent_bits, mantissa_bits, bias = wire.SMALL_FLOATS[dtype]
+    bits = np.arange(1 << wire.DTYPES[dtype].bits)
+    exponent = bits >> mantissa_bits & ((1 << exponent_bits) - 1)
+    mantissa = bits & ((1 << mantissa_bits) - 1)
+    is_negative = bits >> (exponent_bits + mantissa_bits) == 1
+    if dtype == "f8_e8m0":
+        values = np.ldexp(1.0, exponent - bias)
+        values[-1] = np.nan
+    else:
+        fraction = mantissa / (1 << mantissa_bits) + (exponent > 0)
+        values = np.ldexp(fraction, np.maximum(exponent, 1) - bias)
+        values = np.where(is_negative, -values, values)
+    if dtype == "f8_e4m3":
+        values[bits & 0x7F == 0x7F] = np.nan
+    elif dtype == "f8_e5m2":
+        special = np.where(mantissa > 0, np.nan, np.where(is_negative, -np.inf, np.inf))
+        values = np.where(exponent == 31, special, values)
+    elif dtype.endswith("fnuz"):
+        values[0x80] = np.nan
+    found: Float32 = values.astype(np.float32)
+    found.flags.writeable = False
+    return found
 
 
 def narrow(values: Float32, dtype: str) -> Elements:

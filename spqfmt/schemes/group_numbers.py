@@ -1,37 +1,49 @@
 """Numbers of groups: a scale, zero point or minimum for each, direct or as codes of a second level (FORMAT.md 5.5)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import Elements
 from spqfmt.errors import CorruptError
 from spqfmt.kernels.multiply import GroupNumbers
 from spqfmt.records import TensorRecord
-from spqfmt.schemes.base import Fetch, Float32, StreamData, check_int
+from spqfmt.schemes.base import Fetch, Float32, Roles, StreamData, check_int, parameter_int
 from spqfmt.schemes.floats import overflow_allowed, widen
 from spqfmt.schemes.sides import Sides
 from spqfmt.schemes.tiles import Channels, runs
+from spqfmt.wire import DTYPES
 
 FLOAT_DTYPES = ("f32", "f16", "bf16")
-LEVEL2_DTYPES = ("u2", "u4", "u8", "i8")
-DIRECT = {
-    "scale": ("scales", FLOAT_DTYPES),
-    "zero_point": ("zero_points", (*FLOAT_DTYPES, "u2", "u4", "u8")),
+LEVELED_DTYPES = ("u2", "u4", "u8")
+"""Of codes that may be numbers of levels."""
+_SCALE_FLOATS = ("f8_e4m3", "f8_e8m0")
+DIRECT: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "scale": ("scales", (*FLOAT_DTYPES, *_SCALE_FLOATS)),
+    "zero_point": ("zero_points", (*FLOAT_DTYPES, *LEVELED_DTYPES)),
     "minimum": ("minimums", FLOAT_DTYPES),
 }
-ROLES = tuple(
-    role
-    for kind, (direct, _) in DIRECT.items()
-    for role in (direct, f"{kind}_codes", f"{kind}_steps", f"{kind}_zeros")
-)
+"""By kind of value: the role of the stream that holds it, and that stream's dtypes."""
+
+
+def group_roles(kind: str) -> tuple[str, ...]:
+    """All roles of one kind of value, in their order."""
+    second = ("codes", "levels", "steps", "zeros", "minimums")
+    return (DIRECT[kind][0], *(f"{kind}_{part}" for part in second))
+
+
+ROLES = tuple(role for kind in DIRECT for role in group_roles(kind))
 """Of the streams that numbers of groups are stored in, in their order."""
 
 
 @dataclass(frozen=True)
 class GroupValues:
-    """One value for each group, [rows, groups]: direct, or codes with steps and zeros a supergroup."""
+    """One value for each group, [lines, groups]: direct, or codes with steps for each supergroup.
+
+    Codes may be numbers of `levels`, and come with `zeros` before the multiplication or `minimums` after it.
+    """
 
     values: Elements
     dtype: str
@@ -39,43 +51,54 @@ class GroupValues:
     zeros: Elements | None = None
     steps_dtype: str = "f16"
     zeros_dtype: str = "f16"
+    levels: Elements | None = None
+    minimums: Elements | None = None
+    levels_dtype: str = "f32"
+    minimums_dtype: str = "f32"
 
     def encode(self, kind: str) -> tuple[StreamData, ...]:
         """Streams for `kind` scale, zero_point or minimum."""
         flat = np.ascontiguousarray(self.values).reshape(-1)
         if self.steps is None:
             return (StreamData(DIRECT[kind][0], self.dtype, flat),)
-        streams: tuple[StreamData, ...] = (
-            StreamData(f"{kind}_codes", self.dtype, flat),
-            StreamData(f"{kind}_steps", self.steps_dtype, self.steps.reshape(-1)),
+        parts = (
+            ("levels", self.levels, self.levels_dtype),
+            ("steps", self.steps, self.steps_dtype),
+            ("zeros", self.zeros, self.zeros_dtype),
+            ("minimums", self.minimums, self.minimums_dtype),
         )
-        if self.zeros is not None:
-            streams += (StreamData(f"{kind}_zeros", self.zeros_dtype, self.zeros.reshape(-1)),)
-        return streams
+        more = (StreamData(f"{kind}_{part}", d, v.reshape(-1)) for part, v, d in parts if v is not None)
+        return (StreamData(f"{kind}_codes", self.dtype, flat), *more)
 
     def to_float32(self, supergroup: tuple[int, int] | None, skipped: tuple[int, int] = (0, 0)) -> Float32:
-        """What the groups' values are, [rows, groups].
+        """What the groups' values are, [lines, groups].
 
-        `skipped`: rows and groups of the first tile before those of `values`.
+        `skipped`: lines and groups of the first tile before those of `values`.
         """
-        values = widen(self.values, self.dtype)
+        if self.levels is None:
+            values = widen(self.values, self.dtype)
+        else:
+            values = widen(self.levels, self.levels_dtype)[self.values]
         if self.steps is None or supergroup is None:
             return values
+
+        def spread(tiles: Elements, dtype: str) -> Float32:
+            return _spread(widen(tiles, dtype), supergroup, values.shape, skipped)
+
         with overflow_allowed():
             if self.zeros is not None:
-                zeros = widen(self.zeros, self.zeros_dtype)
-                values = values - _spread(zeros, supergroup, values.shape, skipped)
-            steps = widen(self.steps, self.steps_dtype)
-            return _spread(steps, supergroup, values.shape, skipped) * values
+                values = values - spread(self.zeros, self.zeros_dtype)
+            values = spread(self.steps, self.steps_dtype) * values
+            return values if self.minimums is None else values - spread(self.minimums, self.minimums_dtype)
 
 
 def _spread(
     tiles: Float32, supergroup: tuple[int, int], shape: Sequence[int], skipped: tuple[int, int]
 ) -> Float32:
-    row_tile, group_tile = (
+    line_tile, group_tile = (
         np.arange(first, first + n) // size for first, n, size in zip(skipped, shape, supergroup, strict=True)
     )
-    return tiles[row_tile[:, None], group_tile]
+    return tiles[line_tile[:, None], group_tile]
 
 
 class TileGroups:
@@ -119,11 +142,17 @@ class TileGroups:
         return found
 
     def _read(self, rows: range, groups: range) -> list[Float32 | None]:
-        return [read_values(self._record, self._fetch, kind, self._size, rows, groups) for kind in DIRECT]
+        of_rows = lines_of(self._record, rows)
+        lines = of_rows if isinstance(of_rows, range) else range(int(of_rows[0]), int(of_rows[-1]) + 1)
+        found = [read_values(self._record, self._fetch, kind, self._size, lines, groups) for kind in DIRECT]
+        if isinstance(of_rows, range):
+            return found
+        at = of_rows.astype(np.int64) - lines.start
+        return [None if values is None else values[at] for values in found]
 
 
 def supergroup_of(record: TensorRecord) -> tuple[int, int] | None:
-    """Rows and groups that share a step, where values are codes themselves. Raises CorruptError."""
+    """Lines and groups that share a step, where values are codes themselves. Raises CorruptError."""
     value = record.parameters.get("supergroup")
     if value is None:
         return None
@@ -133,45 +162,98 @@ def supergroup_of(record: TensorRecord) -> tuple[int, int] | None:
     return rows, groups
 
 
-def read_values(
-    record: TensorRecord, fetch: Fetch, kind: str, group_size: int, rows: range, groups: range | None = None
-) -> Float32 | None:
-    """Scale, zero_point or minimum (`kind`) of each group, float32 [rows, groups]; None where there is none.
+def group_rows_of(record: TensorRecord) -> int:
+    """Rows of a group's tile. Raises CorruptError."""
+    return parameter_int(record, "group_rows", 1) if "group_rows" in record.parameters else 1
 
-    `groups`: of all of them, or of some in a single row.
+
+def n_lines(record: TensorRecord) -> int:
+    """Lines of groups of the whole tensor: tiles begin anew in each stacked matrix."""
+    rows, _ = record.matrix_shape
+    return rows // record.stacked_rows * -(-record.stacked_rows // group_rows_of(record))
+
+
+def lines_of(record: TensorRecord, rows: Channels) -> Channels:
+    """The line of each of these rows."""
+    size = group_rows_of(record)
+    if size == 1:
+        return rows
+    numbers = np.arange(rows.start, rows.stop) if isinstance(rows, range) else rows.astype(np.int64)
+    matrix, row = np.divmod(numbers, record.stacked_rows)
+    lines: NDArray[np.unsignedinteger] = (matrix * -(-record.stacked_rows // size) + row // size).astype(
+        np.uint64
+    )
+    return lines
+
+
+def check_values(roles: Roles, kind: str, n: int, tiles: int) -> str:
+    """How one kind of value is given: "direct", "level2" or "" for not at all. Raises CorruptError."""
+
+    def broken(why: str) -> CorruptError:
+        return CorruptError(f"tensor {roles.record.name!r}: {kind} {why}")
+
+    direct = roles.optional(*DIRECT[kind], n)
+    small = _SCALE_FLOATS if kind == "scale" else ()
+    codes = roles.optional(f"{kind}_codes", (*LEVELED_DTYPES, "i8", *small), n)
+    n_levels = 0 if codes is None else 1 << DTYPES[codes.dtype].bits
+    levels = roles.optional(f"{kind}_levels", FLOAT_DTYPES, n_levels)
+    steps, zeros, minimums = (
+        roles.optional(f"{kind}_{part}", FLOAT_DTYPES, tiles) for part in ("steps", "zeros", "minimums")
+    )
+    if (codes is None) != (steps is None) or (codes is None and (zeros or minimums or levels)):
+        raise broken("lacks codes or steps")
+    if direct is not None and codes is not None:
+        raise broken("is given twice")
+    if zeros is not None and minimums is not None:
+        raise broken("has zeros and minimums")
+    if levels is not None and codes is not None and codes.dtype not in LEVELED_DTYPES:
+        raise broken(f"has levels for codes of {codes.dtype}")
+    return "direct" if direct is not None else "level2" if codes is not None else ""
+
+
+def read_values(
+    record: TensorRecord, fetch: Fetch, kind: str, group_size: int, lines: range, groups: range | None = None
+) -> Float32 | None:
+    """Scale, zero_point or minimum (`kind`) of each group, float32 [lines, groups]; None where there is none.
+
+    `groups`: of all of them, or of some in a single line.
     """
     n_groups = -(-record.matrix_shape[1] // group_size)
     groups = range(n_groups) if groups is None else groups
 
-    def part(role: str, rows: range, width: int, columns: range) -> Elements:
-        at = rows.start * width
-        end = at + columns.stop if len(rows) == 1 else rows.stop * width
-        return fetch(role, at + columns.start, end).reshape(len(rows), -1)
+    def part(role: str, lines: range, width: int, columns: range) -> Elements:
+        at = lines.start * width
+        end = at + columns.stop if len(lines) == 1 else lines.stop * width
+        return fetch(role, at + columns.start, end).reshape(len(lines), -1)
 
     direct = record.by_role.get(DIRECT[kind][0])
     if direct is not None:
-        return GroupValues(part(direct.role, rows, n_groups, groups), direct.dtype).to_float32(None)
+        return GroupValues(part(direct.role, lines, n_groups, groups), direct.dtype).to_float32(None)
     codes = record.by_role.get(f"{kind}_codes")
     supergroup = supergroup_of(record)
     if codes is None or supergroup is None:
         return None
-    row_tiles, group_tiles = (
+    line_tiles, group_tiles = (
         range(some.start // size, -(-some.stop // size))
-        for some, size in zip((rows, groups), supergroup, strict=True)
+        for some, size in zip((lines, groups), supergroup, strict=True)
     )
     width = -(-n_groups // supergroup[1])
-    if len(rows) > 1:
+    if len(lines) > 1:
         group_tiles = range(width)
-    steps, zeros = record.by_role[f"{kind}_steps"], record.by_role.get(f"{kind}_zeros")
-    level2 = GroupValues(
-        part(codes.role, rows, n_groups, groups),
-        codes.dtype,
-        part(steps.role, row_tiles, width, group_tiles),
-        None if zeros is None else part(zeros.role, row_tiles, width, group_tiles),
-        steps.dtype,
-        "f16" if zeros is None else zeros.dtype,
-    )
-    skipped = rows.start - row_tiles.start * supergroup[0], groups.start - group_tiles.start * supergroup[1]
+    of_codes = part(codes.role, lines, n_groups, groups)
+
+    def second(name: str) -> tuple[Elements | None, str]:
+        stream = record.by_role.get(f"{kind}_{name}")
+        if stream is None:
+            return None, "f32"
+        whole = name == "levels"
+        return fetch(stream.role) if whole else part(
+            stream.role, line_tiles, width, group_tiles
+        ), stream.dtype
+
+    elements, dtypes = zip(*map(second, ("steps", "zeros", "levels", "minimums")), strict=True)
+    level2 = GroupValues(of_codes, codes.dtype, *elements[:2], *dtypes[:2], *elements[2:], *dtypes[2:])
+    skipped = lines.start - line_tiles.start * supergroup[0], groups.start - group_tiles.start * supergroup[1]
     return level2.to_float32(supergroup, skipped)
 
 

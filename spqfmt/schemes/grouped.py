@@ -1,4 +1,4 @@
-"""Scheme grouped: b-bit codes with a scale and a zero point for each group of columns (FORMAT.md 5.5)."""
+"""Scheme grouped: codes with a scale and a zero point for each group of columns (FORMAT.md 5.5)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,21 +17,26 @@ from spqfmt.schemes import outliers as outlier_streams
 from spqfmt.schemes import tiles
 from spqfmt.schemes.base import (
     Encoded,
+    Fetch,
     Float32,
     Roles,
+    StreamData,
     Streamed,
     parameter_int,
 )
 from spqfmt.schemes.codes import Layout
-from spqfmt.schemes.floats import overflow_allowed
+from spqfmt.schemes.floats import narrow, overflow_allowed, small_float_values, widen
 from spqfmt.schemes.group_numbers import (
     DIRECT,
     FLOAT_DTYPES,
-    LEVEL2_DTYPES,
+    LEVELED_DTYPES,
     GroupedSides,
     GroupValues,
     TileGroups,
+    check_values,
+    group_rows_of,
     kinds_of,
+    n_lines,
     read_values,
     supergroup_of,
 )
@@ -42,22 +47,21 @@ from spqfmt.schemes.outliers import Outliers
 from spqfmt.schemes.sides import PackedScheme
 from spqfmt.schemes.tiles import Target
 from spqfmt.schemes.uniform import optional_features
+from spqfmt.wire import DTYPES, SMALL_FLOATS
 
-CODE_DTYPES = ("u2", "u4", "u8", "i2", "i4", "i8")
-ROLES = (
-    "codes",
-    "channel_order",
-    "permutation",
-    *NUMBER_ROLES,
-    *outlier_streams.ROLES,
-)
+CODE_DTYPES = (
+    "u2", "u4", "u8", "i2", "i4", "i8", "f4_e2m1", "f8_e4m3", "f8_e5m2", "f8_e4m3fnuz", "f8_e5m2fnuz",
+)  # fmt: skip
+ROLES = ("codes", "channel_order", "permutation", "levels", *NUMBER_ROLES, *outlier_streams.ROLES)
 
 
 @dataclass(frozen=True)
 class Grouped:
-    """Codes [rows, columns] in stored column order; `zero_point` or `minimum` or neither; supergroup (rows, groups).
+    """Codes [rows, columns] in stored column order; `zero_point` or `minimum` or neither; supergroup (lines, groups).
 
-    `shared_permutation` names an earlier tensor of the file that holds the same permutation.
+    With `levels`, float carrier [2^bits], the value of a code is the level of that number. Groups are tiles of
+    `group_rows` rows of one matrix. `shared_permutation` names an earlier tensor of the file that holds the same
+    permutation.
     """
 
     codes: Elements
@@ -72,6 +76,9 @@ class Grouped:
     outliers: Outliers | None = None
     layout: Layout = field(default_factory=Layout)
     shared_permutation: str | None = None
+    group_rows: int = 1
+    levels: Elements | None = None
+    levels_dtype: str = "f32"
 
     def encode(self) -> Encoded:
         """Streams in the order of FORMAT.md 5.5."""
@@ -84,6 +91,10 @@ class Grouped:
                 streams += (permutation,)
             else:
                 same_as["permutation"] = permutation, self.shared_permutation
+        if self.levels is not None:
+            streams += (StreamData("levels", self.levels_dtype, self.levels),)
+        if self.group_rows > 1:
+            parameters["group_rows"] = self.group_rows
         streams += self.scale.encode("scale")
         if self.zero_point is not None:
             streams += self.zero_point.encode("zero_point")
@@ -99,13 +110,16 @@ class Grouped:
 
     def dequantize(self) -> Float32:
         """The weights in the matrix's own column order, float32 [rows, columns]."""
+        lines = np.arange(self.codes.shape[0]) // self.group_rows
         values = [
-            None if part is None else part.to_float32(self.supergroup)
+            None if part is None else part.to_float32(self.supergroup)[lines]
             for part in (self.scale, self.zero_point, self.minimum)
         ]
         scale, zero_point, minimum = values
         assert scale is not None
-        matrix = dequantize(self.codes, self.group_size, scale, zero_point, minimum)
+        levels = None if self.levels is None else widen(self.levels, self.levels_dtype)
+        codes = widen(self.codes, self.code_dtype) if levels is None else levels[self.codes]
+        matrix = dequantize(codes, self.group_size, scale, zero_point, minimum)
         if self.outliers is not None:
             self.outliers.replace(matrix)
         return matrix if self.permutation is None else unpermute(matrix, self.permutation)
@@ -159,17 +173,22 @@ class GroupedScheme(PackedScheme):
 
     def check(self, record: TensorRecord) -> None:
         """Parameters and streams against FORMAT.md 5.5."""
-        rows, columns = record.matrix_shape
+        _, columns = record.matrix_shape
         roles = Roles(record, ROLES)
         codes_stream.check(record, roles, CODE_DTYPES)
+        code_dtype = record.by_role["codes"].dtype
+        levels = roles.optional("levels", FLOAT_DTYPES, 1 << DTYPES[code_dtype].bits)
+        if levels is not None and code_dtype not in LEVELED_DTYPES:
+            raise CorruptError(f"tensor {record.name!r}: codes of {code_dtype} have no levels")
+        lines = n_lines(record)
         groups = -(-columns // parameter_int(record, "group_size", 1))
         parameter_int(record, "bits")
         roles.optional("permutation", codes_stream.INDEX_DTYPES, columns)
         supergroup = supergroup_of(record)
         tiles = 0
         if supergroup is not None:
-            tiles = -(-rows // supergroup[0]) * -(-groups // supergroup[1])
-        given = {kind: self._check_values(roles, kind, rows * groups, tiles) for kind in DIRECT}
+            tiles = -(-lines // supergroup[0]) * -(-groups // supergroup[1])
+        given = {kind: check_values(roles, kind, lines * groups, tiles) for kind in DIRECT}
         if not given["scale"] or (given["zero_point"] and given["minimum"]):
             raise CorruptError(
                 f"tensor {record.name!r}: needs scales, and zero points or minimums but not both"
@@ -178,23 +197,15 @@ class GroupedScheme(PackedScheme):
             raise CorruptError(f"tensor {record.name!r}: supergroup and _codes streams disagree")
         outlier_streams.check(record, roles)
 
-    @staticmethod
-    def _check_values(roles: Roles, kind: str, n: int, tiles: int) -> str:
-        direct = roles.optional(*DIRECT[kind], n)
-        codes = roles.optional(f"{kind}_codes", LEVEL2_DTYPES, n)
-        steps = roles.optional(f"{kind}_steps", FLOAT_DTYPES, tiles)
-        zeros = roles.optional(f"{kind}_zeros", FLOAT_DTYPES, tiles)
-        if (codes is None) != (steps is None) or (zeros is not None and codes is None):
-            raise CorruptError(f"tensor {roles.record.name!r}: {kind} lacks codes or steps")
-        if direct is not None and codes is not None:
-            raise CorruptError(f"tensor {roles.record.name!r}: {kind} is given twice")
-        return "direct" if direct is not None else "level2" if codes is not None else ""
-
     def features(self, record: TensorRecord) -> set[str]:
         """The scheme's own bit and those of its options."""
         supergroups = {"supergroups"} if "supergroup" in record.parameters else set()
         tiles = {"group_rows"} if "group_rows" in record.parameters else set()
-        return {"grouped"} | supergroups | tiles | optional_features(record)
+        by_end = {"levels": "levels", "_minimums": "supergroup_minimums"}
+        of_roles = {
+            feature for role in record.by_role for end, feature in by_end.items() if role.endswith(end)
+        }
+        return {"grouped"} | supergroups | tiles | of_roles | optional_features(record)
 
     def verify(self, record: TensorRecord, fetch: Streamed) -> None:
         """Permutation, channel order and the places of outliers."""
@@ -213,13 +224,19 @@ class GroupedScheme(PackedScheme):
         stored = columns if permutation is None else range(record.matrix_shape[1])
         # Numbers of groups are binary32: those of small groups, or one for each weight, take more memory than weights.
         small = group_size < 8 or record.parameters["orientation"] == "columns"
-        most = tiles.TILE_ELEMENTS // 8 if small else tiles.TILE_ELEMENTS
+        known = _values_of_codes(record, fetch)
+        most = tiles.TILE_ELEMENTS // 8 if small or known is not None else tiles.TILE_ELEMENTS
         for some in _row_blocks(record, group_size, rows, most):
             values = TileGroups(record, fetch, group_size, some)
             for tile in codes_stream.tiles(record, fetch, some, stored, most=most, unit=group_size):
                 (scale, zero_point, minimum), size = values.of(tile.rows, tile.columns)
                 assert scale is not None
                 with target.room(tile.rows, tile.columns) as (weights, name):
+                    if known is not None:
+                        weights[:] = narrow(
+                            dequantize(known[tile.codes], size, scale, zero_point, minimum), name
+                        )
+                        continue
                     dequantize_grouped(
                         tile.codes,
                         "i8" if tile.codes.dtype == np.int8 else "u8",
@@ -234,8 +251,12 @@ class GroupedScheme(PackedScheme):
         outlier_streams.apply(out, dtype, record, fetch, rows, columns, permutation)
 
     def packs(self, record: TensorRecord) -> bool:
-        """All are."""
-        return True
+        """Those of integer codes, in groups of one row."""
+        new = any(
+            stream.dtype in SMALL_FLOATS or stream.role.endswith(("levels", "_minimums"))
+            for stream in record.streams
+        )
+        return not new and group_rows_of(record) == 1
 
     def number_bytes(self, record: TensorRecord) -> int:
         """The streams as they are, or float32 where rows are stored in another order."""
@@ -260,6 +281,14 @@ class GroupedScheme(PackedScheme):
             assert values is not None
             sides.groups[kind] = values[stored_rows]
         return sides
+
+
+def _values_of_codes(record: TensorRecord, fetch: Fetch) -> Float32 | None:
+    """What each code stands for, float32 [2^bits]; None where codes are integers."""
+    levels, dtype = record.by_role.get("levels"), record.by_role["codes"].dtype
+    if levels is not None:
+        return widen(fetch("levels"), levels.dtype)
+    return small_float_values(dtype) if dtype in SMALL_FLOATS else None
 
 
 def _row_blocks(record: TensorRecord, group_size: int, rows: range, most: int) -> Iterator[range]:

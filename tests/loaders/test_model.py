@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import spqfmt
@@ -376,3 +377,30 @@ def test_a_model_without_tokenizer(llama: Path) -> None:
     _, tokenizer = load_model(llama)
     with pytest.raises(SpqError, match="no tokenizer in it"):
         need_tokenizer(llama, tokenizer)
+
+
+@pytest.mark.parametrize("dtype", ["float4_e2m1fn_x2", "float8_e8m0fnu", "float8_e5m2fnuz", "complex64"])
+def test_small_floats_load_as_their_numbers_and_complex_ones_are_refused(tmp_path: Path, dtype: str) -> None:
+    tiny.build("llama", tmp_path / "source")
+    file, name = tmp_path / "source" / "model.safetensors", "model.norm.weight"
+    tensors = load_file(file)
+    n = tensors[name].numel()
+    kind = getattr(torch, dtype)
+    value = (
+        torch.full((n,), 2.0).to(kind)
+        if "x2" not in dtype
+        else torch.full((n // 2,), 0x44, dtype=torch.uint8)
+    )
+    save_file(tensors | {name: value.view(kind)}, file)
+    spqfmt.pack(tmp_path / "source", tmp_path / "m.spq")
+    for path in (tmp_path / "source", tmp_path / "m.spq"):
+        if dtype == "complex64":
+            with pytest.raises(UnsupportedError, match=f"{path}: tensor '{name}' is of complex numbers"):
+                load_model(path)
+        else:
+            model, _ = load_model(path)
+            assert torch.equal(model.state_dict()[name], torch.full((n,), 2.0))
+    spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size > n
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as opened:
+        assert opened.get_slice(name).get_shape() == [n]

@@ -27,6 +27,8 @@ from spqfmt.residency.inventory import Inventory, Item
 from spqfmt.residency.parts import cut
 from spqfmt.residency.rates import Rates
 from spqfmt.residency.sides import read_sides
+from spqfmt.schemes.registry import is_packable
+from spqfmt.wire import DTYPES
 
 _CPU = torch.device("cpu")
 _RATES = Rates(1.0, 1.0, dict.fromkeys(CODECS, 1.0))
@@ -35,8 +37,8 @@ _RATES = Rates(1.0, 1.0, dict.fromkeys(CODECS, 1.0))
 def read(path: Path) -> None:
     """Values, as a user asks for them, and assets."""
     with spqfmt.open(path) as file:
-        for name in file:
-            file.read(name)
+        for handle in file.values():
+            handle.read(dtype=torch.float32 if DTYPES[handle.dtype].bits < 8 else None)
         dict(file.assets)
 
 
@@ -55,9 +57,8 @@ def _records(reader: Reader) -> list[TensorRecord]:
 
 
 def _packable(reader: Reader) -> list[TensorRecord]:
-    """What loaders keep packed: matrices of floats."""
-    floats = {"f32", "f16", "bf16"}
-    return [r for r in _records(reader) if r.dtype in floats and len(r.shape) == 2 and r.n_weights]
+    """What loaders keep packed."""
+    return [record for record in _records(reader) if is_packable(record)]
 
 
 def packable_names(path: Path) -> set[str]:

@@ -12,6 +12,7 @@ from spq_reference.errors import SpqRefError
 
 import spqfmt
 from spqfmt import errors
+from spqfmt.wire import DTYPES
 
 ROOT = Path(__file__).resolve().parents[2]
 VECTORS = ROOT / "spec" / "vectors"
@@ -87,8 +88,11 @@ def by_product(path: Path) -> Content:
             tensors = {}
             for name, handle in file.items():
                 info = handle.info
-                tensor = file.read(name).contiguous().flatten()
-                data = tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+                if DTYPES[info.dtype].bits < 8:
+                    data = handle.read_bytes()
+                else:
+                    tensor = file.read(name).contiguous().flatten()
+                    data = tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
                 tensors[name] = (tuple(info.shape), info.dtype, data)
             assets = dict(file.assets)
     except errors.FormatError as error:
