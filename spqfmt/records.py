@@ -183,6 +183,8 @@ class TensorRecord:
     activation_clamp: Mapping[str, object] | None = None
     activation_quantization: Mapping[str, object] | None = None
     view: tuple[int, ...] | None = None
+    content: str | None = None
+    origin: "Origin | None" = None
 
     @property
     def n_weights(self) -> int:
@@ -245,6 +247,13 @@ class Shard:
     count: int
 
 
+class Origin(NamedTuple):
+    """The foreign layout that a tensor was taken apart from (FORMAT.md 7.3)."""
+
+    layout: str
+    version: int
+
+
 class TensorRecords(Sequence[TensorRecord]):
     """Tensor records by their number in the file, each made when it is asked for."""
 
@@ -298,6 +307,9 @@ class Index:
     partial_plan: Mapping[str, object] | None = None
     shard: Shard | None = None
     chunk_alignment: int | None = None
+    content: str | None = None
+    json_of: Callable[[int], dict[str, object]] = field(default=lambda _: {}, compare=False)
+    """A tensor's record, by its number, with all that stands in it."""
 
     def tensors_of(self, segment: Segment) -> TensorRecords:
         """Those of a segment, in order."""

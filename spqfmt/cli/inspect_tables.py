@@ -155,7 +155,7 @@ def parts_table(report: FileReport) -> Table:
 
 
 def summary(report: FileReport, name: str) -> str:
-    """The file in two lines."""
+    """The file in two lines, and its content digest."""
     t = report.totals
     files = f" in {report.n_files} files" if report.n_files > 1 else ""
     bound = t.entropy_bits_per_weight
@@ -167,6 +167,7 @@ def summary(report: FileReport, name: str) -> str:
         + f"\n{count(t.n_weights)} weights in {t.n_tensors} tensors"
         + (f", {percent(t.outlier_share)} outliers" if t.outliers else "")
         + f"; method {printable(report.metadata.get('method', '?'))}, {_partial(report)}format {report.format_version}"
+        + ("" if report.content is None else f"\ncontent {report.content}")
     )
 
 

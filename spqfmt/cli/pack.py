@@ -134,6 +134,13 @@ if TYPE_CHECKING:
 )
 @PARTIAL
 @RATES
+@click.option(
+    "--no-identity",
+    is_flag=True,
+    default=None,
+    help="Without digests of what the tensors hold and without what gives the source's files back: a few bytes less, "
+    "and a file of format 1.0 where nothing else needs 1.1.",
+)
 @click.option("--shard-size", help="Write several files of at most this size, such as 2GiB.")
 @click.option(
     "--jobs",

@@ -12,14 +12,22 @@ from spqfmt.reading.verify import verify_file
 
 @click.command("verify")
 @click.argument("file", type=SPQ)
+@click.option(
+    "--content",
+    is_flag=True,
+    help="Make the digests of what the tensors hold again too, compare them with the file's, and print the model's.",
+)
 @click.option("--quiet", is_flag=True, help="Only the exit code.")
-def verify(*, file: Path, quiet: bool) -> None:
+def verify(*, file: Path, content: bool, quiet: bool) -> None:
     """Check every checksum, chunk and rule of FILE; exit code 1 names what is wrong.
 
     \b
     spqfmt verify model.spq && echo sound
+    spqfmt verify model.spq --content
     """
     started = time.monotonic()
-    verify_file(file, Bar("verifying", quiet=quiet))
+    found = verify_file(file, Bar("verifying", quiet=quiet), content=content)
     if not quiet:
+        if found is not None:
+            click.echo(f"{found}  content")
         click.echo(f"{file}: sound ({time.monotonic() - started:.1f} s)", err=True)

@@ -45,6 +45,13 @@ def to_planes(elements: Elements, dtype: str) -> list[Bytes]:
     return list(planes.reshape(bits // 8, -1))
 
 
+def packed(elements: Elements, dtype: str) -> Bytes:
+    """A run of elements as bytes: as they are in memory, those narrower than a byte packed as in one chunk."""
+    if wire.DTYPES[dtype].bits < 8:
+        return to_planes(elements, dtype)[0]
+    return np.ascontiguousarray(elements).view(np.uint8)
+
+
 def from_planes(planes: Bytes, dtype: str, n_elements: int, out: Elements) -> None:
     """Fill `out` (carrier, n_elements, contiguous) from the planes, one after the other in `planes`."""
     bits = wire.DTYPES[dtype].bits

@@ -61,9 +61,16 @@ def _of_dtype(dtype: str) -> set[str]:
 
 
 def optional_features(index: Index) -> set[str]:
-    """Names of the optional features in use."""
+    """Names of the optional features that the index uses beside its tensors."""
     used = {"assets"} if index.assets else set()
+    used |= {"content"} if index.content is not None else set()
     return used | ({"partial_plan"} if index.partial_plan is not None else set())
+
+
+def optional_tensor_features(tensor: TensorRecord) -> set[str]:
+    """Names of the optional features that a tensor uses."""
+    used = {"content"} if tensor.content is not None else set()
+    return used | ({"origin"} if tensor.origin is not None else set())
 
 
 def required_mask(names: Collection[str]) -> int:

@@ -14,7 +14,7 @@ from spqfmt import wire
 from spqfmt.asset_names import is_asset_name
 from spqfmt.container.features import ALL_REQUIRED, index_features, required_mask
 from spqfmt.container.stream_records import STREAM, parse_streams
-from spqfmt.container.strict_json import Json, member, optional
+from spqfmt.container.strict_json import Json, hex_digest, member, optional
 from spqfmt.container.tensor_records import RecordReader, check_name
 from spqfmt.errors import CorruptError, LimitError
 from spqfmt.kernels.json_text import PLACE_COLUMNS, Wanted, project_json, tensor_places
@@ -25,6 +25,7 @@ _RATES: Wanted = {"bytes_per_s": "scalar", "chunk_ns": "scalar"}
 _ROOT: Wanted = {
     "segment_alignment": "scalar",
     "chunk_alignment": "scalar",
+    "content": "scalar",
     "segments": wire.MAX_SEGMENTS,
     "tensors": wire.MAX_TENSORS,
     "assets": wire.MAX_ASSETS,
@@ -65,7 +66,8 @@ def parse_index(
         )
         raise CorruptError(f"index: tensor record {len(names)} does not say where its chunks lie")
     segments, begins, end = _lay_out(text, _spans(root, "segments"), places, alignment)
-    reader = RecordReader(text, spans, begins, names, declared, context)
+    content = hex_digest(root, "content", "index")
+    reader = RecordReader(text, spans, begins, names, declared, context, all_have_content=content is not None)
     if len(reader.numbers) < len(names):
         raise CorruptError(f"tensor {_repeated(names)!r} is there twice")
     assets = _assets(text, _spans(root, "assets"), end)
@@ -87,6 +89,8 @@ def parse_index(
         _partial_plan(root),
         _shard(root),
         optional(root, "chunk_alignment", int, "index"),
+        content,
+        reader.json_of,
     )
     undeclared = required_mask(index_features(index)) & ~declared
     if undeclared:

@@ -9,6 +9,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from spqfmt.codecs.chunks import EncodedChunk
+from spqfmt.container.content import content_of_model
 from spqfmt.container.strict_json import Json, dump
 from spqfmt.container.temporary import open_temporary, publish_together, refuse_existing, remove_left_over
 from spqfmt.container.writer import NOTHING_UNKNOWN, Sealed, Unknown, Writer
@@ -131,8 +132,9 @@ class Output:
         first = self._first()
         for name, data in assets.items():
             first.add_asset(name, data)
+        content = self._content()
         if not self._is_sharded:
-            sealed = [first.seal(metadata, partial_plan, unknown=unknown)]
+            sealed = [first.seal(metadata, partial_plan, unknown=unknown, content=content)]
             first.publish()
             return sealed
         count = len(self._writers)
@@ -143,6 +145,7 @@ class Output:
                 {"number": number, "count": count},
                 shard_path(self._path, number, count),
                 unknown,
+                content,
             )
             for number, writer in enumerate(self._writers, start=1)
         ]
@@ -150,6 +153,14 @@ class Output:
         if self._force:
             self._remove_stale({file.path for file in sealed})
         return [*sealed, index]
+
+    def _content(self) -> str | None:
+        """The model's digest; None where a tensor has none."""
+        records = [record for writer in self._writers for record in writer.tensors]
+        tied = {str(r["name"]): str(r["tied_to"]) for r in records if "tied_to" in r}
+        digests = {str(r["name"]): str(r["content"]) for r in records if "content" in r}
+        is_known = bool(digests) and len(digests) + len(tied) == len(records)
+        return content_of_model(digests, tied) if is_known else None
 
     def _publish_shards(self, sealed: list[Sealed]) -> Sealed:
         """The shards, then their index, whose digests tell them from shards that had these names before."""

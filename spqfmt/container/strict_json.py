@@ -1,6 +1,8 @@
 """JSON as FORMAT.md section 3 allows it: no repeated keys, no floats, no huge integers, no deep nesting."""
 
 import json
+import re
+from collections.abc import Mapping
 from typing import TypeAlias, TypeVar
 
 from spqfmt.errors import CorruptError
@@ -8,6 +10,7 @@ from spqfmt.kernels.json_text import check_json
 
 _T = TypeVar("_T")
 Json: TypeAlias = dict[str, object]
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def parse(data: bytes) -> Json:
@@ -37,6 +40,14 @@ def optional(record: Json, key: str, kind: type[_T], where: str) -> _T | None:
     return member(record, key, kind, where) if key in record else None
 
 
+def hex_digest(record: Json, key: str, where: str) -> str | None:
+    """A SHA-256 in small hex digits; None where the key is left out."""
+    found = optional(record, key, str, where)
+    if found is not None and not _HEX_DIGEST.fullmatch(found):
+        raise CorruptError(f"{where}: {key} is no SHA-256 in 64 digits 0-9 a-f")
+    return found
+
+
 def integers(found: bytes) -> list[int]:
     """Those of a list that `project_json` gives as bytes."""
     return memoryview(found).cast("q").tolist()
@@ -48,3 +59,8 @@ def objects(values: list[object], where: str) -> list[Json]:
         if not isinstance(value, dict):
             raise CorruptError(f"{where}: a member is not an object")
     return values  # type: ignore[return-value]  # just checked
+
+
+def without(record: Mapping[str, object], *keys: str) -> Json:
+    """The other keys."""
+    return {key: value for key, value in record.items() if key not in keys}

@@ -1,5 +1,7 @@
 """Tensor records (FORMAT.md 3.1), each read and checked when it is asked for: a file may have a million of them."""
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from math import prod
@@ -11,10 +13,10 @@ from spqfmt import wire
 from spqfmt.codecs.threads import lock_held_over_forks
 from spqfmt.container.features import required_mask, tensor_features
 from spqfmt.container.stream_records import STREAM, check_shared, parse_streams
-from spqfmt.container.strict_json import Json, integers, member, optional
+from spqfmt.container.strict_json import Json, hex_digest, integers, member, optional
 from spqfmt.errors import CorruptError, LimitError
 from spqfmt.kernels.json_text import Wanted, project_json
-from spqfmt.records import Stream, TensorRecord
+from spqfmt.records import Origin, Stream, TensorRecord
 from spqfmt.schemes.base import check_int, float_from_bits
 from spqfmt.schemes.registry import SCHEMES
 
@@ -42,7 +44,10 @@ _TENSOR: Wanted = {
         "scope": "scalar",
     },
     "activation_quantization": {"bits": "scalar", "scope": "scalar"},
+    "content": "scalar",
+    "origin": {"layout": "scalar", "version": "scalar"},
 }
+_LAYOUT = re.compile(r"[a-z0-9_-]{1,64}")
 _KEPT = 1024
 """Records that are kept for whoever asks again."""
 
@@ -58,6 +63,8 @@ class RecordReader:
         names: Sequence[str],
         declared: int,
         context: Callable[[], AbstractContextManager[None]],
+        *,
+        all_have_content: bool = False,
     ) -> None:
         """`spans` of the records in `text`; the tensors' `names`, no two alike, and where their chunks begin.
 
@@ -67,6 +74,7 @@ class RecordReader:
         self.numbers = {name: number for number, name in enumerate(names)}
         self._declared = declared
         self._context = context
+        self._all_have_content = all_have_content
         self._kept: dict[int, TensorRecord] = {}
         self._lock = lock_held_over_forks()
 
@@ -80,6 +88,12 @@ class RecordReader:
                 if len(self._kept) >= _KEPT:
                     del self._kept[next(iter(self._kept))]
                 self._kept[number] = found
+        return found
+
+    def json_of(self, number: int) -> Json:
+        """The record of this number with all that stands in it."""
+        begin, end = self._spans[number].tolist()
+        found: Json = json.loads(self._text[begin:end])
         return found
 
     def _json(self, number: int) -> Json:
@@ -98,6 +112,8 @@ class RecordReader:
             if stream.same_as is not None:
                 earlier = stream.same_as < number
                 check_shared(stream, self._json(stream.same_as) if earlier else {}, where)
+        if tensor.content is None and tensor.tied_to is None and self._all_have_content:
+            raise CorruptError(f"{where}: the index has a content digest, and the tensor has none")
         undeclared = required_mask(tensor_features(tensor)) & ~self._declared
         if undeclared:
             raise CorruptError(f"{where}: feature bit {undeclared.bit_length() - 1} is used but not declared")
@@ -140,6 +156,8 @@ class RecordReader:
             view=_view(record, where),
             activation_clamp=optional(record, "activation_clamp", dict, where),
             activation_quantization=optional(record, "activation_quantization", dict, where),
+            content=hex_digest(record, "content", where),
+            origin=_origin(record, where),
         )
         if tensor.dtype not in wire.DTYPES:
             raise CorruptError(f"{where}: unknown dtype {tensor.dtype!r}")
@@ -201,8 +219,20 @@ def _view(record: Json, where: str) -> tuple[int, ...] | None:
     return view
 
 
+def _origin(record: Json, where: str) -> Origin | None:
+    found = optional(record, "origin", dict, where)
+    if found is None:
+        return None
+    layout = member(found, "layout", str, f"{where}: origin")
+    if not _LAYOUT.fullmatch(layout):
+        raise CorruptError(f"{where}: origin: {layout[:80]!r} is no name of a layout")
+    return Origin(layout, check_int(found.get("version"), f"{where}: origin: version", 1))
+
+
 def _check_scheme(tensor: TensorRecord, where: str) -> None:
     if tensor.scheme == "tied":
+        if tensor.content is not None or tensor.origin is not None:
+            raise CorruptError(f"{where}: a tied tensor has no content and no origin of its own")
         return
     if tensor.tied_to is not None or tensor.scheme not in SCHEMES:
         raise CorruptError(f"{where}: unknown scheme {tensor.scheme!r}")

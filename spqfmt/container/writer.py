@@ -18,11 +18,12 @@ from spqfmt.container.features import (
     index_features,
     optional_features,
     optional_mask,
+    optional_tensor_features,
     required_mask,
     tensor_features,
 )
 from spqfmt.container.index import parse_index
-from spqfmt.container.strict_json import Json, dump
+from spqfmt.container.strict_json import Json, dump, without
 from spqfmt.container.temporary import open_temporary, publish, refuse_existing
 from spqfmt.container.trailer import Trailer, pack_header
 from spqfmt.errors import EncodeError, FormatError
@@ -103,6 +104,11 @@ class Writer:
         self._segments.append({**more, "name": name, "n_tensors": 0})
         self._first_of_segment = len(self._tensors)
         self._new_segment = True
+
+    @property
+    def tensors(self) -> Sequence[Json]:
+        """The records of the tensors so far."""
+        return self._tensors
 
     @property
     def temporary(self) -> Path:
@@ -191,6 +197,7 @@ class Writer:
         shard: Mapping[str, int] | None = None,
         path: Path | None = None,
         unknown: Unknown = NOTHING_UNKNOWN,
+        content: str | None = None,
     ) -> Sealed:
         """Write index and trailer and make the file durable; `publish` then gives it its name.
 
@@ -208,7 +215,12 @@ class Writer:
         }
         root |= {} if partial_plan is None else {"partial_plan": partial_plan}
         root |= {} if shard is None else {"shard": dict(shard)}
+        root |= {} if content is None else {"content": content}
         text = dump(root)
+        if len(text) > wire.MAX_INDEX_RAW_BYTES:
+            # Digests are the one thing in an index that can be left out.
+            root.pop("content", None)
+            text = dump(root | {"tensors": [without(tensor, "content") for tensor in self._tensors]})
         stored = compress_index(text, len(self._tensors))
         earned = wire.INDEX_RATIO * len(stored) + wire.INDEX_SLACK_BYTES
         if len(stored) >= len(text) or len(text) > earned:
@@ -228,7 +240,10 @@ class Writer:
         try:
             check_json(text)
             index = parse_index(text, self._offset, file_bytes)
-            used = index_features(index).union(*map(tensor_features, index.tensors))
+            used, maybe = index_features(index), optional_features(index)
+            for tensor in index.tensors:
+                used |= tensor_features(tensor)
+                maybe |= optional_tensor_features(tensor)
         except FormatError as error:
             raise EncodeError(f"{self.path}: cannot be written: {error}") from error
         return Trailer(
@@ -237,7 +252,7 @@ class Writer:
             len(text),
             file_bytes,
             required_mask(used),
-            optional_mask(optional_features(index)) | optional,
+            optional_mask(maybe) | optional,
         )
 
     def publish(self) -> None:

@@ -167,6 +167,14 @@ class SpqFile(Mapping[str, TensorHandle]):
         }
 
     @property
+    def content(self) -> str | None:
+        """The digest of what the model's tensors hold (FORMAT.md 3.5), in hex; None where the file does not say it.
+
+        It is the same whatever codec, chunks, shards or partial plan the file was packed with.
+        """
+        return self._readers[0].index.content
+
+    @property
     def metadata(self) -> dict[str, str]:
         """What the packer says of how the file was made."""
         return dict(self._readers[0].index.metadata)

@@ -28,6 +28,8 @@ class PackOptions:
     speed: Speed | None = None
     fit: Fit | None = None
     """The size that ecq must hit; None for other methods."""
+    identity: bool = True
+    """Whether the file says by digests what it holds, and how the source's files are made again."""
 
 
 class PackArguments(TypedDict, total=False):
@@ -65,6 +67,7 @@ class PackArguments(TypedDict, total=False):
     partial: str
     rates: str | Path | None
     shard_size: int | str | None
+    no_identity: bool | None
 
 
 # argument -> field of CalibrationOptions
@@ -116,6 +119,7 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         CalibrationOptions(**calibration),
         rule if isinstance(rule, Speed) else None,
         target,
+        identity=not arguments.get("no_identity"),
     )
 
 

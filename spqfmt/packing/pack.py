@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Unpack
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.codecs.tasks import Task, submit
 from spqfmt.codecs.threads import bound_torch
+from spqfmt.container.content import content_of_encoded
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
@@ -90,6 +91,7 @@ class _Prepared:
     """A tensor whose chunks are being encoded by other threads."""
 
     record: Json
+    content: Task[str] | None
     streams: tuple[tuple[Json, tuple[Task[EncodedChunk], ...]], ...]
     same_as: Mapping[str, tuple[Json, str]]
 
@@ -162,8 +164,9 @@ def pack_model(
 
         def write() -> None:
             planned, prepared = waiting.pop()
+            content = {} if prepared.content is None else {"content": prepared.content.result()}
             whole.add_tensor(
-                prepared.record,
+                prepared.record | content,
                 ((stream, (f.result() for f in chunks)) for stream, chunks in prepared.streams),
                 prepared.same_as,
             )
@@ -226,7 +229,7 @@ class _Encoder:
         source = planned.source
         if source.tied_to is not None:
             tied: Json = {"name": source.name, "shape": list(source.shape), "dtype": source.dtype}
-            return _Prepared(tied | {"scheme": "tied", "tied_to": source.tied_to, "method": ""}, (), {})
+            return _Prepared(tied | {"scheme": "tied", "tied_to": source.tied_to, "method": ""}, None, (), {})
         result = None if self._calibrated is None else self._calibrated.take(planned)
         if result is not None:
             encoded, method = result.quantized.encode(), self._options.method.name
@@ -236,9 +239,10 @@ class _Encoder:
             encoded, method = _dense(source).encode(), ""
         self.kept.add(planned, encoded)
         record = tensor_record(source, encoded, method, result)
+        content = submit(content_of_encoded, record, encoded) if self._options.identity else None
         streams = tuple((stream_record(s), self._submit(s)) for s in encoded.streams)
         same_as = {r: (stream_record(s), t) for r, (s, t) in encoded.same_as.items()}
-        return _Prepared(record, streams, same_as)
+        return _Prepared(record, content, streams, same_as)
 
     def _quantize(self, planned: PlannedTensor) -> Encoded:
         options = self._options

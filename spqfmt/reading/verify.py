@@ -1,27 +1,37 @@
 """Checks a whole file: every byte, every checksum, every rule that the index alone cannot show."""
 
 import os
+from collections.abc import Sequence
 
 from spqfmt import wire
+from spqfmt.container.content import content_of_model, content_of_stored
 from spqfmt.container.fetch import each_chunk
 from spqfmt.container.located import located
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_readers
-from spqfmt.errors import CorruptError
+from spqfmt.errors import ChecksumError, CorruptError
 from spqfmt.progress import Progress, Silent
 from spqfmt.records import Chunk, Stream, TensorRecord
 
 _AT_ONCE = 4096
 
 
-def verify_file(path: str | os.PathLike[str], progress: Progress | None = None) -> None:
-    """Raise the FormatError that fits if anything in the file (or its shards) is not as FORMAT.md has it."""
+def verify_file(
+    path: str | os.PathLike[str], progress: Progress | None = None, *, content: bool = False
+) -> str | None:
+    """Raise the FormatError that fits if anything in the file (or its shards) is not as FORMAT.md has it.
+
+    With `content` the digests of what the tensors hold are made again and compared with those that the file gives; the
+    model's is returned, in hex, whether the file gives any or not. Of one shard alone only its tensors' are compared,
+    and None is returned, as it is without `content`.
+    """
     readers = open_readers(path)
     try:
         with progress or Silent() as shown:
-            shown.start(sum(reader.file_bytes for reader in readers))
+            shown.start(sum(reader.file_bytes for reader in readers) * (2 if content else 1))
             for reader in readers:
                 _verify_file(reader, shown)
+            return _verify_content(readers, shown) if content else None
     finally:
         for reader in readers:
             reader.close()
@@ -39,6 +49,33 @@ def _verify_file(reader: Reader, progress: Progress) -> None:
         checks.add(f"asset {asset.name!r}", asset.stream)
     checks.finish()
     checks.padding(reader.trailer.index_offset)
+
+
+def _verify_content(readers: Sequence[Reader], progress: Progress) -> str | None:
+    digests: dict[str, str] = {}
+    tied: dict[str, str] = {}
+    for reader in readers:
+        for segment in reader.index.segments:
+            for tensor in reader.index.tensors_of(segment):
+                if tensor.tied_to is not None:
+                    tied[tensor.name] = tensor.tied_to
+                    continue
+                digests[tensor.name] = content_of_stored(reader, tensor)
+                if tensor.content not in (None, digests[tensor.name]):
+                    with located(reader.path):
+                        raise ChecksumError(
+                            f"tensor {tensor.name!r}: what it holds does not match its content digest"
+                        )
+            progress.advance(segment.end - segment.offset, segment.name)
+    shard = readers[0].index.shard
+    if shard is not None and shard.count != len(readers):
+        return None
+    found = content_of_model(digests, tied)
+    for reader in readers:
+        if reader.index.content not in (None, found):
+            with located(reader.path):
+                raise ChecksumError("the model does not match its content digest")
+    return found
 
 
 class _Checks:

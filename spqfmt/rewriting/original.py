@@ -5,14 +5,25 @@ copied rather than made anew. What says how a file is stored (chunks, numbers of
 not copied.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from spqfmt import wire
 from spqfmt.container.reader import Reader
-from spqfmt.container.strict_json import Json
+from spqfmt.container.strict_json import Json, without
 from spqfmt.container.writer import Unknown
 
-_ROOT = frozenset({"segment_alignment", "segments", "tensors", "assets", "metadata", "partial_plan", "shard"})
+_ROOT = frozenset(
+    {
+        "segment_alignment",
+        "segments",
+        "tensors",
+        "assets",
+        "metadata",
+        "partial_plan",
+        "shard",
+        "content",
+    }
+)
 _KNOWN_OPTIONAL = sum(1 << bit for bit in wire.OPTIONAL_FEATURES.values())
 
 
@@ -50,11 +61,6 @@ class OriginalRecords:
         stream = record["stream"]
         assert isinstance(stream, dict)
         return without(record, "stream"), without(stream, "chunks")
-
-
-def without(record: Mapping[str, object], *keys: str) -> Json:
-    """The other keys."""
-    return {key: value for key, value in record.items() if key not in keys}
 
 
 def unknown_of(originals: Sequence[OriginalRecords]) -> Unknown:

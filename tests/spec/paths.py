@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -155,6 +156,7 @@ def unpack(path: Path) -> None:
 
 PATHS: dict[str, Callable[[Path], None]] = {
     "verify": spqfmt.verify,
+    "content": partial(spqfmt.verify, content=True),
     "read": read,
     "rows": rows,
     "decoded": decoded,

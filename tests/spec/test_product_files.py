@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import reference_decoder
 import torch
 from spec_support import READERS
 
+import spqfmt
 from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
 from spqfmt.packing.options import PackOptions, pack_options
@@ -45,7 +47,8 @@ def model(dtype=torch.bfloat16):
 
 def written(source, path, options):
     pack_model(source, path, options, force=True, progress=Silent())
-    assert path.read_bytes()[8:12] == b"\1\0\0\0"  # nothing of 1.1 is used
+    data = path.read_bytes()
+    assert data[8:12] == (b"\1\0\1\0" if options.identity else b"\1\0\0\0")
     content = READERS["reference"](path)
     assert content == READERS["product"](path)
     return content
@@ -64,6 +67,14 @@ def test_lossless(codec, dtype, tmp_path):
             value.contiguous().flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b""
         )
     assert content.assets == {"config.json": b"{}", "empty.txt": b""}
+
+
+def test_without_identity_nothing_of_1_1_is_used(tmp_path):
+    path = tmp_path / "m.spq"
+    written(model(), path, pack_options(no_identity=True))
+    with spqfmt.open(path) as file:
+        assert file.content is None
+    assert spqfmt.verify(path, content=True) == reference_decoder.decode(path.read_bytes()).content
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def _report(readers: tuple[Reader, ...], path: Path) -> FileReport:
         format_version=f"{wire.FORMAT_MAJOR}.{max(reader.trailer.minor for reader in readers)}",
         file_bytes=file_bytes,
         n_files=len(readers),
+        content=readers[0].index.content,
         metadata=dict(readers[0].index.metadata),
         partial_plan=readers[0].index.partial_plan,
         assets={a.name: a.stream.stored_bytes for reader in readers for a in reader.index.assets},

@@ -201,12 +201,14 @@ class FileTotals:
 class FileReport:
     """All of `inspect --json`. `groups` holds them by layer, by projection and by scheme, in the file's order.
 
+    `content` is the digest of what the tensors hold (3.5), None where the file does not say it.
     `partial_plan` is how the chunks to compress were chosen (FORMAT.md 3.4), None where all are compressed.
     """
 
     format_version: str
     file_bytes: int
     n_files: int
+    content: str | None
     metadata: dict[str, str]
     partial_plan: Mapping[str, object] | None
     assets: dict[str, int]
