@@ -58,7 +58,9 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
         if t.source.tied_to is None and t.source.name not in spent
     }
     metadata = _METADATA | stored_facts(model)
-    file = FileLedger.begin(_segments(plan), plan.segment_alignment, model.assets, metadata)
+    file = FileLedger.begin(
+        _segments(plan), plan.segment_alignment, model.assets, metadata, identity=options.identity
+    )
     n_counted = sum(t.n_weights for t in plan.tensors if t.treatment)
     others = file.asset_bytes + sum(t.stored_bytes for t in fixed.values() if not t.record["method"])
     asked = options.fit

@@ -5,6 +5,7 @@ A file's is the writer's layout on paper (FORMAT.md 2.3); memory_ledger.py has t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
@@ -20,7 +21,9 @@ from spqfmt.schemes.base import Encoded, StreamData
 _ASSET_CHUNK_BYTES = 1 << 20
 """As the writer cuts them."""
 _RECORD_BYTES = 90
-"""About what a tensor takes in the stored index, before any is known."""
+"""About what a tensor takes in the stored index, before any is known, without its digest."""
+_DIGEST_BYTES = 39
+"""What a digest of 64 digits takes there."""
 _GROWTH = 1.2
 """The index is estimated anew when so many times as many tensors are known."""
 _INDEX_SLACK = 1.02
@@ -106,6 +109,8 @@ class FileLedger:
     alignment: int
     assets: tuple[SizedTensor, ...]
     metadata: Mapping[str, str]
+    identity: bool = False
+    """Whether the file will have content digests."""
     known: Mapping[str, SizedTensor] = field(default_factory=dict)
     _n_compressed: int = 0
     _index_bytes: float = 0.0
@@ -117,9 +122,12 @@ class FileLedger:
         alignment: int,
         assets: Sequence[Asset],
         metadata: Mapping[str, str],
+        *,
+        identity: bool,
     ) -> Self:
         """Nothing is known but the assets."""
-        return cls(segments, alignment, tuple(_store_asset(asset) for asset in assets), metadata).knowing({})
+        stored = tuple(_store_asset(asset) for asset in assets)
+        return cls(segments, alignment, stored, metadata, identity).knowing({})
 
     def knowing(self, more: Mapping[str, SizedTensor]) -> Self:
         """With more tensors known."""
@@ -129,7 +137,10 @@ class FileLedger:
             # Not worth compressing the index again.
             return replace(self, known=known)
         records: list[Json] = [
-            known[name].record for _, names in self.segments for name in names if name in known
+            known[name].record | self._digest(name)
+            for _, names in self.segments
+            for name in names
+            if name in known
         ]
         root: Json = {
             "segment_alignment": self.alignment,
@@ -137,12 +148,17 @@ class FileLedger:
             "tensors": records,
             "assets": [asset.record for asset in self.assets],
             "metadata": dict(self.metadata),
+            **self._digest(""),
         }
         index_bytes = float(len(compress_index(dump(root), sum(len(names) for _, names in self.segments))))
         if missing:
-            each = max(_RECORD_BYTES, index_bytes / max(1, len(records)))
+            each = max(_RECORD_BYTES + _DIGEST_BYTES * self.identity, index_bytes / max(1, len(records)))
             index_bytes = _INDEX_SLACK * (index_bytes + missing * each)
         return replace(self, known=known, _n_compressed=len(known), _index_bytes=index_bytes)
+
+    def _digest(self, name: str) -> Json:
+        """Digits that compress as little as those of the content."""
+        return {"content": sha256(name.encode()).hexdigest()} if self.identity else {}
 
     def counts(self, name: str) -> bool:
         """All do."""
