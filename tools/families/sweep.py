@@ -1,6 +1,6 @@
 """Small models of the families that transformers has: is what is loaded from a packed file what the source computes?
 
-    python tools/families/sweep.py RESULTS.jsonl [FAMILY ...]      probe families, all by default, one line each
+    python tools/families/sweep.py RESULTS.jsonl [FAMILY ...]      probe families, all by default, one line each; those that it has are left
     python tools/families/sweep.py RESULTS.jsonl --table OUT.md    make a table of what was probed
 
 Each class is built by a process of its own, which ends after two minutes.
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("families", nargs="*")
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--dtype", default="float32")
     arguments = parser.parse_args()
     if arguments.table is not None:
         arguments.table.write_text(table(read(arguments.results)))
@@ -38,21 +39,27 @@ def main() -> None:
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    context = multiprocessing.get_context("fork")
+    done = {(r["family"], r["model_class"]) for r in read(arguments.results)}
     for family in arguments.families or list(transformers.CONFIG_MAPPING.keys()):
-        process = context.Process(target=_probe_all, args=(family, arguments.results))
+        for model_class in model_classes(transformers.CONFIG_MAPPING[family]):
+            if (family, model_class.__name__) not in done:
+                _probe(family, model_class, arguments.results, getattr(torch, arguments.dtype))
+
+
+def _probe(family: str, model_class: Any, results: Path, dtype: torch.dtype) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        process = multiprocessing.get_context("fork").Process(
+            target=lambda: _write(results, probe(family, model_class, Path(folder), dtype))
+        )
         process.start()
         process.join(_MOST_SECONDS)
         if process.is_alive():
             process.kill()
             process.join()
-            _write(arguments.results, Result(family, note="not done in two minutes"))
-
-
-def _probe_all(family: str, results: Path) -> None:
-    for model_class in model_classes(transformers.CONFIG_MAPPING[family]):
-        with tempfile.TemporaryDirectory() as folder:
-            _write(results, probe(family, model_class, Path(folder)))
+            _write(results, Result(family, model_class.__name__, note="not done in two minutes"))
+        elif process.exitcode:
+            ended = f"FAILS: the process ended with {process.exitcode}"
+            _write(results, Result(family, model_class.__name__, decoded=ended, packed=ended))
 
 
 def _write(results: Path, result: Result) -> None:
@@ -62,6 +69,8 @@ def _write(results: Path, result: Result) -> None:
 
 def read(results: Path) -> list[dict[str, Any]]:
     """What was written, by family and class; of what was probed twice the last."""
+    if not results.exists():
+        return []
     found = {(r["family"], r["model_class"]): r for r in map(json.loads, results.read_text().splitlines())}
     return [found[key] for key in sorted(found)]
 
