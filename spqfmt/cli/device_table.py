@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spqfmt.cli.units import size
+from spqfmt.residency.inventory import Fixed
 
 if TYPE_CHECKING:
     from spqfmt.loaders.plan import ModelPlan
@@ -37,7 +38,7 @@ def show_device_plan(planned: "ModelPlan", layer: Callable[[str], str]) -> None:
     click.echo(
         f"device, {_ceiling(plan.memory_bytes)}: {size(plan.held_bytes)} held, {size(plan.bytes_in('decoded'))} "
         f"decoded, {size(plan.bytes_in('compressed'))} compressed, {size(fixed.floats + fixed.sides)} parameters, "
-        f"scales and outliers, {size(fixed.ring + fixed.staging + fixed.workspace)} buffers; "
+        f"scales and outliers, {size(fixed.ring + fixed.staging + fixed.workspace)} buffers{kept_free(fixed)}; "
         f"smallest ceiling {size(plan.smallest_bytes)} ({plan.smallest_bytes} bytes)"
     )
     click.echo(
@@ -55,6 +56,11 @@ def show_device_plan(planned: "ModelPlan", layer: Callable[[str], str]) -> None:
         f"on top on the device, for {on_top.n_tokens} tokens in a batch of {on_top.batch}: KV cache about "
         f"{size(on_top.kv_cache_bytes)}, activations at most about {size(on_top.activation_bytes)}"
     )
+
+
+def kept_free(fixed: Fixed) -> str:
+    """What a plan's first line says of room for weights that the model's own code reads, where it reads any."""
+    return f", {size(fixed.values)} kept free for weights that the model's code reads" if fixed.values else ""
 
 
 def _ceiling(n_bytes: int | None) -> str:

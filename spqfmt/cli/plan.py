@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from spqfmt.cli.device_table import show_device_plan
+from spqfmt.cli.device_table import kept_free, show_device_plan
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.pictures import html_option, write_page
@@ -143,7 +143,7 @@ def _show(planned: "ModelPlan") -> None:
         f"{ceiling}: {size(plan.held_bytes)} held, "
         f"{size(plan.bytes_in('decoded'))} decoded, {size(plan.bytes_in('compressed'))} compressed, "
         f"{size(fixed.floats + fixed.sides)} parameters, scales and outliers, "
-        f"{size(fixed.ring + fixed.rows + fixed.staging + fixed.workspace)} buffers"
+        f"{size(fixed.ring + fixed.rows + fixed.staging + fixed.workspace)} buffers{kept_free(fixed)}"
     )
     click.echo(
         f"the file's weights: {size(plan.stored_bytes)} stored, {size(plan.decoded_bytes)} decoded; "

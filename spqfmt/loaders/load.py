@@ -4,6 +4,7 @@ The road is one. What differs is what plans (`on_host`, `on_device`), and what t
 DeviceWeights).
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from spqfmt.loaders.packed.install import Packable, inventory_of, replace
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
 from spqfmt.loaders.packed.options import Packing, check_dtype
 from spqfmt.loaders.packed.whole import loaded_class
-from spqfmt.models.places import Place, find_places
+from spqfmt.models.places import Place, find_places, values_at_once
 from spqfmt.records import TensorRecord
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.device import DeviceInventory, plan_device
@@ -63,8 +64,9 @@ def prepare(
         skeleton = model_class(config)
     packable = Packable.of(readers)
     places = find_places(skeleton, packable.records)
+    values_bytes = values_at_once(skeleton, places) * dtype.itemsize
     replace(skeleton, places, dtype, int8_activations=None)
-    inventory = inventory_of(skeleton, places, packable, dtype)
+    inventory = inventory_of(skeleton, places, packable, dtype, values_bytes=values_bytes)
     return Prepared(tuple(places), inventory, planner(inventory, dtype))
 
 
@@ -97,6 +99,7 @@ def on_device(ceilings: Ceilings) -> Planner:
             dtype,
             ceilings,
         )
+        there = dataclasses.replace(there, values_bytes=inventory.values_bytes)
         return plan_device(there, ceilings.rates, ceilings.memory_bytes, ceilings.host_memory_bytes)
 
     return plan

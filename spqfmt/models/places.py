@@ -3,7 +3,7 @@
 Loaders put packed modules there; a pack for a ceiling of memory must know it before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from spqfmt.errors import SpqError
 from spqfmt.importers.base import SourceModel
 from spqfmt.models.assets import asset_folder
 from spqfmt.models.config import find_model_class, quiet_transformers, read_config
+from spqfmt.models.own_code import own_code
 from spqfmt.models.targets import Targets
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.registry import is_packable
@@ -44,16 +45,19 @@ class Held:
 
     uses: Mapping[str, Use]
     n_floats: int
+    n_values: int = 0
+    """Weights that its own code reads at a time."""
 
 
 def find_places(model: Any, records: Mapping[str, TensorRecord]) -> list[Place]:
     """Plain linear layers (also GPT-2's) and embeddings whose weight the file holds in a fitting form.
 
     `records` by name, of tied tensors those that hold the values. Other modules, among them experts that transformers
-    merges, and those that a model wants in float32, stay as they are.
+    merges, those that a model wants in float32, and those that it changes as it runs, stay as they are.
     """
     kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
     tied: Mapping[str, str] = model.all_tied_weights_keys
+    changed = own_code(model).changed
     targets = Targets(model)
     stored: dict[str, str] = {}
     for tensor in records:
@@ -64,12 +68,19 @@ def find_places(model: Any, records: Mapping[str, TensorRecord]) -> list[Place]:
     for name, module in model.named_modules():
         weight = f"{name}.weight"
         tensor_name = stored.get(weight) or stored.get(tied.get(weight, ""))
-        if tensor_name is None or any(part in kept for part in name.split(".")):
+        if tensor_name is None or name in changed or any(part in kept for part in name.split(".")):
             continue
         record = records[tensor_name]
         if _fits(module, record):
             places.append(Place(name, tensor_name, record, isinstance(module, nn.Embedding)))
     return _whole_ties(places, tied)
+
+
+def values_at_once(model: Any, places: Sequence[Place]) -> int:
+    """The most weights of the `places` that the model's own code reads, and so has decoded, at a time."""
+    # A transposed matrix is decoded first, and turned then.
+    sizes = {p.module: p.record.n_weights * (2 if p.record.transposed else 1) for p in places}
+    return own_code(model).values_at_once(model, sizes)
 
 
 def _whole_ties(places: list[Place], tied: Mapping[str, str]) -> list[Place]:
@@ -106,7 +117,8 @@ def held_by_model(source: SourceModel, records: Mapping[str, TensorRecord]) -> H
     products = {place.record.name for place in places if not place.is_embedding}
     replaced = {f"{place.module}.weight" for place in places}
     n_floats = sum(p.numel() for name, p in model.named_parameters() if name not in replaced)
-    return Held({name: Use(name in products, name in lookups) for name in names}, n_floats)
+    uses = {name: Use(name in products, name in lookups) for name in names}
+    return Held(uses, n_floats, values_at_once(model, places))
 
 
 def unused_tensors(source: SourceModel) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ N_SLOTS = 3
 
 @dataclass(frozen=True)
 class DeviceInventory:
-    """All that a model holds of weights on a device (`items` with their loads, in the order of use, and the three sizes
+    """All that a model holds of weights on a device (`items` with their loads, in the order of use, and the four sizes
     of Inventory), and of embeddings, whose rows are looked up on the host."""
 
     items: tuple[Item, ...]
@@ -33,6 +33,7 @@ class DeviceInventory:
     side_bytes: int
     workspace_bytes: int
     lookups: Inventory
+    values_bytes: int = 0
 
 
 def plan_device(
@@ -153,4 +154,5 @@ def device_fixed_bytes(inventory: DeviceInventory, *, streamed: bool) -> Fixed:
         landing * (N_LANDINGS if streamed else 1) + tables + scratch + _aligned(4 * (N_SLOTS + 1)),
         ring * N_SLOTS if streamed else 0,
         0,
+        inventory.values_bytes,
     )

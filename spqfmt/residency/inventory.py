@@ -50,7 +50,8 @@ class Item:
 class Fixed:
     """What is held whatever the ceiling, in bytes. `ring` and `rows` are 0 where everything is decoded.
 
-    `staging`: what is read from disk; `ring`: the decompression buffers; `rows`: parts of embeddings for lookups.
+    `staging`: what is read from disk; `ring`: the decompression buffers; `rows`: parts of embeddings for lookups;
+    `values`: what is kept free for weights that the model's own code reads, which are decoded for it.
     """
 
     floats: int
@@ -59,11 +60,12 @@ class Fixed:
     staging: int
     ring: int
     rows: int
+    values: int = 0
 
     @property
     def total(self) -> int:
         """The sum."""
-        return self.floats + self.sides + self.workspace + self.staging + self.ring + self.rows
+        return self.floats + self.sides + self.workspace + self.staging + self.ring + self.rows + self.values
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Totals:
     `largest_workspace`: the most room that one tensor needs for dequantized rows. `largest_stored`: the largest part as
     it is read; `largest_work`: the most that decoding a part takes beside its result. `largest_looked_up` and
     `largest_rows`: the largest part of lookups, stored and decoded; `largest_product`: that of products, decoded.
+    `values`: as Fixed has them.
     """
 
     stored: int = 0
@@ -87,6 +90,7 @@ class Totals:
     largest_looked_up: int = 0
     largest_product: int = 0
     largest_rows: int = 0
+    values: int = 0
 
     @classmethod
     def of(cls, items: Sequence[Item], sides: int) -> Self:
@@ -132,6 +136,7 @@ class Totals:
             (self.largest_stored + self.largest_work) * N_READS + (self.largest_looked_up if streamed else 0),
             self.largest_product * N_BUFFERS if streamed else 0,
             self.largest_rows * N_ROW_SLOTS if streamed else 0,
+            self.values,
         )
 
     @property
@@ -151,16 +156,19 @@ class Inventory:
 
     `float_bytes`: tensors that stay ordinary torch parameters, in the dtype that the model computes in. `side_bytes`:
     scales, zero points, orders and outliers of packed tensors, which are always decoded. `workspace_bytes`: room for
-    dequantized rows.
+    dequantized rows. `values_bytes`: the most that the model's own code reads of weights at a time.
     """
 
     items: tuple[Item, ...]
     float_bytes: int
     side_bytes: int
     workspace_bytes: int
+    values_bytes: int = 0
 
     @cached_property
     def totals(self) -> Totals:
         """What it comes to."""
-        others = Totals(floats=self.float_bytes, largest_workspace=self.workspace_bytes)
+        others = Totals(
+            floats=self.float_bytes, largest_workspace=self.workspace_bytes, values=self.values_bytes
+        )
         return Totals.of(self.items, self.side_bytes) + others

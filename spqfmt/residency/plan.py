@@ -76,6 +76,11 @@ class Plan:
         return self.fixed.total + self.bytes_in("decoded") + self.bytes_in("compressed")
 
     @property
+    def free_bytes(self) -> int | None:
+        """Bytes under the ceiling that weights may take which the model's own code reads; None where it has none."""
+        return None if self.memory_bytes is None else self.memory_bytes - self.held_bytes + self.fixed.values
+
+    @property
     def host_held_bytes(self) -> int:
         """Bytes that a plan for a device takes of the host's memory."""
         if self.host is None:

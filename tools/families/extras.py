@@ -18,6 +18,7 @@ EXTRAS: Mapping[str, Mapping[str, Any]] = {
     "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
     "mamba2": {"num_heads": 8, "head_dim": 16},
     "gemma3n_text": {"num_kv_shared_layers": 2},
+    "rwkv": {"rescale_every": 2},
     "xmod": {"default_language": "en_XX"},
     "zamba2": {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
 }

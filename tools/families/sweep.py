@@ -1,9 +1,9 @@
 """Small models of the families that transformers has: is what is loaded from a packed file what the source computes?
 
-    python tools/families/sweep.py RESULTS.jsonl [FAMILY ...]      probe families, all by default, one line each; those that it has are left
+    python tools/families/sweep.py RESULTS.jsonl [FAMILY ...]      probe families, all by default, one line each
     python tools/families/sweep.py RESULTS.jsonl --table OUT.md    make a table of what was probed
 
-Each class is built by a process of its own, which ends after two minutes.
+Each class is built by a process of its own, which ends after two minutes. Those that the results have are left.
 """
 
 from __future__ import annotations

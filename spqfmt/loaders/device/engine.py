@@ -18,11 +18,14 @@ from spqfmt.loaders.device.seam import Device, Memory
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import DeviceSides, device_side_bytes, put_sides
 from spqfmt.loaders.packed.engine import HostWeights
+from spqfmt.loaders.packed.room import Room
 from spqfmt.records import TensorRecord
 from spqfmt.residency.parts import Part
 from spqfmt.residency.plan import Plan
 from spqfmt.residency.sides import read_sides
+from spqfmt.residency.workspace import rows_at_once
 
+_LOOKED_UP_BYTES = 1 << 20
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -44,6 +47,7 @@ class DeviceWeights:
         self.plan = plan
         self.device = device
         self._dtype = dtype
+        self.room = Room(plan)
         with ExitStack() as stack:
             stack.callback(device.close)
             # It closes the readers, at once if it cannot be made; else they close after the device has read its last.
@@ -116,9 +120,18 @@ class DeviceWeights:
     def values(self, tensor: str) -> torch.Tensor:
         """A tensor's matrix, [rows, columns] in the model's dtype, in device memory of its own."""
         if tensor not in self._parts:
-            return self._lookups.values(tensor).to(self.torch_device)
+            return self._looked_up(tensor)
         with self._lock:
             return self._products.values(self._parts[tensor], self._sides[tensor], self._dtype)
+
+    def _looked_up(self, tensor: str) -> torch.Tensor:
+        """All rows, some at a time: the host has no room for them."""
+        shape = self._lookups.shape(tensor)
+        out = torch.empty(shape, dtype=self._dtype, device=self.torch_device)
+        for first in range(0, shape[0], step := rows_at_once(shape[1], out.itemsize, _LOOKED_UP_BYTES)):
+            ids = torch.arange(first, min(first + step, shape[0]))
+            out[first : first + step] = self._lookups.look_up(tensor, ids)
+        return out
 
     @contextmanager
     def _lend(self, part: Part) -> Iterator[Memory]:

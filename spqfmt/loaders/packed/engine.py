@@ -11,6 +11,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.kernels import backend
 from spqfmt.loaders.packed.buffers import View, allocate, lent
+from spqfmt.loaders.packed.room import Room
 from spqfmt.loaders.packed.store import Store
 from spqfmt.loaders.packed.streams import Streams
 from spqfmt.loaders.schemes.base import HostMatrix
@@ -33,6 +34,7 @@ class HostWeights:
         """Read what the plan keeps in memory. Raises FormatError, OSError; the readers are closed then."""
         self.plan = plan
         self.dtype = dtype
+        self.room = Room(plan)
         with ExitStack() as stack:
             for reader in readers:
                 stack.callback(reader.close)
@@ -101,6 +103,10 @@ class HostWeights:
         with self._lock:
             rows = self._matrices[tensor].look_up(wanted, self._lend_rows, self._workspace, self.dtype)
         return rows.reshape(*ids.shape, rows.shape[-1])
+
+    def shape(self, tensor: str) -> tuple[int, int]:
+        """Rows and columns of a tensor's matrix."""
+        return self._parts[tensor][0].record.matrix_shape
 
     def values(self, tensor: str) -> torch.Tensor:
         """A tensor's matrix, [rows, columns] in the model's dtype, in memory of its own. Raises what reading raises."""

@@ -68,9 +68,18 @@ def replace(
 
 
 def inventory_of(
-    model: Any, places: Sequence[Place], packable: Packable, dtype: torch.dtype, part_bytes: int = PART_BYTES
+    model: Any,
+    places: Sequence[Place],
+    packable: Packable,
+    dtype: torch.dtype,
+    part_bytes: int = PART_BYTES,
+    *,
+    values_bytes: int = 0,
 ) -> Inventory:
-    """What a model with its `places` replaced will hold, in the order of the file, with a tied head last."""
+    """What a model with its `places` replaced will hold, in the order of the file, with a tied head last.
+
+    `values_bytes`: as Inventory has them.
+    """
     products = {place.record.name for place in places if not place.is_embedding}
     lookups = {place.record.name for place in places if place.is_embedding}
     records = {place.record.name: place.record for place in places}
@@ -88,4 +97,5 @@ def inventory_of(
         max(
             (workspace_bytes(*record.matrix_shape, dtype.itemsize) for record in records.values()), default=0
         ),
+        values_bytes,
     )

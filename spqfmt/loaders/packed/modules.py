@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from spqfmt.errors import SpqError
-from spqfmt.loaders.packed.weight import PackedWeight, Product
+from spqfmt.loaders.packed.room import Room
+from spqfmt.loaders.packed.weight import PackedWeight, Product, Rows
 from spqfmt.loaders.schemes.registry import PRODUCTS
 from spqfmt.models.treatments import TOKEN_INT8, treatment
 from spqfmt.records import TensorRecord
@@ -20,6 +21,11 @@ class Weights(Protocol):
     @property
     def torch_device(self) -> torch.device:
         """Where inputs are, and outputs."""
+        ...
+
+    @property
+    def room(self) -> Room:
+        """What a ceiling leaves for weights that the model's own code reads."""
         ...
 
     @property
@@ -47,7 +53,7 @@ class Weights(Protocol):
         ...
 
     def values(self, tensor: str) -> torch.Tensor:
-        """A tensor's matrix, [rows, columns] in the model's dtype, in memory beside what a ceiling counts."""
+        """A tensor's matrix, [rows, columns] in the model's dtype, in memory of its own."""
         ...
 
 
@@ -79,16 +85,33 @@ class _Packed(nn.Module):
         if self._engine is None:
             return torch.empty(self.record.shape, dtype=self._dtype, device="meta")
         if torch.compiler.is_compiling():
-            values: torch.Tensor = _uncompiled(self._values)
+            values: torch.Tensor = _uncompiled(self._decode)
             return values
         where = self._engine.torch_device
         return PackedWeight(
-            self.record.name, self.record.shape, self._dtype, where, self._values, self._product()
+            self.record.name,
+            self.record.shape,
+            self._dtype,
+            where,
+            self._values,
+            self._product(),
+            self._rows(),
         )
 
     def _values(self) -> torch.Tensor:
+        """Of the weight, for whoever reads it. Raises MemoryBudgetError where that is the model under a ceiling."""
+        record = self.record
+        n_bytes = record.n_weights * self._dtype.itemsize
+        # A transposed matrix is decoded first, and turned then.
+        return self.engine.room.decode(record.name, n_bytes * (2 if record.transposed else 1), self._decode)
+
+    def _decode(self) -> torch.Tensor:
         matrix = self.engine.values(self.record.name)
         return matrix.t().contiguous() if self.record.transposed else matrix
+
+    def _rows(self) -> Rows | None:
+        """Looks up rows of the weight, where that can be done without decoding it."""
+        return None
 
     def _product(self) -> Product | None:
         """Of the weight as a tensor: without what happens to inputs of the module."""
@@ -202,6 +225,9 @@ class PackedEmbedding(_Packed):
         engine = self.engine
         _check(self, ids)
         return engine.look_up(self.record.name, ids)
+
+    def _rows(self) -> Rows | None:
+        return partial(self.engine.look_up, self.record.name)
 
     def extra_repr(self) -> str:
         """As nn.Embedding shows itself, and the scheme."""

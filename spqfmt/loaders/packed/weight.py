@@ -12,6 +12,8 @@ from spqfmt.errors import SpqError
 
 Product = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 """(x, bias): x [..., columns] times the matrix plus the bias, [..., rows] in x's dtype."""
+Rows = Callable[[torch.Tensor], torch.Tensor]
+"""(ids): rows of the matrix by numbers [...] that are not negative, [..., columns]."""
 
 _TENSOR: Any = torch.Tensor
 _OF_THE_FORM = frozenset(
@@ -27,6 +29,7 @@ _OF_ITS_MEMORY = frozenset(
 )
 _SAME = frozenset({_TENSOR.data.__get__, _TENSOR.detach, _TENSOR.contiguous})
 _CHANGES = frozenset({_TENSOR.__setitem__, _TENSOR.data.__set__, _TENSOR.requires_grad.__set__})
+_NUMBERS = frozenset({torch.int32, torch.int64})
 _IN_PLACE = frozenset(
     f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
 )
@@ -35,13 +38,14 @@ _IN_PLACE = frozenset(
 class PackedWeight(torch.Tensor):
     """Shape, dtype and device of a weight, in no memory. Nothing can change it.
 
-    A product, as torch.nn.functional.linear makes it, is computed from the codes. For any other operation the values
-    are decoded, and go with its result.
+    A product, as torch.nn.functional.linear makes it, is computed from the codes, and single rows of an embedding are
+    looked up. For any other operation the values are decoded, and go with its result.
     """
 
     _name: str
     _values: Callable[[], torch.Tensor]
     _product: Product | None
+    _rows: Rows | None
 
     @staticmethod
     def __new__(
@@ -52,12 +56,13 @@ class PackedWeight(torch.Tensor):
         device: torch.device,
         values: Callable[[], torch.Tensor],
         product: Product | None,
+        rows: Rows | None = None,
     ) -> PackedWeight:
-        """`values` decodes the weight; `product` None: that of the decoded weight."""
+        """`values` decodes the weight; `product` and `rows` None: those of the decoded weight."""
         made: PackedWeight = torch.Tensor._make_wrapper_subclass(
             cls, tuple(shape), dtype=dtype, device=device
         )
-        made._name, made._values, made._product = name, values, product
+        made._name, made._values, made._product, made._rows = name, values, product, rows
         return made
 
     def decoded(self) -> torch.Tensor:
@@ -91,6 +96,8 @@ class PackedWeight(torch.Tensor):
             _refuse_change(args[:1], options.get("tensor"))
         if func is torch.nn.functional.linear:
             return _linear(*args, **options)
+        if func is _TENSOR.__getitem__ and (row := _row(*args)) is not None:
+            return row
         args, options = tree_map(_decoded, (args, options))
         return func(*args, **options)
 
@@ -123,6 +130,17 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> torch.Tensor:
         return torch.nn.functional.linear(x, _decoded(weight), bias)
     y: torch.Tensor = product(x, bias)
     return y
+
+
+def _row(weight: Any, index: Any) -> torch.Tensor | None:
+    """weight[index] where that is rows of an embedding by number, as models take that of padding; None for all else."""
+    first, *others = index if isinstance(index, tuple) else (index,)
+    if not isinstance(weight, PackedWeight) or weight._rows is None or others not in ([], [slice(None)]):
+        return None
+    if type(first) is not int and not (isinstance(first, torch.Tensor) and first.dtype in _NUMBERS):
+        return None
+    ids = torch.as_tensor(first)
+    return weight._rows(torch.where(ids < 0, ids + len(weight), ids))
 
 
 def _is_in_place(func: Any) -> bool:

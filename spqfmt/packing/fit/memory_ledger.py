@@ -119,7 +119,8 @@ def _held(model: SourceModel, records: Mapping[str, TensorRecord]) -> tuple[Mapp
     itemsize = wire.DTYPES[main_dtype(records.values())].bits // 8
     shapes = [records[name].matrix_shape for name in held.uses]
     room = max((workspace_bytes(*shape, itemsize) for shape in shapes), default=0)
-    return held.uses, Totals(floats=held.n_floats * itemsize, largest_workspace=room), is_guess
+    others = Totals(floats=held.n_floats * itemsize, largest_workspace=room, values=held.n_values * itemsize)
+    return held.uses, others, is_guess
 
 
 def _totals(record: TensorRecord, uses: Mapping[str, Use]) -> Totals:
