@@ -28,12 +28,12 @@ from spqfmt.quantize.calibrated import (
     Accumulator,
     Block,
     CalibratedMethod,
+    EditingMethod,
     Layer,
     Result,
+    SearchingMethod,
     Site,
     column_scale,
-    is_editing,
-    is_searching,
     simulate,
 )
 
@@ -86,7 +86,7 @@ class Calibration:
         self.stage = stage
         if dtype is None:
             # What is searched for (jsq's clamps) is less than a step of bfloat16.
-            searches = is_searching(method) and bool(method_options.search_steps)
+            searches = isinstance(method, SearchingMethod) and bool(method_options.search_steps)
             dtype = torch.float32 if searches else _compute_dtype(wanted, device)
         self.shell = ModelShell(source, dtype=dtype, device=device)
         tokenizer = load_tokenizer(source)
@@ -111,7 +111,7 @@ class Calibration:
     def search(self) -> MethodOptions:
         """The options to quantize with: what was given, or what a method that searches finds on the model."""
         options = self._method_options
-        if is_searching(self._method):
+        if isinstance(self._method, SearchingMethod):
             options = self._method.search(EngineTrials(self), options)
             # What a few samples have shown of the structure may be less than what all of them do (experts).
             self._found.clear()
@@ -163,7 +163,7 @@ class Calibration:
         )
         with ExitStack() as hooks:
             self.sites[run.name] = tuple(layers[site.modules[0]][0].weight.name for site in found)
-            if is_editing(self._method):
+            if isinstance(self._method, EditingMethod):
                 for site in found:
                     names = [layers[module][0].weight.name for module in site.modules]
                     treat = treatment(self._method.edit(names, options), None)
@@ -214,7 +214,7 @@ class Calibration:
             else:
                 skipped |= {layers[m][0].weight.name: "no sample reached it" for m in site.modules}
         others = {
-            self.shell.targets[t.name][0].removeprefix(f"{run.name}."): (_weight(t), t.load)
+            self.shell.targets[t.name][0].removeprefix(f"{run.name}."): (Weight.of(t), t.load)
             for t in tensors
             if self.shell.targets[t.name][1] and t.name not in {x.weight.name for x, _ in layers.values()}
         }
@@ -279,13 +279,13 @@ class Calibration:
             old = getattr(module, parameter)
             old.copy_(value.reshape(old.shape))
             # The layers of one site have their records and their scale in common, not only equal ones.
-            scale = getattr(result.quantized, "column_scale", None)
+            scale = column_scale(result.quantized)
             key = id(result.activation_clamp), id(result.activation_quantization), id(scale)
             alike.setdefault(key, (result, []))[1].append(module_name)
         for result, modules in alike.values():
-            treat = treatment(
-                result.activation_clamp, result.activation_quantization, column_scale(result.quantized)
-            )
+            scale = column_scale(result.quantized)
+            values = None if scale is None else torch.from_numpy(scale.to_float32())
+            treat = treatment(result.activation_clamp, result.activation_quantization, values)
             if treat is not None:
                 treat_inputs(block, tuple(modules), treat, hooks)
 
@@ -298,10 +298,6 @@ def _site(run: BlockRun, site: FoundSite, layers: list[Layer], statistics: Accum
         site.producer,
         site.shared or bool(site.merged),
     )
-
-
-def _weight(tensor: SourceTensor) -> Weight:
-    return Weight(tensor.name, tensor.shape, tensor.dtype, tensor.role, tensor.transposed)
 
 
 def _matrix_reader(weight: Weight, tensor: SourceTensor) -> Callable[[], torch.Tensor]:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 @click.argument("out", type=OutputPath())
 @click.option(
     "--method",
-    help="lossless, rtn (round to nearest), gptq, spqr, dc, jsq, ecq (any size); or a baseline: "
+    help="lossless, keep (the codes that a GGUF file stores), rtn (round to nearest), gptq, spqr, dc, jsq, "
+    "ecq (any size); or a baseline: "
     "smoothquant, magnitude, wanda, sparsegpt, llm_int8, zeroquant. "
     "[default: lossless; ecq with --fit or --fit-memory]",
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from spqfmt.importers._source_file import SourceChangedError, SourceFile
+from spqfmt.schemes.base import Quantized
 
 if TYPE_CHECKING:
     import torch
@@ -18,11 +19,12 @@ Role = Literal["linear", "embedding", "head", "other"]
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """One tensor of a source model; its values stay in the source until `load` is called.
+    """One tensor of a source model; its values stay in the source until `load` or `stored` is called.
 
     `dtype` is one that a dense tensor may have (spqfmt.schemes.dense); `load` returns exactly that dtype, as
-    spqfmt.kernels.torch_arrays has it, and `shape`, in memory of its own. `role` tells a quantization method what it
-    may touch: `linear` is a 2-D projection inside the layers, everything that is not safe to quantize is `other`.
+    spqfmt.kernels.torch_arrays has it, and `shape`, in memory of its own: of codes what they stand for. `role` tells a
+    quantization method what it may touch: `linear` is a 2-D projection inside the layers, everything that is not safe
+    to quantize is `other`.
     """
 
     name: str
@@ -36,6 +38,10 @@ class SourceTensor:
     tied_to: str | None
     """Name of the tensor that holds this one's values, or None. `load` then reads that tensor."""
     load: Callable[[], torch.Tensor]
+    form: str = ""
+    """As what codes the source stores it, such as "Q8_0"; empty where it stores elements of `dtype`."""
+    stored: Callable[[], Quantized] | None = None
+    """The codes in the terms of a scheme, which restores the very values of `load`; None where none can hold them."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Dtypes: F32, F16, BF16, F64 and integers stay what they are. MXFP4 becomes bf16, which holds its values exactly. Every
 other block type becomes f16: a dequantized value is a float16 scale times a small integer (plus a float16 offset),
 which in general only f32 holds exactly; rounding it to f16 costs at most 2^-11 of the value, far below the step of the
-block, and halves what is stored. A value beyond float16's range is refused, never clipped.
+block, and halves what is stored. A value beyond float16's range is refused, never clipped. Method keep takes the codes
+of Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 over as they are (_gguf_codes.py).
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spqfmt.errors import ImporterError
+from spqfmt.importers._gguf_codes import grouped_codes, holds, in_rows
 from spqfmt.importers._gguf_models import MODELS, Config, Facts, GgufModel
-from spqfmt.importers._gguf_reader import MAGIC, GgufHeader, GgufTensor, read_header
+from spqfmt.importers._gguf_reader import FORMS, MAGIC, GgufHeader, GgufTensor, read_header
 from spqfmt.importers._gguf_rope import llama3_rope
 from spqfmt.importers._gguf_tokenizer import end_token_ids, tokenizer_assets
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
 from spqfmt.importers._source_file import SourceFile, same_bytes
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
+from spqfmt.schemes.base import Quantized
+from spqfmt.schemes.floats import narrow
 
 if TYPE_CHECKING:
     import torch
@@ -185,6 +189,8 @@ def _tensors(
                 transposed=name in transposed,
                 tied_to=source if source != name else None,
                 load=_load(file, sources[source], source, model, config),
+                form=FORMS.get(sources[source].ggml_type, ""),
+                stored=_stored(file, sources[source], source, model, config),
             )
         )
     return tuple(tensors)
@@ -206,12 +212,34 @@ def _load(
         exact = torch.from_numpy(dequantize(tensor, stored)).reshape(tensor.shape)
         rounded = model.restore(name, exact, config).to(dtype)
         if not torch.isfinite(rounded).all():
-            raise ImporterError(
-                f"{file.path}: tensor {tensor.name} has values that {dtype_of(tensor)} cannot hold"
-            )
+            raise _too_large(file, tensor)
         return rounded
 
     return load
+
+
+def _stored(
+    file: SourceFile, tensor: GgufTensor, name: str, model: GgufModel, config: Config
+) -> Callable[[], Quantized] | None:
+    """What gives the tensor's codes; None where there are none, or none that a scheme holds."""
+    if not holds(tensor):
+        return None
+
+    def stored() -> Quantized:
+        import torch
+
+        codes = grouped_codes(tensor, _stored_bytes(file, tensor))
+        if not np.isfinite(narrow(codes.dequantize(), dtype_of(tensor)).view(np.float16)).all():
+            raise _too_large(file, tensor)
+        # Transposed weights are stored as the scheme's matrix has them: rows are outputs.
+        rows = model.restore(name, torch.arange(tensor.shape[0]), config).numpy()
+        return in_rows(codes, rows)
+
+    return stored
+
+
+def _too_large(file: SourceFile, tensor: GgufTensor) -> ImporterError:
+    return ImporterError(f"{file.path}: tensor {tensor.name} has values that {dtype_of(tensor)} cannot hold")
 
 
 def dequantize(

@@ -19,8 +19,8 @@ from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan, PlannedTensor
 from spqfmt.packing.records import tensor_record
 from spqfmt.packing.resume import ResumeFolder
-from spqfmt.quantize.base import MethodOptions, is_graded
-from spqfmt.quantize.calibrated import Result, is_calibrated
+from spqfmt.quantize.base import GradedMethod, MethodOptions
+from spqfmt.quantize.calibrated import Result, ResumedMethod, is_calibrated
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.version import __version__
 
@@ -40,9 +40,9 @@ class CalibratedResults:
         """Read the text and build the model's shell. Raises what Calibration and `folder` raise."""
         assert is_calibrated(options.method)
         self._method = options.method.name
-        self._blind = is_graded(options.method)
+        self._blind = isinstance(options.method, GradedMethod)
         """Whether the method can do without calibration, layer by layer."""
-        self._take_up = getattr(options.method, "take_up", None)
+        self._resumed = options.method if isinstance(options.method, ResumedMethod) else None
         self._sources = {tensor.source.name: tensor.source for tensor in plan.tensors}
         wanted = {
             tensor.source.name: tensor.weight
@@ -154,8 +154,8 @@ class CalibratedResults:
             )
             for tensor, stored in saved.tensors.items()
         }
-        if self._take_up is not None:
-            self._take_up({tensor: stored.encode() for tensor, stored in saved.tensors.items()})
+        if self._resumed is not None:
+            self._resumed.take_up({tensor: stored.encode() for tensor, stored in saved.tensors.items()})
         return BlockResult(name, results, json.loads(saved.metadata["skipped"]))
 
     def _source_digest(self, block: str) -> str:

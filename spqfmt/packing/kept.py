@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Iterator
 
+from spqfmt.importers.base import SourceTensor
 from spqfmt.packing.plan import KEEPING, PlannedTensor
+from spqfmt.quantize.base import KeepingMethod, Method
 from spqfmt.records import FLOATS
 from spqfmt.schemes.base import Encoded
 from spqfmt.schemes.registry import SCHEMES
@@ -14,11 +16,14 @@ _WORTH_SAYING = 0.5
 class KeptTensors:
     """Counts what a method has quantized, and what it has left as it is without being told to."""
 
-    def __init__(self, method: str) -> None:
-        self._method = method
+    def __init__(self, method: Method) -> None:
+        self._method = method.name
+        self._is_told = method.name == KEEPING or isinstance(method, KeepingMethod)
+        """Whether the method does nothing but what it is told to."""
         self._n_quantized = 0
         self._n_weights = 0
         self._kept: dict[str, int] = {}
+        self._again: list[SourceTensor] = []
 
     def add(self, planned: PlannedTensor, encoded: Encoded) -> None:
         """One more tensor of the file."""
@@ -26,6 +31,7 @@ class KeptTensors:
             self._n_weights += planned.n_weights
         if SCHEMES[encoded.scheme].is_quantized:
             self._n_quantized += planned.n_weights
+            self._again += [planned.source] if planned.source.form else []
         elif (
             planned.n_weights
             and len(planned.source.shape) > 1
@@ -34,9 +40,16 @@ class KeptTensors:
             self._kept[planned.source.name] = planned.n_weights
 
     def notes(self, explained: Collection[str]) -> Iterator[str]:
-        """At most one line. `explained` are tensors for which the report has reasons already."""
-        if self._method == KEEPING:
+        """One line for each fact. `explained` are tensors for which the report has reasons already."""
+        if self._is_told:
             return
+        if self._again:
+            forms = ", ".join(sorted({tensor.form for tensor in self._again}))
+            hint = "; --method keep writes these codes" if all(t.stored for t in self._again) else ""
+            yield (
+                f"{len(self._again)} tensors are codes in the source ({forms}): {self._method} has quantized again "
+                f"what they stand for{hint}"
+            )
         kept = {name: n for name, n in self._kept.items() if name not in explained}
         names = sorted(kept, key=lambda name: -kept[name])
         named = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else "".join(names)

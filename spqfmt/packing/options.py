@@ -9,7 +9,7 @@ from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.codecs.registry import CHOICES, unknown_codec
 from spqfmt.errors import OptionError
 from spqfmt.packing.fit.target import FITTING, BitsPerWeight, Fit, check_fit, parse_fit
-from spqfmt.quantize.base import Method, MethodOptions, is_graded, refuse_others
+from spqfmt.quantize.base import GradedMethod, Method, MethodOptions, refuse_others
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.registry import METHODS
 from spqfmt.rewriting.partial import WHOLE, Every, Speed, parse_partial
@@ -96,7 +96,7 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         given |= _bits(name, given.pop("bits"))
     asked = MethodOptions(**{key: given[key] for key in _METHOD if key in given})
     refuse_others(method, asked)
-    method = method.grade(asked) if is_graded(method) else method
+    method = method.grade(asked) if isinstance(method, GradedMethod) else method
     calibration = {field: given[key] for key, field in _CALIBRATION.items() if key in given}
     if calibration and not is_calibrated(method):
         raise OptionError(f"method {name} needs no calibration and takes no options for it")

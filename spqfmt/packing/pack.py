@@ -33,6 +33,7 @@ from spqfmt.packing.plan import PlannedTensor, plan_pack
 from spqfmt.packing.records import stored_facts, stream_record, tensor_record
 from spqfmt.packing.resume import ResumeFolder
 from spqfmt.progress import Progress, Silent
+from spqfmt.quantize.base import KeepingMethod
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.records import bf16_bytes
 from spqfmt.rewriting.rewrite import Rewrite
@@ -222,7 +223,7 @@ class _Encoder:
         self._options = options
         self._calibrated = calibrated
         self._weight_chunks = count()
-        self.kept = KeptTensors(options.method.name)
+        self.kept = KeptTensors(options.method)
 
     def prepare(self, planned: PlannedTensor) -> _Prepared:
         """Read and quantize one tensor and submit its chunks."""
@@ -245,8 +246,10 @@ class _Encoder:
         return _Prepared(record, content, streams, same_as)
 
     def _quantize(self, planned: PlannedTensor) -> Encoded:
-        options = self._options
-        value = planned.source.load()
+        options, source = self._options, planned.source
+        if isinstance(options.method, KeepingMethod) and source.stored is not None:
+            return options.method.keep(planned.weight, source.stored()).encode()
+        value = source.load()
         return options.method.quantize(planned.weight, value, options.method_options).encode()
 
     def _submit(self, stream: StreamData) -> tuple[Task[EncodedChunk], ...]:

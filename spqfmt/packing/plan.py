@@ -8,7 +8,7 @@ from spqfmt import wire
 from spqfmt.errors import ImporterError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.packing.options import PackOptions
-from spqfmt.quantize.base import Weight
+from spqfmt.quantize.base import KeepingMethod, Weight
 from spqfmt.records import FLOATS, dense_bytes
 
 KEEPING = "lossless"
@@ -33,8 +33,7 @@ class PlannedTensor:
     @property
     def weight(self) -> Weight:
         """The tensor as a method sees it."""
-        s = self.source
-        return Weight(s.name, s.shape, s.dtype, s.role, s.transposed)
+        return Weight.of(self.source)
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,8 @@ def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
             f"the model is quantized already ({model.quantized}): only --method {KEEPING} keeps it as it is; "
             f"for {options.method.name} give the model that it was made from"
         )
+    if isinstance(options.method, KeepingMethod):
+        _check_kept(model, options.method.name)
     planned = [_plan_tensor(tensor, options) for tensor in _tied_behind_target(model.tensors)]
     segments: list[tuple[str, list[PlannedTensor]]] = []
     for tensor in planned:
@@ -77,13 +78,28 @@ def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
     )
 
 
+def _check_kept(model: SourceModel, method: str) -> None:
+    """Raise ImporterError where the source has no codes to keep, or some that no scheme holds."""
+    coded = [tensor for tensor in model.tensors if tensor.form]
+    if not coded:
+        raise ImporterError(
+            f"the source stores no codes that method {method} could keep; --method {KEEPING} keeps its tensors as "
+            "they are"
+        )
+    for tensor in coded:
+        if tensor.stored is None:
+            raise ImporterError(
+                f"tensor {tensor.name!r} is stored as {tensor.form}, whose codes cannot be kept; "
+                f"--method {KEEPING} stores the values that they stand for"
+            )
+
+
 def _plan_tensor(source: SourceTensor, options: PackOptions) -> PlannedTensor:
     if source.tied_to is not None:
         return PlannedTensor(source, f"tied to {source.tied_to}", 0)
     raw_bytes = dense_bytes(source.dtype, prod(source.shape))
-    weight = Weight(source.name, source.shape, source.dtype, source.role, source.transposed)
     quantizable = source.dtype in FLOATS and raw_bytes > 0
-    treatment = options.method.describe(weight, options.method_options) if quantizable else ""
+    treatment = options.method.describe(Weight.of(source), options.method_options) if quantizable else ""
     return PlannedTensor(source, treatment, raw_bytes)
 
 

@@ -3,23 +3,34 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeGuard
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import torch
 
 from spqfmt.errors import EncodeError, OptionError
+from spqfmt.importers.base import SourceTensor
 from spqfmt.schemes.base import Quantized
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor for a method. `role` is linear, embedding, head or other; `transposed` says that it is [in, out]."""
+    """One tensor for a method. `role` is linear, embedding, head or other; `transposed` says that it is [in, out].
+
+    `form` says as what codes the source stores it; empty where it stores elements of `dtype`.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     role: Literal["linear", "embedding", "head", "other"]
     transposed: bool = False
+    form: str = ""
+
+    @classmethod
+    def of(cls, source: SourceTensor) -> Self:
+        """A tensor of a source, as a method sees it."""
+        s = source
+        return cls(s.name, s.shape, s.dtype, s.role, s.transposed, s.form)
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
 class GradedMethod(Method, Protocol):
     """A method that is another one under some options."""
 
@@ -79,9 +91,13 @@ class GradedMethod(Method, Protocol):
         ...
 
 
-def is_graded(method: Method) -> TypeGuard[GradedMethod]:
-    """Whether the options choose among grades of the method."""
-    return hasattr(method, "grade")
+@runtime_checkable
+class KeepingMethod(Method, Protocol):
+    """A method that takes tensors over as the codes that the source stores; others get the values of all tensors."""
+
+    def keep(self, weight: Weight, stored: Quantized) -> Quantized:
+        """What is written of a tensor whose `form` is not empty. Only called where `describe` said something."""
+        ...
 
 
 def refuse_others(method: Method, options: MethodOptions) -> None:

@@ -5,16 +5,13 @@ spqfmt.calibration runs the model and calls the method, block by block; see Cali
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeGuard, runtime_checkable
 
-import numpy as np
 import torch
 
-from spqfmt.errors import EncodeError
 from spqfmt.quantize.base import Method, MethodOptions, Weight
-from spqfmt.schemes.base import Float32, Quantized
-from spqfmt.schemes.dense import Dense
-from spqfmt.schemes.floats import Scale, widen
+from spqfmt.schemes.base import Encoded, Quantized
+from spqfmt.schemes.floats import Scale
 
 
 class Accumulator(Protocol):
@@ -85,6 +82,7 @@ class Result:
     """Fallbacks that the user should know of, each one line."""
 
 
+@runtime_checkable
 class CalibratedMethod(Method, Protocol):
     """A method that needs calibration. `describe` says which tensors of the blocks it wants, as for any method.
 
@@ -93,6 +91,7 @@ class CalibratedMethod(Method, Protocol):
     """
 
     calibrated: bool
+    """False for a grade of the method that needs none."""
 
     def accumulator(self, n_columns: int, options: MethodOptions) -> Accumulator:
         """A fresh accumulator for one input of this many columns."""
@@ -103,6 +102,7 @@ class CalibratedMethod(Method, Protocol):
         ...
 
 
+@runtime_checkable
 class EditingMethod(CalibratedMethod, Protocol):
     """A method that edits the inputs of layers: the block is run with the edits when statistics are gathered."""
 
@@ -139,6 +139,16 @@ class Trials(Protocol):
         ...
 
 
+@runtime_checkable
+class ResumedMethod(CalibratedMethod, Protocol):
+    """A method that keeps count of what it has made, also of what an interrupted pack has."""
+
+    def take_up(self, encoded: Mapping[str, Encoded]) -> None:
+        """Tensors that an interrupted pack has quantized, by name."""
+        ...
+
+
+@runtime_checkable
 class SearchingMethod(CalibratedMethod, Protocol):
     """A method that looks for its options on the model itself before anything is quantized."""
 
@@ -147,34 +157,23 @@ class SearchingMethod(CalibratedMethod, Protocol):
         ...
 
 
-def is_editing(method: Method) -> TypeGuard[EditingMethod]:
-    """Whether the method edits inputs."""
-    return hasattr(method, "edit")
-
-
-def is_searching(method: Method) -> TypeGuard[SearchingMethod]:
-    """Whether the method searches."""
-    return hasattr(method, "search")
-
-
 def is_calibrated(method: Method) -> TypeGuard[CalibratedMethod]:
-    """Whether the method needs calibration."""
-    return bool(getattr(method, "calibrated", False))
+    """Whether the method needs calibration: a grade of it may not."""
+    return isinstance(method, CalibratedMethod) and method.calibrated
 
 
-def column_scale(quantized: Quantized) -> torch.Tensor | None:
-    """The column scales of a uniform tensor, float32 [columns]; None without any."""
-    scale = getattr(quantized, "column_scale", None)
-    return torch.from_numpy(scale.to_float32()) if isinstance(scale, Scale) else None
+@runtime_checkable
+class ScaledColumns(Protocol):
+    """A tensor in the terms of a scheme with column scales, which layers of integer activations apply to inputs."""
+
+    column_scale: Scale | None
+
+
+def column_scale(quantized: Quantized) -> Scale | None:
+    """The column scales of a tensor; None without any."""
+    return quantized.column_scale if isinstance(quantized, ScaledColumns) else None
 
 
 def simulate(quantized: Quantized) -> torch.Tensor:
     """The matrix that a reader of the file restores, before it is rounded to the tensor's dtype; float32."""
-    if isinstance(quantized, Dense):
-        values = quantized.values
-        exact = widen(values, quantized.dtype) if quantized.dtype != "f64" else values.astype(np.float32)
-        return torch.from_numpy(exact)
-    dequantize: Callable[[], Float32] | None = getattr(quantized, "dequantize", None)
-    if dequantize is None:
-        raise EncodeError(f"{type(quantized).__name__} cannot be simulated")
-    return torch.from_numpy(dequantize())
+    return torch.from_numpy(quantized.dequantize())

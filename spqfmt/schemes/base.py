@@ -76,6 +76,10 @@ class Quantized(Protocol):
         """The streams and parameters."""
         ...
 
+    def dequantize(self) -> Float32:
+        """The matrix that a reader restores, float32 [rows, columns], before it is rounded to the tensor's dtype."""
+        ...
+
 
 class Scheme(Protocol):
     """Reads one kind of tensor. Stateless. `roles` are those of its streams in their order.

@@ -10,7 +10,8 @@ from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
 from spqfmt.schemes import codes as codes_stream
 from spqfmt.schemes import tiles
-from spqfmt.schemes.base import Encoded, Roles, StreamData, Streamed
+from spqfmt.schemes.base import Encoded, Float32, Roles, StreamData, Streamed
+from spqfmt.schemes.floats import widen
 from spqfmt.schemes.sides import PackedScheme, Sides
 
 ROLES = ("values", "channel_order")
@@ -32,6 +33,10 @@ class Dense:
         row = self.values.shape[-1] if self.values.ndim else 1
         data = StreamData("values", self.dtype, self.values.reshape(-1), row_elements=max(1, row))
         return Encoded("dense", {}, (data,))
+
+    def dequantize(self) -> Float32:
+        """The floats as float32, any shape."""
+        return widen(self.values, self.dtype)
 
 
 class DenseScheme(PackedScheme):
