@@ -55,12 +55,13 @@ class Chunks(Sequence[Chunk]):
     @classmethod
     def of(cls, chunks: Iterable[Chunk]) -> Self:
         """From single ones, which have one number of planes."""
-        chunks = list(chunks)
-        planes = len(chunks[0].planes) if chunks else 1
-        rows = [
-            (c.n_elements, *(n for p in c.planes for n in (p.stored_bytes, p.codec, p.crc32))) for c in chunks
-        ]
-        table = [(c.first, c.planes[0].raw_bytes, *(p.offset for p in c.planes)) for c in chunks]
+        rows, table, planes = [], [], 1
+        for chunk in chunks:
+            planes = len(chunk.planes)
+            rows.append(
+                (chunk.n_elements, *(n for p in chunk.planes for n in (p.stored_bytes, p.codec, p.crc32)))
+            )
+            table.append((chunk.first, chunk.planes[0].raw_bytes, *(p.offset for p in chunk.planes)))
         return cls(
             np.array(rows, np.int64).reshape(-1, 1 + 3 * planes),
             np.array(table, np.int64).reshape(-1, 2 + planes),
@@ -96,6 +97,17 @@ class Chunks(Sequence[Chunk]):
             return self
         which = np.flatnonzero(self.n_elements)
         return Chunks(self._rows[which], self._table[which])
+
+    @property
+    def plane_bytes(self) -> list[int]:
+        """Stored bytes of each plane, in the order of the file."""
+        sizes: list[int] = self._rows[:, 1::3].ravel().tolist()
+        return sizes
+
+    def to_json(self) -> list[list[int]]:
+        """The records as they stand in an index."""
+        rows: list[list[int]] = self._rows.tolist()
+        return rows
 
     @property
     def records(self) -> tuple[tuple[int, ...], bytes]:
@@ -218,6 +230,11 @@ class TensorRecord:
     def by_role(self) -> Mapping[str, Stream]:
         """The streams by role."""
         return {stream.role: stream for stream in self.streams}
+
+    @cached_property
+    def plane_bytes(self) -> tuple[int, ...]:
+        """Stored bytes of each plane, in the order of the file."""
+        return tuple(n for stream in self.streams for n in stream.chunks.plane_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from spqfmt.codecs.elements import Elements, packed
 from spqfmt.container.fetch import StreamFetch
 from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json
+from spqfmt.container.tensor_records import tensor_json
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.schemes.outliers import ROLES as BANDED_ROLES
@@ -32,10 +33,12 @@ class _Held(NamedTuple):
     chunks: Sequence[int]
 
 
-def content_of_encoded(record: Json, encoded: Encoded) -> str:
-    """The content digest, in hex, of a tensor on its way into a file; `record` is its own, without streams."""
+def content_of_encoded(record: TensorRecord, encoded: Encoded) -> str:
+    """The content digest, in hex, of a tensor on its way into a file; `record` is its own, without chunks."""
     streams = {s.role: s for s in (*encoded.streams, *(s for s, _ in encoded.same_as.values()))}
-    return _digest(record, [_encoded(streams[r]) for r in SCHEMES[encoded.scheme].roles if r in streams])
+    return _digest(
+        tensor_json(record), [_encoded(streams[r]) for r in SCHEMES[encoded.scheme].roles if r in streams]
+    )
 
 
 def content_of_stored(reader: Reader, tensor: TensorRecord) -> str:

@@ -17,6 +17,7 @@ BEST = "rans"
 """What `auto` tries for each plane."""
 MIN_SAVING = 0.01
 """A plane that would shrink by less is stored raw: decoding it would cost more time than its bytes are worth."""
+_ASSET_CHUNK_BYTES = 1 << 20
 MANY_TENSORS = 4000
 """From here on an index takes seconds at zstd's highest level, and more of them the larger it is."""
 
@@ -60,6 +61,12 @@ def encode_text(raw: Bytes) -> EncodedChunk:
         stored, codec = raw.tobytes(), wire.CODEC_RAW
     entropy = order0_bits(raw)
     return EncodedChunk(raw.size, (EncodedPlane(stored, codec, native.crc32(stored), entropy),))
+
+
+def encode_asset(data: bytes) -> list[EncodedChunk]:
+    """The chunks of an asset."""
+    raw = np.frombuffer(data, np.uint8)
+    return [encode_text(raw[i : i + _ASSET_CHUNK_BYTES]) for i in range(0, raw.size, _ASSET_CHUNK_BYTES)]
 
 
 def compress_index(text: bytes, n_tensors: int) -> bytes:

@@ -4,8 +4,9 @@ Nothing is made of keys that this version does not know.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from spqfmt import wire
 from spqfmt.asset_names import is_asset_name
 from spqfmt.container.features import ALL_REQUIRED, index_features, required_mask
-from spqfmt.container.stream_records import STREAM, parse_streams
+from spqfmt.container.stream_records import STREAM, parse_streams, stream_json
 from spqfmt.container.strict_json import Json, hex_digest, member, optional
 from spqfmt.container.tensor_records import RecordReader, check_name
 from spqfmt.errors import CorruptError, LimitError
@@ -96,6 +97,30 @@ def parse_index(
     if undeclared:
         raise CorruptError(f"feature bit {undeclared.bit_length() - 1} is used but not declared")
     return index
+
+
+def root_json(
+    segment_alignment: int,
+    segments: Sequence[Json],
+    tensors: Sequence[Json],
+    assets: Sequence[Json],
+    metadata: Mapping[str, str],
+) -> Json:
+    """The root as each index has it."""
+    return {
+        "segment_alignment": segment_alignment,
+        "segments": segments,
+        "tensors": tensors,
+        "assets": assets,
+        "metadata": dict(metadata),
+    }
+
+
+def asset_json(asset: AssetRecord, like: Mapping[str, object] = MappingProxyType({})) -> Json:
+    """The record as it stands in an index. `like` is the same asset's in another file: its other keys are kept."""
+    other = like.get("stream")
+    stream = stream_json(asset.stream, other if isinstance(other, dict) else {})
+    return {"name": asset.name, **like, "stream": stream}
 
 
 def _project(text: bytes, span: Sequence[int], wanted: Wanted, where: str) -> Json:

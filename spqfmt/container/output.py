@@ -14,6 +14,7 @@ from spqfmt.container.strict_json import Json, dump
 from spqfmt.container.temporary import open_temporary, publish_together, refuse_existing, remove_left_over
 from spqfmt.container.writer import NOTHING_UNKNOWN, Sealed, Unknown, Writer
 from spqfmt.errors import OptionError
+from spqfmt.records import AssetRecord, Shard, TensorRecord
 
 INDEX_SUFFIX = ".index.json"
 
@@ -96,16 +97,19 @@ class Output:
 
     def add_tensor(
         self,
-        record: Json,
-        streams: Iterable[tuple[Json, Iterable[EncodedChunk]]],
-        same_as: Mapping[str, tuple[Json, str]],
+        record: TensorRecord,
+        chunks: Iterable[Iterable[EncodedChunk]],
+        same_as: Mapping[str, str] = MappingProxyType({}),
+        like: Mapping[str, object] = MappingProxyType({}),
     ) -> int:
         """See Writer.add_tensor."""
-        return self._writers[-1].add_tensor(record, streams, same_as)
+        return self._writers[-1].add_tensor(record, chunks, same_as, like)
 
-    def copy_asset(self, record: Json, stream: Json, chunks: Iterable[EncodedChunk]) -> None:
+    def copy_asset(
+        self, asset: AssetRecord, chunks: Iterable[EncodedChunk], like: Mapping[str, object]
+    ) -> None:
         """See Writer.copy_asset. Assets go into the first file, which no tensor may follow in."""
-        self._first().copy_asset(record, stream, chunks)
+        self._first().copy_asset(asset, chunks, like)
 
     def _first(self) -> Writer:
         return self._writers[0] if self._writers else self._begin_file()  # a model may have no tensors
@@ -142,7 +146,7 @@ class Output:
             writer.seal(
                 metadata,
                 partial_plan,
-                {"number": number, "count": count},
+                Shard(number, count),
                 shard_path(self._path, number, count),
                 unknown,
                 content,
@@ -157,8 +161,8 @@ class Output:
     def _content(self) -> str | None:
         """The model's digest; None where a tensor has none."""
         records = [record for writer in self._writers for record in writer.tensors]
-        tied = {str(r["name"]): str(r["tied_to"]) for r in records if "tied_to" in r}
-        digests = {str(r["name"]): str(r["content"]) for r in records if "content" in r}
+        tied = {r.name: r.tied_to for r in records if r.tied_to is not None}
+        digests = {r.name: r.content for r in records if r.content is not None}
         is_known = bool(digests) and len(digests) + len(tied) == len(records)
         return content_of_model(digests, tied) if is_known else None
 

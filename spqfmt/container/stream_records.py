@@ -1,14 +1,18 @@
 """Stream and chunk records, and the places in the file that follow from them (FORMAT.md 2.3, 3.2 and 3.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from math import ceil
+from typing import TypeAlias
 
 import numpy as np
 
 from spqfmt import wire
-from spqfmt.container.strict_json import Json, dump, integers, member, optional
+from spqfmt.codecs.chunks import EncodedChunk, EncodedPlane
+from spqfmt.container.strict_json import Json, integers, member, optional
 from spqfmt.errors import CorruptError, FormatError
-from spqfmt.kernels.json_text import Wanted, chunk_table, project_json
-from spqfmt.records import Chunks, Stream, align, n_planes
+from spqfmt.kernels.json_text import Wanted, chunk_table
+from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, align, chunk_raw_bytes, n_planes
 from spqfmt.schemes.base import check_int
 from spqfmt.schemes.outliers import ROLES as OUTLIER_ROLES
 
@@ -24,6 +28,9 @@ STREAM: Wanted = {
 
 _OWN_ROLES = ("values", "codes", "asset", *OUTLIER_ROLES)
 
+Put: TypeAlias = Callable[[EncodedPlane, int], tuple[int, EncodedPlane]]
+"""Stores a plane that decodes to so many bytes; gives the place in the file, and what is stored there."""
+
 
 def parse_streams(records: Sequence[Json], begin: int, where: str) -> tuple[Stream, ...]:
     """Some stream records; their chunks lie one after the other from `begin` on. `same_as` is not followed."""
@@ -34,12 +41,37 @@ def parse_streams(records: Sequence[Json], begin: int, where: str) -> tuple[Stre
     return tuple(streams)
 
 
-def streams_of(record: Json, where: str) -> tuple[Stream, ...]:
-    """Those of a tensor's record as a writer has it; their places in the file mean nothing."""
-    text = dump({"streams": record["streams"]})
-    found = project_json(text, 0, len(text), {"streams": (len(text), STREAM)})
-    assert isinstance(found, dict)
-    return parse_streams(found["streams"], 0, where)
+def stream_json(stream: Stream, like: Mapping[str, object]) -> Json:
+    """The record as it stands in an index. `like` is one of the same elements, whose other keys are kept."""
+    record: Json = {"role": stream.role, "dtype": stream.dtype, "n": stream.n}
+    if stream.entropy_bits is not None:
+        record["entropy_bits"] = list(stream.entropy_bits)
+    record |= {key: value for key, value in like.items() if key not in ("chunks", "same_as")}
+    if stream.same_as is not None:
+        return record | {"same_as": stream.same_as}
+    return record | {"chunks": stream.chunks.to_json()}
+
+
+def store_stream(stream: Stream, chunks: Iterable[EncodedChunk], put: Put) -> Stream:
+    """The stream with these chunks, whose planes `put` stores one after the other."""
+    records: list[Chunk] = []
+    entropies: list[list[float | None]] = []
+    first = 0
+    for chunk in chunks:
+        raw_bytes = chunk_raw_bytes(stream.dtype, chunk.n_elements)
+        planes = []
+        for encoded in chunk.planes:
+            offset, plane = put(encoded, raw_bytes)
+            planes.append(PlaneChunk(offset, len(plane.stored), raw_bytes, plane.codec, plane.crc32))
+        records.append(Chunk(first, chunk.n_elements, tuple(planes)))
+        entropies.append([plane.entropy_bits for plane in chunk.planes])
+        first += chunk.n_elements
+    totals = []
+    for bits in zip(*entropies, strict=True):
+        known = [b for b in bits if b is not None]
+        # Of copied chunks the record of their stream says what is known.
+        totals += [ceil(sum(known))] if len(known) == len(bits) else []
+    return replace(stream, chunks=Chunks.of(records), entropy_bits=tuple(totals) or stream.entropy_bits)
 
 
 def _stream(record: Json, begin: int, where: str) -> Stream:

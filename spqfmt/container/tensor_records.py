@@ -2,18 +2,28 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from math import prod
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt import wire
+from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.codecs.threads import lock_held_over_forks
 from spqfmt.container.features import required_mask, tensor_features
-from spqfmt.container.stream_records import STREAM, check_shared, parse_streams
-from spqfmt.container.strict_json import Json, hex_digest, integers, member, optional
+from spqfmt.container.stream_records import (
+    STREAM,
+    Put,
+    check_shared,
+    parse_streams,
+    store_stream,
+    stream_json,
+)
+from spqfmt.container.strict_json import Json, hex_digest, integers, member, objects, optional
 from spqfmt.errors import CorruptError, LimitError
 from spqfmt.kernels.json_text import Wanted, project_json
 from spqfmt.records import Origin, Stream, TensorRecord
@@ -164,6 +174,49 @@ class RecordReader:
         _check_scheme(tensor, where)
         _check_activations(tensor, where)
         return tensor
+
+
+def tensor_json(record: TensorRecord, like: Mapping[str, object] = MappingProxyType({})) -> Json:
+    """The record as it stands in an index.
+
+    `like` is that of the same tensor in another file, from which all is taken but how the tensor is stored.
+    """
+    found: Json = {
+        "name": record.name,
+        "shape": list(record.shape),
+        "dtype": record.dtype,
+        "scheme": record.scheme,
+        "method": record.method,
+    }
+    if record.tied_to is not None:
+        return found | {"tied_to": record.tied_to} | dict(like)
+    found["parameters"] = dict(record.parameters)
+    found |= {"transposed": True} if record.transposed else {}
+    found |= {} if record.view is None else {"view": list(record.view)}
+    for key in ("activation_clamp", "activation_quantization"):
+        value = getattr(record, key)
+        found |= {} if value is None else {key: dict(value)}
+    found |= {} if record.content is None else {"content": record.content}
+    found |= {} if record.origin is None else {"origin": record.origin._asdict()}
+    others = like.get("streams")
+    alike = objects(others, record.name) if isinstance(others, list) else [{}] * len(record.streams)
+    streams = [stream_json(stream, other) for stream, other in zip(record.streams, alike, strict=True)]
+    return found | dict(like) | {"streams": streams}
+
+
+def store_tensor(
+    record: TensorRecord, chunks: Iterable[Iterable[EncodedChunk]], shared: Iterable[Stream], put: Put
+) -> TensorRecord:
+    """The record as the file has it, whose streams are those that it holds itself: `chunks` are of each of them.
+
+    `put` stores their planes, one after the other. `shared` are the streams that another tensor holds.
+    """
+    own = [store_stream(stream, of, put) for stream, of in zip(record.streams, chunks, strict=True)]
+    if record.tied_to is not None:
+        return record
+    order = SCHEMES[record.scheme].roles
+    streams = sorted([*own, *shared], key=lambda stream: order.index(stream.role))
+    return replace(record, streams=tuple(streams))
 
 
 def check_name(record: Json, where: str, least_bytes: int) -> str:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from math import ceil
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import NamedTuple, Self
@@ -13,7 +13,7 @@ import numpy as np
 from spqfmt import wire
 from spqfmt.codecs.chunks import EncodedChunk, EncodedPlane
 from spqfmt.codecs.registry import decode_into
-from spqfmt.container.encode import compress_index, encode_text
+from spqfmt.container.encode import compress_index, encode_asset
 from spqfmt.container.features import (
     index_features,
     optional_features,
@@ -22,17 +22,16 @@ from spqfmt.container.features import (
     required_mask,
     tensor_features,
 )
-from spqfmt.container.index import parse_index
+from spqfmt.container.index import asset_json, parse_index, root_json
+from spqfmt.container.stream_records import store_stream
 from spqfmt.container.strict_json import Json, dump, without
 from spqfmt.container.temporary import open_temporary, publish, refuse_existing
+from spqfmt.container.tensor_records import store_tensor, tensor_json
 from spqfmt.container.trailer import Trailer, pack_header
 from spqfmt.errors import EncodeError, FormatError
 from spqfmt.kernels import native
 from spqfmt.kernels.json_text import check_json
-from spqfmt.records import align, chunk_raw_bytes
-from spqfmt.schemes.registry import SCHEMES
-
-_ASSET_CHUNK_BYTES = 1 << 20
+from spqfmt.records import AssetRecord, Shard, Stream, TensorRecord, align
 
 
 class Sealed(NamedTuple):
@@ -70,7 +69,8 @@ class Writer:
         self._new_segment = True
         self._segments: list[Json] = []
         self._first_of_segment = 0
-        self._tensors: list[Json] = []
+        self._tensors: list[TensorRecord] = []
+        self._like: list[Mapping[str, object]] = []
         self._numbers: dict[str, int] = {}
         self._assets: list[Json] = []
 
@@ -106,7 +106,7 @@ class Writer:
         self._new_segment = True
 
     @property
-    def tensors(self) -> Sequence[Json]:
+    def tensors(self) -> Sequence[TensorRecord]:
         """The records of the tensors so far."""
         return self._tensors
 
@@ -122,47 +122,35 @@ class Writer:
 
     def add_tensor(
         self,
-        record: Json,
-        streams: Iterable[tuple[Json, Iterable[EncodedChunk]]],
-        same_as: Mapping[str, tuple[Json, str]],
+        record: TensorRecord,
+        chunks: Iterable[Iterable[EncodedChunk]],
+        same_as: Mapping[str, str] = MappingProxyType({}),
+        like: Mapping[str, object] = MappingProxyType({}),
     ) -> int:
-        """Append a tensor: its record without streams, and for each stream its record without chunks and its chunks.
+        """Append a tensor. The streams of `record` are those that it holds itself, `chunks` those of each of them.
 
-        `same_as` gives, by role, the record of a stream that an earlier tensor of this file holds, and that tensor's
-        name. Returns the stored bytes with padding.
+        `same_as` says, by role, which earlier tensor of this file holds a stream of this one. `like` is the tensor's
+        record in a file that it is copied from. Returns the stored bytes with padding.
         """
         begin = self._offset
-        self._numbers[str(record["name"])] = len(self._tensors)
-        self._tensors.append(record)
-        records = [self._put_stream(stream, chunks) for stream, chunks in streams]
-        for stream, tensor in same_as.values():
-            records.append({**stream, "same_as": self._numbers[tensor]})
-        if records:
-            order = SCHEMES[str(record["scheme"])].roles
-            record["streams"] = sorted(records, key=lambda stream: order.index(str(stream["role"])))
+        shared = [self._shared(role, self._numbers[name]) for role, name in same_as.items()]
+        self._numbers[record.name] = len(self._tensors)
+        self._tensors.append(store_tensor(record, chunks, shared, self._put_plane))
+        self._like.append(like)
         self._segments[-1]["n_tensors"] = len(self._tensors) - self._first_of_segment
         return self._offset - begin
 
-    def _put_stream(self, stream: Json, chunks: Iterable[EncodedChunk]) -> Json:
-        rows: list[list[int]] = []
-        entropies: list[Sequence[float | None]] = []
-        for chunk in chunks:
-            row = [chunk.n_elements]
-            raw_bytes = chunk_raw_bytes(str(stream["dtype"]), chunk.n_elements)
-            for encoded in chunk.planes:
-                self._pad(self._alignment if self._new_segment else wire.CHUNK_ALIGNMENT)
-                self._new_segment = False
-                plane = self._within_expansion(encoded, raw_bytes)
-                self._put(plane.stored)
-                row += [len(plane.stored), plane.codec, plane.crc32]
-            rows.append(row)
-            entropies.append([plane.entropy_bits for plane in chunk.planes])
-        totals = []
-        for bits in zip(*entropies, strict=True):
-            known = [b for b in bits if b is not None]
-            # Of copied chunks the record of their stream says what is known.
-            totals += [ceil(sum(known))] if len(known) == len(bits) else []
-        return {**stream, "chunks": rows} | ({"entropy_bits": totals} if totals else {})
+    def _shared(self, role: str, number: int) -> Stream:
+        held = self._tensors[number].by_role[role]
+        return Stream(role, held.dtype, held.n, same_as=number)
+
+    def _put_plane(self, encoded: EncodedPlane, raw_bytes: int) -> tuple[int, EncodedPlane]:
+        self._pad(self._alignment if self._new_segment else wire.CHUNK_ALIGNMENT)
+        self._new_segment = False
+        plane = self._within_expansion(encoded, raw_bytes)
+        offset = self._offset
+        self._put(plane.stored)
+        return offset, plane
 
     def _within_expansion(self, plane: EncodedPlane, raw_bytes: int) -> EncodedPlane:
         """The plane, or its raw bytes: a file must not claim more of them than it earns (FORMAT.md 9).
@@ -179,22 +167,24 @@ class Writer:
 
     def add_asset(self, name: str, data: bytes) -> None:
         """Append an asset; no tensor may follow."""
-        raw = np.frombuffer(data, np.uint8)
-        chunks = [
-            encode_text(raw[i : i + _ASSET_CHUNK_BYTES]) for i in range(0, raw.size, _ASSET_CHUNK_BYTES)
-        ]
-        self.copy_asset({"name": name}, {"role": "asset", "dtype": "u8", "n": raw.size}, chunks)
+        self.copy_asset(AssetRecord(name, Stream("asset", "u8", len(data))), encode_asset(data))
 
-    def copy_asset(self, record: Json, stream: Json, chunks: Iterable[EncodedChunk]) -> None:
-        """Append an asset that is encoded already, its record without stream; no tensor may follow."""
+    def copy_asset(
+        self,
+        asset: AssetRecord,
+        chunks: Iterable[EncodedChunk],
+        like: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        """Append an asset that is encoded already; no tensor may follow. `like` is its record in another file."""
         self._new_segment = False
-        self._assets.append({**record, "stream": self._put_stream(stream, chunks)})
+        stored = AssetRecord(asset.name, store_stream(asset.stream, chunks, self._put_plane))
+        self._assets.append(asset_json(stored, like))
 
     def seal(
         self,
         metadata: Mapping[str, str],
         partial_plan: Json | None = None,
-        shard: Mapping[str, int] | None = None,
+        shard: Shard | None = None,
         path: Path | None = None,
         unknown: Unknown = NOTHING_UNKNOWN,
         content: str | None = None,
@@ -205,22 +195,18 @@ class Writer:
         """
         self.path = self.path if path is None else path
         self._pad(wire.CHUNK_ALIGNMENT)
-        root: Json = {
-            **unknown.keys,
-            "segment_alignment": self._alignment,
-            "segments": self._segments,
-            "tensors": self._tensors,
-            "assets": self._assets,
-            "metadata": dict(metadata),
-        }
+        tensors = [tensor_json(record, like) for record, like in zip(self._tensors, self._like, strict=True)]
+        root = dict(unknown.keys) | root_json(
+            self._alignment, self._segments, tensors, self._assets, metadata
+        )
         root |= {} if partial_plan is None else {"partial_plan": partial_plan}
-        root |= {} if shard is None else {"shard": dict(shard)}
+        root |= {} if shard is None else {"shard": asdict(shard)}
         root |= {} if content is None else {"content": content}
         text = dump(root)
         if len(text) > wire.MAX_INDEX_RAW_BYTES:
             # Digests are the one thing in an index that can be left out.
             root.pop("content", None)
-            text = dump(root | {"tensors": [without(tensor, "content") for tensor in self._tensors]})
+            text = dump(root | {"tensors": [without(tensor, "content") for tensor in tensors]})
         stored = compress_index(text, len(self._tensors))
         earned = wire.INDEX_RATIO * len(stored) + wire.INDEX_SLACK_BYTES
         if len(stored) >= len(text) or len(text) > earned:

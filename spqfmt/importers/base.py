@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from spqfmt.importers._source_file import SourceChangedError, SourceFile
+from spqfmt.records import FACT_PREFIX
 from spqfmt.schemes.base import Quantized
 
 if TYPE_CHECKING:
@@ -75,6 +76,11 @@ class SourceModel:
     def asset_data(self) -> dict[str, bytes]:
         """The bytes of the assets by name."""
         return {asset.name: asset.data for asset in self.assets}
+
+    @property
+    def stored_facts(self) -> dict[str, str]:
+        """The facts, as a file's metadata."""
+        return {FACT_PREFIX + key: value for key, value in self.facts.items()}
 
     def check_unchanged(self) -> None:
         """Raise ImporterError when a file is not what it was: what was read may be of two models."""

@@ -4,23 +4,21 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from math import prod
 
 from spqfmt.calibration.engine import BlockResult, Calibration
 from spqfmt.calibration.text import CalibrationOptions, text_digest
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.encode import encode_chunk
-from spqfmt.container.strict_json import Json
 from spqfmt.errors import OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.kernels import native
 from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan, PlannedTensor
-from spqfmt.packing.records import tensor_record
 from spqfmt.packing.resume import ResumeFolder
 from spqfmt.quantize.base import GradedMethod, MethodOptions
 from spqfmt.quantize.calibrated import Result, ResumedMethod, is_calibrated
+from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.version import __version__
 
@@ -43,7 +41,7 @@ class CalibratedResults:
         self._blind = isinstance(options.method, GradedMethod)
         """Whether the method can do without calibration, layer by layer."""
         self._resumed = options.method if isinstance(options.method, ResumedMethod) else None
-        self._sources = {tensor.source.name: tensor.source for tensor in plan.tensors}
+        self._planned = {tensor.source.name: tensor for tensor in plan.tensors}
         wanted = {
             tensor.source.name: tensor.weight
             for tensor in plan.tensors
@@ -110,19 +108,19 @@ class CalibratedResults:
             self.notes += result.notes
             if result.formula_bits is not None:
                 self.formula_bits += result.formula_bits
-                self.formula_weights += prod(self._sources[name].shape)
+                self.formula_weights += self._planned[name].n_weights
         if block.name not in self._loaded:
             self._save(block)
 
     def _save(self, block: BlockResult) -> None:
         # In the order of the plan: a stream that two tensors share must come with the first of them.
-        names = [name for name in self._sources if name in block.results]
+        names = [name for name in self._planned if name in block.results]
 
-        def tensors() -> Iterator[tuple[Json, Encoded]]:
+        def tensors() -> Iterator[tuple[TensorRecord, Encoded]]:
             for name in names:
                 result = block.results[name]
                 encoded = result.quantized.encode()
-                yield tensor_record(self._sources[name], encoded, self._method, result), encoded
+                yield self._planned[name].record(encoded, self._method, result), encoded
 
         metadata = {
             "skipped": json.dumps(dict(block.skipped)),
@@ -160,9 +158,9 @@ class CalibratedResults:
 
     def _source_digest(self, block: str) -> str:
         checksum = 0
-        for name, source in self._sources.items():
+        for name, planned in self._planned.items():
             if self._engine.block_of.get(name) == block:
-                checksum = native.crc32(to_numpy(source.load()).reshape(-1).view("u1"), checksum)
+                checksum = native.crc32(to_numpy(planned.source.load()).reshape(-1).view("u1"), checksum)
         return f"{checksum:08x}"
 
     def metadata(self, calibration: CalibrationOptions) -> dict[str, str]:

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -21,7 +21,6 @@ from spqfmt.container.content import content_of_encoded
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
-from spqfmt.container.strict_json import Json
 from spqfmt.errors import EncodeError, ImporterError, OptionError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.importers.registry import open_source
@@ -30,12 +29,11 @@ from spqfmt.packing.fit.bounds import room_for, room_notes
 from spqfmt.packing.kept import KeptTensors
 from spqfmt.packing.options import PackArguments, PackOptions, pack_options
 from spqfmt.packing.plan import PlannedTensor, plan_pack
-from spqfmt.packing.records import stored_facts, stream_record, tensor_record
 from spqfmt.packing.resume import ResumeFolder
 from spqfmt.progress import Progress, Silent
 from spqfmt.quantize.base import KeepingMethod
 from spqfmt.quantize.calibrated import is_calibrated
-from spqfmt.records import bf16_bytes
+from spqfmt.records import TensorRecord, bf16_bytes
 from spqfmt.rewriting.rewrite import Rewrite
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.schemes.dense import Dense
@@ -91,10 +89,10 @@ class PackReport:
 class _Prepared:
     """A tensor whose chunks are being encoded by other threads."""
 
-    record: Json
-    content: Task[str] | None
-    streams: tuple[tuple[Json, tuple[Task[EncodedChunk], ...]], ...]
-    same_as: Mapping[str, tuple[Json, str]]
+    record: TensorRecord
+    content: Task[str] | None = None
+    chunks: tuple[tuple[Task[EncodedChunk], ...], ...] = ()
+    same_as: Mapping[str, str] = field(default_factory=dict)
 
 
 def pack(
@@ -165,10 +163,11 @@ def pack_model(
 
         def write() -> None:
             planned, prepared = waiting.pop()
-            content = {} if prepared.content is None else {"content": prepared.content.result()}
+            content = None if prepared.content is None else prepared.content.result()
+            record = replace(prepared.record, content=content)
             whole.add_tensor(
-                prepared.record | content,
-                ((stream, (f.result() for f in chunks)) for stream, chunks in prepared.streams),
+                record,
+                ((task.result() for task in tasks) for tasks in prepared.chunks),
                 prepared.same_as,
             )
             progress.advance(planned.raw_bytes, planned.source.name)
@@ -229,8 +228,7 @@ class _Encoder:
         """Read and quantize one tensor and submit its chunks."""
         source = planned.source
         if source.tied_to is not None:
-            tied: Json = {"name": source.name, "shape": list(source.shape), "dtype": source.dtype}
-            return _Prepared(tied | {"scheme": "tied", "tied_to": source.tied_to, "method": ""}, None, (), {})
+            return _Prepared(planned.tied_record())
         result = None if self._calibrated is None else self._calibrated.take(planned)
         if result is not None:
             encoded, method = result.quantized.encode(), self._options.method.name
@@ -239,11 +237,9 @@ class _Encoder:
         else:
             encoded, method = _dense(source).encode(), ""
         self.kept.add(planned, encoded)
-        record = tensor_record(source, encoded, method, result)
+        record = planned.record(encoded, method, result)
         content = submit(content_of_encoded, record, encoded) if self._options.identity else None
-        streams = tuple((stream_record(s), self._submit(s)) for s in encoded.streams)
-        same_as = {r: (stream_record(s), t) for r, (s, t) in encoded.same_as.items()}
-        return _Prepared(record, content, streams, same_as)
+        return _Prepared(record, content, tuple(map(self._submit, encoded.streams)), encoded.holders)
 
     def _quantize(self, planned: PlannedTensor) -> Encoded:
         options, source = self._options, planned.source
@@ -289,4 +285,4 @@ def _metadata(
         "codec": options.codec.codec,
         "writer": f"spqfmt {__version__}",
     }
-    return stored_facts(model) | more | made
+    return model.stored_facts | more | made

@@ -9,7 +9,10 @@ from spqfmt.errors import ImporterError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.packing.options import PackOptions
 from spqfmt.quantize.base import KeepingMethod, Weight
-from spqfmt.records import FLOATS, dense_bytes
+from spqfmt.quantize.calibrated import Result
+from spqfmt.records import FLOATS, TensorRecord, dense_bytes
+from spqfmt.schemes.base import Encoded
+from spqfmt.schemes.registry import SCHEMES
 
 KEEPING = "lossless"
 """The method that changes nothing."""
@@ -34,6 +37,27 @@ class PlannedTensor:
     def weight(self) -> Weight:
         """The tensor as a method sees it."""
         return Weight.of(self.source)
+
+    def tied_record(self) -> TensorRecord:
+        """The record of a tensor that is tied to another."""
+        s = self.source
+        return TensorRecord(s.name, s.shape, s.dtype, "tied", tied_to=s.tied_to)
+
+    def record(self, encoded: Encoded, method: str, result: Result | None = None) -> TensorRecord:
+        """The record of the tensor as it was encoded, its own streams without chunks. `method` "": as it is."""
+        s = self.source
+        return TensorRecord(
+            name=s.name,
+            shape=s.shape,
+            dtype=s.dtype,
+            scheme=encoded.scheme,
+            method=method,
+            parameters=encoded.parameters,
+            streams=tuple(stream.record for stream in encoded.streams),
+            transposed=s.transposed and SCHEMES[encoded.scheme].is_quantized,
+            activation_clamp=None if result is None else result.activation_clamp,
+            activation_quantization=None if result is None else result.activation_quantization,
+        )
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,8 @@ from typing import BinaryIO, Self
 
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.reader import Reader
-from spqfmt.container.strict_json import Json
 from spqfmt.container.writer import Writer
 from spqfmt.errors import FormatError, OptionError
-from spqfmt.packing.records import stream_record
 from spqfmt.reading.restore import column_scale
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Encoded, Float32, StreamData
@@ -176,19 +174,17 @@ class ResumeFolder:
         self,
         number: int,
         name: str,
-        tensors: Iterable[tuple[Json, Encoded]],
+        tensors: Iterable[tuple[TensorRecord, Encoded]],
         encode: Callable[[StreamData], Iterable[EncodedChunk]],
         metadata: Mapping[str, str],
     ) -> None:
-        """Write one block, durably: records without streams, each with its scheme's data; `metadata` comes back."""
+        """Write one block, durably: records without chunks, each with its scheme's data; `metadata` comes back."""
         with Writer(self._file(number), CHUNK_ALIGNMENT, force=True) as writer:
             for number_in_block, (record, encoded) in enumerate(tensors):
                 # A block may have nothing to be quantized; a segment holds at least one tensor.
                 if number_in_block == 0:
                     writer.begin_segment(name)
-                streams = ((stream_record(stream), encode(stream)) for stream in encoded.streams)
-                same_as = {role: (stream_record(s), t) for role, (s, t) in encoded.same_as.items()}
-                writer.add_tensor(record, streams, same_as)
+                writer.add_tensor(record, map(encode, encoded.streams), encoded.holders)
             writer.seal(metadata)
             writer.publish()
 

@@ -114,20 +114,19 @@ class Rewrite:
                 output.begin_segment(segment.name, raw_bytes, original.segment(number))
                 for place, tensor in enumerate(tensors, start=segment.first_tensor):
                     reader.check_elements(tensor)
-                    streams = original.streams(place)
-                    own = [
-                        (s, record)
-                        for s, record in zip(tensor.streams, streams, strict=True)
-                        if s.same_as is None
-                    ]
-                    chunks = ((record, islice(encoded, len(s.chunks))) for s, record in own)
-                    output.add_tensor(original.tensor(place), chunks, _same_as(reader, tensor, streams))
-                    progress.advance(sum(s.stored_bytes for s, _ in own), tensor.name)
+                    own = tuple(s for s in tensor.streams if s.same_as is None)
+                    output.add_tensor(
+                        replace(tensor, streams=own),
+                        (islice(encoded, len(s.chunks)) for s in own),
+                        _same_as(reader, tensor),
+                        original.record("tensors", place),
+                    )
+                    progress.advance(sum(s.stored_bytes for s in own), tensor.name)
         for reader, original in zip(self._readers, originals, strict=True):
             for number, asset in enumerate(reader.index.assets):
                 what, stream = f"asset {asset.name!r}", asset.stream
                 copies = (self._copied(_Task(reader, what, stream, chunk, "")) for chunk in stream.chunks)
-                output.copy_asset(*original.asset(number), copies)
+                output.copy_asset(asset, copies, original.record("assets", number))
         made = {"codec": self._codec, "writer": f"spqfmt {__version__}"}
         metadata = {**self._readers[0].index.metadata, **made}
         return output.finish({}, metadata, self.partial_plan, unknown_of(originals))
@@ -202,9 +201,5 @@ def _copy(plane: PlaneChunk, stored: Bytes) -> EncodedPlane:
     return EncodedPlane(stored.tobytes(), plane.codec, plane.crc32, None)
 
 
-def _same_as(reader: Reader, tensor: TensorRecord, records: Sequence[Json]) -> dict[str, tuple[Json, str]]:
-    return {
-        stream.role: (record, reader.index.tensors[stream.same_as].name)
-        for stream, record in zip(tensor.streams, records, strict=True)
-        if stream.same_as is not None
-    }
+def _same_as(reader: Reader, tensor: TensorRecord) -> dict[str, str]:
+    return {s.role: reader.index.tensors[s.same_as].name for s in tensor.streams if s.same_as is not None}

@@ -50,6 +50,11 @@ class StreamData:
     row_elements: int = 1
     sizes: tuple[int, ...] | None = None
 
+    @property
+    def record(self) -> Stream:
+        """Its record, still without chunks."""
+        return Stream(self.role, self.dtype, self.elements.size)
+
     def chunks(self) -> Iterator[Elements]:
         """The elements of each of its chunks, in order."""
         n, sizes = self.elements.size, self.sizes
@@ -67,6 +72,11 @@ class Encoded:
     streams: tuple[StreamData, ...]
     same_as: Mapping[str, tuple[StreamData, str]] = field(default_factory=dict)
     """By role: a stream that an earlier tensor holds already, and that tensor's name."""
+
+    @property
+    def holders(self) -> dict[str, str]:
+        """By role, the name of the tensor that holds that stream already."""
+        return {role: name for role, (_, name) in self.same_as.items()}
 
 
 class Quantized(Protocol):

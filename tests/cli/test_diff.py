@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from spqfmt.container.writer import Writer
 from spqfmt.errors import OptionError
 from spqfmt.reading.diff import diff_files
 from spqfmt.reading.distance import distance, to_numbers
+from spqfmt.records import Stream, TensorRecord
 
 UP = "model.layers.1.mlp.up_proj.weight"
 NORM = "model.norm.weight"
@@ -119,38 +121,36 @@ def test_assets_make_a_difference_and_are_named(
     assert diff_files(models.lossless, out, matches=lambda name: True).equal  # tensors alone were asked for
 
 
-def uniform(path: Path, *, transposed: bool = False, **more: object) -> None:
+def uniform(path: Path, *, transposed: bool = False, **more: Any) -> None:
     """A file with one uniform tensor, 3 by 2, and column scales."""
     codes = np.array([[1, -2], [3, 4], [5, -6]], np.int8)
-    record = {
-        "name": "w", "shape": [2, 3] if transposed else [3, 2], "dtype": "f32", "scheme": "uniform", "method": "",
-        "parameters": {"step": 0x3F800000, "orientation": "rows"}, **more,
-    }  # fmt: skip
-    if transposed:
-        record["transposed"] = True
-    streams = [
-        ({"role": "codes", "dtype": "i8", "n": 6}, [encode_chunk(codes.reshape(-1), "i8", "raw")]),
-        (
-            {"role": "column_scales", "dtype": "f32", "n": 2},
-            [encode_chunk(np.array([1, 2], np.float32), "f32", "raw")],
-        ),
+    record = TensorRecord(
+        name="w",
+        shape=(2, 3) if transposed else (3, 2),
+        dtype="f32",
+        scheme="uniform",
+        parameters={"step": 0x3F800000, "orientation": "rows"},
+        streams=(Stream("codes", "i8", 6), Stream("column_scales", "f32", 2)),
+        transposed=transposed,
+        **more,
+    )
+    chunks = [
+        [encode_chunk(codes.reshape(-1), "i8", "raw")],
+        [encode_chunk(np.array([1, 2], np.float32), "f32", "raw")],
     ]
     with Writer(path, 64, force=False) as writer:
         writer.begin_segment("all")
-        writer.add_tensor(record, streams, {})
+        writer.add_tensor(record, chunks)
         writer.seal({})
         writer.publish()
 
 
 def dense(path: Path, value: np.ndarray, dtype: str = "f32") -> None:
-    record = {
-        "name": "w", "shape": list(value.shape), "dtype": dtype, "scheme": "dense", "method": "", "parameters": {},
-    }  # fmt: skip
-    stream = {"role": "values", "dtype": dtype, "n": value.size}
+    stream = Stream("values", dtype, value.size)
     with Writer(path, 64, force=False) as writer:
         writer.begin_segment("all")
         chunks = [encode_chunk(np.ascontiguousarray(value).reshape(-1), dtype, "raw")] if value.size else []
-        writer.add_tensor(record, [(stream, chunks)], {})
+        writer.add_tensor(TensorRecord("w", value.shape, dtype, "dense", streams=(stream,)), [chunks])
         writer.seal({})
         writer.publish()
 

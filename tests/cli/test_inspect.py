@@ -20,6 +20,7 @@ from spqfmt.kernels import native
 from spqfmt.reading.report import GROUPINGS, CostParts, FileReport, inspect_file
 from spqfmt.reading.report.build import _PARTS, part_of
 from spqfmt.reading.report.names import layer_of, projection_of
+from spqfmt.records import Stream, TensorRecord
 from spqfmt.schemes.registry import SCHEMES
 
 VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "valid"
@@ -85,14 +86,11 @@ def test_every_role_of_every_scheme_has_its_part() -> None:
 
 def write_chunk(path: Path, stored: bytes, codec: int, n_elements: int) -> None:
     """A file with one tensor of u8 in one chunk."""
-    record = {
-        "name": "w", "shape": [n_elements], "dtype": "u8", "scheme": "dense", "method": "", "parameters": {},
-    }  # fmt: skip
+    record = TensorRecord("w", (n_elements,), "u8", "dense", streams=(Stream("values", "u8", n_elements),))
     plane = EncodedPlane(stored, codec, native.crc32(np.frombuffer(stored, np.uint8)), None)
     with Writer(path, 64, force=False) as writer:
         writer.begin_segment("all")
-        stream = {"role": "values", "dtype": "u8", "n": n_elements}
-        writer.add_tensor(record, [(stream, [EncodedChunk(n_elements, (plane,))])], {})
+        writer.add_tensor(record, [[EncodedChunk(n_elements, (plane,))]])
         writer.seal({})
         writer.publish()
 
@@ -264,11 +262,8 @@ def test_names_from_a_file_cannot_move_the_cursor_nor_set_colours(spq: Run, tmp_
     with Writer(tmp_path / "m.spq", 64, force=False) as writer:
         writer.begin_segment("all")
         for number in range(2):
-            record = {
-                "name": f"{name}{number}", "shape": [0], "dtype": "u8", "scheme": "dense", "method": "",
-                "parameters": {},
-            }  # fmt: skip
-            writer.add_tensor(record, [({"role": "values", "dtype": "u8", "n": 0}, [])], {})
+            stream = Stream("values", "u8", 0)
+            writer.add_tensor(TensorRecord(f"{name}{number}", (0,), "u8", "dense", streams=(stream,)), [[]])
         writer.seal({"method": "\x1b[31m"})
         writer.publish()
     done = spq("inspect", tmp_path / "m.spq")

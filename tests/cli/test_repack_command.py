@@ -12,8 +12,8 @@ import pytest
 import spqfmt
 from spqfmt.cli.main import main
 from spqfmt.container.encode import encode_chunk
-from spqfmt.container.strict_json import Json
 from spqfmt.container.writer import Writer
+from spqfmt.records import Stream, TensorRecord
 
 
 class Done(NamedTuple):
@@ -41,11 +41,9 @@ def model(tmp_path: Path) -> Path:
         writer.begin_segment("all")
         for i in range(4):
             values = generator.normal(0, 2 + i, 30_000).astype(np.int8)
-            record: Json = {
-                "name": f"w{i}", "shape": [30_000], "dtype": "i8", "scheme": "dense", "method": "", "parameters": {},
-            }  # fmt: skip
-            stream: Json = {"role": "values", "dtype": "i8", "n": values.size}
-            writer.add_tensor(record, [(stream, [encode_chunk(values, "i8", "auto")])], {})
+            stream = Stream("values", "i8", values.size)
+            record = TensorRecord(f"w{i}", (30_000,), "i8", "dense", streams=(stream,))
+            writer.add_tensor(record, [[encode_chunk(values, "i8", "auto")]])
         writer.seal({})
         writer.publish()
     return path

@@ -3,23 +3,20 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from spqfmt.codecs.chunks import chunk_sizes, split
-from spqfmt.container.encode import encode_chunk
-from spqfmt.container.writer import Writer
 from spqfmt.schemes.base import Encoded
-from spqfmt.wire import DTYPES
 
 # Tests import helpers of their folder, forms of tensors from tests/packed, and tools, which are scripts.
-_ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [
-    str(_ROOT / folder) for folder in ("tests/device", "tests/packed", "tools/gpu", "tools/models")
-]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "gpu"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "packed"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from encoded_files import write_encoded
 
 
 @pytest.fixture
@@ -29,26 +26,7 @@ def write_tensors(tmp_path: Path) -> Callable[..., Path]:
     def write(
         tensors: dict[str, tuple[Encoded, tuple[int, ...]]], chunk_bytes: int = 1 << 11, codec: str = "auto"
     ) -> Path:
-        path = tmp_path / "tensors.spq"
-        with Writer(path, 64, force=True) as writer:
-            writer.begin_segment("all")
-            for name, (encoded, shape) in tensors.items():
-                streams = []
-                for stream in encoded.streams:
-                    n, bits = stream.elements.size, DTYPES[stream.dtype].bits
-                    sizes = stream.sizes
-                    if sizes is None or stream.role == "codes":
-                        sizes = tuple(chunk_sizes(n, bits, stream.row_elements, chunk_bytes))
-                    chunks = [
-                        encode_chunk(part, stream.dtype, codec) for part in split(stream.elements, sizes)
-                    ]
-                    streams.append(({"role": stream.role, "dtype": stream.dtype, "n": n}, chunks))
-                record: dict[str, Any] = {"name": name, "shape": list(shape), "dtype": "bf16", "method": ""}
-                record |= {"scheme": encoded.scheme, "parameters": dict(encoded.parameters)}
-                writer.add_tensor(record, streams, {})
-            writer.seal({})
-            writer.publish()
-        return path
+        return write_encoded(tmp_path / "tensors.spq", tensors, chunk_bytes, codec)
 
     return write
 

@@ -14,13 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import tiny
 import torch
 import transformers
+from encoded_files import write_encoded
 
 import spqfmt
-from spqfmt.codecs.chunks import chunk_sizes, split
-from spqfmt.container.encode import encode_chunk
-from spqfmt.container.writer import Writer
 from spqfmt.schemes.base import Encoded
-from spqfmt.wire import DTYPES
 
 
 @pytest.fixture(scope="session")
@@ -54,23 +51,7 @@ def write_tensor(tmp_path: Path) -> Callable[..., Path]:
     """Write one tensor to a file, its codes in chunks of about `chunk_bytes`."""
 
     def write(encoded: Encoded, shape: tuple[int, ...], chunk_bytes: int = 1 << 20, **extra: Any) -> Path:
-        path = tmp_path / "tensor.spq"
-        with Writer(path, 64, force=True) as writer:
-            writer.begin_segment("all")
-            streams = []
-            for stream in encoded.streams:
-                n, bits = stream.elements.size, DTYPES[stream.dtype].bits
-                sizes = stream.sizes
-                if sizes is None or stream.role == "codes":
-                    sizes = tuple(chunk_sizes(n, bits, stream.row_elements, chunk_bytes))
-                chunks = [encode_chunk(part, stream.dtype, "auto") for part in split(stream.elements, sizes)]
-                streams.append(({"role": stream.role, "dtype": stream.dtype, "n": n}, chunks))
-            record = {"name": "w", "shape": list(shape), "dtype": "bf16", "method": ""}
-            record |= {"scheme": encoded.scheme, "parameters": dict(encoded.parameters), **extra}
-            writer.add_tensor(record, streams, {})
-            writer.seal({})
-            writer.publish()
-        return path
+        return write_encoded(tmp_path / "tensor.spq", {"w": (encoded, shape)}, chunk_bytes, **extra)
 
     return write
 

@@ -19,6 +19,7 @@ from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.packing.options import pack_options
 from spqfmt.packing.pack import pack_model
 from spqfmt.progress import Silent
+from spqfmt.records import Stream, TensorRecord
 
 MakeModel = Callable[..., SourceModel]
 MakeTensor = Callable[..., SourceTensor]
@@ -178,21 +179,14 @@ def test_one_shard_alone_is_refused(make_model: MakeModel, tmp_path: Path) -> No
 
 
 def test_a_file_whose_tensors_need_each_other_is_not_cut(tmp_path: Path) -> None:
-    record: Json = {
-        "name": "a",
-        "shape": [16],
-        "dtype": "f32",
-        "scheme": "dense",
-        "method": "",
-        "parameters": {},
-    }
-    tied: Json = {"name": "b", "shape": [16], "dtype": "f32", "scheme": "tied", "method": "", "tied_to": "a"}
+    record = TensorRecord("a", (16,), "f32", "dense", streams=(Stream("values", "f32", 16),))
+    tied = TensorRecord("b", (16,), "f32", "tied", tied_to="a")
     values = encode_chunk(np.arange(16, dtype=np.float32), "f32", "auto")
     with Writer(tmp_path / "tied.spq", 64, force=True) as writer:
         writer.begin_segment("first")
-        writer.add_tensor(record, [({"role": "values", "dtype": "f32", "n": 16}, [values])], {})
+        writer.add_tensor(record, [[values]])
         writer.begin_segment("second")
-        writer.add_tensor(tied, [], {})
+        writer.add_tensor(tied, [])
         writer.seal({})
         writer.publish()
     spqfmt.repack(tmp_path / "tied.spq", tmp_path / "out.spq")

@@ -18,10 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.encode import encode_chunk
-from spqfmt.container.strict_json import Json
 from spqfmt.container.writer import Writer
+from spqfmt.records import Stream, TensorRecord
 
 KINDS = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -40,25 +39,19 @@ def make_file(path: Path, n_tensors: int, n_chunks: int, seed: int = 0) -> None:
             layer, kind = divmod(number, len(KINDS))
             if kind == 0:
                 writer.begin_segment(f"model.layers.{layer}")
-            record: Json = {
-                "name": f"model.layers.{layer}.{KINDS[kind]}.weight",
-                "shape": [n_chunks, COLUMNS],
-                "dtype": "bf16",
-                "scheme": "grouped",
-                "method": "rtn",
-                "parameters": {"group_size": GROUP, "bits": 4, "orientation": "rows"},
-                "streams": [],
-            }
+            record = TensorRecord(
+                name=f"model.layers.{layer}.{KINDS[kind]}.weight",
+                shape=(n_chunks, COLUMNS),
+                dtype="bf16",
+                scheme="grouped",
+                method="rtn",
+                parameters={"group_size": GROUP, "bits": 4, "orientation": "rows"},
+                streams=(Stream("codes", "u4", n_chunks * COLUMNS), Stream("scales", "f16", groups)),
+            )
             codes = np.clip(np.rint(random.normal(8, 2, (n_chunks, COLUMNS))), 0, 15).astype(np.uint8)
             scales = random.lognormal(-4, 0.3, groups).astype(np.float16)
-            streams: list[tuple[Json, list[EncodedChunk]]] = [
-                (
-                    {"role": "codes", "dtype": "u4", "n": codes.size},
-                    [encode_chunk(row, "u4", "rans") for row in codes],
-                ),
-                ({"role": "scales", "dtype": "f16", "n": groups}, [encode_chunk(scales, "f16", "auto")]),
-            ]
-            writer.add_tensor(record, streams, {})
+            chunks = [encode_chunk(row, "u4", "rans") for row in codes]
+            writer.add_tensor(record, [chunks, [encode_chunk(scales, "f16", "auto")]])
         writer.seal({"method": "rtn"})
         writer.publish()
 

@@ -9,8 +9,8 @@ from spqfmt.bench.data import ROW, synthetic
 from spqfmt.codecs.chunks import chunk_sizes, split
 from spqfmt.codecs.elements import CARRIERS
 from spqfmt.container.encode import encode_chunk
-from spqfmt.container.strict_json import Json
 from spqfmt.container.writer import Writer
+from spqfmt.records import Stream, TensorRecord
 
 N_LAYERS = 8
 DATA = {"int8": "i8", "bf16": "bf16"}
@@ -27,14 +27,10 @@ def write_model(path: Path, data: str, n_symbols: int) -> None:
             writer.begin_segment(name)
             rolled = np.roll(values, layer * ROW)  # the same statistics, other bytes
             chunks = [encode_chunk(part, dtype, "auto") for part in split(rolled, sizes)]
-            record: Json = {
-                "name": f"{name}.weight",
-                "shape": [values.size // ROW, ROW],
-                "dtype": dtype,
-                "scheme": "dense",
-                "method": "",
-                "parameters": {},
-            }
-            writer.add_tensor(record, [({"role": "values", "dtype": dtype, "n": values.size}, chunks)], {})
+            stream = Stream("values", dtype, values.size)
+            shape = (values.size // ROW, ROW)
+            writer.add_tensor(
+                TensorRecord(f"{name}.weight", shape, dtype, "dense", streams=(stream,)), [chunks]
+            )
         writer.seal({})
         writer.publish()

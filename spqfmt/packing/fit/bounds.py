@@ -9,14 +9,14 @@ from math import prod
 from spqfmt.errors import OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.kernels.torch_arrays import to_numpy
-from spqfmt.packing.fit.file_ledger import FileLedger, Ledger, SizedTensor, store
+from spqfmt.packing.fit.file_ledger import FileLedger, Ledger, store
 from spqfmt.packing.fit.memory_ledger import MemoryLedger
 from spqfmt.packing.fit.target import BitsPerWeight, Fit, MemoryBytes
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan, PlannedTensor
-from spqfmt.packing.records import stored_facts, tensor_record
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
+from spqfmt.records import TensorRecord
 from spqfmt.schemes.dense import Dense
 
 _MARGIN = 0.04
@@ -57,12 +57,12 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
         for t in plan.tensors
         if t.source.tied_to is None and t.source.name not in spent
     }
-    metadata = _METADATA | stored_facts(model)
+    metadata = _METADATA | model.stored_facts
     file = FileLedger.begin(
         _segments(plan), plan.segment_alignment, model.assets, metadata, identity=options.identity
     )
     n_counted = sum(t.n_weights for t in plan.tensors if t.treatment)
-    others = file.asset_bytes + sum(t.stored_bytes for t in fixed.values() if not t.record["method"])
+    others = file.asset_bytes + sum(sum(t.plane_bytes) for t in fixed.values() if not t.method)
     asked = options.fit
     assert asked is not None
     target = int(asked.bits * n_counted / 8) + others if isinstance(asked, BitsPerWeight) else asked.n_bytes
@@ -106,7 +106,7 @@ def _is_spent(planned: PlannedTensor, options: PackOptions) -> bool:
     return planned.source.role == "linear" or options.method_options.embedding_bits is None
 
 
-def _fixed(planned: PlannedTensor, options: PackOptions) -> SizedTensor:
+def _fixed(planned: PlannedTensor, options: PackOptions) -> TensorRecord:
     """A tensor whose bytes no step decides: stored as it is, or an embedding at given bits."""
     source = planned.source
     if planned.treatment:
@@ -114,7 +114,7 @@ def _fixed(planned: PlannedTensor, options: PackOptions) -> SizedTensor:
         encoded, method = value.encode(), options.method.name
     else:
         encoded, method = Dense(to_numpy(source.load()), source.dtype).encode(), ""
-    return store(tensor_record(source, encoded, method), encoded, options.codec.codec)
+    return store(planned.record(encoded, method), encoded, options.codec.codec)
 
 
 def _segments(plan: PackPlan) -> tuple[tuple[str, tuple[str, ...]], ...]:

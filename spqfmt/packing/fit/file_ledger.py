@@ -8,18 +8,17 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import ClassVar, Protocol, Self
 
-import numpy as np
-
 from spqfmt import wire
-from spqfmt.codecs.chunks import EncodedChunk
-from spqfmt.container.encode import compress_index, encode_chunk, encode_text
+from spqfmt.codecs.chunks import EncodedPlane
+from spqfmt.container.encode import compress_index, encode_asset, encode_chunk
+from spqfmt.container.index import asset_json, root_json
+from spqfmt.container.stream_records import store_stream
 from spqfmt.container.strict_json import Json, dump
+from spqfmt.container.tensor_records import store_tensor, tensor_json
 from spqfmt.importers.base import Asset
-from spqfmt.records import align, n_planes
-from spqfmt.schemes.base import Encoded, StreamData
+from spqfmt.records import AssetRecord, Stream, TensorRecord, align
+from spqfmt.schemes.base import Encoded
 
-_ASSET_CHUNK_BYTES = 1 << 20
-"""As the writer cuts them."""
 _RECORD_BYTES = 90
 """About what a tensor takes in the stored index, before any is known, without its digest."""
 _DIGEST_BYTES = 39
@@ -30,55 +29,29 @@ _INDEX_SLACK = 1.02
 """Records that are not known yet may compress worse than the others."""
 
 
-@dataclass(frozen=True)
-class SizedTensor:
-    """A tensor's record, and the stored bytes of its planes in the order of the file."""
-
-    record: Json
-    planes: tuple[int, ...]
-
-    @property
-    def placed_bytes(self) -> int:
-        """With the padding that follows each plane."""
-        return sum(align(plane, wire.CHUNK_ALIGNMENT) for plane in self.planes)
-
-    @property
-    def stored_bytes(self) -> int:
-        """Without padding."""
-        return sum(self.planes)
+def store(record: TensorRecord, encoded: Encoded, codec: str) -> TensorRecord:
+    """The record that the file will have, with all chunks encoded as the packer will, at places counted from 0."""
+    chunks = ([encode_chunk(part, s.dtype, codec) for part in s.chunks()] for s in encoded.streams)
+    shared = [replace(stream.record, same_as=0) for stream, _ in encoded.same_as.values()]
+    return store_tensor(record, chunks, shared, _Paper().put)
 
 
-def store(record: Json, encoded: Encoded, codec: str) -> SizedTensor:
-    """Encode all chunks as the packer will, and note their sizes. `record` is the tensor's without streams."""
-    streams: list[Json] = []
-    planes: list[int] = []
-    for stream in encoded.streams:
-        rows, entropies = [], [0.0] * n_planes(stream.dtype)
-        for chunk in _chunks(stream, codec):
-            row = [chunk.n_elements]
-            for number, plane in enumerate(chunk.planes):
-                row += [len(plane.stored), plane.codec, plane.crc32]
-                planes.append(len(plane.stored))
-                entropies[number] += plane.entropy_bits or 0
-            rows.append(row)
-        streams.append(
-            {
-                "role": stream.role,
-                "dtype": stream.dtype,
-                "n": stream.elements.size,
-                "chunks": rows,
-                "entropy_bits": [round(bits) for bits in entropies],
-            }
-        )
-    streams += [
-        {"role": role, "dtype": s.dtype, "n": s.elements.size, "same_as": 0}
-        for role, (s, _) in encoded.same_as.items()
-    ]
-    return SizedTensor({**record, "streams": streams}, tuple(planes))
+class _Paper:
+    """Takes planes as a writer does, and only counts where they would lie."""
+
+    def __init__(self) -> None:
+        self._end = 0
+
+    def put(self, plane: EncodedPlane, _: int) -> tuple[int, EncodedPlane]:
+        """Its place behind those that came before."""
+        begin = align(self._end, wire.CHUNK_ALIGNMENT)
+        self._end = begin + len(plane.stored)
+        return begin, plane
 
 
-def _chunks(stream: StreamData, codec: str) -> list[EncodedChunk]:
-    return [encode_chunk(part, stream.dtype, codec) for part in stream.chunks()]
+def placed_bytes(record: TensorRecord) -> int:
+    """Stored bytes of a tensor with the padding that follows each plane."""
+    return sum(align(plane, wire.CHUNK_ALIGNMENT) for plane in record.plane_bytes)
 
 
 class Ledger(Protocol):
@@ -86,7 +59,7 @@ class Ledger(Protocol):
 
     unit: ClassVar[str]
 
-    def knowing(self, more: Mapping[str, SizedTensor]) -> Self:
+    def knowing(self, more: Mapping[str, TensorRecord]) -> Self:
         """With more tensors known."""
         ...
 
@@ -107,11 +80,11 @@ class FileLedger:
 
     segments: tuple[tuple[str, tuple[str, ...]], ...]
     alignment: int
-    assets: tuple[SizedTensor, ...]
+    assets: tuple[AssetRecord, ...]
     metadata: Mapping[str, str]
     identity: bool = False
     """Whether the file will have content digests."""
-    known: Mapping[str, SizedTensor] = field(default_factory=dict)
+    known: Mapping[str, TensorRecord] = field(default_factory=dict)
     _n_compressed: int = 0
     _index_bytes: float = 0.0
 
@@ -129,27 +102,22 @@ class FileLedger:
         stored = tuple(_store_asset(asset) for asset in assets)
         return cls(segments, alignment, stored, metadata, identity).knowing({})
 
-    def knowing(self, more: Mapping[str, SizedTensor]) -> Self:
+    def knowing(self, more: Mapping[str, TensorRecord]) -> Self:
         """With more tensors known."""
         known = {**self.known, **more}
         missing = sum(len(names) for _, names in self.segments) - len(known)
         if missing and len(known) < _GROWTH * self._n_compressed:
             # Not worth compressing the index again.
             return replace(self, known=known)
-        records: list[Json] = [
-            known[name].record | self._digest(name)
+        records = [
+            tensor_json(known[name]) | self._digest(name)
             for _, names in self.segments
             for name in names
             if name in known
         ]
-        root: Json = {
-            "segment_alignment": self.alignment,
-            "segments": [{"name": name, "n_tensors": len(names)} for name, names in self.segments],
-            "tensors": records,
-            "assets": [asset.record for asset in self.assets],
-            "metadata": dict(self.metadata),
-            **self._digest(""),
-        }
+        segments: list[Json] = [{"name": name, "n_tensors": len(names)} for name, names in self.segments]
+        root = root_json(self.alignment, segments, records, list(map(asset_json, self.assets)), self.metadata)
+        root |= self._digest("")
         index_bytes = float(len(compress_index(dump(root), sum(len(names) for _, names in self.segments))))
         if missing:
             each = max(_RECORD_BYTES + _DIGEST_BYTES * self.identity, index_bytes / max(1, len(records)))
@@ -171,26 +139,20 @@ class FileLedger:
             new = True
             for name in names:
                 stored = self.known.get(name)
-                for plane in (round(expected.get(name, 0)),) if stored is None else stored.planes:
+                for plane in (round(expected.get(name, 0)),) if stored is None else stored.plane_bytes:
                     offset = align(offset, self.alignment if new else wire.CHUNK_ALIGNMENT) + plane
                     new = False
         for asset in self.assets:
-            for plane in asset.planes:
+            for plane in asset.stream.chunks.plane_bytes:
                 offset = align(offset, wire.CHUNK_ALIGNMENT) + plane
         return align(offset, wire.CHUNK_ALIGNMENT) + round(self._index_bytes) + wire.TRAILER_BYTES
 
     @property
     def asset_bytes(self) -> int:
         """Stored bytes of the assets."""
-        return sum(asset.stored_bytes for asset in self.assets)
+        return sum(asset.stream.stored_bytes for asset in self.assets)
 
 
-def _store_asset(asset: Asset) -> SizedTensor:
-    raw = np.frombuffer(asset.data, np.uint8)
-    chunks = [encode_text(raw[i : i + _ASSET_CHUNK_BYTES]) for i in range(0, raw.size, _ASSET_CHUNK_BYTES)]
-    rows = [[c.n_elements, *(n for p in c.planes for n in (len(p.stored), p.codec, p.crc32))] for c in chunks]
-    record: Json = {
-        "name": asset.name,
-        "stream": {"role": "asset", "dtype": "u8", "n": raw.size, "chunks": rows},
-    }
-    return SizedTensor(record, tuple(len(plane.stored) for chunk in chunks for plane in chunk.planes))
+def _store_asset(asset: Asset) -> AssetRecord:
+    stream = Stream("asset", "u8", len(asset.data))
+    return AssetRecord(asset.name, store_stream(stream, encode_asset(asset.data), _Paper().put))

@@ -15,10 +15,7 @@ from spqfmt import wire
 from spqfmt.cached import cached_property
 from spqfmt.codecs.chunks import chunk_sizes
 from spqfmt.container.reader import Reader
-from spqfmt.container.stream_records import streams_of
-from spqfmt.container.strict_json import member
 from spqfmt.importers.base import SourceModel
-from spqfmt.packing.fit.file_ledger import SizedTensor
 from spqfmt.packing.plan import PackPlan, PlannedTensor
 from spqfmt.records import FLOATS, Chunk, Chunks, PlaneChunk, Stream, TensorRecord, main_dtype
 from spqfmt.residency.inventory import Item, Totals
@@ -70,9 +67,9 @@ class MemoryLedger:
             records = [record for record in reader.index.tensors if record.tied_to is None]
         return cls(*_held(model, {record.name: record for record in records})).knowing_records(records)
 
-    def knowing(self, more: Mapping[str, SizedTensor]) -> Self:
+    def knowing(self, more: Mapping[str, TensorRecord]) -> Self:
         """With more tensors known."""
-        return self.knowing_records(_record(stored) for name, stored in more.items() if name in self.uses)
+        return self.knowing_records(more.values())
 
     def knowing_records(self, records: Iterable[TensorRecord]) -> Self:
         """With tensors known as a reader has them."""
@@ -130,21 +127,6 @@ def _totals(record: TensorRecord, uses: Mapping[str, Use]) -> Totals:
 
 def _scales(record: TensorRecord) -> int:
     return sum(stream.n for stream in record.streams if stream.role.endswith("_scales"))
-
-
-def _record(stored: SizedTensor) -> TensorRecord:
-    """As a reader will have it, but for the places in the file and of shared streams."""
-    record = stored.record
-    name = member(record, "name", str, "tensor")
-    return TensorRecord(
-        name=name,
-        shape=tuple(member(record, "shape", list, name)),
-        dtype=member(record, "dtype", str, name),
-        scheme=member(record, "scheme", str, name),
-        parameters=member(record, "parameters", dict, name),
-        streams=streams_of(record, name),
-        transposed="transposed" in record,
-    )
 
 
 def _bare(planned: PlannedTensor) -> TensorRecord:

@@ -12,11 +12,11 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from spqfmt.errors import OptionError
-from spqfmt.packing.fit.file_ledger import Ledger, SizedTensor, store
+from spqfmt.packing.fit.file_ledger import Ledger, placed_bytes, store
 from spqfmt.packing.plan import PlannedTensor
-from spqfmt.packing.records import tensor_record
 from spqfmt.quantize.ecq.allocation import TensorPlan
 from spqfmt.quantize.ecq.budget import Make
+from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Encoded, float_from_bits
 from spqfmt.schemes.uniform import Uniform
 
@@ -108,20 +108,20 @@ class SizeBudget:
         """Tensors that an interrupted pack has quantized."""
         self._settle({name: self._store(name, data) for name, data in encoded.items()})
 
-    def _settle(self, stored: Mapping[str, SizedTensor]) -> None:
+    def _settle(self, stored: Mapping[str, TensorRecord]) -> None:
         for name, tensor in stored.items():
             plan = self._left.pop(name, None)
             if plan is not None:
-                self._real += tensor.placed_bytes
+                self._real += placed_bytes(tensor)
                 self._expected += _expected(plan, tensor)
         self.ledger = self.ledger.knowing(stored)
 
-    def _ratio(self, more: Mapping[str, SizedTensor], *, alone: bool = False) -> float:
+    def _ratio(self, more: Mapping[str, TensorRecord], *, alone: bool = False) -> float:
         """Real bytes over expected ones of all tensors so far and `more`, or of `more` alone, where they count."""
         real, expected = (0.0, 0.0) if alone else (self._real, self._expected)
         for name, tensor in more.items():
             if self.ledger.counts(name):
-                real += tensor.placed_bytes
+                real += placed_bytes(tensor)
                 expected += _expected(self.plans[name], tensor)
         return real / expected if expected else 1.0
 
@@ -131,15 +131,15 @@ class SizeBudget:
             shift, made, {name: self._store(name, uniform.encode()) for name, uniform in made.items()}
         )
 
-    def _store(self, name: str, encoded: Encoded) -> SizedTensor:
-        return store(tensor_record(self.planned[name].source, encoded, "ecq"), encoded, self.codec)
+    def _store(self, name: str, encoded: Encoded) -> TensorRecord:
+        return store(self.planned[name].record(encoded, "ecq"), encoded, self.codec)
 
     def _is_finest(self, trial: "_Trial") -> bool:
         plans = [self.plans[name] for name in trial.stored]
         return all(plan.log_step(trial.shift) > plan.base + trial.shift for plan in plans)
 
     def _expecting(
-        self, left: Mapping[str, TensorPlan], more: Mapping[str, SizedTensor] = MappingProxyType({})
+        self, left: Mapping[str, TensorPlan], more: Mapping[str, TensorRecord] = MappingProxyType({})
     ) -> "_Expecting":
         ratio = self._ratio(more)
         return {name: (plan, ratio) for name, plan in left.items()}
@@ -163,22 +163,20 @@ class _Trial:
 
     shift: float
     made: Mapping[str, Uniform]
-    stored: dict[str, SizedTensor]
+    stored: dict[str, TensorRecord]
 
 
 _Expecting: TypeAlias = dict[str, tuple[TensorPlan, float]]
 """Plans by name, each with the ratio that its expected bytes are multiplied by."""
 
 
-def _expected(plan: TensorPlan, stored: SizedTensor) -> float:
+def _expected(plan: TensorPlan, stored: TensorRecord) -> float:
     """Bytes that were expected at the step that the tensor got."""
     return plan.n_weights * plan.curve.bits(_log_step(stored)) / 8 + plan.side_bytes
 
 
-def _log_step(stored: SizedTensor) -> float:
-    parameters = stored.record["parameters"]
-    assert isinstance(parameters, dict)
-    return math.log2(float(float_from_bits(parameters["step"], "step")))
+def _log_step(stored: TensorRecord) -> float:
+    return math.log2(float(float_from_bits(stored.parameters["step"], "step")))
 
 
 def _between(low: float, high: float, wanted: float) -> float:
