@@ -46,6 +46,6 @@ def make(threads: int) -> list[Contender]:
         for block_bytes in sorted({1 << SMALL_BLOCK_LOG2, default} if threads == 1 else {default}):
             coder = Rans(block_bytes.bit_length() - 1)
             label = f"{path} (best)" if path == best else path
-            select = partial(native.select_kernels, path)
+            select = partial(native.default_kernels, path)
             found.append(Contender("rans", label, block_bytes, coder, select=select))
     return found

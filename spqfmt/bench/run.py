@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from spqfmt.bench.registry import find
 from spqfmt.bench.report import Report
 from spqfmt.bench.rows import CodecRow, LoadRow, RunRow
 from spqfmt.errors import SpqError
-from spqfmt.kernels import backend
+from spqfmt.kernels import backend, native
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def run(file: Path | None, scale: BenchScale, told: Told, only: Kind | None = No
     runs: list[RunRow] = []
     missing: dict[str, str] = {}
     with (
-        backend.use(backend.backend()),
+        _kernels_as_before(),
         tempfile.TemporaryDirectory(prefix=".spqfmt-bench-", dir=file.parent if file else None) as name,
     ):
         if only in {None, "codecs"}:
@@ -71,6 +72,15 @@ def run(file: Path | None, scale: BenchScale, told: Told, only: Kind | None = No
                     raise
                 missing["run"] = str(error)
     return Report(here, scale.rounds, codecs, load, missing, runs)
+
+
+@contextmanager
+def _kernels_as_before() -> Iterator[None]:
+    """Contenders run in threads of their own, so each makes its kernels the process's."""
+    try:
+        yield
+    finally:
+        native.default_kernels(backend.current().kernels)
 
 
 def _codecs(file: Path | None, scale: BenchScale, told: Told) -> tuple[list[CodecRow], dict[str, str]]:

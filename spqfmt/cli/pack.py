@@ -180,7 +180,7 @@ def pack(
     """
     # torch takes seconds to import: not for --help.
     from spqfmt.cli.plan_table import print_plan
-    from spqfmt.codecs.threads import set_jobs
+    from spqfmt.codecs import threads
     from spqfmt.importers.registry import open_source
     from spqfmt.packing.fit.bounds import room_for
     from spqfmt.packing.fit.target import BitsPerWeight
@@ -190,8 +190,7 @@ def pack(
 
     checked = pack_options(**options)  # type: ignore[arg-type]  # click has checked the types
     check_name(out)
-    set_jobs(jobs)
-    with about(source, out):
+    with threads.jobs(jobs), about(source, out):
         model = open_source(source)
         if dry_run:
             plan = plan_pack(model, checked)

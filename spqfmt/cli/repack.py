@@ -11,8 +11,8 @@ from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.paths import OutputPath
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import size
+from spqfmt.codecs import threads
 from spqfmt.codecs.registry import CHOICES
-from spqfmt.codecs.threads import set_jobs
 from spqfmt.rewriting.repack import repack as write_file
 
 
@@ -60,9 +60,8 @@ def repack(
     spqfmt repack model.spq faster.spq --partial speed:25ms --rates laptop.json
     spqfmt repack faster.spq whole.spq
     """
-    set_jobs(jobs)
     progress = Bar("repacking", quiet=quiet or as_json)
-    with about(file, out):
+    with threads.jobs(jobs), about(file, out):
         report = write_file(
             file,
             out,

@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from spqfmt.codecs.threads import n_threads
+from spqfmt.kernels.context import current, using
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -89,40 +90,41 @@ class _Helpers:
             return self._threads
 
 
-_helpers = _Helpers(0)
-_helpers_lock = threading.Lock()
+_helpers: dict[int, _Helpers] = {}
+"""By their number: callers of one context share them, and those of another have their own."""
 
 
-def _helpers_now(n: int) -> _Helpers:
-    global _helpers  # noqa: PLW0603  # one set of threads in a process
-    with _helpers_lock:
-        if _helpers.n != n:
-            _helpers.close()
-            _helpers = _Helpers(n)
-        return _helpers
+def _helpers_of(n: int) -> _Helpers:
+    # Of two threads that come first at once one loses what it made, which has no threads yet.
+    return _helpers.get(n) or _helpers.setdefault(n, _Helpers(n))
 
 
 @atexit.register
 def _end() -> None:
-    for thread in _helpers.close():
+    for thread in [thread for helpers in list(_helpers.values()) for thread in helpers.close()]:
         thread.join()
 
 
 def _forget_threads() -> None:
     """In a forked child: the parent's threads are not here, and its locks may be held by one of them for ever."""
-    global _helpers, _helpers_lock
-    _helpers, _helpers_lock = _Helpers(0), threading.Lock()
+    _helpers.clear()
 
 
 os.register_at_fork(after_in_child=_forget_threads)
 
 
 def submit(work: Callable[..., _Out], *arguments: object) -> Task[_Out]:
-    """`work(*arguments)` on another thread if one is free before the result is asked for."""
-    task = Task(lambda: work(*arguments))
+    """`work(*arguments)` on another thread if one is free before the result is asked for, in the caller's context."""
+    context = current()
+
+    def in_context() -> _Out:
+        with using(context):
+            return work(*arguments)
+
+    task = Task(in_context)
     n = n_threads()
     if n > 1:
-        _helpers_now(n - 1).offer(task)
+        _helpers_of(n - 1).offer(task)
     return task
 
 

@@ -3,26 +3,24 @@
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from types import ModuleType
 from weakref import WeakSet
 
 from spqfmt.errors import BackendError
 from spqfmt.kernels import native
-
-_jobs: int | None = None
+from spqfmt.kernels.context import current, using
 
 
 def n_threads() -> int:
     """How many threads may work on what one caller wants, the caller among them.
 
-    That is `--jobs`; without it SPQFMT_THREADS; without it torch's number where torch is loaded, and else what torch
-    would take: the processors that this process may use, or OMP_NUM_THREADS of them. The variables are read once.
-    Raises BackendError where SPQFMT_THREADS is no number.
+    That is the context's (`--jobs`); without it SPQFMT_THREADS; without it torch's number where torch is loaded, and
+    else what torch would take: the processors that this process may use, or OMP_NUM_THREADS of them. The variables are
+    read once. Raises BackendError where SPQFMT_THREADS is no number.
     """
-    wanted = _jobs or _from_environment("SPQFMT_THREADS")
+    wanted = current().threads or _from_environment("SPQFMT_THREADS")
     if wanted is not None:
         return wanted
     of_torch = getattr(sys.modules.get("torch"), "get_num_threads", None)
@@ -69,21 +67,9 @@ def _bound(torch: ModuleType) -> None:
         torch.set_num_threads(max(1, (room - _OTHERS) // 2))
 
 
-def set_jobs(jobs: int | None) -> None:
-    """Overrule the number of threads (`--jobs`); None goes back to the environment's."""
-    global _jobs  # noqa: PLW0603  # one setting of the process, like the environment variable
-    _jobs = jobs
-
-
-@contextmanager
-def jobs(n: int) -> Iterator[None]:
-    """Another number of threads for a while, in the whole process."""
-    before = _jobs
-    set_jobs(n)
-    try:
-        yield
-    finally:
-        set_jobs(before)
+def jobs(n: int | None) -> using:
+    """A context manager: so many threads for a while (`--jobs`); None is the environment's number."""
+    return using(replace(current(), threads=n))
 
 
 _held: WeakSet[threading.Lock] = WeakSet()

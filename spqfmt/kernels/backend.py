@@ -7,31 +7,15 @@ native.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 
 from spqfmt.errors import BackendError
-from spqfmt.kernels import native
-from spqfmt.kernels.native import Buffer
+from spqfmt.kernels import context, native
+from spqfmt.kernels.context import Backend
 
 ENVIRONMENT_VARIABLE = "SPQFMT_BACKEND"
-
-
-@dataclass(frozen=True)
-class Backend:
-    """What codes rans chunks in host memory, and what computes on a device.
-
-    `kernels` names the native kernels, which also do checksums and byte planes. `device_kernels` is "triton" or "torch"
-    (spqfmt.kernels.device.choose), None for what suits the device; `device_zstd` that zstd chunks are decoded on the
-    device too, by nvCOMP.
-    """
-
-    name: str
-    kernels: str
-    rans_encode: Callable[[Buffer], bytes]
-    rans_decode: Callable[[Buffer, Buffer], None]
-    device_kernels: str | None = None
-    device_zstd: bool = False
 
 
 def _native(kernels: str) -> Backend:
@@ -80,8 +64,6 @@ _BACKENDS: dict[str, tuple[str | None, Callable[[str], Backend]]] = {
     "nvcomp": (None, _nvcomp),
 }
 
-_current: Backend | None = None
-
 
 def available() -> list[str]:
     """Names of the backends that code chunks in host memory in their own way on this machine."""
@@ -89,11 +71,15 @@ def available() -> list[str]:
 
 
 def current() -> Backend:
-    """Return the backend in use; the first call reads SPQFMT_BACKEND. BackendError: it cannot run here."""
-    global _current  # noqa: PLW0603  one per process, like the native kernels that it selects
-    if _current is None:
-        _current = _select(os.environ.get(ENVIRONMENT_VARIABLE) or "native")
-    return _current
+    """Return the backend of the context in force, else SPQFMT_BACKEND's. BackendError: it cannot run here."""
+    return context.current().backend or _of_environment()
+
+
+@cache  # the variable is read once
+def _of_environment() -> Backend:
+    found = find(os.environ.get(ENVIRONMENT_VARIABLE) or "native")
+    native.default_kernels(found.kernels)
+    return found
 
 
 def backend() -> str:
@@ -103,18 +89,17 @@ def backend() -> str:
 
 @contextmanager
 def use(name: str) -> Iterator[Backend]:
-    """Run with another backend for a while, in all threads. BackendError as for `current`."""
-    global _current  # noqa: PLW0603
-    before = current()
-    try:
-        _current = _select(name)
-        yield _current
-    finally:
-        native.select_kernels(before.kernels)
-        _current = before
+    """Run with another backend for a while, in the calling thread and what spqfmt starts for it.
+
+    BackendError as for `find`.
+    """
+    found = find(name)
+    with context.using(replace(context.current(), backend=found)):
+        yield found
 
 
-def _select(name: str) -> Backend:
+def find(name: str) -> Backend:
+    """The backend of a name. BackendError: there is none, or it cannot run here."""
     if name not in _BACKENDS:
         raise BackendError(f"unknown backend {name!r}; known are {', '.join(_BACKENDS)}")
     kernels, construct = _BACKENDS[name]
@@ -122,6 +107,4 @@ def _select(name: str) -> Backend:
         kernels = native.available_kernels()[0]
     if kernels not in native.available_kernels():
         raise BackendError(f"backend {name!r} cannot run on this machine; {', '.join(available())} can")
-    selected = construct(kernels)
-    native.select_kernels(kernels)
-    return selected
+    return construct(kernels)

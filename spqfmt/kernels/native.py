@@ -107,13 +107,21 @@ def kernel_variants() -> list[str]:
 
 
 def active_kernels() -> str:
-    """Name the set of kernels that runs."""
+    """Name the set of kernels that runs for the calling thread."""
     return _native.active_kernels()
 
 
 def select_kernels(name: str) -> None:
-    """Run another set of kernels from now on, in the whole process. ValueError: it cannot run here."""
+    """Run another set of kernels from now on for the calling thread, and for native threads that help it.
+
+    "" goes back to the process's default. ValueError: it cannot run here.
+    """
     _native.select_kernels(name)
+
+
+def default_kernels(name: str) -> None:
+    """Run this set of kernels in every thread that has selected none. ValueError: it cannot run here."""
+    _native.default_kernels(name)
 
 
 def usable_threads() -> int:

@@ -13,6 +13,7 @@ import torch
 from spqfmt.calibration.limits import within_limits
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import SpqError
+from spqfmt.kernels.context import current, using
 from spqfmt.loaders.tensors import LazyTensor, StoredModel
 from spqfmt.models.targets import Targets
 from spqfmt.progress import Progress
@@ -86,6 +87,7 @@ class _Reading:
 
     def __init__(self, dtype: torch.dtype, progress: Progress) -> None:
         self._exact = dtype == torch.float32
+        self._context = current()
         self._progress = progress
         # transformers asks from several threads: small tensors are decoded side by side, one thread each, and a large
         # one uses all cores for itself, so more of them at once than cores would only take memory.
@@ -93,7 +95,7 @@ class _Reading:
         self.error: SpqError | OSError | None = None
 
     def read(self, name: str, tensor: LazyTensor) -> torch.Tensor:
-        with self._turns:
+        with self._turns, using(self._context):
             try:
                 value = tensor.read(self._exact)
             except (SpqError, OSError) as error:

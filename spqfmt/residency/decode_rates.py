@@ -17,7 +17,8 @@ from spqfmt.codecs.registry import CODECS, CODECS_BY_ID
 from spqfmt.container.planes import decode_jobs
 from spqfmt.container.strict_json import Json
 from spqfmt.errors import OptionError
-from spqfmt.kernels import native
+from spqfmt.kernels import backend, native
+from spqfmt.kernels.context import Backend
 
 _LARGE_BYTES, _SMALL_BYTES = 1 << 20, 1 << 14
 _ROUNDS = 9
@@ -107,12 +108,16 @@ def _parse_rate(found: object) -> CodecRate | None:
     return CodecRate(bytes_per_s, chunk_ns) if sound else None
 
 
-@cache
 def measure_decode_rates() -> DecodeRates:
     """Of this machine and backend, on INT8 codes of a normal distribution; once in a process.
 
     Three digits are kept: the rest is noise, and the rates are stored in the file whose chunks they chose.
     """
+    return _measure(backend.current())
+
+
+@cache
+def _measure(_: Backend) -> DecodeRates:
     codes = np.random.default_rng(0).normal(0, 25, _LARGE_BYTES).clip(-127, 127).astype(np.int8)
     symbols = codes.view(np.uint8)
     out = np.empty_like(symbols)

@@ -1,4 +1,4 @@
-"""How fast this machine reads, decodes and computes: measured in some 100 ms, once in a process."""
+"""How fast this machine reads, decodes and computes: measured in some 100 ms, once in a process for each backend."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +10,8 @@ import numpy as np
 
 from spqfmt.codecs.registry import CODECS, CODECS_BY_ID
 from spqfmt.container.reader import Reader
-from spqfmt.kernels import native
+from spqfmt.kernels import backend, native
+from spqfmt.kernels.context import Backend, current
 from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats
 from spqfmt.residency.decode_rates import measure_decode_rates
 
@@ -37,19 +38,19 @@ class Rates:
 
 
 def measure_rates(reader: Reader) -> Rates:
-    """Rates of this machine, and of the disk that the open file lies on."""
-    copy, compute = _processor()
+    """Rates of this machine, and of the disk that the open file lies on, unless the context says how fast that is."""
+    copy, compute = _processor(backend.current())
     measured = measure_decode_rates()
     codecs = {name: copy for name in CODECS if name not in measured.codecs}
     codecs |= {
         name: 1e9 * _SAMPLE_BYTES / measured.decode_ns(CODECS[name].id, _SAMPLE_BYTES)
         for name in measured.codecs
     }
-    return Rates(_read(reader), compute, codecs)
+    return Rates(current().read_rate or _read(reader), compute, codecs)
 
 
 @cache
-def _processor() -> tuple[float, float]:
+def _processor(_: Backend) -> tuple[float, float]:
     """Rates of copying and computing, on codes of a normal distribution as INT8 layers have them."""
     codes = (
         np.random.default_rng(0).normal(0, 25, _SAMPLE_BYTES).clip(-127, 127).astype(np.int8).view(np.uint8)
@@ -82,11 +83,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 _read_rates: dict[Path, float] = {}
-
-
-def assume_read_rate(path: Path, rate: float) -> None:
-    """Plan with `rate` bytes a second for a file instead of measuring it; a low one keeps all in memory that fits."""
-    _read_rates[path] = rate
+"""What was measured."""
 
 
 def _read(reader: Reader) -> float:

@@ -110,12 +110,17 @@ def in_child(name: str, work: Work, expected: str) -> str:
 
 
 def every_work() -> dict[str, Work]:
-    from spqfmt.residency.rates import assume_read_rate
+    from spqfmt.kernels.context import Context, using
 
-    # Reading is slow, so that a plan keeps in memory what it can, and leaves the rest on disk.
-    assume_read_rate(file, 1e6)
     smallest = int((folder / "ceiling").read_text())
-    kept, _ = spqfmt.load_model(file, memory=smallest)
+
+    def from_disk() -> str:
+        # Reading is slow, so that a plan keeps in memory what it can, and leaves the rest on disk.
+        with using(Context(read_rate=1e6)):
+            return loaded(memory=smallest)
+
+    with using(Context(read_rate=1e6)):
+        kept, _ = spqfmt.load_model(file, memory=smallest)
     assert any(part.residency == "disk" for part in kept.packed_weights.plan.parts)
     return {
         "torch": products,
@@ -128,7 +133,7 @@ def every_work() -> dict[str, Work]:
         "repack": lambda: written(lambda out: spqfmt.repack(file, out, codec="zstd")),
         "decoded": loaded,
         "packed": lambda: loaded(packed=True),
-        "on disk": lambda: loaded(memory=smallest),
+        "on disk": from_disk,
         "loaded before": lambda: logits(kept),
     }
 

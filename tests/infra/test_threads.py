@@ -38,7 +38,7 @@ def python(code: str, **variables: str) -> str:
     return result.stdout.strip()
 
 
-ASK = "from spqfmt.codecs.threads import n_threads, set_jobs\n"
+ASK = "from spqfmt.codecs.threads import n_threads, jobs\n"
 MAIN = "from spqfmt.cli.main import main; main()"
 PROCESSORS = len(os.sched_getaffinity(0))
 
@@ -51,7 +51,7 @@ PROCESSORS = len(os.sched_getaffinity(0))
         ("", {"OMP_NUM_THREADS": "1,2"}, 1),
         ("", {"OMP_NUM_THREADS": "999"}, PROCESSORS),
         ("", {"OMP_NUM_THREADS": "1", "SPQFMT_THREADS": "4"}, 4),
-        ("set_jobs(6)\n", {"SPQFMT_THREADS": "4"}, 6),
+        ("jobs(6).__enter__()\n", {"SPQFMT_THREADS": "4"}, 6),
     ],
 )
 def test_whose_number_it_is(code: str, variables: dict[str, str], expected: int) -> None:

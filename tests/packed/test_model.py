@@ -18,9 +18,9 @@ import torch
 import spqfmt
 from spqfmt.container.reader import Reader
 from spqfmt.errors import ChecksumError, CorruptError, FormatError, OptionError, SpqError, TruncatedError
+from spqfmt.kernels.context import Context, using
 from spqfmt.loaders.packed import PackedEmbedding, PackedLinear
 from spqfmt.loaders.plan import plan_model
-from spqfmt.residency.rates import assume_read_rate
 
 INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(24)]])
 
@@ -216,9 +216,8 @@ def test_damage_found_while_loading(llama: Path) -> None:
     with pytest.raises(FormatError, match="up_proj"):
         spqfmt.load_model(llama, packed=True)
     # What stays compressed is checked when it is read, too: not in the middle of a text.
-    assume_read_rate(llama, 1.0)
     in_memory = plan_model(llama).plan.in_memory_bytes
-    with pytest.raises(ChecksumError, match="up_proj"):
+    with using(Context(read_rate=1.0)), pytest.raises(ChecksumError, match="up_proj"):
         spqfmt.load_model(llama, memory=in_memory)
 
 

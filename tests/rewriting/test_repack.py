@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import spqfmt
-from spqfmt.codecs.threads import set_jobs
+from spqfmt.codecs.threads import jobs
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.features import optional_mask
 from spqfmt.container.reader import Reader
@@ -207,12 +207,9 @@ def test_a_file_can_be_repacked_in_place(make_model: MakeModel, tmp_path: Path) 
 def test_the_number_of_threads_changes_nothing(make_model: MakeModel, tmp_path: Path, rates: Path) -> None:
     path = packed(make_model(), tmp_path / "m.spq", method="rtn", bits=8, codec="raw")
     contents = set()
-    for jobs in (1, 2, 5):
-        set_jobs(jobs)
-        try:
+    for n in (1, 2, 5):
+        with jobs(n):
             spqfmt.repack(path, tmp_path / "out.spq", partial="speed:50%", rates=rates, force=True)
-        finally:
-            set_jobs(None)
         contents.add((tmp_path / "out.spq").read_bytes())
     assert len(contents) == 1
 

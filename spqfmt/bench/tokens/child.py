@@ -15,10 +15,11 @@ from spqfmt import loaders
 from spqfmt.bench.tokens.configurations import Configuration
 from spqfmt.container.shards import open_readers
 from spqfmt.kernels import native
+from spqfmt.kernels.context import Context, using
 from spqfmt.loaders.speed import Workload, seconds_per_pass
 from spqfmt.residency.cpu import fetch_seconds, share_of_passes
 from spqfmt.residency.plan import Plan
-from spqfmt.residency.rates import Rates, assume_read_rate, measure_rates
+from spqfmt.residency.rates import Rates, measure_rates
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -68,17 +69,16 @@ def load(configuration: Configuration) -> tuple[Any, Loaded]:
     readers = open_readers(configuration.path)
     rates = measure_rates(readers[0])
     for reader in readers:
-        if configuration.keeps_all:
-            assume_read_rate(reader.path, 1.0)
         reader.close()
     before = resident_bytes()
     is_packed = configuration.packed or configuration.memory_bytes is not None
-    model, _ = loaders.load_model(
-        configuration.path,
-        dtype="bfloat16",
-        memory=configuration.memory_bytes,
-        packed=is_packed or None,
-    )
+    with using(Context(read_rate=1.0 if configuration.keeps_all else None)):
+        model, _ = loaders.load_model(
+            configuration.path,
+            dtype="bfloat16",
+            memory=configuration.memory_bytes,
+            packed=is_packed or None,
+        )
     weights: int = sum(parameter.nbytes for parameter in model.parameters())
     if not is_packed:
         return model, Loaded(weights, before, 0.0, 0.0, 0)

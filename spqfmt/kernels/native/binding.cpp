@@ -141,6 +141,7 @@ NB_MODULE(_native, m) {
   m.def("kernel_variants", &kernel_variants);
   m.def("active_kernels", [] { return std::string(active_kernels().name); });
   m.def("select_kernels", &select_kernels, nb::arg("name"));
+  m.def("default_kernels", &default_kernels, nb::arg("name"));
   bind_dequantize(m);
   bind_json(m);
   bind_multiply(m);

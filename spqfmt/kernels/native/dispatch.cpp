@@ -60,18 +60,32 @@ const Candidate& best() {
   throw std::logic_error("the scalar kernels run everywhere");
 }
 
-std::atomic<const Kernels*> active{nullptr};
+const Kernels& named(const std::string& name) {
+  for (const Candidate& candidate : kCandidates) {
+    const bool by_name = name == candidate.kernels.name && candidate.preferred();
+    if (by_name || (name == candidate.variant && candidate.supported())) return candidate.kernels;
+  }
+  throw std::invalid_argument("no kernels named '" + name + "' on this machine");
+}
+
+std::atomic<const Kernels*> of_process{nullptr};
+thread_local const Kernels* of_thread = nullptr;
 
 }  // namespace
 
 const Kernels& active_kernels() {
-  const Kernels* kernels = active.load(std::memory_order_acquire);
+  if (of_thread != nullptr) return *of_thread;
+  const Kernels* kernels = of_process.load(std::memory_order_acquire);
   if (kernels == nullptr) {
     kernels = &best().kernels;
-    active.store(kernels, std::memory_order_release);
+    of_process.store(kernels, std::memory_order_release);
   }
   return *kernels;
 }
+
+const Kernels* thread_kernels() { return of_thread; }
+
+void take_kernels(const Kernels* kernels) { of_thread = kernels; }
 
 std::vector<std::string> available_kernels() {
   std::vector<std::string> names;
@@ -91,15 +105,8 @@ std::vector<std::string> kernel_variants() {
   return names;
 }
 
-void select_kernels(const std::string& name) {
-  for (const Candidate& candidate : kCandidates) {
-    const bool by_name = name == candidate.kernels.name && candidate.preferred();
-    if (by_name || (name == candidate.variant && candidate.supported())) {
-      active.store(&candidate.kernels, std::memory_order_release);
-      return;
-    }
-  }
-  throw std::invalid_argument("no kernels named '" + name + "' on this machine");
-}
+void select_kernels(const std::string& name) { of_thread = name.empty() ? nullptr : &named(name); }
+
+void default_kernels(const std::string& name) { of_process.store(&named(name), std::memory_order_release); }
 
 }  // namespace spqfmt

@@ -1,4 +1,5 @@
-// Which set of kernels runs. Chosen once per process by what the processor can do, or by name.
+// Which set of kernels runs: what the calling thread has selected, else the process's default, which is what the processor
+// can do best. Threads that help another take its selection.
 #pragma once
 
 #include <cstddef>
@@ -28,14 +29,19 @@ struct Kernels {
   const MultiplyKernels* multiply;
 };
 
-// The kernels in use.
+// The kernels in use by the calling thread.
 const Kernels& active_kernels();
 // Names that select_kernels takes on this machine, best first; "scalar" is always there.
 std::vector<std::string> available_kernels();
 // All sets that this machine can run, also those that it has a faster one of the same name for. For tests and measurements.
 std::vector<std::string> kernel_variants();
-// Takes a name or a variant. Throws std::invalid_argument for one that this machine cannot run. Not for use while kernels run elsewhere:
-// that is safe, but a chunk in progress may finish with either set. Both give the same bytes.
+// For the calling thread, by a name or a variant; "" goes back to the default. Throws std::invalid_argument for one that this machine
+// cannot run.
 void select_kernels(const std::string& name);
+// For all threads that have selected none. Throws likewise.
+void default_kernels(const std::string& name);
+// What the calling thread has selected, nullptr for nothing; and how a thread that helps it takes that over.
+const Kernels* thread_kernels();
+void take_kernels(const Kernels* kernels);
 
 }  // namespace spqfmt

@@ -1,5 +1,7 @@
 #include "parallel.hpp"
 
+#include "dispatch.hpp"
+
 #include <algorithm>
 #include <future>
 #include <system_error>
@@ -75,7 +77,10 @@ void on_started(size_t n_helpers, const std::function<void()>& work) {
   helpers.reserve(n_helpers);
   for (size_t t = 0; t < n_helpers; t++) {
     try {
-      helpers.emplace_back(work);
+      helpers.emplace_back([&work, kernels = thread_kernels()] {
+        take_kernels(kernels);
+        work();
+      });
     } catch (const std::system_error&) {  // no memory for another stack, or a limit: the threads there are do it
       break;
     }

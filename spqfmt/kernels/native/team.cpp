@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "bitstream.hpp"
+#include "dispatch.hpp"
 #include "parallel.hpp"
 
 #if defined(__linux__)
@@ -71,7 +72,12 @@ void on_team(size_t n_threads, const std::function<void()>& work) {
   if (parallel == nullptr) {
     on_started(helpers.n(), work);
   } else {
-    parallel([](void* data) { (*static_cast<const std::function<void()>*>(data))(); }, const_cast<std::function<void()>*>(&work),
+    // The team's threads serve others too, so each takes the kernels anew.
+    std::function<void()> with_kernels = [&work, kernels = thread_kernels()] {
+      take_kernels(kernels);
+      work();
+    };
+    parallel([](void* data) { (*static_cast<const std::function<void()>*>(data))(); }, &with_kernels,
              static_cast<unsigned>(startable_in_team(helpers.n() + 1)), 0);
   }
 }

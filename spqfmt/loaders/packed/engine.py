@@ -10,6 +10,7 @@ from spqfmt.codecs.threads import lock_held_over_forks
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.kernels import backend
+from spqfmt.kernels.context import current, using
 from spqfmt.loaders.packed.buffers import View, allocate, lent
 from spqfmt.loaders.packed.room import Room
 from spqfmt.loaders.packed.store import Store
@@ -27,7 +28,8 @@ _CPU = torch.device("cpu")
 class HostWeights:
     """Serves any number of modules and threads, one computation at a time.
 
-    Takes over the readers and closes them with itself: by `close`, or when the last module that refers to it is gone.
+    It works in the context that it was made in, whatever is in force where it is called. It takes over the readers and
+    closes them with itself: by `close`, or when the last module that refers to it is gone.
     """
 
     def __init__(self, plan: Plan, readers: Sequence[Reader], dtype: torch.dtype) -> None:
@@ -39,6 +41,7 @@ class HostWeights:
             for reader in readers:
                 stack.callback(reader.close)
             backend.current()  # the kernels that SPQFMT_BACKEND names decode here too
+            self._context = current()
             self._numbers: dict[Part, int] = {p.item.part: number for number, p in enumerate(plan.parts)}
             # Of the other parts rows are looked up, and nothing else: they are no part of a pass.
             self._multiplied = {p.item.part for p in plan.parts if p.item.products}
@@ -91,16 +94,19 @@ class HostWeights:
         int8_activations: bool,
     ) -> torch.Tensor:
         """`x` [..., columns] times a tensor's matrix: [..., rows] in x's dtype. Raises what reading raises."""
-        y = matrix.multiply_whole(x, bias, int8_activations=int8_activations)
-        if y is not None:
-            return y
-        with self._lock:
-            return matrix.multiply(x, bias, self._lend, self._workspace, int8_activations=int8_activations)
+        with using(self._context):
+            y = matrix.multiply_whole(x, bias, int8_activations=int8_activations)
+            if y is not None:
+                return y
+            with self._lock:
+                return matrix.multiply(
+                    x, bias, self._lend, self._workspace, int8_activations=int8_activations
+                )
 
     def look_up(self, tensor: str, ids: torch.Tensor) -> torch.Tensor:
         """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype."""
         wanted = ids.reshape(-1)
-        with self._lock:
+        with using(self._context), self._lock:
             rows = self._matrices[tensor].look_up(wanted, self._lend_rows, self._workspace, self.dtype)
         return rows.reshape(*ids.shape, rows.shape[-1])
 
@@ -112,7 +118,7 @@ class HostWeights:
         """A tensor's matrix, [rows, columns] in the model's dtype, in memory of its own. Raises what reading raises."""
         matrix = self._matrices[tensor]
         lend = self._lend if self._parts[tensor][0] in self._multiplied else self._lend_rows
-        with self._lock:
+        with using(self._context), self._lock:
             return matrix.values(lend, self._workspace, self.dtype)
 
     def _matrix(self, parts: tuple[Part, ...], sides: Sides) -> HostMatrix:
