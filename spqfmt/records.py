@@ -110,9 +110,14 @@ class Chunks(Sequence[Chunk]):
         return rows
 
     @property
-    def records(self) -> tuple[tuple[int, ...], bytes]:
-        """All of the records, to be compared."""
-        return self._rows.shape, self._rows.tobytes()
+    def coded(self) -> "Chunks":
+        """Those of which some plane is stored by another codec than raw."""
+        which = np.flatnonzero((self._rows[:, 2::3] != wire.CODEC_RAW).any(1))
+        return self if len(which) == len(self) else Chunks(self._rows[which], self._table[which])
+
+    def alike(self, other: "Chunks") -> bool:
+        """Whether the records are the same, wherever the chunks lie."""
+        return np.array_equal(self._rows, other._rows)
 
     @property
     def n_elements(self) -> _Int64:
@@ -140,9 +145,14 @@ class Chunks(Sequence[Chunk]):
         return int(self._table[:, 1].sum()) * int(self._table.shape[1] - 2)
 
     @property
+    def n_stored_planes(self) -> int:
+        """Of all chunks that hold elements."""
+        return int(np.count_nonzero(self.n_elements)) * int(self._table.shape[1] - 2)
+
+    @property
     def codecs(self) -> set[int]:
         """Those of all planes."""
-        return {codec for codecs in self._rows[:, 2::3].T.tolist() for codec in codecs}
+        return set(self._rows[:, 2::3].ravel().tolist())
 
 
 def _chunk(row: list[int], place: list[int]) -> Chunk:

@@ -1,12 +1,12 @@
 """`spqfmt diff`: two files of one model side by side."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import click
 from rich.console import Console
 
+from spqfmt.cli.json_text import echo_json
 from spqfmt.cli.parameters import SPQ, complete_tensors
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.table import Column, Table
@@ -71,7 +71,7 @@ def diff(
         progress=Bar("comparing", quiet=quiet or as_json),
     )
     if as_json:
-        click.echo(json.dumps(report.to_json()))
+        echo_json(report.without_tensors() | {"tensors": report.tensors})
     elif not quiet:
         _show(report, first, second, error=error)
     ctx.exit(0 if report.equal else 1)
@@ -85,7 +85,7 @@ def _show(report: DiffReport, first: Path, second: Path, *, error: bool) -> None
         Column("change"), Column("bits/w of first", spare=1), Column("bits/w of second"),
         Column("error"), Column("largest error", spare=2),
     )  # fmt: skip
-    console.print(Table(titles, [_row(tensor) for tensor in tensors]), crop=False)
+    Table(titles, [_row(tensor) for tensor in tensors]).print(console)
     click.echo()
     names = [printable(str(path)) for path in (first, second)]
     sizes = report.first.file_bytes, report.second.file_bytes

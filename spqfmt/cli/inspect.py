@@ -1,26 +1,27 @@
 """`spqfmt inspect`: what every tensor costs."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import click
 from rich.console import Console
 
 from spqfmt.cli import charts
 from spqfmt.cli.inspect_tables import error_of, group_table, parts_table, stream_table, summary, tensor_table
+from spqfmt.cli.json_text import echo_json, shallow
 from spqfmt.cli.parameters import MODEL, SPQ, complete_tensors
 from spqfmt.cli.pictures import draw, html_option, png_option
 from spqfmt.cli.units import matcher, printable
 from spqfmt.reading.report import (
     GROUPINGS,
     FileReport,
+    Grouping,
     GroupReport,
     TensorReport,
-    group,
+    each_group,
     inspect_file,
 )
 
@@ -87,7 +88,7 @@ _SORT_KEYS: dict[str, Callable[[_Row], float]] = {
 def inspect(
     *,
     file: Path,
-    by: str,
+    by: Grouping | Literal["tensor"],
     sort: str,
     patterns: tuple[str, ...],
     measure: bool,
@@ -129,15 +130,13 @@ def inspect(
         draw(whole, report, file, html, png)
         if not as_json:
             return
-    report = replace(
-        report,
-        tensors=tuple(_sorted(report.tensors, sort)),
-        groups={key: tuple(_sorted(of, sort)) for key, of in report.groups.items()},
-    )
     if as_json:
-        click.echo(json.dumps(report.to_json()))
+        groups = {key: _sorted(each_group(report.tensors, key), sort) for key in GROUPINGS}
+        found = shallow(report)
+        del found["tensors"]
+        echo_json({**found, "groups": groups, "tensors": _sorted(report.tensors, sort)})
     else:
-        _show(report, by, file, reference)
+        _show(report, by, sort, file, reference)
 
 
 def _chosen(report: FileReport, patterns: Sequence[str]) -> FileReport:
@@ -153,10 +152,10 @@ def _chosen(report: FileReport, patterns: Sequence[str]) -> FileReport:
             else "the file has no tensors",
             param_hint="--tensor",
         )
-    return replace(report, tensors=tensors, groups={key: group(tensors, key) for key in GROUPINGS})
+    return replace(report, tensors=tensors)
 
 
-def _sorted(rows: Sequence[_R], key: str) -> Sequence[_R]:
+def _sorted(rows: Iterable[_R], key: str) -> Iterable[_R]:
     if key == "file":
         return rows
     if key == "name":
@@ -164,18 +163,20 @@ def _sorted(rows: Sequence[_R], key: str) -> Sequence[_R]:
     return sorted(rows, key=_SORT_KEYS[key], reverse=True)
 
 
-def _show(report: FileReport, by: str, file: Path, reference: Path | None) -> None:
+def _show(
+    report: FileReport, by: Grouping | Literal["tensor"], sort: str, file: Path, reference: Path | None
+) -> None:
     console = Console(highlight=False)
     say = partial(console.print, markup=False, soft_wrap=True)
     if by != "tensor":
-        console.print(group_table(report.groups[by], by), crop=False)
+        group_table([*_sorted(each_group(report.tensors, by), sort)], by).print(console)
     elif len(report.tensors) == 1:
         _show_one(report.tensors[0], console)
     else:
-        console.print(tensor_table(report.tensors, report.totals.n_tensors), crop=False)
+        tensor_table([*_sorted(report.tensors, sort)], report.totals.n_tensors).print(console)
     say()
     if len(report.tensors) == report.totals.n_tensors:
-        console.print(parts_table(report), crop=False)
+        parts_table(report).print(console)
         say()
     say(summary(report, file.name))
     unknown = [t.name for t in report.tensors if t.measured is not None and t.measured.error is None]
@@ -186,9 +187,9 @@ def _show(report: FileReport, by: str, file: Path, reference: Path | None) -> No
 
 def _show_one(tensor: TensorReport, console: Console) -> None:
     say = partial(console.print, markup=False, soft_wrap=True)
-    console.print(tensor_table([tensor], 1), crop=False)
+    tensor_table([tensor], 1).print(console)
     say()
-    console.print(stream_table(tensor), crop=False)
+    stream_table(tensor).print(console)
     measured = tensor.measured
     if measured is None:
         return

@@ -47,5 +47,5 @@ def print_plan(plan: PackPlan, options: PackOptions, *, as_json: bool) -> None:
         for _, members in plan.segments
         for tensor in members
     ]
-    Console(highlight=False).print(Table(columns, rows), crop=False)
+    Table(columns, rows).print(Console(highlight=False))
     click.echo(f"{size(plan.raw_bytes)} to pack with method {options.method.name}; nothing was written")

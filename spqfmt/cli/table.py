@@ -1,13 +1,15 @@
 """A table of many rows. rich's own takes a second for a thousand of them; this one takes some milliseconds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.segment import Segment
+from rich.segment import Segment, Segments
 from rich.style import Style
 
+_AT_ONCE = 256
 _GAP = "  "
 _SHORTEST_NAME = 28
 
@@ -34,6 +36,15 @@ class Table:
         self._rows = rows
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from chain.from_iterable(self._lines(console, options))
+
+    def print(self, console: Console) -> None:
+        """Print it, some lines at a time: the console holds all that it is given at once."""
+        lines = self._lines(console, console.options)
+        while some := list(chain.from_iterable(islice(lines, _AT_ONCE))):
+            console.print(Segments(some), end="", crop=False)
+
+    def _lines(self, console: Console, options: ConsoleOptions) -> Iterator[Iterator[Segment]]:
         limit = options.max_width if console.is_terminal else None
         cells = list(zip(*self._rows, strict=True)) or [()] * len(self._columns)
         widths = [
@@ -49,9 +60,9 @@ class Table:
             widths[0] = max(min(widths[0], limit - others), 1)
         bold = Style(bold=True)
         styles = [Style.parse(self._columns[i].style) if self._columns[i].style else None for i in shown]
-        yield from self._line([c.title for c in self._columns], shown, widths, [bold] * len(shown))
+        yield self._line([c.title for c in self._columns], shown, widths, [bold] * len(shown))
         for row in self._rows:
-            yield from self._line(row, shown, widths, styles)
+            yield self._line(row, shown, widths, styles)
 
     def _fit(self, shown: list[int], widths: list[int], limit: int) -> list[int]:
         while True:
@@ -63,7 +74,7 @@ class Table:
 
     def _line(
         self, row: Sequence[str], shown: list[int], widths: list[int], styles: Sequence[Style | None]
-    ) -> RenderResult:
+    ) -> Iterator[Segment]:
         last = max((place for place, i in enumerate(shown) if row[i]), default=0)
         for place, (i, style) in enumerate(zip(shown[: last + 1], styles, strict=False)):
             text, width = row[i], widths[i]

@@ -17,8 +17,9 @@ def compact(report: FileReport, name: str) -> dict[str, object]:
     """The page's data but for the residency plan. Bytes and counts are those of the report, to the last one."""
     layers, projections, words = Numbered[str](), Numbered[str](), Numbered[str]()
     tensors = report.tensors
-    for by, numbers in (("layer", layers), ("projection", projections)):
-        for group in report.groups[by]:
+    groups = report.groups
+    for of_report, numbers in ((groups["layer"], layers), (groups["projection"], projections)):
+        for group in of_report:
             numbers.of(group.name)
     streams = [
         [
@@ -31,8 +32,8 @@ def compact(report: FileReport, name: str) -> dict[str, object]:
         "name": name,
         "file_bytes": report.file_bytes,
         "assets": report.assets,
-        "layers": _groups(report.groups["layer"]),
-        "projections": _groups(report.groups["projection"]),
+        "layers": _groups(groups["layer"]),
+        "projections": _groups(groups["projection"]),
         "tensors": {
             "name": [t.name for t in tensors],
             "layer": [layers.of(t.layer) for t in tensors],

@@ -5,7 +5,7 @@ the same bits, and the same assets. How they are stored (scheme, codec, order, t
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
@@ -62,13 +62,15 @@ class DiffReport:
 
     def to_json(self) -> dict[str, object]:
         """As plain data: of the files their sizes and totals, of tensors what differs."""
+        return self.without_tensors() | {"tensors": [t.to_json() for t in self.tensors]}
+
+    def without_tensors(self) -> dict[str, object]:
+        """The same without what differs tensor by tensor."""
         files = {
             key: {"file_bytes": file.file_bytes, "metadata": file.metadata, "totals": asdict(file.totals)}
             for key, file in (("first", self.first), ("second", self.second))
         }
-        return {"equal": self.equal, **files, "assets": self.assets} | {
-            "tensors": [t.to_json() for t in self.tensors]
-        }
+        return {"equal": self.equal, **files, "assets": self.assets}
 
 
 def diff_files(
@@ -88,7 +90,7 @@ def diff_files(
     reports = inspect_file(first), inspect_file(second)
     with ExitStack() as stack:
         files = _open(first, stack), _open(second, stack)
-        a, b = (_by_name(readers) for readers in files)
+        a, b = (_holders(readers) for readers in files)
         by_name = [{t.name: t for t in report.tensors} for report in reports]
         chosen = [n for n in dict.fromkeys((*a, *b)) if matches is None or matches(n)]
         if matches is not None and not chosen:
@@ -98,7 +100,7 @@ def diff_files(
         tensors = []
         for name in chosen:
             pair = by_name[0].get(name), by_name[1].get(name)
-            tensors.append(_tensor(name, pair, a.get(name), b.get(name), error))
+            tensors.append(_tensor(name, pair, _held(a, name), _held(b, name), error))
             shown.advance(pair[0].raw_bytes if pair[0] else 0, name)
         assets = _asset_differences(*files) if matches is None else {}
     return DiffReport(*reports, tuple(tensors), assets)
@@ -111,8 +113,13 @@ def _open(path: str | os.PathLike[str], stack: ExitStack) -> tuple[Reader, ...]:
     return readers
 
 
-def _by_name(readers: tuple[Reader, ...]) -> dict[str, Held]:
-    return {record.name: (reader, record) for reader in readers for record in reader.index.tensors}
+def _holders(readers: tuple[Reader, ...]) -> dict[str, Reader]:
+    return {name: reader for reader in readers for name in reader.index.by_name}
+
+
+def _held(holders: Mapping[str, Reader], name: str) -> Held | None:
+    reader = holders.get(name)
+    return None if reader is None else (reader, reader.index.by_name[name])
 
 
 def _tensor(
@@ -171,14 +178,14 @@ def same_content(a: Held, b: Held) -> bool:
 def stored_alike(a: Held, b: Held) -> bool:
     """Whether both tensors are the same stored bytes with the same meaning; FormatError where these are damaged."""
     records = [holder(reader, record) for reader, record in (a, b)]
-    meaning = [
-        (r.scheme, r.parameters, r.transposed, r.view, [_outline(s) for s in r.streams]) for r in records
-    ]
+    meaning = [(r.scheme, r.parameters, r.transposed, r.view, len(r.streams)) for r in records]
     if meaning[0] != meaning[1]:
+        return False
+    if not all(map(_alike, *(record.streams for record in records))):
         return False
     for ours, theirs in zip(*(record.streams for record in records), strict=True):
         streams = a[0].owner(ours), b[0].owner(theirs)
-        if _outline(streams[0]) != _outline(streams[1]):
+        if not _alike(*streams):
             return False
         for chunk, twin in zip(*(stream.chunks.held for stream in streams), strict=True):
             for mine, other in zip(chunk.planes, twin.planes, strict=True):
@@ -191,9 +198,10 @@ def stored_alike(a: Held, b: Held) -> bool:
     return True
 
 
-def _outline(stream: Stream) -> tuple[object, ...]:
-    """All of a stream's record but places in the file."""
-    return stream.role, stream.dtype, stream.n, stream.chunks.records
+def _alike(one: Stream, other: Stream) -> bool:
+    """Whether all of two streams' records is the same but places in the file."""
+    outlines = [(s.role, s.dtype, s.n) for s in (one, other)]
+    return outlines[0] == outlines[1] and one.chunks.alike(other.chunks)
 
 
 def same_weights(a: Held, b: Held) -> bool:

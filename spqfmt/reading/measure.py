@@ -19,7 +19,8 @@ from spqfmt.kernels import native
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.distance import to_numbers
 from spqfmt.reading.reference import Reference, open_reference
-from spqfmt.reading.report.records import FileReport, Histogram, Measured, OutlierMap
+from spqfmt.reading.report.file import FileReport
+from spqfmt.reading.report.records import Histogram, Measured, OutlierMap
 from spqfmt.records import FLOATS, TensorRecord
 from spqfmt.schemes.outliers import bands
 from spqfmt.wire import DTYPES, SMALL_FLOATS
@@ -49,7 +50,7 @@ def measure_file(
         readers = open_readers(path)
         for reader in readers:
             stack.callback(reader.close)
-        holders = {record.name: reader for reader in readers for record in reader.index.tensors}
+        holders = {name: reader for reader in readers for name in reader.index.by_name}
         chosen = [t for t in report.tensors if t.tied_to is None and (names is None or t.name in names)]
         other = None if reference is None else stack.enter_context(open_reference(Path(reference)))
         if other is not None and chosen and not any(other.shape(t.name) == t.shape for t in chosen):

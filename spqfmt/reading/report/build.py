@@ -1,17 +1,20 @@
 """A file's index -> its report. Of the payload only the first bytes of chunks are read: the size of their tables."""
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from spqfmt import wire
 from spqfmt.codecs.registry import CODECS_BY_ID
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import model_bytes, open_readers
-from spqfmt.reading.report.groups import GROUPINGS, group, mean_entropy
+from spqfmt.reading.report.file import FileReport
+from spqfmt.reading.report.groups import mean_entropy
 from spqfmt.reading.report.names import layer_of, projection_of
-from spqfmt.reading.report.records import CostParts, FileReport, FileTotals, StreamReport, TensorReport
+from spqfmt.reading.report.records import CostParts, FileTotals, StreamReport, TensorReport
 from spqfmt.reading.report.tables import table_bytes
-from spqfmt.records import Stream, TensorRecord
+from spqfmt.records import Stream, TensorRecord, bf16_bytes
 
 _DIGEST_BYTES = 32
 _CRC_BYTES = 4
@@ -29,12 +32,16 @@ def inspect_file(path: str | os.PathLike[str]) -> FileReport:
 
 def _report(readers: tuple[Reader, ...], path: Path) -> FileReport:
     file_bytes = model_bytes(path, readers)
-    tensors = tuple(
-        report_tensor(reader, record, segment.name, file_bytes)
-        for reader in readers
-        for segment in reader.index.segments
-        for record in reader.index.tensors_of(segment)
-    )
+    tensors: list[TensorReport] = []
+    crc_bytes = 0
+    for reader in readers:
+        n_planes = sum(a.stream.chunks.n_stored_planes for a in reader.index.assets)
+        for segment in reader.index.segments:
+            for record in reader.index.tensors_of(segment):
+                n_planes += sum(stream.chunks.n_stored_planes for stream in record.streams)
+                tensors.append(report_tensor(reader, record, segment.name, file_bytes))
+        # A compressed index holds each CRC-32 in 4 bytes or a little more; an index of like chunks may need less.
+        crc_bytes += min(_CRC_BYTES * n_planes, reader.trailer.index_stored_bytes)
     return FileReport(
         format_version=f"{wire.FORMAT_MAJOR}.{max(reader.trailer.minor for reader in readers)}",
         file_bytes=file_bytes,
@@ -43,13 +50,14 @@ def _report(readers: tuple[Reader, ...], path: Path) -> FileReport:
         metadata=dict(readers[0].index.metadata),
         partial_plan=readers[0].index.partial_plan,
         assets={a.name: a.stream.stored_bytes for reader in readers for a in reader.index.assets},
-        totals=_totals(readers, tensors, file_bytes),
-        groups={by: group(tensors, by) for by in GROUPINGS},
-        tensors=tensors,
+        totals=_totals(readers, tensors, file_bytes, crc_bytes),
+        tensors=tuple(tensors),
     )
 
 
-def _totals(readers: tuple[Reader, ...], tensors: tuple[TensorReport, ...], file_bytes: int) -> FileTotals:
+def _totals(
+    readers: tuple[Reader, ...], tensors: Sequence[TensorReport], file_bytes: int, crc_bytes: int
+) -> FileTotals:
     shard_index_bytes = file_bytes - sum(reader.file_bytes for reader in readers)
     tensor_bytes = sum(t.stored_bytes for t in tensors)
     asset_bytes = sum(a.stream.stored_bytes for reader in readers for a in reader.index.assets)
@@ -57,7 +65,6 @@ def _totals(readers: tuple[Reader, ...], tensors: tuple[TensorReport, ...], file
     header_bytes, trailer_bytes = len(readers) * wire.HEADER_BYTES, len(readers) * wire.TRAILER_BYTES
     around_bytes = asset_bytes + index_bytes + header_bytes + trailer_bytes + shard_index_bytes
     padding_bytes = file_bytes - tensor_bytes - around_bytes
-    crc_bytes = sum(map(_crc_bytes, readers))
     digest_bytes = len(readers) * _DIGEST_BYTES
     n_weights, raw_bytes = sum(t.n_weights for t in tensors), sum(t.raw_bytes for t in tensors)
     outliers = sum(t.outliers for t in tensors)
@@ -72,7 +79,7 @@ def _totals(readers: tuple[Reader, ...], tensors: tuple[TensorReport, ...], file
         n_tensors=len(tensors),
         n_weights=n_weights,
         raw_bytes=raw_bytes,
-        bf16_bytes=sum(t.bf16_bytes for r in readers for t in r.index.tensors if t.tied_to is None),
+        bf16_bytes=sum(bf16_bytes(t.dtype, t.n_weights) for t in tensors),
         bits_per_weight=8 * file_bytes / n_weights if n_weights else 0.0,
         entropy_bits_per_weight=mean_entropy(tensors),
         ratio=raw_bytes / file_bytes,
@@ -85,16 +92,8 @@ def _totals(readers: tuple[Reader, ...], tensors: tuple[TensorReport, ...], file
         header_bytes=header_bytes,
         trailer_bytes=trailer_bytes,
         shard_index_bytes=shard_index_bytes,
-        parts=sum((t.parts for t in tensors), around),
+        parts=CostParts.sum((around, *(t.parts for t in tensors))),
     )
-
-
-def _crc_bytes(reader: Reader) -> int:
-    """A compressed index holds each CRC-32 in 4 bytes or a little more; an index of like chunks may need less."""
-    streams = [stream for tensor in reader.index.tensors for stream in tensor.streams]
-    streams += [asset.stream for asset in reader.index.assets]
-    n = sum(len(chunk.planes) for stream in streams for chunk in stream.chunks if chunk.n_elements)
-    return min(_CRC_BYTES * n, reader.trailer.index_stored_bytes)
 
 
 def report_tensor(reader: Reader, record: TensorRecord, segment: str, file_bytes: int) -> TensorReport:
@@ -128,7 +127,7 @@ def report_tensor(reader: Reader, record: TensorRecord, segment: str, file_bytes
         share=stored_bytes / file_bytes,
         outliers=outliers,
         outlier_share=outliers / n if n else 0.0,
-        parts=sum(map(_parts, streams), CostParts()),
+        parts=_parts(streams),
         streams=streams,
     )
 
@@ -155,7 +154,7 @@ def part_of(role: str) -> str:
 
 
 def _stream(reader: Reader, record: TensorRecord, stream: Stream) -> StreamReport:
-    codecs = {CODECS_BY_ID[p.codec].name for chunk in stream.chunks for p in chunk.planes}
+    codecs = {CODECS_BY_ID[codec].name for codec in stream.chunks.codecs}
     return StreamReport(
         role=stream.role,
         dtype=stream.dtype,
@@ -169,6 +168,9 @@ def _stream(reader: Reader, record: TensorRecord, stream: Stream) -> StreamRepor
     )
 
 
-def _parts(stream: StreamReport) -> CostParts:
-    of_elements = {stream.part: stream.stored_bytes - stream.table_bytes}
-    return CostParts(tables=stream.table_bytes, **of_elements)
+def _parts(streams: Sequence[StreamReport]) -> CostParts:
+    parts: Counter[str] = Counter()
+    for stream in streams:
+        parts[stream.part] += stream.stored_bytes - stream.table_bytes
+        parts["tables"] += stream.table_bytes
+    return CostParts(**parts)

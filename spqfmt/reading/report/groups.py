@@ -1,6 +1,6 @@
 """Tensors added up by what they have in common."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 from spqfmt.reading.report.records import CostParts, GroupReport, TensorReport
@@ -16,10 +16,16 @@ GROUPINGS: dict[Grouping, Callable[[TensorReport], str]] = {
 
 def group(tensors: Iterable[TensorReport], by: Grouping) -> tuple[GroupReport, ...]:
     """The tensors in groups, in the order in which a group's first tensor comes."""
+    return tuple(each_group(tensors, by))
+
+
+def each_group(tensors: Iterable[TensorReport], by: Grouping) -> Iterator[GroupReport]:
+    """Those of `group`, one after the other."""
     members: dict[str, list[TensorReport]] = {}
     for tensor in tensors:
         members.setdefault(GROUPINGS[by](tensor), []).append(tensor)
-    return tuple(add_up(name, of) for name, of in members.items())
+    for name, of in members.items():
+        yield add_up(name, of)
 
 
 def add_up(name: str, tensors: Sequence[TensorReport]) -> GroupReport:
@@ -38,7 +44,7 @@ def add_up(name: str, tensors: Sequence[TensorReport]) -> GroupReport:
         share=sum(t.share for t in tensors),
         outliers=outliers,
         outlier_share=outliers / n_weights if n_weights else 0.0,
-        parts=sum((t.parts for t in tensors), CostParts()),
+        parts=CostParts.sum(t.parts for t in tensors),
     )
 
 

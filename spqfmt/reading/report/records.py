@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from operator import add
+from operator import attrgetter
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CostParts:
     """Bytes by what they are for. Those of a whole file add up to its bytes."""
 
@@ -37,13 +37,21 @@ class CostParts:
     @property
     def total(self) -> int:
         """Sum of all parts."""
-        return sum(vars(self).values())
+        return sum(_numbers(self))
+
+    @classmethod
+    def sum(cls, parts: Iterable[CostParts]) -> CostParts:
+        """Each part of all of them together."""
+        return cls(*map(sum, zip(*map(_numbers, parts), strict=True)))
 
     def __add__(self, other: CostParts) -> CostParts:
-        return CostParts(*map(add, vars(self).values(), vars(other).values()))
+        return CostParts.sum((self, other))
 
 
-@dataclass(frozen=True)
+_numbers = attrgetter(*CostParts.__slots__)
+
+
+@dataclass(frozen=True, slots=True)
 class StreamReport:
     """One stream. `codec` joins the codecs of its chunks, as in raw+rans; shared for one that another tensor holds.
 
@@ -112,7 +120,7 @@ class Measured:
     error: Distance | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorReport:
     """One tensor. `raw_bytes` is its size in its source dtype, 0 for a tied one.
 
@@ -149,7 +157,7 @@ class TensorReport:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GroupReport:
     """Several tensors together, as a `TensorReport` tells them of one.
 
@@ -195,27 +203,3 @@ class FileTotals:
     trailer_bytes: int
     shard_index_bytes: int
     parts: CostParts
-
-
-@dataclass(frozen=True)
-class FileReport:
-    """All of `inspect --json`. `groups` holds them by layer, by projection and by scheme, in the file's order.
-
-    `content` is the digest of what the tensors hold (3.5), None where the file does not say it.
-    `partial_plan` is how the chunks to compress were chosen (FORMAT.md 3.4), None where all are compressed.
-    """
-
-    format_version: str
-    file_bytes: int
-    n_files: int
-    content: str | None
-    metadata: dict[str, str]
-    partial_plan: Mapping[str, object] | None
-    assets: dict[str, int]
-    totals: FileTotals
-    groups: dict[str, tuple[GroupReport, ...]]
-    tensors: tuple[TensorReport, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """As plain data."""
-        return asdict(self)

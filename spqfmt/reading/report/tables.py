@@ -14,7 +14,7 @@ def table_bytes(reader: Reader, stream: Stream, what: str) -> int:
     Reads the first bytes of each encoded chunk, decodes nothing. Raises CorruptError where they make no sense.
     """
     total = 0
-    for chunk in stream.chunks:
+    for chunk in stream.chunks.coded:
         for plane in chunk.planes:
             codec = CODECS_BY_ID[plane.codec]
             if codec.feature is None or not plane.stored_bytes:
