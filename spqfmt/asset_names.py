@@ -1,7 +1,7 @@
 """Names of assets (FORMAT.md 7), and which of them may be files in a folder: those that no other program runs."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from spqfmt import wire
@@ -9,6 +9,10 @@ from spqfmt import wire
 Kind = Literal["data", "code"]
 _NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]+(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]+)*")
 _MAX_NAME_BYTES = 255
+# Weights and what says which belong together: other programs read them and run nothing.
+_WEIGHT_ENDINGS = (".safetensors", ".gguf", *wire.ASSET_NEVER_ENDINGS)
+# In every repository of a hub.
+_ATTRIBUTES = ".gitattributes"
 
 
 def is_asset_name(name: str) -> bool:
@@ -21,6 +25,18 @@ def as_files(names: Iterable[str]) -> dict[str, Kind]:
 
     Code is written only where the user asks for it.
     """
+    return _chosen(names, _kind)
+
+
+def source_kinds(names: Iterable[str]) -> dict[str, Kind]:
+    """Like `as_files` for the files of a source, which hold weights and what goes with them too (7.2).
+
+    What is neither data nor weights that nothing unpickles counts as code.
+    """
+    return _chosen(names, _kind_of_source)
+
+
+def _chosen(names: Iterable[str], kind_of: Callable[[list[str]], Kind | None]) -> dict[str, Kind]:
     kinds: dict[str, Kind] = {}
     taken: set[str] = set()
     folders: set[str] = set()
@@ -28,7 +44,7 @@ def as_files(names: Iterable[str]) -> dict[str, Kind]:
         lower = name.lower()
         parts = lower.split("/")
         above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
-        kind = _kind(parts)
+        kind = kind_of(parts)
         clashes = lower in taken or lower in folders or not above.isdisjoint(taken)
         if kind is not None and not clashes and is_asset_name(name):
             kinds[name] = kind
@@ -47,6 +63,15 @@ def _kind(parts: list[str]) -> Kind | None:
     in_folder = len(parts) > 1 and last.endswith(wire.ASSET_FOLDER_ENDINGS)
     is_data = last.endswith(wire.ASSET_DATA_ENDINGS) or last in wire.ASSET_DATA_NAMES
     return "data" if is_data or in_folder else None
+
+
+def _kind_of_source(parts: list[str]) -> Kind | None:
+    *folders, last = parts
+    if any(map(_is_odd, folders)) or (_is_odd(last) and last != _ATTRIBUTES):
+        return None
+    if last.endswith(_WEIGHT_ENDINGS) or last == _ATTRIBUTES:
+        return "data"
+    return _kind(parts) or "code"
 
 
 def _is_odd(part: str) -> bool:

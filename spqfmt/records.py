@@ -5,12 +5,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import NamedTuple, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt import wire
+
+if TYPE_CHECKING:
+    from spqfmt.container.source_records import Sources
 from spqfmt.cached import cached_property
 
 _Int64: TypeAlias = NDArray[np.int64]
@@ -335,6 +338,7 @@ class Index:
     shard: Shard | None = None
     chunk_alignment: int | None = None
     content: str | None = None
+    sources: "Sources | None" = None
     json_of: Callable[[int], dict[str, object]] = field(default=lambda _: {}, compare=False)
     """A tensor's record, by its number, with all that stands in it."""
 

@@ -1,6 +1,7 @@
 """`spqfmt unpack`: a .spq file back to a Hugging Face folder."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -22,9 +23,27 @@ from spqfmt.cli.progress import Bar
 @click.option(
     "--with-code", is_flag=True, help="Write the model's own code too. Read it before anything runs it."
 )
+@click.option(
+    "--as",
+    "as_",
+    type=click.Choice(["source", "dense"]),
+    help="source: the files that FILE was packed from, byte for byte. dense: plain weights. [default: source where "
+    "FILE can give it]",
+)
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
-def unpack(*, file: Path, out_dir: Path, keep_packed: bool, with_code: bool, quiet: bool) -> None:
-    """Write FILE as a Hugging Face folder: safetensors, config, tokenizer. Quantized tensors are dequantized.
+def unpack(
+    *,
+    file: Path,
+    out_dir: Path,
+    keep_packed: bool,
+    with_code: bool,
+    as_: Literal["source", "dense"] | None,
+    quiet: bool,
+) -> None:
+    """Write FILE as a folder: the very files that it was packed from, where nothing was quantized.
+
+    They are compared with their SHA-256. Any other FILE gives safetensors, config and tokenizer as Hugging Face has
+    them; quantized tensors are dequantized.
 
     Files of FILE that could be run or followed by other programs are left out, and named.
 
@@ -41,8 +60,11 @@ def unpack(*, file: Path, out_dir: Path, keep_packed: bool, with_code: bool, qui
             out_dir,
             keep_packed=keep_packed,
             with_code=with_code,
+            as_=as_,
             progress=Bar("unpacking", quiet=quiet),
         )
     if not quiet:
-        click.echo(f"{out_dir}: written", err=True)
+        n = len(report.written)
+        what = f"{n} file{'' if n == 1 else 's'}, identical to the source" if report.identical else "written"
+        click.echo(f"{out_dir}: {what}", err=True)
         tell_left_out(report.left_out)

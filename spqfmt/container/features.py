@@ -63,6 +63,7 @@ def _of_dtype(dtype: str) -> set[str]:
 def optional_features(index: Index) -> set[str]:
     """Names of the optional features that the index uses beside its tensors."""
     used = {"assets"} if index.assets else set()
+    used |= {"sources"} if index.sources is not None else set()
     used |= {"content"} if index.content is not None else set()
     return used | ({"partial_plan"} if index.partial_plan is not None else set())
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from spqfmt import wire
 from spqfmt.asset_names import is_asset_name
 from spqfmt.container.features import ALL_REQUIRED, index_features, required_mask
+from spqfmt.container.source_records import SOURCES, check_sources, parse_sources
 from spqfmt.container.stream_records import STREAM, parse_streams, stream_json
 from spqfmt.container.strict_json import Json, hex_digest, member, optional
 from spqfmt.container.tensor_records import RecordReader, check_name
@@ -38,6 +39,7 @@ _ROOT: Wanted = {
         "rates": {"zstd": _RATES, "rans": _RATES},
     },
     "shard": {"number": "scalar", "count": "scalar"},
+    "sources": SOURCES,
 }
 _SEGMENT: Wanted = {"name": "scalar", "n_tensors": "scalar"}
 _ASSET: Wanted = {"name": "scalar", "stream": STREAM}
@@ -91,8 +93,11 @@ def parse_index(
         _shard(root),
         optional(root, "chunk_alignment", int, "index"),
         content,
+        parse_sources(root, text, {asset.name: asset.stream.n for asset in assets}),
         reader.json_of,
     )
+    if index.sources is not None and index.shard is None:
+        check_sources(index.sources, len(names), file_bytes)
     undeclared = required_mask(index_features(index)) & ~declared
     if undeclared:
         raise CorruptError(f"feature bit {undeclared.bit_length() - 1} is used but not declared")

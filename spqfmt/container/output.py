@@ -114,12 +114,14 @@ class Output:
     def _first(self) -> Writer:
         return self._writers[0] if self._writers else self._begin_file()  # a model may have no tensors
 
-    def seal_unpublished(self, assets: Mapping[str, bytes], metadata: Mapping[str, str]) -> Path:
+    def seal_unpublished(
+        self, assets: Mapping[str, bytes], metadata: Mapping[str, str], sources: Json | None = None
+    ) -> Path:
         """Write assets and index of an output that is one file. It can be read at the path, until the context ends."""
         first = self._first()
         for name, data in assets.items():
             first.add_asset(name, data)
-        first.seal(metadata)
+        first.seal(metadata, sources=sources)
         return first.temporary
 
     def finish(
@@ -128,8 +130,9 @@ class Output:
         metadata: Mapping[str, str],
         partial_plan: Json | None = None,
         unknown: Unknown = NOTHING_UNKNOWN,
+        sources: Json | None = None,
     ) -> list[Sealed]:
-        """Write assets and indexes, then publish every file, the shards' index last.
+        """Write assets and indexes, `sources` into the first, then publish every file, the shards' index last.
 
         With `force`, shards of a model that was there under this name and had another number of them are removed.
         """
@@ -138,7 +141,7 @@ class Output:
             first.add_asset(name, data)
         content = self._content()
         if not self._is_sharded:
-            sealed = [first.seal(metadata, partial_plan, unknown=unknown, content=content)]
+            sealed = [first.seal(metadata, partial_plan, unknown=unknown, content=content, sources=sources)]
             first.publish()
             return sealed
         count = len(self._writers)
@@ -150,6 +153,7 @@ class Output:
                 shard_path(self._path, number, count),
                 unknown,
                 content,
+                sources if number == 1 else None,
             )
             for number, writer in enumerate(self._writers, start=1)
         ]

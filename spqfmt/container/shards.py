@@ -8,6 +8,7 @@ from spqfmt import wire
 from spqfmt.container.located import located
 from spqfmt.container.output import INDEX_SUFFIX, shard_path
 from spqfmt.container.reader import Reader
+from spqfmt.container.source_records import check_sources
 from spqfmt.container.strict_json import Json, member, objects, parse
 from spqfmt.errors import CorruptError, FormatError, LimitError, UnsupportedError
 from spqfmt.records import Shard
@@ -30,6 +31,9 @@ def open_readers(path: str | os.PathLike[str]) -> tuple[Reader, ...]:
             names = [name for reader in readers for name in reader.index.by_name]
             if len(set(names)) != len(names):
                 raise CorruptError("a tensor is in two shards")
+            sources = readers[0].index.sources
+            if sources is not None:
+                check_sources(sources, len(names), sum(reader.file_bytes for reader in readers))
     except BaseException:
         for reader in readers:
             reader.close()

@@ -188,6 +188,7 @@ class Writer:
         path: Path | None = None,
         unknown: Unknown = NOTHING_UNKNOWN,
         content: str | None = None,
+        sources: Json | None = None,
     ) -> Sealed:
         """Write index and trailer and make the file durable; `publish` then gives it its name.
 
@@ -202,6 +203,7 @@ class Writer:
         root |= {} if partial_plan is None else {"partial_plan": partial_plan}
         root |= {} if shard is None else {"shard": asdict(shard)}
         root |= {} if content is None else {"content": content}
+        root |= {} if sources is None else {"sources": sources}
         text = dump(root)
         if len(text) > wire.MAX_INDEX_RAW_BYTES:
             # Digests are the one thing in an index that can be left out.

@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import struct
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +17,7 @@ import torch
 from spqfmt.asset_names import as_files
 from spqfmt.codecs.elements import pack_elements
 from spqfmt.errors import EncodeError
+from spqfmt.exporters.folder import refuse_full, whole_folder
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES
 from spqfmt.records import dense_bytes
 from spqfmt.safetensors_names import to_safetensors
@@ -75,10 +75,7 @@ def export_huggingface(
     cannot hold: by its name, or because its elements fill no whole bytes.
     """
     folder = Path(folder)
-    if folder.is_symlink():
-        raise FileExistsError(f"{folder}: is a link; give the folder that it leads to")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: exists and is not an empty folder")
+    refuse_full(folder)
     tensors = [tensor for tensor in tensors if tensor.tied_to is None]
     if any(tensor.name == _METADATA for tensor in tensors):
         raise EncodeError(
@@ -93,10 +90,7 @@ def export_huggingface(
     refused = next(iter(set(assets) - set(as_files(assets))), None)
     if refused is not None:
         raise EncodeError(f"asset {refused!r} has no name that may be written into a folder (FORMAT.md 7.1)")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
-    partial.mkdir()
-    try:
+    with whole_folder(folder) as partial:
         if copies:
             _copy(copies, partial)
         else:
@@ -106,12 +100,6 @@ def export_huggingface(
             file = partial / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _copy(files: Sequence[Path], folder: Path) -> None:

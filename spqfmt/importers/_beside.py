@@ -37,6 +37,10 @@ class Beside:
 
     kept: Mapping[str, SourceFile]
     left_out: Mapping[str, str]
+    named: Mapping[str, SourceFile]
+    """All of these files, and those of folders that are left out but not hidden."""
+    weights: frozenset[str]
+    """Names of those that hold weights."""
 
 
 def files_beside(folder: Path) -> Beside:
@@ -44,9 +48,12 @@ def files_beside(folder: Path) -> Beside:
     files: dict[str, SourceFile] = {}
     left_out: dict[str, str] = {}
     parts = _module_folders(folder)
+    all_names: list[str] = []
     for entry in sorted(folder.iterdir()):
         if entry.is_dir():
             inside = [] if entry.name.startswith(".") or entry.is_symlink() else list(_walk(folder, entry))
+            if len(inside) <= _MAX_IN_FOLDER:
+                all_names += inside
             reason = _why_not_folder(entry, inside, is_part=entry.name in parts)
             if reason:
                 left_out[f"{entry.name}/"] = reason
@@ -54,10 +61,29 @@ def files_beside(folder: Path) -> Beside:
             names = inside
         else:
             names = [entry.name]
+            all_names += names
         _divide(folder, names, files, left_out)
     _leave_out_clashes(files, left_out)
     _leave_out_large(files, left_out)
-    return Beside(files, left_out)
+    named = {
+        name: files.get(name) or SourceFile(folder / name)
+        for name in all_names
+        if (folder / name).is_file() and _is_text(name)
+    }
+    weights = frozenset(name for name in named if _is_weights(name))
+    return Beside(files, left_out, named, weights)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name can stand in an index: it may be no UTF-8, and Python has surrogates then."""
+    return len(name.encode(errors="replace")) <= wire.MAX_NAME_BYTES and not any(
+        "\ud800" <= character <= "\udfff" for character in name
+    )
+
+
+def _is_weights(name: str) -> bool:
+    lower = name.lower()
+    return lower.endswith((*_WEIGHTS, ".spq")) and not lower.endswith(".index.json")
 
 
 def _divide(folder: Path, names: list[str], files: dict[str, SourceFile], left_out: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ that is written over gives other weights without a word. A read that falls short
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -72,6 +73,16 @@ class SourceFile:
                 done += n_read
             if _FileState.of(os.fstat(file.fileno())) != self._state:
                 raise self._changed(what)
+
+    def sha256(self) -> str:
+        """Digest of the whole file in hex; see `read_into`."""
+        digest = hashlib.sha256()
+        buffer = bytearray(min(_COMPARE_BYTES, self.n_bytes))
+        for at in range(0, self.n_bytes, len(buffer) or 1):
+            part = memoryview(buffer)[: self.n_bytes - at]
+            self.read_into(at, part)
+            digest.update(part)
+        return digest.hexdigest()
 
     def check_unchanged(self) -> None:
         """Raise ImporterError when the file is not what it was."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from spqfmt.importers._source_file import SourceChangedError, SourceFile
 from spqfmt.records import FACT_PREFIX
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     import torch
 
 Role = Literal["linear", "embedding", "head", "other"]
+
+
+class Place(NamedTuple):
+    """Where a tensor's elements lie in a file of the source: row-major, little-endian, as a dense tensor restores them.
+
+    `file` is a name of `SourceModel.named_files`.
+    """
+
+    file: str
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,8 @@ class SourceTensor:
     """As what codes the source stores it, such as "Q8_0"; empty where it stores elements of `dtype`."""
     stored: Callable[[], Quantized] | None = None
     """The codes in the terms of a scheme, which restores the very values of `load`; None where none can hold them."""
+    place: Place | None = None
+    """None where the source has other bytes for it, or none of its own."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,10 @@ class SourceModel:
     """What has quantized it already, such as "gptq"; empty where its tensors are weights."""
     files: tuple[SourceFile, ...] = ()
     """What it was read from, as these files were when it was opened."""
+    named_files: Mapping[str, SourceFile] = field(default_factory=dict)
+    """All files of the source that can be named, by their names in it, weights, assets and what is left out."""
+    other_weights: frozenset[str] = frozenset()
+    """Those of them that hold weights which are not the model's."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What the headers of safetensors files say of the model, such as its licence and base model."""
     left_out: Mapping[str, str] = field(default_factory=dict)

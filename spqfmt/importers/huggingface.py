@@ -15,7 +15,7 @@ from spqfmt.importers._quantized import quantized_by
 from spqfmt.importers._safetensors import METADATA, Header, Stored, loader, read_header, same_bits
 from spqfmt.importers._source_file import SourceFile
 from spqfmt.importers._weight_files import WeightFiles, explain_no_weights, weight_files
-from spqfmt.importers.base import Asset, SourceModel, SourceTensor
+from spqfmt.importers.base import Asset, Place, SourceModel, SourceTensor
 from spqfmt.records import FLOATS
 from spqfmt.wire import SMALL_FLOATS
 
@@ -46,6 +46,7 @@ class HuggingFaceImporter:
         architecture = _architecture(config)
         facts, lost = _facts(headers)
         own = {file.path.name for file in files}
+        named = {**beside.named, **{file.path.name: file for file in files}}
         return SourceModel(
             tensors=_tensors(stored, config, architecture),
             assets=tuple(Asset(name, file.read_all()) for name, file in beside.kept.items()),
@@ -53,6 +54,8 @@ class HuggingFaceImporter:
             source_kind=self.kind,
             quantized=quantized_by(config, ((name, t.shape, t.dtype) for name, t in stored.items())),
             files=(*files, *beside.kept.values()),
+            named_files=dict(sorted(named.items())),
+            other_weights=beside.weights - own,
             facts=facts,
             left_out={n: reason for n, reason in beside.left_out.items() if n not in own} | lost,
         )
@@ -137,6 +140,7 @@ def _tensors(
                 transposed=name in transposed,
                 tied_to=source if source != name else None,
                 load=loader(source, entry),
+                place=Place(own.file.path.name, own.offset) if (own := stored.get(name)) else None,
             )
         )
     return tuple(tensors)

@@ -14,6 +14,7 @@ Wanted: TypeAlias = str | int | tuple[int, "Wanted"] | Mapping[str, "Wanted"]
 scalar      a string, an integer, a boolean, None
 integers    a list of integers: their int64 bytes
 rows        a list of lists of integers, all of one length: their int64 bytes, and that length (0 without any)
+lists       a list of lists of integers: their int64 bytes, and the int64 bytes of the lists' lengths
 strings     an object whose values are strings: a dict
 N           a list of at most N values: int64 bytes, begin and end of each in the text; LimitError for a longer one
 (N, {...})  a list of at most N objects: a list of dicts; CorruptError for a longer one

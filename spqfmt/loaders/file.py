@@ -19,6 +19,7 @@ from spqfmt.models.treatments import Treatment, treatment
 from spqfmt.reading.report import TensorReport, report_tensor
 from spqfmt.reading.restore import column_scale, numbers_of, restore, restore_first
 from spqfmt.reading.rows import read_tensor
+from spqfmt.reading.source_files import asset_holders
 from spqfmt.records import TensorRecord
 from spqfmt.wire import DTYPES
 
@@ -160,11 +161,8 @@ class SpqFile(Mapping[str, TensorHandle]):
     @cached_property
     def assets(self) -> dict[str, bytes]:
         """The model's small files by name: configuration, tokenizer, chat template."""
-        return {
-            asset.name: reader.read_asset(asset.name)
-            for reader in self._readers
-            for asset in reader.index.assets
-        }
+        holders = asset_holders(self._readers)
+        return {name: reader.read_asset(name) for name, reader in holders.items()}
 
     @property
     def content(self) -> str | None:

@@ -21,6 +21,7 @@ from spqfmt.container.content import content_of_encoded
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
+from spqfmt.container.strict_json import Json
 from spqfmt.errors import EncodeError, ImporterError, OptionError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.importers.registry import open_source
@@ -28,8 +29,9 @@ from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.packing.fit.bounds import room_for, room_notes
 from spqfmt.packing.kept import KeptTensors
 from spqfmt.packing.options import PackArguments, PackOptions, pack_options
-from spqfmt.packing.plan import PlannedTensor, plan_pack
+from spqfmt.packing.plan import KEEPING, PlannedTensor, plan_pack
 from spqfmt.packing.resume import ResumeFolder
+from spqfmt.packing.sources import SourceDescription
 from spqfmt.progress import Progress, Silent
 from spqfmt.quantize.base import KeepingMethod
 from spqfmt.quantize.calibrated import is_calibrated
@@ -159,6 +161,9 @@ def pack_model(
 
             calibrated = CalibratedResults(model, plan, options, folder, stage=progress.stage)
         encoder = _Encoder(options, calibrated)
+        description = None
+        if options.identity and options.method.name == KEEPING:
+            description = SourceDescription(model, plan)
         waiting: list[tuple[PlannedTensor, _Prepared]] = []
 
         def write() -> None:
@@ -186,12 +191,19 @@ def pack_model(
         model.check_unchanged()
         assets = model.asset_data
         metadata = _metadata(model, options, calibrated)
+        sources: Json | None = None
+        whole_files: set[str] = set()
+        if description is not None and model.named_files:
+            found, literals = description.finish()
+            sources = found.to_json()
+            whole_files = {file.name for file in found.files if file.pieces is not None}
+            assets = {**assets, **{asset.name: asset.data for asset in literals}}
         if options.speed:
             progress.stage("choosing chunks")
-            reader = stack.enter_context(Reader(whole.seal_unpublished(assets, metadata)))
+            reader = stack.enter_context(Reader(whole.seal_unpublished(assets, metadata, sources)))
             sealed = Rewrite([reader], options.speed, options.codec.codec).write(output, Silent())
         else:
-            sealed = output.finish(assets, metadata, options.codec.partial_plan)
+            sealed = output.finish(assets, metadata, options.codec.partial_plan, sources=sources)
         if folder is not None:
             folder.remove()
     file_bytes = sum(file.file_bytes for file in sealed)
@@ -210,8 +222,8 @@ def pack_model(
         time.monotonic() - started,
         left_dense,
         notes,
-        tuple(asset.name for asset in model.assets),
-        model.left_out,
+        (*(asset.name for asset in model.assets), *sorted(whole_files & model.left_out.keys())),
+        {name: reason for name, reason in model.left_out.items() if name not in whole_files},
     )
 
 

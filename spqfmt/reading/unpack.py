@@ -5,14 +5,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from spqfmt.asset_names import as_files
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_readers, refuse_lone_shard
+from spqfmt.errors import OptionError
+from spqfmt.exporters.folder import whole_folder
 from spqfmt.exporters.huggingface import export_huggingface
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.restore import restore
+from spqfmt.reading.source_files import CODE, NO_NAME, SourceFiles, asset_holders
 from spqfmt.records import FACT_PREFIX, TensorRecord
 
 if TYPE_CHECKING:
@@ -21,10 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UnpackReport:
-    """What became of the model's small files. `left_out`: names of those that were not written, with the reason."""
+    """What became of the model's files. `left_out`: names of those that were not written, with the reason.
+
+    `written` are its small files, or with `identical` all files of the source that were written as they were.
+    """
 
     written: tuple[str, ...]
     left_out: Mapping[str, str]
+    identical: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,13 @@ def unpack(
     *,
     keep_packed: bool = False,
     with_code: bool = False,
+    as_: Literal["source", "dense"] | None = None,
     progress: Progress | None = None,
 ) -> UnpackReport:
-    """Write safetensors, config and tokenizer of a packed model into `folder`, which must not hold anything.
+    """Write a packed model into `folder`, which must not hold anything.
+
+    A file that can give its source's files back (FORMAT.md 7.2) gives them, byte for byte and compared with their
+    SHA-256; any other, and all with `as_` dense, gives safetensors, config and tokenizer. `as_` source refuses instead.
 
     Quantized tensors are dequantized. With `keep_packed` the weights stay in a copy of the file: transformers loads
     such a folder once spqfmt is imported. Of the model's small files those are written that FORMAT.md 7.1 allows in a
@@ -82,6 +93,18 @@ def unpack(
         for reader in readers:
             stack.callback(reader.close)
         refuse_lone_shard(path, readers)
+        sources = SourceFiles(readers, with_code=with_code)
+        if not keep_packed and as_ != "dense":
+            sources.check()
+            if sources.has_weights:
+                shown.start(sum(file.file_bytes for file in sources.written))
+                with whole_folder(Path(folder)) as partial:
+                    sources.write(partial, shown)
+                return UnpackReport(tuple(f.name for f in sources.written), sources.left_out, identical=True)
+            if as_ == "source":
+                raise OptionError(
+                    f"{path}: it cannot give back the files of its source; leave --as source out for plain weights"
+                )
         assets, report = _chosen(readers, with_code=with_code)
         if keep_packed:
             copies = [reader.path for reader in readers]
@@ -101,13 +124,13 @@ def unpack(
 
 def _chosen(readers: Sequence[Reader], *, with_code: bool) -> tuple[dict[str, bytes], UnpackReport]:
     """The assets to write, and the report."""
-    holders = {asset.name: reader for reader in readers for asset in reader.index.assets}
+    holders = asset_holders(readers)
     kinds = as_files(holders)
-    left_out = dict.fromkeys(holders, "its name may not be written into a folder")
+    left_out = dict.fromkeys(holders, NO_NAME)
     for name, kind in kinds.items():
         if kind == "data" or with_code:
             del left_out[name]
         else:
-            left_out[name] = "code, which is written with --with-code alone"
+            left_out[name] = CODE
     chosen = {name: reader.read_asset(name) for name, reader in holders.items() if name not in left_out}
     return chosen, UnpackReport(tuple(chosen), left_out)

@@ -11,6 +11,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_readers
 from spqfmt.errors import ChecksumError, CorruptError
 from spqfmt.progress import Progress, Silent
+from spqfmt.reading.source_files import SourceFiles
 from spqfmt.records import Chunk, Stream, TensorRecord
 
 _AT_ONCE = 4096
@@ -31,6 +32,8 @@ def verify_file(
             shown.start(sum(reader.file_bytes for reader in readers) * (2 if content else 1))
             for reader in readers:
                 _verify_file(reader, shown)
+            if readers[0].index.shard is None or readers[0].index.shard.count == len(readers):
+                SourceFiles(readers, with_code=True).check()
             return _verify_content(readers, shown) if content else None
     finally:
         for reader in readers:

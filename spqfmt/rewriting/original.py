@@ -9,7 +9,7 @@ from typing import Literal
 
 from spqfmt import wire
 from spqfmt.container.reader import Reader
-from spqfmt.container.strict_json import Json, without
+from spqfmt.container.strict_json import Json, optional, without
 from spqfmt.container.writer import Unknown
 
 _ROOT = frozenset(
@@ -22,6 +22,7 @@ _ROOT = frozenset(
         "partial_plan",
         "shard",
         "content",
+        "sources",
     }
 )
 _KNOWN_OPTIONAL = sum(1 << bit for bit in wire.OPTIONAL_FEATURES.values())
@@ -32,6 +33,7 @@ class OriginalRecords:
 
     def __init__(self, reader: Reader) -> None:
         self._root = reader.index_json()
+        self.sources = optional(self._root, "sources", dict, "index")
         self.unknown = Unknown(without(self._root, *_ROOT), reader.trailer.optional & ~_KNOWN_OPTIONAL)
 
     def record(self, kind: Literal["segments", "tensors", "assets"], number: int) -> Json:

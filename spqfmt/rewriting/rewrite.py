@@ -129,7 +129,7 @@ class Rewrite:
                 output.copy_asset(asset, copies, original.record("assets", number))
         made = {"codec": self._codec, "writer": f"spqfmt {__version__}"}
         metadata = {**self._readers[0].index.metadata, **made}
-        return output.finish({}, metadata, self.partial_plan, unknown_of(originals))
+        return output.finish({}, metadata, self.partial_plan, unknown_of(originals), originals[0].sources)
 
     def _encoded(self) -> Iterator[EncodedChunk]:
         """The chunks in order; other threads make some of those that come next."""

@@ -100,7 +100,7 @@ def test_every_file_travels_or_is_named(crowded: Path) -> None:
 
 
 def test_what_travels_comes_back(crowded: Path, tmp_path: Path) -> None:
-    report = spqfmt.pack(crowded, tmp_path / "m.spq")
+    report = spqfmt.pack(crowded, tmp_path / "m.spq", no_identity=True)
     assert set(report.assets) == {"config.json", *TRAVEL}
     assert report.left_out.keys() == STAY.keys()
     assert report.to_json()["left_out"] == report.left_out
@@ -113,23 +113,25 @@ def test_what_travels_comes_back(crowded: Path, tmp_path: Path) -> None:
 
 def test_code_comes_back_when_asked_for(crowded: Path, tmp_path: Path) -> None:
     code = {"modeling_x.py", "custom_generate/generate.py", "requirements.txt", "recipe.yaml"}
-    spqfmt.pack(crowded, tmp_path / "m.spq")
+    spqfmt.pack(crowded, tmp_path / "m.spq", no_identity=True)
     report = spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out")
     assert report.left_out.keys() == code
     assert code.isdisjoint(below(tmp_path / "out"))
 
 
 def test_the_commands_name_what_stays(crowded: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(pack, [str(crowded), str(tmp_path / "m.spq")])
+    result = CliRunner().invoke(pack, [str(crowded), str(tmp_path / "m.spq"), "--no-identity"])
     assert result.exit_code == 0, result.output
     assert "files with it: 1_Pooling/config.json, LICENSE, NOTICE, README.md" in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("left out, ")]
     for name, reason in STAY.items():
         assert any(name in line and line.startswith(f"left out, {reason}") for line in lines), name
-    result = CliRunner().invoke(pack, [str(crowded), str(tmp_path / "m.spq"), "--force", "--json"])
+    result = CliRunner().invoke(
+        pack, [str(crowded), str(tmp_path / "m.spq"), "--no-identity", "--force", "--json"]
+    )
     assert json.loads(result.stdout)["left_out"].keys() == STAY.keys()
     result = CliRunner().invoke(unpack, [str(tmp_path / "m.spq"), str(tmp_path / "out")])
-    assert "left out, code, which is written with --with-code alone: " in result.stderr
+    assert "left out, code, or what runs when it is read; written with --with-code alone: " in result.stderr
     result = CliRunner().invoke(unpack, [str(tmp_path / "m.spq"), str(tmp_path / "all"), "--with-code"])
     assert "left out" not in result.stderr
     assert (tmp_path / "all" / "modeling_x.py").is_file()

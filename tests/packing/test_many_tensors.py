@@ -21,7 +21,7 @@ from spqfmt.progress import Silent
 MANY = 20_000
 
 
-def test_every_byte_of_a_source_is_read_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_byte_of_a_source_is_read_about_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "source"
     source.mkdir()
     tensors = {f"model.layers.{i // 20}.x{i % 20}.weight": torch.full((2, 2), float(i)) for i in range(2000)}
@@ -37,7 +37,7 @@ def test_every_byte_of_a_source_is_read_about_once(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(SourceFile, "read_into", counting)
     spqfmt.pack(source, tmp_path / "m.spq")
-    assert n_read <= 2 * (source / "model.safetensors").stat().st_size
+    assert n_read <= 3 * (source / "model.safetensors").stat().st_size
     with spqfmt.open(tmp_path / "m.spq") as file:
         assert all(torch.equal(file.read(name), value) for name, value in tensors.items())
 

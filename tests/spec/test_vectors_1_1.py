@@ -28,8 +28,11 @@ import spqfmt
 from spqfmt import errors, wire
 from spqfmt.container.features import NOT_READ
 
-PASSED_OVER = ("arrays_", "gguf_", "sources_")
+PASSED_OVER = ("arrays_", "gguf_")
 """Vectors that break rules of optional features, which the package passes over."""
+
+PIECES = ("sources_file_bytes", "sources_no_part", "sources_past_part", "sources_piece_short")
+"""Vectors whose pieces are not what their tensors have."""
 
 NOT_WHOLE_BYTES = ("dense_small_floats", "unused_bits_f4", "unused_bits_f6")
 """Vectors with tensors that safetensors does not hold."""
@@ -203,6 +206,24 @@ def test_package_restores_what_the_manifest_says(name):
     assert assets.items() >= entry["assets"].items()  # literals of source files are an asset for it
 
 
+@pytest.mark.parametrize("name", ["sources_of_weights_alone", "sources_safetensors"])
+def test_package_writes_the_files_that_the_manifest_says(name, tmp_path):
+    report = spqfmt.unpack(
+        VECTORS_1_1 / "valid" / f"{name}.spq", tmp_path / "out", as_="source", with_code=True
+    )
+    made = {key: sha256((tmp_path / "out" / key).read_bytes()) for key in report.written}
+    assert made == VALID_1_1[name]["files"]
+    with spqfmt.open(VECTORS_1_1 / "valid" / f"{name}.spq") as file:
+        assert {key: sha256(data) for key, data in file.assets.items()} == VALID_1_1[name]["assets"]
+
+
+def test_package_writes_the_files_of_shards(tmp_path):
+    path = VECTORS_1_1 / "valid" / "sources.spq.index.json"
+    report = spqfmt.unpack(path, tmp_path / "out", as_="source")
+    made = {key: sha256((tmp_path / "out" / key).read_bytes()) for key in report.written}
+    assert made == VALID_1_1["sources-00001-of-00002"]["files_of_set"]
+
+
 @pytest.mark.parametrize("way", sorted(PATHS))
 @pytest.mark.parametrize("name", sorted(VALID_1_1))
 def test_no_path_refuses_what_it_reads_and_all_name_what_they_do_not(name, way):
@@ -228,6 +249,8 @@ def test_every_path_of_the_package_refuses_what_is_broken(name):
     passed_over = name.startswith(PASSED_OVER) and not unread(path.read_bytes())
     # Whoever asks for the digest of what is held learns that it is another.
     ways = {"content"} if name.startswith("content_") and INVALID_1_1[name]["kind"] == "checksum" else PATHS
+    # Lengths of pieces are those of tensors, whose records are made where they are wanted.
+    ways = {"verify", "unpack"} if name in PIECES else {"unpack"} if name == "sources_sha256" else ways
     for way in sorted(ways):
         if way == "unpack" and name in NOT_WHOLE_BYTES:
             with pytest.raises(errors.EncodeError, match="fill no whole bytes"):

@@ -101,6 +101,40 @@ nb::object integers(JsonCursor& at, bool rows) {
   return rows ? nb::make_tuple(bytes, width) : nb::object(bytes);
 }
 
+// A list of lists of integers: their int64 bytes, and the int64 bytes of the lists' lengths.
+nb::object lists(JsonCursor& at) {
+  if (at.peek() != '[') return scalar(at);
+  size_t n = 0, n_lists = 0;
+  bool good = true;
+  JsonCursor first = at;
+  first.elements([&] {
+    ++n_lists;
+    if (first.peek() != '[') {
+      good = false;
+      first.skip();
+      return;
+    }
+    first.elements([&] {
+      good = good && at_number(first);
+      first.skip();
+      ++n;
+    });
+  });
+  if (!good) {
+    at.skip();
+    return other();
+  }
+  nb::object integers_bytes, lengths_bytes;
+  int64_t* out = room_for<int64_t>(n, integers_bytes);
+  int64_t* length = room_for<int64_t>(n_lists, lengths_bytes);
+  at.elements([&] {
+    const int64_t* begin = out;
+    at.elements([&] { *out++ = at.integer(); });
+    *length++ = out - begin;
+  });
+  return nb::make_tuple(integers_bytes, lengths_bytes);
+}
+
 nb::object strings(JsonCursor& at) {
   if (at.peek() != '{') return scalar(at);
   nb::dict found;
@@ -172,6 +206,7 @@ nb::object project(JsonCursor& at, nb::handle wanted) {
   const std::string kind = nb::cast<std::string>(wanted);
   if (kind == "scalar") return scalar(at);
   if (kind == "integers" || kind == "rows") return integers(at, kind == "rows");
+  if (kind == "lists") return lists(at);
   require(kind == "strings", "wanted is not what the documentation says");
   return strings(at);
 }

@@ -1,0 +1,162 @@
+"""The files that a model was packed from, made again byte for byte (FORMAT.md 7.2 and 7.3)."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import BinaryIO
+
+from spqfmt.asset_names import source_kinds
+from spqfmt.codecs.elements import packed
+from spqfmt.container.located import located
+from spqfmt.container.reader import Reader
+from spqfmt.container.source_records import Piece, SourceFileRecord, Sources
+from spqfmt.errors import ChecksumError, CorruptError
+from spqfmt.progress import Progress
+from spqfmt.reading.rows import holder, read_tensor
+from spqfmt.records import TensorRecord, dense_bytes
+
+CODE = "code, or what runs when it is read; written with --with-code alone"
+NO_NAME = "its name may not be written into a folder"
+NOT_HELD = "not in the packed file"
+
+
+def asset_holders(readers: Sequence[Reader], *, with_literals: bool = False) -> dict[str, Reader]:
+    """Which file of a model holds an asset, by its name. Literals of source files are no file of the model."""
+    sources = readers[0].index.sources
+    literals = None if sources is None or with_literals else sources.literals
+    return {a.name: reader for reader in readers for a in reader.index.assets if a.name != literals}
+
+
+class SourceFiles:
+    """The source files of an opened model."""
+
+    def __init__(self, readers: Sequence[Reader], *, with_code: bool) -> None:
+        self._readers = readers
+        self._sources = readers[0].index.sources or Sources(None, ())
+        self._firsts = list(accumulate((len(reader.index.tensors) for reader in readers), initial=0))
+        self._last_part: tuple[tuple[int, int], bytes] | None = None
+        self._assets = asset_holders(readers, with_literals=True)
+        kinds = source_kinds(file.name for file in self._sources.files)
+        self.left_out: dict[str, str] = {}
+        """Names of the files that are not written, with the reason."""
+        self.written: list[SourceFileRecord] = []
+        for file in self._sources.files:
+            kind = kinds.get(file.name)
+            if file.pieces is None and not self._is_asset(file):
+                self.left_out[file.name] = NOT_HELD
+            elif kind is None:
+                self.left_out[file.name] = NO_NAME
+            elif kind == "code" and not with_code:
+                self.left_out[file.name] = CODE
+            else:
+                self.written.append(file)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether all files that hold tensors are written, and there are some."""
+        written = {file.name for file in self.written}
+        holding = [
+            file for file in self._sources.files if any(p.tensor is not None for p in file.pieces or ())
+        ]
+        return bool(holding) and all(file.name in written and self._is_known(file) for file in holding)
+
+    def check(self) -> None:
+        """Raise CorruptError where pieces are not what their tensors have, or do not add up to the file."""
+        for file in self._sources.files:
+            if file.pieces is None:
+                continue
+            with located(self._readers[0].path):
+                lengths = [self._piece_bytes(piece, file.name) for piece in file.pieces]
+                if None not in lengths and sum(n or 0 for n in lengths) != file.file_bytes:
+                    raise CorruptError(f"source file {file.name!r}: its pieces do not add up to its bytes")
+
+    def write(self, folder: Path, progress: Progress) -> None:
+        """Write them into `folder`, which exists. Raises ChecksumError where one is not what the source had."""
+        literals = self._literals()
+        at = 0
+        written = {file.name for file in self.written}
+        for file in self._sources.files:
+            begin, at = at, at + sum(piece.literal_bytes for piece in file.pieces or ())
+            if file.name not in written:
+                continue
+            path = folder / file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as handle:
+                self._write(file, literals[begin:at], handle)
+                handle.flush()
+                os.fsync(handle.fileno())
+            progress.advance(file.file_bytes, file.name)
+
+    def _literals(self) -> memoryview:
+        name = self._sources.literals
+        return memoryview(b"" if name is None else self._assets[name].read_asset(name))
+
+    def _write(self, file: SourceFileRecord, literals: memoryview, handle: BinaryIO) -> None:
+        digest = hashlib.sha256()
+        n_bytes = 0
+        for data in self._data(file, literals):
+            n_bytes += len(data)
+            if n_bytes > file.file_bytes:
+                break
+            digest.update(data)
+            handle.write(data)
+        with located(self._readers[0].path):
+            if n_bytes != file.file_bytes:
+                raise CorruptError(f"source file {file.name!r}: its pieces do not add up to its bytes")
+            if digest.hexdigest() != file.sha256:
+                raise ChecksumError(f"source file {file.name!r}: it does not match its digest")
+
+    def _data(self, file: SourceFileRecord, literals: memoryview) -> Iterator[bytes | memoryview]:
+        if file.pieces is None:
+            yield self._assets[file.name].read_asset(file.name)
+            return
+        for piece in file.pieces:
+            yield literals[: piece.literal_bytes]
+            literals = literals[piece.literal_bytes :]
+            if piece.tensor is not None:
+                whole = self._part(piece.tensor, piece.part)
+                n = len(whole) if piece.n_bytes is None else piece.n_bytes
+                if piece.first + n > len(whole):
+                    raise CorruptError(f"source file {file.name!r}: a piece passes its part")
+                yield memoryview(whole)[piece.first : piece.first + n]
+
+    def _part(self, number: int, part: int) -> bytes:
+        """A part of a tensor; the last one is kept for the pieces that follow."""
+        if self._last_part is None or self._last_part[0] != (number, part):
+            reader, record = self._tensor(number)
+            elements = read_tensor(reader, record)
+            self._last_part = (number, part), packed(elements.reshape(-1), record.dtype).tobytes()
+        return self._last_part[1]
+
+    def _tensor(self, number: int) -> tuple[Reader, TensorRecord]:
+        at = max(k for k, first in enumerate(self._firsts[:-1]) if first <= number)
+        reader = self._readers[at]
+        return reader, holder(reader, reader.index.tensors[number - self._firsts[at]])
+
+    def _piece_bytes(self, piece: Piece, name: str) -> int | None:
+        """Bytes of a piece; None where only making its part tells."""
+        if piece.tensor is None:
+            return piece.literal_bytes
+        _, record = self._tensor(piece.tensor)
+        if record.origin is not None:
+            return None if piece.n_bytes is None else piece.literal_bytes + piece.n_bytes
+        whole = dense_bytes(record.dtype, record.n_weights)
+        n = whole if piece.n_bytes is None else piece.n_bytes
+        if piece.part != 0 or piece.first + n > whole:
+            raise CorruptError(f"source file {name!r}: tensor {record.name!r} has no such part")
+        return piece.literal_bytes + n
+
+    def _is_asset(self, file: SourceFileRecord) -> bool:
+        """Whether a file without pieces is the asset of its name, as it was."""
+        reader = self._assets.get(file.name)
+        if reader is None:
+            return False
+        data = reader.read_asset(file.name)
+        return len(data) == file.file_bytes and hashlib.sha256(data).hexdigest() == file.sha256
+
+    def _is_known(self, file: SourceFileRecord) -> bool:
+        """Whether the parts of all its tensors can be made."""
+        numbers = {piece.tensor for piece in file.pieces or () if piece.tensor is not None}
+        return all(self._tensor(number)[1].origin is None for number in numbers)
