@@ -23,3 +23,10 @@ def parse_shard_size(size: int | str | None) -> int | None:
     if n_bytes is not None and n_bytes < 1:
         raise OptionError("a shard size is at least 1 byte")
     return n_bytes
+
+
+def parse_chunk_alignment(value: int | str | None) -> int | None:
+    """Multiples at which chunks begin (FORMAT.md 2.3); None stays. Raises OptionError."""
+    if value is not None and str(value) not in ("64", "4096"):
+        raise OptionError(f"chunk alignment {value}: choose 64 or 4096")
+    return None if value is None else int(value)

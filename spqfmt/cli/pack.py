@@ -9,6 +9,7 @@ import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.names import listed, tell_left_out
+from spqfmt.cli.parameters import ALIGNMENT, ALIGNMENT_HELP
 from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.paths import InputPath, OutputPath
 from spqfmt.cli.progress import Bar
@@ -143,6 +144,7 @@ if TYPE_CHECKING:
     "and a file of format 1.0 where nothing else needs 1.1.",
 )
 @click.option("--shard-size", help="Write several files of at most this size, such as 2GiB.")
+@click.option("--chunk-alignment", type=ALIGNMENT, help=f"{ALIGNMENT_HELP} [default: 64]")
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),

@@ -44,6 +44,11 @@ def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
+ALIGNMENT = click.Choice(["64", "4096"])
+ALIGNMENT_HELP = (
+    "Where chunks begin: at multiples of so many bytes. With 4096 all can be read with O_DIRECT or GPU direct storage, "
+    "and the file is of format 1.1."
+)
 SPQ = ModelPath()
 MODEL = ModelPath(folders=True)
 DEVICE = click.option(

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from spqfmt.cli.failures import about
-from spqfmt.cli.parameters import SPQ
+from spqfmt.cli.parameters import ALIGNMENT, ALIGNMENT_HELP, SPQ
 from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.paths import OutputPath
 from spqfmt.cli.progress import Bar
@@ -29,6 +29,7 @@ from spqfmt.rewriting.repack import repack as write_file
 @click.option(
     "--shard-size", help="Write several files of at most this size, such as 2GiB. [default: cut as FILE is]"
 )
+@click.option("--chunk-alignment", type=ALIGNMENT, help=f"{ALIGNMENT_HELP} [default: as in FILE]")
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -45,6 +46,7 @@ def repack(
     rates: Path | None,
     codec: str | None,
     shard_size: str | None,
+    chunk_alignment: str | None,
     jobs: int | None,
     force: bool,
     quiet: bool,
@@ -69,6 +71,7 @@ def repack(
             codec=codec,
             rates=rates,
             shard_size=shard_size,
+            chunk_alignment=chunk_alignment,
             force=force,
             progress=progress,
         )

@@ -13,7 +13,6 @@ _OF_1_0 = ("f8_e4m3", "f8_e5m2")
 NOT_READ = frozenset(
     {
         "named_schemes",
-        "chunk_alignment",
     }
 )
 """Required features that this version of the package does not read: files with one are refused by its name."""

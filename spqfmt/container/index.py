@@ -60,20 +60,26 @@ def parse_index(
     alignment = member(root, "segment_alignment", int, "index")
     if alignment not in {wire.CHUNK_ALIGNMENT, wire.LARGE_SEGMENT_ALIGNMENT}:
         raise CorruptError(f"index: segment_alignment {alignment} is neither 64 nor 4096")
+    of_chunks = optional(root, "chunk_alignment", int, "index")
+    chunk_alignment = wire.CHUNK_ALIGNMENT if of_chunks is None else of_chunks
+    if chunk_alignment not in {wire.CHUNK_ALIGNMENT, alignment}:
+        raise CorruptError(f"index: chunk_alignment {chunk_alignment} is neither 64 nor the segments'")
     spans = _spans(root, "tensors")
-    names, places = tensor_places(text, spans)
+    names, places = tensor_places(text, spans, chunk_alignment)
     if len(names) < len(spans):
         # Asked for, that record says what is wrong with it.
-        RecordReader(text, spans, np.zeros(len(spans), np.int64), names, declared, nullcontext).record(
-            len(names)
-        )
+        nowhere = np.zeros(len(spans), np.int64)
+        RecordReader(text, spans, nowhere, names, chunk_alignment, declared, nullcontext).record(len(names))
         raise CorruptError(f"index: tensor record {len(names)} does not say where its chunks lie")
     segments, begins, end = _lay_out(text, _spans(root, "segments"), places, alignment)
     content = hex_digest(root, "content", "index")
-    reader = RecordReader(text, spans, begins, names, declared, context, all_have_content=content is not None)
+    has_content = content is not None
+    reader = RecordReader(
+        text, spans, begins, names, chunk_alignment, declared, context, all_have_content=has_content
+    )
     if len(reader.numbers) < len(names):
         raise CorruptError(f"tensor {_repeated(names)!r} is there twice")
-    assets = _assets(text, _spans(root, "assets"), end)
+    assets = _assets(text, _spans(root, "assets"), end, chunk_alignment)
     for asset in assets:
         end = asset.stream.chunks.end or end
     if align(end, wire.CHUNK_ALIGNMENT) != index_offset:
@@ -91,7 +97,7 @@ def parse_index(
         member(root, "metadata", dict, "index"),
         _partial_plan(root),
         _shard(root),
-        optional(root, "chunk_alignment", int, "index"),
+        of_chunks,
         content,
         parse_sources(root, text, {asset.name: asset.stream.n for asset in assets}),
         reader.json_of,
@@ -106,6 +112,7 @@ def parse_index(
 
 def root_json(
     segment_alignment: int,
+    chunk_alignment: int,
     segments: Sequence[Json],
     tensors: Sequence[Json],
     assets: Sequence[Json],
@@ -114,6 +121,7 @@ def root_json(
     """The root as each index has it."""
     return {
         "segment_alignment": segment_alignment,
+        **({} if chunk_alignment == wire.CHUNK_ALIGNMENT else {"chunk_alignment": chunk_alignment}),
         "segments": segments,
         "tensors": tensors,
         "assets": assets,
@@ -187,7 +195,7 @@ def _lay_out(
     return tuple(segments), begins, end
 
 
-def _assets(text: bytes, spans: NDArray[np.int64], end: int) -> tuple[AssetRecord, ...]:
+def _assets(text: bytes, spans: NDArray[np.int64], end: int, alignment: int) -> tuple[AssetRecord, ...]:
     assets: dict[str, AssetRecord] = {}
     for span in spans.tolist():
         record = _project(text, span, _ASSET, "index: an asset")
@@ -195,8 +203,8 @@ def _assets(text: bytes, spans: NDArray[np.int64], end: int) -> tuple[AssetRecor
         if not is_asset_name(name) or name in assets:
             raise CorruptError(f"asset name {name[:80]!r} is not allowed or there twice")
         where = f"asset {name!r}"
-        begin = align(end, wire.CHUNK_ALIGNMENT)
-        (stream,) = parse_streams([member(record, "stream", dict, where)], begin, where)
+        begin = align(end, alignment)
+        (stream,) = parse_streams([member(record, "stream", dict, where)], begin, alignment, where)
         if stream.role != "asset" or stream.dtype != "u8" or stream.same_as is not None:
             raise CorruptError(f"{where}: its stream is not of role asset and dtype u8")
         assets[name] = AssetRecord(name, stream)

@@ -15,6 +15,7 @@ from spqfmt.container.temporary import open_temporary, publish_together, refuse_
 from spqfmt.container.writer import NOTHING_UNKNOWN, Sealed, Unknown, Writer
 from spqfmt.errors import OptionError
 from spqfmt.records import AssetRecord, Shard, TensorRecord
+from spqfmt.wire import CHUNK_ALIGNMENT
 
 INDEX_SUFFIX = ".index.json"
 
@@ -52,11 +53,12 @@ class Output:
         segment_alignment: int,
         *,
         force: bool,
+        chunk_alignment: int = CHUNK_ALIGNMENT,
         shard_bytes: int | None = None,
         shard_starts: Collection[int] = (),
     ) -> None:
         self._path = path
-        self._alignment = segment_alignment
+        self._alignment, self._chunk_alignment = segment_alignment, chunk_alignment
         self._force = force
         self._shard_bytes = shard_bytes
         self._shard_starts = shard_starts
@@ -91,7 +93,7 @@ class Output:
     def _begin_file(self) -> Writer:
         number = len(self._writers) + 1
         name_now = shard_path(self._path, number, 0) if self._is_sharded else self._path
-        writer = Writer(name_now, self._alignment, force=self._force)
+        writer = Writer(name_now, self._alignment, force=self._force, chunk_alignment=self._chunk_alignment)
         self._writers.append(self._stack.enter_context(writer))
         return writer
 

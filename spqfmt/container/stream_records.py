@@ -32,12 +32,12 @@ Put: TypeAlias = Callable[[EncodedPlane, int], tuple[int, EncodedPlane]]
 """Stores a plane that decodes to so many bytes; gives the place in the file, and what is stored there."""
 
 
-def parse_streams(records: Sequence[Json], begin: int, where: str) -> tuple[Stream, ...]:
+def parse_streams(records: Sequence[Json], begin: int, alignment: int, where: str) -> tuple[Stream, ...]:
     """Some stream records; their chunks lie one after the other from `begin` on. `same_as` is not followed."""
     streams = []
     for record in records:
-        streams.append(_stream(record, begin, where))
-        begin = align(streams[-1].chunks.end or begin, wire.CHUNK_ALIGNMENT)
+        streams.append(_stream(record, begin, alignment, where))
+        begin = align(streams[-1].chunks.end or begin, alignment)
     return tuple(streams)
 
 
@@ -74,7 +74,7 @@ def store_stream(stream: Stream, chunks: Iterable[EncodedChunk], put: Put) -> St
     return replace(stream, chunks=Chunks.of(records), entropy_bits=tuple(totals) or stream.entropy_bits)
 
 
-def _stream(record: Json, begin: int, where: str) -> Stream:
+def _stream(record: Json, begin: int, alignment: int, where: str) -> Stream:
     role = member(record, "role", str, where)
     where = f"{where}: {role}"
     dtype = member(record, "dtype", str, where)
@@ -86,7 +86,7 @@ def _stream(record: Json, begin: int, where: str) -> Stream:
         if "chunks" in record or "entropy_bits" in record or role in _OWN_ROLES:
             raise CorruptError(f"{where}: cannot be the stream of another tensor")
         return Stream(role, dtype, n, same_as=same_as)
-    chunks = _chunks(record.get("chunks"), role, dtype, n, begin, where)
+    chunks = _chunks(record.get("chunks"), role, dtype, n, begin, alignment, where)
     entropy = record.get("entropy_bits")
     if entropy is None and "entropy_bits" not in record:
         return Stream(role, dtype, n, chunks)
@@ -107,7 +107,7 @@ def check_shared(stream: Stream, holder: Json, where: str) -> None:
     raise CorruptError(f"{where}: {stream.role}: tensor {stream.same_as} does not hold that stream")
 
 
-def _chunks(found: object, role: str, dtype: str, n: int, begin: int, where: str) -> Chunks:
+def _chunks(found: object, role: str, dtype: str, n: int, begin: int, alignment: int, where: str) -> Chunks:
     width = 1 + 3 * n_planes(dtype)
     if not isinstance(found, tuple):
         raise CorruptError(f"{where}: chunks is missing, or not a list of lists of integers")
@@ -115,7 +115,9 @@ def _chunks(found: object, role: str, dtype: str, n: int, begin: int, where: str
     if rows.shape[1] != width:
         raise CorruptError(f"{where}: a chunk is not a list of {width} integers")
     try:
-        held, table = chunk_table(rows, wire.DTYPES[dtype].bits, begin, may_be_empty=role in OUTLIER_ROLES)
+        held, table = chunk_table(
+            rows, wire.DTYPES[dtype].bits, begin, alignment, may_be_empty=role in OUTLIER_ROLES
+        )
     except FormatError as error:
         error.args = (f"{where}: {error}",)
         raise

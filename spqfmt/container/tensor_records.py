@@ -71,6 +71,7 @@ class RecordReader:
         spans: NDArray[np.int64],
         begins: NDArray[np.int64],
         names: Sequence[str],
+        alignment: int,
         declared: int,
         context: Callable[[], AbstractContextManager[None]],
         *,
@@ -78,11 +79,12 @@ class RecordReader:
     ) -> None:
         """`spans` of the records in `text`; the tensors' `names`, no two alike, and where their chunks begin.
 
-        `declared` are the file's required features; `context` adds to errors which file it is.
+        `alignment` is that of planes of chunks. `declared` are the file's required features; `context` adds to errors
+        which file it is.
         """
         self._text, self._spans, self._begins = text, spans, begins
         self.numbers = {name: number for number, name in enumerate(names)}
-        self._declared = declared
+        self._alignment, self._declared = alignment, declared
         self._context = context
         self._all_have_content = all_have_content
         self._kept: dict[int, TensorRecord] = {}
@@ -152,7 +154,7 @@ class RecordReader:
         for stream in streams:
             if not isinstance(stream, dict):
                 raise CorruptError(f"{where}: a stream is not an object")
-        parsed = parse_streams(streams, begin, where)
+        parsed = parse_streams(streams, begin, self._alignment, where)
         tensor = TensorRecord(
             name=member(record, "name", str, where),
             shape=_shape(record, where),

@@ -58,11 +58,18 @@ NOTHING_UNKNOWN = Unknown()
 class Writer:
     """One file being written. Leaving the context before `publish` removes what was written."""
 
-    def __init__(self, path: str | os.PathLike[str], segment_alignment: int, *, force: bool) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        segment_alignment: int,
+        *,
+        force: bool,
+        chunk_alignment: int = wire.CHUNK_ALIGNMENT,
+    ) -> None:
         self.path = Path(path)
         self._force = force
         refuse_existing(self.path, force)
-        self._alignment = segment_alignment
+        self._alignment, self._chunk_alignment = segment_alignment, chunk_alignment
         self._temporary, self._file = open_temporary(self.path)
         self._offset = 0
         self._raw_bytes = 0
@@ -145,7 +152,7 @@ class Writer:
         return Stream(role, held.dtype, held.n, same_as=number)
 
     def _put_plane(self, encoded: EncodedPlane, raw_bytes: int) -> tuple[int, EncodedPlane]:
-        self._pad(self._alignment if self._new_segment else wire.CHUNK_ALIGNMENT)
+        self._pad(self._alignment if self._new_segment else self._chunk_alignment)
         self._new_segment = False
         plane = self._within_expansion(encoded, raw_bytes)
         offset = self._offset
@@ -198,7 +205,7 @@ class Writer:
         self._pad(wire.CHUNK_ALIGNMENT)
         tensors = [tensor_json(record, like) for record, like in zip(self._tensors, self._like, strict=True)]
         root = dict(unknown.keys) | root_json(
-            self._alignment, self._segments, tensors, self._assets, metadata
+            self._alignment, self._chunk_alignment, self._segments, tensors, self._assets, metadata
         )
         root |= {} if partial_plan is None else {"partial_plan": partial_plan}
         root |= {} if shard is None else {"shard": asdict(shard)}

@@ -36,26 +36,30 @@ def project_json(text: bytes, begin: int, end: int, wanted: Wanted) -> object:
     return _native.project_json(text, begin, end, wanted)
 
 
-def tensor_places(text: bytes, spans: npt.NDArray[np.int64]) -> tuple[list[str], npt.NDArray[np.int64]]:
+def tensor_places(
+    text: bytes, spans: npt.NDArray[np.int64], alignment: int
+) -> tuple[list[str], npt.NDArray[np.int64]]:
     """The names of the tensor records at `spans`, int64[n, 2], and what their chunks take of the file, int64[n, 4].
 
     The columns are PLACE_COLUMNS: bytes from the begin of the first chunk plane to that of what follows it, a multiple
-    of 64; how much of them lies behind the end of the last plane; the planes' raw bytes and their number. It ends
-    before the first record that lacks a key that it must have, or whose chunk records are not what FORMAT.md 3.3 says.
+    of `alignment`; how much of them lies behind the end of the last plane; the planes' raw bytes and their number. It
+    ends before the first record that lacks a key that it must have, or whose chunk records are not what FORMAT.md 3.3
+    says.
     """
     places = np.empty((len(spans), len(PLACE_COLUMNS)), np.int64)
-    names = _native.tensor_places(text, np.ascontiguousarray(spans), places)
+    names = _native.tensor_places(text, np.ascontiguousarray(spans), alignment, places)
     return names, places[: len(names)]
 
 
 def chunk_table(
-    rows: npt.NDArray[np.int64], bits: int, begin: int, *, may_be_empty: bool
+    rows: npt.NDArray[np.int64], bits: int, begin: int, alignment: int, *, may_be_empty: bool
 ) -> tuple[int, npt.NDArray[np.int64]]:
     """The number of elements of the chunks whose records are `rows`, int64[n, 1 + 3 planes], and a table of places.
 
     The table is int64[n, 2 + planes]: the first element, raw_bytes of a plane, the offset of each plane; the first one
-    lies at `begin`. `bits` are an element's. Raises CorruptError or LimitError that names the chunk.
+    lies at `begin`, each other one at the next multiple of `alignment`. `bits` are an element's. Raises CorruptError or
+    LimitError that names the chunk.
     """
     planes = rows.shape[1] // 3
     table = np.empty((len(rows), 2 + planes), np.int64)
-    return _native.chunk_table(rows, planes, bits, begin, may_be_empty, table), table
+    return _native.chunk_table(rows, planes, bits, begin, alignment, may_be_empty, table), table

@@ -13,7 +13,8 @@ from spqfmt.quantize.base import GradedMethod, Method, MethodOptions, refuse_oth
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.registry import METHODS
 from spqfmt.rewriting.partial import WHOLE, Every, Speed, parse_partial
-from spqfmt.sizes import parse_shard_size
+from spqfmt.sizes import parse_chunk_alignment, parse_shard_size
+from spqfmt.wire import CHUNK_ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class PackOptions:
     """The size that ecq must hit; None for other methods."""
     identity: bool = True
     """Whether the file says by digests what it holds, and how the source's files are made again."""
+    chunk_alignment: int = CHUNK_ALIGNMENT
 
 
 class PackArguments(TypedDict, total=False):
@@ -68,6 +70,7 @@ class PackArguments(TypedDict, total=False):
     rates: str | Path | None
     shard_size: int | str | None
     no_identity: bool | None
+    chunk_alignment: int | str | None
 
 
 # argument -> field of CalibrationOptions
@@ -120,6 +123,7 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         rule if isinstance(rule, Speed) else None,
         target,
         identity=not arguments.get("no_identity"),
+        chunk_alignment=parse_chunk_alignment(arguments.get("chunk_alignment")) or CHUNK_ALIGNMENT,
     )
 
 

@@ -134,7 +134,10 @@ def pack_model(
     bound_torch()
     if not plan.raw_bytes:
         raise ImporterError("the source holds no weights")
-    output = Output(out, plan.segment_alignment, force=force, shard_bytes=options.shard_bytes)
+    alignment = options.chunk_alignment
+    output = Output(
+        out, plan.segment_alignment, force=force, chunk_alignment=alignment, shard_bytes=options.shard_bytes
+    )
     with output, progress, ExitStack() as stack:
         stack.enter_context(model.blamed())
         progress.start(plan.raw_bytes)
@@ -153,7 +156,9 @@ def pack_model(
         # Which chunks are worth compressing shows when all are.
         whole = output
         if options.speed:
-            whole = stack.enter_context(Output(out, plan.segment_alignment, force=True))
+            whole = stack.enter_context(
+                Output(out, plan.segment_alignment, force=True, chunk_alignment=alignment)
+            )
         calibrated = None
         if folder is not None:
             # transformers takes seconds to import.

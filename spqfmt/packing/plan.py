@@ -98,7 +98,7 @@ def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
     return PackPlan(
         tuple((name, tuple(tensors)) for name, tensors in segments),
         raw_bytes,
-        wire.LARGE_SEGMENT_ALIGNMENT if large else wire.CHUNK_ALIGNMENT,
+        wire.LARGE_SEGMENT_ALIGNMENT if large else options.chunk_alignment,
     )
 
 

@@ -15,6 +15,7 @@ from spqfmt.container.writer import Unknown
 _ROOT = frozenset(
     {
         "segment_alignment",
+        "chunk_alignment",
         "segments",
         "tensors",
         "assets",

@@ -18,7 +18,8 @@ from spqfmt.errors import OptionError
 from spqfmt.progress import Progress, Silent
 from spqfmt.rewriting.partial import parse_partial
 from spqfmt.rewriting.rewrite import Rewrite
-from spqfmt.sizes import parse_shard_size
+from spqfmt.sizes import parse_chunk_alignment, parse_shard_size
+from spqfmt.wire import CHUNK_ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def repack(
     codec: str | None = None,
     rates: str | Path | None = None,
     shard_size: int | str | None = None,
+    chunk_alignment: int | str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> RepackReport:
@@ -54,7 +56,8 @@ def repack(
 
     `partial` is the rule as in `spqfmt repack --help`; none compresses all chunks. `codec` None leaves compressed
     chunks to the codec that they have. `rates` is a file of decode rates for the rule speed; by default they are
-    measured. Shards stay cut where they are unless `shard_size` is given. `out` may be `path` with `force`.
+    measured. Shards stay cut where they are unless `shard_size` is given, and chunks begin at such multiples as before
+    unless `chunk_alignment` is. `out` may be `path` with `force`.
 
     Raises FormatError for the file, OptionError for options that make no sense, EncodeError for a size that cannot be
     reached, FileExistsError when `out` exists and `force` is not set, OSError. `out` is not touched then.
@@ -73,9 +76,20 @@ def repack(
         refuse_lone_shard(path, readers)
         if shard_bytes:
             _check_cut(path, readers)
-        alignment = readers[0].index.segment_alignment
+        indexes = [reader.index for reader in readers]
+        of_chunks = parse_chunk_alignment(chunk_alignment) or max(
+            i.chunk_alignment or CHUNK_ALIGNMENT for i in indexes
+        )
+        alignment = max(of_chunks, indexes[0].segment_alignment)
         starts = () if shard_bytes else _shard_starts(readers)
-        output = Output(out, alignment, force=force, shard_bytes=shard_bytes, shard_starts=starts)
+        output = Output(
+            out,
+            alignment,
+            force=force,
+            chunk_alignment=of_chunks,
+            shard_bytes=shard_bytes,
+            shard_starts=starts,
+        )
         shown = stack.enter_context(progress or Silent())
         shown.start(
             sum(stream.stored_bytes for r in readers for t in r.index.tensors for stream in t.streams)

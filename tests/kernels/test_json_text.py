@@ -167,7 +167,7 @@ def test_no_text_is_read_past_its_end(text, begin, end):
         with suppress(FormatError, ValueError):
             project_json(b'{"a":' + text, min(begin, end), min(end, len(text)), kind)
     with suppress(FormatError, ValueError):
-        tensor_places(text, np.array([[min(begin, end), end]]))
+        tensor_places(text, np.array([[min(begin, end), end]]), 64)
 
 
 def project(value, wanted):
@@ -225,9 +225,14 @@ def test_another_kind_than_is_wanted():
 def test_chunk_table():
     rows = np.array([[8, 4, 0, 1, 4, 0, 2], [0, 0, 0, 0, 0, 0, 0], [3, 100, 2, 9, 3, 0, 7]], np.int64)
     rows[0, [1, 4]] = 8
-    n, table = chunk_table(rows, 16, 128, may_be_empty=True)
+    n, table = chunk_table(rows, 16, 128, 64, may_be_empty=True)
     assert n == 11
     assert table.tolist() == [[0, 8, 128, 192], [8, 0, 256, 256], [8, 3, 256, 384]]
+    assert chunk_table(rows, 16, 8192, 4096, may_be_empty=True)[1][:, 2:].tolist() == [
+        [8192, 12288],
+        [16384, 16384],
+        [16384, 20480],
+    ]
     for row, column, value in (
         (0, 0, -1),
         (0, 2, 3),
@@ -240,6 +245,6 @@ def test_chunk_table():
         bad = rows.copy()
         bad[row, column] = value
         with pytest.raises(FormatError, match=f"chunk {row} "):
-            chunk_table(bad, 16, 128, may_be_empty=True)
+            chunk_table(bad, 16, 128, 64, may_be_empty=True)
     with pytest.raises(CorruptError, match="chunk 1 is empty"):
-        chunk_table(rows, 16, 128, may_be_empty=False)
+        chunk_table(rows, 16, 128, 64, may_be_empty=False)

@@ -94,12 +94,12 @@ def test_bits_are_hit_within_a_hundredth_and_never_passed(
     spqfmt.verify(out)
 
 
-@pytest.mark.parametrize("size", [150_000, 263_456])
+@pytest.mark.parametrize(("size", "alignment"), [(150_000, 64), (263_456, 64), (263_456, 4096)])
 def test_a_file_is_hit_within_a_hundredth_and_never_passed(
-    model: SourceModel, tmp_path: Path, size: int
+    model: SourceModel, tmp_path: Path, size: int, alignment: int
 ) -> None:
     out = tmp_path / "m.spq"
-    assert not _pack(model, out, fit=size, no_calibration=True).notes
+    assert not _pack(model, out, fit=size, no_calibration=True, chunk_alignment=alignment).notes
     assert 0.99 * size <= out.stat().st_size <= size
 
 

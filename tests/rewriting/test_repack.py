@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import spqfmt
+from spqfmt import wire
 from spqfmt.codecs.threads import jobs
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.features import optional_mask
 from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json, dump
 from spqfmt.container.writer import Writer
+from spqfmt.errors import OptionError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.packing.options import pack_options
 from spqfmt.packing.pack import pack_model
@@ -114,6 +116,35 @@ def test_tensors_of_shared_streams_and_treated_inputs_keep_their_records(tmp_pat
 def _without_chunks(tensor: Any) -> dict[str, Any]:
     streams = [(s.role, s.dtype, s.n, s.entropy_bits, s.same_as) for s in tensor.streams]
     return {**vars(tensor), "streams": streams, "by_role": None, "matrix_shape": None}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_begin_where_they_are_asked_to(
+    make_model: MakeModel, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    plain = packed(make_model(dtype), tmp_path / "plain.spq", method="rtn", bits=8)
+    aligned = packed(make_model(dtype), tmp_path / "aligned.spq", method="rtn", bits=8, chunk_alignment=4096)
+    again, back = tmp_path / "again.spq", tmp_path / "back.spq"
+    spqfmt.repack(plain, again, chunk_alignment=4096)
+    assert again.read_bytes() == aligned.read_bytes()
+    spqfmt.repack(aligned, again, force=True)
+    assert again.read_bytes() == aligned.read_bytes()  # as in the file
+    spqfmt.repack(aligned, back, chunk_alignment="64")
+    assert chunks(plain) == chunks(aligned) == chunks(back)
+    for path, alignment in ((plain, 64), (aligned, 4096), (back, 64)):
+        spqfmt.verify(path)
+        with Reader(path) as reader:
+            streams = [s for t in reader.index.tensors for s in t.streams] + [
+                a.stream for a in reader.index.assets
+            ]
+            offsets = [plane.offset for s in streams for chunk in s.chunks for plane in chunk.planes]
+            assert reader.trailer.required >> wire.REQUIRED_FEATURES["chunk_alignment"] == int(
+                alignment == 4096
+            )
+        assert {offset % alignment for offset in offsets} == {0}
+        assert any(offset % 4096 for offset in offsets) == (alignment == 64)
+    with pytest.raises(OptionError, match="chunk alignment 512: choose 64 or 4096"):
+        spqfmt.repack(plain, back, chunk_alignment=512)
 
 
 def test_chunks_that_stay_are_copied(make_model: MakeModel, tmp_path: Path) -> None:

@@ -218,34 +218,37 @@ nb::object json_project(nb::handle text_object, size_t begin, size_t end, nb::ha
   return project(at, wanted);
 }
 
-nb::list places(nb::handle text_object, nb::handle spans_object, nb::handle out_object) {
+nb::list places(nb::handle text_object, nb::handle spans_object, int64_t alignment, nb::handle out_object) {
   const Source text(text_object), spans(spans_object);
   const Target out(out_object);
   const int64_t* span = array_of<const int64_t>(spans, "spans is not int64[n, 2]");
   Place* place = array_of<Place>(out, "out is not int64[n, 4]");
+  require(alignment >= 1, "alignment is not positive");
   const size_t n = spans.size() / (2 * sizeof(int64_t));
   require(spans.size() == n * 2 * sizeof(int64_t) && out.size() == n * sizeof(Place), "out is not int64[n, 4]");
   nb::list names;
   for (size_t k = 0; k < n; ++k, span += 2) {
     require(span[0] >= 0 && span[0] <= span[1] && static_cast<size_t>(span[1]) <= text.size(), "no such part of the text");
     JsonString name{};
-    if (!place_tensor({text.data(), static_cast<size_t>(span[0]), static_cast<size_t>(span[1])}, name, place[k])) break;
+    const JsonCursor record(text.data(), static_cast<size_t>(span[0]), static_cast<size_t>(span[1]));
+    if (!place_tensor(record, alignment, name, place[k])) break;
     names.append(python_string(name));
   }
   return names;
 }
 
-int64_t chunk_table(nb::handle rows_object, size_t planes, unsigned bits, int64_t begin, bool may_be_empty, nb::handle out_object) {
+int64_t chunk_table(nb::handle rows_object, size_t planes, unsigned bits, int64_t begin, int64_t alignment, bool may_be_empty,
+                    nb::handle out_object) {
   const Source rows(rows_object);
   const Target out(out_object);
   const int64_t* row = array_of<const int64_t>(rows, "rows is not int64[n, 1 + 3 * planes]");
   int64_t* table = array_of<int64_t>(out, "out is not int64[n, 2 + planes]");
-  require(planes >= 1 && planes <= 8 && bits >= 1, "no such planes");
+  require(planes >= 1 && planes <= 8 && bits >= 1 && alignment >= 1, "no such planes");
   const size_t row_bytes = (1 + 3 * planes) * sizeof(int64_t);
   const size_t n = rows.size() / row_bytes;
   require(rows.size() == n * row_bytes, "rows is not int64[n, 1 + 3 * planes]");
   require(out.size() == n * (2 + planes) * sizeof(int64_t), "out is not int64[n, 2 + planes]");
-  return check_chunks(row, n, {planes, bits, begin, may_be_empty}, table);
+  return check_chunks(row, n, {planes, bits, begin, alignment, may_be_empty}, table);
 }
 
 }  // namespace
@@ -253,9 +256,9 @@ int64_t chunk_table(nb::handle rows_object, size_t planes, unsigned bits, int64_
 void bind_json(nb::module_& m) {
   m.def("check_json", &check, nb::arg("text"));
   m.def("project_json", &json_project, nb::arg("text"), nb::arg("begin"), nb::arg("end"), nb::arg("wanted"));
-  m.def("tensor_places", &places, nb::arg("text"), nb::arg("spans"), nb::arg("out"));
+  m.def("tensor_places", &places, nb::arg("text"), nb::arg("spans"), nb::arg("alignment"), nb::arg("out"));
   m.def("chunk_table", &chunk_table, nb::arg("rows"), nb::arg("planes"), nb::arg("bits"), nb::arg("begin"),
-        nb::arg("may_be_empty"), nb::arg("out"));
+        nb::arg("alignment"), nb::arg("may_be_empty"), nb::arg("out"));
 }
 
 }  // namespace spqfmt

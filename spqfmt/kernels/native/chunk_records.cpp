@@ -10,7 +10,6 @@ namespace spqfmt {
 namespace {
 
 constexpr int64_t kMostBytes = static_cast<int64_t>(wire::max_file_bytes);
-constexpr int64_t kAlignment = wire::chunk_alignment;
 
 [[noreturn]] void fail(size_t chunk, const char* what, Fault fault = Fault::corrupt) {
   throw DataError("chunk " + std::to_string(chunk) + " " + what, fault);
@@ -39,9 +38,9 @@ int64_t check_chunks(const int64_t* rows, size_t n, const ChunkRules& rules, int
       if (!is_known(plane[1])) fail(chunk, "has an unknown codec");
       if (plane[2] >> 32) fail(chunk, "has a crc32 of more than 32 bits");
       if (plane[1] == wire::codec_raw && plane[0] != raw_bytes) fail(chunk, "is raw and not as large as its elements");
-      if (plane[0] > kMostBytes - kAlignment - offset) fail(chunk, "lies behind the end of any file");
+      if (plane[0] > kMostBytes - rules.alignment - offset) fail(chunk, "lies behind the end of any file");
       *table++ = offset;
-      offset += (plane[0] + kAlignment - 1) / kAlignment * kAlignment;
+      offset += (plane[0] + rules.alignment - 1) / rules.alignment * rules.alignment;
     }
     first += elements;
   }

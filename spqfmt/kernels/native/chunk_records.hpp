@@ -6,11 +6,12 @@
 
 namespace spqfmt {
 
-// What is asked of the records of one stream. `planes` and `bits` are those of its dtype; its first plane lies at `begin`.
+// What is asked of the records of one stream. `planes` and `bits` are those of its dtype; its first plane lies at `begin`,
+// each other one at the next multiple of `alignment`.
 struct ChunkRules {
   size_t planes;
   unsigned bits;
-  int64_t begin;
+  int64_t begin, alignment;
   bool may_be_empty;
 };
 

@@ -34,7 +34,7 @@ int64_t natural(JsonCursor& at) {
 }
 
 // One chunk record: the number of elements, then stored_bytes, codec and crc32 of each plane.
-void place_chunk(JsonCursor& at, unsigned bits, Place& place) {
+void place_chunk(JsonCursor& at, unsigned bits, int64_t alignment, Place& place) {
   const int64_t due = 1 + 3 * (bits < 8 ? 1 : bits / 8);
   int64_t n = 0, raw_bytes = 0;
   require_place(at.peek() == '[');
@@ -45,7 +45,7 @@ void place_chunk(JsonCursor& at, unsigned bits, Place& place) {
       raw_bytes = (value * (bits < 8 ? bits : 8) + 7) / 8;
       require_place(raw_bytes <= wire::max_chunk_raw_bytes);
     } else if (n % 3 == 1) {
-      const int64_t room = (value + wire::chunk_alignment - 1) / wire::chunk_alignment * wire::chunk_alignment;
+      const int64_t room = (value + alignment - 1) / alignment * alignment;
       require_place(room <= kMostBytes - place.extent);
       place.extent += room;
       place.tail = room - value;
@@ -57,7 +57,7 @@ void place_chunk(JsonCursor& at, unsigned bits, Place& place) {
   require_place(n == due);
 }
 
-void place_stream(JsonCursor& at, Place& place) {
+void place_stream(JsonCursor& at, int64_t alignment, Place& place) {
   require_place(at.peek() == '{');
   unsigned bits = 0;
   size_t chunks = 0;
@@ -75,10 +75,10 @@ void place_stream(JsonCursor& at, Place& place) {
   require_place(bits != 0 && is_shared == (chunks == 0));
   if (is_shared) return;
   JsonCursor inside = at.from(chunks);
-  inside.elements([&] { place_chunk(inside, bits, place); });
+  inside.elements([&] { place_chunk(inside, bits, alignment, place); });
 }
 
-void place(JsonCursor& at, JsonString& name, Place& place) {
+void place(JsonCursor& at, int64_t alignment, JsonString& name, Place& place) {
   enum { kName = 1, kShape = 2, kDtype = 4, kScheme = 8, kMethod = 16, kParameters = 32, kStreams = 64, kTied = 128 };
   unsigned found = 0;
   require_place(at.peek() == '{');
@@ -91,7 +91,7 @@ void place(JsonCursor& at, JsonString& name, Place& place) {
       found |= kScheme | (is(at.string(), "tied") ? kTied : 0);
     } else if (is(key, "streams") && c == '[') {
       found |= kStreams;
-      at.elements([&] { place_stream(at, place); });
+      at.elements([&] { place_stream(at, alignment, place); });
     } else {
       found |= is(key, "shape") ? kShape : is(key, "dtype") ? kDtype : is(key, "method") ? kMethod : 0;
       found |= is(key, "parameters") ? kParameters : 0;
@@ -104,10 +104,10 @@ void place(JsonCursor& at, JsonString& name, Place& place) {
 
 }  // namespace
 
-bool place_tensor(JsonCursor record, JsonString& name, Place& found) {
+bool place_tensor(JsonCursor record, int64_t alignment, JsonString& name, Place& found) {
   found = {};
   try {
-    place(record, name, found);
+    place(record, alignment, name, found);
   } catch (const Misplaced&) {
     return false;
   }

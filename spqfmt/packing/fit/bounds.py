@@ -59,7 +59,12 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
     }
     metadata = _METADATA | model.stored_facts
     file = FileLedger.begin(
-        _segments(plan), plan.segment_alignment, model.assets, metadata, identity=options.identity
+        _segments(plan),
+        plan.segment_alignment,
+        options.chunk_alignment,
+        model.assets,
+        metadata,
+        identity=options.identity,
     )
     n_counted = sum(t.n_weights for t in plan.tensors if t.treatment)
     others = file.asset_bytes + sum(sum(t.plane_bytes) for t in fixed.values() if not t.method)
@@ -114,7 +119,7 @@ def _fixed(planned: PlannedTensor, options: PackOptions) -> TensorRecord:
         encoded, method = value.encode(), options.method.name
     else:
         encoded, method = Dense(to_numpy(source.load()), source.dtype).encode(), ""
-    return store(planned.record(encoded, method), encoded, options.codec.codec)
+    return store(planned.record(encoded, method), encoded, options.codec.codec, options.chunk_alignment)
 
 
 def _segments(plan: PackPlan) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -29,29 +29,29 @@ _INDEX_SLACK = 1.02
 """Records that are not known yet may compress worse than the others."""
 
 
-def store(record: TensorRecord, encoded: Encoded, codec: str) -> TensorRecord:
+def store(record: TensorRecord, encoded: Encoded, codec: str, alignment: int) -> TensorRecord:
     """The record that the file will have, with all chunks encoded as the packer will, at places counted from 0."""
     chunks = ([encode_chunk(part, s.dtype, codec) for part in s.chunks()] for s in encoded.streams)
     shared = [replace(stream.record, same_as=0) for stream, _ in encoded.same_as.values()]
-    return store_tensor(record, chunks, shared, _Paper().put)
+    return store_tensor(record, chunks, shared, _Paper(alignment).put)
 
 
 class _Paper:
     """Takes planes as a writer does, and only counts where they would lie."""
 
-    def __init__(self) -> None:
-        self._end = 0
+    def __init__(self, alignment: int) -> None:
+        self._end, self._alignment = 0, alignment
 
     def put(self, plane: EncodedPlane, _: int) -> tuple[int, EncodedPlane]:
         """Its place behind those that came before."""
-        begin = align(self._end, wire.CHUNK_ALIGNMENT)
+        begin = align(self._end, self._alignment)
         self._end = begin + len(plane.stored)
         return begin, plane
 
 
-def placed_bytes(record: TensorRecord) -> int:
+def placed_bytes(record: TensorRecord, alignment: int) -> int:
     """Stored bytes of a tensor with the padding that follows each plane."""
-    return sum(align(plane, wire.CHUNK_ALIGNMENT) for plane in record.plane_bytes)
+    return sum(align(plane, alignment) for plane in record.plane_bytes)
 
 
 class Ledger(Protocol):
@@ -80,6 +80,7 @@ class FileLedger:
 
     segments: tuple[tuple[str, tuple[str, ...]], ...]
     alignment: int
+    chunk_alignment: int
     assets: tuple[AssetRecord, ...]
     metadata: Mapping[str, str]
     identity: bool = False
@@ -93,14 +94,15 @@ class FileLedger:
         cls,
         segments: tuple[tuple[str, tuple[str, ...]], ...],
         alignment: int,
+        chunk_alignment: int,
         assets: Sequence[Asset],
         metadata: Mapping[str, str],
         *,
         identity: bool,
     ) -> Self:
         """Nothing is known but the assets."""
-        stored = tuple(_store_asset(asset) for asset in assets)
-        return cls(segments, alignment, stored, metadata, identity).knowing({})
+        stored = tuple(_store_asset(asset, chunk_alignment) for asset in assets)
+        return cls(segments, alignment, chunk_alignment, stored, metadata, identity).knowing({})
 
     def knowing(self, more: Mapping[str, TensorRecord]) -> Self:
         """With more tensors known."""
@@ -116,7 +118,14 @@ class FileLedger:
             if name in known
         ]
         segments: list[Json] = [{"name": name, "n_tensors": len(names)} for name, names in self.segments]
-        root = root_json(self.alignment, segments, records, list(map(asset_json, self.assets)), self.metadata)
+        root = root_json(
+            self.alignment,
+            self.chunk_alignment,
+            segments,
+            records,
+            list(map(asset_json, self.assets)),
+            self.metadata,
+        )
         root |= self._digest("")
         index_bytes = float(len(compress_index(dump(root), sum(len(names) for _, names in self.segments))))
         if missing:
@@ -140,11 +149,11 @@ class FileLedger:
             for name in names:
                 stored = self.known.get(name)
                 for plane in (round(expected.get(name, 0)),) if stored is None else stored.plane_bytes:
-                    offset = align(offset, self.alignment if new else wire.CHUNK_ALIGNMENT) + plane
+                    offset = align(offset, self.alignment if new else self.chunk_alignment) + plane
                     new = False
         for asset in self.assets:
             for plane in asset.stream.chunks.plane_bytes:
-                offset = align(offset, wire.CHUNK_ALIGNMENT) + plane
+                offset = align(offset, self.chunk_alignment) + plane
         return align(offset, wire.CHUNK_ALIGNMENT) + round(self._index_bytes) + wire.TRAILER_BYTES
 
     @property
@@ -153,6 +162,6 @@ class FileLedger:
         return sum(asset.stream.stored_bytes for asset in self.assets)
 
 
-def _store_asset(asset: Asset) -> AssetRecord:
+def _store_asset(asset: Asset, alignment: int) -> AssetRecord:
     stream = Stream("asset", "u8", len(asset.data))
-    return AssetRecord(asset.name, store_stream(stream, encode_asset(asset.data), _Paper().put))
+    return AssetRecord(asset.name, store_stream(stream, encode_asset(asset.data), _Paper(alignment).put))

@@ -45,6 +45,7 @@ class SizeBudget:
     target: int
     planned: Mapping[str, PlannedTensor]
     codec: str
+    chunk_alignment: int
     _real: float = 0.0
     _expected: float = 0.0
     _left: dict[str, TensorPlan] = field(init=False)
@@ -112,7 +113,7 @@ class SizeBudget:
         for name, tensor in stored.items():
             plan = self._left.pop(name, None)
             if plan is not None:
-                self._real += placed_bytes(tensor)
+                self._real += placed_bytes(tensor, self.chunk_alignment)
                 self._expected += _expected(plan, tensor)
         self.ledger = self.ledger.knowing(stored)
 
@@ -121,7 +122,7 @@ class SizeBudget:
         real, expected = (0.0, 0.0) if alone else (self._real, self._expected)
         for name, tensor in more.items():
             if self.ledger.counts(name):
-                real += placed_bytes(tensor)
+                real += placed_bytes(tensor, self.chunk_alignment)
                 expected += _expected(self.plans[name], tensor)
         return real / expected if expected else 1.0
 
@@ -132,7 +133,7 @@ class SizeBudget:
         )
 
     def _store(self, name: str, encoded: Encoded) -> TensorRecord:
-        return store(self.planned[name].record(encoded, "ecq"), encoded, self.codec)
+        return store(self.planned[name].record(encoded, "ecq"), encoded, self.codec, self.chunk_alignment)
 
     def _is_finest(self, trial: "_Trial") -> bool:
         plans = [self.plans[name] for name in trial.stored]

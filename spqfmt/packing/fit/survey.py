@@ -44,7 +44,9 @@ def fit(model: SourceModel, room: Room, options: PackOptions, stage: Stage) -> t
         name: plan if room.ledger.counts(name) else replace(plan, base=_NOT_COUNTED)
         for name, plan in make_plans([seen[name] for name in spent], extra).items()
     }
-    budget = SizeBudget(room.ledger, plans, room.target_bytes, spent, options.codec.codec)
+    budget = SizeBudget(
+        room.ledger, plans, room.target_bytes, spent, options.codec.codec, options.chunk_alignment
+    )
     of_memory = isinstance(options.fit, MemoryBytes)
     # Decoding columns to rows would take memory.
     method = method.prepared(plans, budget, by_rows=of_memory)
