@@ -1,9 +1,8 @@
 """Parts of weights on their way to the product: read, copied, decoded and lent, each step on a stream of its own.
 
-What is given to the device is given ahead of the computation, in the order in which parts were used the last time. That
-order is a guess and never decides what is shown: a slot is lent only for the part that it was filled with. Streams wait
-for each other by events; the host waits only for reads, and for the verdict of the decoder the first time that a part
-is decoded. What has the same checksum the next time decodes the same.
+What is given to the device is given ahead of the computation, by a guess (spqfmt.loaders.foreseen) that never decides
+what is shown. Streams wait for each other by events; the host waits only for reads, and for the verdict of the decoder
+the first time that a part is decoded. What has the same checksum the next time decodes the same.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
+from itertools import chain
 
 from spqfmt.container.reader import Reader
 from spqfmt.errors import BackendError, FormatError, SpqError
@@ -19,24 +18,16 @@ from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.holdings import Holdings
 from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work, copy_bytes
 from spqfmt.loaders.device.shipping import Shipment
+from spqfmt.loaders.foreseen import Foreseen, Slot, SlotState
 from spqfmt.residency.plan import Plan
 
 
-class _DeviceState(Enum):
-    FREE = 0
-    READING = 1
-    DECODING = 2
-    LENT = 3
-
-
-@dataclass(eq=False)
-class _DeviceSlot:
+@dataclass(eq=False, kw_only=True)
+class _DeviceSlot(Slot):
     """Room for one decoded part. `event`: the read that is awaited, or the decoding; `released`: its last use."""
 
     number: int
     memory: Memory
-    state: _DeviceState = _DeviceState.FREE
-    part: int = -1
     staging: int = -1
     event: Event | None = None
     released: Event | None = None
@@ -59,15 +50,14 @@ class Pipeline:
         self._readers = readers
         self._decoder = decoder
         self._held = Holdings(device, plan)
-        self._slots = [_DeviceSlot(i, memory) for i, memory in enumerate(self._held.slots)]
+        order = [n for n, part in enumerate(plan.parts) if part.residency != "decoded"]
+        slots = [_DeviceSlot(number=i, memory=memory) for i, memory in enumerate(self._held.slots)]
+        self._foreseen = Foreseen(slots, order)
         self._staging_free: list[Event | None] = [None] * len(self._held.staging)
         self._landing_free: list[Event | None] = [None] * len(self._held.landings)
         self._staging_taken = [False] * len(self._held.staging)
         self._next_landing = 0
         self._proven: set[int] = set()
-        order = [n for n, part in enumerate(plan.parts) if part.residency != "decoded"]
-        self._next = {part: order[(i + 1) % len(order)] for i, part in enumerate(order)}
-        self._last = order[-1] if order else -1
         self._broken: BackendError | None = None
 
     @property
@@ -98,9 +88,9 @@ class Pipeline:
                 self._copy(number, self._held.staging[staging], home, event, staging)
             else:
                 landing = self._land(number, self._held.staging[staging], event, staging)
-                self._decode(number, landing, home, len(self._slots))
+                self._decode(number, landing, home, len(self._foreseen.slots))
                 self._landing_free[self._next_landing] = self._device.record(Queue.DECODE)
-                self._prove(number, len(self._slots))
+                self._prove(number, len(self._foreseen.slots))
             self._staging_taken[staging] = False
         for stream in (Queue.COPY, Queue.DECODE):
             self._device.synchronize(self._device.record(stream))
@@ -128,27 +118,26 @@ class Pipeline:
     def _obtain(self, number: int) -> _DeviceSlot:
         if self._broken is not None:
             raise self._broken
-        self._next[self._last] = number
-        self._last = number
-        slot = self._foreseen(number) or self._claim()
+        self._foreseen.used(number)
+        slot = self._find(number) or self._claim()
         with self._watched(slot):
-            if slot.state is _DeviceState.FREE:
+            if slot.state is SlotState.FREE:
                 self._begin(slot, number)
-            if slot.state is _DeviceState.READING:
+            if slot.state is SlotState.FILLING:
                 self._forward(slot)
             assert slot.event is not None
             self._device.wait(Queue.COMPUTE, slot.event)
             if number not in self._proven:
                 self._prove(number, slot.number)
-        slot.state = _DeviceState.LENT
+        slot.state = SlotState.LENT
         return slot
 
-    def _foreseen(self, number: int) -> _DeviceSlot | None:
+    def _find(self, number: int) -> _DeviceSlot | None:
         """The slot that was filled with the part, or is to be; None where nobody thought of it, or it went wrong."""
-        slot = next((s for s in self._slots if s.part == number and s.state is not _DeviceState.FREE), None)
-        if slot is not None and slot.state is _DeviceState.LENT:
+        slot = next(self._foreseen.holders(number), None)
+        if slot is not None and slot.state is SlotState.LENT:
             raise SpqError(f"{self._plan.parts[number].name} is in use already")
-        if slot is None or slot.state is not _DeviceState.READING:
+        if slot is None or slot.state is not SlotState.FILLING:
             return slot
         try:
             with self._watched(slot):
@@ -160,43 +149,43 @@ class Pipeline:
 
     def _claim(self) -> _DeviceSlot:
         """A slot for a part that was not foreseen: a free one, or one that was filled ahead and is not in use."""
-        for state in (_DeviceState.FREE, _DeviceState.DECODING, _DeviceState.READING):
-            for slot in reversed(self._slots):
-                if slot.state is state:
-                    self._drop(slot)
-                    return slot
-        raise SpqError("more parts are in use at once than the ring has slots")
+        there = chain(self._foreseen.free(), self._foreseen.surplus(SlotState.READY, SlotState.FILLING))
+        slot = next(there, None)
+        if slot is None:
+            raise SpqError("more parts are in use at once than the ring has slots")
+        self._drop(slot)
+        return slot
 
     def _drop(self, slot: _DeviceSlot) -> None:
         # What is decoded into it is dropped in order, since one stream decodes; what is read into its staging likewise.
         if slot.staging >= 0:
             self._staging_taken[slot.staging] = False
-        slot.state, slot.part, slot.staging, slot.event = _DeviceState.FREE, -1, -1, None
+        slot.clear()
+        slot.staging, slot.event = -1, None
 
     def _release(self, slot: _DeviceSlot) -> None:
         try:
             slot.released = self._device.record(Queue.COMPUTE)
         except BackendError as error:
             self._broken = error
-        slot.state, slot.part, slot.event = _DeviceState.FREE, -1, None
+        slot.clear()
+        slot.event = None
         self._prefetch()
 
     def _prefetch(self) -> None:
         """Begin what comes after the part used last, as far as there are free slots."""
-        part = self._last
-        for _ in range(len(self._slots)):
-            if self._broken is not None or not self._next:
+        for part in self._foreseen.coming(len(self._foreseen.slots)):
+            if self._broken is not None:
                 return
-            part = self._next[part]
-            slot = next((s for s in self._slots if s.part == part and s.state is not _DeviceState.FREE), None)
+            slot = next(self._foreseen.holders(part), None)
             try:
                 if slot is None:
-                    slot = next((s for s in self._slots if s.state is _DeviceState.FREE), None)
+                    slot = next(self._foreseen.free(), None)
                     if slot is None or not self._can_begin(part):
                         return
                     with self._watched(slot):
                         self._begin(slot, part)
-                if slot.state is _DeviceState.READING and slot.event is not None and slot.event.done():
+                if slot.state is SlotState.FILLING and slot.event is not None and slot.event.done():
                     with self._watched(slot):
                         self._forward(slot)
             except (SpqError, OSError):
@@ -227,13 +216,13 @@ class Pipeline:
             slot.staging = (
                 self._staging_taken.index(False) if not all(self._staging_taken) else self._free_one()
             )
-            slot.state = _DeviceState.READING
+            slot.state = SlotState.FILLING
             self._staging_taken[slot.staging] = True
             slot.event = self._read(
                 number, self._held.staging[slot.staging], self._staging_free[slot.staging]
             )
             return
-        slot.state = _DeviceState.DECODING
+        slot.state = SlotState.READY
         sent = self._held.homes[number]
         if residency == "host":
             sent = self._land(number, sent, None, -1)
@@ -241,7 +230,7 @@ class Pipeline:
 
     def _free_one(self) -> int:
         """A staging buffer taken from a part that nobody has asked for yet."""
-        slot = next(s for s in reversed(self._slots) if s.state is _DeviceState.READING)
+        slot = next(self._foreseen.surplus(SlotState.FILLING))
         staging = slot.staging
         self._drop(slot)
         return staging
@@ -259,7 +248,7 @@ class Pipeline:
             self._device.wait(Queue.DECODE, slot.released)
         self._decode(number, sent, slot.memory, slot.number)
         slot.event = self._device.record(Queue.DECODE)
-        slot.state = _DeviceState.DECODING
+        slot.state = SlotState.READY
         if landed:
             self._landing_free[self._next_landing] = slot.event
 

@@ -1,7 +1,6 @@
 """Reading ahead: a ring of reused buffers that other threads fill from disk while the model decodes and computes.
 
-A slot is free, being filled, ready, or lent. Parts are read ahead in the order in which they were used the last time.
-That order is a guess and never decides what is shown: a slot is lent only for the part that it was filled with.
+What is read ahead is a guess (spqfmt.loaders.foreseen) that never decides what is shown.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 
 from spqfmt.codecs.base import Bytes
 from spqfmt.errors import SpqError
+from spqfmt.loaders.foreseen import Foreseen, Slot, SlotState
 from spqfmt.loaders.packed.buffers import TakenBackError, View
 
 Fill = Callable[[int, Bytes], None]
@@ -25,19 +24,9 @@ _LOOK_SECONDS = 0.5
 """How often one who waits looks whether the workers are alive."""
 
 
-class _State(Enum):
-    FREE = 0
-    QUEUED = 1
-    FILLING = 2
-    READY = 3
-    LENT = 4
-
-
-@dataclass(eq=False)
-class _Slot:
+@dataclass(eq=False, kw_only=True)
+class _RingSlot(Slot):
     buffer: Bytes
-    state: _State = _State.FREE
-    part: int = -1
     n_waiting: int = 0
     error: BaseException | None = None
     held: View | None = None
@@ -48,11 +37,10 @@ class _Slot:
 class _SharedRing:
     """What the workers hold: not the ring itself, so that a ring that nobody uses any more can go."""
 
-    slots: list[_Slot]
     fill: Fill
     sizes: Sequence[int]
     lock: threading.RLock = field(default_factory=threading.RLock)
-    queue: list[_Slot] = field(default_factory=list)
+    queue: list[_RingSlot] = field(default_factory=list)
     closed: bool = False
 
     def __post_init__(self) -> None:
@@ -67,9 +55,8 @@ class Ring:
     def __init__(
         self, sizes: Sequence[int], order: Sequence[int], buffers: Sequence[Bytes], n_workers: int, fill: Fill
     ) -> None:
-        self._shared = _SharedRing([_Slot(buffer) for buffer in buffers], fill, sizes)
-        self._next = {part: order[(i + 1) % len(order)] for i, part in enumerate(order)}
-        self._last: int | None = order[-1] if order else None
+        self._shared = _SharedRing(fill, sizes)
+        self._foreseen = Foreseen([_RingSlot(buffer=buffer) for buffer in buffers], order)
         self._n_workers = n_workers
         self._threads: list[threading.Thread] = []
         _rings.add(self)
@@ -91,12 +78,12 @@ class Ring:
     def forget_workers(self) -> None:
         """In a forked child: they are not here, one may hold the lock for ever, and what they filled is not whole."""
         shared = self._shared
-        self._shared = _SharedRing(shared.slots, shared.fill, shared.sizes, closed=shared.closed)
+        self._shared = _SharedRing(shared.fill, shared.sizes, closed=shared.closed)
         self._threads = []
         with self._shared.lock:
-            for slot in shared.slots:
+            for slot in self._foreseen.slots:
                 slot.n_waiting = 0
-                if slot.state in {_State.QUEUED, _State.FILLING}:
+                if slot.state in {SlotState.QUEUED, SlotState.FILLING}:
                     self._free(slot)
 
     def close(self) -> None:
@@ -123,19 +110,17 @@ class Ring:
                 self._free(slot)
                 self._prefetch()
 
-    def _obtain(self, part: int) -> _Slot:
+    def _obtain(self, part: int) -> _RingSlot:
         shared = self._shared
         with shared.lock:
             if not self._threads and not shared.closed:
                 self._start()
-            if self._last is not None:
-                self._next[self._last] = part
-            self._last = part
+            self._foreseen.used(part)
             slot = self._find(part) or self._claim(part)
             slot.n_waiting += 1
             try:
-                while slot.state in {_State.QUEUED, _State.FILLING, _State.LENT}:
-                    if slot.state is _State.QUEUED and not self._threads:
+                while slot.state in {SlotState.QUEUED, SlotState.FILLING, SlotState.LENT}:
+                    if slot.state is SlotState.QUEUED and not self._threads:
                         self._fill(slot)
                     else:
                         self._wait()
@@ -145,18 +130,18 @@ class Ring:
                 error, slot.error = slot.error, None
                 self._free(slot)
                 raise error
-            slot.state = _State.LENT
+            slot.state = SlotState.LENT
             self._prefetch()
             return slot
 
-    def _fill(self, slot: _Slot) -> None:
+    def _fill(self, slot: _RingSlot) -> None:
         self._shared.queue.remove(slot)
         _fill(self._shared, slot)
 
-    def _find(self, part: int) -> _Slot | None:
+    def _find(self, part: int) -> _RingSlot | None:
         """The slot that has or will have the part, and that no other thread has or awaits."""
-        for slot in self._shared.slots:
-            if slot.part != part or slot.n_waiting or slot.state in {_State.FREE, _State.LENT}:
+        for slot in self._foreseen.holders(part):
+            if slot.n_waiting or slot.state is SlotState.LENT:
                 continue
             if slot.error is None:
                 return slot
@@ -164,7 +149,7 @@ class Ring:
             self._free(slot)
         return None
 
-    def _claim(self, part: int) -> _Slot:
+    def _claim(self, part: int) -> _RingSlot:
         """A slot for a part that was not foreseen, first in the queue."""
         while True:
             slot = self._available() or self._surplus()
@@ -173,48 +158,44 @@ class Ring:
                 return slot
             self._wait()
 
-    def _available(self) -> _Slot | None:
-        for slot in self._shared.slots:
+    def _available(self) -> _RingSlot | None:
+        for slot in self._foreseen.free():
             if slot.held is not None and slot.held.take_back():
                 slot.held = None
-            if slot.state is _State.FREE and slot.held is None:
+            if slot.held is None:
                 return slot
         return None
 
-    def _surplus(self) -> _Slot | None:
-        """A slot that holds or awaits what nobody has asked for; the one that is due last."""
-        for slot in reversed(self._shared.slots):
-            if slot.state in {_State.READY, _State.QUEUED} and not slot.n_waiting:
+    def _surplus(self) -> _RingSlot | None:
+        """A slot that awaits or holds what nobody has asked for; the one that is due last."""
+        for slot in self._foreseen.surplus(SlotState.QUEUED, SlotState.READY):
+            if not slot.n_waiting:
                 if slot in self._shared.queue:
                     self._shared.queue.remove(slot)
                 self._free(slot)
                 return slot
         return None
 
-    def _enqueue(self, slot: _Slot, part: int, place: int) -> None:
-        slot.part, slot.state, slot.error = part, _State.QUEUED, None
+    def _enqueue(self, slot: _RingSlot, part: int, place: int) -> None:
+        slot.part, slot.state, slot.error = part, SlotState.QUEUED, None
         self._shared.queue.insert(place, slot)
         self._shared.work.notify()
 
     def _prefetch(self) -> None:
         """Queue what comes after the part used last, as far as there are free slots."""
-        shared = self._shared
-        if shared.closed or self._last is None:
+        if self._shared.closed:
             return
-        coming, part = [], self._last
-        for _ in range(len(shared.slots) - 1):
-            part = self._next[part]
-            coming.append(part)
-        for part in coming:
-            if any(slot.part == part and slot.state is not _State.FREE for slot in shared.slots):
+        for part in self._foreseen.coming(len(self._foreseen.slots) - 1):
+            if any(self._foreseen.holders(part)):
                 continue
             slot = self._available()
             if slot is None:
                 return
-            self._enqueue(slot, part, len(shared.queue))
+            self._enqueue(slot, part, len(self._shared.queue))
 
-    def _free(self, slot: _Slot) -> None:
-        slot.part, slot.state, slot.error = -1, _State.FREE, None
+    def _free(self, slot: _RingSlot) -> None:
+        slot.clear()
+        slot.error = None
         self._shared.change.notify_all()
 
     def _wait(self) -> None:
@@ -224,9 +205,9 @@ class Ring:
             raise SpqError("the model was closed")
         if self._threads and not any(thread.is_alive() for thread in self._threads):
             raise SpqError("the threads that read weights have died; load the model again")
-        lent_or_coming = {_State.QUEUED, _State.FILLING, _State.LENT}
-        if all(slot.held is not None and slot.state not in lent_or_coming for slot in shared.slots):
-            names = ", ".join(slot.held.name for slot in shared.slots if slot.held is not None)
+        lent_or_coming = {SlotState.QUEUED, SlotState.FILLING, SlotState.LENT}
+        if all(slot.held is not None and slot.state not in lent_or_coming for slot in self._foreseen.slots):
+            names = ", ".join(slot.held.name for slot in self._foreseen.slots if slot.held is not None)
             raise TakenBackError(f"arrays over buffers that were taken back are still held: {names}")
         shared.change.wait(_LOOK_SECONDS)
 
@@ -240,11 +221,11 @@ def _work(shared: _SharedRing) -> None:
             if shared.closed:
                 return
             slot = shared.queue.pop(0)
-            slot.state = _State.FILLING
+            slot.state = SlotState.FILLING
         _fill(shared, slot)
 
 
-def _fill(shared: _SharedRing, slot: _Slot) -> None:
+def _fill(shared: _SharedRing, slot: _RingSlot) -> None:
     try:
         shared.fill(slot.part, slot.buffer[: shared.sizes[slot.part]])
     except Exception as error:  # noqa: BLE001  # raised again by the one who asked for the part
@@ -254,7 +235,7 @@ def _fill(shared: _SharedRing, slot: _Slot) -> None:
         raise
     finally:
         with shared.lock:
-            slot.state = _State.READY
+            slot.state = SlotState.READY
             shared.change.notify_all()
 
 

@@ -1,0 +1,71 @@
+"""Slots that are filled before anybody asks: the order that is expected, and who has what. Shared by CPU and devices.
+
+Parts are got ready in the order in which they were used the last time. That order is a guess and never decides what is
+shown: a slot is lent only for the part that it was filled with.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, TypeVar
+
+
+class SlotState(Enum):
+    """What a slot is about. On a device READY says that all is given to its queues; an event says when it is done."""
+
+    FREE = 0
+    QUEUED = 1
+    FILLING = 2
+    READY = 3
+    LENT = 4
+
+
+@dataclass(eq=False)
+class Slot:
+    """Room for one part, whose number is `part` unless the slot is free."""
+
+    state: SlotState = SlotState.FREE
+    part: int = -1
+
+    def clear(self) -> None:
+        """Free it."""
+        self.state, self.part = SlotState.FREE, -1
+
+
+_Slot = TypeVar("_Slot", bound=Slot)
+
+
+class Foreseen(Generic[_Slot]):
+    """`slots` for parts that were first used in `order`. Who calls sees to locks."""
+
+    def __init__(self, slots: Sequence[_Slot], order: Sequence[int]) -> None:
+        self.slots = slots
+        self._next = {part: order[(i + 1) % len(order)] for i, part in enumerate(order)}
+        self._last = order[-1] if order else None
+
+    def used(self, part: int) -> None:
+        """The part is used now: next time it is expected after the one that was used before it."""
+        if self._last is not None:
+            self._next[self._last] = part
+        self._last = part
+
+    def coming(self, n: int) -> Iterator[int]:
+        """The `n` parts that are expected next."""
+        part = self._last
+        for _ in range(n):
+            if part is None:
+                return
+            part = self._next[part]
+            yield part
+
+    def holders(self, part: int) -> Iterator[_Slot]:
+        """Slots that have the part or are to have it."""
+        return (slot for slot in self.slots if slot.part == part and slot.state is not SlotState.FREE)
+
+    def free(self) -> Iterator[_Slot]:
+        """Slots that are free."""
+        return (slot for slot in self.slots if slot.state is SlotState.FREE)
+
+    def surplus(self, *states: SlotState) -> Iterator[_Slot]:
+        """Slots of these states, those of the first of them first, and of each the last ones."""
+        return (slot for state in states for slot in reversed(self.slots) if slot.state is state)
