@@ -9,6 +9,7 @@ import numpy as np
 
 from spqfmt import wire
 from spqfmt.codecs.chunks import EncodedChunk, EncodedPlane
+from spqfmt.codecs.registry import CODECS_BY_ID
 from spqfmt.container.strict_json import Json, integers, member, optional
 from spqfmt.errors import CorruptError, FormatError
 from spqfmt.kernels.json_text import Wanted, chunk_table
@@ -121,6 +122,9 @@ def _chunks(found: object, role: str, dtype: str, n: int, begin: int, alignment:
     except FormatError as error:
         error.args = (f"{where}: {error}",)
         raise
+    unknown = ~np.isin(rows[:, 2::3], list(CODECS_BY_ID)).all(1)
+    if unknown.any():
+        raise CorruptError(f"{where}: chunk {unknown.argmax()} has an unknown codec")
     if held != n:
         raise CorruptError(f"{where}: chunks hold {held} elements, not {n}")
     return Chunks(rows, table)

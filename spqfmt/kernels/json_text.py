@@ -58,7 +58,7 @@ def chunk_table(
 
     The table is int64[n, 2 + planes]: the first element, raw_bytes of a plane, the offset of each plane; the first one
     lies at `begin`, each other one at the next multiple of `alignment`. `bits` are an element's. Raises CorruptError or
-    LimitError that names the chunk.
+    LimitError that names the chunk; which codecs there are is not its business.
     """
     planes = rows.shape[1] // 3
     table = np.empty((len(rows), 2 + planes), np.int64)

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
@@ -27,6 +27,7 @@ from spqfmt.loaders.packed.install import Packable, inventory_of, replace
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
 from spqfmt.loaders.packed.options import Packing, check_dtype
 from spqfmt.loaders.packed.whole import loaded_class
+from spqfmt.loaders.schemes.registry import has_device_form
 from spqfmt.models.places import Place, find_places, values_at_once
 from spqfmt.records import TensorRecord
 from spqfmt.residency.cpu import plan_residency
@@ -42,8 +43,16 @@ from spqfmt.residency.workspace import workspace_bytes
 DEVICE_PART_BYTES = 8 << 20
 """Decoded bytes from which on a part is closed: launches cost about as much as copying a tenth of it."""
 
-Planner: TypeAlias = Callable[[Inventory, torch.dtype], Plan]
-"""(what a model holds, what it computes in) -> the plan. Raises MemoryBudgetError."""
+
+@dataclass(frozen=True)
+class Planner:
+    """`plan` takes what a model holds and what it computes in; it raises MemoryBudgetError.
+
+    `computes`: whether a tensor's scheme has products there; others are decoded whole.
+    """
+
+    plan: Callable[[Inventory, torch.dtype], Plan]
+    computes: Callable[[TensorRecord], bool] = lambda _: True
 
 
 @dataclass(frozen=True)
@@ -63,16 +72,17 @@ def prepare(
     with torch.device("meta"):
         skeleton = model_class(config)
     packable = Packable.of(readers)
-    places = find_places(skeleton, packable.records)
+    computed = {name: record for name, record in packable.records.items() if planner.computes(record)}
+    places = find_places(skeleton, computed)
     values_bytes = values_at_once(skeleton, places) * dtype.itemsize
     replace(skeleton, places, dtype, int8_activations=None)
     inventory = inventory_of(skeleton, places, packable, dtype, values_bytes=values_bytes)
-    return Prepared(tuple(places), inventory, planner(inventory, dtype))
+    return Prepared(tuple(places), inventory, planner.plan(inventory, dtype))
 
 
 def on_host(memory_bytes: int | None, rates: Rates) -> Planner:
     """Plans for the CPU, under one ceiling; None for none."""
-    return lambda inventory, _: plan_residency(inventory, rates, memory_bytes)
+    return Planner(lambda inventory, _: plan_residency(inventory, rates, memory_bytes))
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,7 @@ def on_device(ceilings: Ceilings) -> Planner:
         there = dataclasses.replace(there, values_bytes=inventory.values_bytes)
         return plan_device(there, ceilings.rates, ceilings.memory_bytes, ceilings.host_memory_bytes)
 
-    return plan
+    return Planner(plan, has_device_form)
 
 
 def device_inventory(

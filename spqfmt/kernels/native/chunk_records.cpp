@@ -15,8 +15,6 @@ constexpr int64_t kMostBytes = static_cast<int64_t>(wire::max_file_bytes);
   throw DataError("chunk " + std::to_string(chunk) + " " + what, fault);
 }
 
-bool is_known(int64_t codec) { return codec == wire::codec_raw || codec == wire::codec_zstd || codec == wire::codec_rans; }
-
 }  // namespace
 
 int64_t check_chunks(const int64_t* rows, size_t n, const ChunkRules& rules, int64_t* table) {
@@ -35,7 +33,6 @@ int64_t check_chunks(const int64_t* rows, size_t n, const ChunkRules& rules, int
     *table++ = first;
     *table++ = raw_bytes;
     for (const int64_t* plane = rows + 1; plane < rows + width; plane += 3) {
-      if (!is_known(plane[1])) fail(chunk, "has an unknown codec");
       if (plane[2] >> 32) fail(chunk, "has a crc32 of more than 32 bits");
       if (plane[1] == wire::codec_raw && plane[0] != raw_bytes) fail(chunk, "is raw and not as large as its elements");
       if (plane[0] > kMostBytes - rules.alignment - offset) fail(chunk, "lies behind the end of any file");

@@ -16,3 +16,9 @@ def device_form(record: TensorRecord) -> DeviceForm:
     form = PRODUCTS[record.scheme].device
     assert form is not None, f"scheme {record.scheme} has no form on a device"
     return form
+
+
+def has_device_form(record: TensorRecord) -> bool:
+    """Whether a device computes from such tensors."""
+    products = PRODUCTS.get(record.scheme)
+    return products is not None and products.device is not None
