@@ -53,7 +53,8 @@ class OwnCode:
     """`read` and `changed`: names of layers, by the module whose code does it ("" is the model).
 
     Rows that are read are not among them for an embedding, nor products for a linear layer: neither is decoded for it.
-    `read_somewhere`: sets of layers of which one is meant, each by a name that does not say which.
+    `read_somewhere`: sets of layers of which one is meant, each by a name that does not say which. `changed`: also by
+    transformers when it has loaded them.
     """
 
     read: Mapping[str, frozenset[str]]
@@ -103,7 +104,22 @@ def own_code(model: Any) -> OwnCode:
             somewhere.add(frozenset(decoded))
         else:
             reader |= decoded
+    kinds: set[Any] = {type(module) for module in named.values()}
+    if any(_clears_padding(kind) for kind in kinds):
+        changed |= {
+            name for name, m in layers.items() if isinstance(m, nn.Embedding) and m.padding_idx is not None
+        }
     return OwnCode({n: frozenset(f) for n, f in read.items()}, frozenset(somewhere), frozenset(changed))
+
+
+@cache
+def _clears_padding(model_class: type) -> bool:
+    """Whether transformers sets the row of padding to zero in loaded embeddings too, which most classes ask first."""
+    try:
+        source = inspect.getsource(getattr(model_class, "_init_weights", PreTrainedModel._init_weights))
+    except OSError:
+        return False
+    return "padding_idx])" in source and "_is_hf_initialized" not in source
 
 
 def _is_decoded(layer: Any, kind: Kind) -> bool:

@@ -156,6 +156,15 @@ def test_one_row_is_looked_up(packed_llama: Path) -> None:
     model.packed_weights.close()
 
 
+def test_an_embedding_that_transformers_changes_is_not_packed() -> None:
+    with torch.device("meta"):
+        funnel = transformers.FunnelModel(transformers.FunnelConfig(vocab_size=64, pad_token_id=0))
+        bert = transformers.BertModel(transformers.BertConfig(vocab_size=64))
+    # The row of padding is zero in a loaded Funnel, whatever its file says.
+    assert own_code(funnel).changed == {"embeddings.word_embeddings"}
+    assert own_code(bert).changed == set()
+
+
 def test_layers_that_a_model_rescales_are_not_packed(tmp_path: Path) -> None:
     config = transformers.RwkvConfig(
         vocab_size=64, hidden_size=32, num_hidden_layers=4, rescale_every=2, context_length=32
