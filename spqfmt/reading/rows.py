@@ -10,7 +10,7 @@ import numpy as np
 
 from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.container.reader import Reader
-from spqfmt.records import TensorRecord
+from spqfmt.records import Chunks, TensorRecord
 from spqfmt.schemes.codes import by_columns
 from spqfmt.schemes.registry import SCHEMES
 from spqfmt.schemes.tiles import cut
@@ -43,12 +43,14 @@ def read_part(
     """
     record = holder(reader, record)
     name = dtype_of(record, dtype)
-    if _is_read_whole(record):
+    if record.view is not None and record.transposed:
         whole = _whole(reader, record, name)
         return np.ascontiguousarray(whole[rows.start : rows.stop, columns.start : columns.stop])
     out = np.empty((len(rows), len(columns)), CARRIERS[name])
-    if record.transposed:
-        reader.restore(record, columns, rows, out.T, name)
+    if record.view is not None:
+        _restore_view(reader, record, rows, columns, out, name)
+    elif record.transposed:
+        _restore_transposed(reader, record, rows, columns, out, name)
     else:
         reader.restore(record, rows, columns, out, name)
     return out
@@ -73,19 +75,67 @@ def read_first(
     return part.reshape(stop - first, *record.shape[1:])
 
 
-def _is_read_whole(record: TensorRecord) -> bool:
-    """Whether rows of the matrix are not rows or columns of the tensor: a stack of transposed ones, or a view."""
-    return record.view is not None or (record.transposed and len(record.shape) > 2)
-
-
 def _whole(reader: Reader, record: TensorRecord, name: str) -> Elements:
+    """A transposed view: its parts lie anywhere in the tensor."""
+    assert record.view is not None
     matrix = np.empty(record.matrix_shape, CARRIERS[name])
     reader.restore(record, range(matrix.shape[0]), range(matrix.shape[1]), matrix, name)
-    if record.transposed:
-        *stacked, rows, columns = record.view or record.shape
-        matrix = np.ascontiguousarray(matrix.reshape(*stacked, columns, rows).swapaxes(-1, -2))
+    *stacked, rows, columns = record.view
+    matrix = np.ascontiguousarray(matrix.reshape(*stacked, columns, rows).swapaxes(-1, -2))
     all_rows, all_columns = rows_and_columns(record)
     return matrix.reshape(len(all_rows), len(all_columns))
+
+
+def _restore_view(
+    reader: Reader, record: TensorRecord, rows: range, columns: range, out: Elements, name: str
+) -> None:
+    """Fill `out` with a part of a view, whose matrix has the tensor's elements in the same order."""
+    _, all_columns = rows_and_columns(record)
+    if len(columns) < len(all_columns) and len(rows) > 1:
+        whole = np.empty((len(rows), len(all_columns)), out.dtype)
+        _restore_view(reader, record, rows, all_columns, whole, name)
+        out[:] = whole[:, columns.start : columns.stop]
+        return
+    flat = out.reshape(-1)
+    _, width = record.matrix_shape
+    first = rows.start * len(all_columns) + columns.start
+    at = 0
+    while at < flat.size:
+        row, column = divmod(first + at, width)
+        n_rows = 1 if column else max(1, (flat.size - at) // width)
+        n_columns = min(flat.size - at, width - column)
+        piece = flat[at : at + n_rows * n_columns].reshape(n_rows, n_columns)
+        reader.restore(record, range(row, row + n_rows), range(column, column + n_columns), piece, name)
+        at += piece.size
+
+
+def _restore_transposed(
+    reader: Reader, record: TensorRecord, rows: range, columns: range, out: Elements, name: str
+) -> None:
+    """Fill `out` with a part of a stack of transposed matrices."""
+    height, width = record.shape[-2:]
+    for some in _slices(record, rows):
+        inside = range(max(rows.start, some.start * height), min(rows.stop, some.stop * height))
+        place = out[inside.start - rows.start : inside.stop - rows.start]
+        first = some.start * height
+        if len(some) == 1:
+            stored_rows = range(some.start * width + columns.start, some.start * width + columns.stop)
+            stored_columns = range(inside.start - first, inside.stop - first)
+            reader.restore(record, stored_rows, stored_columns, place.T, name)
+            continue
+        matrix = np.empty((len(some) * width, height), out.dtype)
+        reader.restore(record, range(some.start * width, some.stop * width), range(height), matrix, name)
+        turned = matrix.reshape(len(some), width, height).swapaxes(1, 2).reshape(-1, width)
+        place[:] = turned[inside.start - first : inside.stop - first, columns.start : columns.stop]
+
+
+def _slices(record: TensorRecord, rows: range) -> Iterator[range]:
+    """Matrices of a stack that these rows of the tensor are in: one large one or some small ones at a time."""
+    height, width = record.shape[-2:]
+    at_once = max(1, _BLOCK_WEIGHTS // (height * width))
+    stop = -(-rows.stop // height)
+    for first in range(rows.start // height, stop, at_once):
+        yield range(first, min(stop, first + at_once))
 
 
 def is_by_rows(record: TensorRecord) -> bool:
@@ -100,11 +150,31 @@ def blocks(record: TensorRecord) -> Iterator[tuple[range, range]]:
     outer, inner = (rows, columns) if by_rows else (columns, rows)
     if not outer or not inner:
         return
-    if _is_read_whole(record):
-        yield rows, columns
-        return
     chunks = record.by_role[SCHEMES[record.scheme].weights].chunks
+    is_stack = record.transposed and len(record.shape) > 2
+    if is_stack or record.view is not None:
+        if by_columns(record) or (record.view is not None and record.transposed):
+            yield rows, columns  # its elements lie anywhere
+            return
+        if record.transposed:
+            yield from _blocks_of_stack(record, chunks)
+            return
     for some in cut(outer, chunks, len(inner), max(1, _BLOCK_WEIGHTS // len(inner))):
         for first in range(0, len(inner), _BLOCK_WEIGHTS):
             piece = inner[first : first + _BLOCK_WEIGHTS]
             yield (some, piece) if by_rows else (piece, some)
+
+
+def _blocks_of_stack(record: TensorRecord, chunks: Chunks) -> Iterator[tuple[range, range]]:
+    """See `blocks`, of a stack of transposed matrices that is stored by rows of these."""
+    height, width = record.shape[-2:]
+    rows, columns = rows_and_columns(record)
+    for some in _slices(record, rows):
+        of_these = range(some.start * height, some.stop * height)
+        if len(some) > 1:
+            yield of_these, columns
+            continue
+        first = some.start * width
+        for stored in cut(range(first, first + width), chunks, height, max(1, _BLOCK_WEIGHTS // height)):
+            for at in range(0, height, _BLOCK_WEIGHTS):
+                yield of_these[at : at + _BLOCK_WEIGHTS], range(stored.start - first, stored.stop - first)
