@@ -58,16 +58,16 @@ DEVICE = click.option(
 
 def complete_tensors(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of the tensors of the file that stands on the command line before."""
-    from spqfmt.container.shards import open_readers
+    from spqfmt.container.model import open_model
 
     # While an option has no value yet, click leaves the arguments unparsed.
     given = [ctx.params.get("file"), ctx.params.get("first"), *ctx.args]
     path = next((path for path in given if path is not None and str(path).endswith(_ENDINGS)), None)
+    if path is None:
+        return []
     try:
-        readers = () if path is None else open_readers(path)
+        with open_model(path) as model:
+            names = list(model.tensors)
     except (SpqError, OSError):
         return []
-    names = [tensor.name for reader in readers for tensor in reader.index.tensors]
-    for reader in readers:
-        reader.close()
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]

@@ -1,7 +1,5 @@
-"""Opens a model that is one file or several (FORMAT.md section 8) as one list of readers."""
+"""Opens the shards of a model by their index, and checks that they belong together (FORMAT.md section 8)."""
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from spqfmt import wire
@@ -10,18 +8,12 @@ from spqfmt.container.output import INDEX_SUFFIX, shard_path
 from spqfmt.container.reader import Reader
 from spqfmt.container.source_records import check_sources
 from spqfmt.container.strict_json import Json, member, objects, parse
-from spqfmt.errors import CorruptError, FormatError, LimitError, UnsupportedError
+from spqfmt.errors import CorruptError, LimitError, UnsupportedError
 from spqfmt.records import Shard
 
 
-def open_readers(path: str | os.PathLike[str]) -> tuple[Reader, ...]:
-    """The reader of a .spq file, or those of all shards that a .spq.index.json lists, in order.
-
-    A single file that says that it is one shard of several is opened as it is.
-    """
-    path = Path(path)
-    if not path.name.endswith(INDEX_SUFFIX):
-        return (Reader(path),)
+def open_shards(path: Path) -> tuple[Reader, ...]:
+    """The readers of all shards that an index of shards lists, in order. Raises FormatError, OSError."""
     readers: list[Reader] = []
     try:
         with located(path):
@@ -39,22 +31,6 @@ def open_readers(path: str | os.PathLike[str]) -> tuple[Reader, ...]:
             reader.close()
         raise
     return tuple(readers)
-
-
-def refuse_lone_shard(path: str | os.PathLike[str], readers: Sequence[Reader]) -> None:
-    """Raise FormatError when the readers are one shard of several, which is not a whole model."""
-    shard = readers[0].index.shard
-    if shard is not None and len(readers) != shard.count:
-        path = Path(path)
-        whole = f"{path.name.rsplit('-', 3)[0]}.spq{INDEX_SUFFIX}"
-        raise FormatError(f"{path}: only shard {shard.number} of {shard.count}; give {path.with_name(whole)}")
-
-
-def model_bytes(path: str | os.PathLike[str], readers: Sequence[Reader]) -> int:
-    """Bytes of all files of an opened model, the index of its shards among them."""
-    path = Path(path)
-    shard_index_bytes = path.stat().st_size if path != readers[0].path else 0
-    return sum(reader.file_bytes for reader in readers) + shard_index_bytes
 
 
 def _open_shard(index: Path, name: str) -> Reader:

@@ -2,8 +2,6 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,14 +10,13 @@ import torch
 
 from spqfmt.cached import cached_property
 from spqfmt.codecs.elements import pack_elements
+from spqfmt.container.model import open_model
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import model_bytes, open_readers, refuse_lone_shard
 from spqfmt.errors import OptionError, UnsupportedError
 from spqfmt.models.treatments import Treatment, treatment
 from spqfmt.reading.report import TensorReport, report_tensor
 from spqfmt.reading.restore import column_scale, numbers_of, restore, restore_first
 from spqfmt.reading.rows import read_tensor
-from spqfmt.reading.source_files import asset_holders
 from spqfmt.records import TensorRecord
 from spqfmt.wire import DTYPES
 
@@ -111,26 +108,20 @@ class SpqFile(Mapping[str, TensorHandle]):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._stack = ExitStack()
-        self._readers = open_readers(path)
-        for reader in self._readers:
-            self._stack.callback(reader.close)
-        self._file_bytes = model_bytes(path, self._readers)
+        self.model = open_model(path)
+        self._file_bytes = self.model.n_bytes
 
     def __getitem__(self, name: str) -> TensorHandle:
-        for reader in self._readers:
-            if name in reader.index.by_name:
-                return TensorHandle(reader, name, self._file_bytes)
-        raise KeyError(name)
+        return TensorHandle(self.model.reader_of(name), name, self._file_bytes)
 
     def __iter__(self) -> Iterator[str]:
-        return chain.from_iterable(reader.index.by_name for reader in self._readers)
+        return iter(self.model.tensors)
 
     def __len__(self) -> int:
-        return sum(len(reader.index.by_name) for reader in self._readers)
+        return len(self.model.tensors)
 
     def __contains__(self, name: object) -> bool:
-        return any(name in reader.index.by_name for reader in self._readers)
+        return name in self.model.tensors
 
     def __enter__(self) -> Self:
         return self
@@ -142,11 +133,7 @@ class SpqFile(Mapping[str, TensorHandle]):
 
     def close(self) -> None:
         """Close the file; later reads raise ValueError."""
-        self._stack.close()
-
-    def refuse_lone_shard(self) -> None:
-        """Raise FormatError when this is one shard of a model in several."""
-        refuse_lone_shard(self.path, self._readers)
+        self.model.close()
 
     def read(self, name: str, rows: slice | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
         """A tensor in its own shape and dtype, dequantized, in memory of its own, on the CPU.
@@ -161,8 +148,7 @@ class SpqFile(Mapping[str, TensorHandle]):
     @cached_property
     def assets(self) -> dict[str, bytes]:
         """The model's small files by name: configuration, tokenizer, chat template."""
-        holders = asset_holders(self._readers)
-        return {name: reader.read_asset(name) for name, reader in holders.items()}
+        return {name: self.model.read_asset(name) for name in self.model.asset_names}
 
     @property
     def content(self) -> str | None:
@@ -170,12 +156,12 @@ class SpqFile(Mapping[str, TensorHandle]):
 
         It is the same whatever codec, chunks, shards or partial plan the file was packed with.
         """
-        return self._readers[0].index.content
+        return self.model.index.content
 
     @property
     def metadata(self) -> dict[str, str]:
         """What the packer says of how the file was made."""
-        return dict(self._readers[0].index.metadata)
+        return dict(self.model.index.metadata)
 
     @property
     def tied(self) -> dict[str, str]:

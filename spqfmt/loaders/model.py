@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_readers
 from spqfmt.errors import (
     OptionError,
     SpqError,
@@ -165,10 +164,9 @@ def load_packed(
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """The model with packed modules; transformers loads what is left, with its own `options`, and tells of that."""
+    assert stored.opened is not None
+    readers = stored.opened.readers
     with ExitStack() as stack:
-        readers = open_readers(path)
-        for reader in readers:
-            stack.callback(reader.close)
         weights: Callable[[Plan, Sequence[Reader], torch.dtype], Weights]
         if device is None:
             planner, weights = on_host(wanted.memory_bytes, measure_rates(readers[0])), HostWeights
@@ -184,7 +182,7 @@ def load_packed(
         treat_inputs(model, {n: t.treatment for n, t in left.items() if t.treatment is not None})
         stack.pop_all()
         # The weights own the readers and the device from here on, and close them too where they cannot be made.
-        attach(model, model_class, weights(prepared.plan, readers, dtype))
+        attach(model, model_class, weights(prepared.plan, stored.opened.give_away(), dtype))
     return model, info
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_readers
 from spqfmt.loaders import load
 from spqfmt.loaders.config import building_errors, stored_config
 from spqfmt.loaders.load import Ceilings, Planner, on_device, on_host, prepare
@@ -107,13 +105,12 @@ def _plan(
     n_tokens: int,
     batch: int,
 ) -> ModelPlan:
-    with ExitStack() as stack:
-        readers = open_readers(path)
-        for reader in readers:
-            stack.callback(reader.close)
-        with open_stored(path) as stored, asset_folder(stored.assets) as folder:
+    with open_stored(path) as stored:
+        assert stored.opened is not None
+        readers = stored.opened.readers
+        with asset_folder(stored.assets) as folder:
             config = stored_config(path, folder, stored)
-            weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
+        weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
         model_class = find_model_class(config, path)
         planned, rates = planner(readers)
         with building_errors(path, model_class):

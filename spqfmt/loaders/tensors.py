@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from spqfmt.container.model import OpenModel
 from spqfmt.errors import CorruptError, ImporterError, OptionError, SpqError, UnsupportedError
 from spqfmt.importers import SourceTensor, find_importer
 from spqfmt.loaders.file import SpqFile
@@ -38,15 +39,15 @@ class LazyTensor:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """What a model is loaded from. `is_spq`: an .spq file rather than a foreign source."""
+    """What a model is loaded from. `opened` is an .spq file; None for a foreign source."""
 
     tensors: Mapping[str, LazyTensor]
     assets: Mapping[str, bytes]
-    is_spq: bool
+    opened: OpenModel | None
 
     def bad(self, message: str) -> SpqError:
         """The error of a model that breaks its format's or its class's rules."""
-        return CorruptError(message) if self.is_spq else ImporterError(message)
+        return CorruptError(message) if self.opened is not None else ImporterError(message)
 
 
 @contextmanager
@@ -60,10 +61,10 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         source = importer.open(path)
         tensors = {t.name: LazyTensor(t.shape, t.dtype, t.tied_to, _loader(path, t)) for t in source.tensors}
         with source.unchanged():
-            yield StoredModel(tensors, source.asset_data, is_spq=False)
+            yield StoredModel(tensors, source.asset_data, None)
         return
     with SpqFile(path) as file:
-        file.refuse_lone_shard()
+        file.model.refuse_lone_shard()
         tied = file.tied
         stored = {}
         for name, handle in file.items():
@@ -75,7 +76,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
                 _reader(file, source_name),
                 handle.input_treatment(),
             )
-        yield StoredModel(stored, file.assets, is_spq=True)
+        yield StoredModel(stored, file.assets, file.model)
 
 
 def _loader(path: Path, tensor: SourceTensor) -> Callable[[bool], torch.Tensor]:

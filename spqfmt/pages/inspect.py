@@ -1,11 +1,10 @@
 """The page of `spqfmt inspect --html`."""
 
 import json
-from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 
-from spqfmt.container.shards import open_readers
+from spqfmt.container.model import open_model
 from spqfmt.pages.compact import compact
 from spqfmt.pages.render import render
 from spqfmt.pages.residency import inventory_from_index, residency_data
@@ -68,14 +67,11 @@ def inspect_page(report: FileReport, path: Path, rates: Rates | None = None) -> 
 
 
 def _residency(path: Path, rates: Rates | None) -> dict[str, object] | None:
-    with ExitStack() as stack:
-        readers = open_readers(path)
-        for reader in readers:
-            stack.callback(reader.close)
-        inventory = inventory_from_index(readers)
+    with open_model(path) as model:
+        inventory = inventory_from_index(model.readers)
         if not inventory.items:
             return None
-        return residency_data(inventory, rates or measure_rates(readers[0]))
+        return residency_data(inventory, rates or measure_rates(model.readers[0]))
 
 
 def _over(report: FileReport) -> float | None:

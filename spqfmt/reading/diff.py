@@ -5,22 +5,21 @@ the same bits, and the same assets. How they are stored (scheme, codec, order, t
 """
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from spqfmt.container.fetch import StreamFetch
 from spqfmt.container.located import located
+from spqfmt.container.model import Held, OpenModel, open_model
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_readers
 from spqfmt.errors import OptionError
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.distance import distance, same_elements
 from spqfmt.reading.report import Distance, FileReport, TensorReport, inspect_file
 from spqfmt.reading.rows import holder
-from spqfmt.reading.side_by_side import Held, both
+from spqfmt.reading.side_by_side import both
 from spqfmt.records import Stream, TensorRecord
 from spqfmt.schemes.uniform import read_scale
 
@@ -88,38 +87,23 @@ def diff_files(
     FormatError.
     """
     reports = inspect_file(first), inspect_file(second)
-    with ExitStack() as stack:
-        files = _open(first, stack), _open(second, stack)
-        a, b = (_holders(readers) for readers in files)
+    with open_model(first) as a, open_model(second) as b, progress or Silent() as shown:
         by_name = [{t.name: t for t in report.tensors} for report in reports]
-        chosen = [n for n in dict.fromkeys((*a, *b)) if matches is None or matches(n)]
+        chosen = [n for n in dict.fromkeys((*a.tensors, *b.tensors)) if matches is None or matches(n)]
         if matches is not None and not chosen:
             raise OptionError("no tensor of either file has such a name")
-        shown = stack.enter_context(progress or Silent())
-        shown.start(sum(by_name[0][n].raw_bytes for n in chosen if n in a))
+        shown.start(sum(by_name[0][n].raw_bytes for n in chosen if n in a.tensors))
         tensors = []
         for name in chosen:
             pair = by_name[0].get(name), by_name[1].get(name)
             tensors.append(_tensor(name, pair, _held(a, name), _held(b, name), error))
             shown.advance(pair[0].raw_bytes if pair[0] else 0, name)
-        assets = _asset_differences(*files) if matches is None else {}
+        assets = _asset_differences(a, b) if matches is None else {}
     return DiffReport(*reports, tuple(tensors), assets)
 
 
-def _open(path: str | os.PathLike[str], stack: ExitStack) -> tuple[Reader, ...]:
-    readers = open_readers(path)
-    for reader in readers:
-        stack.callback(reader.close)
-    return readers
-
-
-def _holders(readers: tuple[Reader, ...]) -> dict[str, Reader]:
-    return {name: reader for reader in readers for name in reader.index.by_name}
-
-
-def _held(holders: Mapping[str, Reader], name: str) -> Held | None:
-    reader = holders.get(name)
-    return None if reader is None else (reader, reader.index.by_name[name])
+def _held(model: OpenModel, name: str) -> Held | None:
+    return model.held(name) if name in model.tensors else None
 
 
 def _tensor(
@@ -209,14 +193,9 @@ def same_weights(a: Held, b: Held) -> bool:
     return all(same_elements(*parts) for parts in both(a, b))
 
 
-def _asset_differences(first: tuple[Reader, ...], second: tuple[Reader, ...]) -> dict[str, str]:
-    ours, theirs = (
-        {asset.name: reader for reader in readers for asset in reader.index.assets}
-        for readers in (first, second)
-    )
+def _asset_differences(first: OpenModel, second: OpenModel) -> dict[str, str]:
+    ours, theirs = first.asset_holders, second.asset_holders
     alone = {name: ONLY_FIRST for name in ours if name not in theirs}
     alone |= {name: ONLY_SECOND for name in theirs if name not in ours}
     both = (name for name in ours if name in theirs)
-    return alone | {
-        name: "contents" for name in both if ours[name].read_asset(name) != theirs[name].read_asset(name)
-    }
+    return alone | {name: "contents" for name in both if first.read_asset(name) != second.read_asset(name)}

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.container.fetch import StreamFetch
 from spqfmt.container.located import located
+from spqfmt.container.model import open_model
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_readers
 from spqfmt.errors import OptionError
 from spqfmt.kernels import native
 from spqfmt.progress import Progress, Silent
@@ -47,10 +47,7 @@ def measure_file(
     have no error; OptionError when that is so for all of them. Raises FormatError for damage, ImporterError.
     """
     with ExitStack() as stack:
-        readers = open_readers(path)
-        for reader in readers:
-            stack.callback(reader.close)
-        holders = {name: reader for reader in readers for name in reader.index.by_name}
+        model = stack.enter_context(open_model(path))
         chosen = [t for t in report.tensors if t.tied_to is None and (names is None or t.name in names)]
         other = None if reference is None else stack.enter_context(open_reference(Path(reference)))
         if other is not None and chosen and not any(other.shape(t.name) == t.shape for t in chosen):
@@ -59,8 +56,7 @@ def measure_file(
         shown.start(sum(t.raw_bytes for t in chosen))
         measured = {}
         for tensor in chosen:
-            reader = holders[tensor.name]
-            measured[tensor.name] = _measure(reader, reader.index.by_name[tensor.name], other)
+            measured[tensor.name] = _measure(*model.held(tensor.name), other)
             shown.advance(tensor.raw_bytes, tensor.name)
     return replace(report, tensors=tuple(replace(t, measured=measured.get(t.name)) for t in report.tensors))
 

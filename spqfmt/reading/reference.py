@@ -1,13 +1,13 @@
 """A model to compare with, of any kind that can be read: one tensor at a time."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from spqfmt.container.model import OpenModel, open_model
 from spqfmt.container.output import INDEX_SUFFIX
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_readers
 from spqfmt.importers.base import SourceModel
 from spqfmt.importers.registry import find_importer, open_source
 from spqfmt.reading.distance import distance
@@ -27,18 +27,15 @@ class Reference(Protocol):
 
 
 class _Spq:
-    def __init__(self, readers: tuple[Reader, ...]) -> None:
-        self._tensors = {
-            record.name: (reader, record) for reader in readers for record in reader.index.tensors
-        }
+    def __init__(self, model: OpenModel) -> None:
+        self._model = model
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        return self._tensors[name][1].shape if name in self._tensors else None
+        return self._model.tensors[name].shape if name in self._model.tensors else None
 
     def beside(self, name: str, reader: Reader, record: TensorRecord) -> Distance:
-        other, reference = self._tensors[name]
-        parts = both((reader, record), (other, reference))
-        return distance(parts, record.dtype, reference.dtype)
+        other = self._model.held(name)
+        return distance(both((reader, record), other), record.dtype, other[1].dtype)
 
 
 class _Source:
@@ -68,8 +65,5 @@ def open_reference(path: Path) -> Iterator[Reference]:
         with source.unchanged():
             yield _Source(source)
         return
-    with ExitStack() as stack:
-        readers = open_readers(path)
-        for reader in readers:
-            stack.callback(reader.close)
-        yield _Spq(readers)
+    with open_model(path) as model:
+        yield _Spq(model)

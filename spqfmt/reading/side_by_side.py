@@ -1,15 +1,10 @@
 """Two tensors of one shape, part by part, so that neither is held whole where their orders agree."""
 
 from collections.abc import Iterator
-from typing import TypeAlias
 
 from spqfmt.codecs.elements import Elements
-from spqfmt.container.reader import Reader
+from spqfmt.container.model import Held
 from spqfmt.reading.rows import blocks, holder, is_by_rows, read_part, read_tensor, rows_and_columns
-from spqfmt.records import TensorRecord
-
-Held: TypeAlias = tuple[Reader, TensorRecord]
-"""A tensor and the file that it is in."""
 
 
 def both(a: Held, b: Held) -> Iterator[tuple[Elements, Elements]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +10,7 @@ from typing import BinaryIO
 from spqfmt.asset_names import source_kinds
 from spqfmt.codecs.elements import packed
 from spqfmt.container.located import located
+from spqfmt.container.model import OpenModel
 from spqfmt.container.reader import Reader
 from spqfmt.container.source_records import Piece, SourceFileRecord, Sources
 from spqfmt.errors import ChecksumError, CorruptError
@@ -22,22 +23,15 @@ NO_NAME = "its name may not be written into a folder"
 NOT_HELD = "not in the packed file"
 
 
-def asset_holders(readers: Sequence[Reader], *, with_literals: bool = False) -> dict[str, Reader]:
-    """Which file of a model holds an asset, by its name. Literals of source files are no file of the model."""
-    sources = readers[0].index.sources
-    literals = None if sources is None or with_literals else sources.literals
-    return {a.name: reader for reader in readers for a in reader.index.assets if a.name != literals}
-
-
 class SourceFiles:
     """The source files of an opened model."""
 
-    def __init__(self, readers: Sequence[Reader], *, with_code: bool) -> None:
-        self._readers = readers
-        self._sources = readers[0].index.sources or Sources(None, ())
-        self._firsts = list(accumulate((len(reader.index.tensors) for reader in readers), initial=0))
+    def __init__(self, model: OpenModel, *, with_code: bool) -> None:
+        self._readers = model.readers
+        self._sources = model.index.sources or Sources(None, ())
+        self._firsts = list(accumulate((len(reader.index.tensors) for reader in self._readers), initial=0))
         self._last_part: tuple[tuple[int, int], bytes] | None = None
-        self._assets = asset_holders(readers, with_literals=True)
+        self._assets = model.asset_holders
         kinds = source_kinds(file.name for file in self._sources.files)
         self.left_out: dict[str, str] = {}
         """Names of the files that are not written, with the reason."""

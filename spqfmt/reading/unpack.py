@@ -1,21 +1,20 @@
 """A .spq file back to a Hugging Face folder."""
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from spqfmt.asset_names import as_files
+from spqfmt.container.model import OpenModel, open_model
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_readers, refuse_lone_shard
 from spqfmt.errors import OptionError
 from spqfmt.exporters.folder import whole_folder
 from spqfmt.exporters.huggingface import export_huggingface
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.restore import restore
-from spqfmt.reading.source_files import CODE, NO_NAME, SourceFiles, asset_holders
+from spqfmt.reading.source_files import CODE, NO_NAME, SourceFiles
 from spqfmt.records import FACT_PREFIX, TensorRecord
 
 if TYPE_CHECKING:
@@ -88,12 +87,9 @@ def unpack(
     folder; code among them only `with_code`. Raises FormatError for the file, FileExistsError and OSError for the
     folder, EncodeError for a tensor's name that safetensors cannot hold.
     """
-    with ExitStack() as stack, progress or Silent() as shown:
-        readers = open_readers(path)
-        for reader in readers:
-            stack.callback(reader.close)
-        refuse_lone_shard(path, readers)
-        sources = SourceFiles(readers, with_code=with_code)
+    with open_model(path) as model, progress or Silent() as shown:
+        model.refuse_lone_shard()
+        sources = SourceFiles(model, with_code=with_code)
         if not keep_packed and as_ != "dense":
             sources.check()
             if sources.has_weights:
@@ -105,32 +101,32 @@ def unpack(
                 raise OptionError(
                     f"{path}: it cannot give back the files of its source; leave --as source out for plain weights"
                 )
-        assets, report = _chosen(readers, with_code=with_code)
+        assets, report = _chosen(model, with_code=with_code)
         if keep_packed:
-            copies = [reader.path for reader in readers]
+            copies = [reader.path for reader in model.readers]
             copies += [] if copies[0] == Path(path) else [Path(path)]
             export_huggingface(Path(folder), [], assets, copies=copies)
             return report
-        tensors = [_Restored(r, record, shown) for r in readers for record in r.index.tensors]
+        tensors = [_Restored(*model.held(name), shown) for name in model.tensors]
         shown.start(sum(t.record.source_bytes for t in tensors if t.tied_to is None))
         facts = {
             key.removeprefix(FACT_PREFIX): value
-            for key, value in readers[0].index.metadata.items()
+            for key, value in model.index.metadata.items()
             if key.startswith(FACT_PREFIX)
         }
         export_huggingface(Path(folder), tensors, assets, facts=facts)
         return report
 
 
-def _chosen(readers: Sequence[Reader], *, with_code: bool) -> tuple[dict[str, bytes], UnpackReport]:
+def _chosen(model: OpenModel, *, with_code: bool) -> tuple[dict[str, bytes], UnpackReport]:
     """The assets to write, and the report."""
-    holders = asset_holders(readers)
-    kinds = as_files(holders)
-    left_out = dict.fromkeys(holders, NO_NAME)
+    names = model.asset_names
+    kinds = as_files(names)
+    left_out = dict.fromkeys(names, NO_NAME)
     for name, kind in kinds.items():
         if kind == "data" or with_code:
             del left_out[name]
         else:
             left_out[name] = CODE
-    chosen = {name: reader.read_asset(name) for name, reader in holders.items() if name not in left_out}
+    chosen = {name: model.read_asset(name) for name in names if name not in left_out}
     return chosen, UnpackReport(tuple(chosen), left_out)

@@ -1,14 +1,13 @@
 """Checks a whole file: every byte, every checksum, every rule that the index alone cannot show."""
 
 import os
-from collections.abc import Sequence
 
 from spqfmt import wire
 from spqfmt.container.content import content_of_model, content_of_stored
 from spqfmt.container.fetch import each_chunk
 from spqfmt.container.located import located
+from spqfmt.container.model import OpenModel, open_model
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_readers
 from spqfmt.errors import ChecksumError, CorruptError
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.source_files import SourceFiles
@@ -26,18 +25,13 @@ def verify_file(
     model's is returned, in hex, whether the file gives any or not. Of one shard alone only its tensors' are compared,
     and None is returned, as it is without `content`.
     """
-    readers = open_readers(path)
-    try:
-        with progress or Silent() as shown:
-            shown.start(sum(reader.file_bytes for reader in readers) * (2 if content else 1))
-            for reader in readers:
-                _verify_file(reader, shown)
-            if readers[0].index.shard is None or readers[0].index.shard.count == len(readers):
-                SourceFiles(readers, with_code=True).check()
-            return _verify_content(readers, shown) if content else None
-    finally:
-        for reader in readers:
-            reader.close()
+    with open_model(path) as model, progress or Silent() as shown:
+        shown.start(sum(reader.file_bytes for reader in model.readers) * (2 if content else 1))
+        for reader in model.readers:
+            _verify_file(reader, shown)
+        if model.is_whole:
+            SourceFiles(model, with_code=True).check()
+        return _verify_content(model, shown) if content else None
 
 
 def _verify_file(reader: Reader, progress: Progress) -> None:
@@ -54,27 +48,25 @@ def _verify_file(reader: Reader, progress: Progress) -> None:
     checks.padding(reader.trailer.index_offset)
 
 
-def _verify_content(readers: Sequence[Reader], progress: Progress) -> str | None:
+def _verify_content(model: OpenModel, progress: Progress) -> str | None:
     digests: dict[str, str] = {}
     tied: dict[str, str] = {}
-    for reader in readers:
-        for segment in reader.index.segments:
-            for tensor in reader.index.tensors_of(segment):
-                if tensor.tied_to is not None:
-                    tied[tensor.name] = tensor.tied_to
-                    continue
-                digests[tensor.name] = content_of_stored(reader, tensor)
-                if tensor.content not in (None, digests[tensor.name]):
-                    with located(reader.path):
-                        raise ChecksumError(
-                            f"tensor {tensor.name!r}: what it holds does not match its content digest"
-                        )
-            progress.advance(segment.end - segment.offset, segment.name)
-    shard = readers[0].index.shard
-    if shard is not None and shard.count != len(readers):
+    for reader, segment in model.segments():
+        for tensor in reader.index.tensors_of(segment):
+            if tensor.tied_to is not None:
+                tied[tensor.name] = tensor.tied_to
+                continue
+            digests[tensor.name] = content_of_stored(reader, tensor)
+            if tensor.content not in (None, digests[tensor.name]):
+                with located(reader.path):
+                    raise ChecksumError(
+                        f"tensor {tensor.name!r}: what it holds does not match its content digest"
+                    )
+        progress.advance(segment.end - segment.offset, segment.name)
+    if not model.is_whole:
         return None
     found = content_of_model(digests, tied)
-    for reader in readers:
+    for reader in model.readers:
         if reader.index.content not in (None, found):
             with located(reader.path):
                 raise ChecksumError("the model does not match its content digest")

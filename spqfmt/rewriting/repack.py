@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spqfmt.codecs.registry import CHOICES, unknown_codec
+from spqfmt.container.model import open_model
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_readers, refuse_lone_shard
 from spqfmt.container.strict_json import Json
 from spqfmt.errors import OptionError
 from spqfmt.progress import Progress, Silent
@@ -70,10 +70,9 @@ def repack(
         raise OptionError(unknown_codec(codec))
     shard_bytes = parse_shard_size(shard_size)
     with ExitStack() as stack:
-        readers = open_readers(path)
-        for reader in readers:
-            stack.callback(reader.close)
-        refuse_lone_shard(path, readers)
+        model = stack.enter_context(open_model(path))
+        model.refuse_lone_shard()
+        readers = model.readers
         if shard_bytes:
             _check_cut(path, readers)
         indexes = [reader.index for reader in readers]

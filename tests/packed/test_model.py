@@ -16,6 +16,7 @@ import tiny
 import torch
 
 import spqfmt
+from spqfmt.container.index import parse_index
 from spqfmt.container.reader import Reader
 from spqfmt.errors import ChecksumError, CorruptError, FormatError, OptionError, SpqError, TruncatedError
 from spqfmt.kernels.context import Context, using
@@ -53,6 +54,22 @@ def on_disk(llama: Path) -> Iterator[Any]:
     assert {p.residency for p in model.packed_weights.plan.parts} == {"disk"}
     yield model
     model.packed_weights.close()
+
+
+def test_an_index_is_parsed_once_whatever_is_done_with_it(
+    packed_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = []
+    monkeypatch.setattr(
+        "spqfmt.container.reader.parse_index", lambda *given: parsed.append(1) or parse_index(*given)
+    )
+    plan_model(packed_llama)
+    assert len(parsed) == 1
+    model, _ = spqfmt.load_model(packed_llama, packed=True)
+    model.packed_weights.close()
+    assert len(parsed) == 2
+    spqfmt.load_model(packed_llama)
+    assert len(parsed) == 3
 
 
 @pytest.mark.parametrize("method", ["rtn", "lossless"])

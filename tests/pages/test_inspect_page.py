@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from spqfmt.container.shards import open_readers
+from spqfmt.container.model import open_model
 from spqfmt.pages.inspect import inspect_page
 from spqfmt.pages.residency import inventory_from_index
 from spqfmt.reading.report import Distance, FileReport, Measured, inspect_file
@@ -193,10 +193,8 @@ def test_errors_against_a_reference_are_a_column_that_sorts(
 def test_the_slider_plans_as_the_planner_does(
     browser: Browser, page: Path, model: Path, rates: Rates
 ) -> None:
-    readers = open_readers(model)
-    inventory = inventory_from_index(readers)
-    for reader in readers:
-        reader.close()
+    with open_model(model) as opened:
+        inventory = inventory_from_index(opened.readers)
     browser.open(page)
     kinds = set()
     for position in range(0, 1001, 40):

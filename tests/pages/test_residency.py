@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models")
 import tiny
 
 import spqfmt
-from spqfmt.container.shards import open_readers
+from spqfmt.container.model import open_model
 from spqfmt.loaders.plan import plan_model
 from spqfmt.pages.residency import inventory_from_index
 from spqfmt.residency.cpu import plan_residency
@@ -23,10 +23,8 @@ def test_a_plain_decoder_is_planned_as_its_class_would_be(name: str, tmp_path: P
     tiny.build(name, tmp_path / "m", dtype=torch.bfloat16)
     path = tmp_path / "m.spq"
     spqfmt.pack(tmp_path / "m", path, method="rtn", bits=8)
-    readers = open_readers(path)
-    inventory = inventory_from_index(readers)
-    for reader in readers:
-        reader.close()
+    with open_model(path) as model:
+        inventory = inventory_from_index(model.readers)
     smallest = plan_residency(inventory, rates, None).smallest_bytes
     for memory in (None, smallest, smallest + 30_000):
         assert plan_model(path, memory=memory, rates=rates).plan.to_json() == (

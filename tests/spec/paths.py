@@ -1,7 +1,6 @@
 """Every path of the package on which stored chunks become something: each must refuse what a reader must refuse."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -12,8 +11,8 @@ import torch
 
 import spqfmt
 from spqfmt.codecs.registry import CODECS
+from spqfmt.container.model import open_model
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_readers
 from spqfmt.kernels.device.choose import kernels_for
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.seam import Memory
@@ -45,9 +44,8 @@ def read(path: Path) -> None:
 
 def rows(path: Path) -> None:
     """Values a row at a time."""
-    with ExitStack() as stack:
-        for reader in open_readers(path):
-            stack.callback(reader.close)
+    with open_model(path) as model:
+        for reader in model.readers:
             for record in _records(reader):
                 for row in range(record.matrix_shape[0] if record.n_weights else 0):
                     reader.read_rows(record, row, row + 1, "f32")
@@ -70,11 +68,8 @@ def packable_names(path: Path) -> set[str]:
 
 
 def _each_reader(path: Path, work: Callable[[Reader, list[TensorRecord]], None]) -> None:
-    with ExitStack() as stack:
-        readers = open_readers(path)
-        for reader in readers:
-            stack.callback(reader.close)
-        for reader in readers:
+    with open_model(path) as model:
+        for reader in model.readers:
             work(reader, _packable(reader))
 
 

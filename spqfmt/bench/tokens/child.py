@@ -13,7 +13,7 @@ from typing import Any
 
 from spqfmt import loaders
 from spqfmt.bench.tokens.configurations import Configuration
-from spqfmt.container.shards import open_readers
+from spqfmt.container.model import open_model
 from spqfmt.kernels import native
 from spqfmt.kernels.context import Context, using
 from spqfmt.loaders.speed import Workload, seconds_per_pass
@@ -66,10 +66,8 @@ def peak_bytes() -> int:
 
 def load(configuration: Configuration) -> tuple[Any, Loaded]:
     """The model, and what is known of it."""
-    readers = open_readers(configuration.path)
-    rates = measure_rates(readers[0])
-    for reader in readers:
-        reader.close()
+    with open_model(configuration.path) as opened:
+        rates = measure_rates(opened.readers[0])
     before = resident_bytes()
     is_packed = configuration.packed or configuration.memory_bytes is not None
     with using(Context(read_rate=1.0 if configuration.keeps_all else None)):

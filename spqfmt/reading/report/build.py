@@ -3,12 +3,11 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from spqfmt import wire
 from spqfmt.codecs.registry import CODECS_BY_ID
+from spqfmt.container.model import OpenModel, open_model
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import model_bytes, open_readers
 from spqfmt.reading.report.file import FileReport
 from spqfmt.reading.report.groups import mean_entropy
 from spqfmt.reading.report.names import layer_of, projection_of
@@ -22,16 +21,12 @@ _CRC_BYTES = 4
 
 def inspect_file(path: str | os.PathLike[str]) -> FileReport:
     """Describe a .spq file, or a model in shards by its .spq.index.json. Raises FormatError, OSError."""
-    readers = open_readers(path)
-    try:
-        return _report(readers, Path(path))
-    finally:
-        for reader in readers:
-            reader.close()
+    with open_model(path) as model:
+        return _report(model)
 
 
-def _report(readers: tuple[Reader, ...], path: Path) -> FileReport:
-    file_bytes = model_bytes(path, readers)
+def _report(model: OpenModel) -> FileReport:
+    readers, file_bytes = model.readers, model.n_bytes
     tensors: list[TensorReport] = []
     crc_bytes = 0
     for reader in readers:
@@ -46,9 +41,9 @@ def _report(readers: tuple[Reader, ...], path: Path) -> FileReport:
         format_version=f"{wire.FORMAT_MAJOR}.{max(reader.trailer.minor for reader in readers)}",
         file_bytes=file_bytes,
         n_files=len(readers),
-        content=readers[0].index.content,
-        metadata=dict(readers[0].index.metadata),
-        partial_plan=readers[0].index.partial_plan,
+        content=model.index.content,
+        metadata=dict(model.index.metadata),
+        partial_plan=model.index.partial_plan,
         assets={a.name: a.stream.stored_bytes for reader in readers for a in reader.index.assets},
         totals=_totals(readers, tensors, file_bytes, crc_bytes),
         tensors=tuple(tensors),
