@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spqfmt.bench.tokens.latency import Latency
+from spqfmt.bench.latency import Latency
 
 
 @dataclass(frozen=True)

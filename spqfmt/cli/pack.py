@@ -185,10 +185,10 @@ def pack(
     from spqfmt.codecs import threads
     from spqfmt.importers.registry import open_source
     from spqfmt.packing.fit.bounds import room_for
-    from spqfmt.packing.fit.target import BitsPerWeight
     from spqfmt.packing.options import pack_options
     from spqfmt.packing.pack import pack_model
     from spqfmt.packing.plan import plan_pack
+    from spqfmt.packing.target import BitsPerWeight
 
     checked = pack_options(**options)  # type: ignore[arg-type]  # click has checked the types
     check_name(out)

@@ -81,7 +81,7 @@ class OpenModel:
 
     @property
     def asset_names(self) -> list[str]:
-        """The model's small files, among which literals of its source's files are not (FORMAT.md 7.3)."""
+        """The model's small files, among which literals of its source's files are not (FORMAT.md 7.2)."""
         sources = self.index.sources
         return [n for n in self.asset_holders if sources is None or n != sources.literals]
 

@@ -18,7 +18,7 @@ class Backend:
     """What codes rans chunks in host memory, and what computes on a device.
 
     `kernels` names the native kernels, which also do checksums and byte planes. `device_kernels` is "triton" or "torch"
-    (spqfmt.kernels.device.choose), None for what suits the device; `device_zstd` that zstd chunks are decoded on the
+    (spqfmt.kernels.choose), None for what suits the device; `device_zstd` that zstd chunks are decoded on the
     device too, by nvCOMP.
     """
 

@@ -14,7 +14,7 @@ import torch
 
 from spqfmt.container.reader import Reader
 from spqfmt.kernels import backend
-from spqfmt.kernels.device.choose import kernels_for
+from spqfmt.kernels.choose import kernels_for
 from spqfmt.kernels.nvcomp import NvcompZstd
 from spqfmt.loaders.device.compute import device_workspace_bytes
 from spqfmt.loaders.device.cuda import CudaDevice, require_cuda

@@ -8,7 +8,7 @@ from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.codecs.registry import CHOICES, unknown_codec
 from spqfmt.errors import OptionError
-from spqfmt.packing.fit.target import FITTING, BitsPerWeight, Fit, check_fit, parse_fit
+from spqfmt.packing.target import FITTING, BitsPerWeight, Fit, check_fit, parse_fit
 from spqfmt.quantize.base import GradedMethod, Method, MethodOptions, refuse_others
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.registry import METHODS

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from spqfmt.container.reader import Reader
-from spqfmt.kernels.device.choose import kernels_for
+from spqfmt.kernels.choose import kernels_for
 from spqfmt.loaders.device import DeviceWeights, Fault, SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.load import Ceilings, device_inventory

@@ -20,7 +20,7 @@ from device_support import RATES, plan_of
 from spqfmt import wire
 from spqfmt.container.reader import Reader
 from spqfmt.errors import BackendError, CorruptError
-from spqfmt.kernels.device.choose import kernels_for
+from spqfmt.kernels.choose import kernels_for
 from spqfmt.kernels.nvcomp import NvcompZstd
 from spqfmt.loaders.device import DeviceWeights, SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder

@@ -13,7 +13,7 @@ from device_support import RATES, engine_of, plan_of
 
 from spqfmt.container.reader import Reader
 from spqfmt.errors import BackendError, ChecksumError, CorruptError, SpqError
-from spqfmt.kernels.device.choose import kernels_for
+from spqfmt.kernels.choose import kernels_for
 from spqfmt.loaders.device import BufferConflictError, Fault, SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.pipeline import Pipeline

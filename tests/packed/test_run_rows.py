@@ -11,9 +11,9 @@ import torch
 import transformers
 
 import spqfmt
+from spqfmt.bench.latency import Latency
 from spqfmt.bench.report import Report
 from spqfmt.bench.tokens import configurations, measure
-from spqfmt.bench.tokens.latency import Latency
 from spqfmt.errors import BackendError
 from spqfmt.loaders.speed import Workload
 

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models")
 import tiny
 
 import spqfmt
+from spqfmt.bench.latency import Latency
 from spqfmt.bench.report import Report
 from spqfmt.bench.rows import CodecRow, LoadRow, Rate, RunRow
-from spqfmt.bench.tokens.latency import Latency
 from spqfmt.loaders.plan import ModelPlan, plan_model
 from spqfmt.pages.bench import bench_page
 from spqfmt.pages.evaluation import eval_page

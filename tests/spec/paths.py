@@ -13,7 +13,7 @@ import spqfmt
 from spqfmt.codecs.registry import CODECS
 from spqfmt.container.model import open_model
 from spqfmt.container.reader import Reader
-from spqfmt.kernels.device.choose import kernels_for
+from spqfmt.kernels.choose import kernels_for
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.seam import Memory
 from spqfmt.loaders.device.shipping import Shipment

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spqfmt.kernels.device.choose import kernels_for
+from spqfmt.kernels.choose import kernels_for
 
 sys.path.insert(0, str(Path(__file__).parent))  # staged
 

@@ -7,7 +7,7 @@ import torch
 
 from spqfmt.errors import BackendError
 from spqfmt.kernels import backend
-from spqfmt.kernels.device.choose import kernels_for
+from spqfmt.kernels.choose import kernels_for
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -26,8 +26,8 @@ from gpu_report import FULL, SMALL, Check, Sizes, table
 
 from spqfmt.errors import BackendError, CorruptError, SpqError
 from spqfmt.kernels import native
+from spqfmt.kernels.choose import kernels_for
 from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels, Matrix, UniformScales, raise_fault
-from spqfmt.kernels.device.choose import kernels_for
 from spqfmt.kernels.nvcomp import NvcompZstd
 from spqfmt.loaders.device import CudaDevice, SimulatedDevice
 from spqfmt.loaders.model import load_onto

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from spqfmt.container.reader import Reader
-from spqfmt.kernels.device.choose import kernels_for
+from spqfmt.kernels.choose import kernels_for
 from spqfmt.loaders.device import SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.pipeline import Pipeline

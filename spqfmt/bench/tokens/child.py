@@ -27,7 +27,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Loaded:
-    """`weights_bytes` are held of weights; `before_bytes` was resident before. The rest is for bench.tokens.latency."""
+    """`weights_bytes` are held of weights; `before_bytes` was resident before. The rest is for bench.latency."""
 
     weights_bytes: int
     before_bytes: int

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from spqfmt.bench.latency import Latency
 from spqfmt.bench.rows import Rate, RunRow
 from spqfmt.bench.tokens.child import Loaded, Timed
 from spqfmt.bench.tokens.configurations import Configuration, configurations
-from spqfmt.bench.tokens.latency import Latency
 from spqfmt.errors import BackendError
 from spqfmt.loaders.speed import Workload
 

@@ -11,9 +11,9 @@ from spqfmt.importers.base import SourceModel
 from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.packing.fit.file_ledger import FileLedger, Ledger, store
 from spqfmt.packing.fit.memory_ledger import MemoryLedger
-from spqfmt.packing.fit.target import BitsPerWeight, Fit, MemoryBytes
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan, PlannedTensor
+from spqfmt.packing.target import BitsPerWeight, Fit, MemoryBytes
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
 from spqfmt.records import TensorRecord

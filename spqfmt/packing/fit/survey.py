@@ -9,9 +9,9 @@ from spqfmt.calibration.gradients import output_gradients
 from spqfmt.importers.base import SourceModel
 from spqfmt.packing.fit.bounds import Room
 from spqfmt.packing.fit.spending import SizeBudget
-from spqfmt.packing.fit.target import MemoryBytes
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PlannedTensor
+from spqfmt.packing.target import MemoryBytes
 from spqfmt.quantize.base import as_matrix
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
