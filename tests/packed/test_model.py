@@ -277,3 +277,21 @@ def test_options_that_make_no_sense(llama: Path, options: dict[str, Any], messag
 def test_a_ceiling_is_for_packed_files(tiny_folder: Callable[[str], Path]) -> None:
     with pytest.raises(OptionError, match="pack it first"):
         spqfmt.load_model(tiny_folder("llama"), memory="1GiB")
+
+
+def test_a_file_is_opened_once(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is planned and what is read are of one file, also where another takes its place meanwhile."""
+    opened = []
+    original = Reader.__init__
+
+    def counted(self: Reader, path: Any, *arguments: Any, **options: Any) -> None:
+        opened.append(path)
+        original(self, path, *arguments, **options)
+
+    monkeypatch.setattr(Reader, "__init__", counted)
+    smallest = plan_model(llama).plan.smallest_bytes
+    assert len(opened) == 1
+    model, _ = spqfmt.load_model(llama, memory=smallest)
+    assert len(opened) == 2
+    assert generate(model)
+    model.packed_weights.close()
