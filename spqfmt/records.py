@@ -212,6 +212,11 @@ class TensorRecord:
     origin: "Origin | None" = None
 
     @property
+    def is_named(self) -> bool:
+        """Whether its scheme is another maker's (FORMAT.md 5.8): no elements can be had of it."""
+        return "/" in self.scheme
+
+    @property
     def n_weights(self) -> int:
         """Number of elements."""
         return prod(self.shape)

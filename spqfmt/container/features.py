@@ -5,23 +5,17 @@ from collections.abc import Collection, Iterable
 from spqfmt import wire
 from spqfmt.codecs.registry import CODECS_BY_ID
 from spqfmt.records import Index, Stream, TensorRecord
-from spqfmt.schemes.registry import SCHEMES
+from spqfmt.schemes.registry import scheme_of
 
 ALL_REQUIRED = sum(1 << bit for bit in wire.REQUIRED_FEATURES.values())
 _OF_1_0 = ("f8_e4m3", "f8_e5m2")
 """Small floats that a dense tensor of 1.0 may have."""
-NOT_READ = frozenset(
-    {
-        "named_schemes",
-    }
-)
-"""Required features that this version of the package does not read: files with one are refused by its name."""
 
 
 def tensor_features(tensor: TensorRecord) -> set[str]:
     """Names of the required features that a tensor uses."""
     used = _of_streams(tensor.streams) | _of_dtype(tensor.dtype)
-    used |= {"tied"} if tensor.tied_to is not None else SCHEMES[tensor.scheme].features(tensor)
+    used |= {"tied"} if tensor.tied_to is not None else scheme_of(tensor.scheme).features(tensor)
     if tensor.transposed and len(tensor.shape) > 2:
         used.add("stacked_transposed")
     if tensor.view is not None:

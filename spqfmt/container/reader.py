@@ -29,7 +29,7 @@ from spqfmt.errors import CorruptError, TruncatedError
 from spqfmt.kernels import native
 from spqfmt.kernels.json_text import check_json
 from spqfmt.records import Chunk, Index, PlaneChunk, Stream, TensorRecord
-from spqfmt.schemes.registry import SCHEMES
+from spqfmt.schemes.registry import scheme_of
 
 
 class _Scratch(threading.local):
@@ -188,7 +188,7 @@ class Reader:
         """Raise CorruptError where the streams of a tensor break a rule that no chunk shows alone (FORMAT.md 5)."""
         if record.tied_to is None:
             with located(self.path):
-                SCHEMES[record.scheme].verify(record, StreamFetch(self, record))
+                scheme_of(record.scheme).verify(record, StreamFetch(self, record))
 
     def read_rows(
         self, record: TensorRecord, first: int = 0, stop: int | None = None, dtype: str = "f32"
@@ -196,7 +196,7 @@ class Reader:
         """Rows of the stored matrix (FORMAT.md 5.1) as the carrier of `dtype`; a dense tensor's of its own dtype."""
         rows, columns = record.matrix_shape
         rows_wanted = range(first, rows if stop is None else stop)
-        carrier = CARRIERS[dtype if SCHEMES[record.scheme].is_quantized else record.dtype]
+        carrier = CARRIERS[dtype if scheme_of(record.scheme).is_quantized else record.dtype]
         out = np.empty((len(rows_wanted), columns), carrier)
         self.restore(record, rows_wanted, range(columns), out, dtype)
         return out
@@ -209,9 +209,9 @@ class Reader:
         """
         if record.tied_to is not None:
             record = self.index.by_name[record.tied_to]
-        if out.size:
+        if out.size or record.is_named:
             with located(self.path):
-                SCHEMES[record.scheme].restore(record, StreamFetch(self, record), rows, columns, out, dtype)
+                scheme_of(record.scheme).restore(record, StreamFetch(self, record), rows, columns, out, dtype)
 
     def read_asset(self, name: str) -> bytes:
         """The bytes of an asset. KeyError when there is none of that name."""

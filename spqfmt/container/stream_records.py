@@ -1,6 +1,6 @@
 """Stream and chunk records, and the places in the file that follow from them (FORMAT.md 2.3, 3.2 and 3.3)."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import TypeAlias
@@ -33,11 +33,20 @@ Put: TypeAlias = Callable[[EncodedPlane, int], tuple[int, EncodedPlane]]
 """Stores a plane that decodes to so many bytes; gives the place in the file, and what is stored there."""
 
 
-def parse_streams(records: Sequence[Json], begin: int, alignment: int, where: str) -> tuple[Stream, ...]:
-    """Some stream records; their chunks lie one after the other from `begin` on. `same_as` is not followed."""
+def parse_streams(
+    records: Sequence[Json],
+    begin: int,
+    alignment: int,
+    where: str,
+    may_be_empty: Collection[str] = OUTLIER_ROLES,
+) -> tuple[Stream, ...]:
+    """Some stream records; their chunks lie one after the other from `begin` on. `same_as` is not followed.
+
+    Streams of the roles `may_be_empty` may have empty chunks.
+    """
     streams = []
     for record in records:
-        streams.append(_stream(record, begin, alignment, where))
+        streams.append(_stream(record, begin, alignment, where, may_be_empty))
         begin = align(streams[-1].chunks.end or begin, alignment)
     return tuple(streams)
 
@@ -75,7 +84,7 @@ def store_stream(stream: Stream, chunks: Iterable[EncodedChunk], put: Put) -> St
     return replace(stream, chunks=Chunks.of(records), entropy_bits=tuple(totals) or stream.entropy_bits)
 
 
-def _stream(record: Json, begin: int, alignment: int, where: str) -> Stream:
+def _stream(record: Json, begin: int, alignment: int, where: str, may_be_empty: Collection[str]) -> Stream:
     role = member(record, "role", str, where)
     where = f"{where}: {role}"
     dtype = member(record, "dtype", str, where)
@@ -87,7 +96,8 @@ def _stream(record: Json, begin: int, alignment: int, where: str) -> Stream:
         if "chunks" in record or "entropy_bits" in record or role in _OWN_ROLES:
             raise CorruptError(f"{where}: cannot be the stream of another tensor")
         return Stream(role, dtype, n, same_as=same_as)
-    chunks = _chunks(record.get("chunks"), role, dtype, n, begin, alignment, where)
+    empty = role in may_be_empty
+    chunks = _chunks(record.get("chunks"), dtype, n, begin, alignment, where, may_be_empty=empty)
     entropy = record.get("entropy_bits")
     if entropy is None and "entropy_bits" not in record:
         return Stream(role, dtype, n, chunks)
@@ -108,7 +118,9 @@ def check_shared(stream: Stream, holder: Json, where: str) -> None:
     raise CorruptError(f"{where}: {stream.role}: tensor {stream.same_as} does not hold that stream")
 
 
-def _chunks(found: object, role: str, dtype: str, n: int, begin: int, alignment: int, where: str) -> Chunks:
+def _chunks(
+    found: object, dtype: str, n: int, begin: int, alignment: int, where: str, *, may_be_empty: bool
+) -> Chunks:
     width = 1 + 3 * n_planes(dtype)
     if not isinstance(found, tuple):
         raise CorruptError(f"{where}: chunks is missing, or not a list of lists of integers")
@@ -116,9 +128,7 @@ def _chunks(found: object, role: str, dtype: str, n: int, begin: int, alignment:
     if rows.shape[1] != width:
         raise CorruptError(f"{where}: a chunk is not a list of {width} integers")
     try:
-        held, table = chunk_table(
-            rows, wire.DTYPES[dtype].bits, begin, alignment, may_be_empty=role in OUTLIER_ROLES
-        )
+        held, table = chunk_table(rows, wire.DTYPES[dtype].bits, begin, alignment, may_be_empty=may_be_empty)
     except FormatError as error:
         error.args = (f"{where}: {error}",)
         raise

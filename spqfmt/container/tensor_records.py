@@ -28,14 +28,16 @@ from spqfmt.errors import CorruptError, LimitError
 from spqfmt.kernels.json_text import Wanted, project_json
 from spqfmt.records import Origin, Stream, TensorRecord
 from spqfmt.schemes.base import check_int, float_from_bits
-from spqfmt.schemes.registry import SCHEMES
+from spqfmt.schemes.named import is_scheme_name
+from spqfmt.schemes.outliers import ROLES as OUTLIER_ROLES
+from spqfmt.schemes.registry import SCHEMES, scheme_of
 
 QUANTIZED_DTYPES = ("f64", "f32", "f16", "bf16")
 
 _PARAMETERS: Mapping[str, Wanted] = {
     key: wanted for scheme in SCHEMES.values() for key, wanted in scheme.parameters.items()
 }
-_TENSOR: Wanted = {
+_TENSOR: Mapping[str, Wanted] = {
     "name": "scalar",
     "shape": "integers",
     "dtype": "scalar",
@@ -58,6 +60,9 @@ _TENSOR: Wanted = {
     "origin": {"layout": "scalar", "version": "scalar"},
 }
 _LAYOUT = re.compile(r"[a-z0-9_-]{1,64}")
+_MOST_NAMED_STREAMS = 65536
+"""Of a tensor in another maker's scheme: what claims more would take much memory."""
+_NAMED: Wanted = {**_TENSOR, "parameters": {}, "streams": (_MOST_NAMED_STREAMS, STREAM)}
 _KEPT = 1024
 """Records that are kept for whoever asks again."""
 
@@ -110,7 +115,14 @@ class RecordReader:
 
     def _json(self, number: int) -> Json:
         begin, end = self._spans[number].tolist()
-        found = project_json(self._text, begin, end, _TENSOR)
+        try:
+            found = project_json(self._text, begin, end, _TENSOR)
+        except CorruptError:
+            # More streams than any scheme that is known has.
+            scheme = project_json(self._text, begin, end, {"scheme": "scalar"})
+            if not isinstance(scheme, dict) or not is_scheme_name(str(scheme.get("scheme"))):
+                raise
+            found = project_json(self._text, begin, end, _NAMED)
         if not isinstance(found, dict):
             raise CorruptError("index: a tensor record is not an object")
         return found
@@ -154,14 +166,16 @@ class RecordReader:
         for stream in streams:
             if not isinstance(stream, dict):
                 raise CorruptError(f"{where}: a stream is not an object")
-        parsed = parse_streams(streams, begin, self._alignment, where)
+        is_named = is_scheme_name(scheme)
+        empty = () if is_named else OUTLIER_ROLES
+        parsed = parse_streams(streams, begin, self._alignment, where, empty)
         tensor = TensorRecord(
             name=member(record, "name", str, where),
             shape=_shape(record, where),
             dtype=member(record, "dtype", str, where),
             scheme=scheme,
             method=member(record, "method", str, where),
-            parameters=_with_lists(parameters, parsed, where),
+            parameters={} if is_named else _with_lists(parameters, parsed, where),
             streams=parsed,
             tied_to=optional(record, "tied_to", str, where),
             transposed=optional(record, "transposed", bool, where) or False,
@@ -216,6 +230,8 @@ def store_tensor(
     own = [store_stream(stream, of, put) for stream, of in zip(record.streams, chunks, strict=True)]
     if record.tied_to is not None:
         return record
+    if record.is_named:
+        return replace(record, streams=tuple(own))
     order = SCHEMES[record.scheme].roles
     streams = sorted([*own, *shared], key=lambda stream: order.index(stream.role))
     return replace(record, streams=tuple(streams))
@@ -289,11 +305,11 @@ def _check_scheme(tensor: TensorRecord, where: str) -> None:
         if tensor.content is not None or tensor.origin is not None:
             raise CorruptError(f"{where}: a tied tensor has no content and no origin of its own")
         return
-    if tensor.tied_to is not None or tensor.scheme not in SCHEMES:
+    if tensor.tied_to is not None or (tensor.scheme not in SCHEMES and not is_scheme_name(tensor.scheme)):
         raise CorruptError(f"{where}: unknown scheme {tensor.scheme!r}")
     if tensor.transposed and len(tensor.view or tensor.shape) < 2:
         raise CorruptError(f"{where}: only a tensor of two dimensions or more can be transposed")
-    scheme = SCHEMES[tensor.scheme]
+    scheme = scheme_of(tensor.scheme)
     if scheme.is_quantized:
         if not tensor.shape or 0 in tensor.shape:
             raise CorruptError(f"{where}: a scalar or empty tensor must be dense")

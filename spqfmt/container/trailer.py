@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 
 from spqfmt import wire
-from spqfmt.container.features import ALL_REQUIRED, NOT_READ
+from spqfmt.container.features import ALL_REQUIRED
 from spqfmt.errors import (
     ChecksumError,
     CorruptError,
@@ -108,9 +108,6 @@ def _check_features(required: int, at: int) -> None:
         raise UnsupportedError(
             f"needs feature bit {bit}, which this spqfmt does not know; update it", f"bit {bit}", at
         )
-    for name in sorted(NOT_READ, key=wire.REQUIRED_FEATURES.__getitem__):
-        if required >> wire.REQUIRED_FEATURES[name] & 1:
-            raise UnsupportedError(f"needs {name}, which this spqfmt does not read; update it", name, at)
 
 
 def _check_index_size(trailer: Trailer, at: int) -> None:

@@ -24,6 +24,8 @@ from spqfmt.records import Stream, TensorRecord
 from spqfmt.schemes.uniform import read_scale
 
 EQUAL, WEIGHTS, SHAPE, DTYPE, INPUT = "equal", "weights", "shape", "dtype", "input"
+_AT_ONCE = 1 << 20
+"""Elements of streams that are compared together."""
 ONLY_FIRST, ONLY_SECOND = "only in the first", "only in the second"
 
 
@@ -122,12 +124,12 @@ def _tensor(
         difference = DTYPE
     elif _treatment(*a) != _treatment(*b):
         difference = INPUT
-    elif same_content(a, b) or stored_alike(a, b) or same_weights(a, b):
+    elif same_content(a, b) or stored_alike(a, b) or _same(a, b):
         difference = EQUAL
         far = Distance(0.0, 0.0, 0.0)
     else:
         difference = WEIGHTS
-    if error and far is None:
+    if error and far is None and not _any_named(a, b):
         far = distance(both(b, a), b[1].dtype, a[1].dtype)
     return TensorDiff(name, difference, *reports, far if error else None)
 
@@ -163,7 +165,7 @@ def stored_alike(a: Held, b: Held) -> bool:
     """Whether both tensors are the same stored bytes with the same meaning; FormatError where these are damaged."""
     records = [holder(reader, record) for reader, record in (a, b)]
     meaning = [(r.scheme, r.parameters, r.transposed, r.view, len(r.streams)) for r in records]
-    if meaning[0] != meaning[1]:
+    if meaning[0] != meaning[1] or (records[0].is_named and not _same_parameters(a, b)):
         return False
     if not all(map(_alike, *(record.streams for record in records))):
         return False
@@ -186,6 +188,36 @@ def _alike(one: Stream, other: Stream) -> bool:
     """Whether all of two streams' records is the same but places in the file."""
     outlines = [(s.role, s.dtype, s.n) for s in (one, other)]
     return outlines[0] == outlines[1] and one.chunks.alike(other.chunks)
+
+
+def _same(a: Held, b: Held) -> bool:
+    return same_elements_of_streams(a, b) if _any_named(a, b) else same_weights(a, b)
+
+
+def _any_named(a: Held, b: Held) -> bool:
+    return any(holder(*held).is_named for held in (a, b))
+
+
+def _same_parameters(a: Held, b: Held) -> bool:
+    """As they stand in the files: a scheme that is not known says nothing of which matter."""
+    found = [
+        reader.index.json_of(reader.index.by_name.numbers[holder(reader, r).name]) for reader, r in (a, b)
+    ]
+    return found[0]["parameters"] == found[1]["parameters"]
+
+
+def same_elements_of_streams(a: Held, b: Held) -> bool:
+    """Whether two tensors, one of them in a scheme that is not known, have the same scheme, parameters and streams."""
+    records = holder(*a), holder(*b)
+    outlines = [(r.scheme, [(s.role, s.dtype, s.n) for s in r.streams]) for r in records]
+    if outlines[0] != outlines[1] or not _same_parameters(a, b):
+        return False
+    one, other = (StreamFetch(held[0], record) for held, record in zip((a, b), records, strict=True))
+    return all(
+        same_elements(*(fetch(s.role, at, min(s.n, at + _AT_ONCE)) for fetch in (one, other)))
+        for s in records[0].streams
+        for at in range(0, s.n, _AT_ONCE)
+    )
 
 
 def same_weights(a: Held, b: Held) -> bool:

@@ -64,13 +64,21 @@ def measure_file(
 def _measure(reader: Reader, record: TensorRecord, reference: Reference | None) -> Measured:
     reader.check_elements(record)
     error = None
-    if reference is not None and reference.shape(record.name) == record.shape:
+    if reference is not None and not record.is_named and reference.shape(record.name) == record.shape:
         error = reference.beside(record.name, reader, record)
     return Measured(histogram(reader, record), outlier_map(reader, record), error)
 
 
 def histogram(reader: Reader, record: TensorRecord) -> Histogram | None:
-    """Of the codes, or of a dense tensor's exponents or small integers. None for wide integers and empty tensors."""
+    """Of the codes, or of a dense tensor's exponents or small integers.
+
+    None for wide integers, empty tensors, and schemes that are not known.
+    """
+    if record.is_named:
+        for own in record.streams:
+            for _ in StreamFetch(reader, record).runs(own.role):
+                pass  # damage is told of whatever the scheme
+        return None
     stream = record.by_role.get("codes") or record.by_role["values"]
     is_float = stream.dtype in FLOATS or stream.dtype in SMALL_FLOATS
     if not stream.n or not (is_float or DTYPES[stream.dtype].bits <= 8):
@@ -125,7 +133,7 @@ class _CountedFloats:
 
 def outlier_map(reader: Reader, record: TensorRecord) -> OutlierMap | None:
     """Where the outliers lie; None for a tensor without."""
-    if "outlier_values" not in record.by_role:
+    if record.is_named or "outlier_values" not in record.by_role:
         return None
     rows, columns = record.matrix_shape
     rows_per_cell, columns_per_cell = max(1, -(-rows // MAP_ROWS)), max(1, -(-columns // MAP_COLUMNS))

@@ -12,6 +12,7 @@ from spqfmt.importers.base import SourceModel
 from spqfmt.importers.registry import find_importer, open_source
 from spqfmt.reading.distance import distance
 from spqfmt.reading.report.records import Distance
+from spqfmt.reading.rows import holder
 from spqfmt.reading.side_by_side import beside, both
 from spqfmt.records import TensorRecord
 
@@ -31,7 +32,9 @@ class _Spq:
         self._model = model
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        return self._model.tensors[name].shape if name in self._model.tensors else None
+        if name not in self._model.tensors or holder(*self._model.held(name)).is_named:
+            return None
+        return self._model.tensors[name].shape
 
     def beside(self, name: str, reader: Reader, record: TensorRecord) -> Distance:
         other = self._model.held(name)

@@ -12,7 +12,7 @@ from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.container.reader import Reader
 from spqfmt.records import Chunks, TensorRecord
 from spqfmt.schemes.codes import by_columns
-from spqfmt.schemes.registry import SCHEMES
+from spqfmt.schemes.registry import SCHEMES, scheme_of
 from spqfmt.schemes.tiles import cut
 
 _BLOCK_WEIGHTS = 1 << 21
@@ -31,7 +31,7 @@ def rows_and_columns(record: TensorRecord) -> tuple[range, range]:
 
 def dtype_of(record: TensorRecord, dtype: str | None) -> str:
     """The dtype that a tensor comes in when `dtype` is asked for, which a dense one ignores."""
-    return record.dtype if dtype is None or not SCHEMES[record.scheme].is_quantized else dtype
+    return record.dtype if dtype is None or not scheme_of(record.scheme).is_quantized else dtype
 
 
 def read_part(

@@ -7,11 +7,17 @@ import spqfmt.schemes as package
 from spqfmt.records import FLOATS, TensorRecord
 from spqfmt.registry import find
 from spqfmt.schemes.base import Scheme
+from spqfmt.schemes.named import NAMED
 from spqfmt.schemes.sides import PackedScheme
 
 SCHEMES: Mapping[str, Scheme] = MappingProxyType({s.name: s for s in find(package, "SCHEME")})
 WEIGHT_ROLES = frozenset(scheme.weights for scheme in SCHEMES.values())
 """Streams whose chunks partial compression chooses among (FORMAT.md 3.4); the chunks of others are all compressed."""
+
+
+def scheme_of(name: str) -> Scheme:
+    """The scheme of a record that was read."""
+    return SCHEMES.get(name, NAMED)
 
 
 def packed_scheme(record: TensorRecord) -> PackedScheme:

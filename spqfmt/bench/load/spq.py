@@ -45,7 +45,11 @@ def _load(reader: Reader) -> list[Array]:
     # torch takes seconds to import.
     from spqfmt.loaders.packed.store import Store
 
-    records = [record for record in reader.index.tensors if record.n_weights and record.tied_to is None]
+    records = [
+        record
+        for record in reader.index.tensors
+        if record.n_weights and record.tied_to is None and not record.is_named
+    ]
     parts = [cut(record) for record in records]
     items = tuple(Item(part, products=True, lookups=False) for own in parts for part in own)
     store = Store(plan_residency(Inventory(items, 0, 0, 0), _ANY_RATES, None), [reader])
