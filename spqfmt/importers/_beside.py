@@ -2,7 +2,8 @@
 
 A file travels when FORMAT.md 7.1 lets it become a file again: config, tokenizer, templates, licence, model card; code
 too, as text. A folder below travels so as well, unless it holds weights: those are another model, an export or a
-checkpoint of training, except where modules.json of sentence-transformers names the folder as a part of this model.
+checkpoint of training, except where modules.json of sentence-transformers, or model_index.json of diffusers, names
+the folder as a part of this model.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from spqfmt import wire
 from spqfmt.asset_names import as_files, is_asset_name
+from spqfmt.importers._folders import PIPELINE
 from spqfmt.importers._source_file import SourceFile
 
 _WEIGHTS = (
@@ -47,7 +49,7 @@ def files_beside(folder: Path) -> Beside:
     """All files of the folder. Those of the model's own weights are among what is left out."""
     files: dict[str, SourceFile] = {}
     left_out: dict[str, str] = {}
-    parts = _module_folders(folder)
+    parts = part_folders(folder)
     all_names: list[str] = []
     for entry in sorted(folder.iterdir()):
         if entry.is_dir():
@@ -107,12 +109,15 @@ def _walk(folder: Path, below: Path) -> Iterator[str]:
             return
 
 
-def _module_folders(folder: Path) -> frozenset[str]:
-    """Folders that modules.json of sentence-transformers names as parts of the model."""
+def part_folders(folder: Path) -> frozenset[str]:
+    """Folders that are parts of the model: modules.json of sentence-transformers or model_index.json names them."""
     try:
+        if (folder / PIPELINE).is_file():
+            parts = json.loads((folder / PIPELINE).read_bytes())
+            return frozenset(name for name, of in parts.items() if isinstance(of, list) and "/" not in name)
         modules = json.loads((folder / "modules.json").read_bytes())
         return frozenset(str(module["path"]).partition("/")[0] for module in modules)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return frozenset()
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from spqfmt.errors import ImporterError, what_came_instead
 
-# What is never read, and need not be whole.
+ADAPTER = "adapter_config.json"
+PIPELINE = "model_index.json"
+# What need not be whole: of these only the model's own are read.
 _UNREAD = frozenset(
     {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".tflite", ".ot", ".mlmodel"}
 )
@@ -20,8 +22,7 @@ _DATA = frozenset({".safetensors", ".gguf", ".json", ".model", ".tiktoken"})
 def refuse_stand_ins(path: Path) -> None:
     """Raise ImporterError for a path that is not there, or is one of these.
 
-    A link that leads nowhere, a Git LFS pointer or a web page instead of a file, an adapter, a pipeline of several
-    models, a hub's cache.
+    A link that leads nowhere, a Git LFS pointer or a web page instead of a file, a hub's cache.
     """
     if not path.exists():
         leads = f"a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
@@ -30,26 +31,18 @@ def refuse_stand_ins(path: Path) -> None:
         _refuse_instead(path)
         return
     _refuse_cache(path)
-    names = {entry.name for entry in path.iterdir()}
     for file in _read_files(path):
         if not file.exists():
             raise ImporterError(
                 f"{file}: a link to {file.readlink()}, which is not there; download the model again"
             )
         _refuse_instead(file)
-    is_model = "config.json" in names
-    if "adapter_config.json" in names and not is_model:
-        base = _json(path / "adapter_config.json").get("base_model_name_or_path")
-        of = f" of {base}" if isinstance(base, str) and base else ""
-        raise ImporterError(
-            f"{path}: an adapter{of}, which changes a model and is none; merge it into its base (merge_and_unload of "
-            "peft) and give the folder of that"
-        )
-    if "model_index.json" in names and not is_model:
-        raise ImporterError(
-            f"{path}: a pipeline of several models (diffusers); give one of its folders, such as "
-            f"{path / 'text_encoder'}"
-        )
+
+
+def base_of_adapter(folder: Path) -> str:
+    """The name of the model that an adapter changes; empty where the folder does not say."""
+    base = _json(folder / ADAPTER).get("base_model_name_or_path")
+    return base if isinstance(base, str) else ""
 
 
 def _read_files(folder: Path) -> Iterator[Path]:

@@ -29,13 +29,17 @@ _MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor lies: `offset` counts from the file's start."""
+    """Where a tensor lies: `offset` counts from the file's start.
+
+    It is None where the elements do not lie there as they are; `read` then gives the tensor.
+    """
 
     file: SourceFile
     shape: tuple[int, ...]
     dtype: str
-    offset: int
+    offset: int | None
     n_bytes: int
+    read: Callable[[], torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def _parse(file: SourceFile) -> Header:
         raise ValueError(f"its {METADATA} holds something else than text")
     entries = {name: _entry(file, start, name, **fields) for name, fields in header.items()}
     end = start
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].n_bytes)):
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset or 0, item[1].n_bytes)):
         if entry.offset != end:
             raise ValueError(f"tensor {name} does not begin where the one before it ends")
         end += entry.n_bytes
@@ -110,6 +114,11 @@ def _entry(
 def loader(name: str, entry: Stored) -> Callable[[], torch.Tensor]:
     """What reads the tensor, into memory of its own. Raises ImporterError when the file is not what it was."""
 
+    offset = entry.offset
+    if offset is None:
+        assert entry.read is not None
+        return entry.read
+
     def load() -> torch.Tensor:
         # torch takes seconds to import: not where only names are asked for.
         import torch
@@ -119,11 +128,11 @@ def loader(name: str, entry: Stored) -> Callable[[], torch.Tensor]:
         tensor = torch.empty(entry.shape, dtype=TORCH_DTYPES[entry.dtype])
         if DTYPES[entry.dtype].bits < 8:
             packed = np.empty(entry.n_bytes, np.uint8)
-            entry.file.read_into(entry.offset, packed.data, f"tensor {name}")
+            entry.file.read_into(offset, packed.data, f"tensor {name}")
             from_planes(packed, entry.dtype, tensor.numel(), tensor.reshape(-1).numpy())
             return tensor
         buffer = tensor.reshape(-1).view(torch.uint8).numpy().data
-        entry.file.read_into(entry.offset, buffer, f"tensor {name}")
+        entry.file.read_into(offset, buffer, f"tensor {name}")
         return tensor
 
     return load
@@ -132,5 +141,6 @@ def loader(name: str, entry: Stored) -> Callable[[], torch.Tensor]:
 def same_bits(first: Stored, second: Stored) -> bool:
     """Whether two tensors are alike in shape, dtype and every bit. Reads up to the first difference."""
     alike = (first.shape, first.dtype) == (second.shape, second.dtype)
-    places = (first.file, first.offset), (second.file, second.offset)
-    return alike and same_bytes(*places, first.n_bytes)
+    if not alike or first.offset is None or second.offset is None:
+        return False
+    return same_bytes((first.file, first.offset), (second.file, second.offset), first.n_bytes)

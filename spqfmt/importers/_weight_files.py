@@ -2,8 +2,8 @@
 
     model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json
 
-Pickles are never opened, so the last two end in a refusal. Where transformers finds nothing, one file alone or one
-complete set of shards is taken. Other weights beside them (variants, an adapter, another library's copy) are not the
+diffusers and peft have other names for the same. Where none of them is there, one file alone or one complete set of
+shards is taken. Other weights beside them (variants, an adapter, another library's copy) are not the
 model.
 """
 
@@ -20,8 +20,13 @@ from spqfmt.errors import ImporterError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+"""Endings of files that torch.save writes."""
+# transformers', diffusers' and, in a folder without a model's, peft's.
+_STEMS = ("model", "diffusion_pytorch_model")
+_PICKLE_STEMS = ("pytorch_model", "diffusion_pytorch_model")
+_ADAPTER_STEM = "adapter_model"
+_OF_TRAINING = re.compile(r"training_args\.bin|optimizer.*|scheduler.*|scaler.*|rng_state.*|random_states.*")
 _ADAPTER = re.compile(r"adapter_model.*\.safetensors")
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.safetensors$")
 
@@ -47,37 +52,33 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> tuple[WeightFiles, 
             f"{folder / 'config.json'}: it names {named!r} as the file of weights (transformers_weights), which is not "
             f"supported; give that file the name {SINGLE} and take the key out"
         )
-    single, index = folder / SINGLE, folder / INDEX
-    if _is_there(single):
-        return WeightFiles((single,), single), _rival(single, index)
-    if _is_there(index):
-        return _by_index(index), None
-    pickled = next((folder / name for name in _PICKLED if (folder / name).is_file()), None)
-    if pickled is not None:
-        raise _pickle(pickled, next(iter(sorted(folder.glob("*.safetensors"))), None))
+    has_config = (folder / "config.json").is_file()
+    for stem in _STEMS if has_config else (*_STEMS, _ADAPTER_STEM):
+        single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+        if _is_there(single):
+            return WeightFiles((single,), single), _rival(single, index)
+        if _is_there(index):
+            return _by_index(index), None
+    for stem in _PICKLE_STEMS if has_config else (*_PICKLE_STEMS, _ADAPTER_STEM):
+        single, index = folder / f"{stem}.bin", folder / f"{stem}.bin.index.json"
+        if _is_there(single):
+            return WeightFiles((single,), single), None
+        if _is_there(index):
+            return _by_index(index), None
     return _without_index(folder), None
 
 
-def explain_no_weights(folder: Path) -> None:
-    """Raise ImporterError unless the folder holds safetensors files."""
-    if any(folder.glob("*.safetensors")):
-        return
-    pickle = next((file for pattern in _PICKLES for file in sorted(folder.glob(pattern))), None)
-    if pickle is not None:
-        raise _pickle(pickle)
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds files of weights that can be read."""
+    return any(file.suffix in (".safetensors", *PICKLES) for file in folder.iterdir())
+
+
+def _explain_no_weights(folder: Path) -> ImporterError:
     gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
     if gguf is not None:
-        raise ImporterError(f"{folder}: a folder with GGUF files; give the file, such as {gguf}")
-    raise ImporterError(
-        f"{folder}: no .safetensors files in this folder; give the folder that holds the weights"
-    )
-
-
-def _pickle(file: Path, beside: Path | None = None) -> ImporterError:
-    rather = "" if beside is None else f" transformers loads them rather than {beside.name};"
+        return ImporterError(f"{folder}: a folder with GGUF files; give the file, such as {gguf}")
     return ImporterError(
-        f"{file}: pickled weights can run code and are never opened;{rather} "
-        "save the model as safetensors first (save_pretrained does)"
+        f"{folder}: no .safetensors files in this folder; give the folder that holds the weights"
     )
 
 
@@ -119,12 +120,14 @@ def _rival(single: Path, index: Path) -> WeightFiles | None:
 
 
 def _without_index(folder: Path) -> WeightFiles:
-    explain_no_weights(folder)
     files = sorted(file for file in folder.glob("*.safetensors") if not _ADAPTER.fullmatch(file.name))
-    if not files:
+    if not files and any(folder.glob("*.safetensors")):
         raise ImporterError(
-            f"{folder}: an adapter without the model that it changes; merge it into its base and give that folder"
+            f"{folder}: an adapter without the model that its config.json tells of; take that file away, or merge the "
+            "adapter into its base"
         )
+    if not files:
+        return _one_pickle(folder)
     if len(files) == 1 and _SHARD.match(files[0].name) is None and _is_there(files[0]):
         return WeightFiles((files[0],), files[0])
     shards = [match for file in files if (match := _SHARD.match(file.name))]
@@ -139,3 +142,17 @@ def _without_index(folder: Path) -> WeightFiles:
         if not _is_there(file):
             raise ImporterError(f"{file}: this shard is missing; download it again")
     return WeightFiles(paths, paths[0])
+
+
+def _one_pickle(folder: Path) -> WeightFiles:
+    """The one file of torch's that can be the model: what trainers write beside it is none."""
+    files = sorted(
+        file for file in folder.iterdir() if file.suffix in PICKLES and not _OF_TRAINING.fullmatch(file.name)
+    )
+    if not files:
+        raise _explain_no_weights(folder)
+    if len(files) > 1:
+        raise ImporterError(
+            f"{folder}: several files that torch wrote, such as {files[0].name} and {files[1].name}; give one of them"
+        )
+    return WeightFiles((files[0],), files[0])

@@ -83,6 +83,8 @@ class SourceModel:
     """All files of the source that can be named, by their names in it, weights, assets and what is left out."""
     other_weights: frozenset[str] = frozenset()
     """Those of them that hold weights which are not the model's."""
+    base_model: str = ""
+    """Name of the model that an adapter changes."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What the headers of safetensors files say of the model, such as its licence and base model."""
     left_out: Mapping[str, str] = field(default_factory=dict)

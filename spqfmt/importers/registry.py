@@ -44,6 +44,4 @@ def _what_instead(path: Path) -> str:
     """Why a file is no source, and what to give."""
     if path.name.endswith((".spq", ".spq.index.json")):
         return "is packed already; give the model that it was made from, or use `spqfmt repack`"
-    if path.suffix == ".safetensors":
-        return f"one file of a model; give its folder, {path.parent}, with config.json in it"
     return "not a model that can be imported; give a folder of .safetensors files or a .gguf file"

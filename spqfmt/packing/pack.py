@@ -297,6 +297,7 @@ def _metadata(
     made = {
         "architecture": model.architecture,
         "source": model.source_kind,
+        **({"base_model": model.base_model} if model.base_model else {}),
         "method": options.method.name,
         "method_options": json.dumps(given, sort_keys=True),
         "codec": options.codec.codec,

@@ -84,6 +84,7 @@ def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
             f"the model is quantized already ({model.quantized}): only --method {KEEPING} keeps it as it is; "
             f"for {options.method.name} give the model that it was made from"
         )
+    _check_limits(model)
     if isinstance(options.method, KeepingMethod):
         _check_kept(model, options.method.name)
     planned = [_plan_tensor(tensor, options) for tensor in _tied_behind_target(model.tensors)]
@@ -100,6 +101,22 @@ def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
         raw_bytes,
         wire.LARGE_SEGMENT_ALIGNMENT if large else options.chunk_alignment,
     )
+
+
+def _check_limits(model: SourceModel) -> None:
+    """Raise ImporterError for the tensors that no file can hold (FORMAT.md section 9)."""
+    for tensor in model.tensors:
+        if len(tensor.shape) > wire.MAX_DIMENSIONS:
+            raise ImporterError(
+                f"tensor {tensor.name[:80]!r} has {len(tensor.shape)} dimensions, and .spq holds at most "
+                f"{wire.MAX_DIMENSIONS}; reshape it in the source"
+            )
+        n_bytes = len(tensor.name.encode())
+        if not 1 <= n_bytes <= wire.MAX_NAME_BYTES or "\0" in tensor.name:
+            raise ImporterError(
+                f"tensor {tensor.name[:80]!r} has a name of {n_bytes} bytes, and .spq holds 1 to {wire.MAX_NAME_BYTES} "
+                "without U+0000; rename it in the source"
+            )
 
 
 def _check_kept(model: SourceModel, method: str) -> None:

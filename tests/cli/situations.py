@@ -91,12 +91,6 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         1,
         ["{good.spq}: is packed already; give the model that it was made from, or use `spqfmt repack`"],
     ),
-    (
-        "pack, one file of a folder",
-        "pack {model}/model.safetensors {dir}/o.spq",
-        1,
-        ["{model}/model.safetensors: one file of a model; give its folder, {model}, with"],
-    ),
     ("pack, no GGUF", "pack {no.gguf} {dir}/o.spq", 1, ["{no.gguf}: broken GGUF file", "download it again"]),
     (
         "inspect, another list",
@@ -194,8 +188,12 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
             ("an address", "https://host/m", 2, "https://host/m: an address, not a file; download it"),
             ("a name on a hub", "no-owner/name", 2, "no-owner: no such folder; a model on a hub must be"),
             ("a pipe", "{pipe}", 2, "{pipe}: is a pipe, not a file"),
-            ("an adapter", "{adapter}", 1, "{adapter}: an adapter of some/base", "merge it into its base"),
-            ("diffusers", "{diffusers}", 1, "{diffusers}: a pipeline of several models", "text_encoder"),
+            (
+                "diffusers",
+                "{diffusers}",
+                1,
+                "{diffusers}: no weights in the folders that model_index.json names",
+            ),
             (
                 "a hub's cache",
                 "{models--o--n}",
@@ -304,7 +302,7 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         "pack, pickles",
         "pack {pickle} {dir}/o.spq",
         1,
-        ["{pickle}/pytorch_model.bin: pickled", "save the model as safetensors"],
+        ["{pickle}/pytorch_model.bin: no file that torch can load", "download it again"],
     ),
     (
         "pack, weights cut short",

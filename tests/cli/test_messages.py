@@ -157,9 +157,6 @@ def files(models: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "page": lambda f: (f / "config.json").write_bytes(page),
     }.items():
         _variant(models, root / name, change)
-    (root / "adapter").mkdir()
-    (root / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
-    save_file({"lora_A": torch.zeros(2)}, root / "adapter" / "adapter_model.safetensors")
     (root / "diffusers" / "text_encoder").mkdir(parents=True)
     (root / "diffusers" / "model_index.json").write_text('{"_class_name": "SomePipeline"}')
     for cache in (root / "models--o--n", root / "hub" / "models--o--n"):

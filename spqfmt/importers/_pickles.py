@@ -1,0 +1,139 @@
+"""Files of torch.save: what they hold is found by torch's safe loader (weights_only), which runs nothing of theirs.
+
+Of a zip file, which torch writes since 1.6, only names and places are unpickled; values are read where they lie, as
+those of safetensors are. An older file is loaded whole.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from spqfmt.errors import ImporterError, one_sentence, what_came_instead
+from spqfmt.importers._safetensors import Header, Stored
+from spqfmt.importers._source_file import SourceFile
+
+if TYPE_CHECKING:
+    import torch
+
+_LOCAL_HEADER_BYTES = 30
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+
+
+def read_pickle(file: SourceFile) -> Header:
+    """The tensors of one file by name: keys of nested dictionaries and numbers of lists, joined by dots.
+
+    Raises ImporterError for a file that is none of torch's, or that holds more than its safe loader allows.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    instead = what_came_instead(bytes(file.read(0, 256)))
+    if instead:
+        raise ImporterError(f"{file.path}: {instead}")
+    is_zip = zipfile.is_zipfile(file.path)
+    try:
+        with warnings.catch_warnings(), FakeTensorMode() if is_zip else nullcontext():
+            warnings.simplefilter("ignore")  # of the protocol of a pickle
+            found = torch.load(file.path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = _GLOBAL.search(str(error))
+        what = f" ({why[1]})" if why else ""
+        raise ImporterError(
+            f"{file.path}: it holds more than tensors, which torch's safe loader refuses{what}; save its state "
+            "dict as safetensors"
+        ) from None
+    except (RuntimeError, ValueError, EOFError, AttributeError, KeyError, TypeError) as error:
+        raise ImporterError(
+            f"{file.path}: no file that torch can load ({one_sentence(error)}); download it again"
+        ) from None
+    places = _places(file) if is_zip else {}
+    file.check_unchanged()
+    tensors: dict[str, Stored] = {}
+    for name, tensor in _tensors(found, ""):
+        if name in tensors:
+            raise ImporterError(f"{file.path}: two tensors become {name}; save it as safetensors")
+        tensors[name] = _stored(file, name, tensor, places if is_zip else None)
+    if not tensors:
+        raise ImporterError(f"{file.path}: no tensors in it; give the file that holds the weights")
+    return Header(file, tensors, {})
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield name or "tensor", value
+        return
+    inside: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, Mapping) else ()
+    if isinstance(value, list | tuple):
+        inside = enumerate(value)
+    for key, member in inside:
+        yield from _tensors(member, f"{name}.{key}" if name else str(key))
+
+
+def _places(file: SourceFile) -> dict[int, int]:
+    """Where stored entries of the zip begin, with their size."""
+    places = {}
+    try:
+        with zipfile.ZipFile(file.path) as archive:
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    continue
+                head = file.read(entry.header_offset, _LOCAL_HEADER_BYTES)
+                lengths = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
+                places[entry.header_offset + _LOCAL_HEADER_BYTES + sum(lengths)] = entry.file_size
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ImporterError(f"{file.path}: broken file ({error}); download it again") from None
+    return places
+
+
+def _stored(file: SourceFile, name: str, tensor: torch.Tensor, places: dict[int, int] | None) -> Stored:
+    import torch
+
+    from spqfmt.kernels.torch_arrays import TORCH_DTYPES
+
+    names = {dtype: ours for ours, dtype in TORCH_DTYPES.items()}
+    if tensor.layout != torch.strided or tensor.dtype not in names or tensor.is_quantized:
+        raise ImporterError(
+            f"{file.path}: tensor {name} is {tensor.dtype}, {tensor.layout}, which .spq cannot hold"
+        )
+    shape, dtype = tuple(tensor.shape), names[tensor.dtype]
+    n_bytes = tensor.numel() * tensor.element_size()
+    if places is None:
+        value = tensor.detach().contiguous()
+        return Stored(file, shape, dtype, None, n_bytes, value.clone)
+    storage = tensor.untyped_storage()
+    begin = int(getattr(storage, "_checkpoint_offset", None) or 0)
+    if n_bytes and places.get(begin) != storage.nbytes():
+        raise ImporterError(f"{file.path}: tensor {name} does not lie where torch writes one; save it again")
+    if tensor.is_contiguous() and not tensor.is_neg() and not tensor.is_conj():
+        return Stored(
+            file, shape, dtype, begin + int(tensor.storage_offset()) * tensor.element_size(), n_bytes
+        )
+    return Stored(file, shape, dtype, None, n_bytes, _strided(file, name, tensor, begin))
+
+
+def _strided(file: SourceFile, name: str, tensor: torch.Tensor, begin: int) -> Callable[[], torch.Tensor]:
+    """What reads a tensor whose elements do not follow each other: its whole storage first."""
+    shape, strides, offset = tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
+    n_bytes, dtype, negative, conjugate = (
+        tensor.untyped_storage().nbytes(), tensor.dtype, tensor.is_neg(), tensor.is_conj(),
+    )  # fmt: skip
+
+    def load() -> torch.Tensor:
+        import torch
+
+        storage = torch.empty(n_bytes, dtype=torch.uint8)
+        file.read_into(begin, storage.numpy().data, f"tensor {name}")
+        value = torch.as_strided(storage.view(dtype), shape, strides, offset)
+        value = torch._neg_view(value) if negative else value
+        value = value.conj().resolve_conj() if conjugate else value
+        return value.clone(memory_format=torch.contiguous_format)
+
+    return load

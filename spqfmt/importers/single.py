@@ -1,0 +1,41 @@
+"""One file of weights: safetensors, or what torch.save wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spqfmt.importers._checkpoint import facts_of, read_file, source_tensors
+from spqfmt.importers._quantized import quantized_by
+from spqfmt.importers._source_file import SourceFile
+from spqfmt.importers._weight_files import PICKLES
+from spqfmt.importers.base import SourceModel
+
+
+class SingleFileImporter:
+    """A file without what lies beside it."""
+
+    kind = "file"
+
+    def accepts(self, path: Path) -> bool:
+        """By its name."""
+        return path.is_file() and path.suffix in (".safetensors", *PICKLES)
+
+    def open(self, path: Path) -> SourceModel:
+        """See `Importer.open`."""
+        file = SourceFile(path)
+        header = read_file(file)
+        facts, lost = facts_of([header])
+        return SourceModel(
+            tensors=source_tensors(header.tensors, {}, "", path.parent),
+            assets=(),
+            architecture="",
+            source_kind=self.kind,
+            quantized=quantized_by({}, ((name, t.shape, t.dtype) for name, t in header.tensors.items())),
+            files=(file,),
+            named_files={path.name: file},
+            facts=facts,
+            left_out=lost,
+        )
+
+
+IMPORTER = SingleFileImporter()
