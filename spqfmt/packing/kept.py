@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterator
 
 from spqfmt.importers.base import SourceTensor
-from spqfmt.packing.plan import KEEPING, PlannedTensor
+from spqfmt.packing.plan import PlannedTensor
+from spqfmt.packing.target import KEEPING
 from spqfmt.quantize.base import KeepingMethod, Method
 from spqfmt.records import FLOATS
 from spqfmt.schemes.base import Encoded

@@ -1,5 +1,6 @@
 """What a pack is asked for, checked before anything is read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -8,7 +9,7 @@ from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.codecs.registry import CHOICES, unknown_codec
 from spqfmt.errors import OptionError
-from spqfmt.packing.target import FITTING, BitsPerWeight, Fit, check_fit, parse_fit
+from spqfmt.packing.target import FITTING, BitsPerWeight, Fit, check_coding, choose
 from spqfmt.quantize.base import GradedMethod, Method, MethodOptions, refuse_others
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.registry import METHODS
@@ -84,20 +85,15 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
     """Check and complete what the user gave. OptionError says what is wrong in one line."""
     if unknown := arguments.keys() - PackArguments.__annotations__.keys():
         raise TypeError(f"pack has no argument {min(unknown)!r}")
-    fit = parse_fit(arguments.get("fit"), arguments.get("fit_memory"))
-    name = arguments.get("method") or ("lossless" if fit is None else FITTING)
+    given: dict[str, Any] = {key: value for key, value in arguments.items() if value is not None}
+    name, bits, size = choose(*(given.get(key) for key in ("method", "bits", "fit", "fit_memory")))
     codec = arguments.get("codec", "auto")
-    if name not in METHODS:
-        raise OptionError(f"unknown method {name!r}; there are {', '.join(sorted(METHODS))}")
     if codec not in CHOICES:
         raise OptionError(unknown_codec(codec))
     method = METHODS[name]
-    if arguments.get("method") is None and fit is None:
-        _refuse_without_a_method(arguments)
-    given: dict[str, Any] = {key: value for key, value in arguments.items() if value is not None}
-    if "bits" in given:
-        given |= _bits(name, given.pop("bits"))
-    asked = MethodOptions(**{key: given[key] for key in _METHOD if key in given})
+    if "method" not in given and size is None:
+        _refuse_without_a_method(given)
+    asked = MethodOptions(**{key: given[key] for key in _METHOD if key in given and key != "bits"} | bits)
     refuse_others(method, asked)
     method = method.grade(asked) if isinstance(method, GradedMethod) else method
     calibration = {field: given[key] for key, field in _CALIBRATION.items() if key in given}
@@ -110,10 +106,10 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
     rule = parse_partial(arguments.get("partial", "none"), arguments.get("rates"))
     checked = method.check(asked)
     shard_bytes = parse_shard_size(arguments.get("shard_size"))
-    target: Fit | None = fit
-    if name == FITTING and fit is None:
-        target = BitsPerWeight(checked.bits_per_weight or 0.0)
-    check_fit(target, asked, name, codec, compresses_all=rule == WHOLE, shards=shard_bytes is not None)
+    target: Fit | None = size
+    if name == FITTING:
+        target = size or BitsPerWeight(checked.bits_per_weight or 0.0)
+        check_coding(codec, compresses_all=rule == WHOLE, shards=shard_bytes is not None)
     return PackOptions(
         method,
         checked,
@@ -127,13 +123,13 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
     )
 
 
-def _refuse_without_a_method(arguments: PackArguments) -> None:
+def _refuse_without_a_method(given: Mapping[str, object]) -> None:
     """Raise OptionError for options of methods where none was named."""
-    given = [key for key in (*_METHOD, *_CALIBRATION) if arguments.get(key) is not None]
-    if not given:
+    keys = [key for key in (*_METHOD, *_CALIBRATION) if key in given]
+    if not keys:
         return
-    takers = [name for name in sorted(METHODS) if all(_takes(METHODS[name], key) for key in given)]
-    options = " and ".join(f"--{key.replace('_', '-')}" for key in given)
+    takers = [name for name in sorted(METHODS) if all(_takes(METHODS[name], key) for key in keys)]
+    options = " and ".join(f"--{key.replace('_', '-')}" for key in keys)
     raise OptionError(
         f"{options} without --method, and by default nothing is quantized"
         + (f"; it goes with {', '.join(takers)}" if takers else "")
@@ -144,12 +140,3 @@ def _takes(method: Method, option: str) -> bool:
     if option in _CALIBRATION:
         return is_calibrated(method)
     return option in method.takes or (option == "bits" and "bits_per_weight" in method.takes)
-
-
-def _bits(method: str, bits: float) -> dict[str, float]:
-    """ecq takes any number, the others a whole one."""
-    if method == FITTING:
-        return {"bits_per_weight": float(bits)}
-    if bits != int(bits):
-        raise OptionError(f"bits of method {method} are a whole number, not {bits:g}; ecq takes any")
-    return {"bits": int(bits)}

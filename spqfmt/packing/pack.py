@@ -29,9 +29,10 @@ from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.packing.fit.bounds import room_for, room_notes
 from spqfmt.packing.kept import KeptTensors
 from spqfmt.packing.options import PackArguments, PackOptions, pack_options
-from spqfmt.packing.plan import KEEPING, PlannedTensor, plan_pack
+from spqfmt.packing.plan import PlannedTensor, plan_pack
 from spqfmt.packing.resume import ResumeFolder
 from spqfmt.packing.sources import SourceDescription
+from spqfmt.packing.target import KEEPING
 from spqfmt.progress import Progress, Silent
 from spqfmt.quantize.base import KeepingMethod
 from spqfmt.quantize.calibrated import is_calibrated

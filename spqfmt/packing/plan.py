@@ -8,14 +8,13 @@ from spqfmt import wire
 from spqfmt.errors import ImporterError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.packing.options import PackOptions
+from spqfmt.packing.target import KEEPING
 from spqfmt.quantize.base import KeepingMethod, Weight
 from spqfmt.quantize.calibrated import Result
 from spqfmt.records import FLOATS, TensorRecord, dense_bytes
 from spqfmt.schemes.base import Encoded
 from spqfmt.schemes.registry import SCHEMES
 
-KEEPING = "lossless"
-"""The method that changes nothing."""
 LARGE_FILE_BYTES = 16 << 20
 """From here on segments are aligned to 4 KiB; below, the padding would cost more than direct reads are worth."""
 

@@ -13,7 +13,7 @@ from spqfmt.packing.fit.file_ledger import FileLedger, Ledger, store
 from spqfmt.packing.fit.memory_ledger import MemoryLedger
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan, PlannedTensor
-from spqfmt.packing.target import BitsPerWeight, Fit, MemoryBytes
+from spqfmt.packing.target import BitsPerWeight, Fit
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
 from spqfmt.records import TensorRecord
@@ -70,9 +70,9 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
     others = file.asset_bytes + sum(sum(t.plane_bytes) for t in fixed.values() if not t.method)
     asked = options.fit
     assert asked is not None
-    target = int(asked.bits * n_counted / 8) + others if isinstance(asked, BitsPerWeight) else asked.n_bytes
+    target = asked.bytes_of(n_counted, others)
     ledger: Ledger = file
-    if isinstance(asked, MemoryBytes):
+    if asked.of_memory:
         has_column_scales = is_calibrated(options.method)
         ledger = MemoryLedger.begin(model, plan, spent, has_column_scales=has_column_scales)
         if not any(ledger.counts(name) for name in spent):
@@ -80,7 +80,7 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
     room = Room(ledger.knowing(fixed), spent, n_counted, others, target)
     smallest = _smallest(room, options)
     if target < smallest:
-        raise OptionError(_too_small(asked, room, smallest))
+        raise OptionError(asked.too_little(smallest, n_counted, others))
     return room
 
 
@@ -147,16 +147,3 @@ def _scale_bytes(tensor: PlannedTensor, options: PackOptions) -> int:
     if source.role != "linear" or not is_calibrated(options.method):
         return rows
     return columns + rows if options.method_options.gradients else max(rows, columns)
-
-
-def _too_small(asked: Fit, room: Room, smallest: int) -> str:
-    if isinstance(asked, BitsPerWeight):
-        least = math.ceil(100 * 8 * (smallest - room.other_bytes) / room.n_counted) / 100
-        if least > MOST_BITS:
-            return (
-                f"the tensors that ecq quantizes have {room.n_counted} weights, too few for any number of bits; "
-                "take another method"
-            )
-        return f"{asked.bits:g} bits a weight are too few for this model; {least:.2f} is the least that works"
-    what = f"{asked.n_bytes} {room.ledger.unit}"
-    return f"{what} are too few for this model; {smallest} bytes is the smallest size that works"

@@ -11,7 +11,6 @@ from spqfmt.packing.fit.bounds import Room
 from spqfmt.packing.fit.spending import SizeBudget
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PlannedTensor
-from spqfmt.packing.target import MemoryBytes
 from spqfmt.quantize.base import as_matrix
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
@@ -47,7 +46,8 @@ def fit(model: SourceModel, room: Room, options: PackOptions, stage: Stage) -> t
     budget = SizeBudget(
         room.ledger, plans, room.target_bytes, spent, options.codec.codec, options.chunk_alignment
     )
-    of_memory = isinstance(options.fit, MemoryBytes)
+    assert options.fit is not None
+    of_memory = options.fit.of_memory
     # Decoding columns to rows would take memory.
     method = method.prepared(plans, budget, by_rows=of_memory)
     # Memory is not spent on weights' bits alone: what they come to is not known before.
