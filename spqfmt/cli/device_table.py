@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from spqfmt.cli.units import size
+from spqfmt.cli.units import printable, size
 from spqfmt.residency.inventory import Fixed
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def show_device_plan(planned: "ModelPlan", layer: Callable[[str], str]) -> None:
         f"smallest ceiling {size(host.smallest_bytes)} ({host.smallest_bytes} bytes)"
     )
     click.echo(f"the file's weights: {size(plan.stored_bytes)} stored, {size(plan.decoded_bytes)} decoded")
+    show_changed(planned)
     rates = host.rates
     click.echo(
         f"expected: {plan.serial_ms:.1f} ms a token one after the other, {plan.overlapped_ms:.1f} ms overlapped, "
@@ -61,6 +62,14 @@ def show_device_plan(planned: "ModelPlan", layer: Callable[[str], str]) -> None:
 def kept_free(fixed: Fixed) -> str:
     """What a plan's first line says of room for weights that the model's own code reads, where it reads any."""
     return f", {size(fixed.values)} kept free for weights that the model's code reads" if fixed.values else ""
+
+
+def show_changed(planned: "ModelPlan") -> None:
+    """Print which layers are not packed since their class changes them, if any."""
+    if planned.changed:
+        first, *more = planned.changed
+        others = f" and {len(more)} more" if more else ""
+        click.echo(f"not packed, as their class changes them: {printable(first)}{others}")
 
 
 def _ceiling(n_bytes: int | None) -> str:

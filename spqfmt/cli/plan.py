@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from spqfmt.cli.device_table import kept_free, show_device_plan
+from spqfmt.cli.device_table import kept_free, show_changed, show_device_plan
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.pictures import html_option, write_page
@@ -150,6 +150,7 @@ def _show(planned: "ModelPlan") -> None:
         f"smallest ceiling {size(plan.smallest_bytes)} ({plan.smallest_bytes} bytes), "
         f"with all of them in memory {size(plan.in_memory_bytes)} ({plan.in_memory_bytes} bytes)"
     )
+    show_changed(planned)
     click.echo(
         f"expected: {plan.serial_ms:.1f} ms a token one after the other, {plan.overlapped_ms:.1f} ms overlapped"
     )

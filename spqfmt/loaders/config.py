@@ -1,5 +1,6 @@
 """What transformers makes of a stored model's config and tokenizer, with errors that name the file."""
 
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from spqfmt.models.config import read_config, read_tokenizer
 _TOKENIZER_FILES = frozenset(
     {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt"}
 )
+_NOT_INSTALLED = re.compile(r"library but it was not found|^No module named")
 
 
 def building_errors(path: Path, model_class: Any) -> AbstractContextManager[None]:
@@ -18,10 +20,11 @@ def building_errors(path: Path, model_class: Any) -> AbstractContextManager[None
 
     def explained(reason: str) -> SpqError:
         name = model_class.__name__
+        advice = (
+            "install it" if _NOT_INSTALLED.search(reason) else "mend that file, or try another transformers"
+        )
         return UnsupportedError(
-            f"{path}: transformers cannot build the {name} of its config.json: {reason}; mend that file, or try "
-            "another transformers",
-            name,
+            f"{path}: transformers cannot build the {name} of its config.json: {reason}; {advice}", name
         )
 
     return foreign_errors(explained)

@@ -28,6 +28,7 @@ from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
 from spqfmt.loaders.packed.options import Packing, check_dtype
 from spqfmt.loaders.packed.whole import loaded_class
 from spqfmt.loaders.schemes.registry import has_device_form
+from spqfmt.models.own_code import own_code
 from spqfmt.models.places import Place, find_places, values_at_once
 from spqfmt.records import TensorRecord
 from spqfmt.residency.cpu import plan_residency
@@ -57,11 +58,15 @@ class Planner:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model that is planned and of which no weights were read."""
+    """A model that is planned and of which no weights were read.
+
+    `changed`: layers that stay as they are since their class changes them.
+    """
 
     places: tuple[Place, ...]
     inventory: Inventory
     plan: Plan
+    changed: tuple[str, ...]
 
 
 def prepare(
@@ -75,9 +80,10 @@ def prepare(
     computed = {name: record for name, record in packable.records.items() if planner.computes(record)}
     places = find_places(skeleton, computed)
     values_bytes = values_at_once(skeleton, places) * dtype.itemsize
+    changed = tuple(sorted(own_code(skeleton).changed))
     replace(skeleton, places, dtype, int8_activations=None)
     inventory = inventory_of(skeleton, places, packable, dtype, values_bytes=values_bytes)
-    return Prepared(tuple(places), inventory, planner.plan(inventory, dtype))
+    return Prepared(tuple(places), inventory, planner.plan(inventory, dtype), changed)
 
 
 def on_host(memory_bytes: int | None, rates: Rates) -> Planner:

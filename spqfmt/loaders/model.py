@@ -66,9 +66,11 @@ def load_model(
     `memory`, in bytes or as "300MiB", is a ceiling for all that is held of the weights of an .spq file on the CPU or on
     a CUDA device: layers keep their codes packed and compute from them, and what does not fit is decoded each time it
     is needed (spqfmt.loaders.packed, spqfmt.loaders.device). For a CUDA device `host_memory` is the ceiling for what
-    waits in host memory besides. `packed` True does so without a ceiling. `activations` "int8" or "float" tells packed
-    layers of integer codes how to take their inputs; by default as the file says. Such a model gives no gradients and
-    no state dict; `model.packed_weights.close()`, or dropping the model, stops its threads and closes the file.
+    waits in host memory besides. Of `memory` as much is kept free as the model's own code reads of weights at a time
+    (`model.packed_weights.plan.fixed.values`). `packed` True does so without a ceiling. `activations` "int8" or "float"
+    tells packed layers of integer codes how to take their inputs; by default as the file says. Such a model gives no
+    gradients and no state dict; `model.packed_weights.close()`, or dropping the model, stops its threads and closes the
+    file.
 
     `progress` is told of each tensor that is decoded. Tensors that the model's class has no place for are left out with
     one UnusedTensorsWarning, as transformers does.

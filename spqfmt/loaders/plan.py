@@ -42,16 +42,20 @@ class Activations:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """The plan, what it was made from, and what comes on top of it. `rates` are the host's."""
+    """The plan, what it was made from, and what comes on top of it. `rates` are the host's.
+
+    `changed`: names of layers that are not packed since their class changes them.
+    """
 
     plan: Plan
     inventory: Inventory
     rates: Rates
     on_top: Activations
+    changed: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
         """The object that `spqfmt plan --json` prints."""
-        return self.plan.to_json() | {"on_top": vars(self.on_top)}
+        return self.plan.to_json() | {"on_top": vars(self.on_top), "not_packed": list(self.changed)}
 
 
 def plan_model(
@@ -116,7 +120,7 @@ def _plan(
         with building_errors(path, model_class):
             prepared = prepare(model_class, config, readers, weights, planned)
     on_top = estimate(config, weights, n_tokens, batch)
-    return ModelPlan(prepared.plan, prepared.inventory, rates, on_top)
+    return ModelPlan(prepared.plan, prepared.inventory, rates, on_top, prepared.changed)
 
 
 def estimate(config: Any, dtype: torch.dtype, n_tokens: int, batch: int) -> Activations:

@@ -1,5 +1,6 @@
 """Models loaded from .spq files and from sources compute what transformers computes from the source folder."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -305,6 +306,19 @@ def test_a_config_that_transformers_cannot_build(
     with pytest.raises(UnsupportedError, match=re.escape(words)) as caught:
         load_model(tmp_path / "m.spq", packed=packed)
     assert str(tmp_path / "m.spq") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("natten") is not None, reason="natten is installed")
+@pytest.mark.parametrize("packed", [None, True])
+def test_a_class_that_needs_a_library_which_is_not_installed(tmp_path: Path, packed: bool | None) -> None:
+    transformers.DinatConfig(architectures=["DinatModel"]).save_pretrained(tmp_path)
+    save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    spqfmt.pack(tmp_path, tmp_path / "m.spq")
+    with pytest.raises(
+        UnsupportedError, match=r"m\.spq: .* requires the natten library .*; install it$"
+    ) as caught:
+        load_model(tmp_path / "m.spq", packed=packed)
     assert "\n" not in str(caught.value)
 
 

@@ -165,7 +165,9 @@ def test_an_embedding_that_transformers_changes_is_not_packed() -> None:
     assert own_code(bert).changed == set()
 
 
-def test_layers_that_a_model_rescales_are_not_packed(tmp_path: Path) -> None:
+def test_layers_that_a_model_rescales_are_not_packed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = transformers.RwkvConfig(
         vocab_size=64, hidden_size=32, num_hidden_layers=4, rescale_every=2, context_length=32
     )
@@ -181,3 +183,7 @@ def test_layers_that_a_model_rescales_are_not_packed(tmp_path: Path) -> None:
     block = loaded.rwkv.blocks[3]
     assert type(block.attention.output) is type(block.feed_forward.value) is nn.Linear
     assert hasattr(block.attention.key, "record")
+    with pytest.raises(SystemExit):
+        main(["plan", str(tmp_path / "m.spq")])
+    said = "not packed, as their class changes them: rwkv.blocks.0.attention.output and 7 more"
+    assert said in capsys.readouterr().out
