@@ -7,7 +7,7 @@ import atexit
 import os
 import threading
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from spqfmt.codecs.threads import n_threads
@@ -48,8 +48,12 @@ class Task(Generic[_Out]):
         return self._results[0]
 
 
+_IDLE_SECONDS = 5.0
+"""How long a helper waits for a task."""
+
+
 class _Helpers:
-    """Up to `n` threads that take tasks from one queue. They are started when there are tasks, and kept."""
+    """Up to `n` threads that take tasks from one queue. They start when there are tasks, and end some time after."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -77,9 +81,24 @@ class _Helpers:
         self._threads.append(thread)
 
     def _help(self) -> None:
-        while (task := self._tasks.get()) is not None and not self._closed:
-            task.do()
+        while not self._closed:
+            try:
+                task = self._tasks.get(timeout=_IDLE_SECONDS)
+            except Empty:
+                if self._leave():
+                    return
+                continue
+            if task is not None:
+                task.do()
             del task  # nor keep its result while waiting for the next one
+
+    def _leave(self) -> bool:
+        """End the calling thread, unless there is a task again: none is offered to threads that have left."""
+        with self._lock:
+            if not self._tasks.empty():
+                return False
+            self._threads.remove(threading.current_thread())
+            return True
 
     def close(self) -> list[threading.Thread]:
         """End the threads after the tasks that they are at, and return them; tasks that are left are nobody's."""
@@ -87,7 +106,7 @@ class _Helpers:
             self._closed = True
             for _ in self._threads:
                 self._tasks.put(None)
-            return self._threads
+            return list(self._threads)
 
 
 _helpers: dict[int, _Helpers] = {}

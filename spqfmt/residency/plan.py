@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from spqfmt.cached import cached_property
 from spqfmt.residency.device_rates import DeviceRates
 from spqfmt.residency.inventory import Fixed, Item
 from spqfmt.residency.ladder import Residency, Stages
+from spqfmt.residency.parts import Part
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,19 @@ class Plan:
     fixed: Fixed
     parts: tuple[PlannedPart, ...]
     host: HostPlan | None = None
+
+    @cached_property
+    def numbers(self) -> dict[Part, int]:
+        """The places of the parts in the plan."""
+        return {planned.item.part: number for number, planned in enumerate(self.parts)}
+
+    @cached_property
+    def by_tensor(self) -> dict[str, tuple[Part, ...]]:
+        """The parts of each tensor, in order."""
+        found: dict[str, tuple[Part, ...]] = {}
+        for part in self.numbers:
+            found[part.record.name] = (*found.get(part.record.name, ()), part)
+        return found
 
     @property
     def on_host(self) -> HostPlan:

@@ -2,10 +2,12 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
+from spqfmt.codecs import tasks
 from spqfmt.codecs.tasks import side_by_side, submit
 from spqfmt.codecs.threads import jobs, n_threads
 from spqfmt.errors import BackendError
@@ -50,6 +52,22 @@ def test_what_is_started_for_a_caller_works_in_its_context() -> None:
         assert other() == {(3, names[0], backend.find(names[0]).kernels)}
     with using(Context(threads=4)):
         assert set(side_by_side(lambda _: in_force()[1:], range(200))) == {in_force()[1:]}
+
+
+def test_helpers_that_wait_for_nothing_end_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_IDLE_SECONDS", 0.05)
+    before = set(threading.enumerate())
+
+    def helpers() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("spqfmt-")} - before
+
+    with using(Context(threads=7)):
+        for _ in range(2):
+            assert side_by_side(abs, range(-50, 0)) == list(range(50, 0, -1))
+            deadline = time.monotonic() + 60
+            while helpers() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert not helpers()
 
 
 def submit_on_thread(work: Callable[[], object]) -> Callable[[], object]:

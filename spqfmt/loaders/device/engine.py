@@ -57,12 +57,7 @@ class DeviceWeights:
             stack.callback(device.close)
             self._lookups = lookups
             zstd_on_device = decoder.zstd is not None
-            self._numbers: dict[Part, int] = {}
-            self._parts: dict[str, tuple[Part, ...]] = {}
-            for number, planned in enumerate(plan.parts):
-                part = planned.item.part
-                self._numbers[part] = number
-                self._parts[part.record.name] = (*self._parts.get(part.record.name, ()), part)
+            self._numbers, self._parts = plan.numbers, plan.by_tensor
             records = [(parts[0].record, parts[0].reader_number) for parts in self._parts.values()]
             self._side_memory, self._sides = _put_all(records, readers, device)
             workspace = device.allocate(plan.fixed.workspace)

@@ -42,12 +42,9 @@ class HostWeights:
                 stack.callback(reader.close)
             backend.current()  # the kernels that SPQFMT_BACKEND names decode here too
             self._context = current()
-            self._numbers: dict[Part, int] = {p.item.part: number for number, p in enumerate(plan.parts)}
+            self._numbers, self._parts = plan.numbers, plan.by_tensor
             # Of the other parts rows are looked up, and nothing else: they are no part of a pass.
             self._multiplied = {p.item.part for p in plan.parts if p.item.products}
-            self._parts: dict[str, tuple[Part, ...]] = {}
-            for part in self._numbers:
-                self._parts[part.record.name] = (*self._parts.get(part.record.name, ()), part)
             sides = _read_all_sides(self._parts, readers)
             self._workspace = allocate(plan.fixed.workspace)
             self._lock = lock_held_over_forks()
