@@ -88,7 +88,7 @@ class Plan:
     @property
     def held_bytes(self) -> int:
         """Bytes that the plan takes of the memory where the model runs."""
-        return self.fixed.total + self.bytes_in("decoded") + self.bytes_in("compressed")
+        return self.fixed.total + sum(part.bytes for part in self.parts if part.residency != "host")
 
     @property
     def free_bytes(self) -> int | None:

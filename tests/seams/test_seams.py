@@ -1,6 +1,7 @@
-"""A codec is one module, a scheme is one, or two with products; methods are one: all else finds them."""
+"""A codec, method or source is one module, a scheme one, or two with products: all else finds them."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,14 @@ from typing import Any
 
 import pytest
 
+from spqfmt.cli.pack import pack
 from spqfmt.loaders.schemes.registry import PRODUCTS
+from spqfmt.quantize.registry import METHODS
 from spqfmt.schemes.registry import SCHEMES
 from spqfmt.schemes.sides import PackedScheme
 
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Recipes")[1]
 SCRIPT = Path(__file__).with_name("with_added.py")
 
 
@@ -32,6 +37,15 @@ SCRIPT = Path(__file__).with_name("with_added.py")
             "plain",
             {"codecs": ["rans", "raw"], "schemes": ["dense", "plain_halves"], "packed": 0, "on device": 0},
         ),
+        (
+            "source",
+            {
+                "notes": [
+                    "2 tensors are codes in the source (int8 by rows): rtn has quantized again what they stand for; "
+                    "--method keep writes these codes"
+                ]
+            },
+        ),
     ],
 )
 def test_what_is_added_in_a_module_of_its_own_works_everywhere(
@@ -50,3 +64,15 @@ def test_what_is_added_in_a_module_of_its_own_works_everywhere(
 
 def test_schemes_with_sides_are_those_with_products() -> None:
     assert {name for name, scheme in SCHEMES.items() if isinstance(scheme, PackedScheme)} == set(PRODUCTS)
+
+
+def test_the_help_of_pack_names_every_method() -> None:
+    """By hand: a registry of methods would import torch for `--help`."""
+    [option] = [param for param in pack.params if param.name == "method"]
+    words = set(re.findall(r"\w+", option.help or ""))  # type: ignore[attr-defined]
+    assert METHODS.keys() <= words
+
+
+@pytest.mark.parametrize("path", re.findall(r"`((?:spqfmt|spec|tests|tools|docs)/[\w./]+)`", RECIPES))
+def test_files_that_recipes_name_are_there(path: str) -> None:
+    assert (ROOT / path).exists() or Path(path).stem == "NAME"

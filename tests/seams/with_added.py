@@ -1,6 +1,6 @@
 """Packs a tiny model with modules that lie beside the package's own, and goes through all that a user does with it.
 
-python with_added.py FOLDER codec|scheme|plain
+python with_added.py FOLDER codec|scheme|plain|source
 
 Registries are filled when they are imported: so this is a process of its own, and `add` comes before all else.
 """
@@ -31,6 +31,7 @@ def add() -> None:
 add()
 sys.path.insert(0, str(HERE.parents[1] / "tools" / "models"))
 
+import numpy as np  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
 
@@ -121,7 +122,27 @@ def run(folder: Path, method: str, codec: str) -> dict[str, Any]:
     }
 
 
+def run_source(folder: Path) -> dict[str, Any]:
+    """A source that stores codes: kept they restore its very values, and other methods say what they do."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for name in ("layers.0.up", "layers.0.down"):
+        arrays[name] = rng.integers(-128, 128, (40, 70)).astype(np.int8)
+        arrays[f"{name}.scales"] = rng.uniform(0.01, 0.1, 40).astype(np.float16)
+    source = folder / "codes.npz"
+    np.savez(source, **arrays)
+    expected = {tensor.name: tensor.load() for tensor in open_source(source).tensors}
+    for method, notes in (("keep", ()), ("lossless", ())):
+        assert spqfmt.pack(source, folder / "m.spq", method=method, force=True).notes == notes
+        check(folder / "m.spq", expected)
+        found = spqfmt.inspect(folder / "m.spq")
+        assert {t.scheme for t in found.tensors} == {"uniform" if method == "keep" else "dense"}
+    return {"notes": spqfmt.pack(source, folder / "m.spq", method="rtn", force=True).notes}
+
+
 CASES = {"codec": ("rtn", "deflate"), "scheme": ("halving", "auto"), "plain": ("plain_halving", "auto")}
 
 if __name__ == "__main__":
-    json.dump(run(Path(sys.argv[1]), *CASES[sys.argv[2]]), sys.stdout)
+    where, case = Path(sys.argv[1]), sys.argv[2]
+    json.dump(run_source(where) if case == "source" else run(where, *CASES[case]), sys.stdout)

@@ -23,7 +23,7 @@ class Holdings:
         stored = aligned(max((item.part.stored_bytes for item in items), default=0))
         n_landings, n_slots = (N_LANDINGS, N_SLOTS) if plan.is_streamed else (1, 0)
         verdicts = aligned(4 * (N_SLOTS + 1))
-        on_device = plan.bytes_in("decoded") + plan.bytes_in("compressed")
+        on_device = plan.held_bytes - plan.fixed.total
         buffers = n_landings * sent + tables + scratch + n_slots * decoded + verdicts
         region = _Region(device.allocate(on_device + buffers))
         self.n_bytes = region.memory.n_bytes
