@@ -22,7 +22,7 @@ from spqfmt.calibration.limits import within_limits
 from spqfmt.errors import ImporterError, SpqError, UnsupportedError, foreign_errors
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.models.assets import asset_folder
-from spqfmt.models.config import quiet_transformers, read_config, read_tokenizer
+from spqfmt.models.config import quiet_transformers, read_config, read_tokenizer, text_config
 from spqfmt.models.targets import Targets
 
 NO_CALIBRATION = "take a method that needs no calibration, such as rtn, or ecq with --no-calibration"
@@ -81,7 +81,7 @@ class ModelShell:
     @property
     def longest(self) -> int | None:
         """The most tokens the model takes, where its config says so."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = getattr(text_config(self.model.config), "max_position_embeddings", None)
         return None if limit is None else int(limit)
 
     def tensors_of(self, prefix: str) -> list[SourceTensor]:
@@ -148,7 +148,7 @@ def _build_empty(source: SourceModel, config: Any, dtype: torch.dtype) -> Any:
             f"calibration runs a model on text, {named.__name__} takes {named.main_input_name}; {NO_CALIBRATION}",
             named.main_input_name,
         )
-    config.get_text_config().use_cache = False
+    text_config(config).use_cache = False
     # Expert by expert, each with the tokens that are routed to it.
     config._experts_implementation = "eager"
     with torch.device("meta"):

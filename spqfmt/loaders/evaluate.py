@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from spqfmt.errors import SpqError, foreign_errors
+from spqfmt.models.config import text_config
 from spqfmt.progress import Progress, Silent
 
 DEFAULT_WINDOW = 2048
@@ -57,7 +58,7 @@ def encode_text(tokenizer: Any, text: str, *, special_tokens: bool = False) -> t
 
 def window_limit(model: Any) -> int | None:
     """The longest window the model takes, or None where its config does not say."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = getattr(text_config(model.config), "max_position_embeddings", None)
     return None if limit is None else int(limit)
 
 

@@ -16,7 +16,7 @@ from spqfmt.loaders.load import Ceilings, Planner, on_device, on_host, prepare
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
 from spqfmt.models.assets import asset_folder
-from spqfmt.models.config import find_model_class
+from spqfmt.models.config import find_model_class, text_config
 from spqfmt.residency.device import host_rates
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 from spqfmt.residency.inventory import Inventory
@@ -125,7 +125,7 @@ def _plan(
 
 def estimate(config: Any, dtype: torch.dtype, n_tokens: int, batch: int) -> Activations:
     """From the config alone; sizes that a config does not have count as 0."""
-    text = config.get_text_config()
+    text = text_config(config)
     values = text.to_dict()
 
     def size(*names: str) -> int:

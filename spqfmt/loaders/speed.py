@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from spqfmt.models.config import text_config
+
 _SHORT_PROMPT = 8
 
 
@@ -24,7 +26,7 @@ def seconds_per_pass(model: Any, workload: Workload) -> float:
     """Mean time of a pass over `workload.batch` sequences. Tokens are arbitrary, as is what comes out."""
     accepted = inspect.signature(model.forward).parameters
     options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-    vocabulary = model.config.get_text_config().vocab_size
+    vocabulary = text_config(model.config).vocab_size
 
     def tokens(n: int) -> torch.Tensor:
         ids = torch.arange(workload.batch * n).view(workload.batch, n)

@@ -29,6 +29,16 @@ def read_tokenizer(folder: Path, explained: Callable[[str], SpqError]) -> Any:
         )
 
 
+def text_config(config: Any) -> Any:
+    """The part of a config that is about text: of several the decoder's; the whole where there is none."""
+    every: tuple[dict[str, bool], ...] = ({}, {"decoder": True})
+    for options in every:
+        # transformers refuses to choose where there are several, as in musicgen's.
+        with suppress(ValueError):
+            return config.get_text_config(**options)
+    return config
+
+
 def find_model_class(config: Any, path: Path | None = None) -> Any:
     """The class that the config names, else the causal language model of its type, else its bare model.
 

@@ -145,3 +145,13 @@ def test_a_config_whose_sizes_differ_from_layer_to_layer_is_estimated() -> None:
 
     on_top = estimate(transformers.Gemma4TextConfig(), torch.bfloat16, 128, 1)
     assert on_top.kv_cache_bytes > 0
+
+
+def test_a_config_with_two_parts_about_text_is_estimated_by_its_decoder() -> None:
+    from spqfmt.loaders.plan import estimate
+
+    decoder = transformers.MusicgenDecoderConfig(num_hidden_layers=3)
+    config = transformers.MusicgenConfig(
+        text_encoder=transformers.T5Config(), audio_encoder=transformers.EncodecConfig(), decoder=decoder
+    )
+    assert estimate(config, torch.float32, 9, 1) == estimate(decoder, torch.float32, 9, 1)
