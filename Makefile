@@ -50,13 +50,16 @@ pages: .venv-demo/.installed
 test: .venv/.installed
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(MAKE) --no-print-directory check
 
+# Tests of one file share what they make, so they stay together; more processes need some 2 GiB of memory each.
+PYTEST_PROCESSES = 2
+
 check:
 	ruff check .
 	ruff format --check .
 	$(MAKE) --no-print-directory check-generated
 	lint-imports
 	mypy
-	pytest
+	pytest -n $(PYTEST_PROCESSES) --dist loadfile
 	TRITON_INTERPRET=1 pytest -q tests/triton
 	python tools/gpu/gpu_code.py --check
 
