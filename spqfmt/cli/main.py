@@ -21,7 +21,7 @@ COMMANDS = {
     "inspect": ("spqfmt.cli.inspect", "inspect", "Show what every tensor costs."),
     "diff": ("spqfmt.cli.diff", "diff", "Compare two files of one model."),
     "verify": ("spqfmt.cli.verify", "verify", "Check every byte of a file."),
-    "unpack": ("spqfmt.cli.unpack", "unpack", "Write a Hugging Face folder."),
+    "unpack": ("spqfmt.cli.unpack", "unpack", "Give the source's files back, or plain weights."),
     "plan": ("spqfmt.cli.plan", "plan", "Show where weights would live under a memory ceiling."),
     "run": ("spqfmt.cli.run", "run", "Generate text."),
     "eval": ("spqfmt.cli.eval", "eval_", "Perplexity, and KL to a reference model."),

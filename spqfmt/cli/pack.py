@@ -170,7 +170,9 @@ def pack(
     resume: bool,
     **options: str | int | float | Path | None,
 ) -> None:
-    """Pack SOURCE, a Hugging Face folder of safetensors or a GGUF file, into OUT.spq.
+    """Pack SOURCE into OUT.spq: a model's folder, a pipeline's, an adapter's, a GGUF file, or one file of weights.
+
+    Weights are safetensors, or what torch's safe loader reads.
 
     \b
     spqfmt pack path/to/model model.spq

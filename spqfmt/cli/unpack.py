@@ -1,4 +1,4 @@
-"""`spqfmt unpack`: a .spq file back to a Hugging Face folder."""
+"""`spqfmt unpack`: a .spq file back to the files of its source, or to a Hugging Face folder."""
 
 from pathlib import Path
 from typing import Literal

@@ -97,6 +97,8 @@ class GgufModel:
     config: Callable[[Facts], Config]
     restore: Callable[[str, torch.Tensor, Config], torch.Tensor]
     """(Hugging Face name, tensor as stored, config) -> tensor as transformers wants it, same dtype."""
+    changed: str = r"$^"
+    """Pattern of the Hugging Face names of tensors that it changes."""
     transposes: bool = False
     """2-D weights inside the layers are stored transposed against transformers."""
 
@@ -213,10 +215,14 @@ def _conv1d(name: str, tensor: torch.Tensor, config: Config) -> torch.Tensor:
 
 
 MODELS: Mapping[str, GgufModel] = {
-    "llama": GgufModel("LlamaForCausalLM", _LLAMA_NAMES, _llama, _interleaved_rotary),
+    "llama": GgufModel("LlamaForCausalLM", _LLAMA_NAMES, _llama, _interleaved_rotary, r"\.[qk]_proj\."),
     "qwen2": GgufModel("Qwen2ForCausalLM", _LLAMA_NAMES, _qwen2, _as_stored),
     "qwen3": GgufModel("Qwen3ForCausalLM", _LLAMA_NAMES | _QK_NORMS, _qwen3, _as_stored),
-    "gemma": GgufModel("GemmaForCausalLM", _LLAMA_NAMES, _gemma, _norm_plus_one),
-    "gemma2": GgufModel("Gemma2ForCausalLM", _LLAMA_NAMES | _GEMMA2_NORMS, _gemma2, _norm_plus_one),
-    "gpt2": GgufModel("GPT2LMHeadModel", _GPT2_NAMES, _gpt2, _conv1d, transposes=True),
+    "gemma": GgufModel("GemmaForCausalLM", _LLAMA_NAMES, _gemma, _norm_plus_one, r"norm\.weight$"),
+    "gemma2": GgufModel(
+        "Gemma2ForCausalLM", _LLAMA_NAMES | _GEMMA2_NORMS, _gemma2, _norm_plus_one, r"norm\.weight$"
+    ),
+    "gpt2": GgufModel(
+        "GPT2LMHeadModel", _GPT2_NAMES, _gpt2, _conv1d, r"\.h\..*(attn|mlp).*\.weight$", transposes=True
+    ),
 }

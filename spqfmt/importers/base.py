@@ -81,8 +81,8 @@ class SourceModel:
     """What it was read from, as these files were when it was opened."""
     named_files: Mapping[str, SourceFile] = field(default_factory=dict)
     """All files of the source that can be named, by their names in it, weights, assets and what is left out."""
-    other_weights: frozenset[str] = frozenset()
-    """Those of them that hold weights which are not the model's."""
+    weight_files: frozenset[str] = frozenset()
+    """Those of them that hold weights, the model's own and others."""
     base_model: str = ""
     """Name of the model that an adapter changes."""
     facts: Mapping[str, str] = field(default_factory=dict)

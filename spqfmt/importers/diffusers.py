@@ -55,7 +55,7 @@ class DiffusersImporter:
             quantized=quantized,
             files=(*own.values(), *kept.values()),
             named_files=dict(sorted({**beside.named, **own}.items())),
-            other_weights=beside.weights - own.keys(),
+            weight_files=beside.weights,
             facts=facts,
             left_out={name: reason for name, reason in beside.left_out.items() if name not in own},
         )

@@ -26,7 +26,7 @@ from spqfmt.importers._gguf_rope import llama3_rope
 from spqfmt.importers._gguf_tokenizer import end_token_ids, tokenizer_assets
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
 from spqfmt.importers._source_file import SourceFile, same_bytes
-from spqfmt.importers.base import Asset, SourceModel, SourceTensor
+from spqfmt.importers.base import Asset, Place, SourceModel, SourceTensor
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.floats import narrow
 
@@ -81,6 +81,8 @@ class GgufImporter:
             architecture=model.class_name,
             source_kind=self.kind,
             files=(file,),
+            named_files={path.name: file},
+            weight_files=frozenset({path.name}),
         )
 
 
@@ -189,11 +191,19 @@ def _tensors(
                 transposed=name in transposed,
                 tied_to=source if source != name else None,
                 load=_load(file, sources[source], source, model, config),
+                place=_place(file, sources.get(name), name, model),
                 form=FORMS.get(sources[source].ggml_type, ""),
                 stored=_stored(file, sources[source], source, model, config),
             )
         )
     return tuple(tensors)
+
+
+def _place(file: SourceFile, tensor: GgufTensor | None, name: str, model: GgufModel) -> Place | None:
+    """Where a tensor lies as it is restored; None for one in blocks, in another order, or of other values."""
+    if tensor is None or tensor.ggml_type not in _PLAIN or re.search(model.changed, name):
+        return None
+    return Place(file.path.name, tensor.offset)
 
 
 def _load(

@@ -54,7 +54,7 @@ class HuggingFaceImporter:
             quantized=quantized_by(config, ((name, t.shape, t.dtype) for name, t in stored.items())),
             files=(*files, *beside.kept.values()),
             named_files=dict(sorted({**beside.named, **own}.items())),
-            other_weights=beside.weights - own.keys(),
+            weight_files=beside.weights,
             facts=facts,
             left_out={n: reason for n, reason in beside.left_out.items() if n not in own} | lost,
             base_model=base_of_adapter(path) if is_adapter else "",

@@ -29,7 +29,7 @@ def find_importer(path: str | Path) -> Importer | None:
 
 
 def open_source(path: str | Path) -> SourceModel:
-    """Open a model of any known kind: a Hugging Face folder of safetensors, or a GGUF file.
+    """Open a model of any known kind: a folder, a GGUF file, or one file of weights.
 
     Reads headers and assets, no weights. Raises ImporterError with one line that names the file and what to do.
     """
@@ -44,4 +44,4 @@ def _what_instead(path: Path) -> str:
     """Why a file is no source, and what to give."""
     if path.name.endswith((".spq", ".spq.index.json")):
         return "is packed already; give the model that it was made from, or use `spqfmt repack`"
-    return "not a model that can be imported; give a folder of .safetensors files or a .gguf file"
+    return "not a model that can be imported; give a model's folder, or a .safetensors, .gguf or .pt file"

@@ -33,6 +33,7 @@ class SingleFileImporter:
             quantized=quantized_by({}, ((name, t.shape, t.dtype) for name, t in header.tensors.items())),
             files=(file,),
             named_files={path.name: file},
+            weight_files=frozenset({path.name}),
             facts=facts,
             left_out=lost,
         )

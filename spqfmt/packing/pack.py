@@ -107,7 +107,7 @@ def pack(
     progress: Progress | None = None,
     **arguments: Unpack[PackArguments],
 ) -> PackReport:
-    """Pack a Hugging Face folder or a GGUF file into `out`.
+    """Pack a model's folder, a pipeline's, an adapter's, a GGUF file or one file of weights into `out`.
 
     Options as in `spqfmt pack --help`. With `shard_size` several files and NAME.spq.index.json are written instead of
     `out`. Raises OptionError for options that make no sense, ImporterError for the source, EncodeError for a weight

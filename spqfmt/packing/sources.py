@@ -20,6 +20,8 @@ LITERALS = "source.literals"
 # Headers of the largest checkpoints have some MB.
 _MAX_LITERAL_BYTES = 64 << 20
 _MAX_WHOLE_BYTES = 8 << 20
+_LITERAL_PART = 4
+"""A file of which a larger part is no tensor's is left out: it would be stored twice."""
 
 
 class SourceDescription:
@@ -60,12 +62,13 @@ class SourceDescription:
         places = sorted(self._places.get(name, ()))
         if not places:
             room = min(_MAX_WHOLE_BYTES, _MAX_LITERAL_BYTES - len(literals))
-            if file.n_bytes > room or name in self._model.other_weights:
+            if file.n_bytes > room or name in self._model.weight_files:
                 return None
             literals += file.read_all()
             return [Piece(file.n_bytes)]
         runs = list(_runs(places, file.n_bytes))
-        if sum(n for n, _ in runs) > _MAX_LITERAL_BYTES - len(literals):
+        most = min(_MAX_LITERAL_BYTES - len(literals), max(_MAX_WHOLE_BYTES, file.n_bytes // _LITERAL_PART))
+        if sum(n for n, _ in runs) > most:
             return None
         pieces, at = [], 0
         for n, tensor in runs:
