@@ -32,6 +32,7 @@ def treatment(
 ) -> Treatment | None:
     """What happens to an input by these records, clamp first; None when nothing does.
 
+    All is computed in float32, each operation rounded once, and rounded to the input's dtype at the end.
     `column_scale` float32 [columns] are the weights' column scales, where they have some: what is quantized is the
     input times them, since integers are multiplied by integers.
     """
@@ -39,19 +40,23 @@ def treatment(
         return None
 
     def treat(x: torch.Tensor) -> torch.Tensor:
-        if clamp is not None:
-            x = _clamp(x, clamp)
-        if quantization is None:
+        if not x.numel():
             return x
-        if column_scale is None:
-            return quantize_tokens(x)[2]
-        scale = column_scale.to(x.device)
-        return (quantize_tokens(x.float() * scale)[2] / scale).to(x.dtype)
+        wide = x.float()
+        if clamp is not None:
+            wide = _clamp(wide, clamp)
+        if quantization is not None and column_scale is None:
+            wide = quantize_tokens(wide)[2]
+        elif quantization is not None and column_scale is not None:
+            scale = column_scale.to(x.device)
+            wide = quantize_tokens(wide * scale)[2] / scale
+        return wide.to(x.dtype)
 
     return treat
 
 
 def _clamp(x: torch.Tensor, record: Mapping[str, object]) -> torch.Tensor:
+    """`x` float32, not empty."""
     if record["kind"] == "range":
         low, high = (float(float_from_bits(record[key], key)) for key in ("low", "high"))
         return x.clamp(low, high)
@@ -69,10 +74,12 @@ def _clamp(x: torch.Tensor, record: Mapping[str, object]) -> torch.Tensor:
 def quantize_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Codes int8 [..., columns], scales float32 [..., 1] and the inputs that they stand for, in x's dtype.
 
-    scale = max|x| / 127 of each token; a token of zeros has scale 1.
+    scale = max|x| / 127 of each token, or 1 where that is 0.
     """
     wide = x.float()
     largest = wide.abs().amax(-1, keepdim=True)
-    scale = torch.where(largest > 0, largest / 127, 1.0)
+    # By a tensor: on a GPU torch multiplies by the reciprocal of a plain number.
+    quotient = largest / torch.full_like(largest, 127)
+    scale = torch.where(quotient > 0, quotient, 1.0)
     codes = torch.round(wide / scale).clamp_(-127, 127)
     return codes.to(torch.int8), scale, (codes * scale).to(x.dtype)

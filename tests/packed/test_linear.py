@@ -310,6 +310,28 @@ def test_activation_clamp(
     assert torch.allclose(module(x), clamped @ matrix.t(), atol=1e-3)
 
 
+def test_a_clamped_input_that_becomes_integers_is_rounded_to_nothing_else(
+    write_tensor: Callable[..., Path], generator: Any
+) -> None:
+    high = 0.25097  # BF16 has 0.25 there
+    encoded = FORMS["i8 by row"](generator).encode()
+    path = write_tensor(
+        encoded,
+        (ROWS, COLUMNS),
+        activation_clamp=range_clamp(-1, high),
+        activation_quantization=TOKEN_INT8,
+    )
+    engine = engine_of(path, None, torch.bfloat16)
+    with Reader(path) as reader:
+        record = reader.index.by_name["w"]
+        matrix = restore(reader, record, "f32")
+    module = PackedLinear(record, torch.bfloat16, None, int8_activations=True)
+    module.attach(engine)
+    x = torch.zeros(1, COLUMNS, dtype=torch.bfloat16)
+    x[0, 0] = 10
+    assert torch.equal(module(x)[0], (high * matrix[:, 0]).to(torch.bfloat16))
+
+
 def test_what_a_module_refuses(write_tensor: Callable[..., Path], generator: Any) -> None:
     path = write_tensor(FORMS["i8 by row"](generator).encode(), (ROWS, COLUMNS))
     with Reader(path) as reader:

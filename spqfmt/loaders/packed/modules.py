@@ -192,10 +192,12 @@ class PackedLinear(_Packed):
         _check(self, x)
         if x.shape[-1] != self.in_features:
             raise ValueError(f"{self.record.name}: input {list(x.shape)} does not end in {self.in_features}")
+        dtype = x.dtype
         if self.treatment is not None and x.numel():
             with torch.no_grad():
-                x = self.treatment(x)
-        return engine.multiply(self._matrix, x, self.bias, int8_activations=self.int8_activations)
+                # What is rounded to integers then is not rounded to the input's dtype before (FORMAT.md 6).
+                x = self.treatment(x.float() if self.int8_activations else x)
+        return engine.multiply(self._matrix, x, self.bias, int8_activations=self.int8_activations).to(dtype)
 
     def extra_repr(self) -> str:
         """As nn.Linear shows itself, and the scheme."""
