@@ -1,7 +1,9 @@
 """What all tests share: the Hypothesis profiles, the marker `every_backend`, source models made in memory."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,9 @@ from hypothesis import HealthCheck, settings
 
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
 from spqfmt.kernels import backend
+
+# The tests are no package: helpers of several folders are found here.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # One profile for `make check` everywhere: the same examples on every run, so that a red run is red again; no deadline,
 # since a shared two-core machine stalls for longer than any example takes. "wide" is for looking for new failures.

@@ -1,19 +1,7 @@
 """What the fixtures of this folder give."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-
-
-class Done(NamedTuple):
-    """What a command did."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Done]
 
 
 class Models(NamedTuple):

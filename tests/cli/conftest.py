@@ -1,10 +1,8 @@
-"""A small model as its folder and packed in several ways, and the program run in this process."""
+"""A small model as its folder and packed in several ways, and the program."""
 
-import io
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -12,27 +10,19 @@ import torch
 from safetensors.torch import save_file
 
 import spqfmt
-from spqfmt.cli.main import main
 
 # The tools are scripts and the tests no package: their folders are put on the path as Python does for a script.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import tiny
-from cli_models import Done, Models, Run
+from cli_models import Models
+from spq_command import Run, run
 
 
 @pytest.fixture(scope="session")
 def spq() -> Run:
-    """Runs `spqfmt ARGUMENTS` in this process: starting torch for each would take most of the tests' time."""
-
-    def run(*arguments: object) -> Done:
-        stdout, stderr = io.StringIO(), io.StringIO()
-        with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as exited:
-            main([str(argument) for argument in arguments])
-        assert isinstance(exited.value.code, int)
-        return Done(exited.value.code, stdout.getvalue(), stderr.getvalue())
-
+    """Runs `spqfmt ARGUMENTS` in this process."""
     return run
 
 

@@ -1,41 +1,23 @@
 """The program as a user starts it: what it prints, where, and the exit code."""
 
-import io
 import json
 import re
 import resource
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from spq_command import run
 
 import spqfmt
-from spqfmt.cli.main import COMMANDS, main
+from spqfmt.cli.main import COMMANDS
 
 SPQFMT = [sys.executable, "-c", "from spqfmt.cli.main import main; main()"]
-
-
-class Done(NamedTuple):
-    """What a command did."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(*arguments: object) -> Done:
-    """The command in this process: starting torch for each would take most of the tests' time."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as exited:
-        main([str(argument) for argument in arguments])
-    assert isinstance(exited.value.code, int)
-    return Done(exited.value.code, stdout.getvalue(), stderr.getvalue())
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
@@ -47,7 +29,7 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
 def fails(code: int, *arguments: object) -> str:
     """The one line on stderr of a command that must end with this code and print nothing else."""
     done = run(*arguments)
-    assert done.returncode == code, done.stderr
+    assert done.code == code, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -85,13 +67,13 @@ def packed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder, packed."""
     out = tmp_path_factory.mktemp("packed") / "m.spq"
     done = run("pack", folder, out, "--method", "rtn", "--bits", "8")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     return out
 
 
 def test_pack_says_what_it_made_and_shows_no_bar_when_piped(folder: Path, tmp_path: Path) -> None:
     done = run("pack", folder, tmp_path / "m.spq")
-    assert done.returncode == 0
+    assert done.code == 0
     assert done.stdout == ""
     assert done.stderr.startswith(f"{tmp_path / 'm.spq'}: ")
     summary, files = done.stderr.splitlines(keepends=True)
@@ -111,7 +93,7 @@ def test_dry_run_writes_nothing_and_shows_every_name_whole(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")  # a pipe has no width
     done = run("pack", folder, tmp_path / "m.spq", "--method", "rtn", "--bits", "4", "--dry-run")
-    assert done.returncode == 0
+    assert done.code == 0
     assert re.search(
         r"^model\.layers\.0\.mlp\.up_proj\.weight .*  4 bits per row$", done.stdout, re.MULTILINE
     )
@@ -120,18 +102,18 @@ def test_dry_run_writes_nothing_and_shows_every_name_whole(
     )
     assert [t["treatment"] for t in plan["tensors"]] == ["8 bits per row"] * 2
     refused = run("pack", folder, tmp_path / "m.spq", "--fit", "90", "--dry-run")
-    assert (refused.returncode, refused.stdout) == (2, "")
+    assert (refused.code, refused.stdout) == (2, "")
     assert "is the smallest size that works" in refused.stderr
     # Whether bits a weight are too few shows only when all that is not quantized is encoded.
     few = ("--method", "ecq", "--bits", "1", "--no-calibration")
-    assert run("pack", folder, tmp_path / "m.spq", *few, "--dry-run").returncode == 0
+    assert run("pack", folder, tmp_path / "m.spq", *few, "--dry-run").code == 0
     assert "too few for this model" in run("pack", folder, tmp_path / "m.spq", *few).stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_inspect_table_and_json(packed: Path) -> None:
     table = run("inspect", packed)
-    assert table.returncode == 0
+    assert table.code == 0
     assert "model.layers.0.mlp.up_proj.weight" in table.stdout
     report = json.loads(run("inspect", packed, "--json").stdout)
     assert report["file_bytes"] == packed.stat().st_size
@@ -155,14 +137,14 @@ def test_inspect_filters_and_sorts(packed: Path) -> None:
 
 def test_verify(packed: Path) -> None:
     done = run("verify", packed)
-    assert done.returncode == 0
+    assert done.code == 0
     assert "sound" in one_summary(done.stderr)
 
 
 def test_unpack_gives_a_folder_that_packs_again(packed: Path, tmp_path: Path) -> None:
-    assert run("unpack", packed, tmp_path / "folder").returncode == 0
+    assert run("unpack", packed, tmp_path / "folder").code == 0
     assert (tmp_path / "folder" / "config.json").read_text() == '{"architectures": ["None"]}'
-    assert run("pack", tmp_path / "folder", tmp_path / "again.spq").returncode == 0
+    assert run("pack", tmp_path / "folder", tmp_path / "again.spq").code == 0
     with spqfmt.open(packed) as first, spqfmt.open(tmp_path / "again.spq") as second:
         for name in first:
             assert torch.equal(first.read(name), second.read(name))
@@ -263,7 +245,7 @@ def test_a_pack_that_is_stopped_leaves_no_file_of_that_name(tmp_path: Path, sent
 def test_help_of_every_command_has_an_example() -> None:
     for command in COMMANDS:
         done = run(command, "--help")
-        assert done.returncode == 0
+        assert done.code == 0
         assert f"spqfmt {command} " in done.stdout.split("Usage:", 1)[1].split("\n", 1)[1], command
 
 

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_models import Models, Run
+from cli_models import Models
+from spq_command import Run
 
 from spqfmt.cli.main import COMMANDS
 

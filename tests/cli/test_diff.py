@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_models import Models, Run
+from cli_models import Models
+from spq_command import Run
 
 import spqfmt
 from spqfmt.container.encode import encode_chunk

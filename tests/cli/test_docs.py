@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
-from cli_models import Run
+from spq_command import Run
 
 from spqfmt.cli.main import COMMANDS, cli
 

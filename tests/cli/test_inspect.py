@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_models import Models, Run
+from cli_models import Models
+from spq_command import Run
 
 import spqfmt
 from spqfmt.codecs.chunks import EncodedChunk, EncodedPlane

@@ -16,9 +16,10 @@ import pytest
 import tiny
 import torch
 import transformers
-from cli_models import Done, Models, Run
+from cli_models import Models
 from safetensors.torch import load, load_file, save_file
 from situations import SITUATIONS, UP
+from spq_command import Done, Run
 
 import spqfmt
 from spqfmt.cli.failures import about, explain

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from cli_models import Models, Run
+from cli_models import Models
 from safetensors.torch import load_file, save_file
+from spq_command import Run
 
 from spqfmt.cli.main import COMMANDS, main
 from spqfmt.cli.progress import RateColumn

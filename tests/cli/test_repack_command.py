@@ -1,35 +1,16 @@
 """`spqfmt repack`, and what `bench` and `inspect` have to do with partial compression, as a user runs them."""
 
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from spq_command import run
 
 import spqfmt
-from spqfmt.cli.main import main
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.writer import Writer
 from spqfmt.records import Stream, TensorRecord
-
-
-class Done(NamedTuple):
-    """What a command did."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(*arguments: object) -> Done:
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as exited:
-        main([str(argument) for argument in arguments])
-    assert isinstance(exited.value.code, int)
-    return Done(exited.value.code, stdout.getvalue(), stderr.getvalue())
 
 
 @pytest.fixture
@@ -51,10 +32,10 @@ def model(tmp_path: Path) -> Path:
 
 def test_repack_and_back(model: Path, tmp_path: Path) -> None:
     done = run("repack", model, tmp_path / "part.spq", "--partial", "every:2")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert "of 4 chunks of weights 2 are compressed, 2 were copied as they were" in done.stderr
     assert "partial every:2" in run("inspect", tmp_path / "part.spq").stdout
-    assert run("verify", tmp_path / "part.spq").returncode == 0
+    assert run("verify", tmp_path / "part.spq").code == 0
     assert run("repack", tmp_path / "part.spq", tmp_path / "back.spq", "--quiet").stdout == ""
     streams = [[t.streams for t in spqfmt.inspect(path).tensors] for path in (tmp_path / "back.spq", model)]
     assert streams[0] == streams[1]
@@ -76,7 +57,7 @@ def test_rates_of_a_machine_choose_the_chunks_on_another(model: Path, tmp_path: 
     # What inspect prints is a file of rates too.
     (tmp_path / "inspected.json").write_text(inspected)
     arguments = ("--partial", "speed:40%", "--rates", tmp_path / "inspected.json", "--jobs", 1, "--quiet")
-    assert run("repack", tmp_path / "part.spq", tmp_path / "again.spq", *arguments).returncode == 0
+    assert run("repack", tmp_path / "part.spq", tmp_path / "again.spq", *arguments).code == 0
     assert (tmp_path / "again.spq").read_bytes() == (tmp_path / "part.spq").read_bytes()
 
 
@@ -93,7 +74,7 @@ def test_rates_of_a_machine_choose_the_chunks_on_another(model: Path, tmp_path: 
 )
 def test_wrong_options(model: Path, tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
     done = run("repack", model, tmp_path / "out.spq", *arguments)
-    assert done.returncode == code
+    assert done.code == code
     assert done.stdout == ""
     assert done.stderr.startswith("spqfmt: ")
     assert done.stderr.count("\n") == 1
@@ -103,7 +84,7 @@ def test_wrong_options(model: Path, tmp_path: Path, arguments: list[str], code: 
 
 def test_bad_files_and_names(model: Path, tmp_path: Path) -> None:
     (tmp_path / "text.spq").write_text("text")
-    assert run("repack", tmp_path / "text.spq", tmp_path / "out.spq").returncode == 1
-    assert run("repack", tmp_path / "none.spq", tmp_path / "out.spq").returncode == 2
+    assert run("repack", tmp_path / "text.spq", tmp_path / "out.spq").code == 1
+    assert run("repack", tmp_path / "none.spq", tmp_path / "out.spq").code == 2
     assert "--force" in run("repack", model, model).stderr
     assert "ends in .spq" in run("repack", model, tmp_path / "out").stderr

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from spq_command import run
 
 import spqfmt
-from spqfmt.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -17,15 +17,8 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[[str],
     return path
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    out, err = capsys.readouterr()
-    return int(caught.value.code or 0), out, err
-
-
-def test_plan_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "plan", str(model), "--memory", "1MiB", "--json", "--tokens", "100")
+def test_plan_as_json(model: Path) -> None:
+    code, out, _ = run("plan", str(model), "--memory", "1MiB", "--json", "--tokens", "100")
     plan = json.loads(out)
     assert code == 0
     assert plan["memory_bytes"] == 1 << 20
@@ -36,42 +29,38 @@ def test_plan_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan["on_top"]["kv_cache_bytes"] == 2 * 2 * 2 * 16 * 100 * 2
 
 
-def test_plan_as_a_table(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "plan", str(model))
+def test_plan_as_a_table(model: Path) -> None:
+    code, out, _ = run("plan", str(model))
     assert code == 0
     assert "model.layers.1" in out
     assert "no ceiling" in out
     assert "smallest ceiling" in out
 
 
-def test_too_low_a_ceiling_is_one_line_that_names_the_smallest(
-    model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, out, _ = run(capsys, "plan", str(model), "--json")
+def test_too_low_a_ceiling_is_one_line_that_names_the_smallest(model: Path) -> None:
+    _, out, _ = run("plan", str(model), "--json")
     smallest = json.loads(out)["smallest_bytes"]
     for arguments in (("plan", str(model)), ("run", str(model), "--prompt", "x")):
-        code, out, err = run(capsys, *arguments, "--memory", str(smallest - 1))
+        code, out, err = run(*arguments, "--memory", str(smallest - 1))
         assert code == 1
         assert not out
         assert f"({smallest} bytes)" in err
         assert err.count("\n") == 1
 
 
-def test_run_under_a_ceiling_says_the_same(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_under_a_ceiling_says_the_same(model: Path) -> None:
     arguments = ("run", str(model), "--prompt", "abc", "--max-new-tokens", "5")
-    code, whole, err = run(capsys, *arguments, "--memory", "1GiB")
+    code, whole, err = run(*arguments, "--memory", "1GiB")
     assert code == 0
     assert "tokens/s" in err
-    _, out, _ = run(capsys, "plan", str(model), "--json")
-    code, least, _ = run(capsys, *arguments, "--memory", str(json.loads(out)["smallest_bytes"]))
+    _, out, _ = run("plan", str(model), "--json")
+    code, least, _ = run(*arguments, "--memory", str(json.loads(out)["smallest_bytes"]))
     assert code == 0
     assert least == whole
 
 
 @pytest.mark.parametrize("command", [("plan",), ("run", "--prompt", "x")])
-def test_a_ceiling_that_is_no_size_is_wrong_use(
-    model: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
-) -> None:
-    code, _, err = run(capsys, command[0], str(model), *command[1:], "--memory", "much")
+def test_a_ceiling_that_is_no_size_is_wrong_use(model: Path, command: tuple[str, ...]) -> None:
+    code, _, err = run(command[0], str(model), *command[1:], "--memory", "much")
     assert code == 2
     assert "not a size" in err

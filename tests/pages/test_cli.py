@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from spq_command import run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
 
@@ -14,15 +15,6 @@ import tiny
 
 import spqfmt
 from spqfmt.bench.report import Report
-from spqfmt.cli.main import main
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr."""
-    with pytest.raises(SystemExit) as exited:
-        main([str(argument) for argument in arguments])
-    assert isinstance(exited.value.code, int)
-    return exited.value.code, *capsys.readouterr()
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +25,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "m.spq"
 
 
-def test_inspect_writes_page_and_picture_and_prints_no_table(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_writes_page_and_picture_and_prints_no_table(model: Path, tmp_path: Path) -> None:
     page, picture = tmp_path / "m.html", tmp_path / "m.png"
-    code, out, err = run(capsys, "inspect", model, "--measure", "--html", page, "--png", picture)
+    code, out, err = run("inspect", model, "--measure", "--html", page, "--png", picture)
     assert (code, out) == (0, "")
     assert err.splitlines()[-2].startswith(f"{page}: ")
     assert err.splitlines()[-1].startswith(f"{picture}: ")
@@ -45,12 +35,10 @@ def test_inspect_writes_page_and_picture_and_prints_no_table(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_inspect_measures_what_was_chosen_and_shows_the_whole_file(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_measures_what_was_chosen_and_shows_the_whole_file(model: Path, tmp_path: Path) -> None:
     page = tmp_path / "m.html"
     chosen = ("--tensor", "*down_proj*", "--measure")
-    code, out, _ = run(capsys, "inspect", model, *chosen, "--html", page, "--json")
+    code, out, _ = run("inspect", model, *chosen, "--html", page, "--json")
     assert code == 0
     assert len(json.loads(out)["tensors"]) == 4
     data = json.loads(page.read_text("utf-8").split('id="data">')[1].split("</script>")[0])
@@ -61,48 +49,44 @@ def test_inspect_measures_what_was_chosen_and_shows_the_whole_file(
 
 
 def test_a_picture_without_matplotlib_says_what_to_install(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    code, _, err = run(capsys, "inspect", model, "--png", tmp_path / "m.png")
+    code, _, err = run("inspect", model, "--png", tmp_path / "m.png")
     assert code == 2
     assert err.splitlines()[-1] == "spqfmt: figures need matplotlib: pip install 'spqfmt[plots]'"
 
 
-def test_plan_writes_a_page(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_writes_a_page(llama: Path, tmp_path: Path) -> None:
     page = tmp_path / "plan.html"
-    code, out, _ = run(capsys, "plan", llama, "--memory", "2MiB", "--html", page)
+    code, out, _ = run("plan", llama, "--memory", "2MiB", "--html", page)
     assert (code, out) == (0, "")
     assert "Planned for a ceiling of 2.1 MB." in page.read_text("utf-8")
 
 
-def test_eval_writes_what_json_says(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_writes_what_json_says(llama: Path, tmp_path: Path) -> None:
     text, page = tmp_path / "t.txt", tmp_path / "eval.html"
     text.write_text("a page for each result " * 4, "utf-8")
-    code, out, _ = run(capsys, "eval", llama, "--text", text, "--html", page, "--json")
+    code, out, _ = run("eval", llama, "--text", text, "--html", page, "--json")
     assert code == 0
     assert f'data-key="perplexity" value="{json.loads(out)["perplexity"]}"' in page.read_text("utf-8")
 
 
-def test_bench_writes_a_page(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bench_writes_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(*_: Any) -> Report:
         return Report({"processor": "any"}, 3, [], [], {"lz4": "not installed"})
 
     monkeypatch.setattr("spqfmt.cli.bench.run", nothing)
-    code, out, _ = run(capsys, "bench", "--html", tmp_path / "bench.html")
+    code, out, _ = run("bench", "--html", tmp_path / "bench.html")
     assert (code, out) == (0, "")
     assert "not installed" in (tmp_path / "bench.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize("option", ["--html", "--png"])
 @pytest.mark.parametrize("name", ["other.spq", "m.spq.index.json"])
-def test_a_model_is_not_overwritten_by_a_page(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, name: str
-) -> None:
+def test_a_model_is_not_overwritten_by_a_page(model: Path, tmp_path: Path, option: str, name: str) -> None:
     (tmp_path / name).write_bytes(b"weights")
-    code, out, err = run(capsys, "inspect", model, option, tmp_path / name)
+    code, out, err = run("inspect", model, option, tmp_path / name)
     assert (code, out) == (2, "")
     assert "named like a model" in err
     assert (tmp_path / name).read_bytes() == b"weights"
@@ -110,21 +94,19 @@ def test_a_model_is_not_overwritten_by_a_page(
 
 @pytest.mark.parametrize("command", ["inspect", "plan", "eval", "bench"])
 def test_a_folder_that_is_not_there_is_said_before_the_work(
-    command: str, tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+    command: str, tmp_path: Path, model: Path
 ) -> None:
     text = ("--text", model) if command == "eval" else ()
-    code, out, err = run(capsys, command, model, *text, "--html", tmp_path / "none" / "m.html")
+    code, out, err = run(command, model, *text, "--html", tmp_path / "none" / "m.html")
     assert (code, out) == (2, "")
     assert f"{tmp_path / 'none'}: no such folder" in err
 
 
-def test_a_page_of_a_model_in_fp32_says_what_it_is_smaller_than(
-    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_page_of_a_model_in_fp32_says_what_it_is_smaller_than(llama: Path, tmp_path: Path) -> None:
     tiny.build("llama", tmp_path / "f", dtype=torch.float32)
     spqfmt.pack(tmp_path / "f", tmp_path / "f.spq", method="rtn", bits=8)
     for file, more in ((llama, 1), (tmp_path / "f.spq", 2)):
-        code, _, _ = run(capsys, "inspect", file, "--html", tmp_path / "page.html")
+        code, _, _ = run("inspect", file, "--html", tmp_path / "page.html")
         assert code == 0
         page = (tmp_path / "page.html").read_text("utf-8")
         totals = spqfmt.inspect(file).totals
@@ -135,13 +117,11 @@ def test_a_page_of_a_model_in_fp32_says_what_it_is_smaller_than(
 
 
 @pytest.mark.parametrize("option", ["--html", "--png"])
-def test_a_link_is_replaced_and_what_it_leads_to_is_left(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
-) -> None:
+def test_a_link_is_replaced_and_what_it_leads_to_is_left(model: Path, tmp_path: Path, option: str) -> None:
     target, out = tmp_path / "mine", tmp_path / "page"
     target.write_text("mine")
     out.symlink_to(target)
-    assert run(capsys, "inspect", model, option, out)[0] == 0
+    assert run("inspect", model, option, out)[0] == 0
     assert not out.is_symlink()
     assert out.stat().st_size > 1000
     assert target.read_text() == "mine"
