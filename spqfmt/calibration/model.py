@@ -22,7 +22,7 @@ from spqfmt.calibration.limits import within_limits
 from spqfmt.errors import ImporterError, SpqError, UnsupportedError, foreign_errors
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.models.assets import asset_folder
-from spqfmt.models.config import quiet_transformers, read_config, read_tokenizer, text_config
+from spqfmt.models.config import class_named, quiet_transformers, read_config, read_tokenizer, text_config
 from spqfmt.models.targets import Targets
 
 NO_CALIBRATION = "take a method that needs no calibration, such as rtn, or ecq with --no-calibration"
@@ -130,8 +130,8 @@ class ModelShell:
 
 
 def _build_empty(source: SourceModel, config: Any, dtype: torch.dtype) -> Any:
-    named: Any = getattr(transformers, source.architecture, None)
-    if not (isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)):
+    named = class_named(source.architecture)
+    if named is None:
         if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
             raise UnsupportedError(
                 f"calibration: transformers has no language model of type {config.model_type!r}; {NO_CALIBRATION}",

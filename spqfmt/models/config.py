@@ -39,6 +39,12 @@ def text_config(config: Any) -> Any:
     return config
 
 
+def class_named(name: str) -> Any | None:
+    """transformers' class of models of that name; None where it has none that can be used here."""
+    found = getattr(transformers, name, None)
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+
+
 def find_model_class(config: Any, path: Path | None = None) -> Any:
     """The class that the config names, else the causal language model of its type, else its bare model.
 
@@ -46,12 +52,12 @@ def find_model_class(config: Any, path: Path | None = None) -> Any:
     """
     where = "" if path is None else f"{path}: "
     for name in config.architectures or ():
-        named = getattr(transformers, str(name), None)
-        if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+        if (named := class_named(str(name))) is not None:
             return named
-        if named is not None and hasattr(named, "_backends"):
+        backends = getattr(getattr(transformers, str(name), None), "_backends", None)
+        if backends is not None:
             raise UnsupportedError(
-                f"{where}{name} needs {', '.join(named._backends)}: install what is missing", name
+                f"{where}{name} needs {', '.join(backends)}: install what is missing", name
             )
     for mapping in (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_MAPPING):
         # The registry has names of classes that the library has not.
