@@ -18,7 +18,6 @@ from spqfmt.container import planes
 from spqfmt.container.fetch import OpenChunk, StreamFetch, is_small
 from spqfmt.container.index import parse_index
 from spqfmt.container.located import at_plane, located
-from spqfmt.container.strict_json import Json, parse
 from spqfmt.container.trailer import (
     Trailer,
     check_digest,
@@ -83,11 +82,13 @@ class Reader:
         check_digest(trailer, tail, stored)
         return _decoded(stored, trailer.index_raw_bytes)
 
-    def index_json(self) -> Json:
+    def index_text(self) -> bytes:
         """The index as the file has it, with the keys that this version does not know. Read and checked anew."""
         tail = self.read_bytes(self.file_bytes - wire.TRAILER_BYTES, wire.TRAILER_BYTES)
         with located(self.path):
-            return parse(self._index_text(self.trailer, tail))
+            text = self._index_text(self.trailer, tail)
+            check_json(text)
+        return text
 
     def close(self) -> None:
         """Close the file; later reads raise ValueError."""

@@ -1,5 +1,6 @@
 """Stream and chunk records, and the places in the file that follow from them (FORMAT.md 2.3, 3.2 and 3.3)."""
 
+from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
@@ -13,7 +14,7 @@ from spqfmt.codecs.registry import CODECS_BY_ID
 from spqfmt.container.strict_json import Json, integers, member, optional
 from spqfmt.errors import CorruptError, FormatError
 from spqfmt.kernels.json_text import Wanted, chunk_table
-from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, align, chunk_raw_bytes, n_planes
+from spqfmt.records import Chunks, Stream, align, chunk_raw_bytes, n_planes
 from spqfmt.schemes.base import check_int
 from spqfmt.schemes.outliers import ROLES as OUTLIER_ROLES
 
@@ -64,24 +65,29 @@ def stream_json(stream: Stream, like: Mapping[str, object]) -> Json:
 
 def store_stream(stream: Stream, chunks: Iterable[EncodedChunk], put: Put) -> Stream:
     """The stream with these chunks, whose planes `put` stores one after the other."""
-    records: list[Chunk] = []
-    entropies: list[list[float | None]] = []
-    first = 0
+    planes = n_planes(stream.dtype)
+    rows, table = array("q"), array("q")
+    entropies = [array("d") for _ in range(planes)]
+    n_chunks = first = 0
     for chunk in chunks:
         raw_bytes = chunk_raw_bytes(stream.dtype, chunk.n_elements)
-        planes = []
-        for encoded in chunk.planes:
+        rows.append(chunk.n_elements)
+        table.extend((first, raw_bytes))
+        for encoded, known in zip(chunk.planes, entropies, strict=True):
             offset, plane = put(encoded, raw_bytes)
-            planes.append(PlaneChunk(offset, len(plane.stored), raw_bytes, plane.codec, plane.crc32))
-        records.append(Chunk(first, chunk.n_elements, tuple(planes)))
-        entropies.append([plane.entropy_bits for plane in chunk.planes])
+            table.append(offset)
+            rows.extend((len(plane.stored), plane.codec, plane.crc32))
+            if plane.entropy_bits is not None:
+                known.append(plane.entropy_bits)
+        n_chunks += 1
         first += chunk.n_elements
-    totals = []
-    for bits in zip(*entropies, strict=True):
-        known = [b for b in bits if b is not None]
-        # Of copied chunks the record of their stream says what is known.
-        totals += [ceil(sum(known))] if len(known) == len(bits) else []
-    return replace(stream, chunks=Chunks.of(records), entropy_bits=tuple(totals) or stream.entropy_bits)
+    # Of copied chunks the record of their stream says what is known.
+    totals = tuple(ceil(sum(known)) for known in entropies if n_chunks and len(known) == n_chunks)
+    stored = Chunks(
+        np.array(rows, np.int64).reshape(-1, 1 + 3 * planes),
+        np.array(table, np.int64).reshape(-1, 2 + planes),
+    )
+    return replace(stream, chunks=stored, entropy_bits=totals or stream.entropy_bits)
 
 
 def _stream(record: Json, begin: int, alignment: int, where: str, may_be_empty: Collection[str]) -> Stream:

@@ -4,13 +4,17 @@ A reader ignores keys that it does not know (FORMAT.md 3); whoever knows them sh
 given to the writer beside the ones that the reader has made of them.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Literal
+
+import numpy as np
 
 from spqfmt import wire
 from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json, optional, without
 from spqfmt.container.writer import Unknown
+from spqfmt.kernels.json_text import project_json
 
 _ROOT = frozenset(
     {
@@ -26,6 +30,7 @@ _ROOT = frozenset(
         "sources",
     }
 )
+_LISTS = ("segments", "tensors", "assets")
 _KNOWN_OPTIONAL = sum(1 << bit for bit in wire.OPTIONAL_FEATURES.values())
 
 
@@ -33,15 +38,31 @@ class OriginalRecords:
     """The records of an opened file, by their number in it."""
 
     def __init__(self, reader: Reader) -> None:
-        self._root = reader.index_json()
-        self.sources = optional(self._root, "sources", dict, "index")
-        self.unknown = Unknown(without(self._root, *_ROOT), reader.trailer.optional & ~_KNOWN_OPTIONAL)
+        self._text = reader.index_text()
+        found = project_json(self._text, 0, len(self._text), dict.fromkeys(_LISTS, wire.MAX_TENSORS))
+        assert isinstance(found, dict)
+        self._spans = {kind: np.frombuffer(found[kind], np.int64).reshape(-1, 2) for kind in _LISTS}
+        root = self._root()
+        self.sources = optional(root, "sources", dict, "index")
+        self.unknown = Unknown(without(root, *_ROOT), reader.trailer.optional & ~_KNOWN_OPTIONAL)
+
+    def _root(self) -> Json:
+        """The index without what its lists hold."""
+        kept, at = [], 0
+        for spans in sorted((s for s in self._spans.values() if len(s)), key=lambda s: int(s[0][0])):
+            kept.append(self._text[at : int(spans[0][0])])
+            at = int(spans[-1][1])
+        root: Json = json.loads(b"".join((*kept, self._text[at:])))
+        return root
 
     def record(self, kind: Literal["segments", "tensors", "assets"], number: int) -> Json:
-        """One of them."""
-        records = self._root[kind]
-        assert isinstance(records, list)
-        record: Json = records[number]
+        """One of them, without the chunks of its streams."""
+        begin, end = self._spans[kind][number].tolist()
+        record: Json = json.loads(self._text[begin:end])
+        streams = record.get("streams", [record.get("stream")])
+        for stream in streams if isinstance(streams, list) else ():
+            if isinstance(stream, dict):
+                stream.pop("chunks", None)
         return record
 
     def segment(self, number: int) -> Json:

@@ -1,7 +1,7 @@
 """The chunks of opened files, written again by a rule: copied as they are, or decoded and encoded anew."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -61,35 +61,36 @@ class Rewrite:
         self._keeps_codecs = codec is None
         packed_with = readers[0].index.metadata.get("codec", "")
         self._codec = codec or (packed_with if CODECS.get(packed_with, RAW) is not RAW else AUTO)
-        self._tasks = [
-            _Task(reader, f"tensor {tensor.name!r}, {stream.role}", stream, chunk, self._codec)
-            for reader in readers
-            for tensor in reader.index.tensors
-            for stream in tensor.streams
-            for chunk in stream.chunks
-        ]
-        weights = [number for number, task in enumerate(self._tasks) if task.is_weights]
+        self._compressed: Callable[[int], bool]
+        """Whether the chunk of weights of this number is to be compressed."""
         self.partial_plan: Json | None
         if isinstance(rule, Speed):
-            compressed, self.partial_plan = self._by_speed(rule, weights)
+            compressed, self.partial_plan = self._by_speed(rule)
+            self._compressed = compressed.__contains__
         else:
             policy = CodecPolicy(self._codec, rule.n)
-            compressed = {number for k, number in enumerate(weights) if policy.compresses(k)}
+            self._compressed = policy.compresses
             self.partial_plan = policy.partial_plan
-        for number in weights:
-            if number not in compressed:
-                self._tasks[number] = replace(self._tasks[number], codec="raw")
-        self.n_chunks = len(weights)
-        self.n_compressed = self.n_copied = 0
+        self.n_chunks = self.n_compressed = self.n_copied = 0
 
-    def _by_speed(self, rule: Speed, weights: Sequence[int]) -> tuple[set[int], Json]:
+    def _tasks(self, *, empty: bool) -> Iterator[_Task]:
+        """All chunks of tensors in order, to be compressed; those that hold nothing only if `empty`."""
+        for reader in self._readers:
+            for tensor in reader.index.tensors:
+                for stream in tensor.streams:
+                    what = f"tensor {tensor.name!r}, {stream.role}"
+                    for chunk in stream.chunks if empty else stream.chunks.held:
+                        yield _Task(reader, what, stream, chunk, self._codec)
+
+    def _by_speed(self, rule: Speed) -> tuple[frozenset[int], Json]:
         rates = rule.rates or measure_decode_rates()
-        candidates = side_by_side(lambda task: self._candidate(task, rates), self._tasks)
-        of_weights = [candidates[number] for number in weights]
+        tasks = list(self._tasks(empty=False))
+        candidates = side_by_side(lambda task: self._candidate(task, rates), tasks)
+        of_weights = [c for c, task in zip(candidates, tasks, strict=True) if task.is_weights]
         other_bytes = sum(c.stored_bytes for c in candidates) - sum(c.stored_bytes for c in of_weights)
         choice = choose(of_weights, other_bytes, rule)
         plan: Json = {"rule": "speed", "target_bytes": choice.tensor_bytes, "rates": rates.to_json()}
-        return {weights[k] for k in choice.chunks}, plan
+        return choice.chunks, plan
 
     def _candidate(self, task: _Task, rates: DecodeRates) -> Candidate:
         """The chunk as its task asks; encoded to learn its size where the file does not have it so."""
@@ -133,16 +134,23 @@ class Rewrite:
 
     def _encoded(self) -> Iterator[EncodedChunk]:
         """The chunks in order; other threads make some of those that come next."""
-        waiting: deque[tuple[_Task, Task[EncodedChunk]]] = deque()
-        for task in self._tasks:
-            waiting.append((task, submit(self._chunk, task)))
+        waiting: deque[tuple[_Task, Task[EncodedChunk] | EncodedChunk]] = deque()
+        for best in self._tasks(empty=True):
+            task = best
+            if best.is_weights:
+                if not self._compressed(self.n_chunks):
+                    task = replace(best, codec="raw")
+                self.n_chunks += 1
+            # Nothing is done for a chunk that holds nothing, of which there may be very many.
+            holds = task.chunk.n_elements > 0
+            waiting.append((task, submit(self._chunk, task) if holds else self._chunk(task)))
             if len(waiting) >= _AHEAD * n_threads():
                 yield self._counted(*waiting.popleft())
         while waiting:
             yield self._counted(*waiting.popleft())
 
-    def _counted(self, task: _Task, made: Task[EncodedChunk]) -> EncodedChunk:
-        chunk = made.result()
+    def _counted(self, task: _Task, made: Task[EncodedChunk] | EncodedChunk) -> EncodedChunk:
+        chunk = made if isinstance(made, EncodedChunk) else made.result()
         if task.is_weights:
             before = [(plane.stored_bytes, plane.codec, plane.crc32) for plane in task.chunk.planes]
             after = [(len(plane.stored), plane.codec, plane.crc32) for plane in chunk.planes]
