@@ -218,3 +218,31 @@ def test_inputs_must_be_where_the_weights_are(packed: Callable[[str], Path], sma
     with pytest.raises(SpqError, match="packed weights are on cpu, the input is on meta"):
         model.lm_head(torch.zeros(1, 64, device="meta", dtype=torch.bfloat16))
     model.packed_weights.close()
+
+
+def test_weights_that_the_models_code_reads_have_room_there_too(tmp_path: Path) -> None:
+    """Mamba multiplies by the weight of dt_proj itself. The table of its embedding comes row by row from the host."""
+    config = transformers.MambaConfig(hidden_size=64, num_hidden_layers=2, vocab_size=9000, state_size=8)
+    with torch.random.fork_rng(devices=[]), tiny.quiet():
+        torch.manual_seed(0)
+        source = transformers.AutoModelForCausalLM.from_config(config).eval()
+        source.save_pretrained(tmp_path)
+    spqfmt.pack(tmp_path, tmp_path / "m.spq")
+    whole = plan_for_device(tmp_path / "m.spq", rates=RATES).plan
+    model, _ = on_device(tmp_path / "m.spq", whole.smallest_bytes, whole.on_host.smallest_bytes)
+    plan = model.packed_weights.plan
+    layer = source.backbone.layers[0].mixer.dt_proj
+    assert plan.fixed.values == plan.free_bytes == layer.weight.nbytes
+    expected = logits(source)
+    assert torch.allclose(logits(model), expected, atol=2e-4 * float(expected.abs().max()))
+    embedding = model.backbone.embeddings
+    assert torch.equal(embedding.weight.clone(), source.backbone.embeddings.weight)
+    assert torch.equal(embedding.weight[7], source.backbone.embeddings.weight[7])
+
+    def read(module: Any, inputs: Any) -> None:
+        embedding.weight.sum()
+
+    model.backbone.norm_f.register_forward_pre_hook(read)
+    with pytest.raises(MemoryBudgetError, match=r"embeddings\.weight: the model's code reads this weight"):
+        logits(model)
+    model.packed_weights.close()
