@@ -1,5 +1,6 @@
 """What a scheme is: weights <-> streams. Normative (FORMAT.md section 5)."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -106,18 +107,22 @@ class Scheme(Protocol):
     """Whether these are codes for floats, restored in any float dtype; else they are the tensor's own elements."""
     parameters: Mapping[str, Wanted]
 
+    @abstractmethod
     def check(self, record: TensorRecord) -> None:
         """Raise CorruptError unless parameters and streams obey FORMAT.md."""
         ...
 
+    @abstractmethod
     def features(self, record: TensorRecord) -> set[str]:
         """Names of the required features that the tensor uses."""
         ...
 
+    @abstractmethod
     def verify(self, record: TensorRecord, fetch: Streamed) -> None:
         """Raise CorruptError where elements break a rule that `check` cannot see, without dequantizing."""
         ...
 
+    @abstractmethod
     def restore(
         self, record: TensorRecord, fetch: Streamed, rows: range, columns: range, out: Elements, dtype: str
     ) -> None:
