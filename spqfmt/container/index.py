@@ -69,13 +69,28 @@ def parse_index(
     if len(names) < len(spans):
         # Asked for, that record says what is wrong with it.
         nowhere = np.zeros(len(spans), np.int64)
-        RecordReader(text, spans, nowhere, names, chunk_alignment, declared, nullcontext).record(len(names))
+        RecordReader(
+            text=text,
+            spans=spans,
+            begins=nowhere,
+            names=names,
+            alignment=chunk_alignment,
+            declared=declared,
+            context=nullcontext,
+        ).record(len(names))
         raise CorruptError(f"index: tensor record {len(names)} does not say where its chunks lie")
     segments, begins, end = _lay_out(text, _spans(root, "segments"), places, alignment)
     content = hex_digest(root, "content", "index")
     has_content = content is not None
     reader = RecordReader(
-        text, spans, begins, names, chunk_alignment, declared, context, all_have_content=has_content
+        text=text,
+        spans=spans,
+        begins=begins,
+        names=names,
+        alignment=chunk_alignment,
+        declared=declared,
+        context=context,
+        all_have_content=has_content,
     )
     if len(reader.numbers) < len(names):
         raise CorruptError(f"tensor {_repeated(names)!r} is there twice")
@@ -89,18 +104,18 @@ def parse_index(
         raise LimitError(f"index: {file_bytes} bytes cannot hold {raw_bytes} raw bytes")
     tensors = TensorRecords(reader.record, range(len(names)))
     index = Index(
-        alignment,
-        segments,
-        tensors,
-        TensorsByName(tensors, reader.numbers),
-        assets,
-        member(root, "metadata", dict, "index"),
-        _partial_plan(root),
-        _shard(root),
-        of_chunks,
-        content,
-        parse_sources(root, text, {asset.name: asset.stream.n for asset in assets}),
-        reader.json_of,
+        segment_alignment=alignment,
+        segments=segments,
+        tensors=tensors,
+        by_name=TensorsByName(tensors, reader.numbers),
+        assets=assets,
+        metadata=member(root, "metadata", dict, "index"),
+        partial_plan=_partial_plan(root),
+        shard=_shard(root),
+        chunk_alignment=of_chunks,
+        content=content,
+        sources=parse_sources(root, text, {asset.name: asset.stream.n for asset in assets}),
+        json_of=reader.json_of,
     )
     if index.sources is not None and index.shard is None:
         check_sources(index.sources, len(names), file_bytes)

@@ -86,7 +86,15 @@ def parse_trailer(data: bytes, version: tuple[int, int], file_bytes: int) -> Tra
     at = file_bytes - wire.TRAILER_BYTES
     digest, *numbers, major, minor, zero, magic = _TRAILER.unpack(data)
     offset, stored_bytes, raw_bytes, claimed_bytes, required, optional = numbers
-    trailer = Trailer(offset, stored_bytes, raw_bytes, claimed_bytes, required, optional, digest)
+    trailer = Trailer(
+        index_offset=offset,
+        index_stored_bytes=stored_bytes,
+        index_raw_bytes=raw_bytes,
+        file_bytes=claimed_bytes,
+        required=required,
+        optional=optional,
+        digest=digest,
+    )
     if magic != wire.MAGIC or trailer.file_bytes > file_bytes:
         raise TruncatedError("the file ends before its end is due", file_bytes)
     if (major, minor) != version or zero:

@@ -205,7 +205,12 @@ class Writer:
         self._pad(wire.CHUNK_ALIGNMENT)
         tensors = [tensor_json(record, like) for record, like in zip(self._tensors, self._like, strict=True)]
         root = dict(unknown.keys) | root_json(
-            self._alignment, self._chunk_alignment, self._segments, tensors, self._assets, metadata
+            segment_alignment=self._alignment,
+            chunk_alignment=self._chunk_alignment,
+            segments=self._segments,
+            tensors=tensors,
+            assets=self._assets,
+            metadata=metadata,
         )
         root |= {} if partial_plan is None else {"partial_plan": partial_plan}
         root |= {} if shard is None else {"shard": asdict(shard)}
@@ -242,12 +247,12 @@ class Writer:
         except FormatError as error:
             raise EncodeError(f"{self.path}: cannot be written: {error}") from error
         return Trailer(
-            self._offset,
-            stored_bytes,
-            len(text),
-            file_bytes,
-            required_mask(used),
-            optional_mask(maybe) | optional,
+            index_offset=self._offset,
+            index_stored_bytes=stored_bytes,
+            index_raw_bytes=len(text),
+            file_bytes=file_bytes,
+            required=required_mask(used),
+            optional=optional_mask(maybe) | optional,
         )
 
     def publish(self) -> None:

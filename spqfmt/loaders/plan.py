@@ -120,7 +120,9 @@ def _plan(
         with building_errors(path, model_class):
             prepared = prepare(model_class, config, readers, weights, planned)
     on_top = estimate(config, weights, n_tokens, batch)
-    return ModelPlan(prepared.plan, prepared.inventory, rates, on_top, prepared.changed)
+    return ModelPlan(
+        plan=prepared.plan, inventory=prepared.inventory, rates=rates, on_top=on_top, changed=prepared.changed
+    )
 
 
 def estimate(config: Any, dtype: torch.dtype, n_tokens: int, batch: int) -> Activations:

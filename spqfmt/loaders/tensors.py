@@ -70,11 +70,11 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         for name, handle in file.items():
             source_name = tied.get(name, name)
             stored[name] = LazyTensor(
-                handle.shape,
-                handle.dtype,
-                tied.get(name),
-                _reader(file, source_name),
-                handle.input_treatment(),
+                shape=handle.shape,
+                dtype=handle.dtype,
+                tied_to=tied.get(name),
+                read=_reader(file, source_name),
+                treatment=handle.input_treatment(),
             )
         yield StoredModel(stored, file.assets, file.model)
 

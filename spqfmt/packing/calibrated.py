@@ -49,7 +49,12 @@ class CalibratedResults:
         }
         self._wanted = frozenset(wanted)
         self._engine = Calibration(
-            model, options.method, options.method_options, options.calibration, wanted, stage=stage
+            source=model,
+            method=options.method,
+            method_options=options.method_options,
+            options=options.calibration,
+            wanted=wanted,
+            stage=stage,
         )
         folder.n_wanted = len(self._engine.block_names)
         folder.begin(_identity(model, options, str(self._engine.shell.dtype)))
@@ -144,11 +149,11 @@ class CalibratedResults:
         self._loaded.add(name)
         results = {
             tensor: Result(
-                stored,
-                saved.records[tensor].activation_clamp,
-                saved.records[tensor].activation_quantization,
-                formula[tensor],
-                tuple(notes[tensor]),
+                quantized=stored,
+                activation_clamp=saved.records[tensor].activation_clamp,
+                activation_quantization=saved.records[tensor].activation_quantization,
+                formula_bits=formula[tensor],
+                notes=tuple(notes[tensor]),
             )
             for tensor, stored in saved.tensors.items()
         }

@@ -111,13 +111,13 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         target = size or BitsPerWeight(checked.bits_per_weight or 0.0)
         check_coding(codec, compresses_all=rule == WHOLE, shards=shard_bytes is not None)
     return PackOptions(
-        method,
-        checked,
-        CodecPolicy(codec, rule.n if isinstance(rule, Every) else 1),
-        shard_bytes,
-        CalibrationOptions(**calibration),
-        rule if isinstance(rule, Speed) else None,
-        target,
+        method=method,
+        method_options=checked,
+        codec=CodecPolicy(codec, rule.n if isinstance(rule, Every) else 1),
+        shard_bytes=shard_bytes,
+        calibration=CalibrationOptions(**calibration),
+        speed=rule if isinstance(rule, Speed) else None,
+        fit=target,
         identity=not arguments.get("no_identity"),
         chunk_alignment=parse_chunk_alignment(arguments.get("chunk_alignment")) or CHUNK_ALIGNMENT,
     )

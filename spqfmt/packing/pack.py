@@ -219,17 +219,17 @@ def pack_model(
     if budget is not None:
         notes += (*room_notes(options.fit, budget.ledger, file_bytes),)
     return PackReport(
-        tuple(file.path for file in sealed),
-        plan.raw_bytes,
-        sum(bf16_bytes(tensor.source.dtype, tensor.n_weights) for tensor in plan.tensors),
-        file_bytes,
-        sum(1 for _ in plan.tensors),
-        sum(tensor.n_weights for tensor in plan.tensors),
-        time.monotonic() - started,
-        left_dense,
-        notes,
-        (*(asset.name for asset in model.assets), *sorted(whole_files & model.left_out.keys())),
-        {name: reason for name, reason in model.left_out.items() if name not in whole_files},
+        files=tuple(file.path for file in sealed),
+        raw_bytes=plan.raw_bytes,
+        bf16_bytes=sum(bf16_bytes(tensor.source.dtype, tensor.n_weights) for tensor in plan.tensors),
+        file_bytes=file_bytes,
+        n_tensors=sum(1 for _ in plan.tensors),
+        n_weights=sum(tensor.n_weights for tensor in plan.tensors),
+        seconds=time.monotonic() - started,
+        left_dense=left_dense,
+        notes=notes,
+        assets=(*(asset.name for asset in model.assets), *sorted(whole_files & model.left_out.keys())),
+        left_out={name: reason for name, reason in model.left_out.items() if name not in whole_files},
     )
 
 

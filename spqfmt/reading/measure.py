@@ -144,4 +144,10 @@ def outlier_map(reader: Reader, record: TensorRecord) -> OutlierMap | None:
             at, column = np.divmod(positions, columns)
             cells = (at + first_row) // rows_per_cell * counts.shape[1] + column // columns_per_cell
             counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
-    return OutlierMap(rows, columns, rows_per_cell, columns_per_cell, tuple(map(tuple, counts.tolist())))
+    return OutlierMap(
+        rows=rows,
+        columns=columns,
+        rows_per_cell=rows_per_cell,
+        columns_per_cell=columns_per_cell,
+        counts=tuple(map(tuple, counts.tolist())),
+    )

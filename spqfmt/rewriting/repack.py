@@ -98,14 +98,14 @@ def repack(
         sealed = work.write(stack.enter_context(output), shown)
         source_bytes = sum(reader.file_bytes for reader in readers)
     return RepackReport(
-        tuple(file.path for file in sealed),
-        source_bytes,
-        sum(file.file_bytes for file in sealed),
-        work.n_chunks,
-        work.n_compressed,
-        work.n_copied,
-        work.partial_plan,
-        time.monotonic() - started,
+        files=tuple(file.path for file in sealed),
+        source_bytes=source_bytes,
+        file_bytes=sum(file.file_bytes for file in sealed),
+        n_chunks=work.n_chunks,
+        n_compressed=work.n_compressed,
+        n_copied=work.n_copied,
+        partial_plan=work.partial_plan,
+        seconds=time.monotonic() - started,
     )
 
 

@@ -80,7 +80,7 @@ class Rewrite:
                 for stream in tensor.streams:
                     what = f"tensor {tensor.name!r}, {stream.role}"
                     for chunk in stream.chunks if empty else stream.chunks.held:
-                        yield _Task(reader, what, stream, chunk, self._codec)
+                        yield _Task(reader=reader, what=what, stream=stream, chunk=chunk, codec=self._codec)
 
     def _by_speed(self, rule: Speed) -> tuple[frozenset[int], Json]:
         rates = rule.rates or measure_decode_rates()
@@ -126,7 +126,10 @@ class Rewrite:
         for reader, original in zip(self._readers, originals, strict=True):
             for number, asset in enumerate(reader.index.assets):
                 what, stream = f"asset {asset.name!r}", asset.stream
-                copies = (self._copied(_Task(reader, what, stream, chunk, "")) for chunk in stream.chunks)
+                copies = (
+                    self._copied(_Task(reader=reader, what=what, stream=stream, chunk=chunk, codec=""))
+                    for chunk in stream.chunks
+                )
                 output.copy_asset(asset, copies, original.record("assets", number))
         made = {"codec": self._codec, "writer": f"spqfmt {__version__}"}
         metadata = {**self._readers[0].index.metadata, **made}

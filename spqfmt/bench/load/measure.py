@@ -46,7 +46,14 @@ def measure_load(
 def _row(loader: Loader, cache: str, seconds: Sequence[float]) -> LoadRow:
     rate = Rate.of(loader.payload.n_weights, seconds)
     size = loader.path.stat().st_size
-    return LoadRow(loader.payload.name, loader.container, cache, loader.threads, size, rate)
+    return LoadRow(
+        data=loader.payload.name,
+        container=loader.container,
+        cache=cache,
+        threads=loader.threads,
+        file_bytes=size,
+        load=rate,
+    )
 
 
 def drop_from_cache(path: Path) -> None:

@@ -59,11 +59,11 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
     }
     metadata = _METADATA | model.stored_facts
     file = FileLedger.begin(
-        _segments(plan),
-        plan.segment_alignment,
-        options.chunk_alignment,
-        model.assets,
-        metadata,
+        segments=_segments(plan),
+        alignment=plan.segment_alignment,
+        chunk_alignment=options.chunk_alignment,
+        assets=model.assets,
+        metadata=metadata,
         identity=options.identity,
     )
     n_counted = sum(t.n_weights for t in plan.tensors if t.treatment)
@@ -77,7 +77,13 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
         ledger = MemoryLedger.begin(model, plan, spent, has_column_scales=has_column_scales)
         if not any(ledger.counts(name) for name in spent):
             raise OptionError("a model of this kind keeps none of these weights packed in memory; use --fit")
-    room = Room(ledger.knowing(fixed), spent, n_counted, others, target)
+    room = Room(
+        ledger=ledger.knowing(fixed),
+        spent=spent,
+        n_counted=n_counted,
+        other_bytes=others,
+        target_bytes=target,
+    )
     smallest = _smallest(room, options)
     if target < smallest:
         raise OptionError(asked.too_little(smallest, n_counted, others))

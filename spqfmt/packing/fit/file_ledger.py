@@ -102,7 +102,14 @@ class FileLedger:
     ) -> Self:
         """Nothing is known but the assets."""
         stored = tuple(_store_asset(asset, chunk_alignment) for asset in assets)
-        return cls(segments, alignment, chunk_alignment, stored, metadata, identity).knowing({})
+        return cls(
+            segments=segments,
+            alignment=alignment,
+            chunk_alignment=chunk_alignment,
+            assets=stored,
+            metadata=metadata,
+            identity=identity,
+        ).knowing({})
 
     def knowing(self, more: Mapping[str, TensorRecord]) -> Self:
         """With more tensors known."""
@@ -119,12 +126,12 @@ class FileLedger:
         ]
         segments: list[Json] = [{"name": name, "n_tensors": len(names)} for name, names in self.segments]
         root = root_json(
-            self.alignment,
-            self.chunk_alignment,
-            segments,
-            records,
-            list(map(asset_json, self.assets)),
-            self.metadata,
+            segment_alignment=self.alignment,
+            chunk_alignment=self.chunk_alignment,
+            segments=segments,
+            tensors=records,
+            assets=list(map(asset_json, self.assets)),
+            metadata=self.metadata,
         )
         root |= self._digest("")
         index_bytes = float(len(compress_index(dump(root), sum(len(names) for _, names in self.segments))))

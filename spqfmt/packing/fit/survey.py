@@ -44,7 +44,12 @@ def fit(model: SourceModel, room: Room, options: PackOptions, stage: Stage) -> t
         for name, plan in make_plans([seen[name] for name in spent], extra).items()
     }
     budget = SizeBudget(
-        room.ledger, plans, room.target_bytes, spent, options.codec.codec, options.chunk_alignment
+        ledger=room.ledger,
+        plans=plans,
+        target=room.target_bytes,
+        planned=spent,
+        codec=options.codec.codec,
+        chunk_alignment=options.chunk_alignment,
     )
     assert options.fit is not None
     of_memory = options.fit.of_memory
@@ -79,7 +84,12 @@ def _survey_blocks(
     )
     survey = Survey(rate, {})
     engine = Calibration(
-        model, survey, options.method_options, few, wanted, stage=lambda text: stage(f"survey, {text}")
+        source=model,
+        method=survey,
+        method_options=options.method_options,
+        options=few,
+        wanted=wanted,
+        stage=lambda text: stage(f"survey, {text}"),
     )
     if options.method_options.gradients:
         modules = {
