@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 Config = dict[str, Any]
+Turned = tuple[tuple[int, ...], tuple[int, ...]]
 _LLAMA_NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -99,6 +100,8 @@ class GgufModel:
     """(Hugging Face name, tensor as stored, config) -> tensor as transformers wants it, same dtype."""
     changed: str = r"$^"
     """Pattern of the Hugging Face names of tensors that it changes."""
+    turned: Callable[[tuple[int, ...], str, Config], Turned] | None = None
+    """(shape, Hugging Face name, config) -> how one of these becomes what is stored: see `SourceTensor.turned`."""
     transposes: bool = False
     """2-D weights inside the layers are stored transposed against transformers."""
 
@@ -206,6 +209,15 @@ def _interleaved_rotary(name: str, tensor: torch.Tensor, config: Config) -> torc
     return tensor.reshape(heads, half, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
 
 
+def _interleaved(shape: tuple[int, ...], name: str, config: Config) -> Turned:
+    heads = config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
+    return (heads, 2, shape[0] // heads // 2, *shape[1:]), (0, 2, 1, *range(3, 2 + len(shape)))
+
+
+def _swapped(shape: tuple[int, ...], name: str, config: Config) -> Turned:
+    return shape, (1, 0)
+
+
 def _norm_plus_one(name: str, tensor: torch.Tensor, config: Config) -> torch.Tensor:
     return tensor - 1 if name.endswith("norm.weight") else tensor
 
@@ -215,7 +227,9 @@ def _conv1d(name: str, tensor: torch.Tensor, config: Config) -> torch.Tensor:
 
 
 MODELS: Mapping[str, GgufModel] = {
-    "llama": GgufModel("LlamaForCausalLM", _LLAMA_NAMES, _llama, _interleaved_rotary, r"\.[qk]_proj\."),
+    "llama": GgufModel(
+        "LlamaForCausalLM", _LLAMA_NAMES, _llama, _interleaved_rotary, r"\.[qk]_proj\.", _interleaved
+    ),
     "qwen2": GgufModel("Qwen2ForCausalLM", _LLAMA_NAMES, _qwen2, _as_stored),
     "qwen3": GgufModel("Qwen3ForCausalLM", _LLAMA_NAMES | _QK_NORMS, _qwen3, _as_stored),
     "gemma": GgufModel("GemmaForCausalLM", _LLAMA_NAMES, _gemma, _norm_plus_one, r"norm\.weight$"),

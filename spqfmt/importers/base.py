@@ -55,6 +55,9 @@ class SourceTensor:
     """The codes in the terms of a scheme, which restores the very values of `load`; None where none can hold them."""
     place: Place | None = None
     """None where the source has other bytes for it, or none of its own."""
+    turned: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    """Where these bytes are the elements in another order: dimensions of the elements, and which of them is which
+    dimension there (`dims` and `axes` of spec/origins/arrays.md)."""
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,9 @@ def _tensors(
                 tied_to=source if source != name else None,
                 load=_load(file, sources[source], source, model, config),
                 place=_place(file, sources.get(name), name, model),
+                turned=model.turned(shapes[source], name, config)
+                if model.turned and re.search(model.changed, name)
+                else None,
                 form=FORMS.get(sources[source].ggml_type, ""),
                 stored=_stored(file, sources[source], source, model, config),
             )
@@ -201,7 +204,8 @@ def _tensors(
 
 def _place(file: SourceFile, tensor: GgufTensor | None, name: str, model: GgufModel) -> Place | None:
     """Where a tensor lies as it is restored; None for one in blocks, in another order, or of other values."""
-    if tensor is None or tensor.ggml_type not in _PLAIN or re.search(model.changed, name):
+    changed = re.search(model.changed, name) and not model.turned
+    if tensor is None or tensor.ggml_type not in _PLAIN or changed:
         return None
     return Place(file.path.name, tensor.offset)
 

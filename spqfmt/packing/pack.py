@@ -96,6 +96,7 @@ class _Prepared:
     content: Task[str] | None = None
     chunks: tuple[tuple[Task[EncodedChunk], ...], ...] = ()
     same_as: Mapping[str, str] = field(default_factory=dict)
+    origin: Mapping[str, object] = field(default_factory=dict)
 
 
 def pack(
@@ -166,10 +167,10 @@ def pack_model(
             from spqfmt.packing.calibrated import CalibratedResults
 
             calibrated = CalibratedResults(model, plan, options, folder, stage=progress.stage)
-        encoder = _Encoder(options, calibrated)
         description = None
         if options.identity and options.method.name == KEEPING:
             description = SourceDescription(model, plan)
+        encoder = _Encoder(options, calibrated, description)
         waiting: list[tuple[PlannedTensor, _Prepared]] = []
 
         def write() -> None:
@@ -180,6 +181,7 @@ def pack_model(
                 record,
                 ((task.result() for task in tasks) for tasks in prepared.chunks),
                 prepared.same_as,
+                prepared.origin,
             )
             progress.advance(planned.raw_bytes, planned.source.name)
 
@@ -236,8 +238,14 @@ def pack_model(
 class _Encoder:
     """Turns planned tensors into streams and hands their chunks to the other threads."""
 
-    def __init__(self, options: PackOptions, calibrated: "CalibratedResults | None") -> None:
+    def __init__(
+        self,
+        options: PackOptions,
+        calibrated: "CalibratedResults | None",
+        description: SourceDescription | None,
+    ) -> None:
         self._options = options
+        self._description = description
         self._calibrated = calibrated
         self._weight_chunks = count()
         self.kept = KeptTensors(options.method)
@@ -247,17 +255,21 @@ class _Encoder:
         source = planned.source
         if source.tied_to is not None:
             return _Prepared(planned.tied_record())
+        origin: Mapping[str, object] = {}
         result = None if self._calibrated is None else self._calibrated.take(planned)
         if result is not None:
             encoded, method = result.quantized.encode(), self._options.method.name
         elif planned.treatment and not (self._calibrated and self._calibrated.wants(planned)):
             encoded, method = self._quantize(planned), self._options.method.name
         else:
-            encoded, method = _dense(source).encode(), ""
+            dense = _dense(source)
+            encoded, method = dense.encode(), ""
+            if self._description is not None:
+                origin = self._description.origin_of(source, dense.values)
         self.kept.add(planned, encoded)
         record = planned.record(encoded, method, result)
         content = submit(content_of_encoded, record, encoded) if self._options.identity else None
-        return _Prepared(record, content, tuple(map(self._submit, encoded.streams)), encoded.holders)
+        return _Prepared(record, content, tuple(map(self._submit, encoded.streams)), encoded.holders, origin)
 
     def _quantize(self, planned: PlannedTensor) -> Encoded:
         options, source = self._options, planned.source

@@ -7,11 +7,14 @@ keeps its name and digest, so that a reader can say what is missing.
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from spqfmt.asset_names import is_asset_name
+from spqfmt.codecs.elements import Elements
 from spqfmt.codecs.tasks import Task, submit
 from spqfmt.container.source_records import Piece, SourceFileRecord, Sources
 from spqfmt.importers._source_file import SourceFile
-from spqfmt.importers.base import Asset, SourceModel
+from spqfmt.importers.base import Asset, SourceModel, SourceTensor
 from spqfmt.packing.plan import PackPlan
 from spqfmt.records import dense_bytes
 
@@ -38,6 +41,22 @@ class SourceDescription:
             n_bytes = dense_bytes(planned.source.dtype, planned.n_weights)
             if place is not None and n_bytes:
                 self._places.setdefault(place.file, []).append((place.offset, n_bytes, number))
+
+    def origin_of(self, source: SourceTensor, values: Elements) -> Mapping[str, object]:
+        """What a dense tensor's record says of its origin; empty for one that lies in a file as it is.
+
+        A tensor that could not be put together again is none of the file's, which is then not described.
+        """
+        if source.place is None or source.turned is None:
+            return {}
+        dims, axes = source.turned
+        part = np.ascontiguousarray(values.reshape(dims).transpose(axes)).view(np.uint8)
+        file = self._model.named_files[source.place.file]
+        if bytes(file.read(source.place.offset, part.size)) != part.tobytes():
+            self._places.pop(source.place.file, None)
+            return {}
+        parts = [{"stream": "values", "dims": list(dims), "axes": list(axes)}]
+        return {"origin": {"layout": "arrays", "version": 1, "parts": parts}}
 
     def finish(self) -> tuple[Sources, tuple[Asset, ...]]:
         """The record, and the asset of its literals. Raises ImporterError when a file is not what it was."""

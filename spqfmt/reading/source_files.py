@@ -15,6 +15,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.source_records import Piece, SourceFileRecord, Sources
 from spqfmt.errors import ChecksumError, CorruptError
 from spqfmt.progress import Progress
+from spqfmt.reading.origin_arrays import LAYOUT, array_part
 from spqfmt.reading.rows import holder, read_tensor
 from spqfmt.records import TensorRecord, dense_bytes
 
@@ -119,10 +120,18 @@ class SourceFiles:
     def _part(self, number: int, part: int) -> bytes:
         """A part of a tensor; the last one is kept for the pieces that follow."""
         if self._last_part is None or self._last_part[0] != (number, part):
-            reader, record = self._tensor(number)
-            elements = read_tensor(reader, record)
-            self._last_part = (number, part), packed(elements.reshape(-1), record.dtype).tobytes()
+            self._last_part = (number, part), self._made(number, part)
         return self._last_part[1]
+
+    def _made(self, number: int, part: int) -> bytes:
+        reader, record = self._tensor(number)
+        if record.origin is None:
+            elements = read_tensor(reader, record)
+            return packed(elements.reshape(-1), record.dtype).tobytes()
+        origin = reader.index.json_of(reader.index.by_name.numbers[record.name])["origin"]
+        assert isinstance(origin, dict)
+        with located(reader.path):
+            return array_part(reader, record, origin, part)
 
     def _tensor(self, number: int) -> tuple[Reader, TensorRecord]:
         at = max(k for k, first in enumerate(self._firsts[:-1]) if first <= number)
@@ -153,4 +162,4 @@ class SourceFiles:
     def _is_known(self, file: SourceFileRecord) -> bool:
         """Whether the parts of all its tensors can be made."""
         numbers = {piece.tensor for piece in file.pieces or () if piece.tensor is not None}
-        return all(self._tensor(number)[1].origin is None for number in numbers)
+        return all(self._tensor(number)[1].origin in (None, LAYOUT) for number in numbers)

@@ -320,5 +320,8 @@ CHECKPOINTS: dict[str, Maker] = {
     "training state of torch": training_state,
     "all that lies beside": with_all_that_lies_beside,
     "gguf": gguf_file("qwen2"),
+    "gguf of llama, whose rows are in another order": gguf_file("llama"),
+    "gguf of gpt2, whose matrices are turned": gguf_file("gpt2"),
+    "gguf of gemma, whose norms are another number": gguf_file("gemma"),
 }  # fmt: skip
 """What comes back byte for byte, with --with-code where it is pickles or code."""

@@ -1,0 +1,139 @@
+"""Parts of tensors that were taken apart from arrays: one stream in another order and width.
+
+spec/origins/arrays.md says how.
+"""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqfmt import wire
+from spqfmt.codecs.elements import CARRIERS, Elements
+from spqfmt.container.fetch import StreamFetch
+from spqfmt.container.reader import Reader
+from spqfmt.container.strict_json import member
+from spqfmt.errors import CorruptError
+from spqfmt.records import TensorRecord
+from spqfmt.schemes import codes, tiles
+from spqfmt.schemes.base import check_int
+
+LAYOUT = ("arrays", 1)
+_GROUP_BITS = 32
+# A multiple of 8: what so many elements are written as ends at a byte.
+_AT_ONCE = 1 << 18
+
+
+def array_part(reader: Reader, record: TensorRecord, origin: Mapping[str, object], number: int) -> bytes:
+    """Part `number` of a tensor whose record has this `origin`. Raises CorruptError."""
+    where = f"tensor {record.name!r}: origin"
+    parts = member(dict(origin), "parts", list, where)
+    if number >= len(parts) or not isinstance(parts[number], dict):
+        raise CorruptError(f"{where}: no part {number}")
+    part: dict[str, Any] = parts[number]
+    elements, width = _elements(reader, record, member(part, "stream", str, where), where)
+    bits = check_int(part.get("bits", width), f"{where}: bits", 1, 64)
+    add = check_int(part.get("add", 0), f"{where}: add", -(1 << 31), 1 << 31)
+    found = _reordered(elements, part, "dims", "axes", where)
+    flip = part.get("flip", False)
+    if type(flip) is not bool:
+        raise CorruptError(f"{where}: flip is neither true nor false")
+    data = _written((found[..., ::-1] if flip else found).reshape(-1), width, add, bits)
+    if "unit_bits" not in part:
+        if "unit_dims" in part or "unit_axes" in part:
+            raise CorruptError(f"{where}: units of no bits")
+        return data.tobytes()
+    unit = check_int(part["unit_bits"], f"{where}: unit_bits", 1)
+    n_bits = elements.size * bits
+    if "unit_dims" not in part or n_bits % unit or n_bits % 8:
+        raise CorruptError(f"{where}: no whole number of units, or of no dimensions")
+    flat, of_unit = (np.unpackbits(data, bitorder="little"), unit) if unit % 8 else (data, unit // 8)
+    units = flat.reshape(-1, of_unit)
+    order = _reordered(np.arange(len(units)), part, "unit_dims", "unit_axes", where).reshape(-1)
+    turned = units[order].reshape(-1)
+    return (np.packbits(turned, bitorder="little") if unit % 8 else turned).tobytes()
+
+
+def _elements(reader: Reader, record: TensorRecord, role: str, where: str) -> tuple[NDArray[Any], int]:
+    """The elements that a part is made of, as unsigned integers, and the bits of one."""
+    if role == "column_groups":
+        if record.scheme != "grouped":
+            raise CorruptError(f"{where}: groups of the scheme {record.scheme}")
+        columns = record.matrix_shape[1]
+        size = check_int(record.parameters.get("group_size"), f"{where}: group_size", 1)
+        groups = np.empty(columns, np.uint32)
+        groups[_permutation(reader, record, columns)] = np.arange(columns) // size
+        return groups, _GROUP_BITS
+    if role not in record.by_role:
+        raise CorruptError(f"{where}: no stream {role[:80]!r}")
+    dtype = record.by_role[role].dtype
+    bits = wire.DTYPES[dtype].bits
+    is_matrix = role in {"codes", "values"} and not record.is_named and record.shape and record.n_weights
+    found = _matrix(reader, record, role) if is_matrix else reader.read_elements(record, role)
+    unsigned = found.view(f"<u{found.dtype.itemsize}")
+    return (unsigned & ((1 << bits) - 1) if bits < 8 else unsigned), bits
+
+
+def _matrix(reader: Reader, record: TensorRecord, role: str) -> Elements:
+    """Codes or values in row-major order of the matrix, its columns in their own order."""
+    n_rows, n_columns = record.matrix_shape
+    rows, columns = range(n_rows), range(n_columns)
+    stored = np.empty((n_rows, n_columns), CARRIERS[record.by_role[role].dtype])
+    fetch = StreamFetch(reader, record)
+    for tile in codes.tiles(record, fetch, rows, columns, most=tiles.TILE_ELEMENTS, role=role):
+        tiles.put(stored, rows, columns, tile.rows, tile.columns, tile.codes)
+    if "permutation" not in record.by_role:
+        return stored.reshape(-1)
+    found = np.empty_like(stored)
+    found[:, _permutation(reader, record, n_columns)] = stored
+    return found.reshape(-1)
+
+
+def _permutation(reader: Reader, record: TensorRecord, columns: int) -> NDArray[np.int64]:
+    if "permutation" not in record.by_role:
+        return np.arange(columns)
+    reader.check_elements(record)
+    return reader.read_elements(record, "permutation").astype(np.int64)
+
+
+def _reordered(
+    elements: NDArray[Any], part: Mapping[str, object], dims_key: str, axes_key: str, where: str
+) -> NDArray[Any]:
+    """The elements as an array of these dimensions in another order; as they are where there are none."""
+    if dims_key not in part and axes_key not in part:
+        return elements
+    dims, axes = (_list(part.get(key), f"{where}: {key}") for key in (dims_key, axes_key))
+    if prod(dims) != elements.size or 0 in dims or sorted(axes) != list(range(len(dims))):
+        raise CorruptError(f"{where}: {dims_key} of other elements, or {axes_key} that do not fit them")
+    return elements.reshape(dims).transpose(axes)
+
+
+def _list(found: object, what: str) -> list[int]:
+    if not isinstance(found, list) or not 1 <= len(found) <= 8:
+        raise CorruptError(f"{what}: no list of 1 to 8 integers")
+    return [check_int(value, what) for value in found]
+
+
+def _written(elements: NDArray[Any], width: int, add: int, bits: int) -> NDArray[np.uint8]:
+    """Each element with `add` modulo 2^bits, in `bits` bits, one after the other."""
+    if add == 0 and bits == width and bits % 8 == 0:
+        return np.ascontiguousarray(elements).view(np.uint8)
+    pieces = [
+        _bits(elements[at : at + _AT_ONCE].astype(np.uint64), add, bits)
+        for at in range(0, elements.size, _AT_ONCE)
+    ]
+    return np.concatenate([np.empty(0, np.uint8), *pieces])
+
+
+def _bits(elements: NDArray[np.uint64], add: int, bits: int) -> NDArray[np.uint8]:
+    with np.errstate(over="ignore"):
+        values = (elements + np.uint64(add % (1 << 64))).astype("<u8")
+    n_bytes = -(-bits // 8)
+    narrow = values.view(np.uint8).reshape(-1, 8)[:, :n_bytes]
+    if bits % 8 == 0:
+        return narrow.reshape(-1)
+    return np.packbits(
+        np.unpackbits(narrow, axis=1, bitorder="little")[:, :bits].reshape(-1), bitorder="little"
+    )
