@@ -83,7 +83,7 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         "pack, a text",
         "pack {text.txt} {dir}/o.spq",
         1,
-        ["{text.txt}: not a model that can be imported; give a folder"],
+        ["{text.txt}: not a model that can be imported; give a model's folder, or"],
     ),
     (
         "pack, a packed file",
@@ -291,7 +291,12 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         ["{dir}/moved-00001-of-", "not there, but moved.spq.index.json lists it"],
     ),
     # sources
-    ("pack, no config", "pack {no_config} {dir}/o.spq", 1, ["{no_config}: no config.json; give the folder"]),
+    (
+        "run, no config",
+        "run {no_config} --prompt x",
+        1,
+        ["{no_config}: no config.json in it, so its weights cannot become a model"],
+    ),
     (
         "pack, broken config",
         "pack {bad_config} {dir}/o.spq",
