@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,8 @@ from spqfmt.kernels import native
 from spqfmt.kernels.json_text import check_json
 from spqfmt.records import Chunk, Index, PlaneChunk, Stream, TensorRecord
 from spqfmt.schemes.registry import scheme_of
+
+_ASSET_PIECE_BYTES = 1 << 20
 
 
 class _Scratch(threading.local):
@@ -216,12 +219,18 @@ class Reader:
 
     def read_asset(self, name: str) -> bytes:
         """The bytes of an asset. KeyError when there is none of that name."""
+        return b"".join(self.asset_pieces(name))
+
+    def asset_pieces(self, name: str) -> Iterator[bytes]:
+        """Those of `read_asset`, some at a time: what an asset claims to hold takes no memory."""
         stream = {asset.name: asset.stream for asset in self.index.assets}[name]
-        out = np.empty(stream.n, np.uint8)
         for chunk in stream.chunks:
             with located(self.path, f"asset {name!r}", chunk):
-                self.read_chunk(chunk, "u8", out[chunk.first : chunk.first + chunk.n_elements])
-        return out.tobytes()
+                opened = OpenChunk(self, chunk, "u8")
+                for first in range(0, chunk.n_elements, _ASSET_PIECE_BYTES):
+                    out = np.empty(min(_ASSET_PIECE_BYTES, chunk.n_elements - first), np.uint8)
+                    opened.read(first, out)
+                    yield out.tobytes()
 
 
 def _decoded(stored: bytes, raw_bytes: int) -> bytes:

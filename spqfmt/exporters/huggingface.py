@@ -60,7 +60,7 @@ class ExportTensor(Protocol):
 def export_huggingface(
     folder: str | Path,
     tensors: Iterable[ExportTensor],
-    assets: Mapping[str, bytes],
+    assets: Mapping[str, bytes | Iterable[bytes]],
     *,
     facts: Mapping[str, str] = MappingProxyType({}),
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -68,7 +68,8 @@ def export_huggingface(
 ) -> None:
     """Write `folder` with model.safetensors, or numbered shards of at most `max_shard_bytes` of data and an index.
 
-    A tensor larger than that gets a shard of its own. `facts` go into every file's header. With `copies` these files
+    A tensor larger than that gets a shard of its own. An asset's bytes may come in pieces.
+    `facts` go into every file's header. With `copies` these files
     are copied into the folder instead. All is written beside `folder` under a temporary name, synced and renamed, so a
     folder of that name is always whole. Raises FileExistsError when `folder` is a link, or exists and is not empty,
     EncodeError for an asset whose name may not be a file, and for a tensor that is not what it says or that safetensors
@@ -99,7 +100,8 @@ def export_huggingface(
         for name, data in assets.items():
             file = partial / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
+            with file.open("wb") as handle:
+                handle.writelines([data] if isinstance(data, bytes) else data)
 
 
 def _copy(files: Sequence[Path], folder: Path) -> None:

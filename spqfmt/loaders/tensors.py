@@ -11,14 +11,19 @@ from pathlib import Path
 import torch
 
 from spqfmt.container.model import OpenModel
-from spqfmt.errors import CorruptError, ImporterError, OptionError, SpqError, UnsupportedError
+from spqfmt.errors import CorruptError, ImporterError, LimitError, OptionError, SpqError, UnsupportedError
 from spqfmt.importers import SourceTensor, find_importer
 from spqfmt.loaders.file import SpqFile
+from spqfmt.models.harmless import SETTINGS
 from spqfmt.models.treatments import Treatment
 from spqfmt.reading.restore import numbers_of
 from spqfmt.wire import DTYPES
 
 _FLOATS = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+_ASSET_BYTES = 128 << 20
+"""The largest tokenizers have about a third of that."""
+_SETTINGS_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,30 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
                 read=_reader(file, source_name),
                 treatment=handle.input_treatment(),
             )
-        yield StoredModel(stored, file.assets, file.model)
+        yield StoredModel(stored, _Assets(file.model), file.model)
+
+
+class _Assets(Mapping[str, bytes]):
+    """The small files of a model, each read when it is asked for; LimitError for one that is not small."""
+
+    def __init__(self, model: OpenModel) -> None:
+        self._model = model
+        self._sizes = {a.name: a.stream.n for reader in model.readers for a in reader.index.assets}
+
+    def __getitem__(self, name: str) -> bytes:
+        most = _SETTINGS_BYTES if name.lower() in SETTINGS else _ASSET_BYTES
+        if self._sizes[name] > most:
+            raise LimitError(
+                f"{self._model.path}: asset {name!r} has {self._sizes[name]} bytes; a model is loaded with {most} at "
+                "most"
+            )
+        return self._model.read_asset(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._model.asset_names)
+
+    def __len__(self) -> int:
+        return len(self._model.asset_names)
 
 
 def _loader(path: Path, tensor: SourceTensor) -> Callable[[bool], torch.Tensor]:

@@ -142,3 +142,5 @@ _CHANGES = {
     "tokenizer_config.json": _tokenizer,
     "special_tokens_map.json": _special_tokens,
 }
+SETTINGS = frozenset(_CHANGES)
+"""The files of which it is a list."""

@@ -4,6 +4,7 @@ Two files are equal when they hold the same tensors (name, shape, dtype, treatme
 the same bits, and the same assets. How they are stored (scheme, codec, order, tying, shards) makes no difference.
 """
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -230,4 +231,15 @@ def _asset_differences(first: OpenModel, second: OpenModel) -> dict[str, str]:
     alone = {name: ONLY_FIRST for name in ours if name not in theirs}
     alone |= {name: ONLY_SECOND for name in theirs if name not in ours}
     both = (name for name in ours if name in theirs)
-    return alone | {name: "contents" for name in both if first.read_asset(name) != second.read_asset(name)}
+    return alone | {
+        name: "contents"
+        for name in both
+        if _asset_digest(ours[name], name) != _asset_digest(theirs[name], name)
+    }
+
+
+def _asset_digest(reader: Reader, name: str) -> bytes:
+    digest = hashlib.sha256()
+    for piece in reader.asset_pieces(name):
+        digest.update(piece)
+    return digest.digest()

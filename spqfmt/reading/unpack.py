@@ -1,7 +1,7 @@
 """A .spq file back to a Hugging Face folder."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -118,7 +118,7 @@ def unpack(
         return report
 
 
-def _chosen(model: OpenModel, *, with_code: bool) -> tuple[dict[str, bytes], UnpackReport]:
+def _chosen(model: OpenModel, *, with_code: bool) -> tuple[dict[str, Iterable[bytes]], UnpackReport]:
     """The assets to write, and the report."""
     names = model.asset_names
     kinds = as_files(names)
@@ -128,5 +128,8 @@ def _chosen(model: OpenModel, *, with_code: bool) -> tuple[dict[str, bytes], Unp
             del left_out[name]
         else:
             left_out[name] = CODE
-    chosen = {name: model.read_asset(name) for name in names if name not in left_out}
+    holders = model.asset_holders
+    chosen: dict[str, Iterable[bytes]] = {
+        name: holders[name].asset_pieces(name) for name in names if name not in left_out
+    }
     return chosen, UnpackReport(tuple(chosen), left_out)
