@@ -65,11 +65,17 @@ def kept_free(fixed: Fixed) -> str:
 
 
 def show_changed(planned: "ModelPlan") -> None:
-    """Print which layers are not packed since their class changes them, if any."""
+    """Print which layers are not packed since their class changes them, and what is decoded whole and why, if any."""
     if planned.changed:
         first, *more = planned.changed
         others = f" and {len(more)} more" if more else ""
         click.echo(f"not packed, as their class changes them: {printable(first)}{others}")
+    reasons: dict[str, list[str]] = {}
+    for name, why in planned.whole.items():
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        click.echo(f"decoded whole, as products do not take {why}: {printable(names[0])}{others}")
 
 
 def _ceiling(n_bytes: int | None) -> str:

@@ -40,6 +40,7 @@ from spqfmt.residency.plan import Plan
 from spqfmt.residency.rates import Rates
 from spqfmt.residency.sides import side_bytes
 from spqfmt.residency.workspace import workspace_bytes
+from spqfmt.schemes.registry import whole_because
 
 DEVICE_PART_BYTES = 8 << 20
 """Decoded bytes from which on a part is closed: launches cost about as much as copying a tenth of it."""
@@ -60,13 +61,15 @@ class Planner:
 class Prepared:
     """A model that is planned and of which no weights were read.
 
-    `changed`: layers that stay as they are since their class changes them.
+    `changed`: layers that stay as they are since their class changes them. `whole`: by name, why tensors are decoded
+    whole that would be packed in another form.
     """
 
     places: tuple[Place, ...]
     inventory: Inventory
     plan: Plan
     changed: tuple[str, ...]
+    whole: Mapping[str, str]
 
 
 def prepare(
@@ -83,7 +86,8 @@ def prepare(
     changed = tuple(sorted(own_code(skeleton).changed))
     replace(skeleton, places, dtype, int8_activations=None)
     inventory = inventory_of(skeleton, places, packable, dtype, values_bytes=values_bytes)
-    return Prepared(tuple(places), inventory, planner.plan(inventory, dtype), changed)
+    whole = {name: why for name, record in packable.records.items() if (why := whole_because(record))}
+    return Prepared(tuple(places), inventory, planner.plan(inventory, dtype), changed, whole)
 
 
 def on_host(memory_bytes: int | None, rates: Rates) -> Planner:

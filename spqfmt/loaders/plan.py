@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ class Activations:
 class ModelPlan:
     """The plan, what it was made from, and what comes on top of it. `rates` are the host's.
 
-    `changed`: names of layers that are not packed since their class changes them.
+    `changed`: names of layers that are not packed since their class changes them. `whole`: by name, why tensors are
+    decoded whole that would be packed in another form.
     """
 
     plan: Plan
@@ -52,10 +53,15 @@ class ModelPlan:
     rates: Rates
     on_top: Activations
     changed: tuple[str, ...]
+    whole: Mapping[str, str]
 
     def to_json(self) -> dict[str, object]:
         """The object that `spqfmt plan --json` prints."""
-        return self.plan.to_json() | {"on_top": vars(self.on_top), "not_packed": list(self.changed)}
+        return self.plan.to_json() | {
+            "on_top": vars(self.on_top),
+            "not_packed": list(self.changed),
+            "decoded_whole": dict(self.whole),
+        }
 
 
 def plan_model(
@@ -121,7 +127,12 @@ def _plan(
             prepared = prepare(model_class, config, readers, weights, planned)
     on_top = estimate(config, weights, n_tokens, batch)
     return ModelPlan(
-        plan=prepared.plan, inventory=prepared.inventory, rates=rates, on_top=on_top, changed=prepared.changed
+        plan=prepared.plan,
+        inventory=prepared.inventory,
+        rates=rates,
+        on_top=on_top,
+        changed=prepared.changed,
+        whole=prepared.whole,
     )
 
 

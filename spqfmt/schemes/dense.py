@@ -83,9 +83,11 @@ class DenseScheme(PackedScheme):
         ):
             tiles.put(out, rows, columns, tile.rows, tile.columns, tile.codes)
 
-    def packs(self, record: TensorRecord) -> bool:
-        """Rows in their own order."""
-        return not codes_stream.by_columns(record) and "channel_order" not in record.by_role
+    def whole_because(self, record: TensorRecord) -> str:
+        """Rows in another order, or columns."""
+        if codes_stream.by_columns(record):
+            return "values by columns"
+        return "values in another order of rows" if "channel_order" in record.by_role else ""
 
     def number_bytes(self, record: TensorRecord) -> int:
         """There are none."""

@@ -250,13 +250,15 @@ class GroupedScheme(PackedScheme):
                     )
         outlier_streams.apply(out, dtype, record, fetch, rows, columns, permutation)
 
-    def packs(self, record: TensorRecord) -> bool:
-        """Those of integer codes, in groups of one row."""
-        new = any(
-            stream.dtype in SMALL_FLOATS or stream.role.endswith(("levels", "_minimums"))
-            for stream in record.streams
-        )
-        return not new and group_rows_of(record) == 1
+    def whole_because(self, record: TensorRecord) -> str:
+        """Products compute from integer codes, in groups of one row."""
+        for stream in record.streams:
+            if stream.dtype in SMALL_FLOATS:
+                return f"{stream.role} of {stream.dtype}"
+            if stream.role.endswith(("levels", "_minimums")):
+                return stream.role
+        rows = group_rows_of(record)
+        return "" if rows == 1 else f"groups of {rows} rows"
 
     def number_bytes(self, record: TensorRecord) -> int:
         """The streams as they are, or float32 where rows are stored in another order."""

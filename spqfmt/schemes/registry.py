@@ -32,7 +32,17 @@ def is_packable(record: TensorRecord) -> bool:
 
     They decode all others whole.
     """
+    is_packed = isinstance(SCHEMES.get(record.scheme), PackedScheme)
+    return is_packed and _is_float_matrix(record) and not whole_because(record)
+
+
+def whole_because(record: TensorRecord) -> str:
+    """Why loaders decode a matrix of floats whole, in a few words; empty where they do not, and for other tensors."""
     scheme = SCHEMES.get(record.scheme)
-    is_matrix = len(record.shape) == 2 and 0 not in record.shape and record.view is None
-    is_float_matrix = is_matrix and record.dtype in FLOATS
-    return is_float_matrix and isinstance(scheme, PackedScheme) and scheme.packs(record)
+    if not _is_float_matrix(record) or not isinstance(scheme, PackedScheme):
+        return ""
+    return scheme.whole_because(record) if record.view is None else "groups in a view"
+
+
+def _is_float_matrix(record: TensorRecord) -> bool:
+    return len(record.shape) == 2 and 0 not in record.shape and record.dtype in FLOATS

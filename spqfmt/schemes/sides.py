@@ -64,8 +64,8 @@ class PackedScheme(Scheme):
     """Whether parts that are stored by columns are turned to rows when they are decoded, for the products."""
 
     @abstractmethod
-    def packs(self, record: TensorRecord) -> bool:
-        """Whether that is so for this tensor, a matrix; others are decoded whole."""
+    def whole_because(self, record: TensorRecord) -> str:
+        """Why this tensor, a matrix, is decoded whole instead, in a few words; empty where it is not."""
 
     @abstractmethod
     def number_bytes(self, record: TensorRecord) -> int:

@@ -183,9 +183,9 @@ class UniformScheme(PackedScheme):
                 )
         outlier_streams.apply(out, dtype, record, fetch, rows, columns)
 
-    def packs(self, record: TensorRecord) -> bool:
-        """All are."""
-        return True
+    def whole_because(self, record: TensorRecord) -> str:
+        """None is."""
+        return ""
 
     def number_bytes(self, record: TensorRecord) -> int:
         """A number for each row and, where there are scales of them, for each column."""
