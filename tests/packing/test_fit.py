@@ -12,11 +12,15 @@ import pytest
 import torch
 
 import spqfmt
+from spqfmt import wire
 from spqfmt.container.reader import Reader
+from spqfmt.container.tensor_records import tensor_json
 from spqfmt.errors import OptionError
 from spqfmt.importers import open_source
 from spqfmt.importers.base import SourceModel, SourceTensor
+from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.loaders.plan import plan_model
+from spqfmt.packing.fit.file_ledger import FileLedger, store
 from spqfmt.packing.fit.memory_ledger import MemoryLedger
 from spqfmt.packing.options import pack_options
 from spqfmt.packing.pack import PackReport, pack_model
@@ -25,6 +29,7 @@ from spqfmt.progress import Silent
 from spqfmt.quantize.ecq import method
 from spqfmt.quantize.ecq.allocation import RateCurve, TensorPlan, between
 from spqfmt.quantize.ecq.method import quantize_matrix
+from spqfmt.schemes.dense import Dense
 from spqfmt.schemes.uniform import Uniform
 
 # The tools are scripts, not a package: their folder is put on the path as Python does for a script.
@@ -378,3 +383,27 @@ def test_no_codes_are_stored_by_columns_where_memory_counts(
         with Reader(tmp_path / "m.spq") as reader:
             orientations.append(reader.index.tensors[0].parameters.get("orientation", "rows"))
     assert orientations == ["columns", "rows"]
+
+
+def test_the_file_on_paper_is_the_file(model: SourceModel, tmp_path: Path) -> None:
+    """Its layout, its index and each tensor's record."""
+    untied = replace(model, tensors=tuple(t for t in model.tensors if t.tied_to is None))
+    options = pack_options(no_identity=True)
+    pack_model(untied, tmp_path / "m.spq", options, force=False, progress=Silent())
+    with Reader(tmp_path / "m.spq") as reader:
+        plan, index = plan_pack(untied, options), reader.index
+        on_paper = {}
+        for planned in plan.tensors:
+            encoded = Dense(to_numpy(planned.source.load()), planned.source.dtype).encode()
+            stored = store(planned.record(encoded, ""), encoded, "auto", wire.CHUNK_ALIGNMENT)
+            assert tensor_json(stored) == tensor_json(index.by_name[stored.name])
+            on_paper[stored.name] = stored
+        ledger = FileLedger.begin(
+            segments=tuple((name, tuple(t.source.name for t in of)) for name, of in plan.segments),
+            alignment=plan.segment_alignment,
+            chunk_alignment=wire.CHUNK_ALIGNMENT,
+            assets=untied.assets,
+            metadata=index.metadata,
+            identity=False,
+        )
+        assert ledger.knowing(on_paper).n_bytes({}) == reader.file_bytes
