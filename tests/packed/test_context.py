@@ -4,12 +4,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import spqfmt
 from spqfmt.codecs.threads import n_threads
 from spqfmt.container.reader import Reader
-from spqfmt.kernels import backend, native
+from spqfmt.kernels import _native, backend, native
 from spqfmt.kernels.context import Context, using
 from spqfmt.loaders.plan import plan_model
 from spqfmt.residency.rates import measure_rates
@@ -81,3 +82,25 @@ def test_a_read_rate_is_of_its_context_alone(packed_llama: Path) -> None:
     with using(Context(read_rate=1.0)):
         plan = plan_model(packed_llama, memory=in_memory).plan
     assert all(part.residency != "disk" for part in plan.parts)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_native_code_is_given_the_context_s_number(
+    packed_llama: Path, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    seen: dict[str, set[int]] = {}
+    for name in ("decode_verified_chunks", "dequantize_uniform"):
+        original = getattr(_native, name)
+
+        def noted(*arguments: Any, name: str = name, original: Any = original) -> None:
+            seen.setdefault(name, set()).add(arguments[-1])
+            original(*arguments)
+
+        monkeypatch.setattr(_native, name, noted)
+    smallest = plan_model(packed_llama).plan.smallest_bytes
+    with using(Context(threads=n)):
+        model, _ = spqfmt.load_model(packed_llama, memory=smallest)
+    with torch.inference_mode():
+        model(torch.arange(100)[None])  # so many that weights are dequantized
+    assert seen == {"decode_verified_chunks": {n}, "dequantize_uniform": {n}}
+    model.packed_weights.close()
