@@ -77,13 +77,17 @@ def read(results: Path) -> list[dict[str, Any]]:
 
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown."""
-    verdicts = Counter("equal" if r["decoded"] == r["packed"] == "equal" else "other" for r in results)
+    verdicts = Counter(
+        "equal" if r["decoded"] == r["packed"] == "equal" else "different" if r["decoded"] else "not run"
+        for r in results
+    )
     lines = [
         "# Model families",
         "",
         "Small random models of families that transformers has, packed without loss and loaded three times each way: "
-        f"`decoded`, and from packed weights with and without the least ceiling. {verdicts['equal']} of "
-        f"{len(results)} classes are equal, with transformers {transformers.__version__}.",
+        f"`decoded`, and from packed weights with and without the least ceiling. Of {len(results)} classes "
+        f"{verdicts['equal']} are equal, {verdicts['different']} refused or different and {verdicts['not run']} not run, "
+        f"with transformers {transformers.__version__}.",
         "",
         "Decoded is equal bit for bit; packed up to the order of sums in float32, the same from load to load. A class "
         "without an answer was not built small: the note says why. Made by `tools/families/sweep.py`; a family that is "
