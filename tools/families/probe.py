@@ -86,7 +86,9 @@ def build(model_class: Any, dtype: torch.dtype) -> Any:
     config_class = model_class.config_class
     try:
         config = tiny_config(config_class, EXTRAS.get(config_class.model_type, {}))
-        if getattr(config, "is_decoder", None) is False and model_class.__name__.endswith("ForCausalLM"):
+        if getattr(config, "is_decoder", None) is False and model_class.__name__.endswith(
+            ("ForCausalLM", "ModelWithLMHead")
+        ):
             config.is_decoder = True
         with torch.device("meta"):
             n = sum(p.numel() for p in model_class(config).parameters())
@@ -296,6 +298,8 @@ def candidates(model: Any, names: Mapping[str, Any]) -> Iterator[dict[str, Any]]
     if "bbox" in names:
         text["bbox"] = torch.arange(4).repeat(2, 12, 1)
     yield text
+    if "inputs" in names:
+        yield text | {"inputs": ids}
     if "attention_mask" in names:
         yield text | {"attention_mask": torch.ones_like(ids)}
     for image in _images(config, dtype):

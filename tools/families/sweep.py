@@ -86,8 +86,8 @@ def table(results: list[dict[str, Any]]) -> str:
         "",
         "Small random models of families that transformers has, packed without loss and loaded three times each way: "
         f"`decoded`, and from packed weights with and without the least ceiling. Of {len(results)} classes "
-        f"{verdicts['equal']} are equal, {verdicts['different']} refused or different and {verdicts['not run']} not run, "
-        f"with transformers {transformers.__version__}.",
+        f"{verdicts['equal']} are equal, {verdicts['different']} refused or different and {verdicts['not run']} "
+        f"not run, with transformers {transformers.__version__}.",
         "",
         "Decoded is equal bit for bit; packed up to the order of sums in float32, the same from load to load. A class "
         "without an answer was not built small: the note says why. Made by `tools/families/sweep.py`; a family that is "
