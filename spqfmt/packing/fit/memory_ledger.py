@@ -1,6 +1,6 @@
 """The memory that a model needs with all its weights in it, while only some of its tensors are known.
 
-What `spqfmt plan` will say of the finished file, summed on paper as ledger.py sums the file itself.
+What `spqfmt plan` will say of the finished file, summed on paper as file_ledger.py sums the file itself.
 """
 
 from __future__ import annotations

@@ -121,14 +121,30 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorReport:
+class _Cost:
+    """What something stored costs. `share` is of the bytes of all files; padding does not count."""
+
+    name: str
+    n_weights: int
+    raw_bytes: int
+    stored_bytes: int
+    bits_per_weight: float
+    entropy_bits_per_weight: float | None
+    ratio: float | None
+    share: float
+    outliers: int
+    outlier_share: float
+    parts: CostParts
+
+
+@dataclass(frozen=True, slots=True)
+class TensorReport(_Cost):
     """One tensor. `raw_bytes` is its size in its source dtype, 0 for a tied one.
 
     `layer` and `projection` are read from the name: model.layers.3 and mlp.up_proj.weight; a tensor outside the
-    layers is a layer of its own. `share` is of the bytes of all files; padding does not count.
+    layers is a layer of its own.
     """
 
-    name: str
     layer: str
     projection: str
     shape: tuple[int, ...]
@@ -139,16 +155,6 @@ class TensorReport:
     code_dtype: str | None
     group_size: int | None
     tied_to: str | None
-    n_weights: int
-    raw_bytes: int
-    stored_bytes: int
-    bits_per_weight: float
-    entropy_bits_per_weight: float | None
-    ratio: float | None
-    share: float
-    outliers: int
-    outlier_share: float
-    parts: CostParts
     streams: tuple[StreamReport, ...]
     measured: Measured | None = None
 
@@ -158,24 +164,13 @@ class TensorReport:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupReport:
+class GroupReport(_Cost):
     """Several tensors together, as a `TensorReport` tells them of one.
 
     The entropy is None where a tensor that has weights does not say its own.
     """
 
-    name: str
     n_tensors: int
-    n_weights: int
-    raw_bytes: int
-    stored_bytes: int
-    bits_per_weight: float
-    entropy_bits_per_weight: float | None
-    ratio: float | None
-    share: float
-    outliers: int
-    outlier_share: float
-    parts: CostParts
 
 
 @dataclass(frozen=True)
