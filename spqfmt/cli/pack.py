@@ -202,7 +202,7 @@ def pack(
             if checked.fit is not None and not isinstance(checked.fit, BitsPerWeight):
                 with model.unchanged():
                     room_for(model, plan, checked)
-            print_plan(plan, checked, as_json=as_json)
+            print_plan(plan, checked, model.left_out, as_json=as_json)
             return
         progress = Bar("packing", quiet=quiet or as_json)
         report = pack_model(model, out, checked, force=force, resume=resume, progress=progress)

@@ -1,18 +1,20 @@
 """`spqfmt pack --dry-run`: the plan, as a table or as JSON."""
 
 import json
+from collections.abc import Mapping
 
 import click
 from rich.console import Console
 
+from spqfmt.cli.names import tell_left_out
 from spqfmt.cli.table import Column, Table
 from spqfmt.cli.units import printable, size
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan
 
 
-def print_plan(plan: PackPlan, options: PackOptions, *, as_json: bool) -> None:
-    """Print what would be done with each tensor."""
+def print_plan(plan: PackPlan, options: PackOptions, left_out: Mapping[str, str], *, as_json: bool) -> None:
+    """Print what would be done with each tensor, and which files would stay behind, with the reason."""
     if as_json:
         tensors = [
             {
@@ -27,7 +29,7 @@ def print_plan(plan: PackPlan, options: PackOptions, *, as_json: bool) -> None:
             for tensor in members
         ]
         totals = {"method": options.method.name, "raw_bytes": plan.raw_bytes, "tensors": tensors}
-        click.echo(json.dumps(totals))
+        click.echo(json.dumps(totals | {"left_out": dict(left_out)}))
         return
     columns = (
         Column("tensor"),
@@ -48,4 +50,5 @@ def print_plan(plan: PackPlan, options: PackOptions, *, as_json: bool) -> None:
         for tensor in members
     ]
     Table(columns, rows).print(Console(highlight=False))
+    tell_left_out(left_out)
     click.echo(f"{size(plan.raw_bytes)} to pack with method {options.method.name}; nothing was written")

@@ -3,6 +3,7 @@
 import json
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,19 @@ def test_pack_json(folder: Path, tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     assert report["file_bytes"] == (tmp_path / "m.spq").stat().st_size
     assert report["n_weights"] == 2 * 64 * 96
+
+
+def test_dry_run_names_the_files_that_would_stay_behind(folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(folder, source)
+    (source / "training.pt").write_bytes(b"x")
+    words = ("pack", source, tmp_path / "m.spq")
+    plan, report = (json.loads(run(*words, "--json", *more).stdout) for more in (("--dry-run",), ()))
+    assert plan["left_out"] == report["left_out"]
+    assert "training.pt" in plan["left_out"]
+    told = [line for line in run(*words, "--dry-run").stderr.splitlines() if line.startswith("left out, ")]
+    assert len(told) == 1
+    assert "training.pt" in told[0]
 
 
 def test_dry_run_writes_nothing_and_shows_every_name_whole(

@@ -81,6 +81,21 @@ def test_every_end_that_the_source_names_stops_the_text(loaded: tuple[Any, Any],
     assert result.text == tokenizer.decode(expected[: end + 1])
 
 
+def test_a_string_that_the_generation_config_names_stops_the_text(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder("llama"), folder)
+    whole = generate(*load_model(folder), "Hello", max_new_tokens=12)
+    string = next(c for c in whole.text[2:] if c not in whole.text[:2])
+    file = folder / "generation_config.json"
+    given = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(given | {"stop_strings": [string]}))
+    result = generate(*load_model(folder), "Hello", max_new_tokens=12)
+    assert result.text == whole.text[: whole.text.index(string) + 1]
+    assert result.n_new_tokens < whole.n_new_tokens
+
+
 def test_the_end_of_a_turn_is_what_the_template_writes(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|eot_id|>"]})
