@@ -60,14 +60,14 @@ def _source_tensor(
     """A tensor whose `load` returns `value`."""
     names = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64"}
     return SourceTensor(
-        name,
-        tuple(value.shape),
-        names[value.dtype],
-        segment,
-        role,  # type: ignore[arg-type]
-        transposed,
-        tied_to,
-        value.clone,
+        name=name,
+        shape=tuple(value.shape),
+        dtype=names[value.dtype],
+        segment=segment,
+        role=role,  # type: ignore[arg-type]
+        transposed=transposed,
+        tied_to=tied_to,
+        load=value.clone,
     )
 
 
