@@ -29,8 +29,6 @@ _OF_THE_FORM = frozenset(
      "numel", "requires_grad", "shape", "size", "stride"}
 )  # fmt: skip
 _OF_THE_OBJECT = frozenset({"isinstance", "hasattr", "id", "type"})
-
-
 _COMMON = frozenset({*PreTrainedModel.__mro__, *GenerationMixin.__mro__})
 
 
@@ -266,7 +264,7 @@ def _kind(weight: ast.Attribute, above: Mapping[ast.AST, ast.AST]) -> Kind | Non
         return "rows" if _is_of_rows(holder.slice) else "values"
     if isinstance(holder, ast.Call) and node in holder.args:
         name = _names(holder.func)[-1:]
-        if name == ("linear",) and node is holder.args[1]:
+        if name == ("linear",) and holder.args[1:2] == [node]:
             return "product"
         return None if name and name[0] in _OF_THE_OBJECT else "values"
     return "values"

@@ -43,6 +43,7 @@ class Table(nn.Module):
         self.clipped = nn.Linear(4, 4)
         self.scaled = nn.Linear(4, 4)
         self.unused = nn.Linear(4, 9)
+        self.linear = nn.Linear(4, 4)
 
     def forward(self, x: torch.Tensor, input_ids: torch.Tensor | None = None) -> torch.Tensor:
         if self.training and x is not None:
@@ -55,7 +56,7 @@ class Table(nn.Module):
         return self.clipped(x) + self.padding.weight[0, :] + self.helped(x)
 
     def helped(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.queries.weight.t()
+        return x @ self.linear(self.queries.weight).t()
 
     def never(self) -> torch.Tensor:
         return self.unused.weight + 1
