@@ -87,7 +87,9 @@ def _whole_ties(places: list[Place], tied: Mapping[str, str]) -> list[Place]:
     """Without those that share a tensor with a module that keeps an ordinary parameter: it would be held twice."""
     found = {f"{place.module}.weight" for place in places}
     broken = {name for pair in tied.items() if not found.issuperset(pair) for name in pair}
-    return [place for place in places if f"{place.module}.weight" not in broken]
+    whole = [place for place in places if f"{place.module}.weight" not in broken]
+    # A third module may share it with one that is left out now.
+    return whole if len(whole) == len(places) else _whole_ties(whole, tied)
 
 
 def _fits(module: Any, record: TensorRecord) -> bool:

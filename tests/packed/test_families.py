@@ -10,10 +10,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "families
 
 from probe import model_classes, probe
 
-# docs/families.md has the others: what mamba, deberta and others do with `weight`, merged experts, shared embeddings.
+# docs/families.md has the others: what mamba, deberta and others do with `weight`, merged experts, embeddings
+# that two or three modules share.
 FAMILIES = (
     "bamba", "clip", "deepseek_v3", "electra", "falcon_mamba", "gemma3n_text", "gemma4_text", "gpt2", "gpt_oss",
-    "jamba", "kimi_linear", "llama4_text", "mamba", "mamba2", "mobilebert", "t5", "xmod",
+    "jamba", "kimi_linear", "llama4_text", "mamba", "mamba2", "mobilebert", "rwkv",
+    "seamless_m4t_v2", "t5", "xmod",
 )  # fmt: skip
 
 
