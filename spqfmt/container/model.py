@@ -24,7 +24,7 @@ class OpenModel:
     def __init__(self, path: Path, readers: tuple[Reader, ...]) -> None:
         self.path = path
         self.readers = readers
-        self.tensors: Mapping[str, TensorRecord] = _Tensors(self)
+        self.tensors: Mapping[str, TensorRecord] = _Tensors(readers)
         """Records by name, in the order of execution, each made when it is asked for."""
         self._is_given_away = False
 
@@ -104,12 +104,11 @@ class OpenModel:
 
 
 class _Tensors(Mapping[str, TensorRecord]):
-    def __init__(self, model: OpenModel) -> None:
-        self._model = model
-        self._indexes = [reader.index.by_name for reader in model.readers]
+    def __init__(self, readers: tuple[Reader, ...]) -> None:
+        self._indexes = [reader.index.by_name for reader in readers]
 
     def __getitem__(self, name: str) -> TensorRecord:
-        return self._model.held(name)[1]
+        return next((index for index in self._indexes if name in index), self._indexes[0])[name]
 
     def __iter__(self) -> Iterator[str]:
         return chain.from_iterable(self._indexes)
