@@ -145,6 +145,14 @@ class SpqFile(Mapping[str, TensorHandle]):
         """
         return self[name].read(rows, dtype)
 
+    def part(self, folder: str) -> dict[str, TensorHandle]:
+        """The tensors of one part of a pipeline, such as "unet", by their own names. KeyError where there is none."""
+        prefix = f"{folder}/"
+        found = {name.removeprefix(prefix): self[name] for name in self if name.startswith(prefix)}
+        if not found:
+            raise KeyError(folder)
+        return found
+
     @cached_property
     def assets(self) -> dict[str, bytes]:
         """The model's small files by name: configuration, tokenizer, chat template."""

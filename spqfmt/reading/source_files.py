@@ -57,6 +57,15 @@ class SourceFiles:
         ]
         return bool(holding) and all(file.name in written and self._is_known(file) for file in holding)
 
+    @property
+    def weights_left_out(self) -> dict[str, str]:
+        """Files that hold tensors and are not written, with the reason."""
+        return {
+            file.name: self.left_out[file.name]
+            for file in self._sources.files
+            if file.name in self.left_out and any(piece.tensor is not None for piece in file.pieces or ())
+        }
+
     def check(self) -> None:
         """Raise CorruptError where pieces are not what their tensors have, or do not add up to the file."""
         for file in self._sources.files:

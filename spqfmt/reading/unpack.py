@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -102,6 +102,8 @@ def unpack(
                     f"{path}: it cannot give back the files of its source; leave --as source out for plain weights"
                 )
         assets, report = _chosen(model, with_code=with_code)
+        if as_ is None and not keep_packed:
+            report = replace(report, left_out={**report.left_out, **sources.weights_left_out})
         if keep_packed:
             copies = [reader.path for reader in model.readers]
             copies += [] if copies[0] == Path(path) else [Path(path)]

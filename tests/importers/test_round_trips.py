@@ -51,6 +51,12 @@ def test_each_part_of_a_pipeline_is_read_by_name(tmp_path: Path) -> None:
         assert {name.partition("/")[0] for name in file} == {"text_encoder", "unet", "vae"}
         assert file.read("unet/conv_in.weight").equal(normal(8, 4, 3, 3))
         assert "unet/config.json" in file.assets
+        assert {name: handle.shape for name, handle in file.part("vae").items()} == {
+            "conv_in.weight": (8, 4, 3, 3),
+            "vae.bias": (8,),
+        }
+        with pytest.raises(KeyError):
+            file.part("scheduler")
 
 
 def test_what_torch_saves_is_read_as_torch_reads_it(tmp_path: Path) -> None:
@@ -63,6 +69,15 @@ def test_what_torch_saves_is_read_as_torch_reads_it(tmp_path: Path) -> None:
         assert set(file) == set(expected)
         assert all(torch.equal(file.read(name), value) for name, value in expected.items())
         assert file.tied == {"model.again": "model.a"}
+
+
+def test_without_code_torch_files_become_safetensors_and_are_named(tmp_path: Path) -> None:
+    source = CHECKPOINTS["pytorch_model.bin"](tmp_path / "source")
+    spqfmt.pack(source, tmp_path / "m.spq")
+    report = spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out")
+    assert not report.identical
+    assert "--with-code" in report.left_out["pytorch_model.bin"]
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_a_file_of_an_older_torch_is_read_but_does_not_come_back(tmp_path: Path) -> None:
