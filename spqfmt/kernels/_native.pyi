@@ -49,6 +49,7 @@ def dequantize_grouped(
     is_signed: bool,
     n_rows: int,
     n_columns: int,
+    values: _Buffer | None,
     group_size: int,
     scale: _Buffer,
     kind: int,

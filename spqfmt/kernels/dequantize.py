@@ -71,11 +71,13 @@ def dequantize_grouped(
     *,
     zero_point: Float32 | None = None,
     minimum: Float32 | None = None,
+    values: Float32 | None = None,
     first: int = 0,
     n_threads: int = 1,
 ) -> None:
     """weight[i, k] = scale[i, g] * (code - zero_point[i, g]), or scale * code - minimum, or scale * code.
 
+    With `values`, float32[2^bits], unsigned codes are numbers of them, and the value stands in a code's place.
     g = k // group_size; `scale` and at most one of `zero_point` and `minimum` are float32[n_rows, n_groups].
     """
     bits, signed = CODES[code_dtype]
@@ -91,6 +93,7 @@ def dequantize_grouped(
         signed,
         n_rows,
         n_columns,
+        None if values is None else as_float32(values, (1 << bits,)),
         group_size,
         as_float32(scale, groups),
         kind,

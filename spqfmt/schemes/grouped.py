@@ -25,7 +25,7 @@ from spqfmt.schemes.base import (
     parameter_int,
 )
 from spqfmt.schemes.codes import Layout
-from spqfmt.schemes.floats import narrow, overflow_allowed, small_float_values, widen
+from spqfmt.schemes.floats import overflow_allowed, small_float_values, widen
 from spqfmt.schemes.group_numbers import (
     DIRECT,
     FLOAT_DTYPES,
@@ -225,18 +225,13 @@ class GroupedScheme(PackedScheme):
         # Numbers of groups are binary32: those of small groups, or one for each weight, take more memory than weights.
         small = group_size < 8 or record.parameters["orientation"] == "columns"
         known = _values_of_codes(record, fetch)
-        most = tiles.TILE_ELEMENTS // 8 if small or known is not None else tiles.TILE_ELEMENTS
+        most = tiles.TILE_ELEMENTS // 8 if small else tiles.TILE_ELEMENTS
         for some in _row_blocks(record, group_size, rows, most):
             values = TileGroups(record, fetch, group_size, some)
             for tile in codes_stream.tiles(record, fetch, some, stored, most=most, unit=group_size):
                 (scale, zero_point, minimum), size = values.of(tile.rows, tile.columns)
                 assert scale is not None
                 with target.room(tile.rows, tile.columns) as (weights, name):
-                    if known is not None:
-                        weights[:] = narrow(
-                            dequantize(known[tile.codes], size, scale, zero_point, minimum), name
-                        )
-                        continue
                     dequantize_grouped(
                         tile.codes,
                         "i8" if tile.codes.dtype == np.int8 else "u8",
@@ -246,6 +241,7 @@ class GroupedScheme(PackedScheme):
                         name,
                         zero_point=zero_point,
                         minimum=minimum,
+                        values=known,
                         n_threads=n_threads(),
                     )
         outlier_streams.apply(out, dtype, record, fetch, rows, columns, permutation)
@@ -286,11 +282,12 @@ class GroupedScheme(PackedScheme):
 
 
 def _values_of_codes(record: TensorRecord, fetch: Fetch) -> Float32 | None:
-    """What each code stands for, float32 [2^bits]; None where codes are integers."""
+    """What each code stands for, float32 [256], as codes are a byte each; None where they are integers."""
     levels, dtype = record.by_role.get("levels"), record.by_role["codes"].dtype
-    if levels is not None:
-        return widen(fetch("levels"), levels.dtype)
-    return small_float_values(dtype) if dtype in SMALL_FLOATS else None
+    if levels is None and dtype not in SMALL_FLOATS:
+        return None
+    values = small_float_values(dtype) if levels is None else widen(fetch("levels"), levels.dtype)
+    return np.pad(values, (0, 256 - values.size))
 
 
 def _row_blocks(record: TensorRecord, group_size: int, rows: range, most: int) -> Iterator[range]:

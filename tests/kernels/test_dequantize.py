@@ -92,6 +92,34 @@ def test_grouped(shape, group_size, code_dtype, offset, out_dtype):
     assert np.array_equal(bits_of(out), rounded(expected, out_dtype))
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("code_dtype", ["u2", "u4", "u8"])
+@pytest.mark.parametrize("offset", ["none", "zero_point", "minimum"])
+def test_grouped_codes_that_are_numbers_of_values(shape, code_dtype, offset, out_dtype):
+    rng = np.random.default_rng(shape[1])
+    codes, stored = draw(rng, shape, code_dtype, 5)
+    values = rng.normal(0, 2, 1 << int(code_dtype[1:])).astype(np.float32)
+    values[0] = -0.0
+    groups = (shape[0], -(-shape[1] // 7))
+    scale, second = wide(rng, groups), rng.normal(0, 3, groups).astype(np.float32)
+    s, o = (np.repeat(part, 7, 1)[:, : shape[1]] for part in (scale, second))
+    known = values[codes.astype(int)]
+    expected = {"none": s * known, "zero_point": s * (known - o), "minimum": s * known - o}[offset]
+    out = np.empty(shape, OUTPUTS[out_dtype])
+    parameters = {} if offset == "none" else {offset: second}
+    dequantize_grouped(stored, code_dtype, 7, scale, out, out_dtype, first=5, values=values, **parameters)
+    assert np.array_equal(bits_of(out), rounded(expected, out_dtype))
+
+
+def test_values_that_do_not_fit_their_codes():
+    scale, out = np.ones((1, 1), np.float32), np.empty((1, 4), np.float32)
+    for dtype, n in (("u4", 15), ("u4", 17), ("u2", 16), ("i4", 16)):
+        with pytest.raises(ValueError, match=r"values|not float32"):
+            dequantize_grouped(
+                np.zeros(4, np.uint8), dtype, 4, scale, out, "f32", values=np.ones(n, np.float32)
+            )
+
+
 def test_rounding_of_all_exponents(out_dtype):
     """Every sign and exponent with the mantissas around each tie."""
     high = np.arange(1 << 20, dtype=np.uint32) << 12

@@ -32,13 +32,18 @@ void uniform(nb::handle codes_object, size_t first, unsigned bits, bool is_signe
 }
 
 void grouped(nb::handle codes_object, size_t first, unsigned bits, bool is_signed, size_t n_rows, size_t n_columns,
-             size_t group_size, nb::handle scale, unsigned kind, nb::handle offset, unsigned type_number, nb::handle dst_object,
-             size_t n_threads) {
+             nb::handle values_object, size_t group_size, nb::handle scale, unsigned kind, nb::handle offset, unsigned type_number,
+             nb::handle dst_object, size_t n_threads) {
   const Source codes_buffer(codes_object);
+  const OptionalSource values(values_object);
   const GroupParameters parameters(group_size, scale, kind, offset);
   const Target dst(dst_object);
   const size_t n = product(n_rows, n_columns);
-  const Codes codes = checked_codes(codes_buffer, first, bits, is_signed, n);
+  Codes codes = checked_codes(codes_buffer, first, bits, is_signed, n);
+  if (const Source* known = values.get()) {
+    require(!is_signed, "codes with values are numbers of them");
+    codes.values = checked_floats(*known, size_t{1} << bits, "values is not float32[2^bits]");
+  }
   const GroupScales scales = parameters.checked(n_rows, n_columns);
   const FloatType type = checked_type(type_number);
   uint8_t* weights = checked_weights(dst, n, type);
@@ -53,7 +58,7 @@ void bind_dequantize(nb::module_& m) {
         nb::arg("n_rows"), nb::arg("n_columns"), nb::arg("row"), nb::arg("column").none(), nb::arg("type"), nb::arg("dst"),
         nb::arg("n_threads"));
   m.def("dequantize_grouped", &grouped, nb::arg("codes"), nb::arg("first"), nb::arg("bits"), nb::arg("is_signed"),
-        nb::arg("n_rows"), nb::arg("n_columns"), nb::arg("group_size"), nb::arg("scale"), nb::arg("kind"),
+        nb::arg("n_rows"), nb::arg("n_columns"), nb::arg("values").none(), nb::arg("group_size"), nb::arg("scale"), nb::arg("kind"),
         nb::arg("offset").none(), nb::arg("type"), nb::arg("dst"), nb::arg("n_threads"));
 }
 

@@ -14,12 +14,14 @@ enum class FloatType : unsigned { f32, bf16, f16 };  // binary32 is rounded to t
 static inline size_t float_bytes(FloatType type) { return type == FloatType::f32 ? 4 : 2; }
 
 // Packed codes of `bits` bits (2, 4 or 8), the first in the lowest bits of a byte; code (row, column) of a run of whole rows is
-// code number first + row * n_columns + column.
+// code number first + row * n_columns + column. Where there are `values`, 2^bits of them, the groups' weights are computed from
+// the value of each code's number.
 struct Codes {
   const uint8_t* bytes;
   size_t first;
   unsigned bits;
   bool is_signed;
+  const float* values = nullptr;
 };
 
 // weight = (code * row[i]) * column[j]; without the last factor if `column` is null.

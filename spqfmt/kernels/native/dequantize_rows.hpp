@@ -173,7 +173,9 @@ inline void plain_row(const int8_t* __restrict codes, size_t n, float factor, Fl
   }
 }
 
-inline void scale_group(const int16_t* __restrict code, size_t n, float scale, float offset, GroupOffset kind,
+// `code`: int16_t, or float where codes have values.
+template <typename Code>
+inline void scale_group(const Code* __restrict code, size_t n, float scale, float offset, GroupOffset kind,
                         float* __restrict weights) {
   switch (kind) {
     case GroupOffset::none:
@@ -188,11 +190,11 @@ inline void scale_group(const int16_t* __restrict code, size_t n, float scale, f
   }
 }
 
-// Likewise for groups.
-inline void grouped_tile(const Codes& codes, size_t n_columns, const GroupScales& scales, size_t row, size_t column, size_t n,
-                         TileCodes& room, float* __restrict weights) {
+// Weights (row, column)..(row, column + n - 1) of groups, from their codes.
+template <typename Code>
+inline void scale_groups(const Code* code, size_t n_columns, const GroupScales& scales, size_t row, size_t column, size_t n,
+                         float* __restrict weights) {
   const size_t n_groups = (n_columns - 1) / scales.group_size + 1;
-  const int16_t* code = unpack(codes, codes.first + row * n_columns + column, n, room);
   for (size_t i = 0; i < n;) {
     const size_t group = (column + i) / scales.group_size;
     // A group can pass the end of the tile, and of the row: the last one may be shorter than group_size.
@@ -207,11 +209,18 @@ inline void grouped_tile(const Codes& codes, size_t n_columns, const GroupScales
 [[maybe_unused]] void grouped_rows(const Codes& codes, size_t n_columns, const GroupScales& scales, size_t begin, size_t end, FloatType type,
                   uint8_t* dst) {
   alignas(64) TileCodes room;
+  alignas(64) float values[kTile];
   alignas(64) float weights[kTile];
   for (size_t row = begin; row < end; row++) {
     for (size_t column = 0; column < n_columns; column += kTile) {
       const size_t n = smaller(kTile, n_columns - column);
-      grouped_tile(codes, n_columns, scales, row, column, n, room, weights);
+      const int16_t* code = unpack(codes, codes.first + row * n_columns + column, n, room);
+      if (codes.values == nullptr) {
+        scale_groups(code, n_columns, scales, row, column, n, weights);
+      } else {
+        for (size_t i = 0; i < n; i++) values[i] = codes.values[code[i]];
+        scale_groups(values, n_columns, scales, row, column, n, weights);
+      }
       store(weights, n, type, row * n_columns + column, dst);
     }
   }
