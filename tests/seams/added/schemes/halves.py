@@ -67,8 +67,8 @@ class HalvesScheme(PackedScheme):
             weights = narrow(values(tile.codes, step), dtype)
             tiles.put(out, rows, columns, tile.rows, tile.columns, weights)
 
-    def packs(self, record: TensorRecord) -> bool:
-        return True
+    def whole_because(self, record: TensorRecord) -> str:
+        return ""
 
     def number_bytes(self, record: TensorRecord) -> int:
         return 0
