@@ -138,9 +138,10 @@ def _chunks(
     except FormatError as error:
         error.args = (f"{where}: {error}",)
         raise
-    unknown = ~np.isin(rows[:, 2::3], list(CODECS_BY_ID)).all(1)
-    if unknown.any():
-        raise CorruptError(f"{where}: chunk {unknown.argmax()} has an unknown codec")
+    codecs = rows[:, 2::3]
+    if not CODECS_BY_ID.keys() >= set(codecs.ravel().tolist()):
+        chunk = (~np.isin(codecs, list(CODECS_BY_ID)).all(1)).argmax()
+        raise CorruptError(f"{where}: chunk {chunk} has an unknown codec")
     if held != n:
         raise CorruptError(f"{where}: chunks hold {held} elements, not {n}")
     return Chunks(rows, table)

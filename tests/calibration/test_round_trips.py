@@ -77,9 +77,9 @@ def simulated(folder: Path, results: dict[str, Result]) -> Any:
             value = value.t()
         with torch.no_grad():
             parameter.copy_(value)
-        treat = treatment(
-            result.activation_clamp, result.activation_quantization, column_scale(result.quantized)
-        )
+        scale = column_scale(result.quantized)
+        factors = None if scale is None else torch.from_numpy(scale.to_float32())
+        treat = treatment(result.activation_clamp, result.activation_quantization, factors)
         if treat is not None:
             module.register_forward_pre_hook(lambda _, args, treat=treat: (treat(args[0]),))
     return model

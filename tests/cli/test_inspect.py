@@ -77,8 +77,8 @@ def test_every_role_of_every_scheme_has_its_part() -> None:
     scales = {
         f"{kind}_{what}"
         for kind in ("scale", "zero_point", "minimum")
-        for what in ("codes", "steps", "zeros")
-    } | {"scales", "zero_points", "minimums", "row_scales", "column_scales"}
+        for what in ("codes", "levels", "steps", "zeros", "minimums")
+    } | {"levels", "scales", "zero_points", "minimums", "row_scales", "column_scales"}
     for scheme in SCHEMES.values():
         for role in scheme.roles:
             assert (role in scales) != (role in _PARTS), role

@@ -157,7 +157,10 @@ def test_a_missing_path(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    refuse(tmp_path / "notes.txt", "not a model that can be imported; give a folder")
+    refuse(
+        tmp_path / "notes.txt",
+        "not a model that can be imported; give a model's folder, or a .safetensors, .gguf or .pt file",
+    )
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
