@@ -17,8 +17,8 @@ from spqfmt.calibration.experts import ExpertRows, expert_sites, find_part, of_e
 from spqfmt.calibration.model import ModelShell, load_tokenizer
 from spqfmt.calibration.runs import BlockRun, Counter, treat_inputs
 from spqfmt.calibration.sites import FoundSite, Watch
-from spqfmt.calibration.text import CalibrationOptions, choose_samples
-from spqfmt.calibration.tokens import check_ids, described, leading_tokens
+from spqfmt.calibration.text import CalibrationOptions, choose_samples, sample_start
+from spqfmt.calibration.tokens import check_ids, described
 from spqfmt.calibration.trials import EngineTrials
 from spqfmt.errors import EncodeError
 from spqfmt.importers.base import SourceModel, SourceTensor
@@ -92,8 +92,7 @@ class Calibration:
         tokenizer = load_tokenizer(source)
         samples = choose_samples(tokenizer, options, self.shell.longest)
         check_ids(self.shell.model, tokenizer, samples)
-        before = [] if options.no_bos else leading_tokens(tokenizer)
-        self.begins_with = described(tokenizer, before)
+        self.begins_with = described(tokenizer, sample_start(tokenizer, options))
         """The tokens that every sample begins with, by name."""
         batches = list(torch.split(samples, max(1, BATCH_TOKENS // samples.shape[1])))
         stage("embedding the samples")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spqfmt.calibration.tokens import leading_tokens
+from spqfmt.calibration.tokens import encode, leading_tokens
 from spqfmt.errors import OptionError
 
 DEFAULT_SAMPLES = 128
@@ -65,8 +65,16 @@ def read_text(path: Path) -> str:
 
 def text_digest(options: CalibrationOptions) -> str:
     """SHA-256 of the text that these options choose."""
-    text = default_text() if options.text is None else read_text(options.text)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_text(options).encode()).hexdigest()
+
+
+def sample_start(tokenizer: Any, options: CalibrationOptions) -> list[int]:
+    """Ids that every sample begins with: what the tokenizer puts before a text."""
+    return [] if options.no_bos else leading_tokens(tokenizer, _text(options))
+
+
+def _text(options: CalibrationOptions) -> str:
+    return default_text() if options.text is None else read_text(options.text)
 
 
 def _fields(path: Path, lines: str) -> Iterator[str]:
@@ -88,14 +96,12 @@ def choose_samples(tokenizer: Any, options: CalibrationOptions, longest: int | N
     Each begins with what the tokenizer puts before a text, as part of its tokens. `longest` is the model's own limit
     of tokens. Raises OptionError for a text shorter than one sample.
     """
-    text = default_text() if options.text is None else read_text(options.text)
     what = "the package's text" if options.text is None else str(options.text)
-    before = () if options.no_bos else leading_tokens(tokenizer)
+    before = sample_start(tokenizer, options)
     seq_len = (options.seq_len if longest is None else min(options.seq_len, longest)) - len(before)
     if seq_len < 1:
         raise OptionError(f"a sample needs more than the {len(before)} tokens that every text begins with")
-    encoded = tokenizer(text, add_special_tokens=False, verbose=False)
-    ids = np.asarray(encoded["input_ids"], np.int64)
+    ids = np.asarray(encode(tokenizer, _text(options), "calibration text"), np.int64)
     if ids.size < seq_len:
         raise OptionError(f"{what}: the calibration text has {ids.size} tokens, a sample needs {seq_len}")
     generator = np.random.default_rng(options.seed)

@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from spqfmt.errors import SpqError
+from spqfmt.errors import SpqError, foreign_errors
 
-# One that becomes tokens in any vocabulary that covers some language at all.
+# One that becomes tokens in most vocabularies that cover some language at all.
 _PROBES = ("a", "the", "0", ".", " ", "\u00e9", "\u4e00")
+_PROBE_CHARACTERS = 1000
+_PROBE_TOKENS = 1000
 
 
-def added_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+def added_tokens(tokenizer: Any, text: str = "") -> tuple[list[int], list[int]]:
     """Ids that the tokenizer puts before and after every text: BOS or [CLS], EOS or [SEP]; empty for one without.
 
-    Found by what it does, since settings such as `add_bos_token` do not hold for every kind of tokenizer.
+    Found by what it does, since settings such as `add_bos_token` do not hold for every kind of tokenizer: to common
+    words, to `text`, and to its own tokens, for one that knows none of the words (DNA, another alphabet).
     """
-    for probe in _PROBES:
-        whole = list(tokenizer(probe)["input_ids"])
-        alone = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
-        if not alone:
+    for probe in _probes(tokenizer, text):
+        try:
+            alone, whole = (encode(tokenizer, probe, "probe", special_tokens=s) for s in (False, True))
+        except SpqError:  # a vocabulary without this word, and without a token for unknown ones
             continue
-        for start in range(len(whole) - len(alone) + 1):
-            if whole[start : start + len(alone)] == alone:
-                return whole[:start], whole[start + len(alone) :]
+        # A token for unknown words may be BOS too: only what stands in one place tells before from after.
+        starts = [
+            start
+            for start in range(len(whole) - len(alone) + 1)
+            if alone and whole[start : start + len(alone)] == alone
+        ]
+        if len(starts) == 1:
+            return whole[: starts[0]], whole[starts[0] + len(alone) :]
     return [], []
 
 
-def leading_tokens(tokenizer: Any) -> list[int]:
-    """Ids that begin every text, as the model has seen it in training."""
-    return added_tokens(tokenizer)[0]
+def leading_tokens(tokenizer: Any, text: str = "") -> list[int]:
+    """Ids that begin every text, as the model has seen it in training. `text` as for `added_tokens`."""
+    return added_tokens(tokenizer, text)[0]
+
+
+def encode(tokenizer: Any, text: str, what: str, *, special_tokens: bool = False) -> list[int]:
+    """Token ids of `text`. Raises SpqError, which calls it `what`, where the tokenizer cannot cut it."""
+
+    def explained(reason: str) -> SpqError:
+        return SpqError(f"the tokenizer cannot cut the {what}: {reason}")
+
+    with foreign_errors(explained):
+        return list(tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"])
+
+
+def _probes(tokenizer: Any, text: str) -> Iterator[str]:
+    yield from _PROBES
+    yield text[:_PROBE_CHARACTERS]
+    yield text
+    special = set(tokenizer.all_special_ids)
+    ids = sorted(set(tokenizer.get_vocab().values()) - special)
+    for index in ids[:: len(ids) // _PROBE_TOKENS + 1]:
+        yield tokenizer.decode([index])
 
 
 def described(tokenizer: Any, ids: list[int]) -> str:

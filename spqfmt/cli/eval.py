@@ -94,10 +94,10 @@ def eval_(
     loaders.need_tokenizer(file, tokenizer)
     loaders.need_language_model(file, model)
     other = None if reference is None else load(reference, "the reference")[0]
-    before = [] if no_bos else loaders.leading_tokens(tokenizer)
-    bos = loaders.described(tokenizer, before) or None
-    ids = loaders.encode_text(tokenizer, text, special_tokens=no_bos)
     with about(file):
+        ids = loaders.encode_text(tokenizer, text, special_tokens=no_bos)
+        before = [] if no_bos else loaders.leading_tokens(tokenizer, text)
+        bos = loaders.described(tokenizer, before) or None
         loaders.check_ids(model, tokenizer, ids[:max_tokens])
     if reference is not None:
         loaders.need_language_model(reference, other)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from spqfmt.calibration.tokens import encode
 from spqfmt.errors import SpqError, foreign_errors
 from spqfmt.models.config import text_config
 from spqfmt.progress import Progress, Silent
@@ -50,10 +51,11 @@ class _Window:
 
 
 def encode_text(tokenizer: Any, text: str, *, special_tokens: bool = False) -> torch.Tensor:
-    """Token ids [n] of a whole text; with the tokenizer's own special tokens around it (once), if asked for."""
-    encoded = tokenizer(text, add_special_tokens=special_tokens, return_tensors="pt", verbose=False)
-    ids: torch.Tensor = encoded["input_ids"][0]
-    return ids
+    """Token ids [n] of a whole text; with the tokenizer's own special tokens around it (once), if asked for.
+
+    Raises SpqError for a text that the tokenizer cannot cut.
+    """
+    return torch.tensor(encode(tokenizer, text, "text", special_tokens=special_tokens), dtype=torch.int64)
 
 
 def window_limit(model: Any) -> int | None:

@@ -82,7 +82,7 @@ def encode_prompt(
         with foreign_errors(_tokenizer_failed):
             encoded = tokenizer(prompt, return_tensors="pt")
     ids: torch.Tensor = encoded["input_ids"]
-    after = [] if chat or ended else added_tokens(tokenizer)[1]
+    after = [] if chat or ended else added_tokens(tokenizer, prompt)[1]
     if after and ids[0, -len(after) :].tolist() == after:
         ids = ids[:, : -len(after)]
     if ids.numel() == 0:
