@@ -2,16 +2,22 @@
 
 Nothing of a source is mapped: a mapped file that another process cuts short kills whoever reads it (SIGBUS), and one
 that is written over gives other weights without a word. A read that falls short only falls short.
+
+A write through a mapping shows in no time of the file before its pages go to the disk, and on some file systems never.
+So what is read twice, for calibration and to be written, or to be written and for the file's digest, must have the
+same checksum both times.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from spqfmt.errors import ImporterError
+from spqfmt.kernels import native
 
 # Linux reads at most 2^31 - 4096 bytes at once.
 _READ_BYTES = 1 << 30
@@ -23,15 +29,20 @@ class SourceChangedError(ImporterError):
 
 
 class _FileState(NamedTuple):
-    """What tells a file from the same name at another time; changed before a write shows in what is read."""
+    """What tells a file from the same name at another time; changed before a write shows in what is read.
+
+    Whoever writes may set `mtime_ns` back, which copying tools do; nobody can set `ctime_ns`. That one changes with the
+    file's name, links and permissions too.
+    """
 
     inode: int
     n_bytes: int
     mtime_ns: int
+    ctime_ns: int
 
     @classmethod
     def of(cls, stat: os.stat_result) -> _FileState:
-        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 class SourceFile:
@@ -41,6 +52,7 @@ class SourceFile:
         """Raises OSError for a file that is not there."""
         self.path = path
         self._state = _FileState.of(path.stat())
+        self._checksums: dict[tuple[int, int], int] = {}
 
     @property
     def n_bytes(self) -> int:
@@ -60,8 +72,17 @@ class SourceFile:
     def read_into(self, offset: int, buffer: memoryview, what: str = "it") -> None:
         """Fill `buffer`, bytes, from `offset`; `what` is being read, in an error's words.
 
-        Raises ImporterError when the file is not what it was, OSError as it is.
+        Raises ImporterError when the file is not what it was, or when these bytes were others before; OSError as it is.
         """
+        self._fill(offset, buffer, what)
+        self.compare(offset, len(buffer), native.crc32(buffer), what)
+
+    def compare(self, offset: int, n_bytes: int, checksum: int, what: str = "it") -> None:
+        """Tell what the CRC-32 of these bytes is. Raises ImporterError when it was another before."""
+        if self._checksums.setdefault((offset, n_bytes), checksum) != checksum:
+            raise self._changed(what)
+
+    def _fill(self, offset: int, buffer: memoryview, what: str = "it") -> None:
         # Opened each time: a model may have more files than a process may hold open.
         with self.path.open("rb", buffering=0) as file:
             done = 0
@@ -71,17 +92,32 @@ class SourceFile:
                 if not n_read:
                     raise self._changed(what)
                 done += n_read
-            if _FileState.of(os.fstat(file.fileno())) != self._state:
-                raise self._changed(what)
+            self._check(_FileState.of(os.fstat(file.fileno())), what)
 
-    def sha256(self) -> str:
-        """Digest of the whole file in hex; see `read_into`."""
+    def sha256(self, cuts: Sequence[int] = ()) -> str:
+        """Digest of the whole file in hex; see `read_into`.
+
+        Bytes between two neighbours of `cuts`, ascending offsets within the file, are compared with those that are
+        read on their own, before or later.
+        """
         digest = hashlib.sha256()
         buffer = bytearray(min(_COMPARE_BYTES, self.n_bytes))
+        ends = [end for end in cuts if 0 < end < self.n_bytes] + [self.n_bytes]
+        whole, begin, checksum, number = 0, 0, 0, 0
         for at in range(0, self.n_bytes, len(buffer) or 1):
             part = memoryview(buffer)[: self.n_bytes - at]
-            self.read_into(at, part)
+            self._fill(at, part)
             digest.update(part)
+            whole = native.crc32(part, whole)
+            done = 0
+            while done < len(part):
+                stop = min(ends[number] - at, len(part))
+                checksum = native.crc32(part[done:stop], checksum)
+                done = stop
+                if at + stop == ends[number]:
+                    self.compare(begin, ends[number] - begin, checksum)
+                    begin, checksum, number = ends[number], 0, number + 1
+        self.compare(0, self.n_bytes, whole)
         return digest.hexdigest()
 
     def check_unchanged(self) -> None:
@@ -90,20 +126,31 @@ class SourceFile:
             state = _FileState.of(self.path.stat())
         except OSError:
             raise self._changed() from None
-        if state != self._state:
-            raise self._changed()
+        self._check(state)
 
-    def _changed(self, what: str = "it") -> SourceChangedError:
+    def _check(self, state: _FileState, what: str = "it") -> None:
+        if state != self._state:
+            # A false alarm, maybe: the file was linked or its permissions set.
+            only_ctime = state._replace(ctime_ns=self._state.ctime_ns) == self._state
+            raise self._changed(what, ", or its name, links or permissions were" if only_ctime else "")
+
+    def _changed(self, what: str = "it", more: str = "") -> SourceChangedError:
         return SourceChangedError(
-            f"{self.path}: the file was changed while {what} was read; try again when nothing writes to the model"
+            f"{self.path}: the file was changed while {what} was read{more}; "
+            "try again when nothing writes to the model"
         )
 
 
 def same_bytes(first: tuple[SourceFile, int], second: tuple[SourceFile, int], n_bytes: int) -> bool:
     """Whether `n_bytes` at two places, each a file and an offset, are alike. Reads up to the first difference."""
     (file, offset), (other, other_offset) = first, second
+    checksum = 0
     for at in range(0, n_bytes, _COMPARE_BYTES):
         step = min(_COMPARE_BYTES, n_bytes - at)
-        if file.read(offset + at, step) != other.read(other_offset + at, step):
+        part = file.read(offset + at, step)
+        if part != other.read(other_offset + at, step):
             return False
+        checksum = native.crc32(part, checksum)
+    file.compare(offset, n_bytes, checksum)
+    other.compare(other_offset, n_bytes, checksum)
     return True

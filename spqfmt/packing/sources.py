@@ -32,15 +32,20 @@ class SourceDescription:
 
     def __init__(self, model: SourceModel, plan: PackPlan) -> None:
         self._model = model
-        self._digests: Mapping[str, Task[str]] = {
-            name: submit(file.sha256) for name, file in model.named_files.items()
-        }
         self._places: dict[str, list[tuple[int, int, int]]] = {}
         for number, planned in enumerate(plan.tensors):
             place = planned.source.place
             n_bytes = dense_bytes(planned.source.dtype, planned.n_weights)
             if place is not None and n_bytes:
                 self._places.setdefault(place.file, []).append((place.offset, n_bytes, number))
+        self._digests: Mapping[str, Task[str]] = {
+            name: submit(file.sha256, self._cuts(name, file)) for name, file in model.named_files.items()
+        }
+
+    def _cuts(self, name: str, file: SourceFile) -> list[int]:
+        """Where tensors begin and end: each must have been packed as it was when the file's digest was made."""
+        runs = _runs(sorted(self._places.get(name, ())), file.n_bytes)
+        return sorted({cut for _, place in runs if place for cut in (place[0], place[0] + place[1])})
 
     def origin_of(self, source: SourceTensor, values: Elements) -> Mapping[str, object]:
         """What a dense tensor's record says of its origin; empty for one that lies in a file as it is.

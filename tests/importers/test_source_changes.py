@@ -1,7 +1,12 @@
 """A source that another process changes while it is read: one line, never mixed weights, never a file under OUT."""
 
+import hashlib
+import itertools
+import mmap
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +19,7 @@ import spqfmt
 from spqfmt.cli.main import main
 from spqfmt.errors import ImporterError
 from spqfmt.importers import open_source
-from spqfmt.importers._source_file import SourceFile
+from spqfmt.importers._source_file import SourceFile, same_bytes
 from spqfmt.loaders.tensors import open_stored
 from spqfmt.reading.reference import open_reference
 
@@ -45,7 +50,18 @@ def replace(file: Path) -> None:
     new.replace(file)
 
 
-CHANGES: list[Callable[[Path], None]] = [overwrite, truncate, grow, replace, Path.unlink]
+def hide(file: Path) -> None:
+    """Other bytes in place, and the times that were: only the file's own change time tells."""
+    before = file.stat()
+    overwrite(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = file.stat()
+    assert (before.st_mtime_ns, before.st_size, before.st_ino) == (
+        after.st_mtime_ns, after.st_size, after.st_ino,
+    )  # fmt: skip
+
+
+CHANGES: list[Callable[[Path], None]] = [overwrite, truncate, grow, replace, hide, Path.unlink]
 
 
 class Watch:
@@ -136,7 +152,7 @@ def test_every_file_that_was_read_counts(tmp_path: Path, name: str, arguments: d
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-@pytest.mark.parametrize("change", [overwrite, truncate])
+@pytest.mark.parametrize("change", [overwrite, truncate, hide])
 def test_calibration_reads_no_changed_weights(tmp_path: Path, change: Callable[[Path], None]) -> None:
     file = whole(tmp_path / "source")
     few = {"method": "gptq", "samples": 2, "seq_len": 32}
@@ -174,6 +190,122 @@ def test_a_reference_and_a_source_are_compared_at_the_end(
         file = make(tmp_path / str(number))
         with pytest.raises(ImporterError, match=MESSAGE), opened(source_of(file)):
             change(file)
+
+
+def link(file: Path) -> None:
+    file.with_name("link").hardlink_to(file)
+
+
+def permit(file: Path) -> None:
+    file.chmod(0o600)
+
+
+def rename(file: Path) -> None:
+    """And back."""
+    file.rename(file.with_name("other")).rename(file)
+
+
+@pytest.mark.parametrize("change", [link, permit, rename])
+def test_what_may_be_a_false_alarm_is_called_so(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    file = whole(tmp_path / "source")
+    file.chmod(0o644)
+    with pytest.raises(ImporterError) as caught:
+        spqfmt.pack(file.parent, tmp_path / "m.spq", progress=Watch(lambda: change(file)))
+    assert str(caught.value).startswith(f"{file}: the file was changed while ")
+    assert str(caught.value).endswith(
+        " read, or its name, links or permissions were; try again when nothing writes to the model"
+    )
+
+
+@pytest.mark.parametrize("beside", ["folder", "moved", "read"])
+def test_what_changes_no_file_is_no_alarm(tmp_path: Path, beside: str) -> None:
+    file = whole(tmp_path / "source")
+
+    def change() -> None:
+        if beside == "folder":
+            file.parent.chmod(0o700)
+        elif beside == "moved":
+            file.parent.rename(tmp_path / "other").rename(file.parent)
+        else:
+            file.read_bytes()
+
+    spqfmt.pack(file.parent, tmp_path / "m.spq", progress=Watch(change))
+    spqfmt.verify(tmp_path / "m.spq")
+
+
+@contextmanager
+def mapped(file: Path, tensor: str) -> Iterator[Callable[[], None]]:
+    """Gives what changes a byte of the tensor without a trace in the file's times."""
+    place = next(t.place for t in open_source(file.parent).tensors if t.name == tensor)
+    assert place is not None
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as memory:
+        # A page that is to be written back already is marked no more.
+        memory[place.offset] ^= 1
+
+        def change() -> None:
+            before = file.stat().st_ctime_ns
+            memory[place.offset] ^= 1
+            if file.stat().st_ctime_ns != before:
+                pytest.skip("the page was written back meanwhile")
+
+        yield change
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tensor", "at"),
+    [
+        ({}, "model.embed_tokens.weight", ""),
+        (
+            {"method": "gptq", "samples": 2, "seq_len": 32},
+            "model.layers.1.self_attn.q_proj.weight",
+            "layers.1: quantizing",
+        ),
+    ],
+)
+def test_a_write_through_a_mapping_shows_where_bytes_are_read_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], tensor: str, at: str
+) -> None:
+    # One thread makes the digests at the end.
+    monkeypatch.setenv("SPQFMT_THREADS", "1")
+    file = whole(tmp_path / "source")
+    with mapped(file, tensor) as change, pytest.raises(ImporterError, match=MESSAGE):
+        spqfmt.pack(file.parent, tmp_path / "m.spq", progress=Watch(change, at), **arguments)
+    assert not (tmp_path / "m.spq").exists()
+
+
+@pytest.mark.parametrize("first", ["digest", "part", "comparison"])
+def test_bytes_that_were_others_before_are_refused_in_any_order(tmp_path: Path, first: str) -> None:
+    (tmp_path / "x").write_bytes(bytes(100))
+    (tmp_path / "y").write_bytes(bytes(100))
+    with (tmp_path / "x").open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as memory:
+        memory[50] = 0
+        file = SourceFile(tmp_path / "x")
+        reads: dict[str, Callable[[], object]] = {
+            "digest": lambda: file.sha256([10, 40, 60]),
+            "part": lambda: file.read(40, 20),
+            "comparison": lambda: same_bytes((file, 40), (SourceFile(tmp_path / "y"), 40), 20),
+        }
+        reads.pop(first)()
+        memory[50] = 1
+        for name, read in reads.items():
+            if name != "comparison":  # which finds them unlike, and ends there
+                with pytest.raises(ImporterError, match=MESSAGE):
+                    read()
+        assert file.read(10, 30) == bytes(30)
+        memory[50] = 0
+        assert all(read() for read in reads.values())
+
+
+def test_the_digest_is_the_files_wherever_it_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spqfmt.importers._source_file._COMPARE_BYTES", 64)
+    data = bytes(range(251)) * 2
+    (tmp_path / "x").write_bytes(data)
+    for cuts in ([], [1], [63, 64, 65, 200], [0, 502], list(range(502))):
+        file = SourceFile(tmp_path / "x")
+        assert file.sha256(cuts) == hashlib.sha256(data).hexdigest()
+        edges = sorted({0, *cuts, 502})
+        for begin, end in itertools.pairwise(edges):
+            assert file.read(begin, end - begin) == data[begin:end]
 
 
 def test_what_is_raised_for_another_reason_stays(tmp_path: Path) -> None:
