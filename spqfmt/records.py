@@ -161,7 +161,9 @@ class Chunks(Sequence[Chunk]):
 def _chunk(row: list[int], place: list[int]) -> Chunk:
     first, raw_bytes, *offsets = place
     planes = [
-        PlaneChunk(offset, row[k], raw_bytes, row[k + 1], row[k + 2])
+        PlaneChunk(
+            offset=offset, stored_bytes=row[k], raw_bytes=raw_bytes, codec=row[k + 1], crc32=row[k + 2]
+        )
         for k, offset in zip(range(1, len(row), 3), offsets, strict=True)
     ]
     return Chunk(first, row[0], tuple(planes))

@@ -102,7 +102,7 @@ def _wrap(module: ModuleType) -> None:
         from spqfmt.loaders.pretrained import load_pretrained
 
         from_state_dict = functools.partial(original, cls, None)
-        return load_pretrained(cls, from_state_dict, file, at, arguments, **options)
+        return load_pretrained(cls, from_state_dict, file, folder=at, arguments=arguments, **options)
 
     from_pretrained.is_of_spqfmt = True  # type: ignore[attr-defined]
     base.from_pretrained = classmethod(from_pretrained)

@@ -30,7 +30,7 @@ def file_datasets(path: Path, n_symbols: int) -> Iterator[Dataset]:
         for record, stream in stored_streams(reader.index.tensors):
             kinds[stream.role, stream.dtype].append(record)
         for (role, dtype), records in kinds.items():
-            data = _dataset(reader, role, dtype, records, n_symbols)
+            data = _dataset(reader, role, dtype, records=records, n_symbols=n_symbols)
             if data.n_symbols >= MIN_SYMBOLS:
                 yield data
 

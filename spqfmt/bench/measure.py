@@ -165,15 +165,15 @@ def _cells(
             size = layout.raw.size if contender.whole else TARGET_CHUNK_BYTES * layout.element_bytes
             chunks = [
                 _Chunk(
-                    layout.raw[i : i + size],
-                    out[i : i + size],
-                    scratch[i : i + size],
-                    layout.element_bytes if layout.planes else 1,
-                    layout.element_bytes,
+                    raw=layout.raw[i : i + size],
+                    out=out[i : i + size],
+                    scratch=scratch[i : i + size],
+                    n_planes=layout.element_bytes if layout.planes else 1,
+                    element_bytes=layout.element_bytes,
                 )
                 for i in range(0, layout.raw.size, size)
             ]
-            yield _Cell(data, layout, contender, threads, chunks)
+            yield _Cell(data=data, layout=layout, contender=contender, threads=threads, chunks=chunks)
 
 
 def better_layouts(rows: Iterable[CodecRow]) -> list[CodecRow]:

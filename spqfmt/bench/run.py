@@ -71,7 +71,7 @@ def run(file: Path | None, scale: BenchScale, told: Told, only: Kind | None = No
                 if only == "run":
                     raise
                 missing["run"] = str(error)
-    return Report(here, scale.rounds, codecs, load, missing, runs)
+    return Report(machine=here, rounds=scale.rounds, codecs=codecs, load=load, missing=missing, run=runs)
 
 
 @contextmanager

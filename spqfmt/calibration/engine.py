@@ -145,7 +145,14 @@ class Calibration:
         self.shell.fill(tensors)
         with torch.no_grad():
             parts = self._find_parts(name, block, tensors)
-            run = BlockRun(name, block, blocks.calls[number], blocks.hidden, self.stage, parts)
+            run = BlockRun(
+                name=name,
+                block=block,
+                calls=blocks.calls[number],
+                hidden=blocks.hidden,
+                stage=self.stage,
+                parts=parts,
+            )
             result = finished(name) or self._quantize(run, tensors, options)
             with ExitStack() as hooks:
                 if advance and self._sequential:
@@ -169,7 +176,7 @@ class Calibration:
                     if treat is not None:
                         treat_inputs(run.block, site.modules, treat, hooks)
             found = [*found, *expert_sites(run.parts.values())]
-            return self._quantize_sites(run, tensors, options, layers, skipped, found)
+            return self._quantize_sites(run, tensors, options, layers=layers, skipped=skipped, found=found)
 
     def _find_parts(
         self, name: str, block: torch.nn.Module, tensors: list[SourceTensor]
@@ -218,7 +225,13 @@ class Calibration:
             if self.shell.targets[t.name][1] and t.name not in {x.weight.name for x, _ in layers.values()}
         }
         self.stage(f"{run.name}: quantizing")
-        block = Block(run.name, tuple(sites), run.block, others, lambda: run.batch(0))
+        block = Block(
+            name=run.name,
+            sites=tuple(sites),
+            module=run.block,
+            tensors=others,
+            run_first=lambda: run.batch(0),
+        )
         results = dict(self._method.quantize_block(block, options))
         for site, counter in zip(found, counters, strict=True):
             for tensor_name in (layers[module][0].weight.name for module in site.modules if site.merged):
@@ -291,11 +304,11 @@ class Calibration:
 
 def _site(run: BlockRun, site: FoundSite, layers: list[Layer], statistics: Accumulator) -> Site:
     return Site(
-        tuple(layers),
-        statistics,
-        lambda: run.inputs(site.input_name),
-        site.producer,
-        site.shared or bool(site.merged),
+        layers=tuple(layers),
+        statistics=statistics,
+        inputs=lambda: run.inputs(site.input_name),
+        producer=site.producer,
+        shared=site.shared or bool(site.merged),
     )
 
 

@@ -65,7 +65,8 @@ def output_gradients(
         shell.empty(block)
     generator = torch.Generator().manual_seed(seed)
     after = [
-        _loss_gradient(shell, blocks, b, h, generator) for b, h in zip(batches, states.pop(), strict=True)
+        _loss_gradient(shell, blocks, b, hidden=h, generator=generator)
+        for b, h in zip(batches, states.pop(), strict=True)
     ]
     found: dict[str, torch.Tensor] = {}
     for number in reversed(range(len(blocks.names))):
@@ -75,7 +76,7 @@ def output_gradients(
         sums = {module: SquaredGradients() for module in modules(name)}
         before = states.pop()
         for i, call in enumerate(blocks.calls[number]):
-            after[i] = _through_block(block, call, before[i], after[i], sums)
+            after[i] = _through_block(block, call, before[i], gradient=after[i], sums=sums)
         shell.empty(block)
         found |= {f"{name}.{m}": s.mean for m, s in sums.items() if s.mean is not None}
     return found

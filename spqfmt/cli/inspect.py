@@ -127,7 +127,7 @@ def inspect(
             file, report, names=names, reference=reference, progress=Bar("measuring", quiet=quiet or as_json)
         )
     if html is not None or png is not None:
-        draw(whole, report, file, html, png)
+        draw(whole, report, file, html=html, png=png)
         if not as_json:
             return
     if as_json:
@@ -136,7 +136,7 @@ def inspect(
         del found["tensors"]
         echo_json({**found, "groups": groups, "tensors": _sorted(report.tensors, sort)})
     else:
-        _show(report, by, sort, file, reference)
+        _show(report, by, sort, file=file, reference=reference)
 
 
 def _chosen(report: FileReport, patterns: Sequence[str]) -> FileReport:

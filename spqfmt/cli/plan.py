@@ -68,7 +68,16 @@ def plan(
     if device == "cuda":
         if html is not None:
             raise click.UsageError("--html shows plans for the CPU; leave --device out")
-        _plan_for_device(file, memory, host_memory, device_rates, dtype, tokens, batch, as_json=as_json)
+        _plan_for_device(
+            file,
+            memory,
+            host_memory,
+            device_rates=device_rates,
+            dtype=dtype,
+            tokens=tokens,
+            batch=batch,
+            as_json=as_json,
+        )
         return
     if device_rates is not None or host_memory is not None:
         raise click.UsageError("--device-rates and --host-memory go with --device cuda")

@@ -46,7 +46,11 @@ def content_of_stored(reader: Reader, tensor: TensorRecord) -> str:
     fetch, held = StreamFetch(reader, tensor), []
     for stream in tensor.streams:
         chunks = reader.owner(stream).chunks.n_elements.tolist()
-        held.append(_Held(stream.role, stream.dtype, stream.n, fetch.runs(stream.role), chunks))
+        held.append(
+            _Held(
+                role=stream.role, dtype=stream.dtype, n=stream.n, runs=fetch.runs(stream.role), chunks=chunks
+            )
+        )
     return _digest(reader.index.json_of(reader.index.by_name.numbers[tensor.name]), held)
 
 
@@ -61,7 +65,7 @@ def content_of_model(digests: Mapping[str, str], tied: Mapping[str, str]) -> str
 def _encoded(stream: StreamData) -> _Held:
     chunks = [part.size for part in stream.chunks()] if stream.role in BANDED_ROLES else []
     runs: Iterator[tuple[Elements, int]] = ((part, 1) for part in stream.chunks())
-    return _Held(stream.role, stream.dtype, stream.elements.size, runs, chunks)
+    return _Held(role=stream.role, dtype=stream.dtype, n=stream.elements.size, runs=runs, chunks=chunks)
 
 
 def _digest(record: Json, streams: Sequence[_Held]) -> str:

@@ -203,7 +203,7 @@ def _lay_out(
             begin = align(end, alignment)
             begins[first:stop] += begin - extents[first]
             end = begin + int(extents[stop] - extents[first] - tails[last])
-        segments.append(Segment(name, first, n, begin, end))
+        segments.append(Segment(name=name, first_tensor=first, n_tensors=n, offset=begin, end=end))
         first = stop
     if first != n_tensors:
         raise CorruptError("index: segments do not hold all tensors")

@@ -152,10 +152,10 @@ class Output:
                 metadata,
                 partial_plan,
                 Shard(number, count),
-                shard_path(self._path, number, count),
-                unknown,
-                content,
-                sources if number == 1 else None,
+                path=shard_path(self._path, number, count),
+                unknown=unknown,
+                content=content,
+                sources=sources if number == 1 else None,
             )
             for number, writer in enumerate(self._writers, start=1)
         ]

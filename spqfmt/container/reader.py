@@ -78,7 +78,9 @@ class Reader:
         text = self._index_text(trailer, tail)
         check_json(text)
         context = partial(located, self.path)
-        return trailer, parse_index(text, trailer.index_offset, self.file_bytes, trailer.required, context)
+        return trailer, parse_index(
+            text, trailer.index_offset, self.file_bytes, declared=trailer.required, context=context
+        )
 
     def _index_text(self, trailer: Trailer, tail: bytes) -> bytes:
         stored = self.read_bytes(trailer.index_offset, trailer.index_stored_bytes)
@@ -202,7 +204,7 @@ class Reader:
         rows_wanted = range(first, rows if stop is None else stop)
         carrier = CARRIERS[dtype if scheme_of(record.scheme).is_quantized else record.dtype]
         out = np.empty((len(rows_wanted), columns), carrier)
-        self.restore(record, rows_wanted, range(columns), out, dtype)
+        self.restore(record, rows_wanted, range(columns), out=out, dtype=dtype)
         return out
 
     def restore(self, record: TensorRecord, rows: range, columns: range, out: Elements, dtype: str) -> None:
@@ -215,7 +217,9 @@ class Reader:
             record = self.index.by_name[record.tied_to]
         if out.size or record.is_named:
             with located(self.path):
-                scheme_of(record.scheme).restore(record, StreamFetch(self, record), rows, columns, out, dtype)
+                scheme_of(record.scheme).restore(
+                    record, StreamFetch(self, record), rows, columns=columns, out=out, dtype=dtype
+                )
 
     def read_asset(self, name: str) -> bytes:
         """The bytes of an asset. KeyError when there is none of that name."""

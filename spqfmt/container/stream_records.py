@@ -47,7 +47,7 @@ def parse_streams(
     """
     streams = []
     for record in records:
-        streams.append(_stream(record, begin, alignment, where, may_be_empty))
+        streams.append(_stream(record, begin, alignment, where=where, may_be_empty=may_be_empty))
         begin = align(streams[-1].chunks.end or begin, alignment)
     return tuple(streams)
 
@@ -103,14 +103,16 @@ def _stream(record: Json, begin: int, alignment: int, where: str, may_be_empty: 
             raise CorruptError(f"{where}: cannot be the stream of another tensor")
         return Stream(role, dtype, n, same_as=same_as)
     empty = role in may_be_empty
-    chunks = _chunks(record.get("chunks"), dtype, n, begin, alignment, where, may_be_empty=empty)
+    chunks = _chunks(
+        record.get("chunks"), dtype, n, begin=begin, alignment=alignment, where=where, may_be_empty=empty
+    )
     entropy = record.get("entropy_bits")
     if entropy is None and "entropy_bits" not in record:
         return Stream(role, dtype, n, chunks)
     if not isinstance(entropy, bytes) or len(entropy) != 8 * n_planes(dtype):
         raise CorruptError(f"{where}: entropy_bits must have one number for each plane")
     bits = tuple(check_int(b, f"{where}: entropy_bits") for b in integers(entropy))
-    return Stream(role, dtype, n, chunks, bits)
+    return Stream(role=role, dtype=dtype, n=n, chunks=chunks, entropy_bits=bits)
 
 
 def check_shared(stream: Stream, holder: Json, where: str) -> None:

@@ -168,7 +168,7 @@ class RecordReader:
                 raise CorruptError(f"{where}: a stream is not an object")
         is_named = is_scheme_name(scheme)
         empty = () if is_named else OUTLIER_ROLES
-        parsed = parse_streams(streams, begin, self._alignment, where, empty)
+        parsed = parse_streams(streams, begin, self._alignment, where=where, may_be_empty=empty)
         tensor = TensorRecord(
             name=member(record, "name", str, where),
             shape=_shape(record, where),

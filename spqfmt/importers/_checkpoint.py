@@ -13,7 +13,7 @@ from spqfmt.importers._pickles import read_pickle
 from spqfmt.importers._safetensors import METADATA, Header, Stored, loader, read_header, same_bits
 from spqfmt.importers._source_file import SourceFile
 from spqfmt.importers._weight_files import WeightFiles
-from spqfmt.importers.base import Place, SourceTensor
+from spqfmt.importers.base import SourcePlace, SourceTensor
 
 _FLOATS = frozenset({"f64", "f32", "f16", "bf16", "f8_e4m3", "f8_e5m2"})
 _TOKEN_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)\.weight$")
@@ -105,11 +105,11 @@ def source_tensors(
     return tuple(tensors)
 
 
-def place_of(entry: Stored, folder: Path) -> Place | None:
+def place_of(entry: Stored, folder: Path) -> SourcePlace | None:
     """Where a tensor lies, its file by its name in `folder`."""
     if entry.offset is None:
         return None
-    return Place(entry.file.path.relative_to(folder).as_posix(), entry.offset)
+    return SourcePlace(entry.file.path.relative_to(folder).as_posix(), entry.offset)
 
 
 def _tied_head(

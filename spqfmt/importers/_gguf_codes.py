@@ -42,7 +42,14 @@ def grouped_codes(tensor: GgufTensor, stored: _Bytes) -> Grouped:
     # Without an offset those of 8 bits are signed already; others count from the middle.
     codes: Elements = unsigned if has_offset else unsigned.view(np.int8) - np.int8((1 << (bits - 1)) & 127)
     dtype = f"{'u' if has_offset else 'i'}{4 if bits == 4 else 8}"
-    return Grouped(codes, dtype, _COLUMNS, bits, GroupValues(scale, "f16"), minimum=minimum)
+    return Grouped(
+        codes=codes,
+        code_dtype=dtype,
+        group_size=_COLUMNS,
+        bits=bits,
+        scale=GroupValues(scale, "f16"),
+        minimum=minimum,
+    )
 
 
 def _float16(stored: _Bytes) -> NDArray[np.float16]:

@@ -228,15 +228,35 @@ def _conv1d(name: str, tensor: torch.Tensor, config: Config) -> torch.Tensor:
 
 MODELS: Mapping[str, GgufModel] = {
     "llama": GgufModel(
-        "LlamaForCausalLM", _LLAMA_NAMES, _llama, _interleaved_rotary, r"\.[qk]_proj\.", _interleaved
+        class_name="LlamaForCausalLM",
+        names=_LLAMA_NAMES,
+        config=_llama,
+        restore=_interleaved_rotary,
+        changed=r"\.[qk]_proj\.",
+        turned=_interleaved,
     ),
     "qwen2": GgufModel("Qwen2ForCausalLM", _LLAMA_NAMES, _qwen2, _as_stored),
     "qwen3": GgufModel("Qwen3ForCausalLM", _LLAMA_NAMES | _QK_NORMS, _qwen3, _as_stored),
-    "gemma": GgufModel("GemmaForCausalLM", _LLAMA_NAMES, _gemma, _norm_plus_one, r"norm\.weight$"),
+    "gemma": GgufModel(
+        class_name="GemmaForCausalLM",
+        names=_LLAMA_NAMES,
+        config=_gemma,
+        restore=_norm_plus_one,
+        changed=r"norm\.weight$",
+    ),
     "gemma2": GgufModel(
-        "Gemma2ForCausalLM", _LLAMA_NAMES | _GEMMA2_NORMS, _gemma2, _norm_plus_one, r"norm\.weight$"
+        class_name="Gemma2ForCausalLM",
+        names=_LLAMA_NAMES | _GEMMA2_NORMS,
+        config=_gemma2,
+        restore=_norm_plus_one,
+        changed=r"norm\.weight$",
     ),
     "gpt2": GgufModel(
-        "GPT2LMHeadModel", _GPT2_NAMES, _gpt2, _conv1d, r"\.h\..*(attn|mlp).*\.weight$", transposes=True
+        class_name="GPT2LMHeadModel",
+        names=_GPT2_NAMES,
+        config=_gpt2,
+        restore=_conv1d,
+        changed=r"\.h\..*(attn|mlp).*\.weight$",
+        transposes=True,
     ),
 }

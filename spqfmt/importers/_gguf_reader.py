@@ -187,7 +187,9 @@ def _parse(cursor: _Cursor) -> GgufHeader:
         n_bytes = _n_bytes(name, shape, ggml_type)
         if start + offset + n_bytes > cursor.n_bytes:
             raise ValueError(f"tensor {name} runs past the end of the file")
-        tensors.append(GgufTensor(name, shape, ggml_type, start + offset, n_bytes))
+        tensors.append(
+            GgufTensor(name=name, shape=shape, ggml_type=ggml_type, offset=start + offset, n_bytes=n_bytes)
+        )
     return GgufHeader(metadata, tuple(tensors))
 
 

@@ -107,16 +107,27 @@ def _stored(file: SourceFile, name: str, tensor: torch.Tensor, places: dict[int,
     n_bytes = tensor.numel() * tensor.element_size()
     if places is None:
         value = tensor.detach().contiguous()
-        return Stored(file, shape, dtype, None, n_bytes, value.clone)
+        return Stored(file=file, shape=shape, dtype=dtype, offset=None, n_bytes=n_bytes, read=value.clone)
     storage = tensor.untyped_storage()
     begin = int(getattr(storage, "_checkpoint_offset", None) or 0)
     if n_bytes and places.get(begin) != storage.nbytes():
         raise ImporterError(f"{file.path}: tensor {name} does not lie where torch writes one; save it again")
     if tensor.is_contiguous() and not tensor.is_neg() and not tensor.is_conj():
         return Stored(
-            file, shape, dtype, begin + int(tensor.storage_offset()) * tensor.element_size(), n_bytes
+            file=file,
+            shape=shape,
+            dtype=dtype,
+            offset=begin + int(tensor.storage_offset()) * tensor.element_size(),
+            n_bytes=n_bytes,
         )
-    return Stored(file, shape, dtype, None, n_bytes, _strided(file, name, tensor, begin))
+    return Stored(
+        file=file,
+        shape=shape,
+        dtype=dtype,
+        offset=None,
+        n_bytes=n_bytes,
+        read=_strided(file, name, tensor, begin),
+    )
 
 
 def _strided(file: SourceFile, name: str, tensor: torch.Tensor, begin: int) -> Callable[[], torch.Tensor]:

@@ -108,7 +108,7 @@ def _entry(
     n_bytes = dense_bytes(ours, prod(shape))
     if last - first != n_bytes:
         raise ValueError(f"tensor {name} takes {last - first} bytes where its shape takes {n_bytes}")
-    return Stored(file, tuple(shape), ours, start + first, n_bytes)
+    return Stored(file=file, shape=tuple(shape), dtype=ours, offset=start + first, n_bytes=n_bytes)
 
 
 def loader(name: str, entry: Stored) -> Callable[[], torch.Tensor]:

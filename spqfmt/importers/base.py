@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Role = Literal["linear", "embedding", "head", "other"]
 
 
-class Place(NamedTuple):
+class SourcePlace(NamedTuple):
     """Where a tensor's elements lie in a file of the source: row-major, little-endian, as a dense tensor restores them.
 
     `file` is a name of `SourceModel.named_files`.
@@ -53,7 +53,7 @@ class SourceTensor:
     """As what codes the source stores it, such as "Q8_0"; empty where it stores elements of `dtype`."""
     stored: Callable[[], Quantized] | None = None
     """The codes in the terms of a scheme, which restores the very values of `load`; None where none can hold them."""
-    place: Place | None = None
+    place: SourcePlace | None = None
     """None where the source has other bytes for it, or none of its own."""
     turned: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     """Where these bytes are the elements in another order: dimensions of the elements, and which of them is which

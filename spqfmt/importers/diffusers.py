@@ -40,7 +40,7 @@ class DiffusersImporter:
             config = read_config(folder)
             weights, _ = weight_files(folder, config)
             headers, stored, files = read_headers(weights)
-            tensors += source_tensors(stored, config, "", path, f"{folder.name}/")
+            tensors += source_tensors(stored, config, "", folder=path, prefix=f"{folder.name}/")
             own |= {file.path.relative_to(path).as_posix(): file for file in files}
             quantized = quantized or quantized_by(config, ((n, t.shape, t.dtype) for n, t in stored.items()))
             facts = facts_of(headers)[0] | facts

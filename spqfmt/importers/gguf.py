@@ -26,7 +26,7 @@ from spqfmt.importers._gguf_rope import llama3_rope
 from spqfmt.importers._gguf_tokenizer import end_token_ids, tokenizer_assets
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
 from spqfmt.importers._source_file import SourceFile, same_bytes
-from spqfmt.importers.base import Asset, Place, SourceModel, SourceTensor
+from spqfmt.importers.base import Asset, SourceModel, SourcePlace, SourceTensor
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.floats import narrow
 
@@ -190,24 +190,24 @@ def _tensors(
                 role=role_of(name, shapes[source], is_float=is_float[source]),
                 transposed=name in transposed,
                 tied_to=source if source != name else None,
-                load=_load(file, sources[source], source, model, config),
+                load=_load(file, sources[source], source, model=model, config=config),
                 place=_place(file, sources.get(name), name, model),
                 turned=model.turned(shapes[source], name, config)
                 if model.turned and re.search(model.changed, name)
                 else None,
                 form=FORMS.get(sources[source].ggml_type, ""),
-                stored=_stored(file, sources[source], source, model, config),
+                stored=_stored(file, sources[source], source, model=model, config=config),
             )
         )
     return tuple(tensors)
 
 
-def _place(file: SourceFile, tensor: GgufTensor | None, name: str, model: GgufModel) -> Place | None:
+def _place(file: SourceFile, tensor: GgufTensor | None, name: str, model: GgufModel) -> SourcePlace | None:
     """Where a tensor lies as it is restored; None for one in blocks, in another order, or of other values."""
     changed = re.search(model.changed, name) and not model.turned
     if tensor is None or tensor.ggml_type not in _PLAIN or changed:
         return None
-    return Place(file.path.name, tensor.offset)
+    return SourcePlace(file.path.name, tensor.offset)
 
 
 def _load(

@@ -28,19 +28,38 @@ def _torch(kernels: str) -> Backend:
         from spqfmt.kernels import torch_rans
     except ImportError as error:
         raise BackendError(f"backend 'torch' needs torch: {error}") from error
-    return Backend("torch", kernels, native.rans_encode, torch_rans.rans_decode, "torch")
+    return Backend(
+        name="torch",
+        kernels=kernels,
+        rans_encode=native.rans_encode,
+        rans_decode=torch_rans.rans_decode,
+        device_kernels="torch",
+    )
 
 
 def _triton(kernels: str) -> Backend:
     # In host memory the native decoders stay: these kernels are for what is on a device.
     _need("triton", "triton")
-    return Backend("triton", kernels, native.rans_encode, native.rans_decode, "triton")
+    return Backend(
+        name="triton",
+        kernels=kernels,
+        rans_encode=native.rans_encode,
+        rans_decode=native.rans_decode,
+        device_kernels="triton",
+    )
 
 
 def _nvcomp(kernels: str) -> Backend:
     _need("nvcomp", "triton")
     _need("nvcomp", "nvidia.nvcomp")
-    return Backend("nvcomp", kernels, native.rans_encode, native.rans_decode, "triton", device_zstd=True)
+    return Backend(
+        name="nvcomp",
+        kernels=kernels,
+        rans_encode=native.rans_encode,
+        rans_decode=native.rans_decode,
+        device_kernels="triton",
+        device_zstd=True,
+    )
 
 
 def _need(name: str, package: str) -> None:

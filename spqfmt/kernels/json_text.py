@@ -62,4 +62,6 @@ def chunk_table(
     """
     planes = rows.shape[1] // 3
     table = np.empty((len(rows), 2 + planes), np.int64)
-    return _native.chunk_table(rows, planes, bits, begin, alignment, may_be_empty, table), table
+    return _native.chunk_table(
+        rows, planes, bits, begin=begin, alignment=alignment, may_be_empty=may_be_empty, out=table
+    ), table

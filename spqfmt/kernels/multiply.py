@@ -123,21 +123,23 @@ class CodeMatrix:
     ) -> None:
         self.shape = shape
         kind, offset = (0, None) if groups is None else offset_kind(groups.zero_point, groups.minimum)
+        bits, is_signed = CODES[code_dtype]
         self._native = _native.CodeMatrix(
-            shape[0],
-            shape[1],
-            *CODES[code_dtype],
-            None if row is None else as_float32(row, shape[:1]),
-            None if column is None else as_float32(column, shape[1:]),
-            None if outliers is None else outliers.row_begin,
-            None if outliers is None else outliers.columns,
-            None if outliers is None else outliers.values,
-            permutation,
-            order,
-            0 if groups is None else groups.size,
-            kind,
-            None if groups is None else groups.scale.checked(),
-            None if offset is None else offset.checked(),
+            n_rows=shape[0],
+            n_columns=shape[1],
+            bits=bits,
+            is_signed=is_signed,
+            row=None if row is None else as_float32(row, shape[:1]),
+            column=None if column is None else as_float32(column, shape[1:]),
+            row_begin=None if outliers is None else outliers.row_begin,
+            outlier_columns=None if outliers is None else outliers.columns,
+            outlier_values=None if outliers is None else outliers.values,
+            permutation=permutation,
+            order=order,
+            group_size=0 if groups is None else groups.size,
+            kind=kind,
+            group_scale=None if groups is None else groups.scale.checked(),
+            group_offset=None if offset is None else offset.checked(),
         )
         # Bound once: a product of one token takes a few microseconds.
         self.multiply = self._native.multiply

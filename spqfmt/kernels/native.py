@@ -67,7 +67,7 @@ def turn(src: Buffer, n_channels: int, width: int, bits: int, dst: Buffer, n_thr
 
     `dst` has the size of `src`. `n_threads` as in decode_verified_chunks.
     """
-    _native.turn(src, n_channels, width, bits, dst, n_threads)
+    _native.turn(src, n_channels, width, bits=bits, dst=dst, n_threads=n_threads)
 
 
 DECODE_JOB_COLUMNS = ("src_offset", "stored_bytes", "codec", "crc32", "dst_offset", "raw_bytes")

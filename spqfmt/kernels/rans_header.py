@@ -40,7 +40,7 @@ def read_header(src: Buffer, raw_bytes: int) -> RansHeader:
     if kind == wire.RANS_KIND_CONSTANT:
         check(block_log2 == 0 and len(chunk) == 4, "constant rans chunk with more than its symbol")
         none = np.empty(0, np.int64)
-        return RansHeader(symbol, none, none, none, none)
+        return RansHeader(symbol=symbol, frequencies=none, begins=none, ends=none, n_symbols=none)
     check(kind == wire.RANS_KIND_BLOCKS, f"unknown kind {kind} of rans chunk")
     check(wire.RANS_MIN_BLOCK_LOG2 <= block_log2 <= wire.RANS_MAX_BLOCK_LOG2, "rans block_log2 is not 7..16")
     check(symbol == 0, "reserved byte of the rans header is not zero")
@@ -59,7 +59,7 @@ def read_header(src: Buffer, raw_bytes: int) -> RansHeader:
     # no step takes more than one word
     longest = STATE_BYTES + 2 * (-(-n_symbols // GROUP) * GROUP) + 2
     check(bool((ends - begins <= longest).all()), "rans block is longer than its symbols can be")
-    return RansHeader(None, frequencies, begins, ends, n_symbols)
+    return RansHeader(symbol=None, frequencies=frequencies, begins=begins, ends=ends, n_symbols=n_symbols)
 
 
 def _read_frequencies(chunk: memoryview) -> tuple[NDArray[np.int64], int]:

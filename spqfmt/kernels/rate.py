@@ -45,16 +45,16 @@ def choose_codes(
         weights,
         rows,
         columns,
-        first,
-        stop - first,
-        np.ascontiguousarray(upper, np.float32),
-        np.ascontiguousarray(row_step, np.float32),
-        np.ascontiguousarray(column_step, np.float32),
-        np.ascontiguousarray(slope, np.float32),
-        np.ascontiguousarray(bits, np.float32),
-        codes,
-        errors,
-        n_threads,
+        first=first,
+        n_columns=stop - first,
+        upper=np.ascontiguousarray(upper, np.float32),
+        row_step=np.ascontiguousarray(row_step, np.float32),
+        column_step=np.ascontiguousarray(column_step, np.float32),
+        slope=np.ascontiguousarray(slope, np.float32),
+        bits=np.ascontiguousarray(bits, np.float32),
+        codes=codes,
+        errors=errors,
+        n_threads=n_threads,
     )
     return codes, errors
 
@@ -79,7 +79,9 @@ def choose_codes_plain(
         scaled = column / step
         nearest = np.rint(scaled)
         fits = np.abs(nearest) <= LARGEST_CODE
-        code = _cheapest(scaled, np.square(step / upper[k, k]), slope, bits, np.where(fits, nearest, 0.0))
+        code = _cheapest(
+            scaled, np.square(step / upper[k, k]), slope, bits=bits, nearest=np.where(fits, nearest, 0.0)
+        )
         value = code.astype(np.float32) * row_step * column_step[k]
         error = np.where(fits, (column - value) / upper[k, k], np.float32(0))
         codes[:, k] = np.where(fits, code, ESCAPE)

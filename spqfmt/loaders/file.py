@@ -86,7 +86,7 @@ class TensorHandle:
         first, stop, step = rows.indices(record.shape[0])
         if step != 1:
             raise ValueError("rows must be a slice without a step")
-        return restore_first(self._reader, record, first, max(first, stop), dtype)
+        return restore_first(self._reader, record, first, stop=max(first, stop), dtype=dtype)
 
 
 def _narrow(codes: torch.Tensor, record: TensorRecord, dtype: torch.dtype | None) -> torch.Tensor:

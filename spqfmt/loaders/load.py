@@ -87,7 +87,13 @@ def prepare(
     replace(skeleton, places, dtype, int8_activations=None)
     inventory = inventory_of(skeleton, places, packable, dtype, values_bytes=values_bytes)
     whole = {name: why for name, record in packable.records.items() if (why := whole_because(record))}
-    return Prepared(tuple(places), inventory, planner.plan(inventory, dtype), changed, whole)
+    return Prepared(
+        places=tuple(places),
+        inventory=inventory,
+        plan=planner.plan(inventory, dtype),
+        changed=changed,
+        whole=whole,
+    )
 
 
 def on_host(memory_bytes: int | None, rates: Rates) -> Planner:
@@ -115,9 +121,9 @@ def on_device(ceilings: Ceilings) -> Planner:
             [item.part.record for item in items.values() if item.products],
             [item.part.record for item in items.values() if item.lookups],
             {name: item.part.reader_number for name, item in items.items()},
-            inventory.float_bytes,
-            dtype,
-            ceilings,
+            float_bytes=inventory.float_bytes,
+            dtype=dtype,
+            ceilings=ceilings,
         )
         there = dataclasses.replace(there, values_bytes=inventory.values_bytes)
         return plan_device(there, ceilings.rates, ceilings.memory_bytes, ceilings.host_memory_bytes)
@@ -150,11 +156,11 @@ def device_inventory(
         for part in cut(record, reader_numbers[record.name])
     )
     return DeviceInventory(
-        items,
-        float_bytes,
-        sum(device_side_bytes(record) for record in products),
-        max((device_workspace_bytes(record, dtype) for record in products), default=0),
-        Inventory(
+        items=items,
+        float_bytes=float_bytes,
+        side_bytes=sum(device_side_bytes(record) for record in products),
+        workspace_bytes=max((device_workspace_bytes(record, dtype) for record in products), default=0),
+        lookups=Inventory(
             rows,
             0,
             side_bytes([item.part for item in rows]),

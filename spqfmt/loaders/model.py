@@ -81,7 +81,9 @@ def load_model(
     sense, BackendError for a device that is not there, OSError and what says that memory ran out as they are.
     """
     path, where = Path(path), torch_device(device)
-    wanted = packing_options(path, where.type, memory, packed, activations, host_memory)
+    wanted = packing_options(
+        path, where.type, memory, packed=packed, activations=activations, host_memory=host_memory
+    )
     target = open_device(where, packed=wanted is not None)
     return load_onto(path, where, target, wanted, dtype=dtype, progress=progress)
 
@@ -110,9 +112,18 @@ def load_onto(
         model_class = find_model_class(config, path)
         with building_errors(path, model_class):
             if wanted is not None:
-                model, _ = load_packed(path, model_class, config, stored, weights, wanted, target, shown)
+                model, _ = load_packed(
+                    path,
+                    model_class,
+                    config,
+                    stored=stored,
+                    dtype=weights,
+                    wanted=wanted,
+                    device=target,
+                    progress=shown,
+                )
             else:
-                model, _ = _build(path, model_class, config, stored, weights, shown)
+                model, _ = _build(path, model_class, config, stored=stored, dtype=weights, progress=shown)
                 treat_inputs(
                     model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None}
                 )
@@ -175,12 +186,12 @@ def load_packed(
         else:
             stack.callback(device.close)
             planner, weights = device_road(device, wanted)
-        prepared = prepare(model_class, config, readers, dtype, planner)
+        prepared = prepare(model_class, config, readers, dtype=dtype, planner=planner)
         packed = packed_class(model_class, prepared.places, dtype, int8_activations=wanted.int8_activations)
         held = {place.tensor for place in prepared.places}
         left = {n: t for n, t in stored.tensors.items() if n not in held}
         rest = replace(stored, tensors=left)
-        model, info = _build(path, packed, config, rest, dtype, progress, **options)
+        model, info = _build(path, packed, config, stored=rest, dtype=dtype, progress=progress, **options)
         treat_inputs(model, {n: t.treatment for n, t in left.items() if t.treatment is not None})
         stack.pop_all()
         # The weights own the readers and the device from here on, and close them too where they cannot be made.
@@ -198,7 +209,10 @@ def _build(
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """The model with its weights, on the CPU, in eval mode, and what transformers says of the loading."""
-    with lazy_state(stored, model_class, config, dtype, progress) as state, quiet_transformers():
+    with (
+        lazy_state(stored, model_class, config, dtype=dtype, progress=progress) as state,
+        quiet_transformers(),
+    ):
         model, info = model_class.from_pretrained(
             None,
             config=config,

@@ -78,14 +78,14 @@ def plan_model(
     Raises MemoryBudgetError, and what `load_model` raises for the file and its config.
     """
     path = Path(path)
-    options = packing_options(path, "cpu", memory, memory is None or None, None)
+    options = packing_options(path, "cpu", memory, packed=memory is None or None, activations=None)
     assert options is not None
 
     def planner(readers: Sequence[Reader]) -> tuple[Planner, Rates]:
         found = rates or measure_rates(readers[0])
         return on_host(options.memory_bytes, found), found
 
-    return _plan(path, dtype, planner, n_tokens, batch)
+    return _plan(path, dtype, planner, n_tokens=n_tokens, batch=batch)
 
 
 def plan_for_device(
@@ -100,12 +100,16 @@ def plan_for_device(
 ) -> ModelPlan:
     """Plan `path`, an .spq file, for a device of these rates, which need not be there. Raises as `plan_model` does."""
     path = Path(path)
-    options = packing_options(path, "cuda", memory, memory is None or None, None, host_memory)
+    options = packing_options(
+        path, "cuda", memory, packed=memory is None or None, activations=None, host_memory=host_memory
+    )
     assert options is not None
     ceilings = Ceilings(
         options.memory_bytes, options.host_memory_bytes, rates, part_bytes=load.DEVICE_PART_BYTES
     )
-    return _plan(path, dtype, lambda _: (on_device(ceilings), host_rates(rates)), n_tokens, batch)
+    return _plan(
+        path, dtype, lambda _: (on_device(ceilings), host_rates(rates)), n_tokens=n_tokens, batch=batch
+    )
 
 
 def _plan(
@@ -124,7 +128,7 @@ def _plan(
         model_class = find_model_class(config, path)
         planned, rates = planner(readers)
         with building_errors(path, model_class):
-            prepared = prepare(model_class, config, readers, weights, planned)
+            prepared = prepare(model_class, config, readers, dtype=weights, planner=planned)
     on_top = estimate(config, weights, n_tokens, batch)
     return ModelPlan(
         plan=prepared.plan,

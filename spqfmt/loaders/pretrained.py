@@ -87,9 +87,26 @@ def load_pretrained(
         refuse_quantized(path, config)
         dtype = _dtype(asked, config, stored)
         if wanted is None or device is None:
-            loaded = _load_decoded(model_class, from_state_dict, arguments, config, stored, dtype, options)
+            loaded = _load_decoded(
+                model_class,
+                from_state_dict,
+                arguments,
+                config=config,
+                stored=stored,
+                dtype=dtype,
+                options=options,
+            )
         else:
-            loaded = _load_packed(path, model_class, config, stored, dtype, wanted, device, options)
+            loaded = _load_packed(
+                path,
+                model_class,
+                config,
+                stored=stored,
+                dtype=dtype,
+                wanted=wanted,
+                device=device,
+                options=options,
+            )
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     model.name_or_path = model.config.name_or_path = os.fspath(folder)
     generation = Path(folder) / "generation_config.json"
@@ -173,7 +190,7 @@ def _load_decoded(
     options: dict[str, Any],
 ) -> Any:
     exact = dtype if isinstance(dtype, torch.dtype) else torch.float32
-    with lazy_state(stored, model_class, config, exact, Silent()) as state:
+    with lazy_state(stored, model_class, config, dtype=exact, progress=Silent()) as state:
         loaded = from_state_dict(*arguments, config=config, state_dict=state, dtype=dtype, **options)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     treat_inputs(model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None})
@@ -205,7 +222,15 @@ def _load_packed(
     target = open_device(device, packed=True)
     with building_errors(path, model_class):
         model, info = load_packed(
-            path, model_class, config, stored, dtype, wanted, target, Silent(), generation_config=generation
+            path,
+            model_class,
+            config,
+            stored=stored,
+            dtype=dtype,
+            wanted=wanted,
+            device=target,
+            progress=Silent(),
+            generation_config=generation,
         )
         model = model.to(device)
     return (model, info) if options.get("output_loading_info") else model

@@ -133,7 +133,7 @@ class CalibratedResults:
             "formula_bits": json.dumps({name: block.results[name].formula_bits for name in names}),
             "source": self._source_digest(block.name),
         }
-        self._folder.save(self._numbers[block.name], block.name, tensors(), _encode, metadata)
+        self._folder.save(self._numbers[block.name], block.name, tensors(), encode=_encode, metadata=metadata)
 
     def _load(self, name: str) -> BlockResult | None:
         saved = self._folder.load(self._numbers[name])

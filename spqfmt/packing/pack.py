@@ -269,7 +269,13 @@ class _Encoder:
         self.kept.add(planned, encoded)
         record = planned.record(encoded, method, result)
         content = submit(content_of_encoded, record, encoded) if self._options.identity else None
-        return _Prepared(record, content, tuple(map(self._submit, encoded.streams)), encoded.holders, origin)
+        return _Prepared(
+            record=record,
+            content=content,
+            chunks=tuple(map(self._submit, encoded.streams)),
+            same_as=encoded.holders,
+            origin=origin,
+        )
 
     def _quantize(self, planned: PlannedTensor) -> Encoded:
         options, source = self._options, planned.source

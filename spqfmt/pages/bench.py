@@ -66,12 +66,12 @@ def _codecs(data: str, rows: list[CodecRow]) -> _Table:
     entropy = rows[0].entropy
     encode, decode = _cells(rows, [r.encode for r in rows]), _cells(rows, [r.decode for r in rows])
     return _Table(
-        data,
-        f"Order-0 entropy {entropy:.3f} bits a symbol.",
-        ("coder", "threads", "bits", "over"),
-        1,
-        ("encode", "decode"),
-        [
+        title=data,
+        note=f"Order-0 entropy {entropy:.3f} bits a symbol.",
+        heads=("coder", "threads", "bits", "over"),
+        n_words=1,
+        rates=("encode", "decode"),
+        rows=[
             _Row(
                 (
                     f"{row.codec} {row.path}{f' {row.block_bytes >> 10} KiB' if row.block_bytes else ''}",
@@ -90,12 +90,12 @@ def _codecs(data: str, rows: list[CodecRow]) -> _Table:
 def _load(data: str, rows: list[LoadRow]) -> _Table:
     rows = sorted(rows, key=lambda row: (row.cache, row.threads, -row.load.median))
     return _Table(
-        f"Loading {data}",
-        "From the file to decoded memory; cold: dropped from the page cache before.",
-        ("format", "cache", "threads", "file"),
-        2,
-        ("load",),
-        [
+        title=f"Loading {data}",
+        note="From the file to decoded memory; cold: dropped from the page cache before.",
+        heads=("format", "cache", "threads", "file"),
+        n_words=2,
+        rates=("load",),
+        rows=[
             _Row(
                 (row.container, row.cache, str(row.threads), size(row.file_bytes)),
                 [cell],
@@ -108,13 +108,13 @@ def _load(data: str, rows: list[LoadRow]) -> _Table:
 
 def _run(workload: str, rows: list[RunRow]) -> _Table:
     return _Table(
-        f"Running: {workload}",
-        "Tokens a second. Memory: what the process had more than before it loaded the model, at most. Expected: by "
-        "reading, decoding and computing one after the other, to all of it overlapped.",
-        ("configuration", "weights", "memory", "expected"),
-        1,
-        ("tokens",),
-        [
+        title=f"Running: {workload}",
+        note="Tokens a second. Memory: what the process had more than before it loaded the model, at most. Expected: "
+        "by reading, decoding and computing one after the other, to all of it overlapped.",
+        heads=("configuration", "weights", "memory", "expected"),
+        n_words=1,
+        rates=("tokens",),
+        rows=[
             _Row(
                 (
                     row.configuration,

@@ -30,7 +30,9 @@ class Weight:
     def of(cls, source: SourceTensor) -> Self:
         """A tensor of a source, as a method sees it."""
         s = source
-        return cls(s.name, s.shape, s.dtype, s.role, s.transposed, s.form)
+        return cls(
+            name=s.name, shape=s.shape, dtype=s.dtype, role=s.role, transposed=s.transposed, form=s.form
+        )
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def sweep(
     `round_column(number, column)` returns what column stands for once quantized.
     """
     with _one_thread():
-        _sweep(columns, upper, group_size, fit, round_column)
+        _sweep(columns, upper, group_size, fit=fit, round_column=round_column)
 
 
 @contextmanager

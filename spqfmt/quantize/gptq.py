@@ -97,7 +97,7 @@ def quantize_matrix(matrix: torch.Tensor, factor: Factor, bits: int, group_size:
     while True:
         dtype = needed
         columns = matrix.t().clone(memory_format=torch.contiguous_format)
-        codes, grids = _quantize_columns(columns, factor, bits, size, dtype)
+        codes, grids = _quantize_columns(columns, factor, bits, group_size=size, dtype=dtype)
         # Only the feedback tells what the grids are fitted to.
         needed = widest(grid.dtype for grid in grids)
         if needed == dtype:
@@ -107,12 +107,14 @@ def quantize_matrix(matrix: torch.Tensor, factor: Factor, bits: int, group_size:
         # One grid holds for the whole row: the codes can go back to their own columns.
         stored = stored[:, torch.argsort(order)]
     return Grouped(
-        stored.contiguous().numpy(),
-        code_dtype(bits),
-        size,
-        bits,
-        scale_values(torch.stack([grid.scale for grid in grids], 1), dtype),
-        GroupValues(torch.stack([grid.zero for grid in grids], 1).to(torch.uint8).numpy(), code_dtype(bits)),
+        codes=stored.contiguous().numpy(),
+        code_dtype=code_dtype(bits),
+        group_size=size,
+        bits=bits,
+        scale=scale_values(torch.stack([grid.scale for grid in grids], 1), dtype),
+        zero_point=GroupValues(
+            torch.stack([grid.zero for grid in grids], 1).to(torch.uint8).numpy(), code_dtype(bits)
+        ),
         permutation=None if order is None or group_size is None else order.numpy(),
     )
 
@@ -134,7 +136,7 @@ def _quantize_columns(
         codes[number] = code
         return scale * (code - zero)
 
-    sweep(work, factor.upper, group_size, fit, round_column)
+    sweep(work, factor.upper, group_size, fit=fit, round_column=round_column)
     return codes, grids
 
 

@@ -125,7 +125,9 @@ class IntegerMethod:
             matrix = cut if scale is None else cut * scale
             name = layer.weight.name
             results[name] = Result(
-                _rounded(layer.weight, matrix, inputs.columns.largest, column_scale, options),
+                _rounded(
+                    layer.weight, matrix, inputs.columns.largest, column_scale=column_scale, options=options
+                ),
                 activation_clamp=clamp,
                 activation_quantization=TOKEN_INT8 if options.activations == "int8" else None,
                 notes=tuple(f"{name}: {text}" for text in (dead, note) if text),
@@ -198,10 +200,10 @@ def _rounded(
         outliers = keep_columns(matrix, largest_input > options.threshold, weight.dtype)
     rounded = round_symmetric(matrix, options.bits, per_row=options.granularity == "row")
     return LaidOut(
-        rounded.codes,
-        rounded.step,
-        rounded.code_dtype,
-        rounded.row_scale,
-        column_scale,
-        outliers,
+        codes=rounded.codes,
+        step=rounded.step,
+        code_dtype=rounded.code_dtype,
+        row_scale=rounded.row_scale,
+        column_scale=column_scale,
+        outliers=outliers,
     )

@@ -70,7 +70,9 @@ class Jsq(IntegerMethod):
 
         start = tuple(_start(name) for _, name in sites)
         generator = np.random.default_rng(0)
-        best, least = anneal(start, RATIOS, options.search_steps, cost, trials.accept, generator)
+        best, least = anneal(
+            start, RATIOS, options.search_steps, cost=cost, accepted=trials.accept, generator=generator
+        )
         trials.stage("annealing: without editing")
         unedited = trials.perplexity(replace(options, editing={}))
         return replace(options, editing={} if unedited <= least else _by_name(best))

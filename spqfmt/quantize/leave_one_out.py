@@ -28,14 +28,14 @@ def likely_outliers(weights: torch.Tensor, diagonal: torch.Tensor, bits: int, li
     """
     lowest, at_low = weights.topk(2, dim=1, largest=False)
     largest, at_high = weights.topk(2, dim=1)
-    errors = _errors(weights, lowest[:, 0], largest[:, 0], diagonal, bits)
+    errors = _errors(weights, lowest[:, 0], largest[:, 0], diagonal=diagonal, bits=bits)
     total = errors.sum(1)
     gain = errors.clone()
     for at, low, high in (
         (at_low[:, :1], lowest[:, 1], largest[:, 0]),
         (at_high[:, :1], lowest[:, 0], largest[:, 1]),
     ):
-        without = _errors(weights, low, high, diagonal, bits).scatter_(1, at, 0.0)
+        without = _errors(weights, low, high, diagonal=diagonal, bits=bits).scatter_(1, at, 0.0)
         gain.scatter_(1, at, (total - without.sum(1))[:, None])
     return gain > limit
 

@@ -92,12 +92,12 @@ def round_groups(matrix: torch.Tensor, bits: int, group_size: int) -> Grouped:
     codes = torch.round(groups / grid.scale[:, :, None]) + grid.zero[:, :, None]
     codes = codes.clamp_(0, 2**bits - 1).to(torch.uint8).reshape(rows, -1)[:, :columns]
     return Grouped(
-        codes.contiguous().numpy(),
-        code_dtype(bits),
-        group_size,
-        bits,
-        scale_values(grid.scale, grid.dtype),
-        GroupValues(grid.zero.to(torch.uint8).numpy(), code_dtype(bits)),
+        codes=codes.contiguous().numpy(),
+        code_dtype=code_dtype(bits),
+        group_size=group_size,
+        bits=bits,
+        scale=scale_values(grid.scale, grid.dtype),
+        zero_point=GroupValues(grid.zero.to(torch.uint8).numpy(), code_dtype(bits)),
     )
 
 

@@ -41,7 +41,7 @@ def _largest_without(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     n_tokens = x.shape[0]
     y = w @ x.t()
     low, high = x.amin(0), x.amax(0)
-    found, pairs = _first_tier(x, w, y, low, high)
+    found, pairs = _first_tier(x, w, y, low=low, high=high)
     for tier in _TIERS[1:]:
         if not len(pairs):
             return found

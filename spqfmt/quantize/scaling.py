@@ -78,7 +78,7 @@ def fold(block: Block, site: Site, scale: torch.Tensor) -> Fold | None:
     if any(name not in block.tensors for name in parameters.values()) or any(True for _ in norm.children()):
         return None
     for offset in (0.0, 1.0):
-        found = _try_fold(block, norm, parameters, scale, offset)
+        found = _try_fold(block, norm, parameters, scale=scale, offset=offset)
         if found is not None:
             return found if _leaves_block(block, site, found) else None
     return None

@@ -40,5 +40,5 @@ def sparse_update(
         return column.masked_fill(cut[0][:, number % width], 0)
 
     columns = matrix.t().contiguous()
-    sweep(columns, factor.upper, width, choose, round_column)
+    sweep(columns, factor.upper, width, fit=choose, round_column=round_column)
     return columns.t().contiguous(), factor.note

@@ -91,7 +91,9 @@ class SpQR:
             shared: str | None = None
             for layer in site.layers:
                 matrix = layer.matrix()
-                grouped = quantize_matrix(matrix, factor, options.bits, options.group_size, options.threshold)
+                grouped = quantize_matrix(
+                    matrix, factor, options.bits, group_size=options.group_size, threshold=options.threshold
+                )
                 n_outliers = 0 if grouped.outliers is None else grouped.outliers.rows.size
                 name = layer.weight.name
                 notes = layer_notes(name, factor, matrix, options.group_size)
@@ -125,7 +127,9 @@ def quantize_matrix(
     """SpQR of `matrix`, float32 [out, in]. `threshold` is tau; inf keeps no outliers."""
     stored = matrix if factor.order is None else matrix[:, factor.order]
     for grids in ways_to_store(matrix, bits):
-        made, errors = _quantize_columns(stored, grids, factor, bits, group_size, threshold)
+        made, errors = _quantize_columns(
+            stored, grids, factor, bits=bits, group_size=group_size, threshold=threshold
+        )
         if grids.fits and not loses_a_row(errors, stored, bits, group_size):
             break
     return made
@@ -176,17 +180,17 @@ def _quantize_columns(
         squares.addcmul_(lost, lost)
         return value
 
-    sweep(work, factor.upper, group_size, fit, round_column)
+    sweep(work, factor.upper, group_size, fit=fit, round_column=round_column)
     places = outliers.t().nonzero()
     kept = shifted(work.t()[places[:, 0], places[:, 1]], grids.shift[places[:, 0].numpy(), 0]).to(narrow)
     scales, zeros, supergroup = grids.stored()
     made = Grouped(
-        codes.t().contiguous().numpy(),
-        code_dtype(bits),
-        group_size,
-        bits,
-        scales,
-        zeros,
+        codes=codes.t().contiguous().numpy(),
+        code_dtype=code_dtype(bits),
+        group_size=group_size,
+        bits=bits,
+        scale=scales,
+        zero_point=zeros,
         supergroup=supergroup,
         permutation=None if factor.order is None else factor.order.numpy(),
         outliers=Outliers(places[:, 0].numpy(), places[:, 1].numpy(), to_numpy(kept), grids.outlier_dtype),

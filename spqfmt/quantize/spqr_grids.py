@@ -70,12 +70,12 @@ class Supergroups:
             torch.stack([getattr(group, part) for group in groups], 1) for part in ("codes", "steps", "zeros")
         )
         return GroupValues(
-            to_numpy(codes),
-            code_dtype(STATISTICS_BITS),
-            to_numpy(steps * factor),
-            to_numpy(zeros),
-            self._steps_dtype,
-            "f16",
+            values=to_numpy(codes),
+            dtype=code_dtype(STATISTICS_BITS),
+            steps=to_numpy(steps * factor),
+            zeros=to_numpy(zeros),
+            steps_dtype=self._steps_dtype,
+            zeros_dtype="f16",
         )
 
 

@@ -54,4 +54,6 @@ def quantize_statistics(values: torch.Tensor, dtype: str) -> Level2:
     step, zero = steps.float()[:, None], zeros.float()[:, None]
     codes = torch.round(tiles / step + zero).clamp_(0, _HIGHEST)
     stored = (step * (codes - zero)).reshape(-1)[:rows]
-    return Level2(codes.reshape(-1)[:rows].to(torch.uint8), steps, zeros, stored, fits)
+    return Level2(
+        codes=codes.reshape(-1)[:rows].to(torch.uint8), steps=steps, zeros=zeros, values=stored, fits=fits
+    )

@@ -99,7 +99,7 @@ def diff_files(
         tensors = []
         for name in chosen:
             pair = by_name[0].get(name), by_name[1].get(name)
-            tensors.append(_tensor(name, pair, _held(a, name), _held(b, name), error))
+            tensors.append(_tensor(name, pair, _held(a, name), b=_held(b, name), error=error))
             shown.advance(pair[0].raw_bytes if pair[0] else 0, name)
         assets = _asset_differences(a, b) if matches is None else {}
     return DiffReport(*reports, tuple(tensors), assets)
@@ -140,7 +140,7 @@ def _treatment(reader: Reader, record: TensorRecord) -> tuple[object, ...]:
     scales = None
     if record.activation_quantization is not None and "column_scales" in record.by_role:
         with located(reader.path):
-            values = read_scale(record, StreamFetch(reader, record), "column_scales", 0, None)
+            values = read_scale(record, StreamFetch(reader, record), "column_scales", first=0, stop=None)
         scales = None if values is None else values.tobytes()
     return record.activation_clamp, record.activation_quantization, scales
 

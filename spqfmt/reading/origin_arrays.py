@@ -36,7 +36,7 @@ def array_part(reader: Reader, record: TensorRecord, origin: Mapping[str, object
     elements, width = _elements(reader, record, member(part, "stream", str, where), where)
     bits = check_int(part.get("bits", width), f"{where}: bits", 1, 64)
     add = check_int(part.get("add", 0), f"{where}: add", -(1 << 31), 1 << 31)
-    found = _reordered(elements, part, "dims", "axes", where)
+    found = _reordered(elements, part, "dims", axes_key="axes", where=where)
     flip = part.get("flip", False)
     if type(flip) is not bool:
         raise CorruptError(f"{where}: flip is neither true nor false")
@@ -51,7 +51,9 @@ def array_part(reader: Reader, record: TensorRecord, origin: Mapping[str, object
         raise CorruptError(f"{where}: no whole number of units, or of no dimensions")
     flat, of_unit = (np.unpackbits(data, bitorder="little"), unit) if unit % 8 else (data, unit // 8)
     units = flat.reshape(-1, of_unit)
-    order = _reordered(np.arange(len(units)), part, "unit_dims", "unit_axes", where).reshape(-1)
+    order = _reordered(np.arange(len(units)), part, "unit_dims", axes_key="unit_axes", where=where).reshape(
+        -1
+    )
     turned = units[order].reshape(-1)
     return (np.packbits(turned, bitorder="little") if unit % 8 else turned).tobytes()
 
@@ -83,7 +85,7 @@ def _matrix(reader: Reader, record: TensorRecord, role: str) -> Elements:
     stored = np.empty((n_rows, n_columns), CARRIERS[record.by_role[role].dtype])
     fetch = StreamFetch(reader, record)
     for tile in codes.tiles(record, fetch, rows, columns, most=tiles.TILE_ELEMENTS, role=role):
-        tiles.put(stored, rows, columns, tile.rows, tile.columns, tile.codes)
+        tiles.put(stored, rows, columns, of_rows=tile.rows, of_columns=tile.columns, values=tile.codes)
     if "permutation" not in record.by_role:
         return stored.reshape(-1)
     found = np.empty_like(stored)

@@ -17,7 +17,7 @@ def restore_first(
 ) -> "torch.Tensor":
     """`read_first` as a tensor: elements `first` to `stop` of the first dimension."""
     record = holder(reader, record)
-    elements = read_first(reader, record, first, stop, dtype)
+    elements = read_first(reader, record, first, stop=stop, dtype=dtype)
     return to_torch(elements, dtype_of(record, dtype), elements.shape)
 
 

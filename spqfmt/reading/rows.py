@@ -48,11 +48,11 @@ def read_part(
         return np.ascontiguousarray(whole[rows.start : rows.stop, columns.start : columns.stop])
     out = np.empty((len(rows), len(columns)), CARRIERS[name])
     if record.view is not None:
-        _restore_view(reader, record, rows, columns, out, name)
+        _restore_view(reader, record, rows, columns=columns, out=out, name=name)
     elif record.transposed:
-        _restore_transposed(reader, record, rows, columns, out, name)
+        _restore_transposed(reader, record, rows, columns=columns, out=out, name=name)
     else:
-        reader.restore(record, rows, columns, out, name)
+        reader.restore(record, rows, columns, out=out, dtype=name)
     return out
 
 
@@ -69,9 +69,9 @@ def read_first(
     record = holder(reader, record)
     rows, columns = rows_and_columns(record)
     if len(record.shape) == 1:
-        return read_part(reader, record, rows, columns[first:stop], dtype).reshape(stop - first)
+        return read_part(reader, record, rows, columns=columns[first:stop], dtype=dtype).reshape(stop - first)
     per = prod(record.shape[1:-1])
-    part = read_part(reader, record, rows[first * per : stop * per], columns, dtype)
+    part = read_part(reader, record, rows[first * per : stop * per], columns=columns, dtype=dtype)
     return part.reshape(stop - first, *record.shape[1:])
 
 
@@ -79,7 +79,7 @@ def _whole(reader: Reader, record: TensorRecord, name: str) -> Elements:
     """A transposed view: its parts lie anywhere in the tensor."""
     assert record.view is not None
     matrix = np.empty(record.matrix_shape, CARRIERS[name])
-    reader.restore(record, range(matrix.shape[0]), range(matrix.shape[1]), matrix, name)
+    reader.restore(record, range(matrix.shape[0]), range(matrix.shape[1]), out=matrix, dtype=name)
     *stacked, rows, columns = record.view
     matrix = np.ascontiguousarray(matrix.reshape(*stacked, columns, rows).swapaxes(-1, -2))
     all_rows, all_columns = rows_and_columns(record)
@@ -93,7 +93,7 @@ def _restore_view(
     _, all_columns = rows_and_columns(record)
     if len(columns) < len(all_columns) and len(rows) > 1:
         whole = np.empty((len(rows), len(all_columns)), out.dtype)
-        _restore_view(reader, record, rows, all_columns, whole, name)
+        _restore_view(reader, record, rows, columns=all_columns, out=whole, name=name)
         out[:] = whole[:, columns.start : columns.stop]
         return
     flat = out.reshape(-1)
@@ -105,7 +105,9 @@ def _restore_view(
         n_rows = 1 if column else max(1, (flat.size - at) // width)
         n_columns = min(flat.size - at, width - column)
         piece = flat[at : at + n_rows * n_columns].reshape(n_rows, n_columns)
-        reader.restore(record, range(row, row + n_rows), range(column, column + n_columns), piece, name)
+        reader.restore(
+            record, range(row, row + n_rows), range(column, column + n_columns), out=piece, dtype=name
+        )
         at += piece.size
 
 
@@ -121,10 +123,12 @@ def _restore_transposed(
         if len(some) == 1:
             stored_rows = range(some.start * width + columns.start, some.start * width + columns.stop)
             stored_columns = range(inside.start - first, inside.stop - first)
-            reader.restore(record, stored_rows, stored_columns, place.T, name)
+            reader.restore(record, stored_rows, stored_columns, out=place.T, dtype=name)
             continue
         matrix = np.empty((len(some) * width, height), out.dtype)
-        reader.restore(record, range(some.start * width, some.stop * width), range(height), matrix, name)
+        reader.restore(
+            record, range(some.start * width, some.stop * width), range(height), out=matrix, dtype=name
+        )
         turned = matrix.reshape(len(some), width, height).swapaxes(1, 2).reshape(-1, width)
         place[:] = turned[inside.start - first : inside.stop - first, columns.start : columns.stop]
 

@@ -40,7 +40,7 @@ def decode_part(
     dtype = wire.DTYPES[part.dtype]
     if part.is_turned:
         width = part.record.matrix_shape[0]
-        native.turn(target, part.stop - part.first, width, dtype.bits, out, n_threads)
+        native.turn(target, part.stop - part.first, width, bits=dtype.bits, dst=out, n_threads=n_threads)
     for merge in part.merges:
         native.merge_planes(
             scratch[merge.scratch_offset : merge.scratch_offset + merge.n_bytes],

@@ -74,7 +74,13 @@ def plan_device(
         decoded_bytes=decoded + inventory.side_bytes + inventory.float_bytes,
         fixed=whole if is_whole else streamed,
         parts=parts,
-        host=HostPlan(host_memory_bytes, smallest_host, host_fixed, lookups, rates),
+        host=HostPlan(
+            memory_bytes=host_memory_bytes,
+            smallest_bytes=smallest_host,
+            fixed_bytes=host_fixed,
+            lookups=lookups,
+            rates=rates,
+        ),
     )
 
 
@@ -148,11 +154,11 @@ def device_fixed_bytes(inventory: DeviceInventory, *, streamed: bool) -> Fixed:
     ring = _aligned(max((part.decoded_bytes for part in parts), default=0))
     # One landing is enough to load; an error word for each slot, and one for loading.
     return Fixed(
-        inventory.float_bytes,
-        inventory.side_bytes,
-        inventory.workspace_bytes,
-        landing * (N_LANDINGS if streamed else 1) + tables + scratch + _aligned(4 * (N_SLOTS + 1)),
-        ring * N_SLOTS if streamed else 0,
-        0,
-        inventory.values_bytes,
+        floats=inventory.float_bytes,
+        sides=inventory.side_bytes,
+        workspace=inventory.workspace_bytes,
+        staging=landing * (N_LANDINGS if streamed else 1) + tables + scratch + _aligned(4 * (N_SLOTS + 1)),
+        ring=ring * N_SLOTS if streamed else 0,
+        rows=0,
+        values=inventory.values_bytes,
     )

@@ -82,10 +82,10 @@ def _assume(
 ASSUMED: Mapping[str, DeviceRates] = {
     rates.name: rates
     for rates in (
-        _assume("rtx4060", 24, 2.46, 272e9, 12.5e9),
-        _assume("rtx4090", 128, 2.52, 1008e9, 25e9),
-        _assume("a100", 108, 1.41, 1555e9, 25e9),
-        _assume("h100", 132, 1.755, 3350e9, 50e9),
+        _assume("rtx4060", 24, 2.46, memory=272e9, copy=12.5e9),
+        _assume("rtx4090", 128, 2.52, memory=1008e9, copy=25e9),
+        _assume("a100", 108, 1.41, memory=1555e9, copy=25e9),
+        _assume("h100", 132, 1.755, memory=3350e9, copy=50e9),
     )
 }
 """By name. PCIe 4.0 x8 and x16 and 5.0 x16 at about 80 % of their nominal rates, a disk of 3.5 GB/s."""

@@ -130,13 +130,14 @@ class Totals:
     def fixed(self, *, streamed: bool) -> Fixed:
         """What is held whatever the ceiling: parts `streamed` through the buffers, or all of them decoded."""
         return Fixed(
-            self.floats,
-            self.sides,
-            self.largest_workspace,
-            (self.largest_stored + self.largest_work) * N_READS + (self.largest_looked_up if streamed else 0),
-            self.largest_product * N_BUFFERS if streamed else 0,
-            self.largest_rows * N_ROW_SLOTS if streamed else 0,
-            self.values,
+            floats=self.floats,
+            sides=self.sides,
+            workspace=self.largest_workspace,
+            staging=(self.largest_stored + self.largest_work) * N_READS
+            + (self.largest_looked_up if streamed else 0),
+            ring=self.largest_product * N_BUFFERS if streamed else 0,
+            rows=self.largest_rows * N_ROW_SLOTS if streamed else 0,
+            values=self.values,
         )
 
     @property

@@ -88,7 +88,13 @@ def _moves(number: int, ladder: Sequence[State]) -> Iterator[_Move]:
         n_bytes = ladder[after].n_bytes - ladder[before].n_bytes
         # Computing takes the same time in every state.
         seconds = sum(ladder[before].stages[:-1]) - sum(ladder[after].stages[:-1])
-        return _Move(seconds / n_bytes if n_bytes > 0 else math.inf, number, before, after, n_bytes)
+        return _Move(
+            saved=seconds / n_bytes if n_bytes > 0 else math.inf,
+            number=number,
+            before=before,
+            after=after,
+            n_bytes=n_bytes,
+        )
 
     worth = [0]
     for state in range(1, len(ladder)):

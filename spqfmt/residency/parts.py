@@ -147,6 +147,13 @@ def cut(record: TensorRecord, reader_number: int = 0, part_bytes: int = PART_BYT
             begin, run = end // width, []
     assert runs[-1][1] == n_channels
     return tuple(
-        Part(record, reader_number, tuple(chunks), first, stop, len(runs) == 1)
+        Part(
+            record=record,
+            reader_number=reader_number,
+            chunks=tuple(chunks),
+            first=first,
+            stop=stop,
+            is_whole=len(runs) == 1,
+        )
         for first, stop, chunks in runs
     )

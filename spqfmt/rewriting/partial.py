@@ -90,7 +90,7 @@ class Candidate(NamedTuple):
         return self.raw_bytes - self.stored_bytes
 
 
-class Choice(NamedTuple):
+class ChosenChunks(NamedTuple):
     """Numbers of the chunks to compress, the bytes of all tensors then, and the time of decoding them all."""
 
     chunks: frozenset[int]
@@ -98,7 +98,7 @@ class Choice(NamedTuple):
     decode_ns: float
 
 
-def choose(candidates: Sequence[Candidate], other_bytes: int, rule: Speed) -> Choice:
+def choose(candidates: Sequence[Candidate], other_bytes: int, rule: Speed) -> ChosenChunks:
     """The chunks to compress by `rule`; `other_bytes` are those of the tensors' streams that hold no weights.
 
     Chunks are taken by bytes saved for each nanosecond, equal ones in the order of the file, until the rule is met:
@@ -127,4 +127,4 @@ def choose(candidates: Sequence[Candidate], other_bytes: int, rule: Speed) -> Ch
         raise EncodeError(
             f"tensors of {rule.value:.0f} bytes cannot be reached: compressed whole they take {tensor_bytes}"
         )
-    return Choice(frozenset(chosen), tensor_bytes, decode_ns)
+    return ChosenChunks(frozenset(chosen), tensor_bytes, decode_ns)

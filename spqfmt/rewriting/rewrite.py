@@ -133,7 +133,9 @@ class Rewrite:
                 output.copy_asset(asset, copies, original.record("assets", number))
         made = {"codec": self._codec, "writer": f"spqfmt {__version__}"}
         metadata = {**self._readers[0].index.metadata, **made}
-        return output.finish({}, metadata, self.partial_plan, unknown_of(originals), originals[0].sources)
+        return output.finish(
+            {}, metadata, self.partial_plan, unknown=unknown_of(originals), sources=originals[0].sources
+        )
 
     def _encoded(self) -> Iterator[EncodedChunk]:
         """The chunks in order; other threads make some of those that come next."""

@@ -57,7 +57,10 @@ class Layout:
             bits = DTYPES[dtype].bits
             sizes = tuple(s for c in self.class_sizes for s in chunk_sizes(c * width, bits, width))
         elements = np.ascontiguousarray(channels).reshape(n * width)
-        return parameters, (StreamData("codes", dtype, elements, width, sizes), *streams)
+        return parameters, (
+            StreamData(role="codes", dtype=dtype, elements=elements, row_elements=width, sizes=sizes),
+            *streams,
+        )
 
 
 def index_stream(role: str, indices: NDArray[np.int64]) -> StreamData:
@@ -130,10 +133,20 @@ def tiles(
     unit = unit if by_rows else 1
     if order is None:
         parts: Iterator[tuple[Channels, range, Elements]] = blocks(
-            record, role, fetch, channels, positions, width, most=most, unit=unit
+            record, role, fetch, channels=channels, positions=positions, width=width, most=most, unit=unit
         )
     else:
-        parts = _ordered(record, role, fetch, order, channels, positions, width, most, unit)
+        parts = _ordered(
+            record,
+            role,
+            fetch,
+            order=order,
+            channels=channels,
+            positions=positions,
+            width=width,
+            most=most,
+            unit=unit,
+        )
     for some, at, codes in parts:
         yield (
             Tile(some, at, np.ascontiguousarray(codes))
@@ -162,7 +175,9 @@ def _ordered(
     waiting: list[Elements] = []
     numbers: list[NDArray[np.unsignedinteger]] = []
     for run in stored:
-        for some, at, codes in blocks(record, role, fetch, run, positions, width, most=most, unit=unit):
+        for some, at, codes in blocks(
+            record, role, fetch, channels=run, positions=positions, width=width, most=most, unit=unit
+        ):
             if len(at) < len(positions):
                 yield order[some.start : some.stop], at, codes
                 continue

@@ -54,7 +54,7 @@ class DenseScheme(PackedScheme):
             raise CorruptError(f"tensor {record.name!r}: a dense tensor cannot be that")
         roles = Roles(record, ROLES)
         if record.shape and record.n_weights:
-            codes_stream.check(record, roles, (record.dtype,), "values", "rows")
+            codes_stream.check(record, roles, (record.dtype,), role="values", orientation="rows")
             return
         roles.required("values", (record.dtype,), record.n_weights)
         if len(roles.record.streams) > 1 or record.parameters.keys() & self.parameters.keys():
@@ -81,7 +81,7 @@ class DenseScheme(PackedScheme):
         for tile in codes_stream.tiles(
             record, fetch, rows, columns, most=tiles.TILE_ELEMENTS // 4, role="values"
         ):
-            tiles.put(out, rows, columns, tile.rows, tile.columns, tile.codes)
+            tiles.put(out, rows, columns, of_rows=tile.rows, of_columns=tile.columns, values=tile.codes)
 
     def whole_because(self, record: TensorRecord) -> str:
         """Rows in another order, or columns."""

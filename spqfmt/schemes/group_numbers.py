@@ -144,7 +144,10 @@ class TileGroups:
     def _read(self, rows: range, groups: range) -> list[Float32 | None]:
         of_rows = lines_of(self._record, rows)
         lines = of_rows if isinstance(of_rows, range) else range(int(of_rows[0]), int(of_rows[-1]) + 1)
-        found = [read_values(self._record, self._fetch, kind, self._size, lines, groups) for kind in DIRECT]
+        found = [
+            read_values(self._record, self._fetch, kind, group_size=self._size, lines=lines, groups=groups)
+            for kind in DIRECT
+        ]
         if isinstance(of_rows, range):
             return found
         at = of_rows.astype(np.int64) - lines.start
@@ -293,13 +296,13 @@ class GroupedSides(Sides):
             return None
         steps, zeros = f"{kind}_steps", f"{kind}_zeros"
         return GroupNumbers(
-            self.groups[codes].reshape(shape),
-            by_role[codes].dtype,
-            self.groups[steps],
-            by_role[steps].dtype,
-            self.groups.get(zeros),
-            by_role[zeros].dtype if zeros in by_role else "f16",
-            tile,
+            values=self.groups[codes].reshape(shape),
+            dtype=by_role[codes].dtype,
+            steps=self.groups[steps],
+            steps_dtype=by_role[steps].dtype,
+            zeros=self.groups.get(zeros),
+            zeros_dtype=by_role[zeros].dtype if zeros in by_role else "f16",
+            tile=tile,
         )
 
     def group_values(self, kind: str, first: int, stop: int) -> Float32 | None:
@@ -311,4 +314,4 @@ class GroupedSides(Sides):
         def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
             return self.groups[role][first:stop]
 
-        return read_values(self.record, fetch, kind, self.group_size, range(first, stop))
+        return read_values(self.record, fetch, kind, group_size=self.group_size, lines=range(first, stop))

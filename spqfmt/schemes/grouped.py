@@ -119,7 +119,7 @@ class Grouped:
         assert scale is not None
         levels = None if self.levels is None else widen(self.levels, self.levels_dtype)
         codes = widen(self.codes, self.code_dtype) if levels is None else levels[self.codes]
-        matrix = dequantize(codes, self.group_size, scale, zero_point, minimum)
+        matrix = dequantize(codes, self.group_size, scale, zero_point=zero_point, minimum=minimum)
         if self.outliers is not None:
             self.outliers.replace(matrix)
         return matrix if self.permutation is None else unpermute(matrix, self.permutation)
@@ -220,7 +220,7 @@ class GroupedScheme(PackedScheme):
         """Dequantized tile by tile; the native twin of `dequantize` rounds to `dtype` as it goes."""
         group_size = parameter_int(record, "group_size", 1)
         permutation = codes_stream.read_order(record, fetch, "permutation", record.matrix_shape[1])
-        target = Target(out, dtype, rows, columns, permutation)
+        target = Target(out=out, dtype=dtype, rows=rows, columns=columns, permutation=permutation)
         stored = columns if permutation is None else range(record.matrix_shape[1])
         # Numbers of groups are binary32: those of small groups, or one for each weight, take more memory than weights.
         small = group_size < 8 or record.parameters["orientation"] == "columns"
@@ -236,15 +236,17 @@ class GroupedScheme(PackedScheme):
                         tile.codes,
                         "i8" if tile.codes.dtype == np.int8 else "u8",
                         size,
-                        scale,
-                        weights,
-                        name,
+                        scale=scale,
+                        out=weights,
+                        out_dtype=name,
                         zero_point=zero_point,
                         minimum=minimum,
                         values=known,
                         n_threads=n_threads(),
                     )
-        outlier_streams.apply(out, dtype, record, fetch, rows, columns, permutation)
+        outlier_streams.apply(
+            out, dtype, record, fetch=fetch, rows=rows, columns=columns, permutation=permutation
+        )
 
     def whole_because(self, record: TensorRecord) -> str:
         """Products compute from integer codes, in groups of one row."""
@@ -275,7 +277,9 @@ class GroupedScheme(PackedScheme):
             return sides
         # Tiles of supergroups do not follow the stored order, so the values themselves are kept.
         for kind in kinds_of(record):
-            values = read_values(record, fetch, kind, sides.group_size, range(record.matrix_shape[0]))
+            values = read_values(
+                record, fetch, kind, group_size=sides.group_size, lines=range(record.matrix_shape[0])
+            )
             assert values is not None
             sides.groups[kind] = values[stored_rows]
         return sides

@@ -93,7 +93,12 @@ def verify(record: TensorRecord, fetch: Streamed) -> None:
         steps = np.arange(256) + (np.arange(256) != ESCAPE)
         first, stop = _span(record, "outlier_values", band)
         _check_band(
-            record, band, last, int(counts @ steps) - 1, int(counts.sum() - counts[ESCAPE]), stop - first
+            record,
+            band,
+            last,
+            reached=int(counts @ steps) - 1,
+            n=int(counts.sum() - counts[ESCAPE]),
+            n_values=stop - first,
         )
 
 
@@ -155,7 +160,7 @@ def bands(
                 break
             values = fetch("outlier_values", value + n - positions.size, value + n)
             yield band * _rows_per_band(record), positions, widen(values, dtype)
-        _check_band(record, band, last, reached, n, n_values)
+        _check_band(record, band, last, reached=reached, n=n, n_values=n_values)
 
 
 def _rows_per_band(record: TensorRecord) -> int:

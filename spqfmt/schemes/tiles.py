@@ -39,10 +39,12 @@ def blocks(
     chunks = record.by_role[role].chunks
     if len(positions) > most:
         for channel in channels:
-            yield from _of_channel(role, fetch, channel, positions, width, most, unit)
+            yield from _of_channel(
+                role, fetch, channel, positions=positions, width=width, most=most, unit=unit
+            )
         return
     for some in cut(channels, chunks, width, max(1, most // width_read(positions, width))):
-        yield some, positions, _of_channels(role, fetch, some, positions, width)
+        yield some, positions, _of_channels(role, fetch, some, positions=positions, width=width)
 
 
 def cut(channels: range, chunks: Chunks, width: int, most: int) -> Iterator[range]:

@@ -176,12 +176,12 @@ class UniformScheme(PackedScheme):
                     tile.codes,
                     "i8",
                     row,
-                    column_scales.of(tile.columns),
-                    weights,
-                    name,
+                    column=column_scales.of(tile.columns),
+                    out=weights,
+                    out_dtype=name,
                     n_threads=n_threads(),
                 )
-        outlier_streams.apply(out, dtype, record, fetch, rows, columns)
+        outlier_streams.apply(out, dtype, record, fetch=fetch, rows=rows, columns=columns)
 
     def whole_because(self, record: TensorRecord) -> str:
         """None is."""
@@ -194,10 +194,12 @@ class UniformScheme(PackedScheme):
 
     def read_sides(self, record: TensorRecord, fetch: Streamed) -> UniformSides:
         """Scales of rows in the order in which these are stored."""
-        scale = read_scale(record, fetch, "row_scales", 0, None)
+        scale = read_scale(record, fetch, "row_scales", first=0, stop=None)
         step = float_from_bits(record.parameters["step"], "step")
         row = np.full(record.matrix_shape[0], step, np.float32) if scale is None else step * scale
-        sides = UniformSides(record, row=row, column=read_scale(record, fetch, "column_scales", 0, None))
+        sides = UniformSides(
+            record, row=row, column=read_scale(record, fetch, "column_scales", first=0, stop=None)
+        )
         sides.read_shared(fetch)
         if sides.stored_rows is not None:
             sides.row = row[sides.stored_rows]
@@ -218,7 +220,7 @@ class _Scales:
             return None
         wanted = channels if isinstance(channels, range) else range(record.by_role[self._role].n)
         if self._read is None or self._read[0] != wanted:
-            values = read_scale(record, self._fetch, self._role, wanted.start, wanted.stop)
+            values = read_scale(record, self._fetch, self._role, first=wanted.start, stop=wanted.stop)
             self._read = wanted, values
         scale = self._read[1]
         return scale if scale is None or isinstance(channels, range) else scale[channels]

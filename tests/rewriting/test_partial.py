@@ -24,7 +24,7 @@ from spqfmt.residency.decode_rates import (
     parse_rates,
     read_rates,
 )
-from spqfmt.rewriting.partial import Candidate, Choice, Every, Speed, choose, parse_partial
+from spqfmt.rewriting.partial import Candidate, ChosenChunks, Every, Speed, choose, parse_partial
 
 MakeModel = Callable[..., SourceModel]
 MakeTensor = Callable[..., SourceTensor]
@@ -102,12 +102,12 @@ def test_the_chunks_that_save_most_a_nanosecond_come_first() -> None:
     )  # fmt: skip
     candidates = [small, best, incompressible, slow]
     assert choose(candidates, 50, Speed("percent", 0)).chunks == set()
-    assert choose(candidates, 50, Speed("bytes", 3550)) == Choice(frozenset({1}), 3550, 100)
+    assert choose(candidates, 50, Speed("bytes", 3550)) == ChosenChunks(frozenset({1}), 3550, 100)
     # One byte less asked for takes one chunk more; equal savings a nanosecond go in the order of the file.
-    assert choose(candidates, 50, Speed("bytes", 3549)) == Choice(frozenset({0, 1}), 3450, 200)
+    assert choose(candidates, 50, Speed("bytes", 3549)) == ChosenChunks(frozenset({0, 1}), 3450, 200)
     assert choose([small, small], 0, Speed("bytes", 1950)).chunks == {0}
-    assert choose(candidates, 50, Speed("percent", 100)) == Choice(frozenset({0, 1, 3}), 2550, 1200)
-    assert choose(candidates, 50, Speed("ms", 0.0002)) == Choice(frozenset({0, 1}), 3450, 200)
+    assert choose(candidates, 50, Speed("percent", 100)) == ChosenChunks(frozenset({0, 1, 3}), 2550, 1200)
+    assert choose(candidates, 50, Speed("ms", 0.0002)) == ChosenChunks(frozenset({0, 1}), 3450, 200)
     with pytest.raises(spqfmt.EncodeError, match="compressed whole they take 2550"):
         choose(candidates, 50, Speed("bytes", 2549))
 

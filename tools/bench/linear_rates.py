@@ -74,7 +74,15 @@ def measure(path: Path, tokens: Sequence[int], rounds: int) -> Iterator[Row]:
             x = torch.randn(1, n, n_columns, dtype=torch.bfloat16)
             work = [lambda module=module, x=x: module(x) for module in layers]
             found = medians(work, rounds)
-            yield Row(name, n_rows, n_columns, n, found[0], found[1], found[2] if len(found) > 2 else None)
+            yield Row(
+                layer=name,
+                n_rows=n_rows,
+                n_columns=n_columns,
+                tokens=n,
+                bf16_s=found[0],
+                packed_s=found[1],
+                int8_s=found[2] if len(found) > 2 else None,
+            )
 
 
 def main() -> None:

@@ -152,8 +152,10 @@ def compare(result: Result, source: Any, expected: Mapping[str, tuple[Any, Any]]
     except Exception as error:  # noqa: BLE001
         result.decoded = result.packed = f"FAILS: {_short(error)}"
         return
-    result.decoded = _loads(source, expected, path, [{}], result)
-    result.packed = _loads(source, expected, path, [{"packed": True}, {"memory": smallest}], result)
+    result.decoded = _loads(source, expected, path, ways=[{}], result=result)
+    result.packed = _loads(
+        source, expected, path, ways=[{"packed": True}, {"memory": smallest}], result=result
+    )
 
 
 def _loads(source: Any, expected: Any, path: Path, ways: list[dict[str, Any]], result: Result) -> str:

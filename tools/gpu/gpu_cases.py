@@ -49,7 +49,7 @@ def packed_chunks(
     """Chunks one after the other on a device, with their plan, its table workspace and the error word."""
     jobs, at, out_at = [], 0, 0
     for chunk, size in zip(chunks, sizes, strict=True):
-        jobs.append(chunk_job(chunk, wire.CODEC_RANS, at, out_at, size))
+        jobs.append(chunk_job(chunk, wire.CODEC_RANS, at, out_offset=out_at, raw_bytes=size))
         at += -(-len(chunk) // 64) * 64
         out_at += size
     stored = np.zeros(at + READ_AHEAD_BYTES, np.uint8)
@@ -97,9 +97,14 @@ def matrix_cases() -> Iterator[tuple[str, Matrix, torch.Tensor]]:
     yield "uniform i8 by rows", Matrix(shape, "i8", UniformScales(values(_ROWS))), codes(8)
     order = torch.randperm(_COLUMNS, generator=torch_generator)
     by_columns = Matrix(
-        shape, "i8", UniformScales(values(_ROWS), values(_COLUMNS)), outliers, True, order.int(),
-        torch.argsort(order).int(),
-    )  # fmt: skip
+        shape=shape,
+        code_dtype="i8",
+        scales=UniformScales(values(_ROWS), values(_COLUMNS)),
+        outliers=outliers,
+        by_columns=True,
+        order=order.int(),
+        places=torch.argsort(order).int(),
+    )
     yield "uniform i8 by columns", by_columns, codes(8)
     for dtype in ("u2", "u4", "u8"):
         scale, zero = (

@@ -46,16 +46,20 @@ def check_kernels(check: Check) -> None:
     section, twin = "kernels", kernels_for(torch.device("cpu"), "torch")
     for name, raw, chunk in chunk_cases():
         decoded, _ = _decode(check, [chunk], [raw])
-        check.add(section, f"decode {name}", None, "", torch.equal(decoded.cpu(), torch.from_numpy(raw)))
-    check.add(section, "decode of a damaged chunk is refused", None, "", _refuses_damage(check))
+        check.add(
+            section, f"decode {name}", None, unit="", ok=torch.equal(decoded.cpu(), torch.from_numpy(raw))
+        )
+    check.add(section, "decode of a damaged chunk is refused", None, unit="", ok=_refuses_damage(check))
     planes = torch.randint(0, 256, (2, 1000), dtype=torch.uint8)
     for rotated in (False, True):
         expected, found = torch.empty(1000, dtype=torch.int16), check.on(torch.empty(1000, dtype=torch.int16))
         twin.merge_planes(planes, expected, rotated=rotated)
         check.kernels.merge_planes(check.on(planes), found, rotated=rotated)
-        check.add(section, f"merge planes, rotated {rotated}", None, "", torch.equal(found.cpu(), expected))
+        check.add(
+            section, f"merge planes, rotated {rotated}", None, unit="", ok=torch.equal(found.cpu(), expected)
+        )
     for name, matrix, codes in matrix_cases():
-        _check_matrix(check, twin, name, matrix, codes)
+        _check_matrix(check, twin, name, matrix=matrix, codes=codes)
 
 
 def _check_matrix(check: Check, twin: DeviceKernels, name: str, matrix: Matrix, codes: torch.Tensor) -> None:
@@ -67,7 +71,9 @@ def _check_matrix(check: Check, twin: DeviceKernels, name: str, matrix: Matrix, 
         twin.dequantize(codes, matrix, channels, expected)
         check.kernels.dequantize(codes_there, there, channels, found)
         same = torch.equal(found.cpu().view(torch.uint8), expected.view(torch.uint8))
-        check.add("kernels", f"dequantize {name} to {str(dtype).removeprefix('torch.')}", None, "", same)
+        check.add(
+            "kernels", f"dequantize {name} to {str(dtype).removeprefix('torch.')}", None, unit="", ok=same
+        )
     if matrix.by_columns:
         return
     weights = torch.empty(shape)
@@ -75,10 +81,10 @@ def _check_matrix(check: Check, twin: DeviceKernels, name: str, matrix: Matrix, 
     for n_tokens in (1, 3, MAX_TOKENS):
         x = torch.randn(n_tokens, shape[1], generator=torch.Generator().manual_seed(n_tokens))
         y = check.on(torch.empty(n_tokens, shape[0]))
-        check.kernels.multiply(check.on(x), codes_there, there, channels, y)
+        check.kernels.multiply(check.on(x), codes_there, there, rows=channels, y=y)
         exact, size = x.double() @ weights.double().t(), x.double().abs() @ weights.double().abs().t()
         right = bool(((y.cpu().double() - exact).abs() <= 1e-5 * size + 1e-6).all())
-        check.add("kernels", f"multiply {name}, {n_tokens} tokens", None, "", right)
+        check.add("kernels", f"multiply {name}, {n_tokens} tokens", None, unit="", ok=right)
 
 
 def _decode(check: Check, chunks: list[bytes], raws: list[Raw]) -> tuple[torch.Tensor, Callable[[], None]]:
@@ -88,7 +94,7 @@ def _decode(check: Check, chunks: list[bytes], raws: list[Raw]) -> tuple[torch.T
     out = torch.full((sum(sizes),), 0xA5, dtype=torch.uint8, device=check.device)
 
     def run() -> None:
-        check.kernels.decode_chunks(stored, plan, out, tables, error)
+        check.kernels.decode_chunks(stored, plan, out, tables=tables, error=error)
 
     run()
     raise_fault(int(error))
@@ -117,8 +123,8 @@ def check_rates(check: Check) -> None:
     tiny, small = torch.zeros(64, device=device), torch.empty(64, device=device)
     check.figures["operation_s"] = check.seconds(lambda: small.copy_(tiny))
     memory = 2 * check.figures["move"]
-    check.add("memory", "read and written by copying", memory / 1e9, "GB/s", None)
-    check.add("memory", "from pinned host memory", check.figures["copy"] / 1e9, "GB/s", None)
+    check.add("memory", "read and written by copying", memory / 1e9, unit="GB/s", ok=None)
+    check.add("memory", "from pinned host memory", check.figures["copy"] / 1e9, unit="GB/s", ok=None)
     raw = np.random.default_rng(0).normal(0, 25, n_bytes).clip(-127, 127).astype(np.int8).view(np.uint8)
     per_chunk = min(n_bytes, 1 << 20)
     parts = [raw[at : at + per_chunk] for at in range(0, n_bytes, per_chunk)]
@@ -130,7 +136,9 @@ def check_rates(check: Check) -> None:
         touched = (sum(map(len, chunks)) + n_bytes) / n_bytes * rate
         check.figures["rans"] = max(check.figures.get("rans", 0.0), rate)
         note = f"{touched / memory:.0%} of the memory's bandwidth"
-        check.add("decode", f"rans, blocks of {1 << block_log2} bytes", rate / 1e9, "GB/s", right, note)
+        check.add(
+            "decode", f"rans, blocks of {1 << block_log2} bytes", rate / 1e9, unit="GB/s", ok=right, note=note
+        )
     _check_nvcomp(check, parts, raw)
     _check_products(check, memory)
 
@@ -139,7 +147,7 @@ def _check_nvcomp(check: Check, parts: list[Raw], raw: Raw) -> None:
     try:
         zstd = NvcompZstd(check.device)
     except BackendError as error:
-        check.add("decode", "zstd by nvCOMP", None, "", None, str(error))
+        check.add("decode", "zstd by nvCOMP", None, unit="", ok=None, note=str(error))
         return
     sent, jobs = frames_of(parts, check.device)
     out = torch.empty(raw.size, dtype=torch.uint8, device=check.device)
@@ -147,7 +155,9 @@ def _check_nvcomp(check: Check, parts: list[Raw], raw: Raw) -> None:
     right = torch.equal(out.cpu(), torch.from_numpy(raw))
     check.figures["zstd"] = rate
     fell = f"{zstd.n_fallbacks} batches fell back to the CPU" if zstd.n_fallbacks else ""
-    check.add("decode", "zstd by nvCOMP", rate / 1e9, "GB/s", right and not zstd.n_fallbacks, fell)
+    check.add(
+        "decode", "zstd by nvCOMP", rate / 1e9, unit="GB/s", ok=right and not zstd.n_fallbacks, note=fell
+    )
 
 
 def _check_products(check: Check, memory: float) -> None:
@@ -160,13 +170,15 @@ def _check_products(check: Check, memory: float) -> None:
 
         def run(x: torch.Tensor = x, y: torch.Tensor = y) -> None:
             for each in codes:
-                check.kernels.multiply(x, each, matrix, range(edge), y)
+                check.kernels.multiply(x, each, matrix, rows=range(edge), y=y)
 
         rate = n * edge * edge / check.seconds(run)
         if n_tokens == 1:
             check.figures["compute"] = rate
         note = f"{rate / memory:.0%} of the memory's bandwidth"
-        check.add("product", f"int8 codes, {n_tokens} tokens", rate / 1e9, "GB/s of codes", None, note)
+        check.add(
+            "product", f"int8 codes, {n_tokens} tokens", rate / 1e9, unit="GB/s of codes", ok=None, note=note
+        )
 
 
 def check_model(check: Check, path: Path) -> None:
@@ -184,15 +196,15 @@ def check_model(check: Check, path: Path) -> None:
     for name, memory, host_memory in ceilings:
         tokens, rate, peak, plan_bytes, note = _generate(check, path, memory, host_memory)
         expected = expected or tokens
-        check.add("model", f"{name}", rate, "tokens/s", tokens == expected, note)
+        check.add("model", f"{name}", rate, unit="tokens/s", ok=tokens == expected, note=note)
         limit = plan_bytes if memory is None else memory
         check.add(
             "model",
             f"{name}: peak device memory",
             peak / 2**20,
-            "MiB",
-            peak <= limit,
-            f"of {limit / 2**20:.1f}",
+            unit="MiB",
+            ok=peak <= limit,
+            note=f"of {limit / 2**20:.1f}",
         )
 
 
@@ -204,7 +216,9 @@ def _generate(
     if check.on_gpu:
         torch.cuda.reset_peak_memory_stats(check.device)
     before = torch.cuda.memory_allocated(check.device) if check.on_gpu else 0
-    wanted = packing_options(path, "cuda", memory, memory is None or None, None, host_memory)
+    wanted = packing_options(
+        path, "cuda", memory, packed=memory is None or None, activations=None, host_memory=host_memory
+    )
     model, _ = load_onto(path, device.torch_device, device, wanted)
     engine = model.packed_weights
     peak = device.allocated_bytes + sum(parameter.nbytes for parameter in model.parameters())

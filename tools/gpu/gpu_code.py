@@ -91,9 +91,9 @@ class Card(NamedTuple):
 
 
 CARDS = (
-    Card("A100 80 GB", 108, 1.41, 2039, "sm_80"),
-    Card("H100 SXM", 132, 1.98, 3350, "sm_90"),
-    Card("RTX 4090", 128, 2.52, 1008, "sm_80"),
+    Card(name="A100 80 GB", multiprocessors=108, ghz=1.41, gb_s=2039, target="sm_80"),
+    Card(name="H100 SXM", multiprocessors=132, ghz=1.98, gb_s=3350, target="sm_90"),
+    Card(name="RTX 4090", multiprocessors=128, ghz=2.52, gb_s=1008, target="sm_80"),
 )
 # kernel -> bytes read for a code (6.5 and 3.5 bits of it) and written
 TRAFFIC = {
@@ -142,15 +142,15 @@ def read(variant: Variant, capability: int) -> Code:
     opcodes = [re.sub(r"^@\S+ ", "", instructions[number]).split(".")[0].split(" ")[0] for number in inner]
     spills = sum(re.search(r"\b(STL|LDL)\b", line) is not None for line in instructions)
     return Code(
-        variant.name,
-        f"sm_{capability}",
-        int(found[1]),
-        spills or int(found[2]) // 4,
-        len(instructions),
-        len(inner),
-        len(inner) / variant.units if variant.units else None,
-        sum(opcode in INTEGER for opcode in opcodes),
-        sum(opcode in SLOW for opcode in opcodes),
+        name=variant.name,
+        target=f"sm_{capability}",
+        registers=int(found[1]),
+        spills=spills or int(found[2]) // 4,
+        instructions=len(instructions),
+        inner_loop=len(inner),
+        per_32=len(inner) / variant.units if variant.units else None,
+        integer=sum(opcode in INTEGER for opcode in opcodes),
+        slow=sum(opcode in SLOW for opcode in opcodes),
     )
 
 

@@ -23,8 +23,10 @@ class Sizes:
     rounds: int
 
 
-FULL = Sizes(256 << 20, 4096, 16, 1024, 16, 32, 9)
-SMALL = Sizes(1 << 17, 256, 2, 64, 3, 2, 1)
+FULL = Sizes(
+    decode_bytes=256 << 20, edge=4096, n_matrices=16, hidden=1024, n_layers=16, n_tokens=32, rounds=9
+)
+SMALL = Sizes(decode_bytes=1 << 17, edge=256, n_matrices=2, hidden=64, n_layers=3, n_tokens=2, rounds=1)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Check:
         self, section: str, what: str, value: float | None, unit: str, ok: bool | None, note: str = ""
     ) -> None:
         """One more row."""
-        self.rows.append(Row(section, what, value, unit, ok, note))
+        self.rows.append(Row(section=section, what=what, value=value, unit=unit, ok=ok, note=note))
 
     def seconds(self, run: Callable[[], object]) -> float:
         """Median time of `run` on the device, launches included."""

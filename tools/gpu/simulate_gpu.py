@@ -105,20 +105,46 @@ def record(name: str, rows: int, columns: int, codes: Codes, *, compressed: bool
         planes = []
         for bits, stored_bits in _planes(codes) if compressed else [(codes.bits, codes.bits)]:
             stored, codec = int(n * stored_bits / 8), CODEC_RAW if bits == stored_bits else CODEC_RANS
-            planes.append(PlaneChunk(offset, stored, n * bits // 8, codec, 0))
+            planes.append(
+                PlaneChunk(offset=offset, stored_bytes=stored, raw_bytes=n * bits // 8, codec=codec, crc32=0)
+            )
             offset += -(-stored // 64) * 64
         chunks.append(Chunk(first, n, tuple(planes)))
     role = "values" if codes.dtype == "bf16" else "codes"
     stream = Stream(role, codes.dtype, rows * columns, Chunks.of(chunks))
     if role == "values":
-        return TensorRecord(name, (rows, columns), "bf16", "dense", "", {}, (stream,))
+        return TensorRecord(
+            name=name,
+            shape=(rows, columns),
+            dtype="bf16",
+            scheme="dense",
+            method="",
+            parameters={},
+            streams=(stream,),
+        )
     if codes.group_size is None:
         parameters: dict[str, object] = {"orientation": "rows", "step": 0}
-        return TensorRecord(name, (rows, columns), "bf16", "uniform", "", parameters, (stream,))
+        return TensorRecord(
+            name=name,
+            shape=(rows, columns),
+            dtype="bf16",
+            scheme="uniform",
+            method="",
+            parameters=parameters,
+            streams=(stream,),
+        )
     n_groups = rows * -(-columns // codes.group_size)
     parameters = {"orientation": "rows", "group_size": codes.group_size, "bits": codes.bits}
     sides = (Stream("scales", "f16", n_groups), Stream("zero_points", "u8", n_groups))
-    return TensorRecord(name, (rows, columns), "bf16", "grouped", "", parameters, (stream, *sides))
+    return TensorRecord(
+        name=name,
+        shape=(rows, columns),
+        dtype="bf16",
+        scheme="grouped",
+        method="",
+        parameters=parameters,
+        streams=(stream, *sides),
+    )
 
 
 def _planes(codes: Codes) -> list[tuple[int, float]]:
@@ -135,7 +161,9 @@ def plan(shape: Shape, codes: Codes, rates: DeviceRates, memory: int, host: int,
     numbers = dict.fromkeys([r.name for r in (*products, *lookups)], 0)
     norms = 2 * (2 * shape.n_layers + 1) * shape.hidden
     ceilings = Ceilings(memory - RUNTIME_BYTES - shape.cache_bytes, host, rates)
-    inventory = device_inventory(products, lookups, numbers, norms, torch.bfloat16, ceilings)
+    inventory = device_inventory(
+        products, lookups, numbers, float_bytes=norms, dtype=torch.bfloat16, ceilings=ceilings
+    )
     return plan_device(inventory, rates, ceilings.memory_bytes, ceilings.host_memory_bytes)
 
 
@@ -146,7 +174,7 @@ def seconds_a_token(plan: Plan) -> tuple[float, Queue]:
     shipments = [Shipment(part, zstd_on_device=False) for part in parts]
     readers: list[Reader] = [_NoReader()]
     decoder = Decoder(kernels_for(torch.device("cpu"), "torch"))
-    pipeline = Pipeline(device, plan, shipments, readers, decoder)
+    pipeline = Pipeline(device=device, plan=plan, shipments=shipments, readers=readers, decoder=decoder)
     pipeline.load()
     ends = []
     for _ in range(WARM_PASSES + PASSES):
@@ -193,16 +221,16 @@ def simulated_table() -> str:
     ]
     for card, rates, memory in CARDS:
         for shape in SHAPES:
-            lines += [_row(card, rates, memory, shape, codes, HOST) for codes in CODES]
+            lines += [_row(card, rates, memory, shape=shape, codes=codes, host=HOST) for codes in CODES]
     card, rates, memory = CARDS[0]
-    lines += [_row(card, rates, memory, SHAPES[1], codes, SMALL_HOST) for codes in CODES]
+    lines += [_row(card, rates, memory, shape=SHAPES[1], codes=codes, host=SMALL_HOST) for codes in CODES]
     return "\n".join(lines)
 
 
 def _row(card: str, rates: DeviceRates, memory: int, shape: Shape, codes: Codes, host: int) -> str:
-    planned = plan(shape, codes, rates, memory, host, compressed=True)
+    planned = plan(shape, codes, rates, memory=memory, host=host, compressed=True)
     seconds, busiest = seconds_a_token(planned)
-    raw = plan(shape, codes, rates, memory, host, compressed=False)
+    raw = plan(shape, codes, rates, memory=memory, host=host, compressed=False)
     raw_seconds = seconds_a_token(raw)[0] if raw.is_streamed else seconds
     on_disk = sum(p.item.part.stored_bytes for p in planned.parts if p.residency == "disk")
     places = [planned.bytes_in(where) for where in ("decoded", "compressed", "host")]

@@ -33,7 +33,13 @@ class Row:
 
 def _rtn(bits: int, size: int) -> Row:
     settings = f"{bits} bits, groups of {size}"
-    return Row("rtn", settings, {"bits": bits, "group-size": size}, f"rtn, groups of {size}", False)
+    return Row(
+        method="rtn",
+        settings=settings,
+        options={"bits": bits, "group-size": size},
+        series=f"rtn, groups of {size}",
+        calibrated=False,
+    )
 
 
 def _gptq(bits: int, size: int) -> Row:
@@ -52,21 +58,42 @@ def _ecq(bits: float, grade: str = "") -> Row:
     options: Options = {"bits": bits, **({grade: ""} if grade else {})}
     name = grade.replace("-", " ")
     settings = f"{bits:g} bits, {name}" if grade else f"{bits:g} bits"
-    return Row("ecq", settings, options, f"ecq, {name}" if grade else "ecq", grade != "no-calibration")
+    return Row(
+        method="ecq",
+        settings=settings,
+        options=options,
+        series=f"ecq, {name}" if grade else "ecq",
+        calibrated=grade != "no-calibration",
+    )
 
 
 def _gguf(name: str, way: str = "") -> Row:
     """A type of ggml; `way` is importance, fallback or none (tools/paper/gguf_rows.py)."""
     options: Options = {"type": name, **({way: ""} if way else {})}
     settings = f"{name}, {way}" if way else name
-    return Row("gguf", settings, options, f"gguf, {way}" if way else "gguf", way == "importance")
+    return Row(
+        method="gguf",
+        settings=settings,
+        options=options,
+        series=f"gguf, {way}" if way else "gguf",
+        calibrated=way == "importance",
+    )
 
 
 ROWS: tuple[Row, ...] = (
     Row("lossless", "", calibrated=False),
     *(_rtn(bits, 16) for bits in (3, 4)),
     *(_rtn(bits, 64) for bits in (2, 3, 4, 5, 6)),
-    *(Row("rtn", f"{bits} bits per row", {"bits": bits}, "rtn, rows", False) for bits in (4, 6, 8)),
+    *(
+        Row(
+            method="rtn",
+            settings=f"{bits} bits per row",
+            options={"bits": bits},
+            series="rtn, rows",
+            calibrated=False,
+        )
+        for bits in (4, 6, 8)
+    ),
     *(Row("gptq", f"{bits} bits per row", {"bits": bits}, "gptq, rows") for bits in (3, 4)),
     *(_gptq(bits, 16) for bits in (3, 4)),
     *(_gptq(bits, 64) for bits in (2, 3, 4, 5)),

@@ -79,10 +79,12 @@ def load(configuration: Configuration) -> tuple[Any, Loaded]:
         )
     weights: int = sum(parameter.nbytes for parameter in model.parameters())
     if not is_packed:
-        return model, Loaded(weights, before, 0.0, 0.0, 0)
+        return model, Loaded(weights_bytes=weights, before_bytes=before, load_ms=0.0, decode_ms=0.0, parts=0)
     plan: Plan = model.packed_weights.plan
     load_ms, decode_ms, parts = _fetching(plan, rates)
-    return model, Loaded(plan.held_bytes, before, load_ms, decode_ms, parts)
+    return model, Loaded(
+        weights_bytes=plan.held_bytes, before_bytes=before, load_ms=load_ms, decode_ms=decode_ms, parts=parts
+    )
 
 
 def _fetching(plan: Plan, rates: Rates) -> tuple[float, float, int]:

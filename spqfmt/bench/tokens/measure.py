@@ -117,14 +117,14 @@ def _row(data: str, child: _Child, workload: Workload, decoded: _Child) -> RunRo
     if child.name != "BF16 transformers":
         latency = Latency(loaded.load_ms, loaded.decode_ms, 1e3 * computing, loaded.parts)
     return RunRow(
-        data,
-        child.name,
-        workload.name,
-        Rate.of(1_000_000 * tokens, [t.seconds for t in timed]),
-        peak,
-        peak - loaded.before_bytes,
-        loaded.weights_bytes,
-        None if latency is None else 1e3 * tokens / latency.serial_ms,
-        None if latency is None else 1e3 * tokens / latency.overlapped_ms,
-        latency,
+        data=data,
+        configuration=child.name,
+        workload=workload.name,
+        rate=Rate.of(1_000_000 * tokens, [t.seconds for t in timed]),
+        peak_bytes=peak,
+        memory_bytes=peak - loaded.before_bytes,
+        weights_bytes=loaded.weights_bytes,
+        serial_tokens_s=None if latency is None else 1e3 * tokens / latency.serial_ms,
+        overlapped_tokens_s=None if latency is None else 1e3 * tokens / latency.overlapped_ms,
+        latency=latency,
     )

@@ -103,11 +103,25 @@ def chunk_job(chunk: Buffer, codec: int, stored_offset: int, out_offset: int, ra
         raise ValueError(f"a chunk cannot lie at {stored_offset} and decode to {out_offset}")
     if codec == wire.CODEC_RAW:
         check(stored_bytes == raw_bytes, f"raw chunk of {stored_bytes} bytes, not {raw_bytes}")
-        return ChunkJob(codec, stored_offset, stored_bytes, out_offset, raw_bytes, None)
+        return ChunkJob(
+            codec=codec,
+            stored_offset=stored_offset,
+            stored_bytes=stored_bytes,
+            out_offset=out_offset,
+            raw_bytes=raw_bytes,
+            header=None,
+        )
     if codec != wire.CODEC_RANS:
         raise ValueError(f"the kernels do not decode codec {codec}")
     header = read_header(chunk, raw_bytes)
-    return ChunkJob(codec, stored_offset, stored_bytes, out_offset, raw_bytes, header)
+    return ChunkJob(
+        codec=codec,
+        stored_offset=stored_offset,
+        stored_bytes=stored_bytes,
+        out_offset=out_offset,
+        raw_bytes=raw_bytes,
+        header=header,
+    )
 
 
 def plan_chunks(jobs: Sequence[ChunkJob]) -> DecodePlan:
@@ -133,13 +147,13 @@ def plan_chunks(jobs: Sequence[ChunkJob]) -> DecodePlan:
     words, bytes_ = _in_programs(word_blocks), _in_programs(byte_blocks)
     records = np.concatenate([*tables, words.reshape(-1), bytes_.reshape(-1)]).astype(np.int32)
     return DecodePlan(
-        tuple(jobs),
-        torch.from_numpy(records),
-        len(tables),
-        len(words),
-        len(bytes_),
-        tuple(fills),
-        tuple(copies),
+        jobs=tuple(jobs),
+        records=torch.from_numpy(records),
+        n_tables=len(tables),
+        n_word_blocks=len(words),
+        n_byte_blocks=len(bytes_),
+        fills=tuple(fills),
+        copies=tuple(copies),
     )
 
 

@@ -41,7 +41,7 @@ class DeviceKernels(ABC):
         decoded = max((job.out_offset + job.raw_bytes for job in plan.jobs), default=0)
         _require(decoded <= out.numel(), "chunks pass the end of out")
         if plan.jobs:
-            self._decode_chunks(stored, plan, out, tables, error)
+            self._decode_chunks(stored, plan, out, tables=tables, error=error)
 
     def merge_planes(self, planes: torch.Tensor, out: torch.Tensor, *, rotated: bool) -> None:
         """Planes of a dense chunk, uint8 [bytes of an element, n], become n elements of `out` (any dtype of that size).
@@ -68,7 +68,7 @@ class DeviceKernels(ABC):
         _check_codes(codes, matrix, channels, first)
         _check_weights(matrix, channels, out)
         if out.numel():
-            self._dequantize(codes, matrix, channels, out, first)
+            self._dequantize(codes, matrix, channels, out=out, first=first)
 
     def multiply(
         self,
@@ -94,7 +94,7 @@ class DeviceKernels(ABC):
         _require(y.dtype == torch.float32 and y.is_contiguous(), "y is not float32, contiguous")
         _require(y.shape == (len(x), matrix.shape[0]), "y is not tokens by rows")
         if len(rows):
-            self._multiply(x, codes, matrix, rows, y, first)
+            self._multiply(x, codes, matrix, rows=rows, y=y, first=first)
 
     @abstractmethod
     def _decode_chunks(

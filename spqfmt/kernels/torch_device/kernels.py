@@ -29,9 +29,9 @@ class TorchKernels(DeviceKernels):
     def _dequantize(
         self, codes: torch.Tensor, matrix: Matrix, channels: range, out: torch.Tensor, first: int
     ) -> None:
-        weights.dequantize(codes, matrix, channels, out, first)
+        weights.dequantize(codes, matrix, channels, out=out, first=first)
 
     def _multiply(
         self, x: torch.Tensor, codes: torch.Tensor, matrix: Matrix, rows: range, y: torch.Tensor, first: int
     ) -> None:
-        multiply.multiply(x, codes, matrix, rows, y, first)
+        multiply.multiply(x, codes, matrix, rows=rows, y=y, first=first)

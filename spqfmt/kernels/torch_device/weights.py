@@ -33,7 +33,7 @@ def float_weights(codes: torch.Tensor, matrix: Matrix, channels: range, first: i
         rows, columns = channels, torch.arange(n_columns, device=codes.device)
     weights = _scaled(stored.float(), matrix, rows, columns)
     if matrix.outliers is not None:
-        _replace(weights, matrix.outliers, rows, columns, n_columns)
+        _replace(weights, matrix.outliers, rows, columns=columns, n_columns=n_columns)
     return weights
 
 

@@ -87,7 +87,7 @@ class Products:
             out.index_copy_(1, at.long(), self._column_tile(part, codes, matrix, run).to(dtype))
 
         def copy_rows(part: Part, codes: Memory, run: range) -> None:
-            tile = self._row_tile(part, codes, matrix, run, dtype)
+            tile = self._row_tile(part, codes, matrix, rows=run, dtype=dtype)
             if sides.input_order is not None:
                 tile = torch.empty_like(tile).index_copy_(1, sides.input_order.long(), tile)
             if row is None:
@@ -107,7 +107,7 @@ class Products:
         y = torch.empty(len(x), matrix.shape[0], dtype=torch.float32, device=x.device)
 
         def product(part: Part, codes: Memory, rows: range) -> None:
-            self.kernels.multiply(x, codes.tensor, matrix, rows, y)
+            self.kernels.multiply(x, codes.tensor, matrix, rows=rows, y=y)
 
         self._each(parts, None, product)
         return y
@@ -118,7 +118,9 @@ class Products:
         y = x.new_empty(len(x), n_rows)
 
         def product(part: Part, codes: Memory, rows: range) -> None:
-            y[:, rows.start : rows.stop] = linear(x, self._row_tile(part, codes, matrix, rows, x.dtype))
+            y[:, rows.start : rows.stop] = linear(
+                x, self._row_tile(part, codes, matrix, rows=rows, dtype=x.dtype)
+            )
 
         self._each(parts, n_columns * x.dtype.itemsize, product)
         return y
@@ -142,7 +144,9 @@ class Products:
         y = x.new_empty(len(x), n_rows)
 
         def product(part: Part, values: Memory, rows: range) -> None:
-            y[:, rows.start : rows.stop] = linear(x, self._row_tile(part, values, None, rows, x.dtype))
+            y[:, rows.start : rows.stop] = linear(
+                x, self._row_tile(part, values, None, rows=rows, dtype=x.dtype)
+            )
 
         self._each(parts, n_columns * x.dtype.itemsize, product)
         return y

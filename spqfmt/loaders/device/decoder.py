@@ -62,7 +62,7 @@ class Decoder:
         stored = sent.tensor[: shipment.records_offset]
         if decoding.plan.jobs:
             self.kernels.decode_chunks(
-                stored, decoding.plan, target, tables.tensor.view(torch.int32), verdict
+                stored, decoding.plan, target, tables=tables.tensor.view(torch.int32), error=verdict
             )
         if decoding.zstd:
             assert self.zstd is not None

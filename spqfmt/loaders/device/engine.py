@@ -62,7 +62,9 @@ class DeviceWeights:
             self._side_memory, self._sides = _put_all(records, readers, device)
             workspace = device.allocate(plan.fixed.workspace)
             shipments = [Shipment(part, zstd_on_device=zstd_on_device) for part in self._numbers]
-            self._pipeline = Pipeline(device, plan, shipments, readers, decoder)
+            self._pipeline = Pipeline(
+                device=device, plan=plan, shipments=shipments, readers=readers, decoder=decoder
+            )
             self._products = Products(device, decoder.kernels, self._lend, workspace)
             self._lock = lock_held_over_forks()
             self._pipeline.load()

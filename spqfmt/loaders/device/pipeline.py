@@ -85,7 +85,7 @@ class Pipeline:
                 self._device.synchronize(event)
                 continue
             if residency == "compressed":
-                self._copy(number, self._held.staging[staging], home, event, staging)
+                self._copy(number, self._held.staging[staging], home, event=event, staging=staging)
             else:
                 landing = self._land(number, self._held.staging[staging], event, staging)
                 self._decode(number, landing, home, len(self._foreseen.slots))
@@ -289,7 +289,7 @@ class Pipeline:
         free = self._landing_free[self._next_landing]
         if free is not None:
             self._device.wait(Queue.COPY, free)
-        self._copy(number, source, landing, event, staging)
+        self._copy(number, source, landing, event=event, staging=staging)
         self._device.wait(Queue.DECODE, self._device.record(Queue.COPY))
         return landing
 
@@ -298,13 +298,17 @@ class Pipeline:
         sent = sent.part(0, shipment.n_bytes)
         out = out.part(0, shipment.part.decoded_bytes)
         word = self._held.verdicts.part(4 * verdict, 4)
-        buffers = (self._held.tables, self._held.scratch)
+        tables, scratch = buffers = (self._held.tables, self._held.scratch)
         path = self._readers[shipment.part.reader_number].path
         work = Work(
             f"decode {self._plan.parts[number].name}", (sent,), (out, word, *buffers), shipment.load.decode
         )
         self._device.enqueue(
-            Queue.DECODE, work, lambda: self._decoder.decode(shipment, path, sent, out, word, *buffers)
+            Queue.DECODE,
+            work,
+            lambda: self._decoder.decode(
+                shipment, path, sent, out=out, word=word, tables=tables, scratch=scratch
+            ),
         )
 
     def _prove(self, number: int, verdict: int) -> None:

@@ -129,7 +129,7 @@ class Shipment:
         for number, (src, size, _, crc32, _, _) in enumerate(self.part.jobs.tolist()):
             try:
                 check(stored[src : src + size], crc32)
-                self._place(number, stored[src : src + size], out, jobs, zstd)
+                self._place(number, stored[src : src + size], out, jobs=jobs, zstd=zstd)
             except FormatError as error:
                 self.blame(error, path, number)
                 raise
@@ -179,4 +179,4 @@ class Shipment:
             zstd.append(ZstdFrames(np.stack((places + at, sizes), 1), out_offset, raw_bytes))
             return
         if self.decoding is None:
-            jobs.append(chunk_job(target, codec, at, out_offset, raw_bytes))
+            jobs.append(chunk_job(target, codec, at, out_offset=out_offset, raw_bytes=raw_bytes))

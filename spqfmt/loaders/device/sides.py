@@ -101,19 +101,21 @@ def _assemble(record: TensorRecord, tensors: dict[str, torch.Tensor]) -> DeviceS
     output_order = order if reorders_rows(record) else None
     scales = device_form(record).scales(record, tensors)
     if scales is None:
-        return DeviceSides(None, None, input_order, output_order, None)
+        return DeviceSides(
+            matrix=None, column=None, input_order=input_order, output_order=output_order, integer=None
+        )
     outliers = None
     if "values" in tensors:
         outliers = DeviceOutliers(tensors["row_begin"], tensors["columns"], tensors["values"])
     rows, columns = record.matrix_shape
     matrix = Matrix(
-        (rows, columns),
-        weights_stream(record).dtype,
-        scales,
-        outliers,
-        by_columns(record),
-        order if by_columns(record) else None,
-        get("places"),
+        shape=(rows, columns),
+        code_dtype=weights_stream(record).dtype,
+        scales=scales,
+        outliers=outliers,
+        by_columns=by_columns(record),
+        order=order if by_columns(record) else None,
+        places=get("places"),
     )
     integer = None
     if isinstance(scales, UniformScales):
@@ -121,4 +123,6 @@ def _assemble(record: TensorRecord, tensors: dict[str, torch.Tensor]) -> DeviceS
         if column is not None:
             in_units = None if outliers is None else replace(outliers, values=tensors["integer_values"])
             integer = replace(matrix, scales=UniformScales(scales.row), outliers=in_units)
-    return DeviceSides(matrix, column, input_order, output_order, integer)
+    return DeviceSides(
+        matrix=matrix, column=column, input_order=input_order, output_order=output_order, integer=integer
+    )

@@ -91,11 +91,11 @@ def inventory_of(
         for part in cut(records[name], packable.reader_numbers[name], part_bytes)
     ]
     return Inventory(
-        tuple(items),
-        sum(parameter.numel() * dtype.itemsize for parameter in model.parameters()),
-        side_bytes([item.part for item in items]),
-        max(
+        items=tuple(items),
+        float_bytes=sum(parameter.numel() * dtype.itemsize for parameter in model.parameters()),
+        side_bytes=side_bytes([item.part for item in items]),
+        workspace_bytes=max(
             (workspace_bytes(*record.matrix_shape, dtype.itemsize) for record in records.values()), default=0
         ),
-        values_bytes,
+        values_bytes=values_bytes,
     )

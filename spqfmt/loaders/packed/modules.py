@@ -89,13 +89,13 @@ class _Packed(nn.Module):
             return values
         where = self._engine.torch_device
         return PackedWeight(
-            self.record.name,
-            self.record.shape,
-            self._dtype,
-            where,
-            self._values,
-            self._product(),
-            self._rows(),
+            name=self.record.name,
+            shape=self.record.shape,
+            dtype=self._dtype,
+            device=where,
+            values=self._values,
+            product=self._product(),
+            rows=self._rows(),
         )
 
     def _values(self) -> torch.Tensor:

@@ -57,7 +57,9 @@ class Store:
             worker = workers.get()
             try:
                 stored = self._read(part, self.reads[worker][: part.stored_bytes])
-                decode_part(part, stored, self._scratch[worker], room, self._path(part), checked=False)
+                decode_part(
+                    part, stored, self._scratch[worker], out=room, path=self._path(part), checked=False
+                )
             finally:
                 workers.put(worker)
 
@@ -92,7 +94,7 @@ class Store:
         """
         part = self.parts[number]
         path, n = self._path(part), n_threads()
-        decode_part(part, stored, self._scratch[0], out, path, checked=True, n_threads=n)
+        decode_part(part, stored, self._scratch[0], out=out, path=path, checked=True, n_threads=n)
 
     def _path(self, part: Part) -> Path:
         return self._readers[part.reader_number].path

@@ -25,7 +25,11 @@ class Streams:
         looked_up = [planned.item.part for planned in plan.parts if planned.item.lookups]
         on_disk = [n for n in products if plan.parts[n].residency == "disk"]
         stored = [part.stored_bytes for part in store.parts]
-        self._ring = Ring(stored, on_disk, store.reads, N_READERS, store.read) if on_disk else None
+        self._ring = (
+            Ring(sizes=stored, order=on_disk, buffers=store.reads, n_workers=N_READERS, fill=store.read)
+            if on_disk
+            else None
+        )
         largest = max((store.parts[n].decoded_bytes for n in products), default=0)
         self._buffers = Buffers([allocate(largest) for _ in range(N_BUFFERS)])
         self.rows = RowCache(

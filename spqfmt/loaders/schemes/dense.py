@@ -41,7 +41,7 @@ class DenseMatrix(PackedMatrix[Sides]):
     ) -> torch.Tensor:
         """In `codes` itself where they are of this dtype."""
         if part.dtype != NAMES.get(dtype):
-            return super().rows(part, codes, first, stop, dtype, workspace)
+            return super().rows(part, codes, first, stop=stop, dtype=dtype, workspace=workspace)
         return self._stored(part, codes)[first:stop]
 
     def fill(self, part: Part, codes: Bytes, first: int, rows: slice, out: Elements, name: str) -> None:

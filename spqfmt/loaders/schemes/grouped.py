@@ -54,9 +54,9 @@ class GroupedMatrix(PackedMatrix[GroupedSides]):
             codes,
             part.dtype,
             self._sides.group_size,
-            scale,
-            out,
-            name,
+            scale=scale,
+            out=out,
+            out_dtype=name,
             zero_point=zero_point,
             minimum=minimum,
             first=first * self._n_columns,
@@ -145,7 +145,7 @@ def dequantize_columns(part: Part, sides: GroupedSides, codes: Bytes) -> tuple[N
     # One column to a group: each has the parameters of its own.
     scale, zero_point, minimum = (None if value is None else value[:, of_group] for value in values)
     assert scale is not None
-    matrix = dequantize(stored, 1, scale, zero_point, minimum)
+    matrix = dequantize(stored, 1, scale, zero_point=zero_point, minimum=minimum)
     if sides.outliers is not None:
         rows, at, values_there = outliers_of(sides.outliers, 0, n_rows)
         place = np.full(n_columns, -1, np.int64)

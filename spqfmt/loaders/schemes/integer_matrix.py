@@ -51,9 +51,9 @@ class IntegerMatrix(PackedMatrix[UniformSides]):
             codes,
             part.dtype,
             self._sides.row[rows],
-            self._sides.column,
-            out,
-            name,
+            column=self._sides.column,
+            out=out,
+            out_dtype=name,
             first=first * self._n_columns,
             n_threads=n_threads(),
         )
@@ -78,7 +78,7 @@ class IntegerMatrix(PackedMatrix[UniformSides]):
             return None
         rounded, scales = self._round(x, x.numel() // self._n_columns)
         y = x.new_empty((*x.shape[:-1], self._n_rows))
-        self._finish(torch._int_mm(rounded, self._codes), scales, 0, self._n_rows, y, bias)
+        self._finish(torch._int_mm(rounded, self._codes), scales, 0, n_rows=self._n_rows, y=y, bias=bias)
         return y
 
     def product(
@@ -143,7 +143,7 @@ class IntegerMatrix(PackedMatrix[UniformSides]):
         for part, stored in self._lent(lend):
             codes = torch.from_numpy(unpacked(part, stored)).view(-1, self._n_columns)
             sums = torch._int_mm(rounded, codes.t())  # torch offers its int8 product under no other name
-            self._finish(sums, scales, part.first, len(codes), y, bias)
+            self._finish(sums, scales, part.first, n_rows=len(codes), y=y, bias=bias)
             del codes, stored
         return y
 
@@ -163,7 +163,7 @@ class IntegerMatrix(PackedMatrix[UniformSides]):
             codes = torch.from_numpy(unpacked(part, stored)).view(-1, self._n_columns)
             y[:, part.first : part.stop] = _int8_product(rounded, codes.t())
             if sides.outliers is not None:
-                _correct(y, rounded, part, sides, codes)
+                _correct(y, rounded, part, sides=sides, codes=codes)
             del codes, stored
         return y * torch.from_numpy(sides.row)
 

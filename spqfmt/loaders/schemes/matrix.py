@@ -140,7 +140,12 @@ class PackedMatrix(ABC, Generic[SidesT]):
             if places.size:
                 with lend(part) as view:
                     self._look_up_in(
-                        part, view.bytes, wanted[places], torch.from_numpy(places), workspace, out
+                        part,
+                        view.bytes,
+                        wanted[places],
+                        places=torch.from_numpy(places),
+                        workspace=workspace,
+                        out=out,
                     )
         if self._permutation is None:
             return out
@@ -162,7 +167,7 @@ class PackedMatrix(ABC, Generic[SidesT]):
             out[places] = found
             return
         for place, row in zip(places, (rows - part.first).tolist(), strict=True):
-            out[place] = self.rows(part, codes, row, row + 1, out.dtype, workspace)[0]
+            out[place] = self.rows(part, codes, row, stop=row + 1, dtype=out.dtype, workspace=workspace)[0]
 
     def values(self, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
         """See HostMatrix."""
@@ -172,7 +177,7 @@ class PackedMatrix(ABC, Generic[SidesT]):
             for first in range(0, part.stop - part.first, step):
                 stop = min(first + step, part.stop - part.first)
                 rows = slice(part.first + first, part.first + stop)
-                tile = self.rows(part, codes, first, stop, dtype, workspace)
+                tile = self.rows(part, codes, first, stop=stop, dtype=dtype, workspace=workspace)
                 if self._permutation is not None:
                     tile = torch.empty_like(tile).index_copy_(1, self._permutation.long(), tile)
                 out[rows if self._order is None else self._order[rows]] = tile
@@ -192,7 +197,7 @@ class PackedMatrix(ABC, Generic[SidesT]):
         name = NAMES[dtype]
         out = workspace[: shape[0] * shape[1] * dtype.itemsize].view(CARRIERS[name]).reshape(shape)
         rows = slice(part.first + first, part.first + stop)
-        self.fill(part, codes, first, rows, out, name)
+        self.fill(part, codes, first, rows=rows, out=out, name=name)
         if self._sides.outliers is not None:
             at, columns, values = outliers_of(self._sides.outliers, rows.start, rows.stop)
             out[at, columns] = narrow(values, name)
@@ -232,7 +237,7 @@ class PackedMatrix(ABC, Generic[SidesT]):
                 stop = min(first + step, part.stop - part.first)
                 stored = slice(part.first + first, part.first + stop)
                 outputs = stored if self._order is None else self._order[stored]
-                tile = self.rows(part, codes, first, stop, x.dtype, workspace)
+                tile = self.rows(part, codes, first, stop=stop, dtype=x.dtype, workspace=workspace)
                 product = nn.functional.linear(x, tile, None if added is None else added[outputs])
                 del tile
                 if stop - first == self._n_rows and self._order is None:

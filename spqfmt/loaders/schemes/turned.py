@@ -21,7 +21,7 @@ from spqfmt.schemes.uniform import UniformSides
 
 
 @dataclass(frozen=True)
-class Piece:
+class TurnedPiece:
     """A part as a tensor by itself: [rows, its columns], stored by rows. `columns`: which of x they take, int64."""
 
     stored: Part
@@ -38,7 +38,7 @@ class Piece:
         return lent
 
 
-def pieces_of(parts: Sequence[Part], sides: UniformSides) -> tuple[Piece, ...]:
+def pieces_of(parts: Sequence[Part], sides: UniformSides) -> tuple[TurnedPiece, ...]:
     """The parts of a tensor, all of them `is_turned`."""
     record = sides.record
     n_rows, n_columns = record.matrix_shape
@@ -62,7 +62,19 @@ def pieces_of(parts: Sequence[Part], sides: UniformSides) -> tuple[Piece, ...]:
             outliers=None if sides.outliers is None else _outliers_in(sides.outliers, here, n_columns),
         )
         pieces.append(
-            Piece(part, Part(own, part.reader_number, part.chunks, 0, n_rows, True), own_sides, inputs)
+            TurnedPiece(
+                part,
+                Part(
+                    record=own,
+                    reader_number=part.reader_number,
+                    chunks=part.chunks,
+                    first=0,
+                    stop=n_rows,
+                    is_whole=True,
+                ),
+                own_sides,
+                inputs,
+            )
         )
     return tuple(pieces)
 
@@ -82,7 +94,7 @@ def _outliers_in(outliers: OutlierRows, columns: NDArray[np.int64], n_columns: i
 class TurnedMatrix:
     """IntegerMatrix for such a tensor. `whole` as there, with every part turned."""
 
-    def __init__(self, pieces: tuple[Piece, ...], whole: Bytes | None) -> None:
+    def __init__(self, pieces: tuple[TurnedPiece, ...], whole: Bytes | None) -> None:
         self._pieces = pieces
         self._matrices = []
         begin = 0

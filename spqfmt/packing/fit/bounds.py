@@ -28,7 +28,7 @@ _METADATA = {"reserved": "".join(hashlib.sha256(bytes([i])).hexdigest() for i in
 
 
 @dataclass(frozen=True)
-class Room:
+class RoomToSpend:
     """What a wanted size leaves for the tensors whose size ecq chooses.
 
     `ledger` knows all others. `n_counted` weights are those that bits a weight count, the ones of `spent` and of
@@ -47,7 +47,7 @@ class Room:
         return sum(tensor.n_weights for name, tensor in self.spent.items() if self.ledger.counts(name))
 
 
-def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
+def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> RoomToSpend:
     """The room that `options.fit` leaves. OptionError names what is possible."""
     spent = {t.source.name: t for t in plan.tensors if _is_spent(t, options)}
     if not spent:
@@ -77,7 +77,7 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> Room:
         ledger = MemoryLedger.begin(model, plan, spent, has_column_scales=has_column_scales)
         if not any(ledger.counts(name) for name in spent):
             raise OptionError("a model of this kind keeps none of these weights packed in memory; use --fit")
-    room = Room(
+    room = RoomToSpend(
         ledger=ledger.knowing(fixed),
         spent=spent,
         n_counted=n_counted,
@@ -135,7 +135,7 @@ def _segments(plan: PackPlan) -> tuple[tuple[str, tuple[str, ...]], ...]:
     )
 
 
-def _smallest(room: Room, options: PackOptions) -> int:
+def _smallest(room: RoomToSpend, options: PackOptions) -> int:
     """Bytes that always work: the fewest bits for each weight and a byte for each scale that may come, and a margin."""
     expected = {
         name: tensor.n_weights * FEWEST_BITS / 8 + _scale_bytes(tensor, options)

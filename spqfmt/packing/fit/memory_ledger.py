@@ -141,7 +141,17 @@ def _expected(record: TensorRecord, *, by_columns: bool) -> TensorRecord:
     rows, columns = record.matrix_shape
     chunks, first = [], 0
     for size in chunk_sizes(record.n_weights, 8, columns):
-        chunks.append(Chunk(first, size, (PlaneChunk(first, size, size, wire.CODEC_RANS, 0),)))
+        chunks.append(
+            Chunk(
+                first,
+                size,
+                (
+                    PlaneChunk(
+                        offset=first, stored_bytes=size, raw_bytes=size, codec=wire.CODEC_RANS, crc32=0
+                    ),
+                ),
+            )
+        )
         first += size
     role, n_scales = ("column_scales", columns) if by_columns else ("row_scales", rows)
     streams = (

@@ -7,7 +7,7 @@ from dataclasses import replace
 from spqfmt.calibration.engine import Calibration
 from spqfmt.calibration.gradients import output_gradients
 from spqfmt.importers.base import SourceModel
-from spqfmt.packing.fit.bounds import Room
+from spqfmt.packing.fit.bounds import RoomToSpend
 from spqfmt.packing.fit.spending import SizeBudget
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PlannedTensor
@@ -27,7 +27,9 @@ _NOT_COUNTED = -math.inf
 Stage = Callable[[str], None]
 
 
-def fit(model: SourceModel, room: Room, options: PackOptions, stage: Stage) -> tuple[PackOptions, SizeBudget]:
+def fit(
+    model: SourceModel, room: RoomToSpend, options: PackOptions, stage: Stage
+) -> tuple[PackOptions, SizeBudget]:
     """Survey the model for the size that leaves `room`.
 
     Returns options whose method has a plan for each tensor and the budget that it spends from, and that budget.
@@ -37,7 +39,7 @@ def fit(model: SourceModel, room: Room, options: PackOptions, stage: Stage) -> t
     spent = room.spent
     rate = 8 * (room.target_bytes - room.ledger.n_bytes({})) / room.n_weights
     rate = min(MOST_BITS, max(FEWEST_BITS, rate))
-    seen = _survey(model, spent, options, rate, stage)
+    seen = _survey(model, spent, options, rate=rate, stage=stage)
     extra = {name: EMBEDDING_EXTRA_BITS for name, t in spent.items() if t.source.role != "linear"}
     plans = {
         name: plan if room.ledger.counts(name) else replace(plan, base=_NOT_COUNTED)
@@ -67,7 +69,7 @@ def _survey(
     """What can be known of every tensor, in the order of the file."""
     found: dict[str, Surveyed] = {}
     if is_calibrated(options.method):
-        found = _survey_blocks(model, spent, options, rate, stage)
+        found = _survey_blocks(model, spent, options, rate=rate, stage=stage)
     for name, planned in spent.items():
         if name not in found:
             stage(f"{name}: looking at its weights")

@@ -60,13 +60,27 @@ def input_grid(hessian: torch.Tensor, damping: float) -> InputGrid:
     order = _order(factor, len(rms))
     upper = np.ascontiguousarray(factor.upper.numpy())
     shares = (step[order].astype(np.float64) / upper.diagonal()) ** 2
-    return InputGrid(scale, step, order, upper, float(shares.mean()), factor.note)
+    return InputGrid(
+        column_scale=scale,
+        column_step=step,
+        order=order,
+        upper=upper,
+        error_factor=float(shares.mean()),
+        note=factor.note,
+    )
 
 
 def plain_grid(n_columns: int, note: str = "") -> InputGrid:
     """Without knowledge of the input: all columns alike, and no feedback."""
     unit = np.ones(n_columns, np.float32)
-    return InputGrid(None, unit, np.arange(n_columns), np.empty((0, 0), np.float32), 1.0, note)
+    return InputGrid(
+        column_scale=None,
+        column_step=unit,
+        order=np.arange(n_columns),
+        upper=np.empty((0, 0), np.float32),
+        error_factor=1.0,
+        note=note,
+    )
 
 
 def gradient_scale(mean_squares: Float32) -> Scale | None:

@@ -140,7 +140,9 @@ def quantize_matrix(
 ) -> Uniform:
     """`matrix`, float32 [rows, columns], at one step."""
     chosen = choose(matrix, grid, rows, step)
-    return to_uniform(chosen, grid, rows, step, shared_column_scales, by_rows=by_rows)
+    return to_uniform(
+        chosen, grid, rows, step=step, shared_column_scales=shared_column_scales, by_rows=by_rows
+    )
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,11 @@ class _SiteWork:
         for layer in site.layers:
             name, matrix = layer.weight.name, layer.matrix()
             plan = plans.get(name)
-            plan = plan or _alone(survey_layer(name, matrix, grid, _bits(options), None, len(site.layers)))
+            plan = plan or _alone(
+                survey_layer(
+                    name, matrix, grid, rate=_bits(options), gradients=None, n_sharing=len(site.layers)
+                )
+            )
             squares = plan.gradients
             rows = RowGrid.of_gradients(squares, None if squares is None else gradient_scale(squares))
             layers.append(_LayerWork(plan, matrix, rows))
@@ -176,7 +182,9 @@ class _SiteWork:
         for layer in self.layers:
             name = layer.plan.name
             step = layer.plan.step(shift)
-            made[name] = quantize_matrix(layer.matrix, self.grid, layer.rows, step, first, by_rows=by_rows)
+            made[name] = quantize_matrix(
+                layer.matrix, self.grid, layer.rows, step=step, shared_column_scales=first, by_rows=by_rows
+            )
             first = first or name
         return made
 

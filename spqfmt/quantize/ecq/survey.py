@@ -88,7 +88,12 @@ class Survey:
                 gradients = self.gradients.get(layer.weight.name)
                 squares = None if gradients is None else gradients.numpy()
                 self.seen[layer.weight.name] = survey_layer(
-                    layer.weight.name, layer.matrix(), grid, self.rate, squares, len(site.layers)
+                    layer.weight.name,
+                    layer.matrix(),
+                    grid,
+                    rate=self.rate,
+                    gradients=squares,
+                    n_sharing=len(site.layers),
                 )
         return {}
 
@@ -101,13 +106,13 @@ def survey_layer(
     curve, equal_rate = _measure(matrix, grid, rows, rate)
     columns = 0 if grid.column_scale is None else matrix.shape[1] / n_sharing
     return Surveyed(
-        name,
-        matrix.numel(),
-        curve,
-        columns + (0 if rows.scale is None else len(matrix)),
-        equal_rate,
-        _equal_slope(grid, rows, gradients),
-        None if rows.scale is None else gradients,
+        name=name,
+        n_weights=matrix.numel(),
+        curve=curve,
+        side_bytes=columns + (0 if rows.scale is None else len(matrix)),
+        equal_rate=equal_rate,
+        equal_slope=_equal_slope(grid, rows, gradients),
+        gradients=None if rows.scale is None else gradients,
     )
 
 
@@ -128,7 +133,14 @@ def survey_plain(name: str, matrix: torch.Tensor, rate: float) -> Surveyed:
     rows = RowGrid.of_norms(matrix)
     curve, equal_rate = _measure(matrix, plain_grid(matrix.shape[1]), rows, rate)
     side_bytes = 0 if rows.scale is None else rows.scale.values.nbytes
-    return Surveyed(name, matrix.numel(), curve, side_bytes, equal_rate, None)
+    return Surveyed(
+        name=name,
+        n_weights=matrix.numel(),
+        curve=curve,
+        side_bytes=side_bytes,
+        equal_rate=equal_rate,
+        equal_slope=None,
+    )
 
 
 def make_plans(seen: Sequence[Surveyed], extra_bits: Mapping[str, float]) -> dict[str, TensorPlan]:
@@ -145,12 +157,12 @@ def make_plans(seen: Sequence[Surveyed], extra_bits: Mapping[str, float]) -> dic
     by_name = {s.name: base for s, base in zip(weighed, bases, strict=True)}
     return {
         s.name: TensorPlan(
-            s.name,
-            s.n_weights,
-            by_name.get(s.name, s.equal_rate) - extra_bits.get(s.name, 0.0),
-            s.curve,
-            s.side_bytes,
-            s.gradients,
+            name=s.name,
+            n_weights=s.n_weights,
+            base=by_name.get(s.name, s.equal_rate) - extra_bits.get(s.name, 0.0),
+            curve=s.curve,
+            side_bytes=s.side_bytes,
+            gradients=s.gradients,
         )
         for s in seen
     }

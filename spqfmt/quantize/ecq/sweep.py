@@ -86,14 +86,16 @@ def choose(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, step: np.float3
     row_step = np.ldexp(row_step, -exponents)
     weights = _shifted(np.ascontiguousarray(matrix.numpy()[:, grid.order]), -exponents)
     column_step = grid.column_step[grid.order]
-    slope = _slopes(grid, rows, row_scale, float(step), exponents)
+    slope = _slopes(grid, rows, row_scale, step=float(step), exponents=exponents)
     nearest = np.rint(weights / row_step[:, None] / column_step)
     counts = _counts(np.where(np.abs(nearest) <= -ESCAPE - 1, nearest, 0).astype(np.int8))
     codes = np.empty(weights.shape, np.int8)
     work = weights
     for _ in range(_PASSES):
         work = weights.copy()
-        codes = _sweep(work, grid.upper, row_step, column_step, slope, _code_bits(counts))
+        codes = _sweep(
+            work, grid.upper, row_step, column_step=column_step, slope=slope, bits=_code_bits(counts)
+        )
         counts = _counts(codes)
     back = np.argsort(grid.order)
     n_escapes = counts[0]
@@ -119,14 +121,14 @@ def to_uniform(
     codes = np.where(chosen.codes == ESCAPE, np.int8(0), chosen.codes)
     dtype, carrier = ("f16", np.float16) if _fit_f16(values) else ("f32", np.float32)
     return Uniform(
-        codes,
-        step,
-        "i8",
-        rows.scale,
-        grid.column_scale,
-        Outliers(at_rows, at_columns, values.astype(carrier), dtype) if values.size else None,
-        choose_layout(codes, by_rows=by_rows),
-        None if grid.column_scale is None else shared_column_scales,
+        codes=codes,
+        step=step,
+        code_dtype="i8",
+        row_scale=rows.scale,
+        column_scale=grid.column_scale,
+        outliers=Outliers(at_rows, at_columns, values.astype(carrier), dtype) if values.size else None,
+        layout=choose_layout(codes, by_rows=by_rows),
+        shared_column_scales=None if grid.column_scale is None else shared_column_scales,
     )
 
 
@@ -169,7 +171,14 @@ def _sweep(
             size = block.stop - first
             part = upper[block, block] if upper.size else diagonal[:size, :size]
             codes[:, block], errors = choose_codes(
-                work, block, part, row_step, column_step[block], slope, bits, n_threads=threads
+                work,
+                block,
+                part,
+                row_step=row_step,
+                column_step=column_step[block],
+                slope=slope,
+                bits=bits,
+                n_threads=threads,
             )
             if upper.size and block.stop < n:
                 later = torch.from_numpy(upper[block, block.stop :])
