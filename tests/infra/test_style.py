@@ -36,10 +36,12 @@ def own_names() -> set[str]:
 
 
 def foreign_names(module: ast.Module) -> set[str]:
-    """What a module imports from other packages."""
+    """What a module imports from other packages, and what it has that takes any number of values."""
     found = set()
     for node in ast.walk(module):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.FunctionDef) and node.args.vararg is not None:
+            found.add(node.name)
+        elif isinstance(node, ast.Import):
             found |= {
                 alias.asname or alias.name for alias in node.names if not alias.name.startswith("spqfmt")
             }
@@ -55,7 +57,7 @@ def long_calls(text: str, own: set[str]) -> Iterator[str]:
     for node in ast.walk(module):
         if not isinstance(node, ast.Call):
             continue
-        called = ast.unparse(node.func)
+        called = ast.unparse(node.func.value if isinstance(node.func, ast.Subscript) else node.func)
         values = [value for value in node.args if not isinstance(value, ast.Starred)]
         is_own = called.split(".")[-1] in own and called.split(".")[0] not in foreign
         if len(values) > MOST_WITHOUT_NAMES and is_own and called not in NAMELESS:
@@ -80,6 +82,7 @@ def test_calls_with_many_fields_name_them() -> None:
         ("f(1, 2, 3, 4, e=5)", []),
         ("\nx.f(1, 2, 3, 4, 5)", ["2: x.f"]),
         ("other(1, 2, 3, 4, 5)", []),
+        ("def f(*values): ...\nf(1, 2, 3, 4, 5)", []),
         ("from struct import f\nf(1, 2, 3, 4, 5)", []),
         ("from spqfmt.a import f\nf(1, 2, 3, 4, 5, *more)", ["2: f"]),
     ],

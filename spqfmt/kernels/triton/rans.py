@@ -104,7 +104,7 @@ def decode_blocks(stored, words, records, tables, out, error, first_block, WORDS
         at = tl.minimum(at, end + 1)
         quad = tl.zeros_like(x)
         for k in tl.static_range(4):
-            entry, x, at = step(x, at, table, words, lane_bit)
+            entry, x, at = step(x, at, table, words=words, lane_bit=lane_bit)
             quad |= ((entry >> 12) & 255) << (8 * k)
         if WORDS:
             tl.store(out + (place >> 2), quad.to(tl.int32, bitcast=True), mask=place < stop)
@@ -112,4 +112,4 @@ def decode_blocks(stored, words, records, tables, out, error, first_block, WORDS
             for k in tl.static_range(4):
                 tl.store(out + (place + k), (quad >> (8 * k)).to(tl.uint8), mask=place + k < stop)
         place += GROUP
-    report(x, first_x, at, end, words, error)
+    report(x, first_x, at, end=end, words=words, error=error)

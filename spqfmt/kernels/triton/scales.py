@@ -45,11 +45,29 @@ def group_parameters(
     OFFSET: tl.constexpr,
 ):
     """Scale and zero point or minimum (0 where there is none) of groups."""
-    s = group_value(scale, scale_steps, scale_zeros, row, group, n_groups, n_tiles, SUPER_ROWS, SUPER_GROUPS)
+    s = group_value(
+        scale,
+        scale_steps,
+        scale_zeros,
+        row=row,
+        group=group,
+        n_groups=n_groups,
+        n_tiles=n_tiles,
+        SUPER_ROWS=SUPER_ROWS,
+        SUPER_GROUPS=SUPER_GROUPS,
+    )
     o = tl.zeros_like(s)
     if OFFSET != NO_OFFSET:
         o = group_value(
-            offset, offset_steps, offset_zeros, row, group, n_groups, n_tiles, SUPER_ROWS, SUPER_GROUPS
+            offset,
+            offset_steps,
+            offset_zeros,
+            row=row,
+            group=group,
+            n_groups=n_groups,
+            n_tiles=n_tiles,
+            SUPER_ROWS=SUPER_ROWS,
+            SUPER_GROUPS=SUPER_GROUPS,
         )
     return s, o
 
@@ -96,16 +114,16 @@ def weights_of(
             row,
             group,
             scale,
-            scale_steps,
-            scale_zeros,
-            offset,
-            offset_steps,
-            offset_zeros,
-            n_groups,
-            n_tiles,
-            SUPER_ROWS,
-            SUPER_GROUPS,
-            OFFSET,
+            scale_steps=scale_steps,
+            scale_zeros=scale_zeros,
+            offset=offset,
+            offset_steps=offset_steps,
+            offset_zeros=offset_zeros,
+            n_groups=n_groups,
+            n_tiles=n_tiles,
+            SUPER_ROWS=SUPER_ROWS,
+            SUPER_GROUPS=SUPER_GROUPS,
+            OFFSET=OFFSET,
         )
         weight = group_weight(code.to(tl.float32), s, o, OFFSET)
     return weight
@@ -143,25 +161,27 @@ def tile_by_rows(
     `begin`: number of each row's first code. Columns pass n_columns where the row ends; the weights there mean nothing.
     """
     column, unit, byte = codes.elements(first_column, COLUMNS, UNIT, PER_BYTE)
-    code = codes.tile(packed, begin, column, byte, n_columns, BITS, SIGNED, PER_BYTE)
+    code = codes.tile(
+        packed, begin, column, byte=byte, width=n_columns, BITS=BITS, SIGNED=SIGNED, PER_BYTE=PER_BYTE
+    )
     group = tl.minimum(unit, n_columns - 1) // GROUP_SIZE
     weight = weights_of(
         code,
         row,
         tl.minimum(column, n_columns - 1),
-        group,
-        row_scale,
-        column_scale,
-        scale,
-        scale_steps,
-        scale_zeros,
-        offset,
-        offset_steps,
-        offset_zeros,
-        n_groups,
-        n_tiles,
-        SUPER_ROWS,
-        SUPER_GROUPS,
-        OFFSET,
+        group=group,
+        row_scale=row_scale,
+        column_scale=column_scale,
+        scale=scale,
+        scale_steps=scale_steps,
+        scale_zeros=scale_zeros,
+        offset=offset,
+        offset_steps=offset_steps,
+        offset_zeros=offset_zeros,
+        n_groups=n_groups,
+        n_tiles=n_tiles,
+        SUPER_ROWS=SUPER_ROWS,
+        SUPER_GROUPS=SUPER_GROUPS,
+        OFFSET=OFFSET,
     )
     return weight, column
