@@ -29,7 +29,7 @@ def as_files(names: Iterable[str]) -> dict[str, Kind]:
 
 
 def source_kinds(names: Iterable[str]) -> dict[str, Kind]:
-    """Like `as_files` for the files of a source, which hold weights and what goes with them too (7.2).
+    """Sort the files of a source as `as_files` does; they hold weights and what goes with them too (7.2).
 
     What is neither data nor weights that nothing unpickles counts as code.
     """

@@ -8,13 +8,13 @@ class Progress(Protocol):
     """A bar, a log, nothing. Entered once."""
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Begin to show what is done."""
         ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop showing."""
+        """Stop to show, whether or not the work has failed."""
         ...
 
     def start(self, total: int) -> None:
@@ -31,7 +31,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Shows nothing."""
+    """A progress that shows nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -42,10 +42,10 @@ class Silent:
         pass
 
     def start(self, total: int) -> None:
-        """Nothing to show."""
+        """Do nothing: nothing is shown."""
 
     def advance(self, n: int, name: str) -> None:
-        """Nothing to show."""
+        """Do nothing: nothing is shown."""
 
     def stage(self, text: str) -> None:
-        """Nothing to show."""
+        """Do nothing: nothing is shown."""

@@ -57,7 +57,7 @@ class Chunks(Sequence[Chunk]):
 
     @classmethod
     def of(cls, chunks: Iterable[Chunk]) -> Self:
-        """From single ones, which have one number of planes."""
+        """Make a table of single chunks, which have one number of planes."""
         rows, table, planes = [], [], 1
         for chunk in chunks:
             planes = len(chunk.planes)
@@ -95,7 +95,7 @@ class Chunks(Sequence[Chunk]):
 
     @property
     def held(self) -> "Chunks":
-        """Without the empty ones."""
+        """Return the chunks but for the empty ones."""
         if self.n_elements.all():
             return self
         which = np.flatnonzero(self.n_elements)
@@ -124,7 +124,7 @@ class Chunks(Sequence[Chunk]):
 
     @property
     def n_elements(self) -> _Int64:
-        """Of each chunk."""
+        """Number of elements of each chunk."""
         return self._rows[:, 0]
 
     @property
@@ -139,22 +139,22 @@ class Chunks(Sequence[Chunk]):
 
     @property
     def stored_bytes(self) -> int:
-        """Of all planes, padding between them not counted."""
+        """Stored bytes of all planes, padding between them not counted."""
         return int(self._rows[:, 1::3].sum())
 
     @property
     def raw_bytes(self) -> int:
-        """Of all planes."""
+        """Decoded bytes of all planes of all chunks."""
         return int(self._table[:, 1].sum()) * int(self._table.shape[1] - 2)
 
     @property
     def n_stored_planes(self) -> int:
-        """Of all chunks that hold elements."""
+        """Number of planes of all chunks that hold elements."""
         return int(np.count_nonzero(self.n_elements)) * int(self._table.shape[1] - 2)
 
     @property
     def codecs(self) -> set[int]:
-        """Those of all planes."""
+        """Ids of the codecs of all planes."""
         return set(self._rows[:, 2::3].ravel().tolist())
 
 
@@ -220,7 +220,7 @@ class TensorRecord:
 
     @property
     def n_weights(self) -> int:
-        """Number of elements."""
+        """Number of elements of the tensor."""
         return prod(self.shape)
 
     @property
@@ -248,7 +248,7 @@ class TensorRecord:
 
     @cached_property
     def by_role(self) -> Mapping[str, Stream]:
-        """The streams by role."""
+        """The tensor's streams by their role."""
         return {stream.role: stream for stream in self.streams}
 
     @cached_property

@@ -78,7 +78,7 @@ def gguf_file() -> Path:
 
 
 def megabytes(n_bytes: int) -> str:
-    """Bytes for reading."""
+    """Write bytes as megabytes, for people."""
     return f"{n_bytes / 1e6:.1f} MB"
 
 

@@ -25,7 +25,7 @@ def make(console: Console, name: str, picture: Path) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the tool, whose help is the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

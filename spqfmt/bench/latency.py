@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one pass. `load` and `decode` from sizes and the machine's rates, `compute` as measured.
+    """Milliseconds that one pass takes. `load` and `decode` from sizes and the machine's rates, `compute` as measured.
 
     `decode` is that of all threads that decode side by side, `parts` the pieces that pass through the buffers.
     """
@@ -17,7 +17,7 @@ class Latency:
 
     @property
     def serial_ms(self) -> float:
-        """One after the other."""
+        """Time of a pass that does one step after the other, nothing side by side."""
         return self.load_ms + self.decode_ms + self.compute_ms
 
     @property

@@ -34,7 +34,7 @@ class Report:
         }
 
     def print(self, console: Console) -> None:
-        """Write the tables."""
+        """Write the tables to a terminal or pipe."""
         described = (f"{key} {value}" for key, value in self.machine.items() if key != "packages")
         console.print(", ".join(described), style="dim", highlight=False)
         if self.codecs or self.load:

@@ -120,9 +120,10 @@ class Calibration:
     def run(
         self, finished: Finished = _no_earlier_run, options: MethodOptions | None = None
     ) -> Iterator[BlockResult]:
-        """The blocks in order. Where `finished` knows the results of a block, it is only run, not quantized again.
+        """Give the results of the blocks, in order.
 
-        `options` is what `search` has found; without it, the search comes first.
+        Where `finished` knows the results of a block, it is only run, not quantized again. `options` is what `search`
+        has found; without it, the search comes first.
         """
         options = self.search() if options is None else options
         for number in range(len(self.block_names)):

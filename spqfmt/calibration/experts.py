@@ -36,7 +36,7 @@ class ExpertRows:
 
     @property
     def name(self) -> str:
-        """Of the part, as of a module."""
+        """The name of the part, as of a module."""
         return f"{self.input_name}[{self.first_row}:{self.first_row + self.rows}]"
 
 

@@ -35,7 +35,7 @@ class SquaredGradients:
 
     @property
     def mean(self) -> torch.Tensor | None:
-        """None when no token was seen."""
+        """The mean of the squares; None when no token was seen."""
         return None if self._sum is None else (self._sum / self._n_tokens).float()
 
 

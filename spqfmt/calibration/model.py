@@ -29,7 +29,7 @@ NO_CALIBRATION = "take a method that needs no calibration, such as rtn, or ecq w
 
 
 def load_tokenizer(model: SourceModel) -> Any:
-    """The source's tokenizer. Raises ImporterError when it has none that transformers can use."""
+    """Load the source's own tokenizer. Raises ImporterError when it has none that transformers can use."""
 
     def explained(reason: str) -> SpqError:
         return ImporterError(

@@ -82,7 +82,7 @@ class Counter:
         self.n_tokens = 0
 
     def add(self, inputs: torch.Tensor) -> None:
-        """More inputs, [..., columns]."""
+        """Take more inputs in, [..., columns]."""
         self.n_tokens += inputs.numel() // inputs.shape[-1]
         self.accumulator.add(inputs)
 

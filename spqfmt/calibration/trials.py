@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class EngineTrials:
-    """See spqfmt.quantize.calibrated.Trials.
+    """`spqfmt.quantize.calibrated.Trials`, run by the engine.
 
     Memory holds the samples' hidden states before every block, for what was accepted last and for what is tried.
     """
@@ -39,7 +39,7 @@ class EngineTrials:
         return tuple((n, site) for n, name in enumerate(blocks) for site in self._engine.sites.get(name, ()))
 
     def perplexity(self, options: MethodOptions, first_block: int = 0) -> float:
-        """Of the model compressed with `options`; before `first_block` it is as accepted last."""
+        """The perplexity of the model compressed with `options`; before `first_block` it is as accepted last."""
         engine = self._engine
         hidden = self._accepted[: first_block + 1]
         for number in range(first_block, len(engine.block_names)):

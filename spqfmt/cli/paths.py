@@ -25,7 +25,10 @@ _KINDS = {
 
 
 class InputPath(click.Path):
-    """Something to read. `folders`: may be a folder too; `pipes`: or what is read once from beginning to end."""
+    """The path of something to read.
+
+    `folders`: may be a folder too; `pipes`: or what is read once from beginning to end.
+    """
 
     instead = ""
     """What to give instead of a folder."""

@@ -25,7 +25,7 @@ class _Shell(ShellComplete):
         return before, words[number] if number < len(words) else ""
 
     def format_completion(self, item: CompletionItem) -> str:
-        """One line."""
+        """Write a completion as one line: type, value and help with tabs between."""
         return "\t".join((item.type, str(item.value), item.help or ""))
 
 

@@ -16,7 +16,10 @@ _SHORTEST_NAME = 28
 
 @dataclass(frozen=True)
 class Column:
-    """A column. Where the terminal is too narrow, columns with the highest `spare` above 0 are left out first."""
+    """How one column is written.
+
+    Where the terminal is too narrow, columns with the highest `spare` above 0 are left out first.
+    """
 
     title: str
     spare: int = 0
@@ -89,7 +92,7 @@ class Table:
 
 
 def shorten(text: str, width: int) -> str:
-    """At most `width` cells, with the middle left out: what tells names apart is their end, and their layer."""
+    """Cut a text to `width` cells by its middle: what tells names apart is their end, and their layer."""
     if _width(text) <= width:
         return text
     head = (width - 1) // 3

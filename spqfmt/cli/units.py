@@ -37,7 +37,7 @@ def ratio(file_bytes: int, raw_bytes: int, bf16_bytes: int) -> str:
 
 
 def percent(share: float) -> str:
-    """As pages have it, but nothing for 0: a table is easier to read without."""
+    """Write a share as pages do, but nothing for 0: a table is easier to read without."""
     return text.percent(share) if share else ""
 
 

@@ -128,7 +128,7 @@ def _unpack_units(packed: Bytes, bits: int, out: Bytes) -> None:
 
 @cache
 def _unpacked(bits: int, signed: bool) -> NDArray[Any]:
-    """For each byte the elements that it packs, side by side in one integer."""
+    """The table that gives for each byte the elements that it packs, side by side in one integer."""
     bytes_, sign = np.arange(256)[:, None], 1 << (bits - 1)
     codes = bytes_ >> np.arange(0, 8, bits) & ((1 << bits) - 1)
     codes = (codes ^ sign) - sign if signed else codes

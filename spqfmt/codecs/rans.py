@@ -40,7 +40,7 @@ class RansCodec:
         return -(-(HEAD_BYTES + n_table_bytes) // 4) * 4 + 4 * n_blocks
 
     def parts(self, stored: Bytes, raw_bytes: int) -> "RansParts":
-        """Block by block."""
+        """Give parts of a chunk, decoded block by block."""
         return RansParts(stored, raw_bytes)
 
 

@@ -6,7 +6,7 @@ from spqfmt.errors import CorruptError
 
 
 class RawCodec:
-    """The bytes themselves."""
+    """The codec that leaves bytes as they are."""
 
     name = "raw"
     id = wire.CODEC_RAW
@@ -17,7 +17,7 @@ class RawCodec:
     device_rate = "move"
 
     def encode(self, raw: Bytes) -> bytes:
-        """A copy of `raw`."""
+        """Return a copy of `raw`."""
         return raw.tobytes()
 
     def decode(self, stored: Bytes, out: Bytes) -> None:
@@ -27,18 +27,18 @@ class RawCodec:
         out[:] = stored
 
     def overhead_bytes(self, head: bytes, stored_bytes: int, raw_bytes: int) -> int:
-        """None."""
+        """Return 0: nothing but the bytes is stored."""
         return 0
 
     def parts(self, stored: Bytes, raw_bytes: int) -> "RawParts":
-        """Any part of `stored`."""
+        """Give parts of `stored`, any from anywhere."""
         if stored.size != raw_bytes:
             raise CorruptError(f"raw chunk has {stored.size} bytes instead of {raw_bytes}")
         return RawParts(stored)
 
 
 class RawParts:
-    """The bytes themselves."""
+    """The bytes of a raw chunk."""
 
     constant: int | None = None
 
@@ -46,7 +46,7 @@ class RawParts:
         self._stored = stored
 
     def read(self, first: int, out: Bytes) -> None:
-        """A copy."""
+        """Copy the bytes from `first` on into `out`."""
         out[:] = self._stored[first : first + out.size]
 
 

@@ -40,7 +40,7 @@ class Task(Generic[_Out]):
             self._done.set()
 
     def result(self) -> _Out:
-        """What the work returned. Raises what it raised."""
+        """Wait for the work, and return what it returned. Raises what it raised."""
         self.do()
         self._done.wait()
         if self._error is not None:
@@ -125,7 +125,7 @@ def _end() -> None:
 
 
 def _forget_threads() -> None:
-    """In a forked child: the parent's threads are not here, and its locks may be held by one of them for ever."""
+    """Drop the parent's threads in a forked child: they are not here, and may hold its locks for ever."""
     _helpers.clear()
 
 

@@ -64,11 +64,11 @@ class ZstdCodec:
         self.parts(stored, out.size).read(0, out)
 
     def parts(self, stored: Bytes, raw_bytes: int) -> "ZstdParts":
-        """Frame by frame."""
+        """Give parts of a chunk, decoded frame by frame."""
         return ZstdParts(stored, raw_bytes, self.decompress)
 
     def overhead_bytes(self, head: bytes, stored_bytes: int, raw_bytes: int) -> int:
-        """The directory of frames."""
+        """Return the size of the directory of frames."""
         return min(stored_bytes, 4 * -(-raw_bytes // FRAME_BYTES))
 
     def decompress(self, frame: memoryview, raw_bytes: int, number: int) -> bytes:

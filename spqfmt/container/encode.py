@@ -41,7 +41,7 @@ def encode_plane(plane: Bytes, symbols: Bytes, codec: str) -> EncodedPlane:
 
 
 def _stored(plane: Bytes, entropy_bits: float, codec: str) -> tuple[bytes, int]:
-    """Never larger than raw."""
+    """The stored plane and its codec's id, never larger than raw."""
     name, limit = codec, float(plane.size)
     if codec == AUTO:
         name, limit = BEST, plane.size * (1 - MIN_SAVING)

@@ -21,12 +21,12 @@ INDEX_SUFFIX = ".index.json"
 
 
 def shard_path(path: Path, number: int, count: int) -> Path:
-    """m.spq -> m-00001-of-00003.spq."""
+    """Return the path of a shard: m.spq -> m-00001-of-00003.spq."""
     return path.with_name(f"{path.stem}-{number:05d}-of-{count:05d}.spq")
 
 
 def index_path(path: Path) -> Path:
-    """m.spq -> m.spq.index.json."""
+    """Return the path of the shards' index: m.spq -> m.spq.index.json."""
     return path.with_name(path.name + INDEX_SUFFIX)
 
 
@@ -42,7 +42,7 @@ def _is_text(name: str) -> bool:
 
 
 class Output:
-    """Like a Writer; begins a new shard where the next segment might pass `shard_bytes`, or at given segments.
+    """A Writer of one file or of shards: one begins where the next segment might pass `shard_bytes`, or at given ones.
 
     `shard_starts` are the numbers of the segments that begin a shard, the first among them.
     """
@@ -82,7 +82,10 @@ class Output:
     def begin_segment(
         self, name: str, raw_bytes: int, more: Mapping[str, object] = MappingProxyType({})
     ) -> None:
-        """See Writer.begin_segment. Encoded the segment's tensors take at most about `raw_bytes`."""
+        """Begin a segment as Writer.begin_segment does, in a further file where it would not fit.
+
+        Encoded the segment's tensors take at most about `raw_bytes`.
+        """
         limit = self._shard_bytes
         is_full = bool(limit and self._writers and self._writers[-1].offset + raw_bytes > limit)
         if not self._writers or is_full or self._n_segments in self._shard_starts:
@@ -104,13 +107,13 @@ class Output:
         same_as: Mapping[str, str] = MappingProxyType({}),
         like: Mapping[str, object] = MappingProxyType({}),
     ) -> int:
-        """See Writer.add_tensor."""
+        """Append a tensor to the file that is written, as Writer.add_tensor does."""
         return self._writers[-1].add_tensor(record, chunks, same_as, like)
 
     def copy_asset(
         self, asset: AssetRecord, chunks: Iterable[EncodedChunk], like: Mapping[str, object]
     ) -> None:
-        """See Writer.copy_asset. Assets go into the first file, which no tensor may follow in."""
+        """Append an asset as Writer.copy_asset does. Assets go into the first file, which no tensor may follow in."""
         self._first().copy_asset(asset, chunks, like)
 
     def _first(self) -> Writer:

@@ -58,7 +58,7 @@ _scratch = _Scratch()
 
 
 class Reader:
-    """One open file. Thread-safe: reads are positional, nothing is cached."""
+    """One file that is open for reading. Thread-safe: reads are positional, nothing is cached."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)

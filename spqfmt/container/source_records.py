@@ -28,7 +28,7 @@ class Piece(NamedTuple):
     n_bytes: int | None = None
 
     def to_json(self) -> list[int]:
-        """As it stands in the index."""
+        """Return the piece as it stands in the index."""
         if self.tensor is None:
             return [self.literal_bytes]
         some = [] if self.n_bytes is None else [self.first, self.n_bytes]
@@ -55,7 +55,7 @@ class Pieces(Sequence[Piece]):
 
     @property
     def literal_bytes(self) -> int:
-        """Of all pieces."""
+        """Bytes of the literals of all pieces."""
         return sum(self._integers[self._begins].tolist())
 
     @property
@@ -74,7 +74,7 @@ class SourceFileRecord:
     pieces: Sequence[Piece] | None = None
 
     def to_json(self) -> Json:
-        """As it stands in the index."""
+        """Return the record as it stands in the index."""
         record: Json = {"name": self.name, "file_bytes": self.file_bytes, "sha256": self.sha256}
         if self.pieces is not None:
             record["pieces"] = [piece.to_json() for piece in self.pieces]
@@ -89,7 +89,7 @@ class Sources:
     files: tuple[SourceFileRecord, ...]
 
     def to_json(self) -> Json:
-        """As it stands in the index."""
+        """Return the records as they stand in the index."""
         literals: Json = {} if self.literals is None else {"literals": self.literals}
         return literals | {"files": [file.to_json() for file in self.files]}
 

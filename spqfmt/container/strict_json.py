@@ -36,7 +36,7 @@ def member(record: Json, key: str, kind: type[_T], where: str) -> _T:
 
 
 def optional(record: Json, key: str, kind: type[_T], where: str) -> _T | None:
-    """Like `member`, None where the key is left out."""
+    """Return what `member` returns, or None where the key is left out."""
     return member(record, key, kind, where) if key in record else None
 
 
@@ -62,5 +62,5 @@ def objects(values: list[object], where: str) -> list[Json]:
 
 
 def without(record: Mapping[str, object], *keys: str) -> Json:
-    """The other keys."""
+    """Return the fields of a record but for these keys."""
     return {key: value for key, value in record.items() if key not in keys}

@@ -59,7 +59,7 @@ class Trailer:
 
 
 def pack_header(minor: int) -> bytes:
-    """The header's bytes."""
+    """Return the bytes of a file's header."""
     return _HEADER.pack(wire.MAGIC, wire.FORMAT_MAJOR, minor, b"")
 
 

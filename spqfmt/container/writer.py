@@ -56,7 +56,7 @@ NOTHING_UNKNOWN = Unknown()
 
 
 class Writer:
-    """One file being written. Leaving the context before `publish` removes what was written."""
+    """One file that is being written. Leaving the context before `publish` removes what was written."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Writer:
 
     @property
     def offset(self) -> int:
-        """Bytes written so far."""
+        """Number of bytes that are written so far."""
         return self._offset
 
     def add_tensor(
@@ -134,10 +134,11 @@ class Writer:
         same_as: Mapping[str, str] = MappingProxyType({}),
         like: Mapping[str, object] = MappingProxyType({}),
     ) -> int:
-        """Append a tensor. The streams of `record` are those that it holds itself, `chunks` those of each of them.
+        """Append a tensor to the open segment.
 
-        `same_as` says, by role, which earlier tensor of this file holds a stream of this one. `like` is the tensor's
-        record in a file that it is copied from. Returns the stored bytes with padding.
+        The streams of `record` are those that it holds itself, `chunks` those of each of them. `same_as` says, by role,
+        which earlier tensor of this file holds a stream of this one. `like` is the tensor's record in a file that it is
+        copied from. Returns the stored bytes with padding.
         """
         begin = self._offset
         shared = [self._shared(role, self._numbers[name]) for role, name in same_as.items()]

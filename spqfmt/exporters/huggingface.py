@@ -39,7 +39,7 @@ class ExportTensor(Protocol):
 
     @property
     def name(self) -> str:
-        """Name in the folder."""
+        """Its name in the folder's files."""
 
     @property
     def shape(self) -> tuple[int, ...]:

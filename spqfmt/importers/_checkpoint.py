@@ -22,7 +22,7 @@ _MAX_FACT_BYTES = 1 << 16
 
 
 def read_file(file: SourceFile) -> Header:
-    """What one file holds. Raises ImporterError."""
+    """Read what one file says of its tensors, by its suffix. Raises ImporterError."""
     return read_header(file) if file.path.suffix == ".safetensors" else read_pickle(file)
 
 

@@ -91,7 +91,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class GgufModel:
-    """One architecture. `names` maps stems; the suffix .weight or .bias stays as it is."""
+    """How GGUF writes one architecture, and what transformers calls it.
+
+    `names` maps stems; the suffix .weight or .bias stays as it is.
+    """
 
     class_name: str
     names: Mapping[str, str]

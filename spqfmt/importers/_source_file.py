@@ -56,7 +56,7 @@ class SourceFile:
 
     @property
     def n_bytes(self) -> int:
-        """The file's size."""
+        """The size that the file had when it was opened."""
         return self._state.n_bytes
 
     def read(self, offset: int, n_bytes: int) -> bytearray:

@@ -28,7 +28,7 @@ class DiffusersImporter:
         return (path / PIPELINE).is_file() and not (path / "config.json").is_file()
 
     def open(self, path: Path) -> SourceModel:
-        """See `Importer.open`."""
+        """Open a pipeline's folder, as `Importer.open` says."""
         beside = files_beside(path)
         tensors: list[SourceTensor] = []
         own: dict[str, SourceFile] = {}

@@ -51,7 +51,7 @@ class GgufImporter:
             return handle.read(len(MAGIC)) == MAGIC or path.suffix == ".gguf"
 
     def open(self, path: Path) -> SourceModel:
-        """See `Importer.open`."""
+        """Open a GGUF file with its splits, as `Importer.open` says."""
         file = SourceFile(path)
         header = read_header(file)
         architecture = str(header.metadata.get("general.architecture", ""))

@@ -34,7 +34,7 @@ class HuggingFaceImporter:
         return path.is_dir()
 
     def open(self, path: Path) -> SourceModel:
-        """See `Importer.open`."""
+        """Open a checkpoint's folder, as `Importer.open` says."""
         # As they are before any is read.
         beside = files_beside(path)
         config = read_config(path)

@@ -17,11 +17,11 @@ class SingleFileImporter:
     kind = "file"
 
     def accepts(self, path: Path) -> bool:
-        """By its name."""
+        """Whether the suffix is that of a file of weights."""
         return path.is_file() and path.suffix in (".safetensors", *PICKLES)
 
     def open(self, path: Path) -> SourceModel:
-        """See `Importer.open`."""
+        """Open one file of weights, as `Importer.open` says."""
         file = SourceFile(path)
         header = read_file(file)
         facts, lost = facts_of([header])

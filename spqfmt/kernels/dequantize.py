@@ -114,7 +114,7 @@ def offset_kind(zero_point: _Values | None, minimum: _Values | None) -> tuple[in
 
 
 def as_float32(values: Float32, shape: tuple[int, ...]) -> Float32:
-    """`values`, contiguous. ValueError: another dtype or shape."""
+    """Return `values` as they are, or a contiguous copy. ValueError: they have another dtype or shape."""
     if values.dtype != np.float32 or values.shape != shape:
         raise ValueError(f"parameters are {values.dtype}{list(values.shape)}, not float32{list(shape)}")
     return np.ascontiguousarray(values)

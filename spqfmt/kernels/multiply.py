@@ -35,7 +35,7 @@ class Floats(NamedTuple):
 
     @classmethod
     def of(cls, values: npt.NDArray[Any], dtype: str) -> "Floats":
-        """Of a numpy array of `dtype`'s carrier. ValueError: it has gaps, or another carrier."""
+        """The address of a numpy array of `dtype`'s carrier. ValueError: it has gaps, or another carrier."""
         number, carrier = FLOATS[dtype]
         if values.dtype != carrier or not values.flags.c_contiguous:
             raise ValueError(
@@ -65,7 +65,7 @@ class GroupNumbers(NamedTuple):
     tile: tuple[int, int] = (1, 1)
 
     def checked(self) -> tuple[Any, ...]:
-        """For the native module, which checks the lengths. ValueError: another carrier, or gaps."""
+        """Return the numbers for the native module, which checks the lengths. ValueError: another carrier, or gaps."""
         for array, dtype in (
             (self.values, self.dtype),
             (self.steps, self.steps_dtype),

@@ -58,7 +58,7 @@ def split_planes(src: Buffer, itemsize: int, rotate: bool, dst: Buffer) -> None:
 
 
 def merge_planes(src: Buffer, itemsize: int, rotate: bool, dst: Buffer) -> None:
-    """Invert `split_planes`."""
+    """Put back together what `split_planes` took apart."""
     _native.merge_planes(src, itemsize, rotate, dst)
 
 
@@ -86,7 +86,7 @@ def decode_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, n_threa
 
 
 def decode_verified_chunks(src: Buffer, jobs: npt.NDArray[np.int64], dst: Buffer, n_threads: int = 1) -> None:
-    """As `decode_chunks` for bytes whose checksums were compared when they came into memory: they are not again.
+    """Decode as `decode_chunks` does, but compare no checksum: it was compared when the bytes came into memory.
 
     Threads share each chunk, block by block, and are torch's own where torch is loaded. Never ChecksumError.
     """
@@ -141,7 +141,7 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Without more threads of torch's, in torch's operations too, where its runtime could not part with them."""
+    """Use no more threads of torch's, in torch's operations too, where its runtime could not part with them."""
     _native.after_fork(_disbanded)
     torch = sys.modules.get("torch")
     if torch is not None and not _disbanded:

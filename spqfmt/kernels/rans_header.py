@@ -16,10 +16,10 @@ STATE_BYTES = 4 * wire.RANS_LANES
 
 @dataclass(frozen=True, eq=False)
 class RansHeader:
-    """A checked header. `symbol` is that of a chunk of one symbol, which has no blocks; else None.
+    """What the checked header of a chunk says.
 
-    `frequencies` is int64[256]. Block `b` lies at bytes begins[b] to ends[b] of the chunk (int64[n_blocks]) and holds
-    n_symbols[b] symbols.
+    `symbol` is that of a chunk of one symbol, which has no blocks; else None. `frequencies` is int64[256]. Block `b`
+    lies at bytes begins[b] to ends[b] of the chunk (int64[n_blocks]) and holds n_symbols[b] symbols.
     """
 
     symbol: int | None

@@ -41,7 +41,7 @@ class TensorHandle:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape."""
+        """The tensor's dimensions, as in its source."""
         return self._record.shape
 
     @property
@@ -104,7 +104,10 @@ def _narrow(codes: torch.Tensor, record: TensorRecord, dtype: torch.dtype | None
 
 
 class SpqFile(Mapping[str, TensorHandle]):
-    """An open packed model. Names come in execution order. Use it as a context manager, or close it."""
+    """An open packed model as a mapping of tensors.
+
+    Names come in execution order. Use it as a context manager, or close it.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)

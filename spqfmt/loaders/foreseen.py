@@ -28,7 +28,7 @@ class Slot:
     part: int = -1
 
     def clear(self) -> None:
-        """Free it."""
+        """Make the slot free for another part."""
         self.state, self.part = SlotState.FREE, -1
 
 
@@ -63,7 +63,7 @@ class Foreseen(Generic[_Slot]):
         return (slot for slot in self.slots if slot.part == part and slot.state is not SlotState.FREE)
 
     def free(self) -> Iterator[_Slot]:
-        """Slots that are free."""
+        """Give the slots that are free."""
         return (slot for slot in self.slots if slot.state is SlotState.FREE)
 
     def surplus(self, *states: SlotState) -> Iterator[_Slot]:

@@ -53,7 +53,7 @@ class _Streamer(transformers.TextStreamer):  # type: ignore[misc] # transformers
         super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Text that is settled."""
+        """Take text that will not change any more, and show it."""
         self.pieces.append(text)
         if text:
             self._write(text)

@@ -75,7 +75,7 @@ class _Handle:
         self.shape = torch.Size(tensor.shape)
 
     def get_shape(self) -> list[int]:
-        """As a safetensors slice has it."""
+        """Return the shape as a safetensors slice has it, a list."""
         return list(self.shape)
 
     def __getitem__(self, index: Any) -> torch.Tensor:

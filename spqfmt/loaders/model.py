@@ -97,7 +97,7 @@ def load_onto(
     dtype: torch.dtype | str | None = None,
     progress: Progress | None = None,
 ) -> tuple[Any, Any]:
-    """As `load_model`: the model on `where`, and its packed weights, if they are `wanted`, on `target` (None: the CPU).
+    """Load the model as `load_model` does, onto `where`; its packed weights, if they are `wanted`, onto `target`.
 
     The model owns `target`. Raises as `load_model` does.
     """

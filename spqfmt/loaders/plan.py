@@ -141,7 +141,7 @@ def _plan(
 
 
 def estimate(config: Any, dtype: torch.dtype, n_tokens: int, batch: int) -> Activations:
-    """From the config alone; sizes that a config does not have count as 0."""
+    """Estimate bytes from the config alone; sizes that a config does not have count as 0."""
     text = text_config(config)
     values = text.to_dict()
 

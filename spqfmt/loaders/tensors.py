@@ -125,7 +125,7 @@ def _reader(file: SpqFile, name: str) -> Callable[[bool], torch.Tensor]:
 
 
 def _refused(path: Path, name: str) -> Callable[[bool], torch.Tensor]:
-    """For complex numbers, of which transformers would take the real part."""
+    """What refuses complex numbers, of which transformers would take the real part."""
 
     def read(_: bool) -> torch.Tensor:
         raise UnsupportedError(

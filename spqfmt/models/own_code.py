@@ -146,7 +146,7 @@ def _called(names: tuple[str, ...], layers: Mapping[str, Any]) -> set[str]:
 
 
 def _accesses(named: Mapping[str, Any]) -> Iterator[tuple[str | None, Access]]:
-    """In code of the modules that is run, with the module's name; None for functions of no class."""
+    """What code of the modules that is run accesses, with the module's name; None for functions of no class."""
     classes = {module: _classes(module) for module in named.values()}
     files = {cls.__module__ for found in classes.values() for cls in found}
     if not any(_SEEN_BY_NAME.search(_source(file)) for file in files):
@@ -180,7 +180,7 @@ def _classes(module: Any) -> tuple[type, ...]:
 
 @cache
 def _source(file: str) -> str:
-    """Of a module of Python; empty where it is not there."""
+    """The text of a module of Python; empty where it is not there."""
     try:
         return inspect.getsource(sys.modules[file])
     except (KeyError, OSError, TypeError):

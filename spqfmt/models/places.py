@@ -84,7 +84,7 @@ def values_at_once(model: Any, places: Sequence[Place]) -> int:
 
 
 def _whole_ties(places: list[Place], tied: Mapping[str, str]) -> list[Place]:
-    """Without those that share a tensor with a module that keeps an ordinary parameter: it would be held twice."""
+    """Leave out those that share a tensor with a module that keeps an ordinary parameter: it would be held twice."""
     found = {f"{place.module}.weight" for place in places}
     broken = {name for pair in tied.items() if not found.issuperset(pair) for name in pair}
     whole = [place for place in places if f"{place.module}.weight" not in broken]

@@ -56,7 +56,7 @@ def treatment(
 
 
 def _clamp(x: torch.Tensor, record: Mapping[str, object]) -> torch.Tensor:
-    """`x` float32, not empty."""
+    """Clamp `x`, float32 and not empty."""
     if record["kind"] == "range":
         low, high = (float(float_from_bits(record[key], key)) for key in ("low", "high"))
         return x.clamp(low, high)

@@ -49,9 +49,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PackReport:
-    """What a pack made. `raw_bytes` is the source tensors' size, `file_bytes` that of all files written.
+    """What a pack made, and how large it is.
 
-    `bf16_bytes` is the source's size with all floats of 16 or more bits as BF16.
+    `raw_bytes` is the source tensors' size, `file_bytes` that of all files written. `bf16_bytes` is the source's size
+    with all floats of 16 or more bits as BF16.
     """
 
     files: tuple[Path, ...]
@@ -84,7 +85,7 @@ class PackReport:
         return reasons
 
     def to_json(self) -> dict[str, object]:
-        """As plain data."""
+        """Return the report as plain data, for `--json`."""
         return asdict(self) | {"files": [str(file) for file in self.files], "ratio": self.ratio}
 
 
@@ -129,7 +130,7 @@ def pack_model(
     progress: Progress,
     resume: bool = False,
 ) -> PackReport:
-    """Pack an opened source. See `pack`."""
+    """Pack a source that is open already, as `pack` does. See `pack`."""
     started = time.monotonic()
     check_name(out)
     plan = plan_pack(model, options)

@@ -69,12 +69,12 @@ class PackPlan:
 
     @property
     def tensors(self) -> Iterator[PlannedTensor]:
-        """All tensors in order."""
+        """Give the tensors of all segments, in the order of the file."""
         return (tensor for _, tensors in self.segments for tensor in tensors)
 
 
 def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
-    """Decide for every tensor. Reads no weights.
+    """Decide what becomes of every tensor. Reads no weights.
 
     Raises ImporterError where a method is to quantize what is quantized already.
     """

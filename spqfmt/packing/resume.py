@@ -39,7 +39,10 @@ _OURS = re.compile(
 
 
 class ResumeFolder:
-    """The folder beside `out`. Within the context no other process can have it; a killed one holds it no longer."""
+    """The folder beside `out` that a pack is resumed from.
+
+    Within the context no other process can have it; a killed one holds it no longer.
+    """
 
     def __init__(self, out: Path, *, resume: bool, force: bool) -> None:
         self._out = out
@@ -51,7 +54,10 @@ class ResumeFolder:
         """Blocks that the pack will have, once they are known."""
 
     def __enter__(self) -> Self:
-        """Take the folder. Raises OptionError when it is another's, holds more than ours, or not what was asked for."""
+        """Take the folder for this process.
+
+        Raises OptionError when it is another's, holds more than ours, or not what was asked for.
+        """
         if self._resume and not self.path.exists():
             raise OptionError(f"{self.path}: not there, so there is nothing to resume")
         self._refuse_others()
@@ -101,7 +107,7 @@ class ResumeFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """After an interruption, say how to go on; after another error, keep only what is of use."""
+        """Say how to go on after an interruption; after another error, keep only what is of use."""
         kept = self._kept()
         self._release()
         if isinstance(error, KeyboardInterrupt):
@@ -239,7 +245,7 @@ class ResumedTensor:
 
     @classmethod
     def read(cls, reader: Reader, record: TensorRecord) -> "ResumedTensor":
-        """All of it, checked."""
+        """Read all that was stored of a tensor, and check it."""
         own, same_as = [], {}
         for stream in record.streams:
             sizes = tuple(chunk.n_elements for chunk in reader.owner(stream).chunks)
@@ -256,7 +262,7 @@ class ResumedTensor:
         return cls(encoded, matrix, column_scale(reader, record))
 
     def encode(self) -> Encoded:
-        """As it was."""
+        """Return the tensor as it was encoded before."""
         return self.encoded
 
     def dequantize(self) -> Float32:

@@ -65,7 +65,7 @@ class _Bytes:
 
 @dataclass(frozen=True)
 class FileBytes(_Bytes):
-    """The whole file."""
+    """A wanted size of the whole file."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,10 @@ class Choice(NamedTuple):
 def choose(
     method: str | None, bits: float | None, file: int | str | None, memory: int | str | None
 ) -> Choice:
-    """From `method`, `bits`, `fit` and `fit_memory`; None is what was not given. OptionError for what does not fit."""
+    """Decide by `method`, `bits`, `fit` and `fit_memory`; None is what was not given.
+
+    OptionError for what does not fit.
+    """
     if file is not None and memory is not None:
         raise OptionError("--fit and --fit-memory are two sizes to hit; give one")
     size: FileBytes | MemoryBytes | None = None if file is None else FileBytes(_size(file))

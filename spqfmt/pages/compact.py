@@ -67,7 +67,7 @@ class Numbered(Generic[_T]):
 
     @property
     def all(self) -> list[_T]:
-        """The values."""
+        """Return the values in the order of their numbers."""
         return list(self._numbers)
 
 
@@ -87,7 +87,7 @@ def _groups(groups: Iterable[GroupReport]) -> dict[str, list[object]]:
 
 
 def _measured(tensors: tuple[TensorReport, ...]) -> dict[str, object]:
-    """By the tensor's number, as JSON keys are: as many as fit."""
+    """The measured figures by the tensor's number, as JSON keys are: as many as fit."""
     found: dict[str, object] = {}
     left = MEASURED_CHARACTERS
     for number, tensor in sorted(enumerate(tensors), key=lambda pair: -pair[1].stored_bytes):

@@ -21,10 +21,11 @@ _ESCAPES = str.maketrans(
 
 
 def render(template: str, scripts: Sequence[str] = (), data: object = None, **context: object) -> str:
-    """The page of `template`. `scripts` are files of static/, run after D3 with `data` in a JSON element.
+    """Return the page that `template` makes.
 
-    Everything that templates print is escaped, and the page's Content-Security-Policy admits its own style and
-    script by their hashes alone: a name from a file can become neither markup nor code.
+    `scripts` are files of static/, run after D3 with `data` in a JSON element. Everything that templates print is
+    escaped, and the page's Content-Security-Policy admits its own style and script by their hashes alone: a name from a
+    file can become neither markup nor code.
     """
     environment = _environment()
     style = environment.get_template("page.css").render(light=LIGHT, dark=DARK)

@@ -2,7 +2,7 @@
 
 
 def size(n_bytes: float) -> str:
-    """Bytes in decimal units."""
+    """Write bytes in decimal units, B to TB."""
     for unit in ("B", "kB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
@@ -18,7 +18,7 @@ def percent(share: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """How many times smaller."""
+    """Write how many times smaller something is."""
     return f"{value:.2f}"
 
 
@@ -33,5 +33,5 @@ def relative_error(error: float) -> str:
 
 
 def integer(value: int) -> str:
-    """With thin spaces between thousands."""
+    """Write a number with thin spaces between thousands."""
     return f"{value:,}".replace(",", "\u202f")

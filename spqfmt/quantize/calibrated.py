@@ -124,7 +124,7 @@ class Trials(Protocol):
         ...
 
     def perplexity(self, options: MethodOptions, first_block: int = 0) -> float:
-        """Of the compressed model on the samples, inf where it overflows.
+        """The perplexity of the compressed model on the samples, inf where it overflows.
 
         `options` must do the same to the blocks before `first_block` as those that were accepted last.
         """

@@ -9,13 +9,13 @@ from spqfmt.schemes.uniform import Uniform
 
 
 def describe(weight: Weight, options: MethodOptions) -> str:
-    """As Method.describe, for a tensor that is no layer."""
+    """Say what `Method.describe` says, for a tensor that is no layer."""
     if weight.role not in {"embedding", "head"} or options.embedding_bits == KEEP:
         return ""
     return f"{options.embedding_bits} bits per row"
 
 
 def quantize(weight: Weight, value: torch.Tensor, options: MethodOptions) -> Uniform:
-    """As Method.quantize, where `describe` said something."""
+    """Quantize as `Method.quantize` does, where `describe` said something."""
     assert options.embedding_bits is not None
     return round_symmetric(as_matrix(weight, value), options.embedding_bits, per_row=True)

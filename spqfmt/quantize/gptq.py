@@ -29,7 +29,7 @@ class Gptq:
     calibrated = True
 
     def check(self, options: MethodOptions) -> MethodOptions:
-        """Defaults filled in."""
+        """Return the options with defaults filled in."""
         bits, embedding_bits = check_bits(options, 4)
         granularity, group_size = check_grouping(options, 128, ("row", "group"))
         return replace(
@@ -43,7 +43,7 @@ class Gptq:
         )
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:
-        """Bits and granularity."""
+        """Say the bits and what shares a scale."""
         if weight.role != "linear":
             return embeddings.describe(weight, options)
         size = f" of {options.group_size}" if options.granularity == "group" else ""
@@ -54,7 +54,7 @@ class Gptq:
         return embeddings.quantize(weight, value, options)
 
     def accumulator(self, n_columns: int, options: MethodOptions) -> Hessian:
-        """The Hessian."""
+        """Return what sums up the Hessian of the inputs."""
         return Hessian(n_columns)
 
     def quantize_block(self, block: Block, options: MethodOptions) -> Mapping[str, Result]:

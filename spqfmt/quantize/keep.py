@@ -19,7 +19,7 @@ class Keep:
         return options
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:
-        """Which codes are kept."""
+        """Say which codes are kept."""
         return f"codes of {weight.form}, as they are" if weight.form else ""
 
     def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
@@ -27,7 +27,7 @@ class Keep:
         return Dense(to_numpy(value), weight.dtype)
 
     def keep(self, weight: Weight, stored: Quantized) -> Quantized:
-        """The codes."""
+        """Return the codes as the source stores them."""
         return stored
 
 

@@ -21,7 +21,7 @@ class LaidOut(Uniform):
     """A uniform tensor whose layout is chosen when it is encoded: what is only simulated needs none."""
 
     def encode(self) -> Encoded:
-        """As Uniform does, with the best layout."""
+        """Encode as Uniform does, with the best layout."""
         plain = Uniform(**{field.name: getattr(self, field.name) for field in fields(Uniform)})
         return replace(plain, layout=choose_layout(self.codes)).encode()
 

@@ -38,7 +38,7 @@ class RoundToNearest:
         )
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:
-        """Bits and granularity."""
+        """Say the bits and what shares a scale."""
         bits, granularity = self._choice(weight, options)
         if bits == KEEP:
             return ""
@@ -82,9 +82,10 @@ def round_symmetric(matrix: torch.Tensor, bits: int, *, per_row: bool) -> Unifor
 
 
 def round_groups(matrix: torch.Tensor, bits: int, group_size: int) -> Grouped:
-    """Codes 0 .. 2^bits - 1 between minimum and maximum of each group of columns; `matrix` float32 [out, in].
+    """Round each group of columns between its minimum and maximum, to codes 0 .. 2^bits - 1.
 
-    The codes are rounded against scale and zero point as stored (the latter a whole number), not before.
+    `matrix` is float32 [out, in]. The codes are rounded against scale and zero point as stored (the latter a whole
+    number), not before.
     """
     rows, columns = matrix.shape
     groups = in_groups(matrix, group_size)

@@ -46,7 +46,7 @@ class SpQR:
     calibrated = True
 
     def check(self, options: MethodOptions) -> MethodOptions:
-        """Defaults filled in."""
+        """Return the options with defaults filled in."""
         bits, embedding_bits = check_bits(options, 4)
         group_size = 16 if options.group_size is None else options.group_size
         threshold = 0.2 if options.threshold is None else options.threshold
@@ -75,7 +75,7 @@ class SpQR:
         return embeddings.quantize(weight, value, options)
 
     def accumulator(self, n_columns: int, options: MethodOptions) -> Hessian:
-        """The Hessian."""
+        """Return what sums up the Hessian of the inputs."""
         return Hessian(n_columns)
 
     def quantize_block(self, block: Block, options: MethodOptions) -> Mapping[str, Result]:
@@ -138,7 +138,7 @@ def quantize_matrix(
 def _quantize_columns(
     matrix: torch.Tensor, grids: Grids, factor: Factor, bits: int, group_size: int, threshold: float
 ) -> tuple[Grouped, torch.Tensor]:
-    """With the columns of `matrix` in the factor's order; and the errors that `loses_a_row` takes."""
+    """Quantize the columns of `matrix`, in the factor's order; and give the errors that `loses_a_row` takes."""
     rows, columns = matrix.shape
     work = shifted(matrix, -grids.shift).t().clone(memory_format=torch.contiguous_format)
     diagonal = factor.upper.diagonal()

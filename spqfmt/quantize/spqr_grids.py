@@ -52,7 +52,7 @@ class Supergroups:
         self._zeros: list[Level2] = []
 
     def fit(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See Grids."""
+        """Fit the grids of one group of columns, as `Grids.fit` says."""
         scale, zero = fit_range(weights.amin(1), weights.amax(1), self._bits)
         scales, zeros = (quantize_statistics(value, self._steps_dtype) for value in (scale, zero))
         self.fits &= scales.fits and zeros.fits
@@ -61,7 +61,7 @@ class Supergroups:
         return scales.values, zeros.values
 
     def stored(self) -> tuple[GroupValues, GroupValues, tuple[int, int] | None]:
-        """See Grids."""
+        """Return what is written, as `Grids.stored` says."""
         factor = 2.0 ** int(self.shift[0, 0])
         return self._stack(self._scales, factor), self._stack(self._zeros, 1.0), (SUPERGROUP_ROWS, 1)
 
@@ -80,7 +80,7 @@ class Supergroups:
 
 
 class OwnGrids:
-    """As gptq has them: a scale for each group, and a whole zero point. Each row has a shift of its own."""
+    """Grids as gptq has them: a scale for each group, and a whole zero point. Each row has a shift of its own."""
 
     outlier_dtype = "f32"
     fits = True
@@ -91,20 +91,23 @@ class OwnGrids:
         self._grids: list[MinMax] = []
 
     def fit(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See Grids. What is stored is fitted to the weights as they are."""
+        """Fit the grids of one group of columns, as `Grids.fit` says.
+
+        What is stored is fitted to the weights as they are.
+        """
         grid = fit_min_max(shifted(weights, self.shift), self._bits, "f32")
         self._grids.append(grid)
         return shifted(grid.scale, -self.shift[:, 0]), grid.zero
 
     def stored(self) -> tuple[GroupValues, GroupValues, tuple[int, int] | None]:
-        """See Grids."""
+        """Return what is written, as `Grids.stored` says."""
         zeros = torch.stack([grid.zero for grid in self._grids], 1).to(torch.uint8)
         scales = torch.stack([grid.scale for grid in self._grids], 1)
         return scale_values(scales, "f32"), GroupValues(to_numpy(zeros), code_dtype(self._bits)), None
 
 
 def ways_to_store(matrix: torch.Tensor, bits: int) -> Iterator[Grids]:
-    """To be tried one after the other for `matrix`, float32 [rows, columns]: the first that fits is the one to take."""
+    """What to try one after the other for `matrix`, float32 [rows, columns]: the first that fits is the one to take."""
     rows = matrix.abs().amax(1)
     largest = float(rows.max())
     exponent = ordinary_exponent(largest)

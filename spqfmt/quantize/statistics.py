@@ -32,7 +32,7 @@ class Hessian:
 
 
 class ColumnStatistics:
-    """For each column over all tokens: `largest` = max|x|, `rms`, `low` and `high`; float32 [columns]."""
+    """What holds for each column over all tokens: `largest` = max|x|, `rms`, `low` and `high`; float32 [columns]."""
 
     def __init__(self, n_columns: int) -> None:
         self.n_tokens = 0

@@ -44,7 +44,7 @@ class TensorDiff:
     error: Distance | None
 
     def to_json(self) -> dict[str, object]:
-        """As plain data."""
+        """Return the difference as plain data, for `--json`."""
         return asdict(self)
 
 
@@ -63,7 +63,7 @@ class DiffReport:
         return not self.assets and all(t.difference == EQUAL for t in self.tensors)
 
     def to_json(self) -> dict[str, object]:
-        """As plain data: of the files their sizes and totals, of tensors what differs."""
+        """Return plain data: of the files their sizes and totals, of tensors what differs."""
         return self.without_tensors() | {"tensors": [t.to_json() for t in self.tensors]}
 
     def without_tensors(self) -> dict[str, object]:
@@ -200,7 +200,7 @@ def _any_named(a: Held, b: Held) -> bool:
 
 
 def _same_parameters(a: Held, b: Held) -> bool:
-    """As they stand in the files: a scheme that is not known says nothing of which matter."""
+    """Whether parameters are equal as they stand in the files: of an unknown scheme nobody knows which matter."""
     found = [
         reader.index.json_of(reader.index.by_name.numbers[holder(reader, r).name]) for reader, r in (a, b)
     ]

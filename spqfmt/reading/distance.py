@@ -28,7 +28,7 @@ def to_numbers(elements: Elements, dtype: str) -> NDArray[np.inexact]:
 def distance(
     parts: Iterable[tuple[Elements, Elements]], restored_dtype: str, reference_dtype: str
 ) -> Distance:
-    """Of a restored tensor to a reference: carriers of the same elements of both, a part after the other.
+    """Measure the distance of a restored tensor to a reference: carriers of the same elements of both, part by part.
 
     Sums of squares are exact to about six digits.
     """

@@ -70,7 +70,7 @@ def _measure(reader: Reader, record: TensorRecord, reference: Reference | None) 
 
 
 def histogram(reader: Reader, record: TensorRecord) -> Histogram | None:
-    """Of the codes, or of a dense tensor's exponents or small integers.
+    """Count the codes, or a dense tensor's exponents or small integers.
 
     None for wide integers, empty tensors, and schemes that are not known.
     """

@@ -18,7 +18,7 @@ from spqfmt.records import TensorRecord
 
 
 class Reference(Protocol):
-    """Tensors by name."""
+    """The tensors of a reference model, by name."""
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The tensor's shape; None where there is no such tensor."""

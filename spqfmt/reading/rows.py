@@ -170,7 +170,7 @@ def blocks(record: TensorRecord) -> Iterator[tuple[range, range]]:
 
 
 def _blocks_of_stack(record: TensorRecord, chunks: Chunks) -> Iterator[tuple[range, range]]:
-    """See `blocks`, of a stack of transposed matrices that is stored by rows of these."""
+    """Give what `blocks` gives, of a stack of transposed matrices that is stored by rows of these."""
     height, width = record.shape[-2:]
     rows, columns = rows_and_columns(record)
     for some in _slices(record, rows):

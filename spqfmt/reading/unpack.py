@@ -43,17 +43,17 @@ class _Restored:
 
     @property
     def name(self) -> str:
-        """The tensor's name."""
+        """Name of the restored tensor."""
         return self.record.name
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The tensor's shape."""
+        """Dimensions of the restored tensor."""
         return self.record.shape
 
     @property
     def dtype(self) -> str:
-        """The tensor's dtype."""
+        """Dtype that the tensor is restored to."""
         return self.record.dtype
 
     @property

@@ -74,7 +74,7 @@ def _verify_content(model: OpenModel, progress: Progress) -> str | None:
 
 
 class _Checks:
-    """Of chunks in the order of the file, some at once, and of the bytes between them."""
+    """Checks chunks in the order of the file, some at once, and the bytes between them."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -100,7 +100,7 @@ class _Checks:
                 self._check_chunks()
 
     def padding(self, stop: int) -> None:
-        """From the end of the last plane up to `stop`."""
+        """Check the padding from the end of the last plane up to `stop`."""
         if stop > self._end and any(self._reader.read_bytes(self._end, stop - self._end)):
             with located(self._reader.path):
                 raise CorruptError("padding is not zero", self._end)

@@ -51,7 +51,7 @@ class DecodeRates:
         return rate.chunk_ns + 1e9 * raw_bytes / rate.bytes_per_s
 
     def to_json(self) -> Json:
-        """As a file's index stores them, and as `read_rates` takes them."""
+        """Return the rates as a file's index stores them, and as `read_rates` takes them."""
         return {name: rate._asdict() for name, rate in self.codecs.items()}
 
 
@@ -109,7 +109,7 @@ def _parse_rate(found: object) -> CodecRate | None:
 
 
 def measure_decode_rates() -> DecodeRates:
-    """Of this machine and backend, on INT8 codes of a normal distribution; once in a process.
+    """Measure this machine and backend, on INT8 codes of a normal distribution; once in a process.
 
     Three digits are kept: the rest is noise, and the rates are stored in the file whose chunks they chose.
     """

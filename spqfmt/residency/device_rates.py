@@ -63,7 +63,7 @@ def _assume(
     memory: float,
     copy: float,
 ) -> DeviceRates:
-    """From a card's data sheet: multiprocessors (of 4 schedulers), boost clock, bytes a second of memory and PCIe."""
+    """Derive rates from a data sheet: multiprocessors (of 4 schedulers), clock, bytes a second of memory and PCIe."""
     issue_bound = multiprocessors * 4 * ghz * 1e9 * 32 / INSTRUCTIONS_PER_32_SYMBOLS
     return DeviceRates(
         name=name,
@@ -94,7 +94,7 @@ _MAKES_THEM = "`python tools/gpu/gpu_check.py --rates FILE` measures those of a 
 
 
 def assumed_for(card: str) -> DeviceRates:
-    """By a name such as "NVIDIA GeForce RTX 4090"; DEFAULT for a card that is not in the table."""
+    """Find rates by a name such as "NVIDIA GeForce RTX 4090"; DEFAULT for a card that is not in the table."""
     plain = card.lower().replace(" ", "")
     return next((rates for name, rates in ASSUMED.items() if name in plain), DEFAULT)
 

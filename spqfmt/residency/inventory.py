@@ -64,7 +64,7 @@ class Fixed:
 
     @property
     def total(self) -> int:
-        """The sum."""
+        """The sum of all of them."""
         return self.floats + self.sides + self.workspace + self.staging + self.ring + self.rows + self.values
 
 
@@ -94,7 +94,7 @@ class Totals:
 
     @classmethod
     def of(cls, items: Sequence[Item], sides: int) -> Self:
-        """Of whole packed tensors, whose sides take so many bytes."""
+        """Sum up whole packed tensors, whose sides take so many bytes."""
         parts = [item.part for item in items]
         lookups = [item.part for item in items if item.lookups]
         return cls(
@@ -110,7 +110,7 @@ class Totals:
         )
 
     def __add__(self, other: "Totals") -> "Totals":
-        """Of both."""
+        """The totals of both together: sums are added, the larger of two largest is kept."""
         return Totals(
             **{name: getattr(self, name) + getattr(other, name) for name in _SUMS},
             **{name: max(getattr(self, name), getattr(other, name)) for name in _LARGEST},
@@ -168,7 +168,7 @@ class Inventory:
 
     @cached_property
     def totals(self) -> Totals:
-        """What it comes to."""
+        """What the items and the rest come to."""
         others = Totals(
             floats=self.float_bytes, largest_workspace=self.workspace_bytes, values=self.values_bytes
         )

@@ -82,7 +82,7 @@ def climb(ladders: Sequence[Sequence[State]], room: int | None, rank: Rank) -> l
 
 
 def _moves(number: int, ladder: Sequence[State]) -> Iterator[_Move]:
-    """From each state that is worth its bytes to the next one, and from the first to all of them."""
+    """The moves from each state that is worth its bytes to the next one, and from the first to all of them."""
 
     def move(before: int, after: int) -> _Move:
         n_bytes = ladder[after].n_bytes - ladder[before].n_bytes
@@ -123,5 +123,5 @@ def check_ceiling(name: str, ceiling: int | None, smallest: int) -> None:
 
 
 def enough_mib(n_bytes: int) -> str:
-    """In MiB, rounded up: a ceiling that is typed as it was read is enough."""
+    """Bytes in MiB, rounded up: a ceiling that is typed as it was read is enough."""
     return f"{math.ceil(n_bytes / 2**20 * 10) / 10:.1f} MiB"

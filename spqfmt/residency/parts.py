@@ -47,7 +47,7 @@ class Part:
 
     @cached_property
     def dtype(self) -> str:
-        """The stream's."""
+        """Dtype of the stream that the part is of."""
         return weights_stream(self.record).dtype
 
     @cached_property
@@ -87,7 +87,7 @@ class Part:
 
     @cached_property
     def n_weights(self) -> int:
-        """Weights in the part."""
+        """Number of weights in the part."""
         return sum(chunk.n_elements for chunk in self.chunks)
 
     @cached_property

@@ -71,7 +71,7 @@ class OriginalRecords:
 
 
 def unknown_of(originals: Sequence[OriginalRecords]) -> Unknown:
-    """Of all files of a model; where two have a key, the first one's."""
+    """Collect the unknown keys of all files of a model; where two have a key, the first one's."""
     keys: Json = {}
     optional = 0
     for original in originals:

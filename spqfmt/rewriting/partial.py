@@ -19,7 +19,7 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 
 @dataclass(frozen=True)
 class Every:
-    """Only the last of every `n` chunks is compressed; 1 compresses all."""
+    """The rule that compresses only the last of every `n` chunks; 1 compresses all."""
 
     n: int = 1
 
@@ -44,7 +44,7 @@ DEFAULT_PERCENT = 50.0
 
 
 def parse_partial(text: str, rates: str | Path | None = None) -> Rule:
-    """none, every:N, speed, speed:SIZE, speed:TIME as in 25ms, speed:SHARE as in 40%; `rates` is a file of them.
+    """Parse none, every:N, speed, speed:SIZE, speed:TIME as in 25ms, speed:SHARE as in 40%; `rates` is a file of them.
 
     Raises OptionError, and what `read_rates` does.
     """
@@ -86,7 +86,7 @@ class Candidate(NamedTuple):
 
     @property
     def saved_bytes(self) -> int:
-        """What compressing it saves."""
+        """Bytes that compressing the chunk saves."""
         return self.raw_bytes - self.stored_bytes
 
 

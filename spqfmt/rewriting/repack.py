@@ -36,7 +36,7 @@ class RepackReport:
     seconds: float
 
     def to_json(self) -> dict[str, object]:
-        """As plain data."""
+        """Return the report as plain data, for `--json`."""
         return asdict(self) | {"files": [str(file) for file in self.files]}
 
 

@@ -76,7 +76,7 @@ class Encoded:
 
     @property
     def holders(self) -> dict[str, str]:
-        """By role, the name of the tensor that holds that stream already."""
+        """The names, by role, of the tensors that hold those streams already."""
         return {role: name for role, (_, name) in self.same_as.items()}
 
 
@@ -84,7 +84,7 @@ class Quantized(Protocol):
     """A tensor in the terms of a scheme."""
 
     def encode(self) -> Encoded:
-        """The streams and parameters."""
+        """Return the streams and parameters that store the tensor."""
         ...
 
     def dequantize(self) -> Float32:

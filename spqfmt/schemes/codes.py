@@ -33,7 +33,7 @@ def reorders_rows(record: TensorRecord) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """How codes are stored.
+    """In what order codes are stored.
 
     `channel_order`: int array, stored channel -> channel. `class_sizes`: channels of each table class.
     """

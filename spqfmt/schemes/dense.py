@@ -29,7 +29,7 @@ class Dense:
     dtype: str
 
     def encode(self) -> Encoded:
-        """One stream."""
+        """Return the one stream of the elements."""
         row = self.values.shape[-1] if self.values.ndim else 1
         data = StreamData("values", self.dtype, self.values.reshape(-1), row_elements=max(1, row))
         return Encoded("dense", {}, (data,))
@@ -40,7 +40,7 @@ class Dense:
 
 
 class DenseScheme(PackedScheme):
-    """Reads dense tensors."""
+    """Reads tensors of scheme dense."""
 
     name = "dense"
     roles = ROLES
@@ -72,7 +72,7 @@ class DenseScheme(PackedScheme):
     def restore(
         self, record: TensorRecord, fetch: Streamed, rows: range, columns: range, out: Elements, dtype: str
     ) -> None:
-        """As the carrier of the tensor's dtype, whatever `dtype`."""
+        """Restore into the carrier of the tensor's dtype, whatever `dtype`."""
         _, width = record.matrix_shape
         is_ordered = bool(self.features(record))
         if not is_ordered and out.flags.c_contiguous and (len(columns) == width or len(rows) == 1):
@@ -90,11 +90,11 @@ class DenseScheme(PackedScheme):
         return "values in another order of rows" if "channel_order" in record.by_role else ""
 
     def number_bytes(self, record: TensorRecord) -> int:
-        """There are none."""
+        """Return 0: there are no numbers beside the elements."""
         return 0
 
     def read_sides(self, record: TensorRecord, fetch: Streamed) -> Sides:
-        """The shared ones alone."""
+        """Read the sides that all schemes share; there are no others."""
         sides = Sides(record)
         sides.read_shared(fetch)
         return sides

@@ -278,7 +278,7 @@ class GroupedSides(Sides):
     group_size: int = field(kw_only=True)
 
     def numbers(self) -> Iterator[Elements]:
-        """All of the groups."""
+        """Give all numbers of the groups, an array for each kind."""
         return iter(self.groups.values())
 
     def group_numbers(self, kind: str) -> GroupNumbers | None:

@@ -156,7 +156,7 @@ def unpermute(matrix: Elements, permutation: NDArray[np.int64]) -> Elements:
 
 
 class GroupedScheme(PackedScheme):
-    """Reads grouped tensors."""
+    """Reads tensors of scheme grouped."""
 
     name = "grouped"
     roles = ROLES

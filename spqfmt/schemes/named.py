@@ -20,7 +20,10 @@ def is_scheme_name(name: str) -> bool:
 
 
 class NamedScheme(Scheme):
-    """Any of them. What its parameters and streams mean only its maker says, so nothing of them is looked at."""
+    """Any scheme that a maker has named.
+
+    What its parameters and streams mean only its maker says, so nothing of them is looked at.
+    """
 
     name = "named"
     roles: tuple[str, ...] = ()
@@ -48,7 +51,7 @@ class NamedScheme(Scheme):
     def restore(
         self, record: TensorRecord, fetch: Streamed, rows: range, columns: range, out: Elements, dtype: str
     ) -> None:
-        """Raise UnsupportedError."""
+        """Raise UnsupportedError: only the scheme's maker can restore its tensors."""
         raise UnsupportedError(
             f"tensor {record.name!r}: its scheme {record.scheme} is not one of this version of spqfmt; what its "
             "maker offers may read it",

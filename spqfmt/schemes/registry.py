@@ -1,4 +1,4 @@
-"""The schemes by name."""
+"""The schemes by their names in a file."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

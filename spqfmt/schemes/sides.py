@@ -42,7 +42,7 @@ class Sides:
 
     @property
     def n_bytes(self) -> int:
-        """Memory of all arrays."""
+        """Memory that all arrays take."""
         shared = (self.order, self.permutation, *(self.outliers or ()))
         return sum(array.nbytes for array in (*shared, *self.numbers()) if array is not None)
 
@@ -73,7 +73,7 @@ class PackedScheme(Scheme):
 
     @abstractmethod
     def read_sides(self, record: TensorRecord, fetch: Streamed) -> Sides:
-        """Read and decode them. Raises FormatError where they break the format."""
+        """Read and decode what a tensor has beside its codes. Raises FormatError where they break the format."""
 
     def side_bytes(self, record: TensorRecord, n_parts: int) -> int:
         """Memory of the sides of a tensor in so many parts, from the index alone."""

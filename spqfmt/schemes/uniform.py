@@ -111,14 +111,14 @@ class UniformSides(Sides):
     column: Float32 | None = field(kw_only=True, default=None)
 
     def numbers(self) -> Iterator[Elements]:
-        """Both."""
+        """Give the scales of rows, and of columns where there are any."""
         yield self.row
         if self.column is not None:
             yield self.column
 
 
 class UniformScheme(PackedScheme):
-    """Reads uniform tensors."""
+    """Reads tensors of scheme uniform."""
 
     name = "uniform"
     roles = ROLES
@@ -184,7 +184,7 @@ class UniformScheme(PackedScheme):
         outlier_streams.apply(out, dtype, record, fetch=fetch, rows=rows, columns=columns)
 
     def whole_because(self, record: TensorRecord) -> str:
-        """None is."""
+        """Return nothing: every uniform tensor can be computed from its codes."""
         return ""
 
     def number_bytes(self, record: TensorRecord) -> int:

@@ -1,6 +1,7 @@
 """What the house asks of code that no linter knows: calls, names of classes, docstrings."""
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,3 +99,45 @@ def test_no_class_name_stands_twice() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+FEWEST_WORDS = 4
+RIDDLES = {"as", "by", "from", "of", "see"}  # "By rows." says nothing of what is by rows
+
+
+def first_sentence(docstring: str) -> str:
+    return re.split(r"(?<=[.?!])\s", " ".join(docstring.split("\n\n", maxsplit=1)[0].split()))[0]
+
+
+def is_riddle(docstring: str) -> bool:
+    words = first_sentence(docstring).split()
+    return len(words) < FEWEST_WORDS or words[0].lower() in RIDDLES
+
+
+def docstrings(path: Path) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+            yield f"{path.relative_to(ROOT)}: {node.name}", text
+
+
+def test_docstrings_begin_with_a_sentence() -> None:
+    found = {place: text for path in MODULES for place, text in docstrings(path) if is_riddle(text)}
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "None.",
+        "By rows.",
+        "See Writer.add_tensor, of a file.",
+        "All do. They are bytes.",
+        "Of both taken together.",
+    ],
+)
+def test_telegrams_are_riddles(text: str) -> None:
+    assert is_riddle(text)
+
+
+def test_a_sentence_is_no_riddle() -> None:
+    assert not is_riddle("Return the bytes of\nthe file. None.")

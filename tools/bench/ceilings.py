@@ -154,7 +154,7 @@ def in_child(path: Path, n_tokens: int, ceilings: Sequence[int]) -> dict[str, An
 
 
 def main() -> None:
-    """Command line."""
+    """Run the tool, whose help is the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--tokens", type=int, default=64)

@@ -42,7 +42,7 @@ def memory_now() -> dict[str, int]:
 
 
 def half_ceiling(path: Path) -> int:
-    """Between the smallest ceiling and all decoded."""
+    """The ceiling half way between the smallest and all decoded."""
     plan = plan_model(path, dtype="bfloat16").plan
     return (plan.smallest_bytes + plan.held_bytes) // 2
 
@@ -108,7 +108,7 @@ def watch(work: Iterator[int], n: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the tool, whose help is the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("kind", choices=KINDS)

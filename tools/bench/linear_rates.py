@@ -86,7 +86,7 @@ def measure(path: Path, tokens: Sequence[int], rounds: int) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the tool, whose help is the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -62,7 +62,7 @@ def _point(axis: Any, row: Row) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the tool, whose help is the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -40,9 +40,10 @@ class NotTiny(Exception):  # noqa: N818 # an answer, not an error
 
 @dataclass
 class Result:
-    """Of one family. `decoded` and `packed` are empty where it does not come to that, "equal", or what is wrong.
+    """What was found of one family.
 
-    `ran`: the parts of the model that were run, the whole by its class.
+    `decoded` and `packed` are empty where it does not come to that, "equal", or what is wrong. `ran`: the parts of the
+    model that were run, the whole by its class.
     """
 
     family: str
@@ -238,7 +239,7 @@ def all_finite(found: list[torch.Tensor]) -> bool:
 
 
 def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
-    """Bit for bit."""
+    """Whether all tensors are the same, bit for bit."""
     return len(a) == len(b) and all(
         x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(a, b, strict=True)
     )

@@ -24,7 +24,7 @@ _MOST_SECONDS = 120
 
 
 def main() -> None:
-    """Command line."""
+    """Run the tool, whose help is the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -76,7 +76,7 @@ def read(results: Path) -> list[dict[str, Any]]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """The table of all families, as Markdown."""
     verdicts = Counter(
         "equal" if r["decoded"] == r["packed"] == "equal" else "different" if r["decoded"] else "not run"
         for r in results

@@ -52,7 +52,10 @@ class Registry:
 
 
 def read_registry(text: str) -> Registry:
-    """Parse the registry. tomllib drops comments, so the ones behind a value are taken from the lines."""
+    """Parse the registry with its comments.
+
+    tomllib drops comments, so the ones behind a value are taken from the lines.
+    """
     comments = {}
     section = ""
     for line in text.splitlines():
@@ -90,7 +93,7 @@ def constants(registry: Registry) -> list[Constant]:
 
 
 def python_text(registry: Registry) -> str:
-    """Return spqfmt/wire.py."""
+    """Return the text of spqfmt/wire.py."""
     lines = [
         f'"""The numbers of the wire format. {NOTICE}"""',
         "",

@@ -58,7 +58,7 @@ def fetch(name: str, version: str, integrity: str, folder: Path) -> tuple[bytes,
 
 
 def main() -> None:
-    """Command line."""
+    """Run the tool, whose help is the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

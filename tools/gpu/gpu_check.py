@@ -293,7 +293,7 @@ def run(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line."""
+    """Run the tool, whose help is the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

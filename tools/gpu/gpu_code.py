@@ -128,7 +128,7 @@ def assemble(variant: Variant, capability: int) -> bytes:
 
 
 def read(variant: Variant, capability: int) -> Code:
-    """Compile and count."""
+    """Compile one variant, and count its instructions."""
     with TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(assemble(variant, capability))

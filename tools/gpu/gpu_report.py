@@ -59,7 +59,7 @@ class Check:
     def add(
         self, section: str, what: str, value: float | None, unit: str, ok: bool | None, note: str = ""
     ) -> None:
-        """One more row."""
+        """Add a row to the report."""
         self.rows.append(Row(section=section, what=what, value=value, unit=unit, ok=ok, note=note))
 
     def seconds(self, run: Callable[[], object]) -> float:

@@ -155,7 +155,7 @@ def _planes(codes: Codes) -> list[tuple[int, float]]:
 
 
 def plan(shape: Shape, codes: Codes, rates: DeviceRates, memory: int, host: int, *, compressed: bool) -> Plan:
-    """The loader's plan."""
+    """Make the plan as the loader makes it."""
     products = [record(*matrix, codes, compressed=compressed) for matrix in shape.matrices()]
     lookups = [record("embedding", shape.vocabulary, shape.hidden, CODES[0], compressed=compressed)]
     numbers = dict.fromkeys([r.name for r in (*products, *lookups)], 0)
@@ -168,7 +168,7 @@ def plan(shape: Shape, codes: Codes, rates: DeviceRates, memory: int, host: int,
 
 
 def seconds_a_token(plan: Plan) -> tuple[float, Queue]:
-    """Of the pipeline in its steady state, and the stream that is busy the longest."""
+    """Seconds of the pipeline in its steady state, and the stream that is busy the longest."""
     device = SimulatedDevice(plan.on_host.rates, capacity_bytes=plan.held_bytes, runs=False)
     parts = [part.item.part for part in plan.parts]
     shipments = [Shipment(part, zstd_on_device=False) for part in parts]
@@ -251,7 +251,7 @@ def filled(text: str) -> str:
 
 
 def main() -> int:
-    """Command line."""
+    """Run the tool, whose help is the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -132,7 +132,7 @@ def _check(model: Any, rebuilt: Any, language: str) -> float:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the tool, whose help is the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

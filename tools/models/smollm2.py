@@ -71,7 +71,7 @@ def build(folder: str | Path, *, dithered: bool = False, seed: int = 0) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the tool, whose help is the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

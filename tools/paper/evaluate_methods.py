@@ -136,7 +136,7 @@ class _Remembered:
         self.device = model.device
 
     def forward(self, input_ids: torch.Tensor, use_cache: bool, logits_to_keep: int) -> Any:
-        """As the model's own, for the same inputs again and again."""
+        """Return what the model returns, remembered for inputs that come again."""
         key = input_ids.numpy().tobytes()
         if key not in self._outputs:
             self._outputs[key] = self._model(
@@ -176,7 +176,7 @@ class Judge:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the tool, whose help is the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

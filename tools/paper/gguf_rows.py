@@ -96,7 +96,7 @@ def through(quantize: Quantizer, kind: Kind, matrix: torch.Tensor, importance: F
 
 @cache
 def mean_squares(source: Path, samples: int, seq_len: int) -> Mapping[str, Floats]:
-    """By weight, the mean square of every input column [columns], on the samples that methods calibrate with."""
+    """The mean square of every input column [columns], by weight, on the samples that methods calibrate with."""
     model, tokenizer = load_model(source, dtype="float32")
     options = CalibrationOptions(samples=samples, seq_len=seq_len)
     ids = choose_samples(tokenizer, options, model.config.max_position_embeddings)

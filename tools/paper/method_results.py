@@ -44,7 +44,7 @@ def key_of(model: str, row: Row, measured: Mapping[str, object]) -> str:
 
 
 def in_order(entries: Iterable[Entry]) -> list[Entry]:
-    """As in ROWS; rows that are not there any more come last."""
+    """Sort as ROWS does; rows that are not there any more come last."""
     order = {(row.method, row.settings): number for number, row in enumerate(ROWS)}
     return sorted(entries, key=lambda e: order.get((e["method"], e["settings"]), len(order)))
 

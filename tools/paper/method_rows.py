@@ -48,7 +48,7 @@ def _gptq(bits: int, size: int) -> Row:
 
 
 def _after(pruning: str, pattern: str = "") -> Row:
-    """Pruned, then SmoothQuant."""
+    """A row of SmoothQuant after pruning."""
     options: Options = {"pruning": pruning, **({"pattern": pattern} if pattern else {"sparsity": 0.5})}
     return Row("smoothquant", f"after {pruning}, {pattern or '50 %'}", options)
 

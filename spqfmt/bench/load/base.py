@@ -34,7 +34,7 @@ class Payload:
         return sum(array.raw.size for array in self.arrays) < 2 * self.n_weights
 
     def as_bf16(self) -> "Payload":
-        """As many BF16 weights: only their number matters to a reader that decodes nothing."""
+        """The payload as that many BF16 weights: only their number matters to a reader that decodes nothing."""
         raw = np.resize(np.arange(1 << 16, dtype=np.uint16), self.n_weights).view(np.uint8)
         return replace(self, arrays=[Array("weights", raw, 2)])
 

@@ -36,7 +36,7 @@ class Spq(Loader):
         super().__init__("spq", path, payload, threads)
 
     def load(self) -> None:
-        """Open and decode."""
+        """Open the file, and decode every packed tensor into new memory."""
         with jobs(self.threads), Reader(self.path) as reader:
             self.out = [array.raw for array in _load(reader)]
 

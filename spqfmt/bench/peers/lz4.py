@@ -19,5 +19,5 @@ class Lz4:
 
 
 def make(element_bytes: int, threads: int) -> list[Contender]:
-    """The default acceleration."""
+    """Make LZ4 with its default acceleration."""
     return [Contender("lz4", "block", 0, Lz4())]

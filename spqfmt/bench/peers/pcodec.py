@@ -22,5 +22,5 @@ class Pcodec:
 
 
 def make(element_bytes: int, threads: int) -> list[Contender]:
-    """The default level."""
+    """Make pcodec at its default level, 8."""
     return [Contender("pcodec", "level 8", 0, Pcodec(element_bytes))]

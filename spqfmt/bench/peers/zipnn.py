@@ -29,5 +29,5 @@ class Zipnn:
 
 
 def make(element_bytes: int, threads: int) -> list[Contender]:
-    """The default method."""
+    """Make zipnn with its default method, Huffman."""
     return [Contender("zipnn", "huffman", 0, Zipnn(element_bytes, threads), whole=True)]

@@ -102,7 +102,7 @@ def _fetching(plan: Plan, rates: Rates) -> tuple[float, float, int]:
 
 
 def main() -> None:
-    """Command line."""
+    """Load and run what the command line says, a JSON object, and print the figures as one."""
     given = json.loads(sys.argv[1])
     model, loaded = load(Configuration(**given | {"path": Path(given["path"])}))
     _say(asdict(loaded))

@@ -77,7 +77,7 @@ class DecodePlan:
 
     @property
     def n_blocks(self) -> int:
-        """Block records."""
+        """Number of block records, of both kinds."""
         return self.n_word_blocks + self.n_byte_blocks
 
     @property

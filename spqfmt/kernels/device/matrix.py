@@ -69,10 +69,10 @@ class DeviceOutliers:
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """`shape` is (rows, columns). Codes lie row by row, or column by column with `by_columns`.
+    """What kernels need of a matrix beside its codes; `shape` is (rows, columns).
 
-    `order` and `places`: int32 [columns], only by columns: the column of each stored channel, and the stored channel of
-    each column; None where they are the same.
+    Codes lie row by row, or column by column with `by_columns`. `order` and `places`: int32 [columns], only by columns:
+    the column of each stored channel, and the stored channel of each column; None where they are the same.
     `permutation`: int32 [columns], only by rows: the column that each stored column goes to in `dequantize`; None
     leaves them in stored order (what a product with permuted inputs wants).
     """

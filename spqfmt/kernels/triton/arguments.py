@@ -14,7 +14,7 @@ _MOST_OF_A_UNIT = 8
 
 
 def code_arguments(matrix: Matrix) -> dict[str, Any]:
-    """How codes are packed."""
+    """How a matrix's codes are packed, as arguments of kernels."""
     bits, signed = CODE_DTYPES[matrix.code_dtype]
     return {"BITS": bits, "SIGNED": signed}
 

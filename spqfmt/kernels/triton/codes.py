@@ -1,4 +1,4 @@
-"""Packed codes -> integers.
+"""Packed codes become integers.
 
 A tile is [channels, units, bytes, codes of a byte]: a unit is a run of codes in one group. What belongs to a unit or
 to a byte is loaded once, in a shape with ones, and spread by the arithmetic. What would lie behind the end is clamped

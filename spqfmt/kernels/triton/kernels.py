@@ -25,7 +25,7 @@ OUTLIERS_AT_ONCE = {"AT_ONCE": 128}
 
 
 class TritonKernels(DeviceKernels):
-    """On a GPU; on the CPU where Triton interprets (TRITON_INTERPRET=1 before it was imported), for tests."""
+    """Kernels on a GPU; on the CPU where Triton interprets (TRITON_INTERPRET=1 before it was imported), for tests."""
 
     name = "triton"
 

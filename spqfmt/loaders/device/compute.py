@@ -102,7 +102,7 @@ class Products:
         return out
 
     def _few(self, x: torch.Tensor, parts: tuple[Part, ...], matrix: Matrix) -> torch.Tensor:
-        """Straight from codes; float32."""
+        """The product straight from codes; float32."""
         x = x.contiguous()
         y = torch.empty(len(x), matrix.shape[0], dtype=torch.float32, device=x.device)
 

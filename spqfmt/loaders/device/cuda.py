@@ -75,11 +75,11 @@ class CudaDevice(Device):
 
     @property
     def allocated_bytes(self) -> int:
-        """What was asked for."""
+        """Bytes that were asked for, not what torch's allocator keeps."""
         return self._allocated
 
     def allocate(self, n_bytes: int) -> Memory:
-        """From torch's allocator. MemoryBudgetError: the device has not got it."""
+        """Allocate memory of the device by torch. MemoryBudgetError: the device has not got it."""
         try:
             with _told("allocating"):
                 tensor = torch.empty(n_bytes, dtype=torch.uint8, device=self._device)
@@ -95,13 +95,16 @@ class CudaDevice(Device):
         return Memory(tensor.data_ptr(), n_bytes, tensor)
 
     def allocate_host(self, n_bytes: int) -> Memory:
-        """Page-locked memory."""
+        """Allocate page-locked memory of the host, which copies do not wait for."""
         with _told("allocating pinned memory"):
             tensor = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)
         return Memory(tensor.data_ptr(), n_bytes, tensor)
 
     def read(self, work: Work, run: Callable[[], None], after: Event | None) -> Event:
-        """On the reading thread, one after the other. BackendError in a forked child, which has no such thread."""
+        """Let the reading thread do the work, behind what it was given before.
+
+        BackendError in a forked child, which has no such thread.
+        """
         if os.getpid() != self._process:
             raise BackendError(
                 "a forked process cannot use its parent's device; load the model there, or start it by spawn"
@@ -116,17 +119,17 @@ class CudaDevice(Device):
             return _ReadEvent(self._reader.submit(task))
 
     def enqueue(self, stream: Queue, work: Work, run: Callable[[], T]) -> T:
-        """With the stream as torch's current one."""
+        """Run the work with the stream as torch's current one."""
         with _told(work.label), torch.cuda.stream(self._stream(stream)):
             return run()
 
     def record(self, stream: Queue) -> Event:
-        """An event without timing."""
+        """Record an event that takes no times."""
         with _told("recording an event"):
             return _CudaEvent(self._stream(stream).record_event(_cuda.Event()))
 
     def wait(self, stream: Queue, event: Event) -> None:
-        """On the device, but for reads."""
+        """Let the stream wait, not the host; for a read both wait."""
         if isinstance(event, _ReadEvent):
             event.future.result()
         else:
@@ -135,7 +138,7 @@ class CudaDevice(Device):
                 self._stream(stream).wait_event(event.event)
 
     def synchronize(self, event: Event) -> None:
-        """For this event only."""
+        """Wait for this event, and for nothing behind it."""
         if isinstance(event, _ReadEvent):
             event.future.result()
         else:

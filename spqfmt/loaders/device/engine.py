@@ -72,7 +72,7 @@ class DeviceWeights:
 
     @property
     def torch_device(self) -> torch.device:
-        """Where inputs must be."""
+        """Where inputs of products must be."""
         return self.device.torch_device
 
     @property

@@ -40,12 +40,12 @@ class Memory:
 
     @property
     def tensor(self) -> torch.Tensor:
-        """The bytes, uint8[n_bytes]. A simulation that only counts time has none."""
+        """The memory as a tensor, uint8[n_bytes]. A simulation that only counts time has none."""
         assert self._tensor is not None, "memory without bytes"
         return self._tensor
 
     def part(self, begin: int, n_bytes: int) -> Memory:
-        """`n_bytes` from `begin` on."""
+        """`n_bytes` of the memory, from byte `begin` on."""
         assert 0 <= begin <= begin + n_bytes <= self.n_bytes
         tensor = None if self._tensor is None else self._tensor[begin : begin + n_bytes]
         return Memory(self.address + begin, n_bytes, tensor)
@@ -70,7 +70,10 @@ class Event(Protocol):
 
 
 class Device(ABC):
-    """One device. Calls come from one thread at a time. What it cannot do raises BackendError."""
+    """One device with its memory and its queues.
+
+    Calls come from one thread at a time. What it cannot do raises BackendError.
+    """
 
     @property
     @abstractmethod

@@ -22,7 +22,7 @@ from spqfmt.schemes.sides import Sides
 
 @dataclass(frozen=True, eq=False)
 class DeviceSides:
-    """One tensor's. `matrix` is None for a dense one.
+    """What one tensor needs on the device beside its codes. `matrix` is None for a dense one.
 
     `input_order`: stored column -> column, where inputs are permuted. `output_order`: row -> stored row, where outputs
     are put back. `integer`: the matrix in units of its column scales, which go to the inputs instead: what products of

@@ -110,7 +110,7 @@ class SimulatedDevice(Device):
 
     @property
     def torch_device(self) -> torch.device:
-        """The CPU."""
+        """The CPU, whose memory stands for that of the device."""
         return torch.device("cpu")
 
     @property
@@ -133,7 +133,7 @@ class SimulatedDevice(Device):
         return self._memory(n_bytes)
 
     def allocate_host(self, n_bytes: int) -> Memory:
-        """Ordinary memory, counted."""
+        """Allocate ordinary memory, and count it as the host's."""
         self.peak_host_bytes += n_bytes
         return self._memory(n_bytes)
 
@@ -144,7 +144,7 @@ class SimulatedDevice(Device):
         return Memory(address, n_bytes, tensor)
 
     def read(self, work: Work, run: Callable[[], None], after: Event | None) -> Event:
-        """As the thread that reads would have done it."""
+        """Do the work at the time when the reading thread would have done it."""
         error: Exception | None = None
         if after is not None:
             assert isinstance(after, _Event)
@@ -177,13 +177,13 @@ class SimulatedDevice(Device):
         self._join(stream, event)
 
     def synchronize(self, event: Event) -> None:
-        """Moves the host's clock."""
+        """Move the host's clock to when the event has happened."""
         assert isinstance(event, _Event)
         self._host_waits(event)
         self._check()
 
     def close(self) -> None:
-        """There is no thread."""
+        """Do nothing: there is no thread to end."""
 
     def _check(self) -> None:
         if self._failed is not None:

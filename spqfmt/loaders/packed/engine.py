@@ -59,7 +59,7 @@ class HostWeights:
 
     @property
     def torch_device(self) -> torch.device:
-        """The CPU."""
+        """The CPU, which is where inputs of products must be."""
         return _CPU
 
     def close(self) -> None:

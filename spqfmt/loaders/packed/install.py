@@ -27,7 +27,7 @@ class Packable:
 
     @classmethod
     def of(cls, readers: Sequence[Reader]) -> "Packable":
-        """Of all files of a model."""
+        """Find the tensors in all files of a model."""
         records, numbers = {}, {}
         for number, reader in enumerate(readers):
             for record in reader.index.tensors:

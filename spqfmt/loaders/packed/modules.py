@@ -74,7 +74,7 @@ class _Packed(nn.Module):
 
     @property
     def engine(self) -> Weights:
-        """The engine. SpqError: there is none yet."""
+        """What holds the weights and computes with them. SpqError: there is none yet."""
         if self._engine is None:
             raise SpqError(f"{self.record.name}: no weights are loaded")
         return self._engine
@@ -99,7 +99,7 @@ class _Packed(nn.Module):
         )
 
     def _values(self) -> torch.Tensor:
-        """Of the weight, for whoever reads it. Raises MemoryBudgetError where that is the model under a ceiling."""
+        """Decode the weight for whoever reads it. Raises MemoryBudgetError where that is the model under a ceiling."""
         record = self.record
         n_bytes = record.n_weights * self._dtype.itemsize
         # A transposed matrix is decoded first, and turned then.
@@ -114,7 +114,7 @@ class _Packed(nn.Module):
         return None
 
     def _product(self) -> Product | None:
-        """Of the weight as a tensor: without what happens to inputs of the module."""
+        """The product with the weight as a tensor: without what happens to inputs of the module."""
         return None
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
@@ -185,7 +185,7 @@ class PackedLinear(_Packed):
         return self.compute(x)
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
-        """As `forward`, which a compiler may look into."""
+        """Do what `forward` does, in the form that a compiler may look into."""
         engine = self.engine
         if isinstance(x, PackedWeight):
             x = x.decoded()
@@ -200,7 +200,7 @@ class PackedLinear(_Packed):
         return engine.multiply(self._matrix, x, self.bias, int8_activations=self.int8_activations).to(dtype)
 
     def extra_repr(self) -> str:
-        """As nn.Linear shows itself, and the scheme."""
+        """Show what nn.Linear shows, and the scheme."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"scheme={self.record.scheme}, int8_activations={self.int8_activations}"
@@ -223,7 +223,7 @@ class PackedEmbedding(_Packed):
         return self.compute(ids)
 
     def compute(self, ids: torch.Tensor) -> torch.Tensor:
-        """As `forward`, which a compiler may look into."""
+        """Do what `forward` does, in the form that a compiler may look into."""
         engine = self.engine
         _check(self, ids)
         return engine.look_up(self.record.name, ids)
@@ -232,7 +232,7 @@ class PackedEmbedding(_Packed):
         return partial(self.engine.look_up, self.record.name)
 
     def extra_repr(self) -> str:
-        """As nn.Embedding shows itself, and the scheme."""
+        """Show what nn.Embedding shows, and the scheme."""
         return f"{self.num_embeddings}, {self.embedding_dim}, scheme={self.record.scheme}"
 
 

@@ -28,7 +28,7 @@ def packing_options(
     activations: str | None,
     host_memory: int | str | None = None,
 ) -> Packing | None:
-    """None where weights shall become ordinary parameters. Raises OptionError.
+    """Return what was asked for; None where weights shall become ordinary parameters. Raises OptionError.
 
     `device_type` is torch's name of what the model runs on.
     """
@@ -63,7 +63,7 @@ def check_dtype(dtype: torch.dtype) -> None:
 
 
 def memory_size(memory: int | str | None) -> int | None:
-    """Bytes of a ceiling. Raises OptionError."""
+    """Number of bytes of a ceiling, which may be given in units. Raises OptionError."""
     memory_bytes = parse_size(memory) if isinstance(memory, str) else memory
     if memory_bytes is not None and memory_bytes < 1:
         raise OptionError("a ceiling is at least 1 byte")

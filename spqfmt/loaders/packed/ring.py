@@ -65,7 +65,7 @@ class Ring:
             self._prefetch()
 
     def _start(self) -> None:
-        """As many workers as the system starts; without one, whoever asks for a part reads it."""
+        """Start as many workers as the system lets one; without any, whoever asks for a part reads it."""
         for number in range(self._n_workers):
             name = f"spqfmt-ring-{number}"
             thread = threading.Thread(target=_work, args=(self._shared,), name=name, daemon=True)
@@ -76,7 +76,7 @@ class Ring:
             self._threads.append(thread)
 
     def forget_workers(self) -> None:
-        """In a forked child: they are not here, one may hold the lock for ever, and what they filled is not whole."""
+        """Drop the workers in a forked child: they are not here, may hold the lock, and have filled nothing whole."""
         shared = self._shared
         self._shared = _SharedRing(shared.fill, shared.sizes, closed=shared.closed)
         self._threads = []

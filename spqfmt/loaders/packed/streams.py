@@ -45,7 +45,7 @@ class Streams:
         return self._buffers.n_bytes + self.rows.n_bytes
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads that read ahead."""
         if self._ring is not None:
             self._ring.close()
 

@@ -12,13 +12,13 @@ from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
 
 
 class _PackedModel:
-    """In front of a transformers class."""
+    """What stands in front of a transformers class while its weights are packed."""
 
     packed_weights: Weights
     modules: Callable[[], Iterator[Any]]
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """As transformers counts, packed weights by the numbers that they stand for. None of these is trainable."""
+        """Count as transformers does, packed weights by the numbers that they stand for. None of these is trainable."""
         ordinary: Any = super()
         n: int = ordinary.num_parameters(only_trainable=only_trainable, exclude_embeddings=exclude_embeddings)
         if only_trainable:
@@ -37,7 +37,7 @@ class _PackedModel:
         return n + self.packed_weights.held_bytes + self.packed_weights.host_held_bytes
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        """As torch's, which is behind `to`, `half`, `double` and the like. SpqError, before anything has changed."""
+        """Do what torch does for `to`, `half`, `double` and the like. SpqError, before anything has changed."""
         for module in self._packed():
             module.check_move(fn)
         ordinary: Any = super()

@@ -19,7 +19,7 @@ class Lent(Protocol):
 
     @property
     def bytes(self) -> Bytes:
-        """uint8, for reading."""
+        """What is lent, uint8, for reading only."""
         ...
 
 
@@ -31,13 +31,13 @@ class HostMatrix(Protocol):
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the sides."""
+        """Memory of the sides: all that is held beside codes."""
         ...
 
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
     ) -> torch.Tensor | None:
-        """As `multiply`, without a part lent and without scratch memory; None where that cannot be."""
+        """Multiply as `multiply` does, without a part lent and without scratch memory; None where that cannot be."""
         ...
 
     def multiply(
@@ -95,7 +95,7 @@ class LoaderScheme(Protocol):
     """None: a model on a device decodes such tensors whole."""
 
     def matrix(self, parts: tuple[Part, ...], sides: Any, whole: Bytes | None) -> HostMatrix:
-        """A tensor's matrix. `sides` are the scheme's own.
+        """Make what computes with a tensor on the host. `sides` are the scheme's own.
 
         `whole`: the bytes of all parts one after the other, where they are decoded in memory; else None.
         """

@@ -19,7 +19,7 @@ from spqfmt.schemes.sides import Sides
 
 
 class DenseMatrix(PackedMatrix[Sides]):
-    """Stored floats."""
+    """A matrix whose floats are stored as they are."""
 
     def __init__(self, parts: tuple[Part, ...], sides: Sides, whole: Bytes | None) -> None:
         super().__init__(parts, sides, whole)
@@ -39,13 +39,13 @@ class DenseMatrix(PackedMatrix[Sides]):
     def rows(
         self, part: Part, codes: Bytes, first: int, stop: int, dtype: torch.dtype, workspace: Bytes
     ) -> torch.Tensor:
-        """In `codes` itself where they are of this dtype."""
+        """Return rows of `codes` itself where they are of this dtype."""
         if part.dtype != NAMES.get(dtype):
             return super().rows(part, codes, first, stop=stop, dtype=dtype, workspace=workspace)
         return self._stored(part, codes)[first:stop]
 
     def fill(self, part: Part, codes: Bytes, first: int, rows: slice, out: Elements, name: str) -> None:
-        """Converted by torch."""
+        """Convert the stored floats to `name`, by torch."""
         here = self._stored(part, codes)[first : first + len(out)]
         to_torch(out, name, out.shape).copy_(here)
 
@@ -65,27 +65,27 @@ class DenseOnDevice:
     """The kernels are not needed."""
 
     def forms(self, record: TensorRecord) -> Mapping[str, Form]:
-        """None."""
+        """Return nothing: a dense tensor has no sides."""
         return {}
 
     def arrays(self, sides: Sides) -> Mapping[str, Elements]:
-        """None."""
+        """Return nothing: a dense tensor has no sides."""
         return {}
 
     def scales(self, record: TensorRecord, tensors: Mapping[str, torch.Tensor]) -> Scales | None:
-        """None."""
+        """Return None: floats have no scales."""
         return None
 
 
 class DenseProducts:
-    """See LoaderScheme."""
+    """The `LoaderScheme` of dense tensors."""
 
     name = "dense"
     multiplies_integers = False
     device = DenseOnDevice()
 
     def matrix(self, parts: tuple[Part, ...], sides: Sides, whole: Bytes | None) -> HostMatrix:
-        """By rows."""
+        """Make the matrix, which is stored by rows."""
         return DenseMatrix(parts, sides, whole)
 
 

@@ -25,10 +25,10 @@ from spqfmt.schemes.grouped import dequantize
 
 
 class GroupedMatrix(PackedMatrix[GroupedSides]):
-    """Stored by rows."""
+    """A grouped matrix that is stored by rows."""
 
     def code_matrix(self) -> CodeMatrix:
-        """Of codes with numbers of groups."""
+        """Make the native matrix of codes with numbers of groups."""
         sides = self._sides
         scale = sides.group_numbers("scale")
         assert scale is not None
@@ -45,7 +45,7 @@ class GroupedMatrix(PackedMatrix[GroupedSides]):
         )
 
     def fill(self, part: Part, codes: Bytes, first: int, rows: slice, out: Elements, name: str) -> None:
-        """The native kernel."""
+        """Dequantize rows by the native kernel."""
         scale, zero_point, minimum = (
             self._sides.group_values(kind, rows.start, rows.stop) for kind in DIRECT
         )
@@ -65,7 +65,7 @@ class GroupedMatrix(PackedMatrix[GroupedSides]):
 
 
 class GroupedColumns:
-    """Stored by columns. Every product and every row needs all parts, one after the other."""
+    """A grouped matrix that is stored by columns. Every product and every row needs all parts, one after the other."""
 
     def __init__(self, parts: tuple[Part, ...], sides: GroupedSides, whole: Bytes | None) -> None:
         self._parts, self._sides, self._whole = parts, sides, whole
@@ -74,13 +74,13 @@ class GroupedColumns:
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the sides."""
+        """Memory of the sides: all that is held beside codes."""
         return self._sides.n_bytes
 
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
     ) -> torch.Tensor | None:
-        """Scratch memory is needed."""
+        """Return None: a product needs scratch memory."""
         return None
 
     def multiply(
@@ -102,12 +102,12 @@ class GroupedColumns:
         return y.to(x.dtype).reshape(*x.shape[:-1], self._shape[0])
 
     def look_up(self, ids: torch.Tensor, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
-        """See HostMatrix."""
+        """Look rows up, as `HostMatrix.look_up` says; each takes all parts."""
         wanted = torch.from_numpy(checked_ids(ids, self._sides.record))
         return self._gathered(lend, len(wanted), dtype, lambda matrix: matrix[wanted])
 
     def values(self, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
-        """See HostMatrix."""
+        """Decode the matrix, as `HostMatrix.values` says."""
         return self._gathered(lend, self._shape[0], dtype, lambda matrix: matrix)
 
     def _gathered(
@@ -159,7 +159,7 @@ class GroupedOnDevice:
     """Numbers of groups as they are held, codes of a second level one a byte."""
 
     def forms(self, record: TensorRecord) -> Mapping[str, Form]:
-        """By kind; steps and zeros of the second level."""
+        """Return the forms by kind, with steps and zeros of the second level."""
         rows, columns = record.matrix_shape
         groups = -(-columns // parameter_int(record, "group_size", 1))
         forms: dict[str, Form] = {}
@@ -179,7 +179,7 @@ class GroupedOnDevice:
         return forms
 
     def arrays(self, sides: GroupedSides) -> Mapping[str, Elements]:
-        """By these names."""
+        """Return the numbers of groups by the names that `forms` gives them."""
         arrays: dict[str, Elements] = {}
         for kind, (direct, _) in DIRECT.items():
             for role in (kind, direct, f"{kind}_codes"):
@@ -191,7 +191,7 @@ class GroupedOnDevice:
         return arrays
 
     def scales(self, record: TensorRecord, tensors: Mapping[str, torch.Tensor]) -> Scales:
-        """Of groups."""
+        """Put the numbers of groups together for the device kernels."""
         scale, zero_point, minimum = (_group_values(record, tensors, kind) for kind in DIRECT)
         assert scale is not None
         return GroupScales(parameter_int(record, "group_size", 1), scale, zero_point, minimum)
@@ -219,14 +219,14 @@ def _group_values(
 
 
 class GroupedProducts:
-    """See LoaderScheme."""
+    """The `LoaderScheme` of grouped tensors."""
 
     name = "grouped"
     multiplies_integers = False
     device = GroupedOnDevice()
 
     def matrix(self, parts: tuple[Part, ...], sides: GroupedSides, whole: Bytes | None) -> HostMatrix:
-        """By rows or by columns."""
+        """Make the matrix by rows or by columns, as it is stored."""
         if by_columns(sides.record):
             return GroupedColumns(parts, sides, whole)
         return GroupedMatrix(parts, sides, whole)

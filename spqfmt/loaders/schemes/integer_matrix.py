@@ -33,7 +33,7 @@ class IntegerMatrix(PackedMatrix[UniformSides]):
             self._codes = torch.from_numpy(whole.view(np.int8)).view(sides.record.matrix_shape).t()
 
     def code_matrix(self) -> CodeMatrix:
-        """Of codes with scales."""
+        """Make the native matrix of codes with scales."""
         sides = self._sides
         return CodeMatrix(
             self.record.matrix_shape,
@@ -46,7 +46,7 @@ class IntegerMatrix(PackedMatrix[UniformSides]):
         )
 
     def fill(self, part: Part, codes: Bytes, first: int, rows: slice, out: Elements, name: str) -> None:
-        """The native kernel."""
+        """Dequantize rows by the native kernel."""
         dequantize_uniform(
             codes,
             part.dtype,
@@ -61,7 +61,7 @@ class IntegerMatrix(PackedMatrix[UniformSides]):
     def some_rows(
         self, part: Part, codes: Bytes, rows: NDArray[np.int64], dtype: torch.dtype
     ) -> torch.Tensor | None:
-        """Of int8 codes without outliers."""
+        """Return rows of int8 codes without outliers; None for others."""
         if part.dtype != "i8" or self._sides.outliers is not None:
             return None
         chosen = codes.view(np.int8).reshape(-1, self._n_columns)[rows - part.first]
@@ -71,7 +71,7 @@ class IntegerMatrix(PackedMatrix[UniformSides]):
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
     ) -> torch.Tensor | None:
-        """See HostMatrix."""
+        """Multiply, as `HostMatrix.multiply_whole` says, with rounded activations where they are wanted."""
         if not int8_activations:
             return super().multiply_whole(x, bias, int8_activations=False)
         if self._codes is None or x.dtype not in TYPES:
@@ -90,7 +90,7 @@ class IntegerMatrix(PackedMatrix[UniformSides]):
         *,
         int8_activations: bool,
     ) -> torch.Tensor:
-        """As PackedMatrix has it, or of integers."""
+        """Multiply as PackedMatrix does, or integers by integers."""
         if not int8_activations:
             return super().product(tokens, bias, lend, workspace, int8_activations=False)
         if self._plain_sums:

@@ -34,7 +34,7 @@ SidesT = TypeVar("SidesT", bound=Sides)
 
 
 class PackedMatrix(ABC, Generic[SidesT]):
-    """One tensor's products. What does not change from call to call is made once.
+    """What computes with one tensor's codes. What does not change from call to call is made once.
 
     A scheme says in `fill` what its codes mean; all else works with that, and faster where it has more to offer.
     """
@@ -68,18 +68,18 @@ class PackedMatrix(ABC, Generic[SidesT]):
 
     @property
     def record(self) -> TensorRecord:
-        """The tensor's."""
+        """The record of the tensor."""
         return self._sides.record
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the sides."""
+        """Memory of the sides: all that is held beside codes."""
         return self._sides.n_bytes
 
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
     ) -> torch.Tensor | None:
-        """See HostMatrix."""
+        """Multiply by codes that lie in memory as a whole, as `HostMatrix.multiply_whole` says."""
         n_tokens = x.numel() // self._n_columns
         if n_tokens > FEW_TOKENS or self._whole is None or self._matrix is None or x.dtype not in TYPES:
             return None
@@ -108,7 +108,7 @@ class PackedMatrix(ABC, Generic[SidesT]):
         *,
         int8_activations: bool,
     ) -> torch.Tensor:
-        """See HostMatrix."""
+        """Multiply by one part after the other, as `HostMatrix.multiply` says."""
         tokens = as_tokens(x, self._n_columns)
         y = self.product(tokens, bias, lend, workspace, int8_activations=int8_activations)
         return y.to(x.dtype).reshape(*x.shape[:-1], self._n_rows)
@@ -128,7 +128,7 @@ class PackedMatrix(ABC, Generic[SidesT]):
         return self._multiply_many(tokens, bias, lend, workspace)
 
     def look_up(self, ids: torch.Tensor, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
-        """See HostMatrix."""
+        """Look rows up, as `HostMatrix.look_up` says."""
         wanted = checked_ids(ids, self.record)
         out = torch.empty(len(wanted), self._n_columns, dtype=dtype)
         if self._sides.order is not None:
@@ -170,7 +170,7 @@ class PackedMatrix(ABC, Generic[SidesT]):
             out[place] = self.rows(part, codes, row, stop=row + 1, dtype=out.dtype, workspace=workspace)[0]
 
     def values(self, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
-        """See HostMatrix."""
+        """Decode the matrix, as `HostMatrix.values` says."""
         out = torch.empty(self._n_rows, self._n_columns, dtype=dtype)
         step = rows_at_once(self._n_columns, dtype.itemsize, workspace.size)
         for part, codes in self._lent(lend):
@@ -254,7 +254,7 @@ def as_tokens(x: torch.Tensor, n_columns: int) -> torch.Tensor:
 
 
 def checked_ids(ids: torch.Tensor, record: TensorRecord) -> NDArray[np.int64]:
-    """Numbers of rows, int64. Raises IndexError for one that is not there."""
+    """Return numbers of rows, int64. Raises IndexError for one that is not there."""
     n_rows = record.matrix_shape[0]
     wanted = ids.numpy().astype(np.int64)
     if wanted.size and not 0 <= wanted.min() <= wanted.max() < n_rows:

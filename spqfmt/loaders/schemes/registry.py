@@ -12,7 +12,7 @@ PRODUCTS: Mapping[str, LoaderScheme] = MappingProxyType({p.name: p for p in find
 
 
 def device_form(record: TensorRecord) -> DeviceForm:
-    """Of a tensor that is computed from on a device."""
+    """The form on a device of a tensor that is computed from there."""
     form = PRODUCTS[record.scheme].device
     assert form is not None, f"scheme {record.scheme} has no form on a device"
     return form

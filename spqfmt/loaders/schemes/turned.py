@@ -116,7 +116,7 @@ class TurnedMatrix:
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
     ) -> torch.Tensor | None:
-        """See HostMatrix."""
+        """Multiply where one piece is all, as `HostMatrix.multiply_whole` says."""
         if len(self._matrices) > 1:
             return None
         return self._matrices[0].multiply_whole(x, bias, int8_activations=int8_activations)
@@ -130,7 +130,7 @@ class TurnedMatrix:
         *,
         int8_activations: bool,
     ) -> torch.Tensor:
-        """See HostMatrix. Sums over several parts are in float32."""
+        """Multiply piece by piece, as `HostMatrix.multiply` says. Sums over several parts are in float32."""
         if len(self._matrices) == 1:
             lent = self._pieces[0].lend(lend)
             return self._matrices[0].multiply(x, bias, lent, workspace, int8_activations=int8_activations)
@@ -148,7 +148,7 @@ class TurnedMatrix:
         return y.to(x.dtype).reshape(*x.shape[:-1], self._n_rows)
 
     def look_up(self, ids: torch.Tensor, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
-        """See HostMatrix. Every row needs all pieces."""
+        """Look rows up, as `HostMatrix.look_up` says. Every row needs all pieces."""
         found = (
             matrix.look_up(ids, piece.lend(lend), workspace, dtype)
             for piece, matrix in zip(self._pieces, self._matrices, strict=True)
@@ -156,7 +156,7 @@ class TurnedMatrix:
         return self._beside(found, len(ids), dtype)
 
     def values(self, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
-        """See HostMatrix."""
+        """Decode the matrix, as `HostMatrix.values` says."""
         found = (
             matrix.values(piece.lend(lend), workspace, dtype)
             for piece, matrix in zip(self._pieces, self._matrices, strict=True)
@@ -173,7 +173,7 @@ class TurnedMatrix:
         return out
 
     def _token_scales(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Of whole tokens, float32 [n_tokens]: as CodeMatrix.round has them."""
+        """The scales of whole tokens, float32 [n_tokens], as CodeMatrix.round has them."""
         largest = torch.zeros(len(tokens))
         for matrix, columns in zip(self._matrices, self._columns, strict=True):
             torch.maximum(largest, matrix.scaled(tokens[:, columns]).abs().amax(1), out=largest)

@@ -20,7 +20,7 @@ class UniformOnDevice:
     """Scales, and the outliers in units of the columns' scales, for products of integer activations."""
 
     def forms(self, record: TensorRecord) -> Mapping[str, Form]:
-        """float32."""
+        """Return the shapes of row and column scales, float32."""
         rows, columns = record.matrix_shape
         forms: dict[str, Form] = {"row": ("f32", (rows,))}
         if "column_scales" in record.by_role:
@@ -30,7 +30,7 @@ class UniformOnDevice:
         return forms
 
     def arrays(self, sides: UniformSides) -> Mapping[str, Elements]:
-        """As the sides have them."""
+        """Return the scales as the sides have them."""
         arrays: dict[str, Elements] = {"row": sides.row}
         if sides.column is not None:
             arrays["column"] = sides.column
@@ -42,19 +42,19 @@ class UniformOnDevice:
         return arrays
 
     def scales(self, record: TensorRecord, tensors: Mapping[str, torch.Tensor]) -> Scales:
-        """Of rows and columns."""
+        """Put the scales of rows and columns together for the device kernels."""
         return UniformScales(tensors["row"], tensors.get("column"))
 
 
 class UniformProducts:
-    """See LoaderScheme."""
+    """The `LoaderScheme` of uniform tensors."""
 
     name = "uniform"
     multiplies_integers = True
     device = UniformOnDevice()
 
     def matrix(self, parts: tuple[Part, ...], sides: UniformSides, whole: Bytes | None) -> HostMatrix:
-        """By rows; each part for itself where these were columns."""
+        """Make the matrix by rows; where these were columns, each part is one for itself."""
         if parts[0].is_turned:
             return TurnedMatrix(pieces_of(parts, sides), whole)
         return IntegerMatrix(parts, sides, whole)

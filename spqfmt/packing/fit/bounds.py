@@ -146,7 +146,7 @@ def _smallest(room: RoomToSpend, options: PackOptions) -> int:
 
 
 def _scale_bytes(tensor: PlannedTensor, options: PackOptions) -> int:
-    """At most: a layer that calibration does not reach gets row scales, another one column scales."""
+    """The most that scales take: a layer that calibration does not reach gets row scales, another one column scales."""
     source = tensor.source
     shape = tuple(reversed(source.shape)) if source.transposed else source.shape
     rows, columns = prod(shape[:-1]), shape[-1]

@@ -60,7 +60,7 @@ class Ledger(Protocol):
     unit: ClassVar[str]
 
     def knowing(self, more: Mapping[str, TensorRecord]) -> Self:
-        """With more tensors known."""
+        """Return a ledger that knows these tensors too."""
         ...
 
     def counts(self, name: str) -> bool:
@@ -68,7 +68,7 @@ class Ledger(Protocol):
         ...
 
     def n_bytes(self, expected: Mapping[str, float]) -> int:
-        """In all, when the tensors that are not known take the bytes in the file that are expected, with padding."""
+        """Bytes in all, with padding, when the unknown tensors take the bytes in the file that are expected."""
         ...
 
 
@@ -112,7 +112,7 @@ class FileLedger:
         ).knowing({})
 
     def knowing(self, more: Mapping[str, TensorRecord]) -> Self:
-        """With more tensors known."""
+        """Return a ledger that knows these tensors too."""
         known = {**self.known, **more}
         missing = sum(len(names) for _, names in self.segments) - len(known)
         if missing and len(known) < _GROWTH * self._n_compressed:
@@ -145,7 +145,7 @@ class FileLedger:
         return {"content": sha256(name.encode()).hexdigest()} if self.identity else {}
 
     def counts(self, name: str) -> bool:
-        """All do."""
+        """Return True: every tensor takes bytes of the file."""
         return True
 
     def n_bytes(self, expected: Mapping[str, float]) -> int:

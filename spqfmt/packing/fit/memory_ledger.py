@@ -48,7 +48,7 @@ class MemoryLedger:
     def begin(
         cls, model: SourceModel, plan: PackPlan, coming: Iterable[str], *, has_column_scales: bool
     ) -> Self:
-        """Nothing is known. `coming` names tensors; layers among them may have column scales."""
+        """Make a ledger that knows no tensor yet. `coming` names tensors; layers among them may have column scales."""
         bare = {t.source.name: _bare(t) for t in plan.tensors if t.source.tied_to is None}
         uses, others, is_guess = _held(model, bare)
         roles = {t.name: t.role for t in model.tensors}
@@ -68,16 +68,16 @@ class MemoryLedger:
         return cls(*_held(model, {record.name: record for record in records})).knowing_records(records)
 
     def knowing(self, more: Mapping[str, TensorRecord]) -> Self:
-        """With more tensors known."""
+        """Return a ledger that knows these tensors too."""
         return self.knowing_records(more.values())
 
     def knowing_records(self, records: Iterable[TensorRecord]) -> Self:
-        """With tensors known as a reader has them."""
+        """Return a ledger that knows these tensors too, as a reader has them."""
         found = {r.name: _totals(r, self.uses) for r in records if r.name in self.uses}
         return replace(self, known={**self.known, **found})
 
     def counts(self, name: str) -> bool:
-        """Not those that the model holds as floats, such as experts that transformers merges."""
+        """Whether it counts: what the model holds as floats does not, such as experts that transformers merges."""
         return name in self.uses
 
     def n_bytes(self, expected: Mapping[str, float]) -> int:
@@ -137,7 +137,10 @@ def _bare(planned: PlannedTensor) -> TensorRecord:
 
 
 def _expected(record: TensorRecord, *, by_columns: bool) -> TensorRecord:
-    """With what ecq makes of most tensors: codes of rows in classes. The other streams are without chunks."""
+    """The record with what ecq makes of most tensors: codes of rows in classes.
+
+    The other streams are without chunks.
+    """
     rows, columns = record.matrix_shape
     chunks, first = [], 0
     for size in chunk_sizes(record.n_weights, 8, columns):

@@ -69,7 +69,7 @@ class SizeBudget:
         return trial.made
 
     def _spend_some(self, make: Make, trial: "_Trial") -> "_Trial":
-        """Until the tensors that follow can do with nearly the same shift."""
+        """Try shifts until the tensors that follow can do with nearly the same."""
         left = {name: plan for name, plan in self._left.items() if name not in trial.stored}
         best, least = trial, math.inf
         for _ in range(_TRIES):
@@ -85,7 +85,7 @@ class SizeBudget:
         return best
 
     def _spend_last(self, make: Make, trial: "_Trial") -> "_Trial":
-        """Until the sum is just below the target. Raises OptionError when no step does it."""
+        """Try shifts until the sum is just below the target. Raises OptionError when no step does it."""
         low, high = -math.inf, math.inf  # too large at `low`, fits at `high`
         best: _Trial | None = None
         n_weights = sum(self.plans[name].n_weights for name in trial.stored if self.ledger.counts(name))

@@ -1,4 +1,4 @@
-"""Entropy-coded quantization."""
+"""Entropy-coded quantization: grid, sweep, allocation and budget of method ecq."""
 
 from spqfmt.quantize.ecq.method import Ecq
 

@@ -34,7 +34,7 @@ class RateCurve:
 
     @classmethod
     def of(cls, measured: Sequence[tuple[float, float]]) -> "RateCurve":
-        """From points in any order; noise that would let bits rise with the step is flattened."""
+        """Make a curve of points in any order; noise that would let bits rise with the step is flattened."""
         points = sorted(measured)
         bits = np.minimum.accumulate([max(b, _LEAST) for _, b in points]).tolist()
         return cls(tuple((s, b) for (s, _), b in zip(points, bits, strict=True)))
@@ -81,11 +81,11 @@ class TensorPlan:
         return max(self.base + shift, self.curve.log_step(MOST_BITS))
 
     def step(self, shift: float) -> np.float32:
-        """The tensor's step."""
+        """The step at this shift, within the range that a tensor may have."""
         return np.float32(2.0 ** float(np.clip(self.log_step(shift), *STEPS)))
 
     def n_bytes(self, shift: float) -> float:
-        """Expected, without tables and padding."""
+        """The bytes that are expected, without tables and padding."""
         return self.n_weights * self.curve.bits(self.log_step(shift)) / 8 + self.side_bytes
 
 

@@ -28,8 +28,8 @@ class NoBudget:
     """Every tensor at its base: there is no size to be hit."""
 
     def spend(self, make: Make) -> Mapping[str, Uniform]:
-        """Once, at shift 0."""
+        """Make the layers once, at shift 0."""
         return make(0.0)
 
     def take_up(self, encoded: Mapping[str, Encoded]) -> None:
-        """Nothing is counted."""
+        """Do nothing: no bits are counted."""

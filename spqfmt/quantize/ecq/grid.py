@@ -50,7 +50,7 @@ class InputGrid:
 
 
 def input_grid(hessian: torch.Tensor, damping: float) -> InputGrid:
-    """From a Hessian, 2/N X^T X, float32 [columns, columns]."""
+    """Make the grid of a Hessian, 2/N X^T X, float32 [columns, columns]."""
     factor = factorize(hessian, damping, act_order=True)
     rms = (hessian.diagonal().double() / 2).sqrt().numpy()
     if not np.isfinite(rms).all() or rms.max() <= 0:
@@ -71,7 +71,7 @@ def input_grid(hessian: torch.Tensor, damping: float) -> InputGrid:
 
 
 def plain_grid(n_columns: int, note: str = "") -> InputGrid:
-    """Without knowledge of the input: all columns alike, and no feedback."""
+    """Make the grid without knowledge of the input: all columns alike, and no feedback."""
     unit = np.ones(n_columns, np.float32)
     return InputGrid(
         column_scale=None,
@@ -127,5 +127,5 @@ def _order(factor: Factor, n_columns: int) -> np.ndarray[tuple[int], np.dtype[np
 
 
 def _log8(values: np.ndarray[tuple[int], np.dtype[np.float64]], octave_steps: int) -> Scale:
-    """With a geometric mean of 1 before rounding."""
+    """The values on a grid of octaves, with a geometric mean of 1 before rounding."""
     return to_log8((values / math.exp(float(np.log(values).mean()))).astype(np.float32), octave_steps)

@@ -56,7 +56,7 @@ class Ecq:
         return replace(self, calibrated=False) if options.no_calibration else self
 
     def prepared(self, plans: Mapping[str, TensorPlan], budget: Budget, *, by_rows: bool) -> "Ecq":
-        """For one pack."""
+        """Return the method for one pack, with its plans and budget."""
         return replace(self, plans=plans, budget=budget, by_rows=by_rows)
 
     def take_up(self, encoded: Mapping[str, Encoded]) -> None:
@@ -64,7 +64,7 @@ class Ecq:
         self.budget.take_up(encoded)
 
     def check(self, options: MethodOptions) -> MethodOptions:
-        """Defaults filled in. `bits_per_weight` is any number from 1 to 8."""
+        """Return the options with defaults filled in. `bits_per_weight` is any number from 1 to 8."""
         bits = DEFAULT_BITS if options.bits_per_weight is None else options.bits_per_weight
         if not FEWEST_BITS <= bits <= MOST_BITS:
             raise OptionError(
@@ -79,7 +79,7 @@ class Ecq:
         return replace(options, bits_per_weight=bits, damping=check_damping(options.damping, DAMPING))
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:
-        """What decides the step."""
+        """Say what decides the step of a tensor."""
         if weight.role == "linear":
             return "entropy-coded grid, bits by allocation"
         if options.embedding_bits is not None:
@@ -91,7 +91,7 @@ class Ecq:
         )
 
     def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
-        """Without knowledge of the input: embedding and head, and layers that no calibration reaches."""
+        """Quantize without knowledge of the input: embedding and head, and layers that no calibration reaches."""
         if weight.role != "linear" and options.embedding_bits is not None:
             return embeddings.quantize(weight, value, options)
         matrix = as_matrix(weight, value)
@@ -107,7 +107,7 @@ class Ecq:
         return self.budget.spend(make)[weight.name]
 
     def accumulator(self, n_columns: int, options: MethodOptions) -> Hessian:
-        """The Hessian."""
+        """Return what sums up the Hessian of the inputs."""
         return Hessian(n_columns)
 
     def quantize_block(self, block: Block, options: MethodOptions) -> Mapping[str, Result]:
@@ -190,7 +190,7 @@ class _SiteWork:
 
 
 def _bits(options: MethodOptions) -> float:
-    """Of a tensor without a plan: a pack whose budget is memory has plans for all, and no mean of bits."""
+    """Bits of a tensor without a plan: a pack whose budget is memory has plans for all, and no mean of bits."""
     assert options.bits_per_weight is not None
     return options.bits_per_weight
 

@@ -63,19 +63,19 @@ class Survey:
     calibrated: bool = True
 
     def check(self, options: MethodOptions) -> MethodOptions:
-        """As they are."""
+        """Return the options as they are."""
         return options
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:
-        """Layers are looked at."""
+        """Say that layers are looked at."""
         return "looked at" if weight.role == "linear" else ""
 
     def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
-        """Never called."""
+        """Raise TypeError: a survey quantizes nothing."""
         raise TypeError(f"{weight.name}: a survey quantizes nothing")
 
     def accumulator(self, n_columns: int, options: MethodOptions) -> Hessian:
-        """The Hessian."""
+        """Return what sums up the Hessian of the inputs."""
         return Hessian(n_columns)
 
     def quantize_block(self, block: Block, options: MethodOptions) -> Mapping[str, Result]:
@@ -144,7 +144,7 @@ def survey_plain(name: str, matrix: torch.Tensor, rate: float) -> Surveyed:
 
 
 def make_plans(seen: Sequence[Surveyed], extra_bits: Mapping[str, float]) -> dict[str, TensorPlan]:
-    """Bases for all tensors. `extra_bits` are those that a tensor gets over the mean of the layers, by name.
+    """Make the bases of all tensors. `extra_bits` are those that a tensor gets over the mean of the layers, by name.
 
     A tensor whose errors cannot be weighed stands at equal rate.
     """

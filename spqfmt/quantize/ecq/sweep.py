@@ -55,11 +55,11 @@ class RowGrid:
         return cls(scale, scale.to_float32().astype(np.float64) ** -2)
 
     def step(self, n_rows: int) -> Float32:
-        """As a reader restores them, float32 [rows]."""
+        """The steps of rows as a reader restores them, float32 [rows]."""
         return np.ones(n_rows, np.float32) if self.scale is None else self.scale.to_float32()
 
     def picked(self, rows: NDArray[np.int64]) -> "RowGrid":
-        """Of some rows alone."""
+        """Return the grid of these rows alone."""
         scale, weight = self.scale, self.weight
         if scale is not None:
             scale = Scale(scale.values[rows], scale.dtype, scale.octave_steps, scale.bias)
@@ -115,7 +115,7 @@ def to_uniform(
     *,
     by_rows: bool,
 ) -> Uniform:
-    """As the scheme stores it: escapes are outliers with their full value."""
+    """Return the codes as the scheme stores them: escapes are outliers with their full value."""
     at_rows, at_columns = np.nonzero(chosen.codes == ESCAPE)
     values = chosen.weights[at_rows, at_columns]
     codes = np.where(chosen.codes == ESCAPE, np.int8(0), chosen.codes)
@@ -133,7 +133,7 @@ def to_uniform(
 
 
 def _shifted(rows: Float32, exponents: NDArray[np.int32]) -> Float32:
-    """Rows times 2^exponents."""
+    """`rows` times 2^exponents, a number for each row."""
     return np.ldexp(rows, exponents[:, None]) if exponents.any() else rows
 
 
@@ -198,7 +198,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _counts(codes: Elements) -> NDArray[np.int64]:
-    """Of -128 to 127."""
+    """How often each code from -128 to 127 occurs."""
     return np.bincount(codes.reshape(-1).view(np.uint8), minlength=256).astype(np.int64)[_UNSIGNED]
 
 

@@ -9,7 +9,7 @@ from spqfmt.reading.report.records import FileTotals, GroupReport, TensorReport
 
 @dataclass(frozen=True)
 class FileReport:
-    """All of `inspect --json`.
+    """All that `inspect --json` says.
 
     `content` is the digest of what the tensors hold (3.5), None where the file does not say it.
     `partial_plan` is how the chunks to compress were chosen (FORMAT.md 3.4), None where all are compressed.
@@ -31,7 +31,7 @@ class FileReport:
         return {by: group(self.tensors, by) for by in GROUPINGS}
 
     def to_json(self) -> dict[str, object]:
-        """As plain data."""
+        """Return the report as plain data, for `--json`."""
         groups = {by: [asdict(of) for of in groups] for by, groups in self.groups.items()}
         plain = asdict(self)
         return {**plain, "groups": groups, "tensors": plain.pop("tensors")}

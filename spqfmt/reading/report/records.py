@@ -36,7 +36,7 @@ class CostParts:
 
     @property
     def total(self) -> int:
-        """Sum of all parts."""
+        """Sum of all the parts."""
         return sum(_numbers(self))
 
     @classmethod
@@ -53,10 +53,11 @@ _numbers = attrgetter(*CostParts.__slots__)
 
 @dataclass(frozen=True, slots=True)
 class StreamReport:
-    """One stream. `codec` joins the codecs of its chunks, as in raw+rans; shared for one that another tensor holds.
+    """What one stream costs.
 
-    `part` is the field of `CostParts` that its bytes but `table_bytes` count for. `entropy_bits` is the order-0 bound
-    of its elements, None where the file does not say.
+    `codec` joins the codecs of its chunks, as in raw+rans; shared for one that another tensor holds. `part` is the
+    field of `CostParts` that its bytes but `table_bytes` count for. `entropy_bits` is the order-0 bound of its
+    elements, None where the file does not say.
     """
 
     role: str
@@ -139,7 +140,7 @@ class _Cost:
 
 @dataclass(frozen=True, slots=True)
 class TensorReport(_Cost):
-    """One tensor. `raw_bytes` is its size in its source dtype, 0 for a tied one.
+    """What one tensor costs. `raw_bytes` is its size in its source dtype, 0 for a tied one.
 
     `layer` and `projection` are read from the name: model.layers.3 and mlp.up_proj.weight; a tensor outside the
     layers is a layer of its own.
@@ -159,7 +160,7 @@ class TensorReport(_Cost):
     measured: Measured | None = None
 
     def to_json(self) -> dict[str, object]:
-        """As plain data."""
+        """Return the report as plain data, for `--json`."""
         return asdict(self)
 
 
@@ -175,10 +176,11 @@ class GroupReport(_Cost):
 
 @dataclass(frozen=True)
 class FileTotals:
-    """Where the bytes are. `tensor_bytes` to `shard_index_bytes` add up to the bytes of all files, and so do `parts`.
+    """Where the bytes of all files are.
 
-    `bits_per_weight` counts all of them; the entropy bound is of the tensors alone. `ratio` is to `raw_bytes`, the
-    tensors in the source's dtypes; `bf16_bytes` is their size with all floats of 16 or more bits as BF16.
+    `tensor_bytes` to `shard_index_bytes` add up to the bytes of all files, and so do `parts`. `bits_per_weight` counts
+    all of them; the entropy bound is of the tensors alone. `ratio` is to `raw_bytes`, the tensors in the source's
+    dtypes; `bf16_bytes` is their size with all floats of 16 or more bits as BF16.
     """
 
     n_tensors: int

@@ -112,7 +112,7 @@ class File:
     payload: Callable[[bytearray], object] = lambda _: None  # changes the bytes between header and index
 
     def build(self) -> bytes:
-        """Return the file."""
+        """Return the bytes of the file."""
         out = bytearray(64)
 
         def put(planes: Sequence[bytes], alignment: int) -> None:
@@ -215,5 +215,5 @@ def used_optional(index: Record) -> int:
 
 
 def zstd_index(text: bytes) -> bytes:
-    """Compress the index."""
+    """Compress the text of the index."""
     return zstandard.ZstdCompressor(level=19).compress(text)

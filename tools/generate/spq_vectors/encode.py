@@ -21,7 +21,7 @@ Encoder = Callable[[bytes], tuple[int, bytes]]
 
 
 def raw(data: bytes) -> tuple[int, bytes]:
-    """Codec raw."""
+    """Leave the bytes as they are, which is codec raw."""
     return 0, data
 
 
@@ -90,7 +90,7 @@ class Rans:
     header: dict[int, int] = field(default_factory=dict)  # byte offset: value put there afterwards
 
     def __call__(self, data: bytes) -> tuple[int, bytes]:
-        """Return the chunk."""
+        """Return a chunk of kind blocks."""
         freq = self.freq or plain_table(data)
         table = table_bytes(freq)
         used = [s for s in range(256) if freq[s]]

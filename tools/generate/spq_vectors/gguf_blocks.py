@@ -51,12 +51,12 @@ def bits(hm: Bytes) -> Codes:
 
 
 def scale_only(bias: int, at: int = 2) -> Callable[[Bytes], Any]:
-    """Take Q4_0, IQ4_NL apart."""
+    """Take blocks of Q4_0 and IQ4_NL apart."""
     return lambda b: (halves(b[:, at:]) - bias, {"scales": ("f16", f16(b, 0))})
 
 
 def q4_1(b: Bytes) -> Any:
-    """Take Q4_1 apart."""
+    """Take blocks of Q4_1 apart."""
     return halves(b[:, 4:]), {"scales": ("f16", f16(b, 0)), "minimums": ("f16", f16(b, 2) ^ 0x8000)}
 
 
@@ -67,12 +67,12 @@ def fifth_bits(b: Bytes, at: int) -> Codes:
 
 
 def q5_1(b: Bytes) -> Any:
-    """Take Q5_1 apart."""
+    """Take blocks of Q5_1 apart."""
     return fifth_bits(b, 4), {"scales": ("f16", f16(b, 0)), "minimums": ("f16", f16(b, 2) ^ 0x8000)}
 
 
 def q2_k(b: Bytes) -> Any:
-    """Take Q2_K apart."""
+    """Take blocks of Q2_K apart."""
     packed = b[:, :16].astype(np.int64)
     streams = {"scale_codes": ("u4", packed & 15), "scale_steps": ("f16", f16(b, 80))}
     streams |= {"minimum_codes": ("u4", packed >> 4), "minimum_steps": ("f16", f16(b, 82))}
@@ -80,7 +80,7 @@ def q2_k(b: Bytes) -> Any:
 
 
 def q3_k(b: Bytes) -> Any:
-    """Take Q3_K apart."""
+    """Take blocks of Q3_K apart."""
     packed = b[:, 96:108].astype(np.int64)
     low = np.concatenate([packed[:, :8] & 15, packed[:, :8] >> 4], axis=1)
     high = (packed[:, None, 8:] >> np.array([0, 2, 4, 6])[None, :, None] & 3).reshape(-1, 16)
@@ -104,25 +104,25 @@ def k_streams(b: Bytes) -> dict[str, tuple[str, Any]]:
 
 
 def q4_k(b: Bytes) -> Any:
-    """Take Q4_K apart."""
+    """Take blocks of Q4_K apart."""
     return halves(b[:, 16:].reshape(-1, 4, 32)).reshape(-1, 256), k_streams(b)
 
 
 def q5_k(b: Bytes) -> Any:
-    """Take Q5_K apart."""
+    """Take blocks of Q5_K apart."""
     low = halves(b[:, 48:].reshape(-1, 4, 32)).reshape(-1, 256)
     return low | bits(b[:, 16:48]) << 4, k_streams(b)
 
 
 def q6_k(b: Bytes) -> Any:
-    """Take Q6_K apart."""
+    """Take blocks of Q6_K apart."""
     low = halves(b[:, :128].reshape(-1, 2, 64)).reshape(-1, 256)
     codes = low + 16 * pairs(b[:, 128:192]) - 32
     return codes, {"scale_codes": ("i8", signed(b[:, 192:208])), "scale_steps": ("f16", f16(b, 208))}
 
 
 def iq4_xs(b: Bytes) -> Any:
-    """Take IQ4_XS apart."""
+    """Take blocks of IQ4_XS apart."""
     low = b[:, 4:8].astype(np.int64)
     low = np.stack([low & 15, low >> 4], axis=2).reshape(-1, 8)
     high = f16(b, 2) >> 2 * np.arange(8)[None, :] & 3
@@ -131,7 +131,7 @@ def iq4_xs(b: Bytes) -> Any:
 
 
 def tq1_0(b: Bytes) -> Any:
-    """Take TQ1_0 apart: multiplied by 3^k, modulo 256, the leading digit to the base of 3 is code k."""
+    """Take blocks of TQ1_0 apart: multiplied by 3^k, modulo 256, the leading digit to the base of 3 is code k."""
     runs = []
     for at, size, n_codes in ((0, 32, 5), (32, 16, 5), (48, 4, 4)):
         part = b[:, at : at + size].astype(np.int64)
@@ -145,7 +145,7 @@ def signed(b: Bytes) -> Codes:
 
 
 def mxfp4(b: Bytes) -> Any:
-    """Take MXFP4 apart."""
+    """Take blocks of MXFP4 apart."""
     return halves(b[:, 1:]), {"scales": ("f8_e8m0", b[:, :1].astype(np.int64))}
 
 

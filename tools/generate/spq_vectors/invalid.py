@@ -75,7 +75,7 @@ def edited(path: str, value: object) -> File:
 
 
 def header_and_trailer() -> None:
-    """Break section 2."""
+    """Break rules of section 2."""
     good = small().build()
     bad("not_spq", "not spq", "the first 8 bytes are not the magic", b"PK" + good[2:])
     bad("magic_line_end", "not spq", "the first 8 bytes are not the magic", good.replace(b"\r\n", b"\n", 1))
@@ -139,7 +139,7 @@ def header_and_trailer() -> None:
 
 
 def layout() -> None:
-    """Break 2.3 and 3.3."""
+    """Break rules of sections 2.3 and 3.3."""
     two = [dense(name, [3], "u8", [1, 2, 3]) for name in "ab"]
     bad(
         "padding",
@@ -256,7 +256,7 @@ def stored_index() -> None:
 
 
 def records() -> None:
-    """Break 3 to 3.3, feature bits and the limits."""
+    """Break rules of sections 3 to 3.3, feature bits and the limits."""
     segments = "`n_tensors` is at least 1; the sum MUST equal the number of tensors"
     bad("segments_few", "corrupt", segments, edited("segments", []))
     bad("segments_many", "corrupt", segments, edited("segments", [{"name": "a", "n_tensors": 2}]))

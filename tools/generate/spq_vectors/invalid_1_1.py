@@ -95,7 +95,7 @@ def features() -> None:
 
 
 def text_and_layout() -> None:
-    """Break 2.3, 3, 8 and the limits of 9 where 1.1 says more."""
+    """Break rules of sections 2.3, 3 and 8 and the limits of 9 where 1.1 says more."""
     values = "optional: 64 or 4096; 64 where it is left out"
     bad("chunk_alignment_128", "corrupt", values, small(alignment=4096, chunk_alignment=128))
     bad("chunk_alignment_null", "corrupt", values, edited("chunk_alignment", None, chunk_alignment=64))
@@ -140,7 +140,7 @@ def text_and_layout() -> None:
 
 
 def content() -> None:
-    """Break 3.5."""
+    """Break rules of section 3.5."""
     clause = "another digest reports *checksum*"
     sizes = small(content=True)
     bad(
@@ -191,7 +191,7 @@ def content() -> None:
 
 
 def dense_order() -> None:
-    """Break 5.2."""
+    """Break rules of section 5.2."""
 
     def ordered(
         shape: list[int], order: list[int] | None = None, sizes: list[int] | None = None, **parameters: object
@@ -231,7 +231,7 @@ def dense_order() -> None:
 
 
 def named() -> None:
-    """Break 5.8."""
+    """Break rules of section 5.8."""
     name = "at least two parts of the characters `a-z 0-9 _ -`, separated by `.`, then `/` and a version"
     for number, scheme in enumerate((
         "a.b/0", "a.b/01", "a.b/10000", "a/1", "A.b/1", "a.b/", "a.b", "a..b/1", ".b/1", "a.b/1/2", "a.b/1 ",

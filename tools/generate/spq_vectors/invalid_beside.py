@@ -6,7 +6,7 @@ from spq_vectors.valid import dense
 
 
 def beside_tensors() -> None:
-    """Break 6 to 8."""
+    """Break rules of sections 6 to 8."""
     kinds = "low and high MUST be finite with low <= high; the ratio MUST be from 0 to 0.5."
     one, inf, minus_one = 0x3F800000, 0x7F800000, 0xBF800000
 

@@ -22,7 +22,7 @@ def chunk(
 
 
 def zstd() -> None:
-    """Break 4.2."""
+    """Break rules of section 4.2."""
     frames = [encode.stored_frame(bytes(65536)), encode.stored_frame(DATA)]
     n = 65536 + len(DATA)
     frames[0] = encode.zstd_frame(bytes(65536))

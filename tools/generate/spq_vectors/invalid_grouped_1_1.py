@@ -23,7 +23,7 @@ def broken(
 
 
 def views() -> None:
-    """Break 5.1."""
+    """Break rules of section 5.1."""
     least = (
         "With `transposed`, the last two dimensions change places first: the tensor MUST have at least two"
     )
@@ -48,7 +48,7 @@ def views() -> None:
 
 
 def tiles() -> None:
-    """Break group_rows."""
+    """Break the rules of group_rows."""
     optional = "optional integer, at least 1; 1 where it is left out"
     scales = Stream("scales", "f32", [ONE] * 4)
     for name, value in (("0", 0), ("null", None), ("true", True), ("negative", -1)):
@@ -70,7 +70,7 @@ def tiles() -> None:
 
 
 def levels() -> None:
-    """Break levels."""
+    """Break the rules of levels."""
     scales = Stream("scales", "f32", [ONE] * 8)
     clause = "Where there are levels, codes MUST be u2, u4 or u8, and the value of a code `c` is level `c`"
     for dtype, n in (("i4", 16), ("i2", 4), ("i8", 256), ("f8_e4m3", 256), ("f4_e2m1", 16)):

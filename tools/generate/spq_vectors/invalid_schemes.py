@@ -43,7 +43,7 @@ def grouped_file(
 
 
 def matrix() -> None:
-    """Break 5.1."""
+    """Break rules of section 5.1."""
     dense = "A scalar, and a tensor without elements, MUST be dense."
     bad("uniform_scalar", "corrupt", dense, uniform_file(rows=1, columns=1, shape=[]))
     bad("uniform_nothing", "corrupt", dense, uniform_file(rows=0, columns=6, sizes=[]))
@@ -57,7 +57,7 @@ def matrix() -> None:
 
 
 def uniform() -> None:
-    """Break 5.3 and 5.7."""
+    """Break rules of sections 5.3 and 5.7."""
     clause = "binary32 bits, finite, greater than 0"
     steps = {"zero": 0, "negative": 0xBF800000, "infinite": 0x7F800000, "nan": 0x7FC00000, "minus_zero": 1 << 31,
              "33_bits": 2**32 + ONE, "missing": None}  # fmt: skip
@@ -101,7 +101,7 @@ def uniform() -> None:
 
 
 def channels() -> None:
-    """Break 5.6."""
+    """Break rules of section 5.6."""
     order = "With `channel_order` o, channel `k` of the stream is channel `o[k]`; o MUST be a permutation."
     for name, elements in (("twice", [0, 1, 1, 3]), ("past", [0, 1, 2, 4])):
         bad(
@@ -140,7 +140,7 @@ def channels() -> None:
 
 
 def outliers() -> None:
-    """Break 5.4."""
+    """Break rules of section 5.4."""
     one = [[0x3C00]]
     there = {"outliers": {"rows_per_band": 2}}
     good = outlier_streams([[3], []], [*one, []], "f16")
@@ -190,7 +190,7 @@ def outliers() -> None:
 
 
 def grouped() -> None:
-    """Break 5.5."""
+    """Break rules of section 5.5."""
     scales = Stream("scales", "f16", [0x3C00] * 8)
     codes = [Stream("scale_codes", "u4", [1] * 8), Stream("scale_steps", "f16", [0x3C00] * 2)]
     tile: Record = {"supergroup": {"rows": 4, "groups": 1}}
@@ -262,7 +262,7 @@ def grouped() -> None:
 
 
 def shared() -> None:
-    """Break `same_as`."""
+    """Break the rules of `same_as`."""
     clause = (
         "the number (from 0, in `tensors`) of an earlier tensor that holds a stream of the same "
         "role, dtype and `n` itself, not by `same_as`"

@@ -159,7 +159,7 @@ def of_arrays(case: str, clause: str, *parts: object, n: int = 8, part: int = 0)
 
 
 def arrays() -> None:
-    """Break spec/origins/arrays.md."""
+    """Break the rules of spec/origins/arrays.md."""
     dims = "`dims` MUST multiply to their number."
     of_arrays("dims", dims, {"stream": "codes", "dims": [2, 7], "axes": [1, 0]})
     of_arrays("dims_large", dims, {"stream": "codes", "dims": [2**40, 2**40], "axes": [1, 0]})
@@ -205,7 +205,7 @@ def of_gguf(
 
 
 def gguf() -> None:
-    """Break spec/origins/gguf.md."""
+    """Break the rules of spec/origins/gguf.md."""
     scale = Stream("scales", "f16", [0x3C00])
     q4 = [Stream("codes", "i4", [k % 16 - 8 for k in range(32)]), scale]
     of_gguf("type", "name of the block's type, one of the table", "Q9_9", q4)

@@ -58,7 +58,7 @@ class Sources:
         self.records.append({"name": name, "file_bytes": len(data), "sha256": sha256, **more})
 
     def record(self) -> Record:
-        """Return the record."""
+        """Return the record as JSON has it."""
         return ({"literals": LITERALS} if self.literals else {}) | {"files": self.records}
 
     def assets(self) -> list[tuple[str, Stream]]:

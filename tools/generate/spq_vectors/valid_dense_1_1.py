@@ -155,7 +155,7 @@ def constant_or_raw(data: bytes) -> tuple[int, bytes]:
 
 
 def alignment_64_said() -> Vector:
-    """The default, said."""
+    """The default alignment, which the file says."""
     file = file_1_1(dense("weight", [3], "u8", [1, 2, 3]), chunk_alignment=64)
     return Vector(
         "chunk_alignment 64, which is what it is where it is left out", file, {"weight": bytes([1, 2, 3])}

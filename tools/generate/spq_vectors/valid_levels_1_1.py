@@ -51,7 +51,7 @@ def nf4() -> Vector:
 
 
 def iq4() -> Vector:
-    """IQ4_NL and IQ4_XS."""
+    """The levels of IQ4_NL and IQ4_XS."""
     table = expected.bits_of(IQ4_NL, "f16")
     values = expected.f32(table, "f16")
     codes = matrix(5, 3, 512, 0, 15)

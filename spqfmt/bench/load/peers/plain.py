@@ -6,7 +6,7 @@ from spqfmt.bench.load.base import Loader, Payload, read_into
 
 
 class Plain(Loader):
-    """One `readinto` an array."""
+    """The values as they are in a file of their own, read by one `readinto` for each array."""
 
     def load(self) -> None:
         read_into(self.path, self.out)

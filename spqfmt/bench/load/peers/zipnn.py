@@ -26,5 +26,5 @@ class ZipnnFile(Loader):
 
 
 def make(payload: Payload, folder: Path, threads: int) -> list[Loader]:
-    """One loader."""
+    """Make the one loader that there is: zipnn brings its own threads."""
     return [ZipnnFile(folder / f"{payload.name}-{threads}.znn", payload, threads)]

@@ -49,5 +49,5 @@ class ZstdLoader(Loader):
 
 
 def make(payload: Payload, folder: Path, threads: int) -> list[Loader]:
-    """One loader."""
+    """Make the one loader that there is."""
     return [ZstdLoader(folder / f"{payload.name}-{threads}.zst", payload, threads)]
