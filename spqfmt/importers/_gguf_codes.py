@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import CARRIERS
 from spqfmt.importers._gguf_reader import FORMS, GgufTensor
-from spqfmt.kernels.ggml_blocks import BLOCK_TYPES, BlockType, put_together, take_apart
+from spqfmt.kernels.ggml_blocks import put_together, take_apart
+from spqfmt.kernels.ggml_types import BLOCK_TYPES, BlockType
 from spqfmt.schemes.floats import overflow_allowed, widen
 from spqfmt.schemes.group_numbers import GroupValues
 from spqfmt.schemes.grouped import Grouped
@@ -35,7 +36,7 @@ def grouped_codes(tensor: GgufTensor, stored: _Bytes) -> Grouped:
     parts = take_apart(kind, stored.reshape(-1, kind.n_bytes))
 
     def of(role: str) -> NDArray[Any]:
-        """As the stream's carrier, a line for each row."""
+        """Give the elements as the stream's carrier, a line for each row."""
         return parts[role].view(CARRIERS[kind.dtypes[role]]).reshape(rows, -1)
 
     def values(name: str, direct: str) -> GroupValues | None:

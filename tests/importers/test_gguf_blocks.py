@@ -7,7 +7,8 @@ import tiny_gguf
 
 from spqfmt.importers._gguf_codes import grouped_codes, stays_below
 from spqfmt.importers._gguf_reader import BLOCKS, FORMS, GgufTensor
-from spqfmt.kernels.ggml_blocks import BLOCK_TYPES, put_together, take_apart
+from spqfmt.kernels.ggml_blocks import put_together, take_apart
+from spqfmt.kernels.ggml_types import BLOCK_TYPES
 
 Kind = gguf.GGMLQuantizationType
 NUMBERS = ["0x0000", "0x8000", "0x0001", "0x8001", "0x7bff", "0xfbff", "0x7c00", "0xfc00", "0x7e01", "0xfd01"]

@@ -13,7 +13,7 @@ from spqfmt.errors import ImporterError
 from spqfmt.importers import open_source
 from spqfmt.importers._gguf_reader import FORMS, read_header
 from spqfmt.importers._source_file import SourceFile
-from spqfmt.kernels.ggml_blocks import BLOCK_TYPES
+from spqfmt.kernels.ggml_types import BLOCK_TYPES
 
 
 def write(folder: Path, name: str, kind: str) -> Path:

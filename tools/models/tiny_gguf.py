@@ -90,7 +90,7 @@ def write(
         writer.add_rope_scaling_factor(4.0)
         writer.add_rope_scaling_orig_ctx_len(32)
     edit(writer)
-    for tensor, values in _tensors(architecture, variant, head, hidden, inner):
+    for tensor, values in _tensors(architecture, variant, head, hidden=hidden, inner=inner):
         if quantize is None or values.ndim == 1 or values.shape[-1] % gguf.GGML_QUANT_SIZES[quantize][0]:
             writer.add_tensor(tensor, values)
         else:
@@ -136,7 +136,7 @@ def _blocks(values: Any, kind: gguf.GGMLQuantizationType) -> Any:
         return random_blocks(kind, values.size // n_weights, seed).reshape(len(values), -1)
 
 
-def _tensors(architecture: str, variant: str, head: int, hidden: int, inner: int) -> list[tuple[str, Any]]:
+def _tensors(architecture: str, variant: str, head: int, *, hidden: int, inner: int) -> list[tuple[str, Any]]:
     made: list[tuple[str, Any]] = []
 
     def matrix(name: str, rows: int, columns: int, scale: float = 1.7) -> None:
