@@ -125,9 +125,8 @@ Field: TypeAlias = BitField | NumberField | TritField
 def even(role: str, n_bytes: int, size: int, bits: int, shift: int = 0) -> BitField:
     """Each run of bytes holds 8 / bits runs of elements, the first in its lowest bits."""
     n = 8 // bits
-    return BitField(
-        role, n_bytes, size, size * n, tuple(BitPlace(bits * k, bits, size * k, shift) for k in range(n))
-    )
+    places = tuple(BitPlace(bits * k, bits, size * k, shift) for k in range(n))
+    return BitField(role=role, n_bytes=n_bytes, size=size, span=size * n, places=places)
 
 
 def mixed(*places: BitPlace) -> BitField:
