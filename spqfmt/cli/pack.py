@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.argument("out", type=OutputPath())
 @click.option(
     "--method",
-    help="lossless, keep (the codes that a GGUF file stores), rtn (round to nearest), gptq, spqr, dc, jsq, "
+    help="lossless, keep (the codes that the source stores), rtn (round to nearest), gptq, spqr, dc, jsq, "
     "ecq (any size); or a baseline: "
     "smoothquant, magnitude, wanda, sparsegpt, llm_int8, zeroquant. "
     "[default: lossless; ecq with --fit or --fit-memory]",
@@ -191,6 +191,7 @@ def pack(
     from spqfmt.packing.pack import pack_model
     from spqfmt.packing.plan import plan_pack
     from spqfmt.packing.target import BitsPerWeight
+    from spqfmt.quantize.base import KeepingMethod
 
     checked = pack_options(**options)  # type: ignore[arg-type]  # click has checked the types
     check_name(out)
@@ -206,7 +207,8 @@ def pack(
             return
         progress = Bar("packing", quiet=quiet or as_json)
         report = pack_model(model, out, checked, force=force, resume=resume, progress=progress)
-    unused = () if quiet else _unused(model)
+    keeps = isinstance(checked.method, KeepingMethod)
+    unused = () if quiet else _unused(model.as_weights() if keeps else model)
     if as_json:
         click.echo(json.dumps(report.to_json() | {"unused": unused}))
     elif not quiet:

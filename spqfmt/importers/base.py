@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
@@ -26,6 +26,17 @@ class SourcePlace(NamedTuple):
 
     file: str
     offset: int
+
+
+class SourcePart(NamedTuple):
+    """An array of the source that is made again of a tensor's codes.
+
+    `made` says how, in the terms of spec/origins/arrays.md.
+    """
+
+    place: SourcePlace
+    n_bytes: int
+    made: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,9 @@ class SourceTensor:
     turned: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     """Where these bytes are the elements in another order: dimensions of the elements, and which of them is which
     dimension there (`dims` and `axes` of spec/origins/arrays.md)."""
+    parts: tuple[SourcePart, ...] = ()
+    """All of the source's arrays that `stored` is taken from, but for single numbers; empty where they cannot be made
+    of it again."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,9 @@ class SourceModel:
     """What the headers of safetensors files say of the model, such as its licence and base model."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """What lies beside it and is neither weights nor assets, by name, with the reason."""
+    coded: Callable[[], tuple[SourceTensor, ...]] | None = None
+    """Gives the tensors with the arrays of a quantizer taken together to weights; None where `tensors` are weights.
+    Raises ImporterError for arrays that contradict each other, of which `tensors` are still the bytes."""
 
     @property
     def asset_data(self) -> dict[str, bytes]:
@@ -102,6 +119,12 @@ class SourceModel:
     def stored_facts(self) -> dict[str, str]:
         """The facts, as a file's metadata."""
         return {FACT_PREFIX + key: value for key, value in self.facts.items()}
+
+    def as_weights(self) -> SourceModel:
+        """The model with what arrays of a quantizer stand for in place of these. Raises ImporterError."""
+        if self.coded is None:
+            return self
+        return replace(self, tensors=self.coded(), quantized="", coded=None)
 
     def check_unchanged(self) -> None:
         """Raise ImporterError when a file is not what it was: what was read may be of two models."""

@@ -6,6 +6,7 @@ A folder as save_pretrained writes it, an adapter of peft, a checkpoint of anoth
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from spqfmt.importers._folders import ADAPTER, base_of_adapter
 from spqfmt.importers._quantized import quantized_by
 from spqfmt.importers._weight_files import weight_files
 from spqfmt.importers.base import Asset, SourceModel
+from spqfmt.importers.quantizers.registry import coded_tensors
 
 
 class HuggingFaceImporter:
@@ -46,18 +48,20 @@ class HuggingFaceImporter:
         facts, lost = facts_of(headers)
         own = {file.path.name: file for file in files}
         is_adapter = (path / ADAPTER).is_file() and not (path / "config.json").is_file()
+        quantized = quantized_by(config, ((name, t.shape, t.dtype) for name, t in stored.items()))
         return SourceModel(
             tensors=source_tensors(stored, config, architecture, path),
             assets=tuple(Asset(name, file.read_all()) for name, file in beside.kept.items()),
             architecture=architecture,
             source_kind="adapter" if is_adapter else self.kind,
-            quantized=quantized_by(config, ((name, t.shape, t.dtype) for name, t in stored.items())),
+            quantized=quantized,
             files=(*files, *beside.kept.values()),
             named_files=dict(sorted({**beside.named, **own}.items())),
             weight_files=beside.weights,
             facts=facts,
             left_out={n: reason for n, reason in beside.left_out.items() if n not in own} | lost,
             base_model=base_of_adapter(path) if is_adapter else "",
+            coded=partial(coded_tensors, stored, config, architecture, path) if quantized else None,
         )
 
 

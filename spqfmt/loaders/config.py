@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spqfmt.errors import SpqError, UnsupportedError, foreign_errors
+from spqfmt.importers._quantized import QUANTIZER_KEYS
 from spqfmt.loaders.tensors import StoredModel
 from spqfmt.models.config import read_config, read_tokenizer
 
@@ -43,14 +44,22 @@ def stored_config(path: Path, folder: Path, stored: StoredModel) -> Any:
         )
 
     config = read_config(folder, explained)
-    refuse_quantized(path, config)
+    settle_quantized(path, config, stored)
     return config
 
 
-def refuse_quantized(path: Path, config: Any) -> None:
-    """Raise UnsupportedError for a config whose model another format has quantized."""
+def settle_quantized(path: Path, config: Any, stored: StoredModel) -> None:
+    """Take out of a config what it says of a quantizer, where the tensors are decoded: transformers would ask for it.
+
+    Raises UnsupportedError where they are arrays that only that quantizer understands.
+    """
     # The two places that transformers looks at.
     parts = (config, config.get_text_config(decoder=True))
+    if stored.is_decoded:
+        for part in parts:
+            for key in QUANTIZER_KEYS:
+                vars(part).pop(key, None)
+        return
     found = (getattr(part, "quantization_config", None) for part in parts)
     quantization = next((one for one in found if one is not None), None)
     if quantization is not None:

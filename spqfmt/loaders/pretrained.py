@@ -15,7 +15,7 @@ import transformers
 from transformers.utils import is_peft_available
 
 from spqfmt.errors import OptionError
-from spqfmt.loaders.config import building_errors, refuse_quantized
+from spqfmt.loaders.config import building_errors, settle_quantized
 from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.load import open_device
 from spqfmt.loaders.model import load_packed, torch_device
@@ -84,7 +84,7 @@ def load_pretrained(
         options.pop(name, None)
     with open_stored(path) as stored:
         config, options = _config(model_class, folder, stored, options)
-        refuse_quantized(path, config)
+        settle_quantized(path, config, stored)
         dtype = _dtype(asked, config, stored)
         if wanted is None or device is None:
             loaded = _load_decoded(

@@ -13,10 +13,12 @@ import torch
 from spqfmt.container.model import OpenModel
 from spqfmt.errors import CorruptError, ImporterError, LimitError, OptionError, SpqError, UnsupportedError
 from spqfmt.importers import SourceTensor, find_importer
+from spqfmt.importers._quantized import are_decoded
 from spqfmt.loaders.file import SpqFile
 from spqfmt.models.harmless import SETTINGS
 from spqfmt.models.treatments import Treatment
 from spqfmt.reading.restore import numbers_of
+from spqfmt.schemes.registry import scheme_of
 from spqfmt.wire import DTYPES
 
 _FLOATS = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -49,6 +51,8 @@ class StoredModel:
     tensors: Mapping[str, LazyTensor]
     assets: Mapping[str, bytes]
     opened: OpenModel | None
+    is_decoded: bool = False
+    """Whether some of them are decoded from codes of another quantizer, and all are weights."""
 
     def bad(self, message: str) -> SpqError:
         """The error of a model that breaks its format's or its class's rules."""
@@ -63,10 +67,12 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
     """
     importer = None if path.suffix == ".spq" else find_importer(path)
     if importer is not None:
-        source = importer.open(path)
+        source = importer.open(path).as_weights()
         tensors = {t.name: LazyTensor(t.shape, t.dtype, t.tied_to, _loader(path, t)) for t in source.tensors}
+        has_codes = any(tensor.form for tensor in source.tensors)
         with source.unchanged():
-            yield StoredModel(tensors, source.asset_data, None)
+            is_decoded = are_decoded(_facts(tensors), has_codes=has_codes)
+            yield StoredModel(tensors, source.asset_data, None, is_decoded)
         return
     with SpqFile(path) as file:
         file.model.refuse_lone_shard()
@@ -81,7 +87,14 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
                 read=_reader(file, source_name),
                 treatment=handle.input_treatment(),
             )
-        yield StoredModel(stored, _Assets(file.model), file.model)
+        schemes = {record.scheme for record in file.model.tensors.values()} - {"tied"}
+        has_codes = any(scheme_of(scheme).is_quantized for scheme in schemes)
+        is_decoded = are_decoded(_facts(stored), has_codes=has_codes)
+        yield StoredModel(stored, _Assets(file.model), file.model, is_decoded)
+
+
+def _facts(tensors: Mapping[str, LazyTensor]) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    return ((name, tensor.shape, tensor.dtype) for name, tensor in tensors.items())
 
 
 class _Assets(Mapping[str, bytes]):

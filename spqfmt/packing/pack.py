@@ -31,8 +31,7 @@ from spqfmt.packing.kept import KeptTensors
 from spqfmt.packing.options import PackArguments, PackOptions, pack_options
 from spqfmt.packing.plan import PlannedTensor, plan_pack
 from spqfmt.packing.resume import ResumeFolder
-from spqfmt.packing.sources import SourceDescription
-from spqfmt.packing.target import KEEPING
+from spqfmt.packing.sources import SourceDescription, describes
 from spqfmt.progress import Progress, Silent
 from spqfmt.quantize.base import KeepingMethod
 from spqfmt.quantize.calibrated import is_calibrated
@@ -169,7 +168,7 @@ def pack_model(
 
             calibrated = CalibratedResults(model, plan, options, folder, stage=progress.stage)
         description = None
-        if options.identity and options.method.name == KEEPING:
+        if options.identity and describes(options.method, plan):
             description = SourceDescription(model, plan)
         encoder = _Encoder(options, calibrated, description)
         waiting: list[tuple[PlannedTensor, _Prepared]] = []
@@ -262,6 +261,8 @@ class _Encoder:
             encoded, method = result.quantized.encode(), self._options.method.name
         elif planned.treatment and not (self._calibrated and self._calibrated.wants(planned)):
             encoded, method = self._quantize(planned), self._options.method.name
+            if self._description is not None and source.form:
+                origin = self._description.origin_of_codes(source, encoded)
         else:
             dense = _dense(source)
             encoded, method = dense.encode(), ""

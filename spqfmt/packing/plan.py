@@ -78,13 +78,16 @@ def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
 
     Raises ImporterError where a method is to quantize what is quantized already.
     """
+    keeps = isinstance(options.method, KeepingMethod)
+    model = model.as_weights() if keeps else model
     if model.quantized and options.method.name != KEEPING:
+        codes = ", and --method keep its codes" if _has_codes(model) else ""
         raise ImporterError(
-            f"the model is quantized already ({model.quantized}): only --method {KEEPING} keeps it as it is; "
+            f"the model is quantized already ({model.quantized}): only --method {KEEPING} keeps it as it is{codes}; "
             f"for {options.method.name} give the model that it was made from"
         )
     _check_limits(model)
-    if isinstance(options.method, KeepingMethod):
+    if keeps:
         _check_kept(model, options.method.name)
     planned = [_plan_tensor(tensor, options) for tensor in _tied_behind_target(model.tensors)]
     segments: list[tuple[str, list[PlannedTensor]]] = []
@@ -118,6 +121,13 @@ def _check_limits(model: SourceModel) -> None:
             )
 
 
+def _has_codes(model: SourceModel) -> bool:
+    try:
+        return any(tensor.stored for tensor in model.as_weights().tensors)
+    except ImporterError:
+        return False
+
+
 def _check_kept(model: SourceModel, method: str) -> None:
     """Raise ImporterError where the source has no codes to keep, or some that no scheme holds."""
     coded = [tensor for tensor in model.tensors if tensor.form]
@@ -137,7 +147,7 @@ def _check_kept(model: SourceModel, method: str) -> None:
 def _plan_tensor(source: SourceTensor, options: PackOptions) -> PlannedTensor:
     if source.tied_to is not None:
         return PlannedTensor(source, f"tied to {source.tied_to}", 0)
-    raw_bytes = dense_bytes(source.dtype, prod(source.shape))
+    raw_bytes = sum(part.n_bytes for part in source.parts) or dense_bytes(source.dtype, prod(source.shape))
     quantizable = source.dtype in FLOATS and raw_bytes > 0
     treatment = options.method.describe(Weight.of(source), options.method_options) if quantizable else ""
     return PlannedTensor(source, treatment, raw_bytes)

@@ -1,30 +1,48 @@
 """What gives the source's files back, byte for byte: which parts of them are tensors, and the rest as literals.
 
-A file is described where the restored tensors have the very bytes that lie in it, so of lossless packs alone. What is
-an asset already needs no pieces; what else is small and no weights of another kind is literals as a whole. The rest
-keeps its name and digest, so that a reader can say what is missing.
+A file is described where the restored tensors have the very bytes that lie in it, or their codes give them: of packs by
+the methods lossless and keep. What is an asset already needs no pieces; what else is small and no weights of another
+kind is literals as a whole. The rest keeps its name and digest, so that a reader can say what is missing.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spqfmt.asset_names import is_asset_name
 from spqfmt.codecs.elements import Elements
 from spqfmt.codecs.tasks import Task, submit
 from spqfmt.container.source_records import Piece, SourceFileRecord, Sources
+from spqfmt.errors import EncodeError
 from spqfmt.importers._source_file import SourceFile
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
 from spqfmt.packing.plan import PackPlan
+from spqfmt.packing.target import KEEPING
+from spqfmt.quantize.base import KeepingMethod, Method
+from spqfmt.reading.origin_arrays import LAYOUT, made, unsigned
 from spqfmt.records import dense_bytes
+from spqfmt.schemes.base import Encoded
+from spqfmt.wire import DTYPES
 
 LITERALS = "source.literals"
 """The asset's name: none that a reader of 1.0 would write as a file."""
 # Headers of the largest checkpoints have some MB.
 _MAX_LITERAL_BYTES = 64 << 20
 _MAX_WHOLE_BYTES = 8 << 20
+_AT_ONCE = 1 << 24
 _LITERAL_PART = 4
 """A file of which a larger part is no tensor's is left out: it would be stored twice."""
+
+
+class _Array(NamedTuple):
+    """Where a part of a tensor lies in a file."""
+
+    offset: int
+    n_bytes: int
+    tensor: int
+    part: int = 0
 
 
 class SourceDescription:
@@ -32,12 +50,15 @@ class SourceDescription:
 
     def __init__(self, model: SourceModel, plan: PackPlan) -> None:
         self._model = model
-        self._places: dict[str, list[tuple[int, int, int]]] = {}
+        self._places: dict[str, list[_Array]] = {}
         for number, planned in enumerate(plan.tensors):
             place = planned.source.place
             n_bytes = dense_bytes(planned.source.dtype, planned.n_weights)
             if place is not None and n_bytes:
-                self._places.setdefault(place.file, []).append((place.offset, n_bytes, number))
+                self._places.setdefault(place.file, []).append(_Array(place.offset, n_bytes, number))
+            for k, part in enumerate(planned.source.parts):
+                array = _Array(part.place.offset, part.n_bytes, number, k)
+                self._places.setdefault(part.place.file, []).append(array)
         self._digests: Mapping[str, Task[str]] = {
             name: submit(file.sha256, self._cuts(name, file)) for name, file in model.named_files.items()
         }
@@ -45,7 +66,9 @@ class SourceDescription:
     def _cuts(self, name: str, file: SourceFile) -> list[int]:
         """Where tensors begin and end: each must have been packed as it was when the file's digest was made."""
         runs = _runs(sorted(self._places.get(name, ())), file.n_bytes)
-        return sorted({cut for _, place in runs if place for cut in (place[0], place[0] + place[1])})
+        return sorted(
+            {cut for _, place in runs if place for cut in (place.offset, place.offset + place.n_bytes)}
+        )
 
     def origin_of(self, source: SourceTensor, values: Elements) -> Mapping[str, object]:
         """What a dense tensor's record says of its origin; empty for one that lies in a file as it is.
@@ -62,6 +85,28 @@ class SourceDescription:
             return {}
         parts = [{"stream": "values", "dims": list(dims), "axes": list(axes)}]
         return {"origin": {"layout": "arrays", "version": 1, "parts": parts}}
+
+    def origin_of_codes(self, source: SourceTensor, encoded: Encoded) -> Mapping[str, object]:
+        """What the record of codes says of their origin.
+
+        Raises EncodeError where the source's arrays could not be put together again: what cannot is not taken apart.
+        """
+        streams = {stream.role: stream for stream in encoded.streams}
+
+        def elements_of(role: str) -> tuple[NDArray[Any], int]:
+            stream = streams[role]
+            return unsigned(stream.elements, stream.dtype).reshape(-1), DTYPES[stream.dtype].bits
+
+        for part in source.parts:
+            again = made(elements_of, part.made, source.name)
+            file = self._model.named_files[part.place.file]
+            if not _lies_at(file, part.place.offset, again, part.n_bytes):
+                raise EncodeError(
+                    f"tensor {source.name!r}: its codes do not give the bytes of {part.place.file} again; "
+                    f"--method {KEEPING} keeps these"
+                )
+        parts = [dict(part.made) for part in source.parts]
+        return {"origin": {"layout": LAYOUT[0], "version": LAYOUT[1], "parts": parts}} if parts else {}
 
     def finish(self) -> tuple[Sources, tuple[Asset, ...]]:
         """The record, and the asset of its literals. Raises ImporterError when a file is not what it was."""
@@ -101,19 +146,32 @@ class SourceDescription:
             if tensor is None:
                 pieces.append(Piece(n))
             else:
-                pieces.append(Piece(n, tensor[2]))
-                at += tensor[1]
+                pieces.append(Piece(n, tensor.tensor, tensor.part))
+                at += tensor.n_bytes
         return pieces
 
 
-def _runs(
-    places: list[tuple[int, int, int]], file_bytes: int
-) -> Iterator[tuple[int, tuple[int, int, int] | None]]:
+def describes(method: Method, plan: PackPlan) -> bool:
+    """Whether what a method writes can give the source's arrays again."""
+    if isinstance(method, KeepingMethod):
+        return all(planned.source.parts for planned in plan.tensors if planned.source.form)
+    return method.name == KEEPING
+
+
+def _lies_at(file: SourceFile, offset: int, data: NDArray[np.uint8], n_bytes: int) -> bool:
+    """Whether a file has these bytes there, and they are so many."""
+    return data.size == n_bytes and all(
+        file.read(offset + at, min(_AT_ONCE, n_bytes - at)) == data[at : at + _AT_ONCE].tobytes()
+        for at in range(0, n_bytes, _AT_ONCE)
+    )
+
+
+def _runs(places: list[_Array], file_bytes: int) -> Iterator[tuple[int, _Array | None]]:
     """Bytes that are no tensor's, and the tensor that follows them; a tensor that begins within another is none."""
     at = 0
     for place in places:
-        if place[0] >= at:
-            yield place[0] - at, place
-            at = place[0] + place[1]
+        if place.offset >= at:
+            yield place.offset - at, place
+            at = place.offset + place.n_bytes
     if at < file_bytes:
         yield file_bytes - at, None

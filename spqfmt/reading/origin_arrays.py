@@ -3,7 +3,7 @@
 spec/origins/arrays.md says how.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt import wire
-from spqfmt.codecs.elements import CARRIERS, Elements
+from spqfmt.codecs.elements import CARRIERS, Elements, pack_elements
 from spqfmt.container.fetch import StreamFetch
 from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import member
@@ -22,6 +22,7 @@ from spqfmt.schemes.base import check_int
 
 LAYOUT = ("arrays", 1)
 _GROUP_BITS = 32
+_NIBBLE = 4
 # A multiple of 8: what so many elements are written as ends at a byte.
 _AT_ONCE = 1 << 18
 
@@ -32,8 +33,14 @@ def array_part(reader: Reader, record: TensorRecord, origin: Mapping[str, object
     parts = member(dict(origin), "parts", list, where)
     if number >= len(parts) or not isinstance(parts[number], dict):
         raise CorruptError(f"{where}: no part {number}")
-    part: dict[str, Any] = parts[number]
-    elements, width = _elements(reader, record, member(part, "stream", str, where), where)
+    return made(lambda role: _elements(reader, record, role, where), parts[number], where).tobytes()
+
+
+def made(
+    elements_of: Callable[[str], tuple[NDArray[Any], int]], part: Mapping[str, Any], where: str
+) -> NDArray[np.uint8]:
+    """A part, of the elements of a stream as unsigned integers, and the bits of one. Raises CorruptError."""
+    elements, width = elements_of(member(dict(part), "stream", str, where))
     bits = check_int(part.get("bits", width), f"{where}: bits", 1, 64)
     add = check_int(part.get("add", 0), f"{where}: add", -(1 << 31), 1 << 31)
     found = _reordered(elements, part, "dims", axes_key="axes", where=where)
@@ -44,7 +51,7 @@ def array_part(reader: Reader, record: TensorRecord, origin: Mapping[str, object
     if "unit_bits" not in part:
         if "unit_dims" in part or "unit_axes" in part:
             raise CorruptError(f"{where}: units of no bits")
-        return data.tobytes()
+        return data
     unit = check_int(part["unit_bits"], f"{where}: unit_bits", 1)
     n_bits = elements.size * bits
     if "unit_dims" not in part or n_bits % unit or n_bits % 8:
@@ -55,7 +62,7 @@ def array_part(reader: Reader, record: TensorRecord, origin: Mapping[str, object
         -1
     )
     turned = units[order].reshape(-1)
-    return (np.packbits(turned, bitorder="little") if unit % 8 else turned).tobytes()
+    return np.packbits(turned, bitorder="little") if unit % 8 else turned
 
 
 def _elements(reader: Reader, record: TensorRecord, role: str, where: str) -> tuple[NDArray[Any], int]:
@@ -74,8 +81,14 @@ def _elements(reader: Reader, record: TensorRecord, role: str, where: str) -> tu
     bits = wire.DTYPES[dtype].bits
     is_matrix = role in {"codes", "values"} and not record.is_named and record.shape and record.n_weights
     found = _matrix(reader, record, role) if is_matrix else reader.read_elements(record, role)
-    unsigned = found.view(f"<u{found.dtype.itemsize}")
-    return (unsigned & ((1 << bits) - 1) if bits < 8 else unsigned), bits
+    return unsigned(found, dtype), bits
+
+
+def unsigned(elements: Elements, dtype: str) -> NDArray[Any]:
+    """Elements as unsigned integers of their bits."""
+    bits = wire.DTYPES[dtype].bits
+    found = elements.view(f"<u{elements.dtype.itemsize}")
+    return found & ((1 << bits) - 1) if bits < 8 else found
 
 
 def _matrix(reader: Reader, record: TensorRecord, role: str) -> Elements:
@@ -122,6 +135,8 @@ def _written(elements: NDArray[Any], width: int, add: int, bits: int) -> NDArray
     """Each element with `add` modulo 2^bits, in `bits` bits, one after the other."""
     if add == 0 and bits == width and bits % 8 == 0:
         return np.ascontiguousarray(elements).view(np.uint8)
+    if add == 0 and bits == width == _NIBBLE:
+        return pack_elements(elements.astype(np.uint8, copy=False), "u4")
     pieces = [
         _bits(elements[at : at + _AT_ONCE].astype(np.uint64), add, bits)
         for at in range(0, elements.size, _AT_ONCE)

@@ -1,14 +1,15 @@
 """A model to compare with, of any kind that can be read: one tensor at a time."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from spqfmt.container.model import OpenModel, open_model
 from spqfmt.container.output import INDEX_SUFFIX
 from spqfmt.container.reader import Reader
-from spqfmt.importers.base import SourceModel
+from spqfmt.errors import ImporterError
+from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.importers.registry import find_importer, open_source
 from spqfmt.reading.distance import distance
 from spqfmt.reading.report.records import Distance
@@ -42,17 +43,25 @@ class _Spq:
 
 
 class _Source:
+    """A source's tensors, and the weights that arrays of a quantizer stand for: a packed file has either."""
+
     def __init__(self, model: SourceModel) -> None:
-        self._tensors = {tensor.name: tensor for tensor in model.tensors}
+        tensors = [*model.tensors]
+        with suppress(ImporterError):  # of arrays that contradict each other there are only the arrays
+            tensors += model.as_weights().tensors
+        self._tensors: dict[str, list[SourceTensor]] = {}
+        for tensor in tensors:
+            self._tensors.setdefault(tensor.name, []).append(tensor)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        return self._tensors[name].shape if name in self._tensors else None
+        return self._tensors[name][0].shape if name in self._tensors else None
 
     def beside(self, name: str, reader: Reader, record: TensorRecord) -> Distance:
         # torch takes seconds to import: only where a foreign model is read.
         from spqfmt.kernels.torch_arrays import to_numpy
 
-        tensor = self._tensors[name]
+        found = self._tensors[name]
+        tensor = next((tensor for tensor in found if tensor.dtype == record.dtype), found[0])
         return distance(beside((reader, record), to_numpy(tensor.load())), record.dtype, tensor.dtype)
 
 

@@ -12,13 +12,17 @@ from spqfmt.container.reader import Reader
 from spqfmt.errors import OptionError
 from spqfmt.exporters.folder import whole_folder
 from spqfmt.exporters.huggingface import export_huggingface
+from spqfmt.importers._quantized import are_decoded, without_quantizer
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.restore import restore
 from spqfmt.reading.source_files import CODE, NO_NAME, SourceFiles
 from spqfmt.records import FACT_PREFIX, TensorRecord
+from spqfmt.schemes.registry import scheme_of
 
 if TYPE_CHECKING:
     import torch
+
+_CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ def unpack(
             return report
         tensors = [_Restored(*model.held(name), shown) for name in model.tensors]
         shown.start(sum(t.record.source_bytes for t in tensors if t.tied_to is None))
+        report = _say_decoded(model, assets, report)
         facts = {
             key.removeprefix(FACT_PREFIX): value
             for key, value in model.index.metadata.items()
@@ -135,3 +140,20 @@ def _chosen(model: OpenModel, *, with_code: bool) -> tuple[dict[str, Iterable[by
         name: holders[name].asset_pieces(name) for name in names if name not in left_out
     }
     return chosen, UnpackReport(tuple(chosen), left_out)
+
+
+def _say_decoded(model: OpenModel, assets: dict[str, Iterable[bytes]], report: UnpackReport) -> UnpackReport:
+    """Take out of the config what it says of a quantizer whose codes are written as the weights that they stand for."""
+    records = model.tensors.values()
+    has_codes = any(r.scheme != "tied" and scheme_of(r.scheme).is_quantized for r in records)
+    if _CONFIG not in assets or not are_decoded(
+        ((r.name, r.shape, r.dtype) for r in records), has_codes=has_codes
+    ):
+        return report
+    data = b"".join(assets[_CONFIG])
+    plain = without_quantizer(data)
+    assets[_CONFIG] = [plain or data]
+    if plain is None:
+        return report
+    left_out = {f"{_CONFIG}: what it says of a quantizer": "the weights are written as they are decoded"}
+    return replace(report, left_out={**report.left_out, **left_out})

@@ -60,8 +60,8 @@ class Grouped:
     """Codes [rows, columns] in stored column order; `zero_point` or `minimum` or neither; supergroup (lines, groups).
 
     With `levels`, float carrier [2^bits], the value of a code is the level of that number. Groups are tiles of
-    `group_rows` rows of one matrix. `shared_permutation` names an earlier tensor of the file that holds the same
-    permutation.
+    `group_rows` rows of one matrix, of which `stacked_rows` rows each are stacked, or all are one where it is None.
+    `shared_permutation` names an earlier tensor of the file that holds the same permutation.
     """
 
     codes: Elements
@@ -79,6 +79,7 @@ class Grouped:
     group_rows: int = 1
     levels: Elements | None = None
     levels_dtype: str = "f32"
+    stacked_rows: int | None = None
 
     def encode(self) -> Encoded:
         """Streams in the order of FORMAT.md 5.5."""
@@ -110,7 +111,10 @@ class Grouped:
 
     def dequantize(self) -> Float32:
         """The weights in the matrix's own column order, float32 [rows, columns]."""
-        lines = np.arange(self.codes.shape[0]) // self.group_rows
+        rows = self.codes.shape[0]
+        height = self.stacked_rows or rows
+        matrix, row = np.divmod(np.arange(rows), height)
+        lines = matrix * -(-height // self.group_rows) + row // self.group_rows
         values = [
             None if part is None else part.to_float32(self.supergroup)[lines]
             for part in (self.scale, self.zero_point, self.minimum)
@@ -119,10 +123,10 @@ class Grouped:
         assert scale is not None
         levels = None if self.levels is None else widen(self.levels, self.levels_dtype)
         codes = widen(self.codes, self.code_dtype) if levels is None else levels[self.codes]
-        matrix = dequantize(codes, self.group_size, scale, zero_point=zero_point, minimum=minimum)
+        weights = dequantize(codes, self.group_size, scale, zero_point=zero_point, minimum=minimum)
         if self.outliers is not None:
-            self.outliers.replace(matrix)
-        return matrix if self.permutation is None else unpermute(matrix, self.permutation)
+            self.outliers.replace(weights)
+        return weights if self.permutation is None else unpermute(weights, self.permutation)
 
 
 def dequantize(

@@ -8,6 +8,7 @@ import pytest
 
 # The tools are scripts, not a package: their folder is put on the path as Python does for a script.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spec"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import tiny

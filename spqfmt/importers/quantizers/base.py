@@ -1,0 +1,150 @@
+"""What a family of quantized checkpoints is: which arrays make a weight, and the weight in the terms of a scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from spqfmt.codecs.elements import Elements
+from spqfmt.errors import ImporterError
+from spqfmt.importers._quantized import quantizer_of
+from spqfmt.importers._safetensors import Stored, loader
+from spqfmt.schemes.floats import widen
+from spqfmt.schemes.grouped import Grouped
+
+_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+COMPRESSED_TENSORS = "compressed-tensors"
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """What a config.json says of the quantizer; all is empty where it says nothing."""
+
+    method: str = ""
+    formats: frozenset[str] = frozenset()
+    """Of compressed-tensors, such as "nvfp4-pack-quantized"."""
+    blocks: tuple[tuple[int, int], ...] = ()
+    """Rows and columns of blocks that share a scale."""
+    only_blocks: bool = False
+    """Whether all of its scales are of such blocks."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Quantizer:
+        """Read what a config.json says. Raises ImporterError where what it says cannot be understood."""
+        found = quantizer_of(config)
+        if not isinstance(found, dict):
+            return cls()
+        method = str(found.get("quant_method") or "")
+        size = found.get("weight_block_size")
+        if size is not None:
+            return cls(method, blocks=(_block(size, "weight_block_size"),), only_blocks=True)
+        groups = found.get("config_groups") or {}
+        if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
+            raise ImporterError("config.json: its config_groups of quantization are no objects")
+        formats = {found.get("format"), *(group.get("format") for group in groups.values())}
+        weights = [group.get("weights") for group in groups.values()]
+        schemes = [scheme for scheme in weights if isinstance(scheme, dict)]
+        sizes = [scheme.get("block_structure") for scheme in schemes if scheme.get("strategy") == "block"]
+        return cls(
+            method,
+            frozenset(str(name) for name in formats if name),
+            tuple(_block(size, "block_structure") for size in sizes),
+            only_blocks=bool(sizes) and len(sizes) == len(schemes),
+        )
+
+    def check(self, name: str, form: str, methods: Mapping[str, frozenset[str]]) -> None:
+        """Raise ImporterError unless tensor `name`, stored as `form`, may be in a checkpoint of this quantizer.
+
+        `methods` are those that write this form, each with its formats.
+        """
+        said = ""
+        if self.method and self.method not in methods:
+            said = f"quant_method {self.method!r}"
+        elif self.formats and not self.formats & methods.get(self.method, self.formats):
+            said = f"format {', '.join(sorted(self.formats))}"
+        if said:
+            raise ImporterError(
+                f"tensor {name!r} is stored as {form}, but config.json says {said}; download both again"
+            )
+
+
+def _block(size: object, key: str) -> tuple[int, int]:
+    if isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
+        return size[0], size[1]
+    raise ImporterError(f"config.json: its {key} of quantization is {size!r}, not two numbers")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The arrays of a checkpoint by name, and what its config.json says."""
+
+    arrays: Mapping[str, Stored]
+    quantizer: Quantizer
+    dtype: str
+    """Of the model that computes with them."""
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Stored], config: Mapping[str, Any]) -> Checkpoint:
+        """Take the arrays as they are, and what the config says of them. Raises ImporterError."""
+        text = config.get("text_config")
+        places = (config, text if isinstance(text, dict) else {})
+        named = (place[key] for place in places for key in ("dtype", "torch_dtype") if place.get(key))
+        return cls(arrays, Quantizer.of(config), _DTYPES.get(str(next(named, "")), "bf16"))
+
+    def read(self, name: str) -> Elements:
+        """An array, as numpy carries it."""
+        # torch takes seconds to import: not where only names are asked for.
+        from spqfmt.kernels.torch_arrays import to_numpy
+
+        return to_numpy(loader(name, self.arrays[name])())
+
+    def scales(self, name: str, dtype: str) -> Elements:
+        """An array of numbers of `dtype`. Raises ImporterError where some is not finite."""
+        found = self.read(name)
+        if not np.isfinite(widen(found, dtype)).all():
+            raise ImporterError(
+                f"tensor {name!r} holds scales that are NaN or infinite; --method lossless keeps it"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class CodedWeight:
+    """A weight that arrays of a checkpoint stand for.
+
+    `name`, `shape`, `dtype` and `transposed` are those of the weight as the model has it. `stored` raises ImporterError
+    where the arrays hold what no reader could use.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    form: str
+    arrays: Mapping[str, Mapping[str, object] | None]
+    """By name the arrays that it is taken from, each with the part of it that gives this array again
+    (spec/origins/arrays.md); None for a number that is too small to be worth one."""
+    stored: Callable[[], Grouped]
+    transposed: bool = False
+
+
+class Family(Protocol):
+    """What a module of this folder offers under the name `FAMILY`."""
+
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
+        """The weights of a checkpoint that are of this family. Reads none of their arrays.
+
+        Arrays that only look like it are left to others. Raises ImporterError, with the name of one, for those that
+        contradict each other or the config.
+        """
+        ...
+
+
+def misfit(arrays: Mapping[str, Stored], scales: str, codes: str, why: str = "") -> ImporterError:
+    """The error of scales whose shape does not fit that of their codes; both are named."""
+    return ImporterError(
+        f"tensor {scales!r} of shape {list(arrays[scales].shape)} does not fit {codes!r} of shape "
+        f"{list(arrays[codes].shape)}{why}; download both again"
+    )

@@ -1,0 +1,109 @@
+"""Checkpoints with the arrays of quantizers, and what is true of all that `keep` takes them apart into."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import reference_decoder
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+import spqfmt
+
+Arrays = dict[str, torch.Tensor]
+
+
+def write_model(folder: Path, quantizer: Mapping[str, Any], quantize: Any, name: str = "llama") -> Arrays:
+    """A small model whose linear layers `quantize(module, weight)` makes arrays of; its weights as they were."""
+    tiny.build(name, folder, dtype=torch.bfloat16)
+    weights = load_file(folder / "model.safetensors")
+    arrays: Arrays = {}
+    for key, value in weights.items():
+        is_linear = key.endswith("_proj.weight")
+        arrays |= quantize(key.removesuffix(".weight"), value) if is_linear else {key: value}
+    save_file(
+        {key: value.contiguous().clone() for key, value in arrays.items()}, folder / "model.safetensors"
+    )
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": quantizer}, indent=1))
+    return weights
+
+
+def write_arrays(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, torch.Tensor]) -> Path:
+    """A folder of these arrays and this config alone."""
+    folder.mkdir()
+    save_file(
+        {key: value.contiguous().clone() for key, value in arrays.items()}, folder / "model.safetensors"
+    )
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file, by its name."""
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def keep(folder: Path, **options: Any) -> Path:
+    """The folder packed by `keep`, after its files have come back, from the package and the reference decoder."""
+    path = folder.with_name("kept.spq")
+    spqfmt.pack(folder, path, method="keep", force=True, **options)
+    spqfmt.verify(path, content=True)
+    out = folder.with_name("out")
+    report = spqfmt.unpack(path, out)
+    assert report.identical
+    assert not report.left_out
+    assert digests(out) == digests(folder)
+    if path.stat().st_size < 30_000:  # it is plain Python
+        made = reference_decoder.decode(path.read_bytes())
+        assert {name: hashlib.sha256(data).hexdigest() for name, data in made.files.items()} == digests(
+            folder
+        )
+        with spqfmt.open(path) as file:
+            for name, restored in made.tensors.items():
+                assert restored.data == bits(file.read(name)).numpy().tobytes(), name
+    return path
+
+
+def bits(value: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor."""
+    return value.contiguous().reshape(-1).view(torch.uint8)
+
+
+def same(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors are alike in shape, dtype and every bit."""
+    return (first.shape, first.dtype) == (second.shape, second.dtype) and torch.equal(
+        bits(first), bits(second)
+    )
+
+
+def check_loaded(path: Path, source: Path, expected: Arrays) -> None:
+    """A kept model loads with exactly these weights: from the file, the folder, decoded whole, by from_pretrained."""
+    import transformers
+
+    inputs = torch.arange(20)[None]
+    model, _ = spqfmt.load_model(path)
+    state = model.state_dict()
+    assert all(same(state[name], value) for name, value in expected.items())
+    assert getattr(model.config, "quantization_config", None) is None
+    with torch.inference_mode():
+        logits = model(inputs).logits
+        for other in (
+            spqfmt.load_model(source)[0],
+            spqfmt.load_model(path, packed=True)[0],
+            _from_pretrained(transformers, path, path.with_name("packed"), keep_packed=True),
+            _from_pretrained(transformers, path, path.with_name("dense"), as_="dense"),
+        ):
+            assert torch.equal(other(inputs).logits, logits)
+
+
+def _from_pretrained(transformers: Any, path: Path, folder: Path, **options: Any) -> Any:
+    spqfmt.unpack(path, folder, **options)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
