@@ -45,7 +45,6 @@ def output_gradients(
     modules: Callable[[str], Sequence[str]],
     *,
     seed: int,
-    batch_samples: int = 1,
     stage: Callable[[str], None] = lambda text: None,
 ) -> dict[str, torch.Tensor]:
     """Mean square gradient of every output of the modules, by the module's full name; float32 [rows].
@@ -53,7 +52,7 @@ def output_gradients(
     `samples` are token ids, int64 [samples, tokens]; `modules` names those inside a block that are wanted. Blocks must
     be empty and are left so. A module that no token reached is left out.
     """
-    batches = list(torch.split(samples, batch_samples))
+    batches = list(torch.split(samples, 1))
     blocks = record_calls(shell, batches)
     states = [list(blocks.hidden)]
     for number, name in enumerate(blocks.names):

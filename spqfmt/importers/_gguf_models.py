@@ -217,10 +217,6 @@ def _interleaved(shape: tuple[int, ...], name: str, config: Config) -> Turned:
     return (heads, 2, shape[0] // heads // 2, *shape[1:]), (0, 2, 1, *range(3, 2 + len(shape)))
 
 
-def _swapped(shape: tuple[int, ...], name: str, config: Config) -> Turned:
-    return shape, (1, 0)
-
-
 def _norm_plus_one(name: str, tensor: torch.Tensor, config: Config) -> torch.Tensor:
     return tensor - 1 if name.endswith("norm.weight") else tensor
 

@@ -73,14 +73,12 @@ def style() -> Iterator[None]:
         yield
 
 
-def new_figure(
-    height: float, width: float = WIDTH_INCHES, rows: int = 1, columns: int = 1
-) -> "tuple[Figure, list[Axes]]":
-    """A figure of `height` x `width` inches and its axes, row by row; no window and no global state."""
+def new_figure(height: float, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+    """A figure of `height` inches and its axes side by side; no window and no global state."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False).flat)
 
 
 def save(figure: "Figure", path: str | os.PathLike[str] | IO[bytes]) -> None:

@@ -63,7 +63,7 @@ def _inverse_factor(h: torch.Tensor) -> torch.Tensor | None:
     With the columns reversed h is L L^T, L lower; U is L^-1 reversed again: a third of the work of inverting h and
     factoring the inverse, and as exact. LAPACK's sums depend on the number of its threads, matrix products do not.
     """
-    with _one_thread():
+    with one_thread():
         lower, failed = torch.linalg.cholesky_ex(h.flip(0, 1))
     if failed:
         return None
@@ -78,7 +78,7 @@ def _inverse(lower: torch.Tensor) -> torch.Tensor:
     """The inverse of a lower triangular matrix, by halves."""
     n = len(lower)
     if n <= _LEAF:
-        with _one_thread():
+        with one_thread():
             identity = torch.eye(n, dtype=lower.dtype)
             leaf: torch.Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
             return leaf
@@ -103,13 +103,13 @@ def sweep(
     Before the first column of each group, `fit(first, group)` sees the group's columns as the feedback has left them.
     `round_column(number, column)` returns what column stands for once quantized.
     """
-    with _one_thread():
+    with one_thread():
         _sweep(columns, upper, group_size, fit=fit, round_column=round_column)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """The steps are too small to share: on a busy machine the threads would mostly wait for each other."""
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: steps that are too small to share, and sums that must not depend on sharing."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

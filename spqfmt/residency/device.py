@@ -15,6 +15,8 @@ from spqfmt.residency.ladder import Residency, Stages, State, check_ceiling, cli
 from spqfmt.residency.plan import HostPlan, Plan, PlannedPart
 from spqfmt.residency.rates import Rates
 
+ALIGNMENT = 64
+"""Of chunks, and of everything else that is put into one allocation."""
 N_STAGING = 3
 """Pinned buffers: one being read into, one being copied from, one to be ahead."""
 N_LANDINGS = 2
@@ -49,8 +51,8 @@ def plan_device(
     items = inventory.items
     whole = device_fixed_bytes(inventory, streamed=False)
     streamed = device_fixed_bytes(inventory, streamed=True)
-    decoded = sum(_aligned(item.part.decoded_bytes) for item in items)
-    least = sum(_aligned(min(item.sending.sent_bytes, item.part.decoded_bytes)) for item in items)
+    decoded = sum(aligned(item.part.decoded_bytes) for item in items)
+    least = sum(aligned(min(item.sending.sent_bytes, item.part.decoded_bytes)) for item in items)
     smallest = min(whole.total + decoded, streamed.total)
     check_ceiling("memory", memory_bytes, smallest)
     host_fixed = staging_bytes(items)
@@ -91,7 +93,7 @@ def host_rates(rates: DeviceRates) -> Rates:
 
 def _choose(items: Sequence[Item], rates: DeviceRates, room: int, host_room: int | None) -> list[State]:
     # What a part costs outside the device: the host's memory if all fit there, else, at the margin, the disk.
-    sent = sum(_aligned(item.sending.sent_bytes) for item in items)
+    sent = sum(aligned(item.sending.sent_bytes) for item in items)
     outside: Residency = "host" if host_room is None or sent <= host_room + room else "disk"
     on_device = climb([_on_device(item, outside, rates) for item in items], room, spread)
     left = [number for number, state in enumerate(on_device) if state.residency == outside]
@@ -116,7 +118,7 @@ def _state(item: Item, residency: Residency, rates: DeviceRates) -> State:
         "compressed": item.sending.sent_bytes,
         "decoded": item.part.decoded_bytes,
     }
-    return State(residency, _aligned(sizes[residency]), stages(item, residency, rates))
+    return State(residency, aligned(sizes[residency]), stages(item, residency, rates))
 
 
 def stages(item: Item, residency: Residency, rates: DeviceRates) -> Stages:
@@ -134,30 +136,31 @@ def _stored_only(lookups: Inventory, items: Sequence[Item]) -> int:
     return sum(i.part.stored_bytes for i in lookups.items if id(i.part.record) not in multiplied)
 
 
-def _aligned(n_bytes: int) -> int:
-    return -(-n_bytes // 64) * 64
+def aligned(n_bytes: int) -> int:
+    """The smallest multiple of ALIGNMENT that holds `n_bytes`."""
+    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def staging_bytes(items: Sequence[Item]) -> int:
     """Host memory of the pinned buffers, and of the one to unpack in."""
     sent = max((item.sending.sent_bytes for item in items), default=0)
     stored = max((item.part.stored_bytes for item in items), default=0)
-    return N_STAGING * _aligned(sent) + _aligned(stored)
+    return N_STAGING * aligned(sent) + aligned(stored)
 
 
 def device_fixed_bytes(inventory: DeviceInventory, *, streamed: bool) -> Fixed:
     """Device memory that is held whatever the ceiling: where parts are `streamed`, or where all are decoded."""
     parts = [item.part for item in inventory.items]
-    landing = _aligned(max((item.sending.sent_bytes for item in inventory.items), default=0))
-    tables = _aligned(max((item.sending.table_bytes for item in inventory.items), default=0))
-    scratch = _aligned(max((part.scratch_bytes for part in parts), default=0))
-    ring = _aligned(max((part.decoded_bytes for part in parts), default=0))
+    landing = aligned(max((item.sending.sent_bytes for item in inventory.items), default=0))
+    tables = aligned(max((item.sending.table_bytes for item in inventory.items), default=0))
+    scratch = aligned(max((part.scratch_bytes for part in parts), default=0))
+    ring = aligned(max((part.decoded_bytes for part in parts), default=0))
     # One landing is enough to load; an error word for each slot, and one for loading.
     return Fixed(
         floats=inventory.float_bytes,
         sides=inventory.side_bytes,
         workspace=inventory.workspace_bytes,
-        staging=landing * (N_LANDINGS if streamed else 1) + tables + scratch + _aligned(4 * (N_SLOTS + 1)),
+        staging=landing * (N_LANDINGS if streamed else 1) + tables + scratch + aligned(4 * (N_SLOTS + 1)),
         ring=ring * N_SLOTS if streamed else 0,
         rows=0,
         values=inventory.values_bytes,

@@ -163,9 +163,9 @@ class Roles:
         return stream
 
 
-def parameter_int(record: TensorRecord, key: str, low: int = 0, high: int = 2**53 - 1) -> int:
-    """An integer parameter within bounds."""
-    return check_int(record.parameters.get(key), f"tensor {record.name!r}: {key}", low, high)
+def parameter_int(record: TensorRecord, key: str, low: int = 0) -> int:
+    """An integer parameter, `low` or more."""
+    return check_int(record.parameters.get(key), f"tensor {record.name!r}: {key}", low)
 
 
 def check_int(value: object, what: str, low: int = 0, high: int = 2**53 - 1) -> int:

@@ -129,7 +129,7 @@ class CudaDevice(Device):
             return _CudaEvent(self._stream(stream).record_event(_cuda.Event()))
 
     def wait(self, stream: Queue, event: Event) -> None:
-        """Let the stream wait, not the host; for a read both wait."""
+        """Let the stream wait on the device; for a read the host waits."""
         if isinstance(event, _ReadEvent):
             event.future.result()
         else:

@@ -1,8 +1,7 @@
 """All memory that weights take while a model is loaded, taken at once: on the device, and pinned on the host."""
 
 from spqfmt.loaders.device.seam import Device, Memory
-from spqfmt.loaders.device.shipping import aligned
-from spqfmt.residency.device import N_LANDINGS, N_SLOTS, N_STAGING
+from spqfmt.residency.device import N_LANDINGS, N_SLOTS, N_STAGING, aligned
 from spqfmt.residency.plan import Plan
 
 

@@ -22,20 +22,14 @@ from spqfmt.errors import FormatError, UnsupportedError
 from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
 from spqfmt.kernels.device.chunks import BLOCK_WORDS, BLOCKS_AT_ONCE, CUMULATIVE_WORDS, TABLE_WORDS
 from spqfmt.kernels.nvcomp import ZstdFrames
+from spqfmt.residency.device import aligned
 from spqfmt.residency.inventory import Load
 from spqfmt.residency.parts import Part
 
-ALIGNMENT = 64
-"""Of chunks, and of everything else that is put into one allocation."""
 FRAME_ALIGNMENT = 16
 """nvCOMP: "if in doubt, use 16-byte alignment"."""
 LEAST_BLOCK_BYTES = 1 << 12
 """Room for records is planned before blocks are seen, for blocks of this size; ours are four times as large."""
-
-
-def aligned(n_bytes: int) -> int:
-    """Up to the next multiple of ALIGNMENT."""
-    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
 
 class Decoding(NamedTuple):
@@ -96,7 +90,7 @@ class Shipment:
 
     @cached_property
     def n_bytes(self) -> int:
-        """All that is sent, records included: a multiple of ALIGNMENT."""
+        """All that is sent, records included: a multiple of residency.device.ALIGNMENT."""
         raw = self.jobs[self.jobs[:, 2] == wire.CODEC_RANS, 5]
         n_blocks = int((-(-raw // LEAST_BLOCK_BYTES)).sum())
         # Programs are filled up for each number of groups that occurs: of whole blocks, of each chunk's last one.

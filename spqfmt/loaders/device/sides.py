@@ -11,10 +11,10 @@ from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.kernels.device import DeviceOutliers, Matrix, UniformScales
 from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.loaders.device.seam import Memory
-from spqfmt.loaders.device.shipping import aligned
 from spqfmt.loaders.schemes.base import Form
 from spqfmt.loaders.schemes.registry import device_form
 from spqfmt.records import TensorRecord
+from spqfmt.residency.device import aligned
 from spqfmt.residency.parts import weights_stream
 from spqfmt.schemes.codes import by_columns, reorders_rows
 from spqfmt.schemes.sides import Sides

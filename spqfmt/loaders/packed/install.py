@@ -72,7 +72,6 @@ def inventory_of(
     places: Sequence[Place],
     packable: Packable,
     dtype: torch.dtype,
-    part_bytes: int = PART_BYTES,
     *,
     values_bytes: int = 0,
 ) -> Inventory:
@@ -88,7 +87,7 @@ def inventory_of(
     items = [
         Item(part, name in products, name in lookups)
         for name in sorted(records, key=lambda name: (name in both, order[name]))
-        for part in cut(records[name], packable.reader_numbers[name], part_bytes)
+        for part in cut(records[name], packable.reader_numbers[name], PART_BYTES)
     ]
     return Inventory(
         items=tuple(items),

@@ -79,6 +79,17 @@ class _Packed(nn.Module):
             raise SpqError(f"{self.record.name}: no weights are loaded")
         return self._engine
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Give what `compute` gives, into which no compiler looks."""
+        if torch.compiler.is_compiling():
+            y: torch.Tensor = _uncompiled(self.compute, x)
+            return y
+        return self.compute(x)
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        """What the module makes of its input."""
+        raise NotImplementedError
+
     @property
     def weight(self) -> torch.Tensor:
         """The weight that this stands for, decoded where its values are wanted; on meta until it is loaded."""
@@ -177,15 +188,8 @@ class PackedLinear(_Packed):
             return None
         return partial(self.engine.multiply, self._matrix, int8_activations=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` [..., in_features] -> [..., out_features]. Raises SpqError where a gradient is wanted."""
-        if torch.compiler.is_compiling():
-            y: torch.Tensor = _uncompiled(self.compute, x)
-            return y
-        return self.compute(x)
-
     def compute(self, x: torch.Tensor) -> torch.Tensor:
-        """Do what `forward` does, in the form that a compiler may look into."""
+        """`x` [..., in_features] -> [..., out_features]. Raises SpqError where a gradient is wanted."""
         engine = self.engine
         if isinstance(x, PackedWeight):
             x = x.decoded()
@@ -215,18 +219,11 @@ class PackedEmbedding(_Packed):
         self.num_embeddings, self.embedding_dim = record.matrix_shape
         self.padding_idx = padding_idx
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """`ids` [...] of any integer dtype -> [..., embedding_dim] in the model's dtype."""
-        if torch.compiler.is_compiling():
-            rows: torch.Tensor = _uncompiled(self.compute, ids)
-            return rows
-        return self.compute(ids)
-
-    def compute(self, ids: torch.Tensor) -> torch.Tensor:
-        """Do what `forward` does, in the form that a compiler may look into."""
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        """`x`, numbers [...] of any integer dtype -> [..., embedding_dim] in the model's dtype."""
         engine = self.engine
-        _check(self, ids)
-        return engine.look_up(self.record.name, ids)
+        _check(self, x)
+        return engine.look_up(self.record.name, x)
 
     def _rows(self) -> Rows | None:
         return partial(self.engine.look_up, self.record.name)

@@ -1,8 +1,6 @@
 """One matrix onto its grid: GPTQ's feedback with codes chosen by error and bits."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +11,7 @@ from spqfmt.codecs.elements import Elements
 from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.rate import ESCAPE, choose_codes
 from spqfmt.quantize.ecq.grid import InputGrid, bounded, norm_scale
+from spqfmt.quantize.feedback import one_thread
 from spqfmt.quantize.layouts import choose_layout
 from spqfmt.schemes.base import Float32
 from spqfmt.schemes.floats import Scale
@@ -165,7 +164,7 @@ def _sweep(
     codes = np.empty(work.shape, np.int8)
     diagonal = np.eye(_BLOCK, dtype=np.float32)
     threads = n_threads() if work.size >= _WORTH_THREADS else 1
-    with _one_thread():
+    with one_thread():
         for first in range(0, n, _BLOCK):
             block = slice(first, min(first + _BLOCK, n))
             size = block.stop - first
@@ -184,17 +183,6 @@ def _sweep(
                 later = torch.from_numpy(upper[block, block.stop :])
                 torch.from_numpy(work)[:, block.stop :].addmm_(torch.from_numpy(errors), later, alpha=-1)
     return codes
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums of a product must not depend on how many threads share it."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def _counts(codes: Elements) -> NDArray[np.int64]:
