@@ -92,9 +92,9 @@ def test_native_code_is_given_the_context_s_number(
     for name in ("decode_verified_chunks", "dequantize_uniform"):
         original = getattr(_native, name)
 
-        def noted(*arguments: Any, name: str = name, original: Any = original) -> None:
-            seen.setdefault(name, set()).add(arguments[-1])
-            original(*arguments)
+        def noted(*given: Any, name: str = name, original: Any = original, **named: Any) -> None:
+            seen.setdefault(name, set()).add(named.get("n_threads", given[-1]))
+            original(*given, **named)
 
         monkeypatch.setattr(_native, name, noted)
     smallest = plan_model(packed_llama).plan.smallest_bytes

@@ -60,9 +60,12 @@ def test_an_index_is_parsed_once_whatever_is_done_with_it(
     packed_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed = []
-    monkeypatch.setattr(
-        "spqfmt.container.reader.parse_index", lambda *given: parsed.append(1) or parse_index(*given)
-    )
+
+    def parse(*given: Any, **named: Any) -> Any:
+        parsed.append(1)
+        return parse_index(*given, **named)
+
+    monkeypatch.setattr("spqfmt.container.reader.parse_index", parse)
     plan_model(packed_llama)
     assert len(parsed) == 1
     model, _ = spqfmt.load_model(packed_llama, packed=True)

@@ -60,9 +60,9 @@ def test_an_index_of_shards_that_appears_meanwhile_is_kept(
     index = tmp_path / "m.spq.index.json"
     seal = Writer.seal
 
-    def late(self: Writer, *arguments: Any) -> Any:
+    def late(self: Writer, *arguments: Any, **options: Any) -> Any:
         index.write_bytes(b"mine")
-        return seal(self, *arguments)
+        return seal(self, *arguments, **options)
 
     monkeypatch.setattr(Writer, "seal", late)
     with pytest.raises(FileExistsError):
