@@ -79,15 +79,6 @@ class UnusedTensorsWarning(UserWarning):
     """A model holds tensors that its class has no place for: they stay where they are, as transformers leaves them."""
 
 
-def what_came_instead(begin: bytes) -> str:
-    """What stands in a file's place, by how it begins, and what to do; empty for anything else."""
-    if begin.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the file itself; `git lfs pull` in its folder gets it"
-    if begin.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page, not the file itself; download it again, by its raw address"
-    return ""
-
-
 def one_sentence(error: BaseException) -> str:
     """The first sentence of another library's message, which may go on for a page."""
     text = " ".join(str(error).split())

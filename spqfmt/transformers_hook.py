@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from spqfmt.errors import OptionError
+from spqfmt.stand_ins import given_path
 
 _MODULE = "transformers.modeling_utils"
 _OWN_WEIGHTS = frozenset(
@@ -33,8 +34,8 @@ def packed_file(folder: object) -> Path | None:
     if not isinstance(folder, str | os.PathLike):
         return None
     try:
-        names = sorted(path.name for path in Path(folder).iterdir())
-    except OSError:
+        names = sorted(path.name for path in given_path(folder).iterdir() if not path.is_dir())
+    except (OSError, OptionError):  # transformers has words for it
         return None
     if not _OWN_WEIGHTS.isdisjoint(names):
         return None

@@ -20,7 +20,9 @@ from spqfmt.bench.measure import measure, thread_counts
 from spqfmt.bench.registry import find
 from spqfmt.bench.report import Report
 from spqfmt.bench.rows import CodecRow, LoadRow, RunRow
-from spqfmt.errors import SpqError
+from spqfmt.container.model import open_model
+from spqfmt.container.output import INDEX_SUFFIX
+from spqfmt.errors import OptionError, SpqError
 from spqfmt.kernels import backend, native
 
 
@@ -44,9 +46,15 @@ def run(file: Path | None, scale: BenchScale, told: Told, only: Kind | None = No
 
     `only` leaves out the rows of other kinds; those of kind run need a file.
 
-    Raises BackendError if a round trip fails, and what reading `file` raises. Temporary files, about as large as the
-    decoded model, go beside `file`, or into the system's temporary folder.
+    Raises BackendError if a round trip fails, what reading `file` raises, and OptionError for an index of shards, but
+    for rows of kind run. Temporary files, about as large as the decoded model, go beside `file`, or into the system's
+    temporary folder.
     """
+    if file is not None and file.name.endswith(INDEX_SUFFIX) and only != "run":
+        with open_model(file) as model:
+            raise OptionError(
+                f"{file}: a model in shards; give one of them, such as {model.readers[0].path}, or take --only run"
+            )
     here = machine.describe()
     codecs: list[CodecRow] = []
     load: list[LoadRow] = []

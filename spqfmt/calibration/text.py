@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from spqfmt import stand_ins
 from spqfmt.calibration.tokens import encode, leading_tokens
 from spqfmt.errors import OptionError
 
@@ -52,10 +53,7 @@ def read_text(path: Path) -> str:
 
     Raises OptionError when it is not UTF-8, not such JSON, or holds no text; OSError as it is.
     """
-    try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise OptionError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    text = stand_ins.read_text(path)
     if path.suffix in {".jsonl", ".ndjson"}:
         text = "\n\n".join(_fields(path, text))
     if not text.strip():

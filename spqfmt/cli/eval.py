@@ -12,6 +12,7 @@ from spqfmt.cli.paths import InputPath
 from spqfmt.cli.pictures import html_option, write_page
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import printable
+from spqfmt.stand_ins import read_text
 
 
 @click.command("eval")
@@ -20,7 +21,7 @@ from spqfmt.cli.units import printable
     "--text",
     "text_file",
     required=True,
-    type=InputPath(pipes=True),
+    type=InputPath(),
     help="UTF-8 text to score.",
 )
 @click.option("--reference", type=MODEL, help="Model to compare with, for KL(reference || FILE).")
@@ -76,10 +77,7 @@ def eval_(
     spqfmt eval model.spq --text wiki.txt --reference path/to/model --max-tokens 20000 --json
     spqfmt eval model.spq --text wiki.txt --reference path/to/model --html eval.html
     """
-    try:
-        text = text_file.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise click.BadParameter(f"{text_file}: not UTF-8 ({error})", param_hint="--text") from None
+    text = read_text(text_file)
     if not text.strip():
         raise click.BadParameter(f"{text_file}: no text in it", param_hint="--text")
     # torch takes seconds to import: only after the options are known to be right.

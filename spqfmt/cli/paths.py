@@ -7,51 +7,41 @@ model, and no business of this module.
 import difflib
 import os
 import re
-import stat
 from pathlib import Path
 
 import click
 
 from spqfmt.errors import OptionError, SpqError
+from spqfmt.stand_ins import given_path, no_file, unusual
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_KINDS = {
-    stat.S_ISFIFO: "a pipe",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-    stat.S_ISSOCK: "a socket",
-}
 
 
 class InputPath(click.Path):
-    """The path of something to read.
-
-    `folders`: may be a folder too; `pipes`: or what is read once from beginning to end.
-    """
+    """The path of something to read. `folders`: may be a folder too."""
 
     instead = ""
     """What to give instead of a folder."""
 
-    def __init__(self, *, folders: bool = False, pipes: bool = False) -> None:
+    def __init__(self, *, folders: bool = False) -> None:
         # Whether it can be read is seen as it is opened, with a better message.
         super().__init__(path_type=Path, readable=False)
         self._folders = folders
-        self._pipes = pipes
 
     def convert(
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
     ) -> Path:
         """Raises OptionError for a path that was given wrong, SpqError for a link that leads nowhere."""
-        path = Path(value)
+        path = given_path(value)
         if not path.exists():
             _refuse_address(value)
             raise _missing(path)
         if path.is_dir():
             if not self._folders:
                 raise OptionError(f"{path}: is a folder, not a file{self.instead}")
-        elif not self._pipes and (kind := _unusual(path)):
-            raise OptionError(f"{path}: is {kind}, not a file; save what it gives as a file, and give that")
+        elif instead := no_file(path):
+            raise OptionError(f"{path}: {instead}")
         return path
 
 
@@ -66,7 +56,7 @@ class OutputPath(click.Path):
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
     ) -> Path:
         """Raises OptionError for a place where no file can be written."""
-        path = Path(value)
+        path = given_path(value)
         _refuse_address(value)
         if not path.absolute().parent.exists():
             raise OptionError(f"{_first_missing(path)}: no such folder")
@@ -74,7 +64,7 @@ class OutputPath(click.Path):
             raise OptionError(f"{path.absolute().parent}: is a file, not a folder")
         if path.is_dir() and not self._folders:
             raise OptionError(f"{path}: is a folder, not a file")
-        if path.exists() and (kind := _unusual(path)):
+        if path.exists() and (kind := unusual(path)):
             raise OptionError(f"{path}: is {kind}, which a file would replace; give another name")
         return path
 
@@ -118,9 +108,3 @@ def _similar(path: Path) -> str:
     # Shards have like names; another one is not what was meant.
     close = [] if "-of-" in path.name else difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
     return f"; did you mean {path.with_name(close[0])}?" if close else ""
-
-
-def _unusual(path: Path) -> str:
-    """What a path is that is neither file nor folder; empty for those."""
-    mode = path.stat().st_mode
-    return next((name for is_kind, name in _KINDS.items() if is_kind(mode)), "")

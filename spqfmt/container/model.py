@@ -11,8 +11,9 @@ from spqfmt.cached import cached_property
 from spqfmt.container.output import INDEX_SUFFIX
 from spqfmt.container.reader import Reader
 from spqfmt.container.shards import open_shards
-from spqfmt.errors import FormatError
+from spqfmt.errors import FormatError, NotSpqError
 from spqfmt.records import Index, Segment, TensorRecord
+from spqfmt.stand_ins import given_path, no_file
 
 Held: TypeAlias = tuple[Reader, TensorRecord]
 """A tensor and the file that it is in."""
@@ -120,8 +121,15 @@ class _Tensors(Mapping[str, TensorRecord]):
         return any(name in index for index in self._indexes)
 
 
+def is_packed(path: Path) -> bool:
+    """Whether `path` is to be read as a packed model, by its name; a folder is none, whatever its name."""
+    return path.name.endswith((".spq", f".spq{INDEX_SUFFIX}")) and not path.is_dir()
+
+
 def open_model(path: str | os.PathLike[str]) -> OpenModel:
-    """Open a .spq file, or all shards that a .spq.index.json lists. Raises FormatError, OSError."""
-    path = Path(path)
+    """Open a .spq file, or all shards that a .spq.index.json lists. Raises FormatError, OptionError, OSError."""
+    path = given_path(path)
+    if instead := no_file(path):
+        raise NotSpqError(f"{path}: {instead}")
     is_sharded = path.name.endswith(INDEX_SUFFIX)
     return OpenModel(path, open_shards(path) if is_sharded else (Reader(path),))

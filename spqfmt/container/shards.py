@@ -8,8 +8,9 @@ from spqfmt.container.output import INDEX_SUFFIX, shard_path
 from spqfmt.container.reader import Reader
 from spqfmt.container.source_records import check_sources
 from spqfmt.container.strict_json import Json, member, objects, parse
-from spqfmt.errors import CorruptError, LimitError, UnsupportedError
+from spqfmt.errors import CorruptError, LimitError, NotSpqError, UnsupportedError
 from spqfmt.records import Shard
+from spqfmt.stand_ins import BEGIN_BYTES, what_came_instead
 
 
 def open_shards(path: Path) -> tuple[Reader, ...]:
@@ -45,7 +46,12 @@ def _open_shard(index: Path, name: str) -> Reader:
 def _entries(path: Path) -> list[Json]:
     if path.stat().st_size > wire.MAX_INDEX_RAW_BYTES:
         raise LimitError(f"more than {wire.MAX_INDEX_RAW_BYTES} bytes")
-    root = parse(path.read_bytes())
+    data = path.read_bytes()
+    if instead := what_came_instead(data[:BEGIN_BYTES]):
+        raise NotSpqError(instead)
+    if not data:
+        raise NotSpqError("an empty file, not an index of shards; get it again")
+    root = parse(data)
     if root.get("format") != "spq-shards":
         raise CorruptError("not an index of shards")
     version = member(root, "version", int, "shards")

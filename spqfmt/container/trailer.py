@@ -13,8 +13,8 @@ from spqfmt.errors import (
     NotSpqError,
     TruncatedError,
     UnsupportedError,
-    what_came_instead,
 )
+from spqfmt.stand_ins import what_came_instead
 
 _HEADER = struct.Struct("<8sHH52s")
 _TRAILER = struct.Struct("<32sQQQQQQHHI8s")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spqfmt.errors import ImporterError, what_came_instead
+from spqfmt.errors import ImporterError
+from spqfmt.stand_ins import BEGIN_BYTES, no_file, what_came_instead
 
 ADAPTER = "adapter_config.json"
 PIPELINE = "model_index.json"
@@ -22,11 +23,13 @@ _DATA = frozenset({".safetensors", ".gguf", ".json", ".model", ".tiktoken"})
 def refuse_stand_ins(path: Path) -> None:
     """Raise ImporterError for a path that is not there, or is one of these.
 
-    A link that leads nowhere, a Git LFS pointer or a web page instead of a file, a hub's cache.
+    A link that leads nowhere, a Git LFS pointer, a web page or a pipe instead of a file, a hub's cache.
     """
     if not path.exists():
         leads = f"a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
         raise ImporterError(f"{path}: {leads or 'no such file or folder'}")
+    if instead := no_file(path):
+        raise ImporterError(f"{path}: {instead}")
     if not path.is_dir():
         _refuse_instead(path)
         return
@@ -55,7 +58,7 @@ def _read_files(folder: Path) -> Iterator[Path]:
 def _refuse_instead(file: Path) -> None:
     if file.suffix in _DATA and file.is_file():
         with file.open("rb") as handle:
-            instead = what_came_instead(handle.read(256))
+            instead = what_came_instead(handle.read(BEGIN_BYTES))
         if instead:
             raise ImporterError(f"{file}: {instead}")
 

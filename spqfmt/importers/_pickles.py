@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from spqfmt.errors import ImporterError, one_sentence, what_came_instead
+from spqfmt.errors import ImporterError, one_sentence
 from spqfmt.importers._safetensors import Header, Stored
 from spqfmt.importers._source_file import SourceFile
+from spqfmt.stand_ins import BEGIN_BYTES, what_came_instead
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,9 @@ def read_pickle(file: SourceFile) -> Header:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    instead = what_came_instead(bytes(file.read(0, 256)))
+    if not file.n_bytes:
+        raise ImporterError(f"{file.path}: an empty file; download it again")
+    instead = what_came_instead(bytes(file.read(0, BEGIN_BYTES)))
     if instead:
         raise ImporterError(f"{file.path}: {instead}")
     is_zip = zipfile.is_zipfile(file.path)

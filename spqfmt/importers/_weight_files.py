@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from spqfmt.errors import ImporterError
+from spqfmt.stand_ins import no_file
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -85,6 +86,8 @@ def _explain_no_weights(folder: Path) -> ImporterError:
 def _is_there(file: Path) -> bool:
     if file.is_symlink() and not file.exists():
         raise ImporterError(f"{file}: a link to a file that is missing; download the model again")
+    if file.exists() and (instead := no_file(file)):
+        raise ImporterError(f"{file}: {instead}")
     return file.is_file()
 
 

@@ -10,6 +10,8 @@ from spqfmt.errors import ImporterError
 from spqfmt.importers._folders import refuse_stand_ins
 from spqfmt.importers.base import Importer, SourceModel
 from spqfmt.registry import find
+from spqfmt.stand_ins import BEGIN_BYTES, given_path, what_came_instead
+from spqfmt.wire import MAGIC
 
 
 @functools.cache
@@ -23,7 +25,7 @@ def find_importer(path: str | Path) -> Importer | None:
 
     Raises ImporterError for a path that does not exist, and for what looks like a model and is none.
     """
-    path = Path(path)
+    path = given_path(path)
     refuse_stand_ins(path)
     return next((importer for importer in importers() if importer.accepts(path)), None)
 
@@ -33,7 +35,7 @@ def open_source(path: str | Path) -> SourceModel:
 
     Reads headers and assets, no weights. Raises ImporterError with one line that names the file and what to do.
     """
-    path = Path(path)
+    path = given_path(path)
     importer = find_importer(path)
     if importer is None:
         raise ImporterError(f"{path}: {_what_instead(path)}")
@@ -42,6 +44,15 @@ def open_source(path: str | Path) -> SourceModel:
 
 def _what_instead(path: Path) -> str:
     """Why a file is no source, and what to give."""
-    if path.name.endswith((".spq", ".spq.index.json")):
+    with path.open("rb") as file:
+        begin = file.read(BEGIN_BYTES)
+    is_shard_list = path.name.endswith(".spq.index.json") and b'"spq-shards"' in begin
+    if begin.startswith(MAGIC) or is_shard_list:
         return "is packed already; give the model that it was made from, or use `spqfmt repack`"
+    if instead := what_came_instead(begin):
+        return instead
+    if not begin:
+        return "an empty file; get it again"
+    if path.name.endswith(".safetensors.index.json"):
+        return "the list of a model's weights; give the folder that it lies in"
     return "not a model that can be imported; give a model's folder, or a .safetensors, .gguf or .pt file"

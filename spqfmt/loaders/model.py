@@ -41,6 +41,7 @@ from spqfmt.models.inputs import treat_inputs
 from spqfmt.progress import Progress, Silent
 from spqfmt.residency.plan import Plan
 from spqfmt.residency.rates import measure_rates
+from spqfmt.stand_ins import given_path
 
 _NAMES_SHOWN = 3
 
@@ -80,7 +81,7 @@ def load_model(
     MemoryBudgetError for a ceiling that is too low, before weights are read, OptionError for options that make no
     sense, BackendError for a device that is not there, OSError and what says that memory ran out as they are.
     """
-    path, where = Path(path), torch_device(device)
+    path, where = given_path(path), torch_device(device)
     wanted = packing_options(
         path, where.type, memory, packed=packed, activations=activations, host_memory=host_memory
     )

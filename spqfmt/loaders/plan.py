@@ -22,6 +22,7 @@ from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 from spqfmt.residency.inventory import Inventory
 from spqfmt.residency.plan import Plan
 from spqfmt.residency.rates import Rates, measure_rates
+from spqfmt.stand_ins import given_path
 
 _FIXED_ACTIVATION_BYTES = 8 << 20
 
@@ -77,7 +78,7 @@ def plan_model(
 
     Raises MemoryBudgetError, and what `load_model` raises for the file and its config.
     """
-    path = Path(path)
+    path = given_path(path)
     options = packing_options(path, "cpu", memory, packed=memory is None or None, activations=None)
     assert options is not None
 
@@ -99,7 +100,7 @@ def plan_for_device(
     rates: DeviceRates = DEFAULT,
 ) -> ModelPlan:
     """Plan `path`, an .spq file, for a device of these rates, which need not be there. Raises as `plan_model` does."""
-    path = Path(path)
+    path = given_path(path)
     options = packing_options(
         path, "cuda", memory, packed=memory is None or None, activations=None, host_memory=host_memory
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from spqfmt.container.model import OpenModel
+from spqfmt.container.model import OpenModel, is_packed
 from spqfmt.errors import CorruptError, ImporterError, LimitError, OptionError, SpqError, UnsupportedError
 from spqfmt.importers import SourceTensor, find_importer
 from spqfmt.importers._quantized import are_decoded
@@ -65,7 +65,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
 
     Raises FormatError, also for one shard alone, ImporterError and OSError.
     """
-    importer = None if path.suffix == ".spq" else find_importer(path)
+    importer = None if is_packed(path) else find_importer(path)
     if importer is not None:
         source = importer.open(path).as_weights()
         tensors = {t.name: LazyTensor(t.shape, t.dtype, t.tied_to, _loader(path, t)) for t in source.tensors}

@@ -15,6 +15,7 @@ from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.registry import METHODS
 from spqfmt.rewriting.partial import WHOLE, Every, Speed, parse_partial
 from spqfmt.sizes import parse_chunk_alignment, parse_shard_size
+from spqfmt.stand_ins import given_path
 from spqfmt.wire import CHUNK_ALIGNMENT
 
 
@@ -102,7 +103,7 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
     if name == FITTING:
         calibration = {"sequential": False} | calibration
     if "text" in calibration:
-        calibration["text"] = Path(calibration["text"])
+        calibration["text"] = given_path(calibration["text"])
     rule = parse_partial(arguments.get("partial", "none"), arguments.get("rates"))
     checked = method.check(asked)
     shard_bytes = parse_shard_size(arguments.get("shard_size"))

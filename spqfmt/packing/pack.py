@@ -40,6 +40,7 @@ from spqfmt.rewriting.rewrite import Rewrite
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.schemes.dense import Dense
 from spqfmt.schemes.registry import WEIGHT_ROLES
+from spqfmt.stand_ins import given_path
 from spqfmt.version import __version__
 
 if TYPE_CHECKING:
@@ -117,7 +118,9 @@ def pack(
     """
     options = pack_options(**arguments)
     model = open_source(source)
-    return pack_model(model, Path(out), options, force=force, resume=resume, progress=progress or Silent())
+    return pack_model(
+        model, given_path(out), options, force=force, resume=resume, progress=progress or Silent()
+    )
 
 
 def pack_model(

@@ -5,8 +5,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from spqfmt.container.model import OpenModel, open_model
-from spqfmt.container.output import INDEX_SUFFIX
+from spqfmt.container.model import OpenModel, is_packed, open_model
 from spqfmt.container.reader import Reader
 from spqfmt.errors import ImporterError
 from spqfmt.importers.base import SourceModel, SourceTensor
@@ -71,8 +70,7 @@ def open_reference(path: Path) -> Iterator[Reference]:
 
     Raises FormatError, ImporterError, the latter also for a source that has changed when the context ends.
     """
-    is_spq = path.suffix == ".spq" or path.name.endswith(INDEX_SUFFIX)
-    if not is_spq and find_importer(path) is not None:
+    if not is_packed(path) and find_importer(path) is not None:
         source = open_source(path)
         with source.unchanged():
             yield _Source(source)

@@ -18,6 +18,7 @@ from spqfmt.reading.restore import restore
 from spqfmt.reading.source_files import CODE, NO_NAME, SourceFiles
 from spqfmt.records import FACT_PREFIX, TensorRecord
 from spqfmt.schemes.registry import scheme_of
+from spqfmt.stand_ins import given_path
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +92,7 @@ def unpack(
     folder; code among them only `with_code`. Raises FormatError for the file, FileExistsError and OSError for the
     folder, EncodeError for a tensor's name that safetensors cannot hold.
     """
+    folder = given_path(folder)
     with open_model(path) as model, progress or Silent() as shown:
         model.refuse_lone_shard()
         sources = SourceFiles(model, with_code=with_code)
@@ -98,7 +100,7 @@ def unpack(
             sources.check()
             if sources.has_weights:
                 shown.start(sum(file.file_bytes for file in sources.written))
-                with whole_folder(Path(folder)) as partial:
+                with whole_folder(folder) as partial:
                     sources.write(partial, shown)
                 return UnpackReport(tuple(f.name for f in sources.written), sources.left_out, identical=True)
             if as_ == "source":
@@ -111,7 +113,7 @@ def unpack(
         if keep_packed:
             copies = [reader.path for reader in model.readers]
             copies += [] if copies[0] == Path(path) else [Path(path)]
-            export_huggingface(Path(folder), [], assets, copies=copies)
+            export_huggingface(folder, [], assets, copies=copies)
             return report
         tensors = [_Restored(*model.held(name), shown) for name in model.tensors]
         shown.start(sum(t.record.source_bytes for t in tensors if t.tied_to is None))
@@ -121,7 +123,7 @@ def unpack(
             for key, value in model.index.metadata.items()
             if key.startswith(FACT_PREFIX)
         }
-        export_huggingface(Path(folder), tensors, assets, facts=facts)
+        export_huggingface(folder, tensors, assets, facts=facts)
         return report
 
 

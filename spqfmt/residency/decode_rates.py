@@ -19,6 +19,7 @@ from spqfmt.container.strict_json import Json
 from spqfmt.errors import OptionError
 from spqfmt.kernels import backend, native
 from spqfmt.kernels.context import Backend
+from spqfmt.stand_ins import given_path, no_file
 
 _LARGE_BYTES, _SMALL_BYTES = 1 << 20, 1 << 14
 _ROUNDS = 9
@@ -60,7 +61,9 @@ def read_rates(path: str | Path) -> DecodeRates:
 
     Raises OptionError for a file that is something else, OSError as it is.
     """
-    path = Path(path)
+    path = given_path(path)
+    if instead := no_file(path):
+        raise OptionError(f"{path}: {instead}")
     with path.open("rb") as file:
         text = file.read(_MAX_FILE_BYTES + 1)
     if len(text) > _MAX_FILE_BYTES:

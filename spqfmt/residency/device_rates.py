@@ -11,6 +11,7 @@ from pathlib import Path
 
 from spqfmt.errors import OptionError
 from spqfmt.residency.decode_rates import parse_rates
+from spqfmt.stand_ins import read_text
 
 INSTRUCTIONS_PER_32_SYMBOLS = 33
 """Of the inner loop of rans decoding: what the kernels are checked against by their machine code."""
@@ -105,8 +106,8 @@ def read_rates(source: str | Path) -> DeviceRates:
         return ASSUMED[str(source)]
     path = Path(source)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise OptionError(
             f"device rates {source}: neither a readable JSON file nor one of {', '.join(ASSUMED)}"
         ) from error

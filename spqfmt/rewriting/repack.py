@@ -19,6 +19,7 @@ from spqfmt.progress import Progress, Silent
 from spqfmt.rewriting.partial import parse_partial
 from spqfmt.rewriting.rewrite import Rewrite
 from spqfmt.sizes import parse_chunk_alignment, parse_shard_size
+from spqfmt.stand_ins import given_path
 from spqfmt.wire import CHUNK_ALIGNMENT
 
 
@@ -63,7 +64,7 @@ def repack(
     reached, FileExistsError when `out` exists and `force` is not set, OSError. `out` is not touched then.
     """
     started = time.monotonic()
-    path, out = Path(path), Path(out)
+    path, out = given_path(path), given_path(out)
     check_name(out)
     rule = parse_partial(partial, rates)
     if codec is not None and codec not in CHOICES:

@@ -152,6 +152,8 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
             ("a device", "/dev/null", 2, "is a device, not a file"),
             ("a pointer", "{pointer.spq}", 1, "a Git LFS pointer", "git lfs pull"),
             ("a page", "{page.spq}", 1, "a web page, not the file itself", "download it again"),
+            ("a pointer to a list", "{pointer.spq.index.json}", 1, "a Git LFS pointer", "git lfs pull"),
+            ("an empty list", "{empty.spq.index.json}", 1, "an empty file, not an index of shards"),
         )
         for command in (
             "inspect {}",
@@ -167,6 +169,104 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
             "inspect {{good.spq}} --reference {}",
             "bench {}",
         )
+    ),
+    *(
+        (f"{command.split()[0]}, an empty path", command, 2, ["an empty path; give a name, or . for"])
+        for command in (
+            "inspect {none}",
+            "verify {none}",
+            "diff {good.spq} {none}",
+            "unpack {none} {dir}/o",
+            "unpack {good.spq} {none}",
+            "repack {none} {dir}/o.spq",
+            "repack {good.spq} {none}",
+            "plan {none}",
+            "run {none} --prompt x",
+            "eval {none} --text {text.txt}",
+            "eval {good.spq} --text {none}",
+            "eval {good.spq} --text {text.txt} --reference {none}",
+            "inspect {good.spq} --reference {none}",
+            "inspect {good.spq} --html {none}",
+            "bench {none}",
+            "pack {none} {dir}/o.spq",
+            "pack {model} {none}",
+            "pack {model} {dir}/o.spq --method gptq --calibration {none}",
+        )
+    ),
+    *(
+        (
+            f"{command.split()[0]}, {what} called as a packed model",
+            command.format(path),
+            1,
+            [f"{path}: {words}"],
+        )
+        for what, path, words in (
+            ("an empty folder", "{folder.spq}", "no .safetensors files in this folder; give the folder that"),
+            ("an empty folder of a list", "{folder.spq.index.json}", "no .safetensors files in this folder"),
+        )
+        for command in (
+            "pack {} {{dir}}/o.spq",
+            "run {} --prompt x",
+            "eval {} --text {{text.txt}}",
+            "eval {{good.spq}} --text {{text.txt}} --reference {}",
+            "inspect {{good.spq}} --reference {}",
+        )
+    ),
+    *(
+        (f"{command.split()[0]}, {what} as a text", command.format(path), 2, [f"{path}: ", *words])
+        for what, path, *words in (
+            ("a pointer", "{pointer.txt}", "a Git LFS pointer", "git lfs pull"),
+            ("a pointer of lines", "{pointer.jsonl}", "a Git LFS pointer", "git lfs pull"),
+            ("a page", "{page.txt}", "a web page, not the file itself", "download it again"),
+            ("a page behind a mark", "{marked.txt}", "a web page, not the file itself", "download it again"),
+            ("a pipe", "{pipe}", "is a pipe, not a file; save what it gives as a file"),
+            ("a device", "/dev/zero", "is a device, not a file; save what it gives as a file"),
+            ("no UTF-8", "{binary.txt}", "not UTF-8 (invalid start byte at byte 0)"),
+        )
+        for command in (
+            "eval {{good.spq}} --text {}",
+            "pack {{model}} {{dir}}/o.spq --method gptq --calibration {}",
+        )
+    ),
+    *(
+        (
+            f"pack, {what} called as a packed model",
+            f"pack {{{name}}} {{dir}}/o.spq",
+            1,
+            [f"{{{name}}}: {words}"],
+        )
+        for what, name, words in (
+            ("a pointer", "pointer.spq", "a Git LFS pointer, not the file itself"),
+            ("a page", "page.spq", "a web page, not the file itself"),
+            ("an empty file", "empty.spq", "an empty file; get it again"),
+            ("an empty list", "empty.spq.index.json", "an empty file; get it again"),
+            ("a text", "text.spq", "not a model that can be imported"),
+            ("a list of something", "listing.spq.index.json", "not a model that can be imported"),
+            ("an empty file of weights", "empty.pt", "an empty file; download it again"),
+        )
+    ),
+    ("pack, shards", "pack {shards} {dir}/o.spq", 1, ["{shards}: is packed already"]),
+    ("bench, shards", "bench {shards}", 2, ["{shards}: a model in shards", "{shard}, or take --only run"]),
+    (
+        "plan, a folder called as a packed model",
+        "plan {folder.spq}",
+        2,
+        ["{folder.spq}: only an .spq file can be run from packed weights"],
+    ),
+    (
+        "plan, a pipe as rates",
+        "plan {good.spq} --device cuda --device-rates {pipe}",
+        2,
+        ["device rates {pipe}: neither a readable JSON file"],
+    ),
+    *(
+        (
+            f"{command.split()[0]}, a pipe in the folder",
+            command,
+            1,
+            ["{piped}/model.safetensors: is a pipe, not a file; save"],
+        )
+        for command in ("pack {piped} {dir}/o.spq", "run {piped} --prompt x")
     ),
     *(
         (f"{command.split()[0]}, {what}", command.format(path), 2, words)

@@ -51,6 +51,11 @@ def _replace_by_link(file: Path, target: str) -> None:
     file.symlink_to(target)
 
 
+def _replace_by_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
 def _add_tokens(folder: Path) -> None:
     tokenizer = tiny.byte_tokenizer()
     tokenizer.add_tokens([f"<x{i}>" for i in range(20)], special_tokens=True)
@@ -145,15 +150,21 @@ def files(models: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     tiny.build("gpt2", root / "gpt2")
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 538090408\n"
     page = b"<!DOCTYPE html>\n<html><body>Sign in</body></html>"
-    for path in ("pointer.spq", "pointer.gguf"):
-        (root / path).write_bytes(pointer)
-    (root / "page.spq").write_bytes(page)
+    for path in ("spq", "gguf", "spq.index.json", "txt", "jsonl"):
+        (root / f"pointer.{path}").write_bytes(pointer)
+    for path in ("page.spq", "page.txt"):
+        (root / path).write_bytes(page)
+    (root / "marked.txt").write_bytes(b"\xef\xbb\xbf" + page)
+    for path in ("empty.spq.index.json", "empty.pt"):
+        (root / path).touch()
     (root / "dangling.spq").symlink_to("gone")
-    (root / "folder.spq").mkdir()
+    for path in ("folder.spq", "folder.spq.index.json"):
+        (root / path).mkdir()
     os.mkfifo(root / "pipe")
     for name, change in {
         "dangling": lambda f: _replace_by_link(f / "model.safetensors", "../blobs/gone"),
         "dangling_too": lambda f: _replace_by_link(f / "tokenizer.json", "gone"),
+        "piped": lambda f: _replace_by_pipe(f / "model.safetensors"),
         "pointer": lambda f: (f / "model.safetensors").write_bytes(pointer),
         "page": lambda f: (f / "config.json").write_bytes(page),
     }.items():
@@ -164,7 +175,7 @@ def files(models: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         (cache / "blobs").mkdir(parents=True)
         shutil.copytree(models.source, cache / "snapshots" / "0a1b")
     (root / "pickle").mkdir()
-    (root / "pickle" / "pytorch_model.bin").touch()
+    (root / "pickle" / "pytorch_model.bin").write_bytes(b"PK\x03\x04 no more")
     (root / "pickle" / "config.json").write_text("{}")
     (root / "nothing").mkdir()
     shard = sorted(models.shards.parent.glob("parts-*.spq"))
@@ -200,7 +211,7 @@ def test_one_line_says_what_happened_where_and_what_to_do(
     spq: Run, files: dict[str, Path], command: str, code: int, words: list[str]
 ) -> None:
     before = sorted(path.name for path in files["dir"].iterdir())
-    done = spq(*(fill(word, files) for word in command.split()))
+    done = spq(*("" if word == "{none}" else fill(word, files) for word in command.split()))
     check_line(done, code)
     for word in words:
         assert fill(word, files) in done.stderr

@@ -41,8 +41,8 @@ def configurations(file: Path, folder: Path, told: Callable[[str], None]) -> Ite
             yield Configuration(f"{share:.0%} of decoded", file, memory_bytes=ceiling)
     for n in EVERY:
         told(f"repacking with one chunk of {n} compressed")
-        path = folder / f"every-{n}.spq"
-        repack(file, path, partial=f"every:{n}")
+        # Of a model in shards the last file is their index.
+        path = repack(file, folder / f"every-{n}.spq", partial=f"every:{n}").files[-1]
         yield from _compressed(f"every:{n}", path)
     yield from _compressed("compressed", file)
     if decoded.smallest_bytes < decoded.held_bytes:

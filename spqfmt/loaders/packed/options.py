@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from spqfmt.container.output import INDEX_SUFFIX
+from spqfmt.container.model import is_packed
 from spqfmt.errors import OptionError
 from spqfmt.loaders.schemes.matrix import NAMES
 from spqfmt.sizes import parse_size
@@ -46,7 +46,7 @@ def packing_options(
         raise OptionError(f"activations is int8 or float, not {activations!r}")
     if device_type not in {"cpu", "cuda"}:
         raise OptionError(f"packed weights are on the CPU or a CUDA device, not on {device_type!r}")
-    if path.suffix != ".spq" and not path.name.endswith(INDEX_SUFFIX):
+    if not is_packed(path):
         raise OptionError(f"{path}: only an .spq file can be run from packed weights; pack it first")
     int8_activations = None if activations is None else activations == "int8"
     return Packing(memory_size(memory), memory_size(host_memory), int8_activations)
