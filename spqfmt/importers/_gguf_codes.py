@@ -1,77 +1,118 @@
-"""Blocks of a GGUF tensor as codes of the grouped scheme: 32 columns with a float16 scale, and perhaps an offset.
+"""Blocks of a GGUF tensor in the terms of the grouped scheme.
 
-What is restored is what ggml dequantizes: scale * code, or scale * code - minimum where the offset is minus the
-minimum, in binary32.
+What is restored is what ggml dequantizes, to the bit: scale * code, or scale * code - minimum, in binary32, where scale
+and minimum may be products of a block's step and a small integer.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spqfmt.codecs.elements import Elements
-from spqfmt.importers._gguf_reader import GgufTensor
+from spqfmt.codecs.elements import CARRIERS
+from spqfmt.importers._gguf_reader import FORMS, GgufTensor
+from spqfmt.kernels.ggml_blocks import put_together, take_apart
+from spqfmt.kernels.ggml_types import BLOCK_TYPES, BlockType
+from spqfmt.schemes.floats import overflow_allowed, widen
 from spqfmt.schemes.group_numbers import GroupValues
 from spqfmt.schemes.grouped import Grouped
 
-_COLUMNS = 32
 _Bytes = NDArray[np.uint8]
-# ggml type -> bits of a code, whether a block has an offset
-_KINDS = {2: (4, False), 3: (4, True), 6: (5, False), 7: (5, True), 8: (8, False)}
 
 
-def holds(tensor: GgufTensor) -> bool:
-    """Whether `grouped_codes` knows the blocks of this tensor."""
-    return tensor.ggml_type in _KINDS and len(tensor.shape) == 2
+def block_type(tensor: GgufTensor) -> BlockType | None:
+    """The type of the tensor's blocks; None where they are none, or of a kind that no scheme holds."""
+    return BLOCK_TYPES.get(FORMS.get(tensor.ggml_type, ""))
 
 
 def grouped_codes(tensor: GgufTensor, stored: _Bytes) -> Grouped:
-    """A matrix [rows, columns] whose blocks are `stored`."""
-    bits, has_offset = _KINDS[tensor.ggml_type]
-    rows, columns = tensor.shape
-    blocks = stored.reshape(rows, columns // _COLUMNS, -1)
-    scale, rest = _float16(blocks[:, :, :2]), blocks[:, :, 2:]
-    minimum = None
-    if has_offset:
-        minimum = GroupValues(-_float16(rest[:, :, :2]), "f16")
-        rest = rest[:, :, 2:]
-    unsigned = _codes(rest, bits).reshape(rows, columns)
-    # Without an offset those of 8 bits are signed already; others count from the middle.
-    codes: Elements = unsigned if has_offset else unsigned.view(np.int8) - np.int8((1 << (bits - 1)) & 127)
-    dtype = f"{'u' if has_offset else 'i'}{4 if bits == 4 else 8}"
+    """The matrix whose blocks are `stored`: rows are all dimensions but the last."""
+    kind = BLOCK_TYPES[FORMS[tensor.ggml_type]]
+    rows, columns = prod(tensor.shape[:-1]), tensor.shape[-1]
+    parts = take_apart(kind, stored.reshape(-1, kind.n_bytes))
+
+    def of(role: str) -> NDArray[Any]:
+        """Give the elements as the stream's carrier, a line for each row."""
+        return parts[role].view(CARRIERS[kind.dtypes[role]]).reshape(rows, -1)
+
+    def values(name: str, direct: str) -> GroupValues | None:
+        if direct in parts:
+            return GroupValues(of(direct), kind.dtypes[direct])
+        codes = f"{name}_codes"
+        if codes not in parts:
+            return None
+        return GroupValues(of(codes), kind.dtypes[codes], of(f"{name}_steps"))
+
+    scale = values("scale", "scales")
+    assert scale is not None
     return Grouped(
-        codes=codes,
-        code_dtype=dtype,
-        group_size=_COLUMNS,
-        bits=bits,
-        scale=GroupValues(scale, "f16"),
-        minimum=minimum,
+        codes=of("codes").reshape(rows, columns),
+        code_dtype=kind.dtypes["codes"],
+        group_size=kind.group_size,
+        bits=kind.bits,
+        scale=scale,
+        minimum=values("minimum", "minimums"),
+        supergroup=(1, kind.tile) if kind.tile else None,
+        levels=None if kind.levels is None else np.array(kind.levels, np.float16),
+        levels_dtype="f16",
     )
 
 
-def _float16(stored: _Bytes) -> NDArray[np.float16]:
-    return np.ascontiguousarray(stored).view("<f2")[:, :, 0]
+def is_whole(tensor: GgufTensor, codes: Grouped, stored: _Bytes) -> bool:
+    """Whether the codes give the very blocks again."""
+    kind = BLOCK_TYPES[FORMS[tensor.ggml_type]]
+    n_blocks = stored.size // kind.n_bytes
+    parts = {"codes": codes.codes}
+    for name, direct, numbers in (("scale", "scales", codes.scale), ("minimum", "minimums", codes.minimum)):
+        if numbers is not None and numbers.steps is None:
+            parts[direct] = numbers.values
+        elif numbers is not None and numbers.steps is not None:
+            parts |= {f"{name}_codes": numbers.values, f"{name}_steps": numbers.steps}
+    by_block = {
+        role: elements.reshape(n_blocks, -1).view("<u2" if elements.dtype == np.float16 else elements.dtype)
+        for role, elements in parts.items()
+    }
+    try:
+        return np.array_equal(put_together(kind, by_block).reshape(-1), stored)
+    except ValueError:
+        return False
 
 
-def _codes(blocks: _Bytes, bits: int) -> _Bytes:
-    """[rows, blocks, 32], unsigned: first the low halves of bytes, then the high ones; fifth bits lie before them."""
-    if bits == 8:
-        return np.ascontiguousarray(blocks)
-    low = blocks[:, :, 4:] if bits == 5 else blocks
-    codes = np.concatenate([low & 15, low >> 4], axis=2)
-    if bits == 5:
-        codes |= np.unpackbits(blocks[:, :, :4], axis=2, bitorder="little") << 4
-    return codes
+def stays_below(codes: Grouped, limit: float) -> bool:
+    """Whether no value can pass the limit, by the largest of its factors; False where that does not tell."""
+    largest = _largest(codes.codes) if codes.levels is None else np.abs(codes.levels).max()
+    with overflow_allowed():
+        bound = float(largest) * _largest_value(codes.scale)
+        if codes.minimum is not None:
+            bound += _largest_value(codes.minimum)
+    return bound < limit
+
+
+def _largest_value(numbers: GroupValues) -> float:
+    """At least the largest magnitude of a group's number; NaN where one is NaN."""
+    if numbers.steps is None:
+        return float(np.abs(widen(numbers.values, numbers.dtype)).max())
+    steps = float(np.abs(widen(numbers.steps, numbers.steps_dtype)).max())
+    return steps * _largest(numbers.values)
+
+
+def _largest(codes: NDArray[Any]) -> int:
+    return max(int(codes.max()), -int(codes.min()))
 
 
 def in_rows(matrix: Grouped, rows: NDArray[Any]) -> Grouped:
-    """Row `rows[i]` as row i."""
-    scale, minimum = (
-        None if part is None else replace(part, values=part.values[rows])
-        for part in (matrix.scale, matrix.minimum)
-    )
+    """Row `rows[i]` as row i, all numbers of a row with it."""
+
+    def moved(numbers: GroupValues | None) -> GroupValues | None:
+        if numbers is None:
+            return None
+        steps = None if numbers.steps is None else numbers.steps[rows]
+        return replace(numbers, values=numbers.values[rows], steps=steps)
+
+    scale = moved(matrix.scale)
     assert scale is not None
-    return replace(matrix, codes=matrix.codes[rows], scale=scale, minimum=minimum)
+    return replace(matrix, codes=matrix.codes[rows], scale=scale, minimum=moved(matrix.minimum))

@@ -4,7 +4,7 @@ Dtypes: F32, F16, BF16, F64 and integers stay what they are. MXFP4 becomes bf16,
 other block type becomes f16: a dequantized value is a float16 scale times a small integer (plus a float16 offset),
 which in general only f32 holds exactly; rounding it to f16 costs at most 2^-11 of the value, far below the step of the
 block, and halves what is stored. A value beyond float16's range is refused, never clipped. Method keep takes the codes
-of Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 over as they are (_gguf_codes.py).
+of all types over as they are (_gguf_codes.py) but of those whose values stand in a book of vectors, IQ1 to IQ3.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spqfmt.errors import ImporterError
-from spqfmt.importers._gguf_codes import grouped_codes, holds, in_rows
+from spqfmt.importers._gguf_codes import block_type, grouped_codes, in_rows, is_whole, stays_below
 from spqfmt.importers._gguf_models import MODELS, Config, Facts, GgufModel
 from spqfmt.importers._gguf_reader import FORMS, MAGIC, GgufHeader, GgufTensor, read_header
 from spqfmt.importers._gguf_rope import llama3_rope
@@ -28,7 +28,8 @@ from spqfmt.importers._layout import execution_key, role_of, segment_of, transpo
 from spqfmt.importers._source_file import SourceFile, same_bytes
 from spqfmt.importers.base import Asset, SourceModel, SourcePlace, SourceTensor
 from spqfmt.schemes.base import Quantized
-from spqfmt.schemes.floats import narrow
+from spqfmt.schemes.floats import narrow, widen
+from spqfmt.schemes.grouped import Grouped
 
 if TYPE_CHECKING:
     import torch
@@ -236,20 +237,30 @@ def _stored(
     file: SourceFile, tensor: GgufTensor, name: str, model: GgufModel, config: Config
 ) -> Callable[[], Quantized] | None:
     """What gives the tensor's codes; None where there are none, or none that a scheme holds."""
-    if not holds(tensor):
+    if block_type(tensor) is None:
         return None
+    form = FORMS[tensor.ggml_type]
 
     def stored() -> Quantized:
         import torch
 
-        codes = grouped_codes(tensor, _stored_bytes(file, tensor))
-        if not np.isfinite(narrow(codes.dequantize(), dtype_of(tensor)).view(np.float16)).all():
+        blocks = _stored_bytes(file, tensor)
+        codes = grouped_codes(tensor, blocks)
+        if not is_whole(tensor, codes, blocks):
+            raise ImporterError(
+                f"{file.path}: tensor {tensor.name} has blocks that its type {form} has no codes for"
+            )
+        if not (stays_below(codes, 65504) or _is_finite(codes, dtype_of(tensor))):
             raise _too_large(file, tensor)
         # Transposed weights are stored as the scheme's matrix has them: rows are outputs.
-        rows = model.restore(name, torch.arange(tensor.shape[0]), config).numpy()
-        return in_rows(codes, rows)
+        rows = model.restore(name, torch.arange(codes.codes.shape[0]), config).numpy()
+        return codes if np.array_equal(rows, np.arange(rows.size)) else in_rows(codes, rows)
 
     return stored
+
+
+def _is_finite(codes: Grouped, dtype: str) -> bool:
+    return bool(np.isfinite(widen(narrow(codes.dequantize(), dtype), dtype)).all())
 
 
 def _too_large(file: SourceFile, tensor: GgufTensor) -> ImporterError:

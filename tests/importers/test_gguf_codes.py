@@ -13,17 +13,18 @@ from spqfmt.errors import ImporterError
 from spqfmt.importers import open_source
 from spqfmt.importers._gguf_reader import FORMS, read_header
 from spqfmt.importers._source_file import SourceFile
-
-KINDS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
+from spqfmt.kernels.ggml_types import BLOCK_TYPES
 
 
 def write(folder: Path, name: str, kind: str) -> Path:
     file = folder / f"{name}.gguf"
-    tiny_gguf.write(name, file, quantize=gguf.GGMLQuantizationType[kind])
+    quantize = gguf.GGMLQuantizationType[kind]
+    wide = {"hidden": 256, "inner": 512} if gguf.GGML_QUANT_SIZES[quantize][0] == 256 else {}
+    tiny_gguf.write(name, file, quantize=quantize, **wide)
     return file
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BLOCK_TYPES)
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_what_is_kept_restores_the_values_of_the_source(tmp_path: Path, name: str, kind: str) -> None:
     """Llama's queries and keys change the order of their rows, GPT-2's projections are transposed."""
@@ -87,11 +88,22 @@ def test_values_that_do_not_fit_are_refused_as_without_keep(tmp_path: Path) -> N
             spqfmt.pack(source, tmp_path / "m.spq", method=method)
 
 
-def test_codes_that_no_scheme_holds_yet_are_refused_by_name(tmp_path: Path) -> None:
-    source = write(tmp_path, "qwen2", "MXFP4")
+def test_codes_that_no_scheme_holds_are_refused_by_name(tmp_path: Path) -> None:
+    source = write(tmp_path, "qwen2", "IQ2_XXS")
     with pytest.raises(
-        ImporterError, match=r"is stored as MXFP4, whose codes cannot be kept; --method lossless"
+        ImporterError, match=r"is stored as IQ2_XXS, whose codes cannot be kept; --method lossless"
     ):
+        spqfmt.pack(source, tmp_path / "m.spq", method="keep")
+
+
+def test_blocks_that_are_no_codes_are_refused_by_name(tmp_path: Path) -> None:
+    """TQ2_0 has two bits for three codes."""
+    source = write(tmp_path, "qwen2", "TQ2_0")
+    header = next(t for t in read_header(SourceFile(source)).tensors if t.name == "blk.0.ffn_up.weight")
+    data = bytearray(source.read_bytes())
+    data[header.offset] |= 3
+    source.write_bytes(data)
+    with pytest.raises(ImporterError, match=r"tensor blk.0.ffn_up.weight has blocks that its type TQ2_0"):
         spqfmt.pack(source, tmp_path / "m.spq", method="keep")
 
 
@@ -106,10 +118,10 @@ def test_another_method_says_that_it_quantizes_again(tmp_path: Path) -> None:
         "16 tensors are codes in the source (Q8_0): rtn has quantized again what they stand for; "
         "--method keep writes these codes",
     )
-    mxfp4 = write(tmp_path, "qwen2", "MXFP4")
-    [note] = spqfmt.pack(mxfp4, tmp_path / "m.spq", method="rtn", force=True).notes
+    book = write(tmp_path, "qwen2", "IQ2_XXS")
+    [note] = spqfmt.pack(book, tmp_path / "m.spq", method="rtn", force=True).notes
     assert note.endswith("rtn has quantized again what they stand for")
-    assert spqfmt.pack(mxfp4, tmp_path / "m.spq", force=True).notes == ()
+    assert spqfmt.pack(book, tmp_path / "m.spq", force=True).notes == ()
 
 
 def test_names_of_blocks_are_ggmls() -> None:
