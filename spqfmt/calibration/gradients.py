@@ -20,7 +20,7 @@ Taker = Callable[[torch.Tensor], None]
 
 
 class SquaredGradients:
-    """Mean over tokens of the squared gradient of each output of one module; float32 [rows]."""
+    """Mean over tokens of the squared gradient of each output of one module; float64 [rows]."""
 
     def __init__(self) -> None:
         self._sum: torch.Tensor | None = None
@@ -36,7 +36,7 @@ class SquaredGradients:
     @property
     def mean(self) -> torch.Tensor | None:
         """The mean of the squares; None when no token was seen."""
-        return None if self._sum is None else (self._sum / self._n_tokens).float()
+        return None if self._sum is None else self._sum / self._n_tokens
 
 
 def output_gradients(
@@ -47,7 +47,7 @@ def output_gradients(
     seed: int,
     stage: Callable[[str], None] = lambda text: None,
 ) -> dict[str, torch.Tensor]:
-    """Mean square gradient of every output of the modules, by the module's full name; float32 [rows].
+    """Mean square gradient of every output of the modules, by the module's full name; float64 [rows].
 
     `samples` are token ids, int64 [samples, tokens]; `modules` names those inside a block that are wanted. Blocks must
     be empty and are left so. A module that no token reached is left out.

@@ -44,6 +44,11 @@ class InputStatistics:
             self._kept.append(inputs.reshape(-1, inputs.shape[-1]).cpu())
 
     @property
+    def tell(self) -> bool:
+        """Whether the inputs say anything: they are finite, and not all 0."""
+        return self.columns.is_finite and bool(self.columns.largest.any())
+
+    @property
     def tokens(self) -> torch.Tensor:
         """Inputs for SAR, float32 [tokens, columns]: the samples' mean at each position, or all.
 

@@ -118,9 +118,8 @@ class IntegerMethod:
         matrices = [matrix for matrix, _ in pruned]
         clamp = self._clamp(site, options)
         scale, column_scale, results = _scaled(block, site, matrices, options, folds=self.folds)
-        dead = (
-            "" if bool(inputs.columns.largest.any()) else "all inputs are zero, magnitude decides, unscaled"
-        )
+        what = "all inputs are zero" if inputs.columns.is_finite else "the inputs are not finite"
+        dead = "" if inputs.tell else f"{what}, magnitude decides, unscaled"
         for layer, (cut, note) in zip(site.layers, pruned, strict=True):
             matrix = cut if scale is None else cut * scale
             name = layer.weight.name

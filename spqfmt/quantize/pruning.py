@@ -3,12 +3,15 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+import numpy as np
 import torch
 
 from spqfmt.errors import OptionError
 from spqfmt.quantize.base import MethodOptions
+from spqfmt.quantize.grids import ordinary_exponent
 from spqfmt.quantize.inputs import InputStatistics
 from spqfmt.quantize.saliency import saliency
+from spqfmt.quantize.statistics import times_power
 
 Scores = Callable[[torch.Tensor, InputStatistics, MethodOptions], torch.Tensor]
 PATTERNS: Mapping[str, tuple[int, int] | None] = MappingProxyType(
@@ -25,17 +28,32 @@ def _magnitude(matrix: torch.Tensor, inputs: InputStatistics, options: MethodOpt
 
 def _wanda(matrix: torch.Tensor, inputs: InputStatistics, options: MethodOptions) -> torch.Tensor:
     # ||X_j||_2 |W_ij| but for a factor that all weights share.
-    return matrix.abs() * inputs.columns.rms
+    return _product(matrix, inputs.columns.rms)
 
 
 def _linf(matrix: torch.Tensor, inputs: InputStatistics, options: MethodOptions) -> torch.Tensor:
     # Double Compression, equation 4.
-    return matrix.abs() * inputs.columns.largest
+    return _product(matrix, inputs.columns.largest)
+
+
+def _product(matrix: torch.Tensor, of_inputs: torch.Tensor) -> torch.Tensor:
+    """|W_ij| x_j, in float32 unless a product has no place in it."""
+    product = matrix.abs() * of_inputs
+    lost = (product < torch.finfo(torch.float32).tiny) & (matrix != 0) & (of_inputs != 0)
+    if torch.isinf(product).any() or lost.any():
+        product = matrix.double().abs_() * of_inputs
+    return product
 
 
 def _sar(matrix: torch.Tensor, inputs: InputStatistics, options: MethodOptions) -> torch.Tensor:
+    """But for a factor of each row, whose weights alone are compared: outputs have a place in float32 then."""
     assert options.range_weight is not None
-    return saliency(matrix, inputs.columns.rms, inputs.tokens, options.range_weight)
+    exponent = ordinary_exponent(float(inputs.columns.largest.max()))
+    rms, tokens = (times_power(values, -exponent) for values in (inputs.columns.rms, inputs.tokens))
+    largest = matrix.abs().amax(1)
+    if any(ordinary_exponent(float(bound)) for bound in torch.where(largest > 0, largest, 1.0).aminmax()):
+        matrix = torch.from_numpy(np.ldexp(matrix.numpy(), -np.frexp(largest.numpy())[1][:, None]))
+    return saliency(matrix, rms, tokens, options.range_weight)
 
 
 CRITERIA: Mapping[str, Scores] = MappingProxyType(
@@ -61,11 +79,12 @@ def check_pruning(options: MethodOptions) -> None:
 def prune(matrix: torch.Tensor, inputs: InputStatistics, options: MethodOptions) -> torch.Tensor:
     """`matrix` [out, in] with the least important weights 0, changed in place and returned.
 
-    Where no input was ever other than 0, every input-aware criterion is 0 for all weights; magnitude decides then.
+    Where no input was ever other than 0, every input-aware criterion is 0 for all weights; magnitude decides then, as
+    it does where inputs are not finite.
     """
     assert options.pruning is not None
     assert options.sparsity is not None
-    name = options.pruning if bool(inputs.columns.largest.any()) else "magnitude"
+    name = options.pruning if inputs.tell else "magnitude"
     scores = CRITERIA[name](matrix, inputs, options)
     pattern = PATTERNS[options.pattern or "unstructured"]
     if pattern is not None:

@@ -37,14 +37,19 @@ def channel_scale(
     alive = largest_input > 0
     if form == "smoothquant":
         alive &= largest_weight > 0
-    if form == "none" or not alive.any():
+    if form == "none" or not alive.any() or not torch.isfinite(largest_input).all():
         return None
-    scale = largest_input.clamp(min=_SMALLEST).double().pow(alpha)
+    scale = _bounded(largest_input).pow(alpha)
     if form == "smoothquant":
-        largest_weight = largest_weight * 2.0 ** -ordinary_exponent(float(largest_weight.max()))
-        scale /= largest_weight.clamp(min=_SMALLEST).double().pow(1 - alpha)
+        scale /= _bounded(largest_weight).pow(1 - alpha)
     scale[~alive] = scale[alive].min()
     return (scale / scale.log().mean().exp()).float()
+
+
+def _bounded(largest: torch.Tensor) -> torch.Tensor:
+    """Float64, with the quietest raised: to SmoothQuant's 1e-5, or to that part of the loudest where all are quiet."""
+    largest = largest.double() * 2.0 ** -ordinary_exponent(float(largest.max()))
+    return largest.clamp(min=_SMALLEST * min(1.0, float(largest.max())))
 
 
 def as_column_scale(scale: torch.Tensor) -> tuple[Scale, torch.Tensor]:
@@ -107,9 +112,9 @@ def _leaves_block(block: Block, site: Site, found: Fold) -> bool:
         outputs = block.run_first()
         for parameter, before_fold in kept:
             parameter.copy_(before_fold)
-    before = float_outputs.reshape(-1, outputs.shape[-1]).float()
-    error = (outputs.reshape(before.shape).float() - before).square().mean(0).sqrt()
-    relative = (error / before.square().mean(0).sqrt().clamp(min=torch.finfo(torch.float32).tiny)).median()
+    before = float_outputs.reshape(-1, outputs.shape[-1]).double()
+    error = (outputs.reshape(before.shape).double() - before).square().mean(0).sqrt()
+    relative = (error / before.square().mean(0).sqrt().clamp(min=torch.finfo(torch.float64).tiny)).median()
     return float(relative) < max(_CLOSE, 2 * torch.finfo(outputs.dtype).eps)
 
 

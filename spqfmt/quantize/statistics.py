@@ -1,17 +1,29 @@
 """Ready accumulators for calibrated methods."""
 
+import math
+
 import torch
 
-# Columns of a Hessian computed at once; what lies below the diagonal's blocks follows by symmetry.
+# Columns computed at once; what lies below the diagonal's blocks of a Hessian follows by symmetry.
 _PANEL = 256
 
 
+_ORDINARY = 20
+"""Inputs whose largest lies within so many octaves of 1 are summed as they are."""
+
+
 class Hessian:
-    """Sum of x x^T over all tokens. `matrix` is 2/N X^T X, float32 [columns, columns]."""
+    """Sum of x x^T over all tokens. `matrix` is 2/N X^T X of inputs times 2^-exponent, float32 [columns, columns].
+
+    The exponent is 0 for ordinary inputs. Products of others would leave float32; methods want the matrix but for a
+    factor.
+    """
 
     def __init__(self, n_columns: int) -> None:
         self.sum = torch.zeros(n_columns, n_columns)
         self.n_tokens = 0
+        self.exponent = 0
+        self._is_empty = True
 
     def add(self, inputs: torch.Tensor) -> None:
         """Add the outer products of some tokens, [..., columns]."""
@@ -19,14 +31,30 @@ class Hessian:
         if self.sum.device != x.device:
             self.sum = self.sum.to(x.device)
         self.n_tokens += x.shape[0]
+        x = times_power(x, -self._exponent_with(x))
         for first in range(0, x.shape[1], _PANEL):
             panel = slice(first, min(first + _PANEL, x.shape[1]))
             # Only the blocks on and right of the diagonal: half of the work.
             self.sum[panel, first:].addmm_(x[:, panel].t(), x[:, first:])
 
+    def _exponent_with(self, x: torch.Tensor) -> int:
+        """Of all inputs and these; what was summed until now is divided by what the exponent grows by, squared."""
+        largest = max(abs(float(bound)) for bound in x.aminmax()) if x.numel() else 0.0
+        if largest and math.isfinite(largest):
+            exponent = math.frexp(largest)[1]
+            if abs(exponent) <= _ORDINARY:
+                exponent = 0
+            if self._is_empty:
+                self.exponent = exponent
+            elif exponent > self.exponent + (_ORDINARY if exponent else 0):
+                self.sum = times_power(self.sum, 2 * (self.exponent - exponent))
+                self.exponent = exponent
+            self._is_empty = False
+        return self.exponent
+
     @property
     def matrix(self) -> torch.Tensor:
-        """2/N X^T X as a new float32 matrix on the CPU; zeros when no token was seen."""
+        """2/N X^T X by 4^exponent, as a new float32 matrix on the CPU; zeros when no token was seen."""
         upper = self.sum.cpu() * (2 / max(1, self.n_tokens))
         return upper.triu() + upper.triu(1).t()
 
@@ -48,7 +76,15 @@ class ColumnStatistics:
         self.n_tokens += x.shape[0]
         self.low = torch.minimum(self.low, x.amin(0))
         self.high = torch.maximum(self.high, x.amax(0))
-        self._squares += x.square().sum(0, dtype=torch.float64)
+        for first in range(0, x.shape[1], _PANEL):
+            panel = slice(first, first + _PANEL)
+            # In float64, which holds the squares of all float32.
+            self._squares[panel] += x[:, panel].double().square_().sum(0)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no input was NaN or infinite."""
+        return bool(torch.isfinite(self._squares).all())
 
     @property
     def largest(self) -> torch.Tensor:
@@ -59,3 +95,11 @@ class ColumnStatistics:
     def rms(self) -> torch.Tensor:
         """Root of the mean square."""
         return (self._squares / max(1, self.n_tokens)).sqrt().float()
+
+
+def times_power(values: torch.Tensor, exponent: int) -> torch.Tensor:
+    """Float32 `values` times 2^exponent: exact, but for what leaves the range of float32."""
+    while exponent:
+        step = max(-100, min(100, exponent))
+        values, exponent = values * 2.0**step, exponent - step
+    return values

@@ -107,7 +107,7 @@ def test_gradients_block_by_block_are_those_of_the_whole_model(folder: Callable[
     found = output_gradients(ModelShell(source, dtype=torch.float32), ids, lambda block: [module], seed=3)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder("llama"), dtype=torch.float32)
     generator = torch.Generator().manual_seed(3)
-    squares = {name: torch.zeros(64) for name in found}
+    squares = {name: torch.zeros(64, dtype=torch.float64) for name in found}
     for row in ids:
         kept: dict[str, torch.Tensor] = {}
         hooks = [model.get_submodule(name).register_forward_hook(_keeping(kept, name)) for name in found]

@@ -10,8 +10,11 @@ from spqfmt.errors import EncodeError
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
 from spqfmt.quantize.calibrated import Block, Layer, Result, Site, is_calibrated, simulate
+from spqfmt.quantize.inputs import InputStatistics
+from spqfmt.quantize.pruning import prune
 from spqfmt.quantize.registry import METHODS
 from spqfmt.quantize.rtn import round_groups
+from spqfmt.quantize.statistics import ColumnStatistics, Hessian
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.grouped import Grouped
 from spqfmt.schemes.uniform import Uniform
@@ -58,8 +61,10 @@ def method_of(name: str, options: dict[str, Any]) -> tuple[Any, MethodOptions]:
     return method, method.check(asked)
 
 
-def result_of(name: str, options: dict[str, Any], value: torch.Tensor, dtype: str) -> Result:
-    """What the method makes of a layer whose inputs are uneven and correlated."""
+def result_of(
+    name: str, options: dict[str, Any], value: torch.Tensor, dtype: str, exponent: int = 0
+) -> Result:
+    """What the method makes of a layer whose inputs are uneven and correlated, times 2^exponent."""
     method, checked = method_of(name, options)
     weight = Weight("layer.weight", tuple(value.shape), dtype, "linear")
     if not is_calibrated(method):
@@ -68,6 +73,7 @@ def result_of(name: str, options: dict[str, Any], value: torch.Tensor, dtype: st
     columns = value.shape[1]
     mix = torch.eye(columns) + torch.randn(columns, columns, generator=generator) * 0.3
     inputs = torch.randn(2, 96, columns, generator=generator) @ mix * torch.linspace(0.1, 2, columns)
+    inputs = scaled(inputs, exponent)
     statistics = method.accumulator(columns, checked)
     statistics.add(inputs)
     layer = Layer(weight, "layer", lambda: as_matrix(weight, value).clone())
@@ -77,9 +83,11 @@ def result_of(name: str, options: dict[str, Any], value: torch.Tensor, dtype: st
     return result
 
 
-def quantized(name: str, options: dict[str, Any], value: torch.Tensor, dtype: str) -> Quantized:
+def quantized(
+    name: str, options: dict[str, Any], value: torch.Tensor, dtype: str, exponent: int = 0
+) -> Quantized:
     """The tensor of `result_of`."""
-    return result_of(name, options, value, dtype).quantized
+    return result_of(name, options, value, dtype, exponent).quantized
 
 
 def errors(name: str, options: dict[str, Any], value: torch.Tensor, dtype: str) -> torch.Tensor:
@@ -117,6 +125,34 @@ def test_a_tensor_of_any_magnitude_is_as_good_as_one_around_1(
     check(made, expected)
 
 
+CALIBRATED = [(name, options) for name, options in CASES if is_calibrated(method_of(name, options)[0])]
+
+
+def assert_alike(first: Quantized, second: Quantized) -> None:
+    """All that would be stored is the same."""
+    made, expected = first.encode(), second.encode()
+    assert made.parameters == expected.parameters
+    for stream, other in zip(made.streams, expected.streams, strict=True):
+        assert (stream.role, stream.dtype) == (other.role, other.dtype)
+        np.testing.assert_array_equal(stream.elements, other.elements)
+
+
+@pytest.mark.parametrize("exponent", [-100, -80, -18, 21, 70, 80, 100, 120])
+@pytest.mark.parametrize(("name", "options"), CALIBRATED, ids=str)
+def test_inputs_of_any_magnitude_say_the_same(name: str, options: dict[str, Any], exponent: int) -> None:
+    if name == "llm_int8":
+        # Its threshold is a number of its own: columns with larger inputs are kept.
+        made = quantized(name, options, weights(), "f32", exponent)
+        assert isinstance(made, Uniform)
+        assert (made.outliers is None) == (exponent < 0)
+        if exponent > 0:
+            np.testing.assert_array_equal(made.dequantize(), weights().numpy())
+        return
+    assert_alike(
+        quantized(name, options, weights(), "f32", exponent), quantized(name, options, weights(), "f32")
+    )
+
+
 @pytest.mark.parametrize("exponent", [-20, -14, 12])
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_a_float16_tensor_of_any_magnitude_too(name: str, options: dict[str, Any], exponent: int) -> None:
@@ -151,6 +187,93 @@ def test_rows_of_different_magnitude_do_not_lose_each_other(
         assert (made <= 2.5 * expected.max() + 0.05).all()
     else:
         assert (made <= 1.7 * expected + 0.05).all()
+
+
+@pytest.mark.parametrize("mix", ["wide", "one small", "one large", "subnormal"])
+@pytest.mark.parametrize("options", [{}, {"bits_per_weight": 7.5}, {"bits_per_weight": 3.0}], ids=str)
+def test_ecq_gives_rows_that_no_step_suits_scales_of_their_own(options: dict[str, Any], mix: str) -> None:
+    value = scaled(weights(), MIXES[mix](torch.Generator().manual_seed(1)).int().numpy())
+    made = errors("ecq", options, value, "f32")
+    assert (made <= 1.7 * errors("ecq", options, weights(), "f32") + 0.05).all()
+    [note] = result_of("ecq", options, value, "f32").notes
+    assert note == "layer.weight: its rows are too uneven for one step, each has a scale of its own"
+
+
+def test_ecq_keeps_one_step_where_rows_are_uneven_as_models_have_them() -> None:
+    value = weights() * torch.logspace(0, -4, ROWS)[:, None]
+    made = result_of("ecq", {}, value, "f32")
+    assert isinstance(made.quantized, Uniform)
+    assert made.quantized.row_scale is None
+    assert made.notes == ()
+
+
+def wanted_mask(name: str, options: dict[str, Any], value: torch.Tensor, exponent: int) -> torch.Tensor:
+    """Which weights the method leaves other than 0."""
+    found: torch.Tensor = simulate(quantized(name, options, value, "f32", exponent)) != 0
+    return found
+
+
+@pytest.mark.parametrize("exponent", [-100, 0, 100])
+@pytest.mark.parametrize(("name", "options"), [("wanda", {}), ("jsq", {"search_steps": 0})], ids=str)
+def test_rows_of_any_magnitude_are_pruned_where_they_would_be(
+    name: str, options: dict[str, Any], exponent: int
+) -> None:
+    value = scaled(weights(), MIXES["wide"](torch.Generator().manual_seed(1)).int().numpy())
+    options = {**options, "scaling": "none"}
+    plain = wanted_mask(name, options, weights(), 0)
+    assert plain.sum() == plain.numel() / 2
+    assert torch.equal(wanted_mask(name, options, value, exponent), plain)
+
+
+@pytest.mark.parametrize("exponent", [-100, -30, 0, 100])
+def test_weights_and_inputs_of_any_magnitude_are_compared_all_over_the_tensor(exponent: int) -> None:
+    value = scaled(weights(), MIXES["wide"](torch.Generator().manual_seed(1)).int().numpy())
+    statistics = ColumnStatistics(COLUMNS)
+    statistics.add(scaled(weights(3, 9), exponent))
+    inputs = InputStatistics(COLUMNS, MethodOptions(pruning="linf"))
+    inputs.columns = statistics
+    made = prune(value.clone(), inputs, MethodOptions(pruning="linf", sparsity=0.3))
+    scores = (value.double().abs() * statistics.largest.double()).flatten()
+    least = scores.argsort()[: round(0.3 * scores.numel())]
+    assert torch.equal((made.flatten() == 0).nonzero()[:, 0], least.sort().values)
+
+
+@pytest.mark.parametrize("exponents", [(-90, -90), (-90, 0), (0, 90), (-60, -40), (90, 100), (100, -90)])
+def test_a_hessian_of_batches_of_any_magnitude_is_that_of_all(exponents: tuple[int, int]) -> None:
+    batches = [scaled(weights(seed, 32), exponent) for seed, exponent in enumerate(exponents)]
+    made = Hessian(COLUMNS)
+    for batch in (torch.zeros(2, COLUMNS), *batches):
+        made.add(batch)
+    x = torch.cat(batches).double()
+    expected = 2 / (len(x) + 2) * (x.T @ x)
+    off = made.matrix.double() * 4.0**made.exponent - expected
+    assert off.abs().max() <= 1e-5 * expected.abs().max()
+    assert Hessian(3).matrix.tolist() == torch.zeros(3, 3).tolist()
+
+
+@pytest.mark.parametrize("exponent", [-149, -100, 0, 80, 127])
+def test_statistics_of_columns_of_any_magnitude(exponent: int) -> None:
+    x = scaled(torch.tensor([[1.0, 0.0, -1.5], [1.0, 0.0, 0.5]]), exponent)
+    statistics = ColumnStatistics(3)
+    statistics.add(x)
+    assert statistics.is_finite
+    torch.testing.assert_close(statistics.largest, x.abs().amax(0), rtol=0, atol=0)
+    torch.testing.assert_close(statistics.rms, x.double().square().mean(0).sqrt().float())
+
+
+@pytest.mark.parametrize(("name", "options"), CALIBRATED, ids=str)
+def test_inputs_that_are_not_finite_are_said(name: str, options: dict[str, Any]) -> None:
+    method, checked = method_of(name, options)
+    value = weights()
+    weight = Weight("layer.weight", tuple(value.shape), "f32", "linear")
+    statistics = method.accumulator(COLUMNS, checked)
+    inputs = weights(2, 8)[None].clone()
+    inputs[0, 3, 5] = torch.inf
+    statistics.add(inputs)
+    site = Site((Layer(weight, "layer", value.clone),), statistics, lambda: iter([inputs]))
+    made = method.quantize_block(Block("block", (site,), torch.nn.Module(), {}, lambda: inputs), checked)
+    assert torch.isfinite(simulate(made["layer.weight"].quantized)).all()
+    assert any("the inputs are not finite" in note for note in made["layer.weight"].notes)
 
 
 @pytest.mark.parametrize("mix", ["two kinds", "one large", "wide"])

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-
-from spqfmt.schemes.base import Float32
+from numpy.typing import NDArray
 
 EQUAL_SLOPE = 0.7
 """How far on the way from equal rate to equal slope."""
@@ -66,7 +65,7 @@ class RateCurve:
 class TensorPlan:
     """What is known of a tensor before it is quantized.
 
-    `side_bytes`: scales. `gradients`: mean squares by output, float32 [rows], where they are known.
+    `side_bytes`: scales. `gradients`: mean squares by output, float64 [rows], where they are known.
     """
 
     name: str
@@ -74,7 +73,7 @@ class TensorPlan:
     base: float
     curve: RateCurve
     side_bytes: float
-    gradients: Float32 | None = None
+    gradients: NDArray[np.float64] | None = None
 
     def log_step(self, shift: float) -> float:
         """Within what codes can express."""

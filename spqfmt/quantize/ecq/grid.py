@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from spqfmt.quantize.feedback import Factor, factorize
 from spqfmt.schemes.base import Float32
@@ -28,6 +29,9 @@ _QUIETEST_ROW = 1e-2
 """Of the mean square gradient, likewise."""
 _QUIETEST_NORM = 2.0**-24
 """Of the loudest row's rms: what a scale of 8 bits can tell apart. Where one is quieter, scales are float32."""
+_UNEVEN = 2.0**16
+"""Of the median row's rms, or its inverse: a row beyond has no code but 0, or outliers alone, at any step that others
+can have."""
 _RMS_OF_ZEROS = 2.0**-100
 """In place of the rms of weights that are all 0."""
 
@@ -38,7 +42,8 @@ class InputGrid:
 
     `column_step` are the column scales as a reader restores them, float32 [columns] in the matrix's own order.
     `error_factor` is the error, summed over what one row's columns cause, of a step of 1: mean of
-    (column_step / U_jj)^2, by which rates and errors are weighed against each other.
+    (column_step / U_jj)^2, by which rates and errors are weighed against each other. Both are of inputs times
+    2^-exponent.
     """
 
     column_scale: Scale | None
@@ -47,10 +52,11 @@ class InputGrid:
     upper: Float32
     error_factor: float
     note: str = ""
+    exponent: int = 0
 
 
-def input_grid(hessian: torch.Tensor, damping: float) -> InputGrid:
-    """Make the grid of a Hessian, 2/N X^T X, float32 [columns, columns]."""
+def input_grid(hessian: torch.Tensor, damping: float, exponent: int = 0) -> InputGrid:
+    """Make the grid of a Hessian, 2/N X^T X of inputs times 2^-exponent, float32 [columns, columns]."""
     factor = factorize(hessian, damping, act_order=True)
     rms = (hessian.diagonal().double() / 2).sqrt().numpy()
     if not np.isfinite(rms).all() or rms.max() <= 0:
@@ -67,6 +73,7 @@ def input_grid(hessian: torch.Tensor, damping: float) -> InputGrid:
         upper=upper,
         error_factor=float(shares.mean()),
         note=factor.note,
+        exponent=exponent,
     )
 
 
@@ -83,27 +90,31 @@ def plain_grid(n_columns: int, note: str = "") -> InputGrid:
     )
 
 
-def gradient_scale(mean_squares: Float32) -> Scale | None:
+def gradient_scale(squares: NDArray[np.float64]) -> Scale | None:
     """Row scales from the mean square gradients of the outputs, [rows]; None where all are 0."""
-    squares = mean_squares.astype(np.float64)
     if not np.isfinite(squares).all() or squares.max() <= 0:
         return None
     return _log8(bounded(squares) ** (-ROW_EXPONENT / 2), ROW_OCTAVE_STEPS)
 
 
-def bounded(
-    squares: np.ndarray[tuple[int], np.dtype[np.float64]],
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def bounded(squares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean square gradients with the quietest raised to a hundredth of the mean, divided by their geometric mean."""
     raised = np.maximum(squares, squares.mean() * _QUIETEST_ROW)
-    result: np.ndarray[tuple[int], np.dtype[np.float64]] = raised / math.exp(float(np.log(raised).mean()))
+    result: NDArray[np.float64] = raised / math.exp(float(np.log(raised).mean()))
     return result
+
+
+def is_uneven(matrix: torch.Tensor) -> bool:
+    """Whether no step suits all rows of float32 [rows, columns], however many bits a weight may take."""
+    rms = _row_rms(matrix)
+    alive = rms[rms > 0]
+    middle = float(np.median(alive)) if alive.size else 0.0
+    return bool(((alive < middle / _UNEVEN) | (alive > middle * _UNEVEN)).any())
 
 
 def norm_scale(matrix: torch.Tensor) -> Scale:
     """Row scales from the rms of the rows of float32 [rows, columns]: for tensors of which no gradient is known."""
-    values = matrix.numpy()
-    rms = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64) / values.shape[1])
+    rms = _row_rms(matrix)
     if not rms.any():
         rms = np.ones(len(rms))
     # Rows of zeros have no scale of their own, and must not move the mean of the others.
@@ -112,6 +123,14 @@ def norm_scale(matrix: torch.Tensor) -> Scale:
         middle = math.sqrt(alive.min()) * math.sqrt(alive.max())
         return Scale((np.where(rms > 0, rms, middle) / middle).astype(np.float32), "f32")
     return _log8(np.where(rms > 0, rms, np.exp(np.log(alive).mean())), ROW_OCTAVE_STEPS)
+
+
+def _row_rms(matrix: torch.Tensor) -> NDArray[np.float64]:
+    values = matrix.numpy()
+    rms: NDArray[np.float64] = np.sqrt(
+        np.einsum("ij,ij->i", values, values, dtype=np.float64) / values.shape[1]
+    )
+    return rms
 
 
 def mean_log_rms(scaled: torch.Tensor) -> float:

@@ -22,7 +22,6 @@ from spqfmt.quantize.ecq.budget import Budget, NoBudget
 from spqfmt.quantize.ecq.grid import (
     DAMPING,
     InputGrid,
-    gradient_scale,
     input_grid,
     plain_grid,
 )
@@ -122,9 +121,9 @@ class Ecq:
             }
 
         made = self.budget.spend(make) if sites else {}
-        notes = {layer.plan.name: site.grid.note for site in sites for layer in site.layers}
+        notes = {layer.plan.name: (site.grid.note, layer.note) for site in sites for layer in site.layers}
         return {
-            name: Result(uniform, notes=(f"{name}: {notes[name]}",) if notes[name] else ())
+            name: Result(uniform, notes=tuple(f"{name}: {note}" for note in notes[name] if note))
             for name, uniform in made.items()
         }
 
@@ -151,6 +150,13 @@ class _LayerWork:
     matrix: torch.Tensor
     rows: RowGrid
 
+    @property
+    def note(self) -> str:
+        """What the user should know of its rows; empty as a rule."""
+        return (
+            "its rows are too uneven for one step, each has a scale of its own" if self.rows.is_uneven else ""
+        )
+
 
 @dataclass(frozen=True)
 class _SiteWork:
@@ -161,7 +167,7 @@ class _SiteWork:
     def of(cls, site: Site, plans: Mapping[str, TensorPlan], options: MethodOptions) -> "_SiteWork":
         assert isinstance(site.statistics, Hessian)
         assert options.damping is not None
-        grid = input_grid(site.statistics.matrix, options.damping)
+        grid = input_grid(site.statistics.matrix, options.damping, site.statistics.exponent)
         layers = []
         for layer in site.layers:
             name, matrix = layer.weight.name, layer.matrix()
@@ -171,9 +177,7 @@ class _SiteWork:
                     name, matrix, grid, rate=_bits(options), gradients=None, n_sharing=len(site.layers)
                 )
             )
-            squares = plan.gradients
-            rows = RowGrid.of_gradients(squares, None if squares is None else gradient_scale(squares))
-            layers.append(_LayerWork(plan, matrix, rows))
+            layers.append(_LayerWork(plan, matrix, RowGrid.of_layer(matrix, plan.gradients)))
         return cls(grid, tuple(layers))
 
     def quantize(self, shift: float, *, by_rows: bool) -> Mapping[str, Uniform]:

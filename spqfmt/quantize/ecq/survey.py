@@ -18,14 +18,13 @@ from spqfmt.quantize.ecq.allocation import STEPS, RateCurve, TensorPlan, between
 from spqfmt.quantize.ecq.grid import (
     DAMPING,
     InputGrid,
-    gradient_scale,
     input_grid,
     mean_log_rms,
     plain_grid,
 )
 from spqfmt.quantize.ecq.sweep import RowGrid, choose
 from spqfmt.quantize.statistics import Hessian
-from spqfmt.schemes.base import Float32, Quantized
+from spqfmt.schemes.base import Quantized
 
 SURVEY_SAMPLES = 16
 """Samples of the calibration that the survey looks at."""
@@ -48,7 +47,7 @@ class Surveyed:
     side_bytes: float
     equal_rate: float
     equal_slope: float | None
-    gradients: Float32 | None = None
+    gradients: NDArray[np.float64] | None = None
 
 
 @dataclass
@@ -83,7 +82,7 @@ class Survey:
         for site in block.sites:
             assert isinstance(site.statistics, Hessian)
             damping = DAMPING if options.damping is None else options.damping
-            grid = input_grid(site.statistics.matrix, damping)
+            grid = input_grid(site.statistics.matrix, damping, site.statistics.exponent)
             for layer in site.layers:
                 gradients = self.gradients.get(layer.weight.name)
                 squares = None if gradients is None else gradients.numpy()
@@ -99,24 +98,29 @@ class Survey:
 
 
 def survey_layer(
-    name: str, matrix: torch.Tensor, grid: InputGrid, rate: float, gradients: Float32 | None, n_sharing: int
+    name: str,
+    matrix: torch.Tensor,
+    grid: InputGrid,
+    rate: float,
+    gradients: NDArray[np.float64] | None,
+    n_sharing: int,
 ) -> Surveyed:
     """A layer, float32 [out, in]. `n_sharing` tensors share its column scales."""
-    rows = RowGrid.of_gradients(gradients, None if gradients is None else gradient_scale(gradients))
+    rows = RowGrid.of_layer(matrix, gradients)
     curve, equal_rate = _measure(matrix, grid, rows, rate)
     columns = 0 if grid.column_scale is None else matrix.shape[1] / n_sharing
     return Surveyed(
         name=name,
         n_weights=matrix.numel(),
         curve=curve,
-        side_bytes=columns + (0 if rows.scale is None else len(matrix)),
+        side_bytes=columns + (0 if rows.scale is None else rows.scale.values.nbytes),
         equal_rate=equal_rate,
         equal_slope=_equal_slope(grid, rows, gradients),
         gradients=None if rows.scale is None else gradients,
     )
 
 
-def _equal_slope(grid: InputGrid, rows: RowGrid, gradients: Float32 | None) -> float | None:
+def _equal_slope(grid: InputGrid, rows: RowGrid, gradients: NDArray[np.float64] | None) -> float | None:
     """The log2 step, up to a constant, at which a bit saves what it saves elsewhere.
 
     Only gradients can tell: an error of a layer's outputs says nothing of what it does to the model. Without them
@@ -125,7 +129,7 @@ def _equal_slope(grid: InputGrid, rows: RowGrid, gradients: Float32 | None) -> f
     if gradients is None or rows.scale is None:
         return None
     step = rows.scale.to_float32().astype(np.float64)
-    return -0.5 * math.log2(grid.error_factor * float((gradients.astype(np.float64) * step**2).mean()))
+    return -0.5 * math.log2(grid.error_factor * float((gradients * step**2).mean())) - grid.exponent
 
 
 def survey_plain(name: str, matrix: torch.Tensor, rate: float) -> Surveyed:

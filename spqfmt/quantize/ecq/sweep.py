@@ -1,7 +1,7 @@
 """One matrix onto its grid: GPTQ's feedback with codes chosen by error and bits."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from spqfmt.codecs.elements import Elements
 from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.rate import ESCAPE, choose_codes
-from spqfmt.quantize.ecq.grid import InputGrid, bounded, norm_scale
+from spqfmt.quantize.ecq.grid import InputGrid, bounded, gradient_scale, is_uneven, norm_scale
 from spqfmt.quantize.feedback import one_thread
 from spqfmt.quantize.layouts import choose_layout
 from spqfmt.schemes.base import Float32
@@ -39,13 +39,21 @@ class RowGrid:
     scale: Scale | None = None
     weight: NDArray[np.float64] | None = None
     """What an error of a row costs: mean square gradients, as a rule; float64 [rows]."""
+    is_uneven: bool = False
+    """Whether steps are of norms because the rows have too little in common."""
 
     @classmethod
-    def of_gradients(cls, mean_squares: Float32 | None, scale: Scale | None) -> "RowGrid":
-        """Steps `scale`, errors weighed by the gradients."""
+    def of_layer(cls, matrix: torch.Tensor, mean_squares: NDArray[np.float64] | None) -> "RowGrid":
+        """Steps and errors by the gradients, where they are known, or all alike.
+
+        Rows too uneven for that have their own by their norms: as for what no input is known of, none is lost.
+        """
+        if is_uneven(matrix):
+            return replace(cls.of_norms(matrix), is_uneven=True)
+        scale = None if mean_squares is None else gradient_scale(mean_squares)
         if scale is None or mean_squares is None:
             return cls(None, None)
-        return cls(scale, bounded(mean_squares.astype(np.float64)))
+        return cls(scale, bounded(mean_squares))
 
     @classmethod
     def of_norms(cls, matrix: torch.Tensor) -> "RowGrid":
@@ -62,7 +70,7 @@ class RowGrid:
         scale, weight = self.scale, self.weight
         if scale is not None:
             scale = Scale(scale.values[rows], scale.dtype, scale.octave_steps, scale.bias)
-        return RowGrid(scale, None if weight is None else weight[rows])
+        return replace(self, scale=scale, weight=None if weight is None else weight[rows])
 
 
 @dataclass(frozen=True)
