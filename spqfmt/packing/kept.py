@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Iterator
 
-from spqfmt.importers.base import SourceTensor
-from spqfmt.packing.plan import PlannedTensor
+from spqfmt.importers._quantized import quantized_arrays
+from spqfmt.importers.base import SourceModel, SourceTensor
+from spqfmt.packing.plan import PackPlan, PlannedTensor, has_codes
 from spqfmt.packing.target import KEEPING
 from spqfmt.quantize.base import KeepingMethod, Method
 from spqfmt.records import FLOATS
@@ -12,6 +13,21 @@ from spqfmt.schemes.registry import SCHEMES
 
 _WORTH_SAYING = 0.5
 """Of a model's weights."""
+
+
+def array_notes(model: SourceModel, plan: PackPlan, method: Method) -> Iterator[str]:
+    """What a pack says of the arrays of a quantizer that are stored as they are."""
+    if method.name == KEEPING and model.quantized and has_codes(model):
+        yield (
+            f"quantized already ({model.quantized}): no model is loaded from its arrays; --method keep stores the "
+            "weights that they stand for, and gives the same files back"
+        )
+    if isinstance(method, KeepingMethod):
+        sources = [planned.source for planned in plan.tensors]
+        left = [s.name for s in sources if quantized_arrays([(s.name, s.shape, s.dtype)])]
+        if left:
+            named = f"{left[0]} and {len(left) - 1} more" if len(left) > 1 else left[0]
+            yield f"arrays of a quantizer that keep does not know are stored as they are: {named}; no model is loaded"
 
 
 class KeptTensors:

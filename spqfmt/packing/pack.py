@@ -27,7 +27,7 @@ from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.importers.registry import open_source
 from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.packing.fit.bounds import room_for, room_notes
-from spqfmt.packing.kept import KeptTensors
+from spqfmt.packing.kept import KeptTensors, array_notes
 from spqfmt.packing.options import PackArguments, PackOptions, pack_options
 from spqfmt.packing.plan import PlannedTensor, plan_pack
 from spqfmt.packing.resume import ResumeFolder
@@ -220,7 +220,7 @@ def pack_model(
     file_bytes = sum(file.file_bytes for file in sealed)
     left_dense = {} if calibrated is None else calibrated.left_dense()
     notes = () if calibrated is None else calibrated.all_notes()
-    notes += (*encoder.kept.notes(left_dense),)
+    notes += (*encoder.kept.notes(left_dense), *array_notes(model, plan, options.method))
     if budget is not None:
         notes += (*room_notes(options.fit, budget.ledger, file_bytes),)
     return PackReport(

@@ -81,7 +81,7 @@ def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
     keeps = isinstance(options.method, KeepingMethod)
     model = model.as_weights() if keeps else model
     if model.quantized and options.method.name != KEEPING:
-        codes = ", and --method keep its codes" if _has_codes(model) else ""
+        codes = ", and --method keep its codes" if has_codes(model) else ""
         raise ImporterError(
             f"the model is quantized already ({model.quantized}): only --method {KEEPING} keeps it as it is{codes}; "
             f"for {options.method.name} give the model that it was made from"
@@ -121,7 +121,8 @@ def _check_limits(model: SourceModel) -> None:
             )
 
 
-def _has_codes(model: SourceModel) -> bool:
+def has_codes(model: SourceModel) -> bool:
+    """Whether method keep would find codes of a quantizer in the source."""
     try:
         return any(tensor.stored for tensor in model.as_weights().tensors)
     except ImporterError:

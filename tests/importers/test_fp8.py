@@ -272,7 +272,11 @@ def test_what_no_family_knows_stays_an_array(tmp_path: Path) -> None:
     other = AT.replace("up_proj", "down_proj")
     arrays = {AT: CODES, f"{AT}_scale": torch.ones(1), other: CODES, f"{other}_scale": torch.ones(1)}
     arrays[f"{other}_zero_point"] = torch.zeros(1).to(FP8)
-    path = keep(write_arrays(tmp_path / "source", {"quantization_config": compressed("tensor")}, arrays))
+    source = write_arrays(tmp_path / "source", {"quantization_config": compressed("tensor")}, arrays)
+    path = keep(source)
+    assert spqfmt.pack(source, path, method="keep", force=True).notes == (
+        f"arrays of a quantizer that keep does not know are stored as they are: {other} and 1 more; no model is loaded",
+    )
     with spqfmt.open(path) as file:
         assert {name: file[name].dtype for name in file} == {
             AT: "f32", other: "f8_e4m3", f"{other}_scale": "f32", f"{other}_zero_point": "f8_e4m3",
@@ -286,6 +290,10 @@ def test_other_methods_say_that_keep_keeps_the_codes(tmp_path: Path) -> None:
         ImporterError, match="only --method lossless keeps it as it is, and --method keep its codes"
     ):
         spqfmt.pack(source, tmp_path / "m.spq", method="rtn")
+    [note] = spqfmt.pack(source, tmp_path / "m.spq").notes
+    assert note.startswith(
+        "quantized already (compressed-tensors): no model is loaded from its arrays; --method keep"
+    )
 
 
 def test_one_file_of_weights_keeps_its_codes_too(tmp_path: Path) -> None:

@@ -1,0 +1,17 @@
+"""What MXFP4 and NVFP4 have in common: two codes of f4_e2m1 in each byte, the first one in its low half."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spqfmt.codecs.elements import Elements, from_planes
+
+CODES = "f4_e2m1"
+
+
+def unpacked(stored: Elements) -> Elements:
+    """The codes of bytes [..., n], one a byte: [..., 2 n]."""
+    flat = np.ascontiguousarray(stored).reshape(-1)
+    codes = np.empty(2 * flat.size, np.uint8)
+    from_planes(flat, CODES, codes.size, codes)
+    return codes.reshape(*stored.shape[:-1], -1)
