@@ -3,45 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from spqfmt.importers._quantizer_names import by_files, by_names
 
 QUANTIZER_KEYS = ("quantization_config", "compression_config", "quantization")
 """Of a config.json; the last is MLX's."""
+_DEPTH = 3
+"""How deep configs within configs are looked at."""
 _LOADED_BY_BITSANDBYTES = ("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit")
-_BY_LAST_NAME = {
-    "qweight": "gptq or awq",
-    "weight_packed": "compressed-tensors",
-    "weight_scale": "compressed-tensors or fp8",
-    "weight_scale_inv": "fp8",
-    "SCB": "bitsandbytes",
-    "absmax": "bitsandbytes",
-    "quant_map": "bitsandbytes",
-    "W_q": "hqq",
-}
 _WEIGHTS = ("weight", "_packed", "_blocks", "_proj")
 """What the names of matrices end in; other integers are masks and positions."""
 _FLOATS = frozenset({"f64", "f32", "f16", "bf16", "bool"})
 
 
-def quantized_by(config: Mapping[str, Any], tensors: Iterable[tuple[str, tuple[int, ...], str]]) -> str:
+def quantized_by(
+    config: Mapping[str, Any],
+    tensors: Iterable[tuple[str, tuple[int, ...], str]],
+    files: Iterable[str] = (),
+) -> str:
     """What has quantized the checkpoint, such as "gptq"; empty for one of floats.
 
-    `tensors` are name, shape and dtype. The config is believed first: a folder of floats whose config speaks of a
-    quantizer is not loaded as floats either.
+    `tensors` are name, shape and dtype, `files` names of what lies beside them. The config is believed first: a folder
+    of floats whose config speaks of a quantizer is not loaded as floats either.
     """
-    return _by_config(config) or quantized_arrays(tensors)
+    return _by_config(config) or quantized_arrays(tensors) or by_files(files)
 
 
 def quantized_arrays(tensors: Iterable[tuple[str, tuple[int, ...], str]]) -> str:
     """What has quantized tensors of these names, shapes and dtypes; empty where all are weights."""
-    by_name = by_dtype = ""
+    names, by_dtype = [], ""
     for name, shape, dtype in tensors:
-        last = name.rpartition(".")[2]
-        by_name = by_name or _BY_LAST_NAME.get(last, "")
-        if len(shape) > 1 and dtype not in _FLOATS and last.endswith(_WEIGHTS):
+        names.append(name)
+        if len(shape) > 1 and dtype not in _FLOATS and name.rpartition(".")[2].endswith(_WEIGHTS):
             by_dtype = by_dtype or f"{name} is {dtype}"
-    return by_name or by_dtype
+    return by_names(names) or by_dtype
 
 
 def are_decoded(tensors: Iterable[tuple[str, tuple[int, ...], str]], *, has_codes: bool) -> bool:
@@ -51,9 +48,15 @@ def are_decoded(tensors: Iterable[tuple[str, tuple[int, ...], str]], *, has_code
 
 def quantizer_of(config: Mapping[str, Any]) -> object:
     """What a config.json says of a quantizer, in whichever place; None where it says nothing."""
-    text = config.get("text_config")
-    places = (config, text if isinstance(text, dict) else {})
-    return next((place[key] for place in places for key in QUANTIZER_KEYS if place.get(key)), None)
+    return next((place[key] for place in _places(config) for key in QUANTIZER_KEYS if place.get(key)), None)
+
+
+def _places(config: Mapping[str, Any], depth: int = 0) -> Iterator[dict[str, Any]]:
+    """The config, and those of the models that it is made of."""
+    yield dict(config) if not isinstance(config, dict) else config
+    for key, part in config.items():
+        if key.endswith("config") and key not in QUANTIZER_KEYS and isinstance(part, dict) and depth < _DEPTH:
+            yield from _places(part, depth + 1)
 
 
 def without_quantizer(config: bytes) -> bytes | None:
@@ -64,17 +67,19 @@ def without_quantizer(config: bytes) -> bytes | None:
         return None
     if not isinstance(found, dict) or quantizer_of(found) is None:
         return None
-    for place in (found, found.get("text_config")):
-        if isinstance(place, dict):
-            for key in QUANTIZER_KEYS:
-                place.pop(key, None)
+    for place in _places(found):
+        for key in QUANTIZER_KEYS:
+            place.pop(key, None)
     return (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _by_config(config: Mapping[str, Any]) -> str:
     found = quantizer_of(config)
-    if not isinstance(found, dict):
-        return ""
-    if any(found.get(key) for key in _LOADED_BY_BITSANDBYTES):
+    if isinstance(found, list):
+        found = next((one for one in found if one), None)
+    if isinstance(found, str):
+        return "" if found.lower() == "none" else found
+    if isinstance(found, dict) and any(found.get(key) for key in _LOADED_BY_BITSANDBYTES):
         return "bitsandbytes"
-    return str(found.get("quant_method") or found.get("quant_algo") or "config.json says so")
+    method = (found.get("quant_method") or found.get("quant_algo")) if isinstance(found, dict) else None
+    return str(method or "config.json says so") if found else ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from spqfmt.errors import ImporterError
+from spqfmt.importers._quantizer_names import SPQR_REST
 from spqfmt.stand_ins import no_file
 
 SINGLE = "model.safetensors"
@@ -149,6 +150,11 @@ def _without_index(folder: Path) -> WeightFiles:
 
 def _one_pickle(folder: Path) -> WeightFiles:
     """The one file of torch's that can be the model: what trainers write beside it is none."""
+    if (folder / SPQR_REST).is_file():
+        raise ImporterError(
+            f"{folder}: quantized already (spqr), its codes in files of their own, which are not read; "
+            "give the model that it was made from"
+        )
     files = sorted(
         file for file in folder.iterdir() if file.suffix in PICKLES and not _OF_TRAINING.fullmatch(file.name)
     )

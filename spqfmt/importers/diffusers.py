@@ -42,7 +42,9 @@ class DiffusersImporter:
             headers, stored, files = read_headers(weights)
             tensors += source_tensors(stored, config, "", folder=path, prefix=f"{folder.name}/")
             own |= {file.path.relative_to(path).as_posix(): file for file in files}
-            quantized = quantized or quantized_by(config, ((n, t.shape, t.dtype) for n, t in stored.items()))
+            beside_weights = [entry.name for entry in folder.iterdir()]
+            facts_of_tensors = ((n, t.shape, t.dtype) for n, t in stored.items())
+            quantized = quantized or quantized_by(config, facts_of_tensors, beside_weights)
             facts = facts_of(headers)[0] | facts
         if not tensors:
             raise ImporterError(f"{path}: no weights in the folders that {PIPELINE} names; download it again")

@@ -48,7 +48,8 @@ class HuggingFaceImporter:
         facts, lost = facts_of(headers)
         own = {file.path.name: file for file in files}
         is_adapter = (path / ADAPTER).is_file() and not (path / "config.json").is_file()
-        quantized = quantized_by(config, ((name, t.shape, t.dtype) for name, t in stored.items()))
+        facts_of_tensors = ((name, t.shape, t.dtype) for name, t in stored.items())
+        quantized = quantized_by(config, facts_of_tensors, beside.named)
         return SourceModel(
             tensors=source_tensors(stored, config, architecture, path),
             assets=tuple(Asset(name, file.read_all()) for name, file in beside.kept.items()),

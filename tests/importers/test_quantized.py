@@ -9,6 +9,7 @@ import pytest
 import tiny_gguf
 import torch
 from safetensors.torch import save_file
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 import spqfmt
 from spqfmt.errors import ImporterError
@@ -71,16 +72,82 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, torch.Tensor], str]] = {
         {f"{AT}.qweight": INTS},
         "awq",
     ),
+    "in the language model": (
+        {"language_config": {"quantization_config": {"quant_method": "awq"}}},
+        {f"{AT}.weight": FLOATS},
+        "awq",
+    ),
+    "in a part of a part": (
+        {"thinker_config": {"llm_config": {"quantization_config": {"quant_method": "gptq"}}}},
+        {f"{AT}.weight": FLOATS},
+        "gptq",
+    ),
+    "a text": ({"quantization_config": "gptq"}, {f"{AT}.weight": FLOATS}, "gptq"),
+    "a list": (
+        {"quantization_config": [{}, {"quant_method": "fp8"}, {"quant_method": "awq"}]},
+        {f"{AT}.weight": FLOATS},
+        "fp8",
+    ),
+    "neither": ({"quantization_config": 4}, {f"{AT}.weight": FLOATS}, "config.json says so"),
     "a config that speaks of it": (
         {"quantization_config": {"bits": 4}},
         {f"{AT}.weight": FLOATS},
         "config.json says so",
     ),
 }
+# What transformers' quantizers and others leave without a config, by their names in transformers where they have one.
+LEFT: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "gptq": ({"qweight": INTS, "qzeros": INTS, "scales": FLOATS, "g_idx": INTS[0]}, "gptq or awq"),
+    "auto-round": ({"qweight": INTS, "qzeros": INTS, "scales": FLOATS}, "gptq or awq"),
+    "awq": ({"qweight": INTS, "qzeros": INTS, "scales": FLOATS}, "gptq or awq"),
+    "aqlm": (
+        {"codes": CODES[..., None], "codebooks": FLOATS[:, None], "scales": FLOATS[..., None, None]}, "aqlm",
+    ),
+    "vptq": ({"indices": INTS, "centroids.weight": FLOATS, "weight_bias": FLOATS[0]}, "vptq"),
+    "quanto": ({"weight._data": CODES, "weight._scale": FLOATS[:, :1], "input_scale": FLOATS[0, 0]}, "quanto"),
+    "torchao": ({"_weight_qdata": CODES, "_weight_scale": FLOATS}, "torchao"),
+    "older torchao": ({"weight:qdata": CODES, "weight:scale": FLOATS}, "torchao"),
+    "hqq": ({"W_q": BYTES, "scale": FLOATS, "zero": FLOATS}, "hqq or sinq"),
+    "sinq": ({"W_q": BYTES, "meta": BYTES}, "hqq or sinq"),
+    "eetq": ({"weight": CODES, "weight_scales": FLOATS[0].half()}, "eetq"),
+    "higgs": ({"weight": INTS.short(), "scales": FLOATS, "tables": FLOATS, "tables2": FLOATS}, "higgs"),
+    "spqr": (
+        {"dense_weights": INTS, "row_offsets": INTS[0], "col_vals": INTS[0], "in_perm": INTS[0].short()}, "spqr",
+    ),
+    "spqr's own": ({"quant_weights": BYTES, "quant_layer_scale": BYTES, "perm": INTS[0]}, "spqr"),
+    "bitnet": ({"weight": BYTES, "weight_scale": FLOATS[0, :1]}, "compressed-tensors or fp8"),
+    "fbgemm_fp8": ({"weight": FP8, "weight_scale": FLOATS[:, :1]}, "compressed-tensors or fp8"),
+    "fp8": ({"weight": FP8, "weight_scale_inv": FLOATS[:1, :1]}, "fp8"),
+    "mxfp8": ({"weight": FP8, "weight_scale_inv": BYTES}, "fp8"),
+    "mxfp4": ({"down_proj_blocks": BYTES[..., None], "down_proj_scales": BYTES}, f"{AT}.down_proj_blocks is u8"),
+    "nvfp4": ({"weight": BYTES, "weight_scale": FP8, "weight_scale_2": FLOATS[0, 0]}, "nvfp4"),
+    "nvfp4 once loaded": ({"weight": BYTES, "weight_sf": INTS, "weight_global_scale": FLOATS[0, :1]}, "nvfp4"),
+    "fp_quant": ({"dqweight": FLOATS, "scales": BYTES}, "fp_quant"),
+    "fouroversix": (
+        {"quantized_weight_values": BYTES, "quantized_weight_scale_factors": FP8, "quantized_weight_amax": FLOATS[0]},
+        "fouroversix",
+    ),
+    "quark": ({"weight": CODES, "weight_quantizer.scale": FLOATS[0]}, "quark or modelopt"),
+    "compressed-tensors": ({"weight_packed": INTS, "weight_shape": INTS[0]}, "compressed-tensors"),
+    "sparse compressed-tensors": ({"compressed": FLOATS[0], "bitmask": BYTES}, "compressed-tensors"),
+    "bitsandbytes_4bit": (
+        {"weight": BYTES.reshape(-1, 1), "weight.absmax": FLOATS[0], "weight.quant_map": FLOATS[0]}, "bitsandbytes",
+    ),
+    "bitsandbytes_8bit": ({"weight": CODES, "SCB": FLOATS[0]}, "bitsandbytes"),
+    "metal": ({"weight": INTS, "scales": FLOATS, "qbiases": FLOATS}, "metal"),
+    "mlx": ({"weight": INTS, "scales": FLOATS, "biases": FLOATS}, "mlx"),
+    "gemma": ({"embedding_quantized": BYTES, "embedding_scale": FLOATS[:, :1]}, "gemma"),
+    "exl2": ({"q_weight": INTS, "q_scale": INTS, "q_groups": INTS[0].short(), "q_invperm": INTS[0]}, "exl2"),
+    "exl3": ({"trellis": INTS.short(), "suh": FLOATS[0].half(), "svh": FLOATS[0].half()}, "exl3"),
+    "quip#": ({"Qidxs": INTS.long(), "SU": FLOATS[0], "SV": FLOATS[0]}, "quip#"),
+    "qtip": ({"trellis": INTS.short(), "SU": FLOATS[0], "SV": FLOATS[0]}, "qtip"),
+    "marlin": ({"B": INTS, "s": FLOATS}, "marlin"),
+}  # fmt: skip
 
 
 def folder(path: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Path:
     path.mkdir()
+    tensors = {name: value.clone() for name, value in tensors.items()}
     save_file(tensors | {"model.norm.weight": torch.ones(8)}, path / "model.safetensors")
     (path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], **config}))
     return path
@@ -104,6 +171,55 @@ def test_a_quantized_checkpoint_is_named_kept_by_lossless_and_refused_by_rtn(
             assert torch.equal(file.read(name).view(torch.uint8), value.view(torch.uint8))
 
 
+@pytest.mark.parametrize("kind", LEFT)
+def test_what_quantizers_leave_is_known_without_a_config(kind: str, tmp_path: Path) -> None:
+    arrays, by = LEFT[kind]
+    tensors = {f"{AT}.{name}": value for name, value in arrays.items()}
+    source = folder(tmp_path / "source", {}, tensors)
+    assert open_source(source).quantized == by
+    assert open_source(source / "model.safetensors").quantized == by
+    with pytest.raises(ImporterError, match="quantized already"):
+        spqfmt.pack(source, tmp_path / "m.spq", method="rtn")
+    torch.save(tensors, tmp_path / "m.pt")
+    assert open_source(tmp_path / "m.pt").quantized == by
+
+
+def test_every_quantizer_of_transformers_is_among_them() -> None:
+    # A GGUF file is a source of its own.
+    assert AUTO_QUANTIZER_MAPPING.keys() - {"gguf"} <= LEFT.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [
+        ("quantize_config.json", "gptq"),
+        ("quant_config.json", "awq"),
+        ("hf_quant_config.json", "modelopt"),
+        ("quanto_qmap.json", "quanto"),
+    ],
+)
+def test_a_file_beside_the_weights_tells(name: str, by: str, tmp_path: Path) -> None:
+    source = folder(tmp_path / "source", {}, {f"{AT}.weight": FLOATS})
+    (source / name).write_text("{}")
+    assert open_source(source).quantized == by
+    with pytest.raises(ImporterError, match=rf"quantized already \({by}\)"):
+        spqfmt.pack(source, tmp_path / "m.spq", method="rtn")
+    spqfmt.pack(source, tmp_path / "m.spq")
+    (tmp_path / "pipeline").mkdir()
+    source.rename(tmp_path / "pipeline" / "unet")
+    (tmp_path / "pipeline" / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
+    assert open_source(tmp_path / "pipeline").quantized == by
+
+
+def test_a_folder_that_spqr_has_written_is_not_taken_for_what_it_left_out(tmp_path: Path) -> None:
+    (tmp_path / "source" / "0").mkdir(parents=True)
+    torch.save({"model.norm.weight": FLOATS[0]}, tmp_path / "source" / "not_quantized_weights.pt")
+    torch.save({"quant_weights": BYTES}, tmp_path / "source" / "0" / "self_attn.q_proj")
+    for method in ("lossless", "rtn"):
+        with pytest.raises(ImporterError, match=r"quantized already \(spqr\)"):
+            spqfmt.pack(tmp_path / "source", tmp_path / "m.spq", method=method)
+
+
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"lossless", "keep"}))
 def test_every_method_refuses_it(method: str, tmp_path: Path) -> None:
     config, tensors, _ = SOURCES["gptq"]
@@ -122,6 +238,14 @@ def test_every_method_refuses_it(method: str, tmp_path: Path) -> None:
         ({}, {"h.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8), "h.0.mlp.c_fc.weight": FLOATS}),
         ({}, {"embeddings.position_ids": torch.arange(8).reshape(1, 8), f"{AT}.weight": FLOATS}),
         ({}, {"bn.num_batches_tracked": torch.tensor(3), f"{AT}.weight": FLOATS}),
+        ({"quantization_config": "none"}, {f"{AT}.weight": FLOATS}),
+        ({"text_config": {"quantization_config": {}}, "quantization_config": []}, {f"{AT}.weight": FLOATS}),
+        # Names that mean something only beside others.
+        (
+            {},
+            {"encoder.codebooks": FLOATS, "encoder.indices": INTS[0], "x.B": FLOATS, f"{AT}.weight": FLOATS},
+        ),
+        ({}, {"a.codes": FLOATS, "b.codebooks": FLOATS, "a.scales": FLOATS, f"{AT}.weight": FLOATS}),
     ],
 )
 def test_floats_are_not_called_quantized(
