@@ -6,13 +6,17 @@ from pathlib import Path
 import pytest
 from paths import PATHS, packable_names
 from spec_support import INVALID, KINDS, VALID, VECTORS
+from test_resealed import parts, sealed
 
 import spqfmt
 from spqfmt import errors
 from spqfmt.asset_names import as_files
+from spqfmt.wire import REQUIRED_FEATURES
 
 PACKED = ("decoded", "compressed", "device")
 """Paths that read the tensors that a model may keep packed, and nothing else."""
+BROKEN_CHUNKS = [name for name in sorted(INVALID) if re.match(r"rans_|zstd_|crc_ra", name)]
+"""Their one tensor is a row of bytes, which no model keeps packed: `as_codes` makes one of it that is."""
 
 
 def kind_of(path: Path, way: str) -> str | None:
@@ -39,6 +43,28 @@ def test_every_path_refuses_what_is_broken(name: str, way: str) -> None:
         pytest.skip("an asset of this name is not written, and not read")
     if way != "verify" and "padding is not zero" in str(refused.value):
         pytest.skip("only verify looks at bytes that belong to nothing")
+    assert kind_of(path, way) == INVALID[name]["kind"]
+
+
+def as_codes(data: bytes) -> bytes:
+    """The same stored chunks as the codes of a matrix."""
+    before, index, trailer = parts(data)
+    (tensor,) = index["tensors"]
+    (stream,) = tensor["streams"]
+    (n,) = tensor["shape"]
+    stream |= {"role": "codes", "dtype": "i8"}
+    tensor |= {"shape": [2, n // 2], "dtype": "f32", "scheme": "uniform"}
+    tensor["parameters"] = {"orientation": "rows", "step": 0x3F000000}
+    required = int.from_bytes(trailer[64:72], "little") | 1 << REQUIRED_FEATURES["uniform"]
+    return sealed(before, index, trailer[:64] + required.to_bytes(8, "little") + trailer[72:])
+
+
+@pytest.mark.parametrize("way", ["verify", *PACKED])
+@pytest.mark.parametrize("name", BROKEN_CHUNKS)
+def test_packed_paths_refuse_chunks_that_are_broken(name: str, way: str, tmp_path: Path) -> None:
+    path = tmp_path / "codes.spq"
+    path.write_bytes(as_codes((VECTORS / "invalid" / f"{name}.spq").read_bytes()))
+    assert packable_names(path) == {"weight"}
     assert kind_of(path, way) == INVALID[name]["kind"]
 
 
