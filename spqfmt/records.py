@@ -22,7 +22,7 @@ _CHUNKS_AT_ONCE = 4096
 FLOATS = frozenset({"f64", "f32", "f16", "bf16"})
 """Dtypes that models compute in; one-byte floats are for storing only."""
 FACT_PREFIX = "safetensors:"
-"""Of keys of a file's metadata: what the source's safetensors headers say of the model (licence, base model)."""
+"""Prefix of keys of a file's metadata: what the source's safetensors headers say of the model (licence, base model)."""
 
 
 class PlaneChunk(NamedTuple):

@@ -99,7 +99,7 @@ class Calibration:
         self.samples = samples
         """Token ids, int64 [samples, tokens]."""
         self.sites: dict[str, tuple[str, ...]] = {}
-        """By block, the first tensor that reads each input; known once the block was run."""
+        """The first tensor that reads each input, by block; known once the block was run."""
         self._found: dict[str, list[FoundSite]] = {}
         self._blocks = record_calls(self.shell, batches)
         self.block_names = self._blocks.names

@@ -110,7 +110,7 @@ class _Helpers:
 
 
 _helpers: dict[int, _Helpers] = {}
-"""By their number: callers of one context share them, and those of another have their own."""
+"""All helpers by their number: callers of one context share them, and those of another have their own."""
 
 
 def _helpers_of(n: int) -> _Helpers:

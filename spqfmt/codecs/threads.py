@@ -75,7 +75,7 @@ def jobs(n: int | None) -> using:
 _held: WeakSet[threading.Lock] = WeakSet()
 _holding: list[threading.Lock] = []
 _forks = threading.Lock()
-"""Of who makes such locks or forks; the others wait."""
+"""Held by whoever makes such locks or forks; the others wait."""
 
 
 def lock_held_over_forks() -> threading.Lock:

@@ -19,7 +19,7 @@ MIN_SAVING = 0.01
 """A plane that would shrink by less is stored raw: decoding it would cost more time than its bytes are worth."""
 _ASSET_CHUNK_BYTES = 1 << 20
 MANY_TENSORS = 4000
-"""From here on an index takes seconds at zstd's highest level, and more of them the larger it is."""
+"""With so many tensors an index takes seconds at zstd's highest level, and more of them the larger it is."""
 
 
 def encode_chunk(elements: Elements, dtype: str, codec: str) -> EncodedChunk:

@@ -61,7 +61,7 @@ _TENSOR: Mapping[str, Wanted] = {
 }
 _LAYOUT = re.compile(r"[a-z0-9_-]{1,64}")
 _MOST_NAMED_STREAMS = 65536
-"""Of a tensor in another maker's scheme: what claims more would take much memory."""
+"""The most that a tensor in another maker's scheme has: what claims more would take much memory."""
 _NAMED: Wanted = {**_TENSOR, "parameters": {}, "streams": (_MOST_NAMED_STREAMS, STREAM)}
 _KEPT = 1024
 """Records that are kept for whoever asks again."""

@@ -9,7 +9,7 @@ from typing import Any
 from spqfmt.importers._quantizer_names import by_files, by_names
 
 QUANTIZER_KEYS = ("quantization_config", "compression_config", "quantization")
-"""Of a config.json; the last is MLX's."""
+"""Keys of a config.json that say how weights are quantized; the last is MLX's."""
 _DEPTH = 3
 """How deep configs within configs are looked at."""
 _LOADED_BY_BITSANDBYTES = ("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit")

@@ -61,7 +61,7 @@ class SourceTensor:
     """Name of the tensor that holds this one's values, or None. `load` then reads that tensor."""
     load: Callable[[], torch.Tensor]
     form: str = ""
-    """As what codes the source stores it, such as "Q8_0"; empty where it stores elements of `dtype`."""
+    """What codes the source stores it as, such as "Q8_0"; empty where it stores elements of `dtype`."""
     stored: Callable[[], Quantized] | None = None
     """The codes in the terms of a scheme, which restores the very values of `load`; None where none can hold them."""
     place: SourcePlace | None = None
@@ -91,7 +91,7 @@ class SourceModel:
     architecture: str
     """Class name in transformers, such as "LlamaForCausalLM"; empty where the source does not say."""
     source_kind: str
-    """The importer's `kind`."""
+    """The `kind` of the importer that opened it."""
     quantized: str = ""
     """What has quantized it already, such as "gptq"; empty where its tensors are weights."""
     files: tuple[SourceFile, ...] = ()

@@ -12,7 +12,7 @@ from spqfmt.schemes.base import Encoded
 from spqfmt.schemes.registry import SCHEMES
 
 _WORTH_SAYING = 0.5
-"""Of a model's weights."""
+"""The share of a model's weights that is worth a note when it was kept."""
 
 
 def array_notes(model: SourceModel, plan: PackPlan, method: Method) -> Iterator[str]:

@@ -16,7 +16,7 @@ from spqfmt.schemes.base import Encoded
 from spqfmt.schemes.registry import SCHEMES
 
 LARGE_FILE_BYTES = 16 << 20
-"""From here on segments are aligned to 4 KiB; below, the padding would cost more than direct reads are worth."""
+"""The size from which segments are aligned to 4 KiB; below, the padding would cost more than direct reads are worth."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 Vector: TypeAlias = tuple[float, ...]
 HOTTEST, COLDEST = 300.0, 10.0
-"""The paper's temperatures."""
+"""The first and the last temperature of the paper."""
 
 
 def temperatures(steps: int) -> Iterator[float]:

@@ -13,7 +13,7 @@ CODE_DTYPES = {2: "u2", 3: "u4", 4: "u4"}
 """The narrowest dtype for codes of so many bits; u8 for more."""
 
 SCALE_DTYPES = ("f16", "bf16", "f32")
-"""Of scales: those of a tensor are stored in the first that holds all of them."""
+"""Dtypes of scales: those of a tensor are stored in the first that holds all of them."""
 
 _OF_ZEROS = 2.0**-24
 """Scale of a group of zeros: any number would do, this one has a place in each of the dtypes."""

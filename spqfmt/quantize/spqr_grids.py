@@ -25,7 +25,7 @@ class Grids(Protocol):
     """The grids of a matrix whose rows are divided by 2^shift."""
 
     shift: NDArray[np.int32]
-    """[rows, 1]"""
+    """The exponent that each row is divided by, int32 [rows, 1]."""
     outlier_dtype: str
     fits: bool
     """Whether the dtypes hold all grids that were fitted."""

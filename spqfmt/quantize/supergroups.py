@@ -15,7 +15,7 @@ _MAX_ZERO = 512.0
 _STEPS = {"f16": (2.0**-24, 2.0**15), "f32": (2.0**-120, 2.0**120)}
 """Smallest and largest step."""
 _STEP_ERROR = 2.0**-6
-"""Of a step in a dtype that holds it, relative: what 7 codes come to stays within the half that rounding costs."""
+"""Relative error of a step in a dtype that holds it: what 7 codes come to stays within the half that rounding costs."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from spqfmt.residency.plan import HostPlan, Plan, PlannedPart
 from spqfmt.residency.rates import Rates
 
 ALIGNMENT = 64
-"""Of chunks, and of everything else that is put into one allocation."""
+"""What chunks are aligned to, and everything else that is put into one allocation."""
 N_STAGING = 3
 """Pinned buffers: one being read into, one being copied from, one to be ahead."""
 N_LANDINGS = 2

@@ -14,7 +14,7 @@ from spqfmt.residency.decode_rates import parse_rates
 from spqfmt.stand_ins import read_text
 
 INSTRUCTIONS_PER_32_SYMBOLS = 33
-"""Of the inner loop of rans decoding: what the kernels are checked against by their machine code."""
+"""Instructions of the inner loop of rans decoding: what the kernels are checked against by their machine code."""
 ANS_SHARE = 0.31
 """Share of its issue bound that a decoder is assumed to reach. arXiv 2502.15443 reports 177 GB/s for nvCOMP's ANS on an
 A40 (84 multiprocessors at 1.74 GHz): this share of what such a card could issue at the above number."""
@@ -89,7 +89,7 @@ ASSUMED: Mapping[str, DeviceRates] = {
         _assume("h100", 132, 1.755, memory=3350e9, copy=50e9),
     )
 }
-"""By name. PCIe 4.0 x8 and x16 and 5.0 x16 at about 80 % of their nominal rates, a disk of 3.5 GB/s."""
+"""Rates of cards, by name. PCIe 4.0 x8 and x16 and 5.0 x16 at about 80 % of their nominal rates, a disk of 3.5 GB/s."""
 DEFAULT = ASSUMED["rtx4090"]
 _MAKES_THEM = "`python tools/gpu/gpu_check.py --rates FILE` measures those of a device"
 

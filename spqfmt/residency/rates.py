@@ -30,7 +30,7 @@ class Rates:
     read: float
     compute: float
     codecs: Mapping[str, float]
-    """By the codec's name; of raw chunks it is the rate of copying."""
+    """Rates by the codec's name; of raw chunks it is the rate of copying."""
 
     def decode(self, codec: int) -> float:
         """Raw bytes a second of a codec."""
@@ -83,7 +83,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 _read_rates: dict[Path, float] = {}
-"""What was measured."""
+"""Rates that were measured, once for each path."""
 
 
 def _read(reader: Reader) -> float:

@@ -72,7 +72,7 @@ class Encoded:
     parameters: Mapping[str, object]
     streams: tuple[StreamData, ...]
     same_as: Mapping[str, tuple[StreamData, str]] = field(default_factory=dict)
-    """By role: a stream that an earlier tensor holds already, and that tensor's name."""
+    """What is shared, by role: a stream that an earlier tensor holds already, and that tensor's name."""
 
     @property
     def holders(self) -> dict[str, str]:

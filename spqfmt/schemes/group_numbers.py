@@ -18,14 +18,14 @@ from spqfmt.wire import DTYPES
 
 FLOAT_DTYPES = ("f32", "f16", "bf16")
 LEVELED_DTYPES = ("u2", "u4", "u8")
-"""Of codes that may be numbers of levels."""
+"""Dtypes of codes that may be numbers of levels."""
 _SCALE_FLOATS = ("f8_e4m3", "f8_e8m0")
 DIRECT: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "scale": ("scales", (*FLOAT_DTYPES, *_SCALE_FLOATS)),
     "zero_point": ("zero_points", (*FLOAT_DTYPES, *LEVELED_DTYPES)),
     "minimum": ("minimums", FLOAT_DTYPES),
 }
-"""By kind of value: the role of the stream that holds it, and that stream's dtypes."""
+"""For each kind of value the role of the stream that holds it, and that stream's dtypes."""
 
 
 def group_roles(kind: str) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ def group_roles(kind: str) -> tuple[str, ...]:
 
 
 ROLES = tuple(role for kind in DIRECT for role in group_roles(kind))
-"""Of the streams that numbers of groups are stored in, in their order."""
+"""Roles of the streams that numbers of groups are stored in, in their order."""
 
 
 @dataclass(frozen=True)

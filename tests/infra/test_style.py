@@ -4,6 +4,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -115,9 +116,15 @@ def is_riddle(docstring: str) -> bool:
 
 
 def docstrings(path: Path) -> Iterator[tuple[str, str]]:
+    """What classes and functions say of themselves, and what stands below constants and fields."""
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
             yield f"{path.relative_to(ROOT)}: {node.name}", text
+        body = getattr(node, "body", [])
+        for before, after in pairwise(body if isinstance(body, list) else []):
+            said = after.value if isinstance(after, ast.Expr) else None
+            if isinstance(before, ast.Assign | ast.AnnAssign) and isinstance(said, ast.Constant):
+                yield f"{path.relative_to(ROOT)}:{said.lineno}", str(said.value)
 
 
 def test_docstrings_begin_with_a_sentence() -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 VOCABULARY = 320
 _FIRST_SPECIAL = 280
 TEXT_IDS = range(8, _FIRST_SPECIAL)
-"""Tokens of text. Ids from there on stand for images, sounds and the like, each its own."""
+"""Ids of tokens of text. Ids from there on stand for images, sounds and the like, each its own."""
 
 # The first that matches the whole name decides; no size grows.
 _SIZES = tuple(

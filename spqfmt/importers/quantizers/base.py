@@ -25,7 +25,7 @@ class Quantizer:
 
     method: str = ""
     formats: frozenset[str] = frozenset()
-    """Of compressed-tensors, such as "nvfp4-pack-quantized"."""
+    """Formats of compressed-tensors, such as "nvfp4-pack-quantized"."""
     blocks: tuple[tuple[int, int], ...] = ()
     """Rows and columns of blocks that share a scale."""
     only_blocks: bool = False
@@ -84,7 +84,7 @@ class Checkpoint:
     arrays: Mapping[str, Stored]
     quantizer: Quantizer
     dtype: str
-    """Of the model that computes with them."""
+    """Dtype of the model that computes with them."""
 
     @classmethod
     def of(cls, arrays: Mapping[str, Stored], config: Mapping[str, Any]) -> Checkpoint:
@@ -124,7 +124,7 @@ class CodedWeight:
     dtype: str
     form: str
     arrays: Mapping[str, Mapping[str, object] | None]
-    """By name the arrays that it is taken from, each with the part of it that gives this array again
+    """The arrays that it is taken from, by name, each with the part of it that gives this array again
     (spec/origins/arrays.md); None for a number that is too small to be worth one."""
     stored: Callable[[], Grouped]
     transposed: bool = False

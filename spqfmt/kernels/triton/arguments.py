@@ -9,7 +9,7 @@ from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix, UniformScales
 
 NO_OFFSET, ZERO_POINT, MINIMUM = range(3)
 TO = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-"""Numbers of floats.store."""
+"""Numbers that `floats.store` knows dtypes by."""
 _MOST_OF_A_UNIT = 8
 
 

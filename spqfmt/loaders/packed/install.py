@@ -23,7 +23,7 @@ class Packable:
 
     records: Mapping[str, TensorRecord]
     reader_numbers: Mapping[str, int]
-    """By the holding record's name."""
+    """Numbers of readers by the holding record's name."""
 
     @classmethod
     def of(cls, readers: Sequence[Reader]) -> "Packable":

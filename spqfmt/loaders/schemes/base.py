@@ -65,7 +65,7 @@ class HostMatrix(Protocol):
 
 
 Form: TypeAlias = tuple[str, tuple[int, ...]]
-"""Of an array on a device: dtype by its name in the format, and shape."""
+"""What an array on a device is: dtype by its name in the format, and shape."""
 
 
 class DeviceForm(Protocol):
@@ -88,7 +88,7 @@ class LoaderScheme(Protocol):
     """What a module of this folder offers under the name `PRODUCTS`. Stateless."""
 
     name: str
-    """The scheme's."""
+    """Name of the scheme in a file."""
     multiplies_integers: bool
     """Whether it has products of integer activations; those of others are rounded and multiplied as floats."""
     device: DeviceForm | None

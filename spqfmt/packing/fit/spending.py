@@ -24,7 +24,7 @@ _RANGE = 16.0
 """Shifts lie within so many octaves of 0."""
 _BISECTIONS = 20
 _RESOLUTION = 2.0**-10
-"""Of a shift, in octaves: a size changes by less than a ten-thousandth."""
+"""Resolution of a shift, in octaves: a size changes by less than a ten-thousandth."""
 _CLOSE = 0.03
 """A result whose own size asks for a shift closer than this is kept: the tensors that follow make up for it."""
 _TRIES = 6

@@ -24,13 +24,13 @@ DAMPING = 0.1
 """In means of the Hessian's diagonal. More than gptq's: no range is at stake, the step follows from the rate."""
 
 _QUIETEST_COLUMN = 1e-3
-"""Of the loudest rms: columns below it get no larger step; a column that is always 0 gets this one."""
+"""A share of the loudest rms: columns below it get no larger step; a column that is always 0 gets this one."""
 _QUIETEST_ROW = 1e-2
-"""Of the mean square gradient, likewise."""
+"""A share of the mean square gradient, with the same meaning for rows."""
 _QUIETEST_NORM = 2.0**-24
-"""Of the loudest row's rms: what a scale of 8 bits can tell apart. Where one is quieter, scales are float32."""
+"""A share of the loudest row's rms: what a scale of 8 bits can tell apart. Where one is quieter, scales are float32."""
 _UNEVEN = 2.0**16
-"""Of the median row's rms, or its inverse: a row beyond has no code but 0, or outliers alone, at any step that others
+"""A multiple of the median row's rms, or its inverse: a row beyond has no code but 0, or outliers alone, at any step that others
 can have."""
 _RMS_OF_ZEROS = 2.0**-100
 """In place of the rms of weights that are all 0."""

@@ -19,7 +19,7 @@ from spqfmt.schemes.outliers import Outliers
 from spqfmt.schemes.uniform import Uniform
 
 SLOPE = 1.0
-"""Of the price of a bit, in units of what a bit saves on an even grid at high rate: step^2 * ln(2) / 6."""
+"""The price of a bit, in units of what a bit saves on an even grid at high rate: step^2 * ln(2) / 6."""
 ESCAPE_BITS = 24.0
 """About what an outlier costs: its value in 16 bits and its gap."""
 _ORDINARY = 40
