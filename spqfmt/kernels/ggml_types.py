@@ -20,7 +20,7 @@ class BlockType:
     group_size: int
     bits: int
     dtypes: Mapping[str, str]
-    """By role, but for levels."""
+    """Dtypes of the streams by role, but for levels."""
     fields: tuple[Field, ...]
     offset: int = 0
     n_codes: int = 0
@@ -28,7 +28,7 @@ class BlockType:
     levels: tuple[float, ...] | None = None
     tile: int = 0
     number_bits: int = 0
-    """Of a code of the second level; 0 where its dtype says so."""
+    """Bits of a code of the second level; 0 where its dtype says so."""
 
     @property
     def n_bytes(self) -> int:

@@ -38,7 +38,7 @@ class Hessian:
             self.sum[panel, first:].addmm_(x[:, panel].t(), x[:, first:])
 
     def _exponent_with(self, x: torch.Tensor) -> int:
-        """Of all inputs and these; what was summed until now is divided by what the exponent grows by, squared."""
+        """Exponent of all inputs and these; sums until now are divided by what the exponent grows by, squared."""
         largest = max(abs(float(bound)) for bound in x.aminmax()) if x.numel() else 0.0
         if largest and math.isfinite(largest):
             exponent = math.frexp(largest)[1]

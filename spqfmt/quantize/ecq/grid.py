@@ -30,8 +30,8 @@ _QUIETEST_ROW = 1e-2
 _QUIETEST_NORM = 2.0**-24
 """A share of the loudest row's rms: what a scale of 8 bits can tell apart. Where one is quieter, scales are float32."""
 _UNEVEN = 2.0**16
-"""A multiple of the median row's rms, or its inverse: a row beyond has no code but 0, or outliers alone, at any step that others
-can have."""
+"""A multiple of the median row's rms, or its inverse: a row beyond has no code but 0, or outliers alone, at any step
+that others can have."""
 _RMS_OF_ZEROS = 2.0**-100
 """In place of the rms of weights that are all 0."""
 
