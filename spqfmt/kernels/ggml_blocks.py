@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spqfmt.kernels.ggml_fields import NUMBERS, Bytes
 from spqfmt.kernels.ggml_types import LEVEL2, BlockType
+from spqfmt.wire import DTYPES
 
 Parts: TypeAlias = Mapping[str, NDArray[Any]]
 
@@ -49,7 +50,10 @@ def take_apart(kind: BlockType, blocks: Bytes) -> dict[str, NDArray[Any]]:
 
 
 def put_together(kind: BlockType, parts: Parts) -> Bytes:
-    """The blocks of these elements, uint8 [blocks, bytes of a block]. Raises ValueError for one past its place."""
+    """The blocks of these elements, uint8 [blocks, bytes of a block]. Raises ValueError for one past its place.
+
+    Codes of 2 and 4 bits may be the bits alone, without a sign.
+    """
     n = len(parts["codes"])
     given = dict(parts)
     level2 = [parts[role].view(np.uint8) for role in LEVEL2 if role in parts]
@@ -59,9 +63,10 @@ def put_together(kind: BlockType, parts: Parts) -> Bytes:
             raise ValueError(f"a scale past {kind.name}")
         given[NUMBERS] = numbers
     blocks = np.empty((n, kind.n_bytes), np.uint8)
+    mask = np.uint8((1 << DTYPES[kind.dtypes["codes"]].bits) - 1)
     for first in range(0, n, _BLOCKS_AT_ONCE):
         some = slice(first, first + _BLOCKS_AT_ONCE)
-        codes = given["codes"][some].view(np.uint8) + np.uint8(kind.offset)
+        codes = given["codes"][some].view(np.uint8) + np.uint8(kind.offset) & mask
         if kind.n_codes and codes.max() >= kind.n_codes:
             raise ValueError(f"a code past {kind.name}")
         for field, at in kind.placed():

@@ -33,7 +33,7 @@ def array_part(reader: Reader, record: TensorRecord, origin: Mapping[str, object
     parts = member(dict(origin), "parts", list, where)
     if number >= len(parts) or not isinstance(parts[number], dict):
         raise CorruptError(f"{where}: no part {number}")
-    return made(lambda role: _elements(reader, record, role, where), parts[number], where).tobytes()
+    return made(lambda role: elements_of(reader, record, role, where), parts[number], where).tobytes()
 
 
 def made(
@@ -43,7 +43,7 @@ def made(
     elements, width = elements_of(member(dict(part), "stream", str, where))
     bits = check_int(part.get("bits", width), f"{where}: bits", 1, 64)
     add = check_int(part.get("add", 0), f"{where}: add", -(1 << 31), 1 << 31)
-    found = _reordered(elements, part, "dims", axes_key="axes", where=where)
+    found = reordered(elements, part, "dims", axes_key="axes", where=where)
     flip = part.get("flip", False)
     if type(flip) is not bool:
         raise CorruptError(f"{where}: flip is neither true nor false")
@@ -58,14 +58,12 @@ def made(
         raise CorruptError(f"{where}: no whole number of units, or of no dimensions")
     flat, of_unit = (np.unpackbits(data, bitorder="little"), unit) if unit % 8 else (data, unit // 8)
     units = flat.reshape(-1, of_unit)
-    order = _reordered(np.arange(len(units)), part, "unit_dims", axes_key="unit_axes", where=where).reshape(
-        -1
-    )
+    order = reordered(np.arange(len(units)), part, "unit_dims", axes_key="unit_axes", where=where).reshape(-1)
     turned = units[order].reshape(-1)
     return np.packbits(turned, bitorder="little") if unit % 8 else turned
 
 
-def _elements(reader: Reader, record: TensorRecord, role: str, where: str) -> tuple[NDArray[Any], int]:
+def elements_of(reader: Reader, record: TensorRecord, role: str, where: str) -> tuple[NDArray[Any], int]:
     """The elements that a part is made of, as unsigned integers, and the bits of one."""
     if role == "column_groups":
         if record.scheme != "grouped":
@@ -80,7 +78,7 @@ def _elements(reader: Reader, record: TensorRecord, role: str, where: str) -> tu
     dtype = record.by_role[role].dtype
     bits = wire.DTYPES[dtype].bits
     is_matrix = role in {"codes", "values"} and not record.is_named and record.shape and record.n_weights
-    found = _matrix(reader, record, role) if is_matrix else reader.read_elements(record, role)
+    found = matrix_elements(reader, record, role) if is_matrix else reader.read_elements(record, role)
     return unsigned(found, dtype), bits
 
 
@@ -91,7 +89,7 @@ def unsigned(elements: Elements, dtype: str) -> NDArray[Any]:
     return found & ((1 << bits) - 1) if bits < 8 else found
 
 
-def _matrix(reader: Reader, record: TensorRecord, role: str) -> Elements:
+def matrix_elements(reader: Reader, record: TensorRecord, role: str) -> Elements:
     """Codes or values in row-major order of the matrix, its columns in their own order."""
     n_rows, n_columns = record.matrix_shape
     rows, columns = range(n_rows), range(n_columns)
@@ -113,7 +111,7 @@ def _permutation(reader: Reader, record: TensorRecord, columns: int) -> NDArray[
     return reader.read_elements(record, "permutation").astype(np.int64)
 
 
-def _reordered(
+def reordered(
     elements: NDArray[Any], part: Mapping[str, object], dims_key: str, axes_key: str, where: str
 ) -> NDArray[Any]:
     """The elements as an array of these dimensions in another order; as they are where there are none."""

@@ -15,10 +15,12 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.source_records import Piece, SourceFileRecord, Sources
 from spqfmt.errors import ChecksumError, CorruptError
 from spqfmt.progress import Progress
-from spqfmt.reading.origin_arrays import LAYOUT, array_part
+from spqfmt.reading import origin_arrays, origin_gguf
 from spqfmt.reading.rows import holder, read_tensor
 from spqfmt.records import TensorRecord, dense_bytes
 
+_LAYOUTS = {origin_arrays.LAYOUT: origin_arrays.array_part, origin_gguf.LAYOUT: origin_gguf.block_part}
+"""What gives a part of a tensor, by the name and version of its origin's layout."""
 CODE = "code, or what runs when it is read; written with --with-code alone"
 NO_NAME = "its name may not be written into a folder"
 NOT_HELD = "not in the packed file"
@@ -140,7 +142,7 @@ class SourceFiles:
         origin = reader.index.json_of(reader.index.by_name.numbers[record.name])["origin"]
         assert isinstance(origin, dict)
         with located(reader.path):
-            return array_part(reader, record, origin, part)
+            return _LAYOUTS[record.origin](reader, record, origin, part)
 
     def _tensor(self, number: int) -> tuple[Reader, TensorRecord]:
         at = max(k for k, first in enumerate(self._firsts[:-1]) if first <= number)
@@ -171,4 +173,4 @@ class SourceFiles:
     def _is_known(self, file: SourceFileRecord) -> bool:
         """Whether the parts of all its tensors can be made."""
         numbers = {piece.tensor for piece in file.pieces or () if piece.tensor is not None}
-        return all(self._tensor(number)[1].origin in (None, LAYOUT) for number in numbers)
+        return all(self._tensor(number)[1].origin in {None, *_LAYOUTS} for number in numbers)
