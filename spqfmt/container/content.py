@@ -16,7 +16,7 @@ from spqfmt.container.tensor_records import tensor_json
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.schemes.outliers import ROLES as BANDED_ROLES
-from spqfmt.schemes.registry import SCHEMES
+from spqfmt.schemes.registry import SCHEMES, scheme_of
 
 _AT_ONCE = 1 << 20
 _IN_HEAD = ("shape", "dtype", "scheme")
@@ -36,9 +36,9 @@ class _Held(NamedTuple):
 def content_of_encoded(record: TensorRecord, encoded: Encoded) -> str:
     """The content digest, in hex, of a tensor on its way into a file; `record` is its own, without chunks."""
     streams = {s.role: s for s in (*encoded.streams, *(s for s, _ in encoded.same_as.values()))}
-    return _digest(
-        tensor_json(record), [_encoded(streams[r]) for r in SCHEMES[encoded.scheme].roles if r in streams]
-    )
+    # Streams of another maker's scheme have the order in which they were made.
+    order = scheme_of(encoded.scheme).roles or tuple(streams)
+    return _digest(tensor_json(record), [_encoded(streams[role]) for role in order if role in streams])
 
 
 def content_of_stored(reader: Reader, tensor: TensorRecord) -> str:

@@ -6,7 +6,7 @@ and minimum may be products of a block's step and a small integer.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -14,14 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import CARRIERS
+from spqfmt.errors import UnsupportedError
 from spqfmt.importers._gguf_reader import FORMS, GgufTensor
 from spqfmt.kernels.ggml_blocks import put_together, take_apart
 from spqfmt.kernels.ggml_types import BLOCK_TYPES, BlockType
+from spqfmt.schemes.base import Encoded, Float32, StreamData
 from spqfmt.schemes.floats import overflow_allowed, widen
 from spqfmt.schemes.group_numbers import GroupValues
 from spqfmt.schemes.grouped import Grouped
 
 _Bytes = NDArray[np.uint8]
+_BLOCKS = "blocks"
 
 
 def block_type(tensor: GgufTensor) -> BlockType | None:
@@ -60,6 +63,34 @@ def grouped_codes(tensor: GgufTensor, stored: _Bytes) -> Grouped:
         levels=None if kind.levels is None else np.array(kind.levels, np.float16),
         levels_dtype="f16",
     )
+
+
+@dataclass(frozen=True)
+class BlocksAsBytes:
+    """The bytes of blocks that no scheme has codes for, under a named scheme; spec/origins/gguf.md says how."""
+
+    tensor: GgufTensor
+    stored: _Bytes
+
+    def encode(self) -> Encoded:
+        """Give the stream: the first bytes of all blocks, then the second ones, and so on."""
+        blocks = self.stored.reshape(-1, self.tensor.block_bytes)
+        turned = np.ascontiguousarray(blocks.T).reshape(-1)
+        stream = StreamData(_BLOCKS, "u8", turned, row_elements=len(blocks))
+        name = self.tensor.form.lower().replace(" ", "-")
+        return Encoded(f"ggml.{name}/1", {}, (stream,))
+
+    def dequantize(self) -> Float32:
+        """Raise UnsupportedError: what they stand for ggml knows."""
+        raise UnsupportedError(
+            f"tensor {self.tensor.name!r}: no values of {self.tensor.form}", self.tensor.form
+        )
+
+    @staticmethod
+    def made(tensor: GgufTensor) -> dict[str, object]:
+        """Return how the stream becomes the blocks, in the terms of spec/origins/arrays.md."""
+        dims = [tensor.block_bytes, tensor.n_bytes // tensor.block_bytes]
+        return {"stream": _BLOCKS, "dims": dims, "axes": [1, 0]}
 
 
 def is_whole(tensor: GgufTensor, codes: Grouped, stored: _Bytes) -> bool:

@@ -217,6 +217,10 @@ def _interleaved(shape: tuple[int, ...], name: str, config: Config) -> Turned:
     return (heads, 2, shape[0] // heads // 2, *shape[1:]), (0, 2, 1, *range(3, 2 + len(shape)))
 
 
+def _swapped(shape: tuple[int, ...], name: str, config: Config) -> Turned:
+    return shape, tuple(range(len(shape)))[::-1]
+
+
 def _norm_plus_one(name: str, tensor: torch.Tensor, config: Config) -> torch.Tensor:
     return tensor - 1 if name.endswith("norm.weight") else tensor
 
@@ -256,6 +260,7 @@ MODELS: Mapping[str, GgufModel] = {
         config=_gpt2,
         restore=_conv1d,
         changed=r"\.h\..*(attn|mlp).*\.weight$",
+        turned=_swapped,
         transposes=True,
     ),
 }

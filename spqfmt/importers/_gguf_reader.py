@@ -72,6 +72,16 @@ class GgufTensor:
     offset: int
     n_bytes: int
 
+    @property
+    def form(self) -> str:
+        """Return what ggml calls its blocks."""
+        return FORMS.get(self.ggml_type, f"type {self.ggml_type}")
+
+    @property
+    def block_bytes(self) -> int:
+        """Return the length of a block; 1 where the type is not known."""
+        return BLOCKS.get(self.ggml_type, (1, 1))[1]
+
 
 @dataclass(frozen=True)
 class GgufHeader:

@@ -31,12 +31,15 @@ class SourcePlace(NamedTuple):
 class SourcePart(NamedTuple):
     """An array of the source that is made again of a tensor's codes.
 
-    `made` says how, in the terms of spec/origins/arrays.md.
+    `made` says how, in the terms of a layout of spec/origins; those of one that is no array of its own are of one part.
     """
 
     place: SourcePlace
     n_bytes: int
     made: Mapping[str, object]
+    layout: str = "arrays"
+    as_bytes: Mapping[str, object] | None = None
+    """How it is made, in the terms of arrays, where `stored` gives the bytes of the source under a named scheme."""
 
 
 @dataclass(frozen=True)

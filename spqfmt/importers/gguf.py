@@ -4,38 +4,29 @@ Dtypes: F32, F16, BF16, F64 and integers stay what they are. MXFP4 becomes bf16,
 other block type becomes f16: a dequantized value is a float16 scale times a small integer (plus a float16 offset),
 which in general only f32 holds exactly; rounding it to f16 costs at most 2^-11 of the value, far below the step of the
 block, and halves what is stored. A value beyond float16's range is refused, never clipped. Method keep takes the codes
-of all types over as they are (_gguf_codes.py) but of those whose values stand in a book of vectors, IQ1 to IQ3.
+over as they are (_gguf_codes.py), and the bytes of blocks whose values stand in a book of vectors (IQ1 to IQ3).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from spqfmt.errors import ImporterError
-from spqfmt.importers._gguf_codes import block_type, grouped_codes, in_rows, is_whole, stays_below
 from spqfmt.importers._gguf_models import MODELS, Config, Facts, GgufModel
-from spqfmt.importers._gguf_reader import FORMS, MAGIC, GgufHeader, GgufTensor, read_header
+from spqfmt.importers._gguf_reader import MAGIC, GgufHeader, GgufTensor, read_header
 from spqfmt.importers._gguf_rope import llama3_rope
+from spqfmt.importers._gguf_tensors import StoredTensor, dtype_of
 from spqfmt.importers._gguf_tokenizer import end_token_ids, tokenizer_assets
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
 from spqfmt.importers._source_file import SourceFile, same_bytes
-from spqfmt.importers.base import Asset, SourceModel, SourcePlace, SourceTensor
-from spqfmt.schemes.base import Quantized
-from spqfmt.schemes.floats import narrow, widen
-from spqfmt.schemes.grouped import Grouped
+from spqfmt.importers.base import Asset, SourceModel, SourceTensor
 
-if TYPE_CHECKING:
-    import torch
-
-_PLAIN = {0: "f32", 1: "f16", 24: "i8", 25: "i16", 26: "i32", 27: "i64", 28: "f64", 30: "bf16"}
-_MXFP4 = 39
 _ROPE_FACTORS = "rope_freqs.weight"
 
 
@@ -65,10 +56,6 @@ class GgufImporter:
         if header.metadata.get("split.count", 1) not in {0, 1}:
             raise ImporterError(
                 f"{path}: one part of a split GGUF; join the parts first (llama-gguf-split --merge)"
-            )
-        if find_spec("gguf") is None and any(tensor.ggml_type not in _PLAIN for tensor in header.tensors):
-            raise ImporterError(
-                f"{path}: quantized tensors need the gguf package; pip install 'spqfmt[gguf]'"
             )
         tied = _is_tied(file, header)
         config = _config(file, header, architecture, model, tied=tied)
@@ -103,7 +90,8 @@ def _config(
         raise ImporterError(f"{file.path}: {error}; convert the model again") from None
     factors = next((tensor for tensor in header.tensors if tensor.name == _ROPE_FACTORS), None)
     if factors is not None:
-        values = np.frombuffer(_stored_bytes(file, factors), dtype="<f4").astype(np.float64)
+        data = file.read(factors.offset, factors.n_bytes)
+        values = np.frombuffer(data, dtype="<f4").astype(np.float64)
         config["rope_parameters"] = llama3_rope(file.path, values, config)
     dtypes = [dtype_of(tensor) for tensor in header.tensors if len(tensor.shape) == 2]
     main = max(set(dtypes), key=dtypes.count, default="f16")
@@ -128,11 +116,6 @@ def _generation(config: Config, ends: list[int]) -> Config:
     return {key: value for key, value in tokens.items() if value is not None}
 
 
-def dtype_of(tensor: GgufTensor) -> str:
-    """The dtype a stored tensor is imported as; see the module's text."""
-    return _PLAIN.get(tensor.ggml_type, "bf16" if tensor.ggml_type == _MXFP4 else "f16")
-
-
 def _is_tied(file: SourceFile, header: GgufHeader) -> bool:
     """No output matrix, or one with the very bytes of the embedding (as GPT-2 files have)."""
     by_name = {tensor.name: tensor for tensor in header.tensors}
@@ -142,12 +125,6 @@ def _is_tied(file: SourceFile, header: GgufHeader) -> bool:
     if (output.shape, output.ggml_type) != (embedding.shape, embedding.ggml_type):
         return False
     return same_bytes((file, output.offset), (file, embedding.offset), output.n_bytes)
-
-
-def _stored_bytes(file: SourceFile, tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    stored = np.empty(tensor.n_bytes, np.uint8)
-    file.read_into(tensor.offset, stored.data, f"tensor {tensor.name}")
-    return stored
 
 
 def _hf_name(path: Path, model: GgufModel, name: str) -> str:
@@ -179,9 +156,19 @@ def _tensors(
     linear = [name for name in sources if role_of(name, shapes[name], is_float=is_float[name]) == "linear"]
     transposed = transposed_weights(shapes, linear)
     head = model.names["output"] + ".weight"
+
+    def stored(tensor: GgufTensor, name: str) -> StoredTensor:
+        return StoredTensor(file=file, tensor=tensor, name=name, model=model, config=config)
+
+    # A head that is tied may lie in the file nevertheless, its bytes those of the embedding.
+    copies = [
+        stored(tensor, embedding) for tensor in header.tensors if tied and tensor.name == "output.weight"
+    ]
     tensors = []
     for name in sorted({*sources, head} if tied else sources, key=execution_key):
         source = embedding if tied and name == head else name
+        one = stored(sources[source], source)
+        own = one if source == name else next(iter(copies), None)
         tensors.append(
             SourceTensor(
                 name=name,
@@ -191,93 +178,15 @@ def _tensors(
                 role=role_of(name, shapes[source], is_float=is_float[source]),
                 transposed=name in transposed,
                 tied_to=source if source != name else None,
-                load=_load(file, sources[source], source, model=model, config=config),
-                place=_place(file, sources.get(name), name, model),
-                turned=model.turned(shapes[source], name, config)
-                if model.turned and re.search(model.changed, name)
-                else None,
-                form=FORMS.get(sources[source].ggml_type, ""),
-                stored=_stored(file, sources[source], source, model=model, config=config),
+                load=one.load,
+                form=one.form,
+                stored=one.stored if one.form else None,
+                place=None if own is None else own.place,
+                turned=one.turned(shapes[source]),
+                parts=() if own is None else own.parts,
             )
         )
     return tuple(tensors)
-
-
-def _place(file: SourceFile, tensor: GgufTensor | None, name: str, model: GgufModel) -> SourcePlace | None:
-    """Where a tensor lies as it is restored; None for one in blocks, in another order, or of other values."""
-    changed = re.search(model.changed, name) and not model.turned
-    if tensor is None or tensor.ggml_type not in _PLAIN or changed:
-        return None
-    return SourcePlace(file.path.name, tensor.offset)
-
-
-def _load(
-    file: SourceFile, tensor: GgufTensor, name: str, model: GgufModel, config: Config
-) -> Callable[[], torch.Tensor]:
-    def load() -> torch.Tensor:
-        import torch
-
-        dtypes = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "f64": torch.float64}
-        dtypes |= {"i8": torch.int8, "i16": torch.int16, "i32": torch.int32, "i64": torch.int64}
-        dtype = dtypes[dtype_of(tensor)]
-        stored = _stored_bytes(file, tensor)
-        if tensor.ggml_type in _PLAIN:
-            value = torch.from_numpy(stored).view(dtype).reshape(tensor.shape)
-            return model.restore(name, value, config)
-        exact = torch.from_numpy(dequantize(tensor, stored)).reshape(tensor.shape)
-        rounded = model.restore(name, exact, config).to(dtype)
-        if not torch.isfinite(rounded).all():
-            raise _too_large(file, tensor)
-        return rounded
-
-    return load
-
-
-def _stored(
-    file: SourceFile, tensor: GgufTensor, name: str, model: GgufModel, config: Config
-) -> Callable[[], Quantized] | None:
-    """What gives the tensor's codes; None where there are none, or none that a scheme holds."""
-    if block_type(tensor) is None:
-        return None
-    form = FORMS[tensor.ggml_type]
-
-    def stored() -> Quantized:
-        import torch
-
-        blocks = _stored_bytes(file, tensor)
-        codes = grouped_codes(tensor, blocks)
-        if not is_whole(tensor, codes, blocks):
-            raise ImporterError(
-                f"{file.path}: tensor {tensor.name} has blocks that its type {form} has no codes for"
-            )
-        if not (stays_below(codes, 65504) or _is_finite(codes, dtype_of(tensor))):
-            raise _too_large(file, tensor)
-        # Transposed weights are stored as the scheme's matrix has them: rows are outputs.
-        rows = model.restore(name, torch.arange(codes.codes.shape[0]), config).numpy()
-        return codes if np.array_equal(rows, np.arange(rows.size)) else in_rows(codes, rows)
-
-    return stored
-
-
-def _is_finite(codes: Grouped, dtype: str) -> bool:
-    return bool(np.isfinite(widen(narrow(codes.dequantize(), dtype), dtype)).all())
-
-
-def _too_large(file: SourceFile, tensor: GgufTensor) -> ImporterError:
-    return ImporterError(f"{file.path}: tensor {tensor.name} has values that {dtype_of(tensor)} cannot hold")
-
-
-def dequantize(
-    tensor: GgufTensor, stored: np.ndarray[Any, np.dtype[np.uint8]]
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The exact float32 values of a tensor stored in blocks, by the `gguf` package."""
-    from gguf import GGMLQuantizationType, quants  # optional, and only these tensors need it
-
-    rows = stored.reshape(-1, tensor.n_bytes // max(1, int(np.prod(tensor.shape[:-1]))))
-    values: np.ndarray[Any, np.dtype[np.float32]] = quants.dequantize(
-        rows, GGMLQuantizationType(tensor.ggml_type)
-    )
-    return values
 
 
 IMPORTER = GgufImporter()

@@ -36,6 +36,11 @@ class BlockType:
         return sum(field.n_bytes for field in self.fields)
 
     @property
+    def takes_all_bytes(self) -> bool:
+        """Whether any bytes are a block; in those of TQ there is room for codes that do not exist."""
+        return not self.name.startswith("TQ")
+
+    @property
     def number_offset(self) -> int:
         """What is added to a code of the second level in its place."""
         return 32 if self.number_bits and self.dtypes["scale_codes"] == "i8" else 0

@@ -9,7 +9,7 @@ from spqfmt.packing.target import KEEPING
 from spqfmt.quantize.base import KeepingMethod, Method
 from spqfmt.records import FLOATS
 from spqfmt.schemes.base import Encoded
-from spqfmt.schemes.registry import SCHEMES
+from spqfmt.schemes.registry import scheme_of
 
 _WORTH_SAYING = 0.5
 """The share of a model's weights that is worth a note when it was kept."""
@@ -46,7 +46,7 @@ class KeptTensors:
         """One more tensor of the file."""
         if planned.source.dtype in FLOATS:
             self._n_weights += planned.n_weights
-        if SCHEMES[encoded.scheme].is_quantized:
+        if scheme_of(encoded.scheme).is_quantized:
             self._n_quantized += planned.n_weights
             self._again += [planned.source] if planned.source.form else []
         elif (

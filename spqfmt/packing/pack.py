@@ -172,7 +172,8 @@ def pack_model(
             calibrated = CalibratedResults(model, plan, options, folder, stage=progress.stage)
         description = None
         if options.identity and describes(options.method, plan):
-            description = SourceDescription(model, plan)
+            keeps_codes = isinstance(options.method, KeepingMethod)
+            description = SourceDescription(model, plan, keeps_codes=keeps_codes)
         encoder = _Encoder(options, calibrated, description)
         waiting: list[tuple[PlannedTensor, _Prepared]] = []
 

@@ -13,7 +13,7 @@ from spqfmt.quantize.base import KeepingMethod, Weight
 from spqfmt.quantize.calibrated import Result
 from spqfmt.records import FLOATS, TensorRecord, dense_bytes
 from spqfmt.schemes.base import Encoded
-from spqfmt.schemes.registry import SCHEMES
+from spqfmt.schemes.registry import scheme_of
 
 LARGE_FILE_BYTES = 16 << 20
 """The size from which segments are aligned to 4 KiB; below, the padding would cost more than direct reads are worth."""
@@ -53,7 +53,7 @@ class PlannedTensor:
             method=method,
             parameters=encoded.parameters,
             streams=tuple(stream.record for stream in encoded.streams),
-            transposed=s.transposed and SCHEMES[encoded.scheme].is_quantized,
+            transposed=s.transposed and scheme_of(encoded.scheme).is_quantized,
             activation_clamp=None if result is None else result.activation_clamp,
             activation_quantization=None if result is None else result.activation_quantization,
         )
@@ -148,7 +148,9 @@ def _check_kept(model: SourceModel, method: str) -> None:
 def _plan_tensor(source: SourceTensor, options: PackOptions) -> PlannedTensor:
     if source.tied_to is not None:
         return PlannedTensor(source, f"tied to {source.tied_to}", 0)
-    raw_bytes = sum(part.n_bytes for part in source.parts) or dense_bytes(source.dtype, prod(source.shape))
+    raw_bytes = dense_bytes(source.dtype, prod(source.shape))
+    if isinstance(options.method, KeepingMethod):
+        raw_bytes = sum(part.n_bytes for part in source.parts) or raw_bytes
     quantizable = source.dtype in FLOATS and raw_bytes > 0
     treatment = options.method.describe(Weight.of(source), options.method_options) if quantizable else ""
     return PlannedTensor(source, treatment, raw_bytes)

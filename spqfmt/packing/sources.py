@@ -5,7 +5,8 @@ the methods lossless and keep. What is an asset already needs no pieces; what el
 kind is literals as a whole. The rest keeps its name and digest, so that a reader can say what is missing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,15 +18,18 @@ from spqfmt.codecs.tasks import Task, submit
 from spqfmt.container.source_records import Piece, SourceFileRecord, Sources
 from spqfmt.errors import EncodeError
 from spqfmt.importers._source_file import SourceFile
-from spqfmt.importers.base import Asset, SourceModel, SourceTensor
+from spqfmt.importers.base import Asset, SourceModel, SourcePart, SourceTensor
 from spqfmt.packing.plan import PackPlan
 from spqfmt.packing.target import KEEPING
 from spqfmt.quantize.base import KeepingMethod, Method
-from spqfmt.reading.origin_arrays import LAYOUT, made, unsigned
+from spqfmt.reading import origin_arrays, origin_gguf
+from spqfmt.reading.origin_arrays import unsigned
 from spqfmt.records import dense_bytes
 from spqfmt.schemes.base import Encoded
+from spqfmt.schemes.named import is_scheme_name
 from spqfmt.wire import DTYPES
 
+ARRAYS = origin_arrays.LAYOUT[0]
 LITERALS = "source.literals"
 """The asset's name: none that a reader of 1.0 would write as a file."""
 # Headers of the largest checkpoints have some MB.
@@ -48,16 +52,20 @@ class _Array(NamedTuple):
 class SourceDescription:
     """The source's files, their digests made by other threads while the model is packed."""
 
-    def __init__(self, model: SourceModel, plan: PackPlan) -> None:
+    def __init__(self, model: SourceModel, plan: PackPlan, *, keeps_codes: bool) -> None:
         self._model = model
         self._places: dict[str, list[_Array]] = {}
-        for number, planned in enumerate(plan.tensors):
-            place = planned.source.place
-            n_bytes = dense_bytes(planned.source.dtype, planned.n_weights)
-            if place is not None and n_bytes:
-                self._places.setdefault(place.file, []).append(_Array(place.offset, n_bytes, number))
-            for k, part in enumerate(planned.source.parts):
-                array = _Array(part.place.offset, part.n_bytes, number, k)
+        numbers = {planned.source.name: number for number, planned in enumerate(plan.tensors)}
+        for planned in plan.tensors:
+            source = planned.source
+            # What a tied tensor has of its own are the bytes of the one that it is tied to.
+            number = numbers[source.tied_to or source.name]
+            n_bytes = dense_bytes(source.dtype, prod(source.shape))
+            if source.place is not None and n_bytes:
+                array = _Array(source.place.offset, n_bytes, number)
+                self._places.setdefault(source.place.file, []).append(array)
+            for k, part in enumerate(source.parts if keeps_codes else ()):
+                array = _Array(offset=part.place.offset, n_bytes=part.n_bytes, tensor=number, part=k)
                 self._places.setdefault(part.place.file, []).append(array)
         self._digests: Mapping[str, Task[str]] = {
             name: submit(file.sha256, self._cuts(name, file)) for name, file in model.named_files.items()
@@ -84,7 +92,7 @@ class SourceDescription:
             self._places.pop(source.place.file, None)
             return {}
         parts = [{"stream": "values", "dims": list(dims), "axes": list(axes)}]
-        return {"origin": {"layout": "arrays", "version": 1, "parts": parts}}
+        return {"origin": {"layout": ARRAYS, "version": 1, "parts": parts}}
 
     def origin_of_codes(self, source: SourceTensor, encoded: Encoded) -> Mapping[str, object]:
         """What the record of codes says of their origin.
@@ -97,16 +105,20 @@ class SourceDescription:
             stream = streams[role]
             return unsigned(stream.elements, stream.dtype).reshape(-1), DTYPES[stream.dtype].bits
 
-        for part in source.parts:
-            again = made(elements_of, part.made, source.name)
+        parts = [_chosen(part, encoded) for part in source.parts]
+        for part in parts:
+            again = _LAYOUTS[part.layout](elements_of, part.made, source)
             file = self._model.named_files[part.place.file]
             if not _lies_at(file, part.place.offset, again, part.n_bytes):
                 raise EncodeError(
                     f"tensor {source.name!r}: its codes do not give the bytes of {part.place.file} again; "
                     f"--method {KEEPING} keeps these"
                 )
-        parts = [dict(part.made) for part in source.parts]
-        return {"origin": {"layout": LAYOUT[0], "version": LAYOUT[1], "parts": parts}} if parts else {}
+        if not parts:
+            return {}
+        of_one = len(parts) == 1 and parts[0].layout != ARRAYS
+        made = parts[0].made if of_one else {"parts": [dict(part.made) for part in parts]}
+        return {"origin": {"layout": parts[0].layout, "version": 1, **made}}
 
     def finish(self) -> tuple[Sources, tuple[Asset, ...]]:
         """The record, and the asset of its literals. Raises ImporterError when a file is not what it was."""
@@ -151,10 +163,32 @@ class SourceDescription:
         return pieces
 
 
+_ElementsOf = Callable[[str], tuple[NDArray[Any], int]]
+
+
+def _array(elements_of: _ElementsOf, made: Mapping[str, Any], source: SourceTensor) -> NDArray[np.uint8]:
+    return origin_arrays.made(elements_of, made, source.name)
+
+
+def _blocks(elements_of: _ElementsOf, made: Mapping[str, Any], source: SourceTensor) -> NDArray[np.uint8]:
+    return origin_gguf.made_blocks(elements_of, made, prod(made.get("row_dims", ())), source.name)
+
+
+_LAYOUTS = {origin_arrays.LAYOUT[0]: _array, origin_gguf.LAYOUT[0]: _blocks}
+
+
+def _chosen(part: SourcePart, encoded: Encoded) -> SourcePart:
+    """A part of codes, or of the bytes themselves where these are what is written."""
+    if part.as_bytes is None or not is_scheme_name(encoded.scheme):
+        return part
+    return part._replace(made=part.as_bytes, layout=ARRAYS)
+
+
 def describes(method: Method, plan: PackPlan) -> bool:
     """Whether what a method writes can give the source's arrays again."""
     if isinstance(method, KeepingMethod):
-        return all(planned.source.parts for planned in plan.tensors if planned.source.form)
+        coded = (p.source for p in plan.tensors if p.source.form and p.source.tied_to is None)
+        return all(source.parts for source in coded)
     return method.name == KEEPING
 
 

@@ -181,14 +181,18 @@ def test_a_tensor_that_the_architecture_does_not_have(tmp_path: Path) -> None:
     refuse(file, "tensor blk.0.ffn_gate_exps.weight is not part of LlamaForCausalLM")
 
 
-def test_blocks_need_the_gguf_package_and_say_so_before_any_work(
+def test_values_out_of_books_alone_need_the_gguf_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = write(tmp_path, "llama")
     blocks = write(tmp_path, "qwen2", quantize=gguf.GGMLQuantizationType.Q8_0)
+    expected = [tensor.load() for tensor in open_source(blocks).tensors]
+    book = write(tmp_path, "llama", quantize=gguf.GGMLQuantizationType.IQ2_XXS, hidden=256, inner=512)
+    matrix = next(tensor for tensor in open_source(book).tensors if tensor.role == "linear")
+    assert matrix.load().shape == matrix.shape
     monkeypatch.setitem(sys.modules, "gguf", None)
-    assert len(open_source(plain).tensors) == 21
-    refuse(blocks, "quantized tensors need the gguf package; pip install 'spqfmt[gguf]'")
+    assert all(map(torch.equal, [tensor.load() for tensor in open_source(blocks).tensors], expected))
+    with pytest.raises(ImporterError, match="values of IQ2_XXS need the gguf package; pip install"):
+        matrix.load()
 
 
 def test_one_part_of_a_split_file(tmp_path: Path) -> None:

@@ -5,15 +5,18 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+import reference_decoder
 import tiny_gguf
 import torch
 
 import spqfmt
-from spqfmt.errors import ImporterError
+from spqfmt.container.reader import Reader
+from spqfmt.errors import ImporterError, UnsupportedError
 from spqfmt.importers import open_source
 from spqfmt.importers._gguf_reader import FORMS, read_header
 from spqfmt.importers._source_file import SourceFile
 from spqfmt.kernels.ggml_types import BLOCK_TYPES
+from spqfmt.packing.sources import LITERALS
 
 
 def write(folder: Path, name: str, kind: str) -> Path:
@@ -26,12 +29,20 @@ def write(folder: Path, name: str, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", BLOCK_TYPES)
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_what_is_kept_restores_the_values_of_the_source(tmp_path: Path, name: str, kind: str) -> None:
-    """Llama's queries and keys change the order of their rows, GPT-2's projections are transposed."""
+def test_what_is_kept_restores_values_and_file_of_the_source(tmp_path: Path, name: str, kind: str) -> None:
+    """Llama's queries and keys change the order of their rows, GPT-2's projections are transposed.
+
+    Its head is there twice. Of neither is anything literal but the header.
+    """
     source = write(tmp_path, name, kind)
     spqfmt.pack(source, tmp_path / "kept.spq", method="keep")
-    spqfmt.pack(source, tmp_path / "values.spq")
-    spqfmt.verify(tmp_path / "kept.spq")
+    spqfmt.pack(source, tmp_path / "values.spq", method="lossless")
+    spqfmt.verify(tmp_path / "kept.spq", content=True)
+    assert comes_back(tmp_path / "kept.spq", tmp_path / "out") == source.read_bytes()
+    header = min(t.offset for t in read_header(SourceFile(source)).tensors)
+    with Reader(tmp_path / "kept.spq") as reader:
+        [literals] = [asset.stream.n for asset in reader.index.assets if asset.name == LITERALS]
+    assert literals < header + 1000
     n_coded = 0
     with spqfmt.open(tmp_path / "kept.spq") as file:
         for tensor in open_source(source).tensors:
@@ -88,23 +99,56 @@ def test_values_that_do_not_fit_are_refused_as_without_keep(tmp_path: Path) -> N
             spqfmt.pack(source, tmp_path / "m.spq", method=method)
 
 
-def test_codes_that_no_scheme_holds_are_refused_by_name(tmp_path: Path) -> None:
-    source = write(tmp_path, "qwen2", "IQ2_XXS")
-    with pytest.raises(
-        ImporterError, match=r"is stored as IQ2_XXS, whose codes cannot be kept; --method lossless"
-    ):
-        spqfmt.pack(source, tmp_path / "m.spq", method="keep")
+@pytest.mark.parametrize("kind", ["IQ1_S", "IQ2_XXS", "IQ3_S"])
+def test_blocks_of_book_values_are_kept_as_bytes_and_only_their_values_are_refused(
+    tmp_path: Path, kind: str
+) -> None:
+    source = write(tmp_path, "llama", kind)
+    spqfmt.pack(source, tmp_path / "m.spq", method="keep")
+    spqfmt.verify(tmp_path / "m.spq", content=True)
+    name = "model.layers.0.mlp.up_proj.weight"
+    with spqfmt.open(tmp_path / "m.spq") as file:
+        assert (file[name].info.scheme, file[name].shape) == (f"ggml.{kind.lower()}/1", (512, 256))
+        assert file.read("model.norm.weight").shape == (256,)
+        with pytest.raises(UnsupportedError, match=f"tensor '{name}': its scheme ggml.{kind.lower()}/1"):
+            file.read(name)
+    with pytest.raises(UnsupportedError, match=f"ggml.{kind.lower()}/1"):
+        spqfmt.load_model(tmp_path / "m.spq")
+    assert comes_back(tmp_path / "m.spq", tmp_path / "out") == source.read_bytes()
 
 
-def test_blocks_that_are_no_codes_are_refused_by_name(tmp_path: Path) -> None:
-    """TQ2_0 has two bits for three codes."""
-    source = write(tmp_path, "qwen2", "TQ2_0")
+@pytest.mark.parametrize("kind", ["TQ1_0", "TQ2_0"])
+def test_blocks_that_are_no_codes_are_kept_as_bytes(tmp_path: Path, kind: str) -> None:
+    """TQ2_0 has two bits for three codes, TQ1_0 a byte for 243 numbers: the others are no codes."""
+    source = write(tmp_path, "qwen2", kind)
     header = next(t for t in read_header(SourceFile(source)).tensors if t.name == "blk.0.ffn_up.weight")
     data = bytearray(source.read_bytes())
-    data[header.offset] |= 3
+    no_number = min(set(range(256)) - {(256 * n + 242) // 243 for n in range(243)})
+    data[header.offset] = 0xFF if kind == "TQ2_0" else no_number
     source.write_bytes(data)
-    with pytest.raises(ImporterError, match=r"tensor blk.0.ffn_up.weight has blocks that its type TQ2_0"):
-        spqfmt.pack(source, tmp_path / "m.spq", method="keep")
+    for options in ({}, {"no_identity": True}):
+        spqfmt.pack(source, tmp_path / "m.spq", method="keep", force=True, **options)  # type: ignore[arg-type]
+        with spqfmt.open(tmp_path / "m.spq") as file:
+            schemes = {name: handle.info.scheme for name, handle in file.items()}
+        assert schemes.pop("model.layers.0.mlp.up_proj.weight") == f"ggml.{kind.lower()}/1"
+        assert set(schemes.values()) == {"grouped", "dense"}
+        if not options:
+            assert comes_back(tmp_path / "m.spq", tmp_path / "out") == data
+
+
+@pytest.mark.parametrize(("name", "kind"), [("llama", "Q4_0"), ("gpt2", "MXFP4"), ("llama", "TQ2_0")])
+def test_the_reference_decoder_makes_the_file_too(tmp_path: Path, name: str, kind: str) -> None:
+    source = write(tmp_path, name, kind)
+    spqfmt.pack(source, tmp_path / "m.spq", method="keep")
+    decoded = reference_decoder.decode((tmp_path / "m.spq").read_bytes())
+    assert decoded.files[source.name] == source.read_bytes()
+
+
+def comes_back(path: Path, folder: Path) -> bytes:
+    """What `unpack` gives for the one file of a source."""
+    assert spqfmt.unpack(path, folder).identical
+    [file] = folder.iterdir()
+    return file.read_bytes()
 
 
 def test_a_source_of_floats_has_nothing_to_keep(tmp_path: Path) -> None:
@@ -118,10 +162,7 @@ def test_another_method_says_that_it_quantizes_again(tmp_path: Path) -> None:
         "16 tensors are codes in the source (Q8_0): rtn has quantized again what they stand for; "
         "--method keep writes these codes",
     )
-    book = write(tmp_path, "qwen2", "IQ2_XXS")
-    [note] = spqfmt.pack(book, tmp_path / "m.spq", method="rtn", force=True).notes
-    assert note.endswith("rtn has quantized again what they stand for")
-    assert spqfmt.pack(book, tmp_path / "m.spq", force=True).notes == ()
+    assert spqfmt.pack(tmp_path / "llama.gguf", tmp_path / "m.spq", method="lossless", force=True).notes == ()
 
 
 def test_names_of_blocks_are_ggmls() -> None:
