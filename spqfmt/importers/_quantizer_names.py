@@ -31,7 +31,7 @@ _OF_LAST = {
     "weight_scale_inv": "fp8",
     "weight_scale": "compressed-tensors or fp8",
 }
-"""By the last part of an array's name; what several have comes last."""
+"""Quantizers by the last part of an array's name; what several have comes last."""
 _TOGETHER = (
     (("codes", "codebooks"), "aqlm"),
     (("indices", "centroids.weight"), "vptq"),
@@ -51,7 +51,7 @@ _BY_FILE = {
     "quanto_qmap.json": "quanto",
 }
 SPQR_REST = "not_quantized_weights.pt"
-"""Of a folder that SpQR's own code has written: what is not in the files of its layers."""
+"""The file, in a folder that SpQR's own code has written, of what is not in the files of its layers."""
 
 
 def by_files(names: Iterable[str]) -> str:
