@@ -1,6 +1,5 @@
 """How long work tells what it does. The pipeline only reports; a caller shows it."""
 
-from types import TracebackType
 from typing import Protocol, Self
 
 
@@ -11,9 +10,7 @@ class Progress(Protocol):
         """Begin to show what is done."""
         ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop to show, whether or not the work has failed."""
         ...
 
@@ -36,9 +33,7 @@ class Silent:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         pass
 
     def start(self, total: int) -> None:

@@ -1,6 +1,5 @@
 """Progress on stderr, when that is a terminal."""
 
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -62,12 +61,7 @@ class Bar:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
     def start(self, total: int) -> None:

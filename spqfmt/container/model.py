@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeAlias
 
 from spqfmt.cached import cached_property
@@ -32,9 +31,7 @@ class OpenModel:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
