@@ -44,6 +44,8 @@ def multiply(
 
     `x` is [n_tokens, n_columns], `y` float32 [n_tokens, y_stride]; TO is what weights are rounded to.
     """
+    lines = (row_scale, column_scale)
+    groups = (scale, scale_steps, scale_zeros, offset, offset_steps, offset_zeros, n_groups, n_tiles)
     number = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     row = tl.minimum(first_row + number, stop_row - 1)[:, None, None, None]
     begin = first + (row - first_row).to(tl.int64) * n_columns
@@ -59,16 +61,8 @@ def multiply(
             begin,
             first_column=first_column,
             n_columns=n_columns,
-            row_scale=row_scale,
-            column_scale=column_scale,
-            scale=scale,
-            scale_steps=scale_steps,
-            scale_zeros=scale_zeros,
-            offset=offset,
-            offset_steps=offset_steps,
-            offset_zeros=offset_zeros,
-            n_groups=n_groups,
-            n_tiles=n_tiles,
+            lines=lines,
+            groups=groups,
             GROUP_SIZE=GROUP_SIZE,
             SUPER_ROWS=SUPER_ROWS,
             SUPER_GROUPS=SUPER_GROUPS,
@@ -131,6 +125,8 @@ def correct(
     AT_ONCE: tl.constexpr,
 ):
     """Program r: put the outliers of row first_row + r in place of what `multiply` computed with their codes."""
+    lines = (row_scale, column_scale)
+    groups = (scale, scale_steps, scale_zeros, offset, offset_steps, offset_zeros, n_groups, n_tiles)
     row = first_row + tl.program_id(0)
     end = tl.load(row_begin + row + 1)
     for begin in range(tl.load(row_begin + row), end, AT_ONCE):
@@ -144,16 +140,8 @@ def correct(
             row,
             column,
             group=column // GROUP_SIZE,
-            row_scale=row_scale,
-            column_scale=column_scale,
-            scale=scale,
-            scale_steps=scale_steps,
-            scale_zeros=scale_zeros,
-            offset=offset,
-            offset_steps=offset_steps,
-            offset_zeros=offset_zeros,
-            n_groups=n_groups,
-            n_tiles=n_tiles,
+            lines=lines,
+            groups=groups,
             SUPER_ROWS=SUPER_ROWS,
             SUPER_GROUPS=SUPER_GROUPS,
             OFFSET=OFFSET,

@@ -30,45 +30,20 @@ def group_value(
 
 @triton.jit
 def group_parameters(
-    row,
-    group,
-    scale,
-    scale_steps,
-    scale_zeros,
-    offset,
-    offset_steps,
-    offset_zeros,
-    n_groups,
-    n_tiles,
-    SUPER_ROWS: tl.constexpr,
-    SUPER_GROUPS: tl.constexpr,
-    OFFSET: tl.constexpr,
+    row, group, groups, SUPER_ROWS: tl.constexpr, SUPER_GROUPS: tl.constexpr, OFFSET: tl.constexpr
 ):
-    """Scale and zero point or minimum (0 where there is none) of groups."""
+    """Scale and zero point or minimum (0 where there is none) of groups; `groups` as `weights_of` takes them."""
+    scale, scale_steps, scale_zeros, offset, offset_steps, offset_zeros, n_groups, n_tiles = groups
     s = group_value(
-        scale,
-        scale_steps,
-        scale_zeros,
-        row=row,
-        group=group,
-        n_groups=n_groups,
-        n_tiles=n_tiles,
-        SUPER_ROWS=SUPER_ROWS,
-        SUPER_GROUPS=SUPER_GROUPS,
-    )
+        scale, scale_steps, scale_zeros,
+        row=row, group=group, n_groups=n_groups, n_tiles=n_tiles, SUPER_ROWS=SUPER_ROWS, SUPER_GROUPS=SUPER_GROUPS,
+    )  # fmt: skip
     o = tl.zeros_like(s)
     if OFFSET != NO_OFFSET:
         o = group_value(
-            offset,
-            offset_steps,
-            offset_zeros,
-            row=row,
-            group=group,
-            n_groups=n_groups,
-            n_tiles=n_tiles,
-            SUPER_ROWS=SUPER_ROWS,
-            SUPER_GROUPS=SUPER_GROUPS,
-        )
+            offset, offset_steps, offset_zeros,
+            row=row, group=group, n_groups=n_groups, n_tiles=n_tiles, SUPER_ROWS=SUPER_ROWS, SUPER_GROUPS=SUPER_GROUPS,
+        )  # fmt: skip
     return s, o
 
 
@@ -90,41 +65,23 @@ def weights_of(
     row,
     column,
     group,
-    row_scale,
-    column_scale,
-    scale,
-    scale_steps,
-    scale_zeros,
-    offset,
-    offset_steps,
-    offset_zeros,
-    n_groups,
-    n_tiles,
+    lines,
+    groups,
     SUPER_ROWS: tl.constexpr,
     SUPER_GROUPS: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
-    """Weights of codes (int32), float32."""
+    """Weights of codes (int32), float32. `lines` are the scales of rows and of columns.
+
+    `groups` are scale, offset (each values, steps and zeros), and how many groups and tiles a row has.
+    """
+    row_scale, column_scale = lines
     if row_scale is not None:
         weight = code.to(tl.float32) * tl.load(row_scale + row)
         if column_scale is not None:
             weight = weight * tl.load(column_scale + column)
     else:
-        s, o = group_parameters(
-            row,
-            group,
-            scale,
-            scale_steps=scale_steps,
-            scale_zeros=scale_zeros,
-            offset=offset,
-            offset_steps=offset_steps,
-            offset_zeros=offset_zeros,
-            n_groups=n_groups,
-            n_tiles=n_tiles,
-            SUPER_ROWS=SUPER_ROWS,
-            SUPER_GROUPS=SUPER_GROUPS,
-            OFFSET=OFFSET,
-        )
+        s, o = group_parameters(row, group, groups, SUPER_ROWS, SUPER_GROUPS=SUPER_GROUPS, OFFSET=OFFSET)
         weight = group_weight(code.to(tl.float32), s, o, OFFSET)
     return weight
 
@@ -136,16 +93,8 @@ def tile_by_rows(
     begin,
     first_column,
     n_columns,
-    row_scale,
-    column_scale,
-    scale,
-    scale_steps,
-    scale_zeros,
-    offset,
-    offset_steps,
-    offset_zeros,
-    n_groups,
-    n_tiles,
+    lines,
+    groups,
     GROUP_SIZE: tl.constexpr,
     SUPER_ROWS: tl.constexpr,
     SUPER_GROUPS: tl.constexpr,
@@ -164,22 +113,13 @@ def tile_by_rows(
     code = codes.tile(
         packed, begin, column, byte=byte, width=n_columns, BITS=BITS, SIGNED=SIGNED, PER_BYTE=PER_BYTE
     )
-    group = tl.minimum(unit, n_columns - 1) // GROUP_SIZE
     weight = weights_of(
         code,
         row,
         tl.minimum(column, n_columns - 1),
-        group=group,
-        row_scale=row_scale,
-        column_scale=column_scale,
-        scale=scale,
-        scale_steps=scale_steps,
-        scale_zeros=scale_zeros,
-        offset=offset,
-        offset_steps=offset_steps,
-        offset_zeros=offset_zeros,
-        n_groups=n_groups,
-        n_tiles=n_tiles,
+        group=tl.minimum(unit, n_columns - 1) // GROUP_SIZE,
+        lines=lines,
+        groups=groups,
         SUPER_ROWS=SUPER_ROWS,
         SUPER_GROUPS=SUPER_GROUPS,
         OFFSET=OFFSET,

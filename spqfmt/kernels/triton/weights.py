@@ -41,6 +41,8 @@ def dequantize_rows(
 
     Pointers to what is not there are None; see spqfmt.kernels.device.matrix.
     """
+    lines = (row_scale, column_scale)
+    groups = (scale, scale_steps, scale_zeros, offset, offset_steps, offset_zeros, n_groups, n_tiles)
     row = first_row + tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None, None, None]
     begin = (tl.minimum(row, stop_row - 1) - first_row).to(tl.int64) * n_columns
     weight, column = scales.tile_by_rows(
@@ -49,16 +51,8 @@ def dequantize_rows(
         first + begin,
         first_column=tl.program_id(1) * COLUMNS,
         n_columns=n_columns,
-        row_scale=row_scale,
-        column_scale=column_scale,
-        scale=scale,
-        scale_steps=scale_steps,
-        scale_zeros=scale_zeros,
-        offset=offset,
-        offset_steps=offset_steps,
-        offset_zeros=offset_zeros,
-        n_groups=n_groups,
-        n_tiles=n_tiles,
+        lines=lines,
+        groups=groups,
         GROUP_SIZE=GROUP_SIZE,
         SUPER_ROWS=SUPER_ROWS,
         SUPER_GROUPS=SUPER_GROUPS,
@@ -108,6 +102,8 @@ def dequantize_columns(
 
     `out` is [n_rows, stop_channel - first_channel]; column order[c] is stored as channel c.
     """
+    lines = (row_scale, column_scale)
+    groups = (scale, scale_steps, scale_zeros, offset, offset_steps, offset_zeros, n_groups, n_tiles)
     channel = first_channel + tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[:, None]
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[None, :]
     mask = (channel < stop_channel) & (row < n_rows)
@@ -123,16 +119,8 @@ def dequantize_columns(
         row,
         column,
         group=column // GROUP_SIZE,
-        row_scale=row_scale,
-        column_scale=column_scale,
-        scale=scale,
-        scale_steps=scale_steps,
-        scale_zeros=scale_zeros,
-        offset=offset,
-        offset_steps=offset_steps,
-        offset_zeros=offset_zeros,
-        n_groups=n_groups,
-        n_tiles=n_tiles,
+        lines=lines,
+        groups=groups,
         SUPER_ROWS=SUPER_ROWS,
         SUPER_GROUPS=SUPER_GROUPS,
         OFFSET=OFFSET,
