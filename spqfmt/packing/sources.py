@@ -103,7 +103,12 @@ class SourceDescription:
 
         def elements_of(role: str) -> tuple[NDArray[Any], int]:
             stream = streams[role]
-            return unsigned(stream.elements, stream.dtype).reshape(-1), DTYPES[stream.dtype].bits
+            elements = unsigned(stream.elements, stream.dtype)
+            if role == "codes" and "channel_order" in streams:
+                order = streams["channel_order"].elements
+                elements, stored = np.empty_like(elements), elements.reshape(len(order), -1)
+                elements.reshape(len(order), -1)[order] = stored
+            return elements.reshape(-1), DTYPES[stream.dtype].bits
 
         parts = [_chosen(part, encoded) for part in source.parts]
         for part in parts:

@@ -2,16 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import Elements
+from spqfmt.kernels import native
 from spqfmt.schemes.base import Encoded
 from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.uniform import Uniform
 
 _CLASSES = (2, 4, 8)
+_OF_INT8 = np.abs(np.arange(256, dtype=np.uint8).view(np.int8).astype(np.int64))
+_WIDE = 1024
+"""Channels of so many codes are counted one by one: a call takes less time than its codes."""
 _CLASS_BYTES = 350
 """What one more class costs: its table, the states of its blocks, its chunk's record and alignment."""
 
@@ -26,26 +31,30 @@ class LaidOut(Uniform):
         return replace(plain, layout=choose_layout(self.codes)).encode()
 
 
-def choose_layout(codes: Elements, *, by_rows: bool = False) -> Layout:
-    """The layout with the smallest estimate for int8 codes [rows, columns].
+def choose_layout(codes: Elements, *, by_rows: bool = False, magnitudes: NDArray[Any] = _OF_INT8) -> Layout:
+    """The layout with the smallest estimate for codes [rows, columns] of a byte each.
+
+    `magnitudes` [256] are those of what each byte stands for, by default as int8.
 
     Candidates: row-major order, and for rows and for columns 2, 4 or 8 classes of channels, sorted by magnitude. The
     estimate is each class's order-0 entropy, its fixed cost, and the channel order. With `by_rows` only rows are tried:
     a lookup of one row would decode all columns, and turning takes memory.
     """
-    best, best_bytes = Layout(), _entropy_bytes(_histograms(codes).sum(0, keepdims=True))
-    channels_of = {"rows": codes} if by_rows else {"rows": codes, "columns": codes.T}
-    for orientation, channels in channels_of.items():
-        for layout, size in _candidates(orientation, channels):
+    by_row = _histograms(codes)
+    best, best_bytes = Layout(), _entropy_bytes(by_row.sum(0, keepdims=True))
+    for orientation in ("rows",) if by_rows else ("rows", "columns"):
+        histograms = by_row if orientation == "rows" else _histograms(codes.T)
+        for layout, size in _candidates(orientation, histograms, magnitudes):
             if size < best_bytes:
                 best, best_bytes = layout, size
     return best
 
 
-def _candidates(orientation: str, channels: Elements) -> Iterator[tuple[Layout, float]]:
-    n = channels.shape[0]
-    histograms = _histograms(channels)
-    magnitude = histograms @ np.abs(np.arange(-128, 128))
+def _candidates(
+    orientation: str, histograms: NDArray[np.int64], magnitudes: NDArray[Any]
+) -> Iterator[tuple[Layout, float]]:
+    n = len(histograms)
+    magnitude = histograms @ magnitudes
     order = np.argsort(magnitude, kind="stable").astype(np.int64)
     order_bytes = n * max(1.0, np.log2(n)) / 8
     for n_classes in _CLASSES:
@@ -58,9 +67,12 @@ def _candidates(orientation: str, channels: Elements) -> Iterator[tuple[Layout, 
 
 
 def _histograms(channels: Elements) -> NDArray[np.int64]:
-    """Counts of the codes -128 to 127 in each channel, [channels, 256]."""
-    n = channels.shape[0]
-    shifted = channels.astype(np.int64) + 128 + 256 * np.arange(n)[:, None]
+    """Counts of the bytes of each channel, [channels, 256]."""
+    n, width = channels.shape
+    if width >= _WIDE:
+        counts = (native.histogram(np.ascontiguousarray(channel)) for channel in channels)
+        return np.array(list(counts), np.int64).reshape(n, 256)
+    shifted = channels.view(np.uint8).astype(np.int64) + 256 * np.arange(n)[:, None]
     return np.bincount(shifted.reshape(-1), minlength=256 * n).reshape(n, 256)
 
 

@@ -20,6 +20,8 @@ FLOAT_DTYPES = ("f32", "f16", "bf16")
 LEVELED_DTYPES = ("u2", "u4", "u8")
 """Dtypes of codes that may be numbers of levels."""
 _SCALE_FLOATS = ("f8_e4m3", "f8_e8m0")
+_SPARSE = 8
+"""Where one line of so many is wanted, those between are read with it: each run of lines is a read of its own."""
 DIRECT: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "scale": ("scales", (*FLOAT_DTYPES, *_SCALE_FLOATS)),
     "zero_point": ("zero_points", (*FLOAT_DTYPES, *LEVELED_DTYPES)),
@@ -132,26 +134,31 @@ class TileGroups:
     def _of(self, rows: Channels, groups: range) -> list[Float32 | None]:
         if isinstance(rows, range):
             return self._read(rows, groups)
-        ascending = np.sort(rows)
-        parts = [self._read(run, groups) for run in runs(ascending)]
-        at_rows = np.searchsorted(ascending, rows)
-        found: list[Float32 | None] = []
-        for kind in range(len(DIRECT)):
-            of_kind = [values for part in parts if (values := part[kind]) is not None]
-            found.append(np.concatenate(of_kind)[at_rows] if of_kind else None)
-        return found
+        lines = np.asarray(lines_of(self._record, rows)).astype(np.int64)
+        ascending = np.unique(lines)
+        span = range(int(ascending[0]), int(ascending[-1]) + 1)
+        if len(span) <= _SPARSE * ascending.size:
+            return self._chosen([span], groups, lines - span.start)
+        return self._chosen(list(runs(ascending)), groups, np.searchsorted(ascending, lines))
 
     def _read(self, rows: range, groups: range) -> list[Float32 | None]:
-        of_rows = lines_of(self._record, rows)
-        lines = of_rows if isinstance(of_rows, range) else range(int(of_rows[0]), int(of_rows[-1]) + 1)
-        found = [
+        lines = lines_of(self._record, rows)
+        if isinstance(lines, range):
+            return self._of_lines(lines, groups)
+        span = range(int(lines[0]), int(lines[-1]) + 1)
+        return self._chosen([span], groups, lines.astype(np.int64) - span.start)
+
+    def _chosen(self, parts: list[range], groups: range, at: NDArray[np.int64]) -> list[Float32 | None]:
+        """Take lines `at` of those of some runs, put together."""
+        by_kind = zip(*(self._of_lines(part, groups) for part in parts), strict=True)
+        found = [[values for values in of_kind if values is not None] for of_kind in by_kind]
+        return [np.concatenate(of_kind)[at] if of_kind else None for of_kind in found]
+
+    def _of_lines(self, lines: range, groups: range) -> list[Float32 | None]:
+        return [
             read_values(self._record, self._fetch, kind, group_size=self._size, lines=lines, groups=groups)
             for kind in DIRECT
         ]
-        if isinstance(of_rows, range):
-            return found
-        at = of_rows.astype(np.int64) - lines.start
-        return [None if values is None else values[at] for values in found]
 
 
 def supergroup_of(record: TensorRecord) -> tuple[int, int] | None:

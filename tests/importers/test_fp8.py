@@ -11,6 +11,7 @@ import spqfmt
 from spqfmt.errors import ImporterError, UnsupportedError
 from spqfmt.importers import open_source
 from spqfmt.loaders.plan import plan_model
+from spqfmt.schemes import group_numbers
 
 AT = "model.layers.0.mlp.up_proj.weight"
 BLOCKS = {
@@ -190,6 +191,45 @@ def test_a_repacked_and_a_sharded_file_give_the_same_files(tmp_path: Path) -> No
             assert file.read_bytes() == (source / file.name).read_bytes()
             file.unlink()
         (tmp_path / "out").rmdir()
+
+
+@pytest.mark.parametrize("most_between", [0, 8])
+@pytest.mark.parametrize("rows_of_block", [1, 128])
+def test_rows_are_sorted_into_classes_where_that_saves_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_of_block: int, most_between: int
+) -> None:
+    """Every other row is small, so that two tables are better than one: rows are stored in another order.
+
+    Their scales are then read with those between them, or each run of lines on its own.
+    """
+    monkeypatch.setattr(group_numbers, "_SPARSE", most_between)
+    weight = normal(512, 256) * torch.tensor([1.0, 0.01]).repeat(256)[:, None]
+    codes, scales = blocks(weight, 128, 256)
+    scales = scales.repeat_interleave(128 // rows_of_block, 0)
+    quantizer = {**BLOCKS, "weight_block_size": [rows_of_block, 256]}
+    source = write_arrays(
+        tmp_path / "source", {"quantization_config": quantizer}, {AT: codes, f"{AT}_scale_inv": scales}
+    )
+    path = keep(source)
+    expected = restored(codes, scales, rows_of_block, 256, torch.bfloat16)
+    with spqfmt.open(path) as file:
+        assert len(file.model.tensors[AT].parameters["class_sizes"]) > 1
+        assert same(file.read(AT), expected)
+        for rows in (slice(0, 1), slice(3, 40), slice(100, 400), slice(511, 512)):
+            assert same(file.read(AT, rows=rows), expected[rows])
+    lossless = tmp_path / "lossless.spq"
+    spqfmt.pack(source, lossless)
+    assert path.stat().st_size < 0.95 * lossless.stat().st_size
+
+
+def test_stacked_matrices_keep_the_order_of_their_rows(tmp_path: Path) -> None:
+    weight = normal(2, 512, 256) * torch.tensor([1.0, 0.01]).repeat(256)[:, None]
+    codes, scales = blocks(weight, 128, 128)
+    config = {"quantization_config": BLOCKS}
+    with spqfmt.open(
+        keep(write_arrays(tmp_path / "source", config, {AT: codes, f"{AT}_scale_inv": scales}))
+    ) as file:
+        assert "channel_order" not in file.model.tensors[AT].by_role
 
 
 CODES = normal(24, 40).to(FP8)
