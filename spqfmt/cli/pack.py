@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     help="lossless, keep (the codes that the source stores), rtn (round to nearest), gptq, spqr, dc, jsq, "
     "ecq (any size); or a baseline: "
     "smoothquant, magnitude, wanda, sparsegpt, llm_int8, zeroquant. "
-    "[default: lossless; ecq with --fit or --fit-memory]",
+    "[default: lossless, for a GGUF file of blocks keep; ecq with --fit or --fit-memory]",
 )
 @click.option(
     "--bits",
@@ -198,6 +198,7 @@ def pack(
     with threads.jobs(jobs), about(source, out):
         model = open_source(source)
         if dry_run:
+            checked = checked.for_source(model)
             plan = plan_pack(model, checked)
             # Not for --bits, which has a default: the check encodes what is not quantized.
             if checked.fit is not None and not isinstance(checked.fit, BitsPerWeight):

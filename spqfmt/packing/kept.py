@@ -9,6 +9,7 @@ from spqfmt.packing.target import KEEPING
 from spqfmt.quantize.base import KeepingMethod, Method
 from spqfmt.records import FLOATS
 from spqfmt.schemes.base import Encoded
+from spqfmt.schemes.named import is_scheme_name
 from spqfmt.schemes.registry import scheme_of
 
 _WORTH_SAYING = 0.5
@@ -41,11 +42,17 @@ class KeptTensors:
         self._n_weights = 0
         self._kept: dict[str, int] = {}
         self._again: list[SourceTensor] = []
+        self._codes: list[SourceTensor] = []
+        self._as_bytes: list[SourceTensor] = []
+        self._values: list[SourceTensor] = []
 
     def add(self, planned: PlannedTensor, encoded: Encoded) -> None:
         """One more tensor of the file."""
         if planned.source.dtype in FLOATS:
             self._n_weights += planned.n_weights
+        if self._is_told and planned.source.form:
+            of_scheme = self._codes if scheme_of(encoded.scheme).is_quantized else self._values
+            (self._as_bytes if is_scheme_name(encoded.scheme) else of_scheme).append(planned.source)
         if scheme_of(encoded.scheme).is_quantized:
             self._n_quantized += planned.n_weights
             self._again += [planned.source] if planned.source.form else []
@@ -59,14 +66,11 @@ class KeptTensors:
     def notes(self, explained: Collection[str]) -> Iterator[str]:
         """One line for each fact. `explained` are tensors for which the report has reasons already."""
         if self._is_told:
+            yield from self._told_notes()
             return
         if self._again:
-            forms = ", ".join(sorted({tensor.form for tensor in self._again}))
             hint = "; --method keep writes these codes" if all(t.stored for t in self._again) else ""
-            yield (
-                f"{len(self._again)} tensors are codes in the source ({forms}): {self._method} has quantized again "
-                f"what they stand for{hint}"
-            )
+            yield (f"{_counted(self._again)} {self._method} has quantized again what they stand for{hint}")
         kept = {name: n for name, n in self._kept.items() if name not in explained}
         names = sorted(kept, key=lambda name: -kept[name])
         named = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else "".join(names)
@@ -76,3 +80,22 @@ class KeptTensors:
             yield f"{self._method} quantized no tensor" + (f"; {why}" if why else "")
         elif share >= _WORTH_SAYING:
             yield f"{self._method} left {share:.0%} of the weights as they are, {why}"
+
+    def _told_notes(self) -> Iterator[str]:
+        """What has become of the source's codes where nothing was quantized."""
+        if self._codes:
+            yield f"{_counted(self._codes)} these are kept"
+        if self._as_bytes:
+            yield (
+                f"{_counted(self._as_bytes)} no scheme has these, so the bytes are kept; the file comes back, but no "
+                f"model is loaded. --method {KEEPING} stores the values that they stand for"
+            )
+        if self._values:
+            hint = "; --method keep stores the codes" if all(t.stored for t in self._values) else ""
+            yield f"{_counted(self._values)} the values that they stand for are stored{hint}"
+
+
+def _counted(tensors: Collection[SourceTensor]) -> str:
+    forms = ", ".join(sorted({tensor.form for tensor in tensors}))
+    are = "tensor is" if len(tensors) == 1 else "tensors are"
+    return f"{len(tensors)} {are} codes in the source ({forms}):"

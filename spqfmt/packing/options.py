@@ -1,15 +1,16 @@
 """What a pack is asked for, checked before anything is read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.codecs.registry import CHOICES, unknown_codec
 from spqfmt.errors import OptionError
-from spqfmt.packing.target import FITTING, BitsPerWeight, Fit, check_coding, choose
+from spqfmt.importers.base import SourceModel
+from spqfmt.packing.target import FITTING, KEEPING_CODES, BitsPerWeight, Fit, check_coding, choose
 from spqfmt.quantize.base import GradedMethod, Method, MethodOptions, refuse_others
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.registry import METHODS
@@ -34,6 +35,18 @@ class PackOptions:
     identity: bool = True
     """Whether the file says by digests what it holds, and how the source's files are made again."""
     chunk_alignment: int = CHUNK_ALIGNMENT
+    is_asked: bool = True
+    """Whether the method was asked for, or a size; a source may call for another one than the default."""
+
+    def for_source(self, model: SourceModel) -> Self:
+        """The options for a model: what stores codes of its own is kept as it is where no method was asked for.
+
+        The default would write the values that the codes stand for, in twice the bytes.
+        """
+        coded = [tensor for tensor in model.tensors if tensor.form]
+        if self.is_asked or not coded or not all(tensor.stored for tensor in coded):
+            return self
+        return replace(self, method=METHODS[KEEPING_CODES])
 
 
 class PackArguments(TypedDict, total=False):
@@ -121,6 +134,7 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         fit=target,
         identity=not arguments.get("no_identity"),
         chunk_alignment=parse_chunk_alignment(arguments.get("chunk_alignment")) or CHUNK_ALIGNMENT,
+        is_asked="method" in given or size is not None,
     )
 
 

@@ -135,6 +135,7 @@ def pack_model(
     """Pack a source that is open already, as `pack` does. See `pack`."""
     started = time.monotonic()
     check_name(out)
+    options = options.for_source(model)
     plan = plan_pack(model, options)
     bound_torch()
     if not plan.raw_bytes:

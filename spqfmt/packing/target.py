@@ -15,6 +15,8 @@ from spqfmt.sizes import parse_size
 
 KEEPING = "lossless"
 """The method that changes nothing."""
+KEEPING_CODES = "keep"
+"""The method that changes nothing of what is codes already, in the terms of a scheme."""
 FITTING = "ecq"
 """The method that can hit any size."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import tiny
 import tiny_gguf
 import torch
@@ -267,10 +268,14 @@ def with_all_that_lies_beside(folder: Path) -> Path:
     return folder
 
 
-def gguf_file(name: str) -> Maker:
+def gguf_file(name: str, kind: str | None = None) -> Maker:
+    """`kind` of blocks; those of 256 weights want a wider model."""
+
     def make(folder: Path) -> Path:
         folder.mkdir()
-        tiny_gguf.write(name, folder / "m.gguf")
+        quantize = None if kind is None else gguf.GGMLQuantizationType[kind]
+        sizes = {"hidden": 256, "inner": 256} if kind and gguf.GGML_QUANT_SIZES[quantize][0] == 256 else {}
+        tiny_gguf.write(name, folder / "m.gguf", quantize=quantize, **sizes)
         return folder / "m.gguf"
 
     return make
@@ -323,5 +328,9 @@ CHECKPOINTS: dict[str, Maker] = {
     "gguf of llama, whose rows are in another order": gguf_file("llama"),
     "gguf of gpt2, whose matrices are turned": gguf_file("gpt2"),
     "gguf of gemma, whose norms are another number": gguf_file("gemma"),
+    "gguf of blocks": gguf_file("llama", "Q4_0"),
+    "gguf of blocks with scales of scales": gguf_file("llama", "Q4_K"),
+    "gguf of blocks, its matrices turned and its head there twice": gguf_file("gpt2", "MXFP4"),
+    "gguf of blocks whose values stand in a book": gguf_file("qwen2", "IQ2_XXS"),
 }  # fmt: skip
 """What comes back byte for byte, with --with-code where it is pickles or code."""

@@ -68,21 +68,27 @@ def test_the_codes_are_the_very_ones_of_the_file(tmp_path: Path) -> None:
     assert kept.scale.values.tobytes() == blocks[:, :2].tobytes()  # type: ignore[attr-defined]
 
 
-def test_a_kept_model_runs_packed_as_its_values_do(tmp_path: Path) -> None:
-    source = write(tmp_path, "llama", "Q8_0")
-    spqfmt.pack(source, tmp_path / "kept.spq", method="keep")
-    inputs = torch.tensor([tiny_gguf.tokens()])
-    logits = []
-    for path, options in (
-        (source, {}),
-        (tmp_path / "kept.spq", {}),
-        (tmp_path / "kept.spq", {"packed": True}),
-    ):
-        model, _ = spqfmt.load_model(path, dtype=torch.float16, **options)  # type: ignore[arg-type]
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "Q2_K", "Q4_K", "Q6_K", "IQ4_XS", "MXFP4", "TQ2_0"])
+def test_a_kept_model_runs_decoded_and_packed_as_its_values_do(tmp_path: Path, kind: str) -> None:
+    source = write(tmp_path, "llama", kind)
+    spqfmt.pack(source, tmp_path / "kept.spq")
+    spqfmt.pack(source, tmp_path / "values.spq", method="lossless")
+
+    def logits(path: Path, **options: object) -> torch.Tensor:
+        model, _ = spqfmt.load_model(path, **options)  # type: ignore[arg-type]
         with torch.inference_mode():
-            logits.append(model(inputs).logits.float())
-    assert torch.equal(logits[0], logits[1])
-    assert torch.allclose(logits[0], logits[2], atol=0.05 * float(logits[0].std()))
+            return model(torch.tensor([tiny_gguf.tokens()])).logits.float()
+
+    expected = logits(source)
+    assert expected.std() > 1e-3
+    assert torch.equal(expected, logits(tmp_path / "values.spq", packed=False))
+    assert torch.equal(expected, logits(tmp_path / "kept.spq", packed=False))
+    # In float32 neither rounds the values that ggml gives.
+    exact = logits(tmp_path / "kept.spq", packed=False, dtype="float32")
+    assert (exact - expected).abs().mean() < 0.02 * expected.std()
+    for options in ({"packed": True}, {"memory": "6MiB"}):
+        packed = logits(tmp_path / "kept.spq", dtype="float32", **options)
+        assert torch.allclose(exact, packed, atol=1e-3 * float(exact.std()), rtol=0)
 
 
 def test_values_that_do_not_fit_are_refused_as_without_keep(tmp_path: Path) -> None:
@@ -104,7 +110,10 @@ def test_blocks_of_book_values_are_kept_as_bytes_and_only_their_values_are_refus
     tmp_path: Path, kind: str
 ) -> None:
     source = write(tmp_path, "llama", kind)
-    spqfmt.pack(source, tmp_path / "m.spq", method="keep")
+    [note] = spqfmt.pack(source, tmp_path / "m.spq").notes
+    assert note.startswith(
+        f"16 tensors are codes in the source ({kind}): no scheme has these, so the bytes are kept"
+    )
     spqfmt.verify(tmp_path / "m.spq", content=True)
     name = "model.layers.0.mlp.up_proj.weight"
     with spqfmt.open(tmp_path / "m.spq") as file:
@@ -162,7 +171,33 @@ def test_another_method_says_that_it_quantizes_again(tmp_path: Path) -> None:
         "16 tensors are codes in the source (Q8_0): rtn has quantized again what they stand for; "
         "--method keep writes these codes",
     )
-    assert spqfmt.pack(tmp_path / "llama.gguf", tmp_path / "m.spq", method="lossless", force=True).notes == ()
+
+
+def test_codes_are_kept_where_no_method_is_asked_for(tmp_path: Path) -> None:
+    source, path = write(tmp_path, "llama", "Q4_0"), tmp_path / "m.spq"
+    told = "16 tensors are codes in the source (Q4_0):"
+    assert spqfmt.pack(source, path).notes == (f"{told} these are kept",)
+    with spqfmt.open(path) as file:
+        assert file.metadata["method"] == "keep"
+    sizes = [path.stat().st_size]
+    report = spqfmt.pack(source, path, method="lossless", force=True)
+    assert report.notes == (
+        f"{told} the values that they stand for are stored; --method keep stores the codes",
+    )
+    with spqfmt.open(path) as file:
+        assert file["lm_head.weight"].info.scheme == "dense"
+    assert 2 * sizes[0] < path.stat().st_size
+    # A size is a method.
+    spqfmt.pack(source, path, fit="2MiB", no_calibration=True, force=True)
+    with spqfmt.open(path) as file:
+        assert file.metadata["method"] == "ecq"
+
+
+def test_a_source_of_floats_is_lossless_by_default(tmp_path: Path) -> None:
+    tiny_gguf.write("llama", tmp_path / "m.gguf")
+    assert spqfmt.pack(tmp_path / "m.gguf", tmp_path / "m.spq").notes == ()
+    with spqfmt.open(tmp_path / "m.spq") as file:
+        assert file.metadata["method"] == "lossless"
 
 
 def test_names_of_blocks_are_ggmls() -> None:
