@@ -92,7 +92,7 @@ def choose_samples(tokenizer: Any, options: CalibrationOptions, longest: int | N
     """Token ids [samples, tokens]: windows of the text, chosen by the seed, apart where it is long enough.
 
     Each begins with what the tokenizer puts before a text, as part of its tokens. `longest` is the model's own limit
-    of tokens. Raises OptionError for a text shorter than one sample.
+    of tokens. Raises OptionError for a text shorter than one sample, SpqError for a tokenizer that cannot cut it.
     """
     what = "the package's text" if options.text is None else str(options.text)
     before = sample_start(tokenizer, options)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from spqfmt.errors import SpqError, foreign_errors
+from spqfmt.models.bounded import bounded_ids
 
 # One that becomes tokens in most vocabularies that cover some language at all.
 _PROBES = ("a", "the", "0", ".", " ", "\u00e9", "\u4e00")
@@ -19,11 +20,12 @@ def added_tokens(tokenizer: Any, text: str = "") -> tuple[list[int], list[int]]:
     """Ids that the tokenizer puts before and after every text: BOS or [CLS], EOS or [SEP]; empty for one without.
 
     Found by what it does, since settings such as `add_bos_token` do not hold for every kind of tokenizer: to common
-    words, to `text`, and to its own tokens, for one that knows none of the words (DNA, another alphabet).
+    words, to `text`, and to its own tokens, for one that knows none of the words (DNA, another alphabet). That is not
+    bounded here, as it is by `leading_tokens`.
     """
     for probe in _probes(tokenizer, text):
         try:
-            alone, whole = (encode(tokenizer, probe, "probe", special_tokens=s) for s in (False, True))
+            alone, whole = (_ids(tokenizer, probe, special_tokens=s) for s in (False, True))
         except SpqError:  # a vocabulary without this word, and without a token for unknown ones
             continue
         # A token for unknown words may be BOS too: only what stands in one place tells before from after.
@@ -38,17 +40,31 @@ def added_tokens(tokenizer: Any, text: str = "") -> tuple[list[int], list[int]]:
 
 
 def leading_tokens(tokenizer: Any, text: str = "") -> list[int]:
-    """Ids that begin every text, as the model has seen it in training. `text` as for `added_tokens`."""
-    return added_tokens(tokenizer, text)[0]
+    """Ids that begin every text, as the model has seen it in training. `text` as for `added_tokens`.
+
+    Raises SpqError for a tokenizer that takes without bound.
+    """
+    return bounded_ids(
+        lambda: added_tokens(tokenizer, text)[0],
+        text,
+        lambda reason: SpqError(f"the tokenizer cannot cut a text: {reason}"),
+    )
 
 
 def encode(tokenizer: Any, text: str, what: str, *, special_tokens: bool = False) -> list[int]:
-    """Token ids of `text`. Raises SpqError, which calls it `what`, where the tokenizer cannot cut it."""
+    """Token ids of `text`.
 
-    def explained(reason: str) -> SpqError:
-        return SpqError(f"the tokenizer cannot cut the {what}: {reason}")
+    Raises SpqError, which calls it `what`, where the tokenizer cannot cut it, or takes without bound.
+    """
+    return bounded_ids(
+        lambda: _ids(tokenizer, text, special_tokens=special_tokens),
+        text,
+        lambda reason: SpqError(f"the tokenizer cannot cut the {what}: {reason}"),
+    )
 
-    with foreign_errors(explained):
+
+def _ids(tokenizer: Any, text: str, *, special_tokens: bool) -> list[int]:
+    with foreign_errors(SpqError):
         return list(tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"])
 
 

@@ -53,7 +53,7 @@ class _Window:
 def encode_text(tokenizer: Any, text: str, *, special_tokens: bool = False) -> torch.Tensor:
     """Token ids [n] of a whole text; with the tokenizer's own special tokens around it (once), if asked for.
 
-    Raises SpqError for a text that the tokenizer cannot cut.
+    Raises SpqError for a text that the tokenizer cannot cut, or takes without bound for.
     """
     return torch.tensor(encode(tokenizer, text, "text", special_tokens=special_tokens), dtype=torch.int64)
 

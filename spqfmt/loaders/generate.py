@@ -15,6 +15,7 @@ from spqfmt.calibration.tokens import added_tokens, check_ids
 from spqfmt.errors import SpqError, foreign_errors
 from spqfmt.loaders.evaluate import window_limit
 from spqfmt.loaders.settings import generation_settings
+from spqfmt.models.bounded import bounded_ids
 from spqfmt.models.config import quiet_transformers
 
 
@@ -65,26 +66,27 @@ def encode_prompt(
     """Token ids [1, n] of `prompt`; as a user's message in the chat template if there is one.
 
     `chat=False` takes the prompt as it is, `chat=True` insists on a template and raises SpqError without one. So do a
-    template that fails and a tokenizer that cannot cut the prompt. What the tokenizer puts behind a text (EOS) is left
-    out, since a model would see an end behind what it is to continue; `ended` keeps it, for an encoder.
+    template that fails, a tokenizer that cannot cut the prompt, and either that takes without bound. What the tokenizer
+    puts behind a text (EOS) is left out, since a model would see an end behind what it is to continue; `ended` keeps
+    it, for an encoder.
     """
     if chat is None:
         chat = getattr(tokenizer, "chat_template", None) is not None
     elif chat and tokenizer.chat_template is None:
         raise SpqError("the model has no chat template; give the prompt as plain text")
-    if chat:
-        messages = [{"role": "user", "content": prompt}]
-        with foreign_errors(_template_failed):
-            encoded = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-            )
-    else:
-        with foreign_errors(_tokenizer_failed):
-            encoded = tokenizer(prompt, return_tensors="pt")
-    ids: torch.Tensor = encoded["input_ids"]
-    after = [] if chat or ended else added_tokens(tokenizer, prompt)[1]
-    if after and ids[0, -len(after) :].tolist() == after:
-        ids = ids[:, : -len(after)]
+
+    def work() -> list[int]:
+        if chat:
+            messages = [{"role": "user", "content": prompt}]
+            encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        else:
+            encoded = tokenizer(prompt)
+        ids = list(encoded["input_ids"])
+        after = [] if chat or ended else added_tokens(tokenizer, prompt)[1]
+        return ids[: -len(after)] if after and ids[-len(after) :] == after else ids
+
+    found = bounded_ids(work, prompt, _template_failed if chat else _tokenizer_failed)
+    ids = torch.tensor([found], dtype=torch.int64)
     if ids.numel() == 0:
         raise SpqError("the prompt has no tokens; give some text")
     return ids

@@ -27,6 +27,8 @@ _SAMPLING = (
     "repetition_penalty",
     "no_repeat_ngram_size",
 )
+_STOP_CHARACTERS = 256
+"""For each, transformers goes through the whole vocabulary."""
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -76,10 +78,20 @@ def _template_text(tokenizer: Any) -> str:
 def generation_settings(
     model: Any, tokenizer: Any, *, temperature: float, max_new_tokens: int
 ) -> transformers.GenerationConfig:
-    """One answer, token by token: the likeliest each time at `temperature` 0, else sampled as the model asks."""
+    """One answer, token by token: the likeliest each time at `temperature` 0, else sampled as the model asks.
+
+    Raises SpqError for stop strings that would take long to look for.
+    """
     given = model.generation_config
     wanted = (*_TOKENS, "stop_strings", *(_SAMPLING if temperature > 0 else ()))
     settings = {name: value for name in wanted if (value := getattr(given, name, None)) is not None}
+    stops = settings.get("stop_strings", ())
+    n_characters = len(stops) if isinstance(stops, str) else sum(len(stop) for stop in stops)
+    if n_characters > _STOP_CHARACTERS:
+        raise SpqError(
+            f"the model's generation config has stop strings of {n_characters} characters, {_STOP_CHARACTERS} are the "
+            "most; mend or leave out that file"
+        )
     for name in settings.keys() & set(_TOKENS):
         if not isinstance(settings[name], int) or settings[name] < 0:
             del settings[name]

@@ -10,6 +10,7 @@ from typing import Any
 import transformers
 
 from spqfmt.errors import SpqError, UnsupportedError, foreign_errors
+from spqfmt.models.growth import refuse_growth
 
 
 def read_config(folder: Path, explained: Callable[[str], SpqError]) -> Any:
@@ -22,11 +23,13 @@ def read_config(folder: Path, explained: Callable[[str], SpqError]) -> Any:
 
 
 def read_tokenizer(folder: Path, explained: Callable[[str], SpqError]) -> Any:
-    """transformers' tokenizer of the files in the folder. Raises as `read_config` does."""
+    """transformers' tokenizer of the files in the folder. Raises as `read_config` does, and for one that multiplies."""
     with foreign_errors(explained):
-        return transformers.AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
+    refuse_growth(tokenizer, explained)
+    return tokenizer
 
 
 def text_config(config: Any) -> Any:
