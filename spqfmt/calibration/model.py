@@ -22,6 +22,7 @@ from spqfmt.calibration.limits import within_limits
 from spqfmt.errors import ImporterError, SpqError, UnsupportedError, foreign_errors
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.models.assets import asset_folder
+from spqfmt.models.claims import earned, false_claim
 from spqfmt.models.config import class_named, quiet_transformers, read_config, read_tokenizer, text_config
 from spqfmt.models.targets import Targets
 
@@ -69,6 +70,8 @@ class ModelShell:
             quiet_transformers(),
             running_errors(source.architecture),
         ):
+            if claim := false_claim(folder, len(source.tensors)):
+                raise ImporterError(f"calibration: the model's config.json is wrong: {claim}")
             config = read_config(folder, _unusable_config)
             self.model = _build_empty(source, config, dtype)
         targets = Targets(self.model)
@@ -151,7 +154,8 @@ def _build_empty(source: SourceModel, config: Any, dtype: torch.dtype) -> Any:
     text_config(config).use_cache = False
     # Expert by expert, each with the tokens that are routed to it.
     config._experts_implementation = "eager"
-    with torch.device("meta"):
+    shapes = (tensor.shape for tensor in source.tensors)
+    with torch.device("meta"), earned("calibration", shapes):
         return named._from_config(config, dtype=dtype)
 
 

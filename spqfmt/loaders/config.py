@@ -8,6 +8,7 @@ from typing import Any
 from spqfmt.errors import SpqError, UnsupportedError, foreign_errors
 from spqfmt.importers._quantized import QUANTIZER_KEYS
 from spqfmt.loaders.tensors import StoredModel
+from spqfmt.models.claims import false_claim
 from spqfmt.models.config import read_config, read_tokenizer
 
 _TOKENIZER_FILES = frozenset(
@@ -43,6 +44,8 @@ def stored_config(path: Path, folder: Path, stored: StoredModel) -> Any:
             "config",
         )
 
+    if claim := false_claim(folder, len(stored.tensors)):
+        raise stored.bad(f"{path}: its config.json is wrong: {claim}")
     config = read_config(folder, explained)
     settle_quantized(path, config, stored)
     return config

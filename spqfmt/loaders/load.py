@@ -28,6 +28,7 @@ from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
 from spqfmt.loaders.packed.options import Packing, check_dtype
 from spqfmt.loaders.packed.whole import loaded_class
 from spqfmt.loaders.schemes.registry import has_device_form
+from spqfmt.models.claims import earned
 from spqfmt.models.own_code import own_code
 from spqfmt.models.places import Place, find_places, values_at_once
 from spqfmt.records import TensorRecord
@@ -75,11 +76,15 @@ class Prepared:
 def prepare(
     model_class: Any, config: Any, readers: Sequence[Reader], dtype: torch.dtype, planner: Planner
 ) -> Prepared:
-    """Plan from the index and an empty model. Raises MemoryBudgetError before any weight is read, OptionError."""
+    """Plan from the index and an empty model. Raises MemoryBudgetError before any weight is read, OptionError.
+
+    CorruptError for a config that asks for more than the file holds.
+    """
     check_dtype(dtype)
-    with torch.device("meta"):
-        skeleton = model_class(config)
     packable = Packable.of(readers)
+    shapes = (record.shape for record in packable.records.values())
+    with torch.device("meta"), earned(readers[0].path, shapes):
+        skeleton = model_class(config)
     computed = {name: record for name, record in packable.records.items() if planner.computes(record)}
     places = find_places(skeleton, computed)
     values_bytes = values_at_once(skeleton, places) * dtype.itemsize

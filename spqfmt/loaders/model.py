@@ -36,6 +36,7 @@ from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.settings import read_generation_config
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
 from spqfmt.models.assets import asset_folder
+from spqfmt.models.claims import earned
 from spqfmt.models.config import find_model_class, quiet_transformers
 from spqfmt.models.inputs import treat_inputs
 from spqfmt.progress import Progress, Silent
@@ -124,7 +125,8 @@ def load_onto(
                     progress=shown,
                 )
             else:
-                model, _ = _build(path, model_class, config, stored=stored, dtype=weights, progress=shown)
+                with earned(path, (t.shape for t in stored.tensors.values())):
+                    model, _ = _build(path, model_class, config, stored=stored, dtype=weights, progress=shown)
                 treat_inputs(
                     model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None}
                 )

@@ -22,6 +22,7 @@ from spqfmt.loaders.model import load_packed, torch_device
 from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
 from spqfmt.models.assets import asset_folder
+from spqfmt.models.claims import earned
 from spqfmt.models.config import find_model_class
 from spqfmt.models.harmless import dropped_values
 from spqfmt.models.inputs import treat_inputs
@@ -88,6 +89,7 @@ def load_pretrained(
         dtype = _dtype(asked, config, stored)
         if wanted is None or device is None:
             loaded = _load_decoded(
+                path,
                 model_class,
                 from_state_dict,
                 arguments,
@@ -181,6 +183,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _load_decoded(
+    path: Path,
     model_class: Any,
     from_state_dict: Callable[..., Any],
     arguments: Sequence[Any],
@@ -190,7 +193,9 @@ def _load_decoded(
     options: dict[str, Any],
 ) -> Any:
     exact = dtype if isinstance(dtype, torch.dtype) else torch.float32
-    with lazy_state(stored, model_class, config, dtype=exact, progress=Silent()) as state:
+    shapes = (tensor.shape for tensor in stored.tensors.values())
+    state_dict = lazy_state(stored, model_class, config, dtype=exact, progress=Silent())
+    with earned(path, shapes), state_dict as state:
         loaded = from_state_dict(*arguments, config=config, state_dict=state, dtype=dtype, **options)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     treat_inputs(model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None})

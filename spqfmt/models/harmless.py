@@ -60,6 +60,9 @@ _TOKENIZER: Mapping[str, Keep] = {
     "init_inputs": _never,  # arguments by position, which may be paths
     "mecab_option": _never,  # a command line
 }
+# Numbers of tokens that transformers makes without a word of them in a file. T5 has 100.
+_COUNTS = ("extra_ids", "offset")
+_MOST_TOKENS = 10_000
 # Files of a tokenizer are found in its folder; a path that is stored for one is of the machine that wrote it.
 _PATH = re.compile(r".*_(file|path|dir)")
 _SPECIAL_TOKENS = re.compile(r".*_tokens?")
@@ -125,6 +128,9 @@ def _refuse_backbone(name: str, config: Mapping[str, Any]) -> None:
 
 
 def _tokenizer(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    for key in _COUNTS:
+        if isinstance(number := settings.get(key), int | float) and number > _MOST_TOKENS:
+            raise UnsupportedError(f"{name}: {key} is {number}; {_MOST_TOKENS} is the most", key)
     return {
         key: _tokenizer(name, value) if isinstance(value, dict) and key.endswith("_kwargs") else value
         for key, value in settings.items()

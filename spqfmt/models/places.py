@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from spqfmt.errors import SpqError
 from spqfmt.importers.base import SourceModel
 from spqfmt.models.assets import asset_folder
+from spqfmt.models.claims import earned, false_claim
 from spqfmt.models.config import find_model_class, quiet_transformers, read_config
 from spqfmt.models.own_code import own_code
 from spqfmt.models.targets import Targets
@@ -145,8 +146,11 @@ def _skeleton(source: SourceModel) -> Any | None:
     """transformers' model of the source, without weights; None where it has none."""
     try:
         with asset_folder(source.asset_data) as folder, quiet_transformers():
+            if false_claim(folder, len(source.tensors)):
+                return None
             config = read_config(folder, SpqError)
-            with torch.device("meta"):
+            shapes = (tensor.shape for tensor in source.tensors)
+            with torch.device("meta"), earned(source.architecture, shapes):
                 return find_model_class(config)(config)
     except Exception:  # noqa: BLE001  # a foreign config may make transformers' classes raise anything
         return None

@@ -1,7 +1,9 @@
 """What a stored file says of templates, tokenizers and sizes takes no more time and memory than it may."""
 
 import json
+import re
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,16 +11,19 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from spq_command import run
 from tokenizers import Regex, Tokenizer, decoders, normalizers
 
 import spqfmt
 from spqfmt.calibration.text import CalibrationOptions, choose_samples
 from spqfmt.calibration.tokens import leading_tokens
-from spqfmt.errors import SpqError, UnsupportedError
+from spqfmt.errors import CorruptError, ImporterError, SpqError, UnsupportedError
 from spqfmt.loaders import encode_text, generate, load_model
 from spqfmt.loaders.generate import encode_prompt
+from spqfmt.loaders.plan import plan_model
 from spqfmt.models import bounded
+from spqfmt.models.claims import earned
 from spqfmt.models.growth import growth
 
 # Which of the two comes first is a matter of the machine.
@@ -177,3 +182,97 @@ def test_stop_strings_without_end_are_refused(llama: Path, stops: Any) -> None:
     model, tokenizer = load_model(llama)
     with pytest.raises(SpqError, match="has stop strings of 300 characters, 256 are the most"):
         generate(model, tokenizer, "Hi", max_new_tokens=2)
+
+
+CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "layers": ({"num_hidden_layers": 10**7}, "num_hidden_layers is 10000000, with 21 tensors"),
+    "fewer": ({"num_hidden_layers": 10**4}, "num_hidden_layers is 10000, with 21 tensors"),
+    "as a float": ({"num_hidden_layers": 1e7}, "num_hidden_layers is 10000000.0, with 21 tensors"),
+    "by another name": ({"n_layer": 10**7}, "n_layer is 10000000, with 21 tensors"),
+    "below": ({"text_config": {"encoder_layers": 10**7}}, "encoder_layers is 10000000, with 21 tensors"),
+    "lists": ({"attention_types": [[["global"], 10**7]]}, "attention_types is 10000000, with 21 tensors"),
+    "experts": ({"num_local_experts": 10**6}, "num_local_experts is 1000000, with 21 tensors"),
+    "labels": ({"num_labels": 10**9}, "num_labels is 1000000000, with 21 tensors"),
+    "fewer than none": ({"num_hidden_layers": -1}, "num_hidden_layers is -1"),
+    "heads": ({"num_key_value_heads": -2}, "num_key_value_heads is -2"),
+    "size": ({"hidden_size": -64}, "hidden_size is -64"),
+}
+ASKED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "rows": ("llama", {"vocab_size": 10**12}, "values than its 21 tensors"),
+    "columns": ("llama", {"intermediate_size": 10**12}, "values than its 21 tensors"),
+    "positions": ("gpt2", {"n_positions": 10**7}, "values than its (28|29) tensors"),
+    "a mask": (
+        "gpt2",
+        {"model_type": "gpt_bigcode", "architectures": None, "n_positions": 50_000},
+        "bytes of buffers than its (28|29) tensors",
+    ),
+    "experts of layers": (
+        "llama",
+        {"model_type": "mixtral", "architectures": None, "num_hidden_layers": 200, "num_local_experts": 4000},
+        "values than its 21 tensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_config_claims_no_more_than_there_is(llama: Path, case: str) -> None:
+    values, claim = CONFIGS[case]
+    configure(llama / "config.json", values)
+    packed = llama.parent / "m.spq"
+    spqfmt.pack(llama, packed)
+    for path, kind in ((packed, CorruptError), (llama, ImporterError)):
+        with pytest.raises(kind, match=f"^{re.escape(f'{path}: its config.json is wrong: {claim}')}$"):
+            load_model(path)
+    for call in (lambda: plan_model(packed), lambda: load_model(packed, memory="100MiB")):
+        with pytest.raises(CorruptError, match=f"its config.json is wrong: {re.escape(claim)}$"):
+            call()
+    with pytest.raises(
+        ImporterError, match=f"calibration: the model's config.json is wrong: {re.escape(claim)}"
+    ):
+        spqfmt.pack(llama, llama.parent / "q.spq", method="gptq", bits=4, samples=2, seq_len=16)
+
+
+@pytest.mark.parametrize("case", ASKED)
+def test_a_class_makes_no_more_than_there_is(tmp_path: Path, tiny_folder: Any, case: str) -> None:
+    name, values, message = ASKED[case]
+    folder = Path(shutil.copytree(tiny_folder(name), tmp_path / "model"))
+    spqfmt.pack(folder, tmp_path / "m.spq")
+    configure(folder / "config.json", values)
+    spqfmt.pack(folder, tmp_path / "bad.spq")
+    calls: list[Callable[[], Any]] = [
+        lambda: load_model(folder),
+        lambda: load_model(tmp_path / "bad.spq", memory="100MiB"),
+        lambda: plan_model(tmp_path / "bad.spq"),
+        lambda: spqfmt.pack(folder, tmp_path / "q.spq", method="gptq", bits=4, samples=2, seq_len=16),
+    ]
+    for call in calls:
+        with pytest.raises(SpqError, match=f"its config asks for a model of many more {message} can fill"):
+            call()
+    load_model(tmp_path / "m.spq")  # nothing is left behind
+
+
+def test_what_is_earned_is_counted_for_each_building_thread() -> None:
+    def build(n: int) -> None:
+        with torch.device("meta"):
+            torch.nn.Linear(n, 1 << 10, bias=False)
+
+    most = 8 * 1000 + (1 << 24)
+    with earned("here", [(10, 100)]):
+        build(most >> 10)
+        with pytest.raises(
+            CorruptError, match=r"^here: its config asks for a model of many more values than its 1"
+        ):
+            build(1)
+        thread = threading.Thread(target=build, args=[1 << 20])
+        thread.start()
+        thread.join()
+        torch.nn.Linear(1 << 5, 1 << 5)  # loaded, not claimed
+    build(most)
+
+
+def test_a_tokenizer_makes_no_tokens_without_end(llama: Path) -> None:
+    configure(llama / "tokenizer_config.json", {"extra_ids": 10**9})
+    spqfmt.pack(llama, llama.parent / "m.spq")
+    for path in (llama, llama.parent / "m.spq"):
+        with pytest.raises(UnsupportedError, match=r"tokenizer_config\.json: extra_ids is 1000000000"):
+            load_model(path)
