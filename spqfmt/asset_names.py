@@ -11,6 +11,13 @@ _NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]+(/(?!\.{1,2}(/|$))[A-Za-z0-9
 _MAX_NAME_BYTES = 255
 # Weights and what says which belong together: other programs read them and run nothing.
 _WEIGHT_ENDINGS = (".safetensors", ".gguf", *wire.ASSET_NEVER_ENDINGS)
+_DATA_NAMES = re.compile(
+    "|".join(
+        re.escape(name).replace(r"\*", ".*")
+        for names in (wire.ASSET_DATA_NAMES, wire.ASSET_JSON_NAMES, wire.ASSET_MD_NAMES, wire.ASSET_TXT_NAMES)
+        for name in names
+    )
+)
 # In every repository of a hub.
 _ATTRIBUTES = ".gitattributes"
 
@@ -58,11 +65,10 @@ def _kind(parts: list[str]) -> Kind | None:
     last = parts[-1]
     if last.endswith(wire.ASSET_NEVER_ENDINGS) or any(map(_is_odd, parts)):
         return None
-    if last.endswith(wire.ASSET_CODE_ENDINGS) or last in wire.ASSET_CODE_NAMES:
-        return "code"
     in_folder = len(parts) > 1 and last.endswith(wire.ASSET_FOLDER_ENDINGS)
-    is_data = last.endswith(wire.ASSET_DATA_ENDINGS) or last in wire.ASSET_DATA_NAMES
-    return "data" if is_data or in_folder else None
+    if in_folder or last.endswith(wire.ASSET_DATA_ENDINGS) or _DATA_NAMES.fullmatch(last):
+        return "data"
+    return "code" if last.endswith(wire.ASSET_CODE_ENDINGS) else None
 
 
 def _kind_of_source(parts: list[str]) -> Kind | None:
@@ -75,5 +81,7 @@ def _kind_of_source(parts: list[str]) -> Kind | None:
 
 
 def _is_odd(part: str) -> bool:
-    """Hidden, of a device, or a name that some systems cut short."""
-    return part.startswith(".") or part.endswith(".") or part.partition(".")[0] in wire.ASSET_DEVICE_NAMES
+    """Hidden, of a device, an option to whoever says `*`, or a name that some systems cut short."""
+    return (
+        part.startswith((".", "-")) or part.endswith(".") or part.partition(".")[0] in wire.ASSET_DEVICE_NAMES
+    )

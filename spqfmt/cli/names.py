@@ -15,10 +15,10 @@ def listed(names: Sequence[str], shown: int = _SHOWN) -> str:
     return ", ".join(names[:shown]) + more
 
 
-def tell_left_out(left_out: Mapping[str, str]) -> None:
-    """One line on stderr for each reason, with the names of the files."""
+def tell_left_out(left_out: Mapping[str, str], what: str = "left out, ") -> None:
+    """One line on stderr for each reason, behind `what`, with the names of the files."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
-        click.echo(printable(f"left out, {reason}: {listed(names)}"), err=True)
+        click.echo(printable(f"{what}{reason}: {listed(names)}"), err=True)

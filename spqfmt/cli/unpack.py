@@ -21,7 +21,10 @@ from spqfmt.cli.progress import Bar
     help="Copy FILE instead: AutoModelForCausalLM.from_pretrained(OUT_DIR) loads it once spqfmt is imported.",
 )
 @click.option(
-    "--with-code", is_flag=True, help="Write the model's own code too. Read it before anything runs it."
+    "--with-code",
+    is_flag=True,
+    help="Write the model's own code too, settings that name code, and what else programs may run or follow. Read it "
+    "before anything runs it.",
 )
 @click.option(
     "--as",
@@ -45,7 +48,8 @@ def unpack(
     They are compared with their SHA-256. Any other FILE gives safetensors, config and tokenizer as Hugging Face has
     them; quantized tensors are dequantized.
 
-    Files of FILE that could be run or followed by other programs are left out, and named.
+    Files of FILE that could be run or followed by other programs are left out, and named; so are settings that make
+    transformers fetch or run code (auto_map, kernels of a hub).
 
     \b
     spqfmt unpack model.spq model-folder
@@ -67,4 +71,5 @@ def unpack(
         n = len(report.written)
         what = f"{n} file{'' if n == 1 else 's'}, identical to the source" if report.identical else "written"
         click.echo(f"{out_dir}: {what}", err=True)
+        tell_left_out(report.changed, "written ")
         tell_left_out(report.left_out)

@@ -22,7 +22,7 @@ from spqfmt.errors import CorruptError
 _LAYERS = re.compile(r"(.*_)?(layers?|depths?|blocks?|stages|repeats|attention_types)")
 _MORE_LAYERS = 256  # some classes run a few layers many times
 _EXPERTS = re.compile(r"(.*_)?experts?")
-_MORE_EXPERTS = 4096  # many in one tensor
+_MORE_EXPERTS = 1 << 16  # many in one tensor, or none where a class is told not to have them
 _NUMBERS = re.compile(r"(.*_)?(n|num)_.+")
 _MOST = {"num_labels": 1 << 20}  # transformers makes a name for each
 _MOST_OTHERS = 1 << 24

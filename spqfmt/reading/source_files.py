@@ -17,11 +17,12 @@ from spqfmt.errors import ChecksumError, CorruptError
 from spqfmt.progress import Progress
 from spqfmt.reading import origin_arrays, origin_gguf
 from spqfmt.reading.rows import holder, read_tensor
+from spqfmt.reading.settings import Settings, is_settings, read_settings
 from spqfmt.records import TensorRecord, dense_bytes
 
 _LAYOUTS = {origin_arrays.LAYOUT: origin_arrays.array_part, origin_gguf.LAYOUT: origin_gguf.block_part}
 """What gives a part of a tensor, by the name and version of its origin's layout."""
-CODE = "code, or what runs when it is read; written with --with-code alone"
+CODE = "code, or what programs may run or follow; written with --with-code alone"
 NO_NAME = "its name may not be written into a folder"
 NOT_HELD = "not in the packed file"
 
@@ -38,6 +39,8 @@ class SourceFiles:
         kinds = source_kinds(file.name for file in self._sources.files)
         self.left_out: dict[str, str] = {}
         """Names of the files that are not written, with the reason."""
+        self.changed: dict[str, Settings] = {}
+        """Those of `written` that are written without some of their settings."""
         self.written: list[SourceFileRecord] = []
         for file in self._sources.files:
             kind = kinds.get(file.name)
@@ -45,7 +48,7 @@ class SourceFiles:
                 self.left_out[file.name] = NOT_HELD
             elif kind is None:
                 self.left_out[file.name] = NO_NAME
-            elif kind == "code" and not with_code:
+            elif not with_code and (kind == "code" or self._hides_code(file)):
                 self.left_out[file.name] = CODE
             else:
                 self.written.append(file)
@@ -90,7 +93,10 @@ class SourceFiles:
             path = folder / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as handle:
-                self._write(file, literals[begin:at], handle)
+                if file.name in self.changed:
+                    handle.write(self.changed[file.name].data)
+                else:
+                    self._write(file, literals[begin:at], handle)
                 handle.flush()
                 os.fsync(handle.fileno())
             progress.advance(file.file_bytes, file.name)
@@ -161,6 +167,16 @@ class SourceFiles:
         if piece.part != 0 or piece.first + n > whole:
             raise CorruptError(f"source file {name!r}: tensor {record.name!r} has no such part")
         return piece.literal_bytes + n
+
+    def _hides_code(self, file: SourceFileRecord) -> bool:
+        """Whether code stands in its settings and cannot be left out; where it can, `changed` has it from now on."""
+        if not is_settings(file.name):
+            return False
+        # pack keeps them as assets, and nothing looks into pieces before they are written.
+        found = None if file.pieces is not None else read_settings(self._assets[file.name], file.name)
+        if found is not None and found.keys:
+            self.changed[file.name] = found
+        return found is None
 
     def _is_asset(self, file: SourceFileRecord) -> bool:
         """Whether a file without pieces is the asset of its name, as it was."""

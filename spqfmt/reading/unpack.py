@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,7 @@ from spqfmt.exporters.huggingface import export_huggingface
 from spqfmt.importers._quantized import are_decoded, without_quantizer
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.restore import restore
+from spqfmt.reading.settings import is_settings, read_settings
 from spqfmt.reading.source_files import CODE, NO_NAME, SourceFiles
 from spqfmt.records import FACT_PREFIX, TensorRecord
 from spqfmt.schemes.registry import scheme_of
@@ -30,12 +31,14 @@ _CONFIG = "config.json"
 class UnpackReport:
     """What became of the model's files. `left_out`: names of those that were not written, with the reason.
 
-    `written` are its small files, or with `identical` all files of the source that were written as they were.
+    `written` are its small files, or with `identical` all files of the source that were written as they were. `changed`
+    says of settings what they were written without, since it names code.
     """
 
     written: tuple[str, ...]
     left_out: Mapping[str, str]
     identical: bool = False
+    changed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,8 @@ def unpack(
 
     Quantized tensors are dequantized. With `keep_packed` the weights stay in a copy of the file: transformers loads
     such a folder once spqfmt is imported. Of the model's small files those are written that FORMAT.md 7.1 allows in a
-    folder; code among them only `with_code`. Raises FormatError for the file, FileExistsError and OSError for the
-    folder, EncodeError for a tensor's name that safetensors cannot hold.
+    folder; code among them, and settings that name code, only `with_code`. Raises FormatError for the file,
+    FileExistsError and OSError for the folder, EncodeError for a tensor's name that safetensors cannot hold.
     """
     folder = given_path(folder)
     with open_model(path) as model, progress or Silent() as shown:
@@ -102,7 +105,9 @@ def unpack(
                 shown.start(sum(file.file_bytes for file in sources.written))
                 with whole_folder(folder) as partial:
                     sources.write(partial, shown)
-                return UnpackReport(tuple(f.name for f in sources.written), sources.left_out, identical=True)
+                changed = {name: settings.reason for name, settings in sources.changed.items()}
+                written = tuple(file.name for file in sources.written if file.name not in changed)
+                return UnpackReport(written, sources.left_out, identical=True, changed=changed)
             if as_ == "source":
                 raise OptionError(
                     f"{path}: it cannot give back the files of its source; leave --as source out for plain weights"
@@ -138,10 +143,20 @@ def _chosen(model: OpenModel, *, with_code: bool) -> tuple[dict[str, Iterable[by
         else:
             left_out[name] = CODE
     holders = model.asset_holders
-    chosen: dict[str, Iterable[bytes]] = {
-        name: holders[name].asset_pieces(name) for name in names if name not in left_out
-    }
-    return chosen, UnpackReport(tuple(chosen), left_out)
+    chosen: dict[str, Iterable[bytes]] = {}
+    changed: dict[str, str] = {}
+    for name in [name for name in names if name not in left_out]:
+        chosen[name] = holders[name].asset_pieces(name)
+        if with_code or not is_settings(name):
+            continue
+        settings = read_settings(holders[name], name)
+        if settings is None:
+            left_out[name] = CODE
+            del chosen[name]
+        elif settings.keys:
+            chosen[name], changed[name] = [settings.data], settings.reason
+    written = tuple(name for name in chosen if name not in changed)
+    return chosen, UnpackReport(written, left_out, changed=changed)
 
 
 def _say_decoded(model: OpenModel, assets: dict[str, Iterable[bytes]], report: UnpackReport) -> UnpackReport:

@@ -21,7 +21,7 @@ TRAVEL = (
     "LICENSE", "NOTICE", "README.md", "USE_POLICY", "merges.txt", "source.spm", "target.spm", "bpe.codes", "vocab.bpe",
     "tokenizer.model", "tokenizer.model.v3", "tokenizer.json", "chat_template.jinja", "qwen.tiktoken", "a.vocab",
     "additional_chat_templates/tools.jinja", "1_Pooling/config.json", "modeling_x.py", "custom_generate/generate.py",
-    "requirements.txt", "recipe.yaml", "deep/er/notes.md",
+    "requirements.txt", "recipe.yaml", "deep/er/readme.md",
 )  # fmt: skip
 STAY = {
     "pytorch_model.bin": "other weights",
@@ -131,7 +131,10 @@ def test_the_commands_name_what_stays(crowded: Path, tmp_path: Path) -> None:
     )
     assert json.loads(result.stdout)["left_out"].keys() == STAY.keys()
     result = CliRunner().invoke(unpack, [str(tmp_path / "m.spq"), str(tmp_path / "out")])
-    assert "left out, code, or what runs when it is read; written with --with-code alone: " in result.stderr
+    assert (
+        "left out, code, or what programs may run or follow; written with --with-code alone: "
+        in result.stderr
+    )
     result = CliRunner().invoke(unpack, [str(tmp_path / "m.spq"), str(tmp_path / "all"), "--with-code"])
     assert "left out" not in result.stderr
     assert (tmp_path / "all" / "modeling_x.py").is_file()

@@ -17,6 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import spqfmt
 from spqfmt.errors import SpqError, UnsupportedError
 from spqfmt.loaders import load_model
+from spqfmt.models.code_settings import CODE
 from spqfmt.models.harmless import harmless
 
 INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(40)]])
@@ -105,9 +106,10 @@ def test_a_model_loads_as_without_what_leads_elsewhere(llama: Path, case: str) -
         assert model.config._attn_implementation == "sdpa"
     folder = llama.parent / "packed"
     spqfmt.unpack(packed, folder, keep_packed=True)
-    assert json.loads((folder / "config.json").read_bytes()) == json.loads(
-        (llama / "config.json").read_bytes()
-    )
+    written = json.loads((folder / "config.json").read_bytes())
+    before = json.loads((llama / "config.json").read_bytes())
+    assert {key: before[key] for key in written} == written
+    assert before.keys() - written.keys() <= CODE.keys()
     with tiny.quiet():
         for cls in (transformers.AutoModelForCausalLM, transformers.LlamaForCausalLM):
             model = cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

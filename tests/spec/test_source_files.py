@@ -10,6 +10,9 @@ import pytest
 import reference_decoder
 import torch
 from safetensors.torch import save_file
+from spq_vectors.source_files import Part, Sources, safetensors
+from spq_vectors.valid import dense
+from spq_vectors.valid_sources_1_1 import with_sources
 
 import spqfmt
 from spqfmt import errors
@@ -140,3 +143,19 @@ def test_a_literal_that_is_another_is_found_and_nothing_is_written(folder: Path,
     with pytest.raises(errors.ChecksumError):
         spqfmt.unpack(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_made_of_pieces_count_as_code(tmp_path: Path) -> None:
+    """pack keeps them whole; whoever writes them so wants them to pass unseen."""
+    sources = Sources()
+    sources.add("model.safetensors", safetensors({"w": ("U8", [4], Part(0, bytes(4)))}))
+    config = b'{"attn_implementation": "owner/repo@main:fn"}'
+    sources.add("config.json", [config])
+    path = tmp_path / "m.spq"
+    path.write_bytes(with_sources([dense("w", [4], "u8", [0] * 4)], sources).build())
+    report = spqfmt.unpack(path, tmp_path / "out")
+    assert report.identical
+    assert "--with-code" in report.left_out["config.json"]
+    assert set(digests(tmp_path / "out")) == {"model.safetensors"}
+    assert not spqfmt.unpack(path, tmp_path / "all", with_code=True).left_out
+    assert (tmp_path / "all" / "config.json").read_bytes() == config

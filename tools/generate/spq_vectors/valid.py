@@ -259,6 +259,35 @@ def asset_files() -> Vector:
 
 
 @vector
+def asset_names() -> Vector:
+    """Texts that a model needs, and texts that tools obey by their names."""
+    data = (
+        "generation_config.json", "Tokenizer.4.0.0.JSON", "tokenizer_config.json", "config_sentence_transformers.json",
+        "special_tokens_map.json", "added_tokens.json", "vocab-src.json", "entity_vocab.json", "all_results.json",
+        "vocab.txt", "dict.de.txt", "labels.txt", "README_zh.md", "LICENSE-LLAMA.txt", "original/params.json",
+        "docs/THIRD_PARTY_NOTICES.md", "USE_POLICY.md", "model_card.md", "preprocessor_config.json", "modules.json",
+        "additional_chat_templates/tools.jinja", "USAGE_POLICY", "x.model.v1", "usage.md", "_config.json",
+    )  # fmt: skip
+    code = (
+        "opencode.json", "AGENT.md", "CLAUDE.local.md", "requirements-dev.txt", "renovate.json", "biome.json",
+        "tsconfig.json", "lefthook.json", "docs/SKILL.md", "GEMINI.md", "a.config.json", "notes.txt", "myreadme.md",
+        "conanfile.txt", "vocab.json.txt.py", "xtokenizer.json", "config.json.md", "license.md.yaml",
+    )  # fmt: skip
+    neither = (
+        "-rf.json", "--config/config.json", "x/-/readme.md", "-", "license.sh", "license-x", "config.json5",
+        "config.json.lock", "vocab.txt.bak", "tokenizer", "conftest", "x_config.json.index.json", "-.model",
+    )  # fmt: skip
+    names = (*data, *code, *neither)
+    return Vector(
+        "names of texts: those of a model's files, others, and parts that begin with a dash",
+        File(assets=[(name, Stream("asset", "u8", name.encode())) for name in names], compress=zstd_index),
+        {},
+        {name: name.encode() for name in names},
+        as_files=dict.fromkeys(data, "data") | dict.fromkeys(code, "code"),
+    )
+
+
+@vector
 def future_minor() -> Vector:
     """What a reader of 1.0 ignores."""
     unknown: Record = {"later": {"a": [1, [2, {"b": None}], True, "\u20ac"], "c": -(2**53) + 1}}

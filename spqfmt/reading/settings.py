@@ -1,0 +1,27 @@
+"""The settings of a model's small files, without what names code, for a folder that other programs read."""
+
+from typing import NamedTuple
+
+from spqfmt.container.reader import Reader
+from spqfmt.models.code_settings import MOST_BYTES, is_settings, without_code
+
+__all__ = ["Settings", "is_settings", "read_settings"]
+
+
+class Settings(NamedTuple):
+    """A file of settings as it is written, and the keys that were left out of it."""
+
+    data: bytes
+    keys: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        """What was done, for the report."""
+        return f"without {', '.join(self.keys)}, which name code; --with-code writes all"
+
+
+def read_settings(reader: Reader, name: str) -> Settings | None:
+    """The asset `name`, as bytes where nothing is left out of it; None where it cannot be looked into."""
+    sizes = {asset.name: asset.stream.n for asset in reader.index.assets}
+    found = without_code(reader.read_asset(name)) if sizes[name] <= MOST_BYTES else None
+    return None if found is None else Settings(*found)
