@@ -341,7 +341,7 @@ def test_what_a_module_refuses(write_tensor: Callable[..., Path], generator: Any
         module(torch.zeros(1, COLUMNS))
     module.attach(engine_of(path, None))
     assert module.weight.shape == (ROWS, COLUMNS)
-    with pytest.raises(ValueError, match="does not end in 130"):
+    with pytest.raises(RuntimeError, match=r"^w: .*shapes cannot be multiplied"):
         module(torch.zeros(1, COLUMNS + 1))
     with pytest.raises(SpqError, match="the input is on meta"):
         module(torch.zeros(1, COLUMNS, device="meta"))

