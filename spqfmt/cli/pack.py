@@ -197,8 +197,8 @@ def pack(
     check_name(out)
     with threads.jobs(jobs), about(source, out):
         model = open_source(source)
+        checked = checked.for_source(model)
         if dry_run:
-            checked = checked.for_source(model)
             plan = plan_pack(model, checked)
             # Not for --bits, which has a default: the check encodes what is not quantized.
             if checked.fit is not None and not isinstance(checked.fit, BitsPerWeight):

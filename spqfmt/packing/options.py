@@ -8,7 +8,8 @@ from typing import Any, Self, TypedDict, Unpack
 from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.codecs.registry import CHOICES, unknown_codec
-from spqfmt.errors import OptionError
+from spqfmt.errors import ImporterError, OptionError
+from spqfmt.importers._quantized import quantized_arrays
 from spqfmt.importers.base import SourceModel
 from spqfmt.packing.target import FITTING, KEEPING_CODES, BitsPerWeight, Fit, check_coding, choose
 from spqfmt.quantize.base import GradedMethod, Method, MethodOptions, refuse_others
@@ -41,10 +42,18 @@ class PackOptions:
     def for_source(self, model: SourceModel) -> Self:
         """The options for a model: what stores codes of its own is kept as it is where no method was asked for.
 
-        The default would write the values that the codes stand for, in twice the bytes.
+        The default would write the values that the codes stand for, in twice the bytes, or arrays that no model is
+        loaded from. Arrays that are not understood, all of them, are left to it.
         """
-        coded = [tensor for tensor in model.tensors if tensor.form]
-        if self.is_asked or not coded or not all(tensor.stored for tensor in coded):
+        if self.is_asked:
+            return self
+        try:
+            tensors = model.as_weights().tensors
+        except ImporterError:  # arrays that contradict each other
+            return self
+        coded = [tensor for tensor in tensors if tensor.form]
+        left = quantized_arrays((tensor.name, tensor.shape, tensor.dtype) for tensor in tensors)
+        if not coded or left or not all(tensor.stored for tensor in coded):
             return self
         return replace(self, method=METHODS[KEEPING_CODES])
 

@@ -86,7 +86,7 @@ def unsigned(elements: Elements, dtype: str) -> NDArray[Any]:
     """Elements as unsigned integers of their bits."""
     bits = wire.DTYPES[dtype].bits
     found = elements.view(f"<u{elements.dtype.itemsize}")
-    return found & ((1 << bits) - 1) if bits < 8 else found
+    return found & ((1 << bits) - 1) if bits < 8 and elements.dtype.kind == "i" else found
 
 
 def matrix_elements(reader: Reader, record: TensorRecord, role: str) -> Elements:
@@ -133,12 +133,11 @@ def _written(elements: NDArray[Any], width: int, add: int, bits: int) -> NDArray
     """Each element with `add` modulo 2^bits, in `bits` bits, one after the other."""
     if add == 0 and bits == width and bits % 8 == 0:
         return np.ascontiguousarray(elements).view(np.uint8)
+    runs = (elements[at : at + _AT_ONCE] for at in range(0, elements.size, _AT_ONCE))
     if add == 0 and bits == width == _NIBBLE:
-        return pack_elements(elements.astype(np.uint8, copy=False), "u4")
-    pieces = [
-        _bits(elements[at : at + _AT_ONCE].astype(np.uint64), add, bits)
-        for at in range(0, elements.size, _AT_ONCE)
-    ]
+        pieces = [pack_elements(run.astype(np.uint8, copy=False), "u4") for run in runs]
+    else:
+        pieces = [_bits(run.astype(np.uint64), add, bits) for run in runs]
     return np.concatenate([np.empty(0, np.uint8), *pieces])
 
 

@@ -201,7 +201,7 @@ def test_a_model_loads_with_the_values_of_its_library(tmp_path: Path, kind: str)
     check_loaded(path, source, expected)
     assert set(plan_model(path).whole.values()) == {"codes of f4_e2m1"}
     lossless = tmp_path / "lossless.spq"
-    spqfmt.pack(source, lossless)
+    spqfmt.pack(source, lossless, method="lossless")
     assert path.stat().st_size < lossless.stat().st_size
 
 
@@ -312,7 +312,7 @@ def test_what_contradicts_itself_is_refused_and_kept_by_lossless(tmp_path: Path,
         spqfmt.pack(source, path, method="keep")
     assert "\n" not in str(refused.value)
     assert {file.name for file in tmp_path.iterdir()} == {"source"}
-    spqfmt.pack(source, path)
+    spqfmt.pack(source, path, method="lossless")
     assert spqfmt.unpack(path, tmp_path / "out").identical
 
 

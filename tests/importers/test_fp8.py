@@ -94,6 +94,7 @@ SCALES: dict[str, tuple[dict[str, Any], torch.Tensor, tuple[int, int]]] = {
         torch.arange(112, 160, dtype=torch.uint8).reshape(24, 2),
         (1, 32),
     ),
+    "of columns": ({"quant_method": "fbgemm_fp8"}, normal(1, 40).abs(), (24, 1)),
     "powers of two": (BLOCKS, torch.tensor([[-3.0]]).exp2().to(torch.float8_e8m0fnu), (128, 128)),
     "of no config": ({}, normal(3, 5), (8, 8)),
 }
@@ -154,7 +155,7 @@ def test_a_model_loads_with_the_values_of_its_library(tmp_path: Path) -> None:
     assert set(whole) == set(expected)
     assert set(whole.values()) == {"codes of f8_e4m3"}
     lossless = tmp_path / "lossless.spq"
-    spqfmt.pack(source, lossless)
+    spqfmt.pack(source, lossless, method="lossless")
     assert path.stat().st_size < lossless.stat().st_size * 1.02
     with pytest.raises(UnsupportedError, match="quantized by another format"):
         spqfmt.load_model(lossless)
@@ -218,7 +219,7 @@ def test_rows_are_sorted_into_classes_where_that_saves_bytes(
         for rows in (slice(0, 1), slice(3, 40), slice(100, 400), slice(511, 512)):
             assert same(file.read(AT, rows=rows), expected[rows])
     lossless = tmp_path / "lossless.spq"
-    spqfmt.pack(source, lossless)
+    spqfmt.pack(source, lossless, method="lossless")
     assert path.stat().st_size < 0.95 * lossless.stat().st_size
 
 
@@ -272,7 +273,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], Arrays, str]] = {
     "another quantizer's config": (
         {"quant_method": "gptq", "bits": 4},
         {f"{AT}_scale": torch.ones(1)},
-        rf"tensor '{AT}' is stored as F8_E4M3.* but config.json says quant_method 'gptq'",
+        rf"tensor '{AT}' is stored as F8_E4M3, but config.json says quant_method 'gptq'",
     ),
     "another format's config": (
         {"quant_method": "compressed-tensors", "format": "pack-quantized"},
@@ -301,7 +302,7 @@ def test_what_contradicts_itself_is_refused_and_kept_by_lossless(tmp_path: Path,
         spqfmt.pack(source, path, method="keep")
     assert "\n" not in str(refused.value)
     assert {file.name for file in tmp_path.iterdir()} == {"source"}
-    spqfmt.pack(source, path)
+    spqfmt.pack(source, path, method="lossless")
     assert spqfmt.unpack(path, tmp_path / "out").identical
     with pytest.raises(ImporterError, match="only --method lossless keeps it as it is"):
         spqfmt.pack(source, tmp_path / "rtn.spq", method="rtn")
@@ -315,12 +316,20 @@ def test_what_no_family_knows_stays_an_array(tmp_path: Path) -> None:
     source = write_arrays(tmp_path / "source", {"quantization_config": compressed("tensor")}, arrays)
     path = keep(source)
     assert spqfmt.pack(source, path, method="keep", force=True).notes == (
+        "1 tensor is codes in the source (F8_E4M3 with scales of 24 x 40): these are kept",
         f"arrays of a quantizer that keep does not know are stored as they are: {other} and 1 more; no model is loaded",
     )
     with spqfmt.open(path) as file:
         assert {name: file[name].dtype for name in file} == {
             AT: "f32", other: "f8_e4m3", f"{other}_scale": "f32", f"{other}_zero_point": "f8_e4m3",
         }  # fmt: skip
+
+
+def test_arrays_of_a_quantizer_that_nobody_knows_are_left_alone(tmp_path: Path) -> None:
+    config = {"quantization_config": {"quant_method": "something_new"}}
+    source = write_arrays(tmp_path / "source", config, {AT: CODES, f"{AT}_scale": torch.ones(1)})
+    with pytest.raises(ImporterError, match="stores no codes that method keep could keep; --method lossless"):
+        spqfmt.pack(source, tmp_path / "m.spq", method="keep")
 
 
 def test_other_methods_say_that_keep_keeps_the_codes(tmp_path: Path) -> None:
@@ -330,10 +339,26 @@ def test_other_methods_say_that_keep_keeps_the_codes(tmp_path: Path) -> None:
         ImporterError, match="only --method lossless keeps it as it is, and --method keep its codes"
     ):
         spqfmt.pack(source, tmp_path / "m.spq", method="rtn")
-    [note] = spqfmt.pack(source, tmp_path / "m.spq").notes
+    [note] = spqfmt.pack(source, tmp_path / "m.spq", method="lossless").notes
     assert note.startswith(
         "quantized already (compressed-tensors): no model is loaded from its arrays; --method keep"
     )
+
+
+def test_codes_are_kept_where_no_method_is_named(tmp_path: Path) -> None:
+    """Unless arrays are left that nobody understands, or some contradict each other: these are stored as they are."""
+    arrays = {AT: CODES, f"{AT}_scale": torch.ones(1)}
+    config = {"quantization_config": compressed("tensor")}
+    source = write_arrays(tmp_path / "source", config, arrays)
+    assert spqfmt.pack(source, tmp_path / "m.spq").notes == (
+        "1 tensor is codes in the source (F8_E4M3 with scales of 24 x 40): these are kept",
+    )
+    other = AT.replace("up_proj", "down_proj")
+    for number, more in enumerate(({other: CODES}, {other: CODES, f"{other}_scale": torch.ones(3)})):
+        source = write_arrays(tmp_path / f"source{number}", config, arrays | more)
+        spqfmt.pack(source, tmp_path / "m.spq", force=True)
+        with spqfmt.open(tmp_path / "m.spq") as file:
+            assert set(file) == {*arrays, *more}
 
 
 def test_one_file_of_weights_keeps_its_codes_too(tmp_path: Path) -> None:

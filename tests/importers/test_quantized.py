@@ -165,7 +165,7 @@ def test_a_quantized_checkpoint_is_named_kept_by_lossless_and_refused_by_rtn(
         spqfmt.pack(source, out, method="rtn")
     assert f"quantized already ({by}): only --method lossless keeps it" in str(refused.value)
     assert not out.exists()
-    spqfmt.pack(source, out)
+    spqfmt.pack(source, out, method="lossless")
     with spqfmt.open(out) as file:
         for name, value in tensors.items():
             assert torch.equal(file.read(name).view(torch.uint8), value.view(torch.uint8))

@@ -17,6 +17,13 @@ from spqfmt.schemes.grouped import Grouped
 
 _DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 COMPRESSED_TENSORS = "compressed-tensors"
+_METHODS = frozenset(
+    {
+        "aqlm", "auto-round", "awq", "bitsandbytes", "bitnet", COMPRESSED_TENSORS, "eetq", "exl2", "exl3",
+        "fbgemm_fp8", "fp8", "gptq", "hqq", "modelopt", "mxfp4", "quanto", "spqr", "vptq",
+    }
+)  # fmt: skip
+"""What transformers calls the quantizers whose arrays are known not to be another's."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +62,14 @@ class Quantizer:
             only_blocks=bool(sizes) and len(sizes) == len(schemes),
         )
 
-    def check(self, name: str, form: str, methods: Mapping[str, frozenset[str]]) -> None:
-        """Raise ImporterError unless tensor `name`, stored as `form`, may be in a checkpoint of this quantizer.
+    def writes(self, form: str, methods: Mapping[str, frozenset[str]], name: str) -> bool:
+        """Whether arrays that look like `form` are of it; False for a method that nobody here knows.
 
-        `methods` are those that write this form, each with its formats.
+        `methods` are those that write this form, each with its formats. Raises ImporterError where the config speaks of
+        another, and names tensor `name`.
         """
         said = ""
-        if self.method and self.method not in methods:
+        if self.method in _METHODS - methods.keys():
             said = f"quant_method {self.method!r}"
         elif self.formats and not self.formats & methods.get(self.method, self.formats):
             said = f"format {', '.join(sorted(self.formats))}"
@@ -69,6 +77,7 @@ class Quantizer:
             raise ImporterError(
                 f"tensor {name!r} is stored as {form}, but config.json says {said}; download both again"
             )
+        return not self.method or self.method in methods
 
 
 def _block(size: object, key: str) -> tuple[int, int]:

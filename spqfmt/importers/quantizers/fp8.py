@@ -20,6 +20,7 @@ _CODES = frozenset({"f8_e4m3", "f8_e5m2", "f8_e4m3fnuz", "f8_e5m2fnuz"})
 _SCALES = {**dict(zip(FLOAT_DTYPES, FLOAT_DTYPES, strict=True)), "f8_e8m0": "f8_e8m0", "u8": "f8_e8m0"}
 _METHODS = {
     "fp8": frozenset[str](),
+    "fbgemm_fp8": frozenset[str](),
     "modelopt": frozenset[str](),
     COMPRESSED_TENSORS: frozenset(
         {"float-quantized", "naive-quantized", "mxfp8-quantized", "mixed-precision"}
@@ -41,7 +42,9 @@ class Fp8:
             ]
             # Asymmetric ones, and floats that nothing scales, are left as they are.
             is_matrix = codes.dtype in _CODES and len(codes.shape) > 1 and 0 not in codes.shape
-            if is_matrix and names and f"{name}_zero_point" not in checkpoint.arrays:
+            if not is_matrix or not names or f"{name}_zero_point" in checkpoint.arrays:
+                continue
+            if checkpoint.quantizer.writes(codes.dtype.upper(), _METHODS, name):
                 yield _weight(checkpoint, name, names[0])
 
 
@@ -51,8 +54,6 @@ def _weight(checkpoint: Checkpoint, name: str, of_scales: str) -> CodedWeight:
         raise misfit(checkpoint.arrays, of_scales, name, f": scales of {scales.dtype}")
     rows, columns = _tile(checkpoint, name, of_scales)
     dtype = _SCALES[scales.dtype]
-    form = f"{codes.dtype.upper()} with scales of {rows} x {columns}"
-    checkpoint.quantizer.check(name, form, _METHODS)
     by_scales = checkpoint.quantizer.method == COMPRESSED_TENSORS and dtype in FLOAT_DTYPES
 
     def stored() -> Grouped:
@@ -71,7 +72,7 @@ def _weight(checkpoint: Checkpoint, name: str, of_scales: str) -> CodedWeight:
         name=name,
         shape=codes.shape,
         dtype=dtype if by_scales else checkpoint.dtype,
-        form=form,
+        form=f"{codes.dtype.upper()} with scales of {rows} x {columns}",
         arrays={name: {"stream": "codes"}, of_scales: {"stream": "scales"}},
         stored=stored,
     )

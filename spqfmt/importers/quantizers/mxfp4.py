@@ -42,6 +42,8 @@ class Mxfp4:
             if not is_bytes or scales not in arrays or arrays[scales].dtype != "u8":
                 continue
             if last == "blocks" and len(codes.shape) == len(arrays[scales].shape) + 1 == 4:
+                if not checkpoint.quantizer.writes(_FORM, _METHODS, name):
+                    continue
                 if codes.shape != (*arrays[scales].shape, _BLOCK_BYTES):
                     raise misfit(arrays, scales, name)
                 experts, rows, groups, _ = codes.shape
@@ -52,6 +54,8 @@ class Mxfp4:
                 and f"{stem}_zero_point" not in arrays
                 and len(codes.shape) == 2
             ):
+                if not checkpoint.quantizer.writes(_FORM, _METHODS, name):
+                    continue
                 columns = 2 * codes.shape[1]
                 if arrays[scales].shape != (codes.shape[0], -(-columns // _COLUMNS)):
                     raise misfit(arrays, scales, name)
@@ -67,7 +71,6 @@ def _weight(
     transposed: bool = False,
 ) -> CodedWeight:
     of_codes, of_scales = arrays
-    checkpoint.quantizer.check(of_codes, _FORM, _METHODS)
     columns = shape[-2] if transposed else shape[-1]
 
     def stored() -> Grouped:

@@ -48,7 +48,15 @@ class Nvfp4:
             name = scales.removesuffix("_scale")
             codes = next((n for n in (f"{name}_packed", name) if n != scales and n in arrays), "")
             one = f"{name}_global_scale" if codes.endswith("_packed") else f"{name}_scale_2"
-            if codes and one in arrays and arrays[codes].dtype == "u8" and f"{name}_zero_point" not in arrays:
+            if (
+                not codes
+                or one not in arrays
+                or arrays[codes].dtype != "u8"
+                or f"{name}_zero_point" in arrays
+            ):
+                continue
+            methods = _MULTIPLYING if codes == name else _DIVIDING
+            if checkpoint.quantizer.writes(_FORM, methods, codes):
                 yield _weight(checkpoint, name, (codes, scales, one))
 
 
@@ -56,7 +64,6 @@ def _weight(checkpoint: Checkpoint, name: str, arrays: tuple[str, str, str]) -> 
     of_codes, of_scales, one = arrays
     codes, scales, number = (checkpoint.arrays[array] for array in arrays)
     divides = of_codes != name
-    checkpoint.quantizer.check(of_codes, _FORM, _DIVIDING if divides else _MULTIPLYING)
     rows, columns = (codes.shape[0], 2 * codes.shape[1]) if len(codes.shape) == 2 else (0, 0)
     if not rows or scales.shape != (rows, -(-columns // _COLUMNS)):
         raise misfit(checkpoint.arrays, of_scales, of_codes)
