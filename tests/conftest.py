@@ -1,7 +1,6 @@
 """What all tests share: the Hypothesis profiles, the marker `every_backend`, source models made in memory."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +10,6 @@ from hypothesis import HealthCheck, settings
 
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
 from spqfmt.kernels import backend
-
-# The tests are no package: helpers of several folders are found here.
-sys.path.insert(0, str(Path(__file__).parent))
 
 # One profile for `make check` everywhere: the same examples on every run, so that a red run is red again; no deadline,
 # since a shared two-core machine stalls for longer than any example takes. "wide" is for looking for new failures.
@@ -97,3 +93,19 @@ def make_model() -> Callable[..., SourceModel]:
         return SourceModel(tuple(tensors), assets, "None", "memory")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of the tiny model of a name; made once a session, not to be changed."""
+    import tiny  # most tests need no transformers
+
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            tiny.build(name, made[name])
+        return made[name]
+
+    return folder

@@ -1,11 +1,11 @@
 """Tiny source models of more families, and a method that only looks."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tiny
 import torch
 import transformers
 
@@ -14,11 +14,6 @@ from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.importers import open_source
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.quantize.calibrated import Block, Result
-
-# The tools are scripts, not a package: their folder is put on the path as Python does for a script.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
-
-import tiny
 
 TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
 """Short, so that tests spend no time on tokens that they do not use."""

@@ -1,15 +1,10 @@
 """Source models for the tests of this folder."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-# Shared helpers are no package: their folder is put on the path as Python does for a script.
-sys.path.insert(0, str(Path(__file__).parent))
-
 import calibration_models
+import pytest
 
 
 @pytest.fixture(scope="session")

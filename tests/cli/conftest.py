@@ -1,23 +1,17 @@
 """A small model as its folder and packed in several ways, and the program."""
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
+from cli_models import Models
 from safetensors.torch import save_file
+from spq_command import Run, run
 
 import spqfmt
-
-# The tools are scripts and the tests no package: their folders are put on the path as Python does for a script.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
-sys.path.insert(0, str(Path(__file__).parent))
-
-import tiny
-from cli_models import Models
-from spq_command import Run, run
 
 
 @pytest.fixture(scope="session")

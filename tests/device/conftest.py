@@ -1,22 +1,14 @@
 """Tensors of every form on a simulated device."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from encoded_files import write_encoded
 
 from spqfmt.schemes.base import Encoded
-
-# Tests import helpers of their folder, forms of tensors from tests/packed, and tools, which are scripts.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "gpu"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "packed"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from encoded_files import write_encoded
 
 
 @pytest.fixture

@@ -9,9 +9,6 @@ import threading
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
-
 import tiny
 import torch
 

@@ -1,22 +1,18 @@
 """Trained models, where their packages are installed: glassllm (FP16, never quantized), SmolLM2-135M (4-bit GGUF)."""
 
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
+import glass
 import pytest
+import smollm2
+import tiny
 import torch
 
 import spqfmt
 from spqfmt.importers.registry import open_source
 from spqfmt.loaders import generate, load_model
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
-
-import glass
-import smollm2
-import tiny
 
 
 def installed(name: str) -> bool:

@@ -1,16 +1,11 @@
 """Tensors of every form in files of their own, and small models."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 import tiny
 import torch
 import transformers

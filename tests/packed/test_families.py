@@ -1,13 +1,9 @@
 """Small models of families that differ in how they use their weights, loaded three times each way."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import transformers
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "families"))
-
 from probe import model_classes, probe
 
 # docs/families.md has the others: what mamba, deberta and others do with `weight`, merged experts, embeddings

@@ -1,7 +1,6 @@
 """Sizes that ecq must hit: bits a weight, a file's bytes, a ceiling of memory."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 import spqfmt
@@ -31,11 +31,6 @@ from spqfmt.quantize.ecq.allocation import RateCurve, TensorPlan, between
 from spqfmt.quantize.ecq.method import quantize_matrix
 from spqfmt.schemes.dense import Dense
 from spqfmt.schemes.uniform import Uniform
-
-# The tools are scripts, not a package: their folder is put on the path as Python does for a script.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
-
-import tiny
 
 
 def _counted_bits(file: Path) -> float:

@@ -1,12 +1,13 @@
 """Codes that are small floats or numbers of levels, tiles of rows, and second levels of each kind: files of the package
 under the reference decoder, which shares no code with it."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import reference_decoder
+import test_schemes
 import torch
 from numpy.typing import NDArray
 
@@ -18,11 +19,6 @@ from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.schemes.floats import narrow, small_float_values
 from spqfmt.schemes.group_numbers import LEVELED_DTYPES, GroupValues
 from spqfmt.schemes.grouped import CODE_DTYPES, Grouped
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spec"))
-import reference_decoder
-import test_schemes
 
 ROWS, COLUMNS = 21, 37
 FLOATS = ("f32", "f16", "bf16")

@@ -1,15 +1,11 @@
 """One Chromium for all tests of pages, and pages to look at."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 import files
+import pytest
 from browser import MISSING, Browser
 
 from spqfmt.pages.inspect import inspect_page

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from spq_command import run
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
-
-import tiny
 
 import spqfmt
 from spqfmt.bench.report import Report

@@ -1,18 +1,14 @@
 """The pages of plan, eval and bench."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from browser import Browser
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
-
-import tiny
 
 import spqfmt
 from spqfmt.bench.latency import Latency

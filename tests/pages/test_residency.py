@@ -1,14 +1,10 @@
 """The plan on a page is from the index alone: for plain decoders it is the loader's own."""
 
-import sys
 from pathlib import Path
 
 import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
-
 import tiny
+import torch
 
 import spqfmt
 from spqfmt.container.model import open_model

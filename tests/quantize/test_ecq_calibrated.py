@@ -1,6 +1,5 @@
 """ecq on whole tiny models: sizes with calibration, gradients, experts that no token reaches, interrupted packs."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,27 +16,8 @@ from spqfmt.errors import OptionError
 from spqfmt.importers import open_source
 from spqfmt.progress import Silent
 
-# The tools are scripts, not a package: their folder is put on the path as Python does for a script.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
-
-import tiny
-
 TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
 FEW: dict[str, Any] = {"calibration": TEXT, "samples": 4, "seq_len": 32}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folders of tiny models, made once."""
-    made: dict[str, Path] = {}
-
-    def get(name: str) -> Path:
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name)
-            tiny.build(name, made[name])
-        return made[name]
-
-    return get
 
 
 def _counted_bits(file: Path) -> float:
@@ -49,10 +29,10 @@ def _counted_bits(file: Path) -> float:
 
 @pytest.mark.parametrize("options", [{}, {"gradients": True}, {"sequential": True}], ids=str)
 def test_calibrated_packs_hit_their_bits_and_share_column_scales(
-    folder: Callable[[str], Path], tmp_path: Path, options: dict[str, Any]
+    tiny_folder: Callable[[str], Path], tmp_path: Path, options: dict[str, Any]
 ) -> None:
     out = tmp_path / "m.spq"
-    spqfmt.pack(folder("llama"), out, method="ecq", bits=6.5, **FEW, **options)
+    spqfmt.pack(tiny_folder("llama"), out, method="ecq", bits=6.5, **FEW, **options)
     assert 0.98 * 6.5 <= _counted_bits(out) <= 6.5
     spqfmt.verify(out)
     by_name = {t.name: t for t in spqfmt.inspect(out).tensors}
@@ -63,13 +43,13 @@ def test_calibrated_packs_hit_their_bits_and_share_column_scales(
 
 @pytest.mark.parametrize("options", [{}, {"gradients": True}], ids=str)
 def test_the_smallest_size_that_a_refusal_names_works_with_calibration(
-    folder: Callable[[str], Path], tmp_path: Path, options: dict[str, Any]
+    tiny_folder: Callable[[str], Path], tmp_path: Path, options: dict[str, Any]
 ) -> None:
     out = tmp_path / "m.spq"
     with pytest.raises(OptionError) as caught:
-        spqfmt.pack(folder("llama"), out, fit=90, **FEW, **options)
+        spqfmt.pack(tiny_folder("llama"), out, fit=90, **FEW, **options)
     smallest = int(str(caught.value).split(" bytes is the smallest")[0].split()[-1])
-    spqfmt.pack(folder("llama"), out, fit=smallest, **FEW, **options)
+    spqfmt.pack(tiny_folder("llama"), out, fit=smallest, **FEW, **options)
     assert out.stat().st_size <= smallest
 
 
@@ -83,13 +63,13 @@ class _Interrupting(Silent):
 
 @pytest.mark.parametrize("size", [{"fit": 70_000}, {"fit_memory": 230_000}], ids=str)
 def test_a_resumed_pack_gives_the_bytes_of_one_in_one_go(
-    folder: Callable[[str], Path], tmp_path: Path, size: dict[str, int]
+    tiny_folder: Callable[[str], Path], tmp_path: Path, size: dict[str, int]
 ) -> None:
     whole, resumed = tmp_path / "whole.spq", tmp_path / "resumed.spq"
-    spqfmt.pack(folder("llama"), whole, **size, **FEW)
+    spqfmt.pack(tiny_folder("llama"), whole, **size, **FEW)
     with pytest.raises(KeyboardInterrupt):
-        spqfmt.pack(folder("llama"), resumed, **size, progress=_Interrupting(), **FEW)
-    spqfmt.pack(folder("llama"), resumed, **size, resume=True, **FEW)
+        spqfmt.pack(tiny_folder("llama"), resumed, **size, progress=_Interrupting(), **FEW)
+    spqfmt.pack(tiny_folder("llama"), resumed, **size, resume=True, **FEW)
     assert resumed.read_bytes() == whole.read_bytes()
 
 
@@ -100,12 +80,12 @@ def _keeping(kept: dict[str, torch.Tensor], name: str) -> Any:
     return hook
 
 
-def test_gradients_block_by_block_are_those_of_the_whole_model(folder: Callable[[str], Path]) -> None:
-    source = open_source(folder("llama"))
+def test_gradients_block_by_block_are_those_of_the_whole_model(tiny_folder: Callable[[str], Path]) -> None:
+    source = open_source(tiny_folder("llama"))
     ids = torch.randint(0, 200, (2, 16), generator=torch.Generator().manual_seed(0))
     module = "mlp.down_proj"
     found = output_gradients(ModelShell(source, dtype=torch.float32), ids, lambda block: [module], seed=3)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder("llama"), dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder("llama"), dtype=torch.float32)
     generator = torch.Generator().manual_seed(3)
     squares = {name: torch.zeros(64, dtype=torch.float64) for name in found}
     for row in ids:
@@ -124,11 +104,13 @@ def test_gradients_block_by_block_are_those_of_the_whole_model(folder: Callable[
 
 
 def test_experts_that_no_token_reaches_are_quantized_and_said(
-    folder: Callable[[str], Path], tmp_path: Path
+    tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     out, text = tmp_path / "m.spq", tmp_path / "text.txt"
     text.write_text("a" * 100)
-    report = spqfmt.pack(folder("mixtral"), out, method="ecq", bits=7, calibration=text, samples=1, seq_len=8)
+    report = spqfmt.pack(
+        tiny_folder("mixtral"), out, method="ecq", bits=7, calibration=text, samples=1, seq_len=8
+    )
     assert not report.left_dense
     experts = [t for t in spqfmt.inspect(out).tensors if ".experts." in t.name]
     assert experts
@@ -137,10 +119,10 @@ def test_experts_that_no_token_reaches_are_quantized_and_said(
     assert _counted_bits(out) <= 7
 
 
-def test_packed_weights_stay_near_the_source(folder: Callable[[str], Path], tmp_path: Path) -> None:
+def test_packed_weights_stay_near_the_source(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     out = tmp_path / "m.spq"
-    spqfmt.pack(folder("gpt2"), out, method="ecq", bits=7, **FEW)
-    sources = {t.name: t for t in open_source(folder("gpt2")).tensors}
+    spqfmt.pack(tiny_folder("gpt2"), out, method="ecq", bits=7, **FEW)
+    sources = {t.name: t for t in open_source(tiny_folder("gpt2")).tensors}
     with spqfmt.open(out) as packed:
         quantized = [t.name for t in spqfmt.inspect(out).tensors if t.method]
         assert quantized

@@ -1,10 +1,7 @@
 """gptq and spqr against plain.py, and what they do when inputs are degenerate."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
+import plain
 import pytest
 import torch
 
@@ -14,13 +11,6 @@ from spqfmt.quantize.gptq import layer_notes
 from spqfmt.quantize.grids import fit_min_max
 from spqfmt.quantize.leave_one_out import fit_range, likely_outliers
 from spqfmt.quantize.supergroups import quantize_statistics
-
-_SPEC = importlib.util.spec_from_file_location("plain", Path(__file__).with_name("plain.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-plain = importlib.util.module_from_spec(_SPEC)
-sys.modules["plain"] = plain
-_SPEC.loader.exec_module(plain)
 
 
 def problem(rows: int, columns: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

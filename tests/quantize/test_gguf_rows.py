@@ -1,25 +1,19 @@
 """The rows of GGUF in the table of methods: what is quantized, what its bits are, and what stays as it is."""
 
-import sys
 from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
+import gguf_rows
 import numpy as np
 import pytest
+import tiny
 import torch
 from gguf import GGML_QUANT_SIZES, quants
 from gguf import GGMLQuantizationType as Kind
 
 from spqfmt.importers import open_source
 from spqfmt.loaders import load_model
-
-# The tools are scripts, not a package: their folder is put on the path as Python does for a script.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "models"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "paper"))
-
-import gguf_rows
-import tiny
 
 
 def blocks_of_package(kind: Any, matrix: Any, importance: Any) -> Any:

@@ -5,17 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from spqfmt.packing.options import pack_options
-
-# The tools are scripts, not a package: their folder is put on the path as Python does for a script.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "paper"))
-
 import evaluate_methods
 import frontier
 import method_results
+import pytest
 from method_rows import ROWS, Row
+
+from spqfmt.packing.options import pack_options
 
 
 def entry(method: str, settings: str, stored: float | None, kl: float | None, **more: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from spqfmt.schemes.dense import DTYPES
 
 SPEC = Path(__file__).resolve().parents[2] / "spec"
 VECTORS = SPEC / "vectors" / "valid"
-sys.path.insert(0, str(SPEC))
 import reference_decoder  # noqa: E402
 
 

@@ -1,15 +1,11 @@
 """Device kernels against the native core: as plain torch, and as Triton where TRITON_INTERPRET=1 (see the Makefile)."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from spqfmt.kernels.choose import kernels_for
-
-sys.path.insert(0, str(Path(__file__).parent))  # staged
 
 NAME = "triton" if os.environ.get("TRITON_INTERPRET") == "1" else "torch"
 

@@ -1,16 +1,13 @@
 """What tools/gpu/gpu_code.py reads from a disassembly, and what it calls worse. Compiling is a step of CI."""
 
 import os
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("kernels that are interpreted are not compiled", allow_module_level=True)
-sys.path.append(str(Path(__file__).resolve().parents[2] / "tools" / "gpu"))
 
 import gpu_code
 from gpu_code import Code
