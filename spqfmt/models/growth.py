@@ -9,9 +9,9 @@ from typing import Any
 from spqfmt.errors import SpqError
 
 MOST_BEFORE = 10**6
-"""Of what changes a text before it is cut. Real ones replace some signs by a few others."""
+"""The most growth by what changes a text before it is cut. Real ones replace some signs by a few others."""
 MOST_AFTER = 10**4
-"""Of what makes a text of tokens, which is done again for each token that a model writes."""
+"""The most growth by what makes a text of tokens, which is done again for each token that a model writes."""
 _COMPATIBILITY = 18  # the longest that Unicode's NFKC and NFKD make of a character
 
 
@@ -27,7 +27,7 @@ def refuse_growth(tokenizer: Any, explained: Callable[[str], SpqError]) -> None:
 
 
 def growth(part: dict[str, Any]) -> float:
-    """Of a normalizer or a decoder, as tokenizer.json has it."""
+    """How many times as long a normalizer or a decoder makes a text; `part` is as tokenizer.json has it."""
     times = 1.0
     for one in part.get("normalizers") or part.get("decoders") or ():
         times *= growth(one)
