@@ -54,6 +54,7 @@ def output_gradients(
     """
     batches = list(torch.split(samples, 1))
     blocks = record_calls(shell, batches)
+    # The hidden states before every block are kept, so that the way back needs one block at a time.
     states = [list(blocks.hidden)]
     for number, name in enumerate(blocks.names):
         stage(f"{name}: forward for gradients")
@@ -95,6 +96,7 @@ def _loss_gradient(
     with running_errors(shell.model), torch.enable_grad(), blocks.ended_by(shell.model, states):
         logits = shell.model(input_ids=ids.to(shell.device), use_cache=False).logits.float()
         flat = logits.reshape(-1, logits.shape[-1])
+        # The model's own next tokens, not the text's: then the mean square is the Fisher information.
         drawn = torch.multinomial(flat.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
         loss = torch.nn.functional.cross_entropy(flat, drawn.to(flat.device), reduction="sum")
         [gradient] = torch.autograd.grad(loss, states)

@@ -49,6 +49,7 @@ def plan_device(
     Raises MemoryBudgetError, which names the smallest ceiling that works, for a smaller one.
     """
     items = inventory.items
+    # Where all stays decoded on the device there is no ring, and one landing, to load.
     whole = device_fixed_bytes(inventory, streamed=False)
     streamed = device_fixed_bytes(inventory, streamed=True)
     decoded = sum(aligned(item.part.decoded_bytes) for item in items)
@@ -65,6 +66,7 @@ def plan_device(
     else:
         chosen = _choose(items, rates, memory_bytes - streamed.total, host_room)
     parts = tuple(PlannedPart(item, *state) for item, state in zip(items, chosen, strict=True))
+    # Rows are looked up on the host, with the memory that parts which wait there leave.
     in_host = sum(part.bytes for part in parts if part.residency == "host")
     left = None if host_memory_bytes is None else host_memory_bytes - host_fixed - in_host
     lookups = plan_residency(inventory.lookups, host_rates(rates), left)

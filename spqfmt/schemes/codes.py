@@ -179,10 +179,12 @@ def _ordered(
             record, role, fetch, channels=run, positions=positions, width=width, most=most, unit=unit
         ):
             if len(at) < len(positions):
+                # A part of one long channel: nothing can be put beside it.
                 yield order[some.start : some.stop], at, codes
                 continue
             waiting.append(codes)
             numbers.append(order[some.start : some.stop])
+            # Channels that lie apart come one by one, and tiles of one would be slow to dequantize.
             if sum(part.size for part in waiting) > most // 2:
                 yield np.concatenate(numbers), positions, np.concatenate(waiting)
                 waiting, numbers = [], []

@@ -249,6 +249,7 @@ def read_values(
     )
     width = -(-n_groups // supergroup[1])
     if len(lines) > 1:
+        # A stream is read from one place to another: of several lines that is all of each.
         group_tiles = range(width)
     of_codes = part(codes.role, lines, n_groups, groups)
 

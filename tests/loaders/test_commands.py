@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import spq_command
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
@@ -108,9 +109,9 @@ def test_wrong_settings_are_wrong_use(packed: Path, text: Path, arguments: list[
 
 def test_a_text_that_is_not_utf8(packed: Path, text: Path) -> None:
     text.write_bytes(b"\xff\xfe\x00")
-    result = CliRunner().invoke(eval_, [str(packed), "--text", str(text)])
-    assert result.exit_code == 2
-    assert "not UTF-8" in result.stderr
+    done = spq_command.run("eval", packed, "--text", text)
+    assert done.code == 2
+    assert "not UTF-8" in done.stderr
 
 
 def test_help_imports_no_torch() -> None:

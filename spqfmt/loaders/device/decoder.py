@@ -58,6 +58,7 @@ class Decoder:
         part = shipment.part
         verdict = word.tensor.view(torch.int32).zero_()
         decoding = shipment.decoding_at(sent.tensor)
+        # Elements of several bytes are decoded plane by plane, and put together at their place.
         target = scratch.tensor[: part.scratch_bytes] if part.merges else out.tensor
         stored = sent.tensor[: shipment.records_offset]
         if decoding.plan.jobs:
@@ -73,6 +74,7 @@ class Decoder:
                 raise
         dtype = wire.DTYPES[part.dtype]
         if part.used_bits:
+            # What does not fill the last byte must be 0 (FORMAT.md 3.2); the host learns it with the verdict.
             last = target[part.decoded_bytes - 1 : part.decoded_bytes]
             verdict |= (last >> part.used_bits != 0).int() << UNUSED_BITS_FAULT
         for merge in part.merges:
