@@ -81,7 +81,7 @@ def _fields(path: Path, lines: str) -> Iterator[str]:
             continue
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise OptionError(f"{path}: line {number} is not JSON") from None
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
             raise OptionError(f'{path}: line {number} has no "text" field')

@@ -12,7 +12,7 @@ from spqfmt.cli.units import printable, size
 from spqfmt.residency.inventory import Fixed
 
 if TYPE_CHECKING:
-    from spqfmt.loaders.plan import ModelPlan
+    from spqfmt.residency.model_plan import ModelPlan
 
 _RESIDENCIES = ("decoded", "compressed", "host", "disk")
 

@@ -18,7 +18,7 @@ from spqfmt.cli.units import printable, size
 from spqfmt.residency.device_rates import DEFAULT, read_rates
 
 if TYPE_CHECKING:
-    from spqfmt.loaders.plan import ModelPlan
+    from spqfmt.residency.model_plan import ModelPlan
 
 
 @click.command("plan")
@@ -81,10 +81,16 @@ def plan(
         return
     if device_rates is not None or host_memory is not None:
         raise click.UsageError("--device-rates and --host-memory go with --device cuda")
-    from spqfmt.loaders.plan import plan_model
+    from spqfmt.residency.plain import plan_plain
 
     with about(file):
-        planned = plan_model(file, memory=memory, dtype=dtype, n_tokens=tokens, batch=batch)
+        planned = plan_plain(file, memory=memory, dtype=dtype, n_tokens=tokens, batch=batch)
+    if planned is None:
+        # Only its class knows; torch takes seconds to import.
+        from spqfmt.loaders.plan import plan_model
+
+        with about(file):
+            planned = plan_model(file, memory=memory, dtype=dtype, n_tokens=tokens, batch=batch)
     if html is not None:
         from spqfmt.pages.plan import plan_page
 

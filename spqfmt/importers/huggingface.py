@@ -73,6 +73,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(file.read_bytes())
+    except RecursionError:
+        raise ImporterError(f"{file}: nested deeper than any config is; download the file again") from None
     except ValueError as error:
         raise ImporterError(f"{file}: not valid JSON ({error}); download the file again") from None
     if not isinstance(config, dict):

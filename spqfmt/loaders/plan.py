@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,50 +18,11 @@ from spqfmt.models.assets import asset_folder
 from spqfmt.models.config import find_model_class, text_config
 from spqfmt.residency.device import host_rates
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
-from spqfmt.residency.inventory import Inventory
-from spqfmt.residency.plan import Plan
+from spqfmt.residency.model_plan import Activations, ModelPlan, activations
 from spqfmt.residency.rates import Rates, measure_rates
 from spqfmt.stand_ins import given_path
 
-_FIXED_ACTIVATION_BYTES = 8 << 20
-
-
-@dataclass(frozen=True)
-class Activations:
-    """Memory on top of a ceiling, estimated from above for `n_tokens` tokens in each of `batch` sequences.
-
-    `kv_cache_bytes`: keys and values of all layers. `activation_bytes`: the widest layer's inputs and outputs while a
-    prompt of that length is read, and the logits of one token.
-    """
-
-    n_tokens: int
-    batch: int
-    kv_cache_bytes: int
-    activation_bytes: int
-
-
-@dataclass(frozen=True)
-class ModelPlan:
-    """The plan, what it was made from, and what comes on top of it. `rates` are the host's.
-
-    `changed`: names of layers that are not packed since their class changes them. `whole`: by name, why tensors are
-    decoded whole that would be packed in another form.
-    """
-
-    plan: Plan
-    inventory: Inventory
-    rates: Rates
-    on_top: Activations
-    changed: tuple[str, ...]
-    whole: Mapping[str, str]
-
-    def to_json(self) -> dict[str, object]:
-        """The object that `spqfmt plan --json` prints."""
-        return self.plan.to_json() | {
-            "on_top": vars(self.on_top),
-            "not_packed": list(self.changed),
-            "decoded_whole": dict(self.whole),
-        }
+__all__ = ["Activations", "ModelPlan", "estimate", "plan_for_device", "plan_model"]
 
 
 def plan_model(
@@ -144,21 +104,8 @@ def _plan(
 def estimate(config: Any, dtype: torch.dtype, n_tokens: int, batch: int) -> Activations:
     """Estimate bytes from the config alone; sizes that a config does not have count as 0."""
     text = text_config(config)
-    values = text.to_dict()
-
-    def size(*names: str) -> int:
-        # Not as attributes: a config refuses to give one whose value differs from layer to layer.
-        found = (values.get(text.attribute_map.get(name, name)) for name in names)
-        return next((int(value) for value in found if isinstance(value, int)), 0)
-
-    hidden = size("hidden_size")
-    heads = size("num_attention_heads") or 1
-    key_value = (size("num_key_value_heads") or heads) * (size("head_dim") or hidden // heads)
-    tokens = n_tokens * batch
-    cache = 2 * size("num_hidden_layers") * key_value * tokens * dtype.itemsize
-    wide = 3 * size("intermediate_size", "ffn_dim", "n_inner") or 12 * hidden
-    # float32 copies stand beside what is computed in the model's dtype.
-    per_token = (6 * hidden + wide) * (dtype.itemsize + 4)
-    logits = 3 * 4 * size("vocab_size") * batch
-    # The cache grows by being copied: once more its last layer, and the allocator's reserve.
-    return Activations(n_tokens, batch, cache, tokens * per_token + logits + _FIXED_ACTIVATION_BYTES)
+    # Not as attributes: a config refuses to give one whose value differs from layer to layer.
+    values, names = text.to_dict(), text.attribute_map
+    return activations(
+        lambda name: values.get(names.get(name, name)), dtype.itemsize, n_tokens=n_tokens, batch=batch
+    )

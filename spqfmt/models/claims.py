@@ -43,7 +43,7 @@ def false_claim(folder: Path, n_tensors: int) -> str:
     """What the folder's config.json says that so many tensors cannot fill, in a few words; empty where nothing is."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return ""  # transformers says what is wrong with it
     for key, number in _numbers(config):
         if number < 0 and _SIZES.fullmatch(key):

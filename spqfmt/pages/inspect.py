@@ -7,9 +7,10 @@ from pathlib import Path
 from spqfmt.container.model import open_model
 from spqfmt.pages.compact import compact
 from spqfmt.pages.render import render
-from spqfmt.pages.residency import inventory_from_index, residency_data
+from spqfmt.pages.residency import residency_data
 from spqfmt.pages.text import ratio
 from spqfmt.reading.report import CostParts, FileReport
+from spqfmt.residency.from_index import inventory_from_index
 from spqfmt.residency.rates import Rates, measure_rates
 
 _SCRIPTS = (
@@ -108,7 +109,7 @@ def _plain(options: str) -> str:
     """JSON options as people write them; as they are where they are no object."""
     try:
         found = json.loads(options)
-    except ValueError:
+    except (ValueError, RecursionError):
         return options
     return ", ".join(f"{key} {value}" for key, value in found.items()) if isinstance(found, dict) else options
 

@@ -9,7 +9,7 @@ from spqfmt.reading.report.names import layer_of
 from spqfmt.residency.plan import Plan
 
 if TYPE_CHECKING:
-    from spqfmt.loaders.plan import ModelPlan
+    from spqfmt.residency.model_plan import ModelPlan
 
 _SCRIPTS = ("text.js", "chart.js", "planner.js", "residency.js", "plan.js")
 

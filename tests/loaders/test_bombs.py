@@ -278,3 +278,9 @@ def test_a_tokenizer_makes_no_tokens_without_end(llama: Path) -> None:
     for path in (llama, llama.parent / "m.spq"):
         with pytest.raises(UnsupportedError, match=r"tokenizer_config\.json: extra_ids is 1000000000"):
             load_model(path)
+
+
+def test_a_source_of_deep_settings_is_named(llama: Path) -> None:
+    (llama / "config.json").write_bytes(b'{"a":' * 100_000)
+    with pytest.raises(ImporterError, match=r"config\.json: nested deeper than any config is"):
+        spqfmt.pack(llama, llama.parent / "m.spq")

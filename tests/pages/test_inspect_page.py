@@ -15,9 +15,9 @@ from selenium.webdriver.support.select import Select
 
 from spqfmt.container.model import open_model
 from spqfmt.pages.inspect import inspect_page
-from spqfmt.pages.residency import inventory_from_index
 from spqfmt.reading.report import Distance, FileReport, Measured, inspect_file
 from spqfmt.residency.cpu import plan_residency
+from spqfmt.residency.from_index import inventory_from_index
 from spqfmt.residency.rates import Rates
 
 PHONE = 360

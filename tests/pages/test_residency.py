@@ -9,8 +9,8 @@ import torch
 import spqfmt
 from spqfmt.container.model import open_model
 from spqfmt.loaders.plan import plan_model
-from spqfmt.pages.residency import inventory_from_index
 from spqfmt.residency.cpu import plan_residency
+from spqfmt.residency.from_index import inventory_from_index
 from spqfmt.residency.rates import Rates
 
 
