@@ -89,6 +89,8 @@ class Chunks(Sequence[Chunk]):
 
     def within(self, first: int, stop: int) -> "Chunks":
         """Those that hold some of the elements `first` to `stop`."""
+        if len(self._rows) == 1 and first == 0 < stop <= self._rows.item(0):
+            return self
         begin = int(np.searchsorted(self._table[:, 0], first, "right")) - 1
         end = 0 if first >= stop else int(np.searchsorted(self._table[:, 0], stop, "left"))
         return self[max(0, begin) : end].held

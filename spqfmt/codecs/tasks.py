@@ -149,7 +149,7 @@ def submit(work: Callable[..., _Out], *arguments: object) -> Task[_Out]:
 
 def side_by_side(work: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
     """`work` on each item, in the order of the items. Raises what the first item that fails raises."""
-    n = min(n_threads(), len(items))
+    n = min(n_threads(), len(items)) if len(items) > 1 else 1
     if n < 2:
         return [work(item) for item in items]
     shared = _Shared(work, items)

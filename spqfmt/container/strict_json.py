@@ -28,6 +28,8 @@ def dump(value: object) -> bytes:
 def member(record: Json, key: str, kind: type[_T], where: str) -> _T:
     """`record[key]`, which must be there and of that type; an integer must not be negative."""
     value = record.get(key)
+    if type(value) is kind and kind is not int:
+        return value
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise CorruptError(f"{where}: {key} is missing or not of type {kind.__name__}")
     if isinstance(value, int) and not isinstance(value, bool) and value < 0:

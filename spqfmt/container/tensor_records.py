@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from math import prod
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from spqfmt.container.stream_records import (
     stream_json,
 )
 from spqfmt.container.strict_json import Json, hex_digest, integers, member, objects, optional
-from spqfmt.errors import CorruptError, LimitError
+from spqfmt.errors import CorruptError, FormatError, LimitError
 from spqfmt.kernels.json_text import Wanted, project_json
 from spqfmt.records import Origin, Stream, TensorRecord
 from spqfmt.schemes.base import check_int, float_from_bits
@@ -65,6 +65,9 @@ _MOST_NAMED_STREAMS = 65536
 _NAMED: Wanted = {**_TENSOR, "parameters": {}, "streams": (_MOST_NAMED_STREAMS, STREAM)}
 _KEPT = 1024
 """Records that are kept for whoever asks again."""
+_AHEAD = 32
+"""Records that are made at once where they are asked for in order: each alone, between two tensors that are decoded,
+would take twice the time, since the processor has forgotten this code by then."""
 
 
 class RecordReader:
@@ -93,6 +96,7 @@ class RecordReader:
         self._context = context
         self._all_have_content = all_have_content
         self._kept: dict[int, TensorRecord] = {}
+        self._last = -2
         self._lock = lock_held_over_forks()
 
     def record(self, number: int) -> TensorRecord:
@@ -101,11 +105,24 @@ class RecordReader:
         if found is None:
             with self._context():
                 found = self._record(number)
-            with self._lock:
-                if len(self._kept) >= _KEPT:
-                    del self._kept[next(iter(self._kept))]
-                self._kept[number] = found
+            self._keep(number, found)
+            if number == self._last + 1:
+                self._make_ahead(number + 1)
+        self._last = number
         return found
+
+    def _make_ahead(self, first: int) -> None:
+        """Some records from `first` on, up to one that breaks the format: whoever asks for that one is told."""
+        with suppress(FormatError):
+            for number in range(first, min(first + _AHEAD, len(self._spans))):
+                if number not in self._kept:
+                    self._keep(number, self._record(number))
+
+    def _keep(self, number: int, record: TensorRecord) -> None:
+        with self._lock:
+            if len(self._kept) >= _KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[number] = record
 
     def json_of(self, number: int) -> Json:
         """The record of this number with all that stands in it."""

@@ -39,6 +39,10 @@ class Dense:
         return widen(self.values, self.dtype)
 
 
+def _is_ordered(record: TensorRecord) -> bool:
+    return "orientation" in record.parameters or "channel_order" in record.by_role
+
+
 class DenseScheme(PackedScheme):
     """Reads tensors of scheme dense."""
 
@@ -62,8 +66,7 @@ class DenseScheme(PackedScheme):
 
     def features(self, record: TensorRecord) -> set[str]:
         """That of an order of its channels."""
-        ordered = "orientation" in record.parameters or "channel_order" in record.by_role
-        return {"dense_order"} if ordered else set()
+        return {"dense_order"} if _is_ordered(record) else set()
 
     def verify(self, record: TensorRecord, fetch: Streamed) -> None:
         """The order of the channels; any bits are values."""
@@ -74,8 +77,8 @@ class DenseScheme(PackedScheme):
     ) -> None:
         """Restore into the carrier of the tensor's dtype, whatever `dtype`."""
         _, width = record.matrix_shape
-        is_ordered = bool(self.features(record))
-        if not is_ordered and out.flags.c_contiguous and (len(columns) == width or len(rows) == 1):
+        in_order = (len(columns) == width or len(rows) == 1) and not _is_ordered(record)
+        if in_order and out.flags.c_contiguous:
             fetch.into("values", rows.start * width + columns.start, out.reshape(-1))
             return
         for tile in codes_stream.tiles(

@@ -12,14 +12,18 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 import zstandard
+from safetensors.torch import save_file
 from spec_support import FORMAT_ERROR, READERS, VALID, VECTORS, RefusedError
 from spq_reference import codecs
 from spq_reference.errors import SpqRefError
 from spq_vectors import encode
 from spq_vectors.invalid_codecs import DATA, TABLE
 
+import spqfmt
 from spqfmt.codecs.registry import decode_into
+from spqfmt.errors import CorruptError
 
 ODD = (None, True, -1, 0, 1, 2**31, 2**53 - 1, "", "x", [], {})
 # Vectors whose indexes together hold every key of the format.
@@ -141,3 +145,25 @@ def agree(codec: int, stored: bytes, n: int, what: str) -> None:
         except error:
             outcomes.append(None)
     assert outcomes[0] == outcomes[1], what
+
+
+def test_a_broken_record_spoils_no_other_tensor(tmp_path):
+    """Records that are asked for in order are made some at a time."""
+    source = {f"t{number:02}": torch.full((3,), float(number)) for number in range(80)}
+    save_file(source, tmp_path / "model.safetensors")
+    spqfmt.pack(tmp_path / "model.safetensors", tmp_path / "m.spq", no_identity=True)
+    before, index, trailer = parts((tmp_path / "m.spq").read_bytes())
+    names = [tensor["name"] for tensor in index["tensors"]]
+    broken = {names[2], names[40], names[41], names[79]}
+    for tensor in index["tensors"]:
+        if tensor["name"] in broken:
+            tensor["scheme"] = "unheard_of"
+    (tmp_path / "m.spq").write_bytes(sealed(before, index, trailer))
+    for order in (names, names[::-1], names[::3]):
+        with spqfmt.open(tmp_path / "m.spq") as file:
+            for name in order * 2:
+                if name in broken:
+                    with pytest.raises(CorruptError, match=rf"m\.spq: tensor '{name}': unknown scheme"):
+                        file.read(name)
+                else:
+                    assert torch.equal(file.read(name), source[name])
