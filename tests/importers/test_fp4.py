@@ -329,3 +329,26 @@ def test_arrays_that_only_look_like_it_are_left_alone(tmp_path: Path, arrays: Ar
     source = write_arrays(tmp_path / "source", {}, arrays)
     with pytest.raises(ImporterError, match="stores no codes that method keep could keep; --method lossless"):
         spqfmt.pack(source, tmp_path / "m.spq", method="keep")
+
+
+@pytest.mark.parametrize("layout", ["fp8", "mxfp4", "nvfp4"])
+def test_what_the_tool_writes_is_kept_and_near_to_the_weights(
+    tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import quantized as tool
+    import tiny
+
+    tiny.build("llama", tmp_path / "plain", dtype=torch.bfloat16)
+    source = tmp_path / "source"
+    monkeypatch.setattr("sys.argv", ["quantized.py", str(tmp_path / "plain"), str(source), layout])
+    tool.main()
+    path = keep(source)
+    model, _ = spqfmt.load_model(path)
+    weights = load_file(tmp_path / "plain" / "model.safetensors")
+    most = {"fp8": 1 / 16, "mxfp4": 1 / 3, "nvfp4": 1 / 4}[layout]
+    with spqfmt.open(path) as file:
+        coded = [name for name in file if file[name].info.scheme == "grouped"]
+    assert len(coded) == {"fp8": 14, "mxfp4": 12, "nvfp4": 14}[layout]
+    for name, value in model.state_dict().items():
+        given = weights[name].float()
+        assert (value.float() - given).abs().max() <= (most * given.abs().max() if name in coded else 0)

@@ -1,0 +1,118 @@
+"""A Hugging Face folder with its linear layers in the layout of a quantizer: FP8, MXFP4 or NVFP4, rounded to nearest.
+
+    python tools/models/quantized.py SOURCE OUT_DIR fp8|mxfp4|nvfp4 [--matrices-only]
+
+fp8 is DeepSeek's layout, blocks of 128 x 128 with a float32 scale; mxfp4 and nvfp4 are compressed-tensors', with
+the smallest scales that no weight of a group passes. Powers of two may be rounded otherwise, which changes how many
+bits codes take. Rows that do not divide into groups are left as they are, and so is the rest of the model, unless the
+matrices are wanted alone, say to count their bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from spqfmt.importers import open_source
+
+Arrays = dict[str, torch.Tensor]
+BLOCK = 128
+_LARGEST_E4M3, _LARGEST_E2M1 = 448.0, 6.0
+_HALFWAY = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
+"""Between the magnitudes of f4_e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6."""
+
+
+def fp8(name: str, weight: torch.Tensor, block: int = BLOCK) -> Arrays:
+    """Make codes of F8_E4M3 with a scale for each block, which are cut short at the edges."""
+    rows, columns = weight.shape
+    lines, groups = -(-rows // block), -(-columns // block)
+    padded = torch.zeros(lines * block, groups * block)
+    padded[:rows, :columns] = weight
+    tiles = padded.reshape(lines, block, groups, block)
+    scales = tiles.abs().amax((1, 3)).clamp_min(torch.finfo(torch.float32).tiny) / _LARGEST_E4M3
+    codes = (tiles / scales[:, None, :, None]).reshape(padded.shape)[:rows, :columns]
+    return {f"{name}.weight": codes.to(torch.float8_e4m3fn), f"{name}.weight_scale_inv": scales}
+
+
+def mxfp4(name: str, weight: torch.Tensor) -> Arrays:
+    """Make codes of four bits with a power of two for every 32."""
+    groups = weight.float().reshape(len(weight), -1, 32)
+    exponents = (groups.abs().amax(2).clamp_min(2.0**-120) / _LARGEST_E2M1).log2().ceil()
+    codes = packed(groups / exponents.exp2()[..., None])
+    return {f"{name}.weight_packed": codes, f"{name}.weight_scale": (exponents + 127).to(torch.uint8)}
+
+
+def nvfp4(name: str, weight: torch.Tensor) -> Arrays:
+    """Make codes of four bits with a scale of F8_E4M3 for every 16, which is divided by a number for the tensor."""
+    groups = weight.float().reshape(len(weight), -1, 16)
+    largest = groups.abs().amax(2)
+    whole = (_LARGEST_E4M3 * _LARGEST_E2M1 / largest.max()).reshape(1)
+    scales = (largest / _LARGEST_E2M1 * whole).clamp_min(2.0**-9).to(torch.float8_e4m3fn)
+    return {
+        f"{name}.weight_packed": packed(groups / (scales.float() / whole)[..., None]),
+        f"{name}.weight_scale": scales,
+        f"{name}.weight_global_scale": whole,
+    }
+
+
+def packed(groups: torch.Tensor) -> torch.Tensor:
+    """Round [rows, groups, n] to f4_e2m1, two codes a byte, the first one in its low half; zeros keep their sign."""
+    codes = torch.bucketize(groups.abs(), _HALFWAY).to(torch.uint8) | (torch.signbit(groups) << 3)
+    flat = codes.flatten(1).to(torch.uint8)
+    return flat[:, 0::2] | flat[:, 1::2] << 4
+
+
+def _of_compressed_tensors(form: str, size: int, strategy: str) -> dict[str, object]:
+    weights = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": strategy, "group_size": size}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights, "format": form}}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": form,
+        "quantization_status": "compressed",
+        "config_groups": groups,
+    }
+
+
+LAYOUTS: Mapping[str, tuple[Callable[[str, torch.Tensor], Arrays], int, Mapping[str, object]]] = {
+    "fp8": (fp8, 1, {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [BLOCK, BLOCK]}),
+    "mxfp4": (mxfp4, 32, _of_compressed_tensors("mxfp4-pack-quantized", 32, "group")),
+    "nvfp4": (nvfp4, 16, _of_compressed_tensors("nvfp4-pack-quantized", 16, "tensor_group")),
+}
+"""What quantizes a weight, what its columns must divide into, and what config.json then says."""
+
+
+def main() -> None:
+    """Write the folder."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("layout", choices=sorted(LAYOUTS))
+    parser.add_argument("--matrices-only", action="store_true")
+    given = parser.parse_args()
+    quantize, group, quantizer = LAYOUTS[given.layout]
+    model = open_source(given.source)
+    arrays: Arrays = {}
+    for tensor in model.tensors:
+        if tensor.role == "linear" and not tensor.transposed and tensor.shape[1] % group == 0:
+            arrays |= quantize(tensor.name.removesuffix(".weight"), tensor.load())
+        elif not given.matrices_only and tensor.tied_to is None:
+            arrays[tensor.name] = tensor.load()
+    given.out.mkdir()
+    for name in () if given.matrices_only else model.asset_data:
+        (given.out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(given.source / name, given.out / name)
+    save_file({name: value.contiguous() for name, value in arrays.items()}, given.out / "model.safetensors")
+    config = {**json.loads(model.asset_data["config.json"]), "quantization_config": quantizer}
+    (given.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
