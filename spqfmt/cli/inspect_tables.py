@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from spqfmt.cli.charts import bar, spark
 from spqfmt.cli.table import Column, Table
 from spqfmt.cli.units import change, count, percent, printable, ratio, relative_error, size
-from spqfmt.reading.report import CostParts, FileReport, GroupReport, TensorReport, add_up
+from spqfmt.reading.report import CostParts, FileReport, GroupReport, SourceReport, TensorReport, add_up
 
 _BAR = 10
 
@@ -167,7 +167,21 @@ def summary(report: FileReport, name: str) -> str:
         + f"\n{count(t.n_weights)} weights in {t.n_tensors} tensors"
         + (f", {percent(t.outlier_share)} outliers" if t.outliers else "")
         + f"; method {printable(report.metadata.get('method', '?'))}, {_partial(report)}format {report.format_version}"
+        + ("" if report.source is None else f"\n{_source(report, report.source)}")
         + ("" if report.content is None else f"\ncontent {report.content}")
+    )
+
+
+def _source(report: FileReport, source: SourceReport) -> str:
+    """What the source's files take, and what this one takes of it."""
+    files = "file" if source.n_files == 1 else f"{source.n_files} files"
+    forms = [
+        f"{n} {'tensor' if n == 1 else 'tensors'} in {form} {percent(here / max(1, there))}"
+        for form, (n, there, here) in source.forms.items()
+    ]
+    of_it = percent(report.file_bytes / max(1, source.file_bytes))
+    return f"source {files} of {size(source.file_bytes)}, this is {of_it} of it" + (
+        f": {', '.join(forms)}" if forms else ""
     )
 
 

@@ -186,6 +186,7 @@ def pack(
     from spqfmt.cli.plan_table import print_plan
     from spqfmt.codecs import threads
     from spqfmt.importers.registry import open_source
+    from spqfmt.packing.estimate import estimate
     from spqfmt.packing.fit.bounds import room_for
     from spqfmt.packing.options import pack_options
     from spqfmt.packing.pack import pack_model
@@ -204,7 +205,8 @@ def pack(
             if checked.fit is not None and not isinstance(checked.fit, BitsPerWeight):
                 with model.unchanged():
                     room_for(model, plan, checked)
-            print_plan(plan, checked, model.left_out, as_json=as_json)
+            found = estimate(model, plan, checked)
+            print_plan(plan, checked, model.left_out, estimated=found, as_json=as_json)
             return
         progress = Bar("packing", quiet=quiet or as_json)
         report = pack_model(model, out, checked, force=force, resume=resume, progress=progress)

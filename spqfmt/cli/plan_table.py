@@ -8,12 +8,20 @@ from rich.console import Console
 
 from spqfmt.cli.names import tell_left_out
 from spqfmt.cli.table import Column, Table
-from spqfmt.cli.units import printable, size
+from spqfmt.cli.units import percent, printable, size
+from spqfmt.packing.estimate import Estimate
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan
 
 
-def print_plan(plan: PackPlan, options: PackOptions, left_out: Mapping[str, str], *, as_json: bool) -> None:
+def print_plan(
+    plan: PackPlan,
+    options: PackOptions,
+    left_out: Mapping[str, str],
+    *,
+    estimated: Estimate | None,
+    as_json: bool,
+) -> None:
     """Print what would be done with each tensor, and which files would stay behind, with the reason."""
     if as_json:
         tensors = [
@@ -23,13 +31,15 @@ def print_plan(plan: PackPlan, options: PackOptions, left_out: Mapping[str, str]
                 "dtype": tensor.source.dtype,
                 "segment": segment,
                 "treatment": tensor.treatment or "as it is",
+                "form": tensor.source.form,
                 "raw_bytes": tensor.raw_bytes,
             }
             for segment, members in plan.segments
             for tensor in members
         ]
         totals = {"method": options.method.name, "raw_bytes": plan.raw_bytes, "tensors": tensors}
-        click.echo(json.dumps(totals | {"left_out": dict(left_out)}))
+        found = None if estimated is None else estimated._asdict()
+        click.echo(json.dumps(totals | {"estimate": found, "left_out": dict(left_out)}))
         return
     columns = (
         Column("tensor"),
@@ -52,3 +62,9 @@ def print_plan(plan: PackPlan, options: PackOptions, left_out: Mapping[str, str]
     Table(columns, rows).print(Console(highlight=False))
     tell_left_out(left_out)
     click.echo(f"{size(plan.raw_bytes)} to pack with method {options.method.name}; nothing was written")
+    if estimated is not None:
+        share = percent(estimated.tensor_bytes / max(1, plan.raw_bytes))
+        click.echo(
+            f"the tensors would take about {size(estimated.tensor_bytes)}, {share} of the source's, by "
+            f"{estimated.n_sampled} of them"
+        )

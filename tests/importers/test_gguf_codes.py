@@ -1,5 +1,7 @@
 """Method keep: blocks of a GGUF file are written as the codes that they are, and restore the values of the source."""
 
+import json
+import re
 from pathlib import Path
 
 import gguf
@@ -8,6 +10,7 @@ import pytest
 import reference_decoder
 import tiny_gguf
 import torch
+from spq_command import run
 
 import spqfmt
 from spqfmt.container.reader import Reader
@@ -191,6 +194,41 @@ def test_codes_are_kept_where_no_method_is_asked_for(tmp_path: Path) -> None:
     spqfmt.pack(source, path, fit="2MiB", no_calibration=True, force=True)
     with spqfmt.open(path) as file:
         assert file.metadata["method"] == "ecq"
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q6_K", "IQ3_S"])
+def test_inspect_says_what_the_blocks_took(tmp_path: Path, kind: str) -> None:
+    source, path = write(tmp_path, "llama", kind), tmp_path / "m.spq"
+    spqfmt.pack(source, path)
+    report = spqfmt.inspect(path)
+    blocks = [t for t in read_header(SourceFile(source)).tensors if t.form == kind]
+    assert report.source is not None
+    assert (report.source.n_files, report.source.file_bytes) == (1, source.stat().st_size)
+    here = sum(t.stored_bytes for t in report.tensors if len(t.shape) == 2)
+    assert report.source.forms == {kind: (len(blocks), sum(t.n_bytes for t in blocks), here)}
+    assert report.totals.parts.codes > report.totals.parts.scales
+    shown = run("inspect", path).stdout
+    assert re.search(
+        rf"source file of [\d.]+ [kM]B, this is [\d.]+ % of it: 16 tensors in {kind} [\d.]+ %", shown
+    )
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "IQ3_S"])
+def test_a_dry_run_estimates_what_coding_saves(tmp_path: Path, kind: str) -> None:
+    source, path = write(tmp_path, "llama", kind), tmp_path / "m.spq"
+    plan = json.loads(run("pack", source, path, "--dry-run", "--json").stdout)
+    assert not path.exists()
+    assert plan["method"] == "keep"
+    linear = next(t for t in plan["tensors"] if t["name"] == "model.layers.0.mlp.up_proj.weight")
+    assert (linear["treatment"], linear["form"]) == (f"codes of {kind}, as they are", kind)
+    assert spqfmt.pack(source, path).file_bytes > 0
+    stored = spqfmt.inspect(path).totals.tensor_bytes
+    assert 0.97 * stored < plan["estimate"]["tensor_bytes"] < 1.03 * stored
+    assert plan["estimate"]["n_sampled"] <= 16
+    shown = run("pack", source, path, "--dry-run")
+    assert re.search(
+        r"tensors would take about [\d.]+ [kM]B, [\d.]+ % of the source's, by \d+ of them", shown.stdout
+    )
 
 
 def test_a_source_of_floats_is_lossless_by_default(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from spqfmt.reading.report.records import (
     Histogram,
     Measured,
     OutlierMap,
+    SourceReport,
     StreamReport,
     TensorReport,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "Histogram",
     "Measured",
     "OutlierMap",
+    "SourceReport",
     "StreamReport",
     "TensorReport",
     "add_up",

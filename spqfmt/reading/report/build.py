@@ -12,6 +12,7 @@ from spqfmt.reading.report.file import FileReport
 from spqfmt.reading.report.groups import mean_entropy
 from spqfmt.reading.report.names import layer_of, projection_of
 from spqfmt.reading.report.records import CostParts, FileTotals, StreamReport, TensorReport
+from spqfmt.reading.report.source import form_of, source_of
 from spqfmt.reading.report.tables import table_bytes
 from spqfmt.records import Stream, TensorRecord, bf16_bytes
 
@@ -47,6 +48,7 @@ def _report(model: OpenModel) -> FileReport:
         assets={a.name: a.stream.stored_bytes for reader in readers for a in reader.index.assets},
         totals=_totals(readers, tensors, file_bytes, crc_bytes),
         tensors=tuple(tensors),
+        source=source_of(model, tensors),
     )
 
 
@@ -101,6 +103,7 @@ def report_tensor(reader: Reader, record: TensorRecord, segment: str, file_bytes
     values, codes = record.by_role.get("outlier_values"), record.by_role.get("codes")
     outliers = 0 if values is None else values.n
     group_size = record.parameters.get("group_size")
+    form, form_bytes = form_of(reader, record, stored_raw=sum(stream.raw_bytes for stream in streams))
     return TensorReport(
         name=record.name,
         layer=layer_of(record.name),
@@ -124,6 +127,8 @@ def report_tensor(reader: Reader, record: TensorRecord, segment: str, file_bytes
         outlier_share=outliers / n if n else 0.0,
         parts=_parts(streams),
         streams=streams,
+        form=form,
+        form_bytes=form_bytes,
     )
 
 
@@ -136,6 +141,7 @@ def _entropy_bits(record: TensorRecord) -> int | None:
 _PARTS = {
     "values": "values",
     "codes": "codes",
+    "blocks": "codes",
     "outlier_gaps": "outliers",
     "outlier_values": "outliers",
     "channel_order": "orders",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from spqfmt.reading.report.groups import GROUPINGS, Grouping, group
-from spqfmt.reading.report.records import FileTotals, GroupReport, TensorReport
+from spqfmt.reading.report.records import FileTotals, GroupReport, SourceReport, TensorReport
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class FileReport:
     assets: dict[str, int]
     totals: FileTotals
     tensors: tuple[TensorReport, ...]
+    source: SourceReport | None = None
+    """The files that it was packed from, None where they cannot be written again."""
 
     @property
     def groups(self) -> dict[Grouping, tuple[GroupReport, ...]]:

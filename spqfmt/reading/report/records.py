@@ -157,6 +157,10 @@ class TensorReport(_Cost):
     group_size: int | None
     tied_to: str | None
     streams: tuple[StreamReport, ...]
+    form: str = ""
+    """The type of the blocks of a GGUF file that it was, such as Q4_K; empty for what was none, or is quantized."""
+    form_bytes: int = 0
+    """The bytes of these blocks."""
     measured: Measured | None = None
 
     def to_json(self) -> dict[str, object]:
@@ -200,3 +204,15 @@ class FileTotals:
     trailer_bytes: int
     shard_index_bytes: int
     parts: CostParts
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """The source's files that hold tensors and can be written again, with what they take.
+
+    `forms` are the kinds of blocks of their tensors: how many tensors, their bytes there and here.
+    """
+
+    n_files: int
+    file_bytes: int
+    forms: dict[str, tuple[int, int, int]]
