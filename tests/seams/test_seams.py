@@ -73,6 +73,21 @@ def test_the_help_of_pack_names_every_method() -> None:
     assert METHODS.keys() <= words
 
 
+def test_the_recipe_of_a_residency_state_names_what_knows_the_states() -> None:
+    """Whatever tells states apart names some of them."""
+    [recipe] = re.findall(r"\*\*A residency state\.\*\*.*?\n\n", RECIPES, flags=re.DOTALL)
+    named = set(re.findall(r"`(spqfmt/[\w./]+)`", recipe))
+    texts = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for suffix in ("py", "js", "html")
+        for path in (ROOT / "spqfmt").rglob(f"*.{suffix}")
+    }
+    known = {
+        path for path, text in texts.items() if '"compressed"' in text and re.search('"(disk|host)"', text)
+    }
+    assert known - {"spqfmt/bench/tokens/configurations.py"} <= named  # there they are names of rows
+
+
 @pytest.mark.parametrize("path", re.findall(r"`((?:spqfmt|spec|tests|tools|docs)/[\w./]+)`", RECIPES))
 def test_files_that_recipes_name_are_there(path: str) -> None:
     assert (ROOT / path).exists() or Path(path).stem == "NAME"
