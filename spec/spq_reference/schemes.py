@@ -55,7 +55,7 @@ def check_tensor(tensor: Tensor, used: set[str]) -> None:
     """Check parameters and streams of a tensor against its scheme's tables."""
     if tensor.scheme == "tied":
         return
-    # > `stacked_transposed` for `transposed` over more than two dimensions;
+    # > `stacked_transposed` for `transposed` over more than two dimensions, those of the view where there is one;
     if tensor.transposed and len(turned_shape(tensor)) > 2:
         used.add("stacked_transposed")
     if tensor.is_named:

@@ -15,7 +15,8 @@ from spqfmt.reading.verify import verify_file
 @click.option(
     "--content",
     is_flag=True,
-    help="Make the digests of what the tensors hold again too, compare them with the file's, and print the model's.",
+    help="Make the digests of what the tensors hold, and the files of the source, again too, compare them with "
+    "what the file says, and print the model's digest.",
 )
 @click.option("--quiet", is_flag=True, help="Only the exit code.")
 def verify(*, file: Path, content: bool, quiet: bool) -> None:

@@ -51,7 +51,17 @@ def content_of_stored(reader: Reader, tensor: TensorRecord) -> str:
                 role=stream.role, dtype=stream.dtype, n=stream.n, runs=fetch.runs(stream.role), chunks=chunks
             )
         )
-    return _digest(reader.index.json_of(reader.index.by_name.numbers[tensor.name]), held)
+    return _digest(_json_of(reader, tensor), held)
+
+
+def content_head(reader: Reader, tensor: TensorRecord) -> bytes:
+    """What the digest of a tensor that is not tied covers beside the elements of its streams, as canonical JSON."""
+    outlines = [(s.role, s.dtype, s.n, reader.owner(s).chunks.n_elements.tolist()) for s in tensor.streams]
+    return _head(_json_of(reader, tensor), outlines)
+
+
+def _json_of(reader: Reader, tensor: TensorRecord) -> Json:
+    return reader.index.json_of(reader.index.by_name.numbers[tensor.name])
 
 
 def content_of_model(digests: Mapping[str, str], tied: Mapping[str, str]) -> str:
@@ -69,6 +79,15 @@ def _encoded(stream: StreamData) -> _Held:
 
 
 def _digest(record: Json, streams: Sequence[_Held]) -> str:
+    digest = hashlib.sha256(_head(record, [(s.role, s.dtype, s.n, s.chunks) for s in streams]))
+    for stream in streams:
+        for elements, times in stream.runs:
+            _update(digest, packed(elements, stream.dtype), times)
+    return digest.hexdigest()
+
+
+def _head(record: Json, streams: Iterable[tuple[str, str, int, Sequence[int]]]) -> bytes:
+    """The head of a tensor with streams of these roles, dtypes, numbers of elements and elements of each chunk."""
     head: Json = {key: record[key] for key in _IN_HEAD}
     head |= {key: record[key] for key in _IN_HEAD_WHERE_SET if record.get(key)}
     parameters = record["parameters"]
@@ -76,14 +95,10 @@ def _digest(record: Json, streams: Sequence[_Held]) -> str:
     head["parameters"] = {key: value for key, value in parameters.items() if key != "class_sizes"}
     is_banded = record["scheme"] in SCHEMES
     head["streams"] = [
-        [s.role, s.dtype, s.n, *([list(s.chunks)] if is_banded and s.role in BANDED_ROLES else [])]
-        for s in streams
+        [role, dtype, n, *([list(chunks)] if is_banded and role in BANDED_ROLES else [])]
+        for role, dtype, n, chunks in streams
     ]
-    digest = hashlib.sha256(_canonical(head))
-    for stream in streams:
-        for elements, times in stream.runs:
-            _update(digest, packed(elements, stream.dtype), times)
-    return digest.hexdigest()
+    return _canonical(head)
 
 
 def _update(digest: "hashlib._Hash", data: Bytes, times: int) -> None:

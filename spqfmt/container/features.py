@@ -16,7 +16,7 @@ def tensor_features(tensor: TensorRecord) -> set[str]:
     """Names of the required features that a tensor uses."""
     used = _of_streams(tensor.streams) | _of_dtype(tensor.dtype)
     used |= {"tied"} if tensor.tied_to is not None else scheme_of(tensor.scheme).features(tensor)
-    if tensor.transposed and len(tensor.shape) > 2:
+    if tensor.transposed and len(tensor.shape if tensor.view is None else tensor.view) > 2:
         used.add("stacked_transposed")
     if tensor.view is not None:
         used.add("view")

@@ -81,13 +81,28 @@ class SourceFiles:
                 if None not in lengths and sum(n or 0 for n in lengths) != file.file_bytes:
                     raise CorruptError(f"source file {file.name!r}: its pieces do not add up to its bytes")
 
-    def write(self, folder: Path, progress: Progress) -> None:
-        """Write them into `folder`, which exists. Raises ChecksumError where one is not what the source had."""
+    def check_digests(self) -> None:
+        """Make all files that consist of pieces, but for those with layouts that are not known, and write none.
+
+        Raises CorruptError where a part cannot be made, ChecksumError where a file is not what the source had.
+        """
+        with Path(os.devnull).open("wb") as nowhere:
+            for file, literals in self._with_literals():
+                if file.pieces is not None and self._is_known(file):
+                    self._write(file, literals, nowhere)
+
+    def _with_literals(self) -> Iterator[tuple[SourceFileRecord, memoryview]]:
+        """All files, each with the literals that its pieces use."""
         literals = self._literals()
         at = 0
-        written = {file.name for file in self.written}
         for file in self._sources.files:
             begin, at = at, at + sum(piece.literal_bytes for piece in file.pieces or ())
+            yield file, literals[begin:at]
+
+    def write(self, folder: Path, progress: Progress) -> None:
+        """Write them into `folder`, which exists. Raises ChecksumError where one is not what the source had."""
+        written = {file.name for file in self.written}
+        for file, literals in self._with_literals():
             if file.name not in written:
                 continue
             path = folder / file.name
@@ -96,7 +111,7 @@ class SourceFiles:
                 if file.name in self.changed:
                     handle.write(self.changed[file.name].data)
                 else:
-                    self._write(file, literals[begin:at], handle)
+                    self._write(file, literals, handle)
                 handle.flush()
                 os.fsync(handle.fileno())
             progress.advance(file.file_bytes, file.name)
@@ -189,4 +204,5 @@ class SourceFiles:
     def _is_known(self, file: SourceFileRecord) -> bool:
         """Whether the parts of all its tensors can be made."""
         numbers = {piece.tensor for piece in file.pieces or () if piece.tensor is not None}
-        return all(self._tensor(number)[1].origin in {None, *_LAYOUTS} for number in numbers)
+        records = (self._tensor(number)[1] for number in numbers)
+        return all(r.origin in _LAYOUTS if r.origin is not None else not r.is_named for r in records)

@@ -21,9 +21,10 @@ def verify_file(
 ) -> str | None:
     """Raise the FormatError that fits if anything in the file (or its shards) is not as FORMAT.md has it.
 
-    With `content` the digests of what the tensors hold are made again and compared with those that the file gives; the
-    model's is returned, in hex, whether the file gives any or not. Of one shard alone only its tensors' are compared,
-    and None is returned, as it is without `content`.
+    With `content` the digests of what the tensors hold are made again and compared with those that the file gives,
+    and the source's files are made again and compared with theirs. The model's digest is returned, in hex, whether
+    the file gives any or not. Of one shard alone only its tensors' are compared, and None is returned, as it is
+    without `content`.
     """
     with open_model(path) as model, progress or Silent() as shown:
         shown.start(sum(reader.file_bytes for reader in model.readers) * (2 if content else 1))
@@ -31,7 +32,11 @@ def verify_file(
             _verify_file(reader, shown)
         if model.is_whole:
             SourceFiles(model, with_code=True).check()
-        return _verify_content(model, shown) if content else None
+        if not content:
+            return None
+        if model.is_whole:
+            SourceFiles(model, with_code=True).check_digests()
+        return _verify_content(model, shown)
 
 
 def _verify_file(reader: Reader, progress: Progress) -> None:

@@ -257,3 +257,8 @@ def test_every_eight_bit_float_is_the_number_that_torch_says(name: str, dtype: t
     bits = np.arange(256, dtype=np.uint8)
     expected = torch.from_numpy(bits.copy()).view(dtype).float().numpy()
     np.testing.assert_array_equal(to_numbers(bits, name), expected)
+
+
+def test_what_the_source_was_is_no_part_of_the_model(tmp_path: Path, models: Models) -> None:
+    spqfmt.pack(models.source, tmp_path / "plain.spq", no_identity=True)
+    assert diff_files(tmp_path / "plain.spq", models.lossless).equal

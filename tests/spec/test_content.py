@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import reference_decoder
 import torch
+from safetensors.torch import save_file
+from test_resealed import parts, sealed
 
 import spqfmt
 from spqfmt import errors
@@ -15,6 +17,8 @@ from spqfmt.importers.base import SourceModel
 from spqfmt.packing.options import pack_options
 from spqfmt.packing.pack import pack_model
 from spqfmt.progress import Silent
+from spqfmt.reading.diff import diff_files
+from spqfmt.reading.verify import verify_file
 
 MakeModel = Callable[..., SourceModel]
 
@@ -98,3 +102,34 @@ def test_an_index_that_would_be_too_large_leaves_digests_out(
         monkeypatch.setattr("spqfmt.wire.MAX_INDEX_RAW_BYTES", reader.trailer.index_raw_bytes)
     path = packed(make_model(), tmp_path / "m.spq")
     assert path.read_bytes() == without.read_bytes()
+
+
+def test_a_digest_that_two_files_share_is_not_believed(tmp_path):
+    weights = torch.arange(64, dtype=torch.float32).reshape(8, 8)
+    for name, values in (("a", weights), ("b", weights + 1), ("c", weights)):
+        save_file({"w": values}, tmp_path / f"{name}.safetensors")
+        spqfmt.pack(
+            tmp_path / f"{name}.safetensors", tmp_path / f"{name}.spq", codec="raw" if name == "c" else "auto"
+        )
+    before, root, trailer = parts((tmp_path / "a.spq").read_bytes())
+    claimed = root["content"], root["tensors"][0]["content"]
+    before, root, trailer = parts((tmp_path / "b.spq").read_bytes())
+    root["content"], root["tensors"][0]["content"] = claimed
+    (tmp_path / "forged.spq").write_bytes(sealed(before, root, trailer))
+    assert not diff_files(tmp_path / "a.spq", tmp_path / "forged.spq").equal
+    assert diff_files(tmp_path / "a.spq", tmp_path / "c.spq").equal
+    with pytest.raises(errors.ChecksumError):
+        verify_file(tmp_path / "forged.spq", content=True)
+
+
+def test_a_source_file_that_cannot_be_made_is_found(tmp_path):
+    path, changed = tmp_path / "a.spq", tmp_path / "b.spq"
+    save_file({"w": torch.arange(64, dtype=torch.float32)}, tmp_path / "a.safetensors")
+    spqfmt.pack(tmp_path / "a.safetensors", path)
+    verify_file(path, content=True)
+    before, root, trailer = parts(path.read_bytes())
+    root["sources"]["files"][0]["sha256"] = "ab" * 32
+    changed.write_bytes(sealed(before, root, trailer))
+    spqfmt.verify(changed)
+    with pytest.raises(errors.ChecksumError, match="its digest"):
+        verify_file(changed, content=True)

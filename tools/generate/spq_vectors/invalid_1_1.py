@@ -74,6 +74,7 @@ def features() -> None:
         "supergroup_minimums": (rows(*second, minimums, **tile), "supergroup_minimums"),
         "group_rows": (rows(codes, scales, group_rows=1), "group_rows"),
         "stacked_transposed": (uniform([2, 3, 4], transposed=True), "stacked_transposed"),
+        "stacked_transposed_view": (uniform([6, 4], transposed=True, view=[2, 3, 4]), "stacked_transposed"),
         "view": (uniform([24], view=[4, 6]), "view"),
         "dense_orientation": (ordered, "dense_order"),
         "named_schemes": (maker("u8", "u8"), "named_schemes"),

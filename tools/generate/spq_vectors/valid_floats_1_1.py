@@ -240,6 +240,27 @@ def views() -> Vector:
     return Vector("views: groups along other axes than the inputs", file_1_1(*tensors), contents)
 
 
+def turned_views() -> Vector:
+    """Transposed views: a tensor of three dimensions seen as a matrix, and a matrix seen as two that are stacked."""
+    flat_codes, stacked_codes = matrix(37, 3, 4, -8, 7), matrix(38, 6, 2, -8, 7)
+    by: Record = {"step": step(0.5)}
+    seen_flat = uniform("flat", flat_codes, "f16", {"dtype": "i4"}, by, view=[4, 3], transposed=True)
+    seen_flat.shape = [2, 2, 3]
+    seen_stacked = uniform(
+        "stacked", stacked_codes, "f16", {"dtype": "i4"}, by, view=[2, 2, 3], transposed=True
+    )
+    seen_stacked.shape = [4, 3]
+    weights = expected.uniform(flat_codes, 0.5, None, None)
+    stack = expected.uniform(stacked_codes, 0.5, None, None).reshape(2, 3, 2)
+    contents = {
+        "flat": expected.restored(np.ascontiguousarray(weights.T), "f16"),
+        "stacked": expected.restored(np.ascontiguousarray(stack.swapaxes(1, 2)).reshape(4, 3), "f16"),
+    }
+    return Vector(
+        "transposed views: bit 19 is of the view's dimensions", file_1_1(seen_flat, seen_stacked), contents
+    )
+
+
 MAKERS = (
     mxfp4,
     nvfp4,
@@ -247,4 +268,5 @@ MAKERS = (
     tiles_and_supergroups,
     transposed_stacks,
     views,
+    turned_views,
 )
