@@ -88,7 +88,7 @@ LAYOUTS: Mapping[str, tuple[Callable[[str, torch.Tensor], Arrays], int, Mapping[
 
 
 def main() -> None:
-    """Write the folder."""
+    """Write the folder that the arguments name."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
