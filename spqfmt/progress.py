@@ -4,7 +4,7 @@ from typing import Protocol, Self
 
 
 class Progress(Protocol):
-    """A bar, a log, nothing. Entered once."""
+    """What shows how far work has come: a bar, a log, nothing. Entered once."""
 
     def __enter__(self) -> Self:
         """Begin to show what is done."""

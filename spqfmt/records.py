@@ -198,7 +198,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """One tensor of a file. `parameters` are the scheme's (FORMAT.md section 5)."""
+    """What the index says of one tensor. `parameters` are the scheme's (FORMAT.md section 5)."""
 
     name: str
     shape: tuple[int, ...]

@@ -10,7 +10,10 @@ Stored: TypeAlias = bytes | bytearray | memoryview
 
 
 class Coder(Protocol):
-    """Bytes to bytes and back. One instance is called from several threads at once, with different buffers."""
+    """A coder of bytes: it packs and unpacks them.
+
+    One instance is called from several threads at once, with different buffers.
+    """
 
     def encode(self, raw: Bytes) -> Stored | None:
         """The stored form, or None if the coder sees that `raw` would not shrink."""

@@ -164,7 +164,7 @@ def _run_table(workload: str, rows: Iterable[RunRow]) -> Table:
 
 
 def _table(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
-    """Narrow enough for 80 columns."""
+    """An empty table that is narrow enough for 80 columns."""
     table = Table(
         title=title,
         title_justify="left",

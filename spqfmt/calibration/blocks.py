@@ -29,7 +29,7 @@ class Call:
     keyword: str = ""
 
     def run(self, block: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden states after the block. Raises UnsupportedError where it cannot be run."""
+        """Compute the hidden states after the block. Raises UnsupportedError where it cannot be run."""
         with running_errors(block):
             if self.keyword:
                 output = block(*self.args, **{**self.kwargs, self.keyword: hidden})

@@ -24,7 +24,7 @@ class FoundSite:
 
     @property
     def input_name(self) -> str:
-        """The input's name for BlockRun."""
+        """The name that BlockRun knows the input by."""
         return self.merged or self.modules[0]
 
 
@@ -44,7 +44,7 @@ class Watch:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Watch while the context lasts."""
+        """Watch the block's modules while the context lasts."""
         with ExitStack() as stack:
             for module in self._leaves:
                 stack.callback(module.register_forward_pre_hook(self._before).remove)

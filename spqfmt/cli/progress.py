@@ -69,7 +69,7 @@ class Bar:
         self._progress.update(self._task, total=total)
 
     def advance(self, n: int, name: str) -> None:
-        """This much more is done."""
+        """Show that `n` more are done, `name` the last of them."""
         self._progress.update(self._task, advance=n, tensor=printable(name))
 
     def stage(self, text: str) -> None:

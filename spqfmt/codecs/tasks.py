@@ -191,7 +191,7 @@ class _Shared(Generic[_In, _Out]):
             return self._next - 1
 
     def stop(self) -> None:
-        """Hand out no more items."""
+        """Hand out no more of the items."""
         with self._lock:
             self._next = len(self._items)
 

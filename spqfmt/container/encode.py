@@ -64,7 +64,7 @@ def encode_text(raw: Bytes) -> EncodedChunk:
 
 
 def encode_asset(data: bytes) -> list[EncodedChunk]:
-    """The chunks of an asset."""
+    """Encode the chunks of an asset."""
     raw = np.frombuffer(data, np.uint8)
     return [encode_text(raw[i : i + _ASSET_CHUNK_BYTES]) for i in range(0, raw.size, _ASSET_CHUNK_BYTES)]
 

@@ -105,7 +105,7 @@ class Reader:
         self.close()
 
     def read_bytes(self, offset: int, n_bytes: int) -> bytes:
-        """These bytes of the file. Raises TruncatedError."""
+        """Read these bytes of the file. Raises TruncatedError."""
         out = np.empty(n_bytes, np.uint8)
         self.read_into(offset, out)
         return out.tobytes()

@@ -41,7 +41,7 @@ class Trailer:
         return 1 if is_1_1 else 0
 
     def pack(self, stored_index: bytes) -> bytes:
-        """The trailer's bytes, digest included."""
+        """Return the trailer's bytes, digest included."""
         body = _TRAILER.pack(
             bytes(_DIGEST_BYTES),
             self.index_offset,

@@ -54,7 +54,7 @@ class ExportTensor(Protocol):
         """Set for a tensor that shares another one's values: it is left out, as `save_pretrained` does."""
 
     def load(self) -> torch.Tensor:
-        """The values, on any device."""
+        """Read the values, onto any device."""
 
 
 def export_huggingface(

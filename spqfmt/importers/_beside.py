@@ -46,7 +46,7 @@ class Beside:
 
 
 def files_beside(folder: Path) -> Beside:
-    """All files of the folder. Those of the model's own weights are among what is left out."""
+    """Find all files of the folder. Those of the model's own weights are among what is left out."""
     files: dict[str, SourceFile] = {}
     left_out: dict[str, str] = {}
     parts = part_folders(folder)

@@ -67,7 +67,7 @@ def refuse_another(weights: WeightFiles, stored: Mapping[str, Stored], rival: We
 def source_tensors(
     stored: Mapping[str, Stored], config: Mapping[str, Any], architecture: str, folder: Path, prefix: str = ""
 ) -> tuple[SourceTensor, ...]:
-    """The tensors in execution order. `folder` is the source's, in which files are named.
+    """Make the source's tensors, in execution order. `folder` is the source's, in which files are named.
 
     `prefix` goes before the names of tensors and segments: of a part of a pipeline, its folder and a slash.
     """

@@ -67,7 +67,7 @@ def _kinds(metadata: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def _special(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Special tokens by transformers' names."""
+    """The special tokens by the names that transformers gives them."""
     tokens = metadata["tokenizer.ggml.tokens"]
     found = {}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):

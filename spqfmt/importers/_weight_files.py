@@ -93,7 +93,7 @@ def _is_there(file: Path) -> bool:
 
 
 def _read_index(file: Path) -> dict[str, str]:
-    """Tensor name -> file name."""
+    """Read which file each tensor is in, by its name."""
     try:
         weight_map = json.loads(file.read_bytes())["weight_map"]
         entries = {str(name): str(shard) for name, shard in weight_map.items()}

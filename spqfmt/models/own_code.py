@@ -136,7 +136,7 @@ def _follow(module: Any, names: Collection[str]) -> list[Any]:
 
 
 def _called(names: tuple[str, ...], layers: Mapping[str, Any]) -> set[str]:
-    """Layers whose names end so."""
+    """Find the layers whose names end so."""
     unknown = [i for i, name in enumerate(names) if name in {"[]", "()"}]
     known = names[unknown[-1] + 1 :] if unknown else names
     for end in (".".join(known), ".".join(known[1:])):

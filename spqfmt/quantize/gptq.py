@@ -50,7 +50,7 @@ class Gptq:
         return f"{options.bits} bits per {options.granularity}{size}"
 
     def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
-        """Embedding and head, to nearest."""
+        """Round embedding and head to nearest."""
         return embeddings.quantize(weight, value, options)
 
     def accumulator(self, n_columns: int, options: MethodOptions) -> Hessian:

@@ -97,7 +97,7 @@ class IntegerMethod:
         return ", ".join(words)
 
     def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
-        """Embedding and head, to nearest."""
+        """Round embedding and head to nearest."""
         return embeddings.quantize(weight, value, options)
 
     def accumulator(self, n_columns: int, options: MethodOptions) -> InputStatistics:

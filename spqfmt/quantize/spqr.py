@@ -65,13 +65,13 @@ class SpQR:
         )
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:
-        """Bits, group size and threshold."""
+        """Say the bits, the group size and the threshold."""
         if weight.role != "linear":
             return embeddings.describe(weight, options)
         return f"{options.bits} bits per group of {options.group_size}, outliers from {options.threshold:g}"
 
     def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
-        """Embedding and head, to nearest."""
+        """Round embedding and head to nearest."""
         return embeddings.quantize(weight, value, options)
 
     def accumulator(self, n_columns: int, options: MethodOptions) -> Hessian:

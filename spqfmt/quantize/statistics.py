@@ -93,7 +93,7 @@ class ColumnStatistics:
 
     @property
     def rms(self) -> torch.Tensor:
-        """Root of the mean square."""
+        """Root of the mean square of each column."""
         return (self._squares / max(1, self.n_tokens)).sqrt().float()
 
 

@@ -96,7 +96,7 @@ def histogram(reader: Reader, record: TensorRecord) -> Histogram | None:
 
 
 class _CountedIntegers:
-    """Small integers by their value."""
+    """Counts small integers by their value."""
 
     def __init__(self, dtype: str) -> None:
         self._counts = np.zeros(256, np.int64)

@@ -53,7 +53,7 @@ class DeviceRates:
         return rate
 
     def to_json(self) -> dict[str, object]:
-        """The object that `read_rates` reads."""
+        """Return the object that `read_rates` reads."""
         return asdict(self)
 
 

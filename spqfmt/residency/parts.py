@@ -130,7 +130,10 @@ def channels(record: TensorRecord) -> tuple[int, int]:
 
 
 def cut(record: TensorRecord, reader_number: int = 0, part_bytes: int = PART_BYTES) -> tuple[Part, ...]:
-    """The tensor's parts in order. Each ends where a chunk and a channel end, the first time from `part_bytes` on."""
+    """Cut a tensor into parts, in order.
+
+    Each ends where a chunk and a channel end, the first time from `part_bytes` on.
+    """
     stream = weights_stream(record)
     n_channels, width = channels(record)
     element_bits = wire.DTYPES[stream.dtype].bits

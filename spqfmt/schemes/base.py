@@ -53,7 +53,7 @@ class StreamData:
 
     @property
     def record(self) -> Stream:
-        """Its record, still without chunks."""
+        """Make the stream's record, still without chunks."""
         return Stream(self.role, self.dtype, self.elements.size)
 
     def chunks(self) -> Iterator[Elements]:

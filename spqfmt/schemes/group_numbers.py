@@ -173,7 +173,7 @@ def supergroup_of(record: TensorRecord) -> tuple[int, int] | None:
 
 
 def group_rows_of(record: TensorRecord) -> int:
-    """Rows of a group's tile. Raises CorruptError."""
+    """How many rows a group's tile has. Raises CorruptError."""
     return parameter_int(record, "group_rows", 1) if "group_rows" in record.parameters else 1
 
 

@@ -42,7 +42,7 @@ class NamedScheme(Scheme):
             raise CorruptError(f"{where}: the streams of the scheme {record.scheme} must be the tensor's own")
 
     def features(self, record: TensorRecord) -> set[str]:
-        """That of all such schemes."""
+        """The one feature of all such schemes."""
         return {"named_schemes"}
 
     def verify(self, record: TensorRecord, fetch: Streamed) -> None:

@@ -68,7 +68,7 @@ def generate(path: Path, n_tokens: int, **options: Any) -> tuple[list[int], int,
 
 
 def plan(path: Path, n_tokens: int, ceiling: int | None) -> ModelPlan:
-    """What `spqfmt plan` says."""
+    """Make the plan that `spqfmt plan` shows."""
     return plan_model(path, memory=ceiling, dtype="bfloat16", n_tokens=n_tokens + N_PROMPT)
 
 

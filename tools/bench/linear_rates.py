@@ -39,7 +39,7 @@ class Row:
 
 
 def medians(work: Sequence[Callable[[], object]], rounds: int) -> list[float]:
-    """Seconds of each, interleaved."""
+    """Time the pieces of work interleaved; the median seconds of each."""
     seconds: list[list[float]] = [[] for _ in work]
     for run in work:
         run()
@@ -61,7 +61,7 @@ def one_of_each(model: Any) -> Iterator[tuple[str, PackedLinear]]:
 
 
 def measure(path: Path, tokens: Sequence[int], rounds: int) -> Iterator[Row]:
-    """Rows of all shapes."""
+    """Measure the rows of all shapes."""
     floating, _ = spqfmt.load_model(path, dtype="bfloat16", packed=True, activations="float")
     rounded, _ = spqfmt.load_model(path, dtype="bfloat16", packed=True, activations="int8")
     for name, layer in one_of_each(floating):

@@ -288,7 +288,7 @@ def inputs_for(model: Any) -> dict[str, Any] | None:
 
 
 def candidates(model: Any, names: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Guesses, the likeliest first."""
+    """Guess inputs for a model, the likeliest first."""
     torch.manual_seed(1)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     config = model.config

@@ -44,7 +44,7 @@ def pages() -> dict[Path, str]:
 
 
 def page(name: str, top: click.Context) -> str:
-    """Usage, description, examples, options."""
+    """Write a command's page: usage, description, examples, options."""
     command = cli.get_command(top, name)
     assert command is not None
     with click.Context(command, info_name=name, parent=top) as ctx:

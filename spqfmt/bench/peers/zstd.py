@@ -28,7 +28,7 @@ class ZstdContexts(threading.local):
 
 
 class Literals:
-    """Codec `zstd` of the package."""
+    """Codec `zstd` of the package, by its own encoder."""
 
     def encode(self, raw: Bytes) -> Stored:
         return CODEC.encode(raw)

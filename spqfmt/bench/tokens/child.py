@@ -58,7 +58,7 @@ def forget_peak() -> None:
 
 
 def peak_bytes() -> int:
-    """Largest resident set since `forget_peak`."""
+    """The largest resident set, in bytes, since `forget_peak`."""
     if _STATUS.exists():
         return 1024 * int(_STATUS.read_text().split("VmHWM:")[1].split()[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -31,7 +31,7 @@ def with_sign(code, BITS: tl.constexpr, SIGNED: tl.constexpr):
 
 @triton.jit
 def at(codes, number, BITS: tl.constexpr, SIGNED: tl.constexpr):
-    """Codes of any numbers, int32."""
+    """Read codes of any numbers, int32."""
     PER: tl.constexpr = 8 // BITS
     byte = tl.load(codes + number // PER).to(tl.int32)
     return with_sign(byte >> ((number % PER).to(tl.int32) * BITS), BITS, SIGNED)

@@ -177,5 +177,5 @@ def _words(tensor: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _storable(out: torch.Tensor) -> torch.Tensor:
-    """`out` as floats.store takes it."""
+    """View `out` as floats.store takes it."""
     return out.view(torch.int16) if out.dtype == torch.bfloat16 else out

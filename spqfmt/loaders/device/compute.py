@@ -139,7 +139,7 @@ class Products:
         return y
 
     def _dense(self, x: torch.Tensor, parts: tuple[Part, ...]) -> torch.Tensor:
-        """Stored floats, in x's dtype."""
+        """The product with stored floats, in x's dtype."""
         n_rows, n_columns = parts[0].record.matrix_shape
         y = x.new_empty(len(x), n_rows)
 

@@ -115,7 +115,7 @@ class SimulatedDevice(Device):
 
     @property
     def rates(self) -> DeviceRates:
-        """Those of the virtual clock."""
+        """The rates that the virtual clock goes by."""
         return self._rates
 
     @property
@@ -124,7 +124,7 @@ class SimulatedDevice(Device):
         return self._allocated
 
     def allocate(self, n_bytes: int) -> Memory:
-        """BackendError: more than the capacity."""
+        """Allocate memory that counts against the capacity."""
         if self._capacity is not None and self._allocated + n_bytes > self._capacity:
             raise BackendError(
                 f"the device has {self._capacity} bytes, {self._allocated} are taken: {n_bytes} more do not fit"

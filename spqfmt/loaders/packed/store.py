@@ -40,7 +40,7 @@ class Store:
 
     @property
     def n_bytes(self) -> int:
-        """Memory of weights and staging."""
+        """Memory that weights and staging take."""
         return self._region.size + sum(array.size for array in (*self.reads, *self._scratch))
 
     def load(self) -> None:

@@ -62,7 +62,7 @@ class DenseMatrix(PackedMatrix[Sides]):
 
 
 class DenseOnDevice:
-    """The kernels are not needed."""
+    """The form of a dense tensor on a device, which needs no kernels."""
 
     def forms(self, record: TensorRecord) -> Mapping[str, Form]:
         """Return nothing: a dense tensor has no sides."""

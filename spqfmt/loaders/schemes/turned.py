@@ -92,7 +92,10 @@ def _outliers_in(outliers: OutlierRows, columns: NDArray[np.int64], n_columns: i
 
 
 class TurnedMatrix:
-    """IntegerMatrix for such a tensor. `whole` as there, with every part turned."""
+    """A uniform matrix whose columns were turned to rows: an IntegerMatrix for each part.
+
+    `whole` is as for that, with every part turned.
+    """
 
     def __init__(self, pieces: tuple[TurnedPiece, ...], whole: Bytes | None) -> None:
         self._pieces = pieces

@@ -165,7 +165,7 @@ class FileLedger:
 
     @property
     def asset_bytes(self) -> int:
-        """Stored bytes of the assets."""
+        """Bytes that the assets take as stored."""
         return sum(asset.stream.stored_bytes for asset in self.assets)
 
 

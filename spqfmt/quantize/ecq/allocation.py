@@ -76,7 +76,7 @@ class TensorPlan:
     gradients: NDArray[np.float64] | None = None
 
     def log_step(self, shift: float) -> float:
-        """Within what codes can express."""
+        """The step's logarithm to base 2 at this shift, within what codes can express."""
         return max(self.base + shift, self.curve.log_step(MOST_BITS))
 
     def step(self, shift: float) -> np.float32:

@@ -61,7 +61,7 @@ def zstd_chunk(frames: Sequence[bytes]) -> bytes:
 
 
 def constant(data: bytes) -> tuple[int, bytes]:
-    """Codec rans, kind constant."""
+    """Return a chunk of codec rans, kind constant."""
     assert len(set(data)) == 1
     return 2, bytes([1, 1, 0, data[0]])
 
@@ -82,7 +82,7 @@ def plain_table(data: bytes) -> list[int]:
 
 @dataclass
 class Rans:
-    """Codec rans, kind blocks. `fill` makes up the last group; None takes the most frequent symbol."""
+    """Makes chunks of codec rans, kind blocks. `fill` makes up the last group; None takes the most frequent symbol."""
 
     block_log2: int = 7
     freq: list[int] | None = None

@@ -31,7 +31,7 @@ def pieces(value: object) -> File:
 
 
 def records() -> None:
-    """Break the records of 7.2."""
+    """Break rules for the records of 7.2."""
     key = "optional: the name of an asset"
     bad("sources_literals_missing", "corrupt", key, made(change("sources.literals", "other.bin")))
     bad("sources_literals_number", "corrupt", key, made(change("sources.literals", 0)))
@@ -119,7 +119,7 @@ def expansion() -> File:
 
 
 def origins() -> None:
-    """Break the records of 7.3."""
+    """Break rules for the records of 7.3."""
     name = "with a name of 1 to 64 characters of `a-z 0-9 _ -` and a version of at least 1."
     cases: dict[str, Record] = {
         "upper": {"layout": "GGUF", "version": 1},

@@ -13,7 +13,7 @@ class Plain(Loader):
 
 
 def make(payload: Payload, folder: Path, threads: int) -> list[Loader]:
-    """One loader, of one thread."""
+    """Make the one loader, which has one thread."""
     if threads > 1:
         return []
     path = folder / f"{payload.name}.bin"
