@@ -105,7 +105,8 @@ class _Assets(Mapping[str, bytes]):
         self._sizes = {a.name: a.stream.n for reader in model.readers for a in reader.index.assets}
 
     def __getitem__(self, name: str) -> bytes:
-        most = _SETTINGS_BYTES if name.lower() in SETTINGS else _ASSET_BYTES
+        is_settings = name.lower() in {*SETTINGS, "generation_config.json"}
+        most = _SETTINGS_BYTES if is_settings else _ASSET_BYTES
         if self._sizes[name] > most:
             raise LimitError(
                 f"{self._model.path}: asset {name!r} has {self._sizes[name]} bytes; a model is loaded with {most} at "

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from spqfmt import wire
 from spqfmt.asset_names import as_files
+from spqfmt.errors import LimitError
 from spqfmt.models.harmless import harmless
+
+MAX_BYTES = 512 << 20
+"""Of all small files together; a disk, and often memory, is what they are written to."""
 
 
 @contextmanager
@@ -17,12 +21,18 @@ def asset_folder(assets: Mapping[str, bytes]) -> Iterator[Path]:
     """A private temporary folder with `assets`, gone when the context ends.
 
     Only data is written (FORMAT.md 7.1), without the settings that lead elsewhere (see `harmless`), which raises
-    UnsupportedError for such a setting that cannot be left out. Weights in folders of their own stay out too.
+    UnsupportedError for such a setting that cannot be left out. Weights in folders of their own stay out too. Raises
+    LimitError for more than pack puts into a file.
     """
+    n_bytes = 0
     with tempfile.TemporaryDirectory(prefix="spqfmt-") as name:
         for asset, kind in as_files(assets).items():
             if kind == "data" and not asset.lower().endswith(wire.ASSET_FOLDER_ENDINGS):
                 file = Path(name, asset)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(harmless(asset, assets[asset]))
+                data = harmless(asset, assets[asset])
+                n_bytes += len(data)
+                if n_bytes > MAX_BYTES:
+                    raise LimitError(f"its small files have more than {MAX_BYTES} bytes together")
+                file.write_bytes(data)
         yield Path(name)

@@ -18,14 +18,15 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers
 import spqfmt
 from spqfmt.calibration.text import CalibrationOptions, choose_samples
 from spqfmt.calibration.tokens import leading_tokens
-from spqfmt.errors import CorruptError, ImporterError, SpqError, UnsupportedError
+from spqfmt.errors import CorruptError, ImporterError, LimitError, SpqError, UnsupportedError
 from spqfmt.loaders import encode_text, generate, load_model
 from spqfmt.loaders.generate import encode_prompt
 from spqfmt.loaders.plan import plan_model
-from spqfmt.models import bounded
+from spqfmt.models import assets, bounded
 from spqfmt.models.claims import earned
 from spqfmt.models.growth import growth
 
+DATA = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 # Which of the two comes first is a matter of the machine.
 BOUND = "longer than 2 s|more than 512 MiB of memory"
 LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -284,3 +285,24 @@ def test_a_source_of_deep_settings_is_named(llama: Path) -> None:
     (llama / "config.json").write_bytes(b'{"a":' * 100_000)
     with pytest.raises(ImporterError, match=r"config\.json: nested deeper than any config is"):
         spqfmt.pack(llama, llama.parent / "m.spq")
+
+
+def test_small_files_are_small_together(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spqfmt.pack(llama, llama.parent / "m.spq")
+    n_bytes = sum((llama / name).stat().st_size for name in DATA)
+    monkeypatch.setattr(assets, "MAX_BYTES", n_bytes)
+    load_model(llama.parent / "m.spq")
+    monkeypatch.setattr(assets, "MAX_BYTES", n_bytes - 1)
+    result = run("run", llama.parent / "m.spq", "--prompt", "Hi")
+    message = f"{llama.parent / 'm.spq'}: its small files have more than {n_bytes - 1} bytes together"
+    assert (result.code, result.stderr.splitlines()) == (1, [f"spqfmt: {message}"])
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_settings_are_small(llama: Path, name: str) -> None:
+    configure(llama / name, {"x": "a" * (4 << 20)})
+    spqfmt.pack(llama, llama.parent / "m.spq")
+    with pytest.raises(
+        LimitError, match=f"asset '{re.escape(name)}' has .* a model is loaded with 4194304 at most"
+    ):
+        load_model(llama.parent / "m.spq")
