@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import time
+import warnings
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -65,7 +66,10 @@ def _in_child(work: Callable[[], bytes], memory_bytes: int, seconds: int) -> tup
     """What became of the work, and what came of it: bytes, or a sentence, empty for a child that ended in the midst."""
     reading, writing = os.pipe()
     sys.stderr.flush()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn of locks that other threads hold: the child does one thing, and is ended in time.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if not pid:
         os.close(reading)
         _work(work, writing, memory_bytes, seconds)

@@ -16,6 +16,9 @@ MOST_BYTES = 4 << 20
 """More are no settings; they are not looked into, and count as code."""
 
 _FILES = ("config*.json", "*_config.json")
+_MODULES = "modules.json"
+_OWN_MODULES = "sentence_transformers."
+"""sentence-transformers loads modules of any other name from the folder or from a repository, and asks nobody."""
 _PLACE = re.compile(r"[/\\:@]")
 
 
@@ -50,19 +53,22 @@ CODE: Mapping[str, Callable[[Any], bool]] = {
 def is_settings(name: str) -> bool:
     """Whether a file of this name may hold such settings."""
     last = name.rpartition("/")[2].lower()
-    return any(fnmatchcase(last, pattern) for pattern in _FILES)
+    return last == _MODULES or any(fnmatchcase(last, pattern) for pattern in _FILES)
 
 
-def without_code(data: bytes) -> tuple[bytes, tuple[str, ...]] | None:
+def without_code(name: str, data: bytes) -> tuple[bytes, tuple[str, ...]] | None:
     """A file of settings without those, and their keys; the very same bytes where there are none.
 
-    None for one that cannot be looked into: too large, or nested too deep.
+    None for one that cannot be looked into, being too large or nested too deep, and for one that is all about code.
     """
     if len(data) > MOST_BYTES:
         return None
     found: dict[str, None] = {}
     try:
-        changed = _without(json.loads(data), found)
+        value = json.loads(data)
+        if name.lower().endswith(_MODULES) and not _are_own_modules(value):
+            return None
+        changed = _without(value, found)
     except RecursionError:
         return None
     except ValueError:
@@ -71,6 +77,13 @@ def without_code(data: bytes) -> tuple[bytes, tuple[str, ...]] | None:
         (f"{json.dumps(changed, indent=2, ensure_ascii=False)}\n".encode(), tuple(found))
         if found
         else (data, ())
+    )
+
+
+def _are_own_modules(value: Any) -> bool:
+    modules = value if isinstance(value, list) else [value]
+    return all(
+        isinstance(module, dict) and str(module.get("type")).startswith(_OWN_MODULES) for module in modules
     )
 
 

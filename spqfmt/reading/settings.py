@@ -21,7 +21,7 @@ class Settings(NamedTuple):
 
 
 def read_settings(reader: Reader, name: str) -> Settings | None:
-    """The asset `name`, as bytes where nothing is left out of it; None where it cannot be looked into."""
+    """The asset `name`, as bytes where nothing is left out of it; None where it is to be left out."""
     sizes = {asset.name: asset.stream.n for asset in reader.index.assets}
-    found = without_code(reader.read_asset(name)) if sizes[name] <= MOST_BYTES else None
+    found = without_code(name, reader.read_asset(name)) if sizes[name] <= MOST_BYTES else None
     return None if found is None else Settings(*found)

@@ -46,7 +46,7 @@ def test_what_names_code_is_left_out(case: str, nested: bool) -> None:
     inner = KEPT | NAMED[case] | {"last": [1, {"b": "\u00e9"}]}
     rest = {key: value for key, value in inner.items() if key not in NAMED[case]}
     wrap: Callable[[Any], Any] = (lambda part: {"text_config": [part]}) if nested else (lambda part: part)
-    found = without_code(json.dumps(wrap(inner)).encode())
+    found = without_code("config.json", json.dumps(wrap(inner)).encode())
     assert found is not None
     assert json.loads(found[0]) == wrap(rest)
     assert set(found[1]) == set(NAMED[case])
@@ -54,7 +54,7 @@ def test_what_names_code_is_left_out(case: str, nested: bool) -> None:
 
 @pytest.mark.parametrize("data", [json.dumps(KEPT).encode(), b"{", b"[]", b"\xff", b'"auto_map"', b""])
 def test_everything_else_is_the_very_same(data: bytes) -> None:
-    found = without_code(data)
+    found = without_code("config.json", data)
     assert found is not None
     assert found[0] is data
     assert found[1] == ()
@@ -62,7 +62,17 @@ def test_everything_else_is_the_very_same(data: bytes) -> None:
 
 @pytest.mark.parametrize("data", [b"[" * 100_000, b" " * (4 << 20) + b"{}"])
 def test_what_cannot_be_looked_into_is_none(data: bytes) -> None:
-    assert without_code(data) is None
+    assert without_code("config.json", data) is None
+
+
+def test_modules_of_others_are_code() -> None:
+    own = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    data = json.dumps([own, own | {"path": "1_Pooling"}]).encode()
+    assert without_code("modules.json", data) == (data, ())
+    for other in ("custom_st.Transformer", "canary/repo--custom.T", "sentence_transformersx.T", None, 1):
+        assert without_code("x/Modules.json", json.dumps([own, own | {"type": other}]).encode()) is None
+    assert without_code("modules.json", b"[1]") is None
+    assert without_code("modules.json", b"{}") is None
 
 
 def test_settings_are_known_by_their_names() -> None:
@@ -117,6 +127,18 @@ def test_a_report_names_what_was_changed(tmp_path: Path) -> None:
     assert report.identical
     assert report.changed == {"config.json": reason, "tokenizer_config.json": reason}
     assert set(report.written) == {"generation_config.json", "model.safetensors", "tokenizer.json"}
+
+
+@pytest.mark.parametrize("options", [{}, {"as_": "dense"}, {"keep_packed": True}])
+def test_modules_of_others_are_left_out(tmp_path: Path, options: dict[str, Any]) -> None:
+    folder = source(tmp_path, {})
+    (folder / "modules.json").write_text(json.dumps([{"path": "", "type": "canary/repo--custom.T"}]))
+    spqfmt.pack(folder, tmp_path / "m.spq")
+    report = spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out", **options)
+    assert "--with-code" in report.left_out["modules.json"]
+    assert not (tmp_path / "out" / "modules.json").exists()
+    spqfmt.unpack(tmp_path / "m.spq", tmp_path / "all", with_code=True, **options)
+    assert (tmp_path / "all" / "modules.json").read_bytes() == (folder / "modules.json").read_bytes()
 
 
 def test_settings_that_cannot_be_looked_into_are_left_out(tmp_path: Path) -> None:
