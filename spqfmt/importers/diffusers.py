@@ -5,6 +5,8 @@ All become one file. A tensor has the name of its folder and a slash before its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from spqfmt.errors import ImporterError
@@ -16,6 +18,7 @@ from spqfmt.importers._source_file import SourceFile
 from spqfmt.importers._weight_files import has_weights, weight_files
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
 from spqfmt.importers.huggingface import read_config
+from spqfmt.importers.quantizers.registry import coded_tensors
 
 
 class DiffusersImporter:
@@ -34,13 +37,16 @@ class DiffusersImporter:
         own: dict[str, SourceFile] = {}
         facts: dict[str, str] = {}
         quantized = ""
+        parts: list[Callable[[], tuple[SourceTensor, ...]]] = []
         for folder in sorted(path / name for name in part_folders(path)):
             if not folder.is_dir() or not has_weights(folder):
                 continue  # a tokenizer, a scheduler
             config = read_config(folder)
             weights, _ = weight_files(folder, config)
             headers, stored, files = read_headers(weights)
-            tensors += source_tensors(stored, config, "", folder=path, prefix=f"{folder.name}/")
+            prefix = f"{folder.name}/"
+            tensors += source_tensors(stored, config, architecture="", folder=path, prefix=prefix)
+            parts.append(partial(coded_tensors, stored, config, architecture="", folder=path, prefix=prefix))
             own |= {file.path.relative_to(path).as_posix(): file for file in files}
             beside_weights = [entry.name for entry in folder.iterdir()]
             facts_of_tensors = ((n, t.shape, t.dtype) for n, t in stored.items())
@@ -60,6 +66,7 @@ class DiffusersImporter:
             weight_files=beside.weights,
             facts=facts,
             left_out={name: reason for name, reason in beside.left_out.items() if name not in own},
+            coded=(lambda: tuple(tensor for part in parts for tensor in part())) if quantized else None,
         )
 
 

@@ -1,11 +1,13 @@
 """Method keep on FP8 checkpoints: codes and scales as they are, the library's own values, the same files back."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from coded import Arrays, check_loaded, keep, same, write_arrays, write_model
+from safetensors.torch import save_file
 
 import spqfmt
 from spqfmt.errors import ImporterError, UnsupportedError
@@ -102,7 +104,7 @@ SCALES: dict[str, tuple[dict[str, Any], torch.Tensor, tuple[int, int]]] = {
 
 @pytest.mark.parametrize("kind", SCALES)
 def test_scales_of_other_tiles_and_dtypes(tmp_path: Path, kind: str) -> None:
-    """compressed-tensors computes in the dtype of the scales, transformers in float32, rounded to the model's."""
+    """compressed-tensors computes in the dtype of the scales; what is float32 is rounded to the model's dtype."""
     quantizer, scales, tile = SCALES[kind]
     codes = normal(24, 40).mul(100).to(FP8)
     name = f"{AT}_scale" if "compressed" in str(quantizer) else f"{AT}_scale_inv"
@@ -110,7 +112,7 @@ def test_scales_of_other_tiles_and_dtypes(tmp_path: Path, kind: str) -> None:
     path = keep(write_arrays(tmp_path / "source", config, {AT: codes, name: scales}))
     numbers = scales.view(torch.float8_e8m0fnu) if scales.dtype == torch.uint8 else scales
     grid = numbers.float().reshape(-(-24 // tile[0]), -(-40 // tile[1]))
-    by_scales = name.endswith("_scale") and scales.dtype != torch.uint8
+    by_scales = name.endswith("_scale") and scales.dtype in (torch.float16, torch.bfloat16)
     expected = restored(codes, grid, *tile, dtype=scales.dtype if by_scales else torch.float16)
     with spqfmt.open(path) as file:
         assert same(file.read(AT), expected)
@@ -321,7 +323,7 @@ def test_what_no_family_knows_stays_an_array(tmp_path: Path) -> None:
     )
     with spqfmt.open(path) as file:
         assert {name: file[name].dtype for name in file} == {
-            AT: "f32", other: "f8_e4m3", f"{other}_scale": "f32", f"{other}_zero_point": "f8_e4m3",
+            AT: "bf16", other: "f8_e4m3", f"{other}_scale": "f32", f"{other}_zero_point": "f8_e4m3",
         }  # fmt: skip
 
 
@@ -359,6 +361,34 @@ def test_codes_are_kept_where_no_method_is_named(tmp_path: Path) -> None:
         spqfmt.pack(source, tmp_path / "m.spq", force=True)
         with spqfmt.open(tmp_path / "m.spq") as file:
             assert set(file) == {*arrays, *more}
+
+
+def test_codes_and_scales_may_lie_in_different_shards(tmp_path: Path) -> None:
+    codes, scales = blocks(normal(256, 192), 128, 128)
+    source = tmp_path / "source"
+    source.mkdir()
+    names = {AT: "model-00001-of-00002.safetensors", f"{AT}_scale_inv": "model-00002-of-00002.safetensors"}
+    for (name, file), value in zip(names.items(), (codes, scales), strict=True):
+        save_file({name: value, f"{name}.more": torch.ones(3)}, source / file)
+        names = {**names, f"{name}.more": file}
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    (source / "config.json").write_text(json.dumps({"quantization_config": BLOCKS}))
+    with spqfmt.open(keep(source)) as file:
+        assert same(file.read(AT), restored(codes, scales, 128, 128, torch.bfloat16))
+
+
+def test_a_part_of_a_pipeline_keeps_its_codes(tmp_path: Path) -> None:
+    codes, scales = blocks(normal(256, 128), 128, 128)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "model_index.json").write_text(
+        json.dumps({"_class_name": "P", "text": ["x", "Y"], "vae": ["x", "Z"]})
+    )
+    write_arrays(source / "text", {"quantization_config": BLOCKS}, {AT: codes, f"{AT}_scale_inv": scales})
+    write_arrays(source / "vae", {}, {"conv.weight": normal(4, 3, 2, 2)})
+    with spqfmt.open(keep(source)) as file:
+        assert set(file) == {f"text/{AT}", "vae/conv.weight"}
+        assert same(file.read(f"text/{AT}"), restored(codes, scales, 128, 128, torch.bfloat16))
 
 
 def test_one_file_of_weights_keeps_its_codes_too(tmp_path: Path) -> None:

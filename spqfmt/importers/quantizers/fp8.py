@@ -3,8 +3,8 @@
     NAME            F8_E4M3 or another float of 8 bits, [..., out, in]
     NAME_scale_inv  or NAME_scale: F32, BF16, F16, F8_E8M0, or U8 that means F8_E8M0
 
-What is restored is code * scale, in the dtype that the library gives it: the model's for quant_method fp8, that of the
-scales for compressed-tensors.
+What is restored is code * scale, in the dtype that the library gives it: the model's, but for compressed-tensors that
+of scales of 16 bits. With scales of F32 its product is one of binary32, which the model's dtype then rounds.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _METHODS = {
         {"float-quantized", "naive-quantized", "mxfp8-quantized", "mixed-precision"}
     ),
 }
+_HALVES = frozenset({"f16", "bf16"})
 _MX_COLUMNS = 32
 _BLOCK = (128, 128)
 """Where no config says another."""
@@ -54,7 +55,7 @@ def _weight(checkpoint: Checkpoint, name: str, of_scales: str) -> CodedWeight:
         raise misfit(checkpoint.arrays, of_scales, name, f": scales of {scales.dtype}")
     rows, columns = _tile(checkpoint, name, of_scales)
     dtype = _SCALES[scales.dtype]
-    by_scales = checkpoint.quantizer.method == COMPRESSED_TENSORS and dtype in FLOAT_DTYPES
+    by_scales = checkpoint.quantizer.method == COMPRESSED_TENSORS and dtype in _HALVES
 
     def stored() -> Grouped:
         numbers = checkpoint.scales(of_scales, dtype)

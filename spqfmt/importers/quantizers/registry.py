@@ -30,11 +30,11 @@ def families() -> tuple[Family, ...]:
 
 
 def coded_tensors(
-    stored: Mapping[str, Stored], config: Mapping[str, Any], architecture: str, folder: Path
+    stored: Mapping[str, Stored], config: Mapping[str, Any], architecture: str, folder: Path, prefix: str = ""
 ) -> tuple[SourceTensor, ...]:
     """The source's tensors, with the arrays that a family knows taken together to the weights that they stand for.
 
-    What no family knows stays an array, of its own bytes. Raises ImporterError.
+    What no family knows stays an array, of its own bytes. `prefix` is that of `source_tensors`. Raises ImporterError.
     """
     checkpoint = Checkpoint.of(stored, config)
     coded = {weight.name: weight for family in families() for weight in family.find(checkpoint)}
@@ -43,13 +43,11 @@ def coded_tensors(
     if twice := next((name for name in coded if name in left), None):
         raise ImporterError(f"tensor {twice!r} is there as a weight and as codes; download the model again")
     left |= {weight.name: _as_weight(weight, stored) for weight in coded.values()}
-    tensors = source_tensors(left, config, architecture, folder)
-    return tuple(
-        _with_codes(tensor, coded[tensor.name], stored, folder)
-        if tensor.name in coded and tensor.tied_to is None
-        else tensor
-        for tensor in tensors
-    )
+    tensors = []
+    for tensor in source_tensors(left, config, architecture, folder=folder, prefix=prefix):
+        weight = coded.get(tensor.name.removeprefix(prefix)) if tensor.tied_to is None else None
+        tensors.append(tensor if weight is None else _with_codes(tensor, weight, stored, folder))
+    return tuple(tensors)
 
 
 def _as_weight(weight: CodedWeight, stored: Mapping[str, Stored]) -> Stored:
