@@ -22,7 +22,7 @@ from pathlib import Path
 
 from spqfmt.errors import SpqError, is_out_of_memory, one_sentence
 
-SECONDS = 10  # of a processor: others may want it too
+SECONDS = 5  # of a processor: others may want it too
 _SLOWER = 6
 _BYTES_A_SECOND = 50_000  # the slowest tokenizers, in Python, cut ten times as many
 MEMORY_BYTES = 512 << 20
@@ -40,7 +40,7 @@ def bounded_ids(
 ) -> list[int]:
     """What `work` returns, a number for each token of `text`, found in a child process.
 
-    Raises what `explained` makes of one sentence where `work` raises or passes its bounds: 10 s of a processor, 512
+    Raises what `explained` makes of one sentence where `work` raises or passes its bounds: 5 s of a processor, 512
     MiB, 16,384 tokens, and more of each for a long text. OSError where no child can be started.
     """
     n_bytes = len(text.encode(errors="surrogatepass"))
