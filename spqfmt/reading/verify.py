@@ -93,6 +93,8 @@ class _Checks:
             self.add(f"tensor {tensor.name!r}, {stream.role}", stream)
         if tensor.streams:
             self._tensors.append(tensor)
+        if len(self._tensors) >= _AT_ONCE:
+            self.finish()
 
     def add(self, what: str, stream: Stream) -> None:
         """A stream's chunks, and the padding before each; nothing is stored of empty ones."""
