@@ -64,8 +64,12 @@ FORMS = {
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One tensor of the table. `shape` is in torch's order, rows first; `offset` counts from the file's start."""
+    """One tensor of the table. `shape` is in torch's order, rows first; `offset` counts from the file's start.
 
+    Of a type that is not known, the bytes are all up to the next tensor's.
+    """
+
+    file: SourceFile
     name: str
     shape: tuple[int, ...]
     ggml_type: int
@@ -101,7 +105,7 @@ class _Cursor:
     def __init__(self, file: SourceFile) -> None:
         self.n_bytes = file.n_bytes
         self.position = 0
-        self._file = file
+        self.file = file
         self._data = bytearray()
 
     def _reach(self, n_bytes: int) -> int:
@@ -112,7 +116,7 @@ class _Cursor:
         if end > len(self._data):
             # Twice as much each time: a header has megabytes of vocabulary, and many fields.
             step = max(end - len(self._data), len(self._data), _STEP_BYTES)
-            self._data += self._file.read(len(self._data), step)
+            self._data += self.file.read(len(self._data), step)
         return end
 
     def take(self, layout: str) -> tuple[Any, ...]:
@@ -192,20 +196,29 @@ def _parse(cursor: _Cursor) -> GgufHeader:
     if not isinstance(alignment, int) or alignment < 1:
         raise ValueError(f"alignment {alignment}")
     start = -(-cursor.position // alignment) * alignment
+    offsets = sorted({offset for _, _, _, offset in table} | {max(0, cursor.n_bytes - start)})
     tensors = []
     for name, shape, ggml_type, offset in table:
-        n_bytes = _n_bytes(name, shape, ggml_type)
+        if ggml_type in BLOCKS:
+            n_bytes = _n_bytes(name, shape, ggml_type)
+        else:
+            n_bytes = next((end - offset for end in offsets if end > offset), 1)
         if start + offset + n_bytes > cursor.n_bytes:
             raise ValueError(f"tensor {name} runs past the end of the file")
         tensors.append(
-            GgufTensor(name=name, shape=shape, ggml_type=ggml_type, offset=start + offset, n_bytes=n_bytes)
+            GgufTensor(
+                file=cursor.file,
+                name=name,
+                shape=shape,
+                ggml_type=ggml_type,
+                offset=start + offset,
+                n_bytes=n_bytes,
+            )
         )
     return GgufHeader(metadata, tuple(tensors))
 
 
 def _n_bytes(name: str, shape: tuple[int, ...], ggml_type: int) -> int:
-    if ggml_type not in BLOCKS:
-        raise _UnknownLayoutError(f"tensor {name} has ggml type {ggml_type}, which is not known")
     elements, block_bytes = BLOCKS[ggml_type]
     if shape[-1] % elements:
         raise ValueError(f"tensor {name} has rows of {shape[-1]}, not a multiple of its blocks of {elements}")

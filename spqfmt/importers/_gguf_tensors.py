@@ -21,7 +21,6 @@ from spqfmt.importers._gguf_codes import (
 )
 from spqfmt.importers._gguf_models import Config, GgufModel
 from spqfmt.importers._gguf_reader import GgufTensor
-from spqfmt.importers._source_file import SourceFile
 from spqfmt.importers.base import SourcePart, SourcePlace
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.floats import narrow, widen
@@ -46,7 +45,6 @@ def dtype_of(tensor: GgufTensor) -> str:
 class StoredTensor:
     """A tensor of a file; `name` is the one that it has in the model."""
 
-    file: SourceFile
     tensor: GgufTensor
     name: str
     model: GgufModel
@@ -135,7 +133,7 @@ class StoredTensor:
 
     @property
     def _place(self) -> SourcePlace:
-        return SourcePlace(self.file.path.name, self.tensor.offset)
+        return SourcePlace(self.tensor.file.path.name, self.tensor.offset)
 
     @property
     def _has_other_values(self) -> bool:
@@ -148,7 +146,7 @@ class StoredTensor:
 
     def _bytes(self) -> NDArray[np.uint8]:
         stored = np.empty(self.tensor.n_bytes, np.uint8)
-        self.file.read_into(self.tensor.offset, stored.data, f"tensor {self.tensor.name}")
+        self.tensor.file.read_into(self.tensor.offset, stored.data, f"tensor {self.tensor.name}")
         return stored
 
     def _values(self) -> NDArray[np.float32]:
@@ -158,8 +156,8 @@ class StoredTensor:
             return grouped_codes(tensor, blocks).dequantize()
         if find_spec("gguf") is None:
             raise ImporterError(
-                f"{self.file.path}: values of {tensor.form} need the gguf package; pip install 'spqfmt[gguf]', or "
-                "keep its bytes with --method keep"
+                f"{self.tensor.file.path}: values of {tensor.form} need the gguf package; pip install "
+                "'spqfmt[gguf]', or keep its bytes with --method keep"
             )
         from gguf import GGMLQuantizationType, quants
 
@@ -168,14 +166,14 @@ class StoredTensor:
             values: NDArray[np.float32] = quants.dequantize(rows, GGMLQuantizationType(tensor.ggml_type))
         except (ValueError, NotImplementedError):
             raise ImporterError(
-                f"{self.file.path}: tensor {tensor.name} is stored as {tensor.form}, whose values are not known"
+                f"{self.tensor.file.path}: tensor {tensor.name} is stored as {tensor.form}, whose values are not known"
             ) from None
         return values
 
     def _too_large(self) -> ImporterError:
         dtype = dtype_of(self.tensor)
         return ImporterError(
-            f"{self.file.path}: tensor {self.tensor.name} has values that {dtype} cannot hold"
+            f"{self.tensor.file.path}: tensor {self.tensor.name} has values that {dtype} cannot hold"
         )
 
 

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping
 
 from spqfmt.importers.base import Role
 
-_LAYER = re.compile(r"^(?P<segment>(?:.*?\.)?(?:layers|layer|h|blocks|block)\.(?P<index>\d+))\.(?P<rest>.+)$")
-_EMBED = re.compile(r"embed(?!_out)|\bw[tp]e\b|^shared\.|project_in\b")
+_LAYER = re.compile(
+    r"^(?P<segment>(?:.*?\.)?(?:layers|layer|h|blocks|block|blk)\.(?P<index>\d+))\.(?P<rest>.+)$"
+)
+_EMBED = re.compile(r"embed(?!_out)|_embd\b|\bw[tp]e\b|^shared\.|project_in\b")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|score|classifier|qa_outputs|cls|pooler)\b")
 _TOWER = re.compile(r"^(?:model\.)?(?P<tower>(?:vision|visual|audio|image|speech)\w*)\.")
 _ROUTER = re.compile(r"(^|\.)(router|gate|shared_expert_gate)(\.|$)")

@@ -19,19 +19,22 @@ import numpy as np
 
 from spqfmt.errors import ImporterError
 from spqfmt.importers._gguf_models import MODELS, Config, Facts, GgufModel
-from spqfmt.importers._gguf_reader import MAGIC, GgufHeader, GgufTensor, read_header
+from spqfmt.importers._gguf_parts import read_parts
+from spqfmt.importers._gguf_reader import MAGIC, GgufHeader, GgufTensor
 from spqfmt.importers._gguf_rope import llama3_rope
 from spqfmt.importers._gguf_tensors import StoredTensor, dtype_of
 from spqfmt.importers._gguf_tokenizer import end_token_ids, tokenizer_assets
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
-from spqfmt.importers._source_file import SourceFile, same_bytes
+from spqfmt.importers._source_file import same_bytes
 from spqfmt.importers.base import Asset, SourceModel, SourceTensor
 
 _ROPE_FACTORS = "rope_freqs.weight"
+_UNKNOWN = GgufModel("", {}, lambda facts: {}, lambda name, tensor, config: tensor)
+"""A model that is not known: nothing of its file is changed."""
 
 
 class GgufImporter:
-    """One .gguf file of a single part."""
+    """A .gguf file, or one of the parts of a model in several."""
 
     kind = "gguf"
 
@@ -43,56 +46,72 @@ class GgufImporter:
             return handle.read(len(MAGIC)) == MAGIC or path.suffix == ".gguf"
 
     def open(self, path: Path) -> SourceModel:
-        """Open a GGUF file with its splits, as `Importer.open` says."""
-        file = SourceFile(path)
-        header = read_header(file)
-        architecture = str(header.metadata.get("general.architecture", ""))
-        model = MODELS.get(architecture)
-        if model is None:
-            raise ImporterError(
-                f"{path}: GGUF architecture {architecture!r} is not known (known: {', '.join(MODELS)}); "
-                "import the model's Hugging Face folder instead"
-            )
-        if header.metadata.get("split.count", 1) not in {0, 1}:
-            raise ImporterError(
-                f"{path}: one part of a split GGUF; join the parts first (llama-gguf-split --merge)"
-            )
-        tied = _is_tied(file, header)
-        config = _config(file, header, architecture, model, tied=tied)
-        assets = (
-            Asset("config.json", _json(config)),
-            Asset("generation_config.json", _json(_generation(config, end_token_ids(header.metadata)))),
-        )
+        """Open a GGUF file with its other parts, as `Importer.open` says."""
+        files, header = read_parts(path)
+        try:
+            tensors, assets, class_name = _as_model(path, header)
+            left_out: Mapping[str, str] = {}
+        except _NoModelError as error:
+            tensors, assets, class_name = _as_they_are(header), (), ""
+            left_out = {"config.json": f"{error}: its tensors have ggml's names, and no model is loaded"}
         return SourceModel(
-            tensors=_tensors(file, header, model, config, tied=tied),
-            assets=assets + tokenizer_assets(path, header.metadata),
-            architecture=model.class_name,
+            tensors=tensors,
+            assets=assets,
+            architecture=class_name,
             source_kind=self.kind,
-            files=(file,),
-            named_files={path.name: file},
-            weight_files=frozenset({path.name}),
+            files=files,
+            named_files={file.path.name: file for file in files},
+            weight_files=frozenset(file.path.name for file in files),
+            left_out=left_out,
         )
+
+
+class _NoModelError(Exception):
+    """The file is sound, but transformers' model of it is not known here."""
+
+
+def _as_model(path: Path, header: GgufHeader) -> tuple[tuple[SourceTensor, ...], tuple[Asset, ...], str]:
+    """The tensors and small files of transformers' model, and its class."""
+    architecture = str(header.metadata.get("general.architecture", ""))
+    model = MODELS.get(architecture)
+    if model is None:
+        raise _NoModelError(f"GGUF architecture {architecture!r} is not known")
+    tied = _is_tied(header)
+    names = {
+        tensor.name: _hf_name(model, tensor.name) for tensor in header.tensors if tensor.name != _ROPE_FACTORS
+    }
+    config = _config(path, header, architecture, model=model, tied=tied)
+    assets = (
+        Asset("config.json", _json(config)),
+        Asset("generation_config.json", _json(_generation(config, end_token_ids(header.metadata)))),
+    )
+    tensors = _tensors(header, model, config, names=names, tied=tied)
+    return tensors, assets + tokenizer_assets(path, header.metadata), model.class_name
+
+
+def _as_they_are(header: GgufHeader) -> tuple[SourceTensor, ...]:
+    """The tensors under their own names, in their own order of rows."""
+    names = {tensor.name: tensor.name for tensor in header.tensors}
+    return _tensors(header, _UNKNOWN, {}, names=names, tied=False)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def _config(
-    file: SourceFile, header: GgufHeader, architecture: str, model: GgufModel, *, tied: bool
-) -> Config:
+def _config(path: Path, header: GgufHeader, architecture: str, *, model: GgufModel, tied: bool) -> Config:
     facts = Facts(architecture, header.metadata, {tensor.name: tensor.shape for tensor in header.tensors})
     if "token_embd.weight" not in facts.shapes:
-        raise ImporterError(f"{file.path}: no tensor token_embd.weight; convert the model again")
+        raise ImporterError(f"{path}: no tensor token_embd.weight; convert the model again")
     try:
         config = model.config(facts)
     except ValueError as error:
-        raise ImporterError(f"{file.path}: {error}; convert the model again") from None
+        raise ImporterError(f"{path}: {error}; convert the model again") from None
     factors = next((tensor for tensor in header.tensors if tensor.name == _ROPE_FACTORS), None)
     if factors is not None:
-        data = file.read(factors.offset, factors.n_bytes)
+        data = factors.file.read(factors.offset, factors.n_bytes)
         values = np.frombuffer(data, dtype="<f4").astype(np.float64)
-        config["rope_parameters"] = llama3_rope(file.path, values, config)
+        config["rope_parameters"] = llama3_rope(path, values, config)
     dtypes = [dtype_of(tensor) for tensor in header.tensors if len(tensor.shape) == 2]
     main = max(set(dtypes), key=dtypes.count, default="f16")
     for key in ("bos", "eos", "padding"):
@@ -116,7 +135,7 @@ def _generation(config: Config, ends: list[int]) -> Config:
     return {key: value for key, value in tokens.items() if value is not None}
 
 
-def _is_tied(file: SourceFile, header: GgufHeader) -> bool:
+def _is_tied(header: GgufHeader) -> bool:
     """No output matrix, or one with the very bytes of the embedding (as GPT-2 files have)."""
     by_name = {tensor.name: tensor for tensor in header.tensors}
     output, embedding = by_name.get("output.weight"), by_name.get("token_embd.weight")
@@ -124,30 +143,29 @@ def _is_tied(file: SourceFile, header: GgufHeader) -> bool:
         return output is None
     if (output.shape, output.ggml_type) != (embedding.shape, embedding.ggml_type):
         return False
-    return same_bytes((file, output.offset), (file, embedding.offset), output.n_bytes)
+    return same_bytes((output.file, output.offset), (embedding.file, embedding.offset), output.n_bytes)
 
 
-def _hf_name(path: Path, model: GgufModel, name: str) -> str:
+def _hf_name(model: GgufModel, name: str) -> str:
     match = re.fullmatch(r"(?:(blk)\.(\d+)\.)?(\w+)\.(weight|bias)", name)
     if match is not None:
         block, index, stem, suffix = match.groups()
         template = model.names.get(f"blk.{{}}.{stem}" if block else stem)
         if template is not None:
             return f"{template.format(index)}.{suffix}"
-    raise ImporterError(
-        f"{path}: tensor {name} is not part of {model.class_name} as known here; import the Hugging Face folder instead"
-    )
+    raise _NoModelError(f"tensor {name} is not part of {model.class_name} as known here")
 
 
 def _tensors(
-    file: SourceFile, header: GgufHeader, model: GgufModel, config: Config, *, tied: bool
+    header: GgufHeader, model: GgufModel, config: Config, *, names: Mapping[str, str], tied: bool
 ) -> tuple[SourceTensor, ...]:
+    """The tensors by the names that they are to have; others are left to the header."""
     sources = {
-        _hf_name(file.path, model, tensor.name): tensor
+        names[tensor.name]: tensor
         for tensor in header.tensors
-        if tensor.name != _ROPE_FACTORS and not (tied and tensor.name == "output.weight")
+        if tensor.name in names and not (tied and tensor.name == "output.weight")
     }
-    embedding = model.names["token_embd"] + ".weight"
+    embedding, head = (f"{model.names.get(name, name)}.weight" for name in ("token_embd", "output"))
     shapes = {
         name: tensor.shape[::-1] if model.transposes and ".h." in name else tensor.shape
         for name, tensor in sources.items()
@@ -155,10 +173,9 @@ def _tensors(
     is_float = {name: dtype_of(tensor)[0] in "fb" for name, tensor in sources.items()}
     linear = [name for name in sources if role_of(name, shapes[name], is_float=is_float[name]) == "linear"]
     transposed = transposed_weights(shapes, linear)
-    head = model.names["output"] + ".weight"
 
     def stored(tensor: GgufTensor, name: str) -> StoredTensor:
-        return StoredTensor(file=file, tensor=tensor, name=name, model=model, config=config)
+        return StoredTensor(tensor=tensor, name=name, model=model, config=config)
 
     # A head that is tied may lie in the file nevertheless, its bytes those of the embedding.
     copies = [

@@ -35,7 +35,9 @@ def building_errors(path: Path, model_class: Any) -> AbstractContextManager[None
 def stored_config(path: Path, folder: Path, stored: StoredModel) -> Any:
     """transformers' config of the model. Raises as `load_model` does."""
     if "config.json" not in stored.assets:
-        raise stored.bad(f"{path}: no config.json in it, so its weights cannot become a model")
+        raise stored.bad(
+            f"{path}: {stored.no_config or 'no config.json in it, so its weights cannot become a model'}"
+        )
 
     def explained(reason: str) -> SpqError:
         return UnsupportedError(

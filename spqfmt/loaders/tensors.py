@@ -53,6 +53,8 @@ class StoredModel:
     opened: OpenModel | None
     is_decoded: bool = False
     """Whether some of them are decoded from codes of another quantizer, and all are weights."""
+    no_config: str = ""
+    """Why a foreign source has no config, where that is known."""
 
     def bad(self, message: str) -> SpqError:
         """The error of a model that breaks its format's or its class's rules."""
@@ -72,7 +74,8 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         has_codes = any(tensor.form for tensor in source.tensors)
         with source.unchanged():
             is_decoded = are_decoded(_facts(tensors), has_codes=has_codes)
-            yield StoredModel(tensors, source.asset_data, None, is_decoded)
+            no_config = source.left_out.get("config.json", "")
+            yield StoredModel(tensors, source.asset_data, None, is_decoded=is_decoded, no_config=no_config)
         return
     with SpqFile(path) as file:
         file.model.refuse_lone_shard()

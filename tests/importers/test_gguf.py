@@ -13,7 +13,8 @@ import tiny_gguf
 import torch
 import transformers
 
-from spqfmt.errors import ImporterError
+import spqfmt
+from spqfmt.errors import CorruptError, ImporterError
 from spqfmt.importers import SourceModel, open_source
 from spqfmt.importers._gguf_reader import BLOCKS, read_header
 from spqfmt.importers._source_file import SourceFile
@@ -162,23 +163,87 @@ def refuse(file: Path, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_architecture(tmp_path: Path) -> None:
-    file = tmp_path / "x.gguf"
-    writer = gguf.GGUFWriter(file, "rwkv6")
-    writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
+def rwkv(folder: Path, **parts: int) -> Path:
+    """A model that nobody here knows: matrices in blocks, experts, a state, a type that ggml may add one day."""
+    file = folder / "x.gguf"
+    writer = gguf.GGUFWriter(file, "rwkv6", **parts)
+    noise = np.random.default_rng(3).standard_normal((4, 64, 64)).astype(np.float32)
+    kind = gguf.GGMLQuantizationType.Q4_0
+    writer.add_tensor("token_embd.weight", noise[0])
+    writer.add_tensor("blk.0.time_mix_key.weight", gguf.quants.quantize(noise[1], kind), raw_dtype=kind)
+    writer.add_tensor("blk.0.ffn_up_exps.weight", gguf.quants.quantize(noise, kind), raw_dtype=kind)
+    writer.add_tensor("blk.0.time_mix_lerp_fused.weight", noise[:, :1, :1])
+    writer.add_tensor("output.weight", gguf.quants.quantize(noise[2], kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    refuse(file, "GGUF architecture 'rwkv6' is not known")
+    return file
 
 
-def test_a_tensor_that_the_architecture_does_not_have(tmp_path: Path) -> None:
-    file = write(
+def comes_back(source: Path, folder: Path) -> spqfmt.PackReport:
+    """Pack, verify, unpack; the report."""
+    report = spqfmt.pack(source, folder / "m.spq")
+    spqfmt.verify(folder / "m.spq", content=True)
+    assert spqfmt.unpack(folder / "m.spq", folder / "out").identical
+    written = {file.name: file.read_bytes() for file in (folder / "out").iterdir()}
+    assert written[source.name] == source.read_bytes()
+    return report
+
+
+def test_an_architecture_that_nobody_knows_is_packed_and_given_back(tmp_path: Path) -> None:
+    source = rwkv(tmp_path)
+    report = comes_back(source, tmp_path)
+    why = "GGUF architecture 'rwkv6' is not known: its tensors have ggml's names, and no model is loaded"
+    assert report.left_out == {"config.json": why}
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(source).tensors}
+    with spqfmt.open(tmp_path / "m.spq") as file:
+        assert set(file) == set(stored)
+        assert file["blk.0.ffn_up_exps.weight"].shape == (4, 64, 64)
+        for name in ("blk.0.ffn_up_exps.weight", "output.weight"):
+            exact = gguf.quants.dequantize(stored[name].data, stored[name].tensor_type)
+            assert file[name].info.scheme == "grouped"
+            assert torch.equal(file.read(name), torch.from_numpy(exact).reshape(file[name].shape).half())
+    with pytest.raises(CorruptError, match=r"m\.spq: no config\.json in it"):
+        spqfmt.load_model(tmp_path / "m.spq")
+    with pytest.raises(ImporterError, match=re.escape(f"{source}: {why}")):
+        spqfmt.load_model(source)
+
+
+def test_a_tensor_that_the_architecture_does_not_have_leaves_all_as_they_are(tmp_path: Path) -> None:
+    kind = gguf.GGMLQuantizationType.Q8_0
+    noise = np.random.default_rng(3).standard_normal((2, 64, 64)).astype(np.float32)
+    experts = gguf.quants.quantize(noise, kind)
+    source = write(
         tmp_path,
-        edit=lambda writer: writer.add_tensor("blk.0.ffn_gate_exps.weight", np.zeros((2, 2, 2), "f4")),
+        quantize=kind,
+        edit=lambda writer: writer.add_tensor("blk.0.ffn_gate_exps.weight", experts, raw_dtype=kind),
     )
-    refuse(file, "tensor blk.0.ffn_gate_exps.weight is not part of LlamaForCausalLM")
+    report = comes_back(source, tmp_path)
+    [why] = report.left_out.values()
+    assert why.startswith("tensor blk.0.ffn_gate_exps.weight is not part of LlamaForCausalLM as known here: ")
+    with spqfmt.open(tmp_path / "m.spq") as file:
+        assert "blk.1.attn_q.weight" in file
+
+
+def test_a_type_that_ggml_adds_later_is_kept_as_bytes(tmp_path: Path) -> None:
+    source = rwkv(tmp_path)
+    stored = {tensor.name: tensor for tensor in read_header(SourceFile(source)).tensors}
+    data = source.read_bytes()
+    for name in ("blk.0.time_mix_key.weight", "output.weight"):
+        at = data.index(name.encode()) + len(name) + 4 + 2 * 8
+        data = data[:at] + struct.pack("<I", 77) + data[at + 4 :]
+    source.write_bytes(data)
+    comes_back(source, tmp_path)
+    with spqfmt.open(tmp_path / "m.spq") as file:
+        for name in ("blk.0.time_mix_key.weight", "output.weight"):
+            info = file[name].info
+            assert (info.scheme, info.shape) == ("ggml.type-77/1", (64, 64))
+            assert info.streams[0].raw_bytes == stored[name].n_bytes
+    with pytest.raises(
+        ImporterError, match=r"tensor blk.0.time_mix_key.weight is stored as type 77, whose values"
+    ):
+        spqfmt.pack(source, tmp_path / "m.spq", method="lossless", force=True)
 
 
 def test_values_out_of_books_alone_need_the_gguf_package(
@@ -195,10 +260,24 @@ def test_values_out_of_books_alone_need_the_gguf_package(
         matrix.load()
 
 
-def test_one_part_of_a_split_file(tmp_path: Path) -> None:
-    refuse(
-        write(tmp_path, edit=lambda writer: writer.add_uint16("split.count", 3)), "one part of a split GGUF"
-    )
+def test_a_model_in_parts(tmp_path: Path) -> None:
+    """Any part opens all; all come back."""
+    made = rwkv(tmp_path, split_max_tensors=2)
+    assert not made.exists()
+    parts = sorted(tmp_path.glob("*.gguf"))
+    assert [part.name for part in parts] == [f"x-0000{k}-of-00003.gguf" for k in (1, 2, 3)]
+    digests = {part.name: part.read_bytes() for part in parts}
+    for part in (parts[1], parts[0]):
+        report = spqfmt.pack(part, tmp_path / "m.spq", force=True)
+    assert report.n_tensors == 5
+    assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == digests
+    parts[1].write_bytes(digests[parts[0].name])
+    refuse(parts[1], "not part 2 of 3, as its name says")
+    parts[1].unlink()
+    refuse(parts[0], f"part {parts[1].name} of the model is not beside it")
+    parts[0].rename(tmp_path / "first.gguf")
+    refuse(tmp_path / "first.gguf", "one of 3 parts of a model; name them all NAME-00001-of-00003.gguf")
 
 
 def test_missing_metadata(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Blocks of ggml as codes and numbers: the values that the gguf package gives, and the same bytes from them again."""
 
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tiny_gguf
 
 from spqfmt.importers._gguf_codes import grouped_codes, stays_below
 from spqfmt.importers._gguf_reader import BLOCKS, FORMS, GgufTensor
+from spqfmt.importers._source_file import SourceFile
 from spqfmt.kernels.ggml_blocks import put_together, take_apart
 from spqfmt.kernels.ggml_types import BLOCK_TYPES
 
@@ -17,7 +20,14 @@ NUMBERS = ["0x0000", "0x8000", "0x0001", "0x8001", "0x7bff", "0xfbff", "0x7c00",
 
 def tensor_of(kind: str, rows: int, columns: int) -> GgufTensor:
     n_elements, n_bytes = gguf.GGML_QUANT_SIZES[Kind[kind]]
-    return GgufTensor("w", (rows, columns), int(Kind[kind]), 0, rows * columns // n_elements * n_bytes)
+    return GgufTensor(
+        file=SourceFile(Path(__file__)),
+        name="w",
+        shape=(rows, columns),
+        ggml_type=int(Kind[kind]),
+        offset=0,
+        n_bytes=rows * columns // n_elements * n_bytes,
+    )
 
 
 def same(ours: np.ndarray, theirs: np.ndarray) -> bool:
