@@ -17,7 +17,7 @@ LINEAR = (torch.nn.Linear, Conv1D)
 
 
 class Stop(Exception):  # noqa: N818 - it ends a forward pass that has given what was wanted
-    """Ends a forward pass when its block has been reached."""
+    """Ends a forward pass as soon as what it was run for is known."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,17 @@ def factorize(hessian: torch.Tensor, damping: float, *, act_order: bool) -> Fact
         note = f"its Hessian is singular, damping was raised to {damping:g}"
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: steps that are too small to share, and sums that must not depend on sharing."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 def _inverse_factor(h: torch.Tensor) -> torch.Tensor | None:
     """The upper U with U^T U = h^-1, or None where float64 finds none that float32 can hold.
 
@@ -91,6 +102,7 @@ def _inverse(lower: torch.Tensor) -> torch.Tensor:
     return result
 
 
+@one_thread()
 def sweep(
     columns: torch.Tensor,
     upper: torch.Tensor,
@@ -103,28 +115,6 @@ def sweep(
     Before the first column of each group, `fit(first, group)` sees the group's columns as the feedback has left them.
     `round_column(number, column)` returns what column stands for once quantized.
     """
-    with one_thread():
-        _sweep(columns, upper, group_size, fit=fit, round_column=round_column)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: steps that are too small to share, and sums that must not depend on sharing."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-
-
-def _sweep(
-    columns: torch.Tensor,
-    upper: torch.Tensor,
-    group_size: int,
-    fit: Callable[[int, torch.Tensor], None],
-    round_column: Callable[[int, torch.Tensor], torch.Tensor],
-) -> None:
     n = len(columns)
     diagonal = upper.diagonal().tolist()
     for first, end in _blocks(n, group_size):

@@ -95,7 +95,7 @@ class CudaDevice(Device):
         return Memory(tensor.data_ptr(), n_bytes, tensor)
 
     def allocate_host(self, n_bytes: int) -> Memory:
-        """Allocate page-locked memory of the host, which copies do not wait for."""
+        """Allocate page-locked memory of the host: copies from it run beside what the host does."""
         with _told("allocating pinned memory"):
             tensor = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)
         return Memory(tensor.data_ptr(), n_bytes, tensor)
