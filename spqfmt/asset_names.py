@@ -1,6 +1,7 @@
 """Names of assets (FORMAT.md 7), and which of them may be files in a folder: those that no other program runs."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -9,6 +10,11 @@ from spqfmt import wire
 Kind = Literal["data", "code"]
 _NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]+(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]+)*")
 _MAX_NAME_BYTES = 255
+_MAX_PART_BYTES = 255
+# What some systems take for more than a letter, or do not show (FORMAT.md 7.2); and what is no text.
+_NO_LETTERS = re.compile(
+    "[\\\\:\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
 # Weights and what says which belong together: other programs read them and run nothing.
 _WEIGHT_ENDINGS = (".safetensors", ".gguf", *wire.ASSET_NEVER_ENDINGS)
 _DATA_NAMES = re.compile(
@@ -27,12 +33,22 @@ def is_asset_name(name: str) -> bool:
     return len(name) <= _MAX_NAME_BYTES and _NAME.fullmatch(name) is not None
 
 
+def is_source_name(name: str) -> bool:
+    """Whether a file can hold the pieces of a source file of this name (FORMAT.md 7.2)."""
+    if _NO_LETTERS.search(name) or len(name.encode()) > wire.MAX_NAME_BYTES:
+        return False
+    return all(
+        1 <= len(part.encode()) <= _MAX_PART_BYTES and part not in {".", ".."} and part == part.strip(" ")
+        for part in name.split("/")
+    )
+
+
 def as_files(names: Iterable[str]) -> dict[str, Kind]:
     """Kind of each of `names`, assets in the order of the file, that may be a file (7.1); the others are left out.
 
     Code is written only where the user asks for it.
     """
-    return _chosen(names, _kind)
+    return _chosen(names, _kind, is_asset_name)
 
 
 def source_kinds(names: Iterable[str]) -> dict[str, Kind]:
@@ -40,20 +56,22 @@ def source_kinds(names: Iterable[str]) -> dict[str, Kind]:
 
     What is neither data nor weights that nothing unpickles counts as code.
     """
-    return _chosen(names, _kind_of_source)
+    return _chosen(names, _kind_of_source, is_source_name)
 
 
-def _chosen(names: Iterable[str], kind_of: Callable[[list[str]], Kind | None]) -> dict[str, Kind]:
+def _chosen(
+    names: Iterable[str], kind_of: Callable[[list[str]], Kind | None], is_name: Callable[[str], bool]
+) -> dict[str, Kind]:
     kinds: dict[str, Kind] = {}
     taken: set[str] = set()
     folders: set[str] = set()
     for name in names:
-        lower = name.lower()
+        lower = unicodedata.normalize("NFC", name.casefold())
         parts = lower.split("/")
         above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
         kind = kind_of(parts)
         clashes = lower in taken or lower in folders or not above.isdisjoint(taken)
-        if kind is not None and not clashes and is_asset_name(name):
+        if kind is not None and not clashes and is_name(name):
             kinds[name] = kind
         taken.add(lower)
         folders |= above

@@ -65,11 +65,11 @@ def read_file(record: Object) -> SourceFile:
     # > | `pieces` | optional list of pieces |
     file_bytes, sha256 = integer(record.get("file_bytes")), hex_digest(record.get("sha256"))
     pieces = [read_piece(array(value)) for value in array(record["pieces"])] if "pieces" in record else None
-    # > | `name` | with `pieces` a relative path, as an asset's; without, any string of 1 to 1024 bytes of UTF-8; unique
+    # > | `name` | with `pieces` a relative path, as below; without, any string of 1 to 1024 bytes of UTF-8; unique
     # > among the files |
     name = string(record.get("name"))
     if pieces is not None:
-        check_path(name)
+        check_source_path(name)
     require(name != "", "sources: a file without name")
     within(len(name.encode()), 1024, "bytes of a source file's name")
     return SourceFile(name, file_bytes, sha256, pieces)
@@ -94,8 +94,24 @@ def read_origin(record: Object) -> Object:
     return record
 
 
+def check_source_path(name: str) -> None:
+    """Check the name of a source file with pieces."""
+    # > The name of a file with pieces is a relative path of 1 to 1024 bytes of UTF-8: parts of 1 to 255 bytes separated
+    # > by `/`, none of them `.` or `..`, none with a space at its begin or end.
+    for part in name.split("/"):
+        plain = 1 <= len(part.encode()) <= 255 and part[0] != " " and part[-1] != " "
+        require(plain and part not in (".", ".."), f"the name {name!r:.40}")
+    # > No character is `\`, `:`, U+0000 to U+001F, U+007F to U+009F, U+00AD, U+200B to U+200F, U+2028 to U+202E, U+2060
+    # > to U+206F or U+FEFF
+    for letter in name:
+        code = ord(letter)
+        spans = (0, 0x1F), (0x7F, 0x9F), (0xAD, 0xAD), (0x200B, 0x200F), (0x2028, 0x202E), (0x2060, 0x206F)
+        hidden = any(first <= code <= last for first, last in spans) or code == 0xFEFF
+        require(not hidden and letter not in "\\:", f"the name {name!r:.40}")
+
+
 def check_path(name: str) -> str:
-    """Return the name of an asset or of a source file."""
+    """Return the name of an asset."""
     # > Its name is a relative path of 1 to 255 bytes: parts of the characters `A-Z a-z 0-9 . _ -` separated by `/`,
     # > none of them empty, `.` or `..`.
     require(len(name) <= 255, "a name of more than 255 bytes")

@@ -230,6 +230,7 @@ def pack(
         if report.assets:
             click.echo(printable(f"files with it: {listed(report.assets)}"), err=True)
         tell_left_out(report.left_out)
+        tell_left_out(report.not_given_back, "not given back by unpack, ")
         for note in dict.fromkeys(report.notes):
             click.echo(printable(note), err=True)
 

@@ -68,8 +68,9 @@ def unpack(
             progress=Bar("unpacking", quiet=quiet),
         )
     if not quiet:
-        n = len(report.written)
-        what = f"{n} file{'' if n == 1 else 's'}, identical to the source" if report.identical else "written"
-        click.echo(f"{out_dir}: {what}", err=True)
+        n = len(report.written) + (0 if report.identical else len(report.changed) + len(report.made))
+        what = "identical to the source" if report.identical else f"{len(report.made)} not the source's"
+        click.echo(f"{out_dir}: {n} file{'' if n == 1 else 's'}, {what}", err=True)
+        tell_left_out(report.made, "not the source's, ")
         tell_left_out(report.changed, "written ")
         tell_left_out(report.left_out)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt import wire
-from spqfmt.asset_names import is_asset_name
+from spqfmt.asset_names import is_source_name
 from spqfmt.container.strict_json import Json, hex_digest, member, optional
 from spqfmt.errors import CorruptError, LimitError
 from spqfmt.kernels.json_text import Wanted, project_json
@@ -138,7 +138,7 @@ def _file(record: object) -> SourceFileRecord:
     if sha256 is None:
         raise CorruptError(f"{where}: no sha256")
     pieces = _pieces(record["pieces"], where) if "pieces" in record else None
-    if pieces is not None and not is_asset_name(name):
+    if pieces is not None and not is_source_name(name):
         raise CorruptError(f"{where}: no relative path")
     return SourceFileRecord(name, member(record, "file_bytes", int, where), sha256, pieces)
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, Protocol
@@ -65,12 +66,16 @@ def export_huggingface(
     facts: Mapping[str, str] = MappingProxyType({}),
     max_shard_bytes: int = MAX_SHARD_BYTES,
     copies: Sequence[Path] = (),
-) -> None:
+    stems: Mapping[str, str] = MappingProxyType({}),
+    others: Mapping[str, Iterable[bytes]] = MappingProxyType({}),
+) -> tuple[str, ...]:
     """Write `folder` with model.safetensors, or numbered shards of at most `max_shard_bytes` of data and an index.
 
-    A tensor larger than that gets a shard of its own. An asset's bytes may come in pieces.
-    `facts` go into every file's header. With `copies` these files
-    are copied into the folder instead. All is written beside `folder` under a temporary name, synced and renamed, so a
+    A tensor larger than that gets a shard of its own. An asset's bytes may come in pieces. `stems` has another name
+    than "model": by "" for these files, by a folder's name for those of tensors whose names begin with it and a slash,
+    which go into that folder without it. `others` are more files, whose names the caller has checked.
+    `facts` go into every file's header. With `copies` these files are copied into the folder instead. Returns the names
+    of the files of weights. All is written beside `folder` under a temporary name, synced and renamed, so a
     folder of that name is always whole. Raises FileExistsError when `folder` is a link, or exists and is not empty,
     EncodeError for an asset whose name may not be a file, and for a tensor that is not what it says or that safetensors
     cannot hold: by its name, or because its elements fill no whole bytes.
@@ -92,16 +97,57 @@ def export_huggingface(
     if refused is not None:
         raise EncodeError(f"asset {refused!r} has no name that may be written into a folder (FORMAT.md 7.1)")
     with whole_folder(folder) as partial:
+        weights = [file.name for file in copies]
         if copies:
             _copy(copies, partial)
         else:
-            shards = _shards(tensors, max_shard_bytes)
-            _write_shards(partial, shards, facts)
-        for name, data in assets.items():
+            for part, inside in _by_part(tensors, stems).items():
+                (partial / part).mkdir(exist_ok=True)
+                names = _write_shards(
+                    partial / part, stems.get(part, "model"), _shards(inside, max_shard_bytes), facts
+                )
+                weights += [f"{part}/{name}" if part else name for name in names]
+        for name, data in {**assets, **others}.items():
             file = partial / name
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("wb") as handle:
                 handle.writelines([data] if isinstance(data, bytes) else data)
+    return tuple(weights)
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """A tensor of a part, by its name there."""
+
+    name: str
+    tensor: ExportTensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.tensor.dtype
+
+    @property
+    def tied_to(self) -> str | None:
+        return self.tensor.tied_to
+
+    def load(self) -> torch.Tensor:
+        return self.tensor.load()
+
+
+def _by_part(tensors: list[ExportTensor], stems: Mapping[str, str]) -> dict[str, list[ExportTensor]]:
+    """The tensors by folder, "" for those of none; that one is there where no other is."""
+    parts: dict[str, list[ExportTensor]] = {}
+    for tensor in tensors:
+        part, slash, name = tensor.name.partition("/")
+        if slash and part in stems:
+            parts.setdefault(part, []).append(_Inside(name, tensor))
+        else:
+            parts.setdefault("", []).append(tensor)
+    return parts or {"": []}
 
 
 def _copy(files: Sequence[Path], folder: Path) -> None:
@@ -130,20 +176,24 @@ def _shards(tensors: list[ExportTensor], max_shard_bytes: int) -> list[list[Expo
     return shards
 
 
-def _write_shards(folder: Path, shards: list[list[ExportTensor]], facts: Mapping[str, str]) -> None:
+def _write_shards(
+    folder: Path, stem: str, shards: list[list[ExportTensor]], facts: Mapping[str, str]
+) -> list[str]:
+    """Returns the names of what is written."""
     if len(shards) == 1:
-        _write_safetensors(folder / "model.safetensors", shards[0], facts)
-        return
+        _write_safetensors(folder / f"{stem}.safetensors", shards[0], facts)
+        return [f"{stem}.safetensors"]
     weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, start=1):
-        file_name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        file_name = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
         _write_safetensors(folder / file_name, shard, facts)
         weight_map |= {tensor.name: file_name for tensor in shard}
     index = {
         "metadata": {"total_size": sum(_n_bytes(tensor) for shard in shards for tensor in shard)},
         "weight_map": dict(sorted(weight_map.items())),
     }
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return [*sorted(set(weight_map.values())), f"{stem}.safetensors.index.json"]
 
 
 def _write_safetensors(file: Path, tensors: list[ExportTensor], facts: Mapping[str, str]) -> None:

@@ -16,13 +16,15 @@ from pathlib import Path
 
 from spqfmt import wire
 from spqfmt.asset_names import as_files, is_asset_name
-from spqfmt.importers._folders import PIPELINE
+from spqfmt.importers._folders import ADAPTER, PIPELINE
 from spqfmt.importers._source_file import SourceFile
 
 _WEIGHTS = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".gguf", ".onnx",
     ".onnx_data", ".npz", ".npy", ".tflite", ".ot", ".index.json",
 )  # fmt: skip
+MODULE_WEIGHTS = "pytorch_model.bin"
+"""A module of sentence-transformers has its weights in it, or in a .safetensors file, which is an asset."""
 # Assets are read whole, and are small files (FORMAT.md 7): the largest tokenizers have some 35 MB.
 _MAX_FILE_BYTES = 128 << 20
 _MAX_TOTAL_BYTES = 512 << 20
@@ -43,6 +45,8 @@ class Beside:
     """All of these files, and those of folders that are left out but not hidden."""
     weights: frozenset[str]
     """Names of those that hold weights."""
+    needed: frozenset[str]
+    """Names of those that are neither the model's weights nor kept, and without which it does not load."""
 
 
 def files_beside(folder: Path) -> Beside:
@@ -73,7 +77,8 @@ def files_beside(folder: Path) -> Beside:
         if (folder / name).is_file() and _is_text(name)
     }
     weights = frozenset(name for name in named if _is_weights(name))
-    return Beside(files, left_out, named, weights)
+    needed = frozenset(name for name in named if name not in files and _is_needed(name, parts))
+    return Beside(kept=files, left_out=left_out, named=named, weights=weights, needed=needed)
 
 
 def _is_text(name: str) -> bool:
@@ -86,6 +91,12 @@ def _is_text(name: str) -> bool:
 def _is_weights(name: str) -> bool:
     lower = name.lower()
     return lower.endswith((*_WEIGHTS, ".spq")) and not lower.endswith(".index.json")
+
+
+def _is_needed(name: str, parts: frozenset[str]) -> bool:
+    """An adapter's config, which no asset may be, and the weights of modules, which torch may have written."""
+    folder, _, last = name.rpartition("/")
+    return name == ADAPTER or (folder.partition("/")[0] in parts and last == MODULE_WEIGHTS)
 
 
 def _divide(folder: Path, names: list[str], files: dict[str, SourceFile], left_out: dict[str, str]) -> None:

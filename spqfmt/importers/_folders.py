@@ -11,7 +11,11 @@ from spqfmt.errors import ImporterError
 from spqfmt.stand_ins import BEGIN_BYTES, no_file, what_came_instead
 
 ADAPTER = "adapter_config.json"
+ADAPTER_KIND = "adapter"
+"""What a packed adapter says of its source."""
 PIPELINE = "model_index.json"
+PARTS_KINDS = ("diffusers", "sentence-transformers")
+"""Kinds of sources of several models, whose tensors have the names of their folders before their own."""
 # What need not be whole: of these only the model's own are read.
 _UNREAD = frozenset(
     {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".tflite", ".ot", ".mlmodel"}

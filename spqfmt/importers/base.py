@@ -103,6 +103,10 @@ class SourceModel:
     """All files of the source that can be named, by their names in it, weights, assets and what is left out."""
     weight_files: frozenset[str] = frozenset()
     """Those of them that hold weights, the model's own and others."""
+    own_files: frozenset[str] = frozenset()
+    """Those of them that the tensors are read from, and the index that says which."""
+    needed: frozenset[str] = frozenset()
+    """Those of them that are neither and no assets, without which the model does not load all the same."""
     base_model: str = ""
     """Name of the model that an adapter changes."""
     facts: Mapping[str, str] = field(default_factory=dict)

@@ -64,6 +64,7 @@ class DiffusersImporter:
             files=(*own.values(), *kept.values()),
             named_files=dict(sorted({**beside.named, **own}.items())),
             weight_files=beside.weights,
+            own_files=frozenset(own),
             facts=facts,
             left_out={name: reason for name, reason in beside.left_out.items() if name not in own},
             coded=(lambda: tuple(tensor for part in parts for tensor in part())) if quantized else None,

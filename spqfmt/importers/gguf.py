@@ -62,6 +62,7 @@ class GgufImporter:
             files=files,
             named_files={file.path.name: file for file in files},
             weight_files=frozenset(file.path.name for file in files),
+            own_files=frozenset(file.path.name for file in files),
             left_out=left_out,
         )
 

@@ -19,7 +19,7 @@ from spqfmt.importers._checkpoint import (
     refuse_another,
     source_tensors,
 )
-from spqfmt.importers._folders import ADAPTER, base_of_adapter
+from spqfmt.importers._folders import ADAPTER, ADAPTER_KIND, base_of_adapter
 from spqfmt.importers._quantized import quantized_by
 from spqfmt.importers._weight_files import weight_files
 from spqfmt.importers.base import Asset, SourceModel
@@ -46,7 +46,7 @@ class HuggingFaceImporter:
             refuse_another(weights, stored, rival)
         architecture = architecture_of(config)
         facts, lost = facts_of(headers)
-        own = {file.path.name: file for file in files}
+        own = {file.path.relative_to(path).as_posix(): file for file in files}
         is_adapter = (path / ADAPTER).is_file() and not (path / "config.json").is_file()
         facts_of_tensors = ((name, t.shape, t.dtype) for name, t in stored.items())
         quantized = quantized_by(config, facts_of_tensors, beside.named)
@@ -54,11 +54,13 @@ class HuggingFaceImporter:
             tensors=source_tensors(stored, config, architecture, path),
             assets=tuple(Asset(name, file.read_all()) for name, file in beside.kept.items()),
             architecture=architecture,
-            source_kind="adapter" if is_adapter else self.kind,
+            source_kind=ADAPTER_KIND if is_adapter else self.kind,
             quantized=quantized,
             files=(*files, *beside.kept.values()),
             named_files=dict(sorted({**beside.named, **own}.items())),
             weight_files=beside.weights,
+            own_files=frozenset(own),
+            needed=beside.needed,
             facts=facts,
             left_out={n: reason for n, reason in beside.left_out.items() if n not in own} | lost,
             base_model=base_of_adapter(path) if is_adapter else "",

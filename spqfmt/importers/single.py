@@ -38,6 +38,7 @@ class SingleFileImporter:
             files=(file,),
             named_files={path.name: file},
             weight_files=frozenset({path.name}),
+            own_files=frozenset({path.name}),
             facts=facts,
             left_out=lost,
             coded=partial(coded_tensors, tensors, {}, "", path.parent) if quantized else None,

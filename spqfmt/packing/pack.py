@@ -31,7 +31,7 @@ from spqfmt.packing.kept import KeptTensors, array_notes
 from spqfmt.packing.options import PackArguments, PackOptions, pack_options
 from spqfmt.packing.plan import PlannedTensor, plan_pack
 from spqfmt.packing.resume import ResumeFolder
-from spqfmt.packing.sources import SourceDescription, describes
+from spqfmt.packing.sources import SourceDescription
 from spqfmt.progress import Progress, Silent
 from spqfmt.quantize.base import KeepingMethod
 from spqfmt.quantize.calibrated import is_calibrated
@@ -70,6 +70,8 @@ class PackReport:
     """Files beside the weights that travel with them, by name."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """What else lies there, by name, with the reason why it stays behind."""
+    not_given_back: Mapping[str, str] = field(default_factory=dict)
+    """Files that the weights were read from and that `unpack` cannot write again, by name, with the reason."""
 
     @property
     def ratio(self) -> float:
@@ -172,9 +174,8 @@ def pack_model(
 
             calibrated = CalibratedResults(model, plan, options, folder, stage=progress.stage)
         description = None
-        if options.identity and describes(options.method, plan):
-            keeps_codes = isinstance(options.method, KeepingMethod)
-            description = SourceDescription(model, plan, keeps_codes=keeps_codes)
+        if options.identity and model.named_files:
+            description = SourceDescription(model, plan, options.method)
         encoder = _Encoder(options, calibrated, description)
         waiting: list[tuple[PlannedTensor, _Prepared]] = []
 
@@ -206,8 +207,9 @@ def pack_model(
         metadata = _metadata(model, options, calibrated)
         sources: Json | None = None
         whole_files: set[str] = set()
-        if description is not None and model.named_files:
-            found, literals = description.finish()
+        lost: Mapping[str, str] = dict.fromkeys(model.own_files, "packed with --no-identity")
+        if description is not None:
+            found, literals, lost = description.finish()
             sources = found.to_json()
             whole_files = {file.name for file in found.files if file.pieces is not None}
             assets = {**assets, **{asset.name: asset.data for asset in literals}}
@@ -237,6 +239,7 @@ def pack_model(
         notes=notes,
         assets=(*(asset.name for asset in model.assets), *sorted(whole_files & model.left_out.keys())),
         left_out={name: reason for name, reason in model.left_out.items() if name not in whole_files},
+        not_given_back=lost,
     )
 
 

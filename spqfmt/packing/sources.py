@@ -5,14 +5,16 @@ the methods lossless and keep. What is an asset already needs no pieces; what el
 kind is literals as a whole. The rest keeps its name and digest, so that a reader can say what is missing.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spqfmt.asset_names import is_asset_name
+from spqfmt.asset_names import is_source_name
 from spqfmt.codecs.elements import Elements
 from spqfmt.codecs.tasks import Task, submit
 from spqfmt.container.source_records import Piece, SourceFileRecord, Sources
@@ -30,14 +32,14 @@ from spqfmt.schemes.named import is_scheme_name
 from spqfmt.wire import DTYPES
 
 ARRAYS = origin_arrays.LAYOUT[0]
-LITERALS = "source.literals"
-"""The asset's name: none that a reader of 1.0 would write as a file."""
+QUANTIZED = "quantized"
 # Headers of the largest checkpoints have some MB.
 _MAX_LITERAL_BYTES = 64 << 20
 _MAX_WHOLE_BYTES = 8 << 20
+NO_SOURCE_NAME = "a name that a file cannot hold (FORMAT.md 7.2)"
 _AT_ONCE = 1 << 24
 _LITERAL_PART = 4
-"""A file of which a larger part is no tensor's is left out: it would be stored twice."""
+"""A file of torch's, or GGUF, of which a larger part is no tensor's is left out: it would be stored twice."""
 
 
 class _Array(NamedTuple):
@@ -49,14 +51,38 @@ class _Array(NamedTuple):
     part: int = 0
 
 
+class _Taken(NamedTuple):
+    """Pieces of a file, and where their literals lie in it, with their lengths."""
+
+    pieces: list[Piece]
+    literals: list[tuple[int, int]]
+
+    @property
+    def literal_bytes(self) -> int:
+        return sum(n for _, n in self.literals)
+
+
+class Described(NamedTuple):
+    """The record of a source's files, the asset of its literals where there are some.
+
+    `lost`: those of the model's own files that cannot be given back, with the reason.
+    """
+
+    sources: Sources
+    assets: tuple[Asset, ...]
+    lost: Mapping[str, str]
+
+
 class SourceDescription:
     """The source's files, their digests made by other threads while the model is packed."""
 
-    def __init__(self, model: SourceModel, plan: PackPlan, *, keeps_codes: bool) -> None:
+    def __init__(self, model: SourceModel, plan: PackPlan, method: Method) -> None:
         self._model = model
+        keeps_codes = isinstance(method, KeepingMethod)
+        self._why_not = "" if _gives_back(method, plan) else QUANTIZED
         self._places: dict[str, list[_Array]] = {}
         numbers = {planned.source.name: number for number, planned in enumerate(plan.tensors)}
-        for planned in plan.tensors:
+        for planned in () if self._why_not else plan.tensors:
             source = planned.source
             # What a tied tensor has of its own are the bytes of the one that it is tied to.
             number = numbers[source.tied_to or source.name]
@@ -83,7 +109,7 @@ class SourceDescription:
 
         A tensor that could not be put together again is none of the file's, which is then not described.
         """
-        if source.place is None or source.turned is None:
+        if self._why_not or source.place is None or source.turned is None:
             return {}
         dims, axes = source.turned
         part = np.ascontiguousarray(values.reshape(dims).transpose(axes)).view(np.uint8)
@@ -99,6 +125,8 @@ class SourceDescription:
 
         Raises EncodeError where the source's arrays could not be put together again: what cannot is not taken apart.
         """
+        if self._why_not:
+            return {}
         streams = {stream.role: stream for stream in encoded.streams}
 
         def elements_of(role: str) -> tuple[NDArray[Any], int]:
@@ -125,47 +153,107 @@ class SourceDescription:
         made = parts[0].made if of_one else {"parts": [dict(part.made) for part in parts]}
         return {"origin": {"layout": parts[0].layout, "version": 1, **made}}
 
-    def finish(self) -> tuple[Sources, tuple[Asset, ...]]:
+    def finish(self) -> Described:
         """The record, and the asset of its literals. Raises ImporterError when a file is not what it was."""
-        assets = {asset.name for asset in self._model.assets}
-        literals = bytearray()
-        files = []
-        for name, file in self._model.named_files.items():
-            pieces = None
-            if name not in assets and is_asset_name(name) and not self._clashes(name, assets):
-                pieces = self._pieces(name, file, literals)
-            files.append(SourceFileRecord(name, file.n_bytes, self._digests[name].result(), pieces))
-        asset = (Asset(LITERALS, bytes(literals)),) if literals else ()
-        return Sources(LITERALS if literals else None, tuple(files)), asset
+        digests = {name: digest.result() for name, digest in self._digests.items()}
+        return _described(self._model, self._places, digests, self._why_not)
 
-    def _clashes(self, name: str, assets: set[str]) -> bool:
-        """Whether a file of this name would lie in another, which names of assets and files must not."""
-        others = assets | self._model.named_files.keys()
-        return any(f"{name}/".startswith(f"{other}/") for other in others if other != name)
 
-    def _pieces(self, name: str, file: SourceFile, literals: bytearray) -> list[Piece] | None:
-        """Those of a file; what is no tensor's is added to `literals`. None for one that stays behind."""
-        places = sorted(self._places.get(name, ()))
-        if not places:
-            room = min(_MAX_WHOLE_BYTES, _MAX_LITERAL_BYTES - len(literals))
-            if file.n_bytes > room or name in self._model.weight_files:
-                return None
-            literals += file.read_all()
-            return [Piece(file.n_bytes)]
-        runs = list(_runs(places, file.n_bytes))
-        most = min(_MAX_LITERAL_BYTES - len(literals), max(_MAX_WHOLE_BYTES, file.n_bytes // _LITERAL_PART))
-        if sum(n for n, _ in runs) > most:
+def planned_sources(model: SourceModel) -> Described:
+    """What is written of the files of a model that is quantized, with digits in place of digests: for its size."""
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in model.named_files}
+    return _described(model, {}, digests, QUANTIZED)
+
+
+def _described(
+    model: SourceModel, places: Mapping[str, list[_Array]], digests: Mapping[str, str], why_not: str
+) -> Described:
+    """All files, those that hold tensors by the `places` of these.
+
+    The model's own are described all or none: some of them are no model. `why_not`: why they are not, where that is
+    known beforehand.
+    """
+    assets = {asset.name for asset in model.assets}
+    own = [name for name in model.named_files if name in model.own_files]
+    taken: dict[str, _Taken] = {}
+    lost = dict.fromkeys((name for name in own if name not in assets), why_not) if why_not else {}
+    room = _MAX_LITERAL_BYTES
+    for name in sorted(model.named_files, key=lambda name: (name not in model.own_files, name)):
+        is_needed = name in model.own_files or name in model.needed
+        if name in assets or name in lost or (why_not and name not in model.needed):
+            continue
+        reason = _why_not_named(model, name, assets)
+        found = None if reason else _taken(model, name, sorted(places.get(name, ())), room)
+        if found is not None:
+            taken[name] = found
+            room -= found.literal_bytes
+        elif is_needed:
+            lost[name] = reason or _why_not_taken(places.get(name, ()), model.named_files[name])
+    first = next((name for name in own if name in lost), None)
+    if first is not None and not why_not:
+        lost |= dict.fromkeys(
+            (n for n in own if n not in lost and n not in assets), f"without {first} it is no model"
+        )
+    literals = bytearray()
+    files = []
+    for name, file in model.named_files.items():
+        found = None if name in lost else taken.get(name)
+        if found is not None:
+            literals += b"".join(file.read(at, n) for at, n in found.literals)
+        pieces = None if found is None else found.pieces
+        files.append(SourceFileRecord(name, file.n_bytes, digests[name], pieces))
+    holder = _literals_name({*assets, *model.named_files})
+    asset = (Asset(holder, bytes(literals)),) if literals else ()
+    return Described(Sources(holder if literals else None, tuple(files)), asset, lost)
+
+
+def _literals_name(names: set[str]) -> str:
+    """A name for the literals that no file of the source has, in no case of letters, and that is no folder of one."""
+    taken = {name.casefold().partition("/")[0] for name in names}
+    return next(name for k in count() if (name := f"source{k or ''}.literals") not in taken)
+
+
+def _why_not_named(model: SourceModel, name: str, assets: set[str]) -> str:
+    """Why no pieces can have a file's name; empty where they can."""
+    if not is_source_name(name):
+        return NO_SOURCE_NAME
+    # Names of assets and files must not lie in others.
+    others = assets | model.named_files.keys()
+    lies = any(f"{name}/".startswith(f"{other}/") for other in others if other != name)
+    return "its name is that of a folder, too" if lies else ""
+
+
+def _why_not_taken(places: Iterable[_Array], file: SourceFile) -> str:
+    if not places:
+        return "its tensors do not lie in it as elements in their order"
+    return f"too many of its {file.n_bytes} bytes are no tensor's"
+
+
+def _taken(model: SourceModel, name: str, places: list[_Array], room: int) -> _Taken | None:
+    """The pieces of a file whose tensors lie at `places`; None for one that stays behind.
+
+    At most `room` bytes may be literals.
+    """
+    file = model.named_files[name]
+    if not places:
+        most = room if name in model.needed else min(_MAX_WHOLE_BYTES, room)
+        if file.n_bytes > most or (name in model.weight_files and name not in model.needed):
             return None
-        pieces, at = [], 0
-        for n, tensor in runs:
-            literals += file.read(at, n)
-            at += n
-            if tensor is None:
-                pieces.append(Piece(n))
-            else:
-                pieces.append(Piece(n, tensor.tensor, tensor.part))
-                at += tensor.n_bytes
-        return pieces
+        return _Taken([Piece(file.n_bytes)], [(0, file.n_bytes)])
+    if not name.lower().endswith(".safetensors"):
+        # What is no tensor's may be elements of one that is stored in another order, or as other values.
+        room = min(room, max(_MAX_WHOLE_BYTES, file.n_bytes // _LITERAL_PART))
+    pieces, literals, at = [], [], 0
+    for n, tensor in _runs(places, file.n_bytes):
+        literals.append((at, n))
+        at += n
+        if tensor is None:
+            pieces.append(Piece(n))
+        else:
+            pieces.append(Piece(n, tensor.tensor, tensor.part))
+            at += tensor.n_bytes
+    taken = _Taken(pieces, literals)
+    return taken if taken.literal_bytes <= room else None
 
 
 _ElementsOf = Callable[[str], tuple[NDArray[Any], int]]
@@ -189,12 +277,12 @@ def _chosen(part: SourcePart, encoded: Encoded) -> SourcePart:
     return part._replace(made=part.as_bytes, layout=ARRAYS)
 
 
-def describes(method: Method, plan: PackPlan) -> bool:
+def _gives_back(method: Method, plan: PackPlan) -> bool:
     """Whether what a method writes can give the source's arrays again."""
     if isinstance(method, KeepingMethod):
         coded = (p.source for p in plan.tensors if p.source.form and p.source.tied_to is None)
         return all(source.parts for source in coded)
-    return method.name == KEEPING
+    return method.name == KEEPING or not any(planned.treatment for planned in plan.tensors)
 
 
 def _lies_at(file: SourceFile, offset: int, data: NDArray[np.uint8], n_bytes: int) -> bool:

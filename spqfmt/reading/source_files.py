@@ -7,7 +7,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
-from spqfmt.asset_names import source_kinds
+from spqfmt.asset_names import is_source_name, source_kinds
+from spqfmt.cached import cached_property
 from spqfmt.codecs.elements import packed
 from spqfmt.container.located import located
 from spqfmt.container.model import OpenModel
@@ -17,14 +18,18 @@ from spqfmt.errors import ChecksumError, CorruptError
 from spqfmt.progress import Progress
 from spqfmt.reading import origin_arrays, origin_gguf
 from spqfmt.reading.rows import holder, read_tensor
-from spqfmt.reading.settings import Settings, is_settings, read_settings
+from spqfmt.reading.settings import Settings, is_settings, read_settings, settings_of
 from spqfmt.records import TensorRecord, dense_bytes
 
 _LAYOUTS = {origin_arrays.LAYOUT: origin_arrays.array_part, origin_gguf.LAYOUT: origin_gguf.block_part}
 """What gives a part of a tensor, by the name and version of its origin's layout."""
-CODE = "code, or what programs may run or follow; written with --with-code alone"
+CODE = "code, or not known to be harmless; written with --with-code alone"
 NO_NAME = "its name may not be written into a folder"
+NOT_ALONE = "not all files of the model can be written"
 NOT_HELD = "not in the packed file"
+NO_PIECES = "its name is none that a file of pieces may have"
+CHANGED = "in the packed file, but not as the source had it"
+NO_SOURCE = "in the packed file, but none of the source's files"
 
 
 class SourceFiles:
@@ -44,14 +49,21 @@ class SourceFiles:
         self.written: list[SourceFileRecord] = []
         for file in self._sources.files:
             kind = kinds.get(file.name)
-            if file.pieces is None and not self._is_asset(file):
-                self.left_out[file.name] = NOT_HELD
-            elif kind is None:
-                self.left_out[file.name] = NO_NAME
-            elif not with_code and (kind == "code" or self._hides_code(file)):
-                self.left_out[file.name] = CODE
+            reason = self._why_not_held(file)
+            if not reason and kind is None:
+                reason = NO_NAME
+            elif not reason and not with_code and (kind == "code" or self._hides_code(file)):
+                reason = CODE
+            if reason:
+                self.left_out[file.name] = reason
             else:
                 self.written.append(file)
+        # What is packed of a GGUF file are texts that it does not have itself.
+        is_made = model.index.metadata.get("source") == "gguf"
+        named = {self._sources.literals, *(file.name for file in self._sources.files)}
+        for name in () if is_made or model.index.sources is None else self._assets:
+            if name not in named:
+                self.left_out[name] = NO_SOURCE
 
     @property
     def has_weights(self) -> bool:
@@ -60,16 +72,46 @@ class SourceFiles:
         holding = [
             file for file in self._sources.files if any(p.tensor is not None for p in file.pieces or ())
         ]
-        return bool(holding) and all(file.name in written and self._is_known(file) for file in holding)
+        return bool(holding) and all(
+            file.name in written and not self._unknown_layout(file) for file in holding
+        )
 
     @property
-    def weights_left_out(self) -> dict[str, str]:
-        """Files that hold tensors and are not written, with the reason."""
-        return {
-            file.name: self.left_out[file.name]
+    def missing(self) -> dict[str, str]:
+        """Names of all files that are not made where `has_weights` is false, but for assets, with the reason.
+
+        `whole` are not among them.
+        """
+        whole = self.whole
+        reasons = {}
+        for file in self._sources.files:
+            if file.name not in whole and (file.pieces is not None or file.name not in self._assets):
+                unknown = "" if file.name in self.left_out else self._unknown_layout(file)
+                reasons[file.name] = self.left_out.get(file.name) or unknown or NOT_ALONE
+        return reasons
+
+    @property
+    def of_weights(self) -> frozenset[str]:
+        """Names of the files that hold tensors, and of lists of such files."""
+        return frozenset(
+            file.name
             for file in self._sources.files
-            if file.name in self.left_out and any(piece.tensor is not None for piece in file.pieces or ())
-        }
+            if file.name.lower().endswith(".index.json")
+            or any(p.tensor is not None for p in file.pieces or ())
+        )
+
+    @cached_property
+    def whole(self) -> dict[str, list[bytes]]:
+        """Bytes of the files that may be written and need no tensor, but for lists of files of weights."""
+        found: dict[str, list[bytes]] = {}
+        for file in self.written:
+            if _is_literal(file) and not file.name.lower().endswith(".index.json"):
+                data = bytes(self._literals_of[file.name])
+                with located(self._readers[0].path):
+                    _check(file, len(data), hashlib.sha256(data).hexdigest())
+                changed = self.changed.get(file.name)
+                found[file.name] = [data if changed is None else changed.data]
+        return found
 
     def check(self) -> None:
         """Raise CorruptError where pieces are not what their tensors have, or do not add up to the file."""
@@ -87,38 +129,34 @@ class SourceFiles:
         Raises CorruptError where a part cannot be made, ChecksumError where a file is not what the source had.
         """
         with Path(os.devnull).open("wb") as nowhere:
-            for file, literals in self._with_literals():
-                if file.pieces is not None and self._is_known(file):
-                    self._write(file, literals, nowhere)
-
-    def _with_literals(self) -> Iterator[tuple[SourceFileRecord, memoryview]]:
-        """All files, each with the literals that its pieces use."""
-        literals = self._literals()
-        at = 0
-        for file in self._sources.files:
-            begin, at = at, at + sum(piece.literal_bytes for piece in file.pieces or ())
-            yield file, literals[begin:at]
+            for file in self._sources.files:
+                if file.pieces is not None and not self._unknown_layout(file):
+                    self._write(file, self._literals_of[file.name], nowhere)
 
     def write(self, folder: Path, progress: Progress) -> None:
         """Write them into `folder`, which exists. Raises ChecksumError where one is not what the source had."""
-        written = {file.name for file in self.written}
-        for file, literals in self._with_literals():
-            if file.name not in written:
-                continue
+        for file in self.written:
             path = folder / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as handle:
                 if file.name in self.changed:
                     handle.write(self.changed[file.name].data)
                 else:
-                    self._write(file, literals, handle)
+                    self._write(file, self._literals_of[file.name], handle)
                 handle.flush()
                 os.fsync(handle.fileno())
             progress.advance(file.file_bytes, file.name)
 
-    def _literals(self) -> memoryview:
+    @cached_property
+    def _literals_of(self) -> dict[str, memoryview]:
+        """The literals of each file, by its name."""
         name = self._sources.literals
-        return memoryview(b"" if name is None else self._assets[name].read_asset(name))
+        literals = memoryview(b"" if name is None else self._assets[name].read_asset(name))
+        found, at = {}, 0
+        for file in self._sources.files:
+            begin, at = at, at + sum(piece.literal_bytes for piece in file.pieces or ())
+            found[file.name] = literals[begin:at]
+        return found
 
     def _write(self, file: SourceFileRecord, literals: memoryview, handle: BinaryIO) -> None:
         digest = hashlib.sha256()
@@ -130,10 +168,7 @@ class SourceFiles:
             digest.update(data)
             handle.write(data)
         with located(self._readers[0].path):
-            if n_bytes != file.file_bytes:
-                raise CorruptError(f"source file {file.name!r}: its pieces do not add up to its bytes")
-            if digest.hexdigest() != file.sha256:
-                raise ChecksumError(f"source file {file.name!r}: it does not match its digest")
+            _check(file, n_bytes, digest.hexdigest())
 
     def _data(self, file: SourceFileRecord, literals: memoryview) -> Iterator[bytes | memoryview]:
         if file.pieces is None:
@@ -187,22 +222,44 @@ class SourceFiles:
         """Whether code stands in its settings and cannot be left out; where it can, `changed` has it from now on."""
         if not is_settings(file.name):
             return False
-        # pack keeps them as assets, and nothing looks into pieces before they are written.
-        found = None if file.pieces is not None else read_settings(self._assets[file.name], file.name)
+        if file.pieces is None:
+            found = read_settings(self._assets[file.name], file.name)
+        else:
+            # Nothing looks into parts of tensors before they are written.
+            found = settings_of(file.name, bytes(self._literals_of[file.name])) if _is_literal(file) else None
         if found is not None and found.keys:
             self.changed[file.name] = found
         return found is None
 
-    def _is_asset(self, file: SourceFileRecord) -> bool:
-        """Whether a file without pieces is the asset of its name, as it was."""
-        reader = self._assets.get(file.name)
+    def _why_not_held(self, file: SourceFileRecord) -> str:
+        """Why a file has no pieces and is not the asset of its name, as it was; empty where it is one of these."""
+        if file.pieces is not None:
+            return ""
+        reader = None if file.name == self._sources.literals else self._assets.get(file.name)
         if reader is None:
-            return False
+            return NOT_HELD if is_source_name(file.name) else NO_PIECES
         data = reader.read_asset(file.name)
-        return len(data) == file.file_bytes and hashlib.sha256(data).hexdigest() == file.sha256
+        is_same = len(data) == file.file_bytes and hashlib.sha256(data).hexdigest() == file.sha256
+        return "" if is_same else CHANGED
 
-    def _is_known(self, file: SourceFileRecord) -> bool:
-        """Whether the parts of all its tensors can be made."""
+    def _unknown_layout(self, file: SourceFileRecord) -> str:
+        """What the parts of its tensors cannot be made by; empty where all can."""
         numbers = {piece.tensor for piece in file.pieces or () if piece.tensor is not None}
-        records = (self._tensor(number)[1] for number in numbers)
-        return all(r.origin in _LAYOUTS if r.origin is not None else not r.is_named for r in records)
+        for record in (self._tensor(number)[1] for number in numbers):
+            if record.origin is None and record.is_named:
+                return f"it needs the scheme {record.scheme}, which this spqfmt does not know"
+            if record.origin is not None and record.origin not in _LAYOUTS:
+                layout, version = record.origin
+                return f"it needs the layout {layout} version {version}, which this spqfmt does not know"
+        return ""
+
+
+def _is_literal(file: SourceFileRecord) -> bool:
+    return file.pieces is not None and all(piece.tensor is None for piece in file.pieces)
+
+
+def _check(file: SourceFileRecord, n_bytes: int, sha256: str) -> None:
+    if n_bytes != file.file_bytes:
+        raise CorruptError(f"source file {file.name!r}: its pieces do not add up to its bytes")
+    if sha256 != file.sha256:
+        raise ChecksumError(f"source file {file.name!r}: it does not match its digest")

@@ -12,6 +12,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.errors import OptionError
 from spqfmt.exporters.folder import whole_folder
 from spqfmt.exporters.huggingface import export_huggingface
+from spqfmt.importers._folders import ADAPTER, ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import are_decoded, without_quantizer
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.restore import restore
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 _CONFIG = "config.json"
+# Methods that hold what the source has.
+_KEEPING = ("", "lossless", "keep")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class UnpackReport:
     left_out: Mapping[str, str]
     identical: bool = False
     changed: Mapping[str, str] = field(default_factory=dict)
+    made: Mapping[str, str] = field(default_factory=dict)
+    """Files of weights that are written and are not the source's, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +115,17 @@ def unpack(
                 return UnpackReport(written, sources.left_out, identical=True, changed=changed)
             if as_ == "source":
                 raise OptionError(
-                    f"{path}: it cannot give back the files of its source; leave --as source out for plain weights"
+                    f"{path}: it cannot give back the files of its source ({_why_plain(model)}); leave --as source out "
+                    "for plain weights"
                 )
         assets, report = _chosen(model, with_code=with_code)
-        if as_ is None and not keep_packed:
-            report = replace(report, left_out={**report.left_out, **sources.weights_left_out})
+        others = _others(model, sources)
+        report = _with_others(report, others, sources, replaced=keep_packed or as_ == "dense")
         if keep_packed:
             copies = [reader.path for reader in model.readers]
             copies += [] if copies[0] == Path(path) else [Path(path)]
-            export_huggingface(folder, [], assets, copies=copies)
-            return report
+            names = export_huggingface(folder, [], assets, copies=copies, others=others)
+            return replace(report, made=dict.fromkeys(names, "kept packed"))
         tensors = [_Restored(*model.held(name), shown) for name in model.tensors]
         shown.start(sum(t.record.source_bytes for t in tensors if t.tied_to is None))
         report = _say_decoded(model, assets, report)
@@ -128,8 +134,74 @@ def unpack(
             for key, value in model.index.metadata.items()
             if key.startswith(FACT_PREFIX)
         }
-        export_huggingface(folder, tensors, assets, facts=facts)
-        return report
+        stems = _stems(model, assets)
+        names = export_huggingface(folder, tensors, assets, facts=facts, stems=stems, others=others)
+        why = "plain weights, as --as dense asks" if as_ == "dense" else _why_plain(model)
+        left_out = {name: reason for name, reason in report.left_out.items() if name not in names}
+        return replace(report, made=dict.fromkeys(names, why), left_out=left_out)
+
+
+def _with_others(
+    report: UnpackReport, others: Mapping[str, object], sources: SourceFiles, *, replaced: bool
+) -> UnpackReport:
+    """The report with files of the source that no asset can be, and with those that are not made.
+
+    `replaced`: what holds weights is asked for in another form, and not missed.
+    """
+    missing = {
+        name: reason
+        for name, reason in sources.missing.items()
+        if name not in others and not (replaced and name in sources.of_weights)
+    }
+    changed = {name: sources.changed[name].reason for name in others if name in sources.changed}
+    return replace(
+        report,
+        written=(*report.written, *(name for name in others if name not in changed)),
+        changed={**report.changed, **changed},
+        left_out={**report.left_out, **missing},
+    )
+
+
+def _others(model: OpenModel, sources: SourceFiles) -> dict[str, Iterable[bytes]]:
+    """Files of the source beside plain weights that no asset can be.
+
+    Weights of the root would be the model's. An adapter's config makes libraries fetch its base: of an adapter alone.
+    """
+    is_adapter = model.index.metadata.get("source") == ADAPTER_KIND
+    names = [
+        name
+        for name in sources.whole
+        if not (name.endswith(ADAPTER) and not is_adapter)
+        and not ("/" not in name and name.lower().endswith((".safetensors", ".gguf")))
+    ]
+    return {name: sources.whole[name] for name in names}
+
+
+def _stems(model: OpenModel, assets: Mapping[str, object]) -> dict[str, str]:
+    """What the files of weights are called, by the folder of a part of the model, "" for none."""
+    kind = model.index.metadata.get("source")
+    if kind == ADAPTER_KIND:
+        return {"": "adapter_model"}
+    if kind not in PARTS_KINDS:
+        return {}
+    stems: dict[str, str] = {}
+    for part in dict.fromkeys(name.partition("/")[0] for name in model.tensors if "/" in name):
+        config = f"{part}/{_CONFIG}"
+        is_diffusers = config in assets and b'"_class_name"' in model.read_asset(config)
+        stems[part] = "diffusion_pytorch_model" if is_diffusers else "model"
+    names = [f"{part}/{stem}.safetensors" for part, stem in stems.items()]
+    # A name that may be no folder, or an asset's, gives what any other file gives.
+    return stems if len(as_files([*names, *assets])) == len(names) + len(assets) else {}
+
+
+def _why_plain(model: OpenModel) -> str:
+    """Why the weights are not in the files of the source."""
+    is_kept = model.index.metadata.get("method", "") in _KEEPING
+    if not is_kept and any(record.method not in _KEEPING for record in model.tensors.values()):
+        return "quantized"
+    if model.index.sources is None:
+        return "the packed file does not say what the source's files were"
+    return "not all files of the source's weights can be given back"
 
 
 def _chosen(model: OpenModel, *, with_code: bool) -> tuple[dict[str, Iterable[bytes]], UnpackReport]:

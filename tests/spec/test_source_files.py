@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import reference_decoder
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 from spq_vectors.source_files import Part, Sources, safetensors
 from spq_vectors.valid import dense
@@ -16,6 +17,8 @@ from spq_vectors.valid_sources_1_1 import with_sources
 
 import spqfmt
 from spqfmt import errors
+from spqfmt.cli.pack import pack
+from spqfmt.cli.unpack import unpack
 from spqfmt.container.reader import Reader
 
 
@@ -124,10 +127,112 @@ def test_what_stays_behind_is_named(folder: Path, tmp_path: Path) -> None:
     assert set(report.left_out) == {"pytorch_model.bin", "sub/.env"}
 
 
-def test_quantized_or_without_identity_gives_plain_weights(folder: Path, tmp_path: Path) -> None:
-    for number, options in enumerate(({"method": "rtn", "bits": 8}, {"no_identity": True})):
+OWN = {f"model-0000{k}-of-00002.safetensors" for k in (1, 2)} | {"model.safetensors.index.json"}
+
+
+@pytest.mark.parametrize(
+    ("options", "packing", "unpacking", "left_out"),
+    [
+        ({"method": "rtn", "bits": 8}, "quantized", "quantized", OWN | {".gitattributes"}),
+        (
+            {"no_identity": True},
+            "packed with --no-identity",
+            "the packed file does not say what the source's files were",
+            set(),
+        ),
+    ],
+    ids=["quantized", "no identity"],
+)
+def test_what_is_not_given_back_is_said_with_the_reason(
+    folder: Path, tmp_path: Path, options: dict[str, Any], packing: str, unpacking: str, left_out: set[str]
+) -> None:
+    packed_report = spqfmt.pack(folder, tmp_path / "m.spq", **options)
+    assert packed_report.not_given_back == dict.fromkeys(OWN, packing)
+    assert packed_report.to_json()["not_given_back"] == packed_report.not_given_back
+    report = spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out")
+    assert not report.identical
+    assert report.made == {"model.safetensors": unpacking}
+    assert set(report.left_out) == left_out
+    told = CliRunner().invoke(unpack, [str(tmp_path / "m.spq"), str(tmp_path / "again")]).stderr
+    assert f"not the source's, {unpacking}: model.safetensors" in told
+    assert "1 not the source's" in told.splitlines()[0]
+    if options.get("method"):
+        with Reader(tmp_path / "m.spq") as reader:
+            assert reader.index.sources is not None
+            found = {file.name: file.sha256 for file in reader.index.sources.files}
+        assert found == digests(folder)
+
+
+ODD = ("Juggernaut XL v9.safetensors", "sd v1 (x)=2.safetensors", "größe 模型.safetensors")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_file_keeps_its_name(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "source" / name
+    file.parent.mkdir()
+    save_file({"a": torch.ones(8, 4)}, file)
+    for source in (file, file.parent):
+        assert not spqfmt.pack(source, tmp_path / "m.spq", force=True).not_given_back
+        report = spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out")
+        assert report.identical
+        assert report.written == (name,)
+        assert digests(tmp_path / "out") == digests(file.parent)
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_shards_with_names_of_any_kind_come_back(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number, name in enumerate(ODD):
+        save_file({f"t{number}": torch.ones(4)}, source / name)
+    weight_map = {f"t{number}": name for number, name in enumerate(ODD)}
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    spqfmt.pack(source, tmp_path / "m.spq")
+    assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
+    assert digests(tmp_path / "out") == digests(source)
+    made = reference_decoder.decode((tmp_path / "m.spq").read_bytes()).files
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in made.items()} == digests(source)
+
+
+def test_a_name_that_no_file_can_hold_is_named_and_takes_the_other_shards_with_it(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    names = ["a.safetensors", "b\\c.safetensors"]
+    for number, name in enumerate(names):
+        save_file({f"t{number}": torch.ones(4)}, source / name)
+    weight_map = {f"t{number}": name for number, name in enumerate(names)}
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (source / "README.md").write_text("# A model\n")
+    result = CliRunner().invoke(pack, [str(source), str(tmp_path / "m.spq")])
+    assert "not given back by unpack, a name that a file cannot hold (FORMAT.md 7.2): b" in result.stderr
+    assert (
+        "without b\\c.safetensors it is no model: a.safetensors, model.safetensors.index.json"
+        in result.stderr
+    )
+    report = spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out")
+    assert report.made == {"model.safetensors": "not all files of the source's weights can be given back"}
+    assert set(report.left_out) == {*names, "model.safetensors.index.json"}
+    assert "its name" in report.left_out["b\\c.safetensors"]
+    assert set(digests(tmp_path / "out")) == {"model.safetensors", "README.md"}
+
+
+def test_a_long_header_is_held_and_the_rest_of_a_torch_file_is_not(tmp_path: Path) -> None:
+    """Literals of any header; but not elements that are stored in another order."""
+    file = tmp_path / "long.safetensors"
+    save_file({"a": torch.ones(4)}, file, metadata={"notes": "".join(map(str, range(2_000_000)))})
+    assert not spqfmt.pack(file, tmp_path / "m.spq").not_given_back
+    assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
+    torch.save({"a": torch.ones(1500, 2000).t(), "b": torch.ones(4)}, tmp_path / "turned.pt")
+    report = spqfmt.pack(tmp_path / "turned.pt", tmp_path / "m.spq", force=True)
+    assert list(report.not_given_back) == ["turned.pt"]
+    assert "are no tensor's" in report.not_given_back["turned.pt"]
+    report = spqfmt.unpack(tmp_path / "m.spq", tmp_path / "plain", with_code=True)
+    assert set(report.left_out) == {"turned.pt"}
+
+
+def test_as_source_is_refused_where_it_cannot_be(folder: Path, tmp_path: Path) -> None:
+    for options in ({"method": "rtn", "bits": 8}, {"no_identity": True}):
         path = packed(folder, **options)
-        assert not spqfmt.unpack(path, tmp_path / f"out{number}").identical
         with pytest.raises(errors.OptionError, match="cannot give back the files of its source"):
             spqfmt.unpack(path, tmp_path / "refused", as_="source")
 
@@ -145,17 +250,23 @@ def test_a_literal_that_is_another_is_found_and_nothing_is_written(folder: Path,
     assert not (tmp_path / "out").exists()
 
 
-def test_settings_made_of_pieces_count_as_code(tmp_path: Path) -> None:
-    """pack keeps them whole; whoever writes them so wants them to pass unseen."""
+@pytest.mark.parametrize("in_tensor", [False, True])
+def test_settings_made_of_pieces_are_looked_into(tmp_path: Path, in_tensor: bool) -> None:
+    """pack keeps them as assets; whoever writes them so may want them to pass unseen, in a tensor above all."""
     sources = Sources()
-    sources.add("model.safetensors", safetensors({"w": ("U8", [4], Part(0, bytes(4)))}))
     config = b'{"attn_implementation": "owner/repo@main:fn"}'
-    sources.add("config.json", [config])
+    sources.add("model.safetensors", safetensors({"w": ("U8", [len(config)], Part(0, config))}))
+    sources.add("config.json", [Part(0, config) if in_tensor else config])
     path = tmp_path / "m.spq"
-    path.write_bytes(with_sources([dense("w", [4], "u8", [0] * 4)], sources).build())
+    path.write_bytes(with_sources([dense("w", [len(config)], "u8", list(config))], sources).build())
     report = spqfmt.unpack(path, tmp_path / "out")
-    assert report.identical
-    assert "--with-code" in report.left_out["config.json"]
-    assert set(digests(tmp_path / "out")) == {"model.safetensors"}
+    assert report.identical == (not in_tensor)
+    if in_tensor:
+        assert "--with-code" in report.left_out["config.json"]
+        assert report.made == {"model.safetensors": "not all files of the source's weights can be given back"}
+        assert set(digests(tmp_path / "out")) == {"model.safetensors"}
+    else:
+        assert "attn_implementation" in report.changed["config.json"]
+        assert json.loads((tmp_path / "out" / "config.json").read_bytes()) == {}
     assert not spqfmt.unpack(path, tmp_path / "all", with_code=True).left_out
     assert (tmp_path / "all" / "config.json").read_bytes() == config

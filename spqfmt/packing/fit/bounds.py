@@ -13,6 +13,7 @@ from spqfmt.packing.fit.file_ledger import FileLedger, Ledger, store
 from spqfmt.packing.fit.memory_ledger import MemoryLedger
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan, PlannedTensor
+from spqfmt.packing.sources import planned_sources
 from spqfmt.packing.target import BitsPerWeight, Fit
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
@@ -58,13 +59,15 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> RoomTo
         if t.source.tied_to is None and t.source.name not in spent
     }
     metadata = _METADATA | model.stored_facts
+    described = planned_sources(model) if options.identity and model.named_files else None
     file = FileLedger.begin(
         segments=_segments(plan),
         alignment=plan.segment_alignment,
         chunk_alignment=options.chunk_alignment,
-        assets=model.assets,
+        assets=model.assets if described is None else (*model.assets, *described.assets),
         metadata=metadata,
         identity=options.identity,
+        sources=None if described is None else described.sources.to_json(),
     )
     n_counted = sum(t.n_weights for t in plan.tensors if t.treatment)
     others = file.asset_bytes + sum(sum(t.plane_bytes) for t in fixed.values() if not t.method)

@@ -85,6 +85,8 @@ class FileLedger:
     metadata: Mapping[str, str]
     identity: bool = False
     """Whether the file will have content digests."""
+    sources: Json | None = None
+    """What the index will say of the source's files, digits in place of their digests."""
     known: Mapping[str, TensorRecord] = field(default_factory=dict)
     _n_compressed: int = 0
     _index_bytes: float = 0.0
@@ -99,6 +101,7 @@ class FileLedger:
         metadata: Mapping[str, str],
         *,
         identity: bool,
+        sources: Json | None = None,
     ) -> Self:
         """Nothing is known but the assets."""
         stored = tuple(_store_asset(asset, chunk_alignment) for asset in assets)
@@ -109,6 +112,7 @@ class FileLedger:
             assets=stored,
             metadata=metadata,
             identity=identity,
+            sources=sources,
         ).knowing({})
 
     def knowing(self, more: Mapping[str, TensorRecord]) -> Self:
@@ -133,7 +137,7 @@ class FileLedger:
             assets=list(map(asset_json, self.assets)),
             metadata=self.metadata,
         )
-        root |= self._digest("")
+        root |= self._digest("") | ({} if self.sources is None else {"sources": self.sources})
         index_bytes = float(len(compress_index(dump(root), sum(len(names) for _, names in self.segments))))
         if missing:
             each = max(_RECORD_BYTES + _DIGEST_BYTES * self.identity, index_bytes / max(1, len(records)))

@@ -54,11 +54,16 @@ def records() -> None:
         bad(f"sources_no_{field}", "corrupt", f"| `{field}` |", made(without))
     digest = "hex digest of the file"
     bad("sources_sha256_upper", "corrupt", digest, made(change("sources.files.0.sha256", "A" * 64)))
-    path = "with `pieces` a relative path, as an asset's; without, any string of 1 to 1024 bytes of UTF-8"
-    for number, name in enumerate(
-        ("../x.safetensors", "/x.safetensors", "a//b.safetensors", "a b.safetensors", "", "..")
-    ):
+    path = "The name of a file with pieces is a relative path"
+    names = (
+        "../x.safetensors", "/x.safetensors", "a//b.safetensors", "a\\b.safetensors", "", "..",
+        "a /b.safetensors", "a/ b.safetensors", "c:b.safetensors", "a\x85b.safetensors", "a\xadb.safetensors",
+        "a\u200bb.safetensors", "a\u202eb.safetensors", "a\u2060b.safetensors", "a\ufeffb.safetensors", "a\nb",
+        f"{'ü' * 128}.gguf",
+    )  # fmt: skip
+    for number, name in enumerate(names):
         bad(f"sources_name_{number}", "corrupt", path, made(name=name))
+    path = "without, any string of 1 to 1024 bytes of UTF-8"
     bad("sources_name_long", "limit", path, made(change("sources.files.1.name", "x" * 1025)))
     bad("sources_name_empty", "corrupt", path, made(change("sources.files.1.name", "")))
     bad(

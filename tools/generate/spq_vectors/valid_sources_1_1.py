@@ -82,6 +82,22 @@ def sources_of_weights_alone() -> Vector:
     return Vector(shows, file, {"weight": b"\x01\x02"}, {}, sources.made)
 
 
+def sources_names() -> Vector:
+    """Names that no asset may have."""
+    sources = Sources()
+    names = (
+        "sd v1 (x)=2.safetensors",
+        "größe/模型.safetensors",
+        "a",
+        f"{'é' * 127}/{'x' * 255}/-.b\u0301\U0001f600",
+    )
+    for name in names:
+        sources.add(name, [b"N", Part(0, b"\x01\x02")])
+    file = with_sources([dense("weight", [2], "u8", [1, 2])], sources)
+    shows = "names of source files that no asset may have: spaces, signs, letters of any alphabet, 255 bytes in a part"
+    return Vector(shows, file, {"weight": b"\x01\x02"}, {}, sources.made)
+
+
 def sources_unknown() -> Vector:
     """Origins that a reader does not know, beside a file that it can make."""
     a, b, c = (dense(name, [2], "u8", [k, k]) for k, name in enumerate("abc"))
@@ -137,4 +153,4 @@ def description() -> Vector:
     )
 
 
-MAKERS = (sources_safetensors, sources_of_weights_alone, sources_unknown, description)
+MAKERS = (sources_safetensors, sources_of_weights_alone, sources_names, sources_unknown, description)
