@@ -28,6 +28,8 @@ from spqfmt.importers.end_tokens import known_ends
 _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
 _UNCUT = {_CONTROL, _USER_DEFINED}
 _SPACE = "\u2581"
+_PIECE_CHARACTERS = 512
+"""Every way to cut a piece is tried. Sentencepiece makes them of 16 characters, some runs of blanks are longer."""
 
 
 def tokenizer_assets(path: Path, metadata: Mapping[str, Any]) -> tuple[Asset, ...]:
@@ -117,6 +119,12 @@ def _sentencepiece(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
     vocabulary = {token: index for index, token in enumerate(tokens)}
     whole = {_CONTROL, _USER_DEFINED, _BYTE}
     pieces = {token for token, kind in zip(tokens, kinds, strict=True) if kind not in whole}
+    longest = max(pieces, key=len, default="")
+    if len(longest) > _PIECE_CHARACTERS:
+        raise ImporterError(
+            f"{path}: a piece of the vocabulary has {len(longest)} characters, {_PIECE_CHARACTERS} are the most; "
+            "import the Hugging Face folder"
+        )
     merges: list[tuple[str, str]] = []
     for piece in sorted(pieces, key=lambda piece: (-scores[vocabulary[piece]], vocabulary[piece])):
         cuts = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))

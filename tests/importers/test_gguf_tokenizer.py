@@ -201,3 +201,18 @@ def test_a_vocabulary_that_contradicts_itself(tmp_path: Path) -> None:
 
     refuse(write(tmp_path, edit=merges), "merge 'a b' is not of the vocabulary")
     refuse(write(tmp_path, edit=scores), "tokens, scores and token_type differ in length")
+
+
+def test_pieces_are_short(tmp_path: Path) -> None:
+    """Every way to cut one is tried: a piece of a MB would take a day."""
+
+    def of(n: int) -> Callable[[gguf.GGUFWriter], None]:
+        def edit(writer: gguf.GGUFWriter) -> None:
+            sentencepiece(prefix=True)(writer)
+            writer.kv_data[0]["tokenizer.ggml.tokens"].value[-1] = "x" * n
+
+        return edit
+
+    assert "tokenizer.json" in assets(open_source(write(tmp_path, edit=of(512))))
+    for n in (513, 1 << 20):
+        refuse(write(tmp_path, edit=of(n)), f"a piece of the vocabulary has {n} characters, 512 are the most")
