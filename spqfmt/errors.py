@@ -1,6 +1,7 @@
 """Every error that spqfmt raises on purpose. The message is one line that a user can act on."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -103,17 +104,41 @@ def foreign_errors(explained: Callable[[str], SpqError]) -> Iterator[None]:
         raise explained(one_sentence(error) or type(error).__name__) from error
 
 
+# Those that read what stands in a model, and compute with it.
+_LIBRARIES = frozenset(
+    {"huggingface_hub", "jinja2", "mistral_common", "peft", "safetensors", "sentencepiece", "tiktoken"}
+    | {"tokenizers", "torch", "transformers", "triton"}
+)
+
+
+def library_of(error: BaseException) -> str:
+    """The library of models whose code raised `error`, by its name; empty for this package's own faults."""
+    if not _is_fault(error):
+        return ""
+    # What Python's own library was called for is its caller's.
+    packages = [name for name in _packages(error) if name not in sys.stdlib_module_names]
+    return packages[-1] if packages and packages[-1] in _LIBRARIES else ""
+
+
 def _is_foreign(error: BaseException) -> bool:
-    """Whether another package's code raised it. A panic in Rust (tokenizers) is no Exception to Python."""
-    if isinstance(error, SpqError) or not (
-        isinstance(error, Exception) or type(error).__name__ == "PanicException"
-    ):
-        return False
+    """Whether another package's code raised it."""
+    return _is_fault(error) and _packages(error)[-1:] != ["spqfmt"]
+
+
+def _is_fault(error: BaseException) -> bool:
+    """Whether nobody raised it on purpose for users. A panic in Rust (tokenizers) is no Exception to Python."""
+    is_error = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+    return is_error and not isinstance(error, SpqError)
+
+
+def _packages(error: BaseException) -> list[str]:
+    """Packages whose functions the error went through, the one that raised it last."""
+    found = []
     trace: TracebackType | None = error.__traceback__
-    module = ""
     while trace is not None:
         module, trace = str(trace.tb_frame.f_globals.get("__name__")), trace.tb_next
-    return module.partition(".")[0] != "spqfmt"
+        found.append(module.partition(".")[0])
+    return found
 
 
 _WITHOUT_MEMORY = re.compile(r"allocate memory|out of memory|failed to map segment|not enough memory")

@@ -20,6 +20,8 @@ from spqfmt.errors import (
     TruncatedError,
     UnusedTensorsWarning,
     is_out_of_memory,
+    library_of,
+    one_sentence,
 )
 
 OK, BAD_FILE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -38,15 +40,11 @@ _ADVICE = {
 @contextmanager
 def about(*paths: Path) -> Iterator[None]:
     """Errors from inside that name none of the paths get the first one's name; those of the system the last one's,
-    which is what is written.
+    which is what is written. What another library raises becomes an SpqError.
     """
     try:
         yield
     except OptionError:
-        raise
-    except (MemoryError, RuntimeError, ImportError) as error:
-        if is_out_of_memory(error):
-            raise SpqError(f"{paths[0]}: {_NO_MEMORY}") from error
         raise
     except OSError as error:
         if error.filename is None and error.errno is not None:
@@ -57,6 +55,13 @@ def about(*paths: Path) -> Iterator[None]:
         named = "|".join(re.escape(str(path)) for path in paths)
         if not re.search(rf"^({named})\b|(^|[\s(])({named})[:/]", str(error)):
             error.args = (f"{paths[0]}: {error}", *error.args[1:])
+        raise
+    except BaseException as error:
+        if is_out_of_memory(error):
+            raise SpqError(f"{paths[0]}: {_NO_MEMORY}") from error
+        if library := library_of(error):
+            said = f"{type(error).__name__}: {one_sentence(error)}"
+            raise SpqError(f"{paths[0]}: {library} cannot go on with it ({said})") from error
         raise
 
 

@@ -1,13 +1,16 @@
 """What transformers makes of a stored model's config and tokenizer, with errors that name the file."""
 
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from spqfmt.container.located import located
 from spqfmt.errors import SpqError, UnsupportedError, foreign_errors
 from spqfmt.importers._quantized import QUANTIZER_KEYS
 from spqfmt.loaders.tensors import StoredModel
+from spqfmt.models.assets import asset_folder
 from spqfmt.models.claims import false_claim
 from spqfmt.models.config import read_config, read_tokenizer
 
@@ -30,6 +33,13 @@ def building_errors(path: Path, model_class: Any) -> AbstractContextManager[None
         )
 
     return foreign_errors(explained)
+
+
+@contextmanager
+def settings_folder(path: Path, stored: StoredModel) -> Iterator[Path]:
+    """The model's small files in a folder, as `asset_folder` makes it, with errors that name `path`."""
+    with located(path), asset_folder(stored.assets) as folder:
+        yield folder
 
 
 def stored_config(path: Path, folder: Path, stored: StoredModel) -> Any:

@@ -170,7 +170,9 @@ def _logits(model: Any, inputs: torch.Tensor, n_kept: int) -> torch.Tensor:
         return SpqError(f"{type(model).__name__} cannot score the text: {reason}")
 
     with foreign_errors(explained):
-        logits: torch.Tensor = model(input_ids=inputs.to(model.device), **options).logits
+        found = model(input_ids=inputs.to(model.device), **options)
+    # A config may ask for tuples.
+    logits: torch.Tensor = found[0] if isinstance(found, tuple) else found.logits
     return logits[:, -n_kept - 1 : -1].reshape(-1, logits.shape[-1])
 
 

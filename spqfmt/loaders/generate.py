@@ -124,12 +124,13 @@ def generate(
     ids = ids.to(model.device)
     streamer = _Streamer(tokenizer, write)
     n_new = min(max_new_tokens, _room(model, ids.shape[1]) or max_new_tokens)
-    with quiet_transformers():
-        settings = generation_settings(model, tokenizer, temperature=temperature, max_new_tokens=n_new)
 
     def explained(reason: str) -> SpqError:
         advice = "; temperature 0 goes without its generation config" if temperature > 0 else ""
         return SpqError(f"{type(model).__name__} cannot generate: {reason}{advice}")
+
+    with foreign_errors(explained), quiet_transformers():
+        settings = generation_settings(model, tokenizer, temperature=temperature, max_new_tokens=n_new)
 
     devices = [model.device] if model.device.type == "cuda" else []
     start = time.perf_counter()

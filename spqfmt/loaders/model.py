@@ -24,9 +24,10 @@ from spqfmt.errors import (
     SpqError,
     UnsupportedError,
     UnusedTensorsWarning,
+    foreign_errors,
     one_sentence,
 )
-from spqfmt.loaders.config import building_errors, stored_config, stored_tokenizer
+from spqfmt.loaders.config import building_errors, settings_folder, stored_config, stored_tokenizer
 from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.load import attach, device_road, on_host, open_device, packed_class, prepare
@@ -35,7 +36,6 @@ from spqfmt.loaders.packed.modules import Weights
 from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.settings import read_generation_config
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
-from spqfmt.models.assets import asset_folder
 from spqfmt.models.claims import earned
 from spqfmt.models.config import find_model_class, quiet_transformers
 from spqfmt.models.inputs import treat_inputs
@@ -103,8 +103,17 @@ def load_onto(
 
     The model owns `target`. Raises as `load_model` does.
     """
-    with _collection_paused(), open_stored(path) as stored, progress or Silent() as shown:
-        with asset_folder(stored.assets) as folder, quiet_transformers():
+
+    def explained(reason: str) -> SpqError:
+        return UnsupportedError(f"{path}: transformers cannot make a model of it: {reason}", "model")
+
+    with (
+        foreign_errors(explained),
+        _collection_paused(),
+        open_stored(path) as stored,
+        progress or Silent() as shown,
+    ):
+        with settings_folder(path, stored) as folder, quiet_transformers():
             config = stored_config(path, folder, stored)
             tokenizer = stored_tokenizer(path, folder, stored)
             generation = None

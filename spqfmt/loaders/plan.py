@@ -10,11 +10,10 @@ import torch
 
 from spqfmt.container.reader import Reader
 from spqfmt.loaders import load
-from spqfmt.loaders.config import building_errors, stored_config
+from spqfmt.loaders.config import building_errors, settings_folder, stored_config
 from spqfmt.loaders.load import Ceilings, Planner, on_device, on_host, prepare
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
-from spqfmt.models.assets import asset_folder
 from spqfmt.models.config import find_model_class, text_config
 from spqfmt.residency.device import host_rates
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
@@ -83,7 +82,7 @@ def _plan(
     with open_stored(path) as stored:
         assert stored.opened is not None
         readers = stored.opened.readers
-        with asset_folder(stored.assets) as folder:
+        with settings_folder(path, stored) as folder:
             config = stored_config(path, folder, stored)
         weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
         model_class = find_model_class(config, path)

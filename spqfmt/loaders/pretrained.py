@@ -15,13 +15,12 @@ import transformers
 from transformers.utils import is_peft_available
 
 from spqfmt.errors import OptionError
-from spqfmt.loaders.config import building_errors, settle_quantized
+from spqfmt.loaders.config import building_errors, settings_folder, settle_quantized
 from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.load import open_device
 from spqfmt.loaders.model import load_packed, torch_device
 from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
-from spqfmt.models.assets import asset_folder
 from spqfmt.models.claims import earned
 from spqfmt.models.config import find_model_class
 from spqfmt.models.harmless import dropped_values
@@ -84,7 +83,7 @@ def load_pretrained(
     for name in ("dtype", "torch_dtype", "subfolder"):
         options.pop(name, None)
     with open_stored(path) as stored:
-        config, options = _config(model_class, folder, stored, options)
+        config, options = _config(model_class, folder, path=path, stored=stored, options=options)
         settle_quantized(path, config, stored)
         dtype = _dtype(asked, config, stored)
         if wanted is None or device is None:
@@ -136,7 +135,12 @@ def _device(device_map: Any) -> torch.device | None:
 
 
 def _config(
-    model_class: Any, folder: str | os.PathLike[str], stored: StoredModel, options: dict[str, Any]
+    model_class: Any,
+    folder: str | os.PathLike[str],
+    *,
+    path: Path,
+    stored: StoredModel,
+    options: dict[str, Any],
 ) -> tuple[Any, dict[str, Any]]:
     """transformers' config with the options that change it, and the other ones."""
     given = options.pop("config", None)
@@ -145,7 +149,7 @@ def _config(
             config = copy.deepcopy(given)
         else:
             if given is None and not Path(folder, "config.json").exists():
-                given = stack.enter_context(asset_folder(stored.assets))
+                given = stack.enter_context(settings_folder(path, stored))
             config, options = model_class.config_class.from_pretrained(
                 folder if given is None else given, return_unused_kwargs=True, **options
             )

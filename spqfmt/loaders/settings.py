@@ -42,8 +42,8 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special |= {str(token): index for index, token in added.items() if token.special}
     written = known_ends({token: index for token, index in special.items() if token in template})
-    found = dict.fromkeys([*ids, tokenizer.eos_token_id, *written])
-    return [index for index in found if isinstance(index, int) and index >= 0]
+    found = [*ids, tokenizer.eos_token_id, *written]
+    return list(dict.fromkeys(index for index in found if isinstance(index, int) and index >= 0))
 
 
 def read_generation_config(path: Path, folder: Path) -> transformers.GenerationConfig:

@@ -28,6 +28,8 @@ def read_tokenizer(folder: Path, explained: Callable[[str], SpqError]) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
+    if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
+        raise explained(f"tokenizer_class names {type(tokenizer).__name__}, which cuts no text alone")
     refuse_growth(tokenizer, explained)
     return tokenizer
 
@@ -44,8 +46,9 @@ def text_config(config: Any) -> Any:
 
 def class_named(name: str) -> Any | None:
     """transformers' class of models of that name; None where it has none that can be used here."""
-    found = getattr(transformers, name, None)
-    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+    found, base = getattr(transformers, name, None), transformers.PreTrainedModel
+    # The base is no model, and to make one of it would change what transformers thinks that all others can do.
+    return found if isinstance(found, type) and issubclass(found, base) and found is not base else None
 
 
 def find_model_class(config: Any, path: Path | None = None) -> Any:
@@ -54,7 +57,12 @@ def find_model_class(config: Any, path: Path | None = None) -> Any:
     Raises UnsupportedError, which names `path`, where transformers has none, or none without another library.
     """
     where = "" if path is None else f"{path}: "
-    for name in config.architectures or ():
+    names = config.architectures or ()
+    if not isinstance(names, list | tuple):
+        raise UnsupportedError(
+            f"{where}architectures in its config.json is no list of names", "architectures"
+        )
+    for name in names:
         if (named := class_named(str(name))) is not None:
             return named
         backends = getattr(getattr(transformers, str(name), None), "_backends", None)

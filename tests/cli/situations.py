@@ -542,6 +542,36 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         1,
         ["{bad_sampling}: LlamaForCausalLM cannot generate: ", "`penalty`", "temperature 0"],
     ),
+    *(
+        (
+            f"{command.split()[0]}, a tokenizer of two",
+            command,
+            1,
+            ["{rag}: ", "RagTokenizer, which cuts no text alone"],
+        )
+        for command in (
+            "run {rag} --prompt x",
+            "eval {rag} --text {text.txt}",
+            "pack {rag} {dir}/o.spq --method gptq",
+        )
+    ),
+    *(
+        (f"{command.split()[0]}, a nested config", command, 1, ["{nested}/config.json: nested deeper than"])
+        for command in ("run {nested} --prompt x", "pack {nested} {dir}/o.spq")
+    ),
+    *(
+        (
+            f"{command.split()[0]}, a text of other letters",
+            command,
+            1,
+            [f"{{dna}}: the tokenizer cannot cut the {what}"],
+        )
+        for what, command in (
+            ("prompt", "run {dna} --prompt x"),
+            ("text", "eval {dna} --text {text.txt}"),
+            ("calibration text", "pack {dna} {dir}/o.spq --method gptq --calibration {text.txt}"),
+        )
+    ),
     ("run, whisper", "run {whisper} --prompt x", 1, ["{whisper}: a Whisper", "it takes input_features"]),
     ("eval, whisper", "eval {whisper} --text {text.txt}", 1, ["{whisper}: a Whisper", "input_features"]),
     ("run, bert", "run {bert} --prompt x", 1, ["{bert}: a BertForMaskedLM", "continues a text"]),

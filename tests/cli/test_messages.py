@@ -20,11 +20,13 @@ from cli_models import Models
 from safetensors.torch import load, load_file, save_file
 from situations import SITUATIONS, UP
 from spq_command import Done, Run
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 import spqfmt
 from spqfmt.cli.failures import about, explain
 from spqfmt.container.reader import Reader
-from spqfmt.errors import EncodeError, OptionError
+from spqfmt.errors import EncodeError, OptionError, SpqError
 from spqfmt.residency.decode_rates import CodecRate, DecodeRates
 from spqfmt.residency.device_rates import DEFAULT
 
@@ -38,6 +40,17 @@ def _variant(models: Models, folder: Path, change: Callable[[Path], object]) -> 
 def _edit_config(folder: Path, **values: object) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | values))
+
+
+def _edit_tokenizer(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | values))
+
+
+def _dna_tokenizer(folder: Path) -> None:
+    """Knows four letters, and has no token for others."""
+    backend = Tokenizer(WordLevel({"A": 0, "C": 1, "G": 2, "T": 3}, unk_token="?"))  # noqa: S106 - no password
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(folder)
 
 
 def _edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -128,6 +141,9 @@ def files(models: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "cut_weights": lambda f: os.truncate(f / "model.safetensors", 1000),
         "no_tokenizer": lambda f: [p.unlink() for p in f.glob("*token*")],
         "not_finite": lambda f: _edit_weights(f, lambda t: t[UP].view(-1).__setitem__(5, float("nan"))),
+        "rag": lambda f: _edit_tokenizer(f, tokenizer_class="RagTokenizer"),
+        "nested": lambda f: (f / "config.json").write_text('{"a":' * 3000 + "1" + "}" * 3000),
+        "dna": _dna_tokenizer,
         "incomplete": lambda f: _edit_weights(f, lambda t: t.pop(UP)),
         "more_tokens": _add_tokens,
         "raises": lambda f: (f / "chat_template.jinja").write_text("{{ raise_exception('no\nsystem') }}"),
@@ -333,6 +349,14 @@ def test_about_names_the_file_once_and_leaves_options_alone(tmp_path: Path) -> N
         assert str(caught.value) == expected
     with pytest.raises(OptionError, match=r"^bits$"), about(Path("m")):
         raise OptionError("bits")
+
+
+def test_an_error_of_another_library_names_it_and_the_file() -> None:
+    with pytest.raises(SpqError) as caught, about(Path("m")):
+        exec("{}['zork']", {"__name__": "transformers.models.llama"})  # noqa: S102 - code of that library
+    assert str(caught.value) == "m: transformers cannot go on with it (KeyError: unknown 'zork')"
+    with pytest.raises(KeyError), about(Path("m")):
+        exec("{}['zork']", {"__name__": "spqfmt.loaders"})  # noqa: S102 - code of the package
 
 
 def test_an_error_of_spqfmt_itself_is_one_line_and_a_traceback_when_asked_for(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from spqfmt import errors
-from spqfmt.errors import CorruptError, SpqError, foreign_errors
+from spqfmt.errors import CorruptError, SpqError, foreign_errors, library_of
 
 
 def _explained(reason: str) -> SpqError:
@@ -68,6 +68,25 @@ def test_errors_that_say_nothing_about_what_was_given_pass(error: BaseException)
     with pytest.raises(type(error)) as caught, foreign_errors(_explained):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("code", "module", "expected"),
+    [
+        ("None.zork", "transformers.models.llama", "transformers"),
+        ("1 / 0", "torch", "torch"),
+        ("import json; json.loads('{')", "tokenizers", "tokenizers"),
+        ("1 / 0", "spqfmt.cli", ""),
+        ("import json; json.loads('{')", "spqfmt.cli", ""),
+        ("1 / 0", "__main__", ""),
+        ("raise __import__('spqfmt').SpqError('x')", "transformers", ""),
+        ("raise KeyboardInterrupt", "transformers", ""),
+    ],
+)
+def test_whose_code_raised_an_error(code: str, module: str, expected: str) -> None:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - of every kind
+        exec(code, {"__name__": module})  # noqa: S102 - code of that module
+    assert library_of(caught.value) == expected
 
 
 def test_an_error_of_the_package_s_own_code_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,8 +326,12 @@ def test_architectures_that_are_no_names(tiny_folder: Callable[[str], Path], tmp
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder("llama"), folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"architectures": [3, "AutoModel"]}))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"architectures": [3, "AutoModel", "PreTrainedModel"]})
+    )
     assert type(load_model(folder)[0]) is transformers.LlamaForCausalLM
+    # Made of the bare base class, a model would change what transformers thinks that all others can do.
+    assert "_can_set_experts_implementation_cached_value" not in vars(transformers.PreTrainedModel)
 
 
 @pytest.mark.parametrize("device", ["tpu", "cpu:x", "cuda:-1"])
