@@ -79,8 +79,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ImporterError(f"{file}: nested deeper than any config is; download the file again") from None
     except ValueError as error:
         raise ImporterError(f"{file}: not valid JSON ({error}); download the file again") from None
-    except RecursionError:
-        raise ImporterError(f"{file}: nested deeper than any settings are; download the file again") from None
     if not isinstance(config, dict):
         raise ImporterError(f"{file}: not a JSON object; download the file again")
     return config

@@ -13,7 +13,7 @@ from spqfmt.errors import LimitError
 from spqfmt.models.harmless import harmless
 
 MAX_BYTES = 512 << 20
-"""Of all small files together; a disk, and often memory, is what they are written to."""
+"""How large all small files are together at most; a disk, and often memory, is what they are written to."""
 
 
 @contextmanager

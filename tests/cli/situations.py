@@ -556,7 +556,12 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         )
     ),
     *(
-        (f"{command.split()[0]}, a nested config", command, 1, ["{nested}/config.json: nested deeper than"])
+        (
+            f"{command.split()[0]}, a nested config",
+            command,
+            1,
+            ["{nested}/config.json: nested deeper than any config"],
+        )
         for command in ("run {nested} --prompt x", "pack {nested} {dir}/o.spq")
     ),
     *(
