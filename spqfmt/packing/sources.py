@@ -32,6 +32,8 @@ from spqfmt.schemes.named import is_scheme_name
 from spqfmt.wire import DTYPES
 
 ARRAYS = origin_arrays.LAYOUT[0]
+LITERALS = "source.literals"
+"""The asset's name, or this with a number: none that a reader of 1.0 would write as a file."""
 QUANTIZED = "quantized"
 # Headers of the largest checkpoints have some MB.
 _MAX_LITERAL_BYTES = 64 << 20
@@ -210,7 +212,7 @@ def _described(
 def _literals_name(names: set[str]) -> str:
     """A name for the literals that no file of the source has, in no case of letters, and that is no folder of one."""
     taken = {name.casefold().partition("/")[0] for name in names}
-    return next(name for k in count() if (name := f"source{k or ''}.literals") not in taken)
+    return next(name for k in count() if (name := LITERALS if not k else f"{LITERALS}.{k}") not in taken)
 
 
 def _why_not_named(model: SourceModel, name: str, assets: set[str]) -> str:
