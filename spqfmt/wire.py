@@ -108,6 +108,7 @@ ASSET_DATA_NAMES: Final[tuple[str, ...]] = (
     "license-code",
     "license-mit",
     "license-model",
+    "model_license",
     "notice",
     "prophetnet.tokenizer",
     "readme",
@@ -147,6 +148,7 @@ ASSET_JSON_NAMES: Final[tuple[str, ...]] = (
 )
 ASSET_MD_NAMES: Final[tuple[str, ...]] = (
     "*_card*.md",
+    "*_guidance*.md",
     "*_guide*.md",
     "*deploy*.md",
     "*notice*.md",

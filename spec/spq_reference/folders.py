@@ -8,7 +8,8 @@ DATA_ENDINGS = (
 )  # fmt: skip
 DATA_NAMES = (
     "authors", "citation", "copying", "licence", "license", "license-apache", "license-code", "license-mit",
-    "license-model", "notice", "prophetnet.tokenizer", "readme", "usage_policy", "use_policy", "version",
+    "license-model", "model_license", "notice", "prophetnet.tokenizer", "readme", "usage_policy", "use_policy",
+    "version",
 )  # fmt: skip
 JSON_NAMES = (
     "*_config.json", "*_map.json", "*_maps.json", "*_results.json", "*_vocab.json", "added_tokens.json",
@@ -18,10 +19,10 @@ JSON_NAMES = (
     "training_args.json", "unigram.json", "vocab*.json", "word_pronunciation.json", "word_shape.json",
 )  # fmt: skip
 MD_NAMES = (
-    "*_card*.md", "*_guide*.md", "*deploy*.md", "*notice*.md", "acceptable_use*.md", "bias.md", "changelog*.md",
-    "citation*.md", "code_of_conduct*.md", "copying*.md", "evaluation*.md", "explainability.md", "licence*.md",
-    "license*.md", "model-card*.md", "modelcard*.md", "privacy.md", "prompt_format*.md", "readme*.md", "safety*.md",
-    "security*.md", "support*.md", "terms*.md", "usage*.md", "use_policy*.md",
+    "*_card*.md", "*_guidance*.md", "*_guide*.md", "*deploy*.md", "*notice*.md", "acceptable_use*.md", "bias.md",
+    "changelog*.md", "citation*.md", "code_of_conduct*.md", "copying*.md", "evaluation*.md", "explainability.md",
+    "licence*.md", "license*.md", "model-card*.md", "modelcard*.md", "privacy.md", "prompt_format*.md", "readme*.md",
+    "safety*.md", "security*.md", "support*.md", "terms*.md", "usage*.md", "use_policy*.md",
 )  # fmt: skip
 TXT_NAMES = (
     "*_vocab.txt", "*notice*.txt", "copying*.txt", "dict*.txt", "labels*.txt", "licence*.txt", "license*.txt",
