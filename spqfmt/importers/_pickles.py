@@ -6,12 +6,13 @@ those of safetensors are. An older file is loaded whole.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from spqfmt.errors import ImporterError, one_sentence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 _LOCAL_HEADER_BYTES = 30
+_MAX_DEPTH = 100
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -39,9 +41,9 @@ def read_pickle(file: SourceFile) -> Header:
     instead = what_came_instead(bytes(file.read(0, BEGIN_BYTES)))
     if instead:
         raise ImporterError(f"{file.path}: {instead}")
-    is_zip = zipfile.is_zipfile(file.path)
+    is_zip = _is_zip(file)
     try:
-        with warnings.catch_warnings(), FakeTensorMode() if is_zip else nullcontext():
+        with warnings.catch_warnings(), _unlogged(), FakeTensorMode() if is_zip else nullcontext():
             warnings.simplefilter("ignore")  # of the protocol of a pickle
             found = torch.load(file.path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -51,14 +53,15 @@ def read_pickle(file: SourceFile) -> Header:
             f"{file.path}: it holds more than tensors, which torch's safe loader refuses{what}; save its state "
             "dict as safetensors"
         ) from None
-    except (RuntimeError, ValueError, EOFError, AttributeError, KeyError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged file makes torch stumble anywhere
         raise ImporterError(
-            f"{file.path}: no file that torch can load ({one_sentence(error)}); download it again"
+            f"{file.path}: torch cannot load it as plain tensors ({one_sentence(error)}); sparse, nested and quantized "
+            "ones cannot be held; if it is damaged, download it again"
         ) from None
     places = _places(file) if is_zip else {}
     file.check_unchanged()
     tensors: dict[str, Stored] = {}
-    for name, tensor in _tensors(found, ""):
+    for name, tensor in _tensors(file, found):
         if name in tensors:
             raise ImporterError(f"{file.path}: two tensors become {name}; save it as safetensors")
         tensors[name] = _stored(file, name, tensor, places if is_zip else None)
@@ -67,9 +70,26 @@ def read_pickle(file: SourceFile) -> Header:
     return Header(file, tensors, {})
 
 
-def _tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep what torch logs of a tensor that has no form without values off the terminal: the error is shown."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    was, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = was
+
+
+def _tensors(
+    file: SourceFile, value: Any, name: str = "", depth: int = 0
+) -> Iterator[tuple[str, torch.Tensor]]:
     import torch
 
+    if depth > _MAX_DEPTH:
+        raise ImporterError(
+            f"{file.path}: lists within lists, or within themselves; save its state dict alone"
+        )
     if isinstance(value, torch.Tensor):
         yield name or "tensor", value
         return
@@ -77,7 +97,14 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, list | tuple):
         inside = enumerate(value)
     for key, member in inside:
-        yield from _tensors(member, f"{name}.{key}" if name else str(key))
+        yield from _tensors(file, member, f"{name}.{key}" if name else str(key), depth + 1)
+
+
+def _is_zip(file: SourceFile) -> bool:
+    try:
+        return zipfile.is_zipfile(file.path)
+    except zipfile.BadZipFile:
+        return False
 
 
 def _places(file: SourceFile) -> dict[int, int]:
@@ -91,7 +118,7 @@ def _places(file: SourceFile) -> dict[int, int]:
                 head = file.read(entry.header_offset, _LOCAL_HEADER_BYTES)
                 lengths = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
                 places[entry.header_offset + _LOCAL_HEADER_BYTES + sum(lengths)] = entry.file_size
-    except (zipfile.BadZipFile, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged archive makes zipfile stumble anywhere
         raise ImporterError(f"{file.path}: broken file ({error}); download it again") from None
     return places
 

@@ -105,6 +105,10 @@ def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
     )
 
 
+_MAX_ELEMENTS = 1 << 53
+"""Of a tensor whose dimensions of 0 are taken as 1: integers of an index end there, and strides soon after."""
+
+
 def _check_limits(model: SourceModel) -> None:
     """Raise ImporterError for the tensors that no file can hold (FORMAT.md section 9)."""
     for tensor in model.tensors:
@@ -113,7 +117,16 @@ def _check_limits(model: SourceModel) -> None:
                 f"tensor {tensor.name[:80]!r} has {len(tensor.shape)} dimensions, and .spq holds at most "
                 f"{wire.MAX_DIMENSIONS}; reshape it in the source"
             )
-        n_bytes = len(tensor.name.encode())
+        if prod(max(n, 1) for n in tensor.shape) > _MAX_ELEMENTS:
+            raise ImporterError(
+                f"tensor {tensor.name[:80]!r} has dimensions that no machine can count through"
+            )
+        try:
+            n_bytes = len(tensor.name.encode())
+        except UnicodeEncodeError:
+            raise ImporterError(
+                f"tensor {tensor.name[:80]!r} has a name with half of a surrogate pair; rename it in the source"
+            ) from None
         if not 1 <= n_bytes <= wire.MAX_NAME_BYTES or "\0" in tensor.name:
             raise ImporterError(
                 f"tensor {tensor.name[:80]!r} has a name of {n_bytes} bytes, and .spq holds 1 to {wire.MAX_NAME_BYTES} "

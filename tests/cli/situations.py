@@ -407,7 +407,7 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         "pack, pickles",
         "pack {pickle} {dir}/o.spq",
         1,
-        ["{pickle}/pytorch_model.bin: no file that torch can load", "download it again"],
+        ["{pickle}/pytorch_model.bin: torch cannot load it as plain tensors", "download it again"],
     ),
     (
         "pack, weights cut short",
