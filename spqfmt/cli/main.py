@@ -3,7 +3,9 @@
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import click
@@ -92,6 +94,12 @@ def _run(arguments: Sequence[str] | None) -> int:
             stream.reconfigure(errors="backslashreplace")
     if "_SPQFMT_COMPLETE" in os.environ:  # a shell asks for completions
         importlib.import_module("spqfmt.cli.shells")
+    if (
+        signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        and threading.current_thread() is threading.main_thread()
+    ):
+        # Who is asked to end clears up as after an interrupt.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # What a command gives to ctx.exit, or None.
         code = cli.main(args=arguments, prog_name="spqfmt", standalone_mode=False)
