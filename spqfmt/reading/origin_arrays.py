@@ -22,7 +22,8 @@ from spqfmt.schemes.base import check_int
 
 LAYOUT = ("arrays", 1)
 _GROUP_BITS = 32
-_NIBBLE = 4
+_IN_BYTES = (2, 4, 8)
+"""Bits of elements that bytes are made of."""
 # A multiple of 8: what so many elements are written as ends at a byte.
 _AT_ONCE = 1 << 18
 
@@ -134,8 +135,10 @@ def _written(elements: NDArray[Any], width: int, add: int, bits: int) -> NDArray
     if add == 0 and bits == width and bits % 8 == 0:
         return np.ascontiguousarray(elements).view(np.uint8)
     runs = (elements[at : at + _AT_ONCE] for at in range(0, elements.size, _AT_ONCE))
-    if add == 0 and bits == width == _NIBBLE:
-        pieces = [pack_elements(run.astype(np.uint8, copy=False), "u4") for run in runs]
+    if bits == width and bits in _IN_BYTES:
+        # What passes the element's bits is cut off as it is packed.
+        some = np.uint8(add % 256)
+        pieces = [pack_elements(run.astype(np.uint8, copy=False) + some, f"u{bits}") for run in runs]
     else:
         pieces = [_bits(run.astype(np.uint64), add, bits) for run in runs]
     return np.concatenate([np.empty(0, np.uint8), *pieces])

@@ -1,0 +1,158 @@
+"""Integer codes of compressed-tensors: pack-quantized with 2, 4 or 8 bits, and int-quantized.
+
+    NAME.weight_packed      I32 [out, in * bits / 32], codes from 0, the first in the lowest bits
+    NAME.weight_shape       I64 [2]
+    NAME.weight_scale       F32, BF16 or F16: [out, groups], [out, 1] or [1]
+    NAME.weight_zero_point  I32 [out * bits / 32, groups], packed along the other dimension; asymmetric ones have it
+
+    NAME.weight             I8 [out, in]
+    NAME.weight_scale       as above
+    NAME.weight_zero_point  I8, of the shape of the scales; asymmetric ones have it
+
+What is restored is (code - zero point) * scale, in the dtype of the scales, as the library computes; that of F32 scales
+is rounded to the model's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+
+import numpy as np
+
+from spqfmt.codecs.elements import Elements, from_planes
+from spqfmt.importers.quantizers.base import COMPRESSED_TENSORS, Checkpoint, CodedWeight, misfit
+from spqfmt.schemes.group_numbers import FLOAT_DTYPES, GroupValues
+from spqfmt.schemes.grouped import Grouped
+
+_PACKED: Mapping[str, frozenset[str]] = {COMPRESSED_TENSORS: frozenset({"pack-quantized", "mixed-precision"})}
+_BYTES: Mapping[str, frozenset[str]] = {
+    COMPRESSED_TENSORS: frozenset({"int-quantized", "naive-quantized", "mixed-precision"})
+}
+_FORM = "integers"
+_WORD = 32
+
+
+class Integers:
+    """Codes that are integers of 2, 4 or 8 bits."""
+
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
+        """The weights that have scales beside such codes, as `Family.find` says."""
+        arrays = checkpoint.arrays
+        for name, codes in arrays.items():
+            stem = name.removesuffix("_packed")
+            has_scales = f"{stem}_scale" in arrays and arrays[f"{stem}_scale"].dtype in FLOAT_DTYPES
+            is_matrix = stem.endswith("weight") and len(codes.shape) == 2 and 0 not in codes.shape
+            # Columns in another order are left as they are.
+            if not has_scales or not is_matrix or f"{stem}_g_idx" in arrays:
+                continue
+            is_packed = stem != name and codes.dtype == "i32" and f"{stem}_shape" in arrays
+            # Other quantizers have bytes of this name, too.
+            is_bytes = stem == name and codes.dtype == "i8" and bool(checkpoint.quantizer.method)
+            methods = _PACKED if is_packed else _BYTES
+            if not (is_packed or is_bytes) or not checkpoint.quantizer.writes(_FORM, methods, name):
+                continue
+            if is_packed:
+                yield from _packed(checkpoint, stem)
+            else:
+                yield _weight(checkpoint, stem, name, codes.shape, bits=8)
+
+
+def _packed(checkpoint: Checkpoint, stem: str) -> Iterator[CodedWeight]:
+    """The weight, where its codes fill whole words: else the arrays would not come back."""
+    packed, of_shape = checkpoint.arrays[f"{stem}_packed"].shape, f"{stem}_shape"
+    shape = tuple(checkpoint.read(of_shape).reshape(-1).tolist())
+    if len(shape) != 2 or shape[0] != packed[0] or not 1 <= shape[1] <= _WORD * packed[1]:
+        raise misfit(checkpoint.arrays, of_shape, f"{stem}_packed", f" as it says {list(shape)}")
+    bits, rest = divmod(_WORD * packed[1], shape[1])
+    if f"{stem}_zero_point" in checkpoint.arrays:
+        rest += shape[0] * bits % _WORD
+    if rest == 0 and bits in (2, 4, 8):
+        yield _weight(checkpoint, stem, f"{stem}_packed", (shape[0], shape[1]), bits=bits)
+
+
+def _weight(
+    checkpoint: Checkpoint, stem: str, of_codes: str, shape: tuple[int, ...], *, bits: int
+) -> CodedWeight:
+    of_scales, of_zeros = f"{stem}_scale", f"{stem}_zero_point"
+    is_packed, is_asymmetric = of_codes != stem, of_zeros in checkpoint.arrays
+    rows, columns = shape
+    dtype = checkpoint.arrays[of_scales].dtype
+    lines, groups = _grid(checkpoint, of_scales, of_codes, shape)
+    offset = 1 << (bits - 1)
+    codes: dict[str, object] = {"stream": "codes"}
+    zeros: dict[str, object] = {"stream": "zero_points"}
+    if is_packed and is_asymmetric:
+        due = "i32", (rows * bits // _WORD, groups)
+        if (checkpoint.arrays[of_zeros].dtype, checkpoint.arrays[of_zeros].shape) != due or lines != rows:
+            raise misfit(checkpoint.arrays, of_zeros, of_codes)
+        zeros |= {"dims": [rows * bits // _WORD, _WORD // bits, groups], "axes": [0, 2, 1]}
+    elif is_packed:
+        codes |= {"add": offset}
+    elif is_asymmetric:
+        if checkpoint.arrays[of_zeros].shape != checkpoint.arrays[of_scales].shape:
+            raise misfit(checkpoint.arrays, of_zeros, of_scales)
+        codes, zeros = codes | {"add": offset}, zeros | {"add": offset}
+
+    def stored() -> Grouped:
+        zero_point = None
+        if is_asymmetric:
+            found = checkpoint.read(of_zeros)
+            if is_packed:
+                unpacked = _unpacked(found.T, f"u{bits}").reshape(groups, rows).T
+            else:
+                unpacked = found.view(np.uint8) + np.uint8(offset)
+            zero_point = GroupValues(np.ascontiguousarray(unpacked).reshape(lines, groups), f"u{bits}")
+        of_bytes = checkpoint.read(of_codes)
+        values = _unpacked(of_bytes, f"u{bits}").reshape(rows, columns) if is_packed else of_bytes
+        if is_packed and not is_asymmetric:
+            values = values.view(np.int8) - np.int8(offset if bits < 8 else -128)
+        elif is_asymmetric and not is_packed:
+            values = values.view(np.uint8) + np.uint8(offset)
+        return Grouped(
+            codes=values,
+            code_dtype=f"{'u' if is_asymmetric else 'i'}{bits}",
+            group_size=-(-columns // groups),
+            bits=bits,
+            scale=GroupValues(checkpoint.scales(of_scales, dtype).reshape(lines, groups), dtype),
+            zero_point=zero_point,
+            group_rows=-(-rows // lines),
+        )
+
+    return CodedWeight(
+        name=stem,
+        shape=shape,
+        dtype=checkpoint.dtype if dtype == "f32" else dtype,
+        form=f"int{bits}",
+        arrays={
+            of_codes: codes,
+            of_scales: {"stream": "scales"},
+            **({of_zeros: zeros} if is_asymmetric else {}),
+            **({f"{stem}_shape": None} if is_packed else {}),
+        },
+        stored=stored,
+    )
+
+
+def _grid(checkpoint: Checkpoint, of_scales: str, of_codes: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Lines and groups of scales."""
+    found = checkpoint.arrays[of_scales].shape
+    rows, columns = shape
+    if prod(found) == 1:
+        return 1, 1
+    if found == (rows,):
+        return rows, 1
+    if len(found) == 2 and found[0] == rows and found[1] and not columns % found[1]:
+        return found[0], found[1]
+    raise misfit(checkpoint.arrays, of_scales, of_codes)
+
+
+def _unpacked(words: Elements, dtype: str) -> Elements:
+    """The elements that 32-bit words hold, row after row, one a byte."""
+    flat = np.ascontiguousarray(words).reshape(-1).view(np.uint8)
+    elements = np.empty(8 * flat.size // int(dtype[1:]), np.uint8)
+    from_planes(flat, dtype, elements.size, elements)
+    return elements
+
+
+FAMILY = Integers()

@@ -1,0 +1,182 @@
+"""Method keep on integer codes of compressed-tensors: its values, the same files back, products from the codes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from coded import Arrays, keep, same, write_arrays, write_model
+
+import spqfmt
+from spqfmt.errors import ImporterError
+from spqfmt.loaders.plan import plan_model
+
+AT = "model.layers.0.mlp.up_proj.weight"
+
+
+def compressed(form: str, bits: int) -> dict[str, Any]:
+    weights = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    return {"quant_method": "compressed-tensors", "format": form, "config_groups": groups}
+
+
+def random(low: int, high: int, *shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape) + high)
+    return torch.randint(low, high, shape, generator=generator).to(torch.int8)
+
+
+def packed(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """As compressed-tensors' pack_to_int32 does: codes from 0, the first in the lowest bits of a word."""
+    per_word = 32 // bits
+    words = (codes.long() + (1 << (bits - 1))).reshape(len(codes), -1, per_word)
+    words = (words << (bits * torch.arange(per_word))).sum(-1)
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
+
+
+def restored(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None = None) -> torch.Tensor:
+    """As its dequantize does: codes and zero points in the dtype of the scales, and the product in it."""
+    rows, columns = codes.shape
+    values = codes.to(scales.dtype)
+    spread = [x.reshape(-1, x.shape[-1]).repeat_interleave(columns // x.shape[-1], 1) for x in (scales,)]
+    if zeros is not None:
+        values = values - zeros.to(scales.dtype).repeat_interleave(columns // zeros.shape[-1], 1).expand_as(
+            values
+        )
+    return values * spread[0].expand(rows, columns)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("is_asymmetric", [False, True])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_packed_codes(
+    tmp_path: Path, bits: int, is_asymmetric: bool, groups: int, dtype: torch.dtype
+) -> None:
+    low, high = -(1 << (bits - 1)), 1 << (bits - 1)
+    codes, scales = random(low, high, 32, 96), torch.rand(32, groups).add(0.01).to(dtype)
+    zeros = random(low, high, 32, groups) if is_asymmetric else None
+    arrays = {
+        f"{AT}_packed": packed(codes, bits),
+        f"{AT}_scale": scales,
+        f"{AT}_shape": torch.tensor([32, 96]),
+    }
+    if zeros is not None:
+        arrays[f"{AT}_zero_point"] = packed(zeros.T.contiguous(), bits).T
+    config = {"quantization_config": compressed("pack-quantized", bits)}
+    path = keep(write_arrays(tmp_path / "source", config, arrays))
+    with spqfmt.open(path) as file:
+        assert set(file) == {AT}
+        assert same(file.read(AT), restored(codes, scales, zeros))
+
+
+@pytest.mark.parametrize("shape", [(24, 1), (1,), (1, 1)])
+@pytest.mark.parametrize("is_asymmetric", [False, True])
+def test_codes_of_a_byte(tmp_path: Path, is_asymmetric: bool, shape: tuple[int, ...]) -> None:
+    codes, scales = random(-128, 128, 24, 40), torch.rand(shape).add(0.01).bfloat16()
+    zeros = random(-128, 128, *shape) if is_asymmetric else None
+    arrays = {AT: codes, f"{AT}_scale": scales}
+    if zeros is not None:
+        arrays[f"{AT}_zero_point"] = zeros
+    config = {"quantization_config": compressed("int-quantized", 8)}
+    path = keep(write_arrays(tmp_path / "source", config, arrays))
+    grid = (-1, 1)
+    zeros = None if zeros is None else zeros.reshape(grid)
+    with spqfmt.open(path) as file:
+        assert same(file.read(AT), restored(codes, scales.reshape(grid), zeros))
+
+
+@pytest.mark.parametrize("is_asymmetric", [False, True])
+def test_a_model_computes_from_its_codes(tmp_path: Path, is_asymmetric: bool) -> None:
+    expected: Arrays = {}
+
+    def quantize(module: str, weight: torch.Tensor) -> Arrays:
+        rows, columns = weight.shape
+        groups = weight.float().reshape(rows, -1, 16)
+        low, high = groups.amin(-1), groups.amax(-1)
+        scales = ((high - low) / 15 if is_asymmetric else groups.abs().amax(-1) / 7).bfloat16()
+        zeros = (-8 - low / scales.float()).round().clamp(-8, 7).to(torch.int8) if is_asymmetric else None
+        shift = 0 if zeros is None else zeros.float()[..., None]
+        codes = (groups / scales.float()[..., None] + shift).round().clamp(-8, 7).to(torch.int8).flatten(1)
+        expected[f"{module}.weight"] = restored(codes, scales, zeros)
+        arrays = {
+            f"{module}.weight_packed": packed(codes, 4),
+            f"{module}.weight_scale": scales,
+            f"{module}.weight_shape": torch.tensor([rows, columns]),
+        }
+        return arrays if zeros is None else arrays | {f"{module}.weight_zero_point": packed(zeros.T, 4).T}
+
+    source = tmp_path / "source"
+    write_model(source, compressed("pack-quantized", 4), quantize)
+    path = keep(source)
+    model, _ = spqfmt.load_model(path)
+    state = model.state_dict()
+    assert all(same(state[name], value) for name, value in expected.items())
+    assert not plan_model(path).whole
+    inputs = torch.arange(20)[None]
+    with torch.inference_mode():
+        logits = model(inputs).logits.float()
+        computed = spqfmt.load_model(path, packed=True)[0](inputs).logits.float()
+    assert torch.allclose(logits, computed, atol=0.05 * float(logits.std()))
+
+
+CODES, SCALES = random(-8, 8, 32, 96), torch.ones(32, 3).bfloat16()
+WORDS, SHAPE = packed(CODES, 4), torch.tensor([32, 96])
+CONTRADICTIONS: dict[str, tuple[str, Arrays, str]] = {
+    "scales of other groups": (
+        "pack-quantized",
+        {f"{AT}_packed": WORDS, f"{AT}_scale": SCALES[:, :1].repeat(1, 5), f"{AT}_shape": SHAPE},
+        rf"tensor '{AT}_scale' of shape \[32, 5\] does not fit '{AT}_packed' of shape \[32, 12\]",
+    ),
+    "another shape": (
+        "pack-quantized",
+        {f"{AT}_packed": WORDS, f"{AT}_scale": SCALES, f"{AT}_shape": torch.tensor([31, 96])},
+        rf"tensor '{AT}_shape' of shape \[2\] does not fit '{AT}_packed' .* as it says \[31, 96\]",
+    ),
+    "zero points of other rows": (
+        "pack-quantized",
+        {
+            f"{AT}_packed": WORDS,
+            f"{AT}_scale": SCALES,
+            f"{AT}_shape": SHAPE,
+            f"{AT}_zero_point": torch.zeros(3, 3, dtype=torch.int32),
+        },
+        rf"tensor '{AT}_zero_point' of shape \[3, 3\] does not fit",
+    ),
+    "a scale that is no number": (
+        "int-quantized",
+        {AT: CODES, f"{AT}_scale": torch.full((32, 1), torch.nan).bfloat16()},
+        rf"tensor '{AT}_scale' holds scales that are NaN",
+    ),
+    "another format": (
+        "nvfp4-pack-quantized",
+        {f"{AT}_packed": WORDS, f"{AT}_scale": SCALES, f"{AT}_shape": SHAPE},
+        "but config.json says format nvfp4-pack-quantized",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONTRADICTIONS)
+def test_what_contradicts_itself_is_refused_and_kept_by_lossless(tmp_path: Path, kind: str) -> None:
+    form, arrays, words = CONTRADICTIONS[kind]
+    source = write_arrays(tmp_path / "source", {"quantization_config": compressed(form, 4)}, arrays)
+    with pytest.raises(ImporterError, match=words):
+        spqfmt.pack(source, tmp_path / "m.spq", method="keep")
+    assert {file.name for file in tmp_path.iterdir()} == {"source"}
+    spqfmt.pack(source, tmp_path / "m.spq", method="lossless")
+    assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {f"{AT}_packed": packed(random(-4, 4, 32, 96), 4)[:, :9], f"{AT}_shape": torch.tensor([32, 96])},
+        {f"{AT}_packed": packed(random(-8, 8, 32, 104), 4), f"{AT}_shape": torch.tensor([32, 100])},
+        {f"{AT}_packed": WORDS, f"{AT}_shape": SHAPE, f"{AT}_g_idx": torch.arange(96).int()},
+    ],
+    ids=["3 bits", "rows that fill no words", "columns in another order"],
+)
+def test_codes_that_would_not_come_back_are_left_alone(tmp_path: Path, arrays: Arrays) -> None:
+    config = {"quantization_config": compressed("pack-quantized", 4)}
+    source = write_arrays(tmp_path / "source", config, {**arrays, f"{AT}_scale": torch.ones(32, 1)})
+    with pytest.raises(ImporterError, match="stores no codes that method keep could keep"):
+        spqfmt.pack(source, tmp_path / "m.spq", method="keep")
