@@ -134,14 +134,17 @@ def _written(elements: NDArray[Any], width: int, add: int, bits: int) -> NDArray
     """Each element with `add` modulo 2^bits, in `bits` bits, one after the other."""
     if add == 0 and bits == width and bits % 8 == 0:
         return np.ascontiguousarray(elements).view(np.uint8)
-    runs = (elements[at : at + _AT_ONCE] for at in range(0, elements.size, _AT_ONCE))
-    if bits == width and bits in _IN_BYTES:
-        # What passes the element's bits is cut off as it is packed.
-        some = np.uint8(add % 256)
-        pieces = [pack_elements(run.astype(np.uint8, copy=False) + some, f"u{bits}") for run in runs]
-    else:
-        pieces = [_bits(run.astype(np.uint64), add, bits) for run in runs]
-    return np.concatenate([np.empty(0, np.uint8), *pieces])
+    data = np.empty(-(-elements.size * bits // 8), np.uint8)
+    for first in range(0, elements.size, _AT_ONCE):
+        run = elements[first : first + _AT_ONCE]
+        if bits == width and bits in _IN_BYTES:
+            # What passes the element's bits is cut off as it is packed.
+            piece = pack_elements(run.astype(np.uint8, copy=False) + np.uint8(add % 256), f"u{bits}")
+        else:
+            piece = _bits(run.astype(np.uint64), add, bits)
+        at = first * bits // 8
+        data[at : at + piece.size] = piece
+    return data
 
 
 def _bits(elements: NDArray[np.uint64], add: int, bits: int) -> NDArray[np.uint8]:
