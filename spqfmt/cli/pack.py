@@ -215,7 +215,7 @@ def pack(
     if as_json:
         click.echo(json.dumps(report.to_json() | {"unused": unused}))
     elif not quiet:
-        bits = 8 * report.file_bytes / report.n_weights
+        bits = 8 * report.file_bytes / max(1, report.n_weights)
         click.echo(
             f"{report.files[-1]}: {size(report.file_bytes)} from {size(report.raw_bytes)} "
             f"({ratio(report.file_bytes, report.raw_bytes, report.bf16_bytes)}, {bits:.2f} bits a weight), "

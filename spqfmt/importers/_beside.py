@@ -16,7 +16,7 @@ from pathlib import Path
 
 from spqfmt import wire
 from spqfmt.asset_names import as_files, is_asset_name
-from spqfmt.importers._folders import ADAPTER, PIPELINE
+from spqfmt.importers._folders import ADAPTER, MODULES, PIPELINE, ROUTER
 from spqfmt.importers._source_file import SourceFile
 
 _WEIGHTS = (
@@ -28,6 +28,8 @@ MODULE_WEIGHTS = "pytorch_model.bin"
 # Assets are read whole, and are small files (FORMAT.md 7): the largest tokenizers have some 35 MB.
 _MAX_FILE_BYTES = 128 << 20
 _MAX_TOTAL_BYTES = 512 << 20
+# One asset more holds literals.
+_MAX_FILES = wire.MAX_ASSETS - 1
 # Of a folder below: one with more files is a data set.
 _MAX_IN_FOLDER = 1000
 
@@ -47,6 +49,16 @@ class Beside:
     """Names of those that hold weights."""
     needed: frozenset[str]
     """Names of those that are neither the model's weights nor kept, and without which it does not load."""
+
+    def without(self, own: Mapping[str, SourceFile]) -> dict[str, str]:
+        """What is left out where `own` hold the model's weights; a folder of which these are all is not."""
+        folders = {name.partition("/")[0] for name in own}
+        others = {name.partition("/")[0] for name in self.named if name not in own}
+        return {
+            name: reason
+            for name, reason in self.left_out.items()
+            if name not in own and not (name.endswith("/") and name[:-1] in folders - others)
+        }
 
 
 def files_beside(folder: Path) -> Beside:
@@ -121,15 +133,30 @@ def _walk(folder: Path, below: Path) -> Iterator[str]:
 
 
 def part_folders(folder: Path) -> frozenset[str]:
-    """Folders that are parts of the model: modules.json of sentence-transformers or model_index.json names them."""
+    """Folders that are parts of the model.
+
+    model_index.json of diffusers names them, or modules.json and router_config.json of sentence-transformers.
+    """
     try:
         if (folder / PIPELINE).is_file():
-            parts = json.loads((folder / PIPELINE).read_bytes())
-            return frozenset(name for name, of in parts.items() if isinstance(of, list) and "/" not in name)
-        modules = json.loads((folder / "modules.json").read_bytes())
-        return frozenset(str(module["path"]).partition("/")[0] for module in modules)
+            named = json.loads((folder / PIPELINE).read_bytes())
+            parts = {name: of for name, of in named.items() if isinstance(of, list) and "/" not in name}
+            return frozenset({*parts, *_more_of_several(folder, parts)})
+        modules = [str(module["path"]) for module in json.loads((folder / MODULES).read_bytes())]
+        if (folder / ROUTER).is_file():
+            modules += json.loads((folder / ROUTER).read_bytes())["types"]
+        return frozenset(path.partition("/")[0] for path in modules) - {"", "."}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return frozenset()
+
+
+def _more_of_several(folder: Path, parts: Mapping[str, list[object]]) -> Iterator[str]:
+    """Of a part that is several models of one kind, diffusers numbers the folders of all but the first."""
+    several = [name for name, of in parts.items() if str(of[-1:]).startswith("['Multi")]
+    for entry in folder.iterdir():
+        stem, _, number = entry.name.rpartition("_")
+        if stem in several and number.isdecimal():
+            yield entry.name
 
 
 def _why_not_folder(folder: Path, names: list[str], *, is_part: bool) -> str:
@@ -181,6 +208,6 @@ def _leave_out_large(files: dict[str, SourceFile], left_out: dict[str, str]) -> 
     for number, name in enumerate(sorted(files, key=lambda name: files[name].n_bytes)):
         n_bytes = files[name].n_bytes
         total += n_bytes
-        if n_bytes > _MAX_FILE_BYTES or total > _MAX_TOTAL_BYTES or number >= wire.MAX_ASSETS:
+        if n_bytes > _MAX_FILE_BYTES or total > _MAX_TOTAL_BYTES or number >= _MAX_FILES:
             del files[name]
             left_out[name] = "too large, or one of too many, for a file that travels with a model"

@@ -23,7 +23,7 @@ _MAX_FACT_BYTES = 1 << 16
 
 def read_file(file: SourceFile) -> Header:
     """Read what one file says of its tensors, by its suffix. Raises ImporterError."""
-    return read_header(file) if file.path.suffix == ".safetensors" else read_pickle(file)
+    return read_header(file) if file.path.suffix.lower() == ".safetensors" else read_pickle(file)
 
 
 def read_headers(
@@ -43,7 +43,7 @@ def read_headers(
     for name, shard in weights.promised.items():
         if name not in stored:
             raise ImporterError(
-                f"{weights.named_by.with_name(shard)}: tensor {name} is named in the index but missing; "
+                f"{weights.named_by.parent / shard}: tensor {name} is named in the index but missing; "
                 "download it again"
             )
     if weights.promised:

@@ -14,6 +14,9 @@ ADAPTER = "adapter_config.json"
 ADAPTER_KIND = "adapter"
 """What a packed adapter says of its source."""
 PIPELINE = "model_index.json"
+MODULES = "modules.json"
+ROUTER = "router_config.json"
+"""A folder of sentence-transformers has it where its modules are alternatives."""
 PARTS_KINDS = ("diffusers", "sentence-transformers")
 """Kinds of sources of several models, whose tensors have the names of their folders before their own."""
 # What need not be whole: of these only the model's own are read.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 METADATA = "__metadata__"
+_KEYS = ("dtype", "shape", "data_offsets")
 # The library's own limit: what claims more is not a header.
 _MAX_HEADER_BYTES = 100_000_000
 
@@ -70,13 +71,14 @@ def _parse(file: SourceFile) -> Header:
     start = 8 + header_bytes
     if header_bytes > _MAX_HEADER_BYTES or start > file.n_bytes:
         raise ValueError(f"a header of {header_bytes} bytes does not fit in it")
-    header = json.loads(file.read(8, header_bytes), object_pairs_hook=_without_repeats)
-    if not isinstance(header, dict):
+    header = json.loads(file.read(8, header_bytes), object_pairs_hook=_Object)
+    if not isinstance(header, _Object):
         raise ValueError("its header is not a JSON object")
+    header.refuse_repeated((METADATA,))
     metadata = header.pop(METADATA, None) or {}
     if not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError(f"its {METADATA} holds something else than text")
-    entries = {name: _entry(file, start, name, **fields) for name, fields in header.items()}
+    entries = {name: _entry(file, start, name, fields) for name, fields in header.items()}
     end = start
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset or 0, item[1].n_bytes)):
         if entry.offset != end:
@@ -87,17 +89,26 @@ def _parse(file: SourceFile) -> Header:
     return Header(file, entries, metadata)
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands in its header twice")
-    return found
+class _Object(dict[str, Any]):
+    """An object of a header. Of a key that is there several times the last counts, as for the library."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self._keys = None if len(self) == len(pairs) else [key for key, _ in pairs]
+
+    def refuse_repeated(self, keys: Sequence[str]) -> None:
+        """Raise ValueError where one of these keys is there several times, as the library does."""
+        repeated = next((key for key in keys if self._keys and self._keys.count(key) > 1), None)
+        if repeated is not None:
+            raise ValueError(f"{repeated} stands in its header twice")
 
 
-def _entry(
-    file: SourceFile, start: int, name: str, *, dtype: str, shape: list[int], data_offsets: list[int]
-) -> Stored:
-    first, last = data_offsets
+def _entry(file: SourceFile, start: int, name: str, fields: object) -> Stored:
+    """One tensor; further keys mean nothing, as for the library."""
+    if not isinstance(fields, _Object) or not fields.keys() >= set(_KEYS):
+        raise ValueError(f"tensor {name} has no {', '.join(_KEYS)}")
+    fields.refuse_repeated(_KEYS)
+    dtype, shape, (first, last) = (fields[key] for key in _KEYS)
     if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
         raise ValueError(f"tensor {name} has a shape or a place that is none")
     ours = from_safetensors(dtype)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spqfmt.asset_names import is_source_name
 from spqfmt.errors import ImporterError
 from spqfmt.importers._quantizer_names import SPQR_REST
 from spqfmt.stand_ins import no_file
@@ -99,15 +100,20 @@ def _read_index(file: Path) -> dict[str, str]:
         entries = {str(name): str(shard) for name, shard in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ImporterError(f"{file}: no valid weight_map in it; download the file again") from None
-    outside = next((shard for shard in entries.values() if Path(shard).name != shard), None)
+    outside = next((shard for shard in entries.values() if not _lies_below(shard)), None)
     if outside is not None:
-        raise ImporterError(f"{file}: names the shard {outside!r}, which is not a plain file name")
+        raise ImporterError(f"{file}: names the shard {outside!r}, which is no file in this folder")
     return entries
+
+
+def _lies_below(shard: str) -> bool:
+    """Whether a name is a file's in the folder or in one below."""
+    return is_source_name(shard) or ("/" not in shard and shard not in {"", ".", ".."} and "\0" not in shard)
 
 
 def _by_index(index: Path) -> WeightFiles:
     promised = _read_index(index)
-    files = tuple(sorted({index.with_name(shard) for shard in promised.values()}))
+    files = tuple(sorted({index.parent / shard for shard in promised.values()}))
     missing = next((file for file in files if not _is_there(file)), None)
     if missing is not None:
         raise ImporterError(f"{missing}: this shard is named in the index but missing; download it again")
@@ -134,6 +140,9 @@ def _without_index(folder: Path) -> WeightFiles:
         return _one_pickle(folder)
     if len(files) == 1 and _SHARD.match(files[0].name) is None and _is_there(files[0]):
         return WeightFiles((files[0],), files[0])
+    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    if len(indexes) == 1 and _is_there(indexes[0]):
+        return _by_index(indexes[0])
     shards = [match for file in files if (match := _SHARD.match(file.name))]
     stems = {(match["stem"], match["count"]) for match in shards}
     if len(stems) != 1:

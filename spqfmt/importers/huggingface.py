@@ -62,7 +62,7 @@ class HuggingFaceImporter:
             own_files=frozenset(own),
             needed=beside.needed,
             facts=facts,
-            left_out={n: reason for n, reason in beside.left_out.items() if n not in own} | lost,
+            left_out=beside.without(own) | lost,
             base_model=base_of_adapter(path) if is_adapter else "",
             coded=partial(coded_tensors, stored, config, architecture, path) if quantized else None,
         )

@@ -20,7 +20,7 @@ class SingleFileImporter:
 
     def accepts(self, path: Path) -> bool:
         """Whether the suffix is that of a file of weights."""
-        return path.is_file() and path.suffix in (".safetensors", *PICKLES)
+        return path.is_file() and path.suffix.lower() in (".safetensors", *PICKLES)
 
     def open(self, path: Path) -> SourceModel:
         """Open one file of weights, as `Importer.open` says."""

@@ -45,9 +45,12 @@ def settings_folder(path: Path, stored: StoredModel) -> Iterator[Path]:
 def stored_config(path: Path, folder: Path, stored: StoredModel) -> Any:
     """transformers' config of the model. Raises as `load_model` does."""
     if "config.json" not in stored.assets:
-        raise stored.bad(
+        message = (
             f"{path}: {stored.no_config or 'no config.json in it, so its weights cannot become a model'}"
         )
+        if stored.no_config and stored.opened is not None:  # nothing is wrong with the file
+            raise UnsupportedError(message, "config")
+        raise stored.bad(message)
 
     def explained(reason: str) -> SpqError:
         return UnsupportedError(

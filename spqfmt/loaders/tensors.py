@@ -13,6 +13,7 @@ import torch
 from spqfmt.container.model import OpenModel, is_packed
 from spqfmt.errors import CorruptError, ImporterError, LimitError, OptionError, SpqError, UnsupportedError
 from spqfmt.importers import SourceTensor, find_importer
+from spqfmt.importers._folders import ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import are_decoded
 from spqfmt.loaders.file import SpqFile
 from spqfmt.models.harmless import SETTINGS
@@ -54,7 +55,7 @@ class StoredModel:
     is_decoded: bool = False
     """Whether some of them are decoded from codes of another quantizer, and all are weights."""
     no_config: str = ""
-    """Why a foreign source has no config, where that is known."""
+    """Why there is no config, where that is known."""
 
     def bad(self, message: str) -> SpqError:
         """The error of a model that breaks its format's or its class's rules."""
@@ -75,6 +76,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         with source.unchanged():
             is_decoded = are_decoded(_facts(tensors), has_codes=has_codes)
             no_config = source.left_out.get("config.json", "")
+            no_config = no_config or no_model_of(source.source_kind, source.base_model, tensors)
             yield StoredModel(tensors, source.asset_data, None, is_decoded=is_decoded, no_config=no_config)
         return
     with SpqFile(path) as file:
@@ -93,7 +95,23 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         schemes = {record.scheme for record in file.model.tensors.values()} - {"tied"}
         has_codes = any(scheme_of(scheme).is_quantized for scheme in schemes)
         is_decoded = are_decoded(_facts(stored), has_codes=has_codes)
-        yield StoredModel(stored, _Assets(file.model), file.model, is_decoded)
+        made = file.metadata
+        no_config = no_model_of(made.get("source", ""), made.get("base_model", ""), stored)
+        assets = _Assets(file.model)
+        yield StoredModel(stored, assets, file.model, is_decoded=is_decoded, no_config=no_config)
+
+
+def no_model_of(kind: str, base: str, tensors: Iterable[str]) -> str:
+    """Why what was packed of a source of this kind is not one model, and what to do; empty for any other kind.
+
+    `base` is the name of the model that an adapter changes.
+    """
+    if kind == ADAPTER_KIND:
+        return f"an adapter of {base or 'another model'}, which is no model itself; unpack it for a library of adapters"
+    if kind in PARTS_KINDS:
+        part = next((name.partition("/")[0] for name in tensors if "/" in name), "")
+        return f"several models, such as {part}; open(...).part({part!r}) in Python has the tensors of one"
+    return ""
 
 
 def _facts(tensors: Mapping[str, LazyTensor]) -> Iterator[tuple[str, tuple[int, ...], str]]:

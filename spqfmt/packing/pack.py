@@ -140,7 +140,7 @@ def pack_model(
     options = options.for_source(model)
     plan = plan_pack(model, options)
     bound_torch()
-    if not plan.raw_bytes:
+    if not model.tensors:
         raise ImporterError("the source holds no weights")
     alignment = options.chunk_alignment
     output = Output(
@@ -238,9 +238,20 @@ def pack_model(
         left_dense=left_dense,
         notes=notes,
         assets=(*(asset.name for asset in model.assets), *sorted(whole_files & model.left_out.keys())),
-        left_out={name: reason for name, reason in model.left_out.items() if name not in whole_files},
+        left_out=_left_out(model, whole_files),
         not_given_back=lost,
     )
+
+
+def _left_out(model: SourceModel, whole_files: set[str]) -> dict[str, str]:
+    """What the source left out and is not kept as literals: `whole_files`, or a folder of which all files are these."""
+    held = whole_files | model.asset_data.keys()
+
+    def is_held(name: str) -> bool:
+        inside = [n for n in model.named_files if name.endswith("/") and n.startswith(name)]
+        return name in held or (bool(inside) and held.issuperset(inside))
+
+    return {name: reason for name, reason in model.left_out.items() if not is_held(name)}
 
 
 class _Encoder:

@@ -238,8 +238,11 @@ def _taken(model: SourceModel, name: str, places: list[_Array], room: int) -> _T
     """
     file = model.named_files[name]
     if not places:
-        most = room if name in model.needed else min(_MAX_WHOLE_BYTES, room)
-        if file.n_bytes > most or (name in model.weight_files and name not in model.needed):
+        is_needed = name in model.needed
+        most = room if is_needed else min(_MAX_WHOLE_BYTES, room)
+        # Of safetensors all tensors have a place but empty ones.
+        is_empty = name in model.own_files and name.lower().endswith(".safetensors")
+        if file.n_bytes > most or (name in model.weight_files and not is_needed and not is_empty):
             return None
         return _Taken([Piece(file.n_bytes)], [(0, file.n_bytes)])
     if not name.lower().endswith(".safetensors"):

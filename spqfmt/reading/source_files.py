@@ -25,6 +25,7 @@ _LAYOUTS = {origin_arrays.LAYOUT: origin_arrays.array_part, origin_gguf.LAYOUT: 
 """What gives a part of a tensor, by the name and version of its origin's layout."""
 CODE = "code, or not known to be harmless; written with --with-code alone"
 NO_NAME = "its name may not be written into a folder"
+OF_OTHERS = "it speaks of other files than those that are written"
 NOT_ALONE = "not all files of the model can be written"
 NOT_HELD = "not in the packed file"
 NO_PIECES = "its name is none that a file of pieces may have"
@@ -72,22 +73,28 @@ class SourceFiles:
         holding = [
             file for file in self._sources.files if any(p.tensor is not None for p in file.pieces or ())
         ]
-        return bool(holding) and all(
-            file.name in written and not self._unknown_layout(file) for file in holding
-        )
+        if not holding:
+            # A model of empty tensors has files of headers alone.
+            is_empty = not any(
+                record.n_weights for reader in self._readers for record in reader.index.tensors
+            )
+            return is_empty and any(
+                _is_literal(f) and f.name.lower().endswith(".safetensors") for f in self.written
+            )
+        return all(file.name in written and not self._unknown_layout(file) for file in holding)
 
     @property
     def missing(self) -> dict[str, str]:
-        """Names of all files that are not made where `has_weights` is false, but for assets, with the reason.
+        """Names of all files that are not made with plain weights, but for assets, with the reason.
 
-        `whole` are not among them.
+        Those of `whole` may be, and are among them.
         """
-        whole = self.whole
         reasons = {}
         for file in self._sources.files:
-            if file.name not in whole and (file.pieces is not None or file.name not in self._assets):
+            if file.pieces is not None or file.name not in self._assets:
                 unknown = "" if file.name in self.left_out else self._unknown_layout(file)
-                reasons[file.name] = self.left_out.get(file.name) or unknown or NOT_ALONE
+                why = OF_OTHERS if _is_literal(file) else NOT_ALONE
+                reasons[file.name] = self.left_out.get(file.name) or unknown or why
         return reasons
 
     @property

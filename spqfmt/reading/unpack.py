@@ -201,7 +201,7 @@ def _why_plain(model: OpenModel) -> str:
         return "quantized"
     if model.index.sources is None:
         return "the packed file does not say what the source's files were"
-    return "not all files of the source's weights can be given back"
+    return "not all of the source's files of weights are written"
 
 
 def _chosen(model: OpenModel, *, with_code: bool) -> tuple[dict[str, Iterable[bytes]], UnpackReport]:

@@ -210,7 +210,7 @@ def test_a_name_that_no_file_can_hold_is_named_and_takes_the_other_shards_with_i
         in result.stderr
     )
     report = spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out")
-    assert report.made == {"model.safetensors": "not all files of the source's weights can be given back"}
+    assert report.made == {"model.safetensors": "not all of the source's files of weights are written"}
     assert set(report.left_out) == {*names, "model.safetensors.index.json"}
     assert "its name" in report.left_out["b\\c.safetensors"]
     assert set(digests(tmp_path / "out")) == {"model.safetensors", "README.md"}
@@ -263,7 +263,7 @@ def test_settings_made_of_pieces_are_looked_into(tmp_path: Path, in_tensor: bool
     assert report.identical == (not in_tensor)
     if in_tensor:
         assert "--with-code" in report.left_out["config.json"]
-        assert report.made == {"model.safetensors": "not all files of the source's weights can be given back"}
+        assert report.made == {"model.safetensors": "not all of the source's files of weights are written"}
         assert set(digests(tmp_path / "out")) == {"model.safetensors"}
     else:
         assert "attn_implementation" in report.changed["config.json"]
