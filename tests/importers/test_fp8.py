@@ -13,6 +13,7 @@ import spqfmt
 from spqfmt.errors import ImporterError, UnsupportedError
 from spqfmt.importers import open_source
 from spqfmt.loaders.plan import plan_model
+from spqfmt.reading.reference import open_reference
 from spqfmt.schemes import group_numbers
 
 AT = "model.layers.0.mlp.up_proj.weight"
@@ -375,6 +376,21 @@ def test_codes_and_scales_may_lie_in_different_shards(tmp_path: Path) -> None:
     (source / "config.json").write_text(json.dumps({"quantization_config": BLOCKS}))
     with spqfmt.open(keep(source)) as file:
         assert same(file.read(AT), restored(codes, scales, 128, 128, torch.bfloat16))
+
+
+@pytest.mark.parametrize("method", ["keep", "lossless"])
+def test_a_file_is_compared_with_the_folder_as_weights_or_as_arrays(tmp_path: Path, method: str) -> None:
+    codes, scales = blocks(normal(40, 16), 128, 128)
+    config = {"quantization_config": BLOCKS}
+    source = write_arrays(tmp_path / "source", config, {AT: codes, f"{AT}_scale_inv": scales})
+    path = tmp_path / "m.spq"
+    spqfmt.pack(source, path, method=method)
+    with open_reference(source) as reference, spqfmt.open(path) as file:
+        for name in file:
+            [reader] = file.model.readers
+            record = file.model.tensors[name]
+            assert reference.shape(name) == record.shape
+            assert reference.beside(name, reader, record).relative == 0
 
 
 def test_a_part_of_a_pipeline_keeps_its_codes(tmp_path: Path) -> None:
