@@ -1,5 +1,6 @@
 """Sizes as a person writes them."""
 
+import math
 import re
 
 from spqfmt.errors import OptionError
@@ -17,9 +18,18 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def n_bytes_of(size: int | float | str) -> int:
+    """Bytes of a size in words or numbers. Raises OptionError for none, such as a float that is no number."""
+    if isinstance(size, str):
+        return parse_size(size)
+    if not math.isfinite(size):
+        raise OptionError(f"{size} is not a size; give a number of bytes, or one like 300MiB")
+    return int(size)
+
+
 def parse_shard_size(size: int | str | None) -> int | None:
     """Bytes of a shard at most; None for one file."""
-    n_bytes = parse_size(size) if isinstance(size, str) else size
+    n_bytes = None if size is None else n_bytes_of(size)
     if n_bytes is not None and n_bytes < 1:
         raise OptionError("a shard size is at least 1 byte")
     return n_bytes

@@ -128,12 +128,11 @@ def _final_name(path: Path) -> Path:
 
 def _about_the_system(error: OSError) -> str:
     name = f"{_final_name(Path(os.fsdecode(error.filename)))}: " if error.filename else ""
+    left = "; ".join(getattr(error, "__notes__", ())) or "nothing was left behind"
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return f"{name}the disk is full; nothing was left behind. Make room, or write to another disk"
+        return f"{name}the disk is full; {left}. Make room, or write to another disk"
     if error.errno == errno.EFBIG:
-        return (
-            f"{name}larger than a file may be here (ulimit -f, or the file system); nothing was left behind"
-        )
+        return f"{name}larger than a file may be here (ulimit -f, or the file system); {left}"
     if error.errno in {errno.EACCES, errno.EPERM}:
         return f"{name}no permission; ask its owner, or choose another place"
     if error.errno == errno.EROFS:

@@ -43,6 +43,8 @@ class _Commands(click.Group):
             return None
         module, attribute, _ = COMMANDS[cmd_name]
         _bound_others()
+        if "_SPQFMT_COMPLETE" not in os.environ:
+            _check_environment()
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
@@ -57,6 +59,13 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+def _check_environment() -> None:
+    """Raise OptionError for a number of threads that is none, also where a command would not ask for it."""
+    from spqfmt.codecs.threads import check_variable
+
+    check_variable()
 
 
 def _bound_others() -> None:

@@ -211,9 +211,9 @@ def pack(
         progress = Bar("packing", quiet=quiet or as_json)
         report = pack_model(model, out, checked, force=force, resume=resume, progress=progress)
     keeps = isinstance(checked.method, KeepingMethod)
-    unused = () if quiet else _unused(model.as_weights() if keeps else model)
+    unused, missing = ((), ()) if quiet else _unmatched(model.as_weights() if keeps else model)
     if as_json:
-        click.echo(json.dumps(report.to_json() | {"unused": unused}))
+        click.echo(json.dumps(report.to_json() | {"unused": unused, "missing": missing}))
     elif not quiet:
         bits = 8 * report.file_bytes / max(1, report.n_weights)
         click.echo(
@@ -227,6 +227,9 @@ def pack(
         if unused:
             where = f"in the file, but {model.architecture} has no place for"
             click.echo(printable(f"{where}: {listed(unused, 1)}"), err=True)
+        if missing:
+            where = f"not in the file, but {model.architecture} needs, so that it cannot be loaded"
+            click.echo(printable(f"{where}: {listed(missing, 1)}"), err=True)
         if report.assets:
             click.echo(printable(f"files with it: {listed(report.assets)}"), err=True)
         tell_left_out(report.left_out)
@@ -235,12 +238,15 @@ def pack(
             click.echo(printable(note), err=True)
 
 
-def _unused(model: "SourceModel") -> Sequence[str]:
-    """Tensors that transformers' class of the model has no place for; none where the config names no such class."""
+def _unmatched(model: "SourceModel") -> tuple[Sequence[str], Sequence[str]]:
+    """Tensors that transformers' class of the model has no place for, and what it needs that is not there.
+
+    Nothing where the config names no such class.
+    """
     config = next((asset.data for asset in model.assets if asset.name == "config.json"), b"")
     if b'"model_type"' not in config:
-        return ()
+        return (), ()
     # transformers takes seconds to import.
-    from spqfmt.models.places import unused_tensors
+    from spqfmt.models.places import unmatched
 
-    return unused_tensors(model)
+    return unmatched(model)

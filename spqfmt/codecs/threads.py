@@ -1,6 +1,7 @@
 """How many threads there may be: one number, `n_threads`, for Python's and the native ones. And locks over forks."""
 
 import os
+import re
 import sys
 import threading
 from dataclasses import replace
@@ -8,7 +9,7 @@ from functools import cache
 from types import ModuleType
 from weakref import WeakSet
 
-from spqfmt.errors import BackendError
+from spqfmt.errors import OptionError
 from spqfmt.kernels import native
 from spqfmt.kernels.context import current, using
 
@@ -18,7 +19,7 @@ def n_threads() -> int:
 
     That is the context's (`--jobs`); without it SPQFMT_THREADS; without it torch's number where torch is loaded, and
     else what torch would take: the processors that this process may use, or OMP_NUM_THREADS of them. The variables are
-    read once. Raises BackendError where SPQFMT_THREADS is no number.
+    read once. Raises OptionError where SPQFMT_THREADS is no number.
     """
     wanted = current().threads or _from_environment("SPQFMT_THREADS")
     if wanted is not None:
@@ -36,12 +37,17 @@ def _from_environment(name: str, *, strict: bool = True) -> int | None:
     if not value:
         return None
     # OpenMP's has one number for each level of nesting.
-    first = value.partition(",")[0].strip()
-    if first.isdigit() and int(first) > 0:
+    first = value.strip() if strict else value.partition(",")[0].strip()
+    if re.fullmatch(r"[0-9]{1,9}", first) and int(first) > 0:
         return int(first)
     if strict:
-        raise BackendError(f"{name}={value} is not a number of threads")
+        raise OptionError(f"{name}={value} is not a number of threads, of which there is at least 1")
     return None
+
+
+def check_variable() -> None:
+    """Raise OptionError where SPQFMT_THREADS is no number of threads, whether anything will ask for it or not."""
+    _from_environment("SPQFMT_THREADS")
 
 
 _OTHERS = 8

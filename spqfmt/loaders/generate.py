@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 import transformers
 
 from spqfmt.calibration.tokens import added_tokens, check_ids
-from spqfmt.errors import SpqError, foreign_errors
+from spqfmt.errors import OptionError, SpqError, foreign_errors
 from spqfmt.loaders.evaluate import window_limit
 from spqfmt.loaders.settings import generation_settings
 from spqfmt.models.bounded import bounded_ids
@@ -117,8 +118,11 @@ def generate(
     random state is left as it was. Stops at any end token that the model or its tokenizer names, or after
     `max_new_tokens`; where positions are rows of a table, at its end.
 
-    Raises SpqError for a prompt that the tokenizer, the chat template or the model cannot take.
+    Raises OptionError for a temperature that is none, SpqError for a prompt that the tokenizer, the chat template or
+    the model cannot take.
     """
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise OptionError(f"temperature {temperature}: give 0, or a number above it")
     ids = encode_prompt(tokenizer, prompt, chat=chat, ended=model.config.is_encoder_decoder)
     check_ids(model, tokenizer, ids)
     ids = ids.to(model.device)

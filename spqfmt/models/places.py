@@ -124,22 +124,39 @@ def held_by_model(source: SourceModel, records: Mapping[str, TensorRecord]) -> H
     return Held(uses, n_floats, values_at_once(model, places))
 
 
-def unused_tensors(source: SourceModel) -> tuple[str, ...]:
-    """Tensors that transformers' model of the source has no place for, in order; none where it has no such model.
+class Unmatched(NamedTuple):
+    """How a source's tensors and transformers' model of it go together, by the names of each, in order.
 
-    What the class itself says may be left over (buffers of old checkpoints) is not among them.
+    `unused`: tensors that the model has no place for; `missing`: parameters of the model that no tensor is for. What
+    the class itself says may be left over (buffers of old checkpoints) or absent is in neither.
     """
+
+    unused: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+def unmatched(source: SourceModel) -> Unmatched:
+    """Compare a source with transformers' model of it; nothing differs where it has no such model."""
     model = _skeleton(source)
     if model is None:
-        return ()
+        return Unmatched()
     targets = Targets(model)
+    places = {tensor.name: targets.find(tensor.name)[0] for tensor in source.tensors}
     # Of a tied tensor the class has a place for the one that holds the values, or for both.
     names = [tensor.name for tensor in source.tensors if tensor.tied_to is None]
+    there = set(places.values())
+    for one, other in model.all_tied_weights_keys.items():
+        there |= {one, other} if there & {one, other} else set()
+    wanted = list(model.state_dict())
     found = SimpleNamespace(
-        missing_keys=set(), unexpected_keys={name for name in names if not targets.find(name)[0]}
+        missing_keys={name for name in wanted if name not in there},
+        unexpected_keys={name for name in names if not places[name]},
     )
     model._adjust_missing_and_unexpected_keys(found)
-    return tuple(name for name in names if name in found.unexpected_keys)
+    return Unmatched(
+        tuple(name for name in names if name in found.unexpected_keys),
+        tuple(name for name in wanted if name in found.missing_keys),
+    )
 
 
 def _skeleton(source: SourceModel) -> Any | None:

@@ -1,5 +1,6 @@
 """What a pack is asked for, checked before anything is read."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -109,6 +110,9 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
     if unknown := arguments.keys() - PackArguments.__annotations__.keys():
         raise TypeError(f"pack has no argument {min(unknown)!r}")
     given: dict[str, Any] = {key: value for key, value in arguments.items() if value is not None}
+    for key, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise OptionError(f"--{key.replace('_', '-')} {value}: not a number that can be worked with")
     name, bits, size = choose(*(given.get(key) for key in ("method", "bits", "fit", "fit_memory")))
     codec = arguments.get("codec", "auto")
     if codec not in CHOICES:

@@ -113,6 +113,8 @@ class ResumeFolder:
         if isinstance(error, KeyboardInterrupt):
             held = f"{self.path} holds {kept}, --resume goes on there" if kept else "nothing was left behind"
             raise KeyboardInterrupt(f"interrupted; {held}") from error
+        if isinstance(error, OSError) and kept:
+            error.add_note(f"{self.path} holds {kept}, --resume goes on there")
 
     def _release(self) -> None:
         if not self._left():

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple, TypeAlias
 from spqfmt.errors import OptionError
 from spqfmt.quantize.ecq.allocation import MOST_BITS
 from spqfmt.quantize.registry import METHODS
-from spqfmt.sizes import parse_size
+from spqfmt.sizes import n_bytes_of
 
 KEEPING = "lossless"
 """The method that changes nothing."""
@@ -117,7 +117,7 @@ def choose(
 
 
 def _size(size: int | str) -> int:
-    n_bytes = parse_size(size) if isinstance(size, str) else size
+    n_bytes = n_bytes_of(size)
     if n_bytes < 1:
         raise OptionError("a size to fit into is at least 1 byte")
     return n_bytes

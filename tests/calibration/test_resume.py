@@ -1,5 +1,6 @@
 """A pack that was interrupted goes on at the block where it stood, with the same file in the end."""
 
+import errno
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from calibration_models import TEXT
 
 import spqfmt
 from spqfmt.calibration.trials import EngineTrials
+from spqfmt.cli.failures import explain
 from spqfmt.errors import OptionError
 from spqfmt.progress import Silent
 from spqfmt.quantize.calibrated import Block, Result
@@ -43,6 +45,42 @@ class AfterSearch(Silent):
         self._searched |= text == "search is done"
         if self._searched and text == self._at:
             raise KeyboardInterrupt
+
+
+class FullDisk(Silent):
+    """Raises as a write to a full disk does, when a stage begins."""
+
+    def __init__(self, at: str, number: int) -> None:
+        self._at, self._number = at, number
+
+    def stage(self, text: str) -> None:
+        if text == self._at:
+            raise OSError(self._number, os.strerror(self._number))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+@pytest.mark.parametrize(
+    ("block", "left"),
+    [(0, "nothing was left behind"), (1, "m.spq.resume holds 1 of 2 blocks, --resume goes on there")],
+)
+def test_a_disk_that_is_full_is_said_with_what_was_left(
+    folder: Callable[[str], Path], tmp_path: Path, *, number: int, block: int, left: str
+) -> None:
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is what is asked for
+        spqfmt.pack(
+            folder("llama"),
+            tmp_path / "m.spq",
+            progress=FullDisk(f"model.layers.{block}: quantizing", number),
+            **SETTINGS,
+        )
+    assert caught.value.errno == number
+    explained = explain(caught.value)
+    assert explained is not None
+    assert left in explained[0]
+    assert (tmp_path / "m.spq.resume").exists() is ("--resume" in left)
+    if block:
+        assert "nothing was left" not in explained[0]
+        spqfmt.pack(folder("llama"), tmp_path / "m.spq", resume=True, **SETTINGS)
 
 
 @pytest.fixture

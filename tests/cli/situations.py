@@ -688,6 +688,18 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         2,
         ["'tpu' is not cpu, cuda or cuda:N"],
     ),
+    (
+        "run, no temperature",
+        "run {good.spq} --prompt x --temperature nan",
+        2,
+        ["temperature nan: give 0, or a"],
+    ),
+    (
+        "bits that are none",
+        "pack {model} {dir}/o.spq --method ecq --bits nan",
+        2,
+        ["--bits nan: not a number that can be worked with"],
+    ),
     ("eval, no text in it", "eval {good.spq} --text {blank.txt}", 2, ["{blank.txt}: no text in it"]),
     ("eval, no UTF-8", "eval {good.spq} --text {binary.txt}", 2, ["{binary.txt}: not UTF-8"]),
     (

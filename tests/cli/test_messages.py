@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -234,10 +234,15 @@ def test_one_line_says_what_happened_where_and_what_to_do(
     assert sorted(path.name for path in files["dir"].iterdir()) == before
 
 
-def start(*arguments: object, before: Callable[[], None] | None = None) -> Done:
-    """The program as a process of its own, with something done to it before it starts."""
+def start(
+    *arguments: object, before: Callable[[], None] | None = None, variables: Mapping[str, str] | None = None
+) -> Done:
+    """The program as a process of its own, with something done to it before it starts, and more variables."""
     command = [sys.executable, "-P", "-c", "from spqfmt.cli.main import main; main()", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=before)
+    environment = os.environ | (variables or {})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, preexec_fn=before, env=environment
+    )
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -349,6 +354,31 @@ def test_about_names_the_file_once_and_leaves_options_alone(tmp_path: Path) -> N
         assert str(caught.value) == expected
     with pytest.raises(OptionError, match=r"^bits$"), about(Path("m")):
         raise OptionError("bits")
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "1.5"])
+def test_a_number_of_threads_that_is_none_is_wrong_use_of_every_command(
+    files: dict[str, Path], tmp_path: Path, value: str
+) -> None:
+    for command in ("inspect {good.spq}", "verify {good.spq}", "plan {good.spq}"):
+        done = start(*fill(command, files).split(), variables={"SPQFMT_THREADS": value})
+        check_line(done, 2)
+        assert f"SPQFMT_THREADS={value} is not a number of threads" in done.stderr
+    assert start("--version", variables={"SPQFMT_THREADS": value}).code == 0
+    assert start("verify", files["good.spq"], variables={"SPQFMT_THREADS": " 2 "}).code == 0
+
+
+def test_pack_says_what_a_load_will_lack(spq: Run, files: dict[str, Path], tmp_path: Path) -> None:
+    done = spq("pack", files["incomplete"], tmp_path / "m.spq")
+    said = f"not in the file, but LlamaForCausalLM needs, so that it cannot be loaded: {UP}\n"
+    assert done.code == 0
+    assert said in done.stderr
+    assert json.loads(spq("pack", files["incomplete"], tmp_path / "n.spq", "--json").stdout)["missing"] == [
+        UP
+    ]
+    assert UP in spq("run", tmp_path / "m.spq", "--prompt", "x").stderr
+    whole = spq("pack", files["model"], tmp_path / "o.spq")
+    assert "not in the file" not in whole.stderr
 
 
 def test_an_error_of_another_library_names_it_and_the_file() -> None:

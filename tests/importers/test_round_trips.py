@@ -93,7 +93,15 @@ def test_a_file_of_an_older_torch_is_read_but_does_not_come_back(tmp_path: Path)
     ("tensors", "words"),
     [
         ({"x": torch.zeros(1, 1, 1, 1, 1, 1, 1, 1, 2)}, "'x' has 9 dimensions, and .spq holds at most 8"),
-        ({"y" * 1025: torch.zeros(2)}, "has a name of 1025 bytes, and .spq holds 1 to 1024"),
+        ({"y" * 1025: torch.zeros(2)}, "^tensor 'yyyyy.* has a name of 1025 bytes, and .spq holds 1 to 1024"),
+        (
+            {"n\0m": torch.zeros(2)},
+            r"^tensor 'n\\x00m' has a name of 3 bytes, and .* without U\+0000; rename it",
+        ),
+        (
+            {"n\ud800m": torch.zeros(2)},
+            r"^tensor 'n\\ud800m' has a name with half of a surrogate pair; rename it",
+        ),
     ],
 )
 def test_what_no_file_can_hold_is_refused_in_one_line(

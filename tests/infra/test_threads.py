@@ -15,7 +15,7 @@ import torch
 from spqfmt.codecs import threads
 from spqfmt.codecs.tasks import Task, side_by_side, submit
 from spqfmt.codecs.threads import jobs, lock_held_over_forks, n_threads
-from spqfmt.errors import BackendError, CorruptError
+from spqfmt.errors import BackendError, CorruptError, OptionError
 
 VARIABLES = ("SPQFMT_THREADS", "OMP_NUM_THREADS")
 
@@ -70,12 +70,15 @@ def test_it_is_torchs_where_nothing_else_is_said(monkeypatch: pytest.MonkeyPatch
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "3,4", "1 2", "\u00b2"])
 def test_a_variable_that_is_no_number(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_from_environment", threads._from_environment.__wrapped__)
     monkeypatch.setenv("SPQFMT_THREADS", value)
-    with pytest.raises(BackendError, match=rf"^SPQFMT_THREADS={value} is not a number of threads$"):
-        n_threads()
+    for ask in (n_threads, threads.check_variable):
+        with pytest.raises(
+            OptionError, match=rf"^SPQFMT_THREADS={value} is not a number of threads, of which"
+        ):
+            ask()
     monkeypatch.delenv("SPQFMT_THREADS")
     monkeypatch.setenv("OMP_NUM_THREADS", value)  # OpenMP's runtimes see to theirs themselves
     assert n_threads() > 0

@@ -28,7 +28,7 @@ from spqfmt.errors import (
 from spqfmt.importers import open_source
 from spqfmt.loaders import load_model, need_tokenizer
 from spqfmt.models.config import find_model_class
-from spqfmt.models.places import unused_tensors
+from spqfmt.models.places import unmatched
 
 INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(40)]])
 
@@ -224,18 +224,21 @@ def test_what_the_class_says_may_be_left_over_is_not_named(llama: Path) -> None:
         llama, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
     )
     load_model(llama)  # a warning would be an error
-    assert unused_tensors(open_source(llama)) == ()
+    assert unmatched(open_source(llama)) == ((), ())
 
 
 def test_unused_tensors_are_known_before_a_load(llama: Path) -> None:
     change(llama, lambda tensors: [tensors.update(extra) for extra in UNUSED.values()])
     named = [name for extra in UNUSED.values() for name in extra]
-    assert sorted(unused_tensors(open_source(llama))) == sorted(named)
+    assert sorted(unmatched(open_source(llama)).unused) == sorted(named)
+    assert unmatched(open_source(llama)).missing == ()
 
 
 @pytest.mark.parametrize("name", sorted(tiny.configurations()))
-def test_a_whole_model_has_no_unused_tensors(tiny_folder: Callable[[str], Path], name: str) -> None:
-    assert unused_tensors(open_source(tiny_folder(name))) == ()
+def test_a_whole_model_lacks_nothing_and_has_no_unused_tensors(
+    tiny_folder: Callable[[str], Path], name: str
+) -> None:
+    assert unmatched(open_source(tiny_folder(name))) == ((), ())
 
 
 def test_a_wrong_shape_is_named(llama: Path) -> None:

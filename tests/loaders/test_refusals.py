@@ -1,19 +1,24 @@
 """What transformers cannot use is one error of the documented kind that names the file, whatever of it is at fault."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 import spqfmt
-from spqfmt.errors import UnsupportedError, foreign_errors
+from spqfmt.errors import ImporterError, OptionError, UnsupportedError, foreign_errors
+from spqfmt.importers import open_source
 from spqfmt.loaders import evaluate, generate, load_model
 from spqfmt.loaders.plan import plan_model
 from spqfmt.loaders.settings import end_tokens
+from spqfmt.models.places import unmatched
 
 DEEP = '{"a": ' * 3000 + "1" + "}" * 3000
 
@@ -139,3 +144,57 @@ def test_a_tokenizer_that_comes_to_no_end_is_said(tiny_folder: Callable[[str], P
 def test_an_error_of_the_package_is_not_called_another_library_s() -> None:
     with pytest.raises(ZeroDivisionError), foreign_errors(lambda _: UnsupportedError("m", "m")):
         exec("1 / 0", {"__name__": "spqfmt.elsewhere"})  # noqa: S102
+
+
+@pytest.mark.parametrize("name", sorted(tiny.configurations()))
+def test_what_a_load_will_lack_is_known_before(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder(name), tmp_path / name))
+    whole = load_file(folder / "model.safetensors")
+    for left_out in (next(iter(whole)), list(whole)[len(whole) // 2], list(whole)[-1]):
+        rest = {name: tensor for name, tensor in whole.items() if name != left_out}
+        save_file(rest, folder / "model.safetensors", metadata={"format": "pt"})
+        missing = unmatched(open_source(folder)).missing
+        try:
+            load_model(folder)
+            said = []
+        except ImporterError as error:
+            said = str(error).partition("not in it: ")[2].split(", ")
+        assert sorted(missing) == said, left_out
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_none_is_no_size_and_no_setting(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, number: float
+) -> None:
+    """nan is not less than 1, so that it passed for a ceiling, which it is not."""
+    packed = tmp_path / "m.spq"
+    spqfmt.pack(tiny_folder("llama"), packed)
+    uses: list[Callable[[], object]] = [
+        lambda: load_model(packed, memory=number),  # type: ignore[arg-type]
+        lambda: plan_model(packed, memory=number),  # type: ignore[arg-type]
+        *(
+            lambda options=options: spqfmt.pack(tiny_folder("llama"), tmp_path / "n.spq", **options)
+            for options in (
+                {"fit": number},
+                {"fit_memory": number},
+                {"shard_size": number},
+                {"method": "ecq", "bits": number},
+                {"method": "rtn", "bits": number},
+                {"method": "jsq", "range_weight": number},
+            )
+        ),
+        lambda: generate(*load_model(packed), "x", temperature=number),
+    ]
+    for use in uses:
+        with pytest.raises(OptionError, match=r"nan|inf"):
+            use()
+    assert not (tmp_path / "n.spq").exists()
+
+
+def test_a_whole_number_of_bytes_may_be_a_float(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    packed = tmp_path / "m.spq"
+    spqfmt.pack(tiny_folder("llama"), packed)
+    plans = [plan_model(packed, memory=memory).to_json()["memory_bytes"] for memory in (1e6, 10**6)]  # type: ignore[arg-type]
+    assert plans == [10**6, 10**6]

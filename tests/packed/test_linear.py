@@ -207,8 +207,9 @@ def test_rows_by_number(stored: Path, memory_bytes: int | None, part_bytes: int)
     assert torch.equal(module(ids), expected[ids])
     assert torch.equal(module(ids[:0]), expected[ids[:0]])
     for wrong in (-1, ROWS):
-        with pytest.raises(IndexError, match="rows"):
-            module(torch.tensor([wrong]))
+        said = f"^w: no row for id {wrong}; it has {ROWS} rows, 0 to {ROWS - 1}$"
+        with pytest.raises(IndexError, match=said):
+            module(torch.tensor([1, wrong]))
     engine.close()
 
 

@@ -8,7 +8,7 @@ import torch
 from spqfmt.container.model import is_packed
 from spqfmt.errors import OptionError
 from spqfmt.loaders.schemes.matrix import NAMES
-from spqfmt.sizes import parse_size
+from spqfmt.sizes import n_bytes_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def check_dtype(dtype: torch.dtype) -> None:
 
 def memory_size(memory: int | str | None) -> int | None:
     """Number of bytes of a ceiling, which may be given in units. Raises OptionError."""
-    memory_bytes = parse_size(memory) if isinstance(memory, str) else memory
+    memory_bytes = None if memory is None else n_bytes_of(memory)
     if memory_bytes is not None and memory_bytes < 1:
         raise OptionError("a ceiling is at least 1 byte")
     return memory_bytes

@@ -258,7 +258,8 @@ def checked_ids(ids: torch.Tensor, record: TensorRecord) -> NDArray[np.int64]:
     n_rows = record.matrix_shape[0]
     wanted = ids.numpy().astype(np.int64)
     if wanted.size and not 0 <= wanted.min() <= wanted.max() < n_rows:
-        raise IndexError(f"{record.name}: id {wanted.max()} of {n_rows} rows, the least is {wanted.min()}")
+        wrong = wanted[(wanted < 0) | (wanted >= n_rows)].flat[0]
+        raise IndexError(f"{record.name}: no row for id {wrong}; it has {n_rows} rows, 0 to {n_rows - 1}")
     return wanted
 
 
