@@ -16,12 +16,13 @@ from spqfmt.wire import DTYPES
 
 Parts: TypeAlias = Mapping[str, NDArray[Any]]
 
-_BLOCKS_AT_ONCE = 1 << 10
+_BLOCKS_AT_ONCE = 1 << 11
 """So many are turned while they lie in a core's cache."""
 
 
 def take_apart(kind: BlockType, blocks: Bytes) -> dict[str, NDArray[Any]]:
     """The elements of `blocks`, uint8 [blocks, bytes of a block]."""
+    blocks = np.ascontiguousarray(blocks)
     n = len(blocks)
     level2 = [role for role in LEVEL2 if role in kind.dtypes]
     found: dict[str, NDArray[Any]] = {
@@ -35,7 +36,7 @@ def take_apart(kind: BlockType, blocks: Bytes) -> dict[str, NDArray[Any]]:
     for first in range(0, n, _BLOCKS_AT_ONCE):
         some = slice(first, first + _BLOCKS_AT_ONCE)
         for field, at in kind.placed():
-            field.take(blocks[some, at], found[field.role][some])
+            field.take(blocks[some], at, found[field.role][some])
         if kind.offset:
             found["codes"][some] -= np.uint8(kind.offset)
     if kind.dtypes["codes"].startswith("i"):
@@ -70,5 +71,5 @@ def put_together(kind: BlockType, parts: Parts) -> Bytes:
         if kind.n_codes and codes.max() >= kind.n_codes:
             raise ValueError(f"a code past {kind.name}")
         for field, at in kind.placed():
-            blocks[some, at] = field.put(codes if field.role == "codes" else given[field.role][some])
+            field.put(codes if field.role == "codes" else given[field.role][some], blocks[some], at)
     return blocks

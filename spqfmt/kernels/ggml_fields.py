@@ -1,7 +1,4 @@
-"""The fields of ggml's blocks: which bits of some bytes are which bits of which elements (spec/origins/gguf.md).
-
-Bits of many bytes are moved at once, as words.
-"""
+"""The fields of ggml's blocks: which bits of some bytes are which bits of which elements (spec/origins/gguf.md)."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from spqfmt.kernels import native
 
 Bytes: TypeAlias = NDArray[np.uint8]
 NUMBERS = "numbers"
@@ -35,44 +34,21 @@ class BitField:
     span: int
     places: tuple[BitPlace, ...]
 
-    def take(self, data: Bytes, elements: NDArray[Any]) -> None:
-        """Add what the bytes [blocks, n_bytes] say of the elements, uint8 [blocks, elements]."""
-        words, runs = self._words(np.ascontiguousarray(data), self.size), self._words(elements, self.span)
-        for place in self.places:
-            found = words >> self._word(place.bit) & self._mask(place.bits)
-            self._of(runs, place)[...] |= found << self._word(place.shift) if place.shift else found
+    def take(self, blocks: Bytes, at: int, elements: NDArray[Any]) -> None:
+        """Add what the bytes from `at` on of `blocks` say of the elements; both contiguous, a row for each block."""
+        native.take_bits(self._numbers(blocks, at, elements), blocks, elements)
 
-    def put(self, elements: NDArray[Any]) -> Bytes:
-        """Give the bytes of these elements."""
-        runs = self._words(np.ascontiguousarray(elements), self.span)
-        words = np.zeros((len(elements), self.n_bytes // self.size, self.size // self._width), self._dtype)
-        for place in self.places:
-            found = self._of(runs, place) >> self._word(place.shift) & self._mask(place.bits)
-            words |= found << self._word(place.bit) if place.bit else found
-        return words.view(np.uint8).reshape(len(elements), -1)
+    def put(self, elements: NDArray[Any], blocks: Bytes, at: int) -> None:
+        """Set the bytes from `at` on of `blocks` to what the elements say."""
+        native.put_bits(self._numbers(blocks, at, elements), np.ascontiguousarray(elements), blocks)
 
-    @property
-    def _width(self) -> int:
-        return next(width for width in (8, 4, 2, 1) if self.size % width == 0)
-
-    @property
-    def _dtype(self) -> np.dtype[Any]:
-        return np.dtype(f"<u{self._width}")
-
-    def _words(self, data: NDArray[Any], run: int) -> NDArray[Any]:
-        """[blocks, bytes], contiguous, as words [blocks, runs, words of a run]."""
+    def _numbers(self, blocks: Bytes, at: int, elements: NDArray[Any]) -> NDArray[np.int64]:
+        """The field as the native loops take it."""
         n_runs = self.n_bytes // self.size
-        return data.view(self._dtype).reshape(len(data), n_runs, run // self._width)
-
-    def _of(self, runs: NDArray[Any], place: BitPlace) -> NDArray[Any]:
-        at = place.first // self._width
-        return runs[:, :, at : at + self.size // self._width]
-
-    def _word(self, value: int) -> Any:
-        return self._dtype.type(value)
-
-    def _mask(self, bits: int) -> Any:
-        return self._word(int.from_bytes(bytes([(1 << bits) - 1] * self._width), "little"))
+        places = (number for place in self.places for number in place)
+        return np.array(
+            [blocks.shape[1], at, n_runs, self.size, self.span, elements.shape[1], *places], np.int64
+        )
 
 
 @dataclass(frozen=True)
@@ -83,14 +59,15 @@ class NumberField:
     n_bytes: int = 2
     turned: int = 0
 
-    def take(self, data: Bytes, elements: NDArray[Any]) -> None:
+    def take(self, blocks: Bytes, at: int, elements: NDArray[Any]) -> None:
         """Set the elements, as `BitField.take` does."""
+        data = blocks[:, at : at + self.n_bytes]
         elements[...] = np.ascontiguousarray(data).view(elements.dtype) ^ elements.dtype.type(self.turned)
 
-    def put(self, elements: NDArray[Any]) -> Bytes:
-        """Give the bytes of these elements."""
-        found: Bytes = (elements ^ elements.dtype.type(self.turned)).view(np.uint8)
-        return found
+    def put(self, elements: NDArray[Any], blocks: Bytes, at: int) -> None:
+        """Set the bytes, as `BitField.put` does."""
+        found = (elements ^ elements.dtype.type(self.turned)).view(np.uint8)
+        blocks[:, at : at + self.n_bytes] = found
 
 
 @dataclass(frozen=True)
@@ -102,18 +79,19 @@ class TritField:
     first: int
     n_codes: int
 
-    def take(self, data: Bytes, elements: NDArray[Any]) -> None:
+    def take(self, blocks: Bytes, at: int, elements: NDArray[Any]) -> None:
         """Set the elements, as `BitField.take` does."""
+        data = blocks[:, at : at + self.n_bytes]
         for k in range(self.n_codes):
             digit = (data * np.uint8(3**k)).astype(np.uint16) * np.uint16(3) >> np.uint16(8)
             elements[:, self._at(k)] = digit
 
-    def put(self, elements: NDArray[Any]) -> Bytes:
-        """Give the bytes of these elements."""
+    def put(self, elements: NDArray[Any], blocks: Bytes, at: int) -> None:
+        """Set the bytes, as `BitField.put` does."""
         n = np.zeros((len(elements), self.n_bytes), np.uint16)
         for k in range(self.n_codes):
             n += elements[:, self._at(k)] * np.uint16(3 ** (4 - k))
-        return ((n.astype(np.uint32) * 256 + 242) // 243).astype(np.uint8)
+        blocks[:, at : at + self.n_bytes] = (n.astype(np.uint32) * 256 + 242) // 243
 
     def _at(self, k: int) -> slice:
         return slice(self.first + k * self.n_bytes, self.first + (k + 1) * self.n_bytes)

@@ -49,11 +49,11 @@ class BlockType:
         """Elements of a block."""
         return self.n_elements if role == "codes" else self.tile if role in LEVEL2 else 1
 
-    def placed(self) -> Iterator[tuple[Field, slice]]:
-        """The fields and where they lie in a block."""
+    def placed(self) -> Iterator[tuple[Field, int]]:
+        """The fields and where they begin in a block."""
         at = 0
         for field in self.fields:
-            yield field, slice(at, at + field.n_bytes)
+            yield field, at
             at += field.n_bytes
 
 

@@ -62,6 +62,21 @@ def merge_planes(src: Buffer, itemsize: int, rotate: bool, dst: Buffer) -> None:
     _native.merge_planes(src, itemsize, rotate, dst)
 
 
+def take_bits(field: npt.NDArray[np.int64], blocks: Buffer, elements: Buffer) -> None:
+    """Add to `elements`, a byte each, what one field of `blocks` says of them.
+
+    `field` is the bytes of a block, where in it the field begins, its runs, the bytes of a run, the elements that a run
+    says something of, and the elements of a block; then for each place the first bit in a byte and how many, the first
+    element in a run and the first bit there.
+    """
+    _native.take_bits(field, blocks, elements)
+
+
+def put_bits(field: npt.NDArray[np.int64], elements: Buffer, blocks: Buffer) -> None:
+    """Set the bytes of one field of `blocks` to what `elements` say, as `take_bits` reads them."""
+    _native.put_bits(field, elements, blocks)
+
+
 def turn(src: Buffer, n_channels: int, width: int, bits: int, dst: Buffer, n_threads: int = 1) -> None:
     """Turn codes [n_channels, width] of `bits` (2, 4 or 8), packed as FORMAT.md 3.2 has them, to [width, n_channels].
 

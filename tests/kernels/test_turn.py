@@ -28,6 +28,19 @@ def test_packed_codes(shape: tuple[int, int], bits: int) -> None:
     assert np.array_equal(turned.reshape(shape[::-1]), codes.T)
 
 
+@pytest.mark.parametrize("n", [1, 7, 8, 4 * (1 << 14) + 8])
+@pytest.mark.parametrize("dtype", ["u2", "i2", "u4", "i4"])
+def test_narrow_elements_lie_without_gaps(dtype: str, n: int) -> None:
+    """The first in the lowest bits (FORMAT.md 3.2), of elements with a sign its bits alone."""
+    bits = int(dtype[1])
+    elements = np.random.default_rng(3).integers(0, 256, n, np.uint8)
+    elements = elements.astype(np.int8) >> (8 - bits) if dtype.startswith("i") else elements >> (8 - bits)
+    (stored,) = to_planes(elements.astype("i1" if dtype.startswith("i") else "u1"), dtype)
+    per_byte = 8 // bits
+    low = np.pad(elements.astype(int) & ((1 << bits) - 1), (0, -n % per_byte)).reshape(-1, per_byte)
+    assert stored.tolist() == (low << np.arange(0, 8, bits)).sum(1).tolist()
+
+
 @pytest.mark.parametrize("arguments", [(3, 5, 3), (3, 5, 16), (4, 5, 8), (1 << 40, 1 << 40, 8)])
 def test_what_does_not_fit_is_refused(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # which number is wrong depends on the others

@@ -1,0 +1,95 @@
+// Bits of eight bytes are moved at once, as a word, where a run has so many; no bit leaves its byte, for a mask stands
+// behind every shift to the right and before every one to the left.
+#include "bit_fields.hpp"
+
+#include <cstring>
+#include <initializer_list>
+
+namespace spqfmt {
+namespace {
+
+template <typename Word>
+Word load(const uint8_t* from) {
+  Word word;
+  std::memcpy(&word, from, sizeof word);
+  return word;
+}
+
+template <typename Word>
+void store(uint8_t* to, Word word) {
+  std::memcpy(to, &word, sizeof word);
+}
+
+// `bits` lowest bits of every byte.
+template <typename Word>
+Word mask_of(int64_t bits) {
+  return static_cast<Word>(static_cast<uint64_t>((1u << bits) - 1) * 0x0101010101010101u);
+}
+
+template <typename Word>
+void take(const BitField& field, const uint8_t* blocks, size_t n_blocks, uint8_t* elements) {
+  for (size_t p = 0; p < field.n_places; p++) {
+    const BitPlace place = field.places[p];
+    const Word mask = mask_of<Word>(place.bits);
+    for (size_t b = 0; b < n_blocks; b++) {
+      const uint8_t* in = blocks + b * field.block_bytes + field.at;
+      uint8_t* out = elements + b * field.n_elements + place.first;
+      for (size_t run = 0; run < field.n_runs; run++, in += field.size, out += field.span) {
+        for (size_t i = 0; i < field.size; i += sizeof(Word)) {
+          const Word found = static_cast<Word>(load<Word>(in + i) >> place.bit & mask);
+          store(out + i, static_cast<Word>(load<Word>(out + i) | static_cast<Word>(found << place.shift)));
+        }
+      }
+    }
+  }
+}
+
+template <typename Word>
+void put(const BitField& field, const uint8_t* elements, size_t n_blocks, uint8_t* blocks) {
+  for (size_t b = 0; b < n_blocks; b++) {
+    uint8_t* out = blocks + b * field.block_bytes + field.at;
+    const uint8_t* in = elements + b * field.n_elements;
+    for (size_t run = 0; run < field.n_runs; run++, out += field.size, in += field.span) {
+      for (size_t i = 0; i < field.size; i += sizeof(Word)) {
+        Word word = 0;
+        for (size_t p = 0; p < field.n_places; p++) {
+          const BitPlace place = field.places[p];
+          const Word found = static_cast<Word>(load<Word>(in + place.first + i) >> place.shift & mask_of<Word>(place.bits));
+          word = static_cast<Word>(word | static_cast<Word>(found << place.bit));
+        }
+        store(out + i, word);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+bool is_sound(const BitField& field) {
+  constexpr size_t kMost = size_t{1} << 20;
+  for (const size_t number : {field.block_bytes, field.at, field.n_runs, field.size, field.span, field.n_elements}) {
+    if (number > kMost) return false;
+  }
+  if (field.size == 0 || field.at + field.n_runs * field.size > field.block_bytes) return false;
+  if (field.n_runs * field.span > field.n_elements) return false;
+  for (size_t p = 0; p < field.n_places; p++) {
+    const auto [bit, bits, first, shift] = field.places[p];
+    if (bit < 0 || bits < 1 || shift < 0 || bit + bits > 8 || shift + bits > 8) return false;
+    if (first < 0 || static_cast<size_t>(first) > kMost || first + field.size > field.span) return false;
+  }
+  return true;
+}
+
+void take_bits(const BitField& field, const uint8_t* blocks, size_t n_blocks, uint8_t* elements) {
+  if (field.size % 8 == 0) return take<uint64_t>(field, blocks, n_blocks, elements);
+  if (field.size % 4 == 0) return take<uint32_t>(field, blocks, n_blocks, elements);
+  take<uint8_t>(field, blocks, n_blocks, elements);
+}
+
+void put_bits(const BitField& field, const uint8_t* elements, size_t n_blocks, uint8_t* blocks) {
+  if (field.size % 8 == 0) return put<uint64_t>(field, elements, n_blocks, blocks);
+  if (field.size % 4 == 0) return put<uint32_t>(field, elements, n_blocks, blocks);
+  put<uint8_t>(field, elements, n_blocks, blocks);
+}
+
+}  // namespace spqfmt
