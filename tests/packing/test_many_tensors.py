@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import spqfmt
 from spqfmt.container.reader import Reader
 from spqfmt.importers._source_file import SourceFile
 from spqfmt.importers.base import SourceModel, SourceTensor
+from spqfmt.packing.fit.spending import SizeBudget
 from spqfmt.packing.options import pack_options
 from spqfmt.packing.pack import pack_model
 from spqfmt.packing.plan import plan_pack
@@ -75,3 +77,25 @@ def test_a_large_index_is_compressed_in_a_moment(
         with Reader(out) as reader:
             sizes.append(reader.trailer.index_stored_bytes)
     assert sizes[0] <= sizes[1] < 1.5 * sizes[0]
+
+
+def test_a_size_that_is_aimed_at_is_foreseen_now_and_then(
+    tmp_path: Path, source_tensor: Callable[..., SourceTensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is foreseen costs as many steps as tensors are left: for each of them that would be their square."""
+    n, foreseen = 600, 0
+    shift = SizeBudget._shift
+
+    def counting(self: SizeBudget, *arguments: Any) -> float:
+        nonlocal foreseen
+        foreseen += 1
+        return shift(self, *arguments)
+
+    monkeypatch.setattr(SizeBudget, "_shift", counting)
+    generator = torch.Generator().manual_seed(0)
+    tensors = [source_tensor(f"layers.{i}.x", torch.randn(64, 32, generator=generator)) for i in range(n)]
+    model, out, wanted = SourceModel(tuple(tensors), (), "None", "memory"), tmp_path / "m.spq", n * 1700
+    options = pack_options(fit=str(wanted), no_calibration=True)
+    report = pack_model(model, out, options, force=False, progress=Silent())
+    assert 0.98 * wanted < report.file_bytes <= wanted
+    assert foreseen < n  # 1372 where each was foreseen anew

@@ -27,6 +27,9 @@ _RESOLUTION = 2.0**-10
 """Resolution of a shift, in octaves: a size changes by less than a ten-thousandth."""
 _CLOSE = 0.03
 """A result whose own size asks for a shift closer than this is kept: the tensors that follow make up for it."""
+_FEW = 1 / 64
+"""Of the weights that are left: what fewer of them really take changes the shift of the others by less than _CLOSE, so
+that it is not computed again for each of many tensors, which takes as long as there are tensors."""
 _TRIES = 6
 _LAST_TRIES = 20
 _NEAR = 0.001
@@ -50,11 +53,16 @@ class SizeBudget:
     _expected: float = 0.0
     _left: dict[str, TensorPlan] = field(init=False)
     """Those that count and are still to be quantized."""
+    _n_left: int = field(init=False)
+    """Their weights."""
+    _foreseen: tuple[float, int] | None = None
+    """The shift for all that is left, and how many weights that was; None: to be computed."""
     _slack: float = field(init=False)
     """Bytes that may be left."""
 
     def __post_init__(self) -> None:
         self._left = {name: plan for name, plan in self.plans.items() if self.ledger.counts(name)}
+        self._n_left = sum(plan.n_weights for plan in self._left.values())
         self._slack = _NEAR * (self.target - self.ledger.n_bytes({}))
 
     def spend(self, make: Make) -> Mapping[str, Uniform]:
@@ -62,11 +70,19 @@ class SizeBudget:
 
         Tensors that do not count need one try: they are as large as they get, and change nothing.
         """
-        trial = self._try(make, self._shift(self.ledger, self._expecting(self._left)))
-        is_last = all(name in trial.stored for name in self._left)
-        trial = self._spend_last(make, trial) if is_last else self._spend_some(make, trial)
+        trial = self._try(make, self._foresee())
+        if all(name in trial.stored for name in self._left):
+            trial = self._spend_last(make, trial)
+        elif sum(self.plans[n].n_weights for n in trial.stored if n in self._left) > _FEW * self._n_left:
+            trial = self._spend_some(make, trial)
         self._settle(trial.stored)
         return trial.made
+
+    def _foresee(self) -> float:
+        """The shift at which the next tensors are tried: that for all that is left, or was left not long ago."""
+        if self._foreseen is None:
+            self._foreseen = self._shift(self.ledger, self._expecting(self._left)), self._n_left
+        return self._foreseen[0]
 
     def _spend_some(self, make: Make, trial: "_Trial") -> "_Trial":
         """Try shifts until the tensors that follow can do with nearly the same."""
@@ -106,16 +122,20 @@ class SizeBudget:
         return best
 
     def take_up(self, encoded: Mapping[str, Encoded]) -> None:
-        """Tensors that an interrupted pack has quantized."""
+        """Tensors that an interrupted pack has quantized, as many at once as were spent on at once."""
+        self._foresee()
         self._settle({name: self._store(name, data) for name, data in encoded.items()})
 
     def _settle(self, stored: Mapping[str, TensorRecord]) -> None:
         for name, tensor in stored.items():
             plan = self._left.pop(name, None)
             if plan is not None:
+                self._n_left -= plan.n_weights
                 self._real += placed_bytes(tensor, self.chunk_alignment)
                 self._expected += _expected(plan, tensor)
         self.ledger = self.ledger.knowing(stored)
+        if self._foreseen is not None and self._n_left < (1 - _FEW) * self._foreseen[1]:
+            self._foreseen = None
 
     def _ratio(self, more: Mapping[str, TensorRecord], *, alone: bool = False) -> float:
         """Real bytes over expected ones of all tensors so far and `more`, or of `more` alone, where they count."""
