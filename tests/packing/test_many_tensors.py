@@ -14,7 +14,9 @@ import spqfmt
 from spqfmt.container.reader import Reader
 from spqfmt.importers._source_file import SourceFile
 from spqfmt.importers.base import SourceModel, SourceTensor
+from spqfmt.packing.fit.bounds import room_for
 from spqfmt.packing.fit.spending import SizeBudget
+from spqfmt.packing.fit.survey import fit
 from spqfmt.packing.options import pack_options
 from spqfmt.packing.pack import pack_model
 from spqfmt.packing.plan import plan_pack
@@ -99,3 +101,33 @@ def test_a_size_that_is_aimed_at_is_foreseen_now_and_then(
     report = pack_model(model, out, options, force=False, progress=Silent())
     assert 0.98 * wanted < report.file_bytes <= wanted
     assert foreseen < n  # 1372 where each was foreseen anew
+
+
+def test_what_is_taken_up_is_foreseen_as_what_was_spent_on(
+    source_tensor: Callable[..., SourceTensor],
+) -> None:
+    """An interrupted pack goes on with the same bytes, wherever it was between two times of foreseeing."""
+    generator = torch.Generator().manual_seed(0)
+    values = {f"layers.{i}.x": torch.randn(16, 16, generator=generator) for i in range(150)}
+    model = SourceModel(tuple(source_tensor(*item) for item in values.items()), (), "None", "memory")
+    options = pack_options(fit=str(len(values) * 700), no_calibration=True)
+    plan = plan_pack(model, options)
+    room = room_for(model, plan, options)
+    made: list[dict[str, Any]] = []
+    for taken in (0, 70, 71):
+        prepared, budget = fit(model, room, options, lambda _: None)
+        encoded: dict[str, Any] = {}
+        for number, planned in enumerate(plan.tensors):
+            name = planned.source.name
+            if number < taken:
+                encoded[name] = made[0][name]
+                budget.take_up({name: encoded[name]})
+            else:
+                weight, value = planned.weight, values[name]
+                encoded[name] = prepared.method.quantize(weight, value, prepared.method_options).encode()
+        made.append(encoded)
+    for other in made[1:]:
+        for name, encoded in made[0].items():
+            assert encoded.parameters == other[name].parameters
+            for stream, again in zip(encoded.streams, other[name].streams, strict=True):
+                assert stream.elements.tobytes() == again.elements.tobytes()
