@@ -83,6 +83,9 @@ class Chunks(Sequence[Chunk]):
         return _chunk(self._rows[at].tolist(), self._table[at].tolist())
 
     def __iter__(self) -> Iterator[Chunk]:
+        if len(self) <= _CHUNKS_AT_ONCE:
+            yield from map(_chunk, self._rows.tolist(), self._table.tolist())
+            return
         for at in range(0, len(self), _CHUNKS_AT_ONCE):
             some = slice(at, at + _CHUNKS_AT_ONCE)
             yield from map(_chunk, self._rows[some].tolist(), self._table[some].tolist())

@@ -111,7 +111,8 @@ def _stream(record: Json, begin: int, alignment: int, where: str, may_be_empty: 
         return Stream(role, dtype, n, chunks)
     if not isinstance(entropy, bytes) or len(entropy) != 8 * n_planes(dtype):
         raise CorruptError(f"{where}: entropy_bits must have one number for each plane")
-    bits = tuple(check_int(b, f"{where}: entropy_bits") for b in integers(entropy))
+    bits = tuple(integers(entropy))
+    check_int(min(bits), f"{where}: entropy_bits")
     return Stream(role=role, dtype=dtype, n=n, chunks=chunks, entropy_bits=bits)
 
 
