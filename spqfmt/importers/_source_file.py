@@ -22,7 +22,7 @@ from spqfmt.kernels import native
 # Linux reads at most 2^31 - 4096 bytes at once.
 _READ_BYTES = 1 << 30
 _COMPARE_BYTES = 1 << 20
-"""At once, so that bytes stay in a cache for digest and checksums: a sixth less time than with 16 MiB."""
+"""So few that they stay in a cache for digest and checksums: a sixth less time than with 16 MiB."""
 
 
 class SourceChangedError(ImporterError):

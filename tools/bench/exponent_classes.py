@@ -23,7 +23,7 @@ from spqfmt.kernels.torch_arrays import to_numpy
 
 CLASSES = (2, 4, 8, 16)
 CLASS_BYTES = 350
-"""As spqfmt.quantize.layouts counts."""
+"""What one more class costs, as spqfmt.quantize.layouts counts it."""
 
 
 def histograms(exponents: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -58,7 +58,7 @@ class _Version:
         return line
 
     def seconds(self, kind: str, path: str) -> tuple[float, float]:
-        """Of the processor and of the clock."""
+        """Return what it took: seconds of the processor, and of the clock."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{kind} {path}\n")
         busy, taken = self._line().split()
