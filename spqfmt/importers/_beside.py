@@ -151,7 +151,7 @@ def part_folders(folder: Path) -> frozenset[str]:
 
 
 def _more_of_several(folder: Path, parts: Mapping[str, list[object]]) -> Iterator[str]:
-    """Of a part that is several models of one kind, diffusers numbers the folders of all but the first."""
+    """The numbered folders of parts that are several models of one kind: diffusers numbers all but the first."""
     several = [name for name, of in parts.items() if str(of[-1:]).startswith("['Multi")]
     for entry in folder.iterdir():
         stem, _, number = entry.name.rpartition("_")
