@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spqfmt.asset_names import is_source_name
+from spqfmt.asset_names import is_source_name, source_kinds
 from spqfmt.codecs.elements import Elements
 from spqfmt.codecs.tasks import Task, submit
 from spqfmt.container.source_records import Piece, SourceFileRecord, Sources
@@ -206,6 +206,11 @@ def _described(
         files.append(SourceFileRecord(name, file.n_bytes, digests[name], pieces))
     holder = _literals_name({*assets, *model.named_files})
     asset = (Asset(holder, bytes(literals)),) if literals else ()
+    # Another reader may write these.
+    kinds = source_kinds(model.named_files)
+    lost |= dict.fromkeys(
+        (n for n in own if n not in lost and n not in kinds), "its name may not be written into a folder"
+    )
     return Described(Sources(holder if literals else None, tuple(files)), asset, lost)
 
 

@@ -11,6 +11,7 @@ import reference_decoder
 import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
+from spq_vectors.build import Stream
 from spq_vectors.source_files import Part, Sources, safetensors
 from spq_vectors.valid import dense
 from spq_vectors.valid_sources_1_1 import with_sources
@@ -214,6 +215,52 @@ def test_a_name_that_no_file_can_hold_is_named_and_takes_the_other_shards_with_i
     assert set(report.left_out) == {*names, "model.safetensors.index.json"}
     assert "its name" in report.left_out["b\\c.safetensors"]
     assert set(digests(tmp_path / "out")) == {"model.safetensors", "README.md"}
+
+
+def test_a_hidden_file_is_held_and_not_written_and_both_commands_say_so(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(4)}, tmp_path / ".hidden.safetensors")
+    why = "its name may not be written into a folder"
+    report = spqfmt.pack(tmp_path / ".hidden.safetensors", tmp_path / "m.spq")
+    assert report.not_given_back == {".hidden.safetensors": why}
+    unpacked = spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out")
+    assert unpacked.left_out == {".hidden.safetensors": why}
+    assert set(unpacked.made) == {"model.safetensors"}
+
+
+def test_assets_that_are_none_of_the_files_or_others_than_these_are_named(tmp_path: Path) -> None:
+    sources = Sources()
+    sources.add("model.safetensors", safetensors({"w": ("U8", [2], Part(0, bytes(2)))}))
+    sources.keep("LICENSE", b"as it was")
+    held = [("LICENSE", Stream("asset", "u8", b"as it is")), ("README.md", Stream("asset", "u8", b"more"))]
+    path = tmp_path / "m.spq"
+    path.write_bytes(with_sources([dense("w", [2], "u8", [0, 0])], sources, held).build())
+    report = spqfmt.unpack(path, tmp_path / "out")
+    assert report.written == ("model.safetensors",)
+    assert report.left_out == {
+        "LICENSE": "in the packed file, but not as the source had it",
+        "README.md": "in the packed file, but none of the source's files",
+    }
+
+
+def test_plain_weights_name_every_file_that_they_stand_for(tmp_path: Path) -> None:
+    """Of files that need an unknown layout, and of those that were only recorded."""
+    tensor = dense("w", [2], "u8", [0, 0])
+    tensor.extra = {"origin": {"layout": "later", "version": 3}}
+    sources = Sources()
+    sources.add("a.gguf", [b"head", Part(0, bytes(2))])
+    sources.add("b.gguf", [b"nothing"])
+    sources.keep("2_Dense/pytorch_model.bin", b"left out")
+    path = tmp_path / "m.spq"
+    path.write_bytes(with_sources([tensor], sources).build())
+    report = spqfmt.unpack(path, tmp_path / "out")
+    assert report.made == {"model.safetensors": "not all of the source's files of weights are written"}
+    assert report.left_out == {
+        "a.gguf": "it needs the layout later version 3, which this spqfmt does not know",
+        "b.gguf": "it speaks of other files than those that are written",
+        "2_Dense/pytorch_model.bin": "not in the packed file",
+    }
+    with pytest.raises(errors.OptionError, match="not all of the source's files of weights are written"):
+        spqfmt.unpack(path, tmp_path / "refused", as_="source")
 
 
 def test_a_long_header_is_held_and_the_rest_of_a_torch_file_is_not(tmp_path: Path) -> None:
