@@ -133,8 +133,13 @@ def run_source(folder: Path) -> dict[str, Any]:
     source = folder / "codes.npz"
     np.savez(source, **arrays)
     expected = {tensor.name: tensor.load() for tensor in open_source(source).tensors}
-    for method, notes in (("keep", ()), ("lossless", ())):
-        assert spqfmt.pack(source, folder / "m.spq", method=method, force=True).notes == notes
+    told = {
+        "keep": "these are kept",
+        "lossless": "the values that they stand for are stored; --method keep stores the codes",
+    }
+    for method, becomes in told.items():
+        [note] = spqfmt.pack(source, folder / "m.spq", method=method, force=True).notes
+        assert note == f"2 tensors are codes in the source (int8 by rows): {becomes}"
         check(folder / "m.spq", expected)
         found = spqfmt.inspect(folder / "m.spq")
         assert {t.scheme for t in found.tensors} == {"uniform" if method == "keep" else "dense"}
