@@ -106,7 +106,7 @@ def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
 
 
 _MAX_ELEMENTS = 1 << 53
-"""Of a tensor whose dimensions of 0 are taken as 1: integers of an index end there, and strides soon after."""
+"""A tensor may have so many with its dimensions of 0 taken as 1: integers of an index end there, strides soon after."""
 
 
 def _check_limits(model: SourceModel) -> None:
