@@ -74,7 +74,7 @@ class ModelShell:
                 raise ImporterError(f"calibration: the model's config.json is wrong: {claim}")
             config = read_config(folder, _unusable_config)
             self.model = _build_empty(source, config, dtype)
-        targets = Targets(self.model)
+        targets = Targets(self.model, (tensor.name for tensor in source.tensors))
         self._mapping = targets.mapping
         self.targets = {tensor.name: targets.find(tensor.name) for tensor in source.tensors}
         _restore_buffers(self.model, self.device)

@@ -54,7 +54,7 @@ def _shared(stored: StoredModel, model_class: Any, config: Any) -> frozenset[str
         return frozenset()
     with torch.device("meta"):
         model = model_class(config)
-    targets = Targets(model)
+    targets = Targets(model, stored.tensors)
 
     def source(name: str) -> str:
         parameter, _ = targets.find(name)

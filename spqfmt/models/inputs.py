@@ -27,7 +27,7 @@ def treat_inputs(model: Any, treatments: Mapping[str, Treatment]) -> None:
     """Hook the module of each tensor name. Raises CorruptError for a tensor that is no module's own weight."""
     if not treatments:
         return
-    targets = Targets(model)
+    targets = Targets(model, treatments)
     for name, treat in treatments.items():
         parameter, alone = targets.find(name)
         if not alone:

@@ -59,7 +59,7 @@ def find_places(model: Any, records: Mapping[str, TensorRecord]) -> list[Place]:
     kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
     tied: Mapping[str, str] = model.all_tied_weights_keys
     changed = own_code(model).changed
-    targets = Targets(model)
+    targets = Targets(model, records)
     stored: dict[str, str] = {}
     for tensor in records:
         parameter, alone = targets.find(tensor)
@@ -140,11 +140,11 @@ def unmatched(source: SourceModel) -> Unmatched:
     model = _skeleton(source)
     if model is None:
         return Unmatched()
-    targets = Targets(model)
-    places = {tensor.name: targets.find(tensor.name)[0] for tensor in source.tensors}
+    targets = Targets(model, (tensor.name for tensor in source.tensors))
+    places = {tensor.name: targets.find_all(tensor.name) for tensor in source.tensors}
     # Of a tied tensor the class has a place for the one that holds the values, or for both.
     names = [tensor.name for tensor in source.tensors if tensor.tied_to is None]
-    there = set(places.values())
+    there = set().union(*places.values())
     for one, other in model.all_tied_weights_keys.items():
         there |= {one, other} if there & {one, other} else set()
     wanted = list(model.state_dict())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
     WeightRenaming,
+    dot_natural_key,
     rename_source_key,
 )
 
@@ -15,17 +17,35 @@ from transformers.core_model_loading import (
 class Targets:
     """Where transformers puts the tensors of a checkpoint."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, names: Iterable[str]) -> None:
+        """`names` are all of the checkpoint: what has been renamed decides how transformers renames the next."""
         self.mapping = get_model_conversion_mapping(model)
         self._renamings = [step for step in self.mapping if isinstance(step, WeightRenaming)]
         self._converters = [step for step in self.mapping if isinstance(step, WeightConverter)]
         self._prefix = model.base_model_prefix
         self._shapes = model.state_dict()
+        self._found = {name: self._find(name) for name in sorted(names, key=dot_natural_key)}
 
     def find(self, name: str) -> tuple[str, bool]:
         """Parameter that a tensor goes into ("" for none), and whether it goes there alone and unchanged."""
+        return self._found.get(name) or self._find(name)
+
+    def _find(self, name: str) -> tuple[str, bool]:
         for renamings, converters in ((self._renamings, self._converters), ([], [])):
             renamed, pattern = rename_source_key(name, renamings, converters, self._prefix, self._shapes)
             if renamed in self._shapes:
                 return renamed, pattern is None
         return "", False
+
+    def find_all(self, name: str) -> set[str]:
+        """All parameters that a tensor goes into, such as those of queries, keys and values that it holds together."""
+        target, alone = self.find(name)
+        found = {target} - {""}
+        if alone or not target:
+            return found
+        for converter in self._converters:
+            parts = converter.target_patterns
+            held = next((part for part in parts if part in target), None)
+            if held is not None:
+                found |= {target.replace(held, part) for part in parts} & self._shapes.keys()
+        return found
