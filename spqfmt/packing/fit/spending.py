@@ -28,8 +28,8 @@ _RESOLUTION = 2.0**-10
 _CLOSE = 0.03
 """A result whose own size asks for a shift closer than this is kept: the tensors that follow make up for it."""
 _FEW = 1 / 64
-"""Of the weights that are left: what fewer of them really take changes the shift of the others by less than _CLOSE, so
-that it is not computed again for each of many tensors, which takes as long as there are tensors."""
+"""The part of the weights that are left which is few: what these really take changes the shift of the others by less
+than _CLOSE, so that it is not computed again for each of many tensors, which takes as long as there are tensors."""
 _TRIES = 6
 _LAST_TRIES = 20
 _NEAR = 0.001
@@ -54,7 +54,7 @@ class SizeBudget:
     _left: dict[str, TensorPlan] = field(init=False)
     """Those that count and are still to be quantized."""
     _n_left: int = field(init=False)
-    """Their weights."""
+    """The number of their weights."""
     _foreseen: tuple[float, int] | None = None
     """The shift for all that is left, and how many weights that was; None: to be computed."""
     _slack: float = field(init=False)
