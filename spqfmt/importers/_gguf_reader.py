@@ -175,17 +175,25 @@ def _parse(cursor: _Cursor) -> GgufHeader:
     if cursor.take("4s") != (MAGIC,):
         raise ValueError("it does not begin with GGUF")
     version, n_tensors, n_pairs = cursor.take("IQQ")
+    if version and not version & 0xFFFF:
+        raise _UnknownLayoutError("a big-endian GGUF file, only little-endian ones are known")
     if version not in (2, 3):
         raise _UnknownLayoutError(f"version {version} of GGUF, only 2 and 3 are known")
     metadata: dict[str, Any] = {}
     for _ in range(n_pairs):
         key = cursor.string()
+        if key in metadata:
+            raise ValueError(f"two values of {key!r} in its metadata")
         metadata[key] = cursor.value(cursor.number("I"))
+    names: set[str] = set()
     table: list[tuple[str, tuple[int, ...], int, int]] = []
     for _ in range(n_tensors):
         name, n_dimensions = cursor.string(), cursor.number("I")
         if not name.isprintable():
             raise ValueError("the name of a tensor is not text")
+        if name in names:
+            raise ValueError(f"two tensors of the name {name}")
+        names.add(name)
         if not 1 <= n_dimensions <= _MAX_DIMENSIONS:
             raise ValueError(f"tensor {name} has {n_dimensions} dimensions")
         # ggml writes the fastest dimension first

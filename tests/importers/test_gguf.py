@@ -294,6 +294,33 @@ def test_a_newer_layout_is_not_called_broken(tmp_path: Path) -> None:
     refuse(file, "version 4 of GGUF, only 2 and 3 are known")
 
 
+def test_a_big_endian_file_is_called_that(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[4:8] = struct.pack(">I", 3)
+    file.write_bytes(data)
+    refuse(file, "a big-endian GGUF file, only little-endian ones are known")
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+    """As llama.cpp refuses them: else one of the two would be lost."""
+    file = write(tmp_path)
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"blk.1.attn_q.weight", b"blk.0.attn_q.weight"))
+    refuse(file, "broken GGUF file (two tensors of the name blk.0.attn_q.weight)")
+
+
+@pytest.mark.parametrize("values", [(1, 1), (1, 2)])
+def test_two_values_of_one_key_are_refused(tmp_path: Path, values: tuple[int, int]) -> None:
+    def edit(writer: gguf.GGUFWriter) -> None:
+        for key, value in zip("ab", values, strict=True):
+            writer.add_uint32(f"x.only_{key}", value)
+
+    file = write(tmp_path, edit=edit)
+    file.write_bytes(file.read_bytes().replace(b"x.only_b", b"x.only_a"))
+    refuse(file, "broken GGUF file (two values of 'x.only_a' in its metadata)")
+
+
 @pytest.mark.parametrize("size", [0, 3, 4, 20, 24, 30, 200, 1000])
 def test_a_file_cut_short(tmp_path: Path, size: int) -> None:
     file = write(tmp_path)
