@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from spqfmt.importers._quantizer_names import by_files, by_names
+from spqfmt.wire import DTYPES
 
 QUANTIZER_KEYS = ("quantization_config", "compression_config", "quantization")
 """Keys of a config.json that say how weights are quantized; the last is MLX's."""
@@ -16,6 +17,7 @@ _LOADED_BY_BITSANDBYTES = ("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_lo
 _WEIGHTS = ("weight", "_packed", "_blocks", "_proj")
 """What the names of matrices end in; other integers are masks and positions."""
 _FLOATS = frozenset({"f64", "f32", "f16", "bf16", "bool"})
+_SMALL_FLOATS = frozenset(dtype for dtype in DTYPES if dtype.startswith("f")) - _FLOATS
 
 
 def quantized_by(
@@ -31,12 +33,17 @@ def quantized_by(
     return _by_config(config) or quantized_arrays(tensors) or by_files(files)
 
 
-def quantized_arrays(tensors: Iterable[tuple[str, tuple[int, ...], str]]) -> str:
-    """What has quantized tensors of these names, shapes and dtypes; empty where all are weights."""
+def quantized_arrays(
+    tensors: Iterable[tuple[str, tuple[int, ...], str]], *, weights: frozenset[str] = _FLOATS
+) -> str:
+    """What has quantized tensors of these names, shapes and dtypes; empty where all are weights.
+
+    `weights` are the dtypes that no codes have.
+    """
     names, by_dtype = [], ""
     for name, shape, dtype in tensors:
         names.append(name)
-        if len(shape) > 1 and dtype not in _FLOATS and name.rpartition(".")[2].endswith(_WEIGHTS):
+        if len(shape) > 1 and dtype not in weights and name.rpartition(".")[2].endswith(_WEIGHTS):
             by_dtype = by_dtype or f"{name} is {dtype}"
     return by_names(names) or by_dtype
 
@@ -44,6 +51,14 @@ def quantized_arrays(tensors: Iterable[tuple[str, tuple[int, ...], str]]) -> str
 def are_decoded(tensors: Iterable[tuple[str, tuple[int, ...], str]], *, has_codes: bool) -> bool:
     """Whether tensors are weights that are decoded from codes of another quantizer, all of them."""
     return has_codes and not quantized_arrays(tensors)
+
+
+def raw_codes(tensors: Iterable[tuple[str, tuple[int, ...], str]], *, has_codes: bool) -> str:
+    """What has quantized tensors that no loader may take for weights, whatever a config says; empty for none.
+
+    Small floats that nothing scales are numbers as they are, unless others beside them are decoded from codes.
+    """
+    return quantized_arrays(tensors, weights=_FLOATS if has_codes else _FLOATS | _SMALL_FLOATS)
 
 
 def quantizer_of(config: Mapping[str, Any]) -> object:

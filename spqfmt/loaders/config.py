@@ -88,6 +88,12 @@ def settle_quantized(path: Path, config: Any, stored: StoredModel) -> None:
             f"{path}: its tensors are quantized by another format ({method}); unpack it and load it with transformers",
             f"quantization {method}",
         )
+    if stored.raw_codes:
+        raise UnsupportedError(
+            f"{path}: its tensors are quantized by another format ({stored.raw_codes}), of which its config.json says "
+            "nothing; unpack it and load it with what wrote it",
+            f"quantization {stored.raw_codes}",
+        )
 
 
 def stored_tokenizer(path: Path, folder: Path, stored: StoredModel) -> Any:

@@ -14,7 +14,7 @@ from spqfmt.container.model import OpenModel, is_packed
 from spqfmt.errors import CorruptError, ImporterError, LimitError, OptionError, SpqError, UnsupportedError
 from spqfmt.importers import SourceTensor, find_importer
 from spqfmt.importers._folders import ADAPTER_KIND, PARTS_KINDS
-from spqfmt.importers._quantized import are_decoded
+from spqfmt.importers._quantized import are_decoded, raw_codes
 from spqfmt.loaders.file import SpqFile
 from spqfmt.models.harmless import SETTINGS
 from spqfmt.models.treatments import Treatment
@@ -54,6 +54,8 @@ class StoredModel:
     opened: OpenModel | None
     is_decoded: bool = False
     """Whether some of them are decoded from codes of another quantizer, and all are weights."""
+    raw_codes: str = ""
+    """What has quantized those that are its arrays, such as "gptq"; empty where all are weights."""
     no_config: str = ""
     """Why there is no config, where that is known."""
 
@@ -75,9 +77,12 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         has_codes = any(tensor.form for tensor in source.tensors)
         with source.unchanged():
             is_decoded = are_decoded(_facts(tensors), has_codes=has_codes)
+            raw = raw_codes(_facts(tensors), has_codes=has_codes)
             no_config = source.left_out.get("config.json", "")
             no_config = no_config or no_model_of(source.source_kind, source.base_model, tensors)
-            yield StoredModel(tensors, source.asset_data, None, is_decoded=is_decoded, no_config=no_config)
+            yield StoredModel(
+                tensors, source.asset_data, None, is_decoded=is_decoded, raw_codes=raw, no_config=no_config
+            )
         return
     with SpqFile(path) as file:
         file.model.refuse_lone_shard()
@@ -95,10 +100,13 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         schemes = {record.scheme for record in file.model.tensors.values()} - {"tied"}
         has_codes = any(scheme_of(scheme).is_quantized for scheme in schemes)
         is_decoded = are_decoded(_facts(stored), has_codes=has_codes)
+        raw = raw_codes(_facts(stored), has_codes=has_codes)
         made = file.metadata
         no_config = no_model_of(made.get("source", ""), made.get("base_model", ""), stored)
         assets = _Assets(file.model)
-        yield StoredModel(stored, assets, file.model, is_decoded=is_decoded, no_config=no_config)
+        yield StoredModel(
+            stored, assets, file.model, is_decoded=is_decoded, raw_codes=raw, no_config=no_config
+        )
 
 
 def no_model_of(kind: str, base: str, tensors: Iterable[str]) -> str:

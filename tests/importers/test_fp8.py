@@ -1,13 +1,15 @@
 """Method keep on FP8 checkpoints: codes and scales as they are, the library's own values, the same files back."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from coded import Arrays, check_loaded, keep, same, write_arrays, write_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import spqfmt
 from spqfmt.errors import ImporterError, UnsupportedError
@@ -414,3 +416,84 @@ def test_one_file_of_weights_keeps_its_codes_too(tmp_path: Path) -> None:
     assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
     with spqfmt.open(tmp_path / "m.spq") as file:
         assert same(file.read(AT), restored(codes, scales, 128, 128, torch.bfloat16))
+
+
+def _byte(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.uint8)
+
+
+# Arrays that stand for a weight of [out, in] where no config says so, by their last names.
+LEFT_ALONE: dict[str, Callable[[int, int], Arrays]] = {
+    "fp8": lambda r, c: {"weight": torch.ones(r, c).to(FP8), "weight_scale_inv": torch.full((1, 1), 0.5)},
+    "compressed-tensors or fp8": lambda r, c: {
+        "weight": torch.ones(r, c).to(FP8), "weight_scale": torch.full((r, 1), 0.5),
+    },
+    "gptq or awq": lambda r, c: {
+        "qweight": torch.zeros(c // 8, r, dtype=torch.int32), "scales": torch.ones(1, r),
+    },
+    "nvfp4": lambda r, c: {
+        "weight": _byte(r, c // 2), "weight_scale": torch.ones(r, c // 16).to(FP8), "weight_scale_2": torch.ones(()),
+    },
+    "model.layers.0.self_attn.q_proj.weight_blocks is u8": lambda r, c: {
+        "weight_blocks": _byte(1, r, 1, 16), "weight_scales_": _byte(1, r, 1),
+    },
+    "model.layers.0.self_attn.q_proj.weight is i8": lambda r, c: {"weight": torch.zeros(r, c, dtype=torch.int8)},
+}  # fmt: skip
+
+
+def _write_without_config(folder: Path, quantize: Callable[[str, torch.Tensor], Arrays]) -> None:
+    write_model(folder, {}, quantize)
+    file = folder / "config.json"
+    said = json.loads(file.read_text())
+    del said["quantization_config"]
+    file.write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("by", LEFT_ALONE)
+def test_arrays_of_a_quantizer_are_no_weights_even_where_no_config_says_so(tmp_path: Path, by: str) -> None:
+    import transformers
+
+    def quantize(module: str, weight: torch.Tensor) -> Arrays:
+        rows, columns = weight.shape
+        return {f"{module}.{name}": value for name, value in LEFT_ALONE[by](rows, columns).items()}
+
+    source = tmp_path / "source"
+    _write_without_config(source, quantize)
+    path = tmp_path / "m.spq"
+    spqfmt.pack(source, path, method="lossless")
+    words = re.escape(f"its tensors are quantized by another format ({by}), of which its config.json says")
+    spqfmt.unpack(path, packed := tmp_path / "packed", keep_packed=True)
+    loads: list[Callable[[], object]] = [
+        lambda: spqfmt.load_model(path),
+        lambda: spqfmt.load_model(path, packed=True),
+        lambda: plan_model(path),
+        lambda: transformers.AutoModelForCausalLM.from_pretrained(packed),
+        lambda: transformers.AutoModelForCausalLM.from_pretrained(packed, memory="1GiB"),
+    ]
+    for load in loads:
+        with pytest.raises(UnsupportedError, match=words):
+            load()
+    assert spqfmt.unpack(path, tmp_path / "out").identical
+
+
+def test_what_is_left_beside_kept_codes_is_no_weight_either(tmp_path: Path) -> None:
+    """One scale is missing, and no config says that there was one; floats of 8 bits without any are numbers."""
+    lacks = "model.layers.1.mlp.up_proj"
+
+    def quantize(module: str, weight: torch.Tensor) -> Arrays:
+        codes, scales = blocks(weight, 16, 16)
+        return {f"{module}.weight": codes} | (
+            {} if module == lacks else {f"{module}.weight_scale_inv": scales}
+        )
+
+    _write_without_config(tmp_path / "source", quantize)
+    path = keep(tmp_path / "source")
+    with pytest.raises(
+        UnsupportedError, match=rf"\({lacks}.weight is f8_e4m3\), of which its config.json says"
+    ):
+        spqfmt.load_model(path)
+    _write_without_config(tmp_path / "bare", lambda module, weight: {f"{module}.weight": weight.to(FP8)})
+    spqfmt.pack(tmp_path / "bare", path, force=True)
+    weights = load_file(tmp_path / "bare" / "model.safetensors")
+    loaded = spqfmt.load_model(path)[0].state_dict()
+    assert torch.equal(loaded[f"{lacks}.weight"], weights[f"{lacks}.weight"].to(torch.bfloat16))
