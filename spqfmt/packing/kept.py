@@ -1,10 +1,11 @@
 """What a pack says when its method has quantized little of the model, or nothing."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
-from spqfmt.importers._quantized import quantized_arrays
+from spqfmt.errors import ImporterError
+from spqfmt.importers._quantized import quantized_arrays, raw_codes
 from spqfmt.importers.base import SourceModel, SourceTensor
-from spqfmt.packing.plan import PackPlan, PlannedTensor, has_codes
+from spqfmt.packing.plan import PackPlan, PlannedTensor
 from spqfmt.packing.target import KEEPING
 from spqfmt.quantize.base import KeepingMethod, Method
 from spqfmt.records import FLOATS
@@ -18,17 +19,46 @@ _WORTH_SAYING = 0.5
 
 def array_notes(model: SourceModel, plan: PackPlan, method: Method) -> Iterator[str]:
     """What a pack says of the arrays of a quantizer that are stored as they are."""
-    if method.name == KEEPING and model.quantized and has_codes(model):
+    if method.name == KEEPING and model.quantized and _is_refused(model):
         yield (
-            f"quantized already ({model.quantized}): no model is loaded from its arrays; --method keep stores the "
-            "weights that they stand for, and gives the same files back"
+            f"quantized already ({model.quantized}): no model is loaded from its arrays; {_what_keep_does(model)}"
         )
     if isinstance(method, KeepingMethod):
-        sources = [planned.source for planned in plan.tensors]
-        left = [s.name for s in sources if quantized_arrays([(s.name, s.shape, s.dtype)])]
+        left = _unknown(planned.source for planned in plan.tensors)
         if left:
-            named = f"{left[0]} and {len(left) - 1} more" if len(left) > 1 else left[0]
-            yield f"arrays of a quantizer that keep does not know are stored as they are: {named}; no model is loaded"
+            yield f"arrays of a quantizer that keep does not know are stored as they are: {left}; no model is loaded"
+
+
+def _is_refused(model: SourceModel) -> bool:
+    """Whether a loader will refuse arrays that are stored as they are: by themselves, or since the config is believed.
+
+    Weights of floats are none, whatever the config or a file beside them says.
+    """
+    facts = [(tensor.name, tensor.shape, tensor.dtype) for tensor in model.tensors]
+    if raw_codes(facts, has_codes=False):
+        return True
+    return bool(quantized_arrays(facts)) and model.quantized != quantized_arrays(facts)
+
+
+def _what_keep_does(model: SourceModel) -> str:
+    """What method keep makes of the arrays of a quantizer, or why it cannot take them."""
+    try:
+        tensors = model.as_weights().tensors
+    except ImporterError as error:
+        return f"--method keep cannot take its codes: {error}"
+    left = _unknown(tensors)
+    if not any(tensor.form for tensor in tensors):
+        named = f"{left} and what lies beside" if left else "its arrays"
+        return f"--method keep cannot take its codes: {named} are of no kind that it knows"
+    if left:
+        return f"--method keep takes its codes, but not {left}, and no model is loaded then either"
+    return "--method keep stores the weights that they stand for, and gives the same files back"
+
+
+def _unknown(tensors: Iterable[SourceTensor]) -> str:
+    """The names of those that are arrays of a quantizer, in a few words; empty where there are none."""
+    left = [t.name for t in tensors if quantized_arrays([(t.name, t.shape, t.dtype)])]
+    return f"{left[0]} and {len(left) - 1} more" if len(left) > 1 else "".join(left)
 
 
 class KeptTensors:

@@ -352,3 +352,37 @@ def test_what_the_tool_writes_is_kept_and_near_to_the_weights(
     for name, value in model.state_dict().items():
         given = weights[name].float()
         assert (value.float() - given).abs().max() <= (most * given.abs().max() if name in coded else 0)
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "arrays", "why"),
+    [
+        (
+            {"quant_method": "mxfp4"},
+            {f"{EXPERTS}_blocks": random_bytes(2, 8, 2, 16)},
+            f"{EXPERTS}_blocks and what lies beside are of no kind that it knows",
+        ),
+        (
+            {"quant_method": "mxfp4"},
+            {f"{EXPERTS}_blocks": random_bytes(2, 8, 2, 16), f"{EXPERTS}_scales": random_bytes(2, 8, 3)},
+            f"tensor '{EXPERTS}_scales' of shape [2, 8, 3] does not fit '{EXPERTS}_blocks' of shape [2, 8, 2, 16]; "
+            "download both again",
+        ),
+        (
+            NVFP4,
+            {
+                f"{MODULE}.weight_packed": random_bytes(8, 16),
+                f"{MODULE}.weight_scale": torch.ones(8, 2).to(torch.float8_e4m3fn),
+            },
+            f"{MODULE}.weight_packed and 1 more and what lies beside are of no kind that it knows",
+        ),
+    ],
+)
+def test_a_pack_says_why_no_codes_of_four_bits_were_kept(
+    tmp_path: Path, quantizer: dict[str, Any], arrays: Arrays, why: str
+) -> None:
+    source = write_arrays(tmp_path / "source", {"quantization_config": quantizer}, arrays)
+    assert spqfmt.pack(source, tmp_path / "m.spq").notes == (
+        f"quantized already ({quantizer['quant_method']}): no model is loaded from its arrays; --method keep cannot "
+        f"take its codes: {why}",
+    )

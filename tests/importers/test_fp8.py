@@ -307,7 +307,12 @@ def test_what_contradicts_itself_is_refused_and_kept_by_lossless(tmp_path: Path,
         spqfmt.pack(source, path, method="keep")
     assert "\n" not in str(refused.value)
     assert {file.name for file in tmp_path.iterdir()} == {"source"}
-    spqfmt.pack(source, path, method="lossless")
+    [note] = spqfmt.pack(source, path, method="lossless").notes
+    by = "fp8" if quantizer == BLOCKS else quantizer.get("quant_method", open_source(source).quantized)
+    assert note.startswith(f"quantized already ({by}): no model is loaded from its arrays; --method keep ")
+    if "NaN" not in str(refused.value):  # which shows when they are read
+        assert note.endswith(f" cannot take its codes: {refused.value}")
+        assert spqfmt.pack(source, path, force=True).notes == (note,)
     assert spqfmt.unpack(path, tmp_path / "out").identical
     with pytest.raises(ImporterError, match="only --method lossless keeps it as it is"):
         spqfmt.pack(source, tmp_path / "rtn.spq", method="rtn")
@@ -364,6 +369,47 @@ def test_codes_are_kept_where_no_method_is_named(tmp_path: Path) -> None:
         spqfmt.pack(source, tmp_path / "m.spq", force=True)
         with spqfmt.open(tmp_path / "m.spq") as file:
             assert set(file) == {*arrays, *more}
+
+
+DOWN = AT.replace("up_proj", "down_proj")
+# Arrays of an FP8 config that are packed as they are, and what keep would do.
+NOT_KEPT: dict[str, tuple[Arrays, str]] = {
+    "no scale at all": (
+        {AT: CODES},
+        f"cannot take its codes: {AT} and what lies beside are of no kind that it knows",
+    ),
+    "vectors alone": (
+        {AT: CODES[0], f"{AT}_scale_inv": torch.ones(1)},
+        f"cannot take its codes: {AT}_scale_inv and what lies beside are of no kind that it knows",
+    ),
+    "a scale is missing": (
+        {AT: CODES, f"{AT}_scale_inv": torch.ones(1, 1), DOWN: CODES},
+        f"takes its codes, but not {DOWN}, and no model is loaded then either",
+    ),
+    "scales of 64 bits": (
+        {AT: CODES, f"{AT}_scale_inv": torch.ones(1, 1, dtype=torch.float64)},
+        f"cannot take its codes: tensor '{AT}_scale_inv' of shape [1, 1] does not fit '{AT}' of shape [24, 40]: scales "
+        "of f64; download both again",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_KEPT)
+def test_a_pack_says_why_no_codes_were_kept(tmp_path: Path, kind: str) -> None:
+    arrays, why = NOT_KEPT[kind]
+    source = write_arrays(tmp_path / "source", {"quantization_config": BLOCKS}, arrays)
+    said = f"quantized already (fp8): no model is loaded from its arrays; --method keep {why}"
+    for options in ({}, {"method": "lossless"}):
+        assert spqfmt.pack(source, tmp_path / "m.spq", force=True, **options).notes == (said,)
+
+
+def test_weights_that_load_are_not_said_to_be_refused(tmp_path: Path) -> None:
+    """Floats of 8 bits that nothing scales are numbers, and floats whose config has a quantizer's file are no codes."""
+    source = write_arrays(tmp_path / "source", {}, {AT: CODES})
+    assert not spqfmt.pack(source, tmp_path / "m.spq").notes
+    source = write_arrays(tmp_path / "floats", {}, {AT: torch.ones(4, 4)})
+    (source / "quantize_config.json").write_text("{}")
+    assert not spqfmt.pack(source, tmp_path / "m.spq", force=True).notes
 
 
 def test_codes_and_scales_may_lie_in_different_shards(tmp_path: Path) -> None:
