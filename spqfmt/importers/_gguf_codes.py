@@ -71,6 +71,8 @@ class BlocksAsBytes:
 
     tensor: GgufTensor
     stored: _Bytes
+    why: str = ""
+    """Why a tensor of a type that has codes has none."""
 
     def encode(self) -> Encoded:
         """Give the stream: the first bytes of all blocks, then the second ones, and so on."""
@@ -78,7 +80,7 @@ class BlocksAsBytes:
         turned = np.ascontiguousarray(blocks.T).reshape(-1)
         stream = StreamData(_BLOCKS, "u8", turned, row_elements=len(blocks))
         name = self.tensor.form.lower().replace(" ", "-")
-        return Encoded(f"ggml.{name}/1", {}, (stream,))
+        return Encoded(f"ggml.{name}/1", {}, (stream,), why_no_codes=self.why)
 
     def dequantize(self) -> Float32:
         """Raise UnsupportedError: what they stand for ggml knows."""

@@ -49,6 +49,13 @@ def _count(header: GgufHeader) -> int:
 def _tensors(path: Path, headers: list[GgufHeader]) -> tuple[GgufTensor, ...]:
     tensors = tuple(tensor for header in headers for tensor in header.tensors)
     due = headers[0].metadata.get("split.tensors.count", len(tensors))
-    if len(tensors) != due or len({tensor.name for tensor in tensors}) < len(tensors):
-        raise ImporterError(f"{path}: its parts hold {len(tensors)} tensors, not {due} of different names")
+    if len(tensors) != due:
+        raise ImporterError(f"{path}: its parts hold {len(tensors)} tensors, not {due}; download them again")
+    names: set[str] = set()
+    for tensor in tensors:
+        if tensor.name in names:
+            raise ImporterError(
+                f"{path}: its parts hold two tensors of the name {tensor.name}; download them again"
+            )
+        names.add(tensor.name)
     return tensors

@@ -53,12 +53,12 @@ class StoredTensor:
     @property
     def form(self) -> str:
         """Return what ggml calls its blocks; nothing where it has none, or other values than the model's."""
-        return "" if self.tensor.ggml_type in PLAIN or self._has_other_values else self.tensor.form
+        return "" if not self._has_blocks or self._has_other_values else self.tensor.form
 
     @property
     def place(self) -> SourcePlace | None:
         """Where it lies as it is restored; None for blocks, and for other values."""
-        if self.tensor.ggml_type not in PLAIN or self._has_other_values:
+        if self._has_blocks or self._has_other_values:
             return None
         return self._place
 
@@ -94,26 +94,31 @@ class StoredTensor:
         dtypes = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "f64": torch.float64}
         dtypes |= {"i8": torch.int8, "i16": torch.int16, "i32": torch.int32, "i64": torch.int64}
         tensor, dtype = self.tensor, dtypes[dtype_of(self.tensor)]
-        if tensor.ggml_type in PLAIN:
-            value = torch.from_numpy(self._bytes()).view(dtype).reshape(tensor.shape)
+        if not self._has_blocks:
+            # torch does not view no bytes as elements.
+            elements = (
+                torch.from_numpy(self._bytes()).view(dtype) if tensor.n_bytes else torch.zeros(0, dtype=dtype)
+            )
+            value = elements.reshape(tensor.shape)
             return self.model.restore(self.name, value, self.config)
         exact = torch.from_numpy(self._values()).reshape(tensor.shape)
         rounded = self.model.restore(self.name, exact, self.config).to(dtype)
         if not torch.isfinite(rounded).all():
-            raise self._too_large()
+            hint = "; --method keep stores its bytes" if self.form else ""
+            raise ImporterError(f"{tensor.file.path}: tensor {tensor.name} has {self._too_large}{hint}")
         return rounded
 
     def stored(self) -> Quantized:
-        """Read the codes, or where no scheme holds them the bytes of the blocks. Raises ImporterError as `load`."""
+        """Read the codes, or the bytes of the blocks: no scheme may hold them, or the dtype not their values."""
         blocks = self._bytes()
         kind = block_type(self.tensor)
         if kind is None:
             return BlocksAsBytes(self.tensor, blocks)
         codes = grouped_codes(self.tensor, blocks)
         if not kind.takes_all_bytes and not is_whole(self.tensor, codes, blocks):
-            return BlocksAsBytes(self.tensor, blocks)
+            return BlocksAsBytes(self.tensor, blocks, f"bytes that are no codes of {self.form}")
         if not (stays_below(codes, _LARGEST) or _is_finite(codes, dtype_of(self.tensor))):
-            raise self._too_large()
+            return BlocksAsBytes(self.tensor, blocks, self._too_large)
         order = self._order
         return codes if order is None else in_rows(codes, order)
 
@@ -134,6 +139,10 @@ class StoredTensor:
     @property
     def _place(self) -> SourcePlace:
         return SourcePlace(self.tensor.file.path.name, self.tensor.offset)
+
+    @property
+    def _has_blocks(self) -> bool:
+        return self.tensor.ggml_type not in PLAIN and self.tensor.n_bytes > 0
 
     @property
     def _has_other_values(self) -> bool:
@@ -161,20 +170,20 @@ class StoredTensor:
             )
         from gguf import GGMLQuantizationType, quants
 
-        rows = blocks.reshape(-1, tensor.n_bytes // max(1, int(np.prod(tensor.shape[:-1]))))
         try:
+            rows = blocks.reshape(int(np.prod(tensor.shape[:-1])), -1)
             values: NDArray[np.float32] = quants.dequantize(rows, GGMLQuantizationType(tensor.ggml_type))
+            return values.reshape(tensor.shape)
+        # Of a type that is not known here, the bytes may be more than those of the shape.
         except (ValueError, NotImplementedError):
             raise ImporterError(
-                f"{self.tensor.file.path}: tensor {tensor.name} is stored as {tensor.form}, whose values are not known"
+                f"{self.tensor.file.path}: tensor {tensor.name} is stored as {tensor.form}, whose values are not "
+                "known; --method keep stores its bytes"
             ) from None
-        return values
 
-    def _too_large(self) -> ImporterError:
-        dtype = dtype_of(self.tensor)
-        return ImporterError(
-            f"{self.tensor.file.path}: tensor {self.tensor.name} has values that {dtype} cannot hold"
-        )
+    @property
+    def _too_large(self) -> str:
+        return f"values that {dtype_of(self.tensor)} cannot hold"
 
 
 def _is_finite(codes: Grouped, dtype: str) -> bool:

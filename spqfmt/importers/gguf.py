@@ -4,7 +4,8 @@ Dtypes: F32, F16, BF16, F64 and integers stay what they are. MXFP4 becomes bf16,
 other block type becomes f16: a dequantized value is a float16 scale times a small integer (plus a float16 offset),
 which in general only f32 holds exactly; rounding it to f16 costs at most 2^-11 of the value, far below the step of the
 block, and halves what is stored. A value beyond float16's range is refused, never clipped. Method keep takes the codes
-over as they are (_gguf_codes.py), and the bytes of blocks whose values stand in a book of vectors (IQ1 to IQ3).
+over as they are (_gguf_codes.py), and the bytes of blocks whose values stand in a book of vectors (IQ1 to IQ3), or are
+beyond that range.
 """
 
 from __future__ import annotations

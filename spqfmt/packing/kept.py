@@ -74,6 +74,7 @@ class KeptTensors:
         self._again: list[SourceTensor] = []
         self._codes: list[SourceTensor] = []
         self._as_bytes: list[SourceTensor] = []
+        self._no_codes: dict[str, str] = {}
         self._values: list[SourceTensor] = []
 
     def add(self, planned: PlannedTensor, encoded: Encoded) -> None:
@@ -82,7 +83,10 @@ class KeptTensors:
             self._n_weights += planned.n_weights
         if self._is_told and planned.source.form:
             of_scheme = self._codes if scheme_of(encoded.scheme).is_quantized else self._values
-            (self._as_bytes if is_scheme_name(encoded.scheme) else of_scheme).append(planned.source)
+            if encoded.why_no_codes:
+                self._no_codes[planned.source.name] = encoded.why_no_codes
+            else:
+                (self._as_bytes if is_scheme_name(encoded.scheme) else of_scheme).append(planned.source)
         if scheme_of(encoded.scheme).is_quantized:
             self._n_quantized += planned.n_weights
             self._again += [planned.source] if planned.source.form else []
@@ -115,6 +119,13 @@ class KeptTensors:
         """What has become of the source's codes where nothing was quantized."""
         if self._codes:
             yield f"{_counted(self._codes)} these are kept"
+        for why in sorted(set(self._no_codes.values())):
+            names = [name for name, of in self._no_codes.items() if of == why]
+            named = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+            yield (
+                f"kept as the bytes of its blocks, not as codes, because of {why}: {named}; the file comes back, but "
+                "no model is loaded"
+            )
         if self._as_bytes:
             yield (
                 f"{_counted(self._as_bytes)} no scheme has these, so the bytes are kept; the file comes back, but no "

@@ -240,10 +240,17 @@ def test_a_type_that_ggml_adds_later_is_kept_as_bytes(tmp_path: Path) -> None:
             info = file[name].info
             assert (info.scheme, info.shape) == ("ggml.type-77/1", (64, 64))
             assert info.streams[0].raw_bytes == stored[name].n_bytes
-    with pytest.raises(
-        ImporterError, match=r"tensor blk.0.time_mix_key.weight is stored as type 77, whose values"
-    ):
-        spqfmt.pack(source, tmp_path / "m.spq", method="lossless", force=True)
+    # The second number of rows does not divide the bytes.
+    for rows in (64, 63):
+        at = data.index(b"blk.0.time_mix_key.weight") + len("blk.0.time_mix_key.weight") + 4 + 8
+        source.write_bytes(data[:at] + struct.pack("<Q", rows) + data[at + 8 :])
+        for method in ("lossless", "rtn"):
+            with pytest.raises(
+                ImporterError,
+                match=r"tensor blk.0.time_mix_key.weight is stored as type 77, whose values are not known; "
+                "--method keep stores its bytes",
+            ):
+                spqfmt.pack(source, tmp_path / "m.spq", method=method, force=True)
 
 
 def test_values_out_of_books_alone_need_the_gguf_package(
@@ -272,7 +279,11 @@ def test_a_model_in_parts(tmp_path: Path) -> None:
     assert report.n_tensors == 5
     assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == digests
-    parts[1].write_bytes(digests[parts[0].name])
+    first = digests[parts[0].name]
+    number = first.index(b"split.no") + len(b"split.no") + 4
+    parts[1].write_bytes(first[:number] + struct.pack("<H", 1) + first[number + 2 :])
+    refuse(parts[0], "its parts hold two tensors of the name token_embd.weight")
+    parts[1].write_bytes(first)
     refuse(parts[1], "not part 2 of 3, as its name says")
     parts[1].unlink()
     refuse(parts[0], f"part {parts[1].name} of the model is not beside it")

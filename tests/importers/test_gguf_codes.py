@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 from pathlib import Path
 
 import gguf
@@ -94,18 +95,67 @@ def test_a_kept_model_runs_decoded_and_packed_as_its_values_do(tmp_path: Path, k
         assert torch.allclose(exact, packed, atol=1e-3 * float(exact.std()), rtol=0)
 
 
-def test_values_that_do_not_fit_are_refused_as_without_keep(tmp_path: Path) -> None:
-    source = write(tmp_path, "qwen2", "Q8_0")
+@pytest.mark.parametrize("scale", [60000.0, np.inf, np.nan])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "Q6_K"])
+def test_blocks_whose_values_do_not_fit_are_kept_as_bytes(tmp_path: Path, kind: str, scale: float) -> None:
+    source = write(tmp_path, "llama", kind)
     header = next(t for t in read_header(SourceFile(source)).tensors if t.name == "blk.0.ffn_up.weight")
     data = bytearray(source.read_bytes())
-    data[header.offset : header.offset + 2] = np.float16(60000).tobytes()
-    data[header.offset + 2] = 100
+    at = header.offset + (208 if kind == "Q6_K" else 0)
+    data[at : at + 2] = np.float16(scale).tobytes()
+    block = slice(header.offset, header.offset + header.block_bytes)
+    if kind != "Q6_K":
+        data[header.offset + 4 : header.offset + 6] = b"\x64\x64"
     source.write_bytes(data)
-    for method in ("keep", "lossless"):
+    name = "model.layers.0.mlp.up_proj.weight"
+    why = "values that f16 cannot hold"
+    assert spqfmt.pack(source, tmp_path / "m.spq").notes == (
+        f"15 tensors are codes in the source ({kind}): these are kept",
+        f"kept as the bytes of its blocks, not as codes, because of {why}: {name}; the file comes back, but no "
+        "model is loaded",
+    )
+    spqfmt.verify(tmp_path / "m.spq", content=True)
+    with Reader(tmp_path / "m.spq") as reader:
+        schemes = {record.name: record.scheme for record in reader.index.tensors}
+    assert schemes.pop(name) == f"ggml.{kind.lower()}/1"
+    assert set(schemes.values()) == {"grouped", "dense"}
+    returned = comes_back(tmp_path / "m.spq", tmp_path / "out")
+    assert returned[block] == data[block]
+    assert returned == data
+    for method in ("lossless", "rtn"):
         with pytest.raises(
-            ImporterError, match=r"tensor blk.0.ffn_up.weight has values that f16 cannot hold"
+            ImporterError, match=f"tensor blk.0.ffn_up.weight has {why}; --method keep stores its bytes"
         ):
-            spqfmt.pack(source, tmp_path / "m.spq", method=method)
+            spqfmt.pack(source, tmp_path / "no.spq", method=method)
+
+
+@pytest.mark.parametrize("method", ["keep", "lossless", "rtn"])
+@pytest.mark.parametrize("kind_of_none", [0, 1, 2, 19])
+@pytest.mark.parametrize("shape", [(0, 256), (4, 0)])
+def test_blocks_that_are_none_are_an_empty_tensor(
+    tmp_path: Path, shape: tuple[int, int], kind_of_none: int, method: str
+) -> None:
+    """A second tensor has blocks: else there would be nothing to keep."""
+    source = tmp_path / "m.gguf"
+    kind = gguf.GGMLQuantizationType.Q4_0
+    writer = gguf.GGUFWriter(source, "nobody")
+    writer.add_tensor("a.weight", gguf.quants.quantize(np.ones((4, 32), np.float32), kind), raw_dtype=kind)
+    writer.add_tensor("b.weight", np.zeros((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    data = source.read_bytes()
+    at = data.index(b"b.weight") + len("b.weight") + 4
+    source.write_bytes(data[:at] + struct.pack("<QQI", shape[1], shape[0], kind_of_none) + data[at + 20 :])
+    spqfmt.pack(source, tmp_path / "m.spq", method=method)
+    spqfmt.verify(tmp_path / "m.spq", content=True)
+    with spqfmt.open(tmp_path / "m.spq") as file:
+        assert file["b.weight"].shape == shape
+        assert file.read("b.weight").shape == shape
+        assert file.read("a.weight").shape == (4, 32)
+    if method == "keep":
+        assert comes_back(tmp_path / "m.spq", tmp_path / "out") == source.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["IQ1_S", "IQ2_XXS", "IQ3_S"])
@@ -139,9 +189,13 @@ def test_blocks_that_are_no_codes_are_kept_as_bytes(tmp_path: Path, kind: str) -
     data[header.offset] = 0xFF if kind == "TQ2_0" else no_number
     source.write_bytes(data)
     for options in ({}, {"no_identity": True}):
-        spqfmt.pack(source, tmp_path / "m.spq", method="keep", force=True, **options)  # type: ignore[arg-type]
+        report = spqfmt.pack(source, tmp_path / "m.spq", method="keep", force=True, **options)  # type: ignore[arg-type]
         with spqfmt.open(tmp_path / "m.spq") as file:
             schemes = {name: handle.info.scheme for name, handle in file.items()}
+        assert report.notes[1].startswith(
+            f"kept as the bytes of its blocks, not as codes, because of bytes that are no codes of {kind}: "
+            "model.layers.0.mlp.up_proj.weight; "
+        )
         assert schemes.pop("model.layers.0.mlp.up_proj.weight") == f"ggml.{kind.lower()}/1"
         assert set(schemes.values()) == {"grouped", "dense"}
         if not options:
