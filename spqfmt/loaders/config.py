@@ -17,6 +17,7 @@ from spqfmt.models.config import read_config, read_tokenizer
 _TOKENIZER_FILES = frozenset(
     {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt"}
 )
+_UNKNOWN_MODEL = re.compile(r"does not recognize this architecture|Unrecognized model")
 _NOT_INSTALLED = re.compile(r"library but it was not found|^No module named")
 
 
@@ -53,9 +54,11 @@ def stored_config(path: Path, folder: Path, stored: StoredModel) -> Any:
         raise stored.bad(message)
 
     def explained(reason: str) -> SpqError:
+        # A model that has no class here may have one in a newer version; a value that does not fit will not.
+        is_unknown = _UNKNOWN_MODEL.search(reason)
+        advice = "a newer transformers may" if is_unknown else "mend that file, or try another transformers"
         return UnsupportedError(
-            f"{path}: transformers cannot use its config.json: {reason.replace(str(folder), str(path))}; "
-            "a newer transformers may",
+            f"{path}: transformers cannot use its config.json: {reason.replace(str(folder), str(path))}; {advice}",
             "config",
         )
 

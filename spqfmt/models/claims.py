@@ -40,11 +40,17 @@ afterwards, and cuts tensors that are stored as one."""
 
 
 def false_claim(folder: Path, n_tensors: int) -> str:
-    """What the folder's config.json says that so many tensors cannot fill, in a few words; empty where nothing is."""
+    """What the folder's config.json says that so many tensors cannot fill, or that no class can take, in a few words.
+
+    Empty where nothing is.
+    """
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return ""  # transformers says what is wrong with it
+    quantizer = config.get("quantization_config") if isinstance(config, dict) else None
+    if quantizer and not isinstance(quantizer, dict):
+        return "quantization_config is no object"
     for key, number in _numbers(config):
         if number < 0 and _SIZES.fullmatch(key):
             return f"{key} is {number}"

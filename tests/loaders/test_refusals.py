@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import spqfmt
-from spqfmt.errors import ImporterError, OptionError, UnsupportedError, foreign_errors
+from spqfmt.errors import CorruptError, ImporterError, OptionError, UnsupportedError, foreign_errors
 from spqfmt.importers import open_source
 from spqfmt.loaders import evaluate, generate, load_model
 from spqfmt.loaders.plan import plan_model
@@ -51,6 +52,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, bool]] = {
         lambda folder: (folder / "tokenizer.json").write_text(DEEP),
         "transformers cannot use its tokenizer: ",
         False,
+    ),
+    "no heads": (
+        _config(num_attention_heads=0),
+        "transformers cannot use its config.json: integer modulo by zero; mend that file, or try another transformers",
+        True,
     ),
     "no list of architectures": (
         _config(architectures=3),
@@ -94,6 +100,26 @@ def test_what_transformers_cannot_use_is_said_with_the_file(
         said = str(caught.value)
         assert said.startswith((f"{folder}: {words}", f"{packed}: {words}"))
         assert said.isprintable()
+
+
+@pytest.mark.parametrize("said", ["x", [1], 4])
+def test_a_quantizer_that_is_no_object_is_a_wrong_config(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, said: object
+) -> None:
+    folder, packed = tmp_path / "model", tmp_path / "m.spq"
+    shutil.copytree(tiny_folder("llama"), folder)
+    _config(quantization_config=said)(folder)
+    spqfmt.pack(folder, packed)
+    words = "its config.json is wrong: quantization_config is no object"
+    uses: list[tuple[Path, type[Exception], Callable[[], object]]] = [
+        (folder, ImporterError, lambda: load_model(folder)),
+        (packed, CorruptError, lambda: load_model(packed)),
+        (packed, CorruptError, lambda: load_model(packed, packed=True)),
+        (packed, CorruptError, lambda: plan_model(packed)),
+    ]
+    for path, kind, use in uses:
+        with pytest.raises(kind, match=re.escape(f"{path}: {words}")):
+            use()
 
 
 def test_what_goes_wrong_behind_the_config_and_the_tokenizer_names_the_file_too(
