@@ -169,7 +169,7 @@ def _why_not_folder(folder: Path, names: list[str], *, is_part: bool) -> str:
     if len(names) > _MAX_IN_FOLDER:
         return f"a folder of more than {_MAX_IN_FOLDER} files"
     if not is_part and any(name.lower().endswith(_WEIGHTS) for name in names):
-        return "a folder with weights of its own"
+        return "in a folder with weights of its own"
     return "" if as_files(names) else "no kind of file that travels with a model"
 
 

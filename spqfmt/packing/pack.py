@@ -237,21 +237,35 @@ def pack_model(
         seconds=time.monotonic() - started,
         left_dense=left_dense,
         notes=notes,
-        assets=(*(asset.name for asset in model.assets), *sorted(whole_files & model.left_out.keys())),
+        assets=(*(asset.name for asset in model.assets), *_kept_whole(model, whole_files)),
         left_out=_left_out(model, whole_files),
         not_given_back=lost,
     )
 
 
 def _left_out(model: SourceModel, whole_files: set[str]) -> dict[str, str]:
-    """What the source left out and is not kept as literals: `whole_files`, or a folder of which all files are these."""
+    """What the source left out and is not kept as literals, which `whole_files` are.
+
+    A folder of which some files are kept is named by the others.
+    """
     held = whole_files | model.asset_data.keys()
-
-    def is_held(name: str) -> bool:
+    left_out: dict[str, str] = {}
+    for name, reason in model.left_out.items():
         inside = [n for n in model.named_files if name.endswith("/") and n.startswith(name)]
-        return name in held or (bool(inside) and held.issuperset(inside))
+        if held.isdisjoint(inside):
+            left_out |= {} if name in held else {name: reason}
+        else:
+            left_out |= {n: reason for n in inside if n not in held}
+    return left_out
 
-    return {name: reason for name, reason in model.left_out.items() if not is_held(name)}
+
+def _kept_whole(model: SourceModel, whole_files: set[str]) -> list[str]:
+    """Which of `whole_files` the source left out, by name or with their folder."""
+    return sorted(
+        name
+        for name in whole_files - model.own_files
+        if name in model.left_out or f"{name.partition('/')[0]}/" in model.left_out
+    )
 
 
 class _Encoder:

@@ -43,8 +43,8 @@ STAY = {
     "x.pyc": "no kind of file",
     "photo.png": "no kind of file",
     "aux.json": "no kind of file",
-    "checkpoint-5/": "a folder with weights of its own",
-    "onnx/": "a folder with weights of its own",
+    "checkpoint-5/": "in a folder with weights of its own",
+    "onnx/": "in a folder with weights of its own",
     "runs/": "no kind of file",
     "license": "its name is another's but for case",
     "1_Pooling/gone.json": "a link to a file that is missing",
@@ -109,6 +109,24 @@ def test_what_travels_comes_back(crowded: Path, tmp_path: Path) -> None:
     found = below(tmp_path / "out")
     assert found.pop("model.safetensors")
     assert found == {"config.json": b"{}", **{name: b"x of " + name.encode() for name in TRAVEL}}
+
+
+def test_small_files_of_a_folder_with_weights_are_not_called_left_out(tmp_path: Path) -> None:
+    """Those of `unpack` and those that are left out are all that there is."""
+    folder = write(
+        model_folder(tmp_path / "source"), "sub/config.json", "sub/model.safetensors", "runs/events.out"
+    )
+    result = CliRunner().invoke(pack, [str(folder), str(tmp_path / "m.spq")])
+    assert result.exit_code == 0, result.output
+    assert "left out, in a folder with weights of its own: sub/model.safetensors\n" in result.stderr
+    assert result.stderr.count("left out") == 1
+    report = spqfmt.pack(folder, tmp_path / "m.spq", force=True)
+    assert report.left_out.keys() == {"sub/model.safetensors"}
+    assert report.assets == ("config.json", "runs/events.out", "sub/config.json")
+    spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out", with_code=True)
+    everything = below(folder)
+    del everything["sub/model.safetensors"]
+    assert below(tmp_path / "out") == everything
 
 
 def test_code_comes_back_when_asked_for(crowded: Path, tmp_path: Path) -> None:
