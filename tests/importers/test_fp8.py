@@ -539,7 +539,7 @@ def test_what_is_left_beside_kept_codes_is_no_weight_either(tmp_path: Path) -> N
     ):
         spqfmt.load_model(path)
     _write_without_config(tmp_path / "bare", lambda module, weight: {f"{module}.weight": weight.to(FP8)})
-    spqfmt.pack(tmp_path / "bare", path, force=True)
+    assert not spqfmt.pack(tmp_path / "bare", path, force=True).notes
     weights = load_file(tmp_path / "bare" / "model.safetensors")
     loaded = spqfmt.load_model(path)[0].state_dict()
     assert torch.equal(loaded[f"{lacks}.weight"], weights[f"{lacks}.weight"].to(torch.bfloat16))
