@@ -72,7 +72,7 @@ class BlocksAsBytes:
     tensor: GgufTensor
     stored: _Bytes
     why: str = ""
-    """Why a tensor of a type that has codes has none."""
+    """Why it has no codes; empty where its type has none, and values."""
 
     def encode(self) -> Encoded:
         """Give the stream: the first bytes of all blocks, then the second ones, and so on."""

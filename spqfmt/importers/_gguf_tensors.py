@@ -20,7 +20,7 @@ from spqfmt.importers._gguf_codes import (
     stays_below,
 )
 from spqfmt.importers._gguf_models import Config, GgufModel
-from spqfmt.importers._gguf_reader import GgufTensor
+from spqfmt.importers._gguf_reader import FORMS, GgufTensor
 from spqfmt.importers.base import SourcePart, SourcePlace
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.floats import narrow, widen
@@ -113,7 +113,8 @@ class StoredTensor:
         blocks = self._bytes()
         kind = block_type(self.tensor)
         if kind is None:
-            return BlocksAsBytes(self.tensor, blocks)
+            why = "" if self.tensor.ggml_type in FORMS else "a type of blocks that is not known here"
+            return BlocksAsBytes(self.tensor, blocks, why)
         codes = grouped_codes(self.tensor, blocks)
         if not kind.takes_all_bytes and not is_whole(self.tensor, codes, blocks):
             return BlocksAsBytes(self.tensor, blocks, f"bytes that are no codes of {self.form}")

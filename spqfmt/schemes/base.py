@@ -74,7 +74,7 @@ class Encoded:
     same_as: Mapping[str, tuple[StreamData, str]] = field(default_factory=dict)
     """What is shared, by role: a stream that an earlier tensor holds already, and that tensor's name."""
     why_no_codes: str = ""
-    """Why these are the bytes of a source whose type has codes, by what the tensor has; no part of the file."""
+    """Because of what these are the bytes of a source, and a pack says it; no part of the file."""
 
     @property
     def holders(self) -> dict[str, str]:
