@@ -5,7 +5,7 @@ python tools/bench/exponent_classes.py model.safetensors
 Weights are rounded to BF16. Rows (or columns) are sorted by their mean exponent and cut into k classes, each with
 its own frequencies. `free` is the order-0 entropy alone, in bits a weight; `paid` adds what a file has besides: the
 order of the channels and 350 bytes a class. `best` takes for each matrix what costs least, today's chunks among
-them. Decision 0039 is about this.
+them. Decision 0040 is about this.
 """
 
 import argparse
