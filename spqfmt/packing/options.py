@@ -110,9 +110,6 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
     if unknown := arguments.keys() - PackArguments.__annotations__.keys():
         raise TypeError(f"pack has no argument {min(unknown)!r}")
     given: dict[str, Any] = {key: value for key, value in arguments.items() if value is not None}
-    for key, value in given.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise OptionError(f"--{key.replace('_', '-')} {value}: not a number that can be worked with")
     name, bits, size = choose(*(given.get(key) for key in ("method", "bits", "fit", "fit_memory")))
     codec = arguments.get("codec", "auto")
     if codec not in CHOICES:
@@ -132,6 +129,10 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         calibration["text"] = given_path(calibration["text"])
     rule = parse_partial(arguments.get("partial", "none"), arguments.get("rates"))
     checked = method.check(asked)
+    for key, value in given.items():
+        # Methods have words of their own for most numbers. An infinite threshold asks for no outliers.
+        if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and key != "threshold")):
+            raise OptionError(f"--{key.replace('_', '-')} {value}: not a number that can be worked with")
     shard_bytes = parse_shard_size(arguments.get("shard_size"))
     target: Fit | None = size
     if name == FITTING:

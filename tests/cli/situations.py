@@ -698,7 +698,7 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         "bits that are none",
         "pack {model} {dir}/o.spq --method ecq --bits nan",
         2,
-        ["--bits nan: not a number that can be worked with"],
+        ["from 1 to 8"],
     ),
     ("eval, no text in it", "eval {good.spq} --text {blank.txt}", 2, ["{blank.txt}: no text in it"]),
     ("eval, no UTF-8", "eval {good.spq} --text {binary.txt}", 2, ["{binary.txt}: not UTF-8"]),
