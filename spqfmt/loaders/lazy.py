@@ -52,6 +52,11 @@ def _shared(stored: StoredModel, model_class: Any, config: Any) -> frozenset[str
     tied = {name: tensor.tied_to for name, tensor in stored.tensors.items() if tensor.tied_to is not None}
     if not tied:
         return frozenset()
+    # A class that names the very pairs is believed: making a model to ask takes longer than a small one's weights.
+    own: Any = getattr(model_class, "_tied_weights_keys", None)
+    is_tying = isinstance(own, dict) and getattr(config, "tie_word_embeddings", False)
+    if is_tying and tied.items() <= own.items() and stored.tensors.keys() >= set(tied.values()):
+        return frozenset(tied)
     with torch.device("meta"):
         model = model_class(config)
     targets = Targets(model, stored.tensors)
