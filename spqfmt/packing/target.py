@@ -6,6 +6,7 @@ what is too little, and what the file says of it.
 
 import math
 from dataclasses import dataclass
+from math import isfinite
 from typing import ClassVar, NamedTuple, TypeAlias
 
 from spqfmt.errors import OptionError
@@ -111,7 +112,7 @@ def choose(
         return Choice(name, {}, size)
     if name == FITTING:
         return Choice(name, {"bits_per_weight": float(bits)}, size)
-    if bits != int(bits):
+    if not isfinite(bits) or bits != int(bits):
         raise OptionError(f"bits of method {name} are a whole number, not {bits:g}; ecq takes any")
     return Choice(name, {"bits": int(bits)}, size)
 
