@@ -45,10 +45,6 @@ class BlockType:
         """What is added to a code of the second level in its place."""
         return 32 if self.number_bits and self.dtypes["scale_codes"] == "i8" else 0
 
-    def n_of(self, role: str) -> int:
-        """Elements of a block."""
-        return self.n_elements if role == "codes" else self.tile if role in LEVEL2 else 1
-
     def placed(self) -> Iterator[tuple[Field, int]]:
         """The fields and where they begin in a block."""
         at = 0

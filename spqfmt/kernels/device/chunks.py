@@ -103,17 +103,11 @@ def chunk_job(chunk: Buffer, codec: int, stored_offset: int, out_offset: int, ra
         raise ValueError(f"a chunk cannot lie at {stored_offset} and decode to {out_offset}")
     if codec == wire.CODEC_RAW:
         check(stored_bytes == raw_bytes, f"raw chunk of {stored_bytes} bytes, not {raw_bytes}")
-        return ChunkJob(
-            codec=codec,
-            stored_offset=stored_offset,
-            stored_bytes=stored_bytes,
-            out_offset=out_offset,
-            raw_bytes=raw_bytes,
-            header=None,
-        )
-    if codec != wire.CODEC_RANS:
+        header = None
+    elif codec == wire.CODEC_RANS:
+        header = read_header(chunk, raw_bytes)
+    else:
         raise ValueError(f"the kernels do not decode codec {codec}")
-    header = read_header(chunk, raw_bytes)
     return ChunkJob(
         codec=codec,
         stored_offset=stored_offset,
