@@ -15,7 +15,7 @@ from spqfmt.errors import OptionError, UnsupportedError
 from spqfmt.models.treatments import Treatment, treatment
 from spqfmt.reading.report import TensorReport, report_tensor
 from spqfmt.reading.restore import column_scale, numbers_of, restore, restore_first
-from spqfmt.reading.rows import read_tensor
+from spqfmt.reading.rows import Room, heap, read_tensor
 from spqfmt.records import TensorRecord
 from spqfmt.wire import DTYPES
 
@@ -60,11 +60,16 @@ class TensorHandle:
         values = None if scale is None else torch.from_numpy(scale.to_float32())
         return treatment(record.activation_clamp, record.activation_quantization, values)
 
-    def read(self, rows: slice | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The tensor, or some rows of its first dimension, dequantized; see `SpqFile.read`."""
+    def read(
+        self, rows: slice | None = None, dtype: torch.dtype | None = None, room: Room = heap
+    ) -> torch.Tensor:
+        """The tensor, or some rows of its first dimension, dequantized; see `SpqFile.read`.
+
+        A whole tensor that is not converted lies in memory that `room` gives.
+        """
         record = self._record
         exact = "f32" if dtype == torch.float32 and record.dtype in {"f16", "bf16"} else None
-        value = restore(self._reader, record, exact) if rows is None else self._read_rows(rows, exact)
+        value = restore(self._reader, record, exact, room) if rows is None else self._read_rows(rows, exact)
         if DTYPES[record.dtype].bits < 8:
             return _narrow(value, record, dtype)
         if dtype is not None and value.is_complex() and not dtype.is_complex:

@@ -14,9 +14,11 @@ from spqfmt.calibration.limits import within_limits
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import SpqError
 from spqfmt.kernels.context import current, using
-from spqfmt.loaders.tensors import LazyTensor, StoredModel
+from spqfmt.loaders.slabs import Slabs
+from spqfmt.loaders.tensors import FLOATS, LazyTensor, StoredModel
 from spqfmt.models.targets import Targets
 from spqfmt.progress import Progress
+from spqfmt.reading.rows import heap
 from spqfmt.records import dense_bytes
 
 
@@ -30,8 +32,9 @@ def lazy_state(
     its own.
     """
     progress.start(sum(_source_bytes(t) for t in stored.tensors.values() if t.tied_to is None))
-    reading = _Reading(dtype, progress)
     shared = _shared(stored, model_class, config)
+    wanted = [tensor for name, tensor in stored.tensors.items() if name not in shared]
+    reading = _Reading(dtype, progress, Slabs(prod(tensor.shape) * dtype.itemsize for tensor in wanted))
     try:
         with within_limits():
             yield {
@@ -90,7 +93,9 @@ class _Handle:
 class _Reading:
     """Reads the tensors, and keeps the first error: transformers turns some into messages of its own."""
 
-    def __init__(self, dtype: torch.dtype, progress: Progress) -> None:
+    def __init__(self, dtype: torch.dtype, progress: Progress, slabs: Slabs) -> None:
+        self._dtype = dtype
+        self._slabs = slabs
         self._exact = dtype == torch.float32
         self._context = current()
         self._progress = progress
@@ -102,7 +107,9 @@ class _Reading:
     def read(self, name: str, tensor: LazyTensor) -> torch.Tensor:
         with self._turns, using(self._context):
             try:
-                value = tensor.read(self._exact)
+                # What transformers converts is thrown away: in a slab its room would wait for all others of its size.
+                stays = self._exact or FLOATS.get(tensor.dtype) == self._dtype
+                value = tensor.read(self._exact, self._slabs.take if stays else heap)
             except (SpqError, OSError) as error:
                 self.error = self.error or error
                 raise

@@ -41,7 +41,7 @@ from spqfmt.models.config import find_model_class, quiet_transformers
 from spqfmt.models.inputs import treat_inputs
 from spqfmt.progress import Progress, Silent
 from spqfmt.residency.plan import Plan
-from spqfmt.residency.rates import measure_rates
+from spqfmt.residency.rates import UNMEASURED, measure_rates
 from spqfmt.stand_ins import given_path
 
 _NAMES_SHOWN = 3
@@ -194,7 +194,9 @@ def load_packed(
     with ExitStack() as stack:
         weights: Callable[[Plan, Sequence[Reader], torch.dtype], Weights]
         if device is None:
-            planner, weights = on_host(wanted.memory_bytes, measure_rates(readers[0])), HostWeights
+            # Measuring takes a tenth of a second, and without a ceiling nothing is chosen by it.
+            rates = UNMEASURED if wanted.memory_bytes is None else measure_rates(readers[0])
+            planner, weights = on_host(wanted.memory_bytes, rates), HostWeights
         else:
             stack.callback(device.close)
             planner, weights = device_road(device, wanted)

@@ -19,10 +19,11 @@ from spqfmt.loaders.file import SpqFile
 from spqfmt.models.harmless import SETTINGS
 from spqfmt.models.treatments import Treatment
 from spqfmt.reading.restore import numbers_of
+from spqfmt.reading.rows import Room
 from spqfmt.schemes.registry import scheme_of
 from spqfmt.wire import DTYPES
 
-_FLOATS = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+FLOATS = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 _ASSET_BYTES = 128 << 20
 """The largest tokenizers have about a third of that."""
@@ -33,14 +34,15 @@ _SETTINGS_BYTES = 4 << 20
 class LazyTensor:
     """One tensor, by the names of `SourceTensor`.
 
-    `read(exact)` returns it in memory of its own, on the CPU, in its dtype. `exact` asks a quantized tensor for float32
-    weights that are not rounded to that dtype; others ignore it. Floats of less than 8 bits come as float32.
+    `read(exact, room)` returns it in memory of its own, on the CPU, in its dtype. `exact` asks a quantized tensor for
+    float32 weights that are not rounded to that dtype; others ignore it. Floats of less than 8 bits come as float32.
+    That memory may be what `room` gives.
     """
 
     shape: tuple[int, ...]
     dtype: str
     tied_to: str | None
-    read: Callable[[bool], torch.Tensor]
+    read: Callable[[bool, Room], torch.Tensor]
     treatment: Treatment | None = None
     """What is done with the input of the tensor's layer."""
 
@@ -150,27 +152,28 @@ class _Assets(Mapping[str, bytes]):
         return len(self._model.asset_names)
 
 
-def _loader(path: Path, tensor: SourceTensor) -> Callable[[bool], torch.Tensor]:
+def _loader(path: Path, tensor: SourceTensor) -> Callable[[bool, Room], torch.Tensor]:
     if tensor.dtype == "c64":
         return _refused(path, tensor.name)
     if DTYPES[tensor.dtype].bits < 8:
-        return lambda exact: numbers_of(tensor.load(), tensor.dtype)
-    return lambda exact: tensor.load()
+        return lambda exact, room: numbers_of(tensor.load(), tensor.dtype)
+    return lambda exact, room: tensor.load()
 
 
-def _reader(file: SpqFile, name: str) -> Callable[[bool], torch.Tensor]:
-    if file[name].dtype == "c64":
+def _reader(file: SpqFile, name: str) -> Callable[[bool, Room], torch.Tensor]:
+    handle = file[name]
+    if handle.dtype == "c64":
         return _refused(file.path, name)
-    if DTYPES[file[name].dtype].bits < 8:
-        return lambda exact: file.read(name, dtype=torch.float32)
-    is_float = file[name].dtype in _FLOATS
-    return lambda exact: file.read(name, dtype=torch.float32 if exact and is_float else None)
+    if DTYPES[handle.dtype].bits < 8:
+        return lambda exact, room: handle.read(dtype=torch.float32)
+    is_float = handle.dtype in FLOATS
+    return lambda exact, room: handle.read(dtype=torch.float32 if exact and is_float else None, room=room)
 
 
-def _refused(path: Path, name: str) -> Callable[[bool], torch.Tensor]:
+def _refused(path: Path, name: str) -> Callable[[bool, Room], torch.Tensor]:
     """What refuses complex numbers, of which transformers would take the real part."""
 
-    def read(_: bool) -> torch.Tensor:
+    def read(_: bool, __: Room) -> torch.Tensor:
         raise UnsupportedError(
             f"{path}: tensor {name!r} is of complex numbers, which no model of transformers computes with",
             "complex",
@@ -183,7 +186,7 @@ def main_dtype(tensors: Iterable[LazyTensor]) -> torch.dtype:
     """The float dtype that most weights have; float32 when there is none. One-byte floats are for storing only."""
     counts: dict[torch.dtype, int] = {}
     for tensor in tensors:
-        dtype = _FLOATS.get(tensor.dtype)
+        dtype = FLOATS.get(tensor.dtype)
         if dtype is not None and tensor.tied_to is None:
             counts[dtype] = counts.get(dtype, 0) + prod(tensor.shape)
     return max(counts, key=lambda dtype: counts[dtype], default=torch.float32)
@@ -193,7 +196,7 @@ def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """A torch dtype from itself or from its name, torch's ("bfloat16") or ours ("bf16"). OptionError for others."""
     if isinstance(dtype, torch.dtype):
         return dtype
-    names = _FLOATS | {str(value).removeprefix("torch."): value for value in _FLOATS.values()}
+    names = FLOATS | {str(value).removeprefix("torch."): value for value in FLOATS.values()}
     if dtype not in names:
         raise OptionError(f"dtype {dtype!r}: choose one of float32, float16, bfloat16, float64")
     return names[dtype]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.torch_arrays import to_torch
-from spqfmt.reading.rows import dtype_of, holder, read_first, read_tensor
+from spqfmt.reading.rows import Room, dtype_of, heap, holder, read_first, read_tensor
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.floats import Scale, small_float_values
 
@@ -21,10 +21,12 @@ def restore_first(
     return to_torch(elements, dtype_of(record, dtype), elements.shape)
 
 
-def restore(reader: Reader, record: TensorRecord, dtype: str | None = None) -> "torch.Tensor":
+def restore(
+    reader: Reader, record: TensorRecord, dtype: str | None = None, room: Room = heap
+) -> "torch.Tensor":
     """`read_tensor` as a tensor: all of it in its own shape and, where `dtype` is None, its own dtype."""
     record = holder(reader, record)
-    return to_torch(read_tensor(reader, record, dtype), dtype_of(record, dtype), record.shape)
+    return to_torch(read_tensor(reader, record, dtype, room), dtype_of(record, dtype), record.shape)
 
 
 def numbers_of(codes: "torch.Tensor", dtype: str) -> "torch.Tensor":

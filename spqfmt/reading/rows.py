@@ -3,11 +3,13 @@
 Rows and columns are here those of the tensor, seen as a matrix whose columns are its last dimension.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
+from typing import TypeAlias
 
 import numpy as np
 
+from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.container.reader import Reader
 from spqfmt.records import Chunks, TensorRecord
@@ -34,10 +36,24 @@ def dtype_of(record: TensorRecord, dtype: str | None) -> str:
     return record.dtype if dtype is None or not scheme_of(record.scheme).is_quantized else dtype
 
 
+Room: TypeAlias = Callable[[int], Bytes]
+"""Memory for so many bytes, uint8, whose content is unspecified."""
+
+
+def heap(n_bytes: int) -> Bytes:
+    """Room of numpy's own."""
+    return np.empty(n_bytes, np.uint8)
+
+
 def read_part(
-    reader: Reader, record: TensorRecord, rows: range, columns: range, dtype: str | None = None
+    reader: Reader,
+    record: TensorRecord,
+    rows: range,
+    columns: range,
+    dtype: str | None = None,
+    room: Room = heap,
 ) -> Elements:
-    """A part of a tensor, [rows, columns], carrier of the record's dtype.
+    """A part of a tensor, [rows, columns], carrier of the record's dtype, in memory that `room` gives.
 
     `dtype` f32 gives a quantized tensor's weights before their rounding to the record's dtype.
     """
@@ -46,7 +62,8 @@ def read_part(
     if record.view is not None and record.transposed:
         whole = _whole(reader, record, name)
         return np.ascontiguousarray(whole[rows.start : rows.stop, columns.start : columns.stop])
-    out = np.empty((len(rows), len(columns)), CARRIERS[name])
+    carrier = np.dtype(CARRIERS[name])
+    out = room(len(rows) * len(columns) * carrier.itemsize).view(carrier).reshape(len(rows), len(columns))
     if record.view is not None:
         _restore_view(reader, record, rows, columns=columns, out=out, name=name)
     elif record.transposed:
@@ -56,10 +73,13 @@ def read_part(
     return out
 
 
-def read_tensor(reader: Reader, record: TensorRecord, dtype: str | None = None) -> Elements:
+def read_tensor(
+    reader: Reader, record: TensorRecord, dtype: str | None = None, room: Room = heap
+) -> Elements:
     """The whole tensor in its own shape. See `read_part`."""
     record = holder(reader, record)
-    return read_part(reader, record, *rows_and_columns(record), dtype).reshape(record.shape)
+    rows, columns = rows_and_columns(record)
+    return read_part(reader, record, rows, columns=columns, dtype=dtype, room=room).reshape(record.shape)
 
 
 def read_first(

@@ -1,5 +1,6 @@
 """How fast this machine reads, decodes and computes: measured in some 100 ms, once in a process for each backend."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ class Rates:
     def decode(self, codec: int) -> float:
         """Raw bytes a second of a codec."""
         return self.codecs[CODECS_BY_ID[codec].name]
+
+
+UNMEASURED = Rates(math.inf, math.inf, dict.fromkeys(CODECS, math.inf))
+"""For plans in which rates decide nothing: everything takes no time."""
 
 
 def measure_rates(reader: Reader) -> Rates:

@@ -23,7 +23,7 @@ def gpt2(**more: Any) -> Any:
 
 def stored(ties: dict[str, str]) -> StoredModel:
     def tensor(tied_to: str | None) -> LazyTensor:
-        return LazyTensor((32, 16), "f32", tied_to, read=lambda _: torch.zeros(32, 16))
+        return LazyTensor((32, 16), "f32", tied_to, read=lambda *_: torch.zeros(32, 16))
 
     names = {**dict.fromkeys(ties.values()), **ties}
     return StoredModel({name: tensor(tied_to) for name, tied_to in names.items()}, {}, None)

@@ -11,7 +11,8 @@ import pytest
 
 from spqfmt.codecs.base import Bytes
 from spqfmt.errors import CorruptError, SpqError
-from spqfmt.loaders.packed.buffers import Buffers, TakenBackError, View, allocate
+from spqfmt.kernels.pages import allocate
+from spqfmt.loaders.packed.buffers import Buffers, TakenBackError, View
 from spqfmt.loaders.packed.lookup import RowCache
 from spqfmt.loaders.packed.ring import Ring
 

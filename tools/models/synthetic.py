@@ -2,10 +2,10 @@
 
 python tools/models/synthetic.py 7b OUT_DIR [--seed 0]
 
-For measuring packing and loading at a size that no package carries: 7b takes 13.5 GB of disk, 1.5b 3.1 GB. Each
-weight is normal, times a log-normal scale of its row and of its column (spread 0.25 octaves each, as projections of
-trained models show), over the root of the inputs. One tensor is in memory at a time. Its tokenizer is that of tiny.py:
-text goes in byte by byte, and what comes out are numbers.
+For measuring packing and loading at a size that no package carries: 7b takes 13.5 GB of disk, 1.5b 3.1 GB, 270m
+0.5 GB. Each weight is normal, times a log-normal scale of its row and of its column (spread 0.25 octaves each, as
+projections of trained models show), over the root of the inputs. One tensor is in memory at a time. Its tokenizer is
+that of tiny.py: text goes in byte by byte, and what comes out are numbers.
 """
 
 import argparse
@@ -33,6 +33,14 @@ SHAPES: dict[str, dict[str, int]] = {
         "hidden_size": 2048,
         "intermediate_size": 5632,
         "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "vocab_size": 32000,
+    },
+    "270m": {
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 16,
         "num_attention_heads": 16,
         "num_key_value_heads": 16,
         "vocab_size": 32000,

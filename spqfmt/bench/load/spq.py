@@ -7,18 +7,14 @@ import numpy as np
 from spqfmt.bench.load.base import Array, Loader, Payload
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS
-from spqfmt.codecs.registry import CODECS
 from spqfmt.codecs.threads import jobs
 from spqfmt.container.reader import Reader
 from spqfmt.records import TensorRecord
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.inventory import Inventory, Item
 from spqfmt.residency.parts import cut
-from spqfmt.residency.rates import Rates
+from spqfmt.residency.rates import UNMEASURED
 from spqfmt.schemes.registry import SCHEMES
-
-_ANY_RATES = Rates(1.0, 1.0, dict.fromkeys(CODECS, 1.0))
-"""Where all weights stay decoded, rates decide nothing."""
 
 
 def payload_of(path: Path, name: str) -> Payload:
@@ -52,7 +48,7 @@ def _load(reader: Reader) -> list[Array]:
     ]
     parts = [cut(record) for record in records]
     items = tuple(Item(part, products=True, lookups=False) for own in parts for part in own)
-    store = Store(plan_residency(Inventory(items, 0, 0, 0), _ANY_RATES, None), [reader])
+    store = Store(plan_residency(Inventory(items, 0, 0, 0), UNMEASURED, None), [reader])
     store.load()
     arrays, at = [], 0
     for record, own in zip(records, parts, strict=True):

@@ -1,6 +1,5 @@
 """Memory for weights, and who may look into it."""
 
-import mmap
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,17 +12,6 @@ from spqfmt.errors import SpqError
 
 class TakenBackError(SpqError):
     """A view of weights was used, or is still held, after its buffer was taken back."""
-
-
-def allocate(n_bytes: int) -> Bytes:
-    """Private pages of the system, zero, uint8[n_bytes]; they go back to the system with the last array over them.
-
-    Not from the heap: what is freed there may stay with the process.
-    """
-    if n_bytes == 0:
-        return np.empty(0, np.uint8)
-    pages = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.frombuffer(pages, np.uint8)
 
 
 class View:

@@ -11,7 +11,8 @@ from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.kernels import backend
 from spqfmt.kernels.context import current, using
-from spqfmt.loaders.packed.buffers import View, allocate, lent
+from spqfmt.kernels.pages import allocate
+from spqfmt.loaders.packed.buffers import View, lent
 from spqfmt.loaders.packed.room import Room
 from spqfmt.loaders.packed.store import Store
 from spqfmt.loaders.packed.streams import Streams

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from spqfmt.codecs.base import Bytes
-from spqfmt.loaders.packed.buffers import TakenBackError, View, allocate
+from spqfmt.kernels.pages import allocate
+from spqfmt.loaders.packed.buffers import TakenBackError, View
 from spqfmt.loaders.packed.store import Store
 
 

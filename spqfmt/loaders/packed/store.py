@@ -10,7 +10,7 @@ from spqfmt.codecs.tasks import side_by_side
 from spqfmt.codecs.threads import n_threads
 from spqfmt.container.located import located
 from spqfmt.container.reader import Reader
-from spqfmt.loaders.packed.buffers import allocate
+from spqfmt.kernels.pages import allocate
 from spqfmt.residency.decode import check_part, decode_part
 from spqfmt.residency.inventory import N_READS
 from spqfmt.residency.parts import Part
@@ -23,6 +23,7 @@ class Store:
     def __init__(self, plan: Plan, readers: Sequence[Reader]) -> None:
         self._readers = readers
         self.parts = tuple(planned.item.part for planned in plan.parts)
+        self._is_bounded = plan.memory_bytes is not None
         self._memory: dict[int, Bytes] = {}
         self._decoded = [planned.residency == "decoded" for planned in plan.parts]
         self._region = allocate(sum(planned.bytes for planned in plan.parts))
@@ -45,23 +46,25 @@ class Store:
 
     def load(self) -> None:
         """Read, check, and decode where it is planned, all that lives in memory. Raises FormatError, OSError."""
-        workers = queue.SimpleQueue[int]()
-        for worker in range(N_READS):
-            workers.put(worker)
+        rooms = queue.SimpleQueue[tuple[Bytes, Bytes]]()
+        for room in zip(self.reads, self._scratch, strict=True):
+            rooms.put(room)
+        if not self._is_bounded:
+            # What more threads need is nobody's afterwards, and no ceiling counts it.
+            for _ in range(min(n_threads(), len(self._memory)) - N_READS):
+                rooms.put((allocate(self.reads[0].size), allocate(self._scratch[0].size)))
 
         def load_part(number: int) -> None:
             part, room = self.parts[number], self._memory[number]
             if not self._decoded[number]:
                 self.read(number, room)
                 return
-            worker = workers.get()
+            read, scratch = rooms.get()
             try:
-                stored = self._read(part, self.reads[worker][: part.stored_bytes])
-                decode_part(
-                    part, stored, self._scratch[worker], out=room, path=self._path(part), checked=False
-                )
+                stored = self._read(part, read[: part.stored_bytes])
+                decode_part(part, stored, scratch, out=room, path=self._path(part), checked=False)
             finally:
-                workers.put(worker)
+                rooms.put((read, scratch))
 
         side_by_side(load_part, list(self._memory))
 
@@ -103,6 +106,8 @@ class Store:
         reader = self._readers[part.reader_number]
         with located(reader.path):
             reader.read_into(part.offset, out)
-        # What was read will be read again only after all else: the page cache has better use for its room.
-        reader.forget(part.offset, part.stored_bytes)
+        # What was read will be read again only after all else, and under a ceiling it should not take the cache's room.
+        # Without one the next process that loads the file is glad of it.
+        if self._is_bounded:
+            reader.forget(part.offset, part.stored_bytes)
         return out

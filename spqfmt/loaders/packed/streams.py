@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from spqfmt.codecs.base import Bytes
-from spqfmt.loaders.packed.buffers import Buffers, View, allocate, lent
+from spqfmt.kernels.pages import allocate
+from spqfmt.loaders.packed.buffers import Buffers, View, lent
 from spqfmt.loaders.packed.lookup import RowCache
 from spqfmt.loaders.packed.ring import Ring
 from spqfmt.loaders.packed.store import Store
