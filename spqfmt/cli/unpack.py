@@ -29,9 +29,9 @@ from spqfmt.cli.progress import Bar
 @click.option(
     "--as",
     "as_",
-    type=click.Choice(["source", "dense"]),
-    help="source: the files that FILE was packed from, byte for byte. dense: plain weights. [default: source where "
-    "FILE can give it]",
+    type=click.Choice(["source", "dense", "compressed-tensors"]),
+    help="source: the files that FILE was packed from, byte for byte. dense: plain weights. Others: what "
+    "other programs serve, with the codes of FILE as they are. [default: source where FILE can give it]",
 )
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 def unpack(
@@ -40,7 +40,7 @@ def unpack(
     out_dir: Path,
     keep_packed: bool,
     with_code: bool,
-    as_: Literal["source", "dense"] | None,
+    as_: Literal["source", "dense", "compressed-tensors"] | None,
     quiet: bool,
 ) -> None:
     """Write FILE as a folder: the very files that it was packed from, where nothing was quantized.
@@ -48,12 +48,15 @@ def unpack(
     They are compared with their SHA-256. Any other FILE gives safetensors, config and tokenizer as Hugging Face has
     them; quantized tensors are dequantized.
 
+    Codes that do not fit what --as names are refused by the tensor's name, and nothing is written.
+
     Files of FILE that could be run or followed by other programs are left out, and named; so are settings that make
     transformers fetch or run code (auto_map, kernels of a hub).
 
     \b
     spqfmt unpack model.spq model-folder
     spqfmt unpack model.spq packed-folder --keep-packed
+    spqfmt unpack model.spq served-folder --as compressed-tensors
     """
     # torch takes seconds to import: not for --help.
     from spqfmt.reading.unpack import unpack as write_folder
@@ -73,4 +76,5 @@ def unpack(
         click.echo(f"{out_dir}: {n} file{'' if n == 1 else 's'}, {what}", err=True)
         tell_left_out(report.made, "not the source's, ")
         tell_left_out(report.changed, "written ")
+        tell_left_out(dict.fromkeys(report.plain, "codes of no layer"), "plain weights, ")
         tell_left_out(report.left_out)

@@ -15,6 +15,7 @@ from spqfmt.exporters.huggingface import export_huggingface
 from spqfmt.importers._folders import ADAPTER, ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import are_decoded, without_quantizer
 from spqfmt.progress import Progress, Silent
+from spqfmt.reading.exports import export
 from spqfmt.reading.restore import restore
 from spqfmt.reading.settings import is_settings, read_settings
 from spqfmt.reading.source_files import CODE, NO_NAME, SourceFiles
@@ -44,6 +45,8 @@ class UnpackReport:
     changed: Mapping[str, str] = field(default_factory=dict)
     made: Mapping[str, str] = field(default_factory=dict)
     """Files of weights that are written and are not the source's, with the reason."""
+    plain: tuple[str, ...] = ()
+    """Tensors whose codes an export holds as the values that they stand for: embeddings and heads."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,15 @@ def unpack(
     *,
     keep_packed: bool = False,
     with_code: bool = False,
-    as_: Literal["source", "dense"] | None = None,
+    as_: Literal["source", "dense", "compressed-tensors"] | None = None,
     progress: Progress | None = None,
 ) -> UnpackReport:
     """Write a packed model into `folder`, which must not hold anything.
 
     A file that can give its source's files back (FORMAT.md 7.2) gives them, byte for byte and compared with their
     SHA-256; any other, and all with `as_` dense, gives safetensors, config and tokenizer. `as_` source refuses instead.
+    Any other `as_` is another program's format, which takes the codes of linear layers as they are: EncodeError names
+    the first tensor that does not fit, and nothing is written.
 
     Quantized tensors are dequantized. With `keep_packed` the weights stay in a copy of the file: transformers loads
     such a folder once spqfmt is imported. Of the model's small files those are written that FORMAT.md 7.1 allows in a
@@ -104,7 +109,11 @@ def unpack(
     with open_model(path) as model, progress or Silent() as shown:
         model.refuse_lone_shard()
         sources = SourceFiles(model, with_code=with_code)
-        if not keep_packed and as_ != "dense":
+        if keep_packed and as_ not in (None, "dense"):
+            raise OptionError(
+                f"a folder that is kept packed is not written as {as_}; leave one of the two out"
+            )
+        if as_ in (None, "source") and not keep_packed:
             sources.check()
             if sources.has_weights:
                 shown.start(sum(file.file_bytes for file in sources.written))
@@ -120,20 +129,25 @@ def unpack(
                 )
         assets, report = _chosen(model, with_code=with_code)
         others = _others(model, sources)
-        report = _with_others(report, others, sources, replaced=keep_packed or as_ == "dense")
+        report = _with_others(report, others, sources, replaced=keep_packed or as_ is not None)
         if keep_packed:
             copies = [reader.path for reader in model.readers]
             copies += [] if copies[0] == Path(path) else [Path(path)]
             names = export_huggingface(folder, [], assets, copies=copies, others=others)
             return replace(report, made=dict.fromkeys(names, "kept packed"))
-        tensors = [_Restored(*model.held(name), shown) for name in model.tensors]
-        shown.start(sum(t.record.source_bytes for t in tensors if t.tied_to is None))
-        report = _say_decoded(model, assets, report)
         facts = {
             key.removeprefix(FACT_PREFIX): value
             for key, value in model.index.metadata.items()
             if key.startswith(FACT_PREFIX)
         }
+        if as_ is not None and as_ != "dense":
+            done = export(model, folder, as_, assets=assets, others=others, facts=facts, progress=shown)
+            left_out = {name: reason for name, reason in report.left_out.items() if name not in done.files}
+            made = dict.fromkeys(done.files, f"written as {as_} has them")
+            return replace(report, made=made, left_out=left_out, plain=done.plain)
+        tensors = [_Restored(*model.held(name), shown) for name in model.tensors]
+        shown.start(sum(t.record.source_bytes for t in tensors if t.tied_to is None))
+        report = _say_decoded(model, assets, report)
         stems = _stems(model, assets)
         names = export_huggingface(folder, tensors, assets, facts=facts, stems=stems, others=others)
         why = "plain weights, as --as dense asks" if as_ == "dense" else _why_plain(model)

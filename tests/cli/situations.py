@@ -598,6 +598,12 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
     ("pack, another ending", "pack {model} {dir}/o", 2, ["{dir}/o: the name of a packed model ends in .spq"]),
     ("pack, no folder for it", "pack {model} {dir}/nowhere/o.spq", 2, ["{dir}/nowhere: no such folder"]),
     ("unpack, a full folder", "unpack {good.spq} {model}", 2, ["{model}: exists and is not an empty folder"]),
+    (
+        "unpack, as two things",
+        "unpack {good.spq} {dir}/o --as compressed-tensors --keep-packed",
+        2,
+        ["a folder that is kept packed is not written as compressed-tensors", "leave one"],
+    ),
     ("repack, onto itself", "repack {good.spq} {good.spq}", 2, ["{good.spq} is there already; --force"]),
     (
         "inspect, no folder for the page",

@@ -1,0 +1,47 @@
+"""A packed model in the files of another program, codes and all."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from spqfmt.container.model import OpenModel
+from spqfmt.errors import EncodeError
+from spqfmt.exporters.base import Exported, ExportModel
+from spqfmt.exporters.registry import exporters
+from spqfmt.importers._folders import ADAPTER_KIND, PARTS_KINDS
+from spqfmt.importers._quantized import without_quantizer
+from spqfmt.progress import Progress
+from spqfmt.reading.grids import StoredWeight
+from spqfmt.records import bf16_bytes
+
+_CONFIG = "config.json"
+
+
+def export(
+    model: OpenModel,
+    out: Path,
+    form: str,
+    *,
+    assets: Mapping[str, Iterable[bytes]],
+    others: Mapping[str, Iterable[bytes]],
+    facts: Mapping[str, str],
+    progress: Progress,
+) -> Exported:
+    """Write the model as `form`, one of the exporters' names. Raises EncodeError for what the form does not hold."""
+    kind = model.index.metadata.get("source")
+    if kind == ADAPTER_KIND or kind in PARTS_KINDS:
+        raise EncodeError(f"{form} holds a language model, and this is none; --as dense writes plain weights")
+    if _CONFIG not in assets:
+        raise EncodeError(f"no config.json is written, which {form} needs; --as dense writes plain weights")
+    config = b"".join(assets[_CONFIG])
+    try:
+        found = json.loads(without_quantizer(config) or config)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise EncodeError(f"its config.json is no JSON object, and {form} adds to it")
+    weights = [StoredWeight(*model.held(name), progress) for name in model.tensors]
+    progress.start(sum(bf16_bytes(w.dtype, w.record.n_weights) for w in weights if w.tied_to is None))
+    return exporters()[form].export(
+        ExportModel(weights, found, assets={**assets, _CONFIG: config}, others=others, facts=facts), out
+    )
