@@ -25,9 +25,10 @@ from spqfmt.packing.plan import PackPlan
 from spqfmt.packing.target import KEEPING
 from spqfmt.quantize.base import KeepingMethod, Method
 from spqfmt.reading import origin_arrays, origin_gguf
-from spqfmt.reading.origin_arrays import unsigned
+from spqfmt.reading.origin_arrays import COLUMN_GROUPS, column_groups, unsigned
 from spqfmt.records import dense_bytes
 from spqfmt.schemes.base import Encoded
+from spqfmt.schemes.grouped import unpermute
 from spqfmt.schemes.named import is_scheme_name
 from spqfmt.wire import DTYPES
 
@@ -130,14 +131,20 @@ class SourceDescription:
         if self._why_not:
             return {}
         streams = {stream.role: stream for stream in encoded.streams}
+        permutation = streams["permutation"].elements if "permutation" in streams else None
 
         def elements_of(role: str) -> tuple[NDArray[Any], int]:
+            if role == COLUMN_GROUPS:
+                columns = source.shape[-2 if source.transposed else -1]
+                return column_groups(encoded.parameters, columns, permutation, source.name)
             stream = streams[role]
             elements = unsigned(stream.elements, stream.dtype)
             if role == "codes" and "channel_order" in streams:
                 order = streams["channel_order"].elements
                 elements, stored = np.empty_like(elements), elements.reshape(len(order), -1)
                 elements.reshape(len(order), -1)[order] = stored
+            if role == "codes" and permutation is not None:
+                elements = unpermute(elements.reshape(-1, permutation.size), permutation)
             return elements.reshape(-1), DTYPES[stream.dtype].bits
 
         parts = [_chosen(part, encoded) for part in source.parts]

@@ -21,9 +21,12 @@ from spqfmt.schemes import codes, tiles
 from spqfmt.schemes.base import check_int
 
 LAYOUT = ("arrays", 1)
+COLUMN_GROUPS = "column_groups"
+"""Takes the place of a stream's role in a part."""
 _GROUP_BITS = 32
 _IN_BYTES = (2, 4, 8)
 """Bits of elements that bytes are made of."""
+_WORDS = (8, 16, 32, 64)
 # A multiple of 8: what so many elements are written as ends at a byte.
 _AT_ONCE = 1 << 18
 
@@ -57,6 +60,9 @@ def made(
     n_bits = elements.size * bits
     if "unit_dims" not in part or n_bits % unit or n_bits % 8:
         raise CorruptError(f"{where}: no whole number of units, or of no dimensions")
+    if unit in _WORDS:
+        words = reordered(data.view(f"<u{unit // 8}"), part, "unit_dims", axes_key="unit_axes", where=where)
+        return np.ascontiguousarray(words).reshape(-1).view(np.uint8)
     flat, of_unit = (np.unpackbits(data, bitorder="little"), unit) if unit % 8 else (data, unit // 8)
     units = flat.reshape(-1, of_unit)
     order = reordered(np.arange(len(units)), part, "unit_dims", axes_key="unit_axes", where=where).reshape(-1)
@@ -66,14 +72,11 @@ def made(
 
 def elements_of(reader: Reader, record: TensorRecord, role: str, where: str) -> tuple[NDArray[Any], int]:
     """The elements that a part is made of, as unsigned integers, and the bits of one."""
-    if role == "column_groups":
+    if role == COLUMN_GROUPS:
         if record.scheme != "grouped":
             raise CorruptError(f"{where}: groups of the scheme {record.scheme}")
         columns = record.matrix_shape[1]
-        size = check_int(record.parameters.get("group_size"), f"{where}: group_size", 1)
-        groups = np.empty(columns, np.uint32)
-        groups[_permutation(reader, record, columns)] = np.arange(columns) // size
-        return groups, _GROUP_BITS
+        return column_groups(record.parameters, columns, _permutation(reader, record, columns), where)
     if role not in record.by_role:
         raise CorruptError(f"{where}: no stream {role[:80]!r}")
     dtype = record.by_role[role].dtype
@@ -81,6 +84,18 @@ def elements_of(reader: Reader, record: TensorRecord, role: str, where: str) -> 
     is_matrix = role in {"codes", "values"} and not record.is_named and record.shape and record.n_weights
     found = matrix_elements(reader, record, role) if is_matrix else reader.read_elements(record, role)
     return unsigned(found, dtype), bits
+
+
+def column_groups(
+    parameters: Mapping[str, object], columns: int, permutation: NDArray[Any] | None, where: str
+) -> tuple[NDArray[np.uint32], int]:
+    """The group of each column of the matrix in its own order, and the bits of one."""
+    size = check_int(parameters.get("group_size"), f"{where}: group_size", 1)
+    groups = (np.arange(columns) // size).astype(np.uint32)
+    if permutation is not None:
+        stored, groups = groups, np.empty_like(groups)
+        groups[permutation] = stored
+    return groups, _GROUP_BITS
 
 
 def unsigned(elements: Elements, dtype: str) -> NDArray[Any]:
@@ -140,11 +155,20 @@ def _written(elements: NDArray[Any], width: int, add: int, bits: int) -> NDArray
         if bits == width and bits in _IN_BYTES:
             # What passes the element's bits is cut off as it is packed.
             piece = pack_elements(run.astype(np.uint8, copy=False) + np.uint8(add % 256), f"u{bits}")
+        elif bits == 3 and not run.size % 8:
+            piece = _three_bits(run.astype(np.uint32) + np.uint32(add % 8) & np.uint32(7))
         else:
             piece = _bits(run.astype(np.uint64), add, bits)
         at = first * bits // 8
         data[at : at + piece.size] = piece
     return data
+
+
+def _three_bits(elements: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    """Eight of them in three bytes, as GPTQ has them, without a byte for each bit."""
+    together = (elements.reshape(-1, 8) << np.arange(0, 24, 3, dtype=np.uint32)).sum(1, dtype=np.uint32)
+    narrow: NDArray[np.uint8] = together.astype("<u4").view(np.uint8).reshape(-1, 4)[:, :3].reshape(-1)
+    return narrow
 
 
 def _bits(elements: NDArray[np.uint64], add: int, bits: int) -> NDArray[np.uint8]:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import packed_words
 import tiny
 import tiny_gguf
 import torch
 import transformers
+from coded import write_model
 from safetensors.torch import load_file, save_file
 
 Maker = Callable[[Path], Path]
@@ -118,7 +120,7 @@ GPTQ = quantized(
     {"quant_method": "gptq", "bits": 4, "group_size": 32},
     {
         f"{_AT}.qweight": _WORDS,
-        f"{_AT}.qzeros": _WORDS[:2],
+        f"{_AT}.qzeros": _WORDS[:2, :1],
         f"{_AT}.scales": normal(2, 8, dtype=torch.float16),
         f"{_AT}.g_idx": torch.arange(64, dtype=torch.int32) // 32,
     },
@@ -131,6 +133,35 @@ AWQ = quantized(
         f"{_AT}.scales": normal(1, 64, dtype=torch.float16),
     },
 )
+GPTQ_OLD = quantized(
+    {"quant_method": "gptq", "bits": 4, "group_size": 32},
+    {
+        f"{_AT}.qweight": _WORDS,
+        f"{_AT}.qzeros": _WORDS[:2],
+        f"{_AT}.scales": normal(2, 8, dtype=torch.float16),
+    },
+)
+
+
+def with_order(module: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    groups = (torch.arange(weight.shape[1]) // 16).flip(0)
+    scales, zeros, codes = packed_words.grid(weight, groups, 4, symmetric=False)
+    return packed_words.gptq_arrays(module, codes, scales, zeros, bits=4, version=2, of_column=groups)
+
+
+def awq(module: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    scales, zeros, codes = packed_words.grid(weight, torch.arange(weight.shape[1]) // 16, 4, symmetric=False)
+    return packed_words.awq_arrays(module, codes, scales, zeros)
+
+
+def model_of(config: dict[str, Any], quantize: Any) -> Maker:
+    def make(folder: Path) -> Path:
+        write_model(folder, {"group_size": 16, "bits": 4, **config}, quantize)
+        return folder
+
+    return make
+
+
 BITSANDBYTES = quantized(
     {"quant_method": "bitsandbytes", "load_in_4bit": True},
     {
@@ -308,7 +339,10 @@ CHECKPOINTS: dict[str, Maker] = {
     "a header of its own": odd_header,
     "fp8 with scales": FP8,
     "gptq": GPTQ,
+    "gptq, its shapes at odds": GPTQ_OLD,
+    "a model of gptq with act-order": model_of({"quant_method": "gptq", "checkpoint_format": "gptq_v2"}, with_order),
     "awq": AWQ,
+    "a model of awq": model_of({"quant_method": "awq", "version": "gemm"}, awq),
     "bitsandbytes": BITSANDBYTES,
     "mxfp4": MXFP4,
     "no config": without_config,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +19,8 @@ from spqfmt.schemes.grouped import Grouped
 
 _DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 COMPRESSED_TENSORS = "compressed-tensors"
+_CONV1D = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+"""Types of models that transformers builds of Conv1D."""
 _METHODS = frozenset(
     {
         "aqlm", "auto-round", "awq", "bitsandbytes", "bitnet", COMPRESSED_TENSORS, "eetq", "exl2", "exl3",
@@ -24,6 +28,8 @@ _METHODS = frozenset(
     }
 )  # fmt: skip
 """What transformers calls the quantizers whose arrays are known not to be another's."""
+_CONFIGS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+"""Files in which these libraries say what they did, and the method where the file does not name it."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +43,25 @@ class Quantizer:
     """Rows and columns of blocks that share a scale."""
     only_blocks: bool = False
     """Whether all of its scales are of such blocks."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """All that it says."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Quantizer:
-        """Read what a config.json says. Raises ImporterError where what it says cannot be understood."""
+    def of(cls, config: Mapping[str, Any], folder: Path | None = None) -> Quantizer:
+        """Read what a config.json says, or a file of the quantizer beside it in `folder`.
+
+        Raises ImporterError where what it says cannot be understood.
+        """
         found = quantizer_of(config)
+        if found is None and folder is not None:
+            found = _beside(folder)
         if not isinstance(found, dict):
             return cls()
         method = str(found.get("quant_method") or "")
         size = found.get("weight_block_size")
         if size is not None:
-            return cls(method, blocks=(_block(size, "weight_block_size"),), only_blocks=True)
+            blocks = (_block(size, "weight_block_size"),)
+            return cls(method, blocks=blocks, only_blocks=True, said=found)
         groups = found.get("config_groups") or {}
         if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
             raise ImporterError("config.json: its config_groups of quantization are no objects")
@@ -60,6 +74,7 @@ class Quantizer:
             frozenset(str(name) for name in formats if name),
             tuple(_block(size, "block_structure") for size in sizes),
             only_blocks=bool(sizes) and len(sizes) == len(schemes),
+            said=found,
         )
 
     def writes(self, form: str, methods: Mapping[str, frozenset[str]], name: str) -> bool:
@@ -80,6 +95,23 @@ class Quantizer:
         return not self.method or self.method in methods
 
 
+def _beside(folder: Path) -> dict[str, Any] | None:
+    """What a file of the quantizer itself says, which is all that early checkpoints have; None where there is none."""
+    for name, method in _CONFIGS.items():
+        try:
+            found = json.loads((folder / name).read_bytes())
+        except FileNotFoundError:
+            continue
+        except (ValueError, RecursionError) as error:
+            raise ImporterError(
+                f"{folder / name}: not valid JSON ({error}); download the file again"
+            ) from None
+        if not isinstance(found, dict):
+            raise ImporterError(f"{folder / name}: not a JSON object; download the file again")
+        return {"quant_method": method, **found}
+    return None
+
+
 def _block(size: object, key: str) -> tuple[int, int]:
     if isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
         return size[0], size[1]
@@ -94,14 +126,26 @@ class Checkpoint:
     quantizer: Quantizer
     dtype: str
     """Dtype of the model that computes with them."""
+    has_conv1d: bool = False
+    """Whether the model's own linear layers have weights [in, out]."""
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Stored], config: Mapping[str, Any]) -> Checkpoint:
-        """Take the arrays as they are, and what the config says of them. Raises ImporterError."""
+    def of(
+        cls, arrays: Mapping[str, Stored], config: Mapping[str, Any], folder: Path | None = None
+    ) -> Checkpoint:
+        """Take the arrays as they are, and what the config, or a file in `folder`, says of them.
+
+        Raises ImporterError.
+        """
         text = config.get("text_config")
         places = (config, text if isinstance(text, dict) else {})
         named = (place[key] for place in places for key in ("dtype", "torch_dtype") if place.get(key))
-        return cls(arrays, Quantizer.of(config), _DTYPES.get(str(next(named, "")), "bf16"))
+        return cls(
+            arrays,
+            Quantizer.of(config, folder),
+            _DTYPES.get(str(next(named, "")), "bf16"),
+            has_conv1d=config.get("model_type") in _CONV1D,
+        )
 
     def read(self, name: str) -> Elements:
         """An array, as numpy carries it."""
@@ -143,7 +187,7 @@ class Family(Protocol):
     """What a module of this folder offers under the name `FAMILY`."""
 
     def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
-        """The weights of a checkpoint that are of this family. Reads none of their arrays.
+        """The weights of a checkpoint that are of this family. Reads none of their arrays but small ones.
 
         Arrays that only look like it are left to others. Raises ImporterError, with the name of one, for those that
         contradict each other or the config.

@@ -20,8 +20,8 @@ from math import prod
 
 import numpy as np
 
-from spqfmt.codecs.elements import Elements, from_planes
 from spqfmt.importers.quantizers.base import COMPRESSED_TENSORS, Checkpoint, CodedWeight, misfit
+from spqfmt.importers.quantizers.words import unpacked
 from spqfmt.schemes.group_numbers import FLOAT_DTYPES, GroupValues
 from spqfmt.schemes.grouped import Grouped
 
@@ -99,12 +99,12 @@ def _weight(
         if is_asymmetric:
             found = checkpoint.read(of_zeros)
             if is_packed:
-                unpacked = _unpacked(found.T, f"u{bits}").reshape(groups, rows).T
+                points = unpacked(found.T, bits).reshape(groups, rows).T
             else:
-                unpacked = found.view(np.uint8) + np.uint8(offset)
-            zero_point = GroupValues(np.ascontiguousarray(unpacked).reshape(lines, groups), f"u{bits}")
+                points = found.view(np.uint8) + np.uint8(offset)
+            zero_point = GroupValues(np.ascontiguousarray(points).reshape(lines, groups), f"u{bits}")
         of_bytes = checkpoint.read(of_codes)
-        values = _unpacked(of_bytes, f"u{bits}").reshape(rows, columns) if is_packed else of_bytes
+        values = unpacked(of_bytes, bits).reshape(rows, columns) if is_packed else of_bytes
         if is_packed and not is_asymmetric:
             values = values.view(np.int8) - np.int8(offset if bits < 8 else -128)
         elif is_asymmetric and not is_packed:
@@ -145,14 +145,6 @@ def _grid(checkpoint: Checkpoint, of_scales: str, of_codes: str, shape: tuple[in
     if len(found) == 2 and found[0] == rows and found[1] and not columns % found[1]:
         return found[0], found[1]
     raise misfit(checkpoint.arrays, of_scales, of_codes)
-
-
-def _unpacked(words: Elements, dtype: str) -> Elements:
-    """The elements that 32-bit words hold, row after row, one a byte."""
-    flat = np.ascontiguousarray(words).reshape(-1).view(np.uint8)
-    elements = np.empty(8 * flat.size // int(dtype[1:]), np.uint8)
-    from_planes(flat, dtype, elements.size, elements)
-    return elements
 
 
 FAMILY = Integers()

@@ -36,7 +36,7 @@ def coded_tensors(
 
     What no family knows stays an array, of its own bytes. `prefix` is that of `source_tensors`. Raises ImporterError.
     """
-    checkpoint = Checkpoint.of(stored, config)
+    checkpoint = Checkpoint.of(stored, config, folder)
     coded = {weight.name: weight for family in families() for weight in family.find(checkpoint)}
     taken = {name for weight in coded.values() for name in weight.arrays}
     left = {name: array for name, array in stored.items() if name not in taken}

@@ -1,0 +1,174 @@
+"""GPTQ as AutoGPTQ and GPTQModel store it: codes of 2, 3, 4 or 8 bits with a scale and a zero point for each group.
+
+    NAME.qweight  I32 [in * bits / 32, out], codes from 0, those of an output in words one below the other
+    NAME.qzeros   I32 [groups, out * bits / 32], zero points, which version 1 stores less one
+    NAME.scales   F16 [groups, out]
+    NAME.g_idx    I32 [in], the group of each input, with act-order in any order; it may be missing
+
+Words may be of 8, 16 or 64 bits as well, but for codes of 3. What is restored is (code - zero point) * scale in the
+dtype of the scales, as the libraries compute; that of F32 scales is rounded to the model's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqfmt.errors import ImporterError
+from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight
+from spqfmt.importers.quantizers.gptq_config import METHODS, GptqSettings, settings_of
+from spqfmt.importers.quantizers.gptq_zeros import Zeros, zero_points
+from spqfmt.importers.quantizers.packed_layers import PackedLayer
+from spqfmt.importers.quantizers.words import code_dtype, unpacked
+from spqfmt.schemes.group_numbers import GroupValues
+from spqfmt.schemes.grouped import Grouped
+
+_FORM = "GPTQ"
+_BITS = (2, 3, 4, 8)
+_PLANAR_BITS = (5, 6, 7)
+"""GPTQModel cuts these into planes: they stay arrays."""
+
+
+class GptqFamily:
+    """Knows the codes of GPTQ."""
+
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
+        """The weights of layers that have `qweight`, as `Family.find` says."""
+        quantizer = checkpoint.quantizer
+        for name in checkpoint.arrays:
+            layer = PackedLayer.of(checkpoint, name)
+            if layer is None:
+                continue
+            # By their shapes they may be AWQ's.
+            if quantizer.method not in METHODS and layer.shape("qweight")[1] != layer.shape("scales")[1]:
+                continue
+            if not quantizer.writes(_FORM, dict.fromkeys(METHODS, quantizer.formats), name):
+                continue
+            settings = settings_of(quantizer.said, layer.stem, name)
+            grid = None if settings is None else _grid(layer, settings)
+            if settings is None or grid is None:
+                continue
+            of_zeros = partial(checkpoint.read, layer.name("qzeros"))
+            if zeros := zero_points(of_zeros, settings, grid.bits):
+                yield _weight(layer, grid, zeros)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """How the codes of a layer lie. `permutation`: None where the groups are in the inputs' own order."""
+
+    bits: int
+    columns: int
+    group_size: int
+    permutation: NDArray[np.int64] | None = None
+
+
+def _grid(layer: PackedLayer, settings: GptqSettings) -> _Grid | None:
+    """How a layer's codes lie; None where its arrays could not be made again. Raises ImporterError."""
+    bits = _bits(layer, settings)
+    if bits is None:
+        return None
+    groups = layer.shape("scales")[0]
+    columns, rest = divmod(layer.shape("qweight")[0] * layer.word_bits, bits)
+    has_order = layer.name("g_idx") in layer.checkpoint.arrays
+    if has_order and layer.shape("g_idx") != (columns,):
+        unused = columns - layer.shape("g_idx")[0] if len(layer.shape("g_idx")) == 1 else 0
+        if unused > 0 and unused * bits < layer.word_bits:
+            return None  # The last words are not full.
+        raise layer.misfit("g_idx", "qweight")
+    size = settings.group_size
+    if size is None or size == -1:
+        size = -(-columns // groups)
+    if rest or -(-columns // size) != groups:
+        said = f", {columns} columns in groups of {size}" if settings.group_size else ""
+        raise layer.misfit("scales", "qweight", said)
+    return _ordered(layer, _Grid(bits, columns, size)) if has_order else _Grid(bits, columns, size)
+
+
+def _bits(layer: PackedLayer, settings: GptqSettings) -> int | None:
+    """Bits of a code; None for codes that lie otherwise."""
+    (groups, rows), zeros, said = layer.shape("scales"), layer.shape("qzeros"), settings.bits
+    if layer.shape("qweight")[1] != rows:
+        raise layer.misfit("scales", "qweight")
+    bits, rest = divmod(zeros[1] * layer.word_bits, rows)
+    if zeros[0] != groups:
+        raise layer.misfit("qzeros", "scales")
+    if said is not None and (said != bits or rest):
+        if said in _BITS and -(-rows * said // layer.word_bits) == zeros[1]:
+            return None  # The last word of each row is not full.
+        raise layer.misfit("qzeros", "scales", f", and config.json says {said} bits")
+    if (bits in _PLANAR_BITS and not rest) or (bits == 3 and layer.word_bits != 32):
+        return None
+    if rest or bits not in _BITS:
+        raise layer.misfit("qzeros", "scales")
+    return bits
+
+
+def _ordered(layer: PackedLayer, grid: _Grid) -> _Grid | None:
+    """The same with the order of the inputs; None where groups are of several sizes, which no scheme has."""
+    name, groups = layer.name("g_idx"), layer.shape("scales")[0]
+    if layer.dtype("g_idx") not in ("i32", "i64"):
+        return None
+    of_column = layer.checkpoint.read(name).astype(np.int64)
+    if of_column.min() < 0 or of_column.max() >= groups:
+        wrong = of_column.min() if of_column.min() < 0 else of_column.max()
+        raise ImporterError(f"tensor {name!r} names group {wrong} of {groups}; download the model again")
+    due = np.arange(grid.columns) // grid.group_size
+    if np.array_equal(of_column, due):
+        return grid
+    permutation = np.argsort(of_column, kind="stable").astype(np.int64)
+    if not np.array_equal(of_column[permutation], due):
+        return None
+    return _Grid(grid.bits, grid.columns, grid.group_size, permutation)
+
+
+def _weight(layer: PackedLayer, grid: _Grid, zeros: Zeros) -> CodedWeight:
+    checkpoint, dtype = layer.checkpoint, layer.dtype("scales")
+    groups, rows = layer.shape("scales")
+    by_groups = {"dims": [rows, groups], "axes": [1, 0]}
+
+    def stored() -> Grouped:
+        codes = unpacked(checkpoint.read(layer.name("qweight")).T, grid.bits).reshape(rows, grid.columns)
+        scales = checkpoint.scales(layer.name("scales"), dtype)
+        return Grouped(
+            codes=codes if grid.permutation is None else codes[:, grid.permutation],
+            code_dtype=code_dtype(grid.bits),
+            group_size=grid.group_size,
+            bits=grid.bits,
+            scale=GroupValues(np.ascontiguousarray(scales.T), dtype),
+            zero_point=zeros.read(),
+            supergroup=zeros.supergroup,
+            permutation=grid.permutation,
+        )
+
+    arrays: dict[str, Mapping[str, object] | None] = {
+        layer.name("qweight"): {
+            "stream": "codes",
+            "bits": grid.bits,
+            "unit_bits": layer.word_bits,
+            "unit_dims": [rows, layer.shape("qweight")[0]],
+            "unit_axes": [1, 0],
+        },
+        layer.name("qzeros"): {**zeros.part, "bits": grid.bits, **by_groups},
+        layer.name("scales"): {"stream": "scales", **by_groups},
+    }
+    if layer.name("g_idx") in checkpoint.arrays:
+        wide = {"bits": 64} if layer.dtype("g_idx") == "i64" else {}
+        arrays[layer.name("g_idx")] = {"stream": "column_groups", **wide}
+    return CodedWeight(
+        name=layer.name("weight"),
+        # Those of a Conv1D are its weight with the inputs last.
+        shape=(grid.columns, rows) if checkpoint.has_conv1d else (rows, grid.columns),
+        dtype=layer.weight_dtype,
+        form=f"{_FORM} int{grid.bits}",
+        arrays=arrays,
+        stored=stored,
+        transposed=checkpoint.has_conv1d,
+    )
+
+
+FAMILY = GptqFamily()
