@@ -72,6 +72,8 @@ class SourceTensor:
     turned: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     """Where these bytes are the elements in another order: dimensions of the elements, and which of them is which
     dimension there (`dims` and `axes` of spec/origins/arrays.md)."""
+    view: tuple[int, ...] | None = None
+    """The shape in which `stored` has its elements, where its groups do not lie along the tensor's own rows."""
     parts: tuple[SourcePart, ...] = ()
     """All of the source's arrays that `stored` is taken from, but for single numbers; empty where they cannot be made
     of it again."""

@@ -31,6 +31,7 @@ from spqfmt.packing.kept import KeptTensors, array_notes
 from spqfmt.packing.options import PackArguments, PackOptions, pack_options
 from spqfmt.packing.plan import PlannedTensor, plan_pack
 from spqfmt.packing.resume import ResumeFolder
+from spqfmt.packing.sharing import SharedTables
 from spqfmt.packing.sources import SourceDescription
 from spqfmt.progress import Progress, Silent
 from spqfmt.quantize.base import KeepingMethod
@@ -281,6 +282,7 @@ class _Encoder:
         self._description = description
         self._calibrated = calibrated
         self._weight_chunks = count()
+        self._tables = SharedTables()
         self.kept = KeptTensors(options.method)
 
     def prepare(self, planned: PlannedTensor) -> _Prepared:
@@ -315,7 +317,8 @@ class _Encoder:
     def _quantize(self, planned: PlannedTensor) -> Encoded:
         options, source = self._options, planned.source
         if isinstance(options.method, KeepingMethod) and source.stored is not None:
-            return options.method.keep(planned.weight, source.stored()).encode()
+            encoded = options.method.keep(planned.weight, source.stored()).encode()
+            return self._tables.share(source.segment, source.name, encoded)
         value = source.load()
         return options.method.quantize(planned.weight, value, options.method_options).encode()
 

@@ -45,6 +45,7 @@ class PlannedTensor:
     def record(self, encoded: Encoded, method: str, result: Result | None = None) -> TensorRecord:
         """The record of the tensor as it was encoded, its own streams without chunks. `method` "": as it is."""
         s = self.source
+        is_quantized = scheme_of(encoded.scheme).is_quantized
         return TensorRecord(
             name=s.name,
             shape=s.shape,
@@ -53,7 +54,8 @@ class PlannedTensor:
             method=method,
             parameters=encoded.parameters,
             streams=tuple(stream.record for stream in encoded.streams),
-            transposed=s.transposed and scheme_of(encoded.scheme).is_quantized,
+            transposed=s.transposed and is_quantized,
+            view=s.view if is_quantized else None,
             activation_clamp=None if result is None else result.activation_clamp,
             activation_quantization=None if result is None else result.activation_quantization,
         )

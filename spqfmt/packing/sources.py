@@ -130,7 +130,8 @@ class SourceDescription:
         """
         if self._why_not:
             return {}
-        streams = {stream.role: stream for stream in encoded.streams}
+        shared = (stream for stream, _ in encoded.same_as.values())
+        streams = {stream.role: stream for stream in (*encoded.streams, *shared)}
         permutation = streams["permutation"].elements if "permutation" in streams else None
 
         def elements_of(role: str) -> tuple[NDArray[Any], int]:

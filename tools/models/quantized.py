@@ -1,8 +1,9 @@
-"""A Hugging Face folder with its linear layers in the layout of a quantizer: FP8, MXFP4 or NVFP4, rounded to nearest.
+"""A Hugging Face folder with its linear layers in the layout of a quantizer, rounded to nearest.
 
-    python tools/models/quantized.py SOURCE OUT_DIR fp8|mxfp4|nvfp4 [--matrices-only]
+    python tools/models/quantized.py SOURCE OUT_DIR LAYOUT [--matrices-only]
 
-fp8 is DeepSeek's layout, blocks of 128 x 128 with a float32 scale; mxfp4 and nvfp4 are compressed-tensors', with
+Layouts are fp8, mxfp4, nvfp4, and of bitsandbytes nf4, nf4-nested, fp4 and llm-int8 (tools/models/levels.py). fp8 is
+DeepSeek's layout, blocks of 128 x 128 with a float32 scale; mxfp4 and nvfp4 are compressed-tensors', with
 the smallest scales that no weight of a group passes. Powers of two may be rounded otherwise, which changes how many
 bits codes take. Rows that do not divide into groups are left as they are, and so is the rest of the model, unless the
 matrices are wanted alone, say to count their bits.
@@ -16,6 +17,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import levels
 import torch
 from safetensors.torch import save_file
 
@@ -79,10 +81,31 @@ def _of_compressed_tensors(form: str, size: int, strategy: str) -> dict[str, obj
     }
 
 
-LAYOUTS: Mapping[str, tuple[Callable[[str, torch.Tensor], Arrays], int, Mapping[str, object]]] = {
+def _bitsandbytes(**settings: object) -> dict[str, object]:
+    return {"quant_method": "bitsandbytes", **settings}
+
+
+def _of_levels(kind: str, *, is_nested: bool = False) -> _Layout:
+    def quantize(name: str, weight: torch.Tensor) -> Arrays:
+        return levels.four_bits(f"{name}.weight", weight, kind, is_nested=is_nested)
+
+    said = {"bnb_4bit_quant_type": kind, "bnb_4bit_use_double_quant": is_nested}
+    return quantize, 2, _bitsandbytes(load_in_4bit=True, **said)
+
+
+def _int8(name: str, weight: torch.Tensor) -> Arrays:
+    return levels.int8(f"{name}.weight", weight)
+
+
+_Layout = tuple[Callable[[str, torch.Tensor], Arrays], int, Mapping[str, object]]
+LAYOUTS: Mapping[str, _Layout] = {
     "fp8": (fp8, 1, {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [BLOCK, BLOCK]}),
     "mxfp4": (mxfp4, 32, _of_compressed_tensors("mxfp4-pack-quantized", 32, "group")),
     "nvfp4": (nvfp4, 16, _of_compressed_tensors("nvfp4-pack-quantized", 16, "tensor_group")),
+    "nf4": _of_levels("nf4"),
+    "nf4-nested": _of_levels("nf4", is_nested=True),
+    "fp4": _of_levels("fp4"),
+    "llm-int8": (_int8, 1, _bitsandbytes(load_in_8bit=True)),
 }
 """What quantizes a weight, what its columns must divide into, and what config.json then says."""
 

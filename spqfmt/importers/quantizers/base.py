@@ -14,10 +14,11 @@ from spqfmt.codecs.elements import Elements
 from spqfmt.errors import ImporterError
 from spqfmt.importers._quantized import quantizer_of
 from spqfmt.importers._safetensors import Stored, loader
+from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.floats import widen
-from spqfmt.schemes.grouped import Grouped
 
-_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+"""What a config calls the dtypes of weights."""
 COMPRESSED_TENSORS = "compressed-tensors"
 _CONV1D = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Types of models that transformers builds of Conv1D."""
@@ -38,7 +39,7 @@ class Quantizer:
 
     method: str = ""
     formats: frozenset[str] = frozenset()
-    """Formats of compressed-tensors, such as "nvfp4-pack-quantized"."""
+    """Formats of compressed-tensors, such as "nvfp4-pack-quantized"; of bitsandbytes nf4, fp4 or int8."""
     blocks: tuple[tuple[int, int], ...] = ()
     """Rows and columns of blocks that share a scale."""
     only_blocks: bool = False
@@ -62,6 +63,8 @@ class Quantizer:
         if size is not None:
             blocks = (_block(size, "weight_block_size"),)
             return cls(method, blocks=blocks, only_blocks=True, said=found)
+        if method == "bitsandbytes":
+            return cls(method, _of_bitsandbytes(found), said=found)
         groups = found.get("config_groups") or {}
         if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
             raise ImporterError("config.json: its config_groups of quantization are no objects")
@@ -112,6 +115,14 @@ def _beside(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def _of_bitsandbytes(found: Mapping[str, Any]) -> frozenset[str]:
+    """What it quantizes to; empty where the config does not say."""
+    if found.get("load_in_8bit"):
+        return frozenset({"int8"})
+    kind = found.get("bnb_4bit_quant_type") if found.get("load_in_4bit") else None
+    return frozenset() if kind is None else frozenset({str(kind)})
+
+
 def _block(size: object, key: str) -> tuple[int, int]:
     if isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
         return size[0], size[1]
@@ -143,9 +154,14 @@ class Checkpoint:
         return cls(
             arrays,
             Quantizer.of(config, folder),
-            _DTYPES.get(str(next(named, "")), "bf16"),
+            DTYPES.get(str(next(named, "")), "bf16"),
             has_conv1d=config.get("model_type") in _CONV1D,
         )
+
+    def turns(self, name: str) -> bool:
+        """Whether the model has weight `name` as [in, out], which quantizers of linear layers turn."""
+        module = name.split(".")[-2:][0]
+        return self.has_conv1d and module.startswith(("c_", "q_"))
 
     def read(self, name: str) -> Elements:
         """An array, as numpy carries it."""
@@ -168,8 +184,9 @@ class Checkpoint:
 class CodedWeight:
     """A weight that arrays of a checkpoint stand for.
 
-    `name`, `shape`, `dtype` and `transposed` are those of the weight as the model has it. `stored` raises ImporterError
-    where the arrays hold what no reader could use.
+    `name`, `shape`, `dtype` and `transposed` are those of the weight as the model has it; `view` is the shape in which
+    its groups are rows or parts of rows, where they are not in its own. `stored` raises ImporterError where the arrays
+    hold what no reader could use.
     """
 
     name: str
@@ -179,8 +196,9 @@ class CodedWeight:
     arrays: Mapping[str, Mapping[str, object] | None]
     """The arrays that it is taken from, by name, each with the part of it that gives this array again
     (spec/origins/arrays.md); None for a number that is too small to be worth one."""
-    stored: Callable[[], Grouped]
+    stored: Callable[[], Quantized]
     transposed: bool = False
+    view: tuple[int, ...] | None = None
 
 
 class Family(Protocol):

@@ -71,7 +71,7 @@ def _values(weight: CodedWeight) -> torch.Tensor:
 
     matrix = narrow(weight.stored().dequantize(), weight.dtype)
     if weight.transposed:
-        *stack, columns, rows = weight.shape
+        *stack, columns, rows = weight.view or weight.shape
         matrix = matrix.reshape(*stack, rows, columns).swapaxes(-1, -2)
     return to_torch(matrix, weight.dtype, weight.shape)
 
@@ -90,6 +90,7 @@ def _with_codes(
     return replace(
         tensor,
         transposed=weight.transposed,
+        view=weight.view,
         form=weight.form,
         stored=weight.stored,
         parts=tuple(parts) if len(parts) == len(places) else (),
