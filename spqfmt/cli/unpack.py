@@ -29,7 +29,7 @@ from spqfmt.cli.progress import Bar
 @click.option(
     "--as",
     "as_",
-    type=click.Choice(["source", "dense", "compressed-tensors"]),
+    type=click.Choice(["source", "dense", "compressed-tensors", "gptq"]),
     help="source: the files that FILE was packed from, byte for byte. dense: plain weights. Others: what "
     "other programs serve, with the codes of FILE as they are. [default: source where FILE can give it]",
 )
@@ -40,7 +40,7 @@ def unpack(
     out_dir: Path,
     keep_packed: bool,
     with_code: bool,
-    as_: Literal["source", "dense", "compressed-tensors"] | None,
+    as_: Literal["source", "dense", "compressed-tensors", "gptq"] | None,
     quiet: bool,
 ) -> None:
     """Write FILE as a folder: the very files that it was packed from, where nothing was quantized.

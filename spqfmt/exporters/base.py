@@ -46,7 +46,7 @@ class EvenGrid:
 
 
 class ExportWeight(Protocol):
-    """A tensor of the model, as exporters take it. Its rows are outputs unless `why_no_grid` says otherwise."""
+    """A tensor of the model, as exporters take it. Rows of its grid and codes are outputs."""
 
     @property
     def name(self) -> str:
@@ -75,6 +75,10 @@ class ExportWeight(Protocol):
     @property
     def rounds_inputs(self) -> bool:
         """Whether its layer was quantized for inputs of 8 bits, rounded as the model runs, a scale for each token."""
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the rows of its matrix are the columns of the tensor."""
 
     @property
     def why_no_grid(self) -> str:

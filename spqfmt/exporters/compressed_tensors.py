@@ -16,23 +16,18 @@ compute with 4 and 8.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from spqfmt.errors import EncodeError
 from spqfmt.exporters.base import EvenGrid, Exported, ExportModel, ExportWeight, refuse
-from spqfmt.exporters.huggingface import ExportTensor, export_huggingface
+from spqfmt.exporters.huggingface import ExportTensor
+from spqfmt.exporters.layers import Made, codes_of, fitting, holds, is_layer, write_folder
 from spqfmt.exporters.words import WORD, in_words, middle_shift
-from spqfmt.kernels.torch_arrays import to_torch
-from spqfmt.schemes.floats import narrow, widen
-
-if TYPE_CHECKING:
-    import torch
+from spqfmt.schemes.floats import narrow
 
 _FORM = "compressed-tensors"
 _NARROW = ("f16", "bf16")
@@ -70,21 +65,7 @@ class _Way(NamedTuple):
         }
 
 
-@dataclass(frozen=True)
-class _Array:
-    """One array of a weight."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    make: Callable[[], Any]
-    tied_to: str | None = None
-
-    def load(self) -> torch.Tensor:
-        return to_torch(self.make(), self.dtype, self.shape)
-
-
-class CompressedTensors:
+class CompressedTensorsExport:
     """Linear layers as codes; embeddings, heads and all else as plain values."""
 
     name = _FORM
@@ -96,7 +77,7 @@ class CompressedTensors:
         ignored, plain = [], []
         for weight in model.weights:
             module = weight.name.removesuffix(".weight")
-            if not weight.has_codes or weight.role in {"embedding", "head"}:
+            if not is_layer(weight):
                 tensors.append(weight)
                 plain += [weight.name] if weight.has_codes else []
                 is_matrix = module != weight.name and len(weight.shape) == 2 and weight.role != "embedding"
@@ -110,28 +91,17 @@ class CompressedTensors:
             raise EncodeError(
                 f"no layer is stored as codes that {_FORM} holds; --as dense writes plain weights"
             )
-        config = {**model.config, "quantization_config": _config(ways, ignored)}
-        text = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-        assets = {**model.assets, "config.json": text}
-        files = export_huggingface(out, tensors, assets, facts=model.facts, others=model.others)
+        files = write_folder(model, out, tensors, _config(ways, ignored))
         return Exported(files, tuple(plain))
 
 
 def _fitting(weight: ExportWeight) -> EvenGrid:
     """The numbers of its groups. Raises EncodeError where the form has no place for them."""
-    if weight.why_no_grid:
-        refuse(weight.name, weight.why_no_grid, _FORM)
-    grid, columns = weight.grid(), weight.shape[1]
-    if not weight.name.endswith(".weight"):
-        refuse(weight.name, "its name does not end with .weight", _FORM)
-    if grid.minimum is not None:
-        refuse(weight.name, "its groups have minimums instead of zero points", _FORM)
+    grid, columns = fitting(weight, _FORM), weight.shape[1]
     if grid.column_groups is not None:
         refuse(weight.name, "its columns are grouped in another order (act-order)", _FORM)
     if columns % grid.group_size:
         refuse(weight.name, f"{columns} columns are no multiple of its groups of {grid.group_size}", _FORM)
-    if grid.zero.min() < 0 or grid.zero.max() >> grid.bits:
-        refuse(weight.name, "a zero point lies outside of the codes", _FORM)
     return grid
 
 
@@ -149,27 +119,19 @@ def _arrays(weight: ExportWeight, grid: EvenGrid, way: _Way) -> Iterator[ExportT
     shift = middle_shift(from_bits, bits) if way.is_symmetric else np.uint8(0)
 
     def codes() -> Any:
-        found = weight.codes()
-        if found.max() >> from_bits:
-            refuse(name, f"a code of more than its {from_bits} bits", _FORM)
-        return found + shift
+        return codes_of(weight, from_bits, _FORM) + shift
 
     if way.rounds_inputs:
-        yield _Array(name, (rows, columns), "i8", lambda: (codes() - np.uint8(128)).view(np.int8))
+        yield Made(name, (rows, columns), "i8", lambda: (codes() - np.uint8(128)).view(np.int8))
     else:
         packed = f"{name}_packed", (rows, -(-columns * bits // WORD))
-        yield _Array(*packed, "i32", lambda: in_words(codes(), bits))
-        yield _Array(f"{name}_shape", (2,), "i64", lambda: np.array([rows, columns], np.int64))
-    dtype = weight.dtype if weight.dtype in _NARROW and _holds(grid, weight.dtype) else "f32"
-    yield _Array(f"{name}_scale", (rows, groups), dtype, lambda: narrow(weight.grid().scale, dtype))
+        yield Made(*packed, "i32", lambda: in_words(codes(), bits))
+        yield Made(f"{name}_shape", (2,), "i64", lambda: np.array([rows, columns], np.int64))
+    dtype = weight.dtype if weight.dtype in _NARROW and holds(grid.scale, weight.dtype) else "f32"
+    yield Made(f"{name}_scale", (rows, groups), dtype, lambda: narrow(weight.grid().scale, dtype))
     if not way.is_symmetric:
         due = f"{name}_zero_point", (-(-rows * bits // WORD), groups)
-        yield _Array(*due, "i32", lambda: in_words(weight.grid().zero.T.astype(np.uint8), bits).T)
-
-
-def _holds(grid: EvenGrid, dtype: str) -> bool:
-    """Whether all scales are numbers of a narrower dtype."""
-    return bool((widen(narrow(grid.scale, dtype), dtype) == grid.scale).all())
+        yield Made(*due, "i32", lambda: in_words(weight.grid().zero.T.astype(np.uint8), bits).T)
 
 
 def _config(ways: dict[_Way, list[str]], ignored: list[str]) -> dict[str, Any]:
@@ -189,4 +151,4 @@ def _config(ways: dict[_Way, list[str]], ignored: list[str]) -> dict[str, Any]:
     }
 
 
-EXPORTER = CompressedTensors()
+EXPORTER = CompressedTensorsExport()

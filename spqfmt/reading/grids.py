@@ -74,6 +74,11 @@ class StoredWeight:
         return self.record.activation_quantization is not None
 
     @property
+    def is_transposed(self) -> bool:
+        """Whether it is stored as a matrix whose rows are its columns."""
+        return self.record.transposed
+
+    @property
     def why_no_grid(self) -> str:
         """What of its record is no even grid of groups of one row."""
         record = self.record

@@ -90,7 +90,7 @@ def unpack(
     *,
     keep_packed: bool = False,
     with_code: bool = False,
-    as_: Literal["source", "dense", "compressed-tensors"] | None = None,
+    as_: Literal["source", "dense", "compressed-tensors", "gptq"] | None = None,
     progress: Progress | None = None,
 ) -> UnpackReport:
     """Write a packed model into `folder`, which must not hold anything.

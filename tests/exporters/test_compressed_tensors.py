@@ -105,6 +105,15 @@ def test_what_lies_on_no_even_grid_is_refused(
     assert [file.name for file in tmp_path.iterdir()] == ["m.spq"]
 
 
+def test_rows_that_are_inputs_are_refused(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """GPT-2's layers are no Linear, and their weights lie the other way."""
+    spqfmt.pack(tiny_folder("gpt2"), tmp_path / "m.spq", method="rtn")
+    with pytest.raises(
+        EncodeError, match=r"tensor 'transformer.h.0.attn.c_attn.weight': its rows are inputs"
+    ):
+        spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out", as_=AS)
+
+
 def test_columns_in_another_order_are_refused(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     spqfmt.pack(tiny_folder("llama"), tmp_path / "m.spq", method="gptq", group_size=16, **CALIBRATED)
     with pytest.raises(EncodeError, match="act-order"):
@@ -146,9 +155,10 @@ def test_inputs_that_are_rounded_are_said(tiny_folder: Callable[[str], Path], tm
     spqfmt.pack(out, tmp_path / "again.spq", method="keep")
 
 
-def test_a_tied_head_and_shards(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_tied_head_and_shards(tmp_path: Path, dtype: torch.dtype) -> None:
     """The head is no layer of codes, although it is a Linear; a model in shards is one folder."""
-    tiny.build("llama_tied", tmp_path / "source", dtype=torch.float16)
+    tiny.build("llama_tied", tmp_path / "source", dtype=dtype)
     spqfmt.pack(
         tmp_path / "source", tmp_path / "m.spq", method="rtn", bits=4, group_size=16, shard_size="60kB"
     )
@@ -159,7 +169,8 @@ def test_a_tied_head_and_shards(tmp_path: Path) -> None:
     assert "lm_head.weight" not in arrays
     assert scheme_of(out, "lm_head.weight") is None
     # Scales are of the weights' dtype where that holds them, which most programs compute in.
-    assert arrays["model.layers.0.mlp.up_proj.weight_scale"].dtype == torch.float16
+    of_scales = torch.float16 if dtype == torch.float16 else torch.float32
+    assert arrays["model.layers.0.mlp.up_proj.weight_scale"].dtype == of_scales
     assert len(check(path, out, arrays)) == 14
 
 
