@@ -29,7 +29,7 @@ class Made:
     tied_to: str | None = None
 
     def load(self) -> torch.Tensor:
-        """Make the array."""
+        """Make the array, of the dtype and shape that it says."""
         return to_torch(self.make(), self.dtype, self.shape)
 
 
