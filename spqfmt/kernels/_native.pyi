@@ -3,7 +3,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 _Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray[Any, Any]
-_Numbers: TypeAlias = tuple[_Buffer, int, _Buffer | None, int, _Buffer | None, int, int, int]
+_Numbers: TypeAlias = tuple[
+    _Buffer, int, _Buffer | None, _Buffer | None, int, _Buffer | None, int, _Buffer | None, int, int, int
+]
 
 def rans_encode(src: _Buffer, block_log2: int = 0) -> bytes: ...
 def rans_decode(src: _Buffer, dst: _Buffer) -> None: ...
@@ -68,6 +70,7 @@ class CodeMatrix:
         n_columns: int,
         bits: int,
         is_signed: bool,
+        values: _Buffer | None,
         row: _Buffer | None,
         column: _Buffer | None,
         row_begin: _Buffer | None,
@@ -76,6 +79,8 @@ class CodeMatrix:
         permutation: _Buffer | None,
         order: _Buffer | None,
         group_size: int,
+        group_rows: int,
+        stacked_rows: int,
         kind: int,
         group_scale: _Numbers | None,
         group_offset: _Numbers | None,

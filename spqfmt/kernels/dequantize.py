@@ -3,9 +3,10 @@
 Every operation is one binary32 operation rounded once, in the order of the formulas; the result is bit for bit what
 numpy gives for them in float32, then rounded to the output's type to nearest, ties to even.
 
-`codes` are packed as in the file: of type "i2", "i4", "i8", "u2", "u4" or "u8", the first in the lowest bits of a byte.
-The weights' code (row, column) is number `first` + row * n_columns + column of them, so that `first` chooses a run of
-whole rows. `out` is a C-contiguous matrix: float32 for "f32", float16 for "f16", uint16 (the bits) for "bf16".
+`codes` are packed as in the file: of type "i2", "i4", "i8", "u2", "u4" or "u8", or a small float of 4 or 8 bits with
+its values; the first in the lowest bits of a byte. The weights' code (row, column) is number `first` + row * n_columns
++ column of them, so that `first` chooses a run of whole rows. `out` is a C-contiguous matrix: float32 for "f32",
+float16 for "f16", uint16 (the bits) for "bf16".
 `n_threads` as in native.decode_chunks. Arrays that do not fit together raise ValueError.
 """
 
@@ -16,12 +17,15 @@ import numpy.typing as npt
 
 from spqfmt.kernels import _native
 from spqfmt.kernels.native import Buffer
+from spqfmt.wire import DTYPES, SMALL_FLOATS
 
 Matrix = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 
-# code dtype -> bits, signed
-CODES = {f"{sign}{bits}": (bits, sign == "i") for sign in "iu" for bits in (2, 4, 8)}
+# code dtype -> bits, signed; small floats are numbers of their values
+CODES = {f"{sign}{bits}": (bits, sign == "i") for sign in "iu" for bits in (2, 4, 8)} | {
+    name: (DTYPES[name].bits, False) for name in SMALL_FLOATS if DTYPES[name].bits in {4, 8}
+}
 # type number of dequantize.hpp, carrier
 FLOATS = {"f32": (0, np.float32), "bf16": (1, np.uint16), "f16": (2, np.float16)}
 _NONE, _ZERO_POINT, _MINIMUM = range(3)

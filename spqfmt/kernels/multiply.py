@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from spqfmt.kernels import _native
 from spqfmt.kernels.dequantize import CODES, FLOATS, Float32, as_float32, offset_kind
+from spqfmt.wire import SMALL_FLOATS
 
 Numbers = npt.NDArray[np.int64]
 
@@ -47,13 +48,18 @@ class Floats(NamedTuple):
 NO_BIAS = Floats(0, 0)
 
 # type number of group_numbers.hpp, carrier
-_NUMBERS = {**FLOATS, "u2": (3, np.uint8), "u4": (3, np.uint8), "u8": (3, np.uint8), "i8": (4, np.int8)}
+_NUMBERS = {
+    **FLOATS,
+    **dict.fromkeys(("u2", "u4", "u8", "f8_e4m3", "f8_e8m0"), (3, np.uint8)),
+    "i8": (4, np.int8),
+}
 
 
 class GroupNumbers(NamedTuple):
-    """Scales, zero points or minimums of all groups as they are stored, [n_rows, n_groups], in their dtype's carrier.
+    """Scales, zero points or minimums of all groups as they are stored, [n_lines, n_groups], in their dtype's carrier.
 
-    With `steps`, and perhaps `zeros`, one for each supergroup of `tile` (rows, groups): step * (value - zero).
+    With `steps`, and perhaps `zeros` or `minimums`, one for each supergroup of `tile` (lines, groups): step * (value -
+    zero), or step * value - minimum. With `table`, float32[256], values are numbers of those in it.
     """
 
     values: npt.NDArray[Any]
@@ -63,6 +69,9 @@ class GroupNumbers(NamedTuple):
     zeros: npt.NDArray[Any] | None = None
     zeros_dtype: str = "f16"
     tile: tuple[int, int] = (1, 1)
+    minimums: npt.NDArray[Any] | None = None
+    minimums_dtype: str = "f16"
+    table: Float32 | None = None
 
     def checked(self) -> tuple[Any, ...]:
         """Return the numbers for the native module, which checks the lengths. ValueError: another carrier, or gaps."""
@@ -70,6 +79,7 @@ class GroupNumbers(NamedTuple):
             (self.values, self.dtype),
             (self.steps, self.steps_dtype),
             (self.zeros, self.zeros_dtype),
+            (self.minimums, self.minimums_dtype),
         ):
             carrier = _NUMBERS[dtype][1]
             if array is not None and (array.dtype != carrier or not array.flags.c_contiguous):
@@ -77,10 +87,13 @@ class GroupNumbers(NamedTuple):
         return (
             self.values,
             _NUMBERS[self.dtype][0],
+            None if self.table is None else as_float32(self.table, (256,)),
             self.steps,
             _NUMBERS[self.steps_dtype][0],
             self.zeros,
             _NUMBERS[self.zeros_dtype][0],
+            self.minimums,
+            _NUMBERS[self.minimums_dtype][0],
             *self.tile,
         )
 
@@ -88,21 +101,25 @@ class GroupNumbers(NamedTuple):
 class Groups(NamedTuple):
     """What a grouped matrix's codes mean, by groups of `size` columns.
 
-    scale * (code - zero_point), scale * code - minimum or scale * code.
+    scale * (code - zero_point), scale * code - minimum or scale * code. A line of groups is `rows` rows, cut short
+    where each `stacked_rows` of them end; None: where the matrix does.
     """
 
     size: int
     scale: GroupNumbers
     zero_point: GroupNumbers | None = None
     minimum: GroupNumbers | None = None
+    rows: int = 1
+    stacked_rows: int | None = None
 
 
 class CodeMatrix:
     """The parameters of a matrix of codes, held and checked once; the codes come with each call.
 
     Uniform: `row` float32[n_rows], step times row scale, and perhaps `column` float32[n_columns]. Grouped: `groups`,
-    in the order of the stored rows. `outliers` replace weights. `permutation` int64[n_columns]: stored column -> column
-    of x; `order` int64[n_rows]: stored row -> column of y. ValueError where they do not fit together.
+    in the order of the stored rows; with `values`, float32[2^bits], codes are numbers of those. `outliers` replace
+    weights. `permutation` int64[n_columns]: stored column -> column of x; `order` int64[n_rows]: stored row -> column
+    of y. ValueError where they do not fit together.
 
     x is [n_tokens, n_columns], y [n_tokens, n_rows] of the same float type, bias [n_rows] or NO_BIAS; all are addresses
     for speed, and the caller's own memory. A call is for `n_rows` stored rows from `first_row` on, whose packed codes
@@ -120,15 +137,19 @@ class CodeMatrix:
         permutation: Numbers | None = None,
         order: Numbers | None = None,
         groups: Groups | None = None,
+        values: Float32 | None = None,
     ) -> None:
         self.shape = shape
         kind, offset = (0, None) if groups is None else offset_kind(groups.zero_point, groups.minimum)
         bits, is_signed = CODES[code_dtype]
+        if values is None and code_dtype in SMALL_FLOATS:
+            raise ValueError(f"codes of {code_dtype} are not given values")
         self._native = _native.CodeMatrix(
             n_rows=shape[0],
             n_columns=shape[1],
             bits=bits,
             is_signed=is_signed,
+            values=None if values is None else as_float32(values, (1 << bits,)),
             row=None if row is None else as_float32(row, shape[:1]),
             column=None if column is None else as_float32(column, shape[1:]),
             row_begin=None if outliers is None else outliers.row_begin,
@@ -137,6 +158,8 @@ class CodeMatrix:
             permutation=permutation,
             order=order,
             group_size=0 if groups is None else groups.size,
+            group_rows=1 if groups is None else groups.rows,
+            stacked_rows=shape[0] if groups is None or groups.stacked_rows is None else groups.stacked_rows,
             kind=kind,
             group_scale=None if groups is None else groups.scale.checked(),
             group_offset=None if offset is None else offset.checked(),

@@ -11,10 +11,10 @@ from spqfmt.errors import CorruptError
 from spqfmt.kernels.multiply import GroupNumbers
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Fetch, Float32, Roles, StreamData, check_int, parameter_int
-from spqfmt.schemes.floats import overflow_allowed, widen
+from spqfmt.schemes.floats import overflow_allowed, small_float_values, widen
 from spqfmt.schemes.sides import Sides
 from spqfmt.schemes.tiles import Channels, runs
-from spqfmt.wire import DTYPES
+from spqfmt.wire import DTYPES, SMALL_FLOATS
 
 FLOAT_DTYPES = ("f32", "f16", "bf16")
 LEVELED_DTYPES = ("u2", "u4", "u8")
@@ -279,30 +279,46 @@ def kinds_of(record: TensorRecord) -> list[str]:
 class GroupedSides(Sides):
     """`groups`: streams of ROLES as numpy carries them.
 
-    Where rows are stored in another order they are values by kind instead, float32 [rows, groups].
+    Where rows are stored in another order they are values by kind instead, float32 [rows, groups]. `tables`: what
+    elements that are numbers of levels stand for, by the role of the levels: of codes float32 [2^bits], else [256].
     """
 
     groups: dict[str, Elements] = field(default_factory=dict)
+    tables: dict[str, Float32] = field(default_factory=dict)
     group_size: int = field(kw_only=True)
 
     def numbers(self) -> Iterator[Elements]:
-        """Give all numbers of the groups, an array for each kind."""
-        return iter(self.groups.values())
+        """Give all numbers of the groups, an array for each kind, and tables."""
+        yield from self.groups.values()
+        yield from self.tables.values()
+
+    @property
+    def values_of_codes(self) -> Float32 | None:
+        """What each code stands for, float32 [2^bits]; None where codes are integers."""
+        dtype = self.record.by_role["codes"].dtype
+        return small_float_values(dtype) if dtype in SMALL_FLOATS else self.tables.get("levels")
+
+    @property
+    def group_rows(self) -> tuple[int, int]:
+        """Rows of a line of `group_numbers`, and of each matrix whose lines begin anew."""
+        rows, size = self.record.stacked_rows, group_rows_of(self.record)
+        # A tile may be larger than the matrix; kernels on devices count in int32.
+        return (1 if self.stored_rows is not None else min(size, rows)), rows
 
     def group_numbers(self, kind: str) -> GroupNumbers | None:
-        """Scale, zero_point or minimum of all groups as they are held, stored rows; None where there is none."""
+        """Scale, zero_point or minimum of all lines of groups as they are held; None where there is none."""
         if kind in self.groups:  # put into the order of the stored rows already
             return GroupNumbers(self.groups[kind], "f32")
         direct, codes = DIRECT[kind][0], f"{kind}_codes"
-        rows, columns = self.record.matrix_shape
-        shape = (rows, -(-columns // self.group_size))
+        shape = (n_lines(self.record), -(-self.record.matrix_shape[1] // self.group_size))
         by_role = self.record.by_role
         if direct in by_role:
-            return GroupNumbers(self.groups[direct].reshape(shape), by_role[direct].dtype)
+            dtype = by_role[direct].dtype
+            return GroupNumbers(self.groups[direct].reshape(shape), dtype, table=self.table_of(direct))
         tile = supergroup_of(self.record)
         if codes not in by_role or tile is None:
             return None
-        steps, zeros = f"{kind}_steps", f"{kind}_zeros"
+        steps, zeros, minimums = f"{kind}_steps", f"{kind}_zeros", f"{kind}_minimums"
         return GroupNumbers(
             values=self.groups[codes].reshape(shape),
             dtype=by_role[codes].dtype,
@@ -310,8 +326,18 @@ class GroupedSides(Sides):
             steps_dtype=by_role[steps].dtype,
             zeros=self.groups.get(zeros),
             zeros_dtype=by_role[zeros].dtype if zeros in by_role else "f16",
+            minimums=self.groups.get(minimums),
+            minimums_dtype=by_role[minimums].dtype if minimums in by_role else "f16",
             tile=tile,
+            table=self.table_of(codes),
         )
+
+    def table_of(self, role: str) -> Float32 | None:
+        """What the elements of a stream of ROLES stand for, float32 [256]; None where they are numbers themselves."""
+        dtype = self.record.by_role[role].dtype
+        if dtype in SMALL_FLOATS:
+            return small_float_values(dtype)
+        return self.tables.get(role.removesuffix("codes") + "levels")
 
     def group_values(self, kind: str, first: int, stop: int) -> Float32 | None:
         """Scale, zero_point or minimum of the groups of stored rows `first` to `stop`, float32 [rows, groups]."""
@@ -322,4 +348,16 @@ class GroupedSides(Sides):
         def fetch(role: str, first: int = 0, stop: int | None = None) -> Elements:
             return self.groups[role][first:stop]
 
-        return read_values(self.record, fetch, kind, group_size=self.group_size, lines=range(first, stop))
+        return values_of_rows(self.record, fetch, kind, group_size=self.group_size, rows=range(first, stop))
+
+
+def values_of_rows(
+    record: TensorRecord, fetch: Fetch, kind: str, group_size: int, rows: range
+) -> Float32 | None:
+    """`read_values` for the groups of each of these rows, float32 [rows, groups]."""
+    lines = lines_of(record, rows)
+    if isinstance(lines, range):
+        return read_values(record, fetch, kind, group_size=group_size, lines=lines)
+    first, stop = int(lines[0]), int(lines[-1]) + 1
+    values = read_values(record, fetch, kind, group_size=group_size, lines=range(first, stop))
+    return None if values is None else values[lines.astype(np.int64) - first]

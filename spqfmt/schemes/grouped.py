@@ -34,11 +34,10 @@ from spqfmt.schemes.group_numbers import (
     GroupValues,
     TileGroups,
     check_values,
-    group_rows_of,
     kinds_of,
     n_lines,
-    read_values,
     supergroup_of,
+    values_of_rows,
 )
 from spqfmt.schemes.group_numbers import (
     ROLES as NUMBER_ROLES,
@@ -52,6 +51,7 @@ from spqfmt.wire import DTYPES, SMALL_FLOATS
 CODE_DTYPES = (
     "u2", "u4", "u8", "i2", "i4", "i8", "f4_e2m1", "f8_e4m3", "f8_e5m2", "f8_e4m3fnuz", "f8_e5m2fnuz",
 )  # fmt: skip
+_TABLE = 256
 ROLES = ("codes", "channel_order", "permutation", "levels", *NUMBER_ROLES, *outlier_streams.ROLES)
 
 
@@ -253,36 +253,40 @@ class GroupedScheme(PackedScheme):
         )
 
     def whole_because(self, record: TensorRecord) -> str:
-        """Products compute from integer codes, in groups of one row."""
-        for stream in record.streams:
-            if stream.dtype in SMALL_FLOATS:
-                return f"{stream.role} of {stream.dtype}"
-            if stream.role.endswith(("levels", "_minimums")):
-                return stream.role
-        rows = group_rows_of(record)
-        return "" if rows == 1 else f"groups of {rows} rows"
+        """Products compute from all codes, and all numbers of groups."""
+        return ""
 
     def number_bytes(self, record: TensorRecord) -> int:
-        """The streams as they are, or float32 where rows are stored in another order."""
+        """The streams as they are, or float32 where rows are stored in another order, and tables of levels."""
         rows, columns = record.matrix_shape
+        levels = record.by_role.get("levels")
+        tables = 0 if levels is None else 4 * levels.n
         if codes_stream.reorders_rows(record):
             groups = -(-columns // parameter_int(record, "group_size", 1))
-            return 4 * rows * groups * len(kinds_of(record))
+            return tables + 4 * rows * groups * len(kinds_of(record))
         streams = [record.by_role[role] for role in NUMBER_ROLES if role in record.by_role]
-        return sum(stream.n * CARRIERS[stream.dtype].itemsize for stream in streams)
+        tables += sum(4 * _TABLE for stream in streams if stream.role.endswith("_levels"))
+        return tables + sum(stream.n * CARRIERS[stream.dtype].itemsize for stream in streams)
 
     def read_sides(self, record: TensorRecord, fetch: Streamed) -> GroupedSides:
         """The numbers as they are stored."""
         sides = GroupedSides(record, group_size=parameter_int(record, "group_size", 1))
         sides.read_shared(fetch)
+        if "levels" in record.by_role:
+            sides.tables["levels"] = widen(fetch("levels"), record.by_role["levels"].dtype)
         stored_rows = sides.stored_rows
         if stored_rows is None:
             sides.groups = {role: fetch(role) for role in NUMBER_ROLES if role in record.by_role}
+            sides.tables |= {
+                role: _table(sides.groups[role], record.by_role[role].dtype)
+                for role in sides.groups
+                if role.endswith("_levels")
+            }
             return sides
         # Tiles of supergroups do not follow the stored order, so the values themselves are kept.
         for kind in kinds_of(record):
-            values = read_values(
-                record, fetch, kind, group_size=sides.group_size, lines=range(record.matrix_shape[0])
+            values = values_of_rows(
+                record, fetch, kind, group_size=sides.group_size, rows=range(record.matrix_shape[0])
             )
             assert values is not None
             sides.groups[kind] = values[stored_rows]
@@ -294,8 +298,15 @@ def _values_of_codes(record: TensorRecord, fetch: Fetch) -> Float32 | None:
     levels, dtype = record.by_role.get("levels"), record.by_role["codes"].dtype
     if levels is None and dtype not in SMALL_FLOATS:
         return None
-    values = small_float_values(dtype) if levels is None else widen(fetch("levels"), levels.dtype)
-    return np.pad(values, (0, 256 - values.size))
+    if levels is None:
+        values = small_float_values(dtype)
+        return np.pad(values, (0, _TABLE - values.size))
+    return _table(fetch("levels"), levels.dtype)
+
+
+def _table(levels: Elements, dtype: str) -> Float32:
+    """Levels for every byte, float32 [256]."""
+    return np.pad(widen(levels, dtype), (0, _TABLE - levels.size))
 
 
 def _row_blocks(record: TensorRecord, group_size: int, rows: range, most: int) -> Iterator[range]:

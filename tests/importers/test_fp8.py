@@ -156,9 +156,7 @@ def test_a_model_loads_with_the_values_of_its_library(tmp_path: Path) -> None:
     write_model(source, {**BLOCKS, "weight_block_size": [16, 16]}, quantize)
     path = keep(source)
     check_loaded(path, source, expected)
-    whole = plan_model(path).whole
-    assert set(whole) == set(expected)
-    assert set(whole.values()) == {"codes of f8_e4m3"}
+    assert not plan_model(path).whole
     lossless = tmp_path / "lossless.spq"
     spqfmt.pack(source, lossless, method="lossless")
     assert path.stat().st_size < lossless.stat().st_size * 1.02

@@ -9,7 +9,8 @@ import torch
 from spqfmt.kernels import native
 from spqfmt.kernels.dequantize import FLOATS, dequantize_grouped, dequantize_uniform
 from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats, GroupNumbers, Groups, OutlierRows
-from spqfmt.schemes.floats import widen
+from spqfmt.schemes.floats import small_float_values, widen
+from spqfmt.wire import DTYPES
 
 SHAPES = [(1, 1), (3, 63), (5, 64), (7, 1000), (2, 1025), (3, 40_000)]
 
@@ -179,6 +180,75 @@ def test_groups_times_bf16(dtype: str, columns: int, size: int, offset: str | No
     assert torch.equal(results[1], results[2][:5])
 
 
+# Integers; values that BF16 holds, and that it does not; and such that a product of BF16 cannot take.
+VALUES = {
+    "integers": lambda _, __: None,
+    "bf16": lambda generator, n: generator.integers(-128, 129, n).astype(np.float32) / 64,
+    "f32": lambda generator, n: generator.normal(0, 1, n).astype(np.float32),
+    "tiny": lambda generator, n: np.ldexp(generator.normal(0, 1, n), -125).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("u8", "integers"), ("i8", "integers"),
+        *((dtype, values) for dtype in ("u2", "u4", "u8") for values in ("bf16", "f32", "tiny")),
+        *((dtype, "its own") for dtype in ("f4_e2m1", "f8_e4m3", "f8_e5m2")),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("columns", [60, 1024, 2112])
+@pytest.mark.parametrize("size", [4, 24, 128, 4096])
+def test_values_of_codes_times_floats(dtype: str, columns: int, size: int, values: str) -> None:
+    generator = np.random.default_rng(9)
+    rows, tokens, group_rows = 11, 6, 4
+    bits = DTYPES[dtype].bits
+    codes = packed(generator, rows * columns, f"u{bits}")
+    if values == "its own":
+        levels = np.nan_to_num(small_float_values(dtype), nan=1, posinf=2, neginf=-2)
+    else:
+        levels = VALUES[values](generator, 1 << bits)
+    groups, factor = (rows, -(-columns // size)), np.float32(2**120 if values == "tiny" else 1)
+    lines = np.arange(rows) // group_rows
+    scale = generator.uniform(0.5, 1, (lines[-1] + 1, groups[1])).astype(np.float32) * factor
+    given = Groups(size, GroupNumbers(scale, "f32"), rows=group_rows)
+    outliers = some_outliers(generator, rows, columns) if columns % 3 else None
+    matrix = CodeMatrix((rows, columns), dtype, outliers=outliers, groups=given, values=levels)
+    weights = np.empty((rows, columns), np.float32)
+    dequantize_grouped(codes, dtype, size, scale[lines], weights, "f32", values=levels)
+    parts = np.abs(weights)
+    if outliers:
+        parts += 20
+        replace(weights, outliers)
+    for dtype_of_x, eps in ((torch.float32, 2e-5), (torch.bfloat16, 2**-8)):
+        x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(1)).to(dtype_of_x)
+        exact = x.double() @ torch.from_numpy(weights).double().t()
+        bound = x.abs().double() @ torch.from_numpy(parts).double().t()
+        y = torch.full((tokens, rows), torch.nan, dtype=dtype_of_x)
+        number = FLOATS["f32" if dtype_of_x == torch.float32 else "bf16"][0]
+        # In runs of rows that begin inside a line of groups.
+        for first, stop in ((0, 6), (6, 7), (7, rows)):
+            part = codes[first * columns * bits // 8 : stop * columns * bits // 8]
+            there = (x.data_ptr(), number, tokens, y.data_ptr())
+            matrix.multiply(part, first, stop - first, *there, *NO_BIAS, 2)
+        # Two BF16 numbers hold 16 bits of a value.
+        assert ((y.double() - exact).abs() <= eps * exact.abs() + 2e-5 * bound).all()
+
+
+def test_values_of_codes_that_are_no_numbers_spoil_their_rows_alone() -> None:
+    values = small_float_values("f8_e4m3")
+    groups = Groups(64, GroupNumbers(np.ones((4, 2), np.float32), "f32"))
+    matrix = CodeMatrix((4, 100), "f8_e4m3", groups=groups, values=values)
+    codes = np.full((4, 100), 0x38, np.uint8)  # 1
+    codes[1, 77] = 0x7F
+    for dtype in (torch.float32, torch.bfloat16):
+        x, y = torch.ones(1, 100).to(dtype), torch.empty(1, 4).to(dtype)
+        number = FLOATS["f32" if dtype == torch.float32 else "bf16"][0]
+        matrix.multiply(codes, 0, 4, x.data_ptr(), number, 1, y.data_ptr(), *NO_BIAS, 1)
+        assert y[0, [0, 2, 3]].tolist() == [100, 100, 100]
+        assert y[0, 1].isnan()
+
+
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
 def test_runs_of_rows_in_another_order_with_bias_in_every_float_type(dtype: str) -> None:
     generator = np.random.default_rng(3)
@@ -250,6 +320,15 @@ def test_every_backend_number_of_threads_and_of_tokens_gives_the_same_bits() -> 
     codes = packed(generator, rows * columns, "i8")
     uniform = CodeMatrix((rows, columns), "i8", row=row)
     grouped = CodeMatrix((rows, columns), "u4", groups=Groups(61, GroupNumbers(scale, "f32")))
+    of_levels = [
+        CodeMatrix(
+            (rows, columns),
+            f"u{bits}",
+            groups=Groups(61, GroupNumbers(scale, "f32")),
+            values=generator.normal(0, 1, 1 << bits).astype(np.float32),
+        )
+        for bits in (2, 4, 8)
+    ]
     results = []
     before = native.active_kernels()
     try:
@@ -257,7 +336,8 @@ def test_every_backend_number_of_threads_and_of_tokens_gives_the_same_bits() -> 
             native.select_kernels(kernels)
             for n_threads in (1, 2):
                 y = product(grouped, codes, x, n_threads)
-                results.append([product(uniform, codes, x, n_threads), y])
+                others = [product(matrix, codes, x, n_threads) for matrix in of_levels]
+                results.append([product(uniform, codes, x, n_threads), y, *others])
                 assert np.array_equal(product(uniform, codes, x[20:], n_threads), results[0][0][20:])
     finally:
         native.select_kernels(before)
@@ -343,12 +423,42 @@ ONES = GroupNumbers(np.ones((3, 2), np.float32), "f32")
         Groups(4, ONES._replace(steps=np.ones(5, np.float16))),
         Groups(4, ONES._replace(steps=np.ones(6, np.float16), zeros=np.ones(7, np.float16))),
         Groups(4, ONES._replace(steps=np.ones(6, np.float16), tile=(0, 1))),
+        Groups(4, ONES._replace(steps=np.ones(6, np.float16), minimums=np.ones(7, np.float16))),
+        Groups(4, ONES._replace(table=np.ones(256, np.float32))),
+        Groups(4, ONES, rows=2),
+        Groups(4, ONES, rows=0),
+        Groups(4, ONES, stacked_rows=2),
     ],
 )
 def test_numbers_of_groups_that_do_not_fit_are_refused(groups: Groups) -> None:
     CodeMatrix((3, 8), "u4", groups=Groups(4, ONES))
-    with pytest.raises(ValueError, match=r"not one|group_size|not contiguous|exclude|empty"):
+    with pytest.raises(
+        ValueError, match=r"not one|group_size|not contiguous|exclude|empty|not u8|whole matrices"
+    ):
         CodeMatrix((3, 8), "u4", groups=groups)
+
+
+def test_zeros_and_minimums_of_supergroups_exclude_each_other() -> None:
+    steps = np.ones(6, np.float16)
+    both = ONES._replace(steps=steps, zeros=steps, minimums=steps)
+    with pytest.raises(ValueError, match="zeros and minimums exclude each other"):
+        CodeMatrix((3, 8), "u4", groups=Groups(4, both))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("u4", np.ones(8, np.float32)),
+        ("u4", np.ones(16, np.float64)),
+        ("i4", np.ones(16, np.float32)),
+        ("f8_e4m3", None),
+    ],
+)
+def test_values_of_codes_that_do_not_fit_are_refused(dtype: str, values: Any) -> None:
+    with pytest.raises(ValueError, match=r"not float32|numbers of them|not given values"):
+        CodeMatrix((3, 8), dtype, groups=Groups(4, ONES), values=values)
+    with pytest.raises(ValueError, match="in groups"):
+        CodeMatrix((3, 8), "u4", row=ROW, values=np.ones(16, np.float32))
 
 
 def test_codes_that_do_not_fit_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Models with tensors of which no product is computed packed: decoded whole, with the reason in the plan."""
+"""Models in the forms of foreign quantizers, packed; and a layer that is decoded whole, with the reason in the plan."""
 
 from pathlib import Path
 
@@ -17,15 +17,25 @@ from spqfmt.packing.options import PackOptions
 from spqfmt.packing.pack import pack_model
 from spqfmt.progress import Silent
 from spqfmt.quantize.base import MethodOptions, Weight
-from spqfmt.schemes.base import Quantized
+from spqfmt.schemes.base import Encoded, Quantized, StreamData
+from spqfmt.schemes.dense import Dense
 from spqfmt.schemes.group_numbers import GroupValues
 from spqfmt.schemes.grouped import Grouped
 
 INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(24)]])
 
 
+class ByColumns(Dense):
+    """Floats stored column after column, which a writer may do."""
+
+    def encode(self) -> Encoded:
+        stored = np.ascontiguousarray(self.values.T)
+        stream = StreamData("values", self.dtype, stored.reshape(-1), row_elements=stored.shape[1])
+        return Encoded("dense", {"orientation": "columns"}, (stream,))
+
+
 class Mixed:
-    """Layers in forms of foreign quantizers, by turns: MXFP4, NF4, FP8 in tiles, double quantization; one plain."""
+    """Layers by turns: MXFP4, NF4, tiles, double quantization, FP8; one plain, one not packed."""
 
     name = "mixed"
 
@@ -54,6 +64,11 @@ class Mixed:
             ones = np.ones(groups, np.float32)
             second = GroupValues(codes[:, : groups[1]], "u4", ones, minimums=ones / 8, steps_dtype="f32")
             return Grouped(codes, "u4", 32, 4, second, supergroup=(1, 1))
+        if kind == "gate_proj":
+            tiles = GroupValues(scales[: -(-rows // 8)], "f32")
+            return Grouped(codes << 3, "f8_e4m3", 32, 4, tiles, group_rows=8)
+        if kind == "down_proj":
+            return ByColumns(value.float().numpy(), "f32")
         return Grouped(codes, "u4", 32, 4, GroupValues(scales, "f32"))
 
 
@@ -67,12 +82,7 @@ def mixed(tmp_path: Path) -> Path:
     return out
 
 
-REASONS = {
-    "q_proj": "codes of f4_e2m1",
-    "k_proj": "levels",
-    "v_proj": "groups of 8 rows",
-    "o_proj": "scale_minimums",
-}
+REASONS = {"down_proj": "values by columns"}
 
 
 @pytest.mark.parametrize("memory", [None, "1MiB"])
@@ -87,8 +97,9 @@ def test_they_compute_what_the_decoded_model_does(mixed: Path, memory: str | Non
     with torch.no_grad():
         assert torch.allclose(packed(INPUTS).logits, decoded(INPUTS).logits, atol=1e-4, rtol=1e-4)
     kinds = {name.split(".")[-1]: type(module).__name__ for name, module in packed.named_modules()}
-    assert kinds["up_proj"] == "PackedLinear"
-    assert {kinds[kind] for kind in REASONS} == {"Linear"}
+    packed_kinds = {kind for kind in kinds if kind.endswith("_proj") and kinds[kind] == "PackedLinear"}
+    assert packed_kinds == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"}
+    assert kinds["down_proj"] == "Linear"
 
 
 def test_the_plan_says_why(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +110,4 @@ def test_the_plan_says_why(mixed: Path, capsys: pytest.CaptureFixture[str]) -> N
         main(["plan", str(mixed)])
     shown = capsys.readouterr().out
     for kind, why in REASONS.items():
-        assert (
-            f"decoded whole, as products do not take {why}: model.layers.0.self_attn.{kind}.weight and"
-            in shown
-        )
+        assert f"decoded whole, as products do not take {why}: model.layers.0.mlp.{kind}.weight and" in shown

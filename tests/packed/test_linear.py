@@ -30,11 +30,12 @@ from spqfmt.residency.sides import read_sides, side_bytes
 from spqfmt.residency.workspace import workspace_bytes
 from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.dense import Dense
-from spqfmt.schemes.floats import Scale
+from spqfmt.schemes.floats import Scale, narrow, small_float_values
 from spqfmt.schemes.group_numbers import GroupValues
 from spqfmt.schemes.grouped import Grouped
 from spqfmt.schemes.outliers import Outliers
 from spqfmt.schemes.uniform import Uniform
+from spqfmt.wire import SMALL_FLOATS
 
 RATES = Rates(read=1e9, compute=5e9, codecs={"raw": 5e9, "rans": 2e9, "zstd": 1e9})
 ROWS, COLUMNS = 70, 130
@@ -78,6 +79,57 @@ def random_weights(generator: np.random.Generator) -> torch.Tensor:
     return torch.from_numpy(generator.normal(0, 1, (ROWS, COLUMNS)).astype(np.float32))
 
 
+def bytes_of(generator: np.random.Generator, dtype: str, *shape: int) -> Any:
+    """Elements of a small float that are numbers of a common size, subnormal ones among them."""
+    values = small_float_values(dtype)
+    least = 0.3 if dtype == "f8_e8m0" else 0.0
+    usual = np.flatnonzero(np.isfinite(values) & (np.abs(values) <= 4) & (np.abs(values) >= least))
+    return generator.choice(usual, shape).astype(np.uint8)
+
+
+def float_codes(
+    generator: np.random.Generator, dtype: str, size: int, scale: str, rows: int = 1, **more: Any
+) -> Grouped:
+    """Small floats in tiles of `rows` rows and `size` columns."""
+    groups = -(-ROWS // rows), -(-COLUMNS // size)
+    values = (
+        bytes_of(generator, scale, *groups)
+        if scale in SMALL_FLOATS
+        else narrow(generator.uniform(0.01, 0.1, groups).astype(np.float32), scale)
+    )
+    codes = bytes_of(generator, dtype, ROWS, COLUMNS)
+    return Grouped(codes, dtype, size, 4, GroupValues(values, scale), group_rows=rows, **more)
+
+
+def nvfp4(generator: np.random.Generator) -> Grouped:
+    groups = ROWS, -(-COLUMNS // 16)
+    steps = generator.uniform(0.01, 0.1, (1, 1)).astype(np.float32)
+    scale = GroupValues(bytes_of(generator, "f8_e4m3", *groups), "f8_e4m3", steps, steps_dtype="f32")
+    return Grouped(bytes_of(generator, "f4_e2m1", ROWS, COLUMNS), "f4_e2m1", 16, 4, scale, supergroup=groups)
+
+
+def leveled(
+    generator: np.random.Generator, dtype: str, size: int, levels_dtype: str = "f32", **more: Any
+) -> Grouped:
+    """Numbers of levels; scales of a second level that are numbers of levels, too, less a minimum."""
+    groups = ROWS, -(-COLUMNS // size)
+    tiles = -(-ROWS // 4), -(-groups[1] // 3)
+    bits = int(dtype[1])
+    scale = GroupValues(
+        generator.integers(0, 256, groups).astype(np.uint8),
+        "u8",
+        steps=generator.uniform(0.5, 1, tiles).astype(np.float16),
+        levels=generator.normal(0, 1, 256).astype(np.float32),
+        minimums=generator.uniform(0, 0.1, tiles).astype(np.float16),
+        minimums_dtype="f16",
+    )
+    levels = narrow(generator.normal(0, 1, 1 << bits).astype(np.float32), levels_dtype)
+    codes = generator.integers(0, 1 << bits, (ROWS, COLUMNS)).astype(np.uint8)
+    return Grouped(
+        codes, dtype, size, 4, scale, supergroup=(4, 3), levels=levels, levels_dtype=levels_dtype, **more
+    )
+
+
 FORMS: dict[str, Callable[[np.random.Generator], Any]] = {
     "dense": lambda g: Dense(random_weights(g).bfloat16().view(torch.uint16).numpy(), "bf16"),
     "i8 by row": lambda g: round_symmetric(random_weights(g), 8, per_row=True),
@@ -92,6 +144,19 @@ FORMS: dict[str, Callable[[np.random.Generator], Any]] = {
     "supergroups": level2,
     "supergroups reordered": lambda g: level2(g, layout=by("rows", ROWS, g)),
     "supergroups by columns": lambda g: level2(g, layout=by("columns", COLUMNS, g)),
+    "mxfp4": lambda g: float_codes(g, "f4_e2m1", 32, "f8_e8m0"),
+    "nvfp4": nvfp4,
+    "fp8 tiles": lambda g: float_codes(g, "f8_e4m3", 64, "f32", rows=32),
+    "fp8 tiles reordered": lambda g: float_codes(g, "f8_e4m3", 64, "bf16", 32, layout=by("rows", ROWS, g)),
+    "fp8 by columns": lambda g: float_codes(g, "f8_e4m3fnuz", 64, "f32", 9, layout=Layout("columns")),
+    "fp8 one scale": lambda g: float_codes(g, "f8_e5m2", COLUMNS, "f32", rows=1000),
+    "fp8 odd tiles": lambda g: float_codes(g, "f8_e5m2fnuz", 48, "f16", 7, outliers=some_outliers(g)),
+    "levels": lambda g: leveled(g, "u4", 64, permutation=g.permutation(COLUMNS)),
+    "levels in bf16": lambda g: leveled(g, "u4", 32, "bf16", outliers=some_outliers(g)),
+    "two bits of levels": lambda g: leveled(g, "u2", 16),
+    "256 levels": lambda g: leveled(g, "u8", 32),
+    "256 levels by columns": lambda g: leveled(g, "u8", 32, "bf16", layout=by("columns", COLUMNS, g)),
+    "levels reordered": lambda g: leveled(g, "u4", 24, layout=by("rows", ROWS, g)),
 }
 
 

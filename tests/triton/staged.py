@@ -10,6 +10,7 @@ from spqfmt.kernels.device import READ_AHEAD_BYTES, chunk_job, plan_chunks
 from spqfmt.kernels.device.matrix import DeviceGroupValues, DeviceOutliers, GroupScales, Matrix, UniformScales
 from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.schemes.codes import by_columns
+from spqfmt.schemes.group_numbers import n_lines
 from spqfmt.schemes.uniform import UniformSides
 
 
@@ -66,7 +67,9 @@ def matrix_of(sides, code_dtype):
         scales = UniformScales(torch.from_numpy(sides.row), column)
     else:
         values = {kind: _group_values(sides, kind) for kind in ("scale", "zero_point", "minimum")}
-        scales = GroupScales(sides.group_size, **values)
+        levels = None if sides.values_of_codes is None else torch.from_numpy(sides.values_of_codes.copy())
+        rows, stacked_rows = sides.group_rows
+        scales = GroupScales(sides.group_size, **values, levels=levels, rows=rows, stacked_rows=stacked_rows)
     outliers = order = places = permutation = None
     if sides.outliers is not None:
         outliers = DeviceOutliers(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (
@@ -90,21 +93,22 @@ def _group_values(sides, kind):
     stream = record.by_role.get(f"{kind}_codes") or record.by_role.get(f"{kind}s")
     if stream is None:
         return None
-    rows, columns = record.matrix_shape
+    _, columns = record.matrix_shape
     if kind in sides.groups:  # widened and put into stored order
         return DeviceGroupValues(torch.from_numpy(np.ascontiguousarray(sides.groups[kind])))
     groups = -(-columns // sides.group_size)
-    values = _tensor(sides, stream, (rows, groups))
+    values = _tensor(sides, stream, (n_lines(record), groups))
+    table = sides.table_of(stream.role)
+    table = None if table is None else torch.from_numpy(table.copy())
     if not stream.role.endswith("_codes"):
-        return DeviceGroupValues(values)
+        return DeviceGroupValues(values, table=table)
     tile = record.parameters["supergroup"]["rows"], record.parameters["supergroup"]["groups"]
-    tiles = -(-rows // tile[0]), -(-groups // tile[1])
-    steps, zeros = (record.by_role.get(f"{kind}_{what}") for what in ("steps", "zeros"))
-    return DeviceGroupValues(
-        values, _tensor(sides, steps, tiles), None if zeros is None else _tensor(sides, zeros, tiles), tile
-    )
+    tiles = -(-n_lines(record) // tile[0]), -(-groups // tile[1])
+    streams = {what: record.by_role.get(f"{kind}_{what}") for what in ("steps", "zeros", "minimums")}
+    second = {what: None if s is None else _tensor(sides, s, tiles) for what, s in streams.items()}
+    return DeviceGroupValues(values, supergroup=tile, table=table, **second)
 
 
 def _tensor(sides, stream, shape):
-    dtype = {"u2": "u8", "u4": "u8"}.get(stream.dtype, stream.dtype)
+    dtype = dict.fromkeys(("u2", "u4", *wire.SMALL_FLOATS), "u8").get(stream.dtype, stream.dtype)
     return to_torch(sides.groups[stream.role], dtype, shape)

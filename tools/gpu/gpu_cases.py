@@ -23,6 +23,7 @@ from spqfmt.kernels.device import (
     plan_chunks,
 )
 from spqfmt.kernels.nvcomp import ZstdFrames
+from spqfmt.schemes.floats import small_float_values
 
 Raw = NDArray[np.uint8]
 T = TypeVar("T")
@@ -127,6 +128,27 @@ def matrix_cases() -> Iterator[tuple[str, Matrix, torch.Tensor]]:
         16, DeviceGroupValues(values(_ROWS, groups)), None, DeviceGroupValues(values(_ROWS, groups))
     )
     yield "minimums u4", Matrix(shape, "u4", minimum), codes(4)
+    tiles = DeviceGroupValues(values(-(-_ROWS // 8), groups))
+    for dtype in ("f8_e4m3", "f8_e5m2"):
+        levels = torch.from_numpy(np.nan_to_num(small_float_values(dtype), nan=0, posinf=1, neginf=-1))
+        yield (
+            f"tiles of {dtype}",
+            Matrix(shape, dtype, GroupScales(16, tiles, levels=levels, rows=8), outliers),
+            codes(8),
+        )
+    numbers = torch.randint(0, 256, (_ROWS, groups), dtype=torch.uint8, generator=torch_generator)
+    scale = DeviceGroupValues(
+        numbers,
+        values(-(-_ROWS // 16), -(-groups // 4)),
+        supergroup=(16, 4),
+        minimums=values(-(-_ROWS // 16), -(-groups // 4)).half(),
+        table=values(256),
+    )
+    yield (
+        "levels u4",
+        Matrix(shape, "u4", GroupScales(16, scale, levels=values(16) - 0.6), outliers),
+        codes(4),
+    )
 
 
 def _outliers(generator: torch.Generator) -> DeviceOutliers:

@@ -48,6 +48,25 @@ ROWS = Matrix(SHAPE, "i8", UniformScales(tensor(torch.float32, SHAPE[0])))
 COLUMNS = Matrix(SHAPE, "i8", UniformScales(tensor(torch.float32, SHAPE[0]), tensor(torch.float32, SHAPE[1])))
 GROUPED = Matrix(SHAPE, "u4", GroupScales(128, GROUP, GROUP))
 SPQR = Matrix(SHAPE, "u4", GroupScales(128, LEVEL2, LEVEL2))
+FP8 = Matrix(
+    SHAPE,
+    "f8_e4m3",
+    GroupScales(
+        128,
+        DeviceGroupValues(tensor(torch.float32, N_GROUPS, N_GROUPS)),
+        levels=tensor(torch.float32, 256),
+        rows=128,
+    ),
+)
+MXFP4 = Matrix(
+    SHAPE,
+    "f4_e2m1",
+    GroupScales(
+        32,
+        DeviceGroupValues(tensor(torch.uint8, SHAPE[0], 128), table=tensor(torch.float32, 256)),
+        levels=tensor(torch.float32, 16),
+    ),
+)
 
 
 def variants() -> Iterator[Variant]:
@@ -62,6 +81,8 @@ def variants() -> Iterator[Variant]:
         "i8 by rows and columns": COLUMNS,
         "u4 groups": GROUPED,
         "u4 supergroups": SPQR,
+        "fp8 in tiles": FP8,
+        "mxfp4": MXFP4,
     }
     for name, matrix in matrices.items():
         yield from _by_rows(name, matrix)

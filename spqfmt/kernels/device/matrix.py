@@ -9,22 +9,27 @@ from typing import TypeAlias
 
 import torch
 
-CODE_DTYPES = {f"{sign}{bits}": (bits, sign == "i") for sign in "iu" for bits in (2, 4, 8)}
-"""Code dtype -> bits, signed."""
+from spqfmt.kernels.dequantize import CODES
+
+CODE_DTYPES = CODES
+"""Code dtype -> bits, signed; small floats are numbers of their levels."""
 
 
 @dataclass(frozen=True, eq=False)
 class DeviceGroupValues:
-    """One value for each group. `values` [rows, groups]: float32, float16, bfloat16, uint8 or int8.
+    """One value for each group. `values` [lines, groups]: float32, float16, bfloat16, uint8 or int8.
 
-    With `steps` they are codes of the second level: value = step * (code - zero), each operation rounded to float32,
-    where step and zero (optional) [superrows, supercolumns] are those of the tile of `supergroup` (rows, groups).
+    With `steps` they are codes of the second level: value = step * (code - zero), or step * code - minimum, each
+    operation rounded to float32, where step, zero and minimum (optional, one of them) [superrows, supercolumns] are
+    those of the tile of `supergroup` (lines, groups). With `table`, float32 [256], uint8 values are numbers of those.
     """
 
     values: torch.Tensor
     steps: torch.Tensor | None = None
     zeros: torch.Tensor | None = None
     supergroup: tuple[int, int] = (1, 1)
+    minimums: torch.Tensor | None = None
+    table: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +42,19 @@ class UniformScales:
 
 @dataclass(frozen=True, eq=False)
 class GroupScales:
-    """scale * (code - zero_point), scale * code - minimum or scale * code, by groups of `group_size` columns."""
+    """scale * (code - zero_point), scale * code - minimum or scale * code, by groups of `group_size` columns.
+
+    With `levels`, float32 [2^bits], codes are numbers of those. A line of groups is `rows` rows, cut short where each
+    `stacked_rows` of them end; None: where the matrix does.
+    """
 
     group_size: int
     scale: DeviceGroupValues
     zero_point: DeviceGroupValues | None = None
     minimum: DeviceGroupValues | None = None
+    levels: torch.Tensor | None = None
+    rows: int = 1
+    stacked_rows: int | None = None
 
     def __post_init__(self) -> None:
         values = [self.scale, self.zero_point, self.minimum]

@@ -47,25 +47,36 @@ class OutlierBuffers {
   OptionalSource begin_, column_, value_;
 };
 
-// One number for each group, borrowed: (values, type, steps or None, type, zeros or None, type, tile_rows, tile_groups).
+// One number for each group, borrowed: (values, type, table or None, steps or None, type, zeros or None, type, minimums or None,
+// type, tile_rows, tile_groups).
 class NumberBuffers {
  public:
   explicit NumberBuffers(const nb::tuple& given)
-      : values_(given[0]), steps_(given[2]), zeros_(given[4]), types_{type(given[1]), type(given[3]), type(given[5])},
-        tile_rows_(nb::cast<size_t>(given[6])), tile_groups_(nb::cast<size_t>(given[7])) {}
+      : values_(given[0]), table_(given[2]), steps_(given[3]), zeros_(given[5]), minimums_(given[7]),
+        types_{type(given[1]), type(given[4]), type(given[6]), type(given[8])}, tile_rows_(nb::cast<size_t>(given[9])),
+        tile_groups_(nb::cast<size_t>(given[10])) {}
 
-  GroupNumbers checked(size_t n_rows, size_t n_groups) const {
+  GroupNumbers checked(size_t n_lines, size_t n_groups) const {
     GroupNumbers numbers{};
-    numbers.values = array(values_, types_[0], product(n_rows, n_groups), "values are not one a group");
+    numbers.values = array(values_, types_[0], product(n_lines, n_groups), "values are not one a group");
     numbers.type = types_[0];
+    if (table_.get() != nullptr) {
+      require(types_[0] == NumberType::u8, "values with a table are not u8");
+      numbers.table = checked_floats(*table_.get(), 256, "a table is not float32[256]");
+    }
     if (steps_.get() == nullptr) return numbers;
     require(tile_rows_ > 0 && tile_groups_ > 0, "a supergroup is empty");
-    const size_t n = product(ceil_div(n_rows, tile_rows_), ceil_div(n_groups, tile_groups_));
+    const size_t n = product(ceil_div(n_lines, tile_rows_), ceil_div(n_groups, tile_groups_));
     numbers.steps = array(*steps_.get(), types_[1], n, "steps are not one a supergroup");
     numbers.steps_type = types_[1];
     if (zeros_.get() != nullptr) {
       numbers.zeros = array(*zeros_.get(), types_[2], n, "zeros are not one a supergroup");
       numbers.zeros_type = types_[2];
+    }
+    if (minimums_.get() != nullptr) {
+      require(zeros_.get() == nullptr, "zeros and minimums exclude each other");
+      numbers.minimums = array(*minimums_.get(), types_[3], n, "minimums are not one a supergroup");
+      numbers.minimums_type = types_[3];
     }
     numbers.tile_rows = tile_rows_;
     numbers.tile_groups = tile_groups_;
@@ -86,8 +97,8 @@ class NumberBuffers {
   }
 
   Source values_;
-  OptionalSource steps_, zeros_;
-  NumberType types_[3];
+  OptionalSource table_, steps_, zeros_, minimums_;
+  NumberType types_[4];
   size_t tile_rows_, tile_groups_;
 };
 
@@ -95,12 +106,17 @@ class NumberBuffers {
 // made them a moment before.
 class CodeMatrix {
  public:
-  CodeMatrix(size_t n_rows, size_t n_columns, unsigned bits, bool is_signed, nb::handle row, nb::handle column, nb::handle begin,
-         nb::handle outlier_columns, nb::handle outlier_values, nb::handle permutation, nb::handle order, size_t group_size,
-         unsigned kind, nb::handle group_scale, nb::handle group_offset)
-      : n_rows_(n_rows), n_columns_(n_columns), bits_(bits), is_signed_(is_signed), outlier_buffers_(begin, outlier_columns, outlier_values),
-        permutation_buffer_(permutation), order_buffer_(order) {
+  CodeMatrix(size_t n_rows, size_t n_columns, unsigned bits, bool is_signed, nb::handle values, nb::handle row, nb::handle column,
+         nb::handle begin, nb::handle outlier_columns, nb::handle outlier_values, nb::handle permutation, nb::handle order,
+         size_t group_size, size_t group_rows, size_t stacked_rows, unsigned kind, nb::handle group_scale, nb::handle group_offset)
+      : n_rows_(n_rows), n_columns_(n_columns), bits_(bits), is_signed_(is_signed), values_buffer_(values),
+        outlier_buffers_(begin, outlier_columns, outlier_values), permutation_buffer_(permutation), order_buffer_(order) {
     product(n_rows, n_columns);
+    require(bits == 2 || bits == 4 || bits == 8, "bits is not 2, 4 or 8");
+    if (values_buffer_.get() != nullptr) {
+      require(!is_signed && !group_scale.is_none(), "codes with values are numbers of them, in groups");
+      values_ = checked_floats(*values_buffer_.get(), size_t{1} << bits, "values is not float32[2^bits]");
+    }
     if (!row.is_none()) {
       parameters_.emplace(row, column);
       scales_ = parameters_->checked(n_rows, n_columns);
@@ -109,15 +125,19 @@ class CodeMatrix {
       require(group_size > 0, "group_size is 0");
       require(kind <= static_cast<unsigned>(GroupOffset::minimum), "unknown kind of offset");
       require((kind == static_cast<unsigned>(GroupOffset::none)) == group_offset.is_none(), "offset and its kind do not fit together");
+      require(group_rows > 0 && stacked_rows > 0 && n_rows % stacked_rows == 0, "rows do not make whole matrices of groups");
       const size_t n_groups = ceil_div(n_columns, group_size);
+      const size_t n_lines = product(n_rows / stacked_rows, ceil_div(stacked_rows, group_rows));
       groups_.emplace();
       groups_->kind = static_cast<GroupOffset>(kind);
       groups_->group_size = group_size;
+      groups_->group_rows = group_rows;
+      groups_->stacked_rows = stacked_rows;
       group_scale_.emplace(nb::cast<nb::tuple>(group_scale));
-      groups_->scale = group_scale_->checked(n_rows, n_groups);
+      groups_->scale = group_scale_->checked(n_lines, n_groups);
       if (!group_offset.is_none()) {
         group_offset_.emplace(nb::cast<nb::tuple>(group_offset));
-        groups_->offset = group_offset_->checked(n_rows, n_groups);
+        groups_->offset = group_offset_->checked(n_lines, n_groups);
       }
     }
     outliers_ = outlier_buffers_.checked(n_rows, n_columns);
@@ -160,7 +180,9 @@ class CodeMatrix {
  private:
   Codes checked_run(const Buffer& codes, size_t first_row, size_t n_rows) const {
     require(first_row <= n_rows_ && n_rows <= n_rows_ - first_row, "rows that the matrix has not");
-    return checked_codes(codes, 0, bits_, is_signed_, n_rows * n_columns_);
+    Codes found = checked_codes(codes, 0, bits_, is_signed_, n_rows * n_columns_);
+    found.values = values_;
+    return found;
   }
 
   Outliers outliers_from(size_t first_row) const {
@@ -179,6 +201,8 @@ class CodeMatrix {
   size_t n_rows_, n_columns_;
   unsigned bits_;
   bool is_signed_;
+  OptionalSource values_buffer_;
+  const float* values_ = nullptr;
   std::optional<UniformParameters> parameters_;
   OutlierBuffers outlier_buffers_;
   OptionalSource permutation_buffer_, order_buffer_;
@@ -195,11 +219,12 @@ class CodeMatrix {
 void bind_multiply(nb::module_& m) {
   nb::class_<CodeMatrix>(m, "CodeMatrix")
       .def(nb::init<size_t, size_t, unsigned, bool, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
-                    size_t, unsigned, nb::handle, nb::handle>(),
-           nb::arg("n_rows"), nb::arg("n_columns"), nb::arg("bits"), nb::arg("is_signed"), nb::arg("row").none(),
-           nb::arg("column").none(), nb::arg("row_begin").none(), nb::arg("outlier_columns").none(), nb::arg("outlier_values").none(),
-           nb::arg("permutation").none(), nb::arg("order").none(), nb::arg("group_size"), nb::arg("kind"),
-           nb::arg("group_scale").none(), nb::arg("group_offset").none())
+                    nb::handle, size_t, size_t, size_t, unsigned, nb::handle, nb::handle>(),
+           nb::arg("n_rows"), nb::arg("n_columns"), nb::arg("bits"), nb::arg("is_signed"), nb::arg("values").none(),
+           nb::arg("row").none(), nb::arg("column").none(), nb::arg("row_begin").none(), nb::arg("outlier_columns").none(),
+           nb::arg("outlier_values").none(), nb::arg("permutation").none(), nb::arg("order").none(), nb::arg("group_size"),
+           nb::arg("group_rows"), nb::arg("stacked_rows"), nb::arg("kind"), nb::arg("group_scale").none(),
+           nb::arg("group_offset").none())
       .def("multiply", &CodeMatrix::multiply)
       .def("round", &CodeMatrix::round)
       .def("finish", &CodeMatrix::finish);

@@ -2,7 +2,7 @@
 // every function has internal linkage, so that none is shared between them.
 #pragma once
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -173,6 +173,33 @@ inline void plain_row(const int8_t* __restrict codes, size_t n, float factor, Fl
   }
 }
 
+// The values of codes, which are numbers of them: those of at most 4 bits lie in registers.
+inline void look_up(const int16_t* __restrict code, size_t n, const Codes& codes, float* __restrict to) {
+  size_t i = 0;
+#if defined(__AVX512F__)
+  if (codes.bits <= 4) {
+    const __m512 table = _mm512_maskz_loadu_ps(codes.bits == 4 ? 0xffff : 0xf, codes.values);
+    for (; i + 16 <= n; i += 16) {
+      const __m512i numbers = _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(code + i)));
+      _mm512_storeu_ps(to + i, _mm512_permutexvar_ps(numbers, table));
+    }
+  }
+#elif defined(__AVX2__)
+  if (codes.bits <= 4) {
+    alignas(32) float table[16] = {};
+    std::memcpy(table, codes.values, sizeof(float) << codes.bits);
+    const __m256 low = _mm256_load_ps(table), high = _mm256_load_ps(table + 8);
+    for (; i + 8 <= n; i += 8) {
+      const __m256i numbers = _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(code + i)));
+      const __m256 of_low = _mm256_permutevar8x32_ps(low, numbers), of_high = _mm256_permutevar8x32_ps(high, numbers);
+      const __m256 is_high = _mm256_castsi256_ps(_mm256_slli_epi32(numbers, 28));  // bit 3 becomes the sign
+      _mm256_storeu_ps(to + i, _mm256_blendv_ps(of_low, of_high, is_high));
+    }
+  }
+#endif
+  for (; i < n; i++) to[i] = codes.values[code[i]];
+}
+
 // `code`: int16_t, or float where codes have values.
 template <typename Code>
 inline void scale_group(const Code* __restrict code, size_t n, float scale, float offset, GroupOffset kind,
@@ -218,7 +245,7 @@ inline void scale_groups(const Code* code, size_t n_columns, const GroupScales& 
       if (codes.values == nullptr) {
         scale_groups(code, n_columns, scales, row, column, n, weights);
       } else {
-        for (size_t i = 0; i < n; i++) values[i] = codes.values[code[i]];
+        look_up(code, n, codes, values);
         scale_groups(values, n_columns, scales, row, column, n, weights);
       }
       store(weights, n, type, row * n_columns + column, dst);

@@ -12,24 +12,36 @@ namespace spqfmt {
 
 enum class NumberType : unsigned { f32, bf16, f16, u8, i8 };  // the first ones as FloatType
 
-// One number for each group, [rows, n_groups]: `values`, or step * (value - zero) with the step and zero of its tile of
-// tile_rows rows and tile_groups groups; steps null for the former, zeros null for none.
+// One number for each group, [lines, n_groups]: `values`, or step * (value - zero) or step * value - minimum with those of its
+// tile of tile_rows lines and tile_groups groups; steps null for the first, zeros and minimums null for none. Where there is a
+// `table` of 256, values are u8, and each stands for the number there.
 struct GroupNumbers {
   const void* values;
   NumberType type;
+  const float* table;
   const void* steps;
   NumberType steps_type;
   const void* zeros;
   NumberType zeros_type;
+  const void* minimums;
+  NumberType minimums_type;
   size_t tile_rows, tile_groups;
 };
 
-// Of a whole matrix; `offset` without values for GroupOffset::none.
+// Of a whole matrix; `offset` without values for GroupOffset::none. A line of groups is group_rows rows, cut short where each
+// stacked_rows rows end: these are a matrix of their own.
 struct Groups {
   GroupNumbers scale, offset;
   GroupOffset kind;
   size_t group_size;
+  size_t group_rows, stacked_rows;
 };
+
+static inline size_t line_of(const Groups& groups, size_t row) {
+  if (groups.group_rows == 1) return row;
+  const size_t lines = (groups.stacked_rows - 1) / groups.group_rows + 1;
+  return row / groups.stacked_rows * lines + row % groups.stacked_rows / groups.group_rows;
+}
 
 namespace {
 
@@ -80,16 +92,21 @@ inline float widened_bf16(uint16_t bits) {
   }
 }
 
-// Those of a row's groups first..first + n - 1, in the order of operations that the formula has.
-[[maybe_unused]] inline void group_numbers(const GroupNumbers& numbers, size_t n_groups, size_t row, size_t first, size_t n,
+// Those of a line's groups first..first + n - 1, in the order of operations that the formula has.
+[[maybe_unused]] inline void group_numbers(const GroupNumbers& numbers, size_t n_groups, size_t line, size_t first, size_t n,
                                            float* __restrict to) {
-  widen_numbers(numbers.values, numbers.type, row * n_groups + first, n, to);
+  if (numbers.table == nullptr) {
+    widen_numbers(numbers.values, numbers.type, line * n_groups + first, n, to);
+  } else {
+    const uint8_t* __restrict from = static_cast<const uint8_t*>(numbers.values) + line * n_groups + first;
+    for (size_t i = 0; i < n; i++) to[i] = numbers.table[from[i]];
+  }
   if (numbers.steps == nullptr) return;
   if (numbers.tile_groups == 1) {  // as SpQR has them: a step for each group, of some rows
     constexpr size_t kAtOnce = 64;
     float others[kAtOnce];
     for (size_t i = 0; i < n; i += kAtOnce) {
-      const size_t at = row / numbers.tile_rows * n_groups + first + i;
+      const size_t at = line / numbers.tile_rows * n_groups + first + i;
       const size_t n_here = n - i < kAtOnce ? n - i : kAtOnce;
       if (numbers.zeros != nullptr) {
         widen_numbers(numbers.zeros, numbers.zeros_type, at, n_here, others);
@@ -97,18 +114,23 @@ inline float widened_bf16(uint16_t bits) {
       }
       widen_numbers(numbers.steps, numbers.steps_type, at, n_here, others);
       for (size_t k = 0; k < n_here; k++) to[i + k] = others[k] * to[i + k];
+      if (numbers.minimums != nullptr) {
+        widen_numbers(numbers.minimums, numbers.minimums_type, at, n_here, others);
+        for (size_t k = 0; k < n_here; k++) to[i + k] = to[i + k] - others[k];
+      }
     }
     return;
   }
   const size_t tiles = (n_groups - 1) / numbers.tile_groups + 1;
   for (size_t i = 0; i < n;) {
     const size_t tile = (first + i) / numbers.tile_groups;
-    const size_t at = row / numbers.tile_rows * tiles + tile;
+    const size_t at = line / numbers.tile_rows * tiles + tile;
     const size_t end = (tile + 1) * numbers.tile_groups - first;
-    float step, zero = 0;
+    float step, zero = 0, minimum = 0;
     widen_numbers(numbers.steps, numbers.steps_type, at, 1, &step);
     if (numbers.zeros != nullptr) widen_numbers(numbers.zeros, numbers.zeros_type, at, 1, &zero);
-    for (; i < n && i < end; i++) to[i] = step * (to[i] - zero);
+    if (numbers.minimums != nullptr) widen_numbers(numbers.minimums, numbers.minimums_type, at, 1, &minimum);
+    for (; i < n && i < end; i++) to[i] = step * (to[i] - zero) - minimum;
   }
 }
 

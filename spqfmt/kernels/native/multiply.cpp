@@ -1,5 +1,6 @@
 #include "multiply.hpp"
 
+#include <cmath>
 #include <cstring>
 #include <memory>
 
@@ -58,7 +59,7 @@ class Converted {
 
 #if defined(SPQFMT_X86)
 bool multiplies_pairs() {
-  static const bool supported = __builtin_cpu_supports("avx512bf16");
+  static const bool supported = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
   return supported && active_kernels().multiply == &multiply_avx512;
 }
 
@@ -108,11 +109,25 @@ void multiply_pairs(const Codes& codes, size_t n_rows, size_t n_columns, const U
   });
 }
 
+// Whether codes stand for BF16 numbers, or of at most 4 bits for sums of two. The processor takes subnormal ones for 0, and what
+// has no weight in a block's empty places must not be infinite.
+bool values_are_pairs(const Codes& codes) {
+  if (codes.values == nullptr) return true;
+  const size_t n = size_t{1} << codes.bits;
+  bool fit = std::isfinite(codes.values[0]);
+  for (size_t i = 0; i < n; i++) {
+    const float value = codes.values[i], magnitude = std::fabs(value);
+    const bool is_normal = magnitude == 0 || (magnitude > 0x1p-100f && magnitude < 0x1p100f);
+    fit = fit && (codes.bits < 8 ? is_normal : !(is_normal ? widened_bf16(to_bf16(value)) != value : std::isfinite(value)));
+  }
+  return fit;
+}
+
 bool groups_are_pairs(const Codes& codes, size_t n_columns, const Groups& groups, const Inputs& inputs) {
   const size_t size = groups.group_size;
   const bool has_lanes = size >= kLeastPairGroup && kGroupBlock % size == 0;
-  return codes.bits < 8 && inputs.x.type == FloatType::bf16 && (has_lanes || size % kGroupBlock == 0 || size >= n_columns) &&
-         n_columns * codes.bits % 8 == 0 && codes.first * codes.bits % 8 == 0 && multiplies_pairs();
+  return inputs.x.type == FloatType::bf16 && (has_lanes || size % kGroupBlock == 0 || size >= n_columns) &&
+         n_columns * codes.bits % 8 == 0 && codes.first * codes.bits % 8 == 0 && values_are_pairs(codes) && multiplies_pairs();
 }
 
 // The memory of GroupTokens.

@@ -93,8 +93,8 @@ struct GroupTokens {
   size_t count;
 };
 
-// 2- or 4-bit codes whose rows begin at whole bytes, for processors with AVX512_BF16. Groups are of 4, 8, 16, 32, a multiple of
-// kGroupBlock, or all columns. Sums are the processor's own, as above.
+// Codes whose rows begin at whole bytes, for processors with AVX512_BF16 and AVX512_VBMI; values of 8-bit codes are BF16 numbers.
+// Groups are of 4, 8, 16, 32, a multiple of kGroupBlock, or all columns. Sums are the processor's own, as above.
 void group_multiply_avx512_bf16(const Codes&, size_t n_columns, const Groups&, size_t first_row, const Outliers&, size_t begin,
                                 size_t end, const GroupTokens&, const Outputs&);
 

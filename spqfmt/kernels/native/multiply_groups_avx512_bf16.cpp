@@ -1,6 +1,6 @@
-// 2- and 4-bit codes in groups times BF16 activations, with the processor's dot products of BF16 pairs.
+// Codes in groups times BF16 activations, with the processor's dot products of BF16 pairs.
 //
-// Codes become BF16 numbers by a look-up among registers, exactly. A group's sum of products is scaled as a whole, and its
+// Codes become BF16 numbers by a look-up among registers, exactly; values that BF16 does not hold become the sum of two. A group's sum of products is scaled as a whole, and its
 // offset times the sum of its activations is subtracted at the end: scale * sum(code * x) - coefficient * sum(x).
 #include <immintrin.h>
 
@@ -33,35 +33,72 @@ struct CodePairs {
   __m512bh even, odd;
 };
 
-// The BF16 number of each code, as often as 32 places have room for it.
-__m512i code_table(const Codes& codes) {
-  alignas(64) uint16_t table[32];
-  const unsigned n = 1u << codes.bits;
-  for (unsigned i = 0; i < 32; i++) {
-    const int code = static_cast<int>(i % n);
-    const int value = codes.is_signed && i % n >= n / 2 ? code - static_cast<int>(n) : code;
-    table[i] = static_cast<uint16_t>(bits_of(static_cast<float>(value)) >> 16);
-  }
-  return _mm512_load_si512(table);
+// What a code stands for, before scales.
+inline float value_of(const Codes& codes, unsigned code) {
+  if (codes.values != nullptr) return codes.values[code];
+  const int sign = codes.is_signed ? 1 << (codes.bits - 1) : 0;
+  return static_cast<float>((static_cast<int>(code) ^ sign) - sign);
 }
 
-inline __m512bh looked_up(__m512i codes, __m512i table) {
-  return reinterpret_cast<__m512bh>(_mm512_permutexvar_epi16(codes, table));
+// The BF16 number of each code and what it lacks. Of at most 4 bits `first` and `rest` have a word for each, as often as 32
+// places have room for it; of 8 bits `low` and `high` have the bytes of all 256.
+struct CodeTable {
+  alignas(64) uint16_t first[32], rest[32];
+  alignas(64) uint8_t low[256], high[256];
+
+  explicit CodeTable(const Codes& codes) {
+    const unsigned n = 1u << codes.bits;
+    for (unsigned i = 0; i < (n < 32 ? 32 : n); i++) {
+      const float value = value_of(codes, i % n);
+      const uint16_t bits = to_bf16(value);
+      if (n < 32) {
+        first[i] = bits;
+        rest[i] = to_bf16(value - widened_bf16(bits));
+      } else {
+        low[i] = static_cast<uint8_t>(bits);
+        high[i] = static_cast<uint8_t>(bits >> 8);
+      }
+    }
+  }
+};
+
+inline __m512bh looked_up(__m512i codes, const uint16_t* table) {
+  return reinterpret_cast<__m512bh>(_mm512_permutexvar_epi16(codes, _mm512_load_si512(table)));
 }
+
+inline __m512i bytes_of(__m512i codes, const uint8_t* table) {
+  const __m512i lower = _mm512_permutex2var_epi8(_mm512_load_si512(table), codes, _mm512_load_si512(table + 64));
+  const __m512i upper = _mm512_permutex2var_epi8(_mm512_load_si512(table + 128), codes, _mm512_load_si512(table + 192));
+  return _mm512_mask_blend_epi8(_mm512_movepi8_mask(codes), lower, upper);
+}
+
+// Codes of 8 bits: the even ones are the low bytes of words.
+inline CodePairs byte_pairs(const uint8_t* from, const CodeTable& table) {
+  constexpr __mmask64 kOdd = 0xaaaaaaaaaaaaaaaa;
+  const __m512i codes = _mm512_loadu_si512(from);
+  const __m512i low = bytes_of(codes, table.low), high = bytes_of(codes, table.high);
+  return {reinterpret_cast<__m512bh>(_mm512_mask_blend_epi8(kOdd, low, _mm512_slli_epi16(high, 8))),
+          reinterpret_cast<__m512bh>(_mm512_mask_blend_epi8(kOdd, _mm512_srli_epi16(low, 8), high))};
+}
+
+// Places in the tables of the codes of a CodePairs.
+struct Places {
+  __m512i even, odd;
+};
 
 template <unsigned kBits>
-inline CodePairs unpack_block(const uint8_t* from, __m512i table) {
+inline Places unpack_block(const uint8_t* from) {
   if constexpr (kBits == 4) {
     // The look-up takes 5 bits of each word: of the low nibble the table does not mind the fifth.
     const __m512i words = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-    return {looked_up(words, table), looked_up(_mm512_srli_epi16(words, 4), table)};
+    return {words, _mm512_srli_epi16(words, 4)};
   } else {
     const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
     const __m512i low = _mm512_set1_epi32(3), high = _mm512_set1_epi32(3 << 16);
     const __m512i even = _mm512_or_si512(_mm512_and_si512(bytes, low), _mm512_and_si512(_mm512_slli_epi32(bytes, 12), high));
     const __m512i odd = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(bytes, 2), low),
                                         _mm512_and_si512(_mm512_slli_epi32(bytes, 10), high));
-    return {looked_up(even, table), looked_up(odd, table)};
+    return {even, odd};
   }
 }
 
@@ -77,7 +114,7 @@ struct Call {
   const Outliers& outliers;
   const GroupTokens& tokens;
   const Outputs& outputs;
-  __m512i table;
+  const CodeTable& table;
 };
 
 // Columns column..column + n - 1, at most kTile, of kR rows from `row` on.
@@ -87,13 +124,21 @@ struct Tile {
 };
 
 // Adds a block of a row, whose codes are at `from`: the sum of each lane's four columns, times their group's scale.
-template <unsigned kBits, size_t kT>
+template <unsigned kBits, bool kSplit, size_t kT>
 inline void add_block(const Call& call, const uint8_t* from, __m512 scale, const uint16_t* x, __m512 (&acc)[kT]) {
-  const CodePairs codes = unpack_block<kBits>(from, call.table);
+  CodePairs codes, rest{};
+  if constexpr (kBits == 8) {
+    codes = byte_pairs(from, call.table);
+  } else {
+    const Places places = unpack_block<kBits>(from);
+    codes = {looked_up(places.even, call.table.first), looked_up(places.odd, call.table.first)};
+    if constexpr (kSplit) rest = {looked_up(places.even, call.table.rest), looked_up(places.odd, call.table.rest)};
+  }
   for (size_t t = 0; t < kT; t++) {
-    const uint16_t* at = x + t * call.tokens.stride;
-    const __m512 even = _mm512_dpbf16_ps(_mm512_setzero_ps(), codes.even, block_of(at));
-    acc[t] = _mm512_fmadd_ps(scale, _mm512_dpbf16_ps(even, codes.odd, block_of(at + kBlock / 2)), acc[t]);
+    const __m512bh even = block_of(x + t * call.tokens.stride), odd = block_of(x + t * call.tokens.stride + kBlock / 2);
+    __m512 sum = _mm512_dpbf16_ps(_mm512_dpbf16_ps(_mm512_setzero_ps(), codes.even, even), codes.odd, odd);
+    if constexpr (kSplit) sum = _mm512_dpbf16_ps(_mm512_dpbf16_ps(sum, rest.even, even), rest.odd, odd);
+    acc[t] = _mm512_fmadd_ps(scale, sum, acc[t]);
   }
 }
 
@@ -129,7 +174,7 @@ class BlockGroups {
   __m512i spread_ = _mm512_setzero_si512();
 };
 
-template <unsigned kBits, bool kSmall, size_t kR, size_t kT>
+template <unsigned kBits, bool kSplit, bool kSmall, size_t kR, size_t kT>
 inline void add_blocks(const Call& call, const Tile& tile, const TileGroups& groups, size_t first_token, size_t token, BlockSums& sums) {
   const uint16_t* x = call.tokens.x + (first_token + token) * call.tokens.stride + tile.column;
   const uint8_t* from[kR];
@@ -146,14 +191,14 @@ inline void add_blocks(const Call& call, const Tile& tile, const TileGroups& gro
     for (size_t r = 0; r < kR; r++) {
       const uint8_t* at = from[r] + block * kBits / 8;
       prefetch(at + ahead);
-      add_block<kBits>(call, at, of.scale_of(groups.scale[r]), x + block, acc[r]);
+      add_block<kBits, kSplit>(call, at, of.scale_of(groups.scale[r]), x + block, acc[r]);
     }
   }
   if (block < tile.n) {
     alignas(64) uint8_t last[kBlock * kBits / 8] = {};
     for (size_t r = 0; r < kR; r++) {
       std::memcpy(last, from[r] + block * kBits / 8, ((tile.n - block) * kBits + 7) / 8);
-      add_block<kBits>(call, last, of.scale_of(groups.scale[r]), x + block, acc[r]);
+      add_block<kBits, kSplit>(call, last, of.scale_of(groups.scale[r]), x + block, acc[r]);
     }
   }
   if (call.groups.kind != GroupOffset::none) {
@@ -191,12 +236,12 @@ inline __m512 some_numbers(const void* values, NumberType type, size_t first, si
 
 // A row's numbers of a tile's groups, then zeros to a register more: those are read, too, for columns that are not there.
 inline void read_numbers(const GroupNumbers& numbers, const Call& call, const Tile& tile, size_t r, float* to) {
-  const size_t row = call.first_row + tile.row + r;
+  const size_t line = line_of(call.groups, call.first_row + tile.row + r);
   const size_t n = tile.n_groups;
-  if (numbers.steps != nullptr) {
-    group_numbers(numbers, call.n_groups, row, tile.first_group, n, to);
+  if (numbers.steps != nullptr || numbers.table != nullptr) {
+    group_numbers(numbers, call.n_groups, line, tile.first_group, n, to);
   } else {
-    const size_t first = row * call.n_groups + tile.first_group;
+    const size_t first = line * call.n_groups + tile.first_group;
     for (size_t i = 0; i < n; i += kLanes) _mm512_storeu_ps(to + i, some_numbers(numbers.values, numbers.type, first + i, n - i));
   }
   _mm512_storeu_ps(to + n, _mm512_setzero_ps());
@@ -227,8 +272,7 @@ inline void add_outliers(const Call& call, const Tile& tile, const TileGroups& g
   for (; next < stop && call.outliers.column[next] < tile.column + tile.n; next++) {
     const size_t column = call.outliers.column[next], at = begin + column;
     const unsigned bits = call.codes.bytes[at * kBits / 8] >> at % (8 / kBits) * kBits & ((1u << kBits) - 1);
-    const int sign = call.codes.is_signed ? 1 << (kBits - 1) : 0;
-    const float code = static_cast<float>((static_cast<int>(bits) ^ sign) - sign);
+    const float code = value_of(call.codes, bits);
     const size_t group = column / call.groups.group_size - tile.first_group;
     const float scale = groups.scale[r][group];
     float weight = scale * code;
@@ -239,7 +283,7 @@ inline void add_outliers(const Call& call, const Tile& tile, const TileGroups& g
   }
 }
 
-template <unsigned kBits, bool kSmall, size_t kR>
+template <unsigned kBits, bool kSplit, bool kSmall, size_t kR>
 inline void multiply_some(const Call& call, size_t row, TileGroups& groups, BlockSums& sums) {
   const GroupTokens& tokens = call.tokens;
   for (size_t first = 0; first < tokens.count; first += kTokensPerTile) {
@@ -255,9 +299,9 @@ inline void multiply_some(const Call& call, size_t row, TileGroups& groups, Bloc
       read_groups<kR>(call, tile, groups);
       size_t token = 0;
       for (; token + kTokens <= n_tokens; token += kTokens) {
-        add_blocks<kBits, kSmall, kR, kTokens>(call, tile, groups, first, token, sums);
+        add_blocks<kBits, kSplit, kSmall, kR, kTokens>(call, tile, groups, first, token, sums);
       }
-      for (; token < n_tokens; token++) add_blocks<kBits, kSmall, kR, 1>(call, tile, groups, first, token, sums);
+      for (; token < n_tokens; token++) add_blocks<kBits, kSplit, kSmall, kR, 1>(call, tile, groups, first, token, sums);
       if (call.outliers.row_begin == nullptr) continue;
       for (size_t r = 0; r < kR; r++) add_outliers<kBits>(call, tile, groups, r, first, n_tokens, next[r], more[r]);
     }
@@ -269,13 +313,13 @@ inline void multiply_some(const Call& call, size_t row, TileGroups& groups, Bloc
   }
 }
 
-template <unsigned kBits, bool kSmall>
+template <unsigned kBits, bool kSplit, bool kSmall>
 void multiply_range(const Call& call, size_t begin, size_t end) {
   TileGroups groups = {};
   BlockSums sums;
   size_t row = begin;
-  for (; row + kRows <= end; row += kRows) multiply_some<kBits, kSmall, kRows>(call, row, groups, sums);
-  for (; row < end; row++) multiply_some<kBits, kSmall, 1>(call, row, groups, sums);
+  for (; row + kRows <= end; row += kRows) multiply_some<kBits, kSplit, kSmall, kRows>(call, row, groups, sums);
+  for (; row < end; row++) multiply_some<kBits, kSplit, kSmall, 1>(call, row, groups, sums);
 }
 
 }  // namespace
@@ -283,12 +327,23 @@ void multiply_range(const Call& call, size_t begin, size_t end) {
 void group_multiply_avx512_bf16(const Codes& codes, size_t n_columns, const Groups& groups, size_t first_row, const Outliers& outliers,
                                 size_t begin, size_t end, const GroupTokens& tokens, const Outputs& outputs) {
   const size_t size = groups.group_size;
-  const Call call{codes, n_columns, groups, (n_columns - 1) / size + 1, first_row, outliers, tokens, outputs, code_table(codes)};
+  const CodeTable table(codes);
+  const Call call{codes, n_columns, groups, (n_columns - 1) / size + 1, first_row, outliers, tokens, outputs, table};
   const bool is_small = size < kBlock && size < n_columns;
-  if (codes.bits == 4) {
-    is_small ? multiply_range<4, true>(call, begin, end) : multiply_range<4, false>(call, begin, end);
+  if (codes.bits == 8) {
+    is_small ? multiply_range<8, false, true>(call, begin, end) : multiply_range<8, false, false>(call, begin, end);
+    return;
+  }
+  bool splits = false;
+  for (const uint16_t rest : table.rest) splits = splits || (rest & 0x7fff) != 0;
+  if (codes.bits == 4 && splits) {
+    is_small ? multiply_range<4, true, true>(call, begin, end) : multiply_range<4, true, false>(call, begin, end);
+  } else if (codes.bits == 4) {
+    is_small ? multiply_range<4, false, true>(call, begin, end) : multiply_range<4, false, false>(call, begin, end);
+  } else if (splits) {
+    is_small ? multiply_range<2, true, true>(call, begin, end) : multiply_range<2, true, false>(call, begin, end);
   } else {
-    is_small ? multiply_range<2, true>(call, begin, end) : multiply_range<2, false>(call, begin, end);
+    is_small ? multiply_range<2, false, true>(call, begin, end) : multiply_range<2, false, false>(call, begin, end);
   }
 }
 

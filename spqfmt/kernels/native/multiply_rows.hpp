@@ -208,22 +208,32 @@ void uniform_multiply(const Codes& codes, size_t n_columns, const UniformScales&
 struct TileNumbers {
   float scale[kTile + 1];
   float offset[kTile + 1];
+  alignas(64) float values[kTile];
 };
 
 // Weights (row, column)..(row, column + n - 1), n <= kTile; the row is row `group_row` of the groups.
 inline void numbered_tile(const Codes& codes, size_t n_columns, const Groups& groups, size_t row, size_t group_row, size_t column,
                           size_t n, TileCodes& room, TileNumbers& numbers, float* __restrict weights) {
   const size_t size = groups.group_size, n_groups = (n_columns - 1) / size + 1;
-  const size_t first = column / size, touched = (column + n - 1) / size - first + 1;
-  group_numbers(groups.scale, n_groups, group_row, first, touched, numbers.scale);
-  if (groups.kind != GroupOffset::none) group_numbers(groups.offset, n_groups, group_row, first, touched, numbers.offset);
+  const size_t first = column / size, touched = (column + n - 1) / size - first + 1, line = line_of(groups, group_row);
+  group_numbers(groups.scale, n_groups, line, first, touched, numbers.scale);
+  if (groups.kind != GroupOffset::none) group_numbers(groups.offset, n_groups, line, first, touched, numbers.offset);
   const int16_t* code = unpack(codes, codes.first + row * n_columns + column, n, room);
+  const float* values = nullptr;
+  if (codes.values != nullptr) {
+    look_up(code, n, codes, numbers.values);
+    values = numbers.values;
+  }
   for (size_t i = 0; i < n;) {
     const size_t group = (column + i) / size - first;
     // A group can pass the end of the tile, and of the row: the last one may be shorter than group_size.
     const size_t n_here = smaller(n - i, size - (column + i) % size);
-    scale_group(code + i, n_here, numbers.scale[group], groups.kind == GroupOffset::none ? 0.0f : numbers.offset[group], groups.kind,
-                weights + i);
+    const float offset = groups.kind == GroupOffset::none ? 0.0f : numbers.offset[group];
+    if (values != nullptr) {
+      scale_group(values + i, n_here, numbers.scale[group], offset, groups.kind, weights + i);
+    } else {
+      scale_group(code + i, n_here, numbers.scale[group], offset, groups.kind, weights + i);
+    }
     i += n_here;
   }
 }

@@ -31,7 +31,9 @@ def float_weights(codes: torch.Tensor, matrix: Matrix, channels: range, first: i
             len(channels), n_columns
         )
         rows, columns = channels, torch.arange(n_columns, device=codes.device)
-    weights = _scaled(stored.float(), matrix, rows, columns)
+    levels = None if isinstance(matrix.scales, UniformScales) else matrix.scales.levels
+    numbers = stored.float() if levels is None else levels[stored.long()]
+    weights = _scaled(numbers, matrix, rows, columns)
     if matrix.outliers is not None:
         _replace(weights, matrix.outliers, rows, columns=columns, n_columns=n_columns)
     return weights
@@ -53,25 +55,30 @@ def _scaled(codes: torch.Tensor, matrix: Matrix, rows: range, columns: torch.Ten
         weights = codes * scales.row[rows.start : rows.stop, None]
         return weights if scales.column is None else weights * scales.column[columns]
     groups = columns // scales.group_size
-    scale = group_values(scales.scale, rows)[:, groups]
+    matrix_rows = scales.stacked_rows or matrix.shape[0]
+    row = torch.arange(rows.start, rows.stop, device=codes.device)
+    lines = row // matrix_rows * -(-matrix_rows // scales.rows) + row % matrix_rows // scales.rows
+    scale = group_values(scales.scale, lines)[:, groups]
     if scales.zero_point is not None:
-        return scale * (codes - group_values(scales.zero_point, rows)[:, groups])
+        return scale * (codes - group_values(scales.zero_point, lines)[:, groups])
     if scales.minimum is not None:
-        return scale * codes - group_values(scales.minimum, rows)[:, groups]
+        return scale * codes - group_values(scales.minimum, lines)[:, groups]
     return scale * codes
 
 
-def group_values(values: DeviceGroupValues, rows: range) -> torch.Tensor:
-    """The values of the groups of these rows, float32 [rows, groups]."""
-    found = values.values[rows.start : rows.stop].float()
+def group_values(values: DeviceGroupValues, lines: torch.Tensor) -> torch.Tensor:
+    """The values of the groups of these lines, float32 [lines, groups]."""
+    found = values.values[lines]
+    found = found.float() if values.table is None else values.table[found.long()]
     if values.steps is None:
         return found
-    per_row, per_group = values.supergroup
-    row = torch.arange(rows.start, rows.stop, device=found.device) // per_row
+    per_line, per_group = values.supergroup
+    line = (lines // per_line)[:, None]
     group = torch.arange(found.shape[1], device=found.device) // per_group
     if values.zeros is not None:
-        found = found - values.zeros.float()[row[:, None], group]
-    return values.steps.float()[row[:, None], group] * found
+        found = found - values.zeros.float()[line, group]
+    found = values.steps.float()[line, group] * found
+    return found if values.minimums is None else found - values.minimums.float()[line, group]
 
 
 def _replace(

@@ -23,22 +23,27 @@ def scale_arguments(matrix: Matrix) -> dict[str, Any]:
     """The arguments of scales.weights_of; None for what the matrix does not have."""
     scales = matrix.scales
     arguments: dict[str, Any] = dict.fromkeys(
-        ("row_scale", "column_scale", *_names("scale"), *_names("offset"))
+        ("row_scale", "column_scale", *_names("scale"), *_names("offset"), "levels")
     )
     arguments |= {"n_groups": 0, "n_tiles": 0}
-    constants = {"GROUP_SIZE": 1, "SUPER_ROWS": 1, "SUPER_GROUPS": 1, "OFFSET": NO_OFFSET}
+    constants = dict.fromkeys(("GROUP_SIZE", "SUPER_ROWS", "SUPER_GROUPS", "GROUP_ROWS", "STACKED_ROWS"), 1)
+    constants["OFFSET"] = NO_OFFSET
     if isinstance(scales, UniformScales):
         return arguments | constants | {"row_scale": scales.row, "column_scale": scales.column}
     offset = scales.zero_point or scales.minimum
     for name, values in (("scale", scales.scale), ("offset", offset)):
         if values is not None:
-            arguments |= zip(_names(name), (values.values, values.steps, values.zeros), strict=True)
+            given = (values.values, values.table, values.steps, values.zeros, values.minimums)
+            arguments |= zip(_names(name), given, strict=True)
             if values.steps is not None:
                 arguments["n_tiles"] = values.steps.shape[1]
                 constants["SUPER_ROWS"], constants["SUPER_GROUPS"] = values.supergroup
     # beyond the matrix there is one group, or one tile: smaller numbers that mean the same, within int32
     constants["GROUP_SIZE"] = min(scales.group_size, matrix.shape[1])
     arguments["n_groups"] = scales.scale.values.shape[1]
+    arguments["levels"] = scales.levels
+    constants["STACKED_ROWS"] = scales.stacked_rows or matrix.shape[0]
+    constants["GROUP_ROWS"] = min(scales.rows, constants["STACKED_ROWS"])
     constants["SUPER_ROWS"] = min(constants["SUPER_ROWS"], matrix.shape[0])
     constants["SUPER_GROUPS"] = min(constants["SUPER_GROUPS"], arguments["n_groups"])
     if offset is not None:
@@ -46,8 +51,8 @@ def scale_arguments(matrix: Matrix) -> dict[str, Any]:
     return arguments | constants
 
 
-def _names(name: str) -> tuple[str, str, str]:
-    return name, f"{name}_steps", f"{name}_zeros"
+def _names(name: str) -> tuple[str, ...]:
+    return (name, *(f"{name}_{part}" for part in ("table", "steps", "zeros", "minimums")))
 
 
 def unit_arguments(matrix: Matrix, first: int) -> dict[str, int]:

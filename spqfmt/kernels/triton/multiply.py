@@ -20,17 +20,24 @@ def multiply(
     row_scale,
     column_scale,
     scale,
+    scale_table,
     scale_steps,
     scale_zeros,
+    scale_minimums,
     offset,
+    offset_table,
     offset_steps,
     offset_zeros,
+    offset_minimums,
+    levels,
     n_groups,
     n_tiles,
     GROUP_SIZE: tl.constexpr,
     SUPER_ROWS: tl.constexpr,
     SUPER_GROUPS: tl.constexpr,
     OFFSET: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+    STACKED_ROWS: tl.constexpr,
     BITS: tl.constexpr,
     SIGNED: tl.constexpr,
     TO: tl.constexpr,
@@ -45,7 +52,9 @@ def multiply(
     `x` is [n_tokens, n_columns], `y` float32 [n_tokens, y_stride]; TO is what weights are rounded to.
     """
     lines = (row_scale, column_scale)
-    groups = (scale, scale_steps, scale_zeros, offset, offset_steps, offset_zeros, n_groups, n_tiles)
+    scale_of_groups = (scale, scale_table, scale_steps, scale_zeros, scale_minimums)
+    offset_of_groups = (offset, offset_table, offset_steps, offset_zeros, offset_minimums)
+    groups = (scale_of_groups, offset_of_groups, levels, n_groups, n_tiles)
     number = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     row = tl.minimum(first_row + number, stop_row - 1)[:, None, None, None]
     begin = first + (row - first_row).to(tl.int64) * n_columns
@@ -67,6 +76,8 @@ def multiply(
             SUPER_ROWS=SUPER_ROWS,
             SUPER_GROUPS=SUPER_GROUPS,
             OFFSET=OFFSET,
+            GROUP_ROWS=GROUP_ROWS,
+            STACKED_ROWS=STACKED_ROWS,
             BITS=BITS,
             SIGNED=SIGNED,
             COLUMNS=COLUMNS,
@@ -108,17 +119,24 @@ def correct(
     row_scale,
     column_scale,
     scale,
+    scale_table,
     scale_steps,
     scale_zeros,
+    scale_minimums,
     offset,
+    offset_table,
     offset_steps,
     offset_zeros,
+    offset_minimums,
+    levels,
     n_groups,
     n_tiles,
     GROUP_SIZE: tl.constexpr,
     SUPER_ROWS: tl.constexpr,
     SUPER_GROUPS: tl.constexpr,
     OFFSET: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+    STACKED_ROWS: tl.constexpr,
     BITS: tl.constexpr,
     SIGNED: tl.constexpr,
     TO: tl.constexpr,
@@ -126,7 +144,9 @@ def correct(
 ):
     """Program r: put the outliers of row first_row + r in place of what `multiply` computed with their codes."""
     lines = (row_scale, column_scale)
-    groups = (scale, scale_steps, scale_zeros, offset, offset_steps, offset_zeros, n_groups, n_tiles)
+    scale_of_groups = (scale, scale_table, scale_steps, scale_zeros, scale_minimums)
+    offset_of_groups = (offset, offset_table, offset_steps, offset_zeros, offset_minimums)
+    groups = (scale_of_groups, offset_of_groups, levels, n_groups, n_tiles)
     row = first_row + tl.program_id(0)
     end = tl.load(row_begin + row + 1)
     for begin in range(tl.load(row_begin + row), end, AT_ONCE):
@@ -145,6 +165,8 @@ def correct(
             SUPER_ROWS=SUPER_ROWS,
             SUPER_GROUPS=SUPER_GROUPS,
             OFFSET=OFFSET,
+            GROUP_ROWS=GROUP_ROWS,
+            STACKED_ROWS=STACKED_ROWS,
         )
         change = floats.rounded_to(tl.load(values + number), TO) - floats.rounded_to(weight, TO)
         for token in range(n_tokens):

@@ -15,36 +15,72 @@ MINIMUM = tl.constexpr(2)
 
 
 @triton.jit
-def group_value(
-    values, steps, zeros, row, group, n_groups, n_tiles, SUPER_ROWS: tl.constexpr, SUPER_GROUPS: tl.constexpr
-):
-    """The value of a group, float32; with steps, step * (value - zero) of the tile that it lies in."""
-    value = tl.load(values + (row * n_groups + group)).to(tl.float32)
+def group_value(values, line, group, n_groups, n_tiles, SUPER_ROWS: tl.constexpr, SUPER_GROUPS: tl.constexpr):
+    """The value of a group, float32; `values` are its numbers, table, steps, zeros and minimums.
+
+    With steps it is step * (value - zero) - minimum of the tile that it lies in.
+    """
+    numbers, table, steps, zeros, minimums = values
+    value = tl.load(numbers + (line * n_groups + group))
+    if table is not None:
+        value = tl.load(table + value.to(tl.int32))
+    value = value.to(tl.float32)
     if steps is not None:
-        tile = (row // SUPER_ROWS) * n_tiles + group // SUPER_GROUPS
+        tile = (line // SUPER_ROWS) * n_tiles + group // SUPER_GROUPS
         if zeros is not None:
             value -= tl.load(zeros + tile).to(tl.float32)
         value = tl.load(steps + tile).to(tl.float32) * value
+        if minimums is not None:
+            value -= tl.load(minimums + tile).to(tl.float32)
     return value
 
 
 @triton.jit
 def group_parameters(
-    row, group, groups, SUPER_ROWS: tl.constexpr, SUPER_GROUPS: tl.constexpr, OFFSET: tl.constexpr
+    line, group, groups, SUPER_ROWS: tl.constexpr, SUPER_GROUPS: tl.constexpr, OFFSET: tl.constexpr
 ):
     """Scale and zero point or minimum (0 where there is none) of groups; `groups` as `weights_of` takes them."""
-    scale, scale_steps, scale_zeros, offset, offset_steps, offset_zeros, n_groups, n_tiles = groups
+    scale, offset, _, n_groups, n_tiles = groups
     s = group_value(
-        scale, scale_steps, scale_zeros,
-        row=row, group=group, n_groups=n_groups, n_tiles=n_tiles, SUPER_ROWS=SUPER_ROWS, SUPER_GROUPS=SUPER_GROUPS,
-    )  # fmt: skip
+        scale,
+        line,
+        group,
+        n_groups=n_groups,
+        n_tiles=n_tiles,
+        SUPER_ROWS=SUPER_ROWS,
+        SUPER_GROUPS=SUPER_GROUPS,
+    )
     o = tl.zeros_like(s)
     if OFFSET != NO_OFFSET:
         o = group_value(
-            offset, offset_steps, offset_zeros,
-            row=row, group=group, n_groups=n_groups, n_tiles=n_tiles, SUPER_ROWS=SUPER_ROWS, SUPER_GROUPS=SUPER_GROUPS,
-        )  # fmt: skip
+            offset,
+            line,
+            group,
+            n_groups=n_groups,
+            n_tiles=n_tiles,
+            SUPER_ROWS=SUPER_ROWS,
+            SUPER_GROUPS=SUPER_GROUPS,
+        )
     return s, o
+
+
+@triton.jit
+def line_of(row, GROUP_ROWS: tl.constexpr, STACKED_ROWS: tl.constexpr):
+    """The line of groups that a row lies in: lines begin anew in each matrix that is stacked."""
+    line = row
+    if GROUP_ROWS > 1:
+        LINES: tl.constexpr = (STACKED_ROWS + GROUP_ROWS - 1) // GROUP_ROWS
+        line = row // STACKED_ROWS * LINES + row % STACKED_ROWS // GROUP_ROWS
+    return line
+
+
+@triton.jit
+def number_of(code, levels):
+    """What a code (int32) stands for, float32: itself, or the level of that number."""
+    number = code
+    if levels is not None:
+        number = tl.load(levels + code)
+    return number.to(tl.float32)
 
 
 @triton.jit
@@ -70,10 +106,12 @@ def weights_of(
     SUPER_ROWS: tl.constexpr,
     SUPER_GROUPS: tl.constexpr,
     OFFSET: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+    STACKED_ROWS: tl.constexpr,
 ):
     """Weights of codes (int32), float32. `lines` are the scales of rows and of columns.
 
-    `groups` are scale, offset (each values, steps and zeros), and how many groups and tiles a row has.
+    `groups` are scale, offset (each as `group_value` takes it), levels, and how many groups and tiles a line has.
     """
     row_scale, column_scale = lines
     if row_scale is not None:
@@ -81,8 +119,9 @@ def weights_of(
         if column_scale is not None:
             weight = weight * tl.load(column_scale + column)
     else:
-        s, o = group_parameters(row, group, groups, SUPER_ROWS, SUPER_GROUPS=SUPER_GROUPS, OFFSET=OFFSET)
-        weight = group_weight(code.to(tl.float32), s, o, OFFSET)
+        line = line_of(row, GROUP_ROWS, STACKED_ROWS)
+        s, o = group_parameters(line, group, groups, SUPER_ROWS, SUPER_GROUPS=SUPER_GROUPS, OFFSET=OFFSET)
+        weight = group_weight(number_of(code, groups[2]), s, o, OFFSET)
     return weight
 
 
@@ -99,6 +138,8 @@ def tile_by_rows(
     SUPER_ROWS: tl.constexpr,
     SUPER_GROUPS: tl.constexpr,
     OFFSET: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+    STACKED_ROWS: tl.constexpr,
     BITS: tl.constexpr,
     SIGNED: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -123,5 +164,7 @@ def tile_by_rows(
         SUPER_ROWS=SUPER_ROWS,
         SUPER_GROUPS=SUPER_GROUPS,
         OFFSET=OFFSET,
+        GROUP_ROWS=GROUP_ROWS,
+        STACKED_ROWS=STACKED_ROWS,
     )
     return weight, column

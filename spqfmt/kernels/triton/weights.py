@@ -18,17 +18,24 @@ def dequantize_rows(
     row_scale,
     column_scale,
     scale,
+    scale_table,
     scale_steps,
     scale_zeros,
+    scale_minimums,
     offset,
+    offset_table,
     offset_steps,
     offset_zeros,
+    offset_minimums,
+    levels,
     n_groups,
     n_tiles,
     GROUP_SIZE: tl.constexpr,
     SUPER_ROWS: tl.constexpr,
     SUPER_GROUPS: tl.constexpr,
     OFFSET: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+    STACKED_ROWS: tl.constexpr,
     BITS: tl.constexpr,
     SIGNED: tl.constexpr,
     TO: tl.constexpr,
@@ -42,7 +49,9 @@ def dequantize_rows(
     Pointers to what is not there are None; see spqfmt.kernels.device.matrix.
     """
     lines = (row_scale, column_scale)
-    groups = (scale, scale_steps, scale_zeros, offset, offset_steps, offset_zeros, n_groups, n_tiles)
+    scale_of_groups = (scale, scale_table, scale_steps, scale_zeros, scale_minimums)
+    offset_of_groups = (offset, offset_table, offset_steps, offset_zeros, offset_minimums)
+    groups = (scale_of_groups, offset_of_groups, levels, n_groups, n_tiles)
     row = first_row + tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None, None, None]
     begin = (tl.minimum(row, stop_row - 1) - first_row).to(tl.int64) * n_columns
     weight, column = scales.tile_by_rows(
@@ -57,6 +66,8 @@ def dequantize_rows(
         SUPER_ROWS=SUPER_ROWS,
         SUPER_GROUPS=SUPER_GROUPS,
         OFFSET=OFFSET,
+        GROUP_ROWS=GROUP_ROWS,
+        STACKED_ROWS=STACKED_ROWS,
         BITS=BITS,
         SIGNED=SIGNED,
         COLUMNS=COLUMNS,
@@ -81,17 +92,24 @@ def dequantize_columns(
     row_scale,
     column_scale,
     scale,
+    scale_table,
     scale_steps,
     scale_zeros,
+    scale_minimums,
     offset,
+    offset_table,
     offset_steps,
     offset_zeros,
+    offset_minimums,
+    levels,
     n_groups,
     n_tiles,
     GROUP_SIZE: tl.constexpr,
     SUPER_ROWS: tl.constexpr,
     SUPER_GROUPS: tl.constexpr,
     OFFSET: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+    STACKED_ROWS: tl.constexpr,
     BITS: tl.constexpr,
     SIGNED: tl.constexpr,
     TO: tl.constexpr,
@@ -103,7 +121,9 @@ def dequantize_columns(
     `out` is [n_rows, stop_channel - first_channel]; column order[c] is stored as channel c.
     """
     lines = (row_scale, column_scale)
-    groups = (scale, scale_steps, scale_zeros, offset, offset_steps, offset_zeros, n_groups, n_tiles)
+    scale_of_groups = (scale, scale_table, scale_steps, scale_zeros, scale_minimums)
+    offset_of_groups = (offset, offset_table, offset_steps, offset_zeros, offset_minimums)
+    groups = (scale_of_groups, offset_of_groups, levels, n_groups, n_tiles)
     channel = first_channel + tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[:, None]
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[None, :]
     mask = (channel < stop_channel) & (row < n_rows)
@@ -124,5 +144,7 @@ def dequantize_columns(
         SUPER_ROWS=SUPER_ROWS,
         SUPER_GROUPS=SUPER_GROUPS,
         OFFSET=OFFSET,
+        GROUP_ROWS=GROUP_ROWS,
+        STACKED_ROWS=STACKED_ROWS,
     )
     floats.store(out + to, weight, mask, TO)

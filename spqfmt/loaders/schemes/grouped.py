@@ -20,8 +20,12 @@ from spqfmt.records import TensorRecord
 from spqfmt.residency.parts import Part
 from spqfmt.schemes.base import Float32, parameter_int
 from spqfmt.schemes.codes import by_columns, reorders_rows
-from spqfmt.schemes.group_numbers import DIRECT, GroupedSides
+from spqfmt.schemes.group_numbers import DIRECT, GroupedSides, group_rows_of, n_lines
 from spqfmt.schemes.grouped import dequantize
+from spqfmt.wire import DTYPES, SMALL_FLOATS
+
+_SECOND = ("steps", "zeros", "minimums")
+_BYTES = dict.fromkeys(("u2", "u4", *SMALL_FLOATS), "u8")
 
 
 class GroupedMatrix(PackedMatrix[GroupedSides]):
@@ -32,8 +36,14 @@ class GroupedMatrix(PackedMatrix[GroupedSides]):
         sides = self._sides
         scale = sides.group_numbers("scale")
         assert scale is not None
+        rows, stacked_rows = sides.group_rows
         groups = Groups(
-            sides.group_size, scale, sides.group_numbers("zero_point"), sides.group_numbers("minimum")
+            sides.group_size,
+            scale,
+            zero_point=sides.group_numbers("zero_point"),
+            minimum=sides.group_numbers("minimum"),
+            rows=rows,
+            stacked_rows=stacked_rows,
         )
         return CodeMatrix(
             self.record.matrix_shape,
@@ -42,6 +52,7 @@ class GroupedMatrix(PackedMatrix[GroupedSides]):
             permutation=sides.permutation,
             order=sides.order,
             groups=groups,
+            values=sides.values_of_codes,
         )
 
     def fill(self, part: Part, codes: Bytes, first: int, rows: slice, out: Elements, name: str) -> None:
@@ -59,6 +70,7 @@ class GroupedMatrix(PackedMatrix[GroupedSides]):
             out_dtype=name,
             zero_point=zero_point,
             minimum=minimum,
+            values=self._sides.values_of_codes,
             first=first * self._n_columns,
             n_threads=n_threads(),
         )
@@ -140,6 +152,8 @@ def dequantize_columns(part: Part, sides: GroupedSides, codes: Bytes) -> tuple[N
     channels = np.arange(part.first, part.stop)
     columns = channels if sides.order is None else sides.order[channels]
     stored = unpacked(part, codes).reshape(-1, n_rows).T
+    if sides.values_of_codes is not None:
+        stored = sides.values_of_codes[stored]
     of_group = columns // sides.group_size
     values = [sides.group_values(kind, 0, n_rows) for kind in DIRECT]
     # One column to a group: each has the parameters of its own.
@@ -156,13 +170,16 @@ def dequantize_columns(part: Part, sides: GroupedSides, codes: Bytes) -> tuple[N
 
 
 class GroupedOnDevice:
-    """Numbers of groups as they are held, codes of a second level one a byte."""
+    """Numbers of groups as they are held, codes of a second level one a byte, and what codes are numbers of."""
 
     def forms(self, record: TensorRecord) -> Mapping[str, Form]:
-        """Return the forms by kind, with steps and zeros of the second level."""
+        """Return the forms by kind, with steps, zeros and minimums of the second level."""
         rows, columns = record.matrix_shape
         groups = -(-columns // parameter_int(record, "group_size", 1))
         forms: dict[str, Form] = {}
+        dtype = record.by_role["codes"].dtype
+        if dtype in SMALL_FLOATS or "levels" in record.by_role:
+            forms["levels"] = ("f32", (1 << DTYPES[dtype].bits,))
         for kind, (direct, _) in DIRECT.items():
             found = record.by_role.get(direct) or record.by_role.get(f"{kind}_codes")
             if found is None:
@@ -170,38 +187,52 @@ class GroupedOnDevice:
             if reorders_rows(record):
                 forms[kind] = ("f32", (rows, groups))
                 continue
-            forms[kind] = ({"u4": "u8", "u2": "u8"}.get(found.dtype, found.dtype), (rows, groups))
-            for part in ("steps", "zeros"):
+            lines = n_lines(record)
+            forms[kind] = (_BYTES.get(found.dtype, found.dtype), (lines, groups))
+            if found.dtype in SMALL_FLOATS or f"{kind}_levels" in record.by_role:
+                forms[f"{kind}_table"] = ("f32", (256,))
+            for part in _SECOND:
                 stream = record.by_role.get(f"{kind}_{part}")
                 if stream is not None:
-                    per_row, per_group = _supergroup(record, rows, groups)
-                    forms[f"{kind}_{part}"] = (stream.dtype, (-(-rows // per_row), -(-groups // per_group)))
+                    per_line, per_group = _supergroup(record, lines, groups)
+                    forms[f"{kind}_{part}"] = (stream.dtype, (-(-lines // per_line), -(-groups // per_group)))
         return forms
 
     def arrays(self, sides: GroupedSides) -> Mapping[str, Elements]:
         """Return the numbers of groups by the names that `forms` gives them."""
         arrays: dict[str, Elements] = {}
-        for kind, (direct, _) in DIRECT.items():
-            for role in (kind, direct, f"{kind}_codes"):
-                if role in sides.groups:
-                    arrays[kind] = sides.groups[role]
-            for part in ("steps", "zeros"):
-                if f"{kind}_{part}" in sides.groups:
-                    arrays[f"{kind}_{part}"] = sides.groups[f"{kind}_{part}"]
+        if sides.values_of_codes is not None:
+            arrays["levels"] = sides.values_of_codes.copy()  # torch takes no memory that cannot be written
+        for kind in DIRECT:
+            numbers = sides.group_numbers(kind)
+            if numbers is None:
+                continue
+            second = (numbers.steps, numbers.zeros, numbers.minimums)
+            given = (numbers.values, None if numbers.table is None else numbers.table.copy(), *second)
+            names = (kind, f"{kind}_table", *(f"{kind}_{part}" for part in _SECOND))
+            arrays |= {name: array for name, array in zip(names, given, strict=True) if array is not None}
         return arrays
 
     def scales(self, record: TensorRecord, tensors: Mapping[str, torch.Tensor]) -> Scales:
         """Put the numbers of groups together for the device kernels."""
         scale, zero_point, minimum = (_group_values(record, tensors, kind) for kind in DIRECT)
         assert scale is not None
-        return GroupScales(parameter_int(record, "group_size", 1), scale, zero_point, minimum)
+        return GroupScales(
+            parameter_int(record, "group_size", 1),
+            scale,
+            zero_point=zero_point,
+            minimum=minimum,
+            levels=tensors.get("levels"),
+            rows=1 if reorders_rows(record) else group_rows_of(record),
+            stacked_rows=record.stacked_rows,
+        )
 
 
-def _supergroup(record: TensorRecord, rows: int, groups: int) -> tuple[int, int]:
+def _supergroup(record: TensorRecord, lines: int, groups: int) -> tuple[int, int]:
     found = record.parameters["supergroup"]
     assert isinstance(found, dict)
     # A tile may be larger than the matrix; the kernels count in int32.
-    return min(int(found["rows"]), rows), min(int(found["groups"]), groups)
+    return min(int(found["rows"]), lines), min(int(found["groups"]), groups)
 
 
 def _group_values(
@@ -209,12 +240,14 @@ def _group_values(
 ) -> DeviceGroupValues | None:
     if kind not in tensors:
         return None
-    values, steps = tensors[kind], tensors.get(f"{kind}_steps")
+    values, table = tensors[kind], tensors.get(f"{kind}_table")
+    steps, zeros, minimums = (tensors.get(f"{kind}_{part}") for part in _SECOND)
     if steps is None:
-        return DeviceGroupValues(values)
-    rows, groups = values.shape
+        return DeviceGroupValues(values, table=table)
+    lines, groups = values.shape
+    tile = _supergroup(record, int(lines), int(groups))
     return DeviceGroupValues(
-        values, steps, tensors.get(f"{kind}_zeros"), _supergroup(record, int(rows), int(groups))
+        values, steps=steps, zeros=zeros, supergroup=tile, minimums=minimums, table=table
     )
 
 
