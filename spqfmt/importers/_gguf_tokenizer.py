@@ -21,7 +21,7 @@ from tokenizers import (
 )
 
 from spqfmt.errors import ImporterError
-from spqfmt.importers._gguf_splits import DEFAULT_PRE, IGNORE_MERGES, PRE_TOKENIZERS
+from spqfmt.gguf_splits import DEFAULT_PRE, IGNORE_MERGES, PRE_TOKENIZERS
 from spqfmt.importers.base import Asset
 from spqfmt.importers.end_tokens import known_ends
 
