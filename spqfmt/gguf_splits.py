@@ -17,7 +17,8 @@ _BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 _GPT2_SPLIT = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
 
 
-def _split(pattern: str) -> pre_tokenizers.Sequence:
+def split_by(pattern: str) -> pre_tokenizers.Sequence:
+    """What cuts text where a pattern says, then makes bytes of it."""
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), behavior="isolated"), _BYTE_LEVEL])
 
 
@@ -31,15 +32,15 @@ PRE_TOKENIZERS = {
     "refact": _DIGITS,
     "command-r": _DIGITS,
     "codeshell": _DIGITS,
-    "llama-bpe": _split(_LLAMA3),
-    "smaug-bpe": _split(_LLAMA3),
-    "falcon3": _split(_LLAMA3),
-    "tekken": _split(_TEKKEN),
-    "qwen2": _split(_QWEN2),
-    "stablelm2": _split(_QWEN2),
-    "deepseek-r1-qwen": _split(_QWEN2),
+    "llama-bpe": split_by(_LLAMA3),
+    "smaug-bpe": split_by(_LLAMA3),
+    "falcon3": split_by(_LLAMA3),
+    "tekken": split_by(_TEKKEN),
+    "qwen2": split_by(_QWEN2),
+    "stablelm2": split_by(_QWEN2),
+    "deepseek-r1-qwen": split_by(_QWEN2),
 }
 # These vocabularies hold whole words that their merges cannot reach.
 IGNORE_MERGES = frozenset({"llama-bpe", "falcon3", "tekken"})
 # Files from before `tokenizer.ggml.pre`: these architectures only ever had one way.
-DEFAULT_PRE = {"gpt2": "gpt-2", "qwen2": "qwen2", "qwen3": "qwen2"}
+DEFAULT_PRE = {"gpt2": "gpt-2", "qwen2": "qwen2", "qwen2moe": "qwen2", "qwen3": "qwen2", "qwen3moe": "qwen2"}

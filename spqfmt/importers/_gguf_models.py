@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+from spqfmt.importers._gguf_changes import AS_STORED, Change, interleaved, minus_one
 
 Config = dict[str, Any]
-Turned = tuple[tuple[int, ...], tuple[int, ...]]
+ChangeOf = Callable[[str, tuple[int, ...], Config], Change]
+"""(Hugging Face name, shape in the model, config) -> how GGUF's tensor differs."""
 _LLAMA_NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -99,27 +99,21 @@ class GgufModel:
     class_name: str
     names: Mapping[str, str]
     config: Callable[[Facts], Config]
-    restore: Callable[[str, torch.Tensor, Config], torch.Tensor]
-    """(Hugging Face name, tensor as stored, config) -> tensor as transformers wants it, same dtype."""
-    changed: str = r"$^"
-    """Pattern of the Hugging Face names of tensors that it changes."""
-    turned: Callable[[tuple[int, ...], str, Config], Turned] | None = None
-    """(shape, Hugging Face name, config) -> how one of these becomes what is stored: see `SourceTensor.turned`."""
-    transposes: bool = False
-    """2-D weights inside the layers are stored transposed against transformers."""
+    change: ChangeOf
 
 
-def _rope(facts: Facts) -> Config:
-    rope: Config = {"rope_type": "default", "rope_theta": facts.number("rope.freq_base", 10000.0)}
+def rope(facts: Facts) -> Config:
+    """The rotary embedding's parameters. Raises ValueError for a scaling that is not known."""
+    parameters: Config = {"rope_type": "default", "rope_theta": facts.number("rope.freq_base", 10000.0)}
     kind = facts.metadata.get(f"{facts.architecture}.rope.scaling.type", "none")
     if kind == "none":
-        return rope
+        return parameters
     if kind not in {"linear", "yarn"}:
         raise ValueError(f"rotary scaling {kind!r} is not known")
-    rope |= {"rope_type": kind, "factor": facts.number("rope.scaling.factor")}
+    parameters |= {"rope_type": kind, "factor": facts.number("rope.scaling.factor")}
     if kind == "yarn":
-        rope["original_max_position_embeddings"] = facts.count("rope.scaling.original_context_length")
-    return rope
+        parameters["original_max_position_embeddings"] = facts.count("rope.scaling.original_context_length")
+    return parameters
 
 
 def _decoder(facts: Facts) -> Config:
@@ -136,7 +130,7 @@ def _decoder(facts: Facts) -> Config:
         ),
         "max_position_embeddings": facts.count("context_length"),
         "rms_norm_eps": facts.number("attention.layer_norm_rms_epsilon"),
-        "rope_parameters": _rope(facts),
+        "rope_parameters": rope(facts),
         "vocab_size": facts.vocabulary,
     }
 
@@ -197,36 +191,25 @@ def _gpt2(facts: Facts) -> Config:
     }
 
 
-def _as_stored(name: str, tensor: torch.Tensor, config: Config) -> torch.Tensor:
-    return tensor
+def as_stored(name: str, shape: tuple[int, ...], config: Config) -> Change:
+    """Say that nothing differs."""
+    return AS_STORED
 
 
-def _interleaved_rotary(name: str, tensor: torch.Tensor, config: Config) -> torch.Tensor:
-    if ".q_proj." in name:
-        heads = config["num_attention_heads"]
-    elif ".k_proj." in name:
-        heads = config["num_key_value_heads"]
-    else:
-        return tensor
-    half = tensor.shape[0] // heads // 2
-    return tensor.reshape(heads, half, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+def rotary(name: str, shape: tuple[int, ...], config: Config) -> Change:
+    """Queries and keys as llama.cpp's Llama has them."""
+    heads = {".q_proj.": "num_attention_heads", ".k_proj.": "num_key_value_heads"}
+    key = next((heads[part] for part in heads if part in name), None)
+    return AS_STORED if key is None else interleaved(shape[0], config[key])
 
 
-def _interleaved(shape: tuple[int, ...], name: str, config: Config) -> Turned:
-    heads = config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
-    return (heads, 2, shape[0] // heads // 2, *shape[1:]), (0, 2, 1, *range(3, 2 + len(shape)))
+def norm_plus_one(name: str, shape: tuple[int, ...], config: Config) -> Change:
+    """Norms as Gemma has them."""
+    return Change(values=minus_one) if name.endswith("norm.weight") else AS_STORED
 
 
-def _swapped(shape: tuple[int, ...], name: str, config: Config) -> Turned:
-    return shape, tuple(range(len(shape)))[::-1]
-
-
-def _norm_plus_one(name: str, tensor: torch.Tensor, config: Config) -> torch.Tensor:
-    return tensor - 1 if name.endswith("norm.weight") else tensor
-
-
-def _conv1d(name: str, tensor: torch.Tensor, config: Config) -> torch.Tensor:
-    return tensor.t().contiguous() if ".h." in name and tensor.dim() == 2 else tensor
+def _conv1d(name: str, shape: tuple[int, ...], config: Config) -> Change:
+    return Change(transposed=True) if ".h." in name and len(shape) == 2 else AS_STORED
 
 
 MODELS: Mapping[str, GgufModel] = {
@@ -234,33 +217,26 @@ MODELS: Mapping[str, GgufModel] = {
         class_name="LlamaForCausalLM",
         names=_LLAMA_NAMES,
         config=_llama,
-        restore=_interleaved_rotary,
-        changed=r"\.[qk]_proj\.",
-        turned=_interleaved,
+        change=rotary,
     ),
-    "qwen2": GgufModel("Qwen2ForCausalLM", _LLAMA_NAMES, _qwen2, _as_stored),
-    "qwen3": GgufModel("Qwen3ForCausalLM", _LLAMA_NAMES | _QK_NORMS, _qwen3, _as_stored),
+    "qwen2": GgufModel("Qwen2ForCausalLM", _LLAMA_NAMES, _qwen2, as_stored),
+    "qwen3": GgufModel("Qwen3ForCausalLM", _LLAMA_NAMES | _QK_NORMS, _qwen3, as_stored),
     "gemma": GgufModel(
         class_name="GemmaForCausalLM",
         names=_LLAMA_NAMES,
         config=_gemma,
-        restore=_norm_plus_one,
-        changed=r"norm\.weight$",
+        change=norm_plus_one,
     ),
     "gemma2": GgufModel(
         class_name="Gemma2ForCausalLM",
         names=_LLAMA_NAMES | _GEMMA2_NORMS,
         config=_gemma2,
-        restore=_norm_plus_one,
-        changed=r"norm\.weight$",
+        change=norm_plus_one,
     ),
     "gpt2": GgufModel(
         class_name="GPT2LMHeadModel",
         names=_GPT2_NAMES,
         config=_gpt2,
-        restore=_conv1d,
-        changed=r"\.h\..*(attn|mlp).*\.weight$",
-        turned=_swapped,
-        transposes=True,
+        change=_conv1d,
     ),
 }

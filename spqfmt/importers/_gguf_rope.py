@@ -17,8 +17,45 @@ from typing import Any
 import numpy as np
 
 from spqfmt.errors import ImporterError
+from spqfmt.importers._gguf_reader import GgufTensor
 
 _ORIGINAL = 8192  # must stay below the model's own context, which only a test model has shorter
+
+
+def floats_of(tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The numbers of a small tensor of F32."""
+    return np.frombuffer(tensor.file.read(tensor.offset, tensor.n_bytes), dtype="<f4").astype(np.float64)
+
+
+def step_rope(
+    divisors: np.ndarray[Any, np.dtype[np.float64]], config: dict[str, Any]
+) -> dict[str, Any] | None:
+    """`rope_parameters` of Llama 4's rule, whose low and high factor are one: a frequency is divided by all or by 1.
+
+    None for other divisors.
+    """
+    factor, n = float(divisors.max()), len(divisors)
+    if factor == 1 or not set(divisors.tolist()) <= {1.0, factor} or np.any(np.diff(divisors) < 0):
+        return None
+    theta = config["rope_parameters"]["rope_theta"]
+    wavelengths = 2 * np.pi * theta ** (np.arange(n) / n)
+    n_whole = int((divisors == 1).sum())
+    least = wavelengths[n_whole - 1] if n_whole else 0.0
+    original = min(_ORIGINAL, config["max_position_embeddings"] // 2)
+    # Between the two neighbours any limit is the same; the model's own is the original context.
+    limit = (
+        float(original)
+        if least < original < wavelengths[n_whole]
+        else float(least + wavelengths[n_whole]) / 2
+    )
+    return {
+        "rope_type": "llama3",
+        "rope_theta": theta,
+        "factor": factor,
+        "low_freq_factor": original / limit,
+        "high_freq_factor": original / limit,
+        "original_max_position_embeddings": original,
+    }
 
 
 def llama3_rope(

@@ -1,16 +1,18 @@
-"""One tensor of a GGUF file: its values, its codes, and where its bytes lie."""
+"""One tensor of a model in a GGUF file: its values, its codes, and where its bytes lie."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spqfmt.cached import cached_property
 from spqfmt.errors import ImporterError
+from spqfmt.importers._gguf_changes import Change
 from spqfmt.importers._gguf_codes import (
     BlocksAsBytes,
     block_type,
@@ -19,7 +21,6 @@ from spqfmt.importers._gguf_codes import (
     is_whole,
     stays_below,
 )
-from spqfmt.importers._gguf_models import Config, GgufModel
 from spqfmt.importers._gguf_reader import FORMS, GgufTensor
 from spqfmt.importers.base import SourcePart, SourcePlace
 from spqfmt.schemes.base import Quantized
@@ -41,14 +42,51 @@ def dtype_of(tensor: GgufTensor) -> str:
     return PLAIN.get(tensor.ggml_type, "bf16" if tensor.ggml_type == _MXFP4 else "f16")
 
 
+def part_of(tensor: GgufTensor, number: int) -> GgufTensor:
+    """One of the matrices that a tensor of the file is, such as the weight of one expert."""
+    n_bytes = tensor.n_bytes // tensor.shape[0]
+    return replace(
+        tensor,
+        name=f"{tensor.name} {number}",
+        shape=tensor.shape[1:],
+        offset=tensor.offset + number * n_bytes,
+        n_bytes=n_bytes,
+    )
+
+
+def rows_of(tensor: GgufTensor, first: int, n: int) -> GgufTensor:
+    """Some rows of a tensor of the file."""
+    n_bytes = tensor.n_bytes // tensor.shape[0]
+    return replace(
+        tensor,
+        name=f"{tensor.name} {first}",
+        shape=(n, *tensor.shape[1:]),
+        offset=tensor.offset + first * n_bytes,
+        n_bytes=n * n_bytes,
+    )
+
+
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a file; `name` is the one that it has in the model."""
+    """A tensor of the model, by its name and shape there, and those of the file that it is made of, with the change.
 
-    tensor: GgufTensor
+    Several tensors of the file, all of one type, are its rows one after the other.
+    """
+
     name: str
-    model: GgufModel
-    config: Config
+    shape: tuple[int, ...]
+    tensors: tuple[GgufTensor, ...]
+    change: Change
+
+    @cached_property
+    def tensor(self) -> GgufTensor:
+        """Return that of the file; of several the one that they would be, except for its place."""
+        first = self.tensors[0]
+        if len(self.tensors) == 1:
+            return first
+        n_rows = sum(prod(tensor.shape[:-1]) for tensor in self.tensors)
+        n_bytes = sum(tensor.n_bytes for tensor in self.tensors)
+        return replace(first, shape=(n_rows, first.shape[-1]), n_bytes=n_bytes)
 
     @property
     def form(self) -> str:
@@ -57,35 +95,35 @@ class StoredTensor:
 
     @property
     def place(self) -> SourcePlace | None:
-        """Where it lies as it is restored; None for blocks, and for other values."""
-        if self._has_blocks or self._has_other_values:
+        """Where it lies as it is restored; None for blocks, for other values, and for several tensors."""
+        if self._has_blocks or self._has_other_values or len(self.tensors) > 1:
             return None
-        return self._place
+        return _place(self.tensor)
 
     @property
     def parts(self) -> tuple[SourcePart, ...]:
-        """How its blocks are made of what `stored` gives."""
+        """How its bytes are made of what `stored` gives, or those of several tensors of the values."""
+        if not self._has_blocks and len(self.tensors) > 1 and not self._has_other_values:
+            dims, axes = self.turned or (self.shape, tuple(range(len(self.shape))))
+            return self._in_parts(
+                {"stream": "values", "dims": list(dims), "axes": list(axes)}, "arrays", None
+            )
         if not self.form:
             return ()
         as_bytes = BlocksAsBytes.made(self.tensor)
         if block_type(self.tensor) is None:
-            return (SourcePart(self._place, self.tensor.n_bytes, as_bytes),)
+            return self._in_parts(as_bytes, "arrays", None)
         made: dict[str, object] = {"type": self.form}
-        order = self._order
-        if order is not None and self.model.turned is not None:
-            dims, axes = self.model.turned((order.size,), self.name, self.config)
+        if self._order is not None:
+            assert self.change.rows is not None
+            dims, axes = self.change.rows
             made |= {"row_dims": list(dims), "row_axes": list(axes)}
-        return (
-            SourcePart(
-                place=self._place, n_bytes=self.tensor.n_bytes, made=made, layout="gguf", as_bytes=as_bytes
-            ),
-        )
+        return self._in_parts(made, "gguf", as_bytes)
 
-    def turned(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    @property
+    def turned(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         """Return how elements of the model's shape become those of the file, as `SourceTensor.turned`."""
-        if self.model.turned is None or not self._is_changed:
-            return None
-        return self.model.turned(shape, self.name, self.config)
+        return self.change.turned(self.shape)
 
     def load(self) -> torch.Tensor:
         """Read the values; those of blocks rounded to the dtype. Raises ImporterError for one that it cannot hold."""
@@ -99,10 +137,9 @@ class StoredTensor:
             elements = (
                 torch.from_numpy(self._bytes()).view(dtype) if tensor.n_bytes else torch.zeros(0, dtype=dtype)
             )
-            value = elements.reshape(tensor.shape)
-            return self.model.restore(self.name, value, self.config)
-        exact = torch.from_numpy(self._values()).reshape(tensor.shape)
-        rounded = self.model.restore(self.name, exact, self.config).to(dtype)
+            return self.change.restore(elements, self.shape)
+        exact = torch.from_numpy(self._values())
+        rounded = self.change.restore(exact, self.shape).to(dtype)
         if not torch.isfinite(rounded).all():
             hint = "; --method keep stores its bytes" if self.form else ""
             raise ImporterError(f"{tensor.file.path}: tensor {tensor.name} has {self._too_large}{hint}")
@@ -123,23 +160,29 @@ class StoredTensor:
         order = self._order
         return codes if order is None else in_rows(codes, order)
 
-    @property
+    def _in_parts(
+        self, made: dict[str, object], layout: str, as_bytes: dict[str, object] | None
+    ) -> tuple[SourcePart, ...]:
+        """Give what is made as parts of the file, a run of it for each tensor there."""
+        parts, first = [], 0
+        for tensor in self.tensors:
+            part = SourcePart(
+                place=_place(tensor),
+                n_bytes=tensor.n_bytes,
+                made=made,
+                layout=layout,
+                as_bytes=as_bytes,
+                first=first,
+            )
+            parts.append(part)
+            first += tensor.n_bytes
+        return tuple(parts)
+
+    @cached_property
     def _order(self) -> NDArray[np.int64] | None:
-        """Which row of the file is each row of the scheme's matrix; None where they are in order.
-
-        Transposed weights are stored as that matrix has them: rows are outputs.
-        """
-        if not self._is_changed:
-            return None
-        import torch
-
-        n_rows = int(np.prod(self.tensor.shape[:-1]))
-        order: NDArray[np.int64] = self.model.restore(self.name, torch.arange(n_rows), self.config).numpy()
-        return None if np.array_equal(order, np.arange(n_rows)) else order
-
-    @property
-    def _place(self) -> SourcePlace:
-        return SourcePlace(self.tensor.file.path.name, self.tensor.offset)
+        """Which row of the file is each row of the scheme's matrix; None where they are in order."""
+        order = self.change.order()
+        return None if order is None or np.array_equal(order, np.arange(len(order))) else order
 
     @property
     def _has_blocks(self) -> bool:
@@ -147,16 +190,15 @@ class StoredTensor:
 
     @property
     def _has_other_values(self) -> bool:
-        return self.model.turned is None and self._is_changed
-
-    @property
-    def _is_changed(self) -> bool:
-        """Whether llama.cpp has it in another order, or with other values."""
-        return re.search(self.model.changed, self.name) is not None
+        return self.change.values is not None
 
     def _bytes(self) -> NDArray[np.uint8]:
-        stored = np.empty(self.tensor.n_bytes, np.uint8)
-        self.tensor.file.read_into(self.tensor.offset, stored.data, f"tensor {self.tensor.name}")
+        stored, at = np.empty(self.tensor.n_bytes, np.uint8), 0
+        for tensor in self.tensors:
+            tensor.file.read_into(
+                tensor.offset, stored.data[at : at + tensor.n_bytes], f"tensor {tensor.name}"
+            )
+            at += tensor.n_bytes
         return stored
 
     def _values(self) -> NDArray[np.float32]:
@@ -172,7 +214,7 @@ class StoredTensor:
         from gguf import GGMLQuantizationType, quants
 
         try:
-            rows = blocks.reshape(int(np.prod(tensor.shape[:-1])), -1)
+            rows = blocks.reshape(prod(tensor.shape[:-1]), -1)
             values: NDArray[np.float32] = quants.dequantize(rows, GGMLQuantizationType(tensor.ggml_type))
             return values.reshape(tensor.shape)
         # Of a type that is not known here, the bytes may be more than those of the shape.
@@ -185,6 +227,10 @@ class StoredTensor:
     @property
     def _too_large(self) -> str:
         return f"values that {dtype_of(self.tensor)} cannot hold"
+
+
+def _place(tensor: GgufTensor) -> SourcePlace:
+    return SourcePlace(tensor.file.path.name, tensor.offset)
 
 
 def _is_finite(codes: Grouped, dtype: str) -> bool:

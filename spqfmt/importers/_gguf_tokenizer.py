@@ -21,7 +21,7 @@ from tokenizers import (
 )
 
 from spqfmt.errors import ImporterError
-from spqfmt.gguf_splits import DEFAULT_PRE, IGNORE_MERGES, PRE_TOKENIZERS
+from spqfmt.gguf_splits import DEFAULT_PRE, IGNORE_MERGES, PRE_TOKENIZERS, split_by
 from spqfmt.importers.base import Asset
 from spqfmt.importers.end_tokens import known_ends
 
@@ -32,8 +32,15 @@ _PIECE_CHARACTERS = 512
 """Every way to cut a piece is tried. Sentencepiece makes them of 16 characters, some runs of blanks are longer."""
 
 
+class UnknownTokenizerError(Exception):
+    """A sound vocabulary of a kind that is not known here."""
+
+
 def tokenizer_assets(path: Path, metadata: Mapping[str, Any]) -> tuple[Asset, ...]:
-    """The tokenizer's files; none for a GGUF without a vocabulary. Raises ImporterError for an unknown kind."""
+    """The tokenizer's files; none for a GGUF without a vocabulary.
+
+    Raises UnknownTokenizerError for an unknown kind, ImporterError for a vocabulary that contradicts itself.
+    """
     kind = metadata.get("tokenizer.ggml.model", "none")
     if kind == "none":
         return ()
@@ -42,12 +49,24 @@ def tokenizer_assets(path: Path, metadata: Mapping[str, Any]) -> tuple[Asset, ..
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if pre == "default":
         pre = DEFAULT_PRE.get(metadata["general.architecture"], pre)
-    if kind != "gpt2" or not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
-        raise ImporterError(
-            f"{path}: tokenizer {kind!r} that splits text as {pre!r} is not known; "
-            "import the Hugging Face folder instead"
-        )
-    return _assets(metadata, _byte_level(path, metadata, pre), default_bos=False)
+    split = _split_of(pre) if kind == "gpt2" and isinstance(pre, str) else None
+    if split is None:
+        raise UnknownTokenizerError(f"tokenizer {kind!r} that splits text as {pre!r} is not known")
+    return _assets(
+        metadata, _byte_level(path, metadata, split, ignore_merges=pre in IGNORE_MERGES), default_bos=False
+    )
+
+
+def _split_of(pre: str) -> Any | None:
+    """How text is split for a name; by transformers' table where that of here has it not; None where neither does."""
+    if pre in PRE_TOKENIZERS:
+        return PRE_TOKENIZERS[pre]
+    try:
+        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+    except ImportError:  # a transformers before 5.23 has no such table
+        return None
+    pattern = GGUF_PRE_TOKENIZER_SPLITS.get(pre)
+    return None if pattern is None else split_by(pattern)
 
 
 def end_token_ids(metadata: Mapping[str, Any]) -> list[int]:
@@ -86,7 +105,7 @@ def _strings(path: Path, metadata: Mapping[str, Any], key: str) -> list[str]:
     return value
 
 
-def _byte_level(path: Path, metadata: Mapping[str, Any], pre: str) -> Tokenizer:
+def _byte_level(path: Path, metadata: Mapping[str, Any], split: Any, *, ignore_merges: bool) -> Tokenizer:
     tokens = _strings(path, metadata, "tokens")
     vocabulary = {token: index for index, token in enumerate(tokens)}
     merges = []
@@ -95,9 +114,9 @@ def _byte_level(path: Path, metadata: Mapping[str, Any], pre: str) -> Tokenizer:
         if not {left, right, left + right} <= vocabulary.keys():
             raise ImporterError(f"{path}: merge {merge!r} is not of the vocabulary; convert the model again")
         merges.append((left, right))
-    bpe = models.BPE(vocab=vocabulary, merges=merges, fuse_unk=False, ignore_merges=pre in IGNORE_MERGES)
+    bpe = models.BPE(vocab=vocabulary, merges=merges, fuse_unk=False, ignore_merges=ignore_merges)
     tokenizer = Tokenizer(bpe)
-    tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]
+    tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     _add_tokens(tokenizer, metadata)

@@ -40,6 +40,8 @@ class SourcePart(NamedTuple):
     layout: str = "arrays"
     as_bytes: Mapping[str, object] | None = None
     """How it is made, in the terms of arrays, where `stored` gives the bytes of the source under a named scheme."""
+    first: int = 0
+    """Where it begins in the bytes that `made` gives: some parts that follow each other are runs of what one gives."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class SourceTensor:
     """The shape in which `stored` has its elements, where its groups do not lie along the tensor's own rows."""
     parts: tuple[SourcePart, ...] = ()
     """All of the source's arrays that `stored` is taken from, but for single numbers; empty where they cannot be made
-    of it again."""
+    of it again. Without `stored`, where the elements lie in several places."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Tokens that end what a model says, known by their text.
 
 A model may end a turn by another token than the end of a document, and many files name only the latter. These texts
-are the ends that llama.cpp knows; a vocabulary that has one of them as a token of its own means it as an end.
+are the ends that llama.cpp knows, and those of Llama 4; a vocabulary that has one of them as a token of its own means
+it as an end.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ KNOWN_ENDS = frozenset(
     {
         "<|im_end|>",
         "<|eot_id|>",
+        "<|eot|>",
+        "<|eom|>",
         "<|eom_id|>",
         "<|end_of_text|>",
         "<|endoftext|>",

@@ -10,28 +10,18 @@ beyond that range.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from spqfmt.errors import ImporterError
-from spqfmt.importers._gguf_models import MODELS, Config, Facts, GgufModel
+from spqfmt.importers._gguf_architectures import ARCHITECTURES
+from spqfmt.importers._gguf_known import KnownModel, NoModelError, as_it_is, table_model
+from spqfmt.importers._gguf_library import library_model
+from spqfmt.importers._gguf_models import MODELS
 from spqfmt.importers._gguf_parts import read_parts
-from spqfmt.importers._gguf_reader import MAGIC, GgufHeader, GgufTensor
-from spqfmt.importers._gguf_rope import llama3_rope
-from spqfmt.importers._gguf_tensors import StoredTensor, dtype_of
-from spqfmt.importers._gguf_tokenizer import end_token_ids, tokenizer_assets
+from spqfmt.importers._gguf_reader import MAGIC, GgufHeader
+from spqfmt.importers._gguf_tensors import dtype_of
+from spqfmt.importers._gguf_tokenizer import UnknownTokenizerError, tokenizer_assets
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
-from spqfmt.importers._source_file import same_bytes
-from spqfmt.importers.base import Asset, SourceModel, SourceTensor
-
-_ROPE_FACTORS = "rope_freqs.weight"
-_UNKNOWN = GgufModel("", {}, lambda facts: {}, lambda name, tensor, config: tensor)
-"""A model that is not known: nothing of its file is changed."""
+from spqfmt.importers.base import SourceModel, SourceTensor
 
 
 class GgufImporter:
@@ -49,16 +39,21 @@ class GgufImporter:
     def open(self, path: Path) -> SourceModel:
         """Open a GGUF file with its other parts, as `Importer.open` says."""
         files, header = read_parts(path)
+        left_out: dict[str, str] = {}
         try:
-            tensors, assets, class_name = _as_model(path, header)
-            left_out: Mapping[str, str] = {}
-        except _NoModelError as error:
-            tensors, assets, class_name = _as_they_are(header), (), ""
-            left_out = {"config.json": f"{error}: its tensors have ggml's names, and no model is loaded"}
+            model = _known(path, header)
+            assets = model.assets
+            try:
+                assets += tokenizer_assets(path, header.metadata)
+            except UnknownTokenizerError as error:
+                left_out["tokenizer.json"] = f"{error}; the model takes tokens, no text"
+        except NoModelError as error:
+            model, assets = as_it_is(header), ()
+            left_out["config.json"] = f"{error}: its tensors have ggml's names, and no model is loaded"
         return SourceModel(
-            tensors=tensors,
+            tensors=_tensors(model),
             assets=assets,
-            architecture=class_name,
+            architecture=model.class_name,
             source_kind=self.kind,
             files=files,
             named_files={file.path.name: file for file in files},
@@ -68,140 +63,46 @@ class GgufImporter:
         )
 
 
-class _NoModelError(Exception):
-    """The file is sound, but transformers' model of it is not known here."""
+def _known(path: Path, header: GgufHeader) -> KnownModel:
+    """The model that the file is of. Raises NoModelError, and ImporterError for metadata that contradict themselves."""
+    name = str(header.metadata.get("general.architecture", ""))
+    if name == "llama" and header.metadata.get("llama.expert_count"):
+        return library_model(path, header, ARCHITECTURES["mixtral"])
+    if name in MODELS:
+        return table_model(path, header, MODELS[name])
+    if name in ARCHITECTURES:
+        return library_model(path, header, ARCHITECTURES[name])
+    raise NoModelError(f"GGUF architecture {name!r} is not known")
 
 
-def _as_model(path: Path, header: GgufHeader) -> tuple[tuple[SourceTensor, ...], tuple[Asset, ...], str]:
-    """The tensors and small files of transformers' model, and its class."""
-    architecture = str(header.metadata.get("general.architecture", ""))
-    model = MODELS.get(architecture)
-    if model is None:
-        raise _NoModelError(f"GGUF architecture {architecture!r} is not known")
-    tied = _is_tied(header)
-    names = {
-        tensor.name: _hf_name(model, tensor.name) for tensor in header.tensors if tensor.name != _ROPE_FACTORS
-    }
-    config = _config(path, header, architecture, model=model, tied=tied)
-    assets = (
-        Asset("config.json", _json(config)),
-        Asset("generation_config.json", _json(_generation(config, end_token_ids(header.metadata)))),
-    )
-    tensors = _tensors(header, model, config, names=names, tied=tied)
-    return tensors, assets + tokenizer_assets(path, header.metadata), model.class_name
-
-
-def _as_they_are(header: GgufHeader) -> tuple[SourceTensor, ...]:
-    """The tensors under their own names, in their own order of rows."""
-    names = {tensor.name: tensor.name for tensor in header.tensors}
-    return _tensors(header, _UNKNOWN, {}, names=names, tied=False)
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()
-
-
-def _config(path: Path, header: GgufHeader, architecture: str, *, model: GgufModel, tied: bool) -> Config:
-    facts = Facts(architecture, header.metadata, {tensor.name: tensor.shape for tensor in header.tensors})
-    if "token_embd.weight" not in facts.shapes:
-        raise ImporterError(f"{path}: no tensor token_embd.weight; convert the model again")
-    try:
-        config = model.config(facts)
-    except ValueError as error:
-        raise ImporterError(f"{path}: {error}; convert the model again") from None
-    factors = next((tensor for tensor in header.tensors if tensor.name == _ROPE_FACTORS), None)
-    if factors is not None:
-        data = factors.file.read(factors.offset, factors.n_bytes)
-        values = np.frombuffer(data, dtype="<f4").astype(np.float64)
-        config["rope_parameters"] = llama3_rope(path, values, config)
-    dtypes = [dtype_of(tensor) for tensor in header.tensors if len(tensor.shape) == 2]
-    main = max(set(dtypes), key=dtypes.count, default="f16")
-    for key in ("bos", "eos", "padding"):
-        token = header.metadata.get(f"tokenizer.ggml.{key}_token_id")
-        config[f"{key.removesuffix('ding')}_token_id"] = token if isinstance(token, int) else None
-    names = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
-    return {
-        "architectures": [model.class_name],
-        **config,
-        "tie_word_embeddings": tied,
-        "dtype": names.get(main, "float32"),
-    }
-
-
-def _generation(config: Config, ends: list[int]) -> Config:
-    tokens = {
-        "bos_token_id": config["bos_token_id"],
-        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
-        "pad_token_id": config["pad_token_id"],
-    }
-    return {key: value for key, value in tokens.items() if value is not None}
-
-
-def _is_tied(header: GgufHeader) -> bool:
-    """No output matrix, or one with the very bytes of the embedding (as GPT-2 files have)."""
-    by_name = {tensor.name: tensor for tensor in header.tensors}
-    output, embedding = by_name.get("output.weight"), by_name.get("token_embd.weight")
-    if output is None or embedding is None:
-        return output is None
-    if (output.shape, output.ggml_type) != (embedding.shape, embedding.ggml_type):
-        return False
-    return same_bytes((output.file, output.offset), (embedding.file, embedding.offset), output.n_bytes)
-
-
-def _hf_name(model: GgufModel, name: str) -> str:
-    match = re.fullmatch(r"(?:(blk)\.(\d+)\.)?(\w+)\.(weight|bias)", name)
-    if match is not None:
-        block, index, stem, suffix = match.groups()
-        template = model.names.get(f"blk.{{}}.{stem}" if block else stem)
-        if template is not None:
-            return f"{template.format(index)}.{suffix}"
-    raise _NoModelError(f"tensor {name} is not part of {model.class_name} as known here")
-
-
-def _tensors(
-    header: GgufHeader, model: GgufModel, config: Config, *, names: Mapping[str, str], tied: bool
-) -> tuple[SourceTensor, ...]:
-    """The tensors by the names that they are to have; others are left to the header."""
-    sources = {
-        names[tensor.name]: tensor
-        for tensor in header.tensors
-        if tensor.name in names and not (tied and tensor.name == "output.weight")
-    }
-    embedding, head = (f"{model.names.get(name, name)}.weight" for name in ("token_embd", "output"))
-    shapes = {
-        name: tensor.shape[::-1] if model.transposes and ".h." in name else tensor.shape
-        for name, tensor in sources.items()
-    }
-    is_float = {name: dtype_of(tensor)[0] in "fb" for name, tensor in sources.items()}
-    linear = [name for name in sources if role_of(name, shapes[name], is_float=is_float[name]) == "linear"]
+def _tensors(model: KnownModel) -> tuple[SourceTensor, ...]:
+    """The model's tensors in the order in which they are used."""
+    shapes = {placed.name: placed.shape for placed in model.tensors}
+    is_float = {placed.name: dtype_of(placed.tensor)[0] in "fb" for placed in model.tensors}
+    linear = [name for name in shapes if role_of(name, shapes[name], is_float=is_float[name]) == "linear"]
     transposed = transposed_weights(shapes, linear)
-
-    def stored(tensor: GgufTensor, name: str) -> StoredTensor:
-        return StoredTensor(tensor=tensor, name=name, model=model, config=config)
-
-    # A head that is tied may lie in the file nevertheless, its bytes those of the embedding.
-    copies = [
-        stored(tensor, embedding) for tensor in header.tensors if tied and tensor.name == "output.weight"
-    ]
+    by_name = {placed.name: placed for placed in model.tensors}
     tensors = []
-    for name in sorted({*sources, head} if tied else sources, key=execution_key):
-        source = embedding if tied and name == head else name
-        one = stored(sources[source], source)
-        own = one if source == name else next(iter(copies), None)
+    for name in sorted({*by_name, *model.tied}, key=execution_key):
+        source = model.tied.get(name, name)
+        one = by_name[source]
+        # A head that is tied may lie in the file nevertheless, its bytes those of the embedding.
+        own = one if source == name else model.copies.get(name)
+        role = role_of(name, one.shape, is_float=is_float[source])
         tensors.append(
             SourceTensor(
                 name=name,
-                shape=shapes[source],
-                dtype=dtype_of(sources[source]),
+                shape=one.shape,
+                dtype=dtype_of(one.tensor),
                 segment=segment_of(name),
-                role=role_of(name, shapes[source], is_float=is_float[source]),
-                transposed=name in transposed,
+                role=role,
+                transposed=name in transposed or (len(one.shape) > 2 and one.change.transposed),
                 tied_to=source if source != name else None,
                 load=one.load,
                 form=one.form,
                 stored=one.stored if one.form else None,
                 place=None if own is None else own.place,
-                turned=one.turned(shapes[source]),
+                turned=one.turned,
                 parts=() if own is None else own.parts,
             )
         )

@@ -6,7 +6,7 @@ kind is literals as a whole. The rest keeps its name and digest, so that a reade
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from math import prod
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from spqfmt.codecs.tasks import Task, submit
 from spqfmt.container.source_records import Piece, SourceFileRecord, Sources
 from spqfmt.errors import EncodeError
 from spqfmt.importers._source_file import SourceFile
-from spqfmt.importers.base import Asset, SourceModel, SourcePart, SourceTensor
+from spqfmt.importers.base import Asset, SourceModel, SourcePart, SourcePlace, SourceTensor
 from spqfmt.packing.plan import PackPlan
 from spqfmt.packing.target import KEEPING
 from spqfmt.quantize.base import KeepingMethod, Method
@@ -52,6 +52,9 @@ class _Array(NamedTuple):
     n_bytes: int
     tensor: int
     part: int = 0
+    first: int = 0
+    """Where it begins in this part."""
+    is_whole: bool = True
 
 
 class _Taken(NamedTuple):
@@ -93,9 +96,17 @@ class SourceDescription:
             if source.place is not None and n_bytes:
                 array = _Array(source.place.offset, n_bytes, number)
                 self._places.setdefault(source.place.file, []).append(array)
-            for k, part in enumerate(source.parts if keeps_codes else ()):
-                array = _Array(offset=part.place.offset, n_bytes=part.n_bytes, tensor=number, part=k)
-                self._places.setdefault(part.place.file, []).append(array)
+            for k, run in enumerate(_by_made(source.parts if keeps_codes or not source.form else ())):
+                for part in run:
+                    array = _Array(
+                        offset=part.place.offset,
+                        n_bytes=part.n_bytes,
+                        tensor=number,
+                        part=k,
+                        first=part.first,
+                        is_whole=len(run) == 1,
+                    )
+                    self._places.setdefault(part.place.file, []).append(array)
         self._digests: Mapping[str, Task[str]] = {
             name: submit(file.sha256, self._cuts(name, file)) for name, file in model.named_files.items()
         }
@@ -112,13 +123,16 @@ class SourceDescription:
 
         A tensor that could not be put together again is none of the file's, which is then not described.
         """
-        if self._why_not or source.place is None or source.turned is None:
+        places = [(part.place, part.first, part.n_bytes) for part in source.parts if not source.form]
+        if source.place is not None:
+            places.append((source.place, 0, values.nbytes))
+        if self._why_not or source.turned is None or not places:
             return {}
         dims, axes = source.turned
-        part = np.ascontiguousarray(values.reshape(dims).transpose(axes)).view(np.uint8)
-        file = self._model.named_files[source.place.file]
-        if bytes(file.read(source.place.offset, part.size)) != part.tobytes():
-            self._places.pop(source.place.file, None)
+        whole = np.ascontiguousarray(values.reshape(dims).transpose(axes)).reshape(-1).view(np.uint8)
+        if not all(self._lies_at(place, whole[at : at + n], n) for place, at, n in places):
+            for place, _, _ in places:
+                self._places.pop(place.file, None)
             return {}
         parts = [{"stream": "values", "dims": list(dims), "axes": list(axes)}]
         return {"origin": {"layout": ARRAYS, "version": 1, "parts": parts}}
@@ -148,20 +162,31 @@ class SourceDescription:
                 elements = unpermute(elements.reshape(-1, permutation.size), permutation)
             return elements.reshape(-1), DTYPES[stream.dtype].bits
 
-        parts = [_chosen(part, encoded) for part in source.parts]
-        for part in parts:
-            again = _LAYOUTS[part.layout](elements_of, part.made, source)
-            file = self._model.named_files[part.place.file]
-            if not _lies_at(file, part.place.offset, again, part.n_bytes):
-                raise EncodeError(
-                    f"tensor {source.name!r}: its codes do not give the bytes of {part.place.file} again; "
-                    f"--method {KEEPING} keeps these"
-                )
-        if not parts:
+        runs = _by_made([_chosen(part, encoded) for part in source.parts])
+        for run in runs:
+            again = _LAYOUTS[run[0].layout](elements_of, run[0].made, source)
+            whole = again.size == sum(part.n_bytes for part in run)
+            for part in run:
+                n_bytes = part.n_bytes
+                if not whole or not self._lies_at(part.place, again[part.first :][:n_bytes], n_bytes):
+                    raise EncodeError(
+                        f"tensor {source.name!r}: its codes do not give the bytes of {part.place.file} again; "
+                        f"--method {KEEPING} keeps these"
+                    )
+        if not runs:
             return {}
-        of_one = len(parts) == 1 and parts[0].layout != ARRAYS
-        made = parts[0].made if of_one else {"parts": [dict(part.made) for part in parts]}
-        return {"origin": {"layout": parts[0].layout, "version": 1, **made}}
+        every = [run[0] for run in runs]
+        of_one = len(every) == 1 and every[0].layout != ARRAYS
+        made = every[0].made if of_one else {"parts": [dict(part.made) for part in every]}
+        return {"origin": {"layout": every[0].layout, "version": 1, **made}}
+
+    def _lies_at(self, place: SourcePlace, data: NDArray[np.uint8], n_bytes: int) -> bool:
+        """Whether the source has these bytes there, and they are so many."""
+        file = self._model.named_files[place.file]
+        return data.size == n_bytes and all(
+            file.read(place.offset + at, min(_AT_ONCE, n_bytes - at)) == data[at : at + _AT_ONCE].tobytes()
+            for at in range(0, n_bytes, _AT_ONCE)
+        )
 
     def finish(self) -> Described:
         """The record, and the asset of its literals. Raises ImporterError when a file is not what it was."""
@@ -268,7 +293,8 @@ def _taken(model: SourceModel, name: str, places: list[_Array], room: int) -> _T
         if tensor is None:
             pieces.append(Piece(n))
         else:
-            pieces.append(Piece(n, tensor.tensor, tensor.part))
+            cut = () if tensor.is_whole else (tensor.first, tensor.n_bytes)
+            pieces.append(Piece(n, tensor.tensor, tensor.part, *cut))
             at += tensor.n_bytes
     taken = _Taken(pieces, literals)
     return taken if taken.literal_bytes <= room else None
@@ -303,12 +329,15 @@ def _gives_back(method: Method, plan: PackPlan) -> bool:
     return method.name == KEEPING or not any(planned.treatment for planned in plan.tensors)
 
 
-def _lies_at(file: SourceFile, offset: int, data: NDArray[np.uint8], n_bytes: int) -> bool:
-    """Whether a file has these bytes there, and they are so many."""
-    return data.size == n_bytes and all(
-        file.read(offset + at, min(_AT_ONCE, n_bytes - at)) == data[at : at + _AT_ONCE].tobytes()
-        for at in range(0, n_bytes, _AT_ONCE)
-    )
+def _by_made(parts: Sequence[SourcePart]) -> list[list[SourcePart]]:
+    """Parts that are runs of what is made at once, together."""
+    runs: list[list[SourcePart]] = []
+    for part in parts:
+        if part.first and runs:
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    return runs
 
 
 def _runs(places: list[_Array], file_bytes: int) -> Iterator[tuple[int, _Array | None]]:

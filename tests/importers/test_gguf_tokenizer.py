@@ -10,6 +10,7 @@ import pytest
 import tiny_gguf
 import transformers
 
+import spqfmt
 from spqfmt.errors import ImporterError
 from spqfmt.importers import SourceModel, open_source
 
@@ -22,6 +23,14 @@ def write(tmp_path: Path, name: str = "llama", *, edit: Callable[[gguf.GGUFWrite
 
 def assets(model: SourceModel) -> dict[str, bytes]:
     return {asset.name: asset.data for asset in model.assets}
+
+
+def left_out(file: Path, what: str) -> None:
+    """The model comes without its tokenizer."""
+    model = open_source(file)
+    assert model.left_out == {"tokenizer.json": f"{what} is not known; the model takes tokens, no text"}
+    assert "config.json" in assets(model)
+    assert "tokenizer.json" not in assets(model)
 
 
 def refuse(file: Path, message: str) -> None:
@@ -126,7 +135,9 @@ def test_sentencepiece_cuts_as_llama_cpp_does(tmp_path: Path, prefix: bool, text
 def test_old_files_without_a_way_to_split(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(write(tmp_path, "gpt2", edit=vocabulary("default")), tmp_path)
     assert tokenizer.tokenize("b12") == ["b", "12"]
-    refuse(write(tmp_path, "llama", edit=vocabulary("default")), "that splits text as 'default' is not known")
+    left_out(
+        write(tmp_path, "llama", edit=vocabulary("default")), "tokenizer 'gpt2' that splits text as 'default'"
+    )
 
 
 @pytest.mark.parametrize("bos", [True, False])
@@ -160,6 +171,7 @@ def test_every_end_that_the_metadata_names_is_in_the_generation_config(tmp_path:
         (["<|end|>", "<|call|>"], [3, 3], [259, 261, 262]),
         (["<|end|>", "<|calls|>", "<|flush|>"], [4, 4, 4], [259, 262, 263]),
         (["<|tool_response>", "<turn|>"], [3, 3], [259, 261, 262]),
+        (["<|eot|>", "<|eom|>"], [3, 3], [259, 261, 262]),
     ],
 )
 def test_known_ends_of_the_vocabulary_end_a_generation_and_are_no_text(
@@ -187,7 +199,19 @@ def test_an_unknown_tokenizer(tmp_path: Path) -> None:
         vocabulary("gpt-2")(writer)
         writer.kv_data[0]["tokenizer.ggml.model"].value = "rwkv"
 
-    refuse(write(tmp_path, edit=edit), "tokenizer 'rwkv' that splits text as 'gpt-2' is not known")
+    file = write(tmp_path, edit=edit)
+    left_out(file, "tokenizer 'rwkv' that splits text as 'gpt-2'")
+    path = tmp_path / "m.spq"
+    spqfmt.pack(file, path)
+    assert spqfmt.load_model(path)[1] is None
+    assert spqfmt.unpack(path, tmp_path / "out").identical
+
+
+def test_a_way_to_split_that_transformers_alone_knows(tmp_path: Path) -> None:
+    """The one of gpt-oss and Llama 4: three digits, and what is short for a word stays with it."""
+    tokenizer = tokenizer_of(write(tmp_path, "gpt2", edit=vocabulary("gpt-4o")), tmp_path)
+    cut = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("It's 12345 a/b")
+    assert [piece for piece, _ in cut] == ["It's", "\u0120", "123", "45", "\u0120a", "/b"]
 
 
 def test_a_vocabulary_that_contradicts_itself(tmp_path: Path) -> None:

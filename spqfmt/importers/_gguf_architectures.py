@@ -1,0 +1,315 @@
+"""What of an architecture neither transformers' nor gguf's tables say: parts of its config, the converter's changes.
+
+Each stands in `tools/models/gguf_architectures.py`, which writes a model of it as llama.cpp's converter does; a test
+compares the logits. An architecture that is not here is packed and given back, under ggml's names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from spqfmt.importers._gguf_changes import AS_STORED, Change, minus_one
+from spqfmt.importers._gguf_models import ChangeOf, Config, Facts, as_stored, norm_plus_one, rope, rotary
+from spqfmt.importers._gguf_reader import GgufTensor
+from spqfmt.importers._gguf_rope import floats_of, llama3_rope, step_rope
+
+Tensors = Mapping[str, GgufTensor]
+
+
+class Experts(NamedTuple):
+    """How transformers has the weights of all experts of a layer, gate and up in one tensor."""
+
+    transposed: bool = False
+    """[experts, in, out] instead of [experts, out, in]."""
+    pairs: bool = False
+    """Gate and up take turns, instead of one after the other."""
+
+
+_IN_TURN = Experts()
+
+
+def _no_runs(name: str, shape: tuple[int, ...], config: Config) -> list[tuple[int, int]]:
+    return []
+
+
+def _plain(facts: Facts, tensors: Tensors) -> Config:
+    return {"rope_parameters": _partial(facts)}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is told of one here; `names` and `joined` are by names without the number of the layer."""
+
+    model_type: str
+    config: Callable[[Facts, Tensors], Config] = _plain
+    change: ChangeOf = as_stored
+    names: Mapping[str, str] = field(default_factory=dict)
+    """ggml's names of tensors that gguf's table has not, or has otherwise."""
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """ggml's names of several tensors that one of the model's is."""
+    experts: Experts = _IN_TURN
+    runs: Callable[[str, tuple[int, ...], Config], list[tuple[int, int]]] = _no_runs
+    """Where the model's rows lie among those of the file, run after run: first row and number of rows. Empty where they
+    are in the order that `change` says."""
+    without: frozenset[str] = frozenset()
+    """Keys that the metadata of all others have."""
+
+
+def _partial(facts: Facts) -> Config:
+    """The rotary embedding, of a part of each head where the file says so."""
+    parameters = rope(facts)
+    n_turned, size = facts.metadata.get(f"{facts.architecture}.rope.dimension_count"), _head_size(facts)
+    if isinstance(n_turned, int) and 0 < n_turned < size:
+        parameters["partial_rotary_factor"] = n_turned / size
+    return parameters
+
+
+def _head_size(facts: Facts) -> int:
+    return facts.count(
+        "attention.key_length", max(1, facts.count("embedding_length") // facts.count("attention.head_count"))
+    )
+
+
+def _said(facts: Facts, key: str) -> int | float | str | bool | None:
+    value = facts.metadata.get(f"{facts.architecture}.{key}")
+    return value if isinstance(value, int | float | str) else None
+
+
+def _has(facts: Facts, name: str) -> bool:
+    return f"blk.0.{name}" in facts.shapes
+
+
+def _gemma3(facts: Facts, tensors: Tensors) -> Config:
+    # The file does not say how the 27B model, of 62 layers, scales its queries; llama.cpp too goes by that number.
+    hidden, heads = facts.count("embedding_length"), facts.count("attention.head_count")
+    is_largest = facts.count("block_count") == 62
+    near = {"rope_type": "default", "rope_theta": facts.number("rope.freq_base_swa", 10000.0)}
+    far = rope(facts)
+    far["rope_theta"] = facts.number("rope.freq_base", 1_000_000.0)
+    return {
+        "query_pre_attn_scalar": hidden // heads if is_largest else _head_size(facts),
+        "rope_parameters": {"full_attention": far, "sliding_attention": near},
+        "sliding_window": facts.count("attention.sliding_window", 4096),
+    }
+
+
+def _phi3(facts: Facts, tensors: Tensors) -> Config:
+    parameters = _partial(facts)
+    factors = [tensors.get(f"rope_factors_{which}.weight") for which in ("long", "short")]
+    original = facts.count("rope.scaling.original_context_length", facts.count("context_length"))
+    if factors[0] is not None and factors[1] is not None:
+        parameters |= {
+            "rope_type": "longrope",
+            "long_factor": floats_of(factors[0]).tolist(),
+            "short_factor": floats_of(factors[1]).tolist(),
+            "original_max_position_embeddings": original,
+        }
+    return {
+        "rope_parameters": parameters,
+        "original_max_position_embeddings": original,
+        "sliding_window": _said(facts, "attention.sliding_window") or None,
+    }
+
+
+def _qwen2_moe(facts: Facts, tensors: Tensors) -> Config:
+    shapes = {"moe_intermediate_size": "ffn_up_exps", "shared_expert_intermediate_size": "ffn_up_shexp"}
+    sizes = {
+        key: facts.shapes[f"blk.0.{name}.weight"][-2]
+        for key, name in shapes.items()
+        if _has(facts, f"{name}.weight")
+    }
+    return _plain(facts, tensors) | sizes
+
+
+def _qwen3_moe(facts: Facts, tensors: Tensors) -> Config:
+    # As llama.cpp has it: the file says nothing of it.
+    return _qwen2_moe(facts, tensors) | {"norm_topk_prob": True}
+
+
+def _gpt_oss(facts: Facts, tensors: Tensors) -> Config:
+    parameters = rope(facts)
+    if parameters["rope_type"] == "yarn":
+        parameters |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+    return {
+        "intermediate_size": facts.count(
+            "expert_feed_forward_length", facts.shapes["blk.0.ffn_up_exps.weight"][-2]
+        ),
+        "rope_parameters": parameters,
+    }
+
+
+def _llama4(facts: Facts, tensors: Tensors) -> Config:
+    size = facts.count("rope.dimension_count", _head_size(facts))
+    parameters = rope(facts)
+    factors = tensors.get("rope_freqs.weight")
+    if factors is not None:
+        of = {
+            "rope_parameters": parameters,
+            "head_dim": size,
+            "max_position_embeddings": facts.count("context_length"),
+        }
+        divisors = floats_of(factors)
+        parameters = step_rope(divisors, of) or llama3_rope(factors.file.path, divisors, of)
+    return {
+        "head_dim": size,
+        "interleave_moe_layer_step": facts.count("interleave_moe_layer_step"),
+        "intermediate_size": facts.count("expert_feed_forward_length"),
+        "intermediate_size_mlp": facts.count("feed_forward_length"),
+        "rope_parameters": parameters,
+        # As llama.cpp has it: the model of 128 experts has no such norms, and the file says nothing of them.
+        "use_qk_norm": facts.count("expert_count") != 128,
+    }
+
+
+def _granite(facts: Facts, tensors: Tensors) -> Config:
+    return _plain(facts, tensors) | {"attention_bias": _has(facts, "attn_q.bias")}
+
+
+def _with_biases(facts: Facts, tensors: Tensors) -> Config:
+    return _plain(facts, tensors) | {
+        "attention_bias": _has(facts, "attn_q.bias"),
+        "attention_out_bias": _has(facts, "attn_output.bias"),
+        "mlp_bias": _has(facts, "ffn_up.bias"),
+    }
+
+
+def _stablelm(facts: Facts, tensors: Tensors) -> Config:
+    return _plain(facts, tensors) | {
+        "qk_layernorm": _has(facts, "attn_q_norm.weight"),
+        "use_parallel_residual": not _has(facts, "ffn_norm.weight"),
+        "use_qkv_bias": _has(facts, "attn_q.bias"),
+    }
+
+
+def _bloom(facts: Facts, tensors: Tensors) -> Config:
+    return {}
+
+
+def _gptneox(facts: Facts, tensors: Tensors) -> Config:
+    return _plain(facts, tensors) | {
+        "attention_bias": _has(facts, "attn_qkv.bias"),
+        "use_parallel_residual": bool(facts.metadata.get("gptneox.use_parallel_residual", True)),
+    }
+
+
+def _smollm3(facts: Facts, tensors: Tensors) -> Config:
+    return _granite(facts, tensors) | {"mlp_bias": _has(facts, "ffn_up.bias")}
+
+
+def _exaone4(facts: Facts, tensors: Tensors) -> Config:
+    if _said(facts, "attention.sliding_window"):
+        return _plain(facts, tensors)
+    whole = ["full_attention"] * facts.count("block_count")
+    return _plain(facts, tensors) | {
+        "layer_types": whole,
+        "sliding_window": None,
+        "sliding_window_pattern": None,
+    }
+
+
+def _fused(name: str, shape: tuple[int, ...], config: Config) -> Change:
+    """Queries, keys and values of a head side by side, which the converter puts one after the other."""
+    if ".query_key_value." not in name:
+        return AS_STORED
+    heads = config.get("n_head") or config["num_attention_heads"]
+    return Change(rows=((heads, 3, shape[0] // heads // 3), (1, 0, 2)))
+
+
+def _falcon(facts: Facts, tensors: Tensors) -> Config:
+    n_keys = facts.count("attention.head_count_kv", facts.count("attention.head_count"))
+    return _plain(facts, tensors) | {
+        "multi_query": n_keys == 1,
+        "new_decoder_architecture": _has(facts, "attn_norm_2.weight"),
+        "num_kv_heads": n_keys,
+    }
+
+
+def _by_group(name: str, shape: tuple[int, ...], config: Config) -> list[tuple[int, int]]:
+    """Falcon's queries of a group, its key, its value; the file has all queries, then all keys, then all values."""
+    if ".query_key_value." not in name:
+        return []
+    heads, groups = config["num_attention_heads"], config["num_kv_heads"]
+    size, each = shape[0] // (heads + 2 * groups), heads // groups
+    runs = ([(g * each, each), (heads + g, 1), (heads + groups + g, 1)] for g in range(groups))
+    return [(first * size, n * size) for run in runs for first, n in run]
+
+
+def _minimax(facts: Facts, tensors: Tensors) -> Config:
+    return _plain(facts, tensors) | {"scoring_func": "sigmoid"}
+
+
+def _olmo(facts: Facts, tensors: Tensors) -> Config:
+    return _plain(facts, tensors) | {"clip_qkv": _said(facts, "attention.clamp_kqv")}
+
+
+def _nemotron(name: str, shape: tuple[int, ...], config: Config) -> Change:
+    return Change(values=minus_one) if "norm.weight" in name else AS_STORED
+
+
+def _mamba(facts: Facts, tensors: Tensors) -> Config:
+    return {"expand": max(1, facts.count("ssm.inner_size") // facts.count("embedding_length"))}
+
+
+def _mamba_change(name: str, shape: tuple[int, ...], config: Config) -> Change:
+    return Change(values=lambda stored: (-stored).log()) if name.endswith(".A_log") else AS_STORED
+
+
+def _lfm2(facts: Facts, tensors: Tensors) -> Config:
+    heads = facts.metadata.get("lfm2.attention.head_count_kv")
+    if not isinstance(heads, list) or len(heads) != facts.count("block_count") or not any(heads):
+        raise ValueError("lfm2.attention.head_count_kv is no number for each layer")
+    return {
+        "block_auto_adjust_ff_dim": False,
+        "layer_types": ["full_attention" if count else "conv" for count in heads],
+        "norm_eps": facts.number("attention.layer_norm_rms_epsilon"),
+        "num_key_value_heads": max(heads),
+        "rope_parameters": rope(facts),
+    }
+
+
+_GATE_UP = ("blk.{}.ffn_gate_exps", "blk.{}.ffn_up_exps")
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "arcee": Architecture("arcee", _smollm3, rotary),
+    "bloom": Architecture(
+        "bloom", _bloom, _fused, without=frozenset({"context_length", "feed_forward_length"})
+    ),
+    "cohere2": Architecture("cohere2", _granite),
+    "command-r": Architecture("cohere", _granite),
+    "exaone4": Architecture("exaone4", _exaone4),
+    "ernie4_5": Architecture("ernie4_5"),
+    "falcon": Architecture("falcon", _falcon, runs=_by_group),
+    "gemma3": Architecture("gemma3_text", _gemma3, norm_plus_one),
+    "glm4": Architecture("glm4", _granite),
+    "gpt-oss": Architecture("gpt_oss", _gpt_oss, experts=Experts(transposed=True, pairs=True)),
+    "gptneox": Architecture("gpt_neox", _gptneox, _fused),
+    "granite": Architecture("granite", _granite, rotary),
+    "granitemoe": Architecture(
+        "granitemoe", _granite, rotary, joined={"model.layers.{}.block_sparse_moe.input_linear": _GATE_UP}
+    ),
+    "lfm2": Architecture("lfm2", _lfm2, without=frozenset({"attention.head_count_kv"})),
+    "llama4": Architecture("llama4_text", _llama4, experts=Experts(transposed=True)),
+    "mamba": Architecture(
+        "mamba", _mamba, _mamba_change, without=frozenset({"attention.head_count", "feed_forward_length"})
+    ),
+    "minimax-m2": Architecture(
+        "minimax_m2",
+        _minimax,
+        names={"model.layers.{}.block_sparse_moe.e_score_correction_bias": "blk.{}.exp_probs_b"},
+    ),
+    "mixtral": Architecture("mixtral", change=rotary),
+    "nemotron": Architecture("nemotron", _with_biases, _nemotron),
+    "olmo": Architecture("olmo", _olmo, rotary),
+    "olmo2": Architecture("olmo2", _granite),
+    "olmoe": Architecture("olmoe", _granite),
+    "phi2": Architecture("phi"),
+    "phi3": Architecture("phi3", _phi3),
+    "qwen2moe": Architecture("qwen2_moe", _qwen2_moe),
+    "qwen3moe": Architecture("qwen3_moe", _qwen3_moe),
+    "seed_oss": Architecture("seed_oss", _with_biases),
+    "smollm3": Architecture("smollm3", _smollm3, rotary),
+    "stablelm": Architecture("stablelm", _stablelm),
+    "starcoder2": Architecture("starcoder2"),
+}
+"""What is known by `general.architecture`; a Llama with experts is "mixtral"."""

@@ -1,0 +1,95 @@
+"""A config of GGUF's metadata, by what transformers calls their keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from spqfmt.importers._gguf_architectures import Architecture
+from spqfmt.importers._gguf_known import EMBEDDING, NoModelError
+from spqfmt.importers._gguf_models import Config, Facts
+from spqfmt.importers._gguf_reader import GgufHeader
+
+_BLOCK = re.compile(r"blk\.(\d+)\.")
+
+
+def check_counts(facts: Facts) -> None:
+    """Raise ValueError where the metadata count other layers, experts or channels than the tensors have."""
+    numbers = [int(match[1]) for name in facts.shapes if (match := _BLOCK.match(name))]
+    n_blocks = max(numbers, default=-1) + 1
+    counted = facts.count("block_count")
+    if counted != n_blocks:
+        raise ValueError(
+            f"{facts.architecture}.block_count is {counted}, but there are tensors of {n_blocks} blocks"
+        )
+    width, has = facts.count("embedding_length"), facts.shapes[EMBEDDING][-1]
+    if width != has:
+        raise ValueError(
+            f"{facts.architecture}.embedding_length is {width}, but {EMBEDDING} has rows of {has}"
+        )
+    experts = [shape[0] for name, shape in facts.shapes.items() if "_exps.weight" in name]
+    if experts:
+        facts.count("expert_used_count")
+    if experts and set(experts) != {facts.count("expert_count")}:
+        n, has = facts.count("expert_count"), next(n for n in experts if n != facts.count("expert_count"))
+        raise ValueError(f"{facts.architecture}.expert_count is {n}, but there are tensors of {has} experts")
+
+
+def config_of(facts: Facts, header: GgufHeader, architecture: Architecture) -> Config:
+    """What the metadata say, by transformers' keys for them, then what the architecture has of its own.
+
+    Raises ValueError for what they lack, NoModelError where transformers has no such model.
+    """
+    from transformers import CONFIG_MAPPING
+
+    if architecture.model_type not in CONFIG_MAPPING:
+        raise NoModelError(f"transformers here has no {architecture.model_type}")
+    defaults = CONFIG_MAPPING[architecture.model_type]()
+    known = {*defaults.to_dict(), *type(defaults).attribute_map}
+    config: Config = {"model_type": architecture.model_type, "vocab_size": facts.vocabulary}
+    for key, names in _config_keys(facts.architecture).items():
+        value = facts.metadata.get(f"{facts.architecture}.{key}")
+        name = next((name for name, is_own in names.items() if is_own or name in known), None)
+        if isinstance(value, int | float) and name is not None:
+            config[name] = value
+    for needed in ("context_length", "attention.head_count", "feed_forward_length"):
+        if needed not in architecture.without:
+            facts.count(needed)
+    return config | architecture.config(facts, {t.name: t for t in header.tensors})
+
+
+def _config_keys(architecture: str) -> dict[str, dict[str, bool]]:
+    """What transformers calls GGUF's keys: for this architecture first, which is said, then for any."""
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+
+    own = architecture.replace("-", "_")
+    own = {"qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe"}.get(own, own)
+    tables = [own, *(name for name in GGUF_CONFIG_MAPPING if name not in {"general", "tokenizer", own})]
+    keys: dict[str, dict[str, bool]] = {}
+    for table in tables:
+        for key, name in GGUF_CONFIG_MAPPING.get(table, {}).items():
+            # Which dimensions turn depends on the architecture: `Architecture.config` says it.
+            if isinstance(name, str) and not key.startswith("rope."):
+                keys.setdefault(key, {}).setdefault(name, table == own)
+    for key, names in _MORE_KEYS.items():
+        for name in names:
+            keys.setdefault(key, {}).setdefault(name, False)
+    return keys
+
+
+_MORE_KEYS: Mapping[str, tuple[str, ...]] = {
+    "attention.key_length": ("head_dim",),
+    "attention.layer_norm_epsilon": ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
+    "attention.layer_norm_rms_epsilon": ("rms_norm_eps", "layer_norm_epsilon", "norm_eps"),
+    "attention.sliding_window": ("sliding_window",),
+    "context_length": ("max_position_embeddings", "max_seq_len", "n_positions"),
+    "expert_feed_forward_length": ("moe_intermediate_size",),
+    "expert_shared_feed_forward_length": ("shared_expert_intermediate_size", "shared_intermediate_size"),
+    "expert_count": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "final_logit_softcapping": ("final_logit_softcapping",),
+    "logit_scale": ("logit_scale", "logits_scaling"),
+    "embedding_scale": ("embedding_multiplier",),
+    "residual_scale": ("residual_multiplier",),
+    "attention.scale": ("attention_multiplier",),
+}
+"""Keys of GGUF that transformers' tables do not have."""

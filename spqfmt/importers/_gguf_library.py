@@ -1,0 +1,219 @@
+"""Models of GGUF files by what transformers and the package gguf know of an architecture.
+
+transformers gives the config's keys, the model with its tensors, and what a checkpoint calls these; gguf gives ggml's
+name of each. What neither says is an entry of `_gguf_architectures.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from spqfmt.errors import ImporterError, SpqError, foreign_errors
+from spqfmt.importers._gguf_architectures import Architecture, Experts
+from spqfmt.importers._gguf_changes import AS_STORED, Change
+from spqfmt.importers._gguf_config import check_counts, config_of
+from spqfmt.importers._gguf_known import (
+    EMBEDDING,
+    HEAD,
+    ROPE_FACTORS,
+    KnownModel,
+    NoModelError,
+    checked,
+    config_assets,
+    facts_of,
+    is_tied,
+    whole_config,
+)
+from spqfmt.importers._gguf_models import Config, Facts
+from spqfmt.importers._gguf_reader import GgufHeader, GgufTensor
+from spqfmt.importers._gguf_tensors import StoredTensor, part_of, rows_of
+
+_OF_CONFIG = frozenset({ROPE_FACTORS, "rope_factors_long.weight", "rope_factors_short.weight"})
+_EXPERT = re.compile(r"(?P<experts>.*\.experts)\.(?P<number>\d+)\.(?P<rest>.*)")
+_GATE_UP = re.compile(r"(?P<experts>.*\.experts)\.gate_up_proj(?P<bias>_bias)?")
+
+
+class _Built(NamedTuple):
+    """transformers' model: its class, what a checkpoint calls its tensors, with their shapes, and its config."""
+
+    class_name: str
+    shapes: Mapping[str, tuple[int, ...]]
+    head: str
+    """Name of the matrix that gives the logits."""
+    config: Config
+
+
+def library_model(path: Path, header: GgufHeader, architecture: Architecture) -> KnownModel:
+    """The model of an architecture. Raises NoModelError, and ImporterError for contradicting metadata."""
+    if find_spec("gguf") is None:
+        raise NoModelError("names of its tensors need the gguf package (pip install 'spqfmt[gguf]')")
+    facts = facts_of(path, header)
+    try:
+        check_counts(facts)
+        config = config_of(facts, header, architecture)
+    except ValueError as error:
+        raise ImporterError(f"{path}: {error}; convert the model again") from None
+    tied = is_tied(header)
+    built = _built(path, header, config, tied=tied)
+    by_name = {tensor.name: tensor for tensor in header.tensors}
+    stored = _stored(
+        path, _Names(facts, architecture), by_name, architecture=architecture, config=built.config
+    )
+    found = {name: stored(name, shape) for name, shape in built.shapes.items()}
+    lacking = [name for name, one in found.items() if one is None and not (tied and name == built.head)]
+    if lacking:
+        raise NoModelError(f"it has no tensor for {lacking[0]} of {built.class_name}")
+    here = {name: one for name, one in found.items() if one is not None}
+    taken = {tensor.name.partition(" ")[0] for one in here.values() for tensor in one.tensors}
+    left = [tensor.name for tensor in header.tensors if tensor.name not in taken | _OF_CONFIG]
+    if left and not (tied and left == [HEAD]):
+        raise NoModelError(f"tensor {left[0]} is not part of {built.class_name} as known here")
+    embedding = next((name for name, one in here.items() if one.tensors[0].name == EMBEDDING), None)
+    if embedding is None:
+        raise NoModelError(f"{built.class_name} has no embedding as known here")
+    is_tied_head = tied and built.head in built.shapes
+    copy = here.pop(built.head, None) if is_tied_head else None
+    return KnownModel(
+        class_name=built.class_name,
+        tensors=tuple(here.values()),
+        assets=config_assets(header, built.config),
+        tied={built.head: embedding} if is_tied_head else {},
+        copies={} if copy is None else {built.head: copy},
+    )
+
+
+def _built(path: Path, header: GgufHeader, config: Config, *, tied: bool) -> _Built:
+    """The model of a config. Raises ImporterError where transformers makes none of it."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers.core_model_loading import revert_weight_conversion
+
+    def explained(reason: str) -> SpqError:
+        return ImporterError(
+            f"{path}: transformers makes no model of its metadata: {reason}; convert the model again"
+        )
+
+    whole = whole_config(header, config, "", tied=tied)
+    with foreign_errors(explained):
+        made = CONFIG_MAPPING[config["model_type"]](
+            **{key: value for key, value in whole.items() if key != "architectures"}
+        )
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(made)
+        state = revert_weight_conversion(model, model.state_dict())
+    head = model.get_output_embeddings()
+    head_name = next((f"{name}.weight" for name, module in model.named_modules() if module is head), "")
+    name = type(model).__name__
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    return _Built(name, shapes, head_name, whole | {"architectures": [name]})
+
+
+class _Names:
+    """ggml's names of a model's tensors."""
+
+    def __init__(self, facts: Facts, architecture: Architecture) -> None:
+        import gguf
+
+        number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == facts.architecture)
+        self._table = gguf.get_tensor_name_map(number, facts.count("block_count"))
+        self._architecture = architecture
+
+    def of(self, name: str) -> tuple[list[str], int | None]:
+        """The names in the file that a tensor may have, and the expert that it is there."""
+        stem, suffix = _split(name)
+        expert = _EXPERT.fullmatch(stem)
+        if expert is not None:
+            stem, number = f"{expert['experts']}.{expert['rest']}", int(expert["number"])
+        else:
+            number = None
+        found = self._one(stem)
+        if found is None:
+            return [], number
+        return [found + suffix] if suffix else [f"{found}.weight", found, f"{found}.bias"], number
+
+    def joined(self, name: str) -> list[str]:
+        """The names of the tensors that the model's one is, where it is several."""
+        stem, suffix = _split(name)
+        gate_up = _GATE_UP.fullmatch(stem)
+        if gate_up is not None:
+            found = [self._one(f"{gate_up['experts']}.{half}_proj") for half in ("gate", "up")]
+            return [f"{one}{'.bias' if gate_up['bias'] else '.weight'}" for one in found]
+        template, layer = _template(stem)
+        return [one.format(layer) + suffix for one in self._architecture.joined.get(template, ())]
+
+    def _one(self, stem: str) -> str | None:
+        template, layer = _template(stem)
+        own = self._architecture.names.get(template)
+        if own is not None:
+            return own.format(layer)
+        # Some were converted from the model without its head.
+        found: str | None = self._table.get_name(stem) or self._table.get_name(stem.partition(".")[2])
+        return found
+
+
+def _split(name: str) -> tuple[str, str]:
+    stem, dot, last = name.rpartition(".")
+    if last in {"weight", "bias"}:
+        return stem, dot + last
+    # As gpt-oss has those of its experts.
+    return (name.removesuffix("_bias"), ".bias") if name.endswith("down_proj_bias") else (name, "")
+
+
+def _template(stem: str) -> tuple[str, str]:
+    """A name with a place for the number of the layer, and that number."""
+    match = re.search(r"\.(\d+)\.", stem)
+    return (stem, "") if match is None else (f"{stem[: match.start()]}.{{}}.{stem[match.end() :]}", match[1])
+
+
+def _stored(
+    path: Path,
+    names: _Names,
+    by_name: Mapping[str, GgufTensor],
+    *,
+    architecture: Architecture,
+    config: Config,
+) -> Callable[[str, tuple[int, ...]], StoredTensor | None]:
+    """Gives the tensors of a model by name and shape; None where the file has not got one."""
+
+    def one(name: str, shape: tuple[int, ...]) -> StoredTensor | None:
+        change = architecture.change(name, shape, config)
+        joined = names.joined(name)
+        if joined:
+            if not all(part in by_name for part in joined):
+                return None
+            sources = tuple(by_name[part] for part in joined)
+            if len({(tensor.ggml_type, tensor.shape) for tensor in sources}) > 1:
+                raise NoModelError(f"the tensors {' and '.join(joined)} are of different types or shapes")
+            change = _gate_up(shape, architecture.experts)
+        else:
+            may_be, number = names.of(name)
+            found = next((by_name[called] for called in may_be if called in by_name), None)
+            if found is None or (number is not None and number >= found.shape[0]):
+                return None
+            runs = architecture.runs(name, shape, config)
+            if runs and sum(n for _, n in runs) != found.shape[0]:
+                raise ImporterError(
+                    f"{path}: tensor {found.name} has {found.shape[0]} rows, which are not those of its metadata; "
+                    "convert the model again"
+                )
+            sources = tuple(rows_of(found, first, n) for first, n in runs)
+            sources = sources or (found if number is None else part_of(found, number),)
+            if architecture.experts.transposed and name.endswith(".experts.down_proj"):
+                change = Change(transposed=True)
+        return checked(path, StoredTensor(name, shape, sources, change))
+
+    return one
+
+
+def _gate_up(shape: tuple[int, ...], experts: Experts) -> Change:
+    """Gate and up of all experts, of the first, the second and so on, which the file has in two tensors."""
+    if len(shape) < 2:
+        return AS_STORED
+    is_bias = len(shape) == 2
+    n, both = shape[0], shape[-1] if is_bias or experts.transposed else shape[1]
+    rows = ((n, both // 2, 2), (2, 0, 1)) if experts.pairs else ((n, 2, both // 2), (1, 0, 2))
+    return Change(rows=rows, transposed=experts.transposed and not is_bias)

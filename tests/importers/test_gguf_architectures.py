@@ -1,0 +1,263 @@
+"""GGUF files of many architectures: packed, they compute what the model computes that was written, and come back."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import gguf_architectures
+import numpy as np
+import pytest
+import torch
+
+import spqfmt
+from spqfmt.container.reader import Reader
+from spqfmt.errors import ImporterError
+from spqfmt.importers import open_source
+from spqfmt.importers._gguf_architectures import ARCHITECTURES
+from spqfmt.importers._gguf_changes import Change
+from spqfmt.importers._gguf_reader import read_header
+from spqfmt.importers._source_file import SourceFile
+from spqfmt.packing.sources import LITERALS
+
+TOKENS = torch.tensor([[(i * 37 + 11) % gguf_architectures.VOCABULARY for i in range(40)]])
+
+
+def write(folder: Path, name: str, **options: object) -> tuple[Path, torch.Tensor]:
+    """The file, and the logits of the model that it is."""
+    file = folder / f"{name}.gguf"
+    model = gguf_architectures.write(name, file, **options)  # type: ignore[arg-type]
+    with torch.inference_mode():
+        return file, model(TOKENS).logits
+
+
+def logits(path: Path, **options: object) -> torch.Tensor:
+    model, _ = spqfmt.load_model(path, dtype="float32", **options)  # type: ignore[arg-type]
+    with torch.inference_mode():
+        return model(TOKENS).logits
+
+
+def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    assert expected.std() > 0.05, "logits that hardly differ would prove nothing"
+    return bool((found - expected).abs().max() < 1e-4 * expected.std())
+
+
+def packed(source: Path, **options: object) -> Path:
+    """The file, after what it was made of has come back, of tensors but for a header."""
+    path = source.with_suffix(".spq")
+    assert not spqfmt.pack(source, path, force=True, **options).left_out  # type: ignore[arg-type]
+    spqfmt.verify(path, content=True)
+    out = source.with_name("out")
+    assert spqfmt.unpack(path, out).identical
+    assert (out / source.name).read_bytes() == source.read_bytes()
+    return path
+
+
+@pytest.mark.parametrize("name", gguf_architectures.MODELS)
+def test_a_packed_file_computes_what_its_model_does(tmp_path: Path, name: str) -> None:
+    source, expected = write(tmp_path, name, quantize="Q8_0")
+    path = packed(source)
+    n_blocks = sum(tensor.form == "Q8_0" for tensor in read_header(SourceFile(source)).tensors)
+    with Reader(path) as reader:
+        n_coded = sum(record.scheme == "grouped" for record in reader.index.tensors)
+        [n_literals] = [asset.stream.n for asset in reader.index.assets if asset.name == LITERALS]
+    assert n_coded >= n_blocks / 2 > 1  # two may have become one
+    assert n_literals < min(t.offset for t in read_header(SourceFile(source)).tensors) + 20_000
+    assert same(logits(path, packed=False), expected)
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "llama4", "granitemoe", "falcon_groups", "mamba"])
+def test_a_file_of_floats_too(tmp_path: Path, name: str) -> None:
+    """Tensors of several in the file, whose elements lie in several places."""
+    source, expected = write(tmp_path, name)
+    path = packed(source)
+    with Reader(path) as reader:
+        [n_literals] = [asset.stream.n for asset in reader.index.assets if asset.name == LITERALS]
+    assert n_literals < min(t.offset for t in read_header(SourceFile(source)).tensors) + 20_000
+    assert same(logits(path), expected)
+    assert same(logits(source), expected)
+
+
+def test_experts_of_mxfp4(tmp_path: Path) -> None:
+    source, expected = write(tmp_path, "gpt-oss", quantize="MXFP4")
+    path = packed(source)
+    with spqfmt.open(path) as file:
+        name = "model.layers.1.mlp.experts.gate_up_proj"
+        assert file[name].info.scheme == "grouped"
+        assert file[name].shape == (4, 64, 192)
+        assert file[name].dtype == "bf16"
+        assert json.loads(file.assets["config.json"])["dtype"] == "bfloat16"
+    assert same(logits(path), expected)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "phi3", "qwen3moe", "mixtral", "llama4", "gpt-oss"])
+def test_packed_and_under_a_ceiling(tmp_path: Path, name: str) -> None:
+    source, expected = write(tmp_path, name, quantize="Q4_0")
+    path = packed(source)
+    for options in ({"packed": True}, {"memory": "3MiB"}):
+        found = logits(path, **options)
+        assert (found - expected).abs().max() < 1e-3 * expected.std()
+
+
+def test_values_of_a_model_are_those_of_its_codes(tmp_path: Path) -> None:
+    source, _ = write(tmp_path, "llama4", quantize="Q4_1")
+    path = packed(source)
+    other = tmp_path / "values.spq"
+    spqfmt.pack(source, other, method="lossless")
+    with spqfmt.open(path) as kept, spqfmt.open(other) as values:
+        assert set(kept) == set(values)
+        for name in kept:
+            assert torch.equal(kept.read(name), values.read(name)), name
+
+
+def test_every_architecture_is_written_by_the_tool() -> None:
+    of = {"mixtral": "llama"}
+    written = {small.architecture for small in gguf_architectures.MODELS.values()}
+    assert {of.get(name, name) for name in ARCHITECTURES} == written
+
+
+Edit = Callable[[gguf.GGUFWriter], None]
+
+
+def says(key: str, value: object) -> Edit:
+    def edit(writer: gguf.GGUFWriter) -> None:
+        writer.kv_data[0][key].value = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("gemma3", "gemma3.block_count", 3, "gemma3.block_count is 3, but there are tensors of 4 blocks"),
+        (
+            "phi3",
+            "phi3.embedding_length",
+            32,
+            "phi3.embedding_length is 32, but token_embd.weight has rows of 64",
+        ),
+        (
+            "qwen3moe",
+            "qwen3moe.expert_count",
+            5,
+            "qwen3moe.expert_count is 5, but there are tensors of 4 experts",
+        ),
+        ("qwen3moe", "qwen3moe.attention.head_count", 0, "qwen3moe.attention.head_count is 0, not a count"),
+        (
+            "gemma3",
+            "gemma3.attention.head_count",
+            8,
+            "tensor blk.0.attn_q.weight has the shape [128, 64], which is not",
+        ),
+        (
+            "bloom",
+            "bloom.attention.head_count",
+            5,
+            "transformers makes no model of its metadata: `hidden_size` must",
+        ),
+        ("falcon", "falcon.attention.head_count_kv", 3, "tensor blk.0.attn_qkv.weight has"),
+        ("gpt-oss", "gpt-oss.expert_used_count", 0, "gpt-oss.expert_used_count is 0, not a count"),
+        (
+            "lfm2",
+            "lfm2.attention.head_count_kv",
+            [2, 0],
+            "lfm2.attention.head_count_kv is no number for each layer",
+        ),
+    ],
+)
+def test_metadata_that_contradict_the_tensors(
+    tmp_path: Path, name: str, key: str, value: object, message: str
+) -> None:
+    source, _ = write(tmp_path, name, edit=says(key, value))
+    with pytest.raises(ImporterError, match=re.escape(message)) as caught:
+        spqfmt.pack(source, tmp_path / "m.spq")
+    assert "\n" not in str(caught.value)
+    assert str(source) in str(caught.value)
+    assert not (tmp_path / "m.spq").exists()
+
+
+def test_metadata_that_are_cut_short(tmp_path: Path) -> None:
+    source, _ = write(tmp_path, "qwen3moe")
+    data = source.read_bytes()
+    for key in ("block_count", "embedding_length", "attention.head_count", "expert_count", "context_length"):
+        source.write_bytes(data.replace(f"qwen3moe.{key}".encode(), f"qwen3moe.{key[:-1]}X".encode(), 1))
+        with pytest.raises(
+            ImporterError, match=rf"the metadata lacks qwen3moe\.{key}; convert the model again"
+        ):
+            open_source(source)
+
+
+def test_flipped_bytes_in_the_header_never_crash(tmp_path: Path) -> None:
+    source, _ = write(tmp_path, "qwen3moe")
+    data = source.read_bytes()
+    for position in range(0, min(t.offset for t in read_header(SourceFile(source)).tensors), 53):
+        source.write_bytes(data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :])
+        message = ""
+        try:
+            open_source(source)
+        except ImporterError as error:
+            message = str(error)
+        assert "\n" not in message
+
+
+def without_a_model(source: Path, folder: Path, why: str) -> None:
+    """Packed and given back under ggml's names; only loading is refused."""
+    path = folder / "m.spq"
+    [said] = spqfmt.pack(source, path).left_out.values()
+    assert said.startswith(why)
+    with spqfmt.open(path) as file:
+        assert "token_embd.weight" in file
+    assert spqfmt.unpack(path, folder / "out").identical
+    assert (folder / "out" / source.name).read_bytes() == source.read_bytes()
+
+
+def test_a_tensor_more_or_less_than_the_model_has(tmp_path: Path) -> None:
+    extra = np.ones((4, 64), np.float32)
+    source, _ = write(tmp_path, "phi3", edit=lambda w: w.add_tensor("blk.1.attn_q.weight", extra))
+    without_a_model(
+        source, tmp_path, "tensor blk.1.attn_q.weight is not part of Phi3ForCausalLM as known here"
+    )
+    source, _ = write(tmp_path, "olmo2")
+    source.write_bytes(source.read_bytes().replace(b"blk.1.attn_q_norm", b"blk.1.attn_Q_norm"))
+    with pytest.raises(
+        ImporterError, match=r"it has no tensor for model.layers.1.self_attn.q_norm.weight of Olmo2"
+    ):
+        spqfmt.load_model(source)
+
+
+def test_halves_of_different_types_are_no_tensor(tmp_path: Path) -> None:
+    source, _ = write(tmp_path, "gpt-oss", quantize="Q4_0", finer="ffn_up_exps")
+    why = (
+        "the tensors blk.0.ffn_gate_exps.weight and blk.0.ffn_up_exps.weight are of different types or shapes"
+    )
+    without_a_model(source, tmp_path, why)
+
+
+def test_names_need_the_gguf_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, _ = write(tmp_path, "phi3", quantize="Q8_0")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    without_a_model(
+        source, tmp_path, "names of its tensors need the gguf package (pip install 'spqfmt[gguf]')"
+    )
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("dims", "axes"), [((3, 2, 4), (1, 0, 2)), ((3, 4, 2), (2, 0, 1)), ((6, 4), (1, 0))])
+def test_a_change_is_undone(dims: tuple[int, ...], axes: tuple[int, ...], transposed: bool) -> None:
+    """The model's rows, put in the file's order by the same words, are restored, and `order` says the same."""
+    rows = torch.arange(24 * 5).reshape(24, 5)
+    in_file = rows.reshape(*dims, 5).permute(*axes, len(dims)).reshape(24, 5)
+    change = Change(rows=(dims, axes), transposed=transposed)
+    stack = (3,) if dims[0] == 3 else ()
+    shape = (*stack, 24 // (stack or (1,))[0], 5)
+    of_model = rows.reshape(shape).transpose(-1, -2) if transposed else rows.reshape(shape)
+    assert torch.equal(change.restore(in_file, tuple(of_model.shape)), of_model)
+    order = change.order()
+    assert order is not None
+    assert torch.equal(in_file[torch.from_numpy(order)], rows)
+    turned = change.turned(tuple(of_model.shape))
+    assert turned is not None
+    again = of_model.reshape(turned[0]).permute(turned[1]).reshape(24, 5)
+    assert torch.equal(again, in_file)
