@@ -177,7 +177,8 @@ class SourceDescription:
             return {}
         every = [run[0] for run in runs]
         of_one = len(every) == 1 and every[0].layout != ARRAYS
-        made = every[0].made if of_one else {"parts": [dict(part.made) for part in every]}
+        of_arrays = {"form": source.form, "parts": [dict(part.made) for part in every]}
+        made = every[0].made if of_one else of_arrays
         return {"origin": {"layout": every[0].layout, "version": 1, **made}}
 
     def _lies_at(self, place: SourcePlace, data: NDArray[np.uint8], n_bytes: int) -> bool:

@@ -23,7 +23,7 @@ from spqfmt.schemes.base import check_int
 LAYOUT = ("arrays", 1)
 COLUMN_GROUPS = "column_groups"
 """Takes the place of a stream's role in a part."""
-_GROUP_BITS = 32
+GROUP_BITS = 32
 _IN_BYTES = (2, 4, 8)
 """Bits of elements that bytes are made of."""
 _WORDS = (8, 16, 32, 64)
@@ -95,7 +95,7 @@ def column_groups(
     if permutation is not None:
         stored, groups = groups, np.empty_like(groups)
         groups[permutation] = stored
-    return groups, _GROUP_BITS
+    return groups, GROUP_BITS
 
 
 def unsigned(elements: Elements, dtype: str) -> NDArray[Any]:

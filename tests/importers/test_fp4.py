@@ -331,24 +331,43 @@ def test_arrays_that_only_look_like_it_are_left_alone(tmp_path: Path, arrays: Ar
         spqfmt.pack(source, tmp_path / "m.spq", method="keep")
 
 
-@pytest.mark.parametrize("layout", ["fp8", "mxfp4", "nvfp4", "nf4", "nf4-nested", "fp4", "llm-int8"])
+# The largest error against a matrix's largest weight, and how many matrices fill groups and words.
+FROM_THE_TOOL = {
+    "fp8": (1 / 16, 14),
+    "mxfp4": (1 / 3, 12),
+    "nvfp4": (1 / 4, 14),
+    "nf4": (1 / 4, 14),
+    "nf4-nested": (1 / 4, 14),
+    "fp4": (1 / 4, 14),
+    "llm-int8": (1 / 127, 14),
+    "gptq": (1 / 10, 12),
+    "gptq-3": (1 / 6, 8),
+    "gptq-8": (1 / 100, 12),
+    "gptq-act-order": (1 / 10, 12),
+    "awq": (1 / 10, 12),
+}
+
+
+@pytest.mark.parametrize("layout", FROM_THE_TOOL)
 def test_what_the_tool_writes_is_kept_and_near_to_the_weights(
     tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import quantized as tool
     import tiny
 
-    tiny.build("llama", tmp_path / "plain", dtype=torch.bfloat16)
+    # Scales of GPTQ and AWQ are f16, and so are their models.
+    dtype = torch.float16 if layout.startswith(("gptq", "awq")) else torch.bfloat16
+    tiny.build("llama", tmp_path / "plain", dtype=dtype)
     source = tmp_path / "source"
     monkeypatch.setattr("sys.argv", ["quantized.py", str(tmp_path / "plain"), str(source), layout])
     tool.main()
     path = keep(source)
     model, _ = spqfmt.load_model(path)
     weights = load_file(tmp_path / "plain" / "model.safetensors")
-    most = {"fp8": 1 / 16, "mxfp4": 1 / 3, "llm-int8": 1 / 127}.get(layout, 1 / 4)
+    most, n_coded = FROM_THE_TOOL[layout]
     with spqfmt.open(path) as file:
         coded = [name for name in file if file[name].info.scheme != "dense"]
-    assert len(coded) == (12 if layout == "mxfp4" else 14)
+    assert len(coded) == n_coded
     for name, value in model.state_dict().items():
         given = weights[name].float()
         assert (value.float() - given).abs().max() <= (most * given.abs().max() if name in coded else 0)

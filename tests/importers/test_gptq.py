@@ -146,6 +146,16 @@ def test_numbers_carried_as_gptqmodel_does(tmp_path: Path) -> None:
         check(source(folder, arrays, bits=bits, sym=False, meta={"quantizer": ["gptqmodel:7.7.0"]}), weight)
 
 
+@pytest.mark.parametrize("bits", [3, 4])
+def test_inspect_tells_what_the_arrays_took(tmp_path: Path, bits: int) -> None:
+    arrays, _ = layer(bits, 32, is_ordered=True)
+    report = spqfmt.inspect(keep(source(tmp_path, arrays, bits=bits)))
+    assert report.source is not None
+    [(form, (n, there, here))] = report.source.forms.items()
+    assert (form, n, here) == (f"GPTQ int{bits}", 1, report.tensors[0].stored_bytes)
+    assert there == sum(array.numel() * array.element_size() for array in arrays.values())
+
+
 def test_weights_of_a_conv1d_have_their_inputs_first(tmp_path: Path) -> None:
     arrays, weight = layer(4, 32, is_ordered=True)
     name = "h.0.attn.c_attn"

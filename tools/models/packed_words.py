@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 Arrays = dict[str, torch.Tensor]
+GROUP = 64
+"""Inputs of a group, where none is named."""
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
@@ -71,3 +73,26 @@ def awq_arrays(name: str, codes: torch.Tensor, scales: torch.Tensor, zeros: torc
         return in_words(numbers.reshape(len(numbers), -1, 8)[..., AWQ_ORDER].flatten(1).T, 4).T.contiguous()
 
     return {f"{name}.qweight": turned(codes), f"{name}.qzeros": turned(zeros), f"{name}.scales": scales}
+
+
+def gptq(name: str, weight: torch.Tensor, bits: int = 4) -> Arrays:
+    """Make symmetric codes with a scale for every 64."""
+    if len(weight) * bits % 32:
+        return {f"{name}.weight": weight}
+    groups = torch.arange(weight.shape[1]) // GROUP
+    scales, zeros, codes = grid(weight, groups, bits, symmetric=True)
+    return gptq_arrays(name, codes, scales, zeros, bits=bits, of_column=groups)
+
+
+def gptq_act_order(name: str, weight: torch.Tensor) -> Arrays:
+    """Make codes of four bits whose groups are of columns by their size, the largest first."""
+    groups = torch.empty(weight.shape[1], dtype=torch.long)
+    groups[weight.float().square().sum(0).argsort(descending=True)] = torch.arange(weight.shape[1]) // GROUP
+    scales, zeros, codes = grid(weight, groups, 4, symmetric=False)
+    return gptq_arrays(name, codes, scales, zeros, bits=4, version=2, of_column=groups)
+
+
+def awq(name: str, weight: torch.Tensor) -> Arrays:
+    """Make codes of four bits with a scale and a zero point for every 64."""
+    scales, zeros, codes = grid(weight, torch.arange(weight.shape[1]) // GROUP, 4, symmetric=False)
+    return awq_arrays(name, codes, scales, zeros)

@@ -2,11 +2,13 @@
 
     python tools/models/quantized.py SOURCE OUT_DIR LAYOUT [--matrices-only]
 
-Layouts are fp8, mxfp4, nvfp4, and of bitsandbytes nf4, nf4-nested, fp4 and llm-int8 (tools/models/levels.py). fp8 is
-DeepSeek's layout, blocks of 128 x 128 with a float32 scale; mxfp4 and nvfp4 are compressed-tensors', with
-the smallest scales that no weight of a group passes. Powers of two may be rounded otherwise, which changes how many
-bits codes take. Rows that do not divide into groups are left as they are, and so is the rest of the model, unless the
-matrices are wanted alone, say to count their bits.
+Layouts are fp8, mxfp4, nvfp4, of bitsandbytes nf4, nf4-nested, fp4 and llm-int8 (tools/models/levels.py), and gptq,
+gptq-3, gptq-8, gptq-act-order and awq (tools/models/packed_words.py). fp8 is DeepSeek's layout, blocks of 128 x 128
+with a float32 scale; mxfp4 and nvfp4 are compressed-tensors', with the smallest scales that no weight of a group
+passes. Powers of two may be rounded otherwise, which changes how many bits codes take. gptq has symmetric codes of 4
+bits in groups of 64, gptq-3 and gptq-8 those of 3 and 8, gptq-act-order asymmetric ones of columns by their size, awq
+asymmetric ones of columns in their order. Rows that do not divide into groups, or fill no whole words, are left as they
+are, and so is the rest of the model, unless the matrices are wanted alone, say to count their bits.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import levels
+import packed_words
 import torch
 from safetensors.torch import save_file
 
@@ -97,6 +101,11 @@ def _int8(name: str, weight: torch.Tensor) -> Arrays:
     return levels.int8(f"{name}.weight", weight)
 
 
+def _of_gptq(bits: int = 4, **said: object) -> dict[str, object]:
+    form = {"checkpoint_format": "gptq", "desc_act": False, "sym": True}
+    return {"quant_method": "gptq", "bits": bits, "group_size": packed_words.GROUP, **form, **said}
+
+
 _Layout = tuple[Callable[[str, torch.Tensor], Arrays], int, Mapping[str, object]]
 LAYOUTS: Mapping[str, _Layout] = {
     "fp8": (fp8, 1, {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [BLOCK, BLOCK]}),
@@ -106,6 +115,25 @@ LAYOUTS: Mapping[str, _Layout] = {
     "nf4-nested": _of_levels("nf4", is_nested=True),
     "fp4": _of_levels("fp4"),
     "llm-int8": (_int8, 1, _bitsandbytes(load_in_8bit=True)),
+    "gptq": (packed_words.gptq, packed_words.GROUP, _of_gptq()),
+    "gptq-3": (partial(packed_words.gptq, bits=3), packed_words.GROUP, _of_gptq(3)),
+    "gptq-8": (partial(packed_words.gptq, bits=8), packed_words.GROUP, _of_gptq(8)),
+    "gptq-act-order": (
+        packed_words.gptq_act_order,
+        packed_words.GROUP,
+        _of_gptq(checkpoint_format="gptq_v2", desc_act=True, sym=False),
+    ),
+    "awq": (
+        packed_words.awq,
+        packed_words.GROUP,
+        {
+            "quant_method": "awq",
+            "bits": 4,
+            "group_size": packed_words.GROUP,
+            "zero_point": True,
+            "version": "gemm",
+        },
+    ),
 }
 """What quantizes a weight, what its columns must divide into, and what config.json then says."""
 

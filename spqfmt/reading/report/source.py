@@ -5,26 +5,49 @@ from collections.abc import Sequence
 from spqfmt.container.model import OpenModel
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.ggml_types import BLOCK_TYPES
+from spqfmt.reading.origin_arrays import COLUMN_GROUPS, GROUP_BITS
+from spqfmt.reading.origin_arrays import LAYOUT as ARRAYS
 from spqfmt.reading.origin_gguf import LAYOUT
 from spqfmt.reading.report.records import SourceReport, TensorReport
 from spqfmt.records import TensorRecord
+from spqfmt.wire import DTYPES
 
+_MOST_OF_A_NAME = 40
 _BLOCKS_AS_BYTES = "ggml."
 """What the names of schemes begin with that hold the bytes of blocks (spec/origins/gguf.md)."""
 
 
 def form_of(reader: Reader, record: TensorRecord, *, stored_raw: int) -> tuple[str, int]:
-    """Return the type of the blocks that a tensor was in the source, and their bytes; nothing for what was none.
+    """Return what codes a tensor was in the source, and the bytes of these; nothing for what was none.
 
     `stored_raw` is what its streams take decoded.
     """
     if record.scheme.startswith(_BLOCKS_AS_BYTES):
         return record.scheme.removeprefix(_BLOCKS_AS_BYTES).partition("/")[0].upper(), stored_raw
-    if record.origin != LAYOUT:
+    if record.origin not in (LAYOUT, ARRAYS):
         return "", 0
     origin = reader.index.json_of(reader.index.by_name.numbers[record.name])["origin"]
-    kind = BLOCK_TYPES.get(str(origin.get("type"))) if isinstance(origin, dict) else None
+    if not isinstance(origin, dict):
+        return "", 0
+    if record.origin == ARRAYS:
+        form, parts = (origin.get(key) for key in ("form", "parts"))
+        if not isinstance(form, str) or not isinstance(parts, list):
+            return "", 0
+        return form[:_MOST_OF_A_NAME], sum(_array_bytes(record, part) for part in parts)
+    kind = BLOCK_TYPES.get(str(origin.get("type")))
     return ("", 0) if kind is None else (kind.name, record.n_weights // kind.n_elements * kind.n_bytes)
+
+
+def _array_bytes(record: TensorRecord, part: object) -> int:
+    """What an array takes that is made of a stream (spec/origins/arrays.md); 0 where a file says none."""
+    role = part.get("stream") if isinstance(part, dict) else None
+    if not isinstance(part, dict) or not isinstance(role, str):
+        return 0
+    stream = record.by_role.get(role)
+    is_order = role == COLUMN_GROUPS and record.scheme == "grouped"
+    n = stream.n if stream is not None else record.matrix_shape[1] if is_order else 0
+    width = part.get("bits", GROUP_BITS if stream is None else DTYPES[stream.dtype].bits)
+    return -(-n * width // 8) if isinstance(width, int) else 0
 
 
 def source_of(model: OpenModel, tensors: Sequence[TensorReport]) -> SourceReport | None:
