@@ -136,6 +136,7 @@ ASSET_JSON_NAMES: Final[tuple[str, ...]] = (
     "modules.json",
     "normalizer.json",
     "params.json",
+    "quanto_qmap.json",
     "speaker_embeddings_path.json",
     "tekken.json",
     "tokenizer*.json",

@@ -15,8 +15,9 @@ JSON_NAMES = (
     "*_config.json", "*_map.json", "*_maps.json", "*_results.json", "*_vocab.json", "added_tokens.json",
     "chat_template*.json", "config*.json", "dtypes.json", "emoji.json", "id2label.json", "label2id.json",
     "labels.json", "mlc-chat-config.json", "model_index.json", "modelcard.json", "modules.json", "normalizer.json",
-    "params.json", "speaker_embeddings_path.json", "tekken.json", "tokenizer*.json", "trainer_state.json",
-    "training_args.json", "unigram.json", "vocab*.json", "word_pronunciation.json", "word_shape.json",
+    "params.json", "quanto_qmap.json", "speaker_embeddings_path.json", "tekken.json", "tokenizer*.json",
+    "trainer_state.json", "training_args.json", "unigram.json", "vocab*.json", "word_pronunciation.json",
+    "word_shape.json",
 )  # fmt: skip
 MD_NAMES = (
     "*_card*.md", "*_guidance*.md", "*_guide*.md", "*deploy*.md", "*notice*.md", "acceptable_use*.md", "bias.md",

@@ -28,7 +28,8 @@ def write_model(folder: Path, quantizer: Mapping[str, Any], quantize: Any, name:
         {key: value.contiguous().clone() for key, value in arrays.items()}, folder / "model.safetensors"
     )
     file = folder / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": quantizer}, indent=1))
+    said = {"quantization_config": quantizer} if quantizer else {}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **said}, indent=1))
     return weights
 
 

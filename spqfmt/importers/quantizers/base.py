@@ -139,6 +139,8 @@ class Checkpoint:
     """Dtype of the model that computes with them."""
     has_conv1d: bool = False
     """Whether the model's own linear layers have weights [in, out]."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """All that config.json says."""
 
     @classmethod
     def of(
@@ -156,6 +158,7 @@ class Checkpoint:
             Quantizer.of(config, folder),
             DTYPES.get(str(next(named, "")), "bf16"),
             has_conv1d=config.get("model_type") in _CONV1D,
+            config=config,
         )
 
     def turns(self, name: str) -> bool:
