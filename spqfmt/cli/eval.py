@@ -86,7 +86,7 @@ def eval_(
     def load(path: Path, what: str) -> tuple[Any, Any]:
         with about(path), warnings_in_one_line(quiet=quiet):
             bar = Bar(f"loading {what}", quiet=quiet)
-            return loaders.load_model(path, device=device, dtype=dtype, progress=bar)
+            return loaders.load_model(path, device=device, dtype=dtype, packed="auto", progress=bar)
 
     model, tokenizer = load(file, file.name)
     loaders.need_tokenizer(file, tokenizer)
@@ -135,7 +135,8 @@ def eval_(
         return
     begin = f", every window begins with {printable(bos)}" if bos else ""
     click.echo(
-        f"perplexity {result.perplexity:.4f} over {result.tokens} tokens (stride {result.stride}{begin})"
+        f"perplexity {result.perplexity:.4f} over {result.tokens} tokens "
+        f"(stride {result.stride}{begin}, {loaders.computes_in(model)})"
     )
     if result.kl is not None:
         click.echo(f"KL to the reference {result.kl:.6f} nats a token")

@@ -30,7 +30,11 @@ _DTYPES = ("float32", "float16", "bfloat16")
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For a temperature above 0."
 )
 @click.option("--raw", is_flag=True, help="Give the prompt as it is, without the model's chat template.")
-@click.option("--dtype", type=click.Choice(_DTYPES), help="Compute in this dtype instead of the file's own.")
+@click.option(
+    "--dtype",
+    type=click.Choice(_DTYPES),
+    help="Compute in this dtype. [default: the file's own, or one that this processor is much faster with]",
+)
 @DEVICE
 @click.option(
     "--memory",
@@ -57,8 +61,8 @@ def run(
 ) -> None:
     """Generate text with FILE, an .spq file (a Hugging Face folder or a GGUF file works too).
 
-    The text goes to stdout as it comes, on a terminal with its control characters made visible; load time, rate and
-    peak memory go to stderr.
+    The text goes to stdout as it comes, on a terminal with its control characters made visible; load time, rate, peak
+    memory, and what the model computed in, go to stderr. On the CPU the codes of a quantizer stay packed.
 
     \b
     spqfmt run model.spq --prompt "Why is the sky blue?"
@@ -73,9 +77,10 @@ def run(
         model, tokenizer = loaders.load_model(
             file,
             device=device,
-            dtype=dtype,
+            dtype=dtype or "fast",
             memory=memory,
             host_memory=host_memory,
+            packed="auto" if memory is None else None,
             progress=Bar("loading", quiet=quiet),
         )
     load_seconds = time.perf_counter() - start
@@ -114,7 +119,7 @@ def run(
         f"load {load_seconds:.2f} s, prompt {result.n_prompt_tokens} tokens, "
         f"first token {result.first_token_seconds:.2f} s, "
         f"{result.n_new_tokens} new tokens at {result.tokens_per_second:.1f} tokens/s, "
-        f"peak memory {peak_memory_bytes() / 2**20:.0f} MiB",
+        f"peak memory {peak_memory_bytes() / 2**20:.0f} MiB, {loaders.computes_in(model)}",
         err=True,
     )
 

@@ -1,6 +1,7 @@
 """From a file to a running model: load, generate, evaluate. The layer that ties torch modules to stored weights."""
 
 from spqfmt.calibration.tokens import check_ids, described, leading_tokens
+from spqfmt.loaders.choice import computes_in
 from spqfmt.loaders.evaluate import Evaluation, encode_text, evaluate, window_limit
 from spqfmt.loaders.generate import Generation, generate
 from spqfmt.loaders.model import load_model, need_language_model, need_tokenizer
@@ -9,6 +10,7 @@ __all__ = [
     "Evaluation",
     "Generation",
     "check_ids",
+    "computes_in",
     "described",
     "encode_text",
     "evaluate",

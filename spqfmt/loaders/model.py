@@ -27,15 +27,16 @@ from spqfmt.errors import (
     foreign_errors,
     one_sentence,
 )
+from spqfmt.loaders.choice import settle
 from spqfmt.loaders.config import building_errors, settings_folder, stored_config, stored_tokenizer
 from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.load import attach, device_road, on_host, open_device, packed_class, prepare
 from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.modules import Weights
-from spqfmt.loaders.packed.options import Packing, packing_options
+from spqfmt.loaders.packed.options import PackedOption, Packing, packing_options
 from spqfmt.loaders.settings import read_generation_config
-from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
+from spqfmt.loaders.tensors import StoredModel, open_stored
 from spqfmt.models.claims import earned
 from spqfmt.models.config import find_model_class, quiet_transformers
 from spqfmt.models.inputs import treat_inputs
@@ -54,23 +55,26 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     memory: int | str | None = None,
     host_memory: int | str | None = None,
-    packed: bool | None = None,
+    packed: PackedOption = None,
     activations: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[Any, Any]:
     """Load `path`, an .spq file or a source model, and return `(model, tokenizer)` ready for use.
 
     `model` is the transformers class that the embedded config names, in eval mode, with all weights decoded to
-    `dtype` (a torch dtype or its name; by default the file's main float dtype, the one most weights have) and moved
-    to `device`. Inputs of layers are clamped and quantized as the file asks (FORMAT.md section 6). `tokenizer` is None
-    for a file without one. Code that came with the model is never run.
+    `dtype` and moved to `device`. That is a torch dtype or its name; by default the file's main float dtype, the one
+    most weights have, or bfloat16 where that is float16, most weights are codes, and the CPU is several times slower
+    with float16 (spec/decisions/0044). "fast" does so for any weights. Inputs of layers are clamped and quantized as
+    the file asks (FORMAT.md section 6). `tokenizer` is None for a file without one. Code that came with the model is
+    never run.
 
     `memory`, in bytes or as "300MiB", is a ceiling for all that is held of the weights of an .spq file on the CPU or on
     a CUDA device: layers keep their codes packed and compute from them, and what does not fit is decoded each time it
     is needed (spqfmt.loaders.packed, spqfmt.loaders.device). For a CUDA device `host_memory` is the ceiling for what
     waits in host memory besides. Of `memory` as much is kept free as the model's own code reads of weights at a time
-    (`model.packed_weights.plan.fixed.values`). `packed` True does so without a ceiling. `activations` "int8" or "float"
-    tells packed layers of integer codes how to take their inputs; by default as the file says. Such a model gives no
+    (`model.packed_weights.plan.fixed.values`). `packed` True does so without a ceiling; "auto"
+    on the CPU, for codes from which products are at least as fast as from floats. `activations` "int8" or "float" tells
+    packed layers of integer codes how to take their inputs; by default as the file says. Such a model gives no
     gradients and no state dict; `model.packed_weights.close()`, or dropping the model, stops its threads and closes the
     file.
 
@@ -119,7 +123,7 @@ def load_onto(
             generation = None
             if "generation_config.json" in stored.assets:
                 generation = read_generation_config(path, folder)
-        weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
+        wanted, weights = settle(stored, wanted, dtype, where)
         model_class = find_model_class(config, path)
         with building_errors(path, model_class):
             if wanted is not None:

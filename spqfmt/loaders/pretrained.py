@@ -73,6 +73,8 @@ def load_pretrained(
     device = wanted = None
     if any(value is not None for value in packing.values()):
         device = _device(options.get("device_map"))
+        if packing["packed"] not in {None, True, False}:
+            raise OptionError(f"packed is True or False, not {packing['packed']!r}")
         wanted = packing_options(path, "cpu" if device is None else device.type, **packing)
     if wanted is not None:
         if arguments:

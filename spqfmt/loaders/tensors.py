@@ -60,6 +60,8 @@ class StoredModel:
     """What has quantized those that are its arrays, such as "gptq"; empty where all are weights."""
     no_config: str = ""
     """Why there is no config, where that is known."""
+    is_coded: bool = False
+    """Whether most weights are codes, whose dtype only says how they are rounded where they are decoded."""
 
     def bad(self, message: str) -> SpqError:
         """The error of a model that breaks its format's or its class's rules."""
@@ -83,7 +85,13 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
             no_config = source.left_out.get("config.json", "")
             no_config = no_config or no_model_of(source.source_kind, source.base_model, tensors)
             yield StoredModel(
-                tensors, source.asset_data, None, is_decoded=is_decoded, raw_codes=raw, no_config=no_config
+                tensors,
+                source.asset_data,
+                None,
+                is_decoded=is_decoded,
+                raw_codes=raw,
+                no_config=no_config,
+                is_coded=is_most((prod(t.shape), bool(t.form)) for t in source.tensors if not t.tied_to),
             )
         return
     with SpqFile(path) as file:
@@ -99,15 +107,22 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
                 read=_reader(file, source_name),
                 treatment=handle.input_treatment(),
             )
-        schemes = {record.scheme for record in file.model.tensors.values()} - {"tied"}
-        has_codes = any(scheme_of(scheme).is_quantized for scheme in schemes)
+        held = [record for record in file.model.tensors.values() if record.tied_to is None]
+        coded = {name for name in {r.scheme for r in held} if scheme_of(name).is_quantized}
+        has_codes = bool(coded)
         is_decoded = are_decoded(_facts(stored), has_codes=has_codes)
         raw = raw_codes(_facts(stored), has_codes=has_codes)
         made = file.metadata
         no_config = no_model_of(made.get("source", ""), made.get("base_model", ""), stored)
         assets = _Assets(file.model)
         yield StoredModel(
-            stored, assets, file.model, is_decoded=is_decoded, raw_codes=raw, no_config=no_config
+            stored,
+            assets,
+            file.model,
+            is_decoded=is_decoded,
+            raw_codes=raw,
+            no_config=no_config,
+            is_coded=is_most((record.n_weights, record.scheme in coded) for record in held),
         )
 
 
@@ -180,6 +195,14 @@ def _refused(path: Path, name: str) -> Callable[[bool, Room], torch.Tensor]:
         )
 
     return read
+
+
+def is_most(weights: Iterable[tuple[int, bool]]) -> bool:
+    """Whether it holds for more than half, of numbers of weights for which it holds or does not."""
+    for_and_against = [0, 0]
+    for n, holds in weights:
+        for_and_against[not holds] += n
+    return for_and_against[0] > for_and_against[1]
 
 
 def main_dtype(tensors: Iterable[LazyTensor]) -> torch.dtype:

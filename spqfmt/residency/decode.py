@@ -11,6 +11,7 @@ from spqfmt.container import planes
 from spqfmt.errors import FormatError
 from spqfmt.kernels import native
 from spqfmt.residency.parts import Part
+from spqfmt.schemes.registry import SCHEMES
 
 
 def check_part(part: Part, stored: Bytes, path: Path) -> None:
@@ -57,11 +58,12 @@ def _check_elements(part: Part, decoded: Bytes) -> None:
 
 @contextmanager
 def located(part: Part, path: Path) -> Iterator[None]:
-    """Errors from inside name file and tensor, and the place in the file of the plane that they are about."""
+    """Errors from inside name file, tensor and stream, and the place in the file of the plane that they are about."""
     try:
         yield
     except FormatError as error:
         if error.offset is None:
             error.offset = part.planes[error.job or 0].offset
-        error.args = (f"{path}: tensor {part.record.name!r}: {error}",)
+        role = SCHEMES[part.record.scheme].weights
+        error.args = (f"{path}: tensor {part.record.name!r}, {role}: {error}",)
         raise

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal, TypeAlias
 
 import torch
 
@@ -13,18 +14,27 @@ from spqfmt.sizes import n_bytes_of
 
 @dataclass(frozen=True)
 class Packing:
-    """Ceilings, None for none, and how integer layers take their inputs, None for as the file says."""
+    """Ceilings, None for none, and how integer layers take their inputs, None for as the file says.
+
+    `is_optional`: only where products from the codes are at least as fast as those of floats.
+    """
 
     memory_bytes: int | None
     host_memory_bytes: int | None
     int8_activations: bool | None
+    is_optional: bool = False
+
+
+AUTO: Final = "auto"
+"""Packed where that is at least as fast."""
+PackedOption: TypeAlias = bool | Literal["auto"] | None
 
 
 def packing_options(
     path: Path,
     device_type: str,
     memory: int | str | None,
-    packed: bool | None,
+    packed: PackedOption,
     activations: str | None,
     host_memory: int | str | None = None,
 ) -> Packing | None:
@@ -32,6 +42,10 @@ def packing_options(
 
     `device_type` is torch's name of what the model runs on.
     """
+    if packed not in {None, False, True, AUTO}:
+        raise OptionError(f"packed is True, False or {AUTO!r}, not {packed!r}")
+    if packed == AUTO and (memory is not None or device_type != "cpu" or not is_packed(path)):
+        packed = None
     if host_memory is not None and device_type == "cpu":
         raise OptionError("host_memory is for a model on a device; on the CPU memory is the ceiling")
     if host_memory is not None and memory is None and not packed:
@@ -49,7 +63,7 @@ def packing_options(
     if not is_packed(path):
         raise OptionError(f"{path}: only an .spq file can be run from packed weights; pack it first")
     int8_activations = None if activations is None else activations == "int8"
-    return Packing(memory_size(memory), memory_size(host_memory), int8_activations)
+    return Packing(memory_size(memory), memory_size(host_memory), int8_activations, packed == AUTO)
 
 
 def check_dtype(dtype: torch.dtype) -> None:
