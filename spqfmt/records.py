@@ -98,6 +98,12 @@ class Chunks(Sequence[Chunk]):
         end = 0 if first >= stop else int(np.searchsorted(self._table[:, 0], stop, "left"))
         return self[max(0, begin) : end].held
 
+    def counted_from(self, first: int) -> "Chunks":
+        """The same chunks, of a stream that begins with element `first`."""
+        table = self._table.copy()
+        table[:, 0] -= first
+        return Chunks(self._rows, table)
+
     @property
     def held(self) -> "Chunks":
         """Return the chunks but for the empty ones."""

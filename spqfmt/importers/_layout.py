@@ -17,6 +17,11 @@ _LAYER = re.compile(
 _EMBED = re.compile(r"embed(?!_out)|_embd\b|\bw[tp]e\b|^shared\.|project_in\b")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|score|classifier|qa_outputs|cls|pooler)\b")
 _TOWER = re.compile(r"^(?:model\.)?(?P<tower>(?:vision|visual|audio|image|speech)\w*)\.")
+_STACK = re.compile(
+    r"(^|[._])(experts|moe)\.(\w+\.)?\w*(proj|projs|linear|fc[12]|w[123]|w13)(_?weight|\.weight)?$"
+)
+"""Experts that a checkpoint holds as one tensor [experts, rows, columns] for each projection."""
+_DOWN = re.compile(r"\.(down_projs?|output_linear|fc2|w2)(_?weight|\.weight)?$")
 _ROUTER = re.compile(r"(^|\.)(router|gate|shared_expert_gate)(\.|$)")
 
 # Execution order inside a layer. The first pattern that matches the rest of the name gives the rank.
@@ -63,6 +68,8 @@ def segment_of(name: str) -> str:
 
 def role_of(name: str, shape: tuple[int, ...], *, is_float: bool) -> Role:
     """What a quantization method may do with the tensor `name`."""
+    if is_float and is_stack(name, shape):
+        return "linear"
     if len(shape) != 2 or not is_float or not name.endswith(".weight"):
         return "other"
     if _is_head(name):
@@ -78,6 +85,14 @@ def role_of(name: str, shape: tuple[int, ...], *, is_float: bool) -> Role:
     if _ROUTER.search(rest) or "embed" in rest or "bias" in rest or "norm" in module.lower():
         return "other"
     return "linear"
+
+
+def is_stack(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor holds the matrices of a layer's experts, [experts, rows, columns]."""
+    layer = _LAYER.match(name) if len(shape) == 3 and 0 not in shape else None
+    return (
+        layer is not None and _STACK.search(layer["rest"]) is not None and not _ROUTER.search(layer["rest"])
+    )
 
 
 def execution_key(name: str) -> tuple[object, ...]:
@@ -96,11 +111,33 @@ def execution_key(name: str) -> tuple[object, ...]:
 
 
 def transposed_weights(shapes: Mapping[str, tuple[int, ...]], candidates: Iterable[str]) -> frozenset[str]:
-    """The weights among `candidates` (2-D) that are stored [in, out].
+    """The weights among `candidates` that are stored [in, out], those of experts [experts, in, out].
 
     A bias has one value an output, so its length tells which side of the weight is the output. A square weight
-    says nothing by itself; it follows the others: a model uses one kind of projection throughout.
+    says nothing by itself; it follows the others: a model uses one kind of projection throughout. Of experts that is
+    told by the projections of one layer, of which the last gives as much as the others take.
     """
+    names = list(candidates)
+    stacks = [name for name in names if len(shapes[name]) == 3]
+    of_experts = _transposed_stacks({name: shapes[name] for name in stacks})
+    return of_experts | _transposed_matrices(shapes, [name for name in names if len(shapes[name]) == 2])
+
+
+def _transposed_stacks(shapes: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
+    found = set()
+    for down, (_, rows, columns) in shapes.items():
+        if not (end := _DOWN.search(down)):
+            continue
+        others = [name for name in shapes if name != down and name.startswith(down[: end.start() + 1])]
+        sizes = {shapes[name][1:] for name in others}
+        plain = all(inputs == rows and outputs in {columns, 2 * columns} for outputs, inputs in sizes)
+        turned = all(inputs == columns and outputs in {rows, 2 * rows} for inputs, outputs in sizes)
+        if turned and not plain:
+            found |= {down, *others}
+    return frozenset(found)
+
+
+def _transposed_matrices(shapes: Mapping[str, tuple[int, ...]], candidates: Iterable[str]) -> frozenset[str]:
     transposed, square, plain = set(), set(), False
     for name in candidates:
         bias = shapes.get(name.removesuffix("weight") + "bias")

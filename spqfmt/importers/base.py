@@ -61,7 +61,7 @@ class SourceTensor:
     """Unit of residency: "embed", a layer such as "model.layers.0", or "head"."""
     role: Role
     transposed: bool
-    """The weight is stored [in, out], as GPT-2's Conv1D does, instead of [out, in]."""
+    """The weight is stored [in, out], as GPT-2's Conv1D does, instead of [out, in]; experts [experts, in, out]."""
     tied_to: str | None
     """Name of the tensor that holds this one's values, or None. `load` then reads that tensor."""
     load: Callable[[], torch.Tensor]

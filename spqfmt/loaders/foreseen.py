@@ -69,3 +69,33 @@ class Foreseen(Generic[_Slot]):
     def surplus(self, *states: SlotState) -> Iterator[_Slot]:
         """Slots of these states, those of the first of them first, and of each the last ones."""
         return (slot for state in states for slot in reversed(self.slots) if slot.state is state)
+
+
+class Asked(Foreseen[_Slot]):
+    """Slots for parts of which no order is known: what comes is what was asked for, in that order."""
+
+    def __init__(self, slots: Sequence[_Slot]) -> None:
+        super().__init__(slots, ())
+        self._asked: list[int] = []
+
+    def ask(self, parts: Sequence[int]) -> None:
+        """These parts will be used."""
+        self._asked += parts
+
+    def wants(self, part: int) -> bool:
+        """Whether the part was asked for and is not used yet."""
+        return part in self._asked
+
+    def forget(self, parts: Sequence[int]) -> None:
+        """Those of the parts that are still to come will not be used any more."""
+        for part in parts:
+            if part in self._asked:
+                self._asked.remove(part)
+
+    def used(self, part: int) -> None:
+        """The part is used now, as it was asked for."""
+        self.forget((part,))
+
+    def coming(self, n: int) -> Iterator[int]:
+        """The first `n` parts that were asked for and are not used yet."""
+        return iter(self._asked[:n])

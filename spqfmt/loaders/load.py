@@ -23,12 +23,14 @@ from spqfmt.loaders.device.engine import DeviceWeights
 from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import device_side_bytes
-from spqfmt.loaders.packed.install import Packable, inventory_of, replace
+from spqfmt.loaders.packed.experts import PackedExperts
+from spqfmt.loaders.packed.install import Packable, inventory_of, replace, replace_experts
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
 from spqfmt.loaders.packed.options import Packing, check_dtype
 from spqfmt.loaders.packed.whole import loaded_class
 from spqfmt.loaders.schemes.registry import has_device_form
 from spqfmt.models.claims import earned
+from spqfmt.models.experts import ExpertsPlace, FoundExperts, find_experts, tensors_of
 from spqfmt.models.own_code import own_code
 from spqfmt.models.places import Place, find_places, values_at_once
 from spqfmt.records import TensorRecord
@@ -56,6 +58,8 @@ class Planner:
 
     plan: Callable[[Inventory, torch.dtype], Plan]
     computes: Callable[[TensorRecord], bool] = lambda _: True
+    has_experts: bool = False
+    """Whether experts are computed one by one there; else they are decoded whole."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Prepared:
     """
 
     places: tuple[Place, ...]
+    experts: tuple[ExpertsPlace, ...]
     inventory: Inventory
     plan: Plan
     changed: tuple[str, ...]
@@ -89,11 +94,20 @@ def prepare(
     places = find_places(skeleton, computed)
     values_bytes = values_at_once(skeleton, places) * dtype.itemsize
     changed = tuple(sorted(own_code(skeleton).changed))
+    experts = find_experts(skeleton, computed)
+    if not planner.has_experts:
+        tensors = tensors_of(experts.places)
+        experts = FoundExperts((), {**experts.whole, **dict.fromkeys(tensors, "experts, on a device")})
     replace(skeleton, places, dtype, int8_activations=None)
-    inventory = inventory_of(skeleton, places, packable, dtype, values_bytes=values_bytes)
+    replace_experts(skeleton, experts.places, dtype)
+    inventory = inventory_of(
+        skeleton, places, packable, dtype, experts=experts.places, values_bytes=values_bytes
+    )
     whole = {name: why for name, record in packable.records.items() if (why := whole_because(record))}
+    whole |= experts.whole
     return Prepared(
         places=tuple(places),
+        experts=experts.places,
         inventory=inventory,
         plan=planner.plan(inventory, dtype),
         changed=changed,
@@ -103,7 +117,7 @@ def prepare(
 
 def on_host(memory_bytes: int | None, rates: Rates) -> Planner:
     """Plans for the CPU, under one ceiling; None for none."""
-    return Planner(lambda inventory, _: plan_residency(inventory, rates, memory_bytes))
+    return Planner(lambda inventory, _: plan_residency(inventory, rates, memory_bytes), has_experts=True)
 
 
 @dataclass(frozen=True)
@@ -203,13 +217,19 @@ def open_device(device: torch.device, *, packed: bool) -> Device | None:
 
 
 def packed_class(
-    model_class: Any, places: Sequence[Place], dtype: torch.dtype, *, int8_activations: bool | None
+    model_class: Any,
+    places: Sequence[Place],
+    dtype: torch.dtype,
+    *,
+    int8_activations: bool | None,
+    experts: Sequence[ExpertsPlace] = (),
 ) -> Any:
     """`model_class` with packed modules from the start, so that transformers never makes room for their weights."""
 
     def construct(self: Any, config: Any, *arguments: Any, **options: Any) -> None:
         model_class.__init__(self, config, *arguments, **options)
         replace(self, places, dtype, int8_activations=int8_activations)
+        replace_experts(self, experts, dtype)
 
     names = {
         "__init__": construct,
@@ -224,6 +244,6 @@ def attach(model: Any, model_class: Any, engine: Weights) -> None:
     model.__class__ = loaded_class(model_class)
     model.requires_grad_(False)
     for module in model.modules():
-        if isinstance(module, PackedLinear | PackedEmbedding):
+        if isinstance(module, PackedLinear | PackedEmbedding | PackedExperts):
             module.attach(engine)
     model.packed_weights = engine

@@ -39,6 +39,7 @@ from spqfmt.loaders.settings import read_generation_config
 from spqfmt.loaders.tensors import StoredModel, open_stored
 from spqfmt.models.claims import earned
 from spqfmt.models.config import find_model_class, quiet_transformers
+from spqfmt.models.experts import tensors_of
 from spqfmt.models.inputs import treat_inputs
 from spqfmt.progress import Progress, Silent
 from spqfmt.residency.plan import Plan
@@ -205,8 +206,14 @@ def load_packed(
             stack.callback(device.close)
             planner, weights = device_road(device, wanted)
         prepared = prepare(model_class, config, readers, dtype=dtype, planner=planner)
-        packed = packed_class(model_class, prepared.places, dtype, int8_activations=wanted.int8_activations)
-        held = {place.tensor for place in prepared.places}
+        packed = packed_class(
+            model_class,
+            prepared.places,
+            dtype,
+            int8_activations=wanted.int8_activations,
+            experts=prepared.experts,
+        )
+        held = {place.tensor for place in prepared.places} | tensors_of(prepared.experts)
         left = {n: t for n, t in stored.tensors.items() if n not in held}
         rest = replace(stored, tensors=left)
         model, info = _build(path, packed, config, stored=rest, dtype=dtype, progress=progress, **options)

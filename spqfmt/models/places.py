@@ -12,11 +12,13 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from spqfmt.container.stacks import stack_of
 from spqfmt.errors import SpqError
 from spqfmt.importers.base import SourceModel
 from spqfmt.models.assets import asset_folder
 from spqfmt.models.claims import earned, false_claim
 from spqfmt.models.config import find_model_class, quiet_transformers, read_config
+from spqfmt.models.experts import find_experts
 from spqfmt.models.own_code import own_code
 from spqfmt.models.targets import Targets
 from spqfmt.records import TensorRecord
@@ -34,10 +36,14 @@ class Place:
 
 
 class Use(NamedTuple):
-    """What a model does with a packed tensor: a product on every pass, and lookups of rows."""
+    """What a model does with a packed tensor: a product on every pass, and lookups of rows.
+
+    `share`: of experts, the part of all tokens that each is used for.
+    """
 
     products: bool
     lookups: bool
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ class Held:
 def find_places(model: Any, records: Mapping[str, TensorRecord]) -> list[Place]:
     """Plain linear layers (also GPT-2's) and embeddings whose weight the file holds in a fitting form.
 
-    `records` by name, of tied tensors those that hold the values. Other modules, among them experts that transformers
-    merges, those that a model wants in float32, and those that it changes as it runs, stay as they are.
+    `records` by name, of tied tensors those that hold the values. Other modules, those that a model wants in
+    float32, and those that it changes as it runs, stay as they are; of experts find_experts tells.
     """
     kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
     tied: Mapping[str, str] = model.all_tied_weights_keys
@@ -118,9 +124,16 @@ def held_by_model(source: SourceModel, records: Mapping[str, TensorRecord]) -> H
     names = {place.record.name for place in places}
     lookups = {place.record.name for place in places if place.is_embedding}
     products = {place.record.name for place in places if not place.is_embedding}
+    experts = find_experts(model, records).places
     replaced = {f"{place.module}.weight" for place in places}
+    replaced |= {f"{place.module}.{parameter}" for place in experts for parameter in place.matrices}
     n_floats = sum(p.numel() for name, p in model.named_parameters() if name not in replaced)
     uses = {name: Use(name in products, name in lookups) for name in names}
+    uses |= {
+        stack_of(record).name: Use(products=True, lookups=False, share=place.share)
+        for place in experts
+        for record in place.records
+    }
     return Held(uses, n_floats, values_at_once(model, places))
 
 

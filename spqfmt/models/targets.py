@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
@@ -12,6 +12,17 @@ from transformers.core_model_loading import (
     dot_natural_key,
     rename_source_key,
 )
+
+
+class Conversion(NamedTuple):
+    """What becomes of a tensor on its way into `parameter` ("" for none).
+
+    `converter` puts it together with others there, as one that matches `pattern`; None where it goes there unchanged.
+    """
+
+    parameter: str
+    pattern: str | None = None
+    converter: WeightConverter | None = None
 
 
 class Targets:
@@ -28,14 +39,20 @@ class Targets:
 
     def find(self, name: str) -> tuple[str, bool]:
         """Parameter that a tensor goes into ("" for none), and whether it goes there alone and unchanged."""
-        return self._found.get(name) or self._find(name)
+        found = self._found.get(name) or self._find(name)
+        return found.parameter, bool(found.parameter) and found.pattern is None
 
-    def _find(self, name: str) -> tuple[str, bool]:
+    def conversions(self) -> Iterator[tuple[str, Conversion]]:
+        """What becomes of each tensor that was named to begin with, in the order in which transformers takes them."""
+        return ((name, found) for name, found in self._found.items() if found.parameter)
+
+    def _find(self, name: str) -> Conversion:
         for renamings, converters in ((self._renamings, self._converters), ([], [])):
             renamed, pattern = rename_source_key(name, renamings, converters, self._prefix, self._shapes)
             if renamed in self._shapes:
-                return renamed, pattern is None
-        return "", False
+                converter = next((c for c in converters if pattern in c.source_patterns), None)
+                return Conversion(renamed, pattern, converter)
+        return Conversion("")
 
     def find_all(self, name: str) -> set[str]:
         """All parameters that a tensor goes into, such as those of queries, keys and values that it holds together."""

@@ -124,7 +124,7 @@ class CalibratedResults:
         def tensors() -> Iterator[tuple[TensorRecord, Encoded]]:
             for name in names:
                 result = block.results[name]
-                encoded = result.quantized.encode()
+                encoded = self._planned[name].encode(result.quantized)
                 yield self._planned[name].record(encoded, self._method, result), encoded
 
         metadata = {
@@ -158,7 +158,9 @@ class CalibratedResults:
             for tensor, stored in saved.tensors.items()
         }
         if self._resumed is not None:
-            self._resumed.take_up({tensor: stored.encode() for tensor, stored in saved.tensors.items()})
+            self._resumed.take_up(
+                {tensor: self._planned[tensor].encode(stored) for tensor, stored in saved.tensors.items()}
+            )
         return BlockResult(name, results, json.loads(saved.metadata["skipped"]))
 
     def _source_digest(self, block: str) -> str:

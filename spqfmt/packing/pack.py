@@ -293,14 +293,14 @@ class _Encoder:
         origin: Mapping[str, object] = {}
         result = None if self._calibrated is None else self._calibrated.take(planned)
         if result is not None:
-            encoded, method = result.quantized.encode(), self._options.method.name
+            encoded, method = planned.encode(result.quantized), self._options.method.name
         elif planned.treatment and not (self._calibrated and self._calibrated.wants(planned)):
             encoded, method = self._quantize(planned), self._options.method.name
             if self._description is not None and source.form:
                 origin = self._description.origin_of_codes(source, encoded)
         else:
             dense = _dense(source)
-            encoded, method = dense.encode(), ""
+            encoded, method = planned.encode(dense), ""
             if self._description is not None:
                 origin = self._description.origin_of(source, dense.values)
         self.kept.add(planned, encoded)
@@ -317,10 +317,10 @@ class _Encoder:
     def _quantize(self, planned: PlannedTensor) -> Encoded:
         options, source = self._options, planned.source
         if isinstance(options.method, KeepingMethod) and source.stored is not None:
-            encoded = options.method.keep(planned.weight, source.stored()).encode()
+            encoded = planned.encode(options.method.keep(planned.weight, source.stored()))
             return self._tables.share(source.segment, source.name, encoded)
         value = source.load()
-        return options.method.quantize(planned.weight, value, options.method_options).encode()
+        return planned.encode(options.method.quantize(planned.weight, value, options.method_options))
 
     def _submit(self, stream: StreamData) -> tuple[Task[EncodedChunk], ...]:
         policy = self._options.codec

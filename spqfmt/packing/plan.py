@@ -1,10 +1,11 @@
 """The plan of a pack: pure, printable, made from names and shapes alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
 
 from spqfmt import wire
+from spqfmt.container.stacks import cut_at_matrices
 from spqfmt.errors import ImporterError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.packing.options import PackOptions
@@ -12,8 +13,10 @@ from spqfmt.packing.target import KEEPING
 from spqfmt.quantize.base import KeepingMethod, Weight
 from spqfmt.quantize.calibrated import Result
 from spqfmt.records import FLOATS, TensorRecord, dense_bytes
-from spqfmt.schemes.base import Encoded
+from spqfmt.schemes.base import Encoded, Quantized
+from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.registry import scheme_of
+from spqfmt.schemes.uniform import Uniform
 
 LARGE_FILE_BYTES = 16 << 20
 """The size from which segments are aligned to 4 KiB; below, the padding would cost more than direct reads are worth."""
@@ -36,6 +39,17 @@ class PlannedTensor:
     def weight(self) -> Weight:
         """The tensor as a method sees it."""
         return Weight.of(self.source)
+
+    def encode(self, quantized: Quantized) -> Encoded:
+        """The tensor in the terms of its scheme. Of experts each can be read without the others."""
+        shape = self.source.shape
+        if self.source.role != "linear" or len(shape) != 3 or 0 in shape:
+            return quantized.encode()
+        if isinstance(quantized, Uniform):
+            # Without the order and the classes that may have been chosen for all matrices together.
+            known = {field.name: getattr(quantized, field.name) for field in fields(Uniform)}
+            quantized = Uniform(**known | {"layout": Layout()})
+        return cut_at_matrices(quantized.encode(), shape[0])
 
     def tied_record(self) -> TensorRecord:
         """The record of a tensor that is tied to another."""

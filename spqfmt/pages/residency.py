@@ -27,7 +27,7 @@ def residency_data(inventory: Inventory, rates: Rates) -> dict[str, object]:
             "decoded": [item.part.decoded_bytes for item in items],
             "seconds": [seconds.of(decode_seconds(item.part, rates)) for item in items],
             "share": [shares.of(share_of_passes(item, items)) for item in items],
-            "weights": [item.part.n_weights if item.products else 0 for item in items],
+            "weights": [item.part.n_weights * (item.share or 1) if item.products else 0 for item in items],
         },
         "layers": layers.all,
         "seconds": seconds.all,

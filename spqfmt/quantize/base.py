@@ -16,6 +16,7 @@ from spqfmt.schemes.base import Quantized
 class Weight:
     """One tensor for a method. `role` is linear, embedding, head or other; `transposed` says that it is [in, out].
 
+    Linear are the experts of a layer too, [experts, out, in], or transposed each.
     `form` says as what codes the source stores it; empty where it stores elements of `dtype`.
     """
 
@@ -117,11 +118,12 @@ _LARGEST_IN_FLOAT32, _SMALLEST = 2.0**110, 2.0**-126
 
 
 def as_matrix(weight: Weight, value: torch.Tensor) -> torch.Tensor:
-    """The matrix [out, in] in float32 (FORMAT.md 5.1).
+    """The matrix [out, in] in float32 (FORMAT.md 5.1), of experts [experts * out, in].
 
     Raises EncodeError when it holds NaN or Inf, or weights beyond what methods compute with.
     """
-    rows = value.t() if weight.transposed else value.reshape(-1, value.shape[-1])
+    turned = value.transpose(-1, -2) if weight.transposed else value
+    rows = turned.reshape(-1, turned.shape[-1])
     matrix = rows.float()
     # NaN and Inf are never lost in least and largest; one pass, no memory.
     bounds = [float(bound) for bound in value.aminmax()]

@@ -48,13 +48,13 @@ def _states(item: Item, rates: Rates, share: float) -> tuple[State, ...]:
 def _stages(item: Item, residency: Residency, rates: Rates, share: float) -> Stages:
     read, decode = fetch_seconds(item.part, residency, rates)
     compute = item.part.n_weights / rates.compute if item.products else 0.0
-    return Stages(read * share, 0.0, decode * share, compute)
+    return Stages(read * share, 0.0, decode * share, compute * (item.share or 1.0))
 
 
 def share_of_passes(item: Item, items: Sequence[Item]) -> float:
-    """How often a pass over one token needs the part: always, or as often as a row of it is looked up."""
+    """How often a pass over one token needs the part: always, or as often as its expert, or a row that is looked up."""
     if item.products:
-        return 1.0
+        return 1.0 if item.share is None else item.share
     siblings = [other.part for other in items if other.part.record is item.part.record]
     return (item.part.stop - item.part.first) / sum(part.stop - part.first for part in siblings)
 

@@ -11,6 +11,10 @@ N_READS = 3
 """Buffers for what is read: one being decoded, one ready, one being read into. As many threads load the model."""
 N_READERS = 2
 """Threads that read ahead, and check, where weights stay on disk."""
+N_EXPERT_READS = 6
+"""Buffers for parts of experts that are read when a layer's router has chosen them, all of them at once."""
+N_EXPERT_READERS = 4
+"""Threads that read these: a disk gives more to several that ask than to one."""
 N_BUFFERS = 2
 """Decompression buffers: one in use, and one for the case that an array over it outlives its use."""
 N_ROW_SLOTS = 2
@@ -31,13 +35,15 @@ class Load(NamedTuple):
 class Item:
     """A part and what the model does with it: a product on every pass, and `lookups`, rows of it for some tokens.
 
-    `load` is there where the products are a device's.
+    `load` is there where the products are a device's. `share`: of an expert, the part of all tokens that it is expected
+    to be used for; None for what is no expert's.
     """
 
     part: Part
     products: bool
     lookups: bool
     load: Load | None = None
+    share: float | None = None
 
     @property
     def sending(self) -> Load:
@@ -76,6 +82,7 @@ class Totals:
     `largest_workspace`: the most room that one tensor needs for dequantized rows. `largest_stored`: the largest part as
     it is read; `largest_work`: the most that decoding a part takes beside its result. `largest_looked_up` and
     `largest_rows`: the largest part of lookups, stored and decoded; `largest_product`: that of products, decoded.
+    `largest_expert`: the largest of experts, stored.
     `values`: as Fixed has them.
     """
 
@@ -90,6 +97,7 @@ class Totals:
     largest_looked_up: int = 0
     largest_product: int = 0
     largest_rows: int = 0
+    largest_expert: int = 0
     values: int = 0
 
     @classmethod
@@ -107,6 +115,7 @@ class Totals:
             largest_looked_up=max((part.stored_bytes for part in lookups), default=0),
             largest_product=max((item.part.decoded_bytes for item in items if item.products), default=0),
             largest_rows=max((part.decoded_bytes for part in lookups), default=0),
+            largest_expert=max((i.part.stored_bytes for i in items if i.share is not None), default=0),
         )
 
     def __add__(self, other: "Totals") -> "Totals":
@@ -134,7 +143,7 @@ class Totals:
             sides=self.sides,
             workspace=self.largest_workspace,
             staging=(self.largest_stored + self.largest_work) * N_READS
-            + (self.largest_looked_up if streamed else 0),
+            + (self.largest_looked_up + self.largest_expert * N_EXPERT_READS if streamed else 0),
             ring=self.largest_product * N_BUFFERS if streamed else 0,
             rows=self.largest_rows * N_ROW_SLOTS if streamed else 0,
             values=self.values,

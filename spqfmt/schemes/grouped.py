@@ -1,7 +1,7 @@
 """Scheme grouped: codes with a scale and a zero point for each group of columns (FORMAT.md 5.5)."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ from spqfmt.schemes.group_numbers import (
     ROLES as NUMBER_ROLES,
 )
 from spqfmt.schemes.outliers import Outliers
-from spqfmt.schemes.sides import PackedScheme
+from spqfmt.schemes.sides import PackedScheme, outliers_in
 from spqfmt.schemes.tiles import Target
 from spqfmt.schemes.uniform import optional_features
 from spqfmt.wire import DTYPES, SMALL_FLOATS
@@ -291,6 +291,25 @@ class GroupedScheme(PackedScheme):
             assert values is not None
             sides.groups[kind] = values[stored_rows]
         return sides
+
+    def share_sides(self, sides: GroupedSides, matrix: TensorRecord, first: int, stop: int) -> GroupedSides:
+        """Share out as all schemes do, and the numbers of groups."""
+        n_rows = sides.record.matrix_shape[0]
+
+        def own(values: Elements) -> Elements:
+            # All are by lines, or by supergroups of whole lines, of which each matrix has as many.
+            mine: Elements = values.reshape(n_rows // (stop - first), -1)[first // (stop - first)]
+            return mine
+
+        return replace(
+            sides,
+            record=matrix,
+            groups={
+                role: values if role.endswith("levels") else own(values)
+                for role, values in sides.groups.items()
+            },
+            outliers=outliers_in(sides.outliers, first, stop),
+        )
 
 
 def _values_of_codes(record: TensorRecord, fetch: Fetch) -> Float32 | None:

@@ -5,7 +5,8 @@ They are small, and always decoded.
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +43,9 @@ class Sides:
 
     @property
     def n_bytes(self) -> int:
-        """Memory that all arrays take."""
-        shared = (self.order, self.permutation, *(self.outliers or ()))
+        """Memory that all arrays take, but for those about inputs that are another matrix's of a stack too."""
+        permutation = self.permutation if "permutation" in self.record.by_role else None
+        shared = (self.order, permutation, *(self.outliers or ()))
         return sum(array.nbytes for array in (*shared, *self.numbers()) if array is not None)
 
     def read_shared(self, fetch: Streamed) -> None:
@@ -75,6 +77,14 @@ class PackedScheme(Scheme):
     def read_sides(self, record: TensorRecord, fetch: Streamed) -> Sides:
         """Read and decode what a tensor has beside its codes. Raises FormatError where they break the format."""
 
+    def share_sides(self, sides: Any, matrix: TensorRecord, first: int, stop: int) -> Sides:
+        """The sides of `matrix`, rows `first` to `stop` of those that `sides` are of, in the memory of these.
+
+        A scheme with numbers of its own adds its rows. Orders of rows cannot be shared out.
+        """
+        shared: Sides = replace(sides, record=matrix, outliers=outliers_in(sides.outliers, first, stop))
+        return shared
+
     def side_bytes(self, record: TensorRecord, n_parts: int) -> int:
         """Memory of the sides of a tensor in so many parts, from the index alone."""
         rows, columns = record.matrix_shape
@@ -85,6 +95,15 @@ class PackedScheme(Scheme):
             bounds = (rows + 1) * (n_parts if turned else 1)
             total += 8 * bounds + 8 * record.by_role["outlier_values"].n
         return total + self.number_bytes(record)
+
+
+def outliers_in(outliers: OutlierRows | None, first: int, stop: int) -> OutlierRows | None:
+    """Those of some rows, which are counted from 0 then; None where there are none at all."""
+    if outliers is None:
+        return None
+    begin = outliers.row_begin[first : stop + 1]
+    here = slice(int(begin[0]), int(begin[-1]))
+    return OutlierRows(begin - begin[0], outliers.columns[here], outliers.values[here])
 
 
 def _read_outliers(

@@ -1,7 +1,7 @@
 """Scheme uniform: integer codes on an even grid (FORMAT.md 5.3)."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from spqfmt.schemes.base import (
 from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.floats import Scale, check_log8, overflow_allowed
 from spqfmt.schemes.outliers import Outliers
-from spqfmt.schemes.sides import PackedScheme, Sides
+from spqfmt.schemes.sides import PackedScheme, Sides, outliers_in
 from spqfmt.schemes.tiles import Channels, Target
 from spqfmt.wire import LOG8_MAX_BIAS, LOG8_MIN_BIAS
 
@@ -113,7 +113,7 @@ class UniformSides(Sides):
     def numbers(self) -> Iterator[Elements]:
         """Give the scales of rows, and of columns where there are any."""
         yield self.row
-        if self.column is not None:
+        if self.column is not None and "column_scales" in self.record.by_role:
             yield self.column
 
 
@@ -204,6 +204,15 @@ class UniformScheme(PackedScheme):
         if sides.stored_rows is not None:
             sides.row = row[sides.stored_rows]
         return sides
+
+    def share_sides(self, sides: UniformSides, matrix: TensorRecord, first: int, stop: int) -> UniformSides:
+        """Share out as all schemes do, and the scales of rows."""
+        return replace(
+            sides,
+            record=matrix,
+            row=sides.row[first:stop],
+            outliers=outliers_in(sides.outliers, first, stop),
+        )
 
 
 class _Scales:

@@ -103,7 +103,6 @@ def test_segment(name: str, segment: str) -> None:
         ("model.layers.0.self_attn.q_proj.weight", (8, 8), "linear"),
         ("model.layers.0.self_attn.q_proj.bias", (8,), "other"),
         ("model.layers.0.mlp.experts.3.w1.weight", (8, 8), "linear"),
-        ("model.layers.0.mlp.experts.gate_up_proj", (4, 8, 8), "other"),
         ("model.layers.0.block_sparse_moe.gate.weight", (4, 8), "other"),
         ("model.layers.0.mlp.shared_expert_gate.weight", (1, 8), "other"),
         ("model.layers.0.mlp.gate_proj.weight", (8, 8), "linear"),
@@ -136,3 +135,39 @@ def test_the_bias_tells_which_side_of_a_weight_is_the_output() -> None:
 def test_a_square_weight_beside_plain_projections_is_plain() -> None:
     shapes = {"a.q.weight": (8, 8), "a.q.bias": (8,), "a.up.weight": (24, 8), "a.up.bias": (24,)}
     assert transposed_weights(shapes, ["a.q.weight", "a.up.weight"]) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "role"),
+    [
+        ("model.layers.0.mlp.experts.gate_up_proj", (4, 64, 96), "linear"),
+        ("model.layers.0.mlp.experts.down_proj", (4, 48, 64), "linear"),
+        ("model.layers.0.block_sparse_moe.input_linear.weight", (4, 96, 64), "linear"),
+        ("model.layers.3.moe.gate_proj.weight", (4, 96, 64), "linear"),
+        ("model.layers.0.mlp.experts.w2_weight", (4, 64, 96), "linear"),
+        ("model.layers.0.mlp.experts.gate_up_proj_bias", (4, 96), "other"),
+        ("model.layers.0.mlp.experts.gate_up_proj_scale_inv", (4, 1, 1), "other"),
+        ("model.layers.0.block_sparse_moe.router.layer.weight", (4, 64), "other"),
+        ("model.layers.0.mixer.conv1d.weight", (64, 1, 4), "other"),
+        ("model.layers.0.mlp.experts.down_proj", (0, 48, 64), "other"),
+    ],
+)
+def test_stacks_of_experts_are_linear(name: str, shape: tuple[int, ...], role: str) -> None:
+    assert role_of(name, shape, is_float=True) == role
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "turned"),
+    [
+        ((4, 96, 64), (4, 64, 48), False),
+        ((4, 64, 96), (4, 48, 64), True),
+        ((4, 128, 64), (4, 64, 64), False),
+        ((4, 64, 128), (4, 64, 64), True),
+        ((4, 48, 64), (4, 64, 48), False),
+    ],
+)
+def test_experts_are_transposed_where_inputs_come_first(
+    up: tuple[int, ...], down: tuple[int, ...], *, turned: bool
+) -> None:
+    shapes = {"layers.0.experts.gate_up_proj": up, "layers.0.experts.down_proj": down}
+    assert transposed_weights(shapes, shapes) == (set(shapes) if turned else set())

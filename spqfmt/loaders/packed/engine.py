@@ -1,7 +1,7 @@
 """One model's packed weights: where each part is, and what is computed from it."""
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -20,7 +20,7 @@ from spqfmt.loaders.schemes.base import HostMatrix
 from spqfmt.loaders.schemes.registry import PRODUCTS
 from spqfmt.residency.parts import Part
 from spqfmt.residency.plan import Plan
-from spqfmt.residency.sides import read_sides
+from spqfmt.residency.sides import read_all_sides
 from spqfmt.schemes.sides import Sides
 
 _CPU = torch.device("cpu")
@@ -52,9 +52,7 @@ class HostWeights:
             self._store = Store(plan, readers)
             self._store.load()
             self._streams = Streams(plan, self._store) if self._store.is_streamed else None
-            self._matrices = {
-                name: self._matrix(parts, sides.pop(name)) for name, parts in self._parts.items()
-            }
+            self._matrices = {name: self._matrix(self._parts[name], own) for name, own in sides}
             # Also when the last module that refers to the engine is gone: nothing here refers to the engine itself.
             self._finalizer = weakref.finalize(self, _close, self._streams, stack.pop_all())
 
@@ -73,6 +71,11 @@ class HostWeights:
         streams = self._streams.n_bytes if self._streams is not None else 0
         sides = sum(matrix.n_bytes for matrix in self._matrices.values())
         return self._store.n_bytes + streams + sides + self._workspace.size
+
+    @property
+    def n_read_bytes(self) -> int:
+        """Bytes of parts that were read from the file so far, by loading and since."""
+        return self._store.n_read_bytes
 
     @property
     def host_held_bytes(self) -> int:
@@ -119,15 +122,33 @@ class HostWeights:
         with using(self._context), self._lock:
             return matrix.values(lend, self._workspace, self.dtype)
 
+    def as_they_come(self, experts: Mapping[int, Sequence[int]]) -> Iterator[int]:
+        """Give each of some experts, known by the numbers of its parts, when it can be computed, soonest first.
+
+        What of them is on disk is asked for at once, and read while others are computed.
+        """
+        away = None if self._streams is None else self._streams.experts
+        return iter(experts) if away is None else away.as_they_come(experts, self._lock)
+
+    def part_numbers(self, tensors: Iterable[str]) -> tuple[int, ...]:
+        """What `as_they_come` knows the parts of some tensors by."""
+        return tuple(self._numbers[part] for tensor in tensors for part in self._parts[tensor])
+
     def _matrix(self, parts: tuple[Part, ...], sides: Sides) -> HostMatrix:
-        whole = self._store.decoded_run([self._numbers[part] for part in parts])
+        numbers = [self._numbers[part] for part in parts]
+        # Parts of experts may have to make room for others.
+        moves = self._streams is not None and self.plan.parts[numbers[0]].item.share is not None
+        whole = None if moves else self._store.decoded_run(numbers)
         return PRODUCTS[sides.record.scheme].matrix(parts, sides, whole)
 
     @contextmanager
     def _lend(self, part: Part) -> Iterator[View]:
         number = self._numbers[part]
         decoded = self._store.decoded(number)
-        held = self._open_streams().lend(number, part.name) if decoded is None else lent(part.name, decoded)
+        if decoded is None or (self._streams is not None and self.plan.parts[number].item.share is not None):
+            held = self._open_streams().lend(number, part.name)
+        else:
+            held = lent(part.name, decoded)
         with held as view:
             yield view
 
@@ -153,5 +174,8 @@ def _close(streams: Streams | None, files: ExitStack) -> None:
     files.close()
 
 
-def _read_all_sides(parts: Mapping[str, tuple[Part, ...]], readers: Sequence[Reader]) -> dict[str, Sides]:
-    return {name: read_sides(readers[own[0].reader_number], own[0].record) for name, own in parts.items()}
+def _read_all_sides(
+    parts: Mapping[str, tuple[Part, ...]], readers: Sequence[Reader]
+) -> list[tuple[str, Sides]]:
+    records = {name: own[0].record for name, own in parts.items()}
+    return list(read_all_sides(records, {name: readers[own[0].reader_number] for name, own in parts.items()}))

@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 from spqfmt.container.reader import Reader
+from spqfmt.container.stacks import MatrixRecord, stack_of
+from spqfmt.loaders.packed.experts import pack_experts
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear
+from spqfmt.models.experts import ExpertsPlace
 from spqfmt.models.places import Place
 from spqfmt.records import TensorRecord
 from spqfmt.residency.inventory import Inventory, Item
@@ -67,12 +70,19 @@ def replace(
     model.all_tied_weights_keys = {a: b for a, b in tied.items() if a not in replaced and b not in replaced}
 
 
+def replace_experts(model: Any, places: Sequence[ExpertsPlace], dtype: torch.dtype) -> None:
+    """Let the modules of experts compute from packed weights, each as the same module of another class."""
+    for place in places:
+        pack_experts(model.get_submodule(place.module), place, dtype)
+
+
 def inventory_of(
     model: Any,
     places: Sequence[Place],
     packable: Packable,
     dtype: torch.dtype,
     *,
+    experts: Sequence[ExpertsPlace] = (),
     values_bytes: int = 0,
 ) -> Inventory:
     """What a model with its `places` replaced will hold, in the order of the file, with a tied head last.
@@ -82,13 +92,26 @@ def inventory_of(
     products = {place.record.name for place in places if not place.is_embedding}
     lookups = {place.record.name for place in places if place.is_embedding}
     records = {place.record.name: place.record for place in places}
+    shares = {record.name: place.share for place in experts for record in place.records}
+    of_experts = {record.name: record for place in experts for record in place.records}
     order = {name: i for i, name in enumerate(packable.records)}
     both = products & lookups
+
+    def use(record: TensorRecord) -> tuple[bool, int, int]:
+        number = record.number if isinstance(record, MatrixRecord) else 0
+        return record.name in both, order[stack_of(record).name], number
+
     items = [
-        Item(part, name in products, name in lookups)
-        for name in sorted(records, key=lambda name: (name in both, order[name]))
-        for part in cut(records[name], packable.reader_numbers[name], PART_BYTES)
+        Item(
+            part,
+            products=record.name in products or record.name in shares,
+            lookups=record.name in lookups,
+            share=shares.get(record.name),
+        )
+        for record in sorted((records | of_experts).values(), key=use)
+        for part in cut(record, packable.reader_numbers[stack_of(record).name], PART_BYTES)
     ]
+    records |= of_experts
     return Inventory(
         items=tuple(items),
         float_bytes=sum(parameter.numel() * dtype.itemsize for parameter in model.parameters()),

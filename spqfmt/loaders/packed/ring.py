@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from spqfmt.codecs.base import Bytes
 from spqfmt.errors import SpqError
-from spqfmt.loaders.foreseen import Foreseen, Slot, SlotState
+from spqfmt.loaders.foreseen import Asked, Foreseen, Slot, SlotState
 from spqfmt.loaders.packed.buffers import TakenBackError, View
 
 Fill = Callable[[int, Bytes], None]
@@ -56,13 +56,17 @@ class Ring:
         self, sizes: Sequence[int], order: Sequence[int], buffers: Sequence[Bytes], n_workers: int, fill: Fill
     ) -> None:
         self._shared = _SharedRing(fill, sizes)
-        self._foreseen = Foreseen([_RingSlot(buffer=buffer) for buffer in buffers], order)
+        self._foreseen = self._expected([_RingSlot(buffer=buffer) for buffer in buffers], order)
         self._n_workers = n_workers
         self._threads: list[threading.Thread] = []
         _rings.add(self)
         with self._shared.lock:
             self._start()
             self._prefetch()
+
+    def _expected(self, slots: Sequence[_RingSlot], order: Sequence[int]) -> Foreseen[_RingSlot]:
+        """What says which parts come next."""
+        return Foreseen(slots, order)
 
     def _start(self) -> None:
         """Start as many workers as the system lets one; without any, whoever asks for a part reads it."""
@@ -210,6 +214,54 @@ class Ring:
             names = ", ".join(slot.held.name for slot in self._foreseen.slots if slot.held is not None)
             raise TakenBackError(f"arrays over buffers that were taken back are still held: {names}")
         shared.change.wait(_LOOK_SECONDS)
+
+
+class AskedRing(Ring):
+    """A ring that guesses nothing: it reads what it is asked for, and no more."""
+
+    _foreseen: Asked[_RingSlot]
+
+    def _expected(self, slots: Sequence[_RingSlot], order: Sequence[int]) -> Asked[_RingSlot]:
+        return Asked(slots)
+
+    def _available(self) -> _RingSlot | None:
+        """A free slot, or one with what nobody wants any more."""
+        for slot in list(self._foreseen.surplus(SlotState.READY)):
+            if not slot.n_waiting and not self._foreseen.wants(slot.part):
+                self._free(slot)
+        return super()._available()
+
+    def ask(self, parts: Sequence[int]) -> None:
+        """Begin to read these parts, as far as there are free slots; those behind follow as slots become free."""
+        with self._shared.lock:
+            self._foreseen.ask(parts)
+            self._prefetch()
+
+    def forget(self, parts: Sequence[int]) -> None:
+        """Do not read, or keep, what was asked for and not lent."""
+        with self._shared.lock:
+            self._foreseen.forget(parts)
+            for slot in list(self._foreseen.surplus(SlotState.QUEUED)):
+                if not slot.n_waiting and not self._foreseen.wants(slot.part):
+                    self._shared.queue.remove(slot)
+                    self._free(slot)
+            self._prefetch()
+
+    def first(self, parts: Sequence[int]) -> int:
+        """The place in `parts` of the first one that is read; waits for one. 0 where nothing is being read."""
+        shared = self._shared
+        while True:
+            with shared.lock:
+                coming = False
+                for place, part in enumerate(parts):
+                    for slot in self._foreseen.holders(part):
+                        if slot.state is SlotState.READY:
+                            return place
+                        coming |= slot.state is SlotState.FILLING
+                        coming |= slot.state is SlotState.QUEUED and bool(self._threads)
+                if not coming:
+                    return 0
+                self._wait()
 
 
 def _work(shared: _SharedRing) -> None:

@@ -1,6 +1,7 @@
 """The bytes of all parts: decoded or compressed in memory, or left in the file."""
 
 import queue
+import threading
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -12,7 +13,7 @@ from spqfmt.container.located import located
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.pages import allocate
 from spqfmt.residency.decode import check_part, decode_part
-from spqfmt.residency.inventory import N_READS
+from spqfmt.residency.inventory import N_EXPERT_READS, N_READS
 from spqfmt.residency.parts import Part
 from spqfmt.residency.plan import Plan
 
@@ -25,24 +26,39 @@ class Store:
         self.parts = tuple(planned.item.part for planned in plan.parts)
         self._is_bounded = plan.memory_bytes is not None
         self._memory: dict[int, Bytes] = {}
+        self._rooms: dict[int, Bytes] = {}
+        """Memory that parts have where they live in memory, which may be more than they need."""
         self._decoded = [planned.residency == "decoded" for planned in plan.parts]
         self._region = allocate(sum(planned.bytes for planned in plan.parts))
         ends = list(accumulate(planned.bytes for planned in plan.parts))
         self._begins = [0, *ends[:-1]]
         for number, planned in enumerate(plan.parts):
             if planned.residency != "disk":
-                self._memory[number] = self._region[self._begins[number] : ends[number]]
+                self._rooms[number] = self._region[self._begins[number] : ends[number]]
+                self._memory[number] = self._rooms[number][: self._size(number)]
         stored = max((part.stored_bytes for part in self.parts), default=0)
         scratch = max((part.work_bytes for part in self.parts), default=0)
         self.is_streamed = not all(self._decoded)
         self.reads = [allocate(stored) for _ in range(N_READS)]
         """Where parts from disk are read to: by loading, then by the ring."""
         self._scratch = [allocate(scratch) for _ in range(N_READS)]
+        experts = [p.item.part.stored_bytes for p in plan.parts if p.item.share is not None]
+        largest = max(experts, default=0) if self.is_streamed else 0
+        self.expert_reads = [allocate(largest) for _ in range(N_EXPERT_READS)]
+        """Where parts of experts are read to that are not in memory."""
+        self._read_by: dict[int, int] = {}
+        """Bytes of parts that each thread has read."""
 
     @property
     def n_bytes(self) -> int:
         """Memory that weights and staging take."""
-        return self._region.size + sum(array.size for array in (*self.reads, *self._scratch))
+        staging = (*self.reads, *self._scratch, *self.expert_reads)
+        return self._region.size + sum(array.size for array in staging)
+
+    @property
+    def n_read_bytes(self) -> int:
+        """Bytes of all parts that were read so far, by loading too."""
+        return sum(list(self._read_by.values()))
 
     def load(self) -> None:
         """Read, check, and decode where it is planned, all that lives in memory. Raises FormatError, OSError."""
@@ -85,6 +101,30 @@ class Store:
         """The stored bytes of a part that is not decoded, where they are in memory, for reading; None for others."""
         return None if self._decoded[number] else self._memory.get(number)
 
+    def is_in_memory(self, number: int) -> bool:
+        """Whether the part need not be read."""
+        return number in self._memory
+
+    def room(self, number: int) -> int:
+        """Bytes of memory that a part has which lives there."""
+        return self._rooms[number].size
+
+    def replace(self, old: int, new: int, values: Bytes) -> None:
+        """Let a part have the memory of another, which is on disk from now on; for one caller at a time.
+
+        `values` are the bytes of the new part as the old one was held, decoded or stored, and find room there. Nobody
+        holds an array over the old one's.
+        """
+        room = self._rooms.pop(old)
+        self._memory.pop(old)
+        self._decoded[old], self._decoded[new] = False, self._decoded[old]
+        room[: values.size] = values
+        self._rooms[new], self._memory[new] = room, room[: values.size]
+
+    def _size(self, number: int) -> int:
+        part = self.parts[number]
+        return part.decoded_bytes if self._decoded[number] else part.stored_bytes
+
     def read(self, number: int, out: Bytes) -> None:
         """Read a part's stored bytes into `out` and check them. Raises FormatError, OSError."""
         part = self.parts[number]
@@ -110,4 +150,6 @@ class Store:
         # Without one the next process that loads the file is glad of it.
         if self._is_bounded:
             reader.forget(part.offset, part.stored_bytes)
+        thread = threading.get_ident()
+        self._read_by[thread] = self._read_by.get(thread, 0) + part.stored_bytes
         return out

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from spqfmt.codecs.base import Bytes
 from spqfmt.kernels.pages import allocate
 from spqfmt.loaders.packed.buffers import Buffers, View, lent
+from spqfmt.loaders.packed.expert_parts import ExpertParts
 from spqfmt.loaders.packed.lookup import RowCache
 from spqfmt.loaders.packed.ring import Ring
 from spqfmt.loaders.packed.store import Store
@@ -24,13 +25,15 @@ class Streams:
         self._store = store
         products = [n for n, planned in enumerate(plan.parts) if planned.item.products]
         looked_up = [planned.item.part for planned in plan.parts if planned.item.lookups]
-        on_disk = [n for n in products if plan.parts[n].residency == "disk"]
+        dense = [n for n in products if plan.parts[n].item.share is None]
+        on_disk = [n for n in dense if plan.parts[n].residency == "disk"]
         stored = [part.stored_bytes for part in store.parts]
         self._ring = (
             Ring(sizes=stored, order=on_disk, buffers=store.reads, n_workers=N_READERS, fill=store.read)
             if on_disk
             else None
         )
+        self.experts = ExpertParts(plan, store) if len(dense) < len(products) else None
         largest = max((store.parts[n].decoded_bytes for n in products), default=0)
         self._buffers = Buffers([allocate(largest) for _ in range(N_BUFFERS)])
         self.rows = RowCache(
@@ -49,11 +52,17 @@ class Streams:
         """Stop the threads that read ahead."""
         if self._ring is not None:
             self._ring.close()
+        if self.experts is not None:
+            self.experts.close()
 
     @contextmanager
     def lend(self, number: int, name: str) -> Iterator[View]:
         """The decoded bytes of a part while the context lasts. Raises what reading or decoding it raises."""
         part = self._store.parts[number]
+        if self.experts is not None and number in self.experts:
+            with self.experts.lend(number, name, self._buffers) as view:
+                yield view
+            return
         if part.is_stored_as_decoded:
             with self._stored(number, name) as stored:
                 yield stored

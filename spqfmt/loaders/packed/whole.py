@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from spqfmt.loaders.packed.experts import PackedExperts
 from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
 
 
@@ -43,8 +44,9 @@ class _PackedModel:
         ordinary: Any = super()
         return ordinary._apply(fn, recurse)
 
-    def _packed(self) -> Iterator[PackedLinear | PackedEmbedding]:
-        return (module for module in self.modules() if isinstance(module, PackedLinear | PackedEmbedding))
+    def _packed(self) -> Iterator[PackedLinear | PackedEmbedding | PackedExperts]:
+        kinds = PackedLinear | PackedEmbedding | PackedExperts
+        return (module for module in self.modules() if isinstance(module, kinds))
 
 
 @cache

@@ -9,10 +9,12 @@ from torch import nn
 
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS, Elements
+from spqfmt.container.stacks import MatrixRecord
 from spqfmt.kernels.device.matrix import Scales
 from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.loaders.schemes.base import Form, HostMatrix
 from spqfmt.loaders.schemes.matrix import NAMES, PackedMatrix
+from spqfmt.loaders.schemes.turned_dense import TurnedDense
 from spqfmt.records import TensorRecord
 from spqfmt.residency.parts import Part
 from spqfmt.schemes.sides import Sides
@@ -85,7 +87,9 @@ class DenseProducts:
     device = DenseOnDevice()
 
     def matrix(self, parts: tuple[Part, ...], sides: Sides, whole: Bytes | None) -> HostMatrix:
-        """Make the matrix, which is stored by rows."""
+        """Make the matrix, which is stored by rows, or by inputs where it is one of a stack that is turned."""
+        if isinstance(sides.record, MatrixRecord) and sides.record.turned:
+            return TurnedDense(parts, sides, whole)
         return DenseMatrix(parts, sides, whole)
 
 

@@ -125,9 +125,9 @@ def _fixed(planned: PlannedTensor, options: PackOptions) -> TensorRecord:
     source = planned.source
     if planned.treatment:
         value = options.method.quantize(planned.weight, source.load(), options.method_options)
-        encoded, method = value.encode(), options.method.name
+        encoded, method = planned.encode(value), options.method.name
     else:
-        encoded, method = Dense(to_numpy(source.load()), source.dtype).encode(), ""
+        encoded, method = planned.encode(Dense(to_numpy(source.load()), source.dtype)), ""
     return store(planned.record(encoded, method), encoded, options.codec.codec, options.chunk_alignment)
 
 
@@ -151,7 +151,9 @@ def _smallest(room: RoomToSpend, options: PackOptions) -> int:
 def _scale_bytes(tensor: PlannedTensor, options: PackOptions) -> int:
     """The most that scales take: a layer that calibration does not reach gets row scales, another one column scales."""
     source = tensor.source
-    shape = tuple(reversed(source.shape)) if source.transposed else source.shape
+    shape = source.shape
+    if source.transposed:
+        shape = (*shape[:-2], shape[-1], shape[-2])
     rows, columns = prod(shape[:-1]), shape[-1]
     if source.role != "linear" or not is_calibrated(options.method):
         return rows

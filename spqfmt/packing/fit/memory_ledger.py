@@ -15,6 +15,7 @@ from spqfmt import wire
 from spqfmt.cached import cached_property
 from spqfmt.codecs.chunks import chunk_sizes
 from spqfmt.container.reader import Reader
+from spqfmt.container.stacks import matrices_of, whole_stack_because
 from spqfmt.importers.base import SourceModel
 from spqfmt.packing.plan import PackPlan, PlannedTensor
 from spqfmt.records import FLOATS, Chunk, Chunks, PlaneChunk, Stream, TensorRecord, main_dtype
@@ -77,7 +78,7 @@ class MemoryLedger:
         return replace(self, known={**self.known, **found})
 
     def counts(self, name: str) -> bool:
-        """Whether it counts: what the model holds as floats does not, such as experts that transformers merges."""
+        """Whether it counts: what the model holds as floats does not, such as norms."""
         return name in self.uses
 
     def n_bytes(self, expected: Mapping[str, float]) -> int:
@@ -114,15 +115,27 @@ def _held(model: SourceModel, records: Mapping[str, TensorRecord]) -> tuple[Mapp
         }
         held = Held(uses, sum(prod(t.shape) for t in own if t.name not in uses))
     itemsize = wire.DTYPES[main_dtype(records.values())].bits // 8
-    shapes = [records[name].matrix_shape for name in held.uses]
+    shapes = [
+        records[name].matrix_shape if use.share is None else _matrix_shape(records[name])
+        for name, use in held.uses.items()
+    ]
     room = max((workspace_bytes(*shape, itemsize) for shape in shapes), default=0)
     others = Totals(floats=held.n_floats * itemsize, largest_workspace=room, values=held.n_values * itemsize)
     return held.uses, others, is_guess
 
 
+def _matrix_shape(record: TensorRecord) -> tuple[int, int]:
+    """Rows and columns of one of the matrices that a record stacks."""
+    return record.stacked_rows, record.matrix_shape[1]
+
+
 def _totals(record: TensorRecord, uses: Mapping[str, Use]) -> Totals:
-    parts = cut(record)
-    return Totals.of([Item(part, *uses[record.name]) for part in parts], side_bytes(parts))
+    use = uses[record.name]
+    one_by_one = use.share is not None and len(record.shape) == 3 and not whole_stack_because(record)
+    records = matrices_of(record) if one_by_one else (record,)
+    parts = [part for one in records for part in cut(one)]
+    items = [Item(part, use.products, use.lookups, share=use.share) for part in parts]
+    return Totals.of(items, side_bytes(parts))
 
 
 def _scales(record: TensorRecord) -> int:

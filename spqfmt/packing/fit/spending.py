@@ -149,7 +149,9 @@ class SizeBudget:
     def _try(self, make: Make, shift: float) -> "_Trial":
         made = make(shift)
         return _Trial(
-            shift, made, {name: self._store(name, uniform.encode()) for name, uniform in made.items()}
+            shift,
+            made,
+            {name: self._store(name, self.planned[name].encode(uniform)) for name, uniform in made.items()},
         )
 
     def _store(self, name: str, encoded: Encoded) -> TensorRecord:

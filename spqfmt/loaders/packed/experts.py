@@ -1,0 +1,203 @@
+"""Experts that are computed one by one from packed weights, in place of the module that holds them as stacks.
+
+The module stays what it is, with its biases, its gate and its norm, as one of a class that stands in front of its own:
+without the stacks, and with a `forward` that multiplies by the matrices of the experts that were chosen. What comes out
+is what transformers' own functions for experts give, up to the order of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
+from typing import Any
+
+import torch
+
+from spqfmt.loaders.packed.engine import HostWeights
+from spqfmt.loaders.packed.modules import Weights, _check, _Packed, _uncompiled
+from spqfmt.loaders.packed.weight import autocast_dtype
+from spqfmt.models.experts import ExpertsPlace
+from spqfmt.records import TensorRecord
+
+
+class PackedExperts(_Packed):
+    """What stands in front of a class of experts. `record` is one of all of them together, which is in no file."""
+
+    place: ExpertsPlace
+    # What the class of the module brings.
+    act_fn: Callable[[torch.Tensor], torch.Tensor]
+    _apply_gate: Callable[[torch.Tensor], torch.Tensor]
+    post_expert_norm: Callable[[torch.Tensor], torch.Tensor]
+
+    def prepare(self, place: ExpertsPlace, dtype: torch.dtype) -> None:
+        """Become what `place` says, once, in place of a constructor."""
+        n_weights = sum(record.n_weights for record in place.records)
+        self.record = TensorRecord(place.module, (n_weights,), "", "")
+        self.place, self._dtype, self._engine, self.is_tied = place, dtype, None, False
+        self._shapes = {name: self._parameters.pop(name).shape for name in place.matrices}  # type: ignore[union-attr]
+        # transformers is not to fill the stacks with numbers of its own.
+        self._is_hf_initialized = True
+
+    def attach(self, engine: Weights) -> None:
+        """Compute with this engine from now on."""
+        assert isinstance(engine, HostWeights), "experts are computed one by one on the CPU"
+        super().attach(engine)
+        self._host = engine
+        form = self.place.form
+        self._up, self._down = (self._factors(engine, name) for name in (form.up, form.down))
+        self._parts = [
+            engine.part_numbers(record.name for pieces in each for record in pieces)
+            for each in zip(*self.place.matrices.values(), strict=True)
+        ]
+        if form.calls == "batched":
+            self._act: Callable[[torch.Tensor], torch.Tensor] = self._gated
+        else:
+            self._act = self._apply_gate if self.has_gate else self.act_fn
+
+    def _in_turn(self, experts: Iterable[int]) -> Iterator[int]:
+        """Give these experts, each when it can be computed."""
+        return self._host.as_they_come({expert: self._parts[expert] for expert in experts})
+
+    def _factors(self, engine: HostWeights, name: str) -> tuple[tuple[Callable[..., torch.Tensor], ...], ...]:
+        """For each expert the products whose outputs follow each other."""
+        biases = getattr(self, f"{name}_bias") if getattr(self, "has_bias", False) else None
+
+        def products(expert: int) -> tuple[Callable[..., torch.Tensor], ...]:
+            found, first = [], 0
+            for record in self.place.matrices[name][expert]:
+                stop = first + outputs_of(record)
+                bias = None if biases is None else biases[expert, first:stop]
+                matrix = engine.matrix(record.name)
+                found.append(partial(engine.multiply, matrix, bias=bias, int8_activations=False))
+                first = stop
+            return tuple(found)
+
+        return tuple(map(products, range(self.place.n_experts)))
+
+    def forward(self, *args: Any, **options: Any) -> torch.Tensor:
+        """Give what the module's own class gives for these arguments. No compiler looks inside."""
+        compute = self._batched if self.place.form.calls == "batched" else self._routed
+        if torch.compiler.is_compiling():
+            y: torch.Tensor = _uncompiled(compute, *args, **options)
+            return y
+        return compute(*args, **options)
+
+    def stack(self, name: str) -> torch.Tensor:
+        """A stack as the class has it, decoded; on meta until it is loaded."""
+        shape = self._shapes[name]
+        if self._engine is None:
+            return torch.empty(shape, dtype=self._dtype, device="meta")
+        # An expert is decoded first, and put into its place then.
+        n_bytes = self._dtype.itemsize * shape.numel()
+        what = f"{self.place.module}.{name}"
+        return self.engine.room.decode(
+            what, n_bytes + 2 * n_bytes // shape[0], lambda: self._decode_stack(name)
+        )
+
+    def _decode_stack(self, name: str) -> torch.Tensor:
+        out = torch.empty(self._shapes[name], dtype=self._dtype)
+        for expert, pieces in enumerate(self.place.matrices[name]):
+            matrix = torch.cat([self.engine.values(record.name) for record in pieces])
+            out[expert] = matrix.t() if self.place.form.transposed else matrix
+        return out
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Raise AttributeError: experts have no weight of this name."""
+        raise AttributeError(f"{type(self).__name__} has no weight")
+
+    def _routed(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Answer as transformers' interface does: tokens [n, hidden], their experts [n, k], and weights of these."""
+        x = self._input(hidden_states)
+        n_tokens, top_k = top_k_index.shape
+        found = torch.zeros(n_tokens * top_k, hidden_states.shape[-1], dtype=x.dtype)
+        places = _places(top_k_index, self.place.n_experts)
+        for expert in self._in_turn(places):
+            slots = places[expert]
+            found[slots] = self._expert(expert, x if n_tokens == 1 else x[slots // top_k])
+        if self.has_post_expert_norm:
+            found = self.post_expert_norm(found)
+        weighted = found * top_k_weights.reshape(-1, 1)
+        return weighted.view(n_tokens, top_k, -1).sum(1).to(hidden_states.dtype)
+
+    def _batched(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Rows [experts * n, hidden], of each expert its own: those of zeros stay zeros, without a product."""
+        x = self._input(hidden_states)
+        given = x.view(self.place.n_experts, -1, x.shape[-1])
+        some = (given != 0).any(-1)
+        out = torch.zeros_like(given)
+        for expert in self._in_turn(some.any(-1).nonzero()[:, 0].tolist()):
+            tokens = some[expert].nonzero()[:, 0]
+            out[expert, tokens] = self._expert(expert, given[expert, tokens])
+        return out.view(-1, x.shape[-1]).to(hidden_states.dtype)
+
+    def _input(self, x: torch.Tensor) -> torch.Tensor:
+        _check(self, x)
+        cast = autocast_dtype(x)
+        if cast is not None:
+            return x.to(cast)
+        if x.dtype != self._dtype:
+            raise TypeError(f"{self.place.module}: experts in {self._dtype} take no input of {x.dtype}")
+        return x
+
+    def _expert(self, expert: int, x: torch.Tensor) -> torch.Tensor:
+        """`x` [n, hidden] through an expert, [n, hidden], without the weight that the router gives it."""
+        up, down = self._up[expert], self._down[expert]
+        inner = up[0](x) if len(up) == 1 else torch.cat([product(x) for product in up], -1)
+        inner = self._act(inner)
+        return down[0](inner) if len(down) == 1 else torch.cat([product(inner) for product in down], -1)
+
+    def _gated(self, both: torch.Tensor) -> torch.Tensor:
+        gate, up = both.chunk(2, -1)
+        y: torch.Tensor = self.act_fn(gate) * up
+        return y
+
+    def extra_repr(self) -> str:
+        """Show how many experts there are, and the schemes of their matrices."""
+        schemes = ", ".join(sorted({record.scheme for record in self.place.records}))
+        return f"experts={self.place.n_experts}, top_k={self.place.top_k}, scheme={schemes}"
+
+
+def _places(top_k_index: torch.Tensor, n_experts: int) -> dict[int, Any]:
+    """The experts that are chosen, and for each the numbers of its places in [n, k], flattened.
+
+    Numbers beyond the experts are those of tokens that another process has.
+    """
+    if len(top_k_index) == 1:
+        chosen = top_k_index[0].tolist()
+        if len(set(chosen)) == len(chosen):
+            return {expert: slice(slot, slot + 1) for slot, expert in enumerate(chosen) if expert < n_experts}
+    flat = top_k_index.reshape(-1)
+    order = torch.argsort(flat, stable=True)
+    experts, counts = torch.unique_consecutive(flat[order], return_counts=True)
+    runs = torch.split(order, counts.tolist())
+    return {e: run for e, run in zip(experts.tolist(), runs, strict=True) if e < n_experts}
+
+
+def outputs_of(record: TensorRecord) -> int:
+    """How many outputs a matrix of an expert has."""
+    return record.matrix_shape[1 if getattr(record, "turned", False) else 0]
+
+
+def _stack(name: str, module: PackedExperts) -> torch.Tensor:
+    return module.stack(name)
+
+
+@cache
+def _class_of(experts_class: type, stacks: tuple[str, ...]) -> type:
+    """`experts_class` by its name, computed from packed weights; `stacks` are decoded where they are asked for."""
+    members: dict[str, Any] = {
+        "__module__": experts_class.__module__,
+        "__qualname__": experts_class.__qualname__,
+    }
+    members |= {name: property(partial(_stack, name)) for name in stacks}
+    return type(experts_class.__name__, (PackedExperts, experts_class), members)
+
+
+def pack_experts(module: Any, place: ExpertsPlace, dtype: torch.dtype) -> None:
+    """Let a module of experts compute from packed weights, once these are attached."""
+    experts_class: type = type(module)
+    module.__class__ = _class_of(experts_class, tuple(place.matrices))
+    module.prepare(place, dtype)
