@@ -67,6 +67,8 @@ class SourceTensor:
     load: Callable[[], torch.Tensor]
     form: str = ""
     """What codes the source stores it as, such as "Q8_0"; empty where it stores elements of `dtype`."""
+    why_no_codes: str = ""
+    """Because of what an array of codes is left as it is, where that is known."""
     stored: Callable[[], Quantized] | None = None
     """The codes in the terms of a scheme, which restores the very values of `load`; None where none can hold them."""
     place: SourcePlace | None = None

@@ -58,9 +58,10 @@ def _what_keep_does(model: SourceModel) -> str:
 
 
 def _unknown(tensors: Iterable[SourceTensor]) -> str:
-    """The names of those that are arrays of a quantizer, in a few words; empty where there are none."""
-    left = [t.name for t in tensors if quantized_arrays([(t.name, t.shape, t.dtype)])]
-    return f"{left[0]} and {len(left) - 1} more" if len(left) > 1 else "".join(left)
+    """The names of those that are arrays of a quantizer, in a few words, and why; empty where there are none."""
+    left = [t for t in tensors if quantized_arrays([(t.name, t.shape, t.dtype)])]
+    why = next((f" (because of {t.why_no_codes})" for t in left if t.why_no_codes), "")
+    return "" if not left else left[0].name + (f" and {len(left) - 1} more" if len(left) > 1 else "") + why
 
 
 class KeptTensors:

@@ -271,32 +271,46 @@ def test_what_contradicts_itself_is_refused_and_kept_by_lossless(tmp_path: Path,
     assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
 
 
-LEFT: dict[str, tuple[Arrays, dict[str, Any]]] = {
-    "planes": (PLAIN, {"checkpoint_format": "gptq_p"}),
-    "groups of several sizes": (changed(g_idx=torch.zeros(COLUMNS, dtype=torch.int32)), {}),
+# arrays, what the config says besides, because of what they are left
+LEFT: dict[str, tuple[Arrays, dict[str, Any], str]] = {
+    "planes": (PLAIN, {"checkpoint_format": "gptq_p"}, "the format 'gptq_p'"),
+    "groups of several sizes": (
+        changed(g_idx=torch.zeros(COLUMNS, dtype=torch.int32)),
+        {},
+        "groups of several sizes, which no scheme has",
+    ),
     "outputs that fill no words": (
         changed(
             qweight=PLAIN[f"{AT}.qweight"][:, :60],
             scales=PLAIN[f"{AT}.scales"][:, :60],
         ),
         {},
+        "numbers that do not fill whole words",
     ),
-    "inputs that fill no words": (changed(g_idx=ORDER[:124]), {}),
+    "inputs that fill no words": (
+        changed(g_idx=ORDER[:124]),
+        {},
+        "numbers that do not fill whole words",
+    ),
     "a carry of 8 bits": (
         changed(
             qweight=torch.zeros(32, ROWS, dtype=torch.int32),
             qzeros=torch.full((4, 16), 255, dtype=torch.int32),
         ),
         {"bits": 8, "meta": {"quantizer": "gptqmodel:7.7.0"}},
+        "zero points of 8 bits with a carry",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", LEFT)
 def test_codes_that_would_not_come_back_are_left_alone(tmp_path: Path, kind: str) -> None:
-    arrays, config = LEFT[kind]
+    arrays, config, why = LEFT[kind]
     folder = source(tmp_path, arrays, **config)
     assert {tensor.name for tensor in open_source(folder).as_weights().tensors} == set(arrays)
     report = spqfmt.pack(folder, tmp_path / "m.spq")
-    assert any("quantized already (gptq)" in note for note in report.notes)
+    named = f"{AT}.qweight (because of {why}) and what lies beside are of no kind that it knows"
+    assert any("quantized already (gptq)" in note and note.endswith(named) for note in report.notes), (
+        report.notes
+    )
     assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical

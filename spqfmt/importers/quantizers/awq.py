@@ -23,8 +23,8 @@ import numpy as np
 
 from spqfmt.codecs.elements import Elements
 from spqfmt.errors import ImporterError
-from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight
-from spqfmt.importers.quantizers.packed_layers import PackedLayer
+from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, LeftAsArrays
+from spqfmt.importers.quantizers.packed_layers import PackedLayer, StaysError
 from spqfmt.importers.quantizers.words import unpacked
 from spqfmt.schemes.group_numbers import GroupValues
 from spqfmt.schemes.grouped import Grouped
@@ -44,7 +44,7 @@ _OTHERS = frozenset({"gemv_fast", "gemv-fast", "marlin", "llm-awq"})
 class Awq:
     """Knows the codes of AWQ."""
 
-    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
         """The weights of layers that have `qweight`, as `Family.find` says."""
         quantizer = checkpoint.quantizer
         for name in checkpoint.arrays:
@@ -57,21 +57,21 @@ class Awq:
                 continue
             if not quantizer.writes(_FORM, dict.fromkeys(_METHODS, quantizer.formats), name):
                 continue
-            version = _version(quantizer.said, name)
-            if version == _GEMM:
-                yield _gemm(layer, quantizer.said)
-            elif version == _GEMV:
-                yield from _gemv(layer, quantizer.said)
+            try:
+                make = _gemv if _version(quantizer.said, name) == _GEMV else _gemm
+                yield make(layer, quantizer.said)
+            except StaysError as why:
+                yield LeftAsArrays(name, str(why))
 
 
-def _version(said: Mapping[str, Any], name: str) -> str | None:
-    """How codes are laid out; None for what stays arrays. Raises ImporterError for what nobody knows."""
+def _version(said: Mapping[str, Any], name: str) -> str:
+    """How codes are laid out. Raises StaysError, and ImporterError for what nobody knows."""
     of_auto_round = said.get("quant_method") == "auto-round"
     # AutoAWQ, and GPTQModel.
     plain = said.get("version") or said.get("checkpoint_format") or said.get("format") or _GEMM
     version = str(said.get("packing_format") if of_auto_round else plain).lower()
     if version in _OTHERS or (of_auto_round and version not in _VERSIONS):
-        return None
+        raise StaysError(f"the version {version!r}")
     bits = said.get("bits", said.get("w_bit", _BITS))
     if version not in _VERSIONS or bits != _BITS:
         what = f"{bits!r} bits" if version in _VERSIONS else f"version {version!r}"
@@ -118,7 +118,7 @@ def _gemm(layer: PackedLayer, said: Mapping[str, Any]) -> CodedWeight:
     )
 
 
-def _gemv(layer: PackedLayer, said: Mapping[str, Any]) -> Iterator[CodedWeight]:
+def _gemv(layer: PackedLayer, said: Mapping[str, Any]) -> CodedWeight:
     """The weight, where its groups fill whole words: else the arrays would not come back."""
     (rows, words), (lines, groups) = layer.shape("qweight"), layer.shape("scales")
     columns = words * _PER_WORD
@@ -128,12 +128,12 @@ def _gemv(layer: PackedLayer, said: Mapping[str, Any]) -> Iterator[CodedWeight]:
         raise layer.misfit("qzeros", "scales")
     size = said.get("group_size", said.get("q_group_size"))
     if type(size) is int and size > 0 and columns // size < groups and not columns % size:
-        return
+        raise StaysError("groups that do not fill whole words")
 
     def plain(key: str) -> Elements:
         return unpacked(layer.checkpoint.read(layer.name(key)), _BITS).reshape(rows, -1)
 
-    yield _weight(
+    return _weight(
         layer,
         rows,
         columns,

@@ -204,11 +204,20 @@ class CodedWeight:
     view: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True)
+class LeftAsArrays:
+    """Codes, the array of this name, that a family knows and leaves as arrays."""
+
+    name: str
+    why: str
+    """What a pack says of it: "because of ..."."""
+
+
 class Family(Protocol):
     """What a module of this folder offers under the name `FAMILY`."""
 
-    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
-        """The weights of a checkpoint that are of this family. Reads none of their arrays but small ones.
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
+        """The weights of a checkpoint that are of this family, and codes that stay arrays. Reads none but small arrays.
 
         Arrays that only look like it are left to others. Raises ImporterError, with the name of one, for those that
         contradict each other or the config.

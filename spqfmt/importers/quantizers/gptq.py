@@ -19,16 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt.errors import ImporterError
-from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight
+from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, LeftAsArrays
 from spqfmt.importers.quantizers.gptq_config import METHODS, GptqSettings, settings_of
 from spqfmt.importers.quantizers.gptq_zeros import Zeros, zero_points
-from spqfmt.importers.quantizers.packed_layers import PackedLayer
+from spqfmt.importers.quantizers.packed_layers import PackedLayer, StaysError
 from spqfmt.importers.quantizers.words import code_dtype, unpacked
 from spqfmt.schemes.group_numbers import GroupValues
 from spqfmt.schemes.grouped import Grouped
 
 _FORM = "GPTQ"
 _BITS = (2, 3, 4, 8)
+_PADDED = "numbers that do not fill whole words"
 _PLANAR_BITS = (5, 6, 7)
 """GPTQModel cuts these into planes: they stay arrays."""
 
@@ -36,7 +37,7 @@ _PLANAR_BITS = (5, 6, 7)
 class GptqFamily:
     """Knows the codes of GPTQ."""
 
-    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
         """The weights of layers that have `qweight`, as `Family.find` says."""
         quantizer = checkpoint.quantizer
         for name in checkpoint.arrays:
@@ -48,12 +49,13 @@ class GptqFamily:
                 continue
             if not quantizer.writes(_FORM, dict.fromkeys(METHODS, quantizer.formats), name):
                 continue
-            settings = settings_of(quantizer.said, layer.stem, name)
-            grid = None if settings is None else _grid(layer, settings)
-            if settings is None or grid is None:
-                continue
-            of_zeros = partial(checkpoint.read, layer.name("qzeros"))
-            if zeros := zero_points(of_zeros, settings, grid.bits):
+            try:
+                settings = settings_of(quantizer.said, layer.stem, name)
+                grid = _grid(layer, settings)
+                zeros = zero_points(partial(checkpoint.read, layer.name("qzeros")), settings, grid.bits)
+            except StaysError as why:
+                yield LeftAsArrays(name, str(why))
+            else:
                 yield _weight(layer, grid, zeros)
 
 
@@ -67,18 +69,16 @@ class _Grid:
     permutation: NDArray[np.int64] | None = None
 
 
-def _grid(layer: PackedLayer, settings: GptqSettings) -> _Grid | None:
-    """How a layer's codes lie; None where its arrays could not be made again. Raises ImporterError."""
+def _grid(layer: PackedLayer, settings: GptqSettings) -> _Grid:
+    """How a layer's codes lie. Raises StaysError, and ImporterError."""
     bits = _bits(layer, settings)
-    if bits is None:
-        return None
     groups = layer.shape("scales")[0]
     columns, rest = divmod(layer.shape("qweight")[0] * layer.word_bits, bits)
     has_order = layer.name("g_idx") in layer.checkpoint.arrays
     if has_order and layer.shape("g_idx") != (columns,):
         unused = columns - layer.shape("g_idx")[0] if len(layer.shape("g_idx")) == 1 else 0
         if unused > 0 and unused * bits < layer.word_bits:
-            return None  # The last words are not full.
+            raise StaysError(_PADDED)
         raise layer.misfit("g_idx", "qweight")
     size = settings.group_size
     if size is None or size == -1:
@@ -89,8 +89,8 @@ def _grid(layer: PackedLayer, settings: GptqSettings) -> _Grid | None:
     return _ordered(layer, _Grid(bits, columns, size)) if has_order else _Grid(bits, columns, size)
 
 
-def _bits(layer: PackedLayer, settings: GptqSettings) -> int | None:
-    """Bits of a code; None for codes that lie otherwise."""
+def _bits(layer: PackedLayer, settings: GptqSettings) -> int:
+    """Bits of a code."""
     (groups, rows), zeros, said = layer.shape("scales"), layer.shape("qzeros"), settings.bits
     if layer.shape("qweight")[1] != rows:
         raise layer.misfit("scales", "qweight")
@@ -99,20 +99,20 @@ def _bits(layer: PackedLayer, settings: GptqSettings) -> int | None:
         raise layer.misfit("qzeros", "scales")
     if said is not None and (said != bits or rest):
         if said in _BITS and -(-rows * said // layer.word_bits) == zeros[1]:
-            return None  # The last word of each row is not full.
+            raise StaysError(_PADDED)
         raise layer.misfit("qzeros", "scales", f", and config.json says {said} bits")
     if (bits in _PLANAR_BITS and not rest) or (bits == 3 and layer.word_bits != 32):
-        return None
+        raise StaysError(f"codes of {bits} bits in words of {layer.word_bits}")
     if rest or bits not in _BITS:
         raise layer.misfit("qzeros", "scales")
     return bits
 
 
-def _ordered(layer: PackedLayer, grid: _Grid) -> _Grid | None:
-    """The same with the order of the inputs; None where groups are of several sizes, which no scheme has."""
+def _ordered(layer: PackedLayer, grid: _Grid) -> _Grid:
+    """The same with the order of the inputs."""
     name, groups = layer.name("g_idx"), layer.shape("scales")[0]
     if layer.dtype("g_idx") not in ("i32", "i64"):
-        return None
+        raise StaysError(f"g_idx of {layer.dtype('g_idx')}")
     of_column = layer.checkpoint.read(name).astype(np.int64)
     if of_column.min() < 0 or of_column.max() >= groups:
         wrong = of_column.min() if of_column.min() < 0 else of_column.max()
@@ -122,7 +122,7 @@ def _ordered(layer: PackedLayer, grid: _Grid) -> _Grid | None:
         return grid
     permutation = np.argsort(of_column, kind="stable").astype(np.int64)
     if not np.array_equal(of_column[permutation], due):
-        return None
+        raise StaysError("groups of several sizes, which no scheme has")
     return _Grid(grid.bits, grid.columns, grid.group_size, permutation)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spqfmt.errors import ImporterError
+from spqfmt.importers.quantizers.packed_layers import StaysError
 
 METHODS = ("gptq", "auto-round")
 _VERSIONS = {"gptq": 1, "gptq_v2": 2}
@@ -29,17 +30,17 @@ class GptqSettings:
     """Whether the one that version 1 takes off was taken off the words, so that it is borrowed of the next number."""
 
 
-def settings_of(said: Mapping[str, Any], layer: str, name: str) -> GptqSettings | None:
-    """What the config says of a layer whose codes have this name; None for a format that is not GPTQ's own.
+def settings_of(said: Mapping[str, Any], layer: str, name: str) -> GptqSettings:
+    """What the config says of a layer whose codes have this name.
 
-    Raises ImporterError for what nobody knows.
+    Raises StaysError for a format that is not GPTQ's own, ImporterError for what nobody knows.
     """
     form = said.get("packing_format") or said.get("checkpoint_format") or said.get("format") or "gptq"
     versions = _AUTO_ROUND if said.get("quant_method") == "auto-round" else _VERSIONS
     version = versions.get(str(form))
     if version is None:
         if form in _OTHERS or versions is _AUTO_ROUND:
-            return None
+            raise StaysError(f"the format {form!r}")
         raise ImporterError(
             f"tensor {name!r}: config.json says checkpoint_format {form!r}, which nobody knows"
         )

@@ -13,6 +13,7 @@ import numpy as np
 
 from spqfmt.codecs.elements import Elements
 from spqfmt.importers.quantizers.gptq_config import GptqSettings
+from spqfmt.importers.quantizers.packed_layers import StaysError
 from spqfmt.importers.quantizers.words import code_dtype, unpacked
 from spqfmt.schemes.group_numbers import GroupValues
 
@@ -26,10 +27,10 @@ class Zeros:
     supergroup: tuple[int, int] | None = None
 
 
-def zero_points(words: Callable[[], Elements], settings: GptqSettings, bits: int) -> Zeros | None:
-    """The zero points that words [groups, n] hold; None where no scheme has them so that the words come back.
+def zero_points(words: Callable[[], Elements], settings: GptqSettings, bits: int) -> Zeros:
+    """The zero points that words [groups, n] hold. Reads them only where numbers may be carried, or too large.
 
-    Reads them only where numbers may be carried, or too large.
+    Raises StaysError where no scheme has them so that the words come back.
     """
     if settings.version == 2:
         return Zeros(lambda: GroupValues(_fields(words(), bits), code_dtype(bits)), {"stream": "zero_points"})
@@ -43,7 +44,7 @@ def zero_points(words: Callable[[], Elements], settings: GptqSettings, bits: int
         return plain
     carried = _carried(words(), bits) if settings.carries else np.zeros_like(fields)
     if bits == 8 and carried.any():
-        return None
+        raise StaysError("zero points of 8 bits with a carry")
     return Zeros(
         lambda: _by_levels(fields, carried, bits, wraps=settings.carries),
         {"stream": "zero_point_codes"},

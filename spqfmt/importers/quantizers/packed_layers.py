@@ -10,6 +10,10 @@ from spqfmt.importers.quantizers.words import WORDS
 from spqfmt.schemes.group_numbers import FLOAT_DTYPES
 
 
+class StaysError(Exception):
+    """Its text is because of what a layer's arrays could not be made again of a weight."""
+
+
 @dataclass(frozen=True)
 class PackedLayer:
     """The arrays of one layer, by the ends of their names."""

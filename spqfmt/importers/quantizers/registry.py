@@ -14,7 +14,7 @@ from spqfmt.errors import ImporterError
 from spqfmt.importers._checkpoint import place_of, source_tensors
 from spqfmt.importers._safetensors import Stored
 from spqfmt.importers.base import SourcePart, SourceTensor
-from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, Family
+from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, Family, LeftAsArrays
 from spqfmt.records import dense_bytes
 from spqfmt.registry import find
 from spqfmt.schemes.floats import narrow
@@ -37,7 +37,9 @@ def coded_tensors(
     What no family knows stays an array, of its own bytes. `prefix` is that of `source_tensors`. Raises ImporterError.
     """
     checkpoint = Checkpoint.of(stored, config, folder)
-    coded = {weight.name: weight for family in families() for weight in family.find(checkpoint)}
+    found = [one for family in families() for one in family.find(checkpoint)]
+    coded = {weight.name: weight for weight in found if isinstance(weight, CodedWeight)}
+    why = {one.name: one.why for one in found if isinstance(one, LeftAsArrays)}
     taken = {name for weight in coded.values() for name in weight.arrays}
     left = {name: array for name, array in stored.items() if name not in taken}
     if twice := next((name for name in coded if name in left), None):
@@ -45,8 +47,10 @@ def coded_tensors(
     left |= {weight.name: _as_weight(weight, stored) for weight in coded.values()}
     tensors = []
     for tensor in source_tensors(left, config, architecture, folder=folder, prefix=prefix):
-        weight = coded.get(tensor.name.removeprefix(prefix)) if tensor.tied_to is None else None
-        tensors.append(tensor if weight is None else _with_codes(tensor, weight, stored, folder))
+        name = tensor.name.removeprefix(prefix)
+        weight = coded.get(name) if tensor.tied_to is None else None
+        whole = tensor if weight is None else _with_codes(tensor, weight, stored, folder)
+        tensors.append(replace(whole, why_no_codes=why.get(name, "")))
     return tuple(tensors)
 
 
