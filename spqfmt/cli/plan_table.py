@@ -65,6 +65,6 @@ def print_plan(
     if estimated is not None:
         share = percent(estimated.tensor_bytes / max(1, plan.raw_bytes))
         click.echo(
-            f"the tensors would take about {size(estimated.tensor_bytes)}, {share} of the source's, by "
-            f"{estimated.n_sampled} of them"
+            f"the file would take about {size(estimated.file_bytes)}, its tensors {size(estimated.tensor_bytes)}, "
+            f"{share} of the source's, by {estimated.n_sampled} of them"
         )

@@ -259,11 +259,11 @@ def test_inspect_says_what_the_blocks_took(tmp_path: Path, kind: str) -> None:
     assert report.source is not None
     assert (report.source.n_files, report.source.file_bytes) == (1, source.stat().st_size)
     here = sum(t.stored_bytes for t in report.tensors if len(t.shape) == 2)
-    assert report.source.forms == {kind: (len(blocks), sum(t.n_bytes for t in blocks), here)}
+    assert report.source.forms == {f"GGUF {kind}": (len(blocks), sum(t.n_bytes for t in blocks), here)}
     assert report.totals.parts.codes > report.totals.parts.scales
     shown = run("inspect", path).stdout
     assert re.search(
-        rf"source file of [\d.]+ [kM]B, this is [\d.]+ % of it: 16 tensors in {kind} [\d.]+ %", shown
+        rf"source file of [\d.]+ [kM]B, this is [\d.]+ % of it: 16 tensors in GGUF {kind} [\d.]+ %", shown
     )
 
 
@@ -275,13 +275,15 @@ def test_a_dry_run_estimates_what_coding_saves(tmp_path: Path, kind: str) -> Non
     assert plan["method"] == "keep"
     linear = next(t for t in plan["tensors"] if t["name"] == "model.layers.0.mlp.up_proj.weight")
     assert (linear["treatment"], linear["form"]) == (f"codes of {kind}, as they are", kind)
-    assert spqfmt.pack(source, path).file_bytes > 0
+    file_bytes = spqfmt.pack(source, path).file_bytes
+    assert 0.85 * file_bytes < plan["estimate"]["file_bytes"] < 1.2 * file_bytes
     stored = spqfmt.inspect(path).totals.tensor_bytes
     assert 0.97 * stored < plan["estimate"]["tensor_bytes"] < 1.03 * stored
     assert plan["estimate"]["n_sampled"] <= 16
     shown = run("pack", source, path, "--dry-run")
     assert re.search(
-        r"tensors would take about [\d.]+ [kM]B, [\d.]+ % of the source's, by \d+ of them", shown.stdout
+        r"the file would take about [\d.]+ [kM]B, its tensors [\d.]+ [kM]B, [\d.]+ % of the source's, by \d+ of them",
+        shown.stdout,
     )
 
 

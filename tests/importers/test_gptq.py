@@ -76,6 +76,17 @@ def test_codes(tmp_path: Path, bits: int, symmetric: bool, size: int, is_ordered
     check(source(tmp_path, arrays, bits=bits, group_size=size, checkpoint_format=form), weight)
 
 
+@pytest.mark.parametrize(("size", "shared"), [(32, "groups of 32"), (-1, "a scale for each row")])
+def test_inspect_says_what_it_was_and_what_coding_saves(tmp_path: Path, size: int, shared: str) -> None:
+    arrays, _ = layer(4, COLUMNS if size == -1 else size)
+    path = keep(source(tmp_path, arrays, group_size=size))
+    report = spqfmt.inspect(path)
+    assert report.source is not None
+    [tensor] = report.tensors
+    there = sum(value.nbytes for value in arrays.values())
+    assert report.source.forms == {f"GPTQ int4, {shared}": (1, there, tensor.stored_bytes)}
+
+
 @pytest.mark.parametrize("word_bits", [8, 16, 64])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_words_of_other_sizes(tmp_path: Path, bits: int, word_bits: int) -> None:
@@ -152,7 +163,7 @@ def test_inspect_tells_what_the_arrays_took(tmp_path: Path, bits: int) -> None:
     report = spqfmt.inspect(keep(source(tmp_path, arrays, bits=bits)))
     assert report.source is not None
     [(form, (n, there, here))] = report.source.forms.items()
-    assert (form, n, here) == (f"GPTQ int{bits}", 1, report.tensors[0].stored_bytes)
+    assert (form, n, here) == (f"GPTQ int{bits}, groups of 32", 1, report.tensors[0].stored_bytes)
     assert there == sum(array.numel() * array.element_size() for array in arrays.values())
 
 

@@ -171,6 +171,30 @@ def test_a_quantized_checkpoint_is_named_kept_by_lossless_and_refused_by_rtn(
             assert torch.equal(file.read(name).view(torch.uint8), value.view(torch.uint8))
 
 
+@pytest.mark.parametrize("kind", ["aqlm", "vptq", "exl2", "exl3", "quip#", "higgs", "spqr", "qtip"])
+def test_arrays_of_a_book_or_another_layout_are_exact_bytes_and_inspect_lists_them(
+    kind: str, tmp_path: Path
+) -> None:
+    """Codes of several dimensions at once, and bits of a layer in one array: at their own width, under their names."""
+    arrays, by = LEFT[kind]
+    tensors = {f"{AT}.{name}": value for name, value in arrays.items()}
+    source = folder(tmp_path / "source", {"quantization_config": {"quant_method": by}}, tensors)
+    spqfmt.pack(source, tmp_path / "m.spq")
+    report = spqfmt.inspect(tmp_path / "m.spq")
+    codes = {name: value for name, value in tensors.items() if not value.is_floating_point()}
+    listed = {tensor.name: tensor for tensor in report.tensors if tensor.form}
+    assert listed.keys() == codes.keys()
+    for name, tensor in listed.items():
+        assert (tensor.scheme, tensor.form_bytes) == ("dense", codes[name].nbytes)
+    assert report.source is not None
+    [(form, (n, there, _))] = report.source.forms.items()
+    assert (form, n) == (f"arrays of {by}", len(codes))
+    assert there == sum(value.nbytes for value in codes.values())
+    assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
+    for file in source.iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+
+
 @pytest.mark.parametrize("kind", LEFT)
 def test_what_quantizers_leave_is_known_without_a_config(kind: str, tmp_path: Path) -> None:
     arrays, by = LEFT[kind]

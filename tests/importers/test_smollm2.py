@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from spq_command import run
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+import spqfmt
 from spqfmt.importers import open_source
 from spqfmt.loaders import generate, load_model
 
@@ -32,6 +34,16 @@ def test_the_tensors_are_those_that_transformers_makes_of_the_file() -> None:
     for name, tensor in ours.items():
         value = tensor.load()
         assert torch.equal(value, theirs[name].to(value.dtype)), name
+
+
+def test_a_dry_run_tells_the_size_to_a_hundredth(tmp_path: Path) -> None:
+    """Of the codes, and of the values that they stand for."""
+    for method in ("keep", "lossless"):
+        told = json.loads(
+            run("pack", FILE, tmp_path / "m.spq", "--dry-run", "--json", "--method", method).stdout
+        )
+        file_bytes = spqfmt.pack(FILE, tmp_path / "m.spq", method=method, force=True).file_bytes
+        assert abs(told["estimate"]["file_bytes"] / file_bytes - 1) < 0.01
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from spqfmt.reading.report.file import FileReport
 from spqfmt.reading.report.groups import mean_entropy
 from spqfmt.reading.report.names import layer_of, projection_of
 from spqfmt.reading.report.records import CostParts, FileTotals, StreamReport, TensorReport
-from spqfmt.reading.report.source import form_of, source_of
+from spqfmt.reading.report.source import form_of, quantizer_of, source_of
 from spqfmt.reading.report.tables import table_bytes
 from spqfmt.records import Stream, TensorRecord, bf16_bytes
 
@@ -29,13 +29,13 @@ def inspect_file(path: str | os.PathLike[str]) -> FileReport:
 def _report(model: OpenModel) -> FileReport:
     readers, file_bytes = model.readers, model.n_bytes
     tensors: list[TensorReport] = []
-    crc_bytes = 0
+    crc_bytes, quantizer = 0, quantizer_of(model)
     for reader in readers:
         n_planes = sum(a.stream.chunks.n_stored_planes for a in reader.index.assets)
         for segment in reader.index.segments:
             for record in reader.index.tensors_of(segment):
                 n_planes += sum(stream.chunks.n_stored_planes for stream in record.streams)
-                tensors.append(report_tensor(reader, record, segment.name, file_bytes))
+                tensors.append(report_tensor(reader, record, segment.name, file_bytes, quantizer=quantizer))
         # A compressed index holds each CRC-32 in 4 bytes or a little more; an index of like chunks may need less.
         crc_bytes += min(_CRC_BYTES * n_planes, reader.trailer.index_stored_bytes)
     return FileReport(
@@ -93,8 +93,13 @@ def _totals(
     )
 
 
-def report_tensor(reader: Reader, record: TensorRecord, segment: str, file_bytes: int) -> TensorReport:
-    """What one tensor costs; `file_bytes` is what its share is of. Raises CorruptError for damaged tables."""
+def report_tensor(
+    reader: Reader, record: TensorRecord, segment: str, file_bytes: int, *, quantizer: str = ""
+) -> TensorReport:
+    """What one tensor costs; `file_bytes` is what its share is of, `quantizer` what has quantized the source.
+
+    Raises CorruptError for damaged tables.
+    """
     n = 0 if record.tied_to is not None else record.n_weights
     streams = tuple(_stream(reader, record, stream) for stream in record.streams)
     stored_bytes = sum(stream.stored_bytes for stream in streams)
@@ -103,7 +108,8 @@ def report_tensor(reader: Reader, record: TensorRecord, segment: str, file_bytes
     values, codes = record.by_role.get("outlier_values"), record.by_role.get("codes")
     outliers = 0 if values is None else values.n
     group_size = record.parameters.get("group_size")
-    form, form_bytes = form_of(reader, record, stored_raw=sum(stream.raw_bytes for stream in streams))
+    stored_raw = sum(stream.raw_bytes for stream in streams)
+    form, form_bytes = form_of(reader, record, stored_raw=stored_raw, quantizer=quantizer)
     return TensorReport(
         name=record.name,
         layer=layer_of(record.name),

@@ -158,9 +158,9 @@ class TensorReport(_Cost):
     tied_to: str | None
     streams: tuple[StreamReport, ...]
     form: str = ""
-    """The type of the blocks of a GGUF file that it was, such as Q4_K; empty for what was none, or is quantized."""
+    """What it was in the source, such as "GGUF Q4_K" or "GPTQ int4, groups of 128"; empty for weights."""
     form_bytes: int = 0
-    """The bytes of these blocks."""
+    """The bytes that it took there."""
     measured: Measured | None = None
 
     def to_json(self) -> dict[str, object]:
@@ -210,7 +210,7 @@ class FileTotals:
 class SourceReport:
     """The source's files that hold tensors and can be written again, with what they take.
 
-    `forms` are the kinds of blocks of their tensors: how many tensors, their bytes there and here.
+    `forms` are what their tensors were, other than weights: how many, their bytes there and here.
     """
 
     n_files: int
