@@ -23,10 +23,11 @@ from spqfmt.loaders.device.engine import DeviceWeights
 from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import device_side_bytes
-from spqfmt.loaders.packed.experts import PackedExperts
+from spqfmt.loaders.packed.compiled import number_of
 from spqfmt.loaders.packed.install import Packable, inventory_of, replace, replace_experts
-from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
+from spqfmt.loaders.packed.modules import Packed
 from spqfmt.loaders.packed.options import Packing, check_dtype
+from spqfmt.loaders.packed.weights import Weights
 from spqfmt.loaders.packed.whole import loaded_class
 from spqfmt.loaders.schemes.registry import has_device_form
 from spqfmt.models.claims import earned
@@ -243,7 +244,8 @@ def attach(model: Any, model_class: Any, engine: Weights) -> None:
     """Give the engine to a model of `packed_class`, which is one of its class from now on."""
     model.__class__ = loaded_class(model_class)
     model.requires_grad_(False)
+    number = number_of(engine)
     for module in model.modules():
-        if isinstance(module, PackedLinear | PackedEmbedding | PackedExperts):
-            module.attach(engine)
+        if isinstance(module, Packed):
+            module.attach(engine, number)
     model.packed_weights = engine

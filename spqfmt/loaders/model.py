@@ -33,8 +33,8 @@ from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.load import attach, device_road, on_host, open_device, packed_class, prepare
 from spqfmt.loaders.packed.engine import HostWeights
-from spqfmt.loaders.packed.modules import Weights
 from spqfmt.loaders.packed.options import PackedOption, Packing, packing_options
+from spqfmt.loaders.packed.weights import Weights
 from spqfmt.loaders.settings import read_generation_config
 from spqfmt.loaders.tensors import StoredModel, open_stored
 from spqfmt.models.claims import earned
@@ -75,9 +75,9 @@ def load_model(
     waits in host memory besides. Of `memory` as much is kept free as the model's own code reads of weights at a time
     (`model.packed_weights.plan.fixed.values`). `packed` True does so without a ceiling; "auto"
     on the CPU, for codes from which products are at least as fast as from floats. `activations` "int8" or "float" tells
-    packed layers of integer codes how to take their inputs; by default as the file says. Such a model gives no
-    gradients and no state dict; `model.packed_weights.close()`, or dropping the model, stops its threads and closes the
-    file.
+    packed layers of integer codes how to take their inputs; by default as the file says. Such a model gives
+    gradients to inputs and to what is added to it (PEFT's adapters), none to its weights, and compiles without breaks;
+    `model.packed_weights.close()`, or dropping the model, stops its threads and closes the file.
 
     `progress` is told of each tensor that is decoded. Tensors that the model's class has no place for are left out with
     one UnusedTensorsWarning, as transformers does.

@@ -29,12 +29,13 @@ from spqfmt.progress import Silent
 
 _PACKED = ("memory", "host_memory", "packed", "activations")
 _WITH_PACKED = frozenset(
-    {"attn_implementation", "config", "device_map", "dtype", "experts_implementation", "generation_config",
+    {"adapter_kwargs", "adapter_name",
+     "attn_implementation", "config", "device_map", "dtype", "experts_implementation", "generation_config",
      "output_loading_info", "torch_dtype"}
 )  # fmt: skip
 """What packed weights do as transformers would, beside what changes the config."""
 _OF_NO_CONCERN = frozenset(
-    {"_commit_hash", "_fast_init", "_from_auto", "_from_pipeline", "adapter_kwargs", "adapter_name", "cache_dir",
+    {"_commit_hash", "_fast_init", "_from_auto", "_from_pipeline", "cache_dir",
      "disable_mmap", "force_download", "from_flax", "from_tf", "local_files_only", "low_cpu_mem_usage", "mirror",
      "offload_state_dict", "proxies", "revision", "subfolder", "token", "tqdm_class", "trust_remote_code",
      "use_safetensors", "weights_only"}
@@ -60,14 +61,15 @@ def load_pretrained(
 
     `path` lies in `folder`, whose config and generation config they are. `from_state_dict` is transformers' own method
     without a folder: it takes `config`, `state_dict` and all other options, `device_map` and `output_loading_info`
-    among them. `dtype` is by default the config's, else the file's main float dtype.
+    among them. `dtype` is by default the config's, else the file's main float dtype. An adapter of PEFT is put onto the
+    model where transformers does so: one that was asked for, with the folder as its base, or one beside the weights.
 
     With `memory`, `host_memory`, `packed` or `activations` the layers compute from packed weights as `load_model`
     describes, on the one device that `device_map` names. What changes the config does so there too; what cannot be done
     with packed weights is refused by its name, with OptionError. Raises what `load_model` does for the file, and what
     transformers does for the rest.
     """
-    _refuse_adapter(folder)
+    adapter = _take_adapter(folder, options)
     asked = options.pop("torch_dtype", None) if options.get("dtype") is None else options["dtype"]
     packing = {name: options.pop(name, None) for name in _PACKED}
     device = wanted = None
@@ -115,16 +117,27 @@ def load_pretrained(
     generation = Path(folder) / "generation_config.json"
     if options.get("generation_config") is None and generation.exists() and model.can_generate():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+    if adapter is not None:
+        adapter(model)
     return loaded
 
 
-def _refuse_adapter(folder: str | os.PathLike[str]) -> None:
-    """Raise where transformers would change the weights by an adapter that lies beside them."""
-    adapter = Path(folder, "adapter_config.json")
-    if is_peft_available() and adapter.is_file():
-        raise OptionError(
-            f"{adapter}: an adapter, which would not be applied; move it away, and give it to the model's load_adapter"
-        )
+def _take_adapter(folder: str | os.PathLike[str], options: dict[str, Any]) -> Callable[[Any], object] | None:
+    """What puts the adapter onto a model that transformers would: of the folder that was asked for, or beside weights.
+
+    None where there is none, or no PEFT, without which transformers looks for none either.
+    """
+    more = dict(options.pop("adapter_kwargs", None) or {})
+    name = options.pop("adapter_name", "default")
+    beside = folder if Path(folder, "adapter_config.json").is_file() else None
+    path = more.pop("_adapter_model_path", beside)
+    if path is None or not is_peft_available():
+        return None
+
+    def put(model: Any) -> object:
+        return model.load_adapter(os.fspath(path), adapter_name=name, adapter_kwargs=more)
+
+    return put
 
 
 def _device(device_map: Any) -> torch.device | None:

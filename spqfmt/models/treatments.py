@@ -1,7 +1,7 @@
 """What a file may ask to be done with a layer's input (FORMAT.md section 6), in torch."""
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -45,14 +45,37 @@ def treatment(
         wide = x.float()
         if clamp is not None:
             wide = _clamp(wide, clamp)
-        if quantization is not None and column_scale is None:
-            wide = quantize_tokens(wide)[2]
-        elif quantization is not None and column_scale is not None:
-            scale = column_scale.to(x.device)
-            wide = quantize_tokens(wide * scale)[2] / scale
+        if quantization is not None:
+            wide = _in_place_of(wide, _rounded(wide.detach(), column_scale))
         return wide.to(x.dtype)
 
     return treat
+
+
+def _rounded(x: torch.Tensor, column_scale: torch.Tensor | None) -> torch.Tensor:
+    """What integers stand for that `x`, float32, is rounded to."""
+    if column_scale is None:
+        return quantize_tokens(x)[2]
+    scale = column_scale.to(x.device)
+    return quantize_tokens(x * scale)[2] / scale
+
+
+def _in_place_of(x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    """`rounded`; gradients go to `x` as if it had not been rounded, which has none of its own."""
+    if x.requires_grad and torch.is_grad_enabled():
+        given: torch.Tensor = _Straight.apply(x, rounded)  # type: ignore[no-untyped-call]
+        return given
+    return rounded
+
+
+class _Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+        return rounded.view_as(rounded)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0], None
 
 
 def _clamp(x: torch.Tensor, record: Mapping[str, object]) -> torch.Tensor:

@@ -40,6 +40,22 @@ def test_products_are_those_of_the_dequantized_matrix(stored: Path, residency: s
 
 
 @pytest.mark.parametrize("residency", ["decoded", "disk"])
+def test_transposed_products_are_those_of_the_dequantized_matrix(stored: Path, residency: str) -> None:
+    with Reader(stored) as reader:
+        record = reader.index.by_name["w"]
+        matrix = restore(reader, record, None if record.scheme == "dense" else "f32").double()
+    engine, _ = engine_of(stored, residency)
+    for dtype in (torch.float32, torch.bfloat16):
+        for shape in ((ROWS,), (2, 1, ROWS), (3, 11, ROWS), (0, ROWS)):
+            y = torch.randn(shape).to(dtype)
+            x = engine.multiply_transposed("w", y)
+            assert (x.dtype, x.shape) == (dtype, (*shape[:-1], COLUMNS))
+            exact, size = y.double() @ matrix, y.double().abs() @ matrix.abs()
+            assert ((x.double() - exact).abs() <= max(3 * torch.finfo(dtype).eps, 3e-6) * size + 1e-6).all()
+    engine.close()
+
+
+@pytest.mark.parametrize("residency", ["decoded", "disk"])
 def test_the_values_are_those_of_the_dequantized_matrix(stored: Path, residency: str) -> None:
     with Reader(stored) as reader:
         record = reader.index.by_name["w"]

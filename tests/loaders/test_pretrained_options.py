@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 
 import spqfmt
 from spqfmt.loaders import pretrained
@@ -202,12 +204,23 @@ def test_a_variant_is_another_file(folder: Path) -> None:
         plain(folder, LLAMA, variant="fp16")
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("packed", [None, True])
-def test_an_adapter_that_would_be_left_out_is_refused(
+def test_an_adapter_is_put_onto_its_base(
     tmp_path: Path, folder: Path, packed: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "m.spq").write_bytes((folder / "m.spq").read_bytes())
-    (tmp_path / "adapter_config.json").write_text("{}")
-    assert plain(tmp_path, LLAMA, packed=packed)  # transformers without peft does not look at it either
-    monkeypatch.setattr(pretrained, "is_peft_available", lambda: True)
-    refuse(tmp_path, "adapter_config.json: an adapter", packed=packed)
+    """One that names the packed folder as its base, and one that lies beside the packed file."""
+    lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    adapted = get_peft_model(plain(folder, LLAMA, packed=packed), lora).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    expected = adapted(INPUTS).logits
+    without = plain(folder, LLAMA, packed=packed)(INPUTS).logits
+    assert not torch.equal(expected, without)
+    asked = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "adapter", packed=packed)
+    assert torch.equal(asked(INPUTS).logits, expected)
+    beside = shutil.copytree(folder, tmp_path / "beside")
+    shutil.copytree(tmp_path / "adapter", beside, dirs_exist_ok=True)
+    assert torch.equal(plain(beside, LLAMA, packed=packed)(INPUTS).logits, expected)
+    monkeypatch.setattr(pretrained, "is_peft_available", lambda: False)
+    # transformers without peft does not look at it either.
+    assert torch.equal(plain(beside, LLAMA, packed=packed)(INPUTS).logits, without)

@@ -77,6 +77,32 @@ def test_packed_experts_compute_what_decoded_ones_do(tmp_path: Path, family: str
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["lossless", "4 bits", "ecq"])
+@pytest.mark.parametrize("family", ["gpt_oss", "llama4_text", "qwen3_moe"])
+def test_gradients_go_through_experts_and_to_their_router(tmp_path: Path, family: str, method: str) -> None:
+    _, path = made(family, tmp_path, **METHODS[method])
+    found = []
+    for options in ({}, {"packed": True}, {"memory": plan_model(path).plan.smallest_bytes}):
+        loaded, _ = load_model(path, **options)
+        assert bool(experts_of(loaded)) == bool(options)
+        embedded = loaded.get_input_embeddings()(torch.tensor([[9, 31, 77, 120, 5]])).detach()
+        embedded.requires_grad_()
+        loaded(inputs_embeds=embedded).logits.square().sum().backward()
+        found.append(embedded.grad)
+    wanted, *got = found
+    assert wanted.norm() > 0
+    assert all((each - wanted).norm() <= 1e-4 * wanted.norm() for each in got)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_state_dict_has_the_stacks(tmp_path: Path) -> None:
+    _, path = made("gpt_oss", tmp_path, **METHODS["4 bits"])
+    expected, state = load_model(path)[0].state_dict(), load_model(path, packed=True)[0].state_dict()
+    assert sorted(state) == sorted(expected)
+    assert all(torch.equal(state[name].clone(), value) for name, value in expected.items())
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", ["gpt_oss", "qwen3_moe"])
 def test_tokens_are_the_same_at_every_ceiling(tmp_path: Path, family: str) -> None:
     _, path = made(family, tmp_path, torch.bfloat16, method="rtn", bits=4, group_size=32)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import spqfmt
-from spqfmt.loaders.packed import PackedEmbedding, PackedLinear
+from spqfmt.loaders.packed import Packed
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INPUTS = (
@@ -76,7 +76,7 @@ def assert_same(made: Any, expected: Any) -> None:
 def pairs(models: tuple[Any, Any], names: tuple[str, ...]) -> Iterator[tuple[nn.Module, nn.Module]]:
     for name in names:
         ours, theirs = (model.get_submodule(name) for model in models)
-        assert isinstance(ours, PackedLinear | PackedEmbedding)
+        assert isinstance(ours, Packed)
         assert isinstance(theirs, nn.Linear | Conv1D | nn.Embedding)
         yield ours, theirs
 

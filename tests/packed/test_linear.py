@@ -1,5 +1,7 @@
 """PackedLinear and PackedEmbedding against products with the dequantized matrix, for every form of a tensor."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,34 @@ def test_products(stored: Path, dtype: torch.dtype, memory_bytes: int | None, pa
     engine.close()
 
 
+@pytest.mark.parametrize("part_bytes", [1 << 11, 1 << 20], ids=["parts", "one part"])
+@pytest.mark.parametrize("memory_bytes", [None, 0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gradients(stored: Path, dtype: torch.dtype, memory_bytes: int | None, part_bytes: int) -> None:
+    """Of x and of a bias, as with the matrix in memory."""
+    with Reader(stored) as reader:
+        record = reader.index.by_name["w"]
+        matrix = restore(reader, record, None if record.scheme == "dense" else "f32").double()
+    engine = engine_of(stored, memory_bytes, dtype, part_bytes)
+    module = PackedLinear(record, dtype, nn.Parameter(torch.zeros(ROWS, dtype=dtype)), int8_activations=False)
+    module.attach(engine)
+    for shape in ((COLUMNS,), (2, 3, COLUMNS), (40, COLUMNS), (0, COLUMNS)):
+        x = torch.randn(shape).to(dtype).requires_grad_()
+        module.bias.grad = None
+        y = module(x)
+        given = torch.randn(y.shape).to(dtype)
+        y.backward(given)
+        exact, size = given.double() @ matrix, given.double().abs() @ matrix.abs()
+        assert x.grad.dtype == dtype
+        assert ((x.grad.double() - exact).abs() <= max(3 * torch.finfo(dtype).eps, 3e-6) * size + 1e-6).all()
+        expected = given.double().reshape(-1, ROWS).sum(0)
+        assert torch.allclose(module.bias.grad.double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+        # A frozen layer gives them too; without them wanted, nothing is kept for them.
+        with torch.no_grad():
+            assert not module(x).requires_grad
+    engine.close()
+
+
 def uneven(generator: np.random.Generator, octaves: int = 60) -> torch.Tensor:
     """Rows so different that float16 holds no scale of most of them."""
     exponents = generator.integers(-octaves, octaves + 1, (ROWS, 1))
@@ -411,9 +441,7 @@ def test_what_a_module_refuses(write_tensor: Callable[..., Path], generator: Any
         module(torch.zeros(1, COLUMNS + 1))
     with pytest.raises(SpqError, match="the input is on meta"):
         module(torch.zeros(1, COLUMNS, device="meta"))
-    with pytest.raises(SpqError, match="no gradients"):
-        module(torch.zeros(1, COLUMNS, requires_grad=True))
-    with torch.no_grad():
-        module(torch.zeros(1, COLUMNS, requires_grad=True))
-    with pytest.raises(SpqError, match="no state dict"):
-        module.state_dict()
+    with pytest.raises(SpqError, match="w: packed weights cannot be pickled: save_pretrained"):
+        pickle.dumps(module)
+    with pytest.raises(SpqError, match="w: packed weights cannot be copied"):
+        copy.deepcopy(module)

@@ -72,6 +72,34 @@ class Products:
             y = y + bias
         return y.to(dtype)
 
+    def multiply_transposed(
+        self, y: torch.Tensor, parts: tuple[Part, ...], sides: DeviceSides
+    ) -> torch.Tensor:
+        """`y` [n, rows] times the matrix, not transposed, in tiles of decoded weights: [n, columns], float32."""
+        matrix = sides.matrix
+        n_columns = parts[0].record.matrix_shape[1]
+        if sides.output_order is not None:
+            y = torch.empty_like(y).index_copy_(1, sides.output_order.long(), y)
+        x = torch.zeros(len(y), n_columns, dtype=torch.float32, device=y.device)
+
+        def add_columns(part: Part, codes: Memory, run: range) -> None:
+            assert matrix is not None
+            x[:, run.start : run.stop] = y.float() @ self._column_tile(part, codes, matrix, run)
+
+        def add_rows(part: Part, codes: Memory, run: range) -> None:
+            x.add_(y[:, run.start : run.stop] @ self._row_tile(part, codes, matrix, rows=run, dtype=y.dtype))
+
+        if matrix is not None and matrix.by_columns:
+            self._each(parts, y.shape[1] * _FLOAT32_BYTES, add_columns)
+            orders = (matrix.order, sides.input_order)
+        else:
+            self._each(parts, n_columns * y.dtype.itemsize, add_rows)
+            orders = (None, sides.input_order)
+        for order in orders:
+            if order is not None:
+                x = torch.empty_like(x).index_copy_(1, order.long(), x)
+        return x
+
     def values(self, parts: tuple[Part, ...], sides: DeviceSides, dtype: torch.dtype) -> torch.Tensor:
         """The matrix, [rows, columns] of `dtype`, in memory of its own."""
         matrix = sides.matrix

@@ -110,6 +110,15 @@ class DeviceWeights:
             )
         return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
 
+    def multiply_transposed(self, tensor: str, y: torch.Tensor) -> torch.Tensor:
+        """`y` [..., rows] times a tensor's matrix, not transposed: [..., columns] in y's dtype."""
+        tokens = y.reshape(-1, y.shape[-1])
+        if tokens.dtype not in _FLOATS:
+            tokens = tokens.float()
+        with self._lock:
+            x = self._products.multiply_transposed(tokens, self._parts[tensor], self._sides[tensor])
+        return x.to(y.dtype).reshape(*y.shape[:-1], x.shape[-1])
+
     def look_up(self, tensor: str, ids: torch.Tensor) -> torch.Tensor:
         """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype. Waits for `ids`."""
         return self._lookups.look_up(tensor, ids.cpu()).to(self.torch_device)

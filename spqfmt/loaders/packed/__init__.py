@@ -2,6 +2,6 @@
 
 from spqfmt.loaders.packed.buffers import TakenBackError
 from spqfmt.loaders.packed.engine import HostWeights
-from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear
+from spqfmt.loaders.packed.modules import Packed, PackedConv1D, PackedEmbedding, PackedLinear
 
-__all__ = ["HostWeights", "PackedEmbedding", "PackedLinear", "TakenBackError"]
+__all__ = ["HostWeights", "Packed", "PackedConv1D", "PackedEmbedding", "PackedLinear", "TakenBackError"]

@@ -53,6 +53,7 @@ class HostWeights:
             self._store.load()
             self._streams = Streams(plan, self._store) if self._store.is_streamed else None
             self._matrices = {name: self._matrix(self._parts[name], own) for name, own in sides}
+            weakref.finalize(self, self._matrices.clear)
             # Also when the last module that refers to the engine is gone: nothing here refers to the engine itself.
             self._finalizer = weakref.finalize(self, _close, self._streams, stack.pop_all())
 
@@ -103,6 +104,11 @@ class HostWeights:
                 return matrix.multiply(
                     x, bias, self._lend, self._workspace, int8_activations=int8_activations
                 )
+
+    def multiply_transposed(self, matrix: HostMatrix, y: torch.Tensor) -> torch.Tensor:
+        """`y` [..., rows] times a tensor's matrix, not transposed: [..., columns] in y's dtype."""
+        with using(self._context), self._lock:
+            return matrix.multiply_transposed(y, self._lend, self._workspace)
 
     def look_up(self, tensor: str, ids: torch.Tensor) -> torch.Tensor:
         """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype."""

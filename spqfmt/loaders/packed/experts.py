@@ -14,13 +14,15 @@ from typing import Any
 import torch
 
 from spqfmt.loaders.packed.engine import HostWeights
-from spqfmt.loaders.packed.modules import Weights, _check, _Packed, _uncompiled
-from spqfmt.loaders.packed.weight import autocast_dtype
+from spqfmt.loaders.packed.modules import Packed, check_input
+from spqfmt.loaders.packed.products import Operand, product
+from spqfmt.loaders.packed.weight import PackedWeight, autocast_dtype
+from spqfmt.loaders.packed.weights import Weights
 from spqfmt.models.experts import ExpertsPlace
 from spqfmt.records import TensorRecord
 
 
-class PackedExperts(_Packed):
+class PackedExperts(Packed):
     """What stands in front of a class of experts. `record` is one of all of them together, which is in no file."""
 
     place: ExpertsPlace
@@ -38,10 +40,10 @@ class PackedExperts(_Packed):
         # transformers is not to fill the stacks with numbers of its own.
         self._is_hf_initialized = True
 
-    def attach(self, engine: Weights) -> None:
+    def attach(self, engine: Weights, number: int | None = None) -> None:
         """Compute with this engine from now on."""
         assert isinstance(engine, HostWeights), "experts are computed one by one on the CPU"
-        super().attach(engine)
+        super().attach(engine, number)
         self._host = engine
         form = self.place.form
         self._up, self._down = (self._factors(engine, name) for name in (form.up, form.down))
@@ -67,8 +69,8 @@ class PackedExperts(_Packed):
             for record in self.place.matrices[name][expert]:
                 stop = first + outputs_of(record)
                 bias = None if biases is None else biases[expert, first:stop]
-                matrix = engine.matrix(record.name)
-                found.append(partial(engine.multiply, matrix, bias=bias, int8_activations=False))
+                operand = Operand.of(engine, self._number, record)
+                found.append(partial(product, operand, bias=bias, int8_activations=False))
                 first = stop
             return tuple(found)
 
@@ -100,6 +102,21 @@ class PackedExperts(_Packed):
             matrix = torch.cat([self.engine.values(record.name) for record in pieces])
             out[expert] = matrix.t() if self.place.form.transposed else matrix
         return out
+
+    def packed_weights(self) -> dict[str, torch.Tensor]:
+        """The stacks by the names that the class has for them."""
+        return {
+            name: PackedWeight(
+                name=f"{self.place.module}.{name}",
+                shape=shape,
+                dtype=self._dtype,
+                device=self._device,
+                values=partial(self.stack, name),
+                product=None,
+                owner=self._engine,
+            )
+            for name, shape in self._shapes.items()
+        }
 
     @property
     def weight(self) -> torch.Tensor:
@@ -134,7 +151,7 @@ class PackedExperts(_Packed):
         return out.view(-1, x.shape[-1]).to(hidden_states.dtype)
 
     def _input(self, x: torch.Tensor) -> torch.Tensor:
-        _check(self, x)
+        check_input(self, x)
         cast = autocast_dtype(x)
         if cast is not None:
             return x.to(cast)
@@ -145,9 +162,9 @@ class PackedExperts(_Packed):
     def _expert(self, expert: int, x: torch.Tensor) -> torch.Tensor:
         """`x` [n, hidden] through an expert, [n, hidden], without the weight that the router gives it."""
         up, down = self._up[expert], self._down[expert]
-        inner = up[0](x) if len(up) == 1 else torch.cat([product(x) for product in up], -1)
+        inner = up[0](x) if len(up) == 1 else torch.cat([part(x) for part in up], -1)
         inner = self._act(inner)
-        return down[0](inner) if len(down) == 1 else torch.cat([product(inner) for product in down], -1)
+        return down[0](inner) if len(down) == 1 else torch.cat([part(inner) for part in down], -1)
 
     def _gated(self, both: torch.Tensor) -> torch.Tensor:
         gate, up = both.chunk(2, -1)
@@ -158,6 +175,12 @@ class PackedExperts(_Packed):
         """Show how many experts there are, and the schemes of their matrices."""
         schemes = ", ".join(sorted({record.scheme for record in self.place.records}))
         return f"experts={self.place.n_experts}, top_k={self.place.top_k}, scheme={schemes}"
+
+
+# Compilers must not look inside: which experts are computed is a matter of numbers. They break the graph here.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _uncompiled(compute: Callable[..., torch.Tensor], *args: Any, **options: Any) -> torch.Tensor:
+    return compute(*args, **options)
 
 
 def _places(top_k_index: torch.Tensor, n_experts: int) -> dict[int, Any]:

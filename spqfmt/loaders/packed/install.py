@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from spqfmt.container.reader import Reader
 from spqfmt.container.stacks import MatrixRecord, stack_of
 from spqfmt.loaders.packed.experts import pack_experts
-from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear
+from spqfmt.loaders.packed.modules import Packed, PackedConv1D, PackedEmbedding, PackedLinear
 from spqfmt.models.experts import ExpertsPlace
 from spqfmt.models.places import Place
 from spqfmt.records import TensorRecord
@@ -51,10 +52,11 @@ def replace(
     for place in places:
         old = model.get_submodule(place.module)
         if place.is_embedding:
-            new: PackedEmbedding | PackedLinear = PackedEmbedding(place.record, dtype, old.padding_idx)
+            new: Packed = PackedEmbedding(place.record, dtype, old.padding_idx)
         else:
             wanted = place.record.activation_quantization is not None
-            new = PackedLinear(
+            kind = PackedConv1D if isinstance(old, Conv1D) else PackedLinear
+            new = kind(
                 place.record,
                 dtype,
                 old.bias,

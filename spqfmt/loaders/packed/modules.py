@@ -1,77 +1,43 @@
-"""Modules that stand in for torch's where the weights are packed."""
+"""Modules that stand in for torch's where the weights are packed.
 
-from collections.abc import Callable, Mapping
+Each is one of torch's class (or transformers'), so that what looks for such layers, as PEFT does, finds them.
+"""
+
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from spqfmt.errors import SpqError
-from spqfmt.loaders.packed.room import Room
-from spqfmt.loaders.packed.weight import NUMBERS, PackedWeight, Product, Rows, autocast_dtype
+from spqfmt.loaders.packed import compiled
+from spqfmt.loaders.packed.products import Operand, product
+from spqfmt.loaders.packed.weight import NUMBERS, SAVE_INSTEAD, PackedWeight, Product, Rows, autocast_dtype
+from spqfmt.loaders.packed.weights import Weights, decoded
 from spqfmt.loaders.schemes.matrix import NAMES
 from spqfmt.loaders.schemes.registry import PRODUCTS
 from spqfmt.models.treatments import TOKEN_INT8, treatment
 from spqfmt.records import TensorRecord
 
 
-class Weights(Protocol):
-    """What modules compute with: packed.HostWeights on the CPU, device.DeviceWeights elsewhere."""
-
-    @property
-    def torch_device(self) -> torch.device:
-        """Where inputs are, and outputs."""
-        ...
-
-    @property
-    def room(self) -> Room:
-        """What a ceiling leaves for weights that the model's own code reads."""
-        ...
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory of weights where inputs are, but for ordinary parameters."""
-        ...
-
-    @property
-    def host_held_bytes(self) -> int:
-        """Memory of weights on the host besides."""
-        ...
-
-    def matrix(self, tensor: str) -> Any:
-        """What `multiply` takes, by the tensor's name."""
-        ...
-
-    def multiply(
-        self, matrix: Any, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
-    ) -> torch.Tensor:
-        """`x` [..., columns] times a tensor's matrix: [..., rows] in x's dtype."""
-        ...
-
-    def look_up(self, tensor: str, ids: torch.Tensor) -> torch.Tensor:
-        """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype."""
-        ...
-
-    def values(self, tensor: str) -> torch.Tensor:
-        """A tensor's matrix, [rows, columns] in the model's dtype, in memory of its own."""
-        ...
-
-
-class _Packed(nn.Module):
-    """A module whose weight is a tensor of an engine. It has no parameter for it, and nothing to train or to save."""
+class Packed(nn.Module):
+    """A module whose weight is a tensor of an engine. It has no parameter for it, and nothing to train."""
 
     def __init__(self, record: TensorRecord, dtype: torch.dtype) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # the classes of torch's layers would make a parameter
         self.record = record
         self._dtype = dtype
         self._engine: Weights | None = None
         self.is_tied = False
         """Whether its numbers are another module's too, which counts them."""
 
-    def attach(self, engine: Weights) -> None:
-        """Compute with this engine from now on."""
+    def attach(self, engine: Weights, number: int | None = None) -> None:
+        """Compute with this engine from now on. `number` is the one that compiled graphs know it by."""
         self._engine = engine
+        self._device = engine.torch_device
+        self._number = compiled.number_of(engine) if number is None else number
 
     @property
     def engine(self) -> Weights:
@@ -79,17 +45,6 @@ class _Packed(nn.Module):
         if self._engine is None:
             raise SpqError(f"{self.record.name}: no weights are loaded")
         return self._engine
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Give what `compute` gives, into which no compiler looks."""
-        if torch.compiler.is_compiling():
-            y: torch.Tensor = _uncompiled(self.compute, x)
-            return y
-        return self.compute(x)
-
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
-        """What the module makes of its input."""
-        raise NotImplementedError
 
     def _as_torch_does(
         self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor
@@ -112,30 +67,28 @@ class _Packed(nn.Module):
         """The weight that this stands for, decoded where its values are wanted; on meta until it is loaded."""
         if self._engine is None:
             return torch.empty(self.record.shape, dtype=self._dtype, device="meta")
+        record = self.record
         if torch.compiler.is_compiling():
-            values: torch.Tensor = _uncompiled(self._decode)
+            values: torch.Tensor = compiled.values(
+                weights=self._number,
+                tensor=record.name,
+                shape=record.shape,
+                dtype=self._dtype,
+                device=self._device,
+                transposed=record.transposed,
+            )
             return values
-        where = self._engine.torch_device
+        n_bytes = record.n_weights * self._dtype.itemsize
         return PackedWeight(
-            name=self.record.name,
-            shape=self.record.shape,
+            name=record.name,
+            shape=record.shape,
             dtype=self._dtype,
-            device=where,
-            values=self._values,
+            device=self._device,
+            owner=self._engine,
+            values=partial(decoded, self._engine, record.name, n_bytes, transposed=record.transposed),
             product=self._product(),
             rows=self._rows(),
         )
-
-    def _values(self) -> torch.Tensor:
-        """Decode the weight for whoever reads it. Raises MemoryBudgetError where that is the model under a ceiling."""
-        record = self.record
-        n_bytes = record.n_weights * self._dtype.itemsize
-        # A transposed matrix is decoded first, and turned then.
-        return self.engine.room.decode(record.name, n_bytes * (2 if record.transposed else 1), self._decode)
-
-    def _decode(self) -> torch.Tensor:
-        matrix = self.engine.values(self.record.name)
-        return matrix.t().contiguous() if self.record.transposed else matrix
 
     def _rows(self) -> Rows | None:
         """Looks up rows of the weight, where that can be done without decoding it."""
@@ -167,18 +120,33 @@ class _Packed(nn.Module):
                 "load the model again with the device that is wanted"
             )
 
-    def _save_to_state_dict(self, destination: Mapping[str, Any], prefix: str, keep_vars: bool) -> None:
+    def packed_weights(self) -> dict[str, torch.Tensor]:
+        """What a state dict has for this module, beside its parameters."""
+        return {"weight": self.weight}
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         if self._engine is not None:
-            raise SpqError(
-                "a model with packed weights has no state dict; copy its .spq file, or use spqfmt unpack"
-            )
+            destination.update({f"{prefix}{name}": value for name, value in self.packed_weights().items()})
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
-    def __deepcopy__(self, memo: object) -> "_Packed":
-        raise SpqError("a model with packed weights cannot be copied; load it again")
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        errors: list[str] = arguments[-1]
+        for name, own in self.packed_weights().items() if self._engine is not None else ():
+            given = state_dict.pop(f"{prefix}{name}", None)
+            if given is not None and not (isinstance(given, PackedWeight) and given.is_same(own)):
+                errors.append(
+                    f"{prefix}{name}: packed weights cannot be changed; load without memory= and packed= to change them"
+                )
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def __deepcopy__(self, memo: object) -> "Packed":
+        raise SpqError(f"{self.record.name}: packed weights cannot be copied; load the model again")
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise SpqError(f"{self.record.name}: packed weights cannot be pickled: {SAVE_INSTEAD}")
 
 
-class PackedLinear(_Packed):
+class PackedProduct(Packed):
     """y = x W^T + bias from the codes of W, for any leading shape of x, in the dtype of the model or of autocast.
 
     What torch's layer refuses, such as inputs of another dtype, is refused as there. The record's activation clamp
@@ -196,34 +164,32 @@ class PackedLinear(_Packed):
         self.treatment = treatment(record.activation_clamp, rounded)
         self.bias: nn.Parameter | None = bias
 
-    def attach(self, engine: Weights) -> None:
+    def attach(self, engine: Weights, number: int | None = None) -> None:
         """Compute with this engine from now on."""
-        super().attach(engine)
-        self._matrix = engine.matrix(self.record.name)
+        super().attach(engine, number)
+        self._operand = Operand.of(engine, self._number, self.record)
 
     def _product(self) -> Product | None:
         if self.record.transposed:
             return None
-        return partial(self.engine.multiply, self._matrix, int8_activations=False)
+        return partial(product, self._operand, int8_activations=False)
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` [..., in_features] -> [..., out_features]. Raises SpqError where a gradient is wanted."""
-        engine = self.engine
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` [..., in_features] -> [..., out_features], with gradients for `x`; rounding has those of no rounding."""
         if isinstance(x, PackedWeight):
             x = x.decoded()
-        _check(self, x)
+        check_input(self, x)
         cast = autocast_dtype(x)
         fits = x.dtype == self._dtype if cast is None else x.dtype in NAMES
         if not fits or not x.dim() or x.shape[-1] != self.in_features:
             return self._as_torch_does(nn.functional.linear, x)
         dtype = x.dtype if cast is None else cast
         if self.treatment is not None and x.numel():
-            with torch.no_grad():
-                # What is rounded to integers then is not rounded to the input's dtype before (FORMAT.md 6).
-                x = self.treatment(x.float() if self.int8_activations else x)
+            # What is rounded to integers then is not rounded to the input's dtype before (FORMAT.md 6).
+            x = self.treatment(x.float() if self.int8_activations else x)
         if cast is not None and not self.int8_activations:
             x = x.to(cast)
-        return engine.multiply(self._matrix, x, self.bias, int8_activations=self.int8_activations).to(dtype)
+        return product(self._operand, x, self.bias, int8_activations=self.int8_activations).to(dtype)
 
     def extra_repr(self) -> str:
         """Show what nn.Linear shows, and the scheme."""
@@ -233,21 +199,48 @@ class PackedLinear(_Packed):
         )
 
 
-class PackedEmbedding(_Packed):
+class PackedLinear(PackedProduct, nn.Linear):  # type: ignore[misc, override]  # the weight is not to be set
+    """In the place of an nn.Linear."""
+
+
+class PackedConv1D(PackedProduct, Conv1D):  # type: ignore[misc]  # transformers has no types
+    """In the place of transformers' Conv1D, whose weight is [in_features, out_features]."""
+
+    def __init__(
+        self, record: TensorRecord, dtype: torch.dtype, bias: nn.Parameter | None, *, int8_activations: bool
+    ) -> None:
+        super().__init__(record, dtype, bias, int8_activations=int8_activations)
+        self.nf, self.nx = record.matrix_shape
+
+    __repr__ = nn.Module.__repr__
+
+
+class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override]  # the weight is not to be set
     """Rows of a packed matrix by number."""
 
     def __init__(self, record: TensorRecord, dtype: torch.dtype, padding_idx: int | None) -> None:
         super().__init__(record, dtype)
         self.num_embeddings, self.embedding_dim = record.matrix_shape
         self.padding_idx = padding_idx
+        # What else torch's layer has: places that have other settings are not packed.
+        self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse = None, 2.0, False, False
 
-    def compute(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x`, numbers [...], int32 or int64 -> [..., embedding_dim] in the model's dtype."""
-        engine = self.engine
-        _check(self, x)
+        check_input(self, x)
         if x.dtype not in NUMBERS:
             return self._as_torch_does(nn.functional.embedding, x)
-        return engine.look_up(self.record.name, x)
+        record = self.record
+        if torch.compiler.is_compiling():
+            rows: torch.Tensor = compiled.look_up(
+                x,
+                weights=self._number,
+                tensor=record.name,
+                n_columns=record.matrix_shape[1],
+                dtype=self._dtype,
+            )
+            return rows
+        return self.engine.look_up(record.name, x)
 
     def _rows(self) -> Rows | None:
         return partial(self.engine.look_up, self.record.name)
@@ -257,24 +250,16 @@ class PackedEmbedding(_Packed):
         return f"{self.num_embeddings}, {self.embedding_dim}, scheme={self.record.scheme}"
 
 
-# Compilers must not look inside: buffers are lent, and numpy computes. They break the graph here.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _uncompiled(compute: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-    return compute(*inputs)
-
-
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _check(module: _Packed, x: torch.Tensor) -> None:
+def check_input(module: Packed, x: torch.Tensor) -> None:
+    """Raise where `x` is no tensor, or not where the weights are. SpqError: there are none yet."""
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{module.record.name}: an input is a tensor, not {type(x).__name__}")
-    where = module.engine.torch_device
+    if module._engine is None:
+        raise SpqError(f"{module.record.name}: no weights are loaded")
+    where = module._device
     if x.device != where:
         raise SpqError(f"{module.record.name}: packed weights are on {where}, the input is on {x.device}")
-    if x.requires_grad and torch.is_grad_enabled():
-        raise SpqError(
-            f"{module.record.name}: packed weights give no gradients; "
-            "use torch.inference_mode(), or load without memory="
-        )

@@ -29,6 +29,8 @@ _OF_ITS_MEMORY = frozenset(
 )
 _SAME = frozenset({_TENSOR.data.__get__, _TENSOR.detach, _TENSOR.contiguous})
 _CHANGES = frozenset({_TENSOR.__setitem__, _TENSOR.data.__set__, _TENSOR.requires_grad.__set__})
+SAVE_INSTEAD = "save_pretrained of its model writes a folder that loads again"
+"""What to do where a packed model would be pickled."""
 NUMBERS = frozenset({torch.int32, torch.int64})
 """What rows are looked up by."""
 _IN_PLACE = frozenset(
@@ -44,6 +46,7 @@ class PackedWeight(torch.Tensor):
     """
 
     _name: str
+    _owner: object
     _values: Callable[[], torch.Tensor]
     _product: Product | None
     _rows: Rows | None
@@ -58,13 +61,25 @@ class PackedWeight(torch.Tensor):
         values: Callable[[], torch.Tensor],
         product: Product | None,
         rows: Rows | None = None,
+        owner: object = None,
     ) -> PackedWeight:
-        """`values` decodes the weight; `product` and `rows` None: those of the decoded weight."""
+        """`values` decodes the weight; `product` and `rows` None: those of the decoded weight.
+
+        `owner` has the weights, of which this is the one of its name.
+        """
         made: PackedWeight = torch.Tensor._make_wrapper_subclass(
             cls, tuple(shape), dtype=dtype, device=device
         )
         made._name, made._values, made._product, made._rows = name, values, product, rows
+        made._owner = owner
         return made
+
+    def is_same(self, other: Any) -> bool:
+        """Whether it is the weight that `other` is."""
+        return self._owner is other._owner and self._name == other._name
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise SpqError(f"{self._name}: a packed weight cannot be pickled: {SAVE_INSTEAD}")
 
     def decoded(self) -> torch.Tensor:
         """An ordinary tensor of the values, which is the caller's."""
@@ -126,8 +141,8 @@ def _decoded(value: Any) -> Any:
 def _linear(x: Any, weight: Any, bias: Any = None) -> torch.Tensor:
     x, bias = _decoded(x), _decoded(bias)
     product = weight._product if isinstance(weight, PackedWeight) else None
-    if product is None or not _fits(x, weight, bias) or (x.requires_grad and torch.is_grad_enabled()):
-        # torch's own product gives gradients to x, says what does not fit, and casts where autocast does.
+    if product is None or not _fits(x, weight, bias):
+        # torch's own product says what does not fit, and casts where autocast does.
         return torch.nn.functional.linear(x, _decoded(weight), bias)
     y: torch.Tensor = product(x, bias)
     return y

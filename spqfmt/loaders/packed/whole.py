@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from spqfmt.loaders.packed.experts import PackedExperts
-from spqfmt.loaders.packed.modules import PackedEmbedding, PackedLinear, Weights
+from spqfmt.errors import SpqError
+from spqfmt.loaders.packed.modules import Packed, PackedEmbedding
+from spqfmt.loaders.packed.weight import SAVE_INSTEAD
+from spqfmt.loaders.packed.weights import Weights
 
 
 class _PackedModel:
@@ -44,9 +46,11 @@ class _PackedModel:
         ordinary: Any = super()
         return ordinary._apply(fn, recurse)
 
-    def _packed(self) -> Iterator[PackedLinear | PackedEmbedding | PackedExperts]:
-        kinds = PackedLinear | PackedEmbedding | PackedExperts
-        return (module for module in self.modules() if isinstance(module, kinds))
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise SpqError(f"a model with packed weights cannot be pickled: {SAVE_INSTEAD}")
+
+    def _packed(self) -> Iterator[Packed]:
+        return (module for module in self.modules() if isinstance(module, Packed))
 
 
 @cache

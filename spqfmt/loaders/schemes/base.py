@@ -55,6 +55,13 @@ class HostMatrix(Protocol):
         """
         ...
 
+    def multiply_transposed(self, y: torch.Tensor, lend: Lend, workspace: Bytes) -> torch.Tensor:
+        """Products of `y` [..., rows] with the matrix, not transposed: [..., columns], in y's dtype.
+
+        Weights are rounded to y's dtype; sums over tiles of rows are in float32.
+        """
+        ...
+
     def look_up(self, ids: torch.Tensor, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
         """Rows `ids` [n] of the matrix: [n, columns] of `dtype`. Raises IndexError for one that is not there."""
         ...

@@ -113,6 +113,12 @@ class GroupedColumns:
         y = y if bias is None else y + bias
         return y.to(x.dtype).reshape(*x.shape[:-1], self._shape[0])
 
+    def multiply_transposed(self, y: torch.Tensor, lend: Lend, workspace: Bytes) -> torch.Tensor:
+        """Multiply by parts of columns, as `HostMatrix.multiply_transposed` says."""
+        tokens = y.reshape(-1, self._shape[0]).float()
+        x = self._gathered(lend, len(tokens), y.dtype, lambda matrix: tokens @ matrix)
+        return x.reshape(*y.shape[:-1], self._shape[1])
+
     def look_up(self, ids: torch.Tensor, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
         """Look rows up, as `HostMatrix.look_up` says; each takes all parts."""
         wanted = torch.from_numpy(checked_ids(ids, self._sides.record))

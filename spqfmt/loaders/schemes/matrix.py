@@ -127,6 +127,27 @@ class PackedMatrix(ABC, Generic[SidesT]):
             return self._multiply_few(tokens, bias, lend)
         return self._multiply_many(tokens, bias, lend, workspace)
 
+    def multiply_transposed(self, y: torch.Tensor, lend: Lend, workspace: Bytes) -> torch.Tensor:
+        """Multiply tile by tile of decoded rows, as `HostMatrix.multiply_transposed` says."""
+        tokens = as_tokens(y, self._n_rows)
+        x: torch.Tensor | None = None
+        step = rows_at_once(self._n_columns, tokens.itemsize, workspace.size)
+        for part, codes in self._lent(lend):
+            for first in range(0, part.stop - part.first, step):
+                stop = min(first + step, part.stop - part.first)
+                stored = slice(part.first + first, part.first + stop)
+                outputs = stored if self._order is None else self._order[stored]
+                tile = self.rows(part, codes, first, stop=stop, dtype=tokens.dtype, workspace=workspace)
+                product = tokens[:, outputs] @ tile
+                del tile
+                # One tile is mostly all.
+                x = product if x is None else x.float().add_(product)
+            del codes
+        assert x is not None
+        if self._permutation is not None:
+            x = torch.empty_like(x).index_copy_(1, self._permutation.long(), x)
+        return x.to(y.dtype).reshape(*y.shape[:-1], self._n_columns)
+
     def look_up(self, ids: torch.Tensor, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
         """Look rows up, as `HostMatrix.look_up` says."""
         wanted = checked_ids(ids, self.record)

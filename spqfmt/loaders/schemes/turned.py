@@ -150,6 +150,16 @@ class TurnedMatrix:
             y += bias
         return y.to(x.dtype).reshape(*x.shape[:-1], self._n_rows)
 
+    def multiply_transposed(self, y: torch.Tensor, lend: Lend, workspace: Bytes) -> torch.Tensor:
+        """Multiply piece by piece, as `HostMatrix.multiply_transposed` says."""
+        tokens = y.reshape(-1, self._n_rows)
+        found = (
+            matrix.multiply_transposed(tokens, piece.lend(lend), workspace)
+            for piece, matrix in zip(self._pieces, self._matrices, strict=True)
+        )
+        x = self._beside(found, len(tokens), y.dtype)
+        return x.reshape(*y.shape[:-1], x.shape[-1])
+
     def look_up(self, ids: torch.Tensor, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
         """Look rows up, as `HostMatrix.look_up` says. Every row needs all pieces."""
         found = (

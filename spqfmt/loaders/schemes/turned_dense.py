@@ -54,6 +54,15 @@ class TurnedDense:
         y = y if bias is None else y + bias
         return y.to(x.dtype).reshape(*x.shape[:-1], self._n_rows)
 
+    def multiply_transposed(self, y: torch.Tensor, lend: Lend, workspace: Bytes) -> torch.Tensor:
+        """Multiply by the inputs of one part after the other, as `HostMatrix.multiply_transposed` says."""
+        tokens = as_tokens(y, self._n_rows)
+        x = tokens.new_empty(len(tokens), self._n_columns)
+        for part, values in self._lent(lend):
+            x[:, part.first : part.stop] = tokens @ values.to(tokens.dtype).t()
+            del values
+        return x.to(y.dtype).reshape(*y.shape[:-1], self._n_columns)
+
     def look_up(self, ids: torch.Tensor, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
         """Look rows up, as `HostMatrix.look_up` says; each takes all parts."""
         return self.values(lend, workspace, dtype)[ids]

@@ -1,0 +1,68 @@
+"""What packed modules compute with."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from spqfmt.loaders.packed.room import Room
+
+
+class Weights(Protocol):
+    """What modules compute with: packed.HostWeights on the CPU, device.DeviceWeights elsewhere."""
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where inputs are, and outputs."""
+        ...
+
+    @property
+    def room(self) -> Room:
+        """What a ceiling leaves for weights that the model's own code reads."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of weights where inputs are, but for ordinary parameters."""
+        ...
+
+    @property
+    def host_held_bytes(self) -> int:
+        """Memory of weights on the host besides."""
+        ...
+
+    def matrix(self, tensor: str) -> Any:
+        """What `multiply` takes, by the tensor's name."""
+        ...
+
+    def multiply(
+        self, matrix: Any, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
+    ) -> torch.Tensor:
+        """`x` [..., columns] times a tensor's matrix: [..., rows] in x's dtype."""
+        ...
+
+    def multiply_transposed(self, matrix: Any, y: torch.Tensor) -> torch.Tensor:
+        """`y` [..., rows] times a tensor's matrix, not transposed: [..., columns] in y's dtype. What gradients take."""
+        ...
+
+    def look_up(self, tensor: str, ids: torch.Tensor) -> torch.Tensor:
+        """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype."""
+        ...
+
+    def values(self, tensor: str) -> torch.Tensor:
+        """A tensor's matrix, [rows, columns] in the model's dtype, in memory of its own."""
+        ...
+
+
+def decoded(weights: Weights, tensor: str, n_bytes: int, *, transposed: bool) -> torch.Tensor:
+    """A tensor of `n_bytes` for whoever reads it, as the model has it.
+
+    Raises MemoryBudgetError where that is the model under a ceiling.
+    """
+
+    def decode() -> torch.Tensor:
+        matrix = weights.values(tensor)
+        return matrix.t().contiguous() if transposed else matrix
+
+    # A transposed matrix is decoded first, and turned then.
+    return weights.room.decode(tensor, n_bytes * (2 if transposed else 1), decode)
