@@ -61,7 +61,10 @@ class _Product(torch.autograd.Function):
     ) -> torch.Tensor:
         # Not the matrix: torch lets go of no graph that is still there when Python ends, and native code complains.
         ctx.weights, ctx.tensor = operand.weights, operand.tensor
-        return operand.weights.multiply(operand.matrix, x, bias, int8_activations=int8_activations)
+        y = operand.weights.multiply(operand.matrix, x, bias, int8_activations=int8_activations)
+        # Not as the view that it may be: models add to what they get in place, which torch has no gradients for then.
+        result: torch.Tensor = torch.ops.aten._unsafe_view(y, y.shape)
+        return result
 
     @staticmethod
     @once_differentiable
