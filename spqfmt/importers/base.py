@@ -78,6 +78,8 @@ class SourceTensor:
     dimension there (`dims` and `axes` of spec/origins/arrays.md)."""
     view: tuple[int, ...] | None = None
     """The shape in which `stored` has its elements, where its groups do not lie along the tensor's own rows."""
+    has_turned_view: bool = False
+    """Whether they lie along the columns of that view; `transposed` says nothing of it."""
     parts: tuple[SourcePart, ...] = ()
     """All of the source's arrays that `stored` is taken from, but for single numbers; empty where they cannot be made
     of it again. Without `stored`, where the elements lie in several places."""

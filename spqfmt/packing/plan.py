@@ -68,7 +68,7 @@ class PlannedTensor:
             method=method,
             parameters=encoded.parameters,
             streams=tuple(stream.record for stream in encoded.streams),
-            transposed=s.transposed and is_quantized,
+            transposed=(s.transposed if s.view is None else s.has_turned_view) and is_quantized,
             view=s.view if is_quantized else None,
             activation_clamp=None if result is None else result.activation_clamp,
             activation_quantization=None if result is None else result.activation_quantization,

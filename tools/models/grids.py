@@ -41,6 +41,47 @@ def quanto_bits(name: str, weight: torch.Tensor, bits: int, *, is_rounded: bool 
     }
 
 
+def hqq(
+    stem: str, weight: torch.Tensor, bits: int, *, group_size: int | None = 64, axis: int = 1, steps: int = 4
+) -> Arrays:
+    """Make codes with scales and zeros that are no integers, in groups of rows or, with axis 0, of columns.
+
+    The zeros are moved in some steps to where half of the weights lie above what they stand for, and half below: not as
+    far as the library moves them, which seeks few large errors.
+    """
+    groups = weight.float()
+    if group_size is not None:
+        groups = groups.reshape((-1, group_size) if axis == 1 else (group_size, -1))
+    low, high = groups.amin(axis, keepdim=True), groups.amax(axis, keepdim=True)
+    most = (1 << bits) - 1
+    scale = most / (high - low).clamp_min(1e-4)
+    zero = -low * scale
+    for _ in range(steps):
+        codes = (groups * scale + zero).round().clamp(0, most)
+        zero = (codes - groups * scale).mean(axis, keepdim=True)
+    codes = (groups * scale + zero).round().clamp(0, most).to(torch.uint8)
+    said = {
+        "nbits": bits, "group_size": group_size, "axis": axis, "channel_wise": True, "optimize": True,
+        "round_zero": bits == 4, "packing": f"{bits}bit_u8", "unpack_view_dtype": "torch.uint8", "view_as_float": False,
+        "compute_dtype": str(weight.dtype), "quant_zero": False, "quant_scale": False, "offload_meta": False,
+        "encoded_state_dict": True, "stores_quant_config": True,
+    }  # fmt: skip
+    return {
+        f"{stem}W_q": apart(codes, bits, is_high_first=True),
+        f"{stem}scale": (1 / scale).to(weight.dtype),
+        f"{stem}zero": zero.to(weight.dtype),
+        f"{stem}shape": torch.tensor(weight.shape),
+        **{f"{stem}{key}": _encoded(value) for key, value in said.items() if value is not None},
+    }
+
+
+def _encoded(value: bool | int | str) -> torch.Tensor:
+    """HQQ puts what is no tensor into safetensors like this."""
+    if isinstance(value, str):
+        return torch.tensor(list(value.encode()), dtype=torch.uint8)
+    return torch.tensor(int(value), dtype=torch.uint8 if isinstance(value, bool) else torch.int32)
+
+
 def apart(codes: torch.Tensor, bits: int, *, is_high_first: bool = False) -> torch.Tensor:
     """Put lines that lie a part of all apart into the bytes of one, the first into the lowest bits or the highest."""
     parts = codes.chunk(8 // bits)

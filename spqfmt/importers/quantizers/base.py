@@ -187,9 +187,9 @@ class Checkpoint:
 class CodedWeight:
     """A weight that arrays of a checkpoint stand for.
 
-    `name`, `shape`, `dtype` and `transposed` are those of the weight as the model has it; `view` is the shape in which
-    its groups are rows or parts of rows, where they are not in its own. `stored` raises ImporterError where the arrays
-    hold what no reader could use.
+    `name`, `shape`, `dtype` and `transposed` are those of the weight as the model has it. `view` is the shape in which
+    its groups are rows or parts of rows, where they are not in its own, or columns with `has_turned_view`. `stored`
+    raises ImporterError where the arrays hold what no reader could use.
     """
 
     name: str
@@ -202,6 +202,7 @@ class CodedWeight:
     stored: Callable[[], Quantized]
     transposed: bool = False
     view: tuple[int, ...] | None = None
+    has_turned_view: bool = False
 
 
 @dataclass(frozen=True)

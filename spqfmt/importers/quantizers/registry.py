@@ -74,7 +74,7 @@ def _values(weight: CodedWeight) -> torch.Tensor:
     from spqfmt.kernels.torch_arrays import to_torch
 
     matrix = narrow(weight.stored().dequantize(), weight.dtype)
-    if weight.transposed:
+    if weight.has_turned_view if weight.view else weight.transposed:
         *stack, columns, rows = weight.view or weight.shape
         matrix = matrix.reshape(*stack, rows, columns).swapaxes(-1, -2)
     return to_torch(matrix, weight.dtype, weight.shape)
@@ -95,6 +95,7 @@ def _with_codes(
         tensor,
         transposed=weight.transposed,
         view=weight.view,
+        has_turned_view=weight.has_turned_view,
         form=weight.form,
         stored=weight.stored,
         parts=tuple(parts) if len(parts) == len(places) else (),

@@ -1,0 +1,195 @@
+"""Method keep on HQQ: codes of eight bits and less in groups along either axis, its values, the same files."""
+
+from pathlib import Path
+from typing import Any
+
+import grids
+import pytest
+import torch
+from coded import Arrays, check_loaded, keep, same, write_arrays, write_model
+
+import spqfmt
+from spqfmt.errors import ImporterError
+from spqfmt.importers import open_source
+from spqfmt.loaders.plan import plan_model
+
+MODULE = "model.layers.0.mlp.up_proj."
+AT = f"{MODULE}weight"
+HQQ = {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4}}}
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def unpacked(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    """As its BitPack does: the highest bits of all bytes first."""
+    mask = (1 << bits) - 1
+    return torch.cat([(packed >> shift) & mask for shift in range(8 - bits, -1, -bits)])
+
+
+def library(arrays: Arrays, bits: int, dtype: torch.dtype, stem: str = MODULE) -> torch.Tensor:
+    """As its Quantizer.dequantize does, each operation in `dtype`."""
+    codes = unpacked(arrays[f"{stem}W_q"].view(torch.uint8), bits).to(dtype)
+    zero, scale = arrays[f"{stem}zero"].to(dtype), arrays[f"{stem}scale"].to(dtype)
+    return ((codes - zero) * scale).reshape(arrays[f"{stem}shape"].tolist())
+
+
+def restored(arrays: Arrays, bits: int, stem: str = MODULE) -> torch.Tensor:
+    """The same in float32, rounded once."""
+    return library(arrays, bits, torch.float32, stem).to(arrays[f"{stem}scale"].dtype)
+
+
+GRIDS: dict[str, tuple[tuple[int, int], int | None, int]] = {
+    "groups in rows": ((24, 128), 64, 1),
+    "rows end within groups": ((32, 48), 64, 1),
+    "rows": ((24, 40), None, 1),
+    "groups of columns": ((24, 128), 64, 0),
+    "columns": ((24, 40), None, 0),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("bits", [8, 4, 2, 1])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_codes_along_either_axis(tmp_path: Path, grid: str, bits: int, dtype: torch.dtype) -> None:
+    shape, size, axis = GRIDS[grid]
+    arrays = grids.hqq(MODULE, normal(*shape).to(dtype), bits, group_size=size, axis=axis)
+    path = keep(write_arrays(tmp_path / "source", {"quantization_config": HQQ}, arrays))
+    expected = restored(arrays, bits)
+    with spqfmt.open(path) as file:
+        assert set(file) == {AT}
+        assert same(file.read(AT), expected)
+        assert same(file.read(AT)[5:7], expected[5:7])
+        assert (file.model.tensors[AT].view is None) == (grid in ("groups in rows", "rows"))
+    [tensor] = open_source(tmp_path / "source").as_weights().tensors
+    assert same(tensor.load(), expected)
+    # The library rounds the difference as well, and what lies near nought is near in steps of the difference.
+    unit = torch.finfo(dtype).eps / 2
+    of_difference = expected.float().abs() * 2 * unit + torch.finfo(dtype).tiny
+    assert ((library(arrays, bits, dtype).float() - expected.float()).abs() <= 1.01 * of_difference).all()
+
+
+def test_values_are_the_library_s_to_the_bit_where_zeros_are_integers(tmp_path: Path) -> None:
+    arrays = grids.hqq(MODULE, normal(24, 128).bfloat16(), 4)
+    arrays[f"{MODULE}zero"] = arrays[f"{MODULE}zero"].round()
+    path = keep(write_arrays(tmp_path / "source", {}, arrays))
+    with spqfmt.open(path) as file:
+        assert same(file.read(AT), library(arrays, 4, torch.bfloat16))
+
+
+@pytest.mark.parametrize("as_dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_bytes_may_lie_in_another_dtype(tmp_path: Path, as_dtype: torch.dtype) -> None:
+    arrays = grids.hqq(MODULE, normal(24, 128).bfloat16(), 2)
+    arrays |= {
+        f"{MODULE}W_q": arrays[f"{MODULE}W_q"].view(as_dtype),
+        f"{MODULE}view_as_float": torch.tensor(1).byte(),
+    }
+    path = keep(write_arrays(tmp_path / "source", {}, arrays))
+    with spqfmt.open(path) as file:
+        assert same(file.read(AT), restored(arrays, 2))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("bits", [8, 4, 1])
+def test_a_model_loads_with_these_values(tmp_path: Path, bits: int, axis: int) -> None:
+    expected: Arrays = {}
+
+    def quantize(module: str, weight: torch.Tensor) -> Arrays:
+        arrays = grids.hqq(f"{module}.", weight, bits, group_size=16, axis=axis)
+        expected[f"{module}.weight"] = restored(arrays, bits, f"{module}.")
+        return arrays
+
+    source = tmp_path / "source"
+    write_model(source, HQQ, quantize)
+    path = keep(source)
+    assert len(expected) == 14
+    check_loaded(path, source, expected)
+    assert set(plan_model(path).whole.values()) == ({"groups in a view"} if axis == 0 else set())
+
+
+ARRAYS = grids.hqq(MODULE, normal(24, 128).bfloat16(), 4)
+
+
+def changed(**arrays: torch.Tensor) -> Arrays:
+    return ARRAYS | {MODULE + name: value for name, value in arrays.items()}
+
+
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], Arrays, str]] = {
+    "scales of other groups": (
+        HQQ,
+        changed(scale=torch.ones(24, 1).bfloat16()),
+        rf"tensor '{MODULE}scale' of shape \[24, 1\] does not fit '{MODULE}W_q' of shape \[24, 64\]: \[48, 1\] are due",
+    ),
+    "zeros along the other axis": (
+        HQQ,
+        changed(zero=torch.ones(1, 48).bfloat16()),
+        rf"tensor '{MODULE}zero' of shape \[1, 48\] does not fit",
+    ),
+    "another axis": (HQQ, changed(axis=torch.tensor(0)), rf"tensor '{MODULE}scale' .*: \[1, 48\] are due"),
+    "no axis": (HQQ, changed(axis=torch.tensor(2)), rf"tensor '{MODULE}axis' says \[2\], neither 0 nor 1"),
+    "another shape": (
+        HQQ,
+        changed(shape=torch.tensor([48, 128])),
+        rf"tensor '{MODULE}scale' of shape \[48, 1\] does not fit .*: \[96, 1\] are due",
+    ),
+    "no matrix": (
+        HQQ,
+        changed(shape=torch.tensor([3072])),
+        rf"tensor '{MODULE}shape' says \[3072\], no matrix",
+    ),
+    "other bits": (
+        HQQ,
+        changed(packing=torch.tensor(list(b"2bit_u8"), dtype=torch.uint8)),
+        rf"tensor '{MODULE}shape' of shape \[2\] does not fit '{MODULE}W_q' .*which says 24 x 128 of 2 bits",
+    ),
+    "groups that do not divide": (
+        HQQ,
+        changed(group_size=torch.tensor(100)),
+        rf"tensor '{MODULE}group_size' says \[100\], which does not divide \[24, 128\]",
+    ),
+    "a size that is an array": (
+        HQQ,
+        changed(group_size=torch.ones(80, dtype=torch.int32)),
+        rf"tensor '{MODULE}group_size' of i32 and shape \[80\] says nothing of a layer",
+    ),
+    "a zero that is no number": (
+        HQQ,
+        changed(zero=torch.full((48, 1), torch.nan).bfloat16()),
+        rf"tensor '{MODULE}zero' holds scales that are NaN",
+    ),
+    "a config of another quantizer": (
+        {"quant_method": "bitsandbytes"},
+        ARRAYS,
+        rf"'{MODULE}W_q' is stored as codes of HQQ, but config.json says quant_method 'bitsandbytes'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONTRADICTIONS)
+def test_what_contradicts_itself_is_refused_and_kept_by_lossless(tmp_path: Path, kind: str) -> None:
+    quantizer, arrays, words = CONTRADICTIONS[kind]
+    source = write_arrays(tmp_path / "source", {"quantization_config": quantizer}, arrays)
+    with pytest.raises(ImporterError, match=words) as refused:
+        spqfmt.pack(source, tmp_path / "m.spq", method="keep")
+    assert "\n" not in str(refused.value)
+    assert {file.name for file in tmp_path.iterdir()} == {"source"}
+    spqfmt.pack(source, tmp_path / "m.spq", method="lossless")
+    assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        changed(packing=torch.tensor(list(b"3bit_32"), dtype=torch.uint8)),
+        changed(zero=ARRAYS[f"{MODULE}zero"].float()),
+        {name: value for name, value in ARRAYS.items() if not name.endswith("shape")},
+    ],
+    ids=["ten codes in 32 bits", "zeros of another dtype", "layers that do not say their shape"],
+)
+def test_what_lies_in_another_way_is_left_as_arrays(tmp_path: Path, arrays: Arrays) -> None:
+    source = write_arrays(tmp_path / "source", {"quantization_config": HQQ}, arrays)
+    with pytest.raises(ImporterError, match="stores no codes that method keep could keep"):
+        spqfmt.pack(source, tmp_path / "m.spq", method="keep")
+    spqfmt.pack(source, tmp_path / "m.spq")
+    assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
