@@ -1,10 +1,12 @@
-"""Small tables that tensors of one segment have alike are stored once: levels, scales that are one number."""
+"""What tensors of one segment have alike is stored once: levels, scales that are one number, orders of inputs."""
 
 from dataclasses import replace
 
 from spqfmt.schemes.base import Encoded, StreamData
 
-_ROLES = frozenset({"levels", "scale_levels", "zero_point_levels", "minimum_levels", "column_scales"})
+_ROLES = frozenset(
+    {"levels", "scale_levels", "zero_point_levels", "minimum_levels", "column_scales", "permutation"}
+)
 
 
 class SharedTables:

@@ -1,13 +1,16 @@
 """Method keep on GPTQ's arrays: the values of AutoGPTQ's kernel, the same files back, products from the codes."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import packed_words
 import pytest
+import tiny
 import torch
 from coded import Arrays, keep, same, write_arrays, write_model
+from safetensors.torch import load_file, save_file
 
 import spqfmt
 from spqfmt.errors import ImporterError
@@ -157,6 +160,43 @@ def test_numbers_carried_as_gptqmodel_does(tmp_path: Path) -> None:
         check(source(folder, arrays, bits=bits, sym=False, meta={"quantizer": ["gptqmodel:7.7.0"]}), weight)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "mixtral", "llama with a head"])
+def test_models_of_other_kinds(tmp_path: Path, family: str) -> None:
+    """A Conv1D has its inputs first, experts are matrices of their own, and a head may be quantized as well."""
+    folder = tmp_path / "source"
+    tiny.build(family.partition(" ")[0], folder, dtype=torch.float16)
+    arrays, expected = {}, {}
+    for name, value in load_file(folder / "model.safetensors").items():
+        linear = value.mT if family == "gpt2" and value.ndim == 2 else value
+        is_linear = re.search(r"_proj\.|experts|\.c_(attn|proj|fc)\.|lm_head", name) and value.ndim == 2
+        if not is_linear or len(linear) % 8 or linear.shape[1] % 8:
+            arrays[name] = value
+            continue
+        groups = groups_of(linear.shape[1], 16, is_ordered=True)
+        scales, zeros, codes = packed_words.grid(linear, groups, 4, symmetric=True)
+        weight = restored(codes, scales, zeros, groups)
+        expected[name] = weight.T.contiguous() if family == "gpt2" else weight
+        arrays |= packed_words.gptq_arrays(
+            name.removesuffix(".weight"), codes, scales, zeros, bits=4, of_column=groups
+        )
+    save_file(
+        {name: value.contiguous().clone() for name, value in arrays.items()}, folder / "model.safetensors"
+    )
+    config = json.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"quantization_config": quantizer(group_size=16)})
+    )
+    path = keep(folder)
+    with spqfmt.open(path) as file:
+        assert {name for name in file if file[name].info.scheme == "grouped"} == set(expected)
+        assert all(same(file.read(name), weight) for name, weight in expected.items())
+    inputs = torch.arange(20)[None]
+    with torch.inference_mode():
+        logits = spqfmt.load_model(path)[0](inputs).logits.float()
+        computed = spqfmt.load_model(path, packed=True)[0](inputs).logits.float()
+    assert torch.allclose(logits, computed, atol=0.05 * float(logits.std()))
+
+
 @pytest.mark.parametrize("bits", [3, 4])
 def test_inspect_tells_what_the_arrays_took(tmp_path: Path, bits: int) -> None:
     arrays, _ = layer(bits, 32, is_ordered=True)
@@ -201,6 +241,12 @@ def test_a_model_computes_from_its_codes(
     assert expected
     assert all(same(state[name], value) for name, value in expected.items())
     assert not plan_model(path).whole
+    if is_ordered:
+        with spqfmt.open(path) as file:
+            records = [file.model.tensors[f"model.layers.1.self_attn.{key}_proj.weight"] for key in "qk"]
+        holders = [record.by_role["permutation"].same_as for record in records]
+        # Layers of the same inputs have their order once.
+        assert [holder is None for holder in holders] == [True, False]
     inputs = torch.arange(20)[None]
     with torch.inference_mode():
         logits = model(inputs).logits.float()
