@@ -16,8 +16,8 @@ from spqfmt.loaders.tensors import StoredModel, is_most, main_dtype, parse_dtype
 
 FAST = "fast"
 """Asks for the dtype that the processor computes the model fastest in."""
-_SLOW = 3.0
-"""A dtype is slow where its products take so many times as long. Types that have instructions lie within 2."""
+_SLOW = 1.5
+"""A dtype is slow where its products take so many times as long."""
 
 
 def settle(

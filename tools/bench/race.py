@@ -1,0 +1,225 @@
+"""spqfmt as it is by default beside its peers, on one model: one table, for the README.
+
+    python tools/bench/race.py MODEL.gguf OUT_DIR                        SmolLM2's is that of tools/models/smollm2.py
+    python tools/bench/race.py MODEL_FOLDER OUT_DIR --gguf MODEL.gguf    --rounds 7 --prompt 512 --tokens 64
+
+Entrants: what `spqfmt run` does without options with the codes of the GGUF file as they are (pack's default), with
+8-bit codes and with 4-bit groups of 64 that it made itself; transformers with BF16 weights; torch's dynamic INT8; and
+llama.cpp with the GGUF file, where its Python has the package xllamacpp. Each is a process of its own for one core
+and one for two; they take turns, round after round. Medians, and the slowest and the fastest round. Loading is what
+the process does after its imports, once a process. Memory is the most that the process has held, libraries included.
+
+OUT_DIR gets the packed files, race.json, race.md and, with matplotlib, race.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import spqfmt
+from spqfmt.bench.machine import describe
+from spqfmt.pages.palette import SERIES
+from spqfmt.pages.png_style import new_figure, save, style
+
+_ENTRANTS = Path(__file__).with_name("race_entrants.py")
+MEASURES = {"prompt": "prompt, tokens/s", "tokens": "generation, tokens/s"}
+
+
+@dataclass
+class Entry:
+    """An entrant on so many cores, and what it has done: seconds, tokens a second, bytes."""
+
+    name: str
+    kind: str
+    path: str
+    cores: int
+    load_s: float = 0.0
+    memory_bytes: float = 0.0
+    rates: dict[str, list[float]] = field(default_factory=lambda: {measure: [] for measure in MEASURES})
+
+
+class Runner:
+    """The process of an entry."""
+
+    def __init__(self, entry: Entry, python: str) -> None:
+        self.entry = entry
+        threads = {"OMP_NUM_THREADS": str(entry.cores), "SPQFMT_THREADS": str(entry.cores)}
+        self._process = subprocess.Popen(
+            [python, str(_ENTRANTS), entry.kind, entry.path, str(entry.cores)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | threads,
+        )
+        try:
+            entry.load_s = self._line()["load_s"]
+        except RuntimeError:
+            self.close()
+            raise
+
+    def _line(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.entry.name} has ended")
+        return json.loads(line)
+
+    def ask(self, question: str) -> float:
+        """Its answer to a line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(question + "\n")
+        self._process.stdin.flush()
+        return float(self._line())
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def entries(source: Path, gguf: Path | None, out: Path, cores: Sequence[int]) -> list[Entry]:
+    """Pack what is not there yet, and name all that take part."""
+    folder = source
+    if source.is_file():
+        folder = out / "bf16"
+        if not folder.exists():
+            floats = out / "floats.spq"
+            spqfmt.pack(source, floats, method="lossless", force=True)
+            spqfmt.unpack(floats, folder, as_="dense")
+            floats.unlink()
+    files: dict[str, dict[str, Any]] = {
+        "spqfmt, 8-bit codes": {"method": "rtn", "bits": 8},
+        "spqfmt, 4-bit groups of 64": {"method": "rtn", "bits": 4, "group_size": 64},
+    }
+    if gguf is not None:
+        files = {f"spqfmt, codes of {gguf.name}": {"method": "keep"}} | files
+    found = []
+    for name, options in files.items():
+        path = out / f"{'-'.join(map(str, options.values()))}.spq"
+        if not path.exists():
+            spqfmt.pack(gguf if options["method"] == "keep" else source, path, **options)
+        found.append((name, "spqfmt", path))
+    found += [("transformers, BF16", "transformers", folder), ("torch, dynamic INT8", "dynamic", folder)]
+    if gguf is not None:
+        found.append((f"llama.cpp, {gguf.name}", "llama.cpp", gguf))
+    return [Entry(name, kind, str(path), n) for n in cores for name, kind, path in found]
+
+
+def race(
+    wanted: Sequence[Entry], pythons: dict[str, str], lengths: dict[str, int], rounds: int
+) -> list[Entry]:
+    """Let all take turns; those that cannot start are named on stderr and left out."""
+    runners = []
+    try:
+        for entry in wanted:
+            try:
+                runners.append(Runner(entry, pythons.get(entry.kind, sys.executable)))
+            except RuntimeError as error:
+                print(f"{error}: left out", file=sys.stderr)
+        for number in range(rounds + 1):
+            for runner in runners:
+                for measure, length in lengths.items():
+                    rate = runner.ask(f"{measure} {length}")
+                    if number:  # the first round warms up
+                        runner.entry.rates[measure].append(rate)
+            print(f"round {number} of {rounds}", file=sys.stderr)
+        for runner in runners:
+            runner.entry.memory_bytes = runner.ask("memory")
+    finally:
+        for runner in runners:
+            runner.close()
+    return [runner.entry for runner in runners]
+
+
+def table(ran: Sequence[Entry], lengths: dict[str, int], rounds: int) -> str:
+    """Markdown: a row for each entry, and what was measured on which machine."""
+    machine = describe()
+    lines = [
+        "| cores | | prompt, tokens/s | generation, tokens/s | load, s | memory, MiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in ran:
+        rates = [_shown(entry.rates[measure]) for measure in MEASURES]
+        memory = f"{entry.memory_bytes / 2**20:.0f}"
+        lines.append(
+            f"| {entry.cores} | {entry.name} | {rates[0]} | {rates[1]} | {entry.load_s:.1f} | {memory} |"
+        )
+    lines += [
+        "",
+        f"{machine['processor']}, {machine['threads']} cores, load before {machine['load_average']}; a prompt of "
+        f"{lengths['prompt']} tokens, {lengths['tokens']} generated, medians of {rounds} interleaved rounds, slowest "
+        f"and fastest in brackets. By `python tools/bench/race.py`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(rates: Sequence[float]) -> str:
+    digits = 0 if statistics.median(rates) >= 100 else 1
+    middle, low, high = (f"{rate:.{digits}f}" for rate in (statistics.median(rates), min(rates), max(rates)))
+    return f"{middle} ({low} to {high})"
+
+
+def plot(ran: Sequence[Entry], file: Path) -> None:
+    """Draw bars of tokens a second, a panel for each measure and number of cores. OptionError without matplotlib."""
+    names = list(dict.fromkeys(entry.name for entry in ran))
+    panels = [(measure, n) for n in sorted({entry.cores for entry in ran}) for measure in MEASURES]
+    with style():
+        figure, axes = new_figure(height=2.8, columns=len(panels))
+        for axis, (measure, n) in zip(axes, panels, strict=True):
+            for entry in (entry for entry in ran if entry.cores == n):
+                place, rates = -names.index(entry.name), entry.rates[measure]
+                middle = statistics.median(rates)
+                spread = [[middle - min(rates)], [max(rates) - middle]]
+                color = SERIES[names.index(entry.name) % len(SERIES)]
+                axis.barh([place], [middle], xerr=spread, color=color, label=entry.name)
+            axis.set(
+                title=f"{MEASURES[measure].partition(',')[0]}, {n} core{'s' * (n > 1)}",
+                xlabel="tokens/s",
+                yticks=[],
+            )
+        handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+        figure.legend(handles=[handles[name] for name in names], loc="outside lower center", ncols=3)
+        save(figure, file)
+
+
+def main() -> None:
+    """Run the tool, whose help is the module's docstring."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--gguf", type=Path, help="for llama.cpp; by default SOURCE where that is one")
+    parser.add_argument("--cores", default="1,2")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument(
+        "--llama-python", default=sys.executable, help="an interpreter that has xllamacpp, where this has not"
+    )
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    gguf = given.gguf or (given.source if given.source.suffix == ".gguf" else None)
+    lengths = {"prompt": given.prompt, "tokens": given.tokens}
+    wanted = entries(given.source, gguf, given.out, [int(n) for n in given.cores.split(",")])
+    ran = race(wanted, {"llama.cpp": given.llama_python}, lengths, given.rounds)
+    report = {"machine": describe(), "lengths": lengths, "entries": [asdict(entry) for entry in ran]}
+    (given.out / "race.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    text = table(ran, lengths, given.rounds)
+    (given.out / "race.md").write_text(text, "utf-8")
+    print(text, end="")
+    plot(ran, given.out / "race.png")
+
+
+if __name__ == "__main__":
+    main()
