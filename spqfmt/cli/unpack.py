@@ -29,9 +29,10 @@ from spqfmt.cli.progress import Bar
 @click.option(
     "--as",
     "as_",
-    type=click.Choice(["source", "dense", "compressed-tensors", "gptq"]),
+    type=click.Choice(["source", "dense", "compressed-tensors", "gptq", "gguf"]),
     help="source: the files that FILE was packed from, byte for byte. dense: plain weights. Others: what "
-    "other programs serve, with the codes of FILE as they are. [default: source where FILE can give it]",
+    "other programs serve, with the codes of FILE as they are; gguf is one file, OUT_DIR its name. [default: source "
+    "where FILE can give it]",
 )
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 def unpack(
@@ -40,7 +41,7 @@ def unpack(
     out_dir: Path,
     keep_packed: bool,
     with_code: bool,
-    as_: Literal["source", "dense", "compressed-tensors", "gptq"] | None,
+    as_: Literal["source", "dense", "compressed-tensors", "gptq", "gguf"] | None,
     quiet: bool,
 ) -> None:
     """Write FILE as a folder: the very files that it was packed from, where nothing was quantized.
@@ -57,6 +58,7 @@ def unpack(
     spqfmt unpack model.spq model-folder
     spqfmt unpack model.spq packed-folder --keep-packed
     spqfmt unpack model.spq served-folder --as compressed-tensors
+    spqfmt unpack model.spq model.gguf --as gguf
     """
     # torch takes seconds to import: not for --help.
     from spqfmt.reading.unpack import unpack as write_folder

@@ -111,6 +111,8 @@ class Exported:
 
     files: tuple[str, ...]
     plain: tuple[str, ...] = ()
+    is_alone: bool = False
+    """Whether no small files are written beside."""
 
 
 class Exporter(Protocol):

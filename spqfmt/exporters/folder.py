@@ -1,7 +1,8 @@
-"""A folder that is always whole: written beside its place under a temporary name, and renamed."""
+"""A folder or file that is always whole: written beside its place under a temporary name, and renamed."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -34,4 +35,22 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """Gives a name beside `file`, which is renamed to it at the end of the context, or removed when that raises.
+
+    Raises FileExistsError where `file` is there.
+    """
+    if os.path.lexists(file):
+        raise FileExistsError(f"{file}: is there already")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.parent / f".{file.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        yield partial
+        partial.rename(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
         raise

@@ -5,16 +5,40 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from spqfmt.container.model import OpenModel
-from spqfmt.errors import EncodeError
+from spqfmt.errors import EncodeError, OptionError
 from spqfmt.exporters.base import Exported, ExportModel
+from spqfmt.exporters.folder import whole_file
+from spqfmt.exporters.gguf import check_name
 from spqfmt.exporters.registry import exporters
 from spqfmt.importers._folders import ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import without_quantizer
 from spqfmt.progress import Progress
 from spqfmt.reading.grids import StoredWeight
+from spqfmt.reading.source_files import SourceFiles
 from spqfmt.records import bf16_bytes
 
 _CONFIG = "config.json"
+_GGUF = "gguf"
+
+
+def source_of_form(sources: SourceFiles, model: OpenModel, form: str, out: Path, progress: Progress) -> bool:
+    """Write the one file of the source where it is of this form already; whether it was.
+
+    Raises OptionError where that form's file cannot be `out`.
+    """
+    if form != _GGUF or model.index.metadata.get("source") != _GGUF:
+        return False
+    sources.check()
+    if not sources.has_weights:
+        return False
+    if len(sources.written) > 1:
+        raise OptionError(f"the source is a GGUF in {len(sources.written)} files; --as source writes these")
+    check_name(out)
+    [file] = sources.written
+    progress.start(file.file_bytes)
+    with whole_file(out) as partial:
+        sources.write_one(file, partial, progress)
+    return True
 
 
 def export(

@@ -145,14 +145,18 @@ class SourceFiles:
         for file in self.written:
             path = folder / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as handle:
-                if file.name in self.changed:
-                    handle.write(self.changed[file.name].data)
-                else:
-                    self._write(file, self._literals_of[file.name], handle)
-                handle.flush()
-                os.fsync(handle.fileno())
-            progress.advance(file.file_bytes, file.name)
+            self.write_one(file, path, progress)
+
+    def write_one(self, file: SourceFileRecord, path: Path, progress: Progress) -> None:
+        """Write one of them under a name that is not there, as `write` does."""
+        with path.open("xb") as handle:
+            if file.name in self.changed:
+                handle.write(self.changed[file.name].data)
+            else:
+                self._write(file, self._literals_of[file.name], handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        progress.advance(file.file_bytes, file.name)
 
     @cached_property
     def _literals_of(self) -> dict[str, memoryview]:

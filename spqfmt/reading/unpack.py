@@ -15,7 +15,7 @@ from spqfmt.exporters.huggingface import export_huggingface
 from spqfmt.importers._folders import ADAPTER, ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import are_decoded, without_quantizer
 from spqfmt.progress import Progress, Silent
-from spqfmt.reading.exports import export
+from spqfmt.reading.exports import export, source_of_form
 from spqfmt.reading.restore import restore
 from spqfmt.reading.settings import is_settings, read_settings
 from spqfmt.reading.source_files import CODE, NO_NAME, SourceFiles
@@ -90,10 +90,10 @@ def unpack(
     *,
     keep_packed: bool = False,
     with_code: bool = False,
-    as_: Literal["source", "dense", "compressed-tensors", "gptq"] | None = None,
+    as_: Literal["source", "dense", "compressed-tensors", "gptq", "gguf"] | None = None,
     progress: Progress | None = None,
 ) -> UnpackReport:
-    """Write a packed model into `folder`, which must not hold anything.
+    """Write a packed model into `folder`, which must not hold anything; with `as_` gguf into a file of this name.
 
     A file that can give its source's files back (FORMAT.md 7.2) gives them, byte for byte and compared with their
     SHA-256; any other, and all with `as_` dense, gives safetensors, config and tokenizer. `as_` source refuses instead.
@@ -127,6 +127,8 @@ def unpack(
                     f"{path}: it cannot give back the files of its source ({_why_plain(model)}); leave --as source out "
                     "for plain weights"
                 )
+        if as_ is not None and source_of_form(sources, model, as_, out=folder, progress=shown):
+            return UnpackReport((folder.name,), {}, identical=True)
         assets, report = _chosen(model, with_code=with_code)
         others = _others(model, sources)
         report = _with_others(report, others, sources, replaced=keep_packed or as_ is not None)
@@ -144,6 +146,8 @@ def unpack(
             done = export(model, folder, as_, assets=assets, others=others, facts=facts, progress=shown)
             left_out = {name: reason for name, reason in report.left_out.items() if name not in done.files}
             made = dict.fromkeys(done.files, f"written as {as_} has them")
+            if done.is_alone:
+                report, left_out = UnpackReport((), {}), {}
             return replace(report, made=made, left_out=left_out, plain=done.plain)
         tensors = [_Restored(*model.held(name), shown) for name in model.tensors]
         shown.start(sum(t.record.source_bytes for t in tensors if t.tied_to is None))

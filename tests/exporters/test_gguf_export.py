@@ -1,0 +1,335 @@
+"""`unpack --as gguf`: blocks that gguf dequantizes to the file's values, names and metadata that come back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import gguf
+import numpy as np
+import pytest
+import tiny
+import tiny_gguf
+import torch
+import transformers
+from coded import write_arrays
+from packed_models import CALIBRATED, values
+
+import spqfmt
+from spqfmt.errors import EncodeError, OptionError
+from spqfmt.importers import open_source
+
+AS: Literal["gguf"] = "gguf"
+AT = "model.layers.0.mlp.up_proj.weight"
+GROUPS: dict[str, Any] = {"method": "rtn", "bits": 4, "group_size": 32}
+_CONFIGS: dict[str, Any] = {
+    **{kind: {} for kind in ("llama", "llama_tied", "mistral", "qwen2", "qwen3", "gemma")},
+    "gemma2": {"class": "Gemma2Config", "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32},
+    "gemma3_text": {
+        "class": "Gemma3TextConfig",
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 32,
+    },
+    "gpt2": {},
+}
+
+
+def model_folder(folder: Path, kind: str, dtype: torch.dtype = torch.bfloat16, **edits: Any) -> Path:
+    """A tiny model whose rows are whole blocks; norms and biases are random."""
+    made = dict(_CONFIGS[kind])
+    base = tiny.configurations().get(kind) or tiny.configurations()["llama"]
+    config = base
+    if "class" in made:
+        common = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+                  "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")  # fmt: skip
+        config = getattr(transformers, made.pop("class"))(
+            **{key: getattr(base, key) for key in common}, **made
+        )
+    if kind == "gpt2":
+        config.n_inner = 128
+    else:
+        config.intermediate_size = 128
+    for key, value in edits.items():
+        setattr(config, key, value)
+    with torch.random.fork_rng(devices=[]), tiny.quiet():
+        torch.manual_seed(1)
+        model = transformers.AutoModelForCausalLM.from_config(config).to(dtype)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 1:
+                    parameter.add_(torch.randn_like(parameter) * 0.2)
+        model.save_pretrained(folder)
+        tiny.byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def written(file: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str], dict[str, Any]]:
+    """What the package reads: values and types of tensors, and metadata."""
+    reader = gguf.GGUFReader(file)
+    found = {t.name: gguf.quants.dequantize(t.data, t.tensor_type).copy() for t in reader.tensors}
+    kinds = {t.name: t.tensor_type.name for t in reader.tensors}
+    return found, kinds, {key: field.contents() for key, field in reader.fields.items()}
+
+
+def of_ggml(name: str, value: torch.Tensor, said: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """A tensor of the model as llama.cpp has it, in float32."""
+    architecture = said["general.architecture"]
+    if architecture == "llama" and (".q_proj." in name or ".k_proj." in name):
+        size = said["llama.attention.key_length"]
+        value = value.reshape(-1, 2, size // 2, *value.shape[1:]).transpose(1, 2).reshape(value.shape)
+    if architecture.startswith("gemma") and name.endswith("norm.weight"):
+        value = value + 1
+    if architecture == "gpt2" and ".h." in name and value.dim() == 2:
+        value = value.T
+    return value.contiguous().numpy()
+
+
+def check(path: Path, file: Path) -> dict[str, str]:
+    """Every value of the file is the packed model's, before its rounding where it is of codes; types by our names."""
+    found, kinds, said = written(file)
+    numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(numbers[said["general.architecture"]], 2)
+    rounded, by_name = values(path), {}
+    for name, exact in values(path, torch.float32).items():
+        at = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert at is not None
+        value = rounded[name].float() if kinds[at] in {"F32", "F16", "BF16"} else exact
+        assert np.array_equal(found[at], of_ggml(name, value, said)), name
+        by_name[name] = kinds[at]
+    assert len(found) == len(by_name) + ("rope_freqs.weight" in found)
+    return by_name
+
+
+@pytest.mark.parametrize("kind", _CONFIGS)
+def test_every_family_comes_back(tmp_path: Path, kind: str) -> None:
+    """With the values of blocks, which the importer reads as codes again, and a config that computes the same."""
+    source, path, file = model_folder(tmp_path / "source", kind), tmp_path / "m.spq", tmp_path / "m.gguf"
+    spqfmt.pack(source, path, **GROUPS)
+    report = spqfmt.unpack(path, file, as_=AS)
+    assert list(report.made) == ["m.gguf"]
+    kinds = check(path, file)
+    is_coded = {name for name, found in kinds.items() if found not in {"F32", "BF16"}}
+    assert len(is_coded) == (8 if kind == "gpt2" else 14)
+    assert {kinds[name] for name in is_coded} <= {"Q4_0", "Q4_1", "Q5_0"}
+    config = json.loads((source / "config.json").read_text())
+    spqfmt.pack(file, tmp_path / "again.spq")
+    if kind == "gemma3_text" and not open_source(file).architecture:
+        return  # not imported yet
+    again = values(tmp_path / "again.spq", torch.float32)
+    exact, rounded = values(path, torch.float32), values(path)
+    for name, value in again.items():
+        due = exact[name] if name in is_coded else rounded[name].float()
+        assert torch.equal(value, due) or "norm" in name, name
+    with spqfmt.open(tmp_path / "again.spq") as opened:
+        found = json.loads(opened.assets["config.json"])
+    for key in (
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "intermediate_size",
+        "tie_word_embeddings",
+        "n_inner",
+        "n_head",
+    ):
+        if key in config:
+            assert found.get(key) == pytest.approx(config[key]), key
+    assert found["vocab_size"] == config["vocab_size"]
+
+
+def matrix(tmp_path: Path, weight: torch.Tensor, **options: Any) -> tuple[Path, Path]:
+    """A model of one layer and an embedding, packed; and where its file goes."""
+    config = json.loads((model_folder(tmp_path / "config", "qwen2") / "config.json").read_text())
+    arrays = {AT: weight, "model.embed_tokens.weight": torch.zeros(8, 64, dtype=weight.dtype)}
+    source = write_arrays(tmp_path / "source", config, arrays)
+    spqfmt.pack(source, tmp_path / "m.spq", **options)
+    return tmp_path / "m.spq", tmp_path / "m.gguf"
+
+
+def normal(*shape: int, shift: float = 0.0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).add(shift).half()
+
+
+@pytest.mark.parametrize(
+    ("bits", "shift", "size", "kind"),
+    [
+        # Codes lie around zero points within so many bits and a sign; where all weights are positive these are 0.
+        (2, 0.0, 32, "Q4_0"),
+        (3, 0.0, 64, "Q4_0"),
+        (4, 0.0, 32, "Q5_0"),
+        (4, 5.0, 128, "Q4_1"),
+        (5, 5.0, 32, "Q5_1"),
+        (5, 0.0, 32, "Q8_0"),
+        (7, 0.0, 32, "Q8_0"),
+    ],
+)
+def test_the_smallest_blocks_that_hold_the_codes(
+    tmp_path: Path, bits: int, shift: float, size: int, kind: str
+) -> None:
+    options: dict[str, Any] = {"method": "rtn", "bits": bits, "group_size": size}
+    path, file = matrix(tmp_path, normal(48, 256, shift=shift), **options)
+    spqfmt.unpack(path, file, as_=AS)
+    assert check(path, file)[AT] == kind
+
+
+def test_codes_that_no_blocks_hold(tmp_path: Path) -> None:
+    """8 bits between -60 and 1 of a row's 255 steps: a code of -240 fits no signed byte."""
+    weight = normal(48, 256)
+    weight[0, 0] = -60
+    path, file = matrix(tmp_path, weight, method="rtn", bits=8, group_size=32)
+    with pytest.raises(EncodeError, match=rf"tensor '{AT}': its codes lie from -2\d\d to \d+ around"):
+        spqfmt.unpack(path, file, as_=AS)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_kept_integers(tmp_path: Path, bits: int) -> None:
+    """Symmetric codes of compressed-tensors in groups of 64 are two blocks with one scale."""
+    word = 1 << 31
+    generator = torch.Generator().manual_seed(bits)
+    arrays = {
+        f"{AT}_packed": torch.randint(-word, word, (48, 128 * bits // 32), generator=generator).int(),
+        f"{AT}_scale": torch.rand(48, 2, generator=generator).add(0.01).half(),
+        f"{AT}_shape": torch.tensor([48, 128]),
+        "model.embed_tokens.weight": normal(8, 64),
+    }
+    config = json.loads((model_folder(tmp_path / "config", "qwen2") / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    path = tmp_path / "m.spq"
+    spqfmt.pack(write_arrays(tmp_path / "source", config, arrays), path, method="keep")
+    spqfmt.unpack(path, tmp_path / "m.gguf", as_=AS)
+    assert check(path, tmp_path / "m.gguf")[AT] == ("Q4_0" if bits == 4 else "Q8_0")
+
+
+def test_gptq_and_shards(tmp_path: Path) -> None:
+    """gptq's grids of rows hold for all blocks; the head is the embedding and no tensor of its own."""
+    source = model_folder(tmp_path / "source", "llama_tied", torch.float16)
+    spqfmt.pack(source, tmp_path / "m.spq", method="gptq", shard_size="60kB", **CALIBRATED)
+    path = tmp_path / "m.spq.index.json"
+    spqfmt.unpack(path, tmp_path / "m.gguf", as_=AS)
+    kinds = check(path, tmp_path / "m.gguf")
+    assert sum(kind.startswith("Q") for kind in kinds.values()) == 14
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"method": "rtn"}, "its scales are no numbers of F16"),
+        ({"method": "rtn", "bits": 4, "group_size": 16}, "its groups of 16 columns are no multiple of blocks of 32"),
+        ({"method": "gptq", "group_size": 32, **CALIBRATED}, "act-order"),
+        ({"method": "spqr", "threshold": float("inf"), **CALIBRATED}, "no whole numbers"),
+        ({"method": "spqr", "threshold": 0.01, **CALIBRATED}, "it has outliers"),
+    ],
+)  # fmt: skip
+def test_what_fits_no_blocks_is_refused(tmp_path: Path, options: dict[str, Any], why: str) -> None:
+    source, path = model_folder(tmp_path / "source", "qwen2"), tmp_path / "m.spq"
+    spqfmt.pack(source, path, **options)
+    with pytest.raises(EncodeError, match=rf"tensor 'model\.layers\.\d\.[\w.]+': .*{why}.*--as dense"):
+        spqfmt.unpack(path, tmp_path / "m.gguf", as_=AS)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.spq", "source"]
+
+
+def test_rows_that_are_no_whole_blocks(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    spqfmt.pack(tiny_folder("llama"), tmp_path / "m.spq", **GROUPS)
+    with pytest.raises(EncodeError, match=r"down_proj.weight': 176 columns are no multiple of blocks of 32"):
+        spqfmt.unpack(tmp_path / "m.spq", tmp_path / "m.gguf", as_=AS)
+
+
+@pytest.mark.parametrize("kind", ["opt", "mixtral"])
+def test_models_that_are_not_known(tiny_folder: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
+    spqfmt.pack(tiny_folder(kind), tmp_path / "m.spq", method="rtn")
+    with pytest.raises(EncodeError, match=f"models of the type '{kind}' are not written as GGUF, only llama"):
+        spqfmt.unpack(tmp_path / "m.spq", tmp_path / "m.gguf", as_=AS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "edits", "why"),
+    [
+        ("llama", {"hidden_act": "relu"}, "computes llama with silu, not with relu"),
+        ("qwen2", {"use_sliding_window": True}, "without the sliding window"),
+        ("gemma2", {"query_pre_attn_scalar": 24}, "scales its queries by 16"),
+        ("gemma3_text", {"layer_types": ["full_attention"] * 2}, "layers with a sliding window are others"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+            "rotary scaling of 'dynamic'",
+        ),
+        ("llama", {"rope_parameters": {"rope_type": "linear"}}, "config.json lacks 'factor'"),
+    ],
+)
+def test_what_llama_cpp_computes_otherwise_is_refused(
+    tmp_path: Path, kind: str, edits: dict[str, Any], why: str
+) -> None:
+    source = model_folder(tmp_path / "source", kind)
+    config = source / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | edits))
+    spqfmt.pack(source, tmp_path / "m.spq")
+    with pytest.raises(EncodeError, match=why):
+        spqfmt.unpack(tmp_path / "m.spq", tmp_path / "m.gguf", as_=AS)
+
+
+def test_metadata(tmp_path: Path) -> None:
+    """Within a sliding window all attention is full: a context of its length is computed as it should be."""
+    source = model_folder(tmp_path / "source", "mistral")
+    spqfmt.pack(source, tmp_path / "m.spq")
+    spqfmt.unpack(tmp_path / "m.spq", tmp_path / "m.gguf", as_=AS)
+    _, kinds, said = written(tmp_path / "m.gguf")
+    assert set(kinds.values()) == {"F32", "BF16"}
+    due = {
+        "general.architecture": "llama", "general.name": "m", "general.file_type": 32, "llama.context_length": 32,
+        "llama.embedding_length": 64, "llama.block_count": 2, "llama.feed_forward_length": 128,
+        "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2, "llama.attention.key_length": 16,
+        "llama.rope.dimension_count": 16, "llama.rope.freq_base": 10000.0, "llama.vocab_size": 264,
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.bos_token_id": 256,
+        "tokenizer.ggml.add_bos_token": False,
+    }  # fmt: skip
+    assert {key: said.get(key) for key in due} == due
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "linear", "factor": 4.0},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+         "original_max_position_embeddings": 64},
+    ],
+    ids=lambda rope: str(rope["rope_type"]),
+)  # fmt: skip
+def test_rotary_scaling_comes_back(tmp_path: Path, rope: dict[str, Any]) -> None:
+    source = model_folder(tmp_path / "source", "llama", torch.float32, head_dim=64)
+    config = json.loads((source / "config.json").read_text())
+    config["rope_parameters"] = {"rope_theta": 5e5, **rope}
+    (source / "config.json").write_text(json.dumps(config))
+    spqfmt.pack(source, tmp_path / "m.spq")
+    spqfmt.unpack(tmp_path / "m.spq", tmp_path / "m.gguf", as_=AS)
+    check(tmp_path / "m.spq", tmp_path / "m.gguf")
+    spqfmt.pack(tmp_path / "m.gguf", tmp_path / "again.spq")
+    models = [spqfmt.load_model(tmp_path / name)[0] for name in ("m.spq", "again.spq")]
+    inputs = torch.arange(60)[None]
+    with torch.inference_mode():
+        logits, again = (model(inputs).logits for model in models)
+    assert torch.allclose(logits, again, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gguf_is_given_back_as_it_was(tmp_path: Path) -> None:
+    """Of a model that was a GGUF file and still is one; quantized anew, it is written from its config."""
+    tiny_gguf.write("llama", tmp_path / "m.gguf", quantize=gguf.GGMLQuantizationType.Q4_1)
+    spqfmt.pack(tmp_path / "m.gguf", tmp_path / "m.spq")
+    report = spqfmt.unpack(tmp_path / "m.spq", tmp_path / "again.gguf", as_=AS)
+    assert report.identical
+    assert (tmp_path / "again.gguf").read_bytes() == (tmp_path / "m.gguf").read_bytes()
+    spqfmt.pack(tmp_path / "m.gguf", tmp_path / "rtn.spq", **GROUPS)
+    assert not spqfmt.unpack(tmp_path / "rtn.spq", tmp_path / "rtn.gguf", as_=AS).identical
+    kinds = check(tmp_path / "rtn.spq", tmp_path / "rtn.gguf")
+    assert kinds[AT] in {"Q4_1", "Q5_0"}
+
+
+def test_places_that_no_file_goes_to(tmp_path: Path) -> None:
+    source, path = model_folder(tmp_path / "source", "qwen2"), tmp_path / "m.spq"
+    spqfmt.pack(source, path)
+    with pytest.raises(OptionError, match=r"ends in \.gguf"):
+        spqfmt.unpack(path, tmp_path / "out", as_=AS)
+    (tmp_path / "m.gguf").write_text("mine")
+    with pytest.raises(FileExistsError, match="is there already"):
+        spqfmt.unpack(path, tmp_path / "m.gguf", as_=AS)
+    assert (tmp_path / "m.gguf").read_text() == "mine"
+    assert not list(tmp_path.glob(".*"))
