@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _FORM = "GGUF"
 _PLAIN = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
+_BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+"""Ends of what old checkpoints hold and no model has."""
 _ROPE_FACTORS = "rope_freqs.weight"
 
 
@@ -61,7 +63,7 @@ class GgufExport:
         tensors: list[_Tensor] = []
         plain = []
         for weight in model.weights:
-            if weight.tied_to is not None:
+            if weight.tied_to is not None or weight.name.endswith(_BUFFERS):
                 continue
             name = name_of(weight.name)
             kind, why = _blocks_of(weight) if weight.has_codes else (None, "")

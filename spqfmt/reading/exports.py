@@ -7,11 +7,11 @@ from pathlib import Path
 from spqfmt.container.model import OpenModel
 from spqfmt.errors import EncodeError, OptionError
 from spqfmt.exporters.base import Exported, ExportModel
-from spqfmt.exporters.folder import whole_file
+from spqfmt.exporters.folder import whole_file, whole_folder
 from spqfmt.exporters.gguf import check_name
 from spqfmt.exporters.registry import exporters
 from spqfmt.importers._folders import ADAPTER_KIND, PARTS_KINDS
-from spqfmt.importers._quantized import without_quantizer
+from spqfmt.importers._quantized import quantizer_of, without_quantizer
 from spqfmt.progress import Progress
 from spqfmt.reading.grids import StoredWeight
 from spqfmt.reading.source_files import SourceFiles
@@ -22,15 +22,20 @@ _GGUF = "gguf"
 
 
 def source_of_form(sources: SourceFiles, model: OpenModel, form: str, out: Path, progress: Progress) -> bool:
-    """Write the one file of the source where it is of this form already; whether it was.
+    """Write the files of the source where it is of this form already, and still held; whether it was.
 
-    Raises OptionError where that form's file cannot be `out`.
+    Raises OptionError where that form's one file cannot be `out`.
     """
-    if form != _GGUF or model.index.metadata.get("source") != _GGUF:
+    if form != _form_of(model):
         return False
     sources.check()
     if not sources.has_weights:
         return False
+    if form != _GGUF:
+        progress.start(sum(file.file_bytes for file in sources.written))
+        with whole_folder(out) as partial:
+            sources.write(partial, progress)
+        return True
     if len(sources.written) > 1:
         raise OptionError(f"the source is a GGUF in {len(sources.written)} files; --as source writes these")
     check_name(out)
@@ -39,6 +44,20 @@ def source_of_form(sources: SourceFiles, model: OpenModel, form: str, out: Path,
     with whole_file(out) as partial:
         sources.write_one(file, partial, progress)
     return True
+
+
+def _form_of(model: OpenModel) -> str:
+    """What form the source had, by the exporters' names: GGUF, or what its config.json says of a quantizer."""
+    if model.index.metadata.get("source") == _GGUF:
+        return _GGUF
+    if _CONFIG not in model.asset_holders:
+        return ""
+    try:
+        config = json.loads(model.read_asset(_CONFIG))
+    except ValueError:
+        return ""
+    said = quantizer_of(config) if isinstance(config, dict) else None
+    return str(said.get("quant_method")) if isinstance(said, dict) else ""
 
 
 def export(

@@ -119,16 +119,14 @@ def unpack(
                 shown.start(sum(file.file_bytes for file in sources.written))
                 with whole_folder(folder) as partial:
                     sources.write(partial, shown)
-                changed = {name: settings.reason for name, settings in sources.changed.items()}
-                written = tuple(file.name for file in sources.written if file.name not in changed)
-                return UnpackReport(written, sources.left_out, identical=True, changed=changed)
+                return _of_source(sources)
             if as_ == "source":
                 raise OptionError(
                     f"{path}: it cannot give back the files of its source ({_why_plain(model)}); leave --as source out "
                     "for plain weights"
                 )
         if as_ is not None and source_of_form(sources, model, as_, out=folder, progress=shown):
-            return UnpackReport((folder.name,), {}, identical=True)
+            return _of_source(sources)
         assets, report = _chosen(model, with_code=with_code)
         others = _others(model, sources)
         report = _with_others(report, others, sources, replaced=keep_packed or as_ is not None)
@@ -157,6 +155,13 @@ def unpack(
         why = "plain weights, as --as dense asks" if as_ == "dense" else _why_plain(model)
         left_out = {name: reason for name, reason in report.left_out.items() if name not in names}
         return replace(report, made=dict.fromkeys(names, why), left_out=left_out)
+
+
+def _of_source(sources: SourceFiles) -> UnpackReport:
+    """The report of the source's own files."""
+    changed = {name: settings.reason for name, settings in sources.changed.items()}
+    written = tuple(file.name for file in sources.written if file.name not in changed)
+    return UnpackReport(written, sources.left_out, identical=True, changed=changed)
 
 
 def _with_others(

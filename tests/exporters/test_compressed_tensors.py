@@ -10,7 +10,7 @@ import pytest
 import tiny
 import tiny_gguf
 import torch
-from coded import same, write_arrays
+from coded import digests, same, write_arrays
 from packed_models import CALIBRATED, METHODS, OTHERS, values
 from safetensors.torch import load_file
 
@@ -259,8 +259,13 @@ def test_kept_codes_are_the_very_arrays_again(tmp_path: Path, bits: int, is_asym
     if is_asymmetric:
         arrays[f"{name}_zero_point"] = torch.randint(-word, word, (bits, 3), generator=generator).int()
     config = {"dtype": "bfloat16", "quantization_config": {"quant_method": AS, "format": "pack-quantized"}}
-    spqfmt.pack(write_arrays(tmp_path / "source", config, arrays), tmp_path / "m.spq", method="keep")
-    spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out", as_=AS)
+    source = write_arrays(tmp_path / "source", config, arrays)
+    spqfmt.pack(source, tmp_path / "whole.spq", method="keep")
+    assert spqfmt.unpack(tmp_path / "whole.spq", tmp_path / "given_back", as_=AS).identical
+    assert digests(tmp_path / "given_back") == digests(source)
+    # Without what gives the files back, they are made of the codes.
+    spqfmt.pack(source, tmp_path / "m.spq", method="keep", no_identity=True)
+    assert not spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out", as_=AS).identical
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert found.keys() == arrays.keys()
     assert all(same(found[key], value) for key, value in arrays.items())

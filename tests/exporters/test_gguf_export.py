@@ -14,6 +14,7 @@ import torch
 import transformers
 from coded import write_arrays
 from packed_models import CALIBRATED, values
+from safetensors.torch import load_file, save_file
 
 import spqfmt
 from spqfmt.errors import EncodeError, OptionError
@@ -321,6 +322,21 @@ def test_a_gguf_is_given_back_as_it_was(tmp_path: Path) -> None:
     assert not spqfmt.unpack(tmp_path / "rtn.spq", tmp_path / "rtn.gguf", as_=AS).identical
     kinds = check(tmp_path / "rtn.spq", tmp_path / "rtn.gguf")
     assert kinds[AT] in {"Q4_1", "Q5_0"}
+
+
+def test_buffers_of_old_checkpoints_are_left_out(tmp_path: Path) -> None:
+    source = model_folder(tmp_path / "source", "qwen2")
+    arrays = load_file(source / "model.safetensors")
+    arrays["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file(arrays, source / "model.safetensors")
+    spqfmt.pack(source, tmp_path / "m.spq")
+    spqfmt.unpack(tmp_path / "m.spq", tmp_path / "m.gguf", as_=AS)
+    assert not any("rot" in name for name in written(tmp_path / "m.gguf")[0])
+    arrays["model.layers.0.more.weight"] = torch.ones(8, 8)
+    save_file(arrays, source / "model.safetensors")
+    spqfmt.pack(source, tmp_path / "m.spq", force=True)
+    with pytest.raises(EncodeError, match=r"tensor 'model.layers.0.more.weight': it is no part of a qwen2"):
+        spqfmt.unpack(tmp_path / "m.spq", tmp_path / "other.gguf", as_=AS)
 
 
 def test_places_that_no_file_goes_to(tmp_path: Path) -> None:

@@ -79,6 +79,19 @@ def test_values_are_those_of_the_file(tiny_folder: Callable[[str], Path], tmp_pa
     assert config["desc_act"] == (what == "gptq, act-order")
     assert (config["group_size"] == -1) == ("a grid a row" in what)
     assert "dynamic" not in config
+    # The importer takes the same arrays as codes.
+    spqfmt.pack(out, tmp_path / "again.spq", method="keep")
+    again, exact = values(tmp_path / "again.spq", torch.float32), values(path, torch.float32)
+    assert all(torch.equal(value, exact[name]) for name, value in again.items())
+    with spqfmt.open(tmp_path / "again.spq") as file:
+        assert file[AT].info.scheme == "grouped"
+    # As GPTQ it is the source's own then; as compressed-tensors, or the other way, the codes are the same.
+    assert spqfmt.unpack(tmp_path / "again.spq", tmp_path / "of_source", as_=AS).identical
+    if not config["desc_act"]:
+        spqfmt.unpack(tmp_path / "again.spq", tmp_path / "other", as_="compressed-tensors")
+        spqfmt.pack(tmp_path / "other", tmp_path / "other.spq", method="keep")
+        other = values(tmp_path / "other.spq", torch.float32)
+        assert all(torch.equal(value, exact[name]) for name, value in other.items())
 
 
 @pytest.mark.parametrize("shift", [0.0, 5.0])
