@@ -16,31 +16,46 @@ import spqfmt
 Arrays = dict[str, torch.Tensor]
 
 
-def write_model(folder: Path, quantizer: Mapping[str, Any], quantize: Any, name: str = "llama") -> Arrays:
-    """A small model whose linear layers `quantize(module, weight)` makes arrays of; its weights as they were."""
+def write_model(
+    folder: Path,
+    quantizer: Mapping[str, Any],
+    quantize: Any,
+    name: str = "llama",
+    metadata: Mapping[str, str] | None = None,
+) -> Arrays:
+    """A small model whose linear layers `quantize(module, weight)` makes arrays of; its weights as they were.
+
+    `metadata` is what the file says of them, once all are made.
+    """
     tiny.build(name, folder, dtype=torch.bfloat16)
     weights = load_file(folder / "model.safetensors")
     arrays: Arrays = {}
     for key, value in weights.items():
         is_linear = key.endswith("_proj.weight")
         arrays |= quantize(key.removesuffix(".weight"), value) if is_linear else {key: value}
-    save_file(
-        {key: value.contiguous().clone() for key, value in arrays.items()}, folder / "model.safetensors"
-    )
+    _save(arrays, folder, metadata)
     file = folder / "config.json"
     said = {"quantization_config": quantizer} if quantizer else {}
     file.write_text(json.dumps({**json.loads(file.read_text()), **said}, indent=1))
     return weights
 
 
-def write_arrays(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, torch.Tensor]) -> Path:
+def write_arrays(
+    folder: Path,
+    config: Mapping[str, Any],
+    arrays: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
     """A folder of these arrays and this config alone."""
     folder.mkdir()
-    save_file(
-        {key: value.contiguous().clone() for key, value in arrays.items()}, folder / "model.safetensors"
-    )
+    _save(arrays, folder, metadata)
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def _save(arrays: Mapping[str, torch.Tensor], folder: Path, metadata: Mapping[str, str] | None) -> None:
+    own = {key: value.contiguous().clone() for key, value in arrays.items()}
+    save_file(own, folder / "model.safetensors", None if metadata is None else dict(metadata))
 
 
 def digests(folder: Path) -> dict[str, str]:

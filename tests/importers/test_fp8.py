@@ -485,14 +485,6 @@ LEFT_ALONE: dict[str, Callable[[int, int], Arrays]] = {
 }  # fmt: skip
 
 
-def _write_without_config(folder: Path, quantize: Callable[[str, torch.Tensor], Arrays]) -> None:
-    write_model(folder, {}, quantize)
-    file = folder / "config.json"
-    said = json.loads(file.read_text())
-    del said["quantization_config"]
-    file.write_text(json.dumps(said))
-
-
 @pytest.mark.parametrize("by", LEFT_ALONE)
 def test_arrays_of_a_quantizer_are_no_weights_even_where_no_config_says_so(tmp_path: Path, by: str) -> None:
     import transformers
@@ -502,7 +494,7 @@ def test_arrays_of_a_quantizer_are_no_weights_even_where_no_config_says_so(tmp_p
         return {f"{module}.{name}": value for name, value in LEFT_ALONE[by](rows, columns).items()}
 
     source = tmp_path / "source"
-    _write_without_config(source, quantize)
+    write_model(source, {}, quantize)
     path = tmp_path / "m.spq"
     spqfmt.pack(source, path, method="lossless")
     words = re.escape(f"its tensors are quantized by another format ({by}), of which its config.json says")
@@ -530,13 +522,13 @@ def test_what_is_left_beside_kept_codes_is_no_weight_either(tmp_path: Path) -> N
             {} if module == lacks else {f"{module}.weight_scale_inv": scales}
         )
 
-    _write_without_config(tmp_path / "source", quantize)
+    write_model(tmp_path / "source", {}, quantize)
     path = keep(tmp_path / "source")
     with pytest.raises(
         UnsupportedError, match=rf"\({lacks}.weight is f8_e4m3\), of which its config.json says"
     ):
         spqfmt.load_model(path)
-    _write_without_config(tmp_path / "bare", lambda module, weight: {f"{module}.weight": weight.to(FP8)})
+    write_model(tmp_path / "bare", {}, lambda module, weight: {f"{module}.weight": weight.to(FP8)})
     assert not spqfmt.pack(tmp_path / "bare", path, force=True).notes
     weights = load_file(tmp_path / "bare" / "model.safetensors")
     loaded = spqfmt.load_model(path)[0].state_dict()
