@@ -13,7 +13,15 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from spqfmt.calibration.blocks import LINEAR, Blocks, record_calls
-from spqfmt.calibration.experts import ExpertRows, expert_sites, find_part, of_expert, put_part
+from spqfmt.calibration.experts import (
+    ExpertRows,
+    ExpertStack,
+    expert_sites,
+    find_part,
+    find_stack,
+    of_expert,
+    put_part,
+)
 from spqfmt.calibration.model import ModelShell, load_tokenizer
 from spqfmt.calibration.runs import BlockRun, Counter, treat_inputs
 from spqfmt.calibration.sites import FoundSite, Watch
@@ -181,17 +189,22 @@ class Calibration:
 
     def _find_parts(
         self, name: str, block: torch.nn.Module, tensors: list[SourceTensor]
-    ) -> dict[str, ExpertRows]:
+    ) -> dict[str, ExpertRows | ExpertStack]:
         """Where the wanted tensors of merged experts lie, by tensor name; the block holds the source's weights."""
-        parts: dict[str, ExpertRows] = {}
+        rows: dict[str, ExpertRows] = {}
+        stacks: dict[str, ExpertStack] = {}
         for tensor in tensors:
             target, alone = self.shell.targets[tensor.name]
-            if not alone and tensor.name in self._wanted:
-                parameter = target.removeprefix(f"{name}.")
-                part = find_part(block, parameter, tensor.load(), set(parts.values()))
-                if part is not None:
-                    parts[tensor.name] = part
-        return parts
+            if tensor.name not in self._wanted:
+                continue
+            parameter = target.removeprefix(f"{name}.")
+            if alone:
+                stack = find_stack(block, parameter, tensor.shape, transposed=tensor.transposed)
+                stacks |= {} if stack is None else {tensor.name: stack}
+            else:
+                part = find_part(block, parameter, tensor.load(), set(rows.values()))
+                rows |= {} if part is None else {tensor.name: part}
+        return {**rows, **stacks}
 
     def _find_sites(self, run: BlockRun, modules: list[str]) -> list[FoundSite]:
         """What reads the same input; looked at once while the block is tried again and again."""
@@ -253,15 +266,14 @@ class Calibration:
             if weight is None:
                 continue
             target, alone = self.shell.targets[tensor.name]
+            if (part := run.parts.get(tensor.name)) is not None:
+                layer = Layer(weight, part.name, _matrix_reader(weight, tensor))
+                layers[part.name] = layer, weight.shape[-2 if weight.transposed else -1]
+                continue
             module_name = target.removeprefix(f"{run.name}.").removesuffix(".weight")
             module = run.block.get_submodule(module_name) if alone and target.endswith(".weight") else None
             if not alone:
-                part = run.parts.get(tensor.name)
-                if part is None:
-                    skipped[tensor.name] = "in this model it is merged with others in a way that is not known"
-                else:
-                    layer = Layer(weight, part.name, _matrix_reader(weight, tensor))
-                    layers[part.name] = layer, weight.shape[-1]
+                skipped[tensor.name] = "in this model it is merged with others in a way that is not known"
                 continue
             if not isinstance(module, LINEAR):
                 skipped[tensor.name] = "in this model it is no linear layer, whose inputs are not seen"

@@ -1,7 +1,9 @@
-"""Experts that transformers merges into one parameter [experts, rows, columns], found by structure.
+"""Experts that a model holds as one parameter [experts, rows, columns], found by structure.
 
-A source tensor of an expert is some rows of one slice of such a parameter. What it reads is seen where the model
-multiplies: a call of torch's `linear` with that slice. No module stands there that a hook could be put on.
+A source tensor of an expert is some rows of one slice of such a parameter, or all of it, transposed or not. What it
+reads is seen where the model multiplies: a call of torch's `linear`, `matmul` or `bmm` with a slice, or with all of
+them. No module stands there that a hook could be put on. Experts of one tensor share the statistics of their inputs, as
+they share an order of columns and scales of these.
 """
 
 from __future__ import annotations
@@ -40,7 +42,25 @@ class ExpertRows:
         return f"{self.input_name}[{self.first_row}:{self.first_row + self.rows}]"
 
 
-def expert_sites(parts: Iterable[ExpertRows]) -> list[FoundSite]:
+@dataclass(frozen=True)
+class ExpertStack:
+    """All slices of a parameter, which are [columns, rows] where it is `transposed`."""
+
+    parameter: str
+    transposed: bool
+
+    @property
+    def input_name(self) -> str:
+        """What the slices read, each for itself."""
+        return f"{self.parameter}[:]"
+
+    @property
+    def name(self) -> str:
+        """The name of the stack, as of a module."""
+        return self.input_name
+
+
+def expert_sites(parts: Iterable[ExpertRows | ExpertStack]) -> list[FoundSite]:
     """The parts of each slice read one input."""
     slices: dict[str, list[str]] = {}
     for part in parts:
@@ -74,9 +94,23 @@ def find_part(
     return None
 
 
-def put_part(block: torch.nn.Module, part: ExpertRows, value: torch.Tensor) -> None:
-    """Let the block compute with `value`, [rows, columns]."""
+def find_stack(
+    block: torch.nn.Module, parameter: str, shape: tuple[int, ...], *, transposed: bool
+) -> ExpertStack | None:
+    """The stack that a parameter is; None where it is none of this shape."""
+    merged = dict(block.named_parameters()).get(parameter)
+    if merged is None or len(shape) != 3 or merged.shape != shape:
+        return None
+    return ExpertStack(parameter, transposed)
+
+
+def put_part(block: torch.nn.Module, part: ExpertRows | ExpertStack, value: torch.Tensor) -> None:
+    """Let the block compute with `value`, [rows, columns], of a stack those of all experts."""
     merged = block.get_parameter(part.parameter)
+    if isinstance(part, ExpertStack):
+        matrices = merged.transpose(1, 2) if part.transposed else merged
+        matrices.copy_(value.reshape(matrices.shape))
+        return
     merged[part.expert, part.first_row : part.first_row + part.rows].copy_(value)
 
 
@@ -87,11 +121,14 @@ def seen_inputs(block: torch.nn.Module, takers: Mapping[str, Taker]) -> Iterator
         yield
         return
     merged = {name: block.get_parameter(name) for name in {taker.rpartition("[")[0] for taker in takers}}
-    with _Linear(merged, takers):
+    with _Products(merged, takers):
         yield
 
 
-class _Linear(TorchFunctionMode):
+_OF_SLICES = frozenset({"linear", "matmul", "__matmul__"})
+
+
+class _Products(TorchFunctionMode):
     def __init__(self, merged: Mapping[str, torch.Tensor], takers: Mapping[str, Taker]) -> None:
         super().__init__()
         self._merged = merged
@@ -100,11 +137,22 @@ class _Linear(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is torch.nn.functional.linear and isinstance(args[1], torch.Tensor):
-            take = self._takers.get(self._name(args[1]))
+        name = getattr(func, "__name__", "")
+        if name in _OF_SLICES and len(args) > 1 and isinstance(args[1], torch.Tensor):
+            of_slice = self._name(args[1])
+            take = self._takers.get(of_slice) or self._takers.get(f"{of_slice.rpartition('[')[0]}[:]")
             if take is not None:
                 take(args[0])
+        elif name == "bmm":
+            self._take_batch(args[0], args[1])
         return func(*args, **(kwargs or {}))
+
+    def _take_batch(self, x: torch.Tensor, weights: torch.Tensor) -> None:
+        """Take inputs [experts, n, columns] of all slices at once; zero rows are none of an expert."""
+        for name, merged in self._merged.items():
+            take = self._takers.get(f"{name}[:]")
+            if take is not None and weights.data_ptr() == merged.data_ptr() and weights.shape == merged.shape:
+                take(x[(x != 0).any(-1)])
 
     def _name(self, weight: torch.Tensor) -> str:
         for name, merged in self._merged.items():

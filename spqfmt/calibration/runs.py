@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from spqfmt.calibration.blocks import Call, Stop
-from spqfmt.calibration.experts import ExpertRows, Taker, seen_inputs
+from spqfmt.calibration.experts import ExpertRows, ExpertStack, Taker, seen_inputs
 from spqfmt.models.treatments import Treatment
 from spqfmt.quantize.calibrated import Accumulator
 
@@ -24,7 +24,7 @@ class BlockRun:
         calls: tuple[Call, ...],
         hidden: list[torch.Tensor],
         stage: Callable[[str], None],
-        parts: Mapping[str, ExpertRows],
+        parts: Mapping[str, ExpertRows | ExpertStack],
     ) -> None:
         self.name = name
         self.block = block
@@ -53,7 +53,9 @@ class BlockRun:
 
             def take(x: torch.Tensor, taken: list[torch.Tensor] = taken) -> None:
                 taken.append(x)
-                raise Stop
+                # Slices of a stack are multiplied one after the other.
+                if not module.endswith("[:]"):
+                    raise Stop
 
             with ExitStack() as hooks, suppress(Stop), torch.no_grad():
                 self._install({module: take}, hooks)

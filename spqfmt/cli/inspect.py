@@ -24,6 +24,7 @@ from spqfmt.reading.report import (
     each_group,
     inspect_file,
 )
+from spqfmt.reading.report.experts import experts_in
 
 _Row: TypeAlias = TensorReport | GroupReport
 _R = TypeVar("_R", TensorReport, GroupReport)
@@ -134,6 +135,7 @@ def inspect(
         groups = {key: _sorted(each_group(report.tensors, key), sort) for key in GROUPINGS}
         found = shallow(report)
         del found["tensors"]
+        found |= {"experts": experts_in(whole.tensors)}
         echo_json({**found, "groups": groups, "tensors": _sorted(report.tensors, sort)})
     else:
         _show(report, by, sort, file=file, reference=reference)

@@ -7,6 +7,7 @@ from spqfmt.cli.charts import bar, spark
 from spqfmt.cli.table import Column, Table
 from spqfmt.cli.units import change, count, percent, printable, ratio, relative_error, size
 from spqfmt.reading.report import CostParts, FileReport, GroupReport, SourceReport, TensorReport, add_up
+from spqfmt.reading.report.experts import experts_in
 
 _BAR = 10
 
@@ -167,8 +168,21 @@ def summary(report: FileReport, name: str) -> str:
         + f"\n{count(t.n_weights)} weights in {t.n_tensors} tensors"
         + (f", {percent(t.outlier_share)} outliers" if t.outliers else "")
         + f"; method {printable(report.metadata.get('method', '?'))}, {_partial(report)}format {report.format_version}"
+        + _experts(report)
         + ("" if report.source is None else f"\n{_source(report, report.source)}")
         + ("" if report.content is None else f"\ncontent {report.content}")
+    )
+
+
+def _experts(report: FileReport) -> str:
+    """What of the file is experts; nothing where it has none, or not all of its tensors are there."""
+    found = experts_in(report.tensors) if len(report.tensors) == report.totals.n_tensors else None
+    if found is None:
+        return ""
+    layers = f"in each of {found.n_modules} layers" if found.n_modules > 1 else "in one layer"
+    return (
+        f"\nexperts: {found.n_experts} {layers}, {count(found.n_weights)} weights in {size(found.stored_bytes)} "
+        f"({percent(found.stored_bytes / report.file_bytes)} of the file)"
     )
 
 

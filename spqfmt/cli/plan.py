@@ -14,11 +14,12 @@ from spqfmt.cli.device_table import kept_free, show_changed, show_device_plan
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.pictures import html_option, write_page
-from spqfmt.cli.units import printable, size
+from spqfmt.cli.units import percent, printable, size
 from spqfmt.residency.device_rates import DEFAULT, read_rates
 
 if TYPE_CHECKING:
     from spqfmt.residency.model_plan import ModelPlan
+    from spqfmt.residency.plan import PlannedPart
 
 
 @click.command("plan")
@@ -130,6 +131,24 @@ def _plan_for_device(
         show_device_plan(planned, _layer)
 
 
+def _row(part: "PlannedPart") -> str:
+    """The row that a part belongs to: that of its layer, or of the layer's experts."""
+    layer = _layer(part.item.part.record.name)
+    return layer if part.item.share is None else f"{layer} experts"
+
+
+def _experts(planned: "ModelPlan") -> str:
+    """What the plan expects of experts; nothing where there are none."""
+    shares = sorted({part.item.share for part in planned.plan.parts if part.item.share is not None})
+    if not shares:
+        return ""
+    each = " or ".join(f"{percent(share)}" for share in shares)
+    return (
+        f"experts: a token is expected to use {each} of those in a layer; they are read from disk when they are "
+        "chosen, and those that are used often stay in memory"
+    )
+
+
 _IN_A_LAYER = re.compile(r"(.+?\.\d+)\.")
 
 
@@ -144,7 +163,7 @@ def _show(planned: "ModelPlan") -> None:
     table = Table("layer", "decoded", "compressed", "on disk", "ms a token", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
-    for layer, parts in groupby(plan.parts, lambda part: _layer(part.item.part.record.name)):
+    for layer, parts in groupby(plan.parts, _row):
         row = dict.fromkeys(("decoded", "compressed", "disk", "ms"), 0.0)
         for part in parts:
             row[part.residency] += part.item.part.stored_bytes if part.residency == "disk" else part.bytes
@@ -166,6 +185,8 @@ def _show(planned: "ModelPlan") -> None:
         f"with all of them in memory {size(plan.in_memory_bytes)} ({plan.in_memory_bytes} bytes)"
     )
     show_changed(planned)
+    if experts := _experts(planned):
+        click.echo(experts)
     click.echo(
         f"expected: {plan.serial_ms:.1f} ms a token one after the other, {plan.overlapped_ms:.1f} ms overlapped"
     )

@@ -139,6 +139,7 @@ class Plan:
             "expected_ms": {"serial": self.serial_ms, "overlapped": self.overlapped_ms},
             "layers": [
                 {"name": p.name, "residency": p.residency, "bytes": p.bytes, "expected_ms": p.expected_ms}
+                | ({} if p.item.share is None else {"share": p.item.share})
                 for p in self.parts
             ],
         }

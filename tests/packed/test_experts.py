@@ -1,13 +1,18 @@
 """Experts that are computed one by one: what comes out, what is read, and what stays whole with a word for it."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import mixture
 import pytest
 import torch
 import transformers
 from probe import build, distance, inputs_for, model_classes, near, outputs, wrong_weights
+from spq_command import run as spq
 from tiny_config import tiny_config
 
 import spqfmt
@@ -131,6 +136,43 @@ def test_from_pretrained_has_packed_experts(tmp_path: Path) -> None:
     assert len(experts_of(loaded)) == model.config.num_hidden_layers
     assert near(outputs(loaded, given), wanted)
     loaded.packed_weights.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["gpt_oss", "qwen3_moe"])
+def test_plan_and_inspect_show_experts(tmp_path: Path, family: str) -> None:
+    model, path = made(family, tmp_path, method="rtn", bits=4, group_size=32)
+    n_layers = model.config.num_hidden_layers
+    shown = spq("plan", path).stdout
+    assert "model.layers.0 experts " in shown
+    assert "a token is expected to use 50.0 % of those in a layer" in shown
+    layers = json.loads(spq("plan", path, "--json").stdout)["layers"]
+    assert {layer.get("share") for layer in layers} == {None, 0.5}
+    of_experts = [layer["name"] for layer in layers if "share" in layer]
+    assert len(of_experts) == n_layers * 4 * (2 if family == "gpt_oss" else 3)
+    assert all(".experts" in name for name in of_experts)
+    found = json.loads(spq("inspect", path, "--json").stdout)["experts"]
+    n_weights = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name and p.dim() == 3)
+    assert (found["n_modules"], found["n_experts"], found["n_weights"]) == (n_layers, 4, n_weights)
+    assert f"experts: 4 in each of {n_layers} layers" in spq("inspect", path).stdout
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_mixture_that_is_measured_gives_the_same_tokens_at_every_ceiling(tmp_path: Path) -> None:
+    folder, path = tmp_path / "source", tmp_path / "m.spq"
+    mixture.build(folder, mixture.TINY, 2)
+    spqfmt.pack(folder, path, method="rtn", bits=4, group_size=32)
+    smallest = plan_model(path).plan.smallest_bytes
+    script = Path(mixture.__file__).parents[1] / "bench" / "mixture.py"
+    options = ["--memory", f"{smallest},{smallest + 10_000}", "--tokens", "4", "--json"]
+    done = subprocess.run(
+        [sys.executable, script, path, *options], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["same_tokens"]
+    whole, least, more = found["rows"]
+    assert whole["products_ms"] > 0
+    assert least["read_bytes"] > more["read_bytes"] > 0
 
 
 @pytest.mark.filterwarnings("ignore")
