@@ -63,6 +63,18 @@ def test_codes_of_version_gemv(tmp_path: Path) -> None:
     check(write_arrays(tmp_path / "source", config, arrays), restored(codes, scales, zeros, 64))
 
 
+def test_auto_round_packs_as_auto_awq_does(tmp_path: Path) -> None:
+    found = numbers(64)
+    said = {
+        "quant_method": "auto-round",
+        "packing_format": "auto_round:auto_awq",
+        "bits": 4,
+        "group_size": 64,
+    }
+    arrays = packed_words.awq_arrays(AT, *found)
+    check(write_arrays(tmp_path / "source", {"quantization_config": said}, arrays), restored(*found, 64))
+
+
 def test_without_a_config_shapes_tell(tmp_path: Path) -> None:
     found = numbers(64)
     folder = write_arrays(tmp_path / "source", {}, packed_words.awq_arrays(AT, *found))

@@ -134,9 +134,21 @@ def test_a_last_group_may_be_smaller(tmp_path: Path) -> None:
     check(source(tmp_path, arrays, group_size=48), weight)
 
 
+@pytest.mark.parametrize("size", [1 << 70, 128])
+def test_groups_larger_than_the_layer(tmp_path: Path, size: int) -> None:
+    arrays, weight = layer(4, COLUMNS)
+    check(source(tmp_path, arrays, group_size=size), weight)
+
+
+def test_auto_round_packs_as_auto_gptq_does(tmp_path: Path) -> None:
+    arrays, weight = layer(4, 32)
+    more = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}
+    check(source(tmp_path, arrays, **more), weight)
+
+
 def test_dynamic_overrides_of_layers(tmp_path: Path) -> None:
     arrays, weight = layer(8, 64)
-    dynamic = {"-:.*down_proj": {}, r"+:.*\.up_proj": {"bits": 8, "group_size": 64}, ".*": {"bits": 2}}
+    dynamic = {"-:.*down_proj": {}, "+:(": {"bits": 2}, r"+:.*\.up_proj": {"bits": 8, "group_size": 64}}
     check(source(tmp_path, arrays, dynamic=dynamic), weight)
 
 
@@ -301,10 +313,7 @@ CONTRADICTIONS: dict[str, tuple[Arrays, dict[str, Any], str]] = {
     "a version that nobody knows": (
         PLAIN, {"checkpoint_format": "gptq_v9"}, rf"'{AT}.qweight': config.json says checkpoint_format 'gptq_v9'",
     ),
-    "a layer that is not quantized": (
-        PLAIN, {"dynamic": {"-:.*up_proj": {}}}, rf"tensor '{AT}.qweight' is stored as GPTQ, but config.json says by",
-    ),
-    "a pattern that is none": (PLAIN, {"dynamic": {"+:(": {}}}, r"'\+:\(' of its dynamic quantization is no pattern"),
+    "bits that no layer has": (PLAIN, {"bits": 2, "dynamic": {"+:x": {"bits": 8}}}, "and config.json says 2 bits"),
     "dynamic that is none": (PLAIN, {"dynamic": 4}, r"its dynamic of quantization is no object"),
     "a scale that is no number": (
         changed(scales=torch.full((4, ROWS), torch.nan).half()), {}, rf"tensor '{AT}.scales' holds scales that are NaN",

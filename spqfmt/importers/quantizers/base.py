@@ -68,7 +68,7 @@ class Quantizer:
         groups = found.get("config_groups") or {}
         if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
             raise ImporterError("config.json: its config_groups of quantization are no objects")
-        formats = {found.get("format"), *(group.get("format") for group in groups.values())}
+        formats = [found.get("format"), *(group.get("format") for group in groups.values())]
         weights = [group.get("weights") for group in groups.values()]
         schemes = [scheme for scheme in weights if isinstance(scheme, dict)]
         sizes = [scheme.get("block_structure") for scheme in schemes if scheme.get("strategy") == "block"]

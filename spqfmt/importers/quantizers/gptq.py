@@ -50,7 +50,7 @@ class GptqFamily:
             if not quantizer.writes(_FORM, dict.fromkeys(METHODS, quantizer.formats), name):
                 continue
             try:
-                settings = settings_of(quantizer.said, layer.stem, name)
+                settings = settings_of(quantizer.said, name)
                 grid = _grid(layer, settings)
                 zeros = zero_points(partial(checkpoint.read, layer.name("qzeros")), settings, grid.bits)
             except StaysError as why:
@@ -80,27 +80,35 @@ def _grid(layer: PackedLayer, settings: GptqSettings) -> _Grid:
         if unused > 0 and unused * bits < layer.word_bits:
             raise StaysError(_PADDED)
         raise layer.misfit("g_idx", "qweight")
-    size = settings.group_size
-    if size is None or size == -1:
-        size = -(-columns // groups)
-    if rest or -(-columns // size) != groups:
-        said = f", {columns} columns in groups of {size}" if settings.group_size else ""
+    sizes = [size for said, size in settings.grids if said in (None, bits)]
+    fitting = (min(_size(size, columns, groups), columns) for size in sizes)
+    size = next((size for size in fitting if -(-columns // size) == groups), 0)
+    if rest or not size:
+        said = f", {columns} columns in groups of {sizes[0]}" if sizes[0] else ""
         raise layer.misfit("scales", "qweight", said)
     return _ordered(layer, _Grid(bits, columns, size)) if has_order else _Grid(bits, columns, size)
 
 
+def _size(said: int | None, columns: int, groups: int) -> int:
+    """Columns of a group."""
+    return -(-columns // groups) if said is None else columns if said == -1 else said
+
+
 def _bits(layer: PackedLayer, settings: GptqSettings) -> int:
     """Bits of a code."""
-    (groups, rows), zeros, said = layer.shape("scales"), layer.shape("qzeros"), settings.bits
+    (groups, rows), zeros = layer.shape("scales"), layer.shape("qzeros")
+    of_layers = [bits for bits, _ in settings.grids]
     if layer.shape("qweight")[1] != rows:
         raise layer.misfit("scales", "qweight")
     bits, rest = divmod(zeros[1] * layer.word_bits, rows)
     if zeros[0] != groups:
         raise layer.misfit("qzeros", "scales")
-    if said is not None and (said != bits or rest):
-        if said in _BITS and -(-rows * said // layer.word_bits) == zeros[1]:
+    if None not in of_layers and (bits not in of_layers or rest):
+        if any(
+            said in _BITS and -(-rows * said // layer.word_bits) == zeros[1] for said in of_layers if said
+        ):
             raise StaysError(_PADDED)
-        raise layer.misfit("qzeros", "scales", f", and config.json says {said} bits")
+        raise layer.misfit("qzeros", "scales", f", and config.json says {of_layers[0]} bits")
     if (bits in _PLANAR_BITS and not rest) or (bits == 3 and layer.word_bits != 32):
         raise StaysError(f"codes of {bits} bits in words of {layer.word_bits}")
     if rest or bits not in _BITS:
