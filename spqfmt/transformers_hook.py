@@ -17,13 +17,10 @@ from types import ModuleType
 from typing import Any
 
 from spqfmt.errors import OptionError
+from spqfmt.packed_names import OWN_WEIGHTS, packed_models
 from spqfmt.stand_ins import given_path
 
 _MODULE = "transformers.modeling_utils"
-_OWN_WEIGHTS = frozenset(
-    {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"}
-)
-_INDEX, _FILE = ".spq.index.json", ".spq"
 
 
 def packed_file(folder: object) -> Path | None:
@@ -37,9 +34,9 @@ def packed_file(folder: object) -> Path | None:
         names = sorted(path.name for path in given_path(folder).iterdir() if not path.is_dir())
     except (OSError, OptionError):  # transformers has words for it
         return None
-    if not _OWN_WEIGHTS.isdisjoint(names):
+    if not OWN_WEIGHTS.isdisjoint(names):
         return None
-    found = [n for n in names if n.endswith(_INDEX)] or [n for n in names if n.endswith(_FILE)]
+    found = packed_models(names)
     if len(found) > 1:
         raise OptionError(f"{folder}: more than one packed model in it: {', '.join(found)}")
     return Path(folder, found[0]) if found else None

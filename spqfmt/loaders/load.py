@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from spqfmt.loaders.packed.compiled import number_of
 from spqfmt.loaders.packed.install import Packable, inventory_of, replace, replace_experts
 from spqfmt.loaders.packed.modules import Packed
 from spqfmt.loaders.packed.options import Packing, check_dtype
+from spqfmt.loaders.packed.saving import LoadedFrom
 from spqfmt.loaders.packed.weights import Weights
 from spqfmt.loaders.packed.whole import loaded_class
 from spqfmt.loaders.schemes.registry import has_device_form
@@ -240,12 +242,12 @@ def packed_class(
     return type(model_class.__name__, (model_class,), names)
 
 
-def attach(model: Any, model_class: Any, engine: Weights) -> None:
-    """Give the engine to a model of `packed_class`, which is one of its class from now on."""
+def attach(model: Any, model_class: Any, engine: Weights, files: Sequence[Path]) -> None:
+    """Give the engine to a model of `packed_class`, loaded from `files`, which is one of its class from now on."""
     model.__class__ = loaded_class(model_class)
     model.requires_grad_(False)
     number = number_of(engine)
     for module in model.modules():
         if isinstance(module, Packed):
             module.attach(engine, number)
-    model.packed_weights = engine
+    model.packed_weights, model.packed_origin = engine, LoadedFrom(files, model)

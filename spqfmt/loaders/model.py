@@ -220,7 +220,8 @@ def load_packed(
         treat_inputs(model, {n: t.treatment for n, t in left.items() if t.treatment is not None})
         stack.pop_all()
         # The weights own the readers and the device from here on, and close them too where they cannot be made.
-        attach(model, model_class, weights(prepared.plan, stored.opened.give_away(), dtype))
+        files = list(dict.fromkeys([*(reader.path for reader in readers), path]))
+        attach(model, model_class, weights(prepared.plan, stored.opened.give_away(), dtype), files=files)
     return model, info
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from spqfmt.errors import SpqError
 from spqfmt.loaders.packed.modules import Packed, PackedEmbedding
+from spqfmt.loaders.packed.saving import LoadedFrom
 from spqfmt.loaders.packed.weight import SAVE_INSTEAD
 from spqfmt.loaders.packed.weights import Weights
 
@@ -18,6 +20,7 @@ class _PackedModel:
     """What stands in front of a transformers class while its weights are packed."""
 
     packed_weights: Weights
+    packed_origin: LoadedFrom
     modules: Callable[[], Iterator[Any]]
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
@@ -45,6 +48,17 @@ class _PackedModel:
             module.check_move(fn)
         ordinary: Any = super()
         return ordinary._apply(fn, recurse)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+        """Write a folder that `from_pretrained` takes: the packed file as it is, with the config as it is now.
+
+        With an adapter that transformers has put on, the adapter alone, as transformers does. Raises as `LoadedFrom.save`.
+        """
+        if getattr(self, "_hf_peft_config_loaded", False):
+            ordinary: Any = super()
+            ordinary.save_pretrained(save_directory, **options)
+        else:
+            self.packed_origin.save(self, save_directory, options)
 
     def __reduce_ex__(self, protocol: object) -> Any:
         raise SpqError(f"a model with packed weights cannot be pickled: {SAVE_INSTEAD}")
