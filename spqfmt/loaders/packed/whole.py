@@ -52,13 +52,16 @@ class _PackedModel:
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """Write a folder that `from_pretrained` takes: the packed file as it is, with the config as it is now.
 
-        With an adapter that transformers has put on, the adapter alone, as transformers does. Raises as `LoadedFrom.save`.
+        With an adapter that transformers has put on, the adapter alone, as transformers does. See LoadedFrom.save.
         """
         if getattr(self, "_hf_peft_config_loaded", False):
             ordinary: Any = super()
             ordinary.save_pretrained(save_directory, **options)
         else:
             self.packed_origin.save(self, save_directory, options)
+
+    def __deepcopy__(self, memo: object) -> Any:
+        raise SpqError("a model with packed weights cannot be copied; load it again")
 
     def __reduce_ex__(self, protocol: object) -> Any:
         raise SpqError(f"a model with packed weights cannot be pickled: {SAVE_INSTEAD}")
