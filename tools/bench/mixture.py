@@ -99,7 +99,8 @@ def products_alone(asked: list[tuple[PackedExperts, list[int]]], hidden: int) ->
         for experts, chosen in asked:
             for expert in chosen:
                 y = [product(x) for product in experts._up[expert]]
-                inner = y[-1][:, : experts._down[expert][0].args[0]._n_columns]
+                down = experts.place.matrices["down_proj"][expert][0]
+                inner = y[-1][:, : down.matrix_shape[1]]
                 for product in experts._down[expert]:
                     product(inner)
     return time.perf_counter() - started
