@@ -1,4 +1,4 @@
-"""Memory for the weights of a model: large pages, which many tensors share."""
+"""Memory for the weights of a model: pieces of some large pages, which tensors of one size share."""
 
 import threading
 from collections import Counter
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from spqfmt.codecs.base import Bytes
-from spqfmt.kernels.pages import allocate
+from spqfmt.kernels.pages import allocate_large
 
 _SLAB_BYTES = 32 << 20
 _LEAST_BYTES = 1 << 16
@@ -33,7 +33,7 @@ class Slabs:
             free = self._free.get(n_bytes)
             if not free:
                 n = max(1, min(self._left[n_bytes], _SLAB_BYTES // n_bytes))
-                slab = allocate(n * n_bytes)
+                slab = allocate_large(n * n_bytes)
                 free = [slab[at : at + n_bytes] for at in range(0, slab.size, n_bytes)][::-1]
                 self._free[n_bytes] = free
             self._left[n_bytes] -= 1
