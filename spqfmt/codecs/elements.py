@@ -152,6 +152,27 @@ def _unpacked(bits: int, signed: bool) -> NDArray[Any]:
 
 def order0_bits(symbols: Bytes) -> float:
     """Order-0 entropy of all symbols together, in bits: the bound for an order-0 coder with a table of its own."""
-    counts = native.histogram(symbols)
-    counts = counts[counts > 0].astype(np.float64)
-    return float(symbols.size * np.log2(symbols.size) - (counts * np.log2(counts)).sum())
+    return _entropy_bits(native.histogram(symbols), symbols.size)
+
+
+def element_bits(plane: Bytes, dtype: str, n_elements: int) -> float:
+    """Order-0 entropy of the elements of a plane in bits: of its bytes, or of what each of these packs."""
+    bits = wire.DTYPES[dtype].bits
+    if bits >= 8:
+        return order0_bits(plane)
+    if 8 % bits:
+        elements = np.empty(n_elements, np.uint8)
+        _unpack(plane, bits, dtype.startswith("i"), elements)
+        return order0_bits(elements)
+    # Counted by bytes, which are fewer: elements of one place are every (1 << at)th run of these.
+    of_bytes = native.histogram(plane)
+    counts = np.zeros(1 << bits, np.uint64)
+    for at in range(0, 8, bits):
+        counts += of_bytes.reshape(-1, 1 << bits, 1 << at).sum((0, 2), dtype=np.uint64)
+    counts[0] -= np.uint64(plane.size * (8 // bits) - n_elements)  # the unused bits of the last byte
+    return _entropy_bits(counts, n_elements)
+
+
+def _entropy_bits(counts: NDArray[np.uint64], n: int) -> float:
+    found = counts[counts > 0].astype(np.float64)
+    return float(n * np.log2(n) - (found * np.log2(found)).sum())

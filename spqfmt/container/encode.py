@@ -6,12 +6,12 @@ import zstandard
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.chunks import EncodedChunk, EncodedPlane
-from spqfmt.codecs.elements import Elements, order0_bits, to_planes
+from spqfmt.codecs.elements import Elements, element_bits, order0_bits, to_planes
 from spqfmt.codecs.registry import AUTO, CODECS
+from spqfmt.codecs.tasks import side_by_side
 from spqfmt.codecs.zstd import CODEC as ZSTD
 from spqfmt.kernels import native
 from spqfmt.records import n_planes
-from spqfmt.wire import DTYPES
 
 BEST = "rans"
 """What `auto` tries for each plane."""
@@ -27,15 +27,12 @@ def encode_chunk(elements: Elements, dtype: str, codec: str) -> EncodedChunk:
     if elements.size == 0:
         return EncodedChunk(0, (EncodedPlane(b"", wire.CODEC_RAW, 0, 0.0),) * n_planes(dtype))
     planes = to_planes(elements, dtype)
-    # Below 8 bits a byte packs several elements; the entropy is that of single ones.
-    symbols = planes if DTYPES[dtype].bits >= 8 else [elements.view(np.uint8)]
-    encoded = (encode_plane(plane, of, codec) for plane, of in zip(planes, symbols, strict=True))
+    encoded = (encode_plane(plane, element_bits(plane, dtype, elements.size), codec) for plane in planes)
     return EncodedChunk(elements.size, tuple(encoded))
 
 
-def encode_plane(plane: Bytes, symbols: Bytes, codec: str) -> EncodedPlane:
-    """Encode one plane with a codec's name or auto. `symbols` are the plane, or the elements that its bytes pack."""
-    entropy_bits = order0_bits(symbols)
+def encode_plane(plane: Bytes, entropy_bits: float, codec: str) -> EncodedPlane:
+    """Encode one plane with a codec's name or auto. The entropy is that of its elements (`element_bits`)."""
     stored, codec_id = _stored(plane, entropy_bits, codec)
     return EncodedPlane(stored, codec_id, native.crc32(stored), entropy_bits)
 
@@ -66,7 +63,9 @@ def encode_text(raw: Bytes) -> EncodedChunk:
 def encode_asset(data: bytes) -> list[EncodedChunk]:
     """Encode the chunks of an asset."""
     raw = np.frombuffer(data, np.uint8)
-    return [encode_text(raw[i : i + _ASSET_CHUNK_BYTES]) for i in range(0, raw.size, _ASSET_CHUNK_BYTES)]
+    return side_by_side(
+        encode_text, [raw[i : i + _ASSET_CHUNK_BYTES] for i in range(0, raw.size, _ASSET_CHUNK_BYTES)]
+    )
 
 
 def compress_index(text: bytes, n_tensors: int) -> bytes:

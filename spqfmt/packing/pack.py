@@ -283,6 +283,8 @@ class _Encoder:
         self._calibrated = calibrated
         self._weight_chunks = count()
         self._tables = SharedTables()
+        # Asked once: to ask whether an object has a protocol's members takes longer than to pack a small tensor.
+        self._keeping = options.method if isinstance(options.method, KeepingMethod) else None
         self.kept = KeptTensors(options.method)
 
     def prepare(self, planned: PlannedTensor) -> _Prepared:
@@ -316,8 +318,8 @@ class _Encoder:
 
     def _quantize(self, planned: PlannedTensor) -> Encoded:
         options, source = self._options, planned.source
-        if isinstance(options.method, KeepingMethod) and source.stored is not None:
-            encoded = planned.encode(options.method.keep(planned.weight, source.stored()))
+        if self._keeping is not None and source.stored is not None:
+            encoded = planned.encode(self._keeping.keep(planned.weight, source.stored()))
             return self._tables.share(source.segment, source.name, encoded)
         value = source.load()
         return planned.encode(options.method.quantize(planned.weight, value, options.method_options))

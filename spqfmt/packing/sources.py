@@ -185,7 +185,7 @@ class SourceDescription:
         """Whether the source has these bytes there, and they are so many."""
         file = self._model.named_files[place.file]
         return data.size == n_bytes and all(
-            file.read(place.offset + at, min(_AT_ONCE, n_bytes - at)) == data[at : at + _AT_ONCE].tobytes()
+            file.read(place.offset + at, min(_AT_ONCE, n_bytes - at)) == data[at : at + _AT_ONCE].data
             for at in range(0, n_bytes, _AT_ONCE)
         )
 

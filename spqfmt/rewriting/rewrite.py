@@ -10,7 +10,7 @@ import numpy as np
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.chunks import CodecPolicy, EncodedChunk, EncodedPlane
-from spqfmt.codecs.elements import CARRIERS, check_packed, from_planes
+from spqfmt.codecs.elements import check_packed, element_bits
 from spqfmt.codecs.raw import CODEC as RAW
 from spqfmt.codecs.registry import AUTO, CODECS, decode_into
 from spqfmt.codecs.tasks import Task, side_by_side, submit
@@ -178,12 +178,8 @@ class Rewrite:
         if self._stays(plane, task.codec):
             return _copy(plane, stored)
         dtype, n = task.stream.dtype, task.chunk.n_elements
-        symbols = raw
-        if wire.DTYPES[dtype].bits < 8:
-            symbols = np.empty(n, CARRIERS[dtype]).view(np.uint8)
-            from_planes(raw, dtype, n, symbols)
         # The stream's record brings the entropy along.
-        return encode_plane(raw, symbols, task.codec)._replace(entropy_bits=None)
+        return encode_plane(raw, element_bits(raw, dtype, n), task.codec)._replace(entropy_bits=None)
 
     def _stays(self, plane: PlaneChunk, codec: str) -> bool:
         """Whether the stored bytes are what encoding by this codec would give, or shall stay whatever it is."""

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spqfmt.codecs.elements import CARRIERS, element_bits, order0_bits, to_planes
 from spqfmt.kernels import backend, native
+from spqfmt.wire import DTYPES
 
 CRC_SIZES = [*range(70), 127, 128, 129, 255, 511, 512, 513, 767, 768, 1023, 4096 + 17, (1 << 20) + 3]
 
@@ -70,3 +72,17 @@ def test_bad_planes(call):
         call(bytes(9), 2, False, bytearray(9))
     with pytest.raises(ValueError, match="differ"):
         call(bytes(8), 2, False, bytearray(10))
+
+
+@pytest.mark.parametrize("n", [1, 3, 8, 4096, 4099])
+@pytest.mark.parametrize(
+    "dtype", [name for name, dtype in DTYPES.items() if dtype.bits <= 8 and name != "bool"]
+)
+def test_the_entropy_of_packed_elements_is_that_of_each(dtype: str, n: int) -> None:
+    bits = DTYPES[dtype].bits
+    codes = np.random.default_rng(n).integers(0, 1 << bits, n) ** 2 % (1 << bits)
+    elements = codes.astype(np.uint8)
+    if dtype.startswith("i") and bits < 8:
+        elements[codes >= 1 << (bits - 1)] -= np.uint8(1 << bits)
+    [plane] = to_planes(elements.view(CARRIERS[dtype]), dtype)
+    assert element_bits(plane, dtype, n) == order0_bits(elements)
