@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,32 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spqfmt.errors import EncodeError, OptionError
-from spqfmt.exporters.base import Exported, ExportModel, ExportWeight, refuse
+from spqfmt.exporters.base import Exported, ExportModel, refuse
 from spqfmt.exporters.folder import whole_file
-from spqfmt.exporters.gguf_models import GgufFamily, family_of, interleaved, keys_of, rope_divisors
-from spqfmt.exporters.gguf_types import blocks, fit
+from spqfmt.exporters.gguf_models import GgufFamily, family_of, keys_of, rope_divisors
+from spqfmt.exporters.gguf_tensors import FORM, GgufOutput, Tensors, stacks
 from spqfmt.exporters.gguf_vocabulary import vocabulary_keys
-from spqfmt.kernels.ggml_types import BlockType
-from spqfmt.kernels.torch_arrays import to_numpy
 
 if TYPE_CHECKING:
     import gguf
 
-_FORM = "GGUF"
-_PLAIN = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 _BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 """Ends of what old checkpoints hold and no model has."""
 _ROPE_FACTORS = "rope_freqs.weight"
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """A tensor of the file. `make` gives its bytes, in any shape."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: str
-    make: Callable[[], np.ndarray[Any, Any]]
 
 
 class GgufExport:
@@ -59,30 +44,25 @@ class GgufExport:
         family = family_of(model.config)
         keys = keys_of(family, model.config)
         n_layers = keys[f"{family.architecture}.block_count"]
-        name_of = _names(family, n_layers)
-        tensors: list[_Tensor] = []
+        tensors = Tensors(family, model.config, _names(family, n_layers))
+        kept = [w for w in model.weights if w.tied_to is None and not w.name.endswith(_BUFFERS)]
+        alone, experts = stacks(kept)
+        written: list[GgufOutput] = []
         plain = []
-        for weight in model.weights:
-            if weight.tied_to is not None or weight.name.endswith(_BUFFERS):
-                continue
-            name = name_of(weight.name)
-            kind, why = _blocks_of(weight) if weight.has_codes else (None, "")
-            if why and weight.role not in {"embedding", "head"}:
-                refuse(weight.name, why, _FORM)
-            plain += [weight.name] if why else []
-            made = _plain_values(weight, family, model.config, name)
-            if kind is not None:
-                made = _coded(weight, kind, family, config=model.config, name=name)
-            tensors.append(made)
+        for weight in alone:
+            made, is_plain = tensors.of(weight)
+            written.append(made)
+            plain += [weight.name] if is_plain else []
+        written += [tensors.stack(weights) for weights in experts]
         divisors = rope_divisors(model.config)
         if divisors is not None:
-            tensors.append(_Tensor(_ROPE_FACTORS, divisors.shape, "F32", lambda: divisors))
-        embedding = next((tensor for tensor in tensors if tensor.name == "token_embd.weight"), None)
+            written.append(GgufOutput(_ROPE_FACTORS, divisors.shape, "F32", lambda: divisors))
+        embedding = next((tensor for tensor in written if tensor.name == "token_embd.weight"), None)
         if embedding is None:
             raise EncodeError("it has no token embedding, which GGUF needs")
         keys |= {f"{family.architecture}.vocab_size": embedding.shape[0]}
         keys |= vocabulary_keys(_small_files(model.assets), model.config, embedding.shape[0])
-        _write(out, family.architecture, {"general.name": out.stem, **keys}, tensors)
+        _write(out, family.architecture, {"general.name": out.stem, **keys}, written)
         return Exported((out.name,), tuple(plain), is_alone=True)
 
 
@@ -102,59 +82,10 @@ def _names(family: GgufFamily, n_layers: int) -> Callable[[str], str]:
     def name_of(name: str) -> str:
         found = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if found is None:
-            refuse(name, f"it is no part of a {family.architecture}", _FORM)
+            refuse(name, f"it is no part of a {family.architecture}", FORM)
         return str(found)
 
     return name_of
-
-
-def _blocks_of(weight: ExportWeight) -> tuple[BlockType | None, str]:
-    """The type of blocks that hold its codes, or why none does."""
-    if weight.why_no_grid:
-        return None, weight.why_no_grid
-    return fit(weight.grid(), weight.codes())
-
-
-def _order(weight: ExportWeight, family: GgufFamily, config: Mapping[str, Any]) -> Any:
-    """Which row of the matrix is each row of the file's; None where they are in order."""
-    return interleaved(weight.name, weight.shape[0], config) if family.interleaves else None
-
-
-def _coded(
-    weight: ExportWeight, kind: BlockType, family: GgufFamily, config: Mapping[str, Any], name: str
-) -> _Tensor:
-    order = _order(weight, family, config)
-
-    def make() -> Any:
-        made = blocks(kind, weight.grid(), weight.codes())
-        return made if order is None else made[order]
-
-    shape = weight.shape[::-1] if weight.is_transposed else weight.shape
-    return _Tensor(name, shape, kind.name, make)
-
-
-def _plain_values(weight: ExportWeight, family: GgufFamily, config: Mapping[str, Any], name: str) -> _Tensor:
-    """The values in their own dtype; those of one dimension in F32, which llama.cpp wants of norms and biases."""
-    shape, order = weight.shape, _order(weight, family, config)
-    is_wide = len(shape) < 2
-    adds = family.adds_one and name.endswith("norm.weight")
-    turns = family.architecture == "gpt2" and ".h." in weight.name and len(shape) == 2
-    if weight.dtype not in _PLAIN:
-        refuse(weight.name, f"its values are {weight.dtype}", _FORM)
-
-    def make() -> Any:
-        value = weight.load()
-        value = value.float() if is_wide or adds else value
-        value = value + 1 if adds else value
-        found = to_numpy(value.t() if turns else value)
-        return found if order is None else found[order]
-
-    return _Tensor(
-        name,
-        shape=shape[::-1] if turns else shape,
-        type="F32" if is_wide or adds else _PLAIN[weight.dtype],
-        make=make,
-    )
 
 
 def _small_files(assets: Mapping[str, Iterable[bytes] | bytes]) -> dict[str, bytes]:
@@ -164,7 +95,7 @@ def _small_files(assets: Mapping[str, Iterable[bytes] | bytes]) -> dict[str, byt
     return {name: data if isinstance(data, bytes) else b"".join(data) for name, data in found.items()}
 
 
-def _write(out: Path, architecture: str, keys: Mapping[str, Any], tensors: list[_Tensor]) -> None:
+def _write(out: Path, architecture: str, keys: Mapping[str, Any], tensors: list[GgufOutput]) -> None:
     """Write the file whole: header, metadata, the table of tensors, their bytes one after the other."""
     import gguf
 

@@ -4,6 +4,7 @@ Names of tensors come from the package gguf. A config that llama.cpp would compu
 - llama: rows of queries and keys are interleaved, as its rotary embedding takes them.
 - gemma: norms are stored plus one, rounded to F32.
 - gpt2: projections lie [out, in].
+Experts of a layer are one tensor each of gates, ups and downs (gguf_tensors.py).
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class GgufFamily:
     """Whether rows of queries and keys are."""
     adds_one: bool = False
     """Whether norms are stored plus one."""
+    transposes: bool = False
+    """Whether layers lie the other way."""
 
 
 def family_of(config: Config) -> GgufFamily:
@@ -92,8 +95,11 @@ _ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
 def _decoder(config: Config) -> Keys:
     """The keys that all Llama-like decoders share."""
     heads, head = config["num_attention_heads"], _head_size(config)
-    if config.get("partial_rotary_factor", 1) != 1:
-        raise EncodeError("llama.cpp turns all of a head's dimensions, config.json says a part")
+    rope = _rope_of(config)
+    if (config.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1) != 1:
+        raise EncodeError(
+            "GGUF is written of models that turn all of a head's dimensions, config.json says a part"
+        )
     return {
         "context_length": config["max_position_embeddings"],
         "embedding_length": config["hidden_size"],
@@ -155,6 +161,46 @@ def _qwen(config: Config) -> Keys:
     return _decoder(config)
 
 
+def _mixtral(config: Config) -> Keys:
+    return _llama(config) | {
+        "expert_count": config["num_local_experts"],
+        "expert_used_count": config["num_experts_per_tok"],
+    }
+
+
+def _qwen3_moe(config: Config) -> Keys:
+    """llama.cpp gives all layers experts, whose weights add up to one."""
+    if (
+        not config.get("norm_topk_prob")
+        or config.get("mlp_only_layers")
+        or config.get("decoder_sparse_step", 1) != 1
+    ):
+        raise EncodeError("llama.cpp computes qwen3_moe with experts in all layers and norm_topk_prob alone")
+    return _qwen(config) | {
+        "expert_count": config.get("num_experts") or config["num_local_experts"],
+        "expert_used_count": config["num_experts_per_tok"],
+        "expert_feed_forward_length": config["moe_intermediate_size"],
+    }
+
+
+def _smollm3(config: Config) -> Keys:
+    """llama.cpp turns no position in every fourth layer."""
+    n = config["num_hidden_layers"]
+    due = [int((i + 1) % 4 != 0) for i in range(n)]
+    if (config.get("no_rope_layers") or due) != due:
+        raise EncodeError("its layers without rotary embedding are others than llama.cpp's")
+    return _qwen(config)
+
+
+def _granite(config: Config) -> Keys:
+    return _decoder(config) | {
+        "attention.scale": float(config["attention_multiplier"]),
+        "embedding_scale": float(config["embedding_multiplier"]),
+        "residual_scale": float(config["residual_multiplier"]),
+        "logit_scale": float(config["logits_scaling"]),
+    }
+
+
 def _gemma2(config: Config) -> Keys:
     _check_windows(config, 2)
     _check_queries(config, large=46)
@@ -210,9 +256,15 @@ FAMILIES: Mapping[str, GgufFamily] = {
     "mistral": GgufFamily("llama", _llama, "silu", interleaves=True),
     "qwen2": GgufFamily("qwen2", _qwen, "silu"),
     "qwen3": GgufFamily("qwen3", _qwen, "silu"),
+    "mixtral": GgufFamily("llama", _mixtral, "silu", interleaves=True),
+    "qwen3_moe": GgufFamily("qwen3moe", _qwen3_moe, "silu"),
+    "smollm3": GgufFamily("smollm3", _smollm3, "silu", interleaves=True),
+    "granite": GgufFamily("granite", _granite, "silu", interleaves=True),
+    "olmo2": GgufFamily("olmo2", _decoder, "silu"),
+    "phi3": GgufFamily("phi3", _llama, "silu"),
     "gemma": GgufFamily("gemma", _decoder, _TANH, adds_one=True),
     "gemma2": GgufFamily("gemma2", _gemma2, _TANH, adds_one=True),
     "gemma3_text": GgufFamily("gemma3", _gemma3, _TANH, adds_one=True),
-    "gpt2": GgufFamily("gpt2", _gpt2, "gelu_new"),
+    "gpt2": GgufFamily("gpt2", _gpt2, "gelu_new", transposes=True),
 }
 """The families by their model_type in config.json."""

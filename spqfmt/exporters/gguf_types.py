@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from spqfmt.exporters.base import EvenGrid
 from spqfmt.exporters.layers import holds
 from spqfmt.kernels.ggml_blocks import put_together
-from spqfmt.kernels.ggml_types import BLOCK_TYPES, BlockType
+from spqfmt.kernels.ggml_types import BlockType
 from spqfmt.schemes.base import Float32
 
 BLOCK = 32
@@ -20,27 +20,27 @@ _BYTES_AT_ONCE = 1 << 25
 
 
 class Fit(NamedTuple):
-    """A type of blocks for a matrix, or why there is none."""
+    """The types of blocks that hold a matrix, the smallest first, or why there is none."""
 
-    type: BlockType | None
+    types: tuple[str, ...]
     why: str = ""
 
 
 def fit(grid: EvenGrid, codes: NDArray[np.uint8]) -> Fit:
-    """The smallest blocks whose scale * code, or scale * code - minimum, is exactly what the grid gives."""
+    """The blocks whose scale * code, or scale * code - minimum, is exactly what the grid gives."""
     columns = codes.shape[1]
     if grid.column_groups is not None:
-        return Fit(None, "its columns are grouped in another order (act-order)")
+        return Fit((), "its columns are grouped in another order (act-order)")
     if columns % BLOCK:
-        return Fit(None, f"{columns} columns are no multiple of blocks of {BLOCK}")
+        return Fit((), f"{columns} columns are no multiple of blocks of {BLOCK}")
     if grid.group_size % BLOCK and grid.group_size < columns:
-        return Fit(None, f"its groups of {grid.group_size} columns are no multiple of blocks of {BLOCK}")
+        return Fit((), f"its groups of {grid.group_size} columns are no multiple of blocks of {BLOCK}")
     if not holds(grid.scale, "f16"):
-        return Fit(None, "its scales are no numbers of F16")
+        return Fit((), "its scales are no numbers of F16")
     minimum = _minimum(grid)
     has_minimum = holds(minimum, "f16")
     if grid.minimum is not None and not has_minimum:
-        return Fit(None, "its minimums are no numbers of F16")
+        return Fit((), "its minimums are no numbers of F16")
     bounds = [(0, 0)] if grid.minimum is not None else _bounds(grid, codes)
     low, high = min(first for first, _ in bounds), max(last for _, last in bounds)
     most = int(codes.max())
@@ -51,10 +51,8 @@ def fit(grid: EvenGrid, codes: NDArray[np.uint8]) -> Fit:
         "Q5_1": has_minimum and most <= 31,
         "Q8_0": grid.minimum is None and low >= -128 and high <= 127,
     }
-    name = next((name for name, does in fits.items() if does), None)
-    if name is None:
-        return Fit(None, f"its codes lie from {low} to {high} around their zero points")
-    return Fit(BLOCK_TYPES[name])
+    types = tuple(name for name, does in fits.items() if does)
+    return Fit(types, "" if types else f"its codes lie from {low} to {high} around their zero points")
 
 
 def blocks(kind: BlockType, grid: EvenGrid, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
