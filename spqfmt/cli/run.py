@@ -44,6 +44,11 @@ _DTYPES = ("float32", "float16", "bfloat16")
     "--host-memory",
     help="On a CUDA device, the ceiling for weights that wait in host memory besides --memory.",
 )
+@click.option(
+    "--activations",
+    type=click.Choice(("float", "int8")),
+    help="Inputs of packed layers: as they are, or rounded. [default: what the file says, few tokens finely rounded]",
+)
 @click.option("--quiet", is_flag=True, help="No progress and no facts: the text alone.")
 def run(
     *,
@@ -57,6 +62,7 @@ def run(
     device: str,
     memory: str | None,
     host_memory: str | None,
+    activations: str | None,
     quiet: bool,
 ) -> None:
     """Generate text with FILE, an .spq file (a Hugging Face folder or a GGUF file works too).
@@ -81,6 +87,7 @@ def run(
             memory=memory,
             host_memory=host_memory,
             packed="auto" if memory is None else None,
+            activations=activations,
             progress=Bar("loading", quiet=quiet),
         )
     load_seconds = time.perf_counter() - start

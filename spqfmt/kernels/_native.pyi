@@ -97,6 +97,7 @@ class CodeMatrix:
         bias: int,
         bias_type: int,
         n_threads: int,
+        rounds: bool = False,
         /,
     ) -> None: ...
     def round(

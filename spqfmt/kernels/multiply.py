@@ -166,7 +166,10 @@ class CodeMatrix:
         )
         # Bound once: a product of one token takes a few microseconds.
         self.multiply = self._native.multiply
-        """(codes, first_row, n_rows, *x, n_tokens, y_address, *bias, n_threads): products with rows of the matrix."""
+        """(codes, first_row, n_rows, *x, n_tokens, y_address, *bias, n_threads, rounds): products with some rows.
+
+        With `rounds`, BF16 and F16 activations of up to 8 tokens are rounded to 8 bits, with a scale for each 4 or 8
+        columns, where codes of 8 or 4 bits in groups stand for integers: the same bits on every machine, and faster."""
         self.round = self._native.round
         """(*x, n_tokens, codes_address, scales_address, n_threads): x times `column` to int8 [n_tokens, n_columns],
         the nearest of -127..127, with a float32 scale a token, max |x| / 127."""

@@ -27,7 +27,7 @@ def settle(
     own = main_dtype(stored.tensors.values())
     chosen = own if dtype is None or dtype == FAST else parse_dtype(dtype)
     if wanted is not None and wanted.is_optional and not (chosen in NAMES and _keep_up(stored)):
-        if wanted.int8_activations is not None:
+        if wanted.int8_activations:
             raise OptionError("activations is for packed weights: give memory=, or packed=True")
         wanted = None
     if where.type == "cpu" and (dtype == FAST or (dtype is None and stored.is_coded)):

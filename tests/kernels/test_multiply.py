@@ -235,6 +235,125 @@ def test_values_of_codes_times_floats(dtype: str, columns: int, size: int, value
         assert ((y.double() - exact).abs() <= eps * exact.abs() + 2e-5 * bound).all()
 
 
+IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
+
+
+def rounded_to_lanes(x: Any, columns: int) -> Any:
+    """Activations as products of integers take them: 1/127 of the largest of each so many columns."""
+    wide = np.pad(x, ((0, 0), (0, -x.shape[1] % columns))).reshape(len(x), -1, columns)
+    largest = np.abs(wide).max(-1, keepdims=True)
+    factor = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    units = np.rint(wide * factor).astype(np.float64) * (largest / np.float32(127))
+    return units.reshape(len(x), -1)[:, : x.shape[1]]
+
+
+@pytest.mark.parametrize("dtype", ["u2", "u4", "i4", "u8", "i8", "levels", "f4_e2m1"])
+@pytest.mark.parametrize("columns", [60, 576, 1024, 2112])
+@pytest.mark.parametrize("size", [8, 16, 64, 128, 4096])
+@pytest.mark.parametrize("offset", ["zero_point", "minimum", None])
+def test_rounded_activations(dtype: str, columns: int, size: int, offset: str | None) -> None:
+    generator = np.random.default_rng(10)
+    rows, tokens = 9, 7
+    values = {"levels": IQ4 / 64, "f4_e2m1": small_float_values("f4_e2m1")}.get(dtype)
+    code_dtype = "u4" if dtype == "levels" else dtype
+    bits = DTYPES[code_dtype].bits
+    codes = packed(generator, rows * columns, f"u{bits}")
+    groups = (rows, -(-columns // size))
+    scale = generator.uniform(0.5, 1, groups).astype(np.float16)
+    other = generator.uniform(0, 1 << bits, groups).astype(np.float32)
+    given = Groups(size, GroupNumbers(scale, "f16"))
+    if offset:
+        given = given._replace(**{offset: GroupNumbers(other, "f32")})
+    outliers = some_outliers(generator, rows, columns) if columns == 60 else None
+    permutation = generator.permutation(columns) if columns == 576 else None
+    matrix = CodeMatrix(
+        (rows, columns), code_dtype, outliers=outliers, permutation=permutation, groups=given, values=values
+    )
+    weights = np.empty((rows, columns), np.float32)
+    more = {offset: other} if offset else {}
+    dequantize_grouped(
+        codes, code_dtype, size, scale.astype(np.float32), weights, "f32", values=values, **more
+    )
+    x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(2)).bfloat16()
+    x[0, 8:24] = 0
+    taken = (x if permutation is None else x[:, permutation]).float().numpy()
+    lane = 32 // bits
+    is_rounded = (
+        bits > 2
+        and size % lane == 0
+        and (16 * lane % size == 0 or size % (16 * lane) == 0 or size >= columns)
+    )
+    used = rounded_to_lanes(taken, lane) if is_rounded else taken.astype(np.float64)
+    exact = used @ weights.astype(np.float64).T
+    parts = np.abs(weights)
+    if offset:
+        factor = scale.astype(np.float32) if offset == "zero_point" else 1
+        parts += 2 * np.abs(np.repeat(other * factor, size, 1)[:, :columns])
+    if outliers:
+        # Outliers are multiplied with activations as they are; the codes there with rounded ones, and taken off.
+        before = weights.copy()
+        replace(weights, outliers)
+        exact += taken @ (weights - before).astype(np.float64).T
+        parts += 20
+    bound = np.abs(used) @ parts.astype(np.float64).T
+    results = []
+    kernels_before = native.active_kernels()
+    try:
+        for kernels in native.available_kernels():
+            native.select_kernels(kernels)
+            for n in (1, tokens):
+                y = torch.full((n, rows), torch.nan, dtype=torch.bfloat16)
+                there = (x.data_ptr(), FLOATS["bf16"][0], n, y.data_ptr())
+                matrix.multiply(codes, 0, rows, *there, *NO_BIAS, 2, True)
+                error = np.abs(y.double().numpy() - exact[:n])
+                assert (error <= 2**-8 * np.abs(exact[:n]) + 1e-5 * bound[:n] + 1e-30).all(), kernels
+                results.append(y)
+    finally:
+        native.select_kernels(kernels_before)
+    if is_rounded:
+        # The same bits from every instruction set, and whatever other tokens there are.
+        assert all(torch.equal(y[0], results[0][0]) for y in results)
+        assert all(torch.equal(y, results[1]) for y in results[1::2])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "dtype", "is_rounded"), [(8, "f16", True), (9, "f16", False), (1, "f32", False)]
+)
+def test_few_tokens_of_16_bits_are_rounded_where_that_is_allowed(
+    tokens: int, dtype: str, is_rounded: bool
+) -> None:
+    generator = np.random.default_rng(11)
+    scale = GroupNumbers(np.ones((3, 2), np.float32), "f32")
+    matrix = CodeMatrix((3, 256), "u4", groups=Groups(128, scale))
+    codes = packed(generator, 3 * 256, "u4")
+    x = torch.randn(tokens, 256, generator=torch.Generator().manual_seed(3))
+    x = x.half() if dtype == "f16" else x
+    found = []
+    for rounds in (False, True):
+        y = torch.empty(tokens, 3, dtype=x.dtype)
+        matrix.multiply(
+            codes, 0, 3, x.data_ptr(), FLOATS[dtype][0], tokens, y.data_ptr(), *NO_BIAS, 1, rounds
+        )
+        found.append(y)
+    assert torch.equal(*found) != is_rounded
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_token_that_is_no_number_spoils_no_other(value: float) -> None:
+    codes = packed(np.random.default_rng(12), 4 * 256, "u4")
+    scale = GroupNumbers(np.ones((4, 4), np.float32), "f32")
+    matrix = CodeMatrix((4, 256), "u4", groups=Groups(64, scale))
+    x = torch.randn(3, 256, generator=torch.Generator().manual_seed(4)).bfloat16()
+    results = []
+    for spoiled in (False, True):
+        x[1, 100] = value if spoiled else 1
+        y = torch.empty(3, 4, dtype=torch.bfloat16)
+        matrix.multiply(codes, 0, 4, x.data_ptr(), FLOATS["bf16"][0], 3, y.data_ptr(), *NO_BIAS, 1, True)
+        results.append(y)
+    assert torch.equal(results[0][[0, 2]], results[1][[0, 2]])
+    assert not results[1][1].isfinite().any()
+
+
 def test_values_of_codes_that_are_no_numbers_spoil_their_rows_alone() -> None:
     values = small_float_values("f8_e4m3")
     groups = Groups(64, GroupNumbers(np.ones((4, 2), np.float32), "f32"))

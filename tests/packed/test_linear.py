@@ -360,6 +360,49 @@ def test_int8_activations(
     engine.close()
 
 
+@pytest.mark.parametrize("name", ["u4 groups", "mxfp4", "levels", "i8 by row", "fp8 tiles"])
+def test_few_tokens_are_rounded_where_nobody_says_how_inputs_are_taken(
+    name: str, write_tensor: Callable[..., Path], generator: Any
+) -> None:
+    path = write_tensor(FORMS[name](generator).encode(), (ROWS, COLUMNS))
+    with Reader(path) as reader:
+        record = reader.index.by_name["w"]
+        matrix = restore(reader, record, "f32").double()
+    for dtype in (torch.float32, torch.bfloat16):
+        engine = engine_of(path, None, dtype, 1 << 20)
+        modules = [PackedLinear(record, dtype, None, int8_activations=rounds) for rounds in (False, None)]
+        for module in modules:
+            module.attach(engine)
+        for tokens in (1, 8, 9):
+            x = torch.randn(tokens, COLUMNS).to(dtype)
+            exact, found = (module(x) for module in modules)
+            rounds = dtype == torch.bfloat16 and tokens <= 8 and name in {"u4 groups", "mxfp4"}
+            assert torch.equal(exact, found) != rounds, (dtype, tokens)
+            near = x.double() @ matrix.t()
+            size = x.double().abs() @ matrix.abs().t()
+            assert ((found.double() - near).abs() <= 0.01 * size).all()
+        with torch.enable_grad():
+            x = torch.randn(1, COLUMNS).to(dtype)
+            first = modules[0](x.clone().requires_grad_(True))
+            assert torch.equal(first, modules[1](x.clone().requires_grad_(True)))
+        engine.close()
+
+
+def test_a_record_that_asks_for_rounded_tokens_is_not_rounded_twice(
+    write_tensor: Callable[..., Path], generator: Any
+) -> None:
+    path = write_tensor(round_groups(random_weights(generator), 4, 32).encode(), (ROWS, COLUMNS))
+    with Reader(path) as reader:
+        record = reader.index.by_name["w"]
+    engine = engine_of(path, None)
+    asked, exact = (PackedLinear(record, torch.bfloat16, None, int8_activations=a) for a in (True, False))
+    for module in (asked, exact):
+        module.attach(engine)
+    x = torch.randn(1, COLUMNS).bfloat16()
+    assert torch.equal(asked(x), exact(quantize_tokens(x)[2]))
+    engine.close()
+
+
 @pytest.mark.parametrize("int8_activations", [False, True])
 def test_wider_than_sixteen_bits_count(
     write_tensor: Callable[..., Path], generator: Any, int8_activations: bool

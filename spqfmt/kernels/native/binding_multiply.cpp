@@ -146,7 +146,7 @@ class CodeMatrix {
   }
 
   void multiply(nb::handle codes_object, size_t first_row, size_t n_rows, uintptr_t x, unsigned x_type, size_t n_tokens, uintptr_t y,
-                uintptr_t bias, unsigned bias_type, size_t n_threads) const {
+                uintptr_t bias, unsigned bias_type, size_t n_threads, bool rounds) const {
     require(scales_.row != nullptr || groups_, "the matrix has neither row factors nor groups");
     const Source codes_buffer(codes_object);
     const Codes codes = checked_run(codes_buffer, first_row, n_rows);
@@ -154,11 +154,17 @@ class CodeMatrix {
     const Outputs outputs = outputs_at(first_row, y, x_type, bias, bias_type);
     const nb::gil_scoped_release release;
     if (groups_) {
-      multiply_grouped(codes, first_row, n_rows, n_columns_, *groups_, outliers_from(first_row), inputs, outputs, n_threads);
+      multiply_grouped(codes, first_row, n_rows, n_columns_, *groups_, outliers_from(first_row), inputs, outputs,
+                       rounds ? Rounding::few : Rounding::none, n_threads);
       return;
     }
     const UniformScales scales{scales_.row + first_row, scales_.column};
     multiply_uniform(codes, n_rows, n_columns_, scales, outliers_from(first_row), inputs, outputs, n_threads);
+  }
+
+  void multiply_exactly(nb::handle codes_object, size_t first_row, size_t n_rows, uintptr_t x, unsigned x_type, size_t n_tokens,
+                        uintptr_t y, uintptr_t bias, unsigned bias_type, size_t n_threads) const {
+    multiply(codes_object, first_row, n_rows, x, x_type, n_tokens, y, bias, bias_type, n_threads, false);
   }
 
   void round(uintptr_t x, unsigned x_type, size_t n_tokens, uintptr_t codes, uintptr_t scales, size_t n_threads) const {
@@ -226,6 +232,7 @@ void bind_multiply(nb::module_& m) {
            nb::arg("group_rows"), nb::arg("stacked_rows"), nb::arg("kind"), nb::arg("group_scale").none(),
            nb::arg("group_offset").none())
       .def("multiply", &CodeMatrix::multiply)
+      .def("multiply", &CodeMatrix::multiply_exactly)
       .def("round", &CodeMatrix::round)
       .def("finish", &CodeMatrix::finish);
 }

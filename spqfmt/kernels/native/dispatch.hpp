@@ -27,6 +27,7 @@ struct Kernels {
   UniformRows uniform_rows;
   GroupedRows grouped_rows;
   const MultiplyKernels* multiply;
+  const IntegerKernels* integers;
 };
 
 // The kernels in use by the calling thread.

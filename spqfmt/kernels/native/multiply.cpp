@@ -170,6 +170,99 @@ class GroupPairs {
 };
 #endif
 
+// Codes as integers for these kernels; false where they do not stand for integers of 8 bits times a power of two.
+bool integers_of(const Codes& codes, const IntegerKernels& kernels, IntegerCodes& to) {
+  const int n = 1 << codes.bits, half = codes.is_signed ? n / 2 : 0;
+  int least = -half, most = n - 1 - half, values[16];
+  to.unit = 1;
+  if (codes.bits < 8) {
+    for (int i = 0; i < n; i++) values[i] = (i ^ half) - half;
+    if (codes.values != nullptr) {
+      float largest = 0;
+      for (int i = 0; i < n; i++) largest = std::fmax(largest, std::isfinite(codes.values[i]) ? std::fabs(codes.values[i]) : INFINITY);
+      if (!(largest > 0x1p-100f && largest < 0x1p100f)) return false;
+      int exponent, used = 0;
+      std::frexp(largest, &exponent);
+      to.unit = std::ldexp(1.0f, exponent - 7);  // the largest is 64 to 127 of these
+      for (int i = 0; i < n; i++) {
+        const float in_units = codes.values[i] / to.unit;
+        if (in_units != std::nearbyint(in_units)) return false;
+        values[i] = static_cast<int>(in_units);
+        used |= values[i];
+      }
+      // The fewer bits, the more products have room in sums.
+      for (; used % 2 == 0; used /= 2) {
+        to.unit *= 2;
+        for (int i = 0; i < n; i++) values[i] /= 2;
+      }
+      least = most = values[0];
+      for (int i = 1; i < n; i++) least = values[i] < least ? values[i] : least, most = values[i] > most ? values[i] : most;
+    }
+  } else if (codes.values != nullptr) {
+    return false;
+  }
+  to.least = least;
+  to.shift = kernels.shift(least, most);
+  to.flip = to.shift == 0 ? 0 : 0x80;
+  std::memset(to.table, 0, sizeof to.table);
+  for (int i = 0; codes.bits < 8 && i < n; i++) to.table[i] = static_cast<uint8_t>(values[i] + to.shift);
+  return true;
+}
+
+// Lanes of 2-bit codes have 16 columns: models of so few bits were not found to bear that rounding.
+bool groups_are_rounded(const Codes& codes, size_t n_columns, const Groups& groups, const Inputs& inputs) {
+  const size_t size = groups.group_size, lane = 4 * (8 / codes.bits), vector = kVectorLanes * lane;
+  const bool has_lanes = size % lane == 0 && vector % size == 0;
+  return codes.bits > 2 && inputs.x.type != FloatType::f32 && inputs.count <= kMostRounded && (has_lanes || size % vector == 0 || size >= n_columns) &&
+         n_columns * codes.bits % 8 == 0 && codes.first * codes.bits % 8 == 0;
+}
+
+// The memory of IntegerTokens.
+class Rounded {
+ public:
+  Rounded(const Inputs& inputs, size_t n_columns, size_t per, const Groups& groups, int shift, bool has_outliers, size_t n_threads)
+      : lane_(4 * per),
+        n_vectors_(ceil_div(n_columns, kVectorLanes * lane_)),
+        lanes_(n_vectors_ * kVectorLanes),
+        sums_stride_(round_up(ceil_div(n_columns, groups.group_size), kProductLanes) + kProductLanes),
+        count_(inputs.count),
+        x_(new int8_t[count_ * lanes_ * lane_]),
+        scales_(new float[count_ * lanes_]),
+        start_(new int32_t[2 * count_ * lanes_]),
+        sums_(groups.kind == GroupOffset::none ? nullptr : new float[count_ * sums_stride_]()),
+        columns_(has_outliers ? new float[count_ * n_columns] : nullptr) {
+    const IntegerKernels& kernels = *active_kernels().integers;
+    over_rows(count_, n_columns, n_threads, [&](size_t begin, size_t end) {
+      const std::unique_ptr<float[]> wide(new float[lanes_ * lane_]);
+      for (size_t token = begin; token < end; token++) {
+        convert_token(inputs, token, n_columns, nullptr, wide.get());
+        std::memset(wide.get() + n_columns, 0, (lanes_ * lane_ - n_columns) * sizeof(float));
+        float* scales = scales_.get() + token * lanes_;
+        int32_t* lane_sums = start_.get() + (count_ + token) * lanes_;
+        kernels.round(wide.get(), n_vectors_, per, shift, x_.get() + token * lanes_ * lane_, scales, start_.get() + token * lanes_,
+                      lane_sums);
+        if (columns_) std::memcpy(columns_.get() + token * n_columns, wide.get(), n_columns * sizeof(float));
+        if (sums_ == nullptr) continue;
+        float* sums = sums_.get() + token * sums_stride_;
+        for (size_t lane = 0; lane < ceil_div(n_columns, lane_); lane++) {
+          sums[lane * lane_ / groups.group_size] += scales[lane] * static_cast<float>(lane_sums[lane]);
+        }
+      }
+    });
+  }
+
+  IntegerTokens tokens() const {
+    return {x_.get(), lanes_ * lane_, scales_.get(), start_.get(), lanes_, sums_.get(), sums_stride_, columns_.get(), count_};
+  }
+
+ private:
+  size_t lane_, n_vectors_, lanes_, sums_stride_, count_;
+  std::unique_ptr<int8_t[]> x_;
+  std::unique_ptr<float[]> scales_;
+  std::unique_ptr<int32_t[]> start_;
+  std::unique_ptr<float[]> sums_, columns_;
+};
+
 }  // namespace
 
 void multiply_uniform(const Codes& codes, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
@@ -190,7 +283,16 @@ void multiply_uniform(const Codes& codes, size_t n_rows, size_t n_columns, const
 }
 
 void multiply_grouped(const Codes& codes, size_t first_row, size_t n_rows, size_t n_columns, const Groups& groups,
-                      const Outliers& outliers, const Inputs& inputs, const Outputs& outputs, size_t n_threads) {
+                      const Outliers& outliers, const Inputs& inputs, const Outputs& outputs, Rounding rounding, size_t n_threads) {
+  const IntegerKernels& kernels = *active_kernels().integers;
+  IntegerCodes integers;
+  if (rounding == Rounding::few && groups_are_rounded(codes, n_columns, groups, inputs) && integers_of(codes, kernels, integers)) {
+    const Rounded rounded(inputs, n_columns, 8 / codes.bits, groups, integers.shift, outliers.row_begin != nullptr, n_threads);
+    over_rows(n_rows, n_columns * inputs.count, n_threads, [&](size_t begin, size_t end) {
+      kernels.multiply(codes, integers, n_columns, groups, first_row, outliers, begin, end, rounded.tokens(), outputs);
+    });
+    return;
+  }
 #if defined(SPQFMT_X86)
   if (groups_are_pairs(codes, n_columns, groups, inputs)) {
     const GroupPairs pairs(inputs, n_columns, groups.group_size, outliers.row_begin != nullptr, n_threads);

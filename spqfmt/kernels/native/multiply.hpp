@@ -2,7 +2,8 @@
 //
 // A row's weights exist as binary32 only in a tile of the nearest cache. Products are summed in kProductLanes partial sums by
 // column modulo kProductLanes, then halved; no fused multiply-add. So the result of a token is the same on every machine, for
-// every number of threads and of other tokens. Two kernels are an exception in the first: those for AVX512_BF16.
+// every number of threads and of other tokens. Two kernels are an exception in the first: those for AVX512_BF16. Rounded
+// activations (IntegerTokens) give the same on every machine again, for up to kMostRounded tokens at once.
 #pragma once
 
 #include <cstddef>
@@ -98,14 +99,61 @@ struct GroupTokens {
 void group_multiply_avx512_bf16(const Codes&, size_t n_columns, const Groups&, size_t first_row, const Outliers&, size_t begin,
                                 size_t end, const GroupTokens&, const Outputs&);
 
+// A vector of codes has so many bytes, and a lane four of them: 4 * (8 / bits) columns. Lanes have sums of their own.
+inline constexpr size_t kVectorBytes64 = 64, kVectorLanes = 16;
+
+// Codes that stand for integers times `unit`, a power of two. `shift` is added to them where they become factors of products:
+// those of 4 bits by `table`, whose bytes have it, those of 8 bits by flipping these bits.
+struct IntegerCodes {
+  int least;
+  int shift;
+  float unit;
+  uint8_t flip;
+  alignas(16) uint8_t table[16];
+};
+
+// Activations rounded to -127..127 with a scale for each lane, in whole vectors, zeros from the last column on: in each vector
+// every (8 / bits)th column from the first one on, then from the second. `start`: -shift times a lane's sum. `sums`: of each
+// group, of the rounded ones in binary32 [count, sums_stride], zeros from n_groups on, at least two registers.
+// `columns` as in GroupTokens.
+struct IntegerTokens {
+  const int8_t* x;
+  size_t stride;
+  const float* scales;
+  const int32_t* start;
+  size_t lanes_stride;
+  const float* sums;
+  size_t sums_stride;
+  const float* columns;
+  size_t count;
+};
+
+// Each lane's columns lie in one group, and a vector's in one group or in as many of the same power of two of lanes.
+struct IntegerKernels {
+  void (*multiply)(const Codes&, const IntegerCodes&, size_t n_columns, const Groups&, size_t first_row, const Outliers&, size_t begin,
+                   size_t end, const IntegerTokens&, const Outputs&);
+  // A token's x in binary32, in whole vectors of 8 / bits = `per`: see IntegerTokens; `sums` are those of lanes.
+  void (*round)(const float* x, size_t n_vectors, size_t per, int shift, int8_t* codes, float* scales, int32_t* start, int32_t* sums);
+  // The shift that products want of integers from `least` to `most`.
+  int (*shift)(int least, int most);
+};
+
+extern const IntegerKernels integers_scalar, integers_avx2, integers_avx512;
+
+// Tokens that are rounded at most: more are computed faster with activations as they are.
+inline constexpr size_t kMostRounded = 8;
+
 extern const MultiplyKernels multiply_scalar, multiply_avx2, multiply_avx512;
+
+// Whether these products may take activations of 16 bits, of few tokens, rounded: in units of 1/127 of a lane's largest.
+enum class Rounding : bool { none, few };
 
 // All rows, over threads. The caller has checked every buffer, that row_begin ascends within the outliers, that columns ascend
 // in each row below n_columns, and that every place is below the stride.
 void multiply_uniform(const Codes& codes, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
                       const Inputs& inputs, const Outputs& outputs, size_t n_threads);
 void multiply_grouped(const Codes& codes, size_t first_row, size_t n_rows, size_t n_columns, const Groups& groups,
-                      const Outliers& outliers, const Inputs& inputs, const Outputs& outputs, size_t n_threads);
+                      const Outliers& outliers, const Inputs& inputs, const Outputs& outputs, Rounding rounding, size_t n_threads);
 
 // Tokens, times `column` unless it is null, to int8 [count, n_columns] with a scale each.
 void round_tokens(const Inputs& inputs, size_t n_columns, const float* column, int8_t* codes, float* scales, size_t n_threads);

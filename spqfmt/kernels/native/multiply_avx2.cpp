@@ -1,7 +1,9 @@
+#include "multiply_integers.hpp"
 #include "multiply_rows.hpp"
 
 namespace spqfmt {
 
 const MultiplyKernels multiply_avx2 = kMultiply;
+const IntegerKernels integers_avx2 = kIntegers;
 
 }  // namespace spqfmt

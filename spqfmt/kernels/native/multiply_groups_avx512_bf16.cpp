@@ -14,7 +14,7 @@ namespace {
 constexpr size_t kBlock = kGroupBlock;
 constexpr size_t kRows = 4;
 constexpr size_t kTokens = 4;
-constexpr size_t kLanes = 16;
+constexpr size_t kLanes = kVectorLanes;
 constexpr size_t kGroupsOfTile = kTile / kLeastPairGroup + 2 * kLanes;  // of kTile columns, and room for whole registers
 
 struct BlockSums {
@@ -32,13 +32,6 @@ struct TileGroups {
 struct CodePairs {
   __m512bh even, odd;
 };
-
-// What a code stands for, before scales.
-inline float value_of(const Codes& codes, unsigned code) {
-  if (codes.values != nullptr) return codes.values[code];
-  const int sign = codes.is_signed ? 1 << (codes.bits - 1) : 0;
-  return static_cast<float>((static_cast<int>(code) ^ sign) - sign);
-}
 
 // The BF16 number of each code and what it lacks. Of at most 4 bits `first` and `rest` have a word for each, as often as 32
 // places have room for it; of 8 bits `low` and `high` have the bytes of all 256.
@@ -217,23 +210,6 @@ inline void add_blocks(const Call& call, const Tile& tile, const TileGroups& gro
   }
 }
 
-// Numbers first..first + 15, those from n on 0 and not read.
-inline __m512 some_numbers(const void* values, NumberType type, size_t first, size_t n) {
-  const __mmask16 mask = n >= kLanes ? 0xffff : static_cast<__mmask16>((1u << n) - 1);
-  switch (type) {
-    case NumberType::f32: return _mm512_maskz_loadu_ps(mask, static_cast<const float*>(values) + first);
-    case NumberType::f16: return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(values) + first));
-    case NumberType::bf16: {
-      const __m256i bits = _mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(values) + first);
-      return reinterpret_cast<__m512>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-    }
-    case NumberType::u8:
-      return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, static_cast<const uint8_t*>(values) + first)));
-    case NumberType::i8: break;
-  }
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, static_cast<const int8_t*>(values) + first)));
-}
-
 // A row's numbers of a tile's groups, then zeros to a register more: those are read, too, for columns that are not there.
 inline void read_numbers(const GroupNumbers& numbers, const Call& call, const Tile& tile, size_t r, float* to) {
   const size_t line = line_of(call.groups, call.first_row + tile.row + r);
@@ -263,26 +239,6 @@ inline void read_groups(const Call& call, const Tile& tile, TileGroups& groups) 
   }
 }
 
-// A row's outliers, from `next` on, that lie in the tile: what each is more than the weight of its code, times activations.
-template <unsigned kBits>
-inline void add_outliers(const Call& call, const Tile& tile, const TileGroups& groups, size_t r, size_t first_token, size_t n_tokens,
-                         int64_t& next, float* more) {
-  const size_t begin = call.codes.first + (tile.row + r) * call.n_columns;
-  const int64_t stop = call.outliers.row_begin[tile.row + r + 1];
-  for (; next < stop && call.outliers.column[next] < tile.column + tile.n; next++) {
-    const size_t column = call.outliers.column[next], at = begin + column;
-    const unsigned bits = call.codes.bytes[at * kBits / 8] >> at % (8 / kBits) * kBits & ((1u << kBits) - 1);
-    const float code = value_of(call.codes, bits);
-    const size_t group = column / call.groups.group_size - tile.first_group;
-    const float scale = groups.scale[r][group];
-    float weight = scale * code;
-    if (call.groups.kind == GroupOffset::zero_point) weight = scale * (code - groups.offset[r][group]);
-    if (call.groups.kind == GroupOffset::minimum) weight -= groups.offset[r][group];
-    const float difference = call.outliers.value[next] - weight;
-    for (size_t t = 0; t < n_tokens; t++) more[t] += difference * call.tokens.columns[(first_token + t) * call.n_columns + column];
-  }
-}
-
 template <unsigned kBits, bool kSplit, bool kSmall, size_t kR>
 inline void multiply_some(const Call& call, size_t row, TileGroups& groups, BlockSums& sums) {
   const GroupTokens& tokens = call.tokens;
@@ -303,7 +259,11 @@ inline void multiply_some(const Call& call, size_t row, TileGroups& groups, Bloc
       }
       for (; token < n_tokens; token++) add_blocks<kBits, kSplit, kSmall, kR, 1>(call, tile, groups, first, token, sums);
       if (call.outliers.row_begin == nullptr) continue;
-      for (size_t r = 0; r < kR; r++) add_outliers<kBits>(call, tile, groups, r, first, n_tokens, next[r], more[r]);
+      for (size_t r = 0; r < kR; r++) {
+        const float* x = tokens.columns + first * call.n_columns;
+        add_outliers(call.codes, call.n_columns, call.groups, call.outliers, row + r, first_group, column + n, groups.scale[r], 1,
+                     groups.offset[r], x, n_tokens, next[r], more[r]);
+      }
     }
     for (size_t r = 0; r < kR; r++) {
       for (size_t token = 0; token < n_tokens; token++) {

@@ -36,6 +36,25 @@ inline void save(const Vector& vector, float* to) { *reinterpret_cast<StoredVect
 inline void prefetch(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T1); }
 #endif
 
+#if defined(__AVX512F__)
+// Numbers first..first + 15, those from n on 0 and not read.
+inline __m512 some_numbers(const void* values, NumberType type, size_t first, size_t n) {
+  const __mmask16 mask = n >= kVectorLanes ? 0xffff : static_cast<__mmask16>((1u << n) - 1);
+  switch (type) {
+    case NumberType::f32: return _mm512_maskz_loadu_ps(mask, static_cast<const float*>(values) + first);
+    case NumberType::f16: return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(values) + first));
+    case NumberType::bf16: {
+      const __m256i bits = _mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(values) + first);
+      return reinterpret_cast<__m512>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
+    case NumberType::u8:
+      return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, static_cast<const uint8_t*>(values) + first)));
+    case NumberType::i8: break;
+  }
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, static_cast<const int8_t*>(values) + first)));
+}
+#endif
+
 // A tile of weights, its rows not a multiple of 4 KiB apart: such addresses compete for the same places of the nearest cache.
 using WeightTile = float[kTile + kProductLanes];
 
@@ -165,6 +184,32 @@ inline void replace_outliers(const Outliers& outliers, size_t row, size_t column
   }
   for (; low < outliers.row_begin[row + 1] && outliers.column[low] < column + n; low++) {
     weights[outliers.column[low] - column] = outliers.value[low];
+  }
+}
+
+// What a code stands for, before scales.
+inline float value_of(const Codes& codes, unsigned code) {
+  if (codes.values != nullptr) return codes.values[code];
+  const int sign = codes.is_signed ? 1 << (codes.bits - 1) : 0;
+  return static_cast<float>((static_cast<int>(code) ^ sign) - sign);
+}
+
+// A row's outliers, from `next` on, up to column `end`: what each is more than the weight of its code, times activations, which are
+// [n_tokens, n_columns]. `scale`, times `unit`, and `offset` are those of groups from `first_group` on.
+[[maybe_unused]] inline void add_outliers(const Codes& codes, size_t n_columns, const Groups& groups, const Outliers& outliers, size_t row,
+                                          size_t first_group, size_t end, const float* scale, float unit, const float* offset,
+                                          const float* x, size_t n_tokens, int64_t& next, float* more) {
+  const unsigned bits = codes.bits, per = 8 / bits;
+  for (; next < outliers.row_begin[row + 1] && outliers.column[next] < end; next++) {
+    const size_t column = outliers.column[next], at = codes.first + row * n_columns + column;
+    const float code = value_of(codes, codes.bytes[at / per] >> at % per * bits & ((1u << bits) - 1));
+    const size_t group = column / groups.group_size - first_group;
+    const float factor = scale[group] / unit;
+    float weight = factor * code;
+    if (groups.kind == GroupOffset::zero_point) weight = factor * (code - offset[group]);
+    if (groups.kind == GroupOffset::minimum) weight -= offset[group];
+    const float difference = outliers.value[next] - weight;
+    for (size_t t = 0; t < n_tokens; t++) more[t] += difference * x[t * n_columns + column];
   }
 }
 

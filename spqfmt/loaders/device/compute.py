@@ -41,7 +41,7 @@ class Products:
         sides: DeviceSides,
         *,
         bias: torch.Tensor | None,
-        int8_activations: bool,
+        int8_activations: bool | None,
     ) -> torch.Tensor:
         """Tokens `x` [n, columns] (float32, bfloat16, float16) times the matrix: [n, rows] in x's dtype.
 

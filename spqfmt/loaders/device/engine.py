@@ -94,7 +94,7 @@ class DeviceWeights:
         return tensor
 
     def multiply(
-        self, tensor: str, x: torch.Tensor, bias: torch.Tensor | None, *, int8_activations: bool
+        self, tensor: str, x: torch.Tensor, bias: torch.Tensor | None, *, int8_activations: bool | None
     ) -> torch.Tensor:
         """`x` [..., columns] times a tensor's matrix: [..., rows] in x's dtype. Raises what reading raises."""
         tokens = x.reshape(-1, x.shape[-1])

@@ -35,7 +35,12 @@ def _weights(number: int) -> Weights:
 
 @torch.library.custom_op("spqfmt::linear", mutates_args=())
 def linear(
-    x: torch.Tensor, bias: torch.Tensor | None, weights: int, tensor: str, n_rows: int, int8_activations: bool
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    weights: int,
+    tensor: str,
+    n_rows: int,
+    int8_activations: bool | None,
 ) -> torch.Tensor:
     """`Weights.multiply` with the matrix of a tensor by its name."""
     found = _weights(weights)
@@ -46,7 +51,12 @@ def linear(
 
 @linear.register_fake
 def _(
-    x: torch.Tensor, bias: torch.Tensor | None, weights: int, tensor: str, n_rows: int, int8_activations: bool
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    weights: int,
+    tensor: str,
+    n_rows: int,
+    int8_activations: bool | None,
 ) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], n_rows))
 

@@ -93,7 +93,7 @@ class HostWeights:
         x: torch.Tensor,
         bias: torch.nn.Parameter | None,
         *,
-        int8_activations: bool,
+        int8_activations: bool | None,
     ) -> torch.Tensor:
         """`x` [..., columns] times a tensor's matrix: [..., rows] in x's dtype. Raises what reading raises."""
         with using(self._context):

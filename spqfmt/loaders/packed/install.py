@@ -44,7 +44,7 @@ class Packable:
 def replace(
     model: Any, places: Sequence[Place], dtype: torch.dtype, *, int8_activations: bool | None
 ) -> None:
-    """Put packed modules into their places. `int8_activations` None is what each record says."""
+    """Put packed modules into their places. `int8_activations` None is what each record says, and else what is fast."""
     tied = model.all_tied_weights_keys
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -54,7 +54,7 @@ def replace(
         if place.is_embedding:
             new: Packed = PackedEmbedding(place.record, dtype, old.padding_idx)
         else:
-            wanted = place.record.activation_quantization is not None
+            wanted = True if place.record.activation_quantization is not None else None
             kind = PackedConv1D if isinstance(old, Conv1D) else PackedLinear
             new = kind(
                 place.record,

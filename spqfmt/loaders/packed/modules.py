@@ -150,16 +150,23 @@ class PackedProduct(Packed):
     """y = x W^T + bias from the codes of W, for any leading shape of x, in the dtype of the model or of autocast.
 
     What torch's layer refuses, such as inputs of another dtype, is refused as there. The record's activation clamp
-    comes first. `int8_activations`: tokens are rounded to int8 with a scale each.
+    comes first. `int8_activations`: tokens are rounded to int8 with a scale each; None: few tokens may be rounded
+    finely.
     """
 
     def __init__(
-        self, record: TensorRecord, dtype: torch.dtype, bias: nn.Parameter | None, *, int8_activations: bool
+        self,
+        record: TensorRecord,
+        dtype: torch.dtype,
+        bias: nn.Parameter | None,
+        *,
+        int8_activations: bool | None,
     ) -> None:
         super().__init__(record, dtype)
         self.out_features, self.in_features = record.matrix_shape
         # Inputs of schemes without integer products are rounded, as where weights are floats.
-        self.int8_activations = int8_activations and PRODUCTS[record.scheme].multiplies_integers
+        self.int8_activations = bool(int8_activations) and PRODUCTS[record.scheme].multiplies_integers
+        self._rounding = None if int8_activations is None else self.int8_activations
         rounded = TOKEN_INT8 if int8_activations and not self.int8_activations else None
         self.treatment = treatment(record.activation_clamp, rounded)
         self.bias: nn.Parameter | None = bias
@@ -189,7 +196,7 @@ class PackedProduct(Packed):
             x = self.treatment(x.float() if self.int8_activations else x)
         if cast is not None and not self.int8_activations:
             x = x.to(cast)
-        return product(self._operand, x, self.bias, int8_activations=self.int8_activations).to(dtype)
+        return product(self._operand, x, self.bias, int8_activations=self._rounding).to(dtype)
 
     def extra_repr(self) -> str:
         """Show what nn.Linear shows, and the scheme."""
@@ -207,7 +214,12 @@ class PackedConv1D(PackedProduct, Conv1D):  # type: ignore[misc]  # transformers
     """In the place of transformers' Conv1D, whose weight is [in_features, out_features]."""
 
     def __init__(
-        self, record: TensorRecord, dtype: torch.dtype, bias: nn.Parameter | None, *, int8_activations: bool
+        self,
+        record: TensorRecord,
+        dtype: torch.dtype,
+        bias: nn.Parameter | None,
+        *,
+        int8_activations: bool | None,
     ) -> None:
         super().__init__(record, dtype, bias, int8_activations=int8_activations)
         self.nf, self.nx = record.matrix_shape

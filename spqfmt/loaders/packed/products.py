@@ -29,11 +29,12 @@ class Operand:
 
 
 def product(
-    operand: Operand, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
+    operand: Operand, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
 ) -> torch.Tensor:
     """`x` [..., columns] times the matrix and plus `bias`: [..., rows] in x's dtype.
 
-    Gradients go to `x` as if activations were not rounded, and to `bias`; the matrix has none.
+    Gradients go to `x` as if activations were not rounded, and to `bias`; the matrix has none. Where they are wanted,
+    inputs are rounded only if `int8_activations` asks for it.
     """
     wanted = x.requires_grad or (bias is not None and bias.requires_grad)
     if torch.compiler.is_compiling():
@@ -47,7 +48,7 @@ def product(
         )
         return traced
     if wanted and torch.is_grad_enabled():
-        y: torch.Tensor = _Product.apply(x, bias, operand, int8_activations)  # type: ignore[no-untyped-call]
+        y: torch.Tensor = _Product.apply(x, bias, operand, bool(int8_activations))  # type: ignore[no-untyped-call]
         return y
     return operand.weights.multiply(operand.matrix, x, bias, int8_activations=int8_activations)
 
@@ -57,7 +58,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, bias: nn.Parameter | None, operand: Operand, int8_activations: bool
+        ctx: Any, x: torch.Tensor, bias: nn.Parameter | None, operand: Operand, int8_activations: bool | None
     ) -> torch.Tensor:
         # Not the matrix: torch lets go of no graph that is still there when Python ends, and native code complains.
         ctx.weights, ctx.tensor = operand.weights, operand.tensor

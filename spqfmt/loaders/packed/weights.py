@@ -36,7 +36,7 @@ class Weights(Protocol):
         ...
 
     def multiply(
-        self, matrix: Any, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
+        self, matrix: Any, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
     ) -> torch.Tensor:
         """`x` [..., columns] times a tensor's matrix: [..., rows] in x's dtype."""
         ...

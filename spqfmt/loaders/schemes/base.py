@@ -35,7 +35,7 @@ class HostMatrix(Protocol):
         ...
 
     def multiply_whole(
-        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
+        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
     ) -> torch.Tensor | None:
         """Multiply as `multiply` does, without a part lent and without scratch memory; None where that cannot be."""
         ...
@@ -47,11 +47,12 @@ class HostMatrix(Protocol):
         lend: Lend,
         workspace: Bytes,
         *,
-        int8_activations: bool,
+        int8_activations: bool | None,
     ) -> torch.Tensor:
         """Products of `x` [..., columns] with the matrix: [..., rows], in x's dtype.
 
         With `int8_activations`, where the scheme multiplies integers, tokens are rounded to int8 with a scale each.
+        None: inputs of 16 bits may be rounded finely, by some neighbouring columns, where that is faster.
         """
         ...
 

@@ -31,7 +31,7 @@ class DenseMatrix(PackedMatrix[Sides]):
             self._weight = to_torch(stored, parts[0].dtype, sides.record.matrix_shape)
 
     def multiply_whole(
-        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
+        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
     ) -> torch.Tensor | None:
         """torch's product, for activations of the stored dtype."""
         if self._weight is None or self._weight.dtype != x.dtype:

@@ -90,7 +90,7 @@ class GroupedColumns:
         return self._sides.n_bytes
 
     def multiply_whole(
-        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
+        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
     ) -> torch.Tensor | None:
         """Return None: a product needs scratch memory."""
         return None
@@ -102,7 +102,7 @@ class GroupedColumns:
         lend: Lend,
         workspace: Bytes,
         *,
-        int8_activations: bool,
+        int8_activations: bool | None,
     ) -> torch.Tensor:
         """Sums over parts of columns, in float32."""
         tokens = as_tokens(x, self._shape[1])

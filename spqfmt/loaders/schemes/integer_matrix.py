@@ -69,7 +69,7 @@ class IntegerMatrix(PackedMatrix[UniformSides]):
         return to_torch(narrow(weights, NAMES[dtype]), NAMES[dtype], weights.shape)
 
     def multiply_whole(
-        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
+        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
     ) -> torch.Tensor | None:
         """Multiply, as `HostMatrix.multiply_whole` says, with rounded activations where they are wanted."""
         if not int8_activations:
@@ -88,7 +88,7 @@ class IntegerMatrix(PackedMatrix[UniformSides]):
         lend: Lend,
         workspace: Bytes,
         *,
-        int8_activations: bool,
+        int8_activations: bool | None,
     ) -> torch.Tensor:
         """Multiply as PackedMatrix does, or integers by integers."""
         if not int8_activations:

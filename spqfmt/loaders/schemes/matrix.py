@@ -77,7 +77,7 @@ class PackedMatrix(ABC, Generic[SidesT]):
         return self._sides.n_bytes
 
     def multiply_whole(
-        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
+        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
     ) -> torch.Tensor | None:
         """Multiply by codes that lie in memory as a whole, as `HostMatrix.multiply_whole` says."""
         n_tokens = x.numel() // self._n_columns
@@ -96,6 +96,7 @@ class PackedMatrix(ABC, Generic[SidesT]):
             y.data_ptr(),
             *floats(bias),
             n_threads(),
+            int8_activations is None,
         )
         return y
 
@@ -106,7 +107,7 @@ class PackedMatrix(ABC, Generic[SidesT]):
         lend: Lend,
         workspace: Bytes,
         *,
-        int8_activations: bool,
+        int8_activations: bool | None,
     ) -> torch.Tensor:
         """Multiply by one part after the other, as `HostMatrix.multiply` says."""
         tokens = as_tokens(x, self._n_columns)
@@ -120,11 +121,11 @@ class PackedMatrix(ABC, Generic[SidesT]):
         lend: Lend,
         workspace: Bytes,
         *,
-        int8_activations: bool,
+        int8_activations: bool | None,
     ) -> torch.Tensor:
         """`multiply` for tokens [n, columns] of a dtype of NAMES: [n, rows]."""
         if len(tokens) <= FEW_TOKENS and self._matrix is not None:
-            return self._multiply_few(tokens, bias, lend)
+            return self._multiply_few(tokens, bias, lend, rounds=int8_activations is None)
         return self._multiply_many(tokens, bias, lend, workspace)
 
     def multiply_transposed(self, y: torch.Tensor, lend: Lend, workspace: Bytes) -> torch.Tensor:
@@ -234,13 +235,15 @@ class PackedMatrix(ABC, Generic[SidesT]):
             with lend(part) as view:
                 yield part, view.bytes
 
-    def _multiply_few(self, x: torch.Tensor, bias: nn.Parameter | None, lend: Lend) -> torch.Tensor:
+    def _multiply_few(
+        self, x: torch.Tensor, bias: nn.Parameter | None, lend: Lend, *, rounds: bool
+    ) -> torch.Tensor:
         assert self._matrix is not None
         y = x.new_empty(len(x), self._n_rows)
         there, added, n = Floats(x.data_ptr(), TYPES[x.dtype]), floats(bias), n_threads()
         for part, codes in self._lent(lend):
             n_rows = part.stop - part.first
-            self._matrix.multiply(codes, part.first, n_rows, *there, len(x), y.data_ptr(), *added, n)
+            self._matrix.multiply(codes, part.first, n_rows, *there, len(x), y.data_ptr(), *added, n, rounds)
         return y
 
     def _multiply_many(

@@ -112,12 +112,17 @@ class TurnedMatrix:
     @property
     def n_bytes(self) -> int:
         """Memory of the sides of all pieces, which share their rows' scales."""
-        columns = sum(piece.columns.nbytes for piece in self._pieces if piece.sides.permutation is None)
+        # A permutation that the file has is counted by the sides; one that is an order of the file's columns is not.
+        columns = sum(
+            piece.columns.nbytes
+            for piece in self._pieces
+            if piece.sides.permutation is None or "permutation" not in piece.sides.record.by_role
+        )
         row = self._pieces[0].sides.row
         return columns + row.nbytes + sum(piece.sides.n_bytes - row.nbytes for piece in self._pieces)
 
     def multiply_whole(
-        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
+        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
     ) -> torch.Tensor | None:
         """Multiply where one piece is all, as `HostMatrix.multiply_whole` says."""
         if len(self._matrices) > 1:
@@ -131,7 +136,7 @@ class TurnedMatrix:
         lend: Lend,
         workspace: Bytes,
         *,
-        int8_activations: bool,
+        int8_activations: bool | None,
     ) -> torch.Tensor:
         """Multiply piece by piece, as `HostMatrix.multiply` says. Sums over several parts are in float32."""
         if len(self._matrices) == 1:

@@ -31,7 +31,7 @@ class TurnedDense:
         return self._sides.n_bytes
 
     def multiply_whole(
-        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool
+        self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
     ) -> torch.Tensor | None:
         """Return None: `multiply` needs no more where the values are in memory."""
         return None
@@ -43,7 +43,7 @@ class TurnedDense:
         lend: Lend,
         workspace: Bytes,
         *,
-        int8_activations: bool,
+        int8_activations: bool | None,
     ) -> torch.Tensor:
         """Multiply by the inputs of one part after the other, as `HostMatrix.multiply` says."""
         tokens = as_tokens(x, self._n_columns)

@@ -1,0 +1,507 @@
+// Codes of 4 or 8 bits in groups times activations that are rounded to int8. Included by one file for each instruction set, like
+// multiply_rows.hpp.
+//
+// A vector is 64 bytes of a row's codes, a lane four bytes of it: neighbouring columns, which lie in one group. A lane's sum of
+// products of integers is exact; times the scales of its group and of its activations it is added to one of kVectorLanes sums
+// in binary32, without fused multiply-add. So every instruction set gives the same bits.
+#pragma once
+
+#include "multiply_rows.hpp"
+
+namespace spqfmt {
+namespace {
+
+#if defined(__AVX512VNNI__)
+constexpr size_t kIntRows = 4, kIntTokens = 4, kUnitBytes = 64;
+using Ints = __m512i;
+using Sums32 = __m512i;
+using Reals = __m512;
+inline Ints load_ints(const void* from) { return _mm512_loadu_si512(from); }
+inline Sums32 load_sums(const int32_t* from) { return _mm512_loadu_si512(from); }
+inline Ints table_of(const uint8_t* table) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+}
+// The four bits of each byte after the first `kFirst`, looked up.
+template <unsigned kFirst>
+inline Ints looked_up(Ints bytes, Ints table) {
+  const Ints codes = _mm512_and_si512(_mm512_srli_epi16(bytes, kFirst), _mm512_set1_epi8(15));
+  return _mm512_shuffle_epi8(table, codes);
+}
+inline Ints flipped(Ints bytes, uint8_t flip) { return _mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(flip))); }
+template <bool kSigned>
+inline Sums32 dot(Sums32 sums, Ints codes, Ints x) {
+  return _mm512_dpbusd_epi32(sums, codes, x);
+}
+inline Reals load_reals(const float* from) { return _mm512_loadu_ps(from); }
+inline void save_reals(Reals values, float* to) { _mm512_storeu_ps(to, values); }
+inline Reals to_reals(Sums32 values) { return _mm512_cvtepi32_ps(values); }
+inline Reals same_reals(float value) { return _mm512_set1_ps(value); }
+inline Reals times(Reals a, Reals b) { return _mm512_mul_ps(a, b); }
+inline Reals plus(Reals a, Reals b) { return _mm512_add_ps(a, b); }
+// Lane i is from[i >> log2].
+using Spread = __m512i;
+inline Spread spread_by(unsigned log2) {
+  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  return _mm512_srl_epi32(lane, _mm_cvtsi32_si128(static_cast<int>(log2)));
+}
+inline Reals spread(const float* from, Spread by) { return _mm512_permutexvar_ps(by, _mm512_loadu_ps(from)); }
+// The first n bytes, then zeros.
+inline Ints load_some(const uint8_t* from, size_t n) {
+  return _mm512_maskz_loadu_epi8(n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1, from);
+}
+inline void ahead(const void* from) { prefetch(from); }
+// One factor of the products is unsigned.
+inline int shift_of_integers(int least, int) { return -least; }
+#elif defined(__AVX2__)
+constexpr size_t kIntRows = 2, kIntTokens = 2, kUnitBytes = 32;
+using Ints = __m256i;
+using Sums32 = __m256i;
+using Reals = __m256;
+inline Ints load_ints(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+inline Sums32 load_sums(const int32_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+inline Ints table_of(const uint8_t* table) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+}
+template <unsigned kFirst>
+inline Ints looked_up(Ints bytes, Ints table) {
+  const Ints codes = _mm256_and_si256(_mm256_srli_epi16(bytes, kFirst), _mm256_set1_epi8(15));
+  return _mm256_shuffle_epi8(table, codes);
+}
+inline Ints flipped(Ints bytes, uint8_t flip) { return _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(flip))); }
+// Sums of two products have 16 bits: they hold those of unsigned codes up to 129, and of signed ones.
+constexpr int kMostUnsigned = 129;
+template <bool kSigned>
+inline Sums32 dot(Sums32 sums, Ints codes, Ints x) {
+  const Ints pairs = kSigned ? _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(x, codes)) : _mm256_maddubs_epi16(codes, x);
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline Reals load_reals(const float* from) { return _mm256_loadu_ps(from); }
+inline void save_reals(Reals values, float* to) { _mm256_storeu_ps(to, values); }
+inline Reals to_reals(Sums32 values) { return _mm256_cvtepi32_ps(values); }
+inline Reals same_reals(float value) { return _mm256_set1_ps(value); }
+inline Reals times(Reals a, Reals b) { return _mm256_mul_ps(a, b); }
+inline Reals plus(Reals a, Reals b) { return _mm256_add_ps(a, b); }
+using Spread = __m256i;
+inline Spread spread_by(unsigned log2) {
+  return _mm256_srl_epi32(_mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0), _mm_cvtsi32_si128(static_cast<int>(log2)));
+}
+inline Reals spread(const float* from, Spread by) { return _mm256_permutevar8x32_ps(_mm256_loadu_ps(from), by); }
+inline void ahead(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T1); }
+inline int shift_of_integers(int least, int most) { return most - least <= kMostUnsigned ? -least : most > 127 ? -128 : 0; }
+#else
+constexpr size_t kIntRows = 1, kIntTokens = 1, kUnitBytes = 64;
+struct Ints {
+  int8_t byte[kUnitBytes];
+};
+struct Sums32 {
+  int32_t of[kVectorLanes];
+};
+struct Reals {
+  float of[kVectorLanes];
+};
+template <typename T>
+inline T loaded(const void* from) {
+  T values;
+  std::memcpy(&values, from, sizeof values);
+  return values;
+}
+inline Ints load_ints(const void* from) { return loaded<Ints>(from); }
+inline Sums32 load_sums(const int32_t* from) { return loaded<Sums32>(from); }
+inline Ints table_of(const uint8_t* table) {
+  Ints found{};
+  std::memcpy(found.byte, table, 16);
+  return found;
+}
+template <unsigned kFirst>
+inline Ints looked_up(const Ints& bytes, const Ints& table) {
+  Ints found;
+  for (size_t i = 0; i < kUnitBytes; i++) {
+    found.byte[i] = table.byte[static_cast<uint8_t>(bytes.byte[i]) >> kFirst & (15)];
+  }
+  return found;
+}
+inline Ints flipped(Ints bytes, uint8_t flip) {
+  for (int8_t& byte : bytes.byte) byte = static_cast<int8_t>(byte ^ static_cast<int8_t>(flip));
+  return bytes;
+}
+template <bool kSigned>
+inline Sums32 dot(Sums32 sums, const Ints& codes, const Ints& x) {
+  for (size_t i = 0; i < kVectorLanes; i++) {
+    for (size_t k = 4 * i; k < 4 * i + 4; k++) sums.of[i] += codes.byte[k] * x.byte[k];
+  }
+  return sums;
+}
+inline Reals load_reals(const float* from) { return loaded<Reals>(from); }
+inline void save_reals(const Reals& values, float* to) { std::memcpy(to, &values, sizeof values); }
+template <typename Of>
+inline Reals each(const Of& of) {
+  Reals values;
+  for (size_t i = 0; i < kVectorLanes; i++) values.of[i] = of(i);
+  return values;
+}
+inline Reals to_reals(const Sums32& sums) {
+  return each([&](size_t i) { return static_cast<float>(sums.of[i]); });
+}
+inline Reals same_reals(float value) {
+  return each([&](size_t) { return value; });
+}
+inline Reals times(const Reals& a, const Reals& b) {
+  return each([&](size_t i) { return a.of[i] * b.of[i]; });
+}
+inline Reals plus(const Reals& a, const Reals& b) {
+  return each([&](size_t i) { return a.of[i] + b.of[i]; });
+}
+using Spread = unsigned;
+inline Spread spread_by(unsigned log2) { return log2; }
+inline Reals spread(const float* from, Spread by) {
+  return each([&](size_t i) { return from[i >> by]; });
+}
+inline void ahead(const void*) {}
+// All codes are bytes with a sign.
+inline int shift_of_integers(int, int most) { return most > 127 ? -128 : 0; }
+#endif
+
+#if !defined(__AVX512VNNI__)
+inline Ints load_some(const uint8_t* from, size_t n) {
+  alignas(64) uint8_t bytes[kUnitBytes] = {};
+  std::memcpy(bytes, from, n < kUnitBytes ? n : kUnitBytes);
+  return load_ints(bytes);
+}
+#endif
+
+constexpr size_t kUnits = kVectorBytes64 / kUnitBytes, kUnitLanes = kUnitBytes / 4;
+constexpr size_t kGroupsOfIntTile = kTile / 4 + 2 * kVectorLanes;
+
+// What belongs to the groups of some rows in the columns of a tile.
+struct IntTileGroups {
+  alignas(64) float scale[kIntRows][kGroupsOfIntTile];
+  alignas(64) float offset[kIntRows][kGroupsOfIntTile];
+  alignas(64) float coefficient[kIntRows][kGroupsOfIntTile];
+};
+
+struct IntSums {
+  alignas(64) float of[kIntRows][kTokensPerTile][kVectorLanes];
+};
+
+// What does not change from row to row. `log2`: lanes of a group, where groups are less than a vector.
+struct IntCall {
+  const Codes& codes;
+  const IntegerCodes& integers;
+  size_t n_columns;
+  const Groups& groups;
+  size_t n_groups;
+  size_t first_row;
+  const Outliers& outliers;
+  const IntegerTokens& tokens;
+  const Outputs& outputs;
+  unsigned log2;
+};
+
+struct IntTile {
+  size_t row, column, n;
+  size_t first_group, n_groups;
+};
+
+// The bytes of a unit of codes as factors, those of every `8 / kBits`th column together.
+template <unsigned kBits>
+inline void factors(const Ints& bytes, const Ints& table, uint8_t flip, Ints (&to)[8 / kBits]) {
+  if constexpr (kBits == 8) {
+    to[0] = flipped(bytes, flip);
+  } else {
+    to[0] = looked_up<0>(bytes, table);
+    to[1] = looked_up<4>(bytes, table);
+  }
+}
+
+// The activations of a unit's columns: of each token `stride` further, its lanes' `lanes_stride`.
+struct UnitTokens {
+  const int8_t* x;
+  const float* scales;
+  const int32_t* start;
+  size_t stride, lanes_stride;
+};
+
+// Adds a unit of a row: the sum of each lane, times the scales of its group and of its activations.
+template <unsigned kBits, bool kSigned, size_t kT>
+[[gnu::always_inline]] inline void add_unit(const Ints& bytes, const Ints& table, uint8_t flip, const Reals& scale, const UnitTokens& tokens,
+                                            Reals (&acc)[kT]) {
+  constexpr size_t kPer = 8 / kBits;
+  Ints codes[kPer];
+  factors<kBits>(bytes, table, flip, codes);
+  for (size_t t = 0; t < kT; t++) {
+    const int8_t* x = tokens.x + t * tokens.stride;
+    Sums32 sum = load_sums(tokens.start + t * tokens.lanes_stride);
+    for (size_t k = 0; k < kPer; k++) sum = dot<kSigned>(sum, codes[k], load_ints(x + k * kVectorBytes64));
+    acc[t] = plus(acc[t], times(to_reals(sum), times(scale, load_reals(tokens.scales + t * tokens.lanes_stride))));
+  }
+}
+
+// Which group a unit of a vector belongs to, counted from the tile's first.
+template <unsigned kBits, bool kSmall>
+class VectorGroups {
+ public:
+  VectorGroups(const IntCall& call, const IntTile& tile) : log2_(call.log2), size_(call.groups.group_size), spread_(spread_by(call.log2)) {
+    if constexpr (!kSmall) left_ = size_ >= call.n_columns ? call.n_columns + kColumns : size_ - tile.column % size_;
+  }
+
+  Reals scale_of(const float* scales, size_t unit) const {
+    if constexpr (kSmall) return spread(scales + first_ + (unit * kUnitLanes >> log2_), spread_);
+    return same_reals(scales[first_]);
+  }
+
+  void advance() {
+    if constexpr (kSmall) {
+      first_ += kVectorLanes >> log2_;
+    } else if ((left_ -= kColumns) == 0) {
+      first_++;
+      left_ = size_;
+    }
+  }
+
+ private:
+  static constexpr size_t kColumns = kVectorBytes64 * (8 / kBits);
+  unsigned log2_;
+  size_t size_, first_ = 0, left_ = 0;
+  Spread spread_;
+};
+
+template <unsigned kBits, bool kSigned, bool kSmall, size_t kR, size_t kT>
+inline void add_vectors(const IntCall& call, const IntTile& tile, const IntTileGroups& groups, size_t first_token, size_t token,
+                        IntSums& sums) {
+  constexpr size_t kPer = 8 / kBits, kColumns = kVectorBytes64 * kPer;
+  const IntegerTokens& tokens = call.tokens;
+  const size_t first_lane = (first_token + token) * tokens.lanes_stride + tile.column / (4 * kPer);
+  UnitTokens at{tokens.x + (first_token + token) * tokens.stride + tile.column, tokens.scales + first_lane, tokens.start + first_lane,
+                tokens.stride, tokens.lanes_stride};
+  const Ints table = table_of(call.integers.table);
+  const uint8_t flip = call.integers.flip;
+  const size_t row_bytes = call.n_columns / kPer;
+  const uint8_t* from = call.codes.bytes + (call.codes.first + tile.row * call.n_columns + tile.column) / kPer;
+  Reals acc[kR][kUnits][kT];
+  for (size_t r = 0; r < kR; r++) {
+    for (size_t u = 0; u < kUnits; u++) {
+      for (size_t t = 0; t < kT; t++) {
+        acc[r][u][t] = tile.column == 0 ? same_reals(0) : load_reals(sums.of[r][token + t] + u * kUnitLanes);
+      }
+    }
+  }
+  VectorGroups<kBits, kSmall> of(call, tile);
+  size_t column = 0;
+  for (; column + kColumns <= tile.n; column += kColumns, from += kVectorBytes64, of.advance()) {
+    for (size_t u = 0; u < kUnits; u++) {
+      for (size_t r = 0; r < kR; r++) {
+        const uint8_t* bytes = from + r * row_bytes + u * kUnitBytes;
+        if (u == 0) ahead(bytes + kR * row_bytes);
+        add_unit<kBits, kSigned, kT>(load_ints(bytes), table, flip, of.scale_of(groups.scale[r], u), at, acc[r][u]);
+      }
+      at.x += kUnitBytes;
+      at.scales += kUnitLanes;
+      at.start += kUnitLanes;
+    }
+    at.x += kVectorBytes64 * (kPer - 1);
+  }
+  if (column < tile.n) {
+    const size_t left = (tile.n - column) / kPer;
+    for (size_t u = 0; u < kUnits; u++) {
+      for (size_t r = 0; r < kR; r++) {
+        const Ints bytes = load_some(from + r * row_bytes + u * kUnitBytes, left > u * kUnitBytes ? left - u * kUnitBytes : 0);
+        add_unit<kBits, kSigned, kT>(bytes, table, flip, of.scale_of(groups.scale[r], u), at, acc[r][u]);
+      }
+      at.x += kUnitBytes;
+      at.scales += kUnitLanes;
+      at.start += kUnitLanes;
+    }
+  }
+  if (call.groups.kind != GroupOffset::none) {
+    const float* x_sums = tokens.sums + (first_token + token) * tokens.sums_stride + tile.first_group;
+    for (size_t i = 0; i < tile.n_groups; i += kVectorLanes) {
+      for (size_t u = 0; u < kUnits; u++) {
+        for (size_t t = 0; t < kT; t++) {
+          const Reals x_sum = load_reals(x_sums + t * tokens.sums_stride + i + u * kUnitLanes);
+          for (size_t r = 0; r < kR; r++) {
+            const Reals less = load_reals(groups.coefficient[r] + i + u * kUnitLanes);
+            acc[r][u][t] = plus(acc[r][u][t], times(less, x_sum));
+          }
+        }
+      }
+    }
+  }
+  for (size_t r = 0; r < kR; r++) {
+    for (size_t t = 0; t < kT; t++) {
+      for (size_t u = 0; u < kUnits; u++) save_reals(acc[r][u][t], sums.of[r][token + t] + u * kUnitLanes);
+    }
+  }
+}
+
+// A line's numbers of a tile's groups; there is room for a register more.
+inline void read_numbers_of(const GroupNumbers& numbers, size_t n_groups, size_t line, size_t first, size_t n, float* to) {
+#if defined(__AVX512F__)
+  if (numbers.steps == nullptr && numbers.table == nullptr) {
+    const size_t at = line * n_groups + first;
+    for (size_t i = 0; i < n; i += kVectorLanes) _mm512_storeu_ps(to + i, some_numbers(numbers.values, numbers.type, at + i, n - i));
+    return;
+  }
+#endif
+  group_numbers(numbers, n_groups, line, first, n, to);
+}
+
+// Scales in units of the codes' integers, offsets, and what each group's sum of activations is multiplied by: 0 where an earlier
+// tile did it. Zeros to a register more: those are read, too.
+template <size_t kR>
+inline void read_int_groups(const IntCall& call, const IntTile& tile, IntTileGroups& groups) {
+  const size_t n = tile.n_groups;
+  for (size_t r = 0; r < kR; r++) {
+    const size_t line = line_of(call.groups, call.first_row + tile.row + r);
+    float* __restrict scale = groups.scale[r];
+    read_numbers_of(call.groups.scale, call.n_groups, line, tile.first_group, n, scale);
+    std::memset(scale + n, 0, kVectorLanes * sizeof(float));
+    if (call.groups.kind != GroupOffset::none) {
+      float* __restrict offset = groups.offset[r];
+      float* __restrict coefficient = groups.coefficient[r];
+      read_numbers_of(call.groups.offset, call.n_groups, line, tile.first_group, n, offset);
+      const bool is_product = call.groups.kind == GroupOffset::zero_point;
+      for (size_t i = 0; i < n; i++) coefficient[i] = -(is_product ? offset[i] * scale[i] : offset[i]);
+      std::memset(coefficient + n, 0, kVectorLanes * sizeof(float));
+      if (tile.first_group * call.groups.group_size < tile.column) coefficient[0] = 0;
+    }
+    if (call.integers.unit != 1) {
+      for (size_t i = 0; i < n; i++) scale[i] = scale[i] * call.integers.unit;
+    }
+  }
+}
+
+// In halves.
+inline float total_of_lanes(const float* lanes) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(_mm512_load_ps(lanes));
+#else
+  float of[kVectorLanes];
+  std::memcpy(of, lanes, sizeof of);
+  for (size_t half = kVectorLanes / 2; half > 0; half /= 2) {
+    for (size_t i = 0; i < half; i++) of[i] += of[i + half];
+  }
+  return of[0];
+#endif
+}
+
+template <unsigned kBits, bool kSigned, bool kSmall, size_t kR>
+inline void multiply_some_integers(const IntCall& call, size_t row, IntTileGroups& groups, IntSums& sums) {
+  const IntegerTokens& tokens = call.tokens;
+  for (size_t first = 0; first < tokens.count; first += kTokensPerTile) {
+    const size_t n_tokens = smaller(kTokensPerTile, tokens.count - first);
+    float more[kR][kTokensPerTile] = {};
+    int64_t next[kR] = {};
+    if (call.outliers.row_begin != nullptr) {
+      for (size_t r = 0; r < kR; r++) next[r] = call.outliers.row_begin[row + r];
+    }
+    for (size_t column = 0; column < call.n_columns; column += kTile) {
+      const size_t n = smaller(kTile, call.n_columns - column), first_group = column / call.groups.group_size;
+      const IntTile tile{row, column, n, first_group, (column + n - 1) / call.groups.group_size - first_group + 1};
+      read_int_groups<kR>(call, tile, groups);
+      size_t token = 0;
+      for (; token + kIntTokens <= n_tokens; token += kIntTokens) {
+        add_vectors<kBits, kSigned, kSmall, kR, kIntTokens>(call, tile, groups, first, token, sums);
+      }
+      for (; token < n_tokens; token++) add_vectors<kBits, kSigned, kSmall, kR, 1>(call, tile, groups, first, token, sums);
+      if (call.outliers.row_begin == nullptr) continue;
+      for (size_t r = 0; r < kR; r++) {
+        const float* x = tokens.columns + first * call.n_columns;
+        add_outliers(call.codes, call.n_columns, call.groups, call.outliers, row + r, first_group, column + n, groups.scale[r],
+                     call.integers.unit, groups.offset[r], x, n_tokens, next[r], more[r]);
+      }
+    }
+    for (size_t r = 0; r < kR; r++) {
+      for (size_t token = 0; token < n_tokens; token++) {
+        write(call.outputs, first + token, row + r, total_of_lanes(sums.of[r][token]) + more[r][token]);
+      }
+    }
+  }
+}
+
+template <unsigned kBits, bool kSigned, bool kSmall>
+void multiply_some_range(const IntCall& call, size_t begin, size_t end) {
+  IntTileGroups groups;
+  IntSums sums;
+  size_t row = begin;
+  for (; row + kIntRows <= end; row += kIntRows) multiply_some_integers<kBits, kSigned, kSmall, kIntRows>(call, row, groups, sums);
+  for (; row < end; row++) multiply_some_integers<kBits, kSigned, kSmall, 1>(call, row, groups, sums);
+}
+
+template <unsigned kBits, bool kSigned>
+void multiply_integers_range(const IntCall& call, size_t begin, size_t end) {
+  const size_t size = call.groups.group_size;
+  if (size < kVectorBytes64 * (8 / kBits) && size < call.n_columns) {
+    multiply_some_range<kBits, kSigned, true>(call, begin, end);
+  } else {
+    multiply_some_range<kBits, kSigned, false>(call, begin, end);
+  }
+}
+
+void integers_multiply(const Codes& codes, const IntegerCodes& integers, size_t n_columns, const Groups& groups, size_t first_row,
+                       const Outliers& outliers, size_t begin, size_t end, const IntegerTokens& tokens, const Outputs& outputs) {
+  const size_t size = groups.group_size, lanes = size / (4 * (8 / codes.bits));
+  unsigned log2 = 0;
+  while ((size_t{2} << log2) <= lanes) log2++;
+  const IntCall call{codes, integers, n_columns, groups, (n_columns - 1) / size + 1, first_row, outliers, tokens, outputs, log2};
+  // With a sign, bytes are taken as they are.
+  const bool is_signed = integers.least + integers.shift < 0;
+  switch (codes.bits * 2 + is_signed) {
+    case 4 * 2 + 0: multiply_integers_range<4, false>(call, begin, end); return;
+    case 4 * 2 + 1: multiply_integers_range<4, true>(call, begin, end); return;
+    case 8 * 2 + 0: multiply_integers_range<8, false>(call, begin, end); return;
+    default: multiply_integers_range<8, true>(call, begin, end); return;
+  }
+}
+
+// Rounds the kPer * 4 columns of each lane, x being zero from the last column on, and puts those of every kPer-th column together.
+template <size_t kPer>
+inline void round_some_lanes(const float* __restrict x, size_t n_vectors, int shift, int8_t* __restrict codes, float* __restrict scales,
+                             int32_t* __restrict start, int32_t* __restrict sums) {
+  constexpr size_t kLane = 4 * kPer, kColumns = kVectorBytes64 * kPer;
+  alignas(64) int8_t rounded[kColumns];
+  for (size_t v = 0; v < n_vectors; v++) {
+    const float* __restrict from = x + v * kColumns;
+    float largest[kVectorLanes], factor[kVectorLanes];
+    for (size_t lane = 0; lane < kVectorLanes; lane++) {
+      uint32_t most = 0;  // magnitudes compare like their bits
+      for (size_t i = 0; i < kLane; i++) {
+        const uint32_t magnitude = bits_of(from[lane * kLane + i]) & 0x7fffffff;
+        most = magnitude > most ? magnitude : most;
+      }
+      largest[lane] = float_of(most);
+    }
+    for (size_t lane = 0; lane < kVectorLanes; lane++) {
+      // What is no number stays none; the least are 0, for their quotient would be infinite.
+      scales[v * kVectorLanes + lane] = largest[lane] < 0x1p-100f ? 0 : largest[lane] / 127;
+      factor[lane] = largest[lane] < 0x1p-100f ? 0 : 127 / largest[lane];
+    }
+    for (size_t lane = 0; lane < kVectorLanes; lane++) {
+      int32_t sum = 0;
+      for (size_t i = 0; i < kLane; i++) {
+        // Adding and subtracting 1.5 * 2^23, whose last place is 1, lets the adder round.
+        const float near = (from[lane * kLane + i] * factor[lane] + 0x1.8p23f) - 0x1.8p23f;
+        const int32_t code = static_cast<int32_t>(near == near ? near : 0.0f);
+        rounded[lane * kLane + i] = static_cast<int8_t>(code);
+        sum += code;
+      }
+      sums[v * kVectorLanes + lane] = sum;
+      start[v * kVectorLanes + lane] = -shift * sum;
+    }
+    for (size_t k = 0; k < kPer; k++) {
+      for (size_t i = 0; i < kVectorBytes64; i++) codes[v * kColumns + k * kVectorBytes64 + i] = rounded[i * kPer + k];
+    }
+  }
+}
+
+void round_lanes(const float* x, size_t n_vectors, size_t per, int shift, int8_t* codes, float* scales, int32_t* start, int32_t* sums) {
+  if (per == 1) {
+    round_some_lanes<1>(x, n_vectors, shift, codes, scales, start, sums);
+  } else {
+    round_some_lanes<2>(x, n_vectors, shift, codes, scales, start, sums);
+  }
+}
+
+constexpr IntegerKernels kIntegers = {integers_multiply, round_lanes, shift_of_integers};
+
+}  // namespace
+}  // namespace spqfmt
