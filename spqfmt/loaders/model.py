@@ -116,7 +116,7 @@ def load_onto(
 
     with (
         foreign_errors(explained),
-        _collection_paused(),
+        collection_paused(),
         open_stored(path) as stored,
         progress or Silent() as shown,
     ):
@@ -277,7 +277,7 @@ def _listed(names: list[str]) -> str:
 
 
 @contextmanager
-def _collection_paused() -> Iterator[None]:
+def collection_paused() -> Iterator[None]:
     """Loading makes very many records and no garbage in cycles: a collection would only look at all of transformers."""
     was_enabled = gc.isenabled()
     gc.disable()

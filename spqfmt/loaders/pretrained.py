@@ -18,7 +18,7 @@ from spqfmt.errors import OptionError
 from spqfmt.loaders.config import building_errors, settings_folder, settle_quantized
 from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.load import open_device
-from spqfmt.loaders.model import load_packed, torch_device
+from spqfmt.loaders.model import collection_paused, load_packed, torch_device
 from spqfmt.loaders.packed.options import Packing, packing_options
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
 from spqfmt.models.claims import earned
@@ -86,7 +86,7 @@ def load_pretrained(
             raise OptionError(f"device_map: packed weights are on one device, not {options['device_map']!r}")
     for name in ("dtype", "torch_dtype", "subfolder"):
         options.pop(name, None)
-    with open_stored(path) as stored:
+    with collection_paused(), open_stored(path) as stored:
         config, options = _config(model_class, folder, path=path, stored=stored, options=options)
         settle_quantized(path, config, stored)
         dtype = _dtype(asked, config, stored)

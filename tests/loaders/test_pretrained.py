@@ -1,5 +1,6 @@
 """transformers' from_pretrained on a folder that holds a packed model."""
 
+import gc
 import json
 import shutil
 import subprocess
@@ -54,6 +55,24 @@ def test_lossless_it_is_the_model_of_the_source_folder(
     assert model.name_or_path == model.config.name_or_path == str(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert tokenizer.decode(tokenizer("Grüße, 12 €")["input_ids"]) == "Grüße, 12 €"
+
+
+def test_while_weights_are_read_nothing_is_looked_through_for_garbage(
+    tmp_path: Path, tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, on = packed_folder(tiny_folder("llama"), tmp_path), []
+    read = Reader.restore
+
+    def restore(*given: Any, **named: Any) -> None:
+        on.append(gc.isenabled())
+        read(*given, **named)
+
+    monkeypatch.setattr(Reader, "restore", restore)
+    from_pretrained(folder)
+    spqfmt.load_model(tmp_path / "m.spq")
+    assert on
+    assert not any(on)
+    assert gc.isenabled()
 
 
 def test_quantized_it_is_the_model_that_load_model_gives(tmp_path: Path, tiny_folder: Folder) -> None:
