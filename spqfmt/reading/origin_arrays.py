@@ -19,6 +19,7 @@ from spqfmt.errors import CorruptError
 from spqfmt.records import TensorRecord
 from spqfmt.schemes import codes, tiles
 from spqfmt.schemes.base import check_int
+from spqfmt.schemes.grouped import unpermute
 
 LAYOUT = ("arrays", 1)
 COLUMN_GROUPS = "column_groups"
@@ -115,9 +116,7 @@ def matrix_elements(reader: Reader, record: TensorRecord, role: str) -> Elements
         tiles.put(stored, rows, columns, of_rows=tile.rows, of_columns=tile.columns, values=tile.codes)
     if "permutation" not in record.by_role:
         return stored.reshape(-1)
-    found = np.empty_like(stored)
-    found[:, _permutation(reader, record, n_columns)] = stored
-    return found.reshape(-1)
+    return unpermute(stored, _permutation(reader, record, n_columns)).reshape(-1)
 
 
 def _permutation(reader: Reader, record: TensorRecord, columns: int) -> NDArray[np.int64]:

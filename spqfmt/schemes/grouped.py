@@ -154,9 +154,10 @@ def dequantize(
 
 def unpermute(matrix: Elements, permutation: NDArray[np.int64]) -> Elements:
     """Stored column k goes to column permutation[k]."""
-    restored = np.empty_like(matrix)
-    restored[:, permutation] = matrix
-    return restored
+    # Elements are taken many times faster than they are assigned.
+    taken = np.empty_like(permutation)
+    taken[permutation] = np.arange(permutation.size, dtype=permutation.dtype)
+    return np.take(matrix, taken, axis=1)
 
 
 class GroupedScheme(PackedScheme):

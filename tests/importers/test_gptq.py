@@ -110,12 +110,20 @@ def test_version_1_reads_the_largest_number_as_one_more(tmp_path: Path, bits: in
     check(source(tmp_path, arrays, bits=bits, sym=False), weight)
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("keep_order", [True, False])
-def test_without_a_config_arrays_say_it_all(tmp_path: Path, keep_order: bool) -> None:
-    arrays, weight = layer(3, 32, is_ordered=keep_order)
+def test_without_a_config_symmetric_codes_say_it_all(tmp_path: Path, keep_order: bool, version: int) -> None:
+    arrays, weight = layer(3, 32, is_ordered=keep_order, version=version)
     if not keep_order:
         del arrays[f"{AT}.g_idx"]
     check(write_arrays(tmp_path / "source", {}, arrays), weight)
+
+
+def test_without_a_config_other_zero_points_may_be_of_either_version(tmp_path: Path) -> None:
+    arrays, _ = layer(4, 32, symmetric=False)
+    report = spqfmt.pack(write_arrays(tmp_path / "source", {}, arrays), tmp_path / "m.spq")
+    assert "because of zero points of a version that no config tells" in report.notes[0]
+    assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
 
 
 def test_the_config_of_early_checkpoints_lies_beside(tmp_path: Path) -> None:

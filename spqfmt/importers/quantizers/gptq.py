@@ -143,7 +143,7 @@ def _weight(layer: PackedLayer, grid: _Grid, zeros: Zeros) -> CodedWeight:
         codes = unpacked(checkpoint.read(layer.name("qweight")).T, grid.bits).reshape(rows, grid.columns)
         scales = checkpoint.scales(layer.name("scales"), dtype)
         return Grouped(
-            codes=codes if grid.permutation is None else codes[:, grid.permutation],
+            codes=codes if grid.permutation is None else np.take(codes, grid.permutation, axis=1),
             code_dtype=code_dtype(grid.bits),
             group_size=grid.group_size,
             bits=grid.bits,

@@ -24,8 +24,8 @@ _OTHERS = frozenset({"gptq_p", "marlin", "bitblas", "qqq"})
 class GptqSettings:
     """What is said of layers."""
 
-    version: int
-    """How zero points are stored: by 1 less one, by 2 as they are."""
+    version: int | None
+    """How zero points are stored: by 1 less one, by 2 as they are; None where nothing is said at all."""
     grids: tuple[tuple[int | None, int | None], ...]
     """The bits and group sizes of layers, those of most of them first; None is what is not said, -1 one group."""
     carries: bool
@@ -51,7 +51,7 @@ def settings_of(said: Mapping[str, Any], name: str) -> GptqSettings:
     meta = said.get("meta")
     makers = meta.get("quantizer") if isinstance(meta, dict) else None
     return GptqSettings(
-        version,
+        version if said else None,
         tuple(_grid_of(one, name) for one in (said, *({**said, **some} for some in _overrides(said)))),
         carries="gptqmodel" in str(makers).lower(),
     )

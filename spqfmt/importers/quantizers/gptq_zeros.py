@@ -28,11 +28,13 @@ class Zeros:
 
 
 def zero_points(words: Callable[[], Elements], settings: GptqSettings, bits: int) -> Zeros:
-    """The zero points that words [groups, n] hold. Reads them only where numbers may be carried, or too large.
+    """The zero points that words [groups, n] hold.
 
-    Raises StaysError where no scheme has them so that the words come back.
+    Reads them only where numbers may be carried or too large, or tell the version. Raises StaysError where no scheme
+    has them so that the words come back.
     """
-    if settings.version == 2:
+    version = settings.version or _version_of(_fields(words(), bits), bits)
+    if version == 2:
         return Zeros(lambda: GroupValues(_fields(words(), bits), code_dtype(bits)), {"stream": "zero_points"})
     plain = Zeros(lambda: _one_more(_fields(words(), bits), bits), {"stream": "zero_points", "add": -1})
     if bits == 3 and settings.carries:
@@ -50,6 +52,16 @@ def zero_points(words: Callable[[], Elements], settings: GptqSettings, bits: int
         {"stream": "zero_point_codes"},
         supergroup=(fields.shape[0], fields.shape[1]),
     )
+
+
+def _version_of(fields: Elements, bits: int) -> int:
+    """The version that symmetric codes tell by their zero points. Raises StaysError for others."""
+    middle = 1 << (bits - 1)
+    if (fields == middle - 1).all():
+        return 1
+    if (fields == middle).all():
+        return 2
+    raise StaysError("zero points of a version that no config tells")
 
 
 def _fields(words: Elements, bits: int) -> Elements:
