@@ -270,21 +270,23 @@ def test_what_contradicts_itself_is_refused_and_kept_by_lossless(tmp_path: Path,
     assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
 
 
+HALF_A_BYTE = levels.four_bits(AT, torch.nn.functional.pad(normal(3, 5), (0, 1)), "nf4")
+OF_GPUS = {AT.replace("weight", "weight_format"): torch.tensor(2, dtype=torch.uint8)}
+
+
 @pytest.mark.parametrize(
-    "arrays",
+    ("arrays", "why"),
     [
-        levels.four_bits(AT, torch.nn.functional.pad(normal(3, 5), (0, 1)), "nf4")
-        | {STATE: torch.tensor(list(arrays_of(shape=[3, 5])[STATE].tolist()), dtype=torch.uint8)},
-        levels.int8(AT, normal(8, 8))
-        | {AT.replace("weight", "weight_format"): torch.tensor(2, dtype=torch.uint8)},
+        (HALF_A_BYTE | {STATE: arrays_of(shape=[3, 5])[STATE]}, "codes of an odd number"),
+        (levels.int8(AT, normal(8, 8)) | OF_GPUS, "rows in a layout of GPUs"),
     ],
-    ids=["half a byte is no weight's", "rows of a GPU's layout"],
 )
-def test_what_no_scheme_holds_is_left_as_arrays(tmp_path: Path, arrays: Arrays) -> None:
+def test_what_no_scheme_holds_is_left_as_arrays(tmp_path: Path, arrays: Arrays, why: str) -> None:
     source = write_arrays(tmp_path / "source", {}, arrays)
     with pytest.raises(ImporterError, match="stores no codes that method keep could keep"):
         spqfmt.pack(source, tmp_path / "m.spq", method="keep")
-    spqfmt.pack(source, tmp_path / "m.spq")
+    notes = spqfmt.pack(source, tmp_path / "m.spq").notes
+    assert any(f"because of {why}" in note for note in notes), notes
     assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
 
 

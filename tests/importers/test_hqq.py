@@ -178,18 +178,28 @@ def test_what_contradicts_itself_is_refused_and_kept_by_lossless(tmp_path: Path,
     assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
 
 
-@pytest.mark.parametrize(
-    "arrays",
-    [
+LEFT: dict[str, tuple[Arrays, str]] = {
+    "ten codes in 32 bits": (
         changed(packing=torch.tensor(list(b"3bit_32"), dtype=torch.uint8)),
+        "(because of codes that lie as '3bit_32' says)",
+    ),
+    "zeros of another dtype": (
         changed(zero=ARRAYS[f"{MODULE}zero"].float()),
+        "(because of scales of bf16 with zeros of f32)",
+    ),
+    "layers that do not say their shape": (
         {name: value for name, value in ARRAYS.items() if not name.endswith("shape")},
-    ],
-    ids=["ten codes in 32 bits", "zeros of another dtype", "layers that do not say their shape"],
-)
-def test_what_lies_in_another_way_is_left_as_arrays(tmp_path: Path, arrays: Arrays) -> None:
+        "what lies beside",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_what_lies_in_another_way_is_left_as_arrays(tmp_path: Path, kind: str) -> None:
+    arrays, why = LEFT[kind]
     source = write_arrays(tmp_path / "source", {"quantization_config": HQQ}, arrays)
     with pytest.raises(ImporterError, match="stores no codes that method keep could keep"):
         spqfmt.pack(source, tmp_path / "m.spq", method="keep")
-    spqfmt.pack(source, tmp_path / "m.spq")
+    notes = spqfmt.pack(source, tmp_path / "m.spq").notes
+    assert any(why in note for note in notes), notes
     assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical

@@ -180,21 +180,28 @@ def test_what_contradicts_itself_is_refused_and_kept_by_lossless(tmp_path: Path,
     assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
 
 
-@pytest.mark.parametrize(
-    ("config", "arrays"),
-    [
-        ({}, BITS),
-        ({"model_type": "of tomorrow"}, BITS),
-        (llama(256, 24), BITS | {f"{AT}._shift": torch.full((48, 1), -1, dtype=torch.int8)}),
-        ({}, grids.quanto_bits(AT, normal(24, 100), 4) | {f"{AT}._scale": torch.ones(23, 1)}),
-    ],
-    ids=["no shape", "a model that nobody knows", "zero points below zero", "half a byte is no weight's"],
-)
-def test_what_cannot_be_told_or_held_is_left_as_arrays(
-    tmp_path: Path, config: dict[str, Any], arrays: Arrays
-) -> None:
+LEFT: dict[str, tuple[dict[str, Any], Arrays, str]] = {
+    "no shape": ({}, BITS, "groups, where no model"),
+    "a model that nobody knows": ({"model_type": "of tomorrow"}, BITS, "groups, where no model"),
+    "zero points below zero": (
+        llama(256, 24),
+        BITS | {f"{AT}._shift": torch.full((48, 1), -1, dtype=torch.int8)},
+        "zero points below zero",
+    ),
+    "half a byte is no weight's": (
+        {},
+        grids.quanto_bits(AT, normal(24, 100), 4) | {f"{AT}._scale": torch.ones(23, 1)},
+        "lines that fill no whole bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_what_cannot_be_told_or_held_is_left_as_arrays(tmp_path: Path, kind: str) -> None:
+    config, arrays, why = LEFT[kind]
     source = write_arrays(tmp_path / "source", config, arrays)
     with pytest.raises(ImporterError, match="stores no codes that method keep could keep"):
         spqfmt.pack(source, tmp_path / "m.spq", method="keep")
-    spqfmt.pack(source, tmp_path / "m.spq")
+    notes = spqfmt.pack(source, tmp_path / "m.spq").notes
+    assert any(f"because of {why}" in note for note in notes), notes
     assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical

@@ -23,7 +23,7 @@ import numpy as np
 
 from spqfmt.codecs.elements import Elements, from_planes
 from spqfmt.errors import ImporterError
-from spqfmt.importers.quantizers.base import DTYPES, Checkpoint, CodedWeight, misfit
+from spqfmt.importers.quantizers.base import DTYPES, Checkpoint, CodedWeight, LeftAsArrays, misfit
 from spqfmt.records import dense_bytes
 from spqfmt.schemes.floats import overflow_allowed
 from spqfmt.schemes.group_numbers import GroupValues
@@ -36,7 +36,7 @@ _TYPES = ("nf4", "fp4")
 class Bitsandbytes:
     """Codes of four bits in blocks."""
 
-    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
         """The weights that have a state beside them, as `Family.find` says."""
         for name, array in checkpoint.arrays.items():
             stem, is_state, kind = name.rpartition(_STATE)
@@ -44,7 +44,12 @@ class Bitsandbytes:
                 continue
             if checkpoint.quantizer.writes(kind.upper(), {"bitsandbytes": frozenset({kind})}, stem):
                 blocks = _Blocks.of(checkpoint, stem, name, kind)
-                if blocks is not None:
+                if prod(blocks.shape) % 2:
+                    yield LeftAsArrays(
+                        stem, "codes of an odd number, whose last byte has a half that is none's"
+                    )
+                else:
+                    blocks.check(checkpoint)
                     yield blocks.weight(checkpoint)
 
 
@@ -63,8 +68,11 @@ class _Blocks:
     offset: np.float32
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, name: str, state: str, kind: str) -> _Blocks | None:
-        """Read a state; None for an odd number of weights, whose last byte has a half that is none's."""
+    def of(cls, checkpoint: Checkpoint, name: str, state: str, kind: str) -> _Blocks:
+        """Read what a state says of its arrays, whose shapes `check` compares.
+
+        Raises ImporterError.
+        """
         said = _json(checkpoint, state)
         is_nested = f"{name}.nested_absmax" in checkpoint.arrays
         shape, dtype = said.get("shape"), DTYPES.get(str(said.get("dtype")))
@@ -82,16 +90,10 @@ class _Blocks:
         if not np.isfinite(of_map):
             raise ImporterError(f"tensor {state!r} holds an offset of {offset}; --method lossless keeps it")
         n_weights = prod(sizes)
-        if n_weights % 2:
-            return None
         # A block ends with the weights, however long it is said to be.
         size = min(size, n_weights)
         nested = min(nested, -(-n_weights // size)) if is_nested else 0
-        blocks = cls(
-            name, kind, state, tuple(sizes), dtype=dtype, size=size, nested_size=nested, offset=of_map
-        )
-        blocks.check(checkpoint)
-        return blocks
+        return cls(name, kind, state, tuple(sizes), dtype=dtype, size=size, nested_size=nested, offset=of_map)
 
     @property
     def n_blocks(self) -> int:

@@ -23,7 +23,8 @@ import numpy as np
 
 from spqfmt.codecs.elements import Elements, from_planes
 from spqfmt.errors import ImporterError
-from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, misfit
+from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, LeftAsArrays, misfit
+from spqfmt.importers.quantizers.packed_layers import StaysError
 from spqfmt.records import dense_bytes
 from spqfmt.schemes.group_numbers import FLOAT_DTYPES, GroupValues
 from spqfmt.schemes.grouped import Grouped
@@ -43,7 +44,7 @@ _MOST = 64
 class Hqq:
     """Codes with a scale and a zero, which is no integer, for each group."""
 
-    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
         """The weights whose layers say how their codes lie, as `Family.find` says."""
         arrays = checkpoint.arrays
         for name in arrays:
@@ -52,9 +53,10 @@ class Hqq:
             if stem == name or not all(array in arrays for array in needed):
                 continue
             if checkpoint.quantizer.writes("codes of HQQ", _METHODS, name):
-                layer = _Layer.of(checkpoint, stem)
-                if layer is not None:
-                    yield layer.weight(checkpoint)
+                try:
+                    yield _Layer.of(checkpoint, stem).weight(checkpoint)
+                except StaysError as why:
+                    yield LeftAsArrays(name, str(why))
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,16 @@ class _Layer:
     bits: int
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, stem: str) -> _Layer | None:
-        """What a layer says; None where its codes lie in a way that is not known here. Raises ImporterError."""
+    def of(cls, checkpoint: Checkpoint, stem: str) -> _Layer:
+        """Read what a layer says. Raises ImporterError, StaysError."""
         arrays = checkpoint.arrays
-        bits = _PACKINGS.get(bytes(_said(checkpoint, f"{stem}packing").astype(np.uint8)).decode("latin-1"))
+        packing = bytes(_said(checkpoint, f"{stem}packing").astype(np.uint8)).decode("latin-1")
+        bits = _PACKINGS.get(packing)
         scales, zeros = arrays[f"{stem}scale"], arrays[f"{stem}zero"]
-        if bits is None or scales.dtype not in FLOAT_DTYPES or zeros.dtype != scales.dtype:
-            return None
+        if bits is None:
+            raise StaysError(f"codes that lie as {packing!r} says")
+        if scales.dtype not in FLOAT_DTYPES or zeros.dtype != scales.dtype:
+            raise StaysError(f"scales of {scales.dtype} with zeros of {zeros.dtype}")
         of_shape, of_axis, of_size = (f"{stem}{end}" for end in ("shape", "axis", "group_size"))
         shape, axis = _said(checkpoint, of_shape).tolist(), _said(checkpoint, of_axis).tolist()
         if len(shape) != 2 or min(shape) < 1:

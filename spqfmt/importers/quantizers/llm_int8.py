@@ -15,7 +15,7 @@ from math import prod
 
 import numpy as np
 
-from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, misfit
+from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, LeftAsArrays, misfit
 from spqfmt.schemes.floats import Scale
 from spqfmt.schemes.uniform import Uniform
 
@@ -26,14 +26,14 @@ _RECIPROCAL = np.float32(7.874015718698502e-3)
 class LlmInt8:
     """Codes of eight bits with a scale for each row."""
 
-    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
         """The weights that have scales of rows beside them, as `Family.find` says."""
         for name in checkpoint.arrays:
             if name.endswith(".SCB"):
                 yield from _weight(checkpoint, name.removesuffix("SCB"))
 
 
-def _weight(checkpoint: Checkpoint, stem: str) -> Iterator[CodedWeight]:
+def _weight(checkpoint: Checkpoint, stem: str) -> Iterator[CodedWeight | LeftAsArrays]:
     """LLM.int8's weight; none where its rows are not as they are."""
     name, of_scales, of_format = f"{stem}weight", f"{stem}SCB", f"{stem}weight_format"
     arrays = checkpoint.arrays
@@ -45,6 +45,7 @@ def _weight(checkpoint: Checkpoint, stem: str) -> Iterator[CodedWeight]:
     if scales.dtype != "f32" or prod(scales.shape) != codes.shape[0]:
         raise misfit(arrays, of_scales, name)
     if layout is not None and (prod(layout.shape) != 1 or checkpoint.read(of_format).any()):
+        yield LeftAsArrays(name, "rows in a layout of GPUs")
         return
     turned = checkpoint.turns(name)
     rows, columns = codes.shape

@@ -22,7 +22,8 @@ import numpy as np
 
 from spqfmt.codecs.elements import Elements, from_planes
 from spqfmt.errors import ImporterError
-from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, misfit
+from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, LeftAsArrays, misfit
+from spqfmt.importers.quantizers.packed_layers import StaysError
 from spqfmt.importers.quantizers.skeleton import shape_in_model
 from spqfmt.schemes.group_numbers import FLOAT_DTYPES, GroupValues
 from spqfmt.schemes.grouped import Grouped
@@ -37,7 +38,7 @@ _SCALARS = ("input_scale", "output_scale")
 class Quanto:
     """Codes with a scale for each row or group."""
 
-    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
         """The weights that are stored as data and scales, as `Family.find` says."""
         arrays = checkpoint.arrays
         for name, codes in arrays.items():
@@ -53,9 +54,10 @@ class Quanto:
             scales = arrays[f"{stem}._scale"]
             if scales.dtype not in FLOAT_DTYPES or 0 in scales.shape:
                 raise misfit(arrays, f"{stem}._scale", name, f": scales of {scales.dtype}")
-            weight = _packed(checkpoint, stem) if is_packed else _of_bytes(checkpoint, stem)
-            if weight is not None:
-                yield weight
+            try:
+                yield _packed(checkpoint, stem) if is_packed else _of_bytes(checkpoint, stem)
+            except StaysError as why:
+                yield LeftAsArrays(name, str(why))
 
 
 def _of_bytes(checkpoint: Checkpoint, name: str) -> CodedWeight:
@@ -98,8 +100,8 @@ class _Lines:
     shape: tuple[int, ...]
 
 
-def _lines(checkpoint: Checkpoint, name: str) -> _Lines | None:
-    """How the codes lie; None where the shape of the weight cannot be told, or its last byte is not full."""
+def _lines(checkpoint: Checkpoint, name: str) -> _Lines:
+    """How the codes lie. Raises ImporterError, StaysError."""
     arrays, of_codes, of_scales = checkpoint.arrays, f"{name}._data._data", f"{name}._scale"
     packed, columns = arrays[of_codes].shape
     lines = arrays[of_scales].shape[0] if arrays[of_scales].shape else 0
@@ -107,13 +109,13 @@ def _lines(checkpoint: Checkpoint, name: str) -> _Lines | None:
     if arrays[of_scales].shape != (lines, 1) or per_byte not in (2, 4):
         raise misfit(arrays, of_scales, of_codes)
     if lines % packed:
-        return None
+        raise StaysError("lines that fill no whole bytes")
     bits = 8 // per_byte
     if columns not in _GROUPS:
         return _Lines(bits, lines, columns, (lines, columns))
     shape = shape_in_model(checkpoint.config, name)
     if shape is None:
-        return None
+        raise StaysError("groups, where no model can be built of config.json that says the shapes of weights")
     if prod(shape) != lines * columns or (shape[0] != lines and prod(shape[1:]) % columns):
         raise ImporterError(
             f"tensor {of_codes!r} holds {lines} x {columns} codes, but by config.json {name!r} is "
@@ -122,20 +124,18 @@ def _lines(checkpoint: Checkpoint, name: str) -> _Lines | None:
     return _Lines(bits, lines, columns, shape)
 
 
-def _packed(checkpoint: Checkpoint, name: str) -> CodedWeight | None:
+def _packed(checkpoint: Checkpoint, name: str) -> CodedWeight:
     of_codes, of_scales, of_shift = (f"{name}.{end}" for end in ("_data._data", "_scale", "_shift"))
     arrays = checkpoint.arrays
     found = _lines(checkpoint, name)
     shift, dtype = arrays.get(of_shift), arrays[of_scales].dtype
-    if found is None:
-        return None
     if shift is None:
         raise ImporterError(f"tensor {of_shift!r} is missing beside {of_codes!r}; download the model again")
     if shift.shape != arrays[of_scales].shape or shift.dtype not in ("i8", dtype):
         raise misfit(arrays, of_shift, of_scales)
     # Zero points have no sign here.
     if shift.dtype == "i8" and (checkpoint.read(of_shift) < 0).any():
-        return None
+        raise StaysError("zero points below zero")
     rows = found.shape[0]
     per_byte, of_packed = 8 // found.bits, found.lines * found.bits // 8
     groups = found.lines // rows
