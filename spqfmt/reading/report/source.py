@@ -69,7 +69,8 @@ def _groups_of(record: TensorRecord, form: str) -> str:
         return ""
     if isinstance(rows, int) and rows > 1:
         return f", blocks of {rows} by {size}"
-    return ", a scale for each row" if size >= record.matrix_shape[1] else f", groups of {size}"
+    is_row = size >= record.matrix_shape[1] and record.view is None
+    return ", a scale for each row" if is_row else f", groups of {size}"
 
 
 def _array_bytes(record: TensorRecord, part: object) -> int:
