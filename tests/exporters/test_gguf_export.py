@@ -379,6 +379,34 @@ def test_a_gguf_is_given_back_as_it_was(tmp_path: Path) -> None:
     assert kinds[AT] in {"Q4_1", "Q5_0"}
 
 
+@pytest.mark.parametrize("name", tiny_gguf.NAMES)
+def test_files_that_llama_cpp_computed_with_are_made_again(tmp_path: Path, name: str) -> None:
+    """Of the models whose logits by llama.cpp are frozen (test_gguf.py): the same tensors, and the same keys."""
+    tiny_gguf.write(name, tmp_path / "source.gguf")
+    spqfmt.pack(tmp_path / "source.gguf", tmp_path / "m.spq", no_identity=True)
+    assert not spqfmt.unpack(tmp_path / "m.spq", tmp_path / "m.gguf", as_=AS).identical
+    (due, kinds, said), (found, again, keys) = (
+        written(tmp_path / file) for file in ("source.gguf", "m.gguf")
+    )
+    # A head that is the embedding, byte for byte, is no tensor of its own: llama.cpp takes the embedding then.
+    assert due.keys() - found.keys() <= ({"output.weight"} if name == "gpt2" else set())
+    for at, value in found.items():
+        # A norm less one is rounded, and so are factors that come of a rule's three numbers.
+        is_rounded = at == "rope_freqs.weight" or ("gemma" in name and "norm" in at)
+        close = np.allclose(value, due[at], rtol=2e-6, atol=0)
+        assert close if is_rounded else np.array_equal(value, due[at]), at
+        assert again[at] == kinds[at]
+    # Only yarn computes with the length of the original context.
+    unused = {"llama.rope.scaling.original_context_length"} if name == "llama_linear" else set()
+    of_model = {
+        key: value for key, value in said.items() if key.startswith(said["general.architecture"] + ".")
+    }
+    for key in of_model.keys() - unused:
+        assert keys[key] == (
+            pytest.approx(of_model[key]) if isinstance(of_model[key], float) else of_model[key]
+        ), key
+
+
 def test_buffers_of_old_checkpoints_are_left_out(tmp_path: Path) -> None:
     source = model_folder(tmp_path / "source", "qwen2")
     arrays = load_file(source / "model.safetensors")
