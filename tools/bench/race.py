@@ -20,6 +20,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,12 +53,14 @@ class Runner:
 
     def __init__(self, entry: Entry, python: str) -> None:
         self.entry = entry
+        # A file, not a pipe: nobody empties it while the process runs.
+        self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the process
         threads = {"OMP_NUM_THREADS": str(entry.cores), "SPQFMT_THREADS": str(entry.cores)}
         self._process = subprocess.Popen(
             [python, str(_ENTRANTS), entry.kind, entry.path, str(entry.cores)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._complaints,
             text=True,
             env=os.environ | threads,
         )
@@ -71,7 +74,9 @@ class Runner:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.entry.name} has ended")
+            self._complaints.seek(0)
+            words = self._complaints.read().strip().splitlines()
+            raise RuntimeError(f"{self.entry.name} has ended: {words[-1] if words else 'it said nothing'}")
         return json.loads(line)
 
     def ask(self, question: str) -> float:
@@ -85,6 +90,7 @@ class Runner:
         """End the process, whatever it is doing."""
         self._process.kill()
         self._process.communicate()
+        self._complaints.close()
 
 
 def entries(source: Path, gguf: Path | None, out: Path, cores: Sequence[int]) -> list[Entry]:
@@ -118,7 +124,7 @@ def entries(source: Path, gguf: Path | None, out: Path, cores: Sequence[int]) ->
 def race(
     wanted: Sequence[Entry], pythons: dict[str, str], lengths: dict[str, int], rounds: int
 ) -> list[Entry]:
-    """Let all take turns; those that cannot start are named on stderr and left out."""
+    """Let all take turns; those that cannot start, or end, are named on stderr and left out."""
     runners = []
     try:
         for entry in wanted:
@@ -127,11 +133,18 @@ def race(
             except RuntimeError as error:
                 print(f"{error}: left out", file=sys.stderr)
         for number in range(rounds + 1):
-            for runner in runners:
-                for measure, length in lengths.items():
-                    rate = runner.ask(f"{measure} {length}")
-                    if number:  # the first round warms up
-                        runner.entry.rates[measure].append(rate)
+            for runner in list(runners):
+                try:
+                    rates = {
+                        measure: runner.ask(f"{measure} {length}") for measure, length in lengths.items()
+                    }
+                except RuntimeError as error:
+                    print(f"{error}: left out", file=sys.stderr)
+                    runners.remove(runner)
+                    runner.close()
+                    continue
+                for measure, rate in rates.items() if number else ():  # the first round warms up
+                    runner.entry.rates[measure].append(rate)
             print(f"round {number} of {rounds}", file=sys.stderr)
         for runner in runners:
             runner.entry.memory_bytes = runner.ask("memory")
