@@ -234,7 +234,7 @@ def _runs(path: Path) -> bool:
         for packed in (False, True):
             model, _ = spqfmt.load_model(path, packed=packed, dtype="float32")
             with torch.inference_mode():
-                tokens = torch.arange(_TOKENS)[None] * 37 % model.get_input_embeddings().num_embeddings
+                tokens = torch.arange(_TOKENS)[None] * 37 % model.config.vocab_size
                 found.append(model(tokens).logits.float())
     except SpqError:
         return False
