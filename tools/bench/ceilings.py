@@ -4,9 +4,10 @@ python tools/bench/ceilings.py MODEL.spq [--tokens 64] [--shares 1.1,0.75,0.5,0.
 
 A ceiling is a share of the decoded weights. They are tried in a process whose private writable memory the system
 limits (RLIMIT_DATA) to what it has after importing everything, reading the tokenizer and running a model of as many
-layers with next to no weights, plus the ceiling, plus what `spqfmt plan` states for activations and KV cache: one page
-more and it fails. At the end the whole model is tried, all decoded, under the lowest limit: it must not fit where that
-is less than the decoded weights, else the limit would be worth nothing. Exit code 1 where anything is not as it should.
+layers (and experts) with next to no weights, plus the ceiling, plus what `spqfmt plan` states for activations and KV
+cache: one page more and it fails. At the end the whole model is tried, all decoded, under the lowest limit: it must not
+fit where that is less than the decoded weights, else the limit would be worth nothing. Exit code 1 where anything is
+not as it should.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 
+import mixture
 import tiny
 import torch
 import transformers
@@ -33,6 +35,7 @@ import transformers
 import spqfmt
 from spqfmt.loaders.plan import ModelPlan, plan_model
 from spqfmt.models.assets import asset_folder
+from spqfmt.reading.report.experts import experts_in
 
 N_PROMPT = 16
 PROMPT = torch.tensor([[(i * 37 + 11) % 256 for i in range(N_PROMPT)]])
@@ -72,24 +75,35 @@ def plan(path: Path, n_tokens: int, ceiling: int | None) -> ModelPlan:
     return plan_model(path, memory=ceiling, dtype="bfloat16", n_tokens=n_tokens + N_PROMPT)
 
 
-def warm_up(n_layers: int, folder: Path) -> None:
-    """Run a model of `n_layers` with next to no weights, packed and from disk: what all models need is there then."""
+def warm_up(n_layers: int, n_experts: int, folder: Path) -> None:
+    """Run a model of `n_layers` with next to no weights, packed and from disk: what all models need is there then.
+
+    `n_experts` of each layer; 0 for a model without. Python's objects for a matrix take some 12 kB.
+    """
+    path = folder / "m.spq"
+    if n_experts:
+        mixture.build(folder / "source", {**mixture.TINY, "num_experts": n_experts}, n_layers)
+        spqfmt.pack(folder / "source", path, method="rtn")
+    else:
+        _pack_llama(n_layers, folder, path)
+    generate(path, 4, packed=True)
+    generate(path, 4, memory=plan_model(path).plan.smallest_bytes)
+    gc.collect()
+
+
+def _pack_llama(n_layers: int, folder: Path, path: Path) -> None:
     sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": n_layers}
     config = transformers.LlamaConfig(**{**tiny._LLAMA, **sizes}, tie_word_embeddings=True)
     with tiny.quiet():
         transformers.AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(folder)
-    path = folder / "m.spq"
     spqfmt.pack(folder, path, method="rtn")
-    generate(path, 4, packed=True)
-    generate(path, 4, memory=plan_model(path).plan.smallest_bytes)
-    gc.collect()
 
 
 def child(path: Path, n_tokens: int, ceilings: Sequence[int]) -> dict[str, Any]:
     """All ceilings, and the whole model under the limit of the last one, in this process."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        warm_up(layers_of(path), Path(folder))
+        warm_up(layers_of(path), experts_of(path), Path(folder))
     # A tokenizer is no weights: one stands in the baseline, and makes room for the one that loading brings.
     stand_in = [tokenizer_of(path)]
     baseline = private_bytes()
@@ -138,6 +152,12 @@ def layers_of(path: Path) -> int:
     with spqfmt.open(path) as file:
         config = json.loads(bytes(file.assets["config.json"]))
     return int(config.get("num_hidden_layers") or config.get("n_layer") or 1)
+
+
+def experts_of(path: Path) -> int:
+    """Experts of a layer of the model in a file; 0 where it has none."""
+    found = experts_in(spqfmt.inspect(path).tensors)
+    return 0 if found is None else found.n_experts
 
 
 def in_child(path: Path, n_tokens: int, ceilings: Sequence[int]) -> dict[str, Any]:

@@ -144,7 +144,9 @@ def main() -> None:
     for memory in filter(None, arguments.memory.split(",")):
         rate = disk_rate(arguments.file, sizes)
         model, _ = spqfmt.load_model(arguments.file, memory=n_bytes_of(memory), dtype="bfloat16")
+        used = time.process_time()
         seconds, tokens, n_read = step_times(model, ids, n_before)
+        used = (time.process_time() - used) / len(ids)
         held = model.packed_weights.held_bytes
         model.packed_weights.close()
         rate = median([rate, disk_rate(arguments.file, sizes)])
@@ -153,6 +155,7 @@ def main() -> None:
             {
                 "memory": memory,
                 "ms": 1e3 * each,
+                "processor_ms": 1e3 * used,
                 "read_bytes": n_read,
                 "disk_bytes_s": rate,
                 "disk_ms": 1e3 * n_read / rate,
