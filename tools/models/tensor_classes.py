@@ -6,7 +6,7 @@ Int4Tensor is made by a kernel of GPUs alone; here it is as torchao's and fbgemm
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -59,7 +59,7 @@ def float8(
 
 def int4(name: str, weight: torch.Tensor, size: int) -> tuple[Arrays, Metadata]:
     """Make an Int4Tensor: two codes a byte, scales and what is added to the products with groups first."""
-    groups = weight.float().unflatten(-1, (-1, size))
+    groups = weight.float().reshape(*weight.shape[:-1], -1, size)
     low, high = groups.amin(-1), groups.amax(-1)
     scales = (high - low).clamp_min(1e-6) / 15
     codes = (
@@ -83,7 +83,7 @@ def _flat(tiles: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return tiles.reshape(weight.shape)
 
 
-def _named(name: str, kind: str, arrays: Arrays, said: dict[str, object]) -> tuple[Arrays, Metadata]:
+def _named(name: str, kind: str, arrays: Arrays, said: Mapping[str, object]) -> tuple[Arrays, Metadata]:
     """Name the arrays as torchao does, and say of what class they are."""
     stem, _, last = name.rpartition(".")
     types = {
