@@ -21,6 +21,8 @@ from spqfmt.packed_names import OWN_WEIGHTS, packed_models
 from spqfmt.stand_ins import given_path
 
 _MODULE = "transformers.modeling_utils"
+MEMORY = "SPQFMT_MEMORY"
+"""Environment variable of the ceiling for packed models that are loaded without one; `spqfmt exec --memory` sets it."""
 
 
 def packed_file(folder: object) -> Path | None:
@@ -96,6 +98,8 @@ def _wrap(module: ModuleType) -> None:
         file = None if any(options.get(name) is not None for name in given) else packed_file(at)
         if file is None:
             return original(cls, folder, *arguments, **options)
+        if MEMORY in os.environ and options.get("memory") is None and options.get("packed") is None:
+            options["memory"] = os.environ[MEMORY]
         # torch takes seconds to import.
         from spqfmt.loaders.pretrained import load_pretrained
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "plan": ("spqfmt.cli.plan", "plan", "Show where weights would live under a memory ceiling."),
     "run": ("spqfmt.cli.run", "run", "Generate text."),
     "eval": ("spqfmt.cli.eval", "eval_", "Perplexity, and KL to a reference model."),
+    "exec": ("spqfmt.cli.exec", "exec_", "Run another program that loads packed models."),
     "bench": ("spqfmt.cli.bench", "bench", "Measure codecs and loading on this machine."),
     "completion": ("spqfmt.cli.completion", "completion", "Print a script that completes the command line."),
 }

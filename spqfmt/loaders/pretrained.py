@@ -234,7 +234,8 @@ def _load_packed(
     for name in ("attn_implementation", "experts_implementation"):
         if name in options:
             setattr(config, f"_{name}", options.pop(name))
-    _refuse_packed(name for name in options if name not in _WITH_PACKED | _OF_NO_CONCERN | _NOT_PACKED)
+    known = _WITH_PACKED | _OF_NO_CONCERN | _NOT_PACKED
+    _refuse_packed(name for name, value in options.items() if value is not None and name not in known)
     if not isinstance(dtype, torch.dtype):
         raise OptionError("dtype: packed weights compute in one dtype")
     named = find_model_class(config, path)

@@ -52,6 +52,8 @@ CASES: dict[str, Case] = {
     "eval": Case(
         lambda m, out: [m.int8, "--text", m.source / "config.json", "--max-tokens", "64"], data=True
     ),
+    # In its place there would be another program: tests/cli/test_exec.py starts some.
+    "exec": Case(lambda m, out: [out / "none"], data=False, json=False, quiet=False, code=2),
     "bench": Case(lambda m, out: ["--rates"], data=True, quiet=False),
     "completion": Case(lambda m, out: ["bash"], data=True, json=False, quiet=False),
 }

@@ -53,6 +53,13 @@ def test_attention_is_computed_as_asked(folder: Path, model_class: Any, implemen
     assert torch.equal(model(INPUTS).logits, expected(INPUTS).logits)
 
 
+def test_what_is_given_as_none_is_not_given(folder: Path) -> None:
+    """As lm_eval gives what it was not told."""
+    names = ("gguf_file", "state_dict", "variant", "quantization_config", "tp_plan", "of_no_class")
+    model = load(folder, **dict.fromkeys(names))
+    assert torch.equal(model(INPUTS).logits, plain(folder)(INPUTS).logits)
+
+
 @pytest.mark.parametrize("model_class", [transformers.AutoModelForCausalLM, LLAMA])
 def test_keywords_of_the_config_reach_it(folder: Path, model_class: Any) -> None:
     options = {"output_hidden_states": True, "rms_norm_eps": 0.5, "output_attentions": True}

@@ -107,6 +107,9 @@ def test_a_tied_head_and_its_embedding_use_one_tensor(llama: Path) -> None:
     assert isinstance(model.lm_head, PackedLinear)
     assert isinstance(model.model.embed_tokens, PackedEmbedding)
     assert model.lm_head.record is model.model.embed_tokens.record
+    before = logits(model)
+    model.tie_weights()  # as lm_eval does
+    assert torch.equal(logits(model), before)
     [part] = [p for p in model.packed_weights.plan.parts if "embed" in p.name]
     assert part.item.products
     assert part.item.lookups

@@ -42,6 +42,15 @@ class _PackedModel:
         n: int = ordinary.get_memory_footprint(return_buffers=return_buffers)
         return n + self.packed_weights.held_bytes + self.packed_weights.host_held_bytes
 
+    def get_expanded_tied_weights_keys(self, *arguments: Any, **options: Any) -> dict[str, str]:
+        """Leave packed weights out, as `replace` does: `tie_weights`, which users call too, looks for parameters."""
+        ordinary: Any = super()
+        found: dict[str, str] = ordinary.get_expanded_tied_weights_keys(*arguments, **options)
+        modules: Any = self
+        named = modules.named_modules(remove_duplicate=False)
+        packed = {f"{name}.weight" for name, module in named if isinstance(module, Packed)}
+        return {a: b for a, b in found.items() if a not in packed and b not in packed}
+
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         """Do what torch does for `to`, `half`, `double` and the like. SpqError, before anything has changed."""
         for module in self._packed():
