@@ -168,7 +168,7 @@ class CodeMatrix:
         self.multiply = self._native.multiply
         """(codes, first_row, n_rows, *x, n_tokens, y_address, *bias, n_threads, rounds): products with some rows.
 
-        With `rounds`, BF16 and F16 activations of up to 8 tokens are rounded to 8 bits, with a scale for each 4 or 8
+        With `rounds`, BF16 and F16 activations of up to 32 tokens are rounded to 8 bits, with a scale for each 4 or 8
         columns, where codes of 8 or 4 bits in groups stand for integers: the same bits on every machine, and faster."""
         self.round = self._native.round
         """(*x, n_tokens, codes_address, scales_address, n_threads): x times `column` to int8 [n_tokens, n_columns],

@@ -75,7 +75,7 @@ def load_model(
     waits in host memory besides. Of `memory` as much is kept free as the model's own code reads of weights at a time
     (`model.packed_weights.plan.fixed.values`). `packed` True does so without a ceiling; "auto"
     on the CPU, for codes from which products are at least as fast as from floats. `activations` "int8" or "float" tells
-    packed layers of integer codes how to take their inputs; by default as the file says, and of up to 8 tokens in 16
+    packed layers of integer codes how to take their inputs; by default as the file says, and of up to 32 tokens in 16
     bits, for codes in groups, rounded to 8 bits with a scale for each few columns ("float" leaves them as they are:
     spec/decisions/0019). Such a model gives
     gradients to inputs and to what is added to it (PEFT's adapters), none to its weights, and compiles without breaks;

@@ -6,6 +6,7 @@ import torch
 
 from spqfmt.kernels import backend, native
 from spqfmt.kernels.dequantize import dequantize_grouped, dequantize_uniform
+from spqfmt.schemes.floats import narrow, widen
 
 OUTPUTS = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
 SHAPES = [(1, 1), (3, 7), (5, 1025), (2, 3000), (70, 1000)]
@@ -109,6 +110,36 @@ def test_grouped_codes_that_are_numbers_of_values(shape, code_dtype, offset, out
     parameters = {} if offset == "none" else {offset: second}
     dequantize_grouped(stored, code_dtype, 7, scale, out, out_dtype, first=5, values=values, **parameters)
     assert np.array_equal(bits_of(out), rounded(expected, out_dtype))
+
+
+@pytest.mark.parametrize("columns", [2, 30, 64, 96, 1030])
+@pytest.mark.parametrize("group_size", [32, 64, 96, 5000])
+@pytest.mark.parametrize("form", ["i4", "u4", "values"])
+@pytest.mark.parametrize("offset", ["none", "zero_point", "minimum"])
+def test_rows_of_nibbles(columns, group_size, form, offset):
+    rng = np.random.default_rng(columns)
+    rows, first = 5, 2
+    groups = (rows, -(-columns // group_size))
+    scale, second = wide(rng, groups), rng.normal(0, 3, groups).astype(np.float32)
+    scale[0, 0] = np.nan
+    stored = rng.integers(0, 256, (first + rows * columns) // 2, np.uint8)
+    nibbles = np.stack([stored & 15, stored >> 4], 1).reshape(-1)[first:].reshape(rows, columns)
+    values = rng.normal(0, 1, 16).astype(np.float32) if form == "values" else None
+    codes = nibbles.astype(np.float32) if values is None else values[nibbles]
+    if form == "i4":
+        codes = (codes + 8) % 16 - 8
+    s, o = (np.repeat(numbers, group_size, 1)[:, :columns] for numbers in (scale, second))
+    with np.errstate(all="ignore"):
+        expected = {"none": s * codes, "zero_point": s * (codes - o), "minimum": s * codes - o}[offset]
+    more = {} if offset == "none" else {offset: second}
+    out = np.empty((rows, columns), np.uint16)
+    dtype = "i4" if form == "i4" else "u4"
+    dequantize_grouped(
+        stored, dtype, group_size, scale, out, "bf16", values=values, first=first, n_threads=2, **more
+    )
+    nothing = np.isnan(expected)
+    assert np.array_equal(out[~nothing], narrow(expected, "bf16")[~nothing])
+    assert np.isnan(widen(out, "bf16")[nothing]).all()
 
 
 def test_values_that_do_not_fit_their_codes():

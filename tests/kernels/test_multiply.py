@@ -253,7 +253,7 @@ def rounded_to_lanes(x: Any, columns: int) -> Any:
 @pytest.mark.parametrize("offset", ["zero_point", "minimum", None])
 def test_rounded_activations(dtype: str, columns: int, size: int, offset: str | None) -> None:
     generator = np.random.default_rng(10)
-    rows, tokens = 9, 7
+    rows, tokens = 9, 19
     values = {"levels": IQ4 / 64, "f4_e2m1": small_float_values("f4_e2m1")}.get(dtype)
     code_dtype = "u4" if dtype == "levels" else dtype
     bits = DTYPES[code_dtype].bits
@@ -317,7 +317,7 @@ def test_rounded_activations(dtype: str, columns: int, size: int, offset: str | 
 
 
 @pytest.mark.parametrize(
-    ("tokens", "dtype", "is_rounded"), [(8, "f16", True), (9, "f16", False), (1, "f32", False)]
+    ("tokens", "dtype", "is_rounded"), [(32, "f16", True), (33, "f16", False), (1, "f32", False)]
 )
 def test_few_tokens_of_16_bits_are_rounded_where_that_is_allowed(
     tokens: int, dtype: str, is_rounded: bool

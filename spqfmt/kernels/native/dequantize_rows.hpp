@@ -233,8 +233,68 @@ inline void scale_groups(const Code* code, size_t n_columns, const GroupScales& 
   }
 }
 
+#if defined(__AVX512BW__)
+constexpr size_t kWordsAtOnce = 32;
+
+// Whether rows of 4-bit codes begin at whole bytes, and groups at whole registers of BF16 numbers.
+inline bool nibbles_look_up(const Codes& codes, size_t n_columns, const GroupScales& scales) {
+  const bool are_whole = scales.group_size % kWordsAtOnce == 0 || scales.group_size >= n_columns;
+  return codes.bits == 4 && codes.first % 2 == 0 && n_columns % 2 == 0 && are_whole;
+}
+
+// to_bf16 of sixteen numbers, twice.
+inline __m512i narrowed_table(__m512 values) {
+  const __m512i u = reinterpret_cast<__m512i>(values);
+  const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
+  const __m256i nan = _mm512_cvtepi32_epi16(quiet);
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
+  return _mm512_broadcast_i64x4(_mm256_mask_blend_epi16(is_nan, narrowed(values), nan));
+}
+
+// A row of 4-bit codes as BF16 numbers. The sixteen weights of a group, computed as any weights are, stand in a register, where
+// each code finds its own.
+inline void nibbles_to_bf16(const Codes& codes, size_t n_columns, const GroupScales& scales, size_t row, __m512 numbers, uint16_t* to) {
+  const size_t size = scales.group_size, n_groups = (n_columns - 1) / size + 1;
+  const uint8_t* from = codes.bytes + (codes.first + row * n_columns) / 2;
+  const __m512i low = _mm512_set1_epi32(0x000f000f);
+  for (size_t group = 0, column = 0; group < n_groups; group++) {
+    const size_t parameter = row * n_groups + group;
+    const __m512 scale = _mm512_set1_ps(scales.scale[parameter]);
+    const __m512 offset = _mm512_set1_ps(scales.offset == nullptr ? 0.0f : scales.offset[parameter]);
+    __m512 weights = numbers;
+    if (scales.kind == GroupOffset::zero_point) weights = _mm512_sub_ps(weights, offset);
+    weights = _mm512_mul_ps(scale, weights);
+    if (scales.kind == GroupOffset::minimum) weights = _mm512_sub_ps(weights, offset);
+    const __m512i table = narrowed_table(weights);
+    for (const size_t end = smaller(n_columns - column, size) + column; column < end; column += kWordsAtOnce) {
+      const size_t n = smaller(kWordsAtOnce, end - column);
+      const __mmask16 bytes_there = static_cast<__mmask16>((1u << n / 2) - 1);
+      const __m512i bytes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(bytes_there, from + column / 2));
+      const __m512i words = _mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), low);
+      const __mmask32 words_there = n == kWordsAtOnce ? ~__mmask32{0} : (__mmask32{1} << n) - 1;
+      _mm512_mask_storeu_epi16(to + column, words_there, _mm512_permutexvar_epi16(words, table));
+    }
+    column = smaller(column, n_columns);
+  }
+}
+#endif
+
 [[maybe_unused]] void grouped_rows(const Codes& codes, size_t n_columns, const GroupScales& scales, size_t begin, size_t end, FloatType type,
                   uint8_t* dst) {
+#if defined(__AVX512BW__)
+  if (type == FloatType::bf16 && nibbles_look_up(codes, n_columns, scales)) {
+    alignas(64) float numbers[16];
+    for (int i = 0; i < 16; i++) {
+      const int sign = codes.is_signed ? 8 : 0;
+      numbers[i] = codes.values != nullptr ? codes.values[i] : static_cast<float>((i ^ sign) - sign);
+    }
+    const __m512 all = _mm512_load_ps(numbers);
+    for (size_t row = begin; row < end; row++) {
+      nibbles_to_bf16(codes, n_columns, scales, row, all, reinterpret_cast<uint16_t*>(dst) + row * n_columns);
+    }
+    return;
+  }
+#endif
   alignas(64) TileCodes room;
   alignas(64) float values[kTile];
   alignas(64) float weights[kTile];

@@ -141,7 +141,7 @@ struct IntegerKernels {
 extern const IntegerKernels integers_scalar, integers_avx2, integers_avx512;
 
 // Tokens that are rounded at most: more are computed faster with activations as they are.
-inline constexpr size_t kMostRounded = 8;
+inline constexpr size_t kMostRounded = 32;
 
 extern const MultiplyKernels multiply_scalar, multiply_avx2, multiply_avx512;
 
