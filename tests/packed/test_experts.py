@@ -163,7 +163,7 @@ def test_the_mixture_that_is_measured_gives_the_same_tokens_at_every_ceiling(tmp
     mixture.build(folder, mixture.TINY, 2)
     spqfmt.pack(folder, path, method="rtn", bits=4, group_size=32)
     smallest = plan_model(path).plan.smallest_bytes
-    script = Path(mixture.__file__).parents[1] / "bench" / "mixture.py"
+    script = Path(mixture.__file__).parents[1] / "bench" / "mixture_rates.py"
     options = ["--memory", f"{smallest},{smallest + 10_000}", "--tokens", "4", "--json"]
     done = subprocess.run(
         [sys.executable, script, path, *options], capture_output=True, text=True, check=True

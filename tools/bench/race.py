@@ -113,7 +113,7 @@ def entries(source: Path, gguf: Path | None, out: Path, cores: Sequence[int]) ->
     for name, options in files.items():
         path = out / f"{'-'.join(map(str, options.values()))}.spq"
         if not path.exists():
-            spqfmt.pack(gguf if options["method"] == "keep" else source, path, **options)
+            spqfmt.pack(gguf if gguf is not None and options["method"] == "keep" else source, path, **options)
         found.append((name, "spqfmt", path))
     found += [("transformers, BF16", "transformers", folder), ("torch, dynamic INT8", "dynamic", folder)]
     if gguf is not None:

@@ -83,7 +83,8 @@ def _dynamic(path: str, _: int) -> Entrant:
     import torch
 
     model = _from_pretrained(path, "float32")
-    return _Torch(torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8))
+    quantize: Callable[..., Any] = torch.ao.quantization.quantize_dynamic
+    return _Torch(quantize(model, {torch.nn.Linear}, dtype=torch.qint8))
 
 
 class _LlamaCpp:

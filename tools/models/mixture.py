@@ -83,7 +83,8 @@ class RouterTensor(RandomTensor):
         generator = torch.Generator().manual_seed(self.seed)
         sizes = torch.exp2(_SKEW * torch.randn(self.shape[0], 1, generator=generator))
         rows = torch.randn(self.shape, generator=generator) * sizes
-        return (2 * rows / self.shape[1] ** 0.5).bfloat16()
+        weights: torch.Tensor = 2 * rows / self.shape[1] ** 0.5
+        return weights.bfloat16()
 
 
 def tensors(

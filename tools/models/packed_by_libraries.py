@@ -90,7 +90,8 @@ def _by_awq(library: Any) -> Arrays:
 
 def _weight_of(layer: Any) -> torch.Tensor:
     """What the layer's product in torch makes of ones, one at a time: its weight."""
-    return layer(torch.eye(COLUMNS, dtype=torch.float16)).T.contiguous()
+    made: torch.Tensor = layer(torch.eye(COLUMNS, dtype=torch.float16))
+    return made.T.contiguous()
 
 
 def _linear(weight: torch.Tensor) -> torch.nn.Linear:
@@ -124,7 +125,8 @@ def _load(file: Path) -> Any:
 
 def _functions(file: Path, name: str) -> dict[str, Any]:
     """A function of a module that cannot be loaded by itself, with what it names of the package left out."""
-    found = [n for n in ast.parse(file.read_text()).body if isinstance(n, ast.FunctionDef) and n.name == name]
+    body = ast.parse(file.read_text()).body
+    found: list[ast.stmt] = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == name]
     quiet = SimpleNamespace(info=SimpleNamespace(once=print))
     scope = {
         "torch": torch,
@@ -140,7 +142,7 @@ def _functions(file: Path, name: str) -> dict[str, Any]:
 def _awq(package: Path) -> Any:
     """AutoAWQ's module for gemm, with the two functions of its package that it needs on a CPU."""
     packing = _load(package / "utils/packing_utils.py")
-    needed = {
+    needed: dict[str, dict[str, Any]] = {
         "awq": {},
         "awq.utils": {},
         "awq.utils.module": {"try_import": lambda name: (None, "")},

@@ -1,6 +1,6 @@
 """How fast does a mixture of experts run under ceilings, beside what its disk and its products allow?
 
-python tools/bench/mixture.py MODEL.spq [--memory 1GiB,512MiB] [--tokens 32] [--json]
+python tools/bench/mixture_rates.py MODEL.spq [--memory 1GiB,512MiB] [--tokens 32] [--json]
 
 Random tokens are given one by one, with a cache of keys and values. First all is in memory: milliseconds a token beside
 those of the model without its experts plus the products of a token's experts alone. Then for each ceiling:
