@@ -109,7 +109,7 @@ def test_an_adapter_learns_is_saved_and_loaded_under_a_ceiling(packed: Path, tmp
     model = adapted(packed, {"packed": True}, init_lora_weights=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     assert sum(p.numel() for p in trained) == model.get_nb_trainable_parameters()[0]
-    optimizer = torch.optim.AdamW(trained, lr=0.02)
+    optimizer = torch.optim.AdamW(trained, lr=0.005)
     losses = []
     for _ in range(8):
         optimizer.zero_grad()
@@ -117,7 +117,7 @@ def test_an_adapter_learns_is_saved_and_loaded_under_a_ceiling(packed: Path, tmp
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0] - 0.05
+    assert losses[-1] < losses[0] - 0.3
     model.eval()
     model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     base, _ = spqfmt.load_model(packed, dtype="float32", **smallest(packed))
