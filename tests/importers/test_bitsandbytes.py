@@ -142,6 +142,29 @@ def test_a_model_loads_with_the_values_of_its_library(tmp_path: Path, kind: str,
     assert path.stat().st_size < 0.97 * weights
 
 
+@pytest.mark.parametrize("is_nested", [False, True], ids=["plain", "nested"])
+def test_a_turned_matrix_whose_blocks_are_no_parts_of_rows_stays_arrays(
+    tmp_path: Path, is_nested: bool
+) -> None:
+    """No view of what the model has is in the order of such blocks. With whole blocks in rows its values are right."""
+    config = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "n_embd": 192,
+        "n_layer": 1,
+        "n_head": 4,
+    }
+    at = "transformer.h.0.attn.c_proj.weight"
+    arrays = levels.four_bits(at, normal(192, 192).bfloat16(), "nf4", is_nested=is_nested)
+    source, path = tmp_path / "source", tmp_path / "packed.spq"
+    spqfmt.pack(write_arrays(source, config | {"quantization_config": four_bits("nf4")}, arrays), path)
+    with spqfmt.open(path) as file:
+        if is_nested:
+            assert set(file) == set(arrays)
+        else:
+            assert same(file.read(at), restored(arrays, at).t())
+
+
 def arrays_of(kind: str = "nf4", *, is_nested: bool = False, **changed: object) -> Arrays:
     """Arrays of a weight, with some of what their state says changed; None takes it out."""
     arrays = levels.four_bits(AT, normal(16, 128).bfloat16(), kind, is_nested=is_nested)

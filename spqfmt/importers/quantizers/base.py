@@ -189,7 +189,8 @@ class CodedWeight:
 
     `name`, `shape`, `dtype` and `transposed` are those of the weight as the model has it. `view` is the shape in which
     its groups are rows or parts of rows, where they are not in its own, or columns with `has_turned_view`. `stored`
-    raises ImporterError where the arrays hold what no reader could use.
+    raises ImporterError where the arrays hold what no reader could use. What is `transposed` has no view: the weights
+    of a view are in the order of `shape`, which is not that of the codes.
     """
 
     name: str

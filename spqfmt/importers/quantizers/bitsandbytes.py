@@ -48,9 +48,16 @@ class Bitsandbytes:
                     yield LeftAsArrays(
                         stem, "codes of an odd number, whose last byte has a half that is none's"
                     )
+                    continue
+                blocks.check(checkpoint)
+                weight = blocks.weight(checkpoint)
+                if weight.transposed and weight.view is not None:
+                    # A view is of the weights in the order of the model, which is not the order of the blocks.
+                    yield LeftAsArrays(
+                        stem, "blocks that are no parts of rows, of a matrix that the model has turned"
+                    )
                 else:
-                    blocks.check(checkpoint)
-                    yield blocks.weight(checkpoint)
+                    yield weight
 
 
 @dataclass(frozen=True)
