@@ -148,3 +148,16 @@ def test_telegrams_are_riddles(text: str) -> None:
 
 def test_a_sentence_is_no_riddle() -> None:
     assert not is_riddle("Return the bytes of\nthe file. None.")
+
+
+def test_every_decision_has_a_number_of_its_own_which_its_title_gives() -> None:
+    files = sorted((ROOT / "spec" / "decisions").glob("*.md"))
+    numbers = [path.name[:4] for path in files]
+    assert len(set(numbers)) == len(numbers)
+    assert [path.read_text()[:8] for path in files] == [f"# {number}: " for number in numbers]
+
+
+def test_modules_have_names_that_a_type_checker_can_tell_apart() -> None:
+    """Tools are no package: two of the same name, in whatever folders, would be one to it."""
+    names = [path.stem for path in MODULES if ROOT / "tools" in path.parents and path.stem != "__init__"]
+    assert len(set(names)) == len(names)
