@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -203,6 +204,9 @@ def _parse(cursor: _Cursor) -> GgufHeader:
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
         raise ValueError(f"alignment {alignment}")
+    for name, _, _, offset in table:
+        if offset % alignment:
+            raise ValueError(f"tensor {name} begins at {offset}, which is no multiple of {alignment}")
     start = -(-cursor.position // alignment) * alignment
     offsets = sorted({offset for _, _, _, offset in table} | {max(0, cursor.n_bytes - start)})
     tensors = []
@@ -223,7 +227,16 @@ def _parse(cursor: _Cursor) -> GgufHeader:
                 n_bytes=n_bytes,
             )
         )
+    _check_apart(tensors)
     return GgufHeader(metadata, tuple(tensors))
+
+
+def _check_apart(tensors: list[GgufTensor]) -> None:
+    """Raise ValueError where two tensors have bytes in common; in which order they lie is free."""
+    filled = sorted((t for t in tensors if 0 not in t.shape), key=lambda tensor: tensor.offset)
+    for before, after in pairwise(filled):
+        if before.offset + before.n_bytes > after.offset:
+            raise ValueError(f"tensors {before.name} and {after.name} overlap")
 
 
 def _n_bytes(name: str, shape: tuple[int, ...], ggml_type: int) -> int:
