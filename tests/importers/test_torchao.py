@@ -1,6 +1,7 @@
 """Method keep on torchao: tensors of its classes taken apart in safetensors, its values, the same files."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,18 @@ def test_zero_points_that_are_not_there(tmp_path: Path) -> None:
     path = keep(write_arrays(tmp_path / "source", TORCHAO, arrays, metadata))
     with spqfmt.open(path) as file:
         assert same(file.read(AT), restored(arrays | {f"{STEM}._weight_zero_point": zeros}, metadata))
+
+
+@pytest.mark.parametrize(("block", "shape"), [((1, 96), (24,)), ((24, 96), ()), ((24, 96), (1,))])
+def test_scales_may_lack_dimensions_of_one(
+    tmp_path: Path, block: tuple[int, int], shape: tuple[int, ...]
+) -> None:
+    arrays, metadata = ao.int8(AT, normal(24, 96).bfloat16(), block)
+    expected = restored(arrays, metadata)
+    flat = {name: value if name == DATA else value.reshape(shape) for name, value in arrays.items()}
+    path = keep(write_arrays(tmp_path / "source", TORCHAO, flat, metadata))
+    with spqfmt.open(path) as file:
+        assert same(file.read(AT), expected)
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4", "float8", "Int4Tensor"])
@@ -197,6 +210,52 @@ CONTRADICTIONS: dict[str, tuple[Arrays, dict[str, str], str]] = {
         saying(SAID_PACKED, shape=[24, 48]),
         rf"tensor '{SCALE}' .* whose weight is said to be \[24, 48\]",
     ),
+    **{
+        f"{what} of packed codes the other way round": (
+            PACKED | {name: PACKED[name].t()},
+            SAID_PACKED,
+            rf"tensor '{name}' of shape \[24, 3\] does not fit '{DATA}' of shape \[24, 48\] in blocks of 1 x 32: "
+            r"\[3, 24\] are due",
+        )
+        for what, name in {"scales": SCALE, "what is added": ZERO}.items()
+    },
+    "packed codes to which nothing is added": (
+        {name: value for name, value in PACKED.items() if name != ZERO},
+        SAID_PACKED,
+        rf"tensor '{ZERO}' is missing beside '{DATA}'",
+    ),
+    "packed codes in blocks of rows": (
+        PACKED,
+        saying(SAID_PACKED, block_size=[2, 16]),
+        rf"tensor '{AT}': blocks of \[2, 16\] are none of Int4Tensor",
+    ),
+    **{
+        f"as many blocks of {block[0]} rows": (
+            INT8,
+            saying(SAID, block_size=block),
+            rf"tensor '{SCALE}' of shape \[24, 1\] does not fit .* {block[0]} x {block[1]}: .* are due",
+        )
+        for block in ([2, 48], [24, 4])
+    },
+    "zero points of another grid": (
+        INT8 | {ZERO: torch.zeros(1, 24, dtype=torch.int8)},
+        SAID,
+        rf"tensor '{ZERO}' of shape \[1, 24\] does not fit .*: \[24, 1\] are due",
+    ),
+    **{
+        f"a dtype that is {json.dumps(dtype)}": (
+            INT8,
+            saying(SAID, dtype=dtype),
+            rf"tensor '{AT}' is said to have dtype {re.escape(json.dumps(dtype))}; download",
+        )
+        for dtype in (
+            "bfloat16",
+            5,
+            {"_type": "torch.dtype", "_data": "nope"},
+            {"_type": "torch.dtype", "_data": "int8"},
+            {"_type": "torch.device", "_data": "bfloat16"},
+        )
+    },
     "what is added is no number": (
         PACKED | {ZERO: torch.full((3, 24), torch.inf).bfloat16()},
         SAID_PACKED,
@@ -241,6 +300,11 @@ LEFT: dict[str, tuple[Arrays, dict[str, str], str]] = {
         INT8 | {f"{STEM}._weight_act_pre_scale": torch.ones(96)},
         SAID,
         "torchao's scales of inputs",
+    ),
+    "weights of doubles": (
+        INT8,
+        saying(SAID, dtype={"_type": "torch.dtype", "_data": "float64"}),
+        "weights of float64",
     ),
     "zero points of floats": (INT8 | {ZERO: torch.zeros(24, 1)}, SAID, "zero points of f32"),
 }

@@ -102,18 +102,49 @@ class _Tensor:
         if kind == "Int4Tensor" and tuple(_list(said.get("shape"))) != shape:
             raise misfit(arrays, of_scales, of_codes, f", whose weight is said to be {said.get('shape')}")
         rows, columns = _block(name, said, shape)
-        dtype = DTYPES.get(_dtype(said.get("dtype")), scales.dtype)
+        if kind == "Int4Tensor" and rows > 1:
+            raise ImporterError(
+                f"tensor {name!r}: blocks of {said.get('block_size')} are none of Int4Tensor; download the model again"
+            )
+        if _dtype(said.get("dtype")) == "float64":
+            return LeftAsArrays(of_codes, "weights of float64")
+        # A class that says no dtype has that of its scales.
+        dtype = scales.dtype if said.get("dtype") is None else DTYPES.get(_dtype(said["dtype"]))
+        if dtype is None:
+            raise ImporterError(
+                f"tensor {name!r} is said to have dtype {json.dumps(said['dtype'])[:80]}; download the model again"
+            )
         tensor = cls(name, prefix, kind, shape, dtype=dtype, bits=bits, rows=rows, columns=columns,
                      has_zeros=f"{prefix}zero_point" in arrays)  # fmt: skip
-        for array in (of_scales, f"{prefix}zero_point"):
-            if array in arrays and prod(arrays[array].shape) != prod(tensor.grid):
-                said_of_block = f" in blocks of {rows} x {columns}"
-                raise misfit(arrays, array, of_codes, said_of_block)
+        tensor._check_shapes(checkpoint)
         if tensor.has_zeros and arrays[f"{prefix}zero_point"].dtype != (
             scales.dtype if kind == "Int4Tensor" else "i8"
         ):
             return LeftAsArrays(of_codes, f"zero points of {arrays[f'{prefix}zero_point'].dtype}")
         return tensor
+
+    def _check_shapes(self, checkpoint: Checkpoint) -> None:
+        """Raise ImporterError unless scales and zero points have the shape that the blocks need."""
+        arrays, of_codes, of_zeros = checkpoint.arrays, f"{self.prefix}qdata", f"{self.prefix}zero_point"
+        *stack, rows, columns = self.shape
+        due = (*stack, rows // self.rows, columns // self.columns)
+        if self.kind == "Int4Tensor":
+            if not self.has_zeros:
+                raise ImporterError(
+                    f"tensor {of_zeros!r} is missing beside {of_codes!r}; download the model again"
+                )
+            due = (*stack, due[-1], rows)
+        # Some versions leave out the dimensions of one.
+        allowed = {due} if self.kind == "Int4Tensor" else {due, tuple(n for n in due if n > 1)}
+        for array in (f"{self.prefix}scale", of_zeros):
+            found = arrays[array].shape if array in arrays else due
+            if found not in allowed and not prod(found) == prod(due) == 1:
+                raise misfit(
+                    arrays,
+                    array,
+                    of_codes,
+                    f" in blocks of {self.rows} x {self.columns}: {list(due)} are due",
+                )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -253,7 +284,10 @@ def _said(name: str, text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _dtype(found: object) -> str:
-    return str(found.get("_data")) if isinstance(found, dict) else ""
+    """The name of a dtype of torch; no text where something else is said."""
+    if not isinstance(found, dict) or found.get("_type") != "torch.dtype":
+        return ""
+    return str(found.get("_data"))
 
 
 def _bits_of(dtype: str) -> int:
