@@ -317,6 +317,11 @@ CONTRADICTIONS: dict[str, tuple[Arrays, dict[str, Any], str]] = {
     "a group that is not there": (
         changed(g_idx=ORDER + 1), {}, rf"tensor '{AT}.g_idx' names group 4 of 4; download",
     ),
+    "an order that is missing": (
+        {name: array for name, array in PLAIN.items() if name != f"{AT}.g_idx"},
+        {"desc_act": True},
+        rf"tensor '{AT}.g_idx' is missing, but config.json says desc_act true; download",
+    ),
     "a group below 0": (changed(g_idx=ORDER - 1), {}, rf"tensor '{AT}.g_idx' names group -1 of 4"),
     "a version that nobody knows": (
         PLAIN, {"checkpoint_format": "gptq_v9"}, rf"'{AT}.qweight': config.json says checkpoint_format 'gptq_v9'",

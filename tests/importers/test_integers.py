@@ -14,8 +14,16 @@ from spqfmt.loaders.plan import plan_model
 AT = "model.layers.0.mlp.up_proj.weight"
 
 
-def compressed(form: str, bits: int) -> dict[str, Any]:
-    weights = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+def compressed(form: str, bits: int, size: int | None = 32, **said: Any) -> dict[str, Any]:
+    strategy = "channel" if size is None else "group"
+    weights = {
+        "num_bits": bits,
+        "type": "int",
+        "symmetric": True,
+        "strategy": strategy,
+        "group_size": size,
+        **said,
+    }
     groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
     return {"quant_method": "compressed-tensors", "format": form, "config_groups": groups}
 
@@ -62,7 +70,7 @@ def test_packed_codes(
     }
     if zeros is not None:
         arrays[f"{AT}_zero_point"] = packed(zeros.T.contiguous(), bits).T
-    config = {"quantization_config": compressed("pack-quantized", bits)}
+    config = {"quantization_config": compressed("pack-quantized", bits, 96 // groups)}
     path = keep(write_arrays(tmp_path / "source", config, arrays))
     with spqfmt.open(path) as file:
         assert set(file) == {AT}
@@ -77,7 +85,11 @@ def test_codes_of_a_byte(tmp_path: Path, is_asymmetric: bool, shape: tuple[int, 
     arrays = {AT: codes, f"{AT}_scale": scales}
     if zeros is not None:
         arrays[f"{AT}_zero_point"] = zeros
-    config = {"quantization_config": compressed("int-quantized", 8)}
+    config = {
+        "quantization_config": compressed(
+            "int-quantized", 8, strategy="channel" if len(shape) == 2 and shape[0] > 1 else "tensor"
+        )
+    }
     path = keep(write_arrays(tmp_path / "source", config, arrays))
     grid = (-1, 1)
     zeros = None if zeros is None else zeros.reshape(grid)
@@ -106,7 +118,7 @@ def test_a_model_computes_from_its_codes(tmp_path: Path, is_asymmetric: bool) ->
         return arrays if zeros is None else arrays | {f"{module}.weight_zero_point": packed(zeros.T, 4).T}
 
     source = tmp_path / "source"
-    write_model(source, compressed("pack-quantized", 4), quantize)
+    write_model(source, compressed("pack-quantized", 4, 16), quantize)
     path = keep(source)
     model, _ = spqfmt.load_model(path)
     state = model.state_dict()
@@ -121,6 +133,7 @@ def test_a_model_computes_from_its_codes(tmp_path: Path, is_asymmetric: bool) ->
 
 CODES, SCALES = random(-8, 8, 32, 96), torch.ones(32, 3).bfloat16()
 WORDS, SHAPE = packed(CODES, 4), torch.tensor([32, 96])
+PLAIN = {f"{AT}_packed": WORDS, f"{AT}_scale": SCALES, f"{AT}_shape": SHAPE}
 CONTRADICTIONS: dict[str, tuple[str, Arrays, str]] = {
     "scales of other groups": (
         "pack-quantized",
@@ -144,13 +157,38 @@ CONTRADICTIONS: dict[str, tuple[str, Arrays, str]] = {
     ),
     "a scale that is no number": (
         "int-quantized",
-        {AT: CODES, f"{AT}_scale": torch.full((32, 1), torch.nan).bfloat16()},
+        {AT: CODES, f"{AT}_scale": torch.full((32, 3), torch.nan).bfloat16()},
         rf"tensor '{AT}_scale' holds scales that are NaN",
     ),
     "another format": (
         "nvfp4-pack-quantized",
         {f"{AT}_packed": WORDS, f"{AT}_scale": SCALES, f"{AT}_shape": SHAPE},
         "but config.json says format nvfp4-pack-quantized",
+    ),
+    "words of other bits": (
+        "pack-quantized",
+        PLAIN | {f"{AT}_packed": WORDS[:, :6]},
+        rf"tensor '{AT}_shape' .* does not fit '{AT}_packed' of shape \[32, 6\] .*, and config.json says 4 bits",
+    ),
+    "larger groups": (
+        "pack-quantized",
+        PLAIN | {f"{AT}_scale": SCALES[:, :2]},
+        rf"tensor '{AT}_scale' of shape \[32, 2\] does not fit .* \[32, 96\], and config.json says groups of 32",
+    ),
+    "one group": (
+        "pack-quantized",
+        PLAIN | {f"{AT}_scale": SCALES[:, :1]},
+        rf"tensor '{AT}_scale' of shape \[32, 1\] does not fit .*, and config.json says groups of 32",
+    ),
+    "a shape of floats": (
+        "pack-quantized",
+        PLAIN | {f"{AT}_shape": SHAPE.double()},
+        rf"tensor '{AT}_shape' is of f64, not i64",
+    ),
+    "zero points of floats": (
+        "int-quantized",
+        {AT: CODES, f"{AT}_scale": SCALES, f"{AT}_zero_point": SCALES.half()},
+        rf"tensor '{AT}_zero_point' is of f16, not i8",
     ),
 }
 
@@ -167,16 +205,62 @@ def test_what_contradicts_itself_is_refused_and_kept_by_lossless(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    "arrays",
+    ("said", "words"),
     [
-        {f"{AT}_packed": packed(random(-4, 4, 32, 96), 4)[:, :9], f"{AT}_shape": torch.tensor([32, 96])},
-        {f"{AT}_packed": packed(random(-8, 8, 32, 104), 4), f"{AT}_shape": torch.tensor([32, 100])},
-        {f"{AT}_packed": WORDS, f"{AT}_shape": SHAPE, f"{AT}_g_idx": torch.arange(96).int()},
+        ({"num_bits": 0}, rf"'{AT}_packed': config.json says num_bits 0, which is none"),
+        ({"num_bits": "x"}, rf"'{AT}_packed': config.json says num_bits 'x', which is none"),
+        ({"num_bits": 8}, rf"'{AT}_shape' .* and config.json says 8 bits"),
+        ({"num_bits": 64}, rf"'{AT}_shape' .* and config.json says 64 bits"),
+        ({"group_size": "x"}, rf"'{AT}_packed': config.json says group_size 'x', which is none"),
+        ({"group_size": None}, rf"'{AT}_packed': config.json says group_size None, which is none"),
+        ({"group_size": 64}, rf"'{AT}_scale' .* and config.json says groups of 64"),
+        (
+            {"strategy": "channel", "group_size": None},
+            rf"'{AT}_scale' .* and config.json says strategy channel",
+        ),
+        ({"strategy": ["group"]}, rf"'{AT}_scale' .* and config.json says strategy"),
+        ({"type": "float"}, rf"'{AT}_shape' .* and config.json says no bits of integers"),
+        ({"symmetric": False}, rf"tensor '{AT}_zero_point' is missing, but config.json says symmetric false"),
+        ({"actorder": "group"}, rf"tensor '{AT}_g_idx' is missing, but config.json says actorder group"),
+    ],
+    ids=str,
+)
+def test_a_config_that_says_something_else_is_refused(
+    tmp_path: Path, said: dict[str, Any], words: str
+) -> None:
+    config = {"quantization_config": compressed("pack-quantized", 4, **said)}
+    source = write_arrays(tmp_path / "source", config, PLAIN)
+    with pytest.raises(ImporterError, match=words) as raised:
+        spqfmt.pack(source, tmp_path / "m.spq", method="keep")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "other", [{"num_bits": 8, "group_size": 16}, {"type": "float"}, {"actorder": "group"}, None], ids=str
+)
+def test_some_group_of_a_config_says_what_the_arrays_are(
+    tmp_path: Path, other: dict[str, Any] | None
+) -> None:
+    said = compressed("pack-quantized", 4)
+    first = said["config_groups"].pop("group_0")
+    weights = None if other is None else first["weights"] | other
+    said["config_groups"] = {"group_0": first | {"weights": weights}, "group_1": first}
+    path = keep(write_arrays(tmp_path / "source", {"quantization_config": said}, PLAIN))
+    with spqfmt.open(path) as file:
+        assert same(file.read(AT), restored(CODES, SCALES))
+
+
+@pytest.mark.parametrize(
+    ("bits", "arrays"),
+    [
+        (3, {f"{AT}_packed": WORDS[:, :10], f"{AT}_shape": SHAPE}),
+        (4, {f"{AT}_packed": packed(random(-8, 8, 32, 104), 4), f"{AT}_shape": torch.tensor([32, 100])}),
+        (4, {f"{AT}_packed": WORDS, f"{AT}_shape": SHAPE, f"{AT}_g_idx": torch.arange(96).int()}),
     ],
     ids=["3 bits", "rows that fill no words", "columns in another order"],
 )
-def test_codes_that_would_not_come_back_are_left_alone(tmp_path: Path, arrays: Arrays) -> None:
-    config = {"quantization_config": compressed("pack-quantized", 4)}
+def test_codes_that_would_not_come_back_are_left_alone(tmp_path: Path, bits: int, arrays: Arrays) -> None:
+    config = {"quantization_config": compressed("pack-quantized", bits)}
     source = write_arrays(tmp_path / "source", config, {**arrays, f"{AT}_scale": torch.ones(32, 1)})
     with pytest.raises(ImporterError, match="stores no codes that method keep could keep"):
         spqfmt.pack(source, tmp_path / "m.spq", method="keep")

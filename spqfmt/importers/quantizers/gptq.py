@@ -86,6 +86,11 @@ def _grid(layer: PackedLayer, settings: GptqSettings) -> _Grid:
     if rest or not size:
         said = f", {columns} columns in groups of {sizes[0]}" if sizes[0] else ""
         raise layer.misfit("scales", "qweight", said)
+    # One group of all columns has them in no order.
+    if settings.is_ordered and not has_order and groups > 1:
+        raise ImporterError(
+            f"tensor {layer.name('g_idx')!r} is missing, but config.json says desc_act true; download both again"
+        )
     return _ordered(layer, _Grid(bits, columns, size)) if has_order else _Grid(bits, columns, size)
 
 

@@ -28,6 +28,8 @@ class GptqSettings:
     """How zero points are stored: by 1 less one, by 2 as they are; None where nothing is said at all."""
     grids: tuple[tuple[int | None, int | None], ...]
     """The bits and group sizes of layers, those of most of them first; None is what is not said, -1 one group."""
+    is_ordered: bool
+    """Whether all layers have their columns in an order of their own (act-order)."""
     carries: bool
     """Whether the one that version 1 takes off was taken off the words, so that it is borrowed of the next number."""
 
@@ -50,9 +52,11 @@ def settings_of(said: Mapping[str, Any], name: str) -> GptqSettings:
         )
     meta = said.get("meta")
     makers = meta.get("quantizer") if isinstance(meta, dict) else None
+    layers = (said, *({**said, **some} for some in _overrides(said)))
     return GptqSettings(
         version if said else None,
-        tuple(_grid_of(one, name) for one in (said, *({**said, **some} for some in _overrides(said)))),
+        tuple(_grid_of(one, name) for one in layers),
+        is_ordered=all(one.get("desc_act") for one in layers),
         carries="gptqmodel" in str(makers).lower(),
     )
 

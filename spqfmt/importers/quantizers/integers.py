@@ -20,7 +20,9 @@ from math import prod
 
 import numpy as np
 
+from spqfmt.errors import ImporterError
 from spqfmt.importers.quantizers.base import COMPRESSED_TENSORS, Checkpoint, CodedWeight, misfit
+from spqfmt.importers.quantizers.integers_config import integers_of
 from spqfmt.importers.quantizers.words import unpacked
 from spqfmt.schemes.group_numbers import FLOAT_DTYPES, GroupValues
 from spqfmt.schemes.grouped import Grouped
@@ -61,9 +63,16 @@ class Integers:
 def _packed(checkpoint: Checkpoint, stem: str) -> Iterator[CodedWeight]:
     """The weight, where its codes fill whole words: else the arrays would not come back."""
     packed, of_shape = checkpoint.arrays[f"{stem}_packed"].shape, f"{stem}_shape"
+    if checkpoint.arrays[of_shape].dtype not in ("i64", "i32"):
+        raise _of_dtype(checkpoint, of_shape, "i64")
     shape = tuple(checkpoint.read(of_shape).reshape(-1).tolist())
     if len(shape) != 2 or shape[0] != packed[0] or not 1 <= shape[1] <= _WORD * packed[1]:
         raise misfit(checkpoint.arrays, of_shape, f"{stem}_packed", f" as it says {list(shape)}")
+    said = integers_of(checkpoint.quantizer.said, f"{stem}_packed")
+    if said is not None and not any(one.packs(shape[1], packed[1]) for one in said):
+        sizes = " or ".join(str(bits) for bits in sorted({one.bits for one in said})) or "no"
+        why = f" as it says {list(shape)}, and config.json says {sizes} bits of integers"
+        raise misfit(checkpoint.arrays, of_shape, f"{stem}_packed", why)
     bits, rest = divmod(_WORD * packed[1], shape[1])
     if f"{stem}_zero_point" in checkpoint.arrays:
         rest += shape[0] * bits % _WORD
@@ -79,6 +88,7 @@ def _weight(
     rows, columns = shape
     dtype = checkpoint.arrays[of_scales].dtype
     lines, groups = _grid(checkpoint, of_scales, of_codes, shape)
+    _check_config(checkpoint, of_codes, of_scales, shape, bits=bits, grid=(lines, groups))
     offset = 1 << (bits - 1)
     codes: dict[str, object] = {"stream": "codes"}
     zeros: dict[str, object] = {"stream": "zero_points"}
@@ -92,6 +102,8 @@ def _weight(
     elif is_asymmetric:
         if checkpoint.arrays[of_zeros].shape != checkpoint.arrays[of_scales].shape:
             raise misfit(checkpoint.arrays, of_zeros, of_scales)
+        if checkpoint.arrays[of_zeros].dtype != "i8":
+            raise _of_dtype(checkpoint, of_zeros, "i8")
         codes, zeros = codes | {"add": offset}, zeros | {"add": offset}
 
     def stored() -> Grouped:
@@ -145,6 +157,51 @@ def _grid(checkpoint: Checkpoint, of_scales: str, of_codes: str, shape: tuple[in
     if len(found) == 2 and found[0] == rows and found[1] and not columns % found[1]:
         return found[0], found[1]
     raise misfit(checkpoint.arrays, of_scales, of_codes)
+
+
+def _check_config(
+    checkpoint: Checkpoint,
+    of_codes: str,
+    of_scales: str,
+    shape: tuple[int, ...],
+    *,
+    bits: int,
+    grid: tuple[int, int],
+) -> None:
+    """Raises ImporterError where no group of the config says what the arrays are."""
+    said = integers_of(checkpoint.quantizer.said, of_codes)
+    if said is None:
+        return
+    stem = of_scales.removesuffix("_scale")
+    # Codes of fewer bits may have a byte each.
+    fitting = [one for one in said if one.bits == bits or (of_codes == stem and one.bits < bits)]
+    if not fitting:
+        sizes = " or ".join(str(one.bits) for one in said) or "no"
+        raise ImporterError(
+            f"tensor {of_codes!r} holds integers of {bits} bits, but config.json says {sizes} bits of integers; "
+            "download both again"
+        )
+    due = [one for one in fitting if one.shares(shape, *grid)]
+    if not due:
+        shares = " or ".join(dict.fromkeys(one.share for one in fitting))
+        why = f", whose weight is {list(shape)}, and config.json says {shares}"
+        raise misfit(checkpoint.arrays, of_scales, of_codes, why)
+    of_zeros = f"{stem}_zero_point"
+    if of_zeros not in checkpoint.arrays and not any(one.is_symmetric for one in due):
+        raise ImporterError(
+            f"tensor {of_zeros!r} is missing, but config.json says symmetric false; download both again"
+        )
+    # One group of all columns has them in no order.
+    if grid[1] > 1 and all(one.is_ordered for one in due):
+        raise ImporterError(
+            f"tensor {stem + '_g_idx'!r} is missing, but config.json says actorder group; download both again"
+        )
+
+
+def _of_dtype(checkpoint: Checkpoint, name: str, due: str) -> ImporterError:
+    return ImporterError(
+        f"tensor {name!r} is of {checkpoint.arrays[name].dtype}, not {due}; download the model again"
+    )
 
 
 FAMILY = Integers()
