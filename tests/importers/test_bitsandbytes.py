@@ -243,6 +243,19 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], Arrays, str]] = {
         {name: value for name, value in arrays_of().items() if not name.endswith("quant_map")},
         rf"tensor '{AT}.quant_map' is missing beside '{STATE}'",
     ),
+    "codes of bool": (
+        four_bits("nf4"),
+        arrays_of() | {AT: arrays_of()[AT].bool()},
+        rf"tensor '{AT}' of shape \[1024, 1\] does not fit '{STATE}' of shape \[\d+\]: codes of bool",
+    ),
+    **{
+        f"{end} in a row of its own": (
+            four_bits("nf4"),
+            arrays_of(is_nested=True) | {f"{AT}.{end}": arrays_of(is_nested=True)[f"{AT}.{end}"][None]},
+            rf"tensor '{AT}.{end}' of shape \[1, {n}\] does not fit '{AT}' of shape \[1024, 1\]: a line of {n} is due",
+        )
+        for end, n in {"quant_map": 16, "nested_quant_map": 256}.items()
+    },
     "a scale that is no number": (
         four_bits("nf4"),
         {**arrays_of(), f"{AT}.absmax": torch.full((32,), torch.nan)},

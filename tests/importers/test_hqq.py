@@ -78,6 +78,16 @@ def test_values_are_the_library_s_to_the_bit_where_zeros_are_integers(tmp_path: 
         assert same(file.read(AT), library(arrays, 4, torch.bfloat16))
 
 
+@pytest.mark.parametrize(("held", "said"), [(8, 7), (8, 6), (8, 5), (2, 1.58)])
+def test_codes_may_take_more_bits_than_they_need(tmp_path: Path, held: int, said: float) -> None:
+    """As the library packs numbers of bits for which it has no packing."""
+    arrays = grids.hqq(MODULE, normal(24, 128).bfloat16(), held)
+    arrays[f"{MODULE}nbits"] = torch.tensor(said, dtype=torch.float32 if said < 2 else torch.int32)
+    path = keep(write_arrays(tmp_path / "source", {}, arrays))
+    with spqfmt.open(path) as file:
+        assert same(file.read(AT), restored(arrays, held))
+
+
 @pytest.mark.parametrize("as_dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_bytes_may_lie_in_another_dtype(tmp_path: Path, as_dtype: torch.dtype) -> None:
     arrays = grids.hqq(MODULE, normal(24, 128).bfloat16(), 2)
@@ -109,6 +119,7 @@ def test_a_model_loads_with_these_values(tmp_path: Path, bits: int, axis: int) -
 
 
 ARRAYS = grids.hqq(MODULE, normal(24, 128).bfloat16(), 4)
+COLUMNS = grids.hqq(MODULE, normal(24, 128).bfloat16(), 4, axis=0)
 
 
 def changed(**arrays: torch.Tensor) -> Arrays:
@@ -142,6 +153,54 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], Arrays, str]] = {
         HQQ,
         changed(packing=torch.tensor(list(b"2bit_u8"), dtype=torch.uint8)),
         rf"tensor '{MODULE}shape' of shape \[2\] does not fit '{MODULE}W_q' .*which says 24 x 128 of 2 bits",
+    ),
+    "codes the other way round": (
+        HQQ,
+        changed(W_q=ARRAYS[f"{MODULE}W_q"].t()),
+        rf"tensor '{MODULE}W_q' of shape \[64, 24\] does not fit '{MODULE}shape' .*: 24 rows of 64 bytes are due",
+    ),
+    "codes in a line": (
+        HQQ,
+        changed(W_q=ARRAYS[f"{MODULE}W_q"].flatten()),
+        rf"tensor '{MODULE}W_q' of shape \[1536\] does not fit .*: 24 rows of 64 bytes are due",
+    ),
+    "codes in another dtype the other way round": (
+        HQQ,
+        changed(W_q=ARRAYS[f"{MODULE}W_q"].t().contiguous().view(torch.bfloat16)),
+        rf"tensor '{MODULE}W_q' of shape \[64, 12\] does not fit .*: 24 rows of 64 bytes are due",
+    ),
+    "codes in columns the other way round": (
+        HQQ,
+        COLUMNS | {f"{MODULE}W_q": COLUMNS[f"{MODULE}W_q"].t()},
+        rf"tensor '{MODULE}W_q' of shape \[48, 32\] does not fit .*: 32 rows of 48 bytes are due",
+    ),
+    "codes of bool": (
+        HQQ,
+        changed(W_q=ARRAYS[f"{MODULE}W_q"].bool()),
+        rf"tensor '{MODULE}W_q' of shape \[24, 64\] does not fit .*: codes of bool",
+    ),
+    **{
+        f"{bits} bits in codes of four": (
+            HQQ,
+            changed(nbits=torch.tensor(bits)),
+            rf"tensor '{MODULE}nbits' says \[{bits}\], but '{MODULE}W_q' holds codes of 4 bits",
+        )
+        for bits in (8, 3, 2, 0, -4, 99)
+    },
+    "a number of bits that is bool": (
+        HQQ,
+        changed(nbits=torch.tensor(True)),
+        rf"tensor '{MODULE}nbits' of bool and shape \[\] says nothing of a layer",
+    ),
+    "two numbers of bits": (
+        HQQ,
+        changed(nbits=torch.tensor([4, 4])),
+        rf"tensor '{MODULE}nbits' says \[4, 4\], but",
+    ),
+    "no number of bits": (
+        HQQ,
+        {name: value for name, value in ARRAYS.items() if not name.endswith("nbits")},
+        rf"tensor '{MODULE}nbits' is missing beside '{MODULE}W_q'",
     ),
     "groups that do not divide": (
         HQQ,

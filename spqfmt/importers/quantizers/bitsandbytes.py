@@ -110,6 +110,8 @@ class _Blocks:
         """Raise ImporterError unless the arrays have the lengths and dtypes that these blocks need."""
         arrays, nested = checkpoint.arrays, self.nested_size
         codes = arrays[self.name]
+        if codes.dtype == "bool":
+            raise misfit(arrays, self.name, self.state, ": codes of bool")
         if 2 * dense_bytes(codes.dtype, prod(codes.shape)) != prod(self.shape):
             raise misfit(arrays, self.state, self.name, f", which says {list(self.shape)}")
         due = {"absmax": ("u8" if nested else "f32", self.n_blocks), "quant_map": ("f32", 16)}
@@ -128,6 +130,8 @@ class _Blocks:
                     self.name,
                     f" in blocks of {self.size}: {n} of {dtype} are due",
                 )
+            if end.endswith("map") and found.shape != (n,):
+                raise misfit(arrays, f"{self.name}.{end}", self.name, f": a line of {n} is due")
 
     def weight(self, checkpoint: Checkpoint) -> CodedWeight:
         """The weight that these codes stand for."""

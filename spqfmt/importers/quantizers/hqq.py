@@ -7,6 +7,7 @@
     STEM.shape      I64 [2]
     STEM.axis, group_size  I32 []; without a group_size a group is a row, or a column with axis 0
     STEM.packing    U8, a text such as "4bit_u8"
+    STEM.nbits      I32 [], or F32 [] for 1.58
 
 The rows are those of the weight as [groups, group_size], or as [group_size, groups] with axis 0, of the weight itself
 where there are no groups. What is restored is (code - zero) * scale, in the dtype of the scales. The library rounds the
@@ -31,6 +32,8 @@ from spqfmt.schemes.grouped import Grouped
 
 _METHODS: Mapping[str, frozenset[str]] = {"hqq": frozenset()}
 _PACKINGS = {"8bit_u8": 8, "4bit_u8": 4, "2bit_u8": 2, "1bit_u8": 1}
+_HELD = {8: (8, 7, 6, 5), 4: (4,), 2: (2, 1.58), 1: (1,)}
+"""The numbers of bits that the library puts into codes of so many."""
 _SAYS = (
     "axis", "channel_wise", "compute_dtype", "encoded_state_dict", "group_size", "nbits", "offload_meta", "optimize",
     "packing", "quant_scale", "quant_zero", "round_zero", "shape", "stores_quant_config", "unpack_view_dtype",
@@ -105,11 +108,34 @@ class _Layer:
             if arrays[name].shape != due:
                 raise misfit(arrays, name, of_codes, f": {list(due)} are due")
         codes = arrays[of_codes]
+        if codes.dtype == "bool":
+            raise misfit(arrays, of_codes, f"{self.stem}shape", ": codes of bool")
         if 8 * dense_bytes(codes.dtype, prod(codes.shape)) != prod(self.shape) * self.bits:
             said = f", which says {self.shape[0]} x {self.shape[1]} of {self.bits} bits"
             raise misfit(arrays, f"{self.stem}shape", of_codes, said)
         if self._rows[0] * self.bits % 8:
             raise misfit(arrays, f"{self.stem}shape", of_codes, f": {self._rows[0]} rows fill no whole bytes")
+        rows, columns = self._rows
+        # Bytes in another dtype lie so in each row.
+        due = (rows * self.bits // 8, columns)
+        if len(codes.shape) != 2 or (codes.shape[0], dense_bytes(codes.dtype, codes.shape[1])) != due:
+            of_bytes = f": {due[0]} rows of {due[1]} bytes are due"
+            raise misfit(arrays, of_codes, f"{self.stem}shape", of_bytes)
+        self._check_bits(checkpoint)
+
+    def _check_bits(self, checkpoint: Checkpoint) -> None:
+        """Raise ImporterError unless the number of bits that the layer says is one of those that its codes hold."""
+        name = f"{self.stem}nbits"
+        if name not in checkpoint.arrays:
+            raise ImporterError(
+                f"tensor {name!r} is missing beside '{self.stem}W_q'; download the model again"
+            )
+        said = _said(checkpoint, name, ("u8", "i32", "i64", "f32")).tolist()
+        if len(said) != 1 or not any(abs(said[0] - bits) < 1e-6 for bits in _HELD[self.bits]):
+            raise ImporterError(
+                f"tensor {name!r} says {said}, but '{self.stem}W_q' holds codes of {self.bits} bits; "
+                "download the model again"
+            )
 
     @property
     def _rows(self) -> tuple[int, int]:
@@ -162,10 +188,10 @@ class _Layer:
         )
 
 
-def _said(checkpoint: Checkpoint, name: str) -> Elements:
+def _said(checkpoint: Checkpoint, name: str, dtypes: tuple[str, ...] = ("u8", "i32", "i64")) -> Elements:
     """The elements of an array of a few numbers. Raises ImporterError for another."""
     found = checkpoint.arrays[name]
-    if prod(found.shape) > _MOST or found.dtype not in ("u8", "i32", "i64"):
+    if prod(found.shape) > _MOST or found.dtype not in dtypes:
         raise ImporterError(
             f"tensor {name!r} of {found.dtype} and shape {list(found.shape)} says nothing of a layer; "
             "download the model again"
