@@ -12,7 +12,8 @@ from spq_reference.text import Object, array, integer, mapping, string
 
 def parts(tensor: Tensor, streams: Streams) -> list[bytes]:
     """Return the parts of the layout `arrays`, version 1."""
-    # > `origin` has `parts`, a list with one object for each part:
+    # > `origin` has `parts`, a list with one object for each part, and may have `form`, a string that tells people what
+    # > the source calls the codes:
     return [array_part(tensor, streams, mapping(part)) for part in array((tensor.origin or {}).get("parts"))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,8 +108,12 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
                 read=_reader(file, source_name),
                 treatment=handle.input_treatment(),
             )
-        held = [record for record in file.model.tensors.values() if record.tied_to is None]
-        coded = {name for name in {r.scheme for r in held} if scheme_of(name).is_quantized}
+        # Weights by their scheme: records of a hundred thousand tensors are not to be held all at once.
+        sizes = Counter[str]()
+        for record in file.model.tensors.values():
+            if record.tied_to is None:
+                sizes[record.scheme] += record.n_weights
+        coded = {name for name in sizes if scheme_of(name).is_quantized}
         has_codes = bool(coded)
         is_decoded = are_decoded(_facts(stored), has_codes=has_codes)
         raw = raw_codes(_facts(stored), has_codes=has_codes)
@@ -122,7 +127,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
             is_decoded=is_decoded,
             raw_codes=raw,
             no_config=no_config,
-            is_coded=is_most((record.n_weights, record.scheme in coded) for record in held),
+            is_coded=is_most((n_weights, scheme in coded) for scheme, n_weights in sizes.items()),
         )
 
 
@@ -176,13 +181,14 @@ def _loader(path: Path, tensor: SourceTensor) -> Callable[[bool, Room], torch.Te
 
 
 def _reader(file: SpqFile, name: str) -> Callable[[bool, Room], torch.Tensor]:
-    handle = file[name]
-    if handle.dtype == "c64":
+    dtype = file[name].dtype
+    if dtype == "c64":
         return _refused(file.path, name)
-    if DTYPES[handle.dtype].bits < 8:
-        return lambda exact, room: handle.read(dtype=torch.float32)
-    is_float = handle.dtype in FLOATS
-    return lambda exact, room: handle.read(dtype=torch.float32 if exact and is_float else None, room=room)
+    # The handle is made when it is asked for: it holds the tensor's record.
+    if DTYPES[dtype].bits < 8:
+        return lambda exact, room: file[name].read(dtype=torch.float32)
+    is_float = dtype in FLOATS
+    return lambda exact, room: file[name].read(dtype=torch.float32 if exact and is_float else None, room=room)
 
 
 def _refused(path: Path, name: str) -> Callable[[bool, Room], torch.Tensor]:

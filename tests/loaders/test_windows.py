@@ -237,7 +237,7 @@ def test_a_model_that_needs_bos_is_judged_with_it(needs_bos: Path, tmp_path: Pat
     assert alone["perplexity"] == pytest.approx(expected, rel=1e-5)
     assert alone["tokens"] == count
     said = CliRunner().invoke(eval_, arguments).stdout
-    assert "over 312 tokens (stride 31, every window begins with <s>)" in said
+    assert "over 312 tokens (stride 31, every window begins with <s>, float32 from decoded weights)" in said
     assert "begins with" not in CliRunner().invoke(eval_, [*arguments, "--no-bos"]).stdout
 
 

@@ -47,7 +47,7 @@ def packed(family: str, tiny_folder: Callable[[str], Path], tmp_path_factory: py
 def models(packed: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
     """Packed and decoded, in one dtype."""
     name = str(request.param).removeprefix("torch.")
-    ours, _ = spqfmt.load_model(packed, dtype=name, packed=True)
+    ours, _ = spqfmt.load_model(packed, dtype=name, packed=True, activations="float")
     theirs, _ = spqfmt.load_model(packed, dtype=name)
     yield ours, theirs
     ours.packed_weights.close()
