@@ -353,7 +353,9 @@ def test_plan_needs_what_the_pack_was_made_for(tmp_path: Path, kind: str) -> Non
     asked = int(1.05 * _smallest(folder, out))
     report = spqfmt.pack(folder, out, fit_memory=asked, no_calibration=True)
     needed = plan_model(out).plan.in_memory_bytes
-    assert 0.98 * asked <= needed <= asked
+    # A stack of experts is one tensor to the budget, and of this model most: a step of its bits is a large one.
+    least = 0.93 if kind == "mixtral" else 0.98
+    assert least * asked <= needed <= asked
     assert report.notes == (_room(needed),)
     assert MemoryLedger.of_file(out, open_source(folder)).n_bytes({}) == needed
 
