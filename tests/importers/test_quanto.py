@@ -125,6 +125,11 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], Arrays, str]] = {
         BYTES | {f"{AT}._scale": torch.ones(23, 1)},
         rf"tensor '{AT}._scale' of shape \[23, 1\] does not fit '{AT}._data' of shape \[24, 40\]",
     ),
+    "scales of columns": (
+        {},
+        BYTES | {f"{AT}._scale": torch.ones(1, 24)},
+        rf"tensor '{AT}._scale' of shape \[1, 24\] does not fit '{AT}._data' of shape \[24, 40\]",
+    ),
     "scales that are integers": (
         {},
         BYTES | {f"{AT}._scale": torch.ones(24, 1, dtype=torch.int32)},

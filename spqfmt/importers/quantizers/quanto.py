@@ -65,7 +65,7 @@ def _of_bytes(checkpoint: Checkpoint, name: str) -> CodedWeight:
     codes, scales = checkpoint.arrays[of_codes], checkpoint.arrays[of_scales]
     rows, *rest = codes.shape
     columns = prod(rest)
-    if prod(scales.shape) not in (1, rows) or scales.shape[0:1] not in ((), (1,), (rows,)):
+    if prod(scales.shape) != 1 and (prod(scales.shape), *scales.shape[:1]) != (rows, rows):
         raise misfit(checkpoint.arrays, of_scales, of_codes)
     lines = prod(scales.shape)
 
