@@ -90,7 +90,11 @@ def _layer(weight: ExportWeight, grid: EvenGrid) -> _Layer:
     dtypes = ("f16", "bf16") if weight.dtype == "bf16" else ("f16",)
     dtype = next((dtype for dtype in dtypes if holds(grid.scale, dtype)), None)
     if dtype is None:
-        refuse(weight.name, f"its scales are no numbers of {' or '.join(dtypes).upper()}", _FORM)
+        refuse(
+            weight.name,
+            f"its scales are no numbers of {' or '.join(dtype.upper() for dtype in dtypes)}",
+            _FORM,
+        )
     groups = grid.scale.shape[1]
     size = -1 if groups == 1 else grid.group_size
     way = _Way(bits, size, grid.is_symmetric, grid.column_groups is not None)
