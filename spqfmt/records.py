@@ -389,11 +389,6 @@ def main_dtype(records: Iterable[TensorRecord]) -> str:
     return max(weights, key=lambda dtype: weights[dtype], default="f32")
 
 
-def align(offset: int, alignment: int) -> int:
-    """The smallest multiple of `alignment` that is not below `offset`."""
-    return -(-offset // alignment) * alignment
-
-
 def n_planes(dtype: str) -> int:
     """Planes of a stream of this dtype (FORMAT.md 3.2)."""
     return max(1, wire.DTYPES[dtype].bits // 8)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from spqfmt import wire
 from spqfmt.asset_names import is_asset_name
+from spqfmt.container.alignment import align
 from spqfmt.container.features import ALL_REQUIRED, index_features, required_mask
 from spqfmt.container.source_records import SOURCES, check_sources, parse_sources
 from spqfmt.container.stream_records import STREAM, parse_streams, stream_json
@@ -20,7 +21,7 @@ from spqfmt.container.strict_json import Json, hex_digest, member, optional
 from spqfmt.container.tensor_records import RecordReader, check_name
 from spqfmt.errors import CorruptError, LimitError
 from spqfmt.kernels.json_text import PLACE_COLUMNS, Wanted, project_json, tensor_places
-from spqfmt.records import AssetRecord, Index, Segment, Shard, TensorRecords, TensorsByName, align
+from spqfmt.records import AssetRecord, Index, Segment, Shard, TensorRecords, TensorsByName
 from spqfmt.schemes.base import check_int
 
 _RATES: Wanted = {"bytes_per_s": "scalar", "chunk_ns": "scalar"}

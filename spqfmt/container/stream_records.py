@@ -11,10 +11,11 @@ import numpy as np
 from spqfmt import wire
 from spqfmt.codecs.chunks import EncodedChunk, EncodedPlane
 from spqfmt.codecs.registry import CODECS_BY_ID
+from spqfmt.container.alignment import align
 from spqfmt.container.strict_json import Json, integers, member, optional
 from spqfmt.errors import CorruptError, FormatError
 from spqfmt.kernels.json_text import Wanted, chunk_table
-from spqfmt.records import Chunks, Stream, align, chunk_raw_bytes, n_planes
+from spqfmt.records import Chunks, Stream, chunk_raw_bytes, n_planes
 from spqfmt.schemes.base import check_int
 from spqfmt.schemes.outliers import ROLES as OUTLIER_ROLES
 

@@ -13,6 +13,7 @@ import numpy as np
 from spqfmt import wire
 from spqfmt.codecs.chunks import EncodedChunk, EncodedPlane
 from spqfmt.codecs.registry import decode_into
+from spqfmt.container.alignment import align
 from spqfmt.container.encode import compress_index, encode_asset
 from spqfmt.container.features import (
     index_features,
@@ -31,7 +32,7 @@ from spqfmt.container.trailer import Trailer, pack_header
 from spqfmt.errors import EncodeError, FormatError
 from spqfmt.kernels import native
 from spqfmt.kernels.json_text import check_json
-from spqfmt.records import AssetRecord, Shard, Stream, TensorRecord, align
+from spqfmt.records import AssetRecord, Shard, Stream, TensorRecord
 
 
 class Sealed(NamedTuple):

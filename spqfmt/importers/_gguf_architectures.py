@@ -1,7 +1,8 @@
 """What of an architecture neither transformers' nor gguf's tables say: parts of its config, the converter's changes.
 
-Each stands in `tools/models/gguf_architectures.py`, which writes a model of it as llama.cpp's converter does; a test
-compares the logits. An architecture that is not here is packed and given back, under ggml's names.
+Each stands in `tools/models/gguf_small_models.py`, of which `gguf_architectures.py` beside it writes a file as
+llama.cpp's converter does; a test compares the logits. An architecture that is not here is packed and given back, under
+ggml's names.
 """
 
 from __future__ import annotations

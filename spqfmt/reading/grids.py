@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt.container.fetch import StreamFetch
-from spqfmt.container.reader import Reader
 from spqfmt.errors import EncodeError
 from spqfmt.exporters.base import EvenGrid
 from spqfmt.importers._layout import role_of
-from spqfmt.progress import Progress
 from spqfmt.reading.origin_arrays import matrix_elements
-from spqfmt.reading.restore import restore
-from spqfmt.records import FLOATS, TensorRecord
+from spqfmt.reading.restored import RestoredTensor
+from spqfmt.records import FLOATS
 from spqfmt.schemes.base import Float32, float_from_bits, parameter_int
 from spqfmt.schemes.group_numbers import lines_of, n_lines, read_values
 from spqfmt.schemes.registry import scheme_of
@@ -24,36 +22,12 @@ from spqfmt.schemes.uniform import read_scale
 from spqfmt.wire import DTYPES, SMALL_FLOATS
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 @dataclass(frozen=True)
-class StoredWeight:
-    """A tensor of a file, as exporters take it (`ExportWeight`)."""
-
-    reader: Reader
-    record: TensorRecord
-    progress: Progress
-
-    @property
-    def name(self) -> str:
-        """Name of the restored tensor."""
-        return self.record.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Dimensions of the restored tensor."""
-        return self.record.shape
-
-    @property
-    def dtype(self) -> str:
-        """Dtype that the tensor is restored to."""
-        return self.record.dtype
-
-    @property
-    def tied_to(self) -> str | None:
-        """What the tensor is tied to."""
-        return self.record.tied_to
+class StoredWeight(RestoredTensor):
+    """A tensor of a file, with what exporters of codes ask of it (`ExportWeight`)."""
 
     @property
     def role(self) -> str:
@@ -100,12 +74,6 @@ class StoredWeight:
         if dtype.startswith("i") and {"minimums", "minimum_codes"} & roles.keys():
             return "its codes have signs, and minimums"
         return ""
-
-    def load(self) -> torch.Tensor:
-        """Dequantized, as the loader would give it."""
-        value = restore(self.reader, self.record)
-        self.progress.advance(value.nbytes, self.name)
-        return value
 
     def grid(self) -> EvenGrid:
         """The numbers of its groups, those of signed codes moved with them."""

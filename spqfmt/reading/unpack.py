@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 from spqfmt.asset_names import as_files
 from spqfmt.container.model import OpenModel, open_model
-from spqfmt.container.reader import Reader
 from spqfmt.errors import OptionError
 from spqfmt.exporters.folder import whole_folder
 from spqfmt.exporters.huggingface import export_huggingface
@@ -16,15 +15,15 @@ from spqfmt.importers._folders import ADAPTER, ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import are_decoded, without_quantizer
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.exports import export, source_of_form
-from spqfmt.reading.restore import restore
+from spqfmt.reading.restored import RestoredTensor
 from spqfmt.reading.settings import is_settings, read_settings
 from spqfmt.reading.source_files import CODE, NO_NAME, SourceFiles
-from spqfmt.records import FACT_PREFIX, TensorRecord
+from spqfmt.records import FACT_PREFIX
 from spqfmt.schemes.registry import scheme_of
 from spqfmt.stand_ins import given_path
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _CONFIG = "config.json"
 # Methods that hold what the source has.
@@ -47,41 +46,6 @@ class UnpackReport:
     """Files of weights that are written and are not the source's, with the reason."""
     plain: tuple[str, ...] = ()
     """Tensors whose codes an export holds as the values that they stand for: embeddings and heads."""
-
-
-@dataclass(frozen=True)
-class _Restored:
-    """A stored tensor as the exporter takes it."""
-
-    reader: Reader
-    record: TensorRecord
-    progress: Progress
-
-    @property
-    def name(self) -> str:
-        """Name of the restored tensor."""
-        return self.record.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Dimensions of the restored tensor."""
-        return self.record.shape
-
-    @property
-    def dtype(self) -> str:
-        """Dtype that the tensor is restored to."""
-        return self.record.dtype
-
-    @property
-    def tied_to(self) -> str | None:
-        """What the tensor is tied to."""
-        return self.record.tied_to
-
-    def load(self) -> "torch.Tensor":
-        """Dequantized, as the loader would give it."""
-        value = restore(self.reader, self.record)
-        self.progress.advance(value.nbytes, self.name)
-        return value
 
 
 def unpack(
@@ -147,7 +111,7 @@ def unpack(
             if done.is_alone:
                 report, left_out = UnpackReport((), {}), {}
             return replace(report, made=made, left_out=left_out, plain=done.plain)
-        tensors = [_Restored(*model.held(name), shown) for name in model.tensors]
+        tensors = [RestoredTensor(*model.held(name), shown) for name in model.tensors]
         shown.start(sum(t.record.source_bytes for t in tensors if t.tied_to is None))
         report = _say_decoded(model, assets, report)
         stems = _stems(model, assets)

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import reference_decoder
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
 import spqfmt
+from spqfmt.errors import ImporterError
 
 Arrays = dict[str, torch.Tensor]
 
@@ -127,3 +129,14 @@ def check_loaded(path: Path, source: Path, expected: Arrays) -> None:
 def _from_pretrained(transformers: Any, path: Path, folder: Path, **options: Any) -> Any:
     spqfmt.unpack(path, folder, **options)
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+
+
+def check_refused(source: Path, words: str) -> None:
+    """Codes that contradict what is said of them: `keep` says so in one line, writes nothing; `lossless` keeps all."""
+    path = source.parent / "m.spq"
+    with pytest.raises(ImporterError, match=words) as refused:
+        spqfmt.pack(source, path, method="keep")
+    assert "\n" not in str(refused.value)
+    assert {file.name for file in source.parent.iterdir()} == {source.name}
+    spqfmt.pack(source, path, method="lossless")
+    assert spqfmt.unpack(path, source.parent / "out").identical

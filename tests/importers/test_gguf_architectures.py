@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gguf
 import gguf_architectures
+import gguf_small_models
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,7 @@ from spqfmt.importers._gguf_reader import read_header
 from spqfmt.importers._source_file import SourceFile
 from spqfmt.packing.sources import LITERALS
 
-TOKENS = torch.tensor([[(i * 37 + 11) % gguf_architectures.VOCABULARY for i in range(40)]])
+TOKENS = torch.tensor([[(i * 37 + 11) % gguf_small_models.VOCABULARY for i in range(40)]])
 
 
 def write(folder: Path, name: str, **options: object) -> tuple[Path, torch.Tensor]:
@@ -55,7 +56,7 @@ def packed(source: Path, **options: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", gguf_architectures.MODELS)
+@pytest.mark.parametrize("name", gguf_small_models.MODELS)
 def test_a_packed_file_computes_what_its_model_does(tmp_path: Path, name: str) -> None:
     source, expected = write(tmp_path, name, quantize="Q8_0")
     path = packed(source)
@@ -114,7 +115,7 @@ def test_values_of_a_model_are_those_of_its_codes(tmp_path: Path) -> None:
 
 def test_every_architecture_is_written_by_the_tool() -> None:
     of = {"mixtral": "llama"}
-    written = {small.architecture for small in gguf_architectures.MODELS.values()}
+    written = {small.architecture for small in gguf_small_models.MODELS.values()}
     assert {of.get(name, name) for name in ARCHITECTURES} == written
 
 

@@ -10,13 +10,14 @@ from typing import ClassVar, Protocol, Self
 
 from spqfmt import wire
 from spqfmt.codecs.chunks import EncodedPlane
+from spqfmt.container.alignment import align
 from spqfmt.container.encode import compress_index, encode_asset, encode_chunk
 from spqfmt.container.index import asset_json, root_json
 from spqfmt.container.stream_records import store_stream
 from spqfmt.container.strict_json import Json, dump
 from spqfmt.container.tensor_records import store_tensor, tensor_json
 from spqfmt.importers.base import Asset
-from spqfmt.records import AssetRecord, Stream, TensorRecord, align
+from spqfmt.records import AssetRecord, Stream, TensorRecord
 from spqfmt.schemes.base import Encoded
 
 _RECORD_BYTES = 90

@@ -1,0 +1,226 @@
+"""What llama.cpp's converter does to tensors of some architectures, and what it says of them in the metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gguf
+import numpy as np
+
+Arrays = Mapping[str, Any]
+Pieces = Iterator[tuple[str, Any]]
+"""ggml's names of what one tensor becomes, with the values."""
+
+
+def permuted(name: str, value: Any, config: Any) -> Any:
+    """Queries and keys in llama.cpp's rotary order."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    found = next((heads[part] for part in heads if f".{part}." in name), None)
+    if found is None:
+        return value
+    return (
+        value.reshape(found, 2, value.shape[0] // found // 2, *value.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(value.shape)
+    )
+
+
+def plus_one(name: str, value: Any, config: Any) -> Any:
+    """Add one to norms, as Gemma's are stored."""
+    return value + 1 if name.endswith("norm.weight") else value
+
+
+def nemotron(name: str, value: Any, config: Any) -> Any:
+    """Add one to norms, whatever their place."""
+    return value + 1 if "norm.weight" in name else value
+
+
+def unfused(name: str, value: Any, config: Any) -> Any:
+    """Queries of all heads, then keys, then values."""
+    if "query_key_value" not in name:
+        return value
+    heads = config.num_attention_heads
+    by_head = value.reshape(heads, 3, value.shape[0] // heads // 3, *value.shape[1:])
+    return np.concatenate([by_head[:, k].reshape(-1, *value.shape[1:]) for k in range(3)])
+
+
+def by_kind(name: str, value: Any, config: Any) -> Any:
+    """Queries of all groups, then their keys, then their values."""
+    if "query_key_value" not in name:
+        return value
+    heads, groups = config.num_attention_heads, config.num_kv_heads if config.new_decoder_architecture else 1
+    size = config.hidden_size // heads
+    by_group = value.reshape(groups, heads // groups + 2, size, -1)
+    kinds = (by_group[:, :-2], by_group[:, -2], by_group[:, -1])
+    return np.concatenate([kind.reshape(-1, value.shape[-1]) for kind in kinds])
+
+
+def mamba(name: str, value: Any, config: Any) -> Any:
+    """Take the exponential of A, with its sign turned."""
+    if name.endswith("A_log"):
+        with np.errstate(over="ignore"):  # of numbers that say where a value went
+            return -np.exp(value)
+    return value.squeeze() if "conv1d.weight" in name else value
+
+
+def squeezed(name: str, value: Any, config: Any) -> Any:
+    """Drop the empty dimension of convolutions."""
+    if name.endswith("conv.conv.weight"):
+        return value.squeeze(1)
+    return value
+
+
+def gpt_oss_parts(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Gate and up take turns; weights of experts are [in, out]."""
+    if name.endswith("sinks"):
+        return [(f"{name}.weight", value)]
+    if "gate_up_proj" in name:
+        suffix = "bias" if name.endswith("_bias") else "weight"
+        stem, turned = (
+            name.split("gate_up_proj", maxsplit=1)[0],
+            value if suffix == "bias" else value.swapaxes(1, 2),
+        )
+        return [(f"{stem}{half}_proj.{suffix}", turned[:, k::2]) for k, half in enumerate(("gate", "up"))]
+    if "experts.down_proj" in name:
+        is_bias = name.endswith("_bias")
+        stem = name.removesuffix("_bias")
+        return [(f"{stem}.{'bias' if is_bias else 'weight'}", value if is_bias else value.swapaxes(1, 2))]
+    return [(name, value)]
+
+
+def llama4_parts(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Split gate and up of experts, which are turned."""
+    if name.endswith("experts.gate_up_proj"):
+        halves = np.split(value.swapaxes(1, 2), 2, axis=1)
+        return [
+            (f"{name.removesuffix('gate_up_proj')}{half}_proj.weight", halves[k])
+            for k, half in enumerate(("gate", "up"))
+        ]
+    return (
+        [(f"{name}.weight", value.swapaxes(1, 2))] if name.endswith("experts.down_proj") else [(name, value)]
+    )
+
+
+def granite_parts(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Split gate and up of experts."""
+    if not name.endswith("block_sparse_moe.input_linear.weight"):
+        return [(name, value)]
+    layer = name.split(".")[2]
+    return list(
+        zip(
+            (f"blk.{layer}.ffn_gate_exps.weight", f"blk.{layer}.ffn_up_exps.weight"),
+            np.split(value, 2, axis=1),
+            strict=True,
+        )
+    )
+
+
+def minimax_parts(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Name the correction of the router as ggml does."""
+    is_correction = name.endswith(".e_score_correction_bias")
+    return [(f"blk.{name.split('.')[2]}.exp_probs_b.bias" if is_correction else name, value)]
+
+
+def clamped(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write the clamp of queries, keys and values."""
+    writer.add_clamp_kqv(config.clip_qkv)
+
+
+def yarn(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write what gpt-oss has: windows, experts, YaRN."""
+    writer.add_sliding_window(config.sliding_window)
+    writer.add_expert_feed_forward_length(config.intermediate_size)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(config.rope_parameters["factor"])
+    writer.add_rope_scaling_orig_ctx_len(config.rope_parameters["original_max_position_embeddings"])
+
+
+def sliding(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write the sliding window."""
+    writer.add_sliding_window(config.sliding_window)
+
+
+def gemma3(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write windows and both bases of rotary embeddings."""
+    writer.add_sliding_window(config.sliding_window)
+    writer.add_rope_freq_base(config.rope_parameters["full_attention"]["rope_theta"])
+
+
+def phi3(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write windows and factors of LongRoPE."""
+    writer.add_sliding_window(config.sliding_window or 0)
+    writer.add_rope_scaling_orig_ctx_len(config.original_max_position_embeddings)
+    for which in ("long", "short"):
+        factors = config.rope_parameters.get(f"{which}_factor")
+        if factors:
+            writer.add_tensor(f"rope_factors_{which}.weight", np.array(factors, np.float32))
+
+
+def experts(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write the size of experts."""
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+
+
+def shared(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write the sizes of experts and of the shared one."""
+    experts(writer, config)
+    writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
+
+
+def llama4(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write which layers have experts, and of what size."""
+    writer.add_interleave_moe_layer_step(config.interleave_moe_layer_step)
+    writer.add_expert_feed_forward_length(config.intermediate_size)
+    writer.add_rope_dimension_count(config.head_dim)
+    scaled = config.rope_parameters
+    if scaled["rope_type"] == "llama3":
+        frequencies = 1 / scaled["rope_theta"] ** (np.arange(0, config.head_dim, 2) / config.head_dim)
+        is_long = 2 * np.pi / frequencies > scaled["original_max_position_embeddings"]
+        writer.add_tensor("rope_freqs.weight", np.where(is_long, scaled["factor"], 1.0).astype(np.float32))
+
+
+def granite(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write the multipliers of attention, embeddings, logits and residuals."""
+    writer.add_attention_scale(config.attention_multiplier)
+    writer.add_embedding_scale(config.embedding_multiplier)
+    writer.add_residual_scale(config.residual_multiplier)
+    writer.add_logit_scale(config.logits_scaling)
+
+
+def cohere(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write the scale of logits, and windows where there are some."""
+    writer.add_logit_scale(config.logit_scale)
+    if getattr(config, "sliding_window", None):
+        writer.add_sliding_window(config.sliding_window)
+
+
+def partly_turned(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write how many columns of a head are turned."""
+    size = config.hidden_size // config.num_attention_heads
+    size = getattr(config, "head_dim", None) or size
+    writer.add_rope_dimension_count(int(size * config.rope_parameters["partial_rotary_factor"]))
+    if hasattr(config, "use_parallel_residual"):
+        writer.add_parallel_residual(config.use_parallel_residual)
+
+
+def minimax(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write the size of experts, and how many columns of a head are turned."""
+    writer.add_expert_feed_forward_length(config.intermediate_size)
+    writer.add_rope_dimension_count(int(config.head_dim * config.rope_parameters["partial_rotary_factor"]))
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+
+def state_space(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write the sizes of the state space."""
+    writer.add_ssm_conv_kernel(config.conv_kernel)
+    writer.add_ssm_inner_size(config.intermediate_size)
+    writer.add_ssm_state_size(config.state_size)
+    writer.add_ssm_time_step_rank(config.time_step_rank)
+
+
+def lfm2(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write which layers are convolutions, and their cache."""
+    writer.add_shortconv_l_cache(config.conv_L_cache)
+    n = config.num_key_value_heads
+    writer.add_head_count_kv([n if kind == "full_attention" else 0 for kind in config.layer_types])
