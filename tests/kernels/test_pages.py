@@ -1,7 +1,9 @@
-"""Memory of the system: zero, of its own, in large pages where there are some, and not a byte more than wanted."""
+"""Memory of the system: zero, of its own, in large pages where they are wanted, and not a byte more than wanted."""
 
+import mmap
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,13 @@ import pytest
 
 from spqfmt.kernels import pages
 
+ALLOCATE = [pages.allocate, pages.allocate_large]
 
+
+@pytest.mark.parametrize("allocate", ALLOCATE)
 @pytest.mark.parametrize("n_bytes", [0, 1, 4096, (2 << 20) - 1, (5 << 20) + 3])
-def test_zero_and_apart(n_bytes: int) -> None:
-    one, other = pages.allocate(n_bytes), pages.allocate(n_bytes)
+def test_zero_and_apart(allocate: Callable[[int], np.ndarray], n_bytes: int) -> None:
+    one, other = allocate(n_bytes), allocate(n_bytes)
     assert one.dtype == np.uint8
     assert one.shape == (n_bytes,)
     assert not one.any()
@@ -21,34 +26,17 @@ def test_zero_and_apart(n_bytes: int) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how memory is mapped")
-@pytest.mark.parametrize(
-    ("n_bytes", "small_seconds", "large"),
-    [(2 << 20, 9.0, False), (6 << 20, 9.0, True), (6 << 20, 0.0, False)],
-)
-def test_large_pages_are_asked_for_as_long_as_they_come_fast(
-    monkeypatch: pytest.MonkeyPatch, n_bytes: int, small_seconds: float, *, large: bool
-) -> None:
-    slow: list[float] = []
-    monkeypatch.setattr(pages, "_slow", slow)
-    monkeypatch.setattr(pages, "_small_seconds", lambda: small_seconds)
-    memory = pages.allocate_large(n_bytes)
-    flags = _flags_at(memory.ctypes.data)
-    if "hg" not in flags and not Path("/sys/kernel/mm/transparent_hugepage").exists():
+def test_large_pages_are_asked_for_where_they_are_wanted() -> None:
+    large, small = pages.allocate_large(6 << 20), pages.allocate(6 << 20)
+    assert "hg" not in _flags_at(small.ctypes.data)
+    if not Path("/sys/kernel/mm/transparent_hugepage").exists():
         pytest.skip("a kernel without large pages")
-    assert ("hg" in flags) == large
-    assert not memory.any()
-    assert len(slow) == (small_seconds == 0.0)
+    assert "hg" in _flags_at(large.ctypes.data)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how memory is mapped")
-def test_after_some_slow_ones_no_large_page_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "_slow", [0.1] * pages._SLOW_AT_MOST)
-    monkeypatch.setattr(pages, "_small_seconds", lambda: 9.0)
-    assert "hg" not in _flags_at(pages.allocate_large(6 << 20).ctypes.data)
-
-
-def test_small_pages_take_some_time() -> None:
-    assert 0 < pages._small_seconds() < 1
+def test_a_system_without_large_pages_gives_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    assert pages.allocate_large(6 << 20).size == 6 << 20
 
 
 def _flags_at(address: int) -> list[str]:

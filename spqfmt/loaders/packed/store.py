@@ -11,7 +11,7 @@ from spqfmt.codecs.tasks import side_by_side
 from spqfmt.codecs.threads import n_threads
 from spqfmt.container.located import located
 from spqfmt.container.reader import Reader
-from spqfmt.kernels.pages import allocate
+from spqfmt.kernels.pages import allocate, allocate_large
 from spqfmt.residency.decode import check_part, decode_part
 from spqfmt.residency.inventory import N_EXPERT_READS, N_READS
 from spqfmt.residency.parts import Part
@@ -29,7 +29,7 @@ class Store:
         self._rooms: dict[int, Bytes] = {}
         """Memory that parts have where they live in memory, which may be more than they need."""
         self._decoded = [planned.residency == "decoded" for planned in plan.parts]
-        self._region = allocate(sum(planned.bytes for planned in plan.parts))
+        self._region = allocate_large(sum(planned.bytes for planned in plan.parts))
         ends = list(accumulate(planned.bytes for planned in plan.parts))
         self._begins = [0, *ends[:-1]]
         for number, planned in enumerate(plan.parts):
