@@ -61,9 +61,9 @@ def raw_codes(tensors: Iterable[tuple[str, tuple[int, ...], str]], *, has_codes:
     return quantized_arrays(tensors, weights=_FLOATS if has_codes else _FLOATS | _SMALL_FLOATS)
 
 
-def quantizer_of(config: Mapping[str, Any]) -> object:
+def quantizer_of(config: Mapping[str, Any], keys: tuple[str, ...] = QUANTIZER_KEYS) -> object:
     """What a config.json says of a quantizer, in whichever place; None where it says nothing."""
-    return next((place[key] for place in _places(config) for key in QUANTIZER_KEYS if place.get(key)), None)
+    return next((place[key] for place in _places(config) for key in keys if place.get(key)), None)
 
 
 def _places(config: Mapping[str, Any], depth: int = 0) -> Iterator[dict[str, Any]]:

@@ -11,8 +11,9 @@ from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.codecs.registry import CHOICES, unknown_codec
 from spqfmt.errors import ImporterError, OptionError
 from spqfmt.importers._quantized import quantized_arrays
+from spqfmt.importers._source_file import SourceChangedError
 from spqfmt.importers.base import SourceModel
-from spqfmt.packing.target import FITTING, KEEPING_CODES, BitsPerWeight, Fit, check_coding, choose
+from spqfmt.packing.target import FITTING, KEEPING, KEEPING_CODES, BitsPerWeight, Fit, check_coding, choose
 from spqfmt.quantize.base import GradedMethod, Method, MethodOptions, refuse_others
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.registry import METHODS
@@ -44,14 +45,19 @@ class PackOptions:
         """The options for a model: what stores codes of its own is kept as it is where no method was asked for.
 
         The default would write the values that the codes stand for, in twice the bytes, or arrays that no model is
-        loaded from. Arrays that are not understood, all of them, are left to it.
+        loaded from. Arrays that are not understood, all of them, are left to it. Raises ImporterError for those that
+        contradict each other or what is said of them (decision 0047).
         """
         if self.is_asked:
             return self
         try:
             tensors = model.as_weights().tensors
-        except ImporterError:  # arrays that contradict each other
-            return self
+        except SourceChangedError:
+            raise
+        except ImporterError as error:
+            # What is damaged is not to be packed in silence, but whoever wants its bytes can have them.
+            way_out = f"--method {KEEPING} keeps the arrays as they are"
+            raise ImporterError(str(error) if KEEPING in str(error) else f"{error}; {way_out}") from None
         coded = [tensor for tensor in tensors if tensor.form]
         left = quantized_arrays((tensor.name, tensor.shape, tensor.dtype) for tensor in tensors)
         if not coded or left or not all(tensor.stored for tensor in coded):

@@ -132,11 +132,13 @@ def _from_pretrained(transformers: Any, path: Path, folder: Path, **options: Any
 
 
 def check_refused(source: Path, words: str) -> None:
-    """Codes that contradict what is said of them: `keep` says so in one line, writes nothing; `lossless` keeps all."""
+    """Codes that contradict what is said of them are refused in one line, with `keep` or without; `lossless` keeps all."""
     path = source.parent / "m.spq"
-    with pytest.raises(ImporterError, match=words) as refused:
-        spqfmt.pack(source, path, method="keep")
-    assert "\n" not in str(refused.value)
-    assert {file.name for file in source.parent.iterdir()} == {source.name}
+    for options in ({"method": "keep"}, {}):
+        with pytest.raises(ImporterError, match=words) as refused:
+            spqfmt.pack(source, path, **options)
+        assert "\n" not in str(refused.value)
+        assert {file.name for file in source.parent.iterdir()} == {source.name}
+    assert "--method lossless keeps" in str(refused.value)
     spqfmt.pack(source, path, method="lossless")
     assert spqfmt.unpack(path, source.parent / "out").identical

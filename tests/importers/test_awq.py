@@ -135,6 +135,16 @@ CONTRADICTIONS: dict[str, tuple[Arrays, dict[str, Any], str]] = {
     "a version that nobody knows": (
         PLAIN, {"version": "gemx"}, rf"tensor '{AT}.qweight': config.json says AWQ of version 'gemx'",
     ),
+    "no zero points": (
+        {name: array for name, array in PLAIN.items() if not name.endswith("qzeros")},
+        {},
+        rf"tensor '{AT}.qzeros' is missing beside '{AT}.qweight'",
+    ),
+    "words of another dtype": (
+        PLAIN | {f"{AT}.qweight": PLAIN[f"{AT}.qweight"].short(), f"{AT}.qzeros": PLAIN[f"{AT}.qzeros"].short()},
+        {},
+        rf"tensor '{AT}.qweight' .* is of i16, i16, f16, which is not AWQ",
+    ),
     "a scale that is no number": (
         PLAIN | {f"{AT}.scales": torch.full((8, ROWS), torch.inf).half()}, {}, "holds scales that are NaN or infinite",
     ),

@@ -243,6 +243,27 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], Arrays, str]] = {
         {name: value for name, value in arrays_of().items() if not name.endswith("quant_map")},
         rf"tensor '{AT}.quant_map' is missing beside '{STATE}'",
     ),
+    "no state": (
+        four_bits("nf4"),
+        {name: value for name, value in arrays_of().items() if name != STATE},
+        rf"tensor '{STATE}' is missing beside '{AT}",
+    ),
+    "codes alone": (four_bits("nf4"), {AT: arrays_of()[AT]}, rf"tensor '{STATE}' is missing beside '{AT}'"),
+    "no codes": (
+        four_bits("nf4"),
+        {name: value for name, value in arrays_of().items() if name != AT},
+        rf"tensor '{AT}' is missing beside '{STATE}'",
+    ),
+    "bytes without scales": (
+        INT8,
+        {AT: levels.int8(AT, normal(16, 128))[AT]},
+        rf"tensor '{AT.replace('weight', 'SCB')}' is missing beside '{AT}'",
+    ),
+    "scales without bytes": (
+        INT8,
+        {AT.replace("weight", "SCB"): torch.ones(16)},
+        rf"tensor '{AT}' is missing beside '{AT.replace('weight', 'SCB')}'",
+    ),
     "codes of bool": (
         four_bits("nf4"),
         arrays_of() | {AT: arrays_of()[AT].bool()},

@@ -286,6 +286,31 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], Arrays, str]] = {
         of_module(weight_packed=PACKED, weight_scale=E4M3, weight_global_scale=torch.zeros(1)),
         rf"tensor '{MODULE}.weight_global_scale' holds a scale of 0.0; --method lossless keeps it",
     ),
+    "no exponents": (
+        {"quant_method": "mxfp4"},
+        {f"{EXPERTS}_blocks": random_bytes(2, 8, 2, 16)},
+        rf"tensor '{EXPERTS}_scales' is missing beside '{EXPERTS}_blocks'",
+    ),
+    "exponents of another dtype": (
+        {"quant_method": "mxfp4"},
+        {f"{EXPERTS}_blocks": random_bytes(2, 8, 2, 16), f"{EXPERTS}_scales": torch.ones(2, 8, 2)},
+        rf"tensor '{EXPERTS}_scales' of shape \[2, 8, 2\] does not fit '{EXPERTS}_blocks' .*: u8 and f32",
+    ),
+    "exponents of other groups": (
+        {"quant_method": "mxfp4"},
+        {f"{EXPERTS}_blocks": random_bytes(2, 8, 2, 16), f"{EXPERTS}_scales": random_bytes(2, 8, 3)},
+        rf"tensor '{EXPERTS}_scales' of shape \[2, 8, 3\] does not fit '{EXPERTS}_blocks' of shape \[2, 8, 2, 16\]",
+    ),
+    "no number for the whole": (
+        NVFP4,
+        of_module(weight_packed=PACKED, weight_scale=E4M3),
+        rf"tensor '{MODULE}.weight_global_scale' is missing beside '{MODULE}.weight_packed'",
+    ),
+    "scales of another dtype": (
+        NVFP4,
+        of_module(weight_packed=PACKED, weight_scale=E4M3.float(), weight_global_scale=ONE),
+        rf"tensor '{MODULE}.weight_scale' .* does not fit '{MODULE}.weight_packed' .*: u8 and f32",
+    ),
     "a number that is none": (
         NVFP4,
         of_module(weight_packed=PACKED, weight_scale=E4M3, weight_global_scale=torch.tensor([torch.nan])),
@@ -365,37 +390,3 @@ def test_what_the_tool_writes_is_kept_and_near_to_the_weights(
     for name, value in model.state_dict().items():
         given = weights[name].float()
         assert (value.float() - given).abs().max() <= (most * given.abs().max() if name in coded else 0)
-
-
-@pytest.mark.parametrize(
-    ("quantizer", "arrays", "why"),
-    [
-        (
-            {"quant_method": "mxfp4"},
-            {f"{EXPERTS}_blocks": random_bytes(2, 8, 2, 16)},
-            f"{EXPERTS}_blocks and what lies beside are of no kind that it knows",
-        ),
-        (
-            {"quant_method": "mxfp4"},
-            {f"{EXPERTS}_blocks": random_bytes(2, 8, 2, 16), f"{EXPERTS}_scales": random_bytes(2, 8, 3)},
-            f"tensor '{EXPERTS}_scales' of shape [2, 8, 3] does not fit '{EXPERTS}_blocks' of shape [2, 8, 2, 16]; "
-            "download both again",
-        ),
-        (
-            NVFP4,
-            {
-                f"{MODULE}.weight_packed": random_bytes(8, 16),
-                f"{MODULE}.weight_scale": torch.ones(8, 2).to(torch.float8_e4m3fn),
-            },
-            f"{MODULE}.weight_packed and 1 more and what lies beside are of no kind that it knows",
-        ),
-    ],
-)
-def test_a_pack_says_why_no_codes_of_four_bits_were_kept(
-    tmp_path: Path, quantizer: dict[str, Any], arrays: Arrays, why: str
-) -> None:
-    source = write_arrays(tmp_path / "source", {"quantization_config": quantizer}, arrays)
-    assert spqfmt.pack(source, tmp_path / "m.spq").notes == (
-        f"quantized already ({quantizer['quant_method']}): no model is loaded from its arrays; --method keep cannot "
-        f"take its codes: {why}",
-    )

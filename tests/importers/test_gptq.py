@@ -156,8 +156,18 @@ def test_auto_round_packs_as_auto_gptq_does(tmp_path: Path) -> None:
 
 def test_dynamic_overrides_of_layers(tmp_path: Path) -> None:
     arrays, weight = layer(8, 64)
-    dynamic = {"-:.*down_proj": {}, "+:(": {"bits": 2}, r"+:.*\.up_proj": {"bits": 8, "group_size": 64}}
-    check(source(tmp_path, arrays, dynamic=dynamic), weight)
+    own = {"bits": 8, "group_size": 64}
+    dynamics = (
+        {"-:.*down_proj": {}, r"+:.*\.up_proj": own},
+        # The first that matches counts, and those that cannot be looked at may.
+        {r"model\.layers\.0\.mlp\.up_proj$": own, "-:.*up_proj": {}},
+        {"+:(": {"bits": 2}, "+:x": own},
+        {r"+:(.*)*up_proj": {"bits": 2}, "+:x": own},
+    )
+    for number, dynamic in enumerate(dynamics):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        check(source(folder, arrays, dynamic=dynamic), weight)
 
 
 def test_numbers_carried_as_gptqmodel_does(tmp_path: Path) -> None:
@@ -327,6 +337,32 @@ CONTRADICTIONS: dict[str, tuple[Arrays, dict[str, Any], str]] = {
         PLAIN, {"checkpoint_format": "gptq_v9"}, rf"'{AT}.qweight': config.json says checkpoint_format 'gptq_v9'",
     ),
     "bits that no layer has": (PLAIN, {"bits": 2, "dynamic": {"+:x": {"bits": 8}}}, "and config.json says 2 bits"),
+    "no scales": (
+        {name: array for name, array in PLAIN.items() if not name.endswith("scales")},
+        {},
+        rf"tensor '{AT}.scales' is missing beside '{AT}.qweight'; download the model again",
+    ),
+    "no zero points": (
+        {name: array for name, array in PLAIN.items() if not name.endswith("qzeros")}, {}, rf"'{AT}.qzeros' is missing",
+    ),
+    "scales in a line": (
+        changed(scales=torch.ones(4 * ROWS).half()),
+        {},
+        rf"tensor '{AT}.scales' of shape \[256\] is no matrix, but config.json says GPTQ",
+    ),
+    "words of another dtype": (
+        changed(qzeros=torch.zeros(4, 8)), {}, rf"tensor '{AT}.qweight' .* is of i32, f32, f16, which is not GPTQ",
+    ),
+    "a config without bits": (PLAIN, {"bits": None}, rf"'{AT}.qweight': what config.json says of GPTQ has no bits"),
+    "dynamic of other bits": (
+        PLAIN, {"dynamic": {r"+:.*\.(?:gate|up)_proj": {"bits": 8}}}, rf"'{AT}.qzeros' .* and config.json says 8 bits",
+    ),
+    "dynamic of other groups": (
+        PLAIN, {"dynamic": {r".*\.0\..*": {"group_size": 64}}}, rf"'{AT}.scales' .*, 128 columns in groups of 64",
+    ),
+    "dynamic that leaves it out": (
+        PLAIN, {"dynamic": {r"-:.*\.mlp\.": {}}}, rf"'{AT}.qweight' holds codes, but config.json says under dyn",
+    ),
     "dynamic that is none": (PLAIN, {"dynamic": 4}, r"its dynamic of quantization is no object"),
     "a scale that is no number": (
         changed(scales=torch.full((4, ROWS), torch.nan).half()), {}, rf"tensor '{AT}.scales' holds scales that are NaN",

@@ -202,6 +202,11 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], Arrays, str]] = {
         {name: value for name, value in ARRAYS.items() if not name.endswith("nbits")},
         rf"tensor '{MODULE}nbits' is missing beside '{MODULE}W_q'",
     ),
+    "no shape": (
+        HQQ,
+        {name: value for name, value in ARRAYS.items() if not name.endswith("shape")},
+        rf"tensor '{MODULE}shape' is missing beside '{MODULE}W_q'",
+    ),
     "groups that do not divide": (
         HQQ,
         changed(group_size=torch.tensor(100)),
@@ -240,10 +245,6 @@ LEFT: dict[str, tuple[Arrays, str]] = {
     "zeros of another dtype": (
         changed(zero=ARRAYS[f"{MODULE}zero"].float()),
         "(because of scales of bf16 with zeros of f32)",
-    ),
-    "layers that do not say their shape": (
-        {name: value for name, value in ARRAYS.items() if not name.endswith("shape")},
-        "what lies beside",
     ),
 }
 

@@ -70,7 +70,9 @@ def test_packed_codes(
     }
     if zeros is not None:
         arrays[f"{AT}_zero_point"] = packed(zeros.T.contiguous(), bits).T
-    config = {"quantization_config": compressed("pack-quantized", bits, 96 // groups)}
+    config = {
+        "quantization_config": compressed("pack-quantized", bits, 96 // groups, symmetric=zeros is None)
+    }
     path = keep(write_arrays(tmp_path / "source", config, arrays))
     with spqfmt.open(path) as file:
         assert set(file) == {AT}
@@ -87,7 +89,10 @@ def test_codes_of_a_byte(tmp_path: Path, is_asymmetric: bool, shape: tuple[int, 
         arrays[f"{AT}_zero_point"] = zeros
     config = {
         "quantization_config": compressed(
-            "int-quantized", 8, strategy="channel" if len(shape) == 2 and shape[0] > 1 else "tensor"
+            "int-quantized",
+            8,
+            strategy="channel" if len(shape) == 2 and shape[0] > 1 else "tensor",
+            symmetric=zeros is None,
         )
     }
     path = keep(write_arrays(tmp_path / "source", config, arrays))
@@ -118,7 +123,7 @@ def test_a_model_computes_from_its_codes(tmp_path: Path, is_asymmetric: bool) ->
         return arrays if zeros is None else arrays | {f"{module}.weight_zero_point": packed(zeros.T, 4).T}
 
     source = tmp_path / "source"
-    write_model(source, compressed("pack-quantized", 4, 16), quantize)
+    write_model(source, compressed("pack-quantized", 4, 16, symmetric=not is_asymmetric), quantize)
     path = keep(source)
     model, _ = spqfmt.load_model(path)
     state = model.state_dict()
@@ -185,12 +190,45 @@ CONTRADICTIONS: dict[str, tuple[str, Arrays, str]] = {
         PLAIN | {f"{AT}_shape": SHAPE.double()},
         rf"tensor '{AT}_shape' is of f64, not i64",
     ),
+    "no scales": (
+        "pack-quantized",
+        {f"{AT}_packed": WORDS, f"{AT}_shape": SHAPE},
+        rf"tensor '{AT}_scale' is missing beside '{AT}_packed'",
+    ),
+    "no shape": (
+        "pack-quantized",
+        {f"{AT}_packed": WORDS, f"{AT}_scale": SCALES},
+        rf"tensor '{AT}_shape' is missing beside '{AT}_packed'",
+    ),
+    "bytes without scales": ("int-quantized", {AT: CODES}, rf"tensor '{AT}_scale' is missing beside '{AT}'"),
+    "words of another dtype": (
+        "pack-quantized",
+        PLAIN | {f"{AT}_packed": WORDS.short()},
+        rf"tensor '{AT}_packed' of i16 and shape \[32, 12\] is no matrix of i32",
+    ),
+    "scales of integers": (
+        "pack-quantized",
+        PLAIN | {f"{AT}_scale": SCALES.int()},
+        rf"tensor '{AT}_scale' .* does not fit '{AT}_packed' .*: scales of i32",
+    ),
+    "zero points of symmetric codes": (
+        "int-quantized",
+        {AT: CODES, f"{AT}_scale": SCALES, f"{AT}_zero_point": torch.ones(32, 3).char()},
+        rf"tensor '{AT}_zero_point' holds zero points, but config.json says symmetric true",
+    ),
     "zero points of floats": (
         "int-quantized",
         {AT: CODES, f"{AT}_scale": SCALES, f"{AT}_zero_point": SCALES.half()},
         rf"tensor '{AT}_zero_point' is of f16, not i8",
     ),
 }
+
+
+def test_zero_points_of_nothing_are_taken_with_symmetric_codes(tmp_path: Path) -> None:
+    arrays = {AT: CODES, f"{AT}_scale": SCALES, f"{AT}_zero_point": torch.zeros(32, 3).char()}
+    config = {"quantization_config": compressed("int-quantized", 4)}
+    with spqfmt.open(keep(write_arrays(tmp_path / "source", config, arrays))) as file:
+        assert same(file.read(AT), restored(CODES, SCALES))
 
 
 @pytest.mark.parametrize("kind", CONTRADICTIONS)

@@ -8,6 +8,7 @@ import gguf
 import pytest
 import tiny_gguf
 import torch
+from coded import check_refused
 from safetensors.torch import save_file
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
@@ -206,6 +207,22 @@ def test_what_quantizers_leave_is_known_without_a_config(kind: str, tmp_path: Pa
         spqfmt.pack(source, tmp_path / "m.spq", method="rtn")
     torch.save(tensors, tmp_path / "m.pt")
     assert open_source(tmp_path / "m.pt").quantized == by
+
+
+@pytest.mark.parametrize("kind", ["a text", "a list", "neither"])
+def test_a_config_that_is_no_object_is_refused_unless_the_arrays_are_asked_for(
+    kind: str, tmp_path: Path
+) -> None:
+    config, tensors, _ = SOURCES[kind]
+    check_refused(folder(tmp_path / "source", config, tensors), "its quantization_config is .*, no object")
+
+
+def test_a_method_that_is_no_name_is_refused(tmp_path: Path) -> None:
+    config = {"quantization_config": {"quant_method": ["fp8"]}}
+    check_refused(
+        folder(tmp_path / "source", config, {f"{AT}.weight": FP8}),
+        r"its quant_method is \"\['fp8'\]\", no name",
+    )
 
 
 def test_every_quantizer_of_transformers_is_among_them() -> None:

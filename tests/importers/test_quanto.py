@@ -145,6 +145,11 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], Arrays, str]] = {
         BITS | {f"{AT}._scale": torch.ones(24 * 8, 1).bfloat16()},
         rf"tensor '{AT}._scale' of shape \[192, 1\] does not fit '{AT}._data._data' of shape \[24, 128\]",
     ),
+    "no scales": (
+        {"quantization_config": {"quant_method": "quanto"}},
+        {f"{AT}._data": BYTES[f"{AT}._data"]},
+        rf"tensor '{AT}._scale' is missing beside '{AT}._data'",
+    ),
     "no shift": (
         llama(256, 24),
         {name: value for name, value in BITS.items() if not name.endswith("_shift")},

@@ -256,6 +256,11 @@ CONTRADICTIONS: dict[str, tuple[Arrays, dict[str, str], str]] = {
             {"_type": "torch.device", "_data": "bfloat16"},
         )
     },
+    "codes of which nothing is said": (
+        INT8,
+        {},
+        rf"tensor '{DATA}': the file's metadata does not say which class",
+    ),
     "what is added is no number": (
         PACKED | {ZERO: torch.full((3, 24), torch.inf).bfloat16()},
         SAID_PACKED,

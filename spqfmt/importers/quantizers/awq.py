@@ -50,6 +50,8 @@ class Awq:
         for name in checkpoint.arrays:
             layer = PackedLayer.of(checkpoint, name)
             if layer is None or layer.dtype("qweight") != "i32":
+                if quantizer.method in _METHODS and PackedLayer.is_codes(name):
+                    yield _left(checkpoint, name)
                 continue
             # By their shapes they may be GPTQ's.
             outputs = layer.shape("qweight")[1] * _PER_WORD
@@ -62,6 +64,15 @@ class Awq:
                 yield make(layer, quantizer.said)
             except StaysError as why:
                 yield LeftAsArrays(name, str(why))
+
+
+def _left(checkpoint: Checkpoint, name: str) -> LeftAsArrays:
+    """Codes of a version that lays them out in another way. Raises ImporterError for those that should be AWQ's."""
+    try:
+        _version(checkpoint.quantizer.said, name)
+    except StaysError as why:
+        return LeftAsArrays(name, str(why))
+    raise PackedLayer.broken(checkpoint, name, _FORM)
 
 
 def _version(said: Mapping[str, Any], name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from spqfmt.codecs.elements import Elements
 from spqfmt.errors import ImporterError
-from spqfmt.importers._quantized import quantizer_of
+from spqfmt.importers._quantized import QUANTIZER_KEYS, quantizer_of
 from spqfmt.importers._safetensors import Stored, loader
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.floats import widen
@@ -57,8 +57,17 @@ class Quantizer:
         if found is None and folder is not None:
             found = _beside(folder)
         if not isinstance(found, dict):
-            return cls()
-        method = str(found.get("quant_method") or "")
+            # Other libraries have texts under keys of their own.
+            if quantizer_of(config, QUANTIZER_KEYS[:1]) is None:
+                return cls()
+            raise ImporterError(
+                f"config.json: its quantization_config is {str(found)[:40]!r}, no object; download the file again"
+            )
+        method = found.get("quant_method") or ""
+        if not isinstance(method, str):
+            raise ImporterError(
+                f"config.json: its quant_method is {str(method)[:40]!r}, no name; download it again"
+            )
         size = found.get("weight_block_size")
         if size is not None:
             blocks = (_block(size, "weight_block_size"),)
@@ -225,6 +234,11 @@ class Family(Protocol):
         contradict each other or the config.
         """
         ...
+
+
+def missing(name: str, beside: str) -> ImporterError:
+    """The error of an array that is not there, although another one means nothing without it."""
+    return ImporterError(f"tensor {name!r} is missing beside {beside!r}; download the model again")
 
 
 def misfit(arrays: Mapping[str, Stored], scales: str, codes: str, why: str = "") -> ImporterError:

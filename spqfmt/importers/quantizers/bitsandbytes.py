@@ -23,7 +23,7 @@ import numpy as np
 
 from spqfmt.codecs.elements import Elements, from_planes
 from spqfmt.errors import ImporterError
-from spqfmt.importers.quantizers.base import DTYPES, Checkpoint, CodedWeight, LeftAsArrays, misfit
+from spqfmt.importers.quantizers.base import DTYPES, Checkpoint, CodedWeight, LeftAsArrays, misfit, missing
 from spqfmt.records import dense_bytes
 from spqfmt.schemes.floats import overflow_allowed
 from spqfmt.schemes.group_numbers import GroupValues
@@ -38,6 +38,7 @@ class Bitsandbytes:
 
     def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
         """The weights that have a state beside them, as `Family.find` says."""
+        _check_complete(checkpoint)
         for name, array in checkpoint.arrays.items():
             stem, is_state, kind = name.rpartition(_STATE)
             if not is_state or kind not in _TYPES or array.dtype != "u8" or stem not in checkpoint.arrays:
@@ -58,6 +59,23 @@ class Bitsandbytes:
                     )
                 else:
                     yield weight
+
+
+def _check_complete(checkpoint: Checkpoint) -> None:
+    """Raise ImporterError for blocks without a state, and a state without blocks, where the config is the library's."""
+    arrays, said = checkpoint.arrays, checkpoint.quantizer
+    if said.method != "bitsandbytes":
+        return
+    states = {name.rpartition(_STATE)[0]: name for name in arrays if _STATE in name}
+    for stem, state in states.items():
+        if stem not in arrays:
+            raise missing(stem, state)
+    kind = next((kind for kind in _TYPES if kind in said.formats), "")
+    for name, array in arrays.items():
+        stem = name.removesuffix(".absmax")
+        is_codes = kind and stem == name and name.endswith(".weight") and array.dtype == "u8"
+        if (stem != name or is_codes) and stem not in states:
+            raise missing(f"{stem}{_STATE}{kind or _TYPES[0]}", name)
 
 
 @dataclass(frozen=True)
@@ -120,9 +138,7 @@ class _Blocks:
         for end, (dtype, n) in due.items():
             found = arrays.get(f"{self.name}.{end}")
             if found is None:
-                raise ImporterError(
-                    f"tensor '{self.name}.{end}' is missing beside {self.state!r}; download the model again"
-                )
+                raise missing(f"{self.name}.{end}", self.state)
             if (found.dtype, prod(found.shape)) != (dtype, n):
                 raise misfit(
                     arrays,

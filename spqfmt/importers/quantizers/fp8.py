@@ -12,7 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from spqfmt.importers.quantizers.base import COMPRESSED_TENSORS, Checkpoint, CodedWeight, misfit
+from spqfmt.errors import ImporterError
+from spqfmt.importers.quantizers.base import (
+    COMPRESSED_TENSORS,
+    Checkpoint,
+    CodedWeight,
+    LeftAsArrays,
+    misfit,
+    missing,
+)
 from spqfmt.schemes.group_numbers import FLOAT_DTYPES, GroupValues
 from spqfmt.schemes.grouped import Grouped
 
@@ -26,6 +34,11 @@ _METHODS = {
         {"float-quantized", "naive-quantized", "mxfp8-quantized", "mixed-precision"}
     ),
 }
+_FMTS = {"e4m3": "f8_e4m3", "e5m2": "f8_e5m2", "float8_e4m3fn": "f8_e4m3", "float8_e5m2": "f8_e5m2"}
+"""What configs call the floats."""
+_ENDS = ("_scale_inv", "_scale")
+_ALL_SCALED = frozenset({"fp8", "fbgemm_fp8"})
+"""Methods whose floats of 8 bits all have scales."""
 _HALVES = frozenset({"f16", "bf16"})
 _MX_COLUMNS = 32
 _BLOCK = (128, 128)
@@ -35,17 +48,30 @@ _BLOCK = (128, 128)
 class Fp8:
     """Codes that are floats of 8 bits."""
 
-    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
         """The weights that have scales beside them, as `Family.find` says."""
-        for name, codes in checkpoint.arrays.items():
-            names = [
-                f"{name}{end}" for end in ("_scale_inv", "_scale") if f"{name}{end}" in checkpoint.arrays
-            ]
-            # Asymmetric ones, and floats that nothing scales, are left as they are.
-            is_matrix = codes.dtype in _CODES and len(codes.shape) > 1 and 0 not in codes.shape
-            if not is_matrix or not names or f"{name}_zero_point" in checkpoint.arrays:
+        arrays, quantizer = checkpoint.arrays, checkpoint.quantizer
+        has_scales = quantizer.method in _ALL_SCALED or quantizer.formats == {"float-quantized"}
+        for name, codes in arrays.items():
+            names = [f"{name}{end}" for end in _ENDS if f"{name}{end}" in arrays]
+            if has_scales and name.endswith("weight_scale_inv") and name.removesuffix(_ENDS[0]) not in arrays:
+                raise missing(name.removesuffix(_ENDS[0]), name)
+            if codes.dtype not in _CODES or len(codes.shape) < 2 or 0 in codes.shape:
                 continue
-            if checkpoint.quantizer.writes(codes.dtype.upper(), _METHODS, name):
+            # Where nothing says that they have scales, they are numbers as they are.
+            if not names and has_scales and name.endswith("weight"):
+                raise missing(f"{name}{_ENDS[quantizer.method != 'fp8']}", name)
+            if not names or not quantizer.writes(codes.dtype.upper(), _METHODS, name):
+                continue
+            said = str(quantizer.said.get("fmt") or "")
+            if said in _FMTS and not codes.dtype.startswith(_FMTS[said]):
+                raise ImporterError(
+                    f"tensor {name!r} holds {codes.dtype.upper()}, but config.json says fmt {said!r}; "
+                    "download both again"
+                )
+            if f"{name}_zero_point" in arrays:
+                yield LeftAsArrays(name, "zero points of floats")
+            else:
                 yield _weight(checkpoint, name, names[0])
 
 

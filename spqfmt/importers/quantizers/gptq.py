@@ -43,6 +43,8 @@ class GptqFamily:
         for name in checkpoint.arrays:
             layer = PackedLayer.of(checkpoint, name)
             if layer is None:
+                if quantizer.method in METHODS and PackedLayer.is_codes(name):
+                    yield _left(checkpoint, name)
                 continue
             # By their shapes they may be AWQ's.
             if quantizer.method not in METHODS and layer.shape("qweight")[1] != layer.shape("scales")[1]:
@@ -57,6 +59,15 @@ class GptqFamily:
                 yield LeftAsArrays(name, str(why))
             else:
                 yield _weight(layer, grid, zeros)
+
+
+def _left(checkpoint: Checkpoint, name: str) -> LeftAsArrays:
+    """Codes of a format that lays them out in another way. Raises ImporterError for those that should be GPTQ's."""
+    try:
+        settings_of(checkpoint.quantizer.said, name)
+    except StaysError as why:
+        return LeftAsArrays(name, str(why))
+    raise PackedLayer.broken(checkpoint, name, _FORM)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """What a config says of GPTQ: for all layers, and by `dynamic` for some of them.
 
-Which layers an entry of `dynamic` is for is a regular expression, which may take for ever and is not looked at: what
-the arrays of a layer are must be said for some layer.
+Which layers an entry of `dynamic` is for is a regular expression, and the first that matches counts. One that may take
+for ever is not looked at: then what the arrays of a layer are must be said for some layer.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,8 @@ def settings_of(said: Mapping[str, Any], name: str) -> GptqSettings:
         )
     meta = said.get("meta")
     makers = meta.get("quantizer") if isinstance(meta, dict) else None
-    layers = (said, *({**said, **some} for some in _overrides(said)))
+    own = _own_override(said, name)
+    layers = (said, *({**said, **some} for some in _overrides(said))) if own is None else ({**said, **own},)
     return GptqSettings(
         version if said else None,
         tuple(_grid_of(one, name) for one in layers),
@@ -69,7 +71,47 @@ def _overrides(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [one for pattern, one in dynamic.items() if not pattern.startswith("-:")]
 
 
+_PLAIN_PATTERN = re.compile(r"(?:[\w\-|^$]|\\[.dw]|\.|\[[\w\-]*\]|\((?:\?:)?|\)(?![*+?{])|[*+](?![*+?{]))*")
+"""Expressions of letters, classes and groups without repetition."""
+_MOST_REPEATED, _LONGEST_NAME = 3, 200
+"""With so many repetitions an expression tries each at most at every place of a name."""
+
+
+def _own_override(said: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """What `dynamic` says of the layer of these codes; nothing where no entry is for it, None where that cannot be told.
+
+    Raises ImporterError where it says that the layer is not quantized.
+    """
+    _overrides(said)
+    module = name.rpartition(".")[0]
+    for pattern, one in (said.get("dynamic") or {}).items():
+        matches = _matches(pattern.removeprefix("-:").removeprefix("+:"), module)
+        if matches is None:
+            return None
+        if matches and pattern.startswith("-:"):
+            raise ImporterError(
+                f"tensor {name!r} holds codes, but config.json says under dynamic, {pattern[:80]!r}, that there are "
+                "none; download both again"
+            )
+        if matches:
+            return dict(one)
+    return {}
+
+
+def _matches(pattern: str, module: str) -> bool | None:
+    """Whether an expression matches a name; None for one that is too complex to try."""
+    is_plain = _PLAIN_PATTERN.fullmatch(pattern) and len(module) <= _LONGEST_NAME
+    if not is_plain or sum(map(pattern.count, "*+")) > _MOST_REPEATED:
+        return None
+    try:
+        return re.match(pattern, module) is not None
+    except re.error:
+        return None
+
+
 def _grid_of(said: Mapping[str, Any], name: str) -> tuple[int | None, int | None]:
+    if said.get("quant_method") == "gptq" and said.get("bits") is None:
+        raise ImporterError(f"tensor {name!r}: what config.json says of GPTQ has no bits; download it again")
     return _number("bits", said.get("bits"), name, least=1), _number(
         "group_size", said.get("group_size"), name, -1
     )

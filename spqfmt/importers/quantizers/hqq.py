@@ -24,7 +24,7 @@ import numpy as np
 
 from spqfmt.codecs.elements import Elements, from_planes
 from spqfmt.errors import ImporterError
-from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, LeftAsArrays, misfit
+from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, LeftAsArrays, misfit, missing
 from spqfmt.importers.quantizers.packed_layers import StaysError
 from spqfmt.records import dense_bytes
 from spqfmt.schemes.group_numbers import FLOAT_DTYPES, GroupValues
@@ -52,8 +52,12 @@ class Hqq:
         arrays = checkpoint.arrays
         for name in arrays:
             stem = name.removesuffix("W_q")
-            needed = (f"{stem}{end}" for end in ("scale", "zero", "shape", "axis", "packing"))
-            if stem == name or not all(array in arrays for array in needed):
+            needed = [f"{stem}{end}" for end in ("scale", "zero", "shape", "axis", "packing")]
+            if stem == name:
+                continue
+            if lost := [array for array in needed if array not in arrays]:
+                if checkpoint.quantizer.method in _METHODS:
+                    raise missing(lost[0], name)
                 continue
             if checkpoint.quantizer.writes("codes of HQQ", _METHODS, name):
                 try:
@@ -127,9 +131,7 @@ class _Layer:
         """Raise ImporterError unless the number of bits that the layer says is one of those that its codes hold."""
         name = f"{self.stem}nbits"
         if name not in checkpoint.arrays:
-            raise ImporterError(
-                f"tensor {name!r} is missing beside '{self.stem}W_q'; download the model again"
-            )
+            raise missing(name, f"{self.stem}W_q")
         said = _said(checkpoint, name, ("u8", "i32", "i64", "f32")).tolist()
         if len(said) != 1 or not any(abs(said[0] - bits) < 1e-6 for bits in _HELD[self.bits]):
             raise ImporterError(

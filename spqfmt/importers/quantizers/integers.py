@@ -20,8 +20,16 @@ from math import prod
 
 import numpy as np
 
+from spqfmt.codecs.elements import Elements
 from spqfmt.errors import ImporterError
-from spqfmt.importers.quantizers.base import COMPRESSED_TENSORS, Checkpoint, CodedWeight, misfit
+from spqfmt.importers.quantizers.base import (
+    COMPRESSED_TENSORS,
+    Checkpoint,
+    CodedWeight,
+    LeftAsArrays,
+    misfit,
+    missing,
+)
 from spqfmt.importers.quantizers.integers_config import integers_of
 from spqfmt.importers.quantizers.words import unpacked
 from spqfmt.schemes.group_numbers import FLOAT_DTYPES, GroupValues
@@ -38,15 +46,15 @@ _WORD = 32
 class Integers:
     """Codes that are integers of 2, 4 or 8 bits."""
 
-    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
         """The weights that have scales beside such codes, as `Family.find` says."""
         arrays = checkpoint.arrays
         for name, codes in arrays.items():
+            _check_complete(checkpoint, name)
             stem = name.removesuffix("_packed")
             has_scales = f"{stem}_scale" in arrays and arrays[f"{stem}_scale"].dtype in FLOAT_DTYPES
             is_matrix = stem.endswith("weight") and len(codes.shape) == 2 and 0 not in codes.shape
-            # Columns in another order are left as they are.
-            if not has_scales or not is_matrix or f"{stem}_g_idx" in arrays:
+            if not has_scales or not is_matrix:
                 continue
             is_packed = stem != name and codes.dtype == "i32" and f"{stem}_shape" in arrays
             # Other quantizers have bytes of this name, too.
@@ -54,13 +62,42 @@ class Integers:
             methods = _PACKED if is_packed else _BYTES
             if not (is_packed or is_bytes) or not checkpoint.quantizer.writes(_FORM, methods, name):
                 continue
-            if is_packed:
+            if f"{stem}_g_idx" in arrays:
+                yield LeftAsArrays(name, "columns in an order of their own")
+            elif is_packed:
                 yield from _packed(checkpoint, stem)
             else:
                 yield _weight(checkpoint, stem, name, codes.shape, bits=8)
 
 
-def _packed(checkpoint: Checkpoint, stem: str) -> Iterator[CodedWeight]:
+def _check_complete(checkpoint: Checkpoint, name: str) -> None:
+    """Raise ImporterError for codes without what belongs to them, where the config says that all are of this form."""
+    arrays, formats = checkpoint.arrays, checkpoint.quantizer.formats
+    codes = arrays[name]
+    stem = name.removesuffix(".weight_packed").removesuffix(".weight")
+    if stem == name:
+        return
+    due: tuple[str, ...]
+    if formats == {"pack-quantized"} and name.endswith("_packed"):
+        due, dtype = ("weight_scale", "weight_shape"), "i32"
+    elif formats == {"int-quantized"} and codes.dtype == "i8" and len(codes.shape) > 1:
+        due, dtype = ("weight_scale",), "i8"
+    else:
+        return
+    for end in due:
+        if f"{stem}.{end}" not in arrays:
+            raise missing(f"{stem}.{end}", name)
+    if codes.dtype != dtype or len(codes.shape) != 2 or 0 in codes.shape:
+        raise ImporterError(
+            f"tensor {name!r} of {codes.dtype} and shape {list(codes.shape)} is no matrix of {dtype}; "
+            "download the model again"
+        )
+    scales = arrays[f"{stem}.weight_scale"].dtype
+    if scales not in FLOAT_DTYPES:
+        raise misfit(arrays, f"{stem}.weight_scale", name, f": scales of {scales}")
+
+
+def _packed(checkpoint: Checkpoint, stem: str) -> Iterator[CodedWeight | LeftAsArrays]:
     """The weight, where its codes fill whole words: else the arrays would not come back."""
     packed, of_shape = checkpoint.arrays[f"{stem}_packed"].shape, f"{stem}_shape"
     if checkpoint.arrays[of_shape].dtype not in ("i64", "i32"):
@@ -78,6 +115,8 @@ def _packed(checkpoint: Checkpoint, stem: str) -> Iterator[CodedWeight]:
         rest += shape[0] * bits % _WORD
     if rest == 0 and bits in (2, 4, 8):
         yield _weight(checkpoint, stem, f"{stem}_packed", (shape[0], shape[1]), bits=bits)
+    else:
+        yield LeftAsArrays(f"{stem}_packed", "codes that do not fill whole words")
 
 
 def _weight(
@@ -114,6 +153,7 @@ def _weight(
                 points = unpacked(found.T, bits).reshape(groups, rows).T
             else:
                 points = found.view(np.uint8) + np.uint8(offset)
+            _check_symmetric(checkpoint, of_zeros, points, offset)
             zero_point = GroupValues(np.ascontiguousarray(points).reshape(lines, groups), f"u{bits}")
         of_bytes = checkpoint.read(of_codes)
         values = unpacked(of_bytes, bits).reshape(rows, columns) if is_packed else of_bytes
@@ -195,6 +235,16 @@ def _check_config(
     if grid[1] > 1 and all(one.is_ordered for one in due):
         raise ImporterError(
             f"tensor {stem + '_g_idx'!r} is missing, but config.json says actorder group; download both again"
+        )
+
+
+def _check_symmetric(checkpoint: Checkpoint, name: str, points: Elements, middle: int) -> None:
+    """Raise ImporterError for zero points besides `middle`, which stands for none, where the config allows none."""
+    said = integers_of(checkpoint.quantizer.said, name)
+    if said and all(one.is_symmetric for one in said) and (points != middle).any():
+        raise ImporterError(
+            f"tensor {name!r} holds zero points, but config.json says symmetric true; download both again, or "
+            "--method lossless keeps them"
         )
 
 

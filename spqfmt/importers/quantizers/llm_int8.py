@@ -15,7 +15,7 @@ from math import prod
 
 import numpy as np
 
-from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, LeftAsArrays, misfit
+from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, LeftAsArrays, misfit, missing
 from spqfmt.schemes.floats import Scale
 from spqfmt.schemes.uniform import Uniform
 
@@ -28,9 +28,20 @@ class LlmInt8:
 
     def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
         """The weights that have scales of rows beside them, as `Family.find` says."""
-        for name in checkpoint.arrays:
+        arrays, said = checkpoint.arrays, checkpoint.quantizer
+        is_due = said.method == "bitsandbytes" and "int8" in said.formats
+        for name, array in arrays.items():
             if name.endswith(".SCB"):
+                of_codes = f"{name.removesuffix('SCB')}weight"
+                if is_due and of_codes not in arrays:
+                    raise missing(of_codes, name)
+                if is_due and (arrays[of_codes].dtype != "i8" or len(arrays[of_codes].shape) != 2):
+                    raise misfit(arrays, name, of_codes, f": codes of {arrays[of_codes].dtype}")
                 yield from _weight(checkpoint, name.removesuffix("SCB"))
+            elif is_due and array.dtype == "i8" and name.endswith(".weight"):
+                of_scales = f"{name.removesuffix('weight')}SCB"
+                if of_scales not in arrays:
+                    raise missing(of_scales, name)
 
 
 def _weight(checkpoint: Checkpoint, stem: str) -> Iterator[CodedWeight | LeftAsArrays]:

@@ -15,7 +15,14 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from spqfmt.importers.quantizers.base import COMPRESSED_TENSORS, Checkpoint, CodedWeight, misfit
+from spqfmt.importers.quantizers.base import (
+    COMPRESSED_TENSORS,
+    Checkpoint,
+    CodedWeight,
+    LeftAsArrays,
+    misfit,
+    missing,
+)
 from spqfmt.importers.quantizers.fp4 import CODES, unpacked
 from spqfmt.schemes.group_numbers import GroupValues
 from spqfmt.schemes.grouped import Grouped
@@ -23,43 +30,56 @@ from spqfmt.schemes.grouped import Grouped
 _COLUMNS = 32
 _BLOCK_BYTES = 16
 _FORM = "MXFP4"
+_GPT_OSS = "mxfp4"
+_PACKED = "mxfp4-pack-quantized"
 _METHODS: Mapping[str, frozenset[str]] = {
-    "mxfp4": frozenset(),
-    COMPRESSED_TENSORS: frozenset({"mxfp4-pack-quantized", "mixed-precision"}),
+    _GPT_OSS: frozenset(),
+    COMPRESSED_TENSORS: frozenset({_PACKED, "mixed-precision"}),
 }
 
 
 class Mxfp4:
     """Codes of four bits with exponents as scales."""
 
-    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
         """The weights whose codes have exponents beside them, as `Family.find` says."""
-        arrays = checkpoint.arrays
+        arrays, quantizer = checkpoint.arrays, checkpoint.quantizer
         for name, codes in arrays.items():
-            is_bytes = codes.dtype == "u8" and 0 not in codes.shape
             stem, _, last = name.rpartition("_")
             scales = {"blocks": f"{stem}_scales", "packed": f"{stem}_scale"}.get(last, "")
-            if not is_bytes or scales not in arrays or arrays[scales].dtype != "u8":
+            is_blocks = last == "blocks"
+            if not is_blocks and not name.endswith("weight_packed"):
                 continue
-            if last == "blocks" and len(codes.shape) == len(arrays[scales].shape) + 1 == 4:
-                if not checkpoint.quantizer.writes(_FORM, _METHODS, name):
-                    continue
-                if codes.shape != (*arrays[scales].shape, _BLOCK_BYTES):
-                    raise misfit(arrays, scales, name)
-                experts, rows, groups, _ = codes.shape
-                shape = experts, groups * _COLUMNS, rows
-                yield _weight(checkpoint, stem, (name, scales), shape, transposed=True)
-            elif (
-                name.endswith("weight_packed")
-                and f"{stem}_zero_point" not in arrays
-                and len(codes.shape) == 2
-            ):
-                if not checkpoint.quantizer.writes(_FORM, _METHODS, name):
-                    continue
+            is_due = quantizer.method == _GPT_OSS if is_blocks else quantizer.formats == {_PACKED}
+            if scales not in arrays:
+                if is_due:
+                    raise missing(scales, name)
+                continue
+            fits = codes.dtype == arrays[scales].dtype == "u8" and 0 not in codes.shape
+            fits = fits and (len(codes.shape), len(arrays[scales].shape)) == ((4, 3) if is_blocks else (2, 2))
+            if not fits:
+                if is_due and f"{stem}_global_scale" not in arrays:  # which NVFP4 has
+                    raise misfit(arrays, scales, name, f": {codes.dtype} and {arrays[scales].dtype}")
+                continue
+            if not quantizer.writes(_FORM, _METHODS, name):
+                continue
+            if is_blocks:
+                yield _of_experts(checkpoint, stem, name, scales)
+            elif f"{stem}_zero_point" in arrays:
+                yield LeftAsArrays(name, "zero points of MXFP4")
+            else:
                 columns = 2 * codes.shape[1]
                 if arrays[scales].shape != (codes.shape[0], -(-columns // _COLUMNS)):
                     raise misfit(arrays, scales, name)
                 yield _weight(checkpoint, stem, (name, scales), (codes.shape[0], columns))
+
+
+def _of_experts(checkpoint: Checkpoint, stem: str, name: str, scales: str) -> CodedWeight:
+    codes, exponents = checkpoint.arrays[name].shape, checkpoint.arrays[scales].shape
+    if codes != (*exponents, _BLOCK_BYTES):
+        raise misfit(checkpoint.arrays, scales, name)
+    experts, rows, groups, _ = codes
+    return _weight(checkpoint, stem, (name, scales), (experts, groups * _COLUMNS, rows), transposed=True)
 
 
 def _weight(

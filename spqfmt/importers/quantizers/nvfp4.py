@@ -22,7 +22,14 @@ import numpy as np
 
 from spqfmt.codecs.elements import Elements
 from spqfmt.errors import ImporterError
-from spqfmt.importers.quantizers.base import COMPRESSED_TENSORS, Checkpoint, CodedWeight, misfit
+from spqfmt.importers.quantizers.base import (
+    COMPRESSED_TENSORS,
+    Checkpoint,
+    CodedWeight,
+    LeftAsArrays,
+    misfit,
+    missing,
+)
 from spqfmt.importers.quantizers.fp4 import CODES, unpacked
 from spqfmt.schemes.base import Float32
 from spqfmt.schemes.floats import narrow, overflow_allowed, small_float_values
@@ -32,32 +39,48 @@ from spqfmt.schemes.grouped import Grouped
 _COLUMNS = 16
 _FORM = "NVFP4"
 _SCALES = "f8_e4m3"
-_DIVIDING: Mapping[str, frozenset[str]] = {
-    COMPRESSED_TENSORS: frozenset({"nvfp4-pack-quantized", "mixed-precision"})
-}
+_PACKED = "nvfp4-pack-quantized"
+_DIVIDING: Mapping[str, frozenset[str]] = {COMPRESSED_TENSORS: frozenset({_PACKED, "mixed-precision"})}
 _MULTIPLYING: Mapping[str, frozenset[str]] = {"modelopt": frozenset()}
 
 
 class Nvfp4:
     """Codes of four bits with scales of eight."""
 
-    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight]:
+    def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
         """The weights that have a number for the whole tensor beside codes and scales, as `Family.find` says."""
         arrays = checkpoint.arrays
+        _check_complete(checkpoint)
         for scales in [name for name, array in arrays.items() if array.dtype == _SCALES]:
             name = scales.removesuffix("_scale")
             codes = next((n for n in (f"{name}_packed", name) if n != scales and n in arrays), "")
             one = f"{name}_global_scale" if codes.endswith("_packed") else f"{name}_scale_2"
-            if (
-                not codes
-                or one not in arrays
-                or arrays[codes].dtype != "u8"
-                or f"{name}_zero_point" in arrays
-            ):
+            if not codes or one not in arrays or arrays[codes].dtype != "u8":
                 continue
             methods = _MULTIPLYING if codes == name else _DIVIDING
-            if checkpoint.quantizer.writes(_FORM, methods, codes):
+            if not checkpoint.quantizer.writes(_FORM, methods, codes):
+                continue
+            if f"{name}_zero_point" in arrays:
+                yield LeftAsArrays(codes, "zero points of NVFP4")
+            else:
                 yield _weight(checkpoint, name, (codes, scales, one))
+
+
+def _check_complete(checkpoint: Checkpoint) -> None:
+    """Raise ImporterError for codes without their scales, where the config says that all are of this form."""
+    if checkpoint.quantizer.formats != {_PACKED}:
+        return
+    arrays = checkpoint.arrays
+    for name in arrays:
+        if not name.endswith(".weight_packed"):
+            continue
+        stem = name.removesuffix("_packed")
+        for beside in (f"{stem}_scale", f"{stem}_global_scale"):
+            if beside not in arrays:
+                raise missing(beside, name)
+        found = arrays[name].dtype, arrays[f"{stem}_scale"].dtype
+        if found != ("u8", _SCALES):
+            raise misfit(arrays, f"{stem}_scale", name, f": {found[0]} and {found[1]}")
 
 
 def _weight(checkpoint: Checkpoint, name: str, arrays: tuple[str, str, str]) -> CodedWeight:

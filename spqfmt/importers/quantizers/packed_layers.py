@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spqfmt.errors import ImporterError
-from spqfmt.importers.quantizers.base import Checkpoint, misfit
+from spqfmt.importers.quantizers.base import Checkpoint, misfit, missing
 from spqfmt.importers.quantizers.words import WORDS
 from spqfmt.schemes.group_numbers import FLOAT_DTYPES
+
+_KEYS = ("qweight", "qzeros", "scales")
 
 
 class StaysError(Exception):
@@ -24,17 +26,42 @@ class PackedLayer:
     @classmethod
     def of(cls, checkpoint: Checkpoint, name: str) -> PackedLayer | None:
         """The layer whose codes have this name; None where they are something else."""
-        stem, _, last = name.rpartition(".")
-        # Of an embedding rows are packed where of a layer inputs are.
-        if last != "qweight" or "embed" in stem.rpartition(".")[2]:
+        if not cls.is_codes(name):
             return None
-        found = [checkpoint.arrays.get(f"{stem}.{key}") for key in ("qweight", "qzeros", "scales")]
+        stem = name.rpartition(".")[0]
+        found = [checkpoint.arrays.get(f"{stem}.{key}") for key in _KEYS]
         arrays = [array for array in found if array and len(array.shape) == 2 and 0 not in array.shape]
         if len(arrays) != len(found):
             return None
         codes, zeros, scales = arrays
         is_packed = codes.dtype in WORDS and codes.dtype == zeros.dtype and scales.dtype in FLOAT_DTYPES
         return cls(checkpoint, stem) if is_packed else None
+
+    @staticmethod
+    def is_codes(name: str) -> bool:
+        """Whether an array of this name is the codes of a layer."""
+        stem, _, last = name.rpartition(".")
+        # Of an embedding rows are packed where of a layer inputs are.
+        return last == "qweight" and "embed" not in stem.rpartition(".")[2]
+
+    @staticmethod
+    def broken(checkpoint: Checkpoint, name: str, form: str) -> ImporterError:
+        """The error of a layer whose codes have this name, by the config of this form, and by its arrays of none."""
+        names = [f"{name.removesuffix('qweight')}{key}" for key in _KEYS]
+        for one in names:
+            array = checkpoint.arrays.get(one)
+            if array is None:
+                return missing(one, name)
+            if len(array.shape) != 2 or 0 in array.shape:
+                return ImporterError(
+                    f"tensor {one!r} of shape {list(array.shape)} is no matrix, but config.json says {form}; "
+                    "download both again"
+                )
+        dtypes = ", ".join(checkpoint.arrays[one].dtype for one in names)
+        return ImporterError(
+            f"tensor {name!r} with its zero points and scales is of {dtypes}, which is not {form}, but config.json "
+            "says so; download both again"
+        )
 
     def name(self, key: str) -> str:
         """The name of one of its arrays."""

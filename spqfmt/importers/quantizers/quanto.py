@@ -22,7 +22,7 @@ import numpy as np
 
 from spqfmt.codecs.elements import Elements, from_planes
 from spqfmt.errors import ImporterError
-from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, LeftAsArrays, misfit
+from spqfmt.importers.quantizers.base import Checkpoint, CodedWeight, LeftAsArrays, misfit, missing
 from spqfmt.importers.quantizers.packed_layers import StaysError
 from spqfmt.importers.quantizers.skeleton import shape_in_model
 from spqfmt.schemes.group_numbers import FLOAT_DTYPES, GroupValues
@@ -44,7 +44,11 @@ class Quanto:
         for name, codes in arrays.items():
             stem = name.removesuffix("._data").removesuffix("._data")
             is_packed = name == f"{stem}._data._data"
-            if name not in (f"{stem}._data", f"{stem}._data._data") or f"{stem}._scale" not in arrays:
+            if name not in (f"{stem}._data", f"{stem}._data._data"):
+                continue
+            if f"{stem}._scale" not in arrays:
+                if checkpoint.quantizer.method in _METHODS:
+                    raise missing(f"{stem}._scale", name)
                 continue
             fits = len(codes.shape) == 2 and codes.dtype == "u8" if is_packed else len(codes.shape) > 1
             if not fits or 0 in codes.shape or (not is_packed and codes.dtype not in _BYTES):
@@ -130,7 +134,7 @@ def _packed(checkpoint: Checkpoint, name: str) -> CodedWeight:
     found = _lines(checkpoint, name)
     shift, dtype = arrays.get(of_shift), arrays[of_scales].dtype
     if shift is None:
-        raise ImporterError(f"tensor {of_shift!r} is missing beside {of_codes!r}; download the model again")
+        raise missing(of_shift, of_codes)
     if shift.shape != arrays[of_scales].shape or shift.dtype not in ("i8", dtype):
         raise misfit(arrays, of_shift, of_scales)
     # Zero points have no sign here.

@@ -23,7 +23,7 @@ import numpy as np
 from spqfmt.codecs.elements import Elements, from_planes
 from spqfmt.errors import ImporterError
 from spqfmt.importers._safetensors import read_header
-from spqfmt.importers.quantizers.base import DTYPES, Checkpoint, CodedWeight, LeftAsArrays, misfit
+from spqfmt.importers.quantizers.base import DTYPES, Checkpoint, CodedWeight, LeftAsArrays, misfit, missing
 from spqfmt.schemes.floats import widen
 from spqfmt.schemes.group_numbers import FLOAT_DTYPES, GroupValues
 from spqfmt.schemes.grouped import Grouped
@@ -43,7 +43,10 @@ class TorchAo:
 
     def find(self, checkpoint: Checkpoint) -> Iterator[CodedWeight | LeftAsArrays]:
         """The weights that the files' metadata describes, as `Family.find` says."""
-        for name, text in _metadata(checkpoint).items():
+        said = _metadata(checkpoint)
+        if checkpoint.quantizer.method in _METHODS:
+            _check_said(checkpoint, said)
+        for name, text in said.items():
             module, _, last = name.rpartition(".")
             prefix = f"{module}._{last}_"
             of_codes = f"{prefix}qdata"
@@ -63,6 +66,17 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
         if path.suffix.lower() == ".safetensors":
             said |= read_header(file).metadata
     return said
+
+
+def _check_said(checkpoint: Checkpoint, said: Mapping[str, str]) -> None:
+    """Raise ImporterError for codes of which the metadata says nothing."""
+    for name in checkpoint.arrays:
+        stem = name.removesuffix("._weight_qdata")
+        if stem != name and f"{stem}.weight" not in said:
+            raise ImporterError(
+                f"tensor {name!r}: the file's metadata does not say which class of torchao it is of; "
+                "download the model again"
+            )
 
 
 @dataclass(frozen=True)
@@ -93,9 +107,7 @@ class _Tensor:
             return LeftAsArrays(of_codes, "torchao's scales of inputs")
         scales = arrays.get(of_scales)
         if scales is None:
-            raise ImporterError(
-                f"tensor {of_scales!r} is missing beside {of_codes!r}; download the model again"
-            )
+            raise missing(of_scales, of_codes)
         if scales.dtype not in FLOAT_DTYPES:
             raise misfit(arrays, of_scales, of_codes, f": scales of {scales.dtype}")
         shape = (*codes.shape[:-1], codes.shape[-1] * (8 // bits)) if kind == "Int4Tensor" else codes.shape
@@ -130,9 +142,7 @@ class _Tensor:
         due = (*stack, rows // self.rows, columns // self.columns)
         if self.kind == "Int4Tensor":
             if not self.has_zeros:
-                raise ImporterError(
-                    f"tensor {of_zeros!r} is missing beside {of_codes!r}; download the model again"
-                )
+                raise missing(of_zeros, of_codes)
             due = (*stack, due[-1], rows)
         # Some versions leave out the dimensions of one.
         allowed = {due} if self.kind == "Int4Tensor" else {due, tuple(n for n in due if n > 1)}
