@@ -132,7 +132,7 @@ def _from_pretrained(transformers: Any, path: Path, folder: Path, **options: Any
 
 
 def check_refused(source: Path, words: str) -> None:
-    """Codes that contradict what is said of them are refused in one line, with `keep` or without; `lossless` keeps all."""
+    """Codes that contradict what is said are refused in one line, with `keep` or without; `lossless` keeps all."""
     path = source.parent / "m.spq"
     for options in ({"method": "keep"}, {}):
         with pytest.raises(ImporterError, match=words) as refused:

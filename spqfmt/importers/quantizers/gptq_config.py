@@ -78,7 +78,7 @@ _MOST_REPEATED, _LONGEST_NAME = 3, 200
 
 
 def _own_override(said: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    """What `dynamic` says of the layer of these codes; nothing where no entry is for it, None where that cannot be told.
+    """What `dynamic` says of the layer of these codes, nothing without an entry; None where that cannot be told.
 
     Raises ImporterError where it says that the layer is not quantized.
     """
