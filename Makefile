@@ -5,7 +5,7 @@ PYTHON ?= python3
 PIP_INSTALL = install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pages test check check-generated native sanitize format generate bench clean
+.PHONY: help demo pages test check check-generated native sanitize fuzz fuzz-files format generate bench clean
 
 help:
 	@echo "make demo      pack SmolLM2-135M, inspect it, load it and generate text (own venv: .venv-demo)"
@@ -14,6 +14,7 @@ help:
 	@echo "make check     all that CI runs, in the environment at hand"
 	@echo "make native    build the C++ module again, and nothing else, for the environment of 'make test'"
 	@echo "make sanitize  the tests of the C++ module under AddressSanitizer and UndefinedBehaviorSanitizer (own venv)"
+	@echo "make fuzz      changed whole files for both decoders, SECONDS=60"
 	@echo "make format    ruff format and the fixes that are safe"
 	@echo "make generate  the wire constants and FORMAT.md's tables from spec/registry.toml; the pages of the commands"
 	@echo "make bench     the codecs and load rates of this machine, beside their peers"
@@ -61,6 +62,7 @@ check:
 	mypy
 	pytest -n $(PYTEST_PROCESSES) --dist loadfile
 	TRITON_INTERPRET=1 pytest -q tests/triton
+	$(MAKE) --no-print-directory fuzz-files SECONDS=20
 	python tools/gpu/gpu_code.py --check
 
 check-generated:
@@ -88,6 +90,12 @@ MEASURES_MEMORY = --ignore=tests/packed/test_endurance.py --deselect=tests/packe
 sanitize: .venv-sanitize/.installed
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 .venv-sanitize/bin/python -m pytest -q tests/kernels tests/spec tests/packed $(MEASURES_MEMORY)
+
+SECONDS = 60
+fuzz: fuzz-files
+
+fuzz-files:
+	python fuzz/files.py --seconds $(SECONDS)
 
 format:
 	ruff check --fix .

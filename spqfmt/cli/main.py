@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": ("spqfmt.cli.inspect", "inspect", "Show what every tensor costs."),
     "diff": ("spqfmt.cli.diff", "diff", "Compare two files of one model."),
     "verify": ("spqfmt.cli.verify", "verify", "Check every byte of a file."),
+    "sign": ("spqfmt.cli.sign", "sign", "Sign a file with a key of ed25519."),
     "unpack": ("spqfmt.cli.unpack", "unpack", "Give the source's files back, or plain weights."),
     "plan": ("spqfmt.cli.plan", "plan", "Show where weights would live under a memory ceiling."),
     "run": ("spqfmt.cli.run", "run", "Generate text."),

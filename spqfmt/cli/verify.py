@@ -5,8 +5,11 @@ from pathlib import Path
 
 import click
 
+from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import SPQ
+from spqfmt.cli.paths import InputPath
 from spqfmt.cli.progress import Bar
+from spqfmt.errors import OptionError, SpqError
 from spqfmt.reading.verify import verify_file
 
 
@@ -18,17 +21,44 @@ from spqfmt.reading.verify import verify_file
     help="Make the digests of what the tensors hold, and the files of the source, again too, compare them with "
     "what the file says, and print the model's digest.",
 )
+@click.option(
+    "--key", type=InputPath(), help="Public key of ed25519: check that its holder signed FILE, too."
+)
+@click.option(
+    "--signature", type=InputPath(), help="The signature that --key is held against. [default: FILE.sig]"
+)
 @click.option("--quiet", is_flag=True, help="Only the exit code.")
-def verify(*, file: Path, content: bool, quiet: bool) -> None:
+def verify(*, file: Path, content: bool, key: Path | None, signature: Path | None, quiet: bool) -> None:
     """Check every checksum, chunk and rule of FILE; exit code 1 names what is wrong.
 
     \b
     spqfmt verify model.spq && echo sound
     spqfmt verify model.spq --content
+    spqfmt verify model.spq --key key.pub
     """
     started = time.monotonic()
-    found = verify_file(file, Bar("verifying", quiet=quiet), content=content)
+    if key is None and signature is not None:
+        raise OptionError("--signature is checked with --key, the public key of whoever made it")
+    if key is None:
+        found = verify_file(file, Bar("verifying", quiet=quiet), content=content)
+    else:
+        found = _verify_signed(file, key, signature, quiet=quiet)
     if not quiet:
-        if found is not None:
+        if found is not None and (content or key is None):
             click.echo(f"{found}  content")
-        click.echo(f"{file}: sound ({time.monotonic() - started:.1f} s)", err=True)
+        said = "sound" if key is None else f"sound, and signed by the key in {key}"
+        click.echo(f"{file}: {said} ({time.monotonic() - started:.1f} s)", err=True)
+
+
+def _verify_signed(file: Path, key: Path, signature: Path | None, *, quiet: bool) -> str:
+    from spqfmt.reading.signature import signature_path, verify_signature
+
+    beside = signature or signature_path(file)
+    if not beside.exists():
+        raise SpqError(
+            f"{beside}: no such file; {file.name} has no signature beside it, --signature names one"
+        )
+    with about(beside):
+        with about(key):
+            public = key.read_bytes()
+        return verify_signature(file, beside.read_bytes(), public, Bar("verifying", quiet=quiet))

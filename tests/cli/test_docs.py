@@ -39,7 +39,7 @@ def test_every_example_is_a_command_line_that_the_program_takes(
     lines = examples(name)
     assert lines
     named = re.findall(r"[^ ]+[.]spq", " ".join(lines))
-    for file in {"model.gguf", "wiki.txt", "laptop.json", *named}:
+    for file in {"model.gguf", "wiki.txt", "laptop.json", "key.pem", "key.pub", *named}:
         (tmp_path / file).touch()
     for line in lines:
         arguments = shlex.split(re.split(r" && | >>? ", line)[0])[2:]

@@ -1,0 +1,52 @@
+"""`spqfmt sign`: a signature beside a model."""
+
+from pathlib import Path
+
+import click
+
+from spqfmt.cli.failures import about
+from spqfmt.cli.parameters import SPQ
+from spqfmt.cli.paths import InputPath, OutputPath
+from spqfmt.cli.progress import Bar
+from spqfmt.container.temporary import open_temporary, publish, refuse_existing
+
+
+@click.command("sign")
+@click.argument("file", type=SPQ)
+@click.option(
+    "--key",
+    type=InputPath(),
+    required=True,
+    help="Private key of ed25519, PEM or OpenSSH, without a password.",
+)
+@click.option("--out", type=OutputPath(), help="Where the signature goes. [default: FILE.sig]")
+@click.option("--force", is_flag=True, help="Replace the signature if it exists.")
+@click.option("--quiet", is_flag=True, help="No progress and no summary.")
+def sign(*, file: Path, key: Path, out: Path | None, force: bool, quiet: bool) -> None:
+    """Check FILE as `verify --content` does, and write a signature of it beside it.
+
+    It is of the bytes of FILE (of all shards, for a .spq.index.json), of its index and of the weights' content
+    digest; `spqfmt verify --key` checks it. SECURITY.md says what it promises.
+
+    \b
+    spqfmt sign model.spq --key key.pem
+    openssl genpkey -algorithm ed25519 -out key.pem && openssl pkey -in key.pem -pubout -out key.pub
+    """
+    from spqfmt.reading.signature import sign as signature_of
+    from spqfmt.reading.signature import signature_path
+
+    out = out or signature_path(file)
+    with about(file, out):
+        refuse_existing(out, force)
+        with about(key):
+            data = key.read_bytes()
+        made = signature_of(file, data, Bar("checking", quiet=quiet))
+        temporary, opened = open_temporary(out)
+        try:
+            with opened:
+                opened.write(made)
+            publish(temporary, out, force=force)
+        finally:
+            temporary.unlink(missing_ok=True)
+    if not quiet:
+        click.echo(f"{out}: signature of {file.name}", err=True)
