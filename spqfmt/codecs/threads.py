@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from spqfmt.errors import OptionError
 from spqfmt.kernels import native
-from spqfmt.kernels.context import current, using
+from spqfmt.kernels.context import Context, current, using
 
 
 def n_threads() -> int:
@@ -21,7 +21,7 @@ def n_threads() -> int:
     else what torch would take: the processors that this process may use, or OMP_NUM_THREADS of them. The variables are
     read once. Raises OptionError where SPQFMT_THREADS is no number.
     """
-    wanted = current().threads or _from_environment("SPQFMT_THREADS")
+    wanted = wanted_threads(current())
     if wanted is not None:
         return wanted
     of_torch = getattr(sys.modules.get("torch"), "get_num_threads", None)
@@ -29,6 +29,11 @@ def n_threads() -> int:
         return int(of_torch())
     usable = native.usable_threads()
     return min(_from_environment("OMP_NUM_THREADS", strict=False) or usable, usable)
+
+
+def wanted_threads(context: Context) -> int | None:
+    """How many threads a context or SPQFMT_THREADS says; None: neither does, and `n_threads` says the rest."""
+    return context.threads or _from_environment("SPQFMT_THREADS")
 
 
 @cache  # looking takes a microsecond, and every product of a packed model asks

@@ -110,6 +110,9 @@ class DeviceWeights:
             )
         return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
 
+    def direct_product(self, tensor: str, *, rounds: bool) -> None:
+        """None: a product is a kernel of the device."""
+
     def multiply_transposed(self, tensor: str, y: torch.Tensor) -> torch.Tensor:
         """`y` [..., rows] times a tensor's matrix, not transposed: [..., columns] in y's dtype."""
         tokens = y.reshape(-1, y.shape[-1])

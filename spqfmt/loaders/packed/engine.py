@@ -13,9 +13,11 @@ from spqfmt.kernels import backend
 from spqfmt.kernels.context import current, using
 from spqfmt.kernels.pages import allocate
 from spqfmt.loaders.packed.buffers import View, lent
+from spqfmt.loaders.packed.direct import direct_product
 from spqfmt.loaders.packed.room import Room
 from spqfmt.loaders.packed.store import Store
 from spqfmt.loaders.packed.streams import Streams
+from spqfmt.loaders.packed.weights import DirectProduct
 from spqfmt.loaders.schemes.base import HostMatrix
 from spqfmt.loaders.schemes.registry import PRODUCTS
 from spqfmt.residency.parts import Part
@@ -104,6 +106,11 @@ class HostWeights:
                 return matrix.multiply(
                     x, bias, self._lend, self._workspace, int8_activations=int8_activations
                 )
+
+    def direct_product(self, matrix: HostMatrix, *, rounds: bool) -> DirectProduct | None:
+        """`multiply` without a detour for a few tokens of the model's dtype; None where codes are not all in memory."""
+        whole = matrix.whole_product
+        return None if whole is None else direct_product(whole, self.dtype, self._context, rounds=rounds)
 
     def multiply_transposed(self, matrix: HostMatrix, y: torch.Tensor) -> torch.Tensor:
         """`y` [..., rows] times a tensor's matrix, not transposed: [..., columns] in y's dtype."""

@@ -15,7 +15,7 @@ from spqfmt.errors import SpqError
 from spqfmt.loaders.packed import compiled
 from spqfmt.loaders.packed.products import Operand, product
 from spqfmt.loaders.packed.weight import NUMBERS, SAVE_INSTEAD, PackedWeight, Product, Rows, autocast_dtype
-from spqfmt.loaders.packed.weights import Weights, decoded
+from spqfmt.loaders.packed.weights import DirectProduct, Weights, decoded
 from spqfmt.loaders.schemes.matrix import NAMES
 from spqfmt.loaders.schemes.registry import PRODUCTS
 from spqfmt.models.treatments import TOKEN_INT8, treatment
@@ -170,11 +170,16 @@ class PackedProduct(Packed):
         rounded = TOKEN_INT8 if int8_activations and not self.int8_activations else None
         self.treatment = treatment(record.activation_clamp, rounded)
         self.bias: nn.Parameter | None = bias
+        self._direct: DirectProduct | None = None
 
     def attach(self, engine: Weights, number: int | None = None) -> None:
         """Compute with this engine from now on."""
         super().attach(engine, number)
         self._operand = Operand.of(engine, self._number, self.record)
+        is_plain = self.treatment is None and not self.int8_activations
+        self._direct = (
+            engine.direct_product(self._operand.matrix, rounds=self._rounding is None) if is_plain else None
+        )
 
     def _product(self) -> Product | None:
         if self.record.transposed:
@@ -183,6 +188,10 @@ class PackedProduct(Packed):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` [..., in_features] -> [..., out_features], with gradients for `x`; rounding has those of no rounding."""
+        if not torch.compiler.is_compiling() and (direct := self._direct) is not None:
+            y = direct(x, self.bias)
+            if y is not None:
+                return y
         if isinstance(x, PackedWeight):
             x = x.decoded()
         check_input(self, x)

@@ -1,11 +1,15 @@
 """What packed modules compute with."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import nn
 
 from spqfmt.loaders.packed.room import Room
+
+DirectProduct: TypeAlias = Callable[[torch.Tensor, nn.Parameter | None], torch.Tensor | None]
+"""(x, bias): the product with a matrix in one native call, or None where `x` or the moment wants more than that."""
 
 
 class Weights(Protocol):
@@ -39,6 +43,13 @@ class Weights(Protocol):
         self, matrix: Any, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
     ) -> torch.Tensor:
         """`x` [..., columns] times a tensor's matrix: [..., rows] in x's dtype."""
+        ...
+
+    def direct_product(self, matrix: Any, *, rounds: bool) -> DirectProduct | None:
+        """`multiply` for whoever calls it often, with few tokens; None: there is none.
+
+        `rounds` is an `int8_activations` of None, and else it is False.
+        """
         ...
 
     def multiply_transposed(self, matrix: Any, y: torch.Tensor) -> torch.Tensor:

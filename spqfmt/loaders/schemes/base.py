@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import nn
@@ -26,12 +26,26 @@ class Lent(Protocol):
 Lend: TypeAlias = Callable[[Part], AbstractContextManager[Lent]]
 
 
+class WholeProduct(NamedTuple):
+    """The native product with codes that lie in memory as a whole: `CodeMatrix.multiply`, and what it takes first."""
+
+    multiply: Callable[..., None]
+    codes: Bytes
+    n_rows: int
+    n_columns: int
+
+
 class HostMatrix(Protocol):
     """One tensor's matrix on the CPU, without gradients. `lend` gives its parts; `workspace` is the caller's alone."""
 
     @property
     def n_bytes(self) -> int:
         """Memory of the sides: all that is held beside codes."""
+        ...
+
+    @property
+    def whole_product(self) -> WholeProduct | None:
+        """What few tokens that are not rounded to int8 are multiplied by; None where that is no single native call."""
         ...
 
     def multiply_whole(

@@ -13,7 +13,7 @@ from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.dequantize import dequantize_grouped
 from spqfmt.kernels.device.matrix import DeviceGroupValues, GroupScales, Scales
 from spqfmt.kernels.multiply import CodeMatrix, Groups
-from spqfmt.loaders.schemes.base import Form, HostMatrix, Lend
+from spqfmt.loaders.schemes.base import Form, HostMatrix, Lend, WholeProduct
 from spqfmt.loaders.schemes.matrix import PackedMatrix, as_tokens, checked_ids
 from spqfmt.loaders.schemes.unpacked import outliers_of, unpacked
 from spqfmt.records import TensorRecord
@@ -88,6 +88,11 @@ class GroupedColumns:
     def n_bytes(self) -> int:
         """Memory of the sides: all that is held beside codes."""
         return self._sides.n_bytes
+
+    @property
+    def whole_product(self) -> WholeProduct | None:
+        """None: columns are multiplied part by part."""
+        return None
 
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None

@@ -15,7 +15,7 @@ from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.dequantize import FLOATS
 from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats
 from spqfmt.kernels.torch_arrays import to_torch
-from spqfmt.loaders.schemes.base import Lend
+from spqfmt.loaders.schemes.base import Lend, WholeProduct
 from spqfmt.loaders.schemes.unpacked import outliers_of
 from spqfmt.records import TensorRecord
 from spqfmt.residency.parts import Part
@@ -75,6 +75,13 @@ class PackedMatrix(ABC, Generic[SidesT]):
     def n_bytes(self) -> int:
         """Memory of the sides: all that is held beside codes."""
         return self._sides.n_bytes
+
+    @property
+    def whole_product(self) -> WholeProduct | None:
+        """The native product, where all codes are in memory."""
+        if self._whole is None or self._matrix is None:
+            return None
+        return WholeProduct(self._matrix.multiply, self._whole, self._n_rows, self._n_columns)
 
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None

@@ -14,7 +14,7 @@ from torch import nn
 
 from spqfmt.codecs.base import Bytes
 from spqfmt.kernels.multiply import OutlierRows
-from spqfmt.loaders.schemes.base import Lend, Lent
+from spqfmt.loaders.schemes.base import Lend, Lent, WholeProduct
 from spqfmt.loaders.schemes.integer_matrix import IntegerMatrix
 from spqfmt.residency.parts import Part
 from spqfmt.schemes.uniform import UniformSides
@@ -120,6 +120,11 @@ class TurnedMatrix:
         )
         row = self._pieces[0].sides.row
         return columns + row.nbytes + sum(piece.sides.n_bytes - row.nbytes for piece in self._pieces)
+
+    @property
+    def whole_product(self) -> WholeProduct | None:
+        """The native product, where one piece is all."""
+        return self._matrices[0].whole_product if len(self._matrices) == 1 else None
 
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None

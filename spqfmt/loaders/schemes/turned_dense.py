@@ -8,7 +8,7 @@ from torch import nn
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import CARRIERS
 from spqfmt.kernels.torch_arrays import to_torch
-from spqfmt.loaders.schemes.base import Lend
+from spqfmt.loaders.schemes.base import Lend, WholeProduct
 from spqfmt.loaders.schemes.matrix import as_tokens
 from spqfmt.residency.parts import Part
 from spqfmt.schemes.sides import Sides
@@ -29,6 +29,11 @@ class TurnedDense:
     def n_bytes(self) -> int:
         """Memory of the sides: all that is held beside values."""
         return self._sides.n_bytes
+
+    @property
+    def whole_product(self) -> WholeProduct | None:
+        """None: torch multiplies floats."""
+        return None
 
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
