@@ -50,6 +50,8 @@ class Blocks:
     calls: tuple[tuple[Call, ...], ...]
     rest: tuple[Any, ...] | None = None
     """What a block returns behind the hidden states; None when it returns a tensor alone."""
+    unquantized: list[torch.Tensor] | None = None
+    """The hidden states of the unquantized model, where it is run beside the quantized one."""
 
     @contextmanager
     def ended_by(self, model: torch.nn.Module, hidden: torch.Tensor) -> Iterator[None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers.pytorch_utils import Conv1D
@@ -23,6 +23,7 @@ from spqfmt.calibration.experts import (
     put_part,
 )
 from spqfmt.calibration.model import ModelShell, load_tokenizer
+from spqfmt.calibration.paired import Pair, pair_of, stages
 from spqfmt.calibration.runs import BlockRun, Counter, treat_inputs
 from spqfmt.calibration.sites import FoundSite, Watch
 from spqfmt.calibration.text import CalibrationOptions, choose_samples, sample_start
@@ -36,6 +37,7 @@ from spqfmt.quantize.calibrated import (
     Accumulator,
     Block,
     CalibratedMethod,
+    CorrectingMethod,
     EditingMethod,
     Layer,
     Result,
@@ -44,6 +46,7 @@ from spqfmt.quantize.calibrated import (
     column_scale,
     simulate,
 )
+from spqfmt.quantize.drift import Drift
 
 BATCH_TOKENS = 4096
 """Samples are run together up to this many tokens: enough to keep the cores busy, small beside a block."""
@@ -56,6 +59,8 @@ class BlockResult:
     name: str
     results: Mapping[str, Result]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    stages: tuple[tuple[str, ...], ...] = ()
+    """Names of what was quantized at once, in the order of that; empty where all was."""
 
 
 Finished = Callable[[str], BlockResult | None]
@@ -110,6 +115,8 @@ class Calibration:
         """The first tensor that reads each input, by block; known once the block was run."""
         self._found: dict[str, list[FoundSite]] = {}
         self._blocks = record_calls(self.shell, batches)
+        if options.sequential and isinstance(method, CorrectingMethod) and method.corrects:
+            self._blocks = replace(self._blocks, unquantized=list(self._blocks.hidden))
         self.block_names = self._blocks.names
         self.block_of = {
             tensor.name: name for name in self.block_names for tensor in self.shell.tensors_of(name)
@@ -162,16 +169,22 @@ class Calibration:
                 stage=self.stage,
                 parts=parts,
             )
-            result = finished(name) or self._quantize(run, tensors, options)
+            wanted = [self.shell.targets[t.name][0] for t in tensors if t.name in self._wanted]
+            pair = pair_of(run, blocks, number, [target.removeprefix(f"{name}.") for target in wanted])
+            result = finished(name) or self._quantize(run, tensors, options, pair)
             with ExitStack() as hooks:
                 if advance and self._sequential:
                     self._put_in(run, result.results, hooks)
                 if advance:
                     run.advance()
+            if advance and pair is not None:
+                pair.advance()
         self.shell.empty(block)
         return result
 
-    def _quantize(self, run: BlockRun, tensors: list[SourceTensor], options: MethodOptions) -> BlockResult:
+    def _quantize(
+        self, run: BlockRun, tensors: list[SourceTensor], options: MethodOptions, pair: Pair | None
+    ) -> BlockResult:
         layers, skipped = self._layers(run, tensors)
         found = self._find_sites(
             run, [name for name, (layer, _) in layers.items() if layer.weight.name not in run.parts]
@@ -185,7 +198,17 @@ class Calibration:
                     if treat is not None:
                         treat_inputs(run.block, site.modules, treat, hooks)
             found = [*found, *expert_sites(run.parts.values())]
-            return self._quantize_sites(run, tensors, options, layers=layers, skipped=skipped, found=found)
+            work = _Work(run, tensors, options, layers, skipped, pair)
+            if pair is None:
+                return BlockResult(run.name, self._quantize_sites(work, found), skipped)
+            results: dict[str, Result] = {}
+            names = []
+            for stage in stages(found):
+                made = self._quantize_sites(work, stage)
+                self._put_in(run, made, hooks)
+                results |= made
+                names.append(tuple(made))
+            return BlockResult(run.name, results, skipped, tuple(names))
 
     def _find_parts(
         self, name: str, block: torch.nn.Module, tensors: list[SourceTensor]
@@ -212,30 +235,28 @@ class Calibration:
             watch = Watch(run.block)
             with watch.installed():
                 run.batch(0)
-            self._found[run.name] = watch.sites(modules)
+            self._found[run.name] = watch.sites(modules, run.batch_tokens)
         return self._found[run.name]
 
-    def _quantize_sites(
-        self,
-        run: BlockRun,
-        tensors: list[SourceTensor],
-        options: MethodOptions,
-        layers: dict[str, tuple[Layer, int]],
-        skipped: dict[str, str],
-        found: list[FoundSite],
-    ) -> BlockResult:
-        accumulators = [self._method.accumulator(layers[site.modules[0]][1], options) for site in found]
+    def _quantize_sites(self, work: _Work, found: list[FoundSite]) -> dict[str, Result]:
+        run, layers = work.run, work.layers
+        accumulators = [self._method.accumulator(layers[site.modules[0]][1], work.options) for site in found]
         counters = [Counter(accumulator) for accumulator in accumulators]
-        run.gather({site.input_name: counter.add for site, counter in zip(found, counters, strict=True)})
+        drifts: list[Drift | None] = [None] * len(found)
+        if work.pair is None:
+            run.gather({site.input_name: counter.add for site, counter in zip(found, counters, strict=True)})
+        else:
+            drifts = work.pair.gather(found, counters)
         sites = []
-        for site, counter in zip(found, counters, strict=True):
+        for site, counter, drift in zip(found, counters, drifts, strict=True):
             if counter.n_tokens or site.merged:
-                sites.append(_site(run, site, [layers[m][0] for m in site.modules], counter.accumulator))
+                made = _site(run, site, [layers[m][0] for m in site.modules], counter.accumulator)
+                sites.append(replace(made, drift=drift))
             else:
-                skipped |= {layers[m][0].weight.name: "no sample reached it" for m in site.modules}
+                work.skipped.update({layers[m][0].weight.name: "no sample reached it" for m in site.modules})
         others = {
             self.shell.targets[t.name][0].removeprefix(f"{run.name}."): (Weight.of(t), t.load)
-            for t in tensors
+            for t in work.tensors
             if self.shell.targets[t.name][1] and t.name not in {x.weight.name for x, _ in layers.values()}
         }
         self.stage(f"{run.name}: quantizing")
@@ -246,14 +267,14 @@ class Calibration:
             tensors=others,
             run_first=lambda: run.batch(0),
         )
-        results = dict(self._method.quantize_block(block, options))
+        results = dict(self._method.quantize_block(block, work.options))
         for site, counter in zip(found, counters, strict=True):
             for tensor_name in (layers[module][0].weight.name for module in site.modules if site.merged):
                 if tensor_name in results:
                     results[tensor_name] = of_expert(tensor_name, results[tensor_name], counter.n_tokens)
         done = {layer.weight.name for site in sites for layer in site.layers}
-        skipped |= {name: "the method left it out" for name in done if name not in results}
-        return BlockResult(run.name, results, skipped)
+        work.skipped.update({name: "the method left it out" for name in done if name not in results})
+        return results
 
     def _layers(
         self, run: BlockRun, tensors: list[SourceTensor]
@@ -313,6 +334,18 @@ class Calibration:
             treat = treatment(result.activation_clamp, result.activation_quantization, values)
             if treat is not None:
                 treat_inputs(block, tuple(modules), treat, hooks)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A block that is quantized: `layers` by module name with their number of input columns; `skipped` grows."""
+
+    run: BlockRun
+    tensors: list[SourceTensor]
+    options: MethodOptions
+    layers: dict[str, tuple[Layer, int]]
+    skipped: dict[str, str]
+    pair: Pair | None
 
 
 def _site(run: BlockRun, site: FoundSite, layers: list[Layer], statistics: Accumulator) -> Site:

@@ -34,6 +34,27 @@ class BlockRun:
         self._hidden = hidden
         self._stage = stage
 
+    def on(self, calls: tuple[Call, ...], hidden: list[torch.Tensor]) -> BlockRun:
+        """The same block with other hidden states."""
+        return BlockRun(
+            name=self.name, block=self.block, calls=calls, hidden=hidden, stage=self._stage, parts=self.parts
+        )
+
+    @property
+    def n_batches(self) -> int:
+        """How many batches the samples are run in."""
+        return len(self._hidden)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of the first batch."""
+        first = self._hidden[0]
+        return first.numel() // first.shape[-1]
+
+    def tell(self, text: str) -> None:
+        """Say what goes on in the block."""
+        self._stage(f"{self.name}: {text}")
+
     def batch(self, number: int) -> torch.Tensor:
         """Hidden states after the block for one batch."""
         return self._calls[number].run(self.block, self._hidden[number])
@@ -41,7 +62,7 @@ class BlockRun:
     def gather(self, takers: Mapping[str, Taker]) -> None:
         """Run all batches; each module's input, or that of a slice of merged experts, goes to its taker."""
         with ExitStack() as hooks:
-            self._install(takers, hooks)
+            self.install(takers, hooks)
             for number in range(len(self._hidden)):
                 self._stage(f"{self.name}: inputs {number + 1}/{len(self._hidden)}")
                 self.batch(number)
@@ -58,11 +79,12 @@ class BlockRun:
                     raise Stop
 
             with ExitStack() as hooks, suppress(Stop), torch.no_grad():
-                self._install({module: take}, hooks)
+                self.install({module: take}, hooks)
                 self.batch(number)
             yield from taken
 
-    def _install(self, takers: Mapping[str, Taker], hooks: ExitStack) -> None:
+    def install(self, takers: Mapping[str, Taker], hooks: ExitStack) -> None:
+        """Let inputs, as `gather` names them, go to their takers until `hooks` is closed."""
         merged = {name: take for name, take in takers.items() if name.endswith("]")}
         for name in takers.keys() - merged.keys():
             hook = self.block.get_submodule(name).register_forward_pre_hook(_taking(takers[name]))

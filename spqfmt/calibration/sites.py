@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 _Key: TypeAlias = tuple[int, int, int, int]
 
@@ -21,11 +22,36 @@ class FoundSite:
     shared: bool = False
     merged: str = ""
     """The slice of merged experts (experts.py) that reads the input; empty where it is modules that do."""
+    is_whole: bool = False
+    """Whether it reads every token of the samples, in their order."""
+    added: tuple[str, ...] = ()
+    """Those of the modules whose output is an operand of a sum, as it is."""
 
     @property
     def input_name(self) -> str:
         """The name that BlockRun knows the input by."""
         return self.merged or self.modules[0]
+
+
+_ADDING = frozenset({"add", "__add__", "__radd__", "__iadd__", "add_"})
+
+
+class Sums(TorchFunctionMode):
+    """While the context lasts, both operands of every sum of two tensors of one shape go to `take`, in either order."""
+
+    def __init__(self, take: Callable[[torch.Tensor, torch.Tensor], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in _ADDING and len(args) > 1:
+            one, other = args[:2]
+            if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape:
+                self._take(one, other)
+                self._take(other, one)
+        return func(*args, **(kwargs or {}))
 
 
 class Watch:
@@ -41,6 +67,7 @@ class Watch:
         self.inputs: dict[str, torch.Tensor] = {}
         self._readers: dict[_Key, list[str]] = {}
         self._writers: dict[_Key, str] = {}
+        self._added: set[str] = set()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -49,6 +76,7 @@ class Watch:
             for module in self._leaves:
                 stack.callback(module.register_forward_pre_hook(self._before).remove)
                 stack.callback(module.register_forward_hook(self._after).remove)
+            stack.enter_context(Sums(self._summed))
             yield
 
     def _before(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
@@ -56,15 +84,21 @@ class Watch:
             self._kept.append(args[0])
             name = self._names[module]
             self.inputs[name] = args[0]
-            self._readers.setdefault(_key(args[0]), []).append(name)
+            self._readers.setdefault(tensor_key(args[0]), []).append(name)
 
     def _after(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, torch.Tensor) and output.dim():
             self._kept.append(output)
-            self._writers.setdefault(_key(output), self._names[module])
+            self._writers.setdefault(tensor_key(output), self._names[module])
 
-    def sites(self, modules: Sequence[str]) -> list[FoundSite]:
+    def _summed(self, output: torch.Tensor, _other: torch.Tensor) -> None:
+        if (name := self._writers.get(tensor_key(output))) is not None:
+            self._added.add(name)
+
+    def sites(self, modules: Sequence[str], n_tokens: int = 0) -> list[FoundSite]:
         """`modules` by common input, in the order of the calls; one that was not called is a site of its own.
+
+        The samples have `n_tokens` in all; only a site that has read so many is whole.
 
         Within a site they stay in the order given: that of the file, whose first tensor holds what they share.
         """
@@ -73,10 +107,15 @@ class Watch:
             wanted = tuple(name for name in modules if name in readers)
             if wanted:
                 shared = any(name not in wanted for name in readers)
-                sites.append(FoundSite(wanted, self._writers.get(key, ""), shared))
+                x = self.inputs[wanted[0]]
+                whole = x.numel() == n_tokens * x.shape[-1]
+                added = tuple(name for name in wanted if name in self._added)
+                writer = self._writers.get(key, "")
+                sites.append(FoundSite(wanted, writer, shared, is_whole=whole, added=added if whole else ()))
         return sites + [FoundSite((name,)) for name in modules if name not in self.inputs]
 
 
-def _key(tensor: torch.Tensor) -> _Key:
+def tensor_key(tensor: torch.Tensor) -> _Key:
+    """What tells tensors apart while all of them are kept."""
     # The version tells a tensor from what an operation in place has made of it.
     return tensor.data_ptr(), tensor.numel(), tensor.shape[-1], tensor._version

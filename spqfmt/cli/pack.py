@@ -124,7 +124,8 @@ if TYPE_CHECKING:
 @click.option(
     "--sequential/--no-sequential",
     default=None,
-    help="Calibrate each block on what the quantized ones before it give. [default: sequential; ecq: not]",
+    help="Calibrate each block on what the quantized ones before it give; with ecq each layer too, which then makes up "
+    "for what they are off by. [default: sequential; ecq: not]",
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted pack from the block where it stood.")
 @click.option(

@@ -131,6 +131,7 @@ class CalibratedResults:
             "skipped": json.dumps(dict(block.skipped)),
             "notes": json.dumps({name: block.results[name].notes for name in names}),
             "formula_bits": json.dumps({name: block.results[name].formula_bits for name in names}),
+            "stages": json.dumps(block.stages),
             "source": self._source_digest(block.name),
         }
         self._folder.save(self._numbers[block.name], block.name, tensors(), encode=_encode, metadata=metadata)
@@ -158,9 +159,9 @@ class CalibratedResults:
             for tensor, stored in saved.tensors.items()
         }
         if self._resumed is not None:
-            self._resumed.take_up(
-                {tensor: self._planned[tensor].encode(stored) for tensor, stored in saved.tensors.items()}
-            )
+            stages = json.loads(saved.metadata["stages"]) or [list(saved.tensors)]
+            for names in stages:
+                self._resumed.take_up({n: self._planned[n].encode(saved.tensors[n]) for n in names})
         return BlockResult(name, results, json.loads(saved.metadata["skipped"]))
 
     def _source_digest(self, block: str) -> str:

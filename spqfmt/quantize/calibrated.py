@@ -10,6 +10,7 @@ from typing import Protocol, TypeGuard, runtime_checkable
 import torch
 
 from spqfmt.quantize.base import Method, MethodOptions, Weight
+from spqfmt.quantize.drift import Drift
 from spqfmt.schemes.base import Encoded, Quantized
 from spqfmt.schemes.floats import Scale
 
@@ -46,6 +47,8 @@ class Site:
     inputs: Callable[[], Iterator[torch.Tensor]]
     producer: str = ""
     shared: bool = False
+    drift: Drift | None = None
+    """How the input differs from the unquantized model's, for a method that corrects; None where nobody can tell."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,17 @@ class Trials(Protocol):
     def stage(self, text: str) -> None:
         """Tell the user what goes on."""
         ...
+
+
+@runtime_checkable
+class CorrectingMethod(CalibratedMethod, Protocol):
+    """A method that makes up for what quantization has done to the layers before, where `corrects`.
+
+    `quantize_block` is then called for one site after the other, with the drift of its inputs; sites that see only some
+    of the tokens come last, together and without.
+    """
+
+    corrects: bool
 
 
 @runtime_checkable

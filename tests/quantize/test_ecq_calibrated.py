@@ -61,9 +61,13 @@ class _Interrupting(Silent):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("size", [{"fit": 70_000}, {"fit_memory": 230_000}], ids=str)
+@pytest.mark.parametrize(
+    "size",
+    [{"fit": 70_000, "sequential": False}, {"fit": 70_000, "sequential": True}, {"fit_memory": 230_000}],
+    ids=str,
+)
 def test_a_resumed_pack_gives_the_bytes_of_one_in_one_go(
-    tiny_folder: Callable[[str], Path], tmp_path: Path, size: dict[str, int]
+    tiny_folder: Callable[[str], Path], tmp_path: Path, size: dict[str, Any]
 ) -> None:
     whole, resumed = tmp_path / "whole.spq", tmp_path / "resumed.spq"
     spqfmt.pack(tiny_folder("llama"), whole, **size, **FEW)

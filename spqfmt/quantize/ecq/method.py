@@ -19,6 +19,7 @@ from spqfmt.quantize.calibrated import Block, Result, Site
 from spqfmt.quantize.checks import BITS, KEEP, check_damping
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS, TensorPlan
 from spqfmt.quantize.ecq.budget import Budget, NoBudget
+from spqfmt.quantize.ecq.correction import corrected
 from spqfmt.quantize.ecq.grid import (
     DAMPING,
     InputGrid,
@@ -49,6 +50,7 @@ class Ecq:
     plans: Mapping[str, TensorPlan] = field(default_factory=dict)
     budget: Budget = field(default_factory=NoBudget)
     by_rows: bool = False
+    corrects: bool = True
 
     def grade(self, options: MethodOptions) -> "Ecq":
         """The method without calibration, where that is asked for."""
@@ -177,7 +179,10 @@ class _SiteWork:
                     name, matrix, grid, rate=_bits(options), gradients=None, n_sharing=len(site.layers)
                 )
             )
-            layers.append(_LayerWork(plan, matrix, RowGrid.of_layer(matrix, plan.gradients)))
+            rows = RowGrid.of_layer(matrix, plan.gradients)
+            if site.drift is not None:
+                matrix = corrected(matrix, layer.module, site.drift, grid)
+            layers.append(_LayerWork(plan, matrix, rows))
         return cls(grid, tuple(layers))
 
     def quantize(self, shift: float, *, by_rows: bool) -> Mapping[str, Uniform]:
