@@ -198,7 +198,7 @@ class Calibration:
                     if treat is not None:
                         treat_inputs(run.block, site.modules, treat, hooks)
             found = [*found, *expert_sites(run.parts.values())]
-            work = _Work(run, tensors, options, layers, skipped, pair)
+            work = _Work(run=run, tensors=tensors, options=options, layers=layers, skipped=skipped, pair=pair)
             if pair is None:
                 return BlockResult(run.name, self._quantize_sites(work, found), skipped)
             results: dict[str, Result] = {}

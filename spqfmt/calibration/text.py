@@ -18,6 +18,7 @@ from spqfmt.errors import OptionError
 DEFAULT_SAMPLES = 128
 DEFAULT_SEQ_LEN = 512
 _MIN_SEQ_LEN = 8
+_PLAIN, _LINES = (".txt", ".md"), (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,26 @@ def default_text() -> str:
 
 
 def read_text(path: Path) -> str:
-    """A text file, or JSON lines (.jsonl, .ndjson) whose "text" fields are joined by blank lines.
+    """A text file, JSON lines (.jsonl, .ndjson) with "text" fields, or a folder of both: all joined by blank lines.
 
-    Raises OptionError when it is not UTF-8, not such JSON, or holds no text; OSError as it is.
+    Of a folder the files named .txt, .md, .jsonl and .ndjson are read, in folders below it too, in the order of their
+    paths. Raises OptionError for what is not UTF-8, not such JSON, or holds no text; OSError as it is.
     """
-    text = stand_ins.read_text(path)
-    if path.suffix in {".jsonl", ".ndjson"}:
-        text = "\n\n".join(_fields(path, text))
+    if path.is_dir():
+        files = [f for f in sorted(path.rglob("*")) if f.suffix in {*_PLAIN, *_LINES} and f.is_file()]
+        if not files:
+            raise OptionError(f"{path}: a folder without a text ({', '.join((*_PLAIN, *_LINES))})")
+        text = "\n\n".join(_text_of(file) for file in files)
+    else:
+        text = _text_of(path)
     if not text.strip():
         raise OptionError(f"{path}: the calibration text is empty")
     return text
+
+
+def _text_of(file: Path) -> str:
+    text = stand_ins.read_text(file)
+    return "\n\n".join(_fields(file, text)) if file.suffix in _LINES else text
 
 
 def text_digest(options: CalibrationOptions) -> str:
@@ -76,7 +87,8 @@ def _text(options: CalibrationOptions) -> str:
 
 
 def _fields(path: Path, lines: str) -> Iterator[str]:
-    for number, line in enumerate(lines.splitlines(), start=1):
+    # Not splitlines: a string in JSON may hold other ends of lines (U+2028) as they are.
+    for number, line in enumerate(lines.split("\n"), start=1):
         if not line.strip():
             continue
         try:

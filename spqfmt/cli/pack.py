@@ -109,8 +109,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--calibration",
-    type=InputPath(),
-    help="UTF-8 text, or .jsonl with a text field. [default: a text in the package]",
+    type=InputPath(folders=True),
+    help="UTF-8 text, .jsonl with a text field, or a folder of such files (.txt, .md, .jsonl, .ndjson). "
+    "[default: a text in the package]",
 )
 @click.option("--samples", type=int, help="Samples of the calibration. [default: 128]")
 @click.option("--seq-len", type=int, help="Tokens of a sample, at most what the model takes. [default: 512]")

@@ -53,6 +53,26 @@ def test_json_lines_are_joined(tmp_path: Path) -> None:
     assert text_digest(CalibrationOptions(text=file)) != text_digest(CalibrationOptions())
 
 
+def test_other_ends_of_lines_inside_a_string_are_text(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_bytes(b'{"text": "one\xe2\x80\xa8two\xc2\x85three"}\r\n{"text": "four"}')
+    assert read_text(file) == "one\u2028two\x85three\n\nfour"
+
+
+def test_a_folder_of_texts_is_read_in_the_order_of_paths(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x.md").write_text("two", "utf-8")
+    (tmp_path / "c.jsonl").write_text('{"text": "three"}\n{"text": "four"}\n', "utf-8")
+    (tmp_path / "a.txt").write_text("one", "utf-8")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\xff")
+    assert read_text(tmp_path) == "one\n\ntwo\n\nthree\n\nfour"
+    one, two = (text_digest(CalibrationOptions(text=path)) for path in (tmp_path, tmp_path / "a.txt"))
+    assert one != two
+    (tmp_path / "b" / "x.md").unlink()
+    with pytest.raises(OptionError, match=r"b: a folder without a text \(\.txt, \.md, \.jsonl, \.ndjson\)$"):
+        read_text(tmp_path / "b")
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
