@@ -12,7 +12,8 @@ from spqfmt.importers._quantized import QUANTIZER_KEYS
 from spqfmt.loaders.tensors import StoredModel
 from spqfmt.models.assets import asset_folder
 from spqfmt.models.claims import false_claim
-from spqfmt.models.config import read_config, read_tokenizer
+from spqfmt.models.config import find_model_class, read_config, read_tokenizer
+from spqfmt.models.remote_code import AUTO_MAP, names_code, own_model_class
 
 _TOKENIZER_FILES = frozenset(
     {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt"}
@@ -37,13 +38,17 @@ def building_errors(path: Path, model_class: Any) -> AbstractContextManager[None
 
 
 @contextmanager
-def settings_folder(path: Path, stored: StoredModel) -> Iterator[Path]:
-    """The model's small files in a folder, as `asset_folder` makes it, with errors that name `path`."""
-    with located(path), asset_folder(stored.assets) as folder:
+def settings_folder(path: Path, stored: StoredModel, *, trusted: bool = False) -> Iterator[Path]:
+    """The model's small files in a folder, as `asset_folder` makes it, with errors that name `path`.
+
+    `trusted`: whether its own code is among them.
+    """
+    name = (re.sub(r"\W", "_", path.name) or "model") if trusted else ""
+    with located(path), asset_folder(stored.assets, name) as folder:
         yield folder
 
 
-def stored_config(path: Path, folder: Path, stored: StoredModel) -> Any:
+def stored_config(path: Path, folder: Path, stored: StoredModel, *, trusted: bool = False) -> Any:
     """transformers' config of the model. Raises as `load_model` does."""
     if "config.json" not in stored.assets:
         message = (
@@ -57,6 +62,10 @@ def stored_config(path: Path, folder: Path, stored: StoredModel) -> Any:
         # A model that has no class here may have one in a newer version; a value that does not fit will not.
         is_unknown = _UNKNOWN_MODEL.search(reason)
         advice = "a newer transformers may" if is_unknown else "mend that file, or try another transformers"
+        if is_unknown and not trusted and names_code(stored.assets["config.json"]):
+            advice = (
+                "it names code of its own (auto_map), which load_model runs with trust_remote_code=True only"
+            )
         return UnsupportedError(
             f"{path}: transformers cannot use its config.json: {reason.replace(str(folder), str(path))}; {advice}",
             "config",
@@ -64,7 +73,7 @@ def stored_config(path: Path, folder: Path, stored: StoredModel) -> Any:
 
     if claim := false_claim(folder, len(stored.tensors)):
         raise stored.bad(f"{path}: its config.json is wrong: {claim}")
-    config = read_config(folder, explained)
+    config = read_config(folder, explained, trusted=trusted)
     settle_quantized(path, config, stored)
     return config
 
@@ -99,7 +108,7 @@ def settle_quantized(path: Path, config: Any, stored: StoredModel) -> None:
         )
 
 
-def stored_tokenizer(path: Path, folder: Path, stored: StoredModel) -> Any:
+def stored_tokenizer(path: Path, folder: Path, stored: StoredModel, *, trusted: bool = False) -> Any:
     """transformers' tokenizer of the model, None where it has none. Raises UnsupportedError."""
     if _TOKENIZER_FILES.isdisjoint(stored.assets):
         return None
@@ -108,4 +117,16 @@ def stored_tokenizer(path: Path, folder: Path, stored: StoredModel) -> Any:
         why = reason.replace(str(folder), str(path))
         return UnsupportedError(f"{path}: transformers cannot use its tokenizer: {why}", "tokenizer")
 
-    return read_tokenizer(folder, explained)
+    return read_tokenizer(folder, explained, trusted=trusted)
+
+
+def stored_class(path: Path, folder: Path, config: Any, *, trusted: bool = False) -> Any:
+    """The class of the model: of its own code, where that is trusted and there is any. Raises UnsupportedError."""
+
+    def explained(reason: str) -> SpqError:
+        why = reason.replace(str(folder), str(path))
+        return UnsupportedError(f"its own code gives no model: {why}", AUTO_MAP)
+
+    with located(path), foreign_errors(explained):
+        own = own_model_class(config, folder) if trusted else None
+    return own or find_model_class(config, path)

@@ -28,7 +28,13 @@ from spqfmt.errors import (
     one_sentence,
 )
 from spqfmt.loaders.choice import settle
-from spqfmt.loaders.config import building_errors, settings_folder, stored_config, stored_tokenizer
+from spqfmt.loaders.config import (
+    building_errors,
+    settings_folder,
+    stored_class,
+    stored_config,
+    stored_tokenizer,
+)
 from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.load import attach, device_road, on_host, open_device, packed_class, prepare
@@ -38,7 +44,7 @@ from spqfmt.loaders.packed.weights import Weights
 from spqfmt.loaders.settings import read_generation_config
 from spqfmt.loaders.tensors import StoredModel, open_stored
 from spqfmt.models.claims import earned
-from spqfmt.models.config import find_model_class, quiet_transformers
+from spqfmt.models.config import quiet_transformers
 from spqfmt.models.experts import tensors_of
 from spqfmt.models.inputs import treat_inputs
 from spqfmt.progress import Progress, Silent
@@ -58,6 +64,7 @@ def load_model(
     host_memory: int | str | None = None,
     packed: PackedOption = None,
     activations: str | None = None,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Any, Any]:
     """Load `path`, an .spq file or a source model, and return `(model, tokenizer)` ready for use.
@@ -66,8 +73,9 @@ def load_model(
     `dtype` and moved to `device`. That is a torch dtype or its name; by default the file's main float dtype, the one
     most weights have, or bfloat16 where that is float16, most weights are codes, and the CPU is several times slower
     with float16 (spec/decisions/0044). "fast" does so for any weights. Inputs of layers are clamped and quantized as
-    the file asks (FORMAT.md section 6). `tokenizer` is None for a file without one. Code that came with the model is
-    never run.
+    the file asks (FORMAT.md section 6). `tokenizer` is None for a file without one. Code that came with
+    the model and that its config names is run with `trust_remote_code` only, as in transformers; never that of a
+    repository elsewhere.
 
     `memory`, in bytes or as "300MiB", is a ceiling for all that is held of the weights of an .spq file on the CPU or on
     a CUDA device: layers keep their codes packed and compute from them, and what does not fit is decoded each time it
@@ -94,7 +102,9 @@ def load_model(
         path, where.type, memory, packed=packed, activations=activations, host_memory=host_memory
     )
     target = open_device(where, packed=wanted is not None)
-    return load_onto(path, where, target, wanted, dtype=dtype, progress=progress)
+    return load_onto(
+        path, where, target, wanted, dtype=dtype, progress=progress, trusted=trust_remote_code is True
+    )
 
 
 def load_onto(
@@ -105,6 +115,7 @@ def load_onto(
     *,
     dtype: torch.dtype | str | None = None,
     progress: Progress | None = None,
+    trusted: bool = False,
 ) -> tuple[Any, Any]:
     """Load the model as `load_model` does, onto `where`; its packed weights, if they are `wanted`, onto `target`.
 
@@ -120,14 +131,14 @@ def load_onto(
         open_stored(path) as stored,
         progress or Silent() as shown,
     ):
-        with settings_folder(path, stored) as folder, quiet_transformers():
-            config = stored_config(path, folder, stored)
-            tokenizer = stored_tokenizer(path, folder, stored)
+        with settings_folder(path, stored, trusted=trusted) as folder, quiet_transformers():
+            config = stored_config(path, folder, stored, trusted=trusted)
+            tokenizer = stored_tokenizer(path, folder, stored, trusted=trusted)
             generation = None
             if "generation_config.json" in stored.assets:
                 generation = read_generation_config(path, folder)
+            model_class = stored_class(path, folder, config, trusted=trusted)
         wanted, weights = settle(stored, wanted, dtype, where)
-        model_class = find_model_class(config, path)
         with building_errors(path, model_class):
             if wanted is not None:
                 model, _ = load_packed(

@@ -13,20 +13,22 @@ from spqfmt.errors import SpqError, UnsupportedError, foreign_errors
 from spqfmt.models.growth import refuse_growth
 
 
-def read_config(folder: Path, explained: Callable[[str], SpqError]) -> Any:
-    """transformers' config of the config.json in the folder.
+def read_config(folder: Path, explained: Callable[[str], SpqError], *, trusted: bool = False) -> Any:
+    """transformers' config of the config.json in the folder; of a class that is beside it, where that is `trusted`.
 
     Raises what `explained` makes of one sentence where transformers cannot use it.
     """
     with foreign_errors(explained):
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=trusted, local_files_only=True
+        )
 
 
-def read_tokenizer(folder: Path, explained: Callable[[str], SpqError]) -> Any:
+def read_tokenizer(folder: Path, explained: Callable[[str], SpqError], *, trusted: bool = False) -> Any:
     """transformers' tokenizer of the files in the folder. Raises as `read_config` does, and for one that multiplies."""
     with foreign_errors(explained):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
+            folder, trust_remote_code=trusted, local_files_only=True
         )
     if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
         raise explained(f"tokenizer_class names {type(tokenizer).__name__}, which cuts no text alone")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from spqfmt.errors import UnsupportedError
+from spqfmt.models.remote_code import AUTO_MAP, refuse_elsewhere
 
 Keep = Callable[[Any], bool]
 
@@ -68,10 +69,11 @@ _PATH = re.compile(r".*_(file|path|dir)")
 _SPECIAL_TOKENS = re.compile(r".*_tokens?")
 
 
-def harmless(name: str, data: bytes) -> bytes:
+def harmless(name: str, data: bytes, *, trusted: bool = False) -> bytes:
     """The asset `name` without the settings that lead elsewhere; `data` itself where there are none.
 
-    Raises UnsupportedError for one without which the model would be another.
+    `trusted`: whether code beside it may run, so that auto_map stays. Raises UnsupportedError for a setting without
+    which the model would be another, and for trusted code that is elsewhere.
     """
     change = _CHANGES.get(name.lower())  # some file systems make no difference of case
     if change is None:
@@ -79,6 +81,9 @@ def harmless(name: str, data: bytes) -> bytes:
     try:
         settings = json.loads(data)
         changed = change(name, settings) if isinstance(settings, dict) else settings
+        if trusted and isinstance(settings, dict) and AUTO_MAP in settings:
+            refuse_elsewhere(name, settings[AUTO_MAP])
+            changed |= {AUTO_MAP: settings[AUTO_MAP]}
     except RecursionError:
         raise UnsupportedError(f"{name}: nested deeper than any settings are", name) from None
     except ValueError:

@@ -1,7 +1,8 @@
-"""One family: a small random model, packed without loss, and whether what is loaded from the file computes the same.
+"""One family: a small random model, packed without loss and in 4 bits: does what is loaded of it compute the same?
 
-Every part of a model that is a transformers model by itself (a vision tower, a language model) is run by itself too,
-where inputs for it can be made; and every weight is compared, whether or not something runs that uses it.
+What a file in 4 bits shall compute is what transformers loads from the folder that `unpack` makes of it. Every part of
+a model that is a transformers model by itself (a vision tower, a language model) is run by itself too, where inputs for
+it can be made; and every weight is compared, whether or not something runs that uses it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ import spqfmt
 from spqfmt.errors import SpqError
 from spqfmt.loaders.plan import plan_model
 
-N_LOADS = 3
+_SHARE = 4
+"""A ceiling is the packed size by this, or the least that the plan allows."""
+_FOUR_BITS = {"method": "rtn", "bits": 4, "group_size": 16}
 MOST_PARAMETERS = 30_000_000
 # Each class of these is probed; of a family that has none, the first one of the others.
 _LANGUAGE = (
@@ -42,14 +45,15 @@ class NotTiny(Exception):  # noqa: N818 # an answer, not an error
 class Result:
     """What was found of one family.
 
-    `decoded` and `packed` are empty where it does not come to that, "equal", or what is wrong. `ran`: the parts of the
-    model that were run, the whole by its class.
+    `decoded`, `packed` and `four_bits` (both ways) are empty where it does not come to that, "equal", or what is wrong.
+    `ran`: the parts of the model that were run, the whole by its class.
     """
 
     family: str
     model_class: str = ""
     decoded: str = ""
     packed: str = ""
+    four_bits: str = ""
     note: str = ""
     ran: list[str] = field(default_factory=list)
     n_packed: int = 0
@@ -108,8 +112,10 @@ def build(model_class: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def probe(family: str, model_class: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Result:
-    """Pack a small model of the class into `folder`, load it in every way, and compare."""
+def probe(
+    family: str, model_class: Any, folder: Path, dtype: torch.dtype = torch.float32, n_loads: int = 2
+) -> Result:
+    """Pack a small model of the class into `folder`, load it in every way `n_loads` times, and compare."""
     result = Result(family, model_class.__name__)
     try:
         built = build(model_class, dtype)
@@ -137,33 +143,73 @@ def probe(family: str, model_class: Any, folder: Path, dtype: torch.dtype = torc
         result.note = "its own outputs change from call to call, or are no numbers"
         return result
     inputs = {name: inputs[name] for name in inputs if name in steady}
-    compare(result, source, {n: (inputs[n], expected[n]) for n in inputs}, folder)
+    compare(result, source, {n: (inputs[n], expected[n]) for n in inputs}, folder, n_loads)
     return result
 
 
-def compare(result: Result, source: Any, expected: Mapping[str, tuple[Any, Any]], folder: Path) -> None:
-    """Fill in `result` from what is loaded of the source, packed without loss."""
+def compare(
+    result: Result, source: Any, expected: Mapping[str, tuple[Any, Any]], folder: Path, n_loads: int
+) -> None:
+    """Fill in `result` from what is loaded of the source, packed without loss and in 4 bits."""
     path = folder / "m.spq"
+    least = _packed(folder, path, {})
+    if isinstance(least, str):
+        result.decoded = result.packed = least
+    else:
+        wanted = Wanted(source, expected)
+        result.decoded = _loads(wanted, path, ways=[{}], result=result, n_loads=n_loads)
+        ways = [{"packed": True}, {"memory": least}]
+        result.packed = _loads(wanted, path, ways=ways, result=result, n_loads=n_loads)
+    path.unlink(missing_ok=True)
+    result.four_bits = _in_four_bits(result, source, expected, folder)
+
+
+def _in_four_bits(result: Result, source: Any, expected: Mapping[str, tuple[Any, Any]], folder: Path) -> str:
+    path, values = folder / "m4.spq", folder / "values"
+    least = _packed(folder, path, _FOUR_BITS)
+    if isinstance(least, str):
+        return least
     try:
-        spqfmt.pack(folder, path)
-        smallest = plan_model(path).plan.smallest_bytes
+        spqfmt.unpack(path, values)
     except SpqError as error:
-        result.decoded = result.packed = f"refused: {_short(error)}"
-        return
+        return f"refused to unpack: {_short(error)}"
     except Exception as error:  # noqa: BLE001
-        result.decoded = result.packed = f"FAILS: {_short(error)}"
-        return
-    result.decoded = _loads(source, expected, path, ways=[{}], result=result)
-    result.packed = _loads(
-        source, expected, path, ways=[{"packed": True}, {"memory": smallest}], result=result
-    )
+        return f"FAILS to unpack: {_short(error)}"
+    there = type(source).from_pretrained(values, dtype=source.dtype).eval()
+    found = {
+        name: (given, outputs(there.get_submodule(name), given)) for name, (given, _) in expected.items()
+    }
+    if not all(all_finite(values) for _, values in found.values()):
+        return "no numbers in 4 bits"
+    wanted = Wanted(there, found)
+    return _loads(wanted, path, ways=[{}, {"packed": True}, {"memory": least}], result=result, n_loads=1)
 
 
-def _loads(source: Any, expected: Any, path: Path, ways: list[dict[str, Any]], result: Result) -> str:
+def _packed(folder: Path, path: Path, options: Mapping[str, Any]) -> int | str:
+    """Pack, and give a ceiling; or what is wrong."""
+    try:
+        spqfmt.pack(folder, path, **options)
+        return max(path.stat().st_size // _SHARE, plan_model(path).plan.smallest_bytes)
+    except SpqError as error:
+        return f"refused: {_short(error)}"
+    except Exception as error:  # noqa: BLE001
+        return f"FAILS: {_short(error)}"
+
+
+@dataclass
+class Wanted:
+    """What a file shall give: weights as in `source`, and by part what it gives for what."""
+
+    source: Any
+    outputs: Mapping[str, tuple[Any, Any]]
+
+
+def _loads(expected: Wanted, path: Path, ways: list[dict[str, Any]], result: Result, n_loads: int) -> str:
+    source = expected.source
     for options in ways:
         # Parts of a matrix are not summed as the whole is.
         found: dict[str, Any] = {}
-        for _ in range(N_LOADS):
+        for _ in range(n_loads):
             try:
                 model, _ = spqfmt.load_model(path, **options)
             except SpqError as error:
@@ -171,7 +217,7 @@ def _loads(source: Any, expected: Any, path: Path, ways: list[dict[str, Any]], r
             except Exception as error:  # noqa: BLE001
                 return f"FAILS to load: {_short(error)}"
             try:
-                for name, (given, wanted) in expected.items():
+                for name, (given, wanted) in expected.outputs.items():
                     got = outputs(model.get_submodule(name), given)
                     where = name or "the model"
                     if not all_finite(got):

@@ -3,7 +3,7 @@
     python tools/families/sweep.py RESULTS.jsonl [FAMILY ...]      probe families, all by default, one line each
     python tools/families/sweep.py RESULTS.jsonl --table OUT.md    make a table of what was probed
 
-Each class is built by a process of its own, which ends after two minutes. Those that the results have are left.
+Classes are probed by a process beside, ended where one takes two minutes. Those that the results have are left.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import json
 import multiprocessing
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -32,34 +35,73 @@ def main() -> None:
     parser.add_argument("families", nargs="*")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument(
+        "--loads", type=int, default=2, help="how often a file is loaded each way, 2 by default"
+    )
     arguments = parser.parse_args()
     if arguments.table is not None:
         arguments.table.write_text(table(read(arguments.results)))
         return
+    done = {(r["family"], r["model_class"]) for r in read(arguments.results)}
+    families = list(arguments.families or transformers.CONFIG_MAPPING.keys())
+    while families:
+        with _worker(getattr(torch, arguments.dtype), arguments.loads) as worker:
+            while families and _probed(worker, families[0], done, arguments.results):
+                families.pop(0)
+
+
+@contextmanager
+def _worker(dtype: torch.dtype, n_loads: int) -> Iterator[Connection]:
+    """Where to send the name of a family and of those of its classes that are done."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_probe_all, args=(there, dtype, n_loads))
+    process.start()
+    there.close()
+    try:
+        yield here
+    finally:
+        here.close()
+        process.kill()
+        process.join()
+
+
+def _probed(worker: Connection, family: str, done: set[tuple[str, str]], results: Path) -> bool:
+    """Write what is found of a family's classes that are not done. False where the worker ended or has to."""
+    name = ""
+    try:
+        worker.send((family, [name for of, name in done if of == family]))
+        while worker.poll(_MOST_SECONDS):
+            answer = worker.recv()
+            if answer is None:
+                return True
+            if isinstance(answer, str):
+                name = answer
+            else:
+                _write(results, answer)
+        note = "not done in two minutes"
+    except (EOFError, OSError):
+        note = "ENDS the process"
+    _write(results, Result(family, name, note=note))
+    done.add((family, name))
+    return False
+
+
+def _probe_all(asked: Connection, dtype: torch.dtype, n_loads: int) -> None:
+    """Of each family that is asked for: the name and then the Result of each class, and None at the end."""
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    done = {(r["family"], r["model_class"]) for r in read(arguments.results)}
-    for family in arguments.families or list(transformers.CONFIG_MAPPING.keys()):
+    while True:
+        try:
+            family, done = asked.recv()
+        except EOFError:
+            return
         for model_class in model_classes(transformers.CONFIG_MAPPING[family]):
-            if (family, model_class.__name__) not in done:
-                _probe(family, model_class, arguments.results, getattr(torch, arguments.dtype))
-
-
-def _probe(family: str, model_class: Any, results: Path, dtype: torch.dtype) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        process = multiprocessing.get_context("fork").Process(
-            target=lambda: _write(results, probe(family, model_class, Path(folder), dtype))
-        )
-        process.start()
-        process.join(_MOST_SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            _write(results, Result(family, model_class.__name__, note="not done in two minutes"))
-        elif process.exitcode:
-            ended = f"FAILS: the process ended with {process.exitcode}"
-            _write(results, Result(family, model_class.__name__, decoded=ended, packed=ended))
+            if model_class.__name__ not in done:
+                asked.send(model_class.__name__)
+                with tempfile.TemporaryDirectory() as folder:
+                    asked.send(probe(family, model_class, Path(folder), dtype, n_loads))
+        asked.send(None)
 
 
 def _write(results: Path, result: Result) -> None:
@@ -78,23 +120,28 @@ def read(results: Path) -> list[dict[str, Any]]:
 def table(results: list[dict[str, Any]]) -> str:
     """The table of all families, as Markdown."""
     verdicts = Counter(
-        "equal" if r["decoded"] == r["packed"] == "equal" else "different" if r["decoded"] else "not run"
+        "equal"
+        if r["decoded"] == r["packed"] == r["four_bits"] == "equal"
+        else "different"
+        if r["decoded"] or r["note"].startswith("ENDS")
+        else "not run"
         for r in results
     )
     lines = [
         "# Model families",
         "",
-        "Small random models of families that transformers has, packed without loss and loaded three times each way: "
-        f"`decoded`, and from packed weights with and without the least ceiling. Of {len(results)} classes "
-        f"{verdicts['equal']} are equal, {verdicts['different']} refused or different and {verdicts['not run']} "
-        f"not run, with transformers {transformers.__version__}.",
+        "Small random models of families that transformers has, packed without loss and loaded `decoded` and from "
+        "packed weights, with a ceiling (a quarter of the file, or the least that the plan allows) and without; then "
+        "in 4 bits (`rtn`, groups of 16), beside what transformers loads of the unpacked folder. "
+        f"Of {len(results)} classes {verdicts['equal']} are equal, {verdicts['different']} refused or different and "
+        f"{verdicts['not run']} not run, with transformers {transformers.__version__}.",
         "",
         "Decoded is equal bit for bit; packed up to the order of sums in float32, the same from load to load. A class "
         "without an answer was not built small: the note says why. Made by `tools/families/sweep.py`; a family that is "
         "not here was not probed.",
         "",
-        "| family | class | decoded | packed | packed layers | note |",
-        "|---|---|---|---|---:|---|",
+        "| family | class | decoded | packed | 4 bits | packed layers | note |",
+        "|---|---|---|---|---|---:|---|",
     ]
     for r in results:
         n = r["n_packed"] or ""
@@ -105,6 +152,7 @@ def table(results: list[dict[str, Any]]) -> str:
             r["model_class"],
             r["decoded"],
             r["packed"],
+            r["four_bits"],
             str(n),
             r["note"].replace("|", "/"),
         )
