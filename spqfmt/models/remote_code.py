@@ -57,7 +57,8 @@ def own_model_class(config: Any, folder: Path) -> Any | None:
     if auto is None:
         return None
     model_class: Any = get_class_from_dynamic_module(found[auto], folder, local_files_only=True)
-    if not (isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)):
+    is_model = isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)
+    if not is_model:
         raise UnsupportedError(f"{found[auto]!r} of its auto_map is no model of transformers", AUTO_MAP)
     model_class.register_for_auto_class(auto)  # as transformers does: what is saved names its code again
     return model_class

@@ -99,6 +99,46 @@ def test_gradients_go_through_experts_and_to_their_router(tmp_path: Path, family
     assert all((each - wanted).norm() <= 1e-4 * wanted.norm() for each in got)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_mixture_compiles_without_a_break(tmp_path: Path, backend: str) -> None:
+    _, path = made("qwen3_moe", tmp_path, **METHODS["4 bits"])
+    loaded, _ = load_model(path, memory=plan_model(path).plan.smallest_bytes)
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    ids = torch.tensor([[9, 31, 77, 120, 5]])
+    compiled = torch.compile(loaded, fullgraph=True, backend=backend)
+    with torch.inference_mode():
+        assert near([compiled(ids).logits], [wanted := loaded(ids).logits])
+        # Other experts are chosen, by the same graph.
+        assert not near([compiled(ids + 9).logits], [wanted])
+    assert not counters["graph_break"]
+    loaded.packed_weights.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["gpt_oss", "llama4_text", "qwen3_moe"])
+def test_compiled_experts_give_the_same_numbers_and_gradients(tmp_path: Path, family: str) -> None:
+    _, path = made(family, tmp_path, **METHODS["4 bits"])
+    loaded, _ = load_model(path, packed=True)
+    torch._dynamo.reset()
+    module = experts_of(loaded)[0]
+    x = torch.linspace(-2, 2, 12 * 64).view(12, 64)
+    index = torch.arange(24).view(12, 2) % 4
+    routing = (index, torch.linspace(0.1, 0.9, 24).view(12, 2)) if module.place.form.calls == "routed" else ()
+    found = []
+    for called in (module, torch.compile(module, fullgraph=True, backend="aot_eager")):
+        given = [t.clone().requires_grad_() if t.is_floating_point() else t for t in (x, *routing)]
+        y = called(*given)
+        y.square().sum().backward()
+        found.append([y.detach(), *(t.grad for t in given if t.is_floating_point())])
+    assert all(t.abs().max() > 0 for t in found[0])
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*found, strict=True))
+    loaded.packed_weights.close()
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_state_dict_has_the_stacks(tmp_path: Path) -> None:
     _, path = made("gpt_oss", tmp_path, **METHODS["4 bits"])

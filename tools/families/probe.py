@@ -23,6 +23,8 @@ import spqfmt
 from spqfmt.errors import SpqError
 from spqfmt.loaders.plan import plan_model
 
+_SUMS = 64
+"""Results that are summed in another order may differ by so many units of their dtype, by four times that in 4 bits."""
 _SHARE = 4
 """A ceiling is the packed size by this, or the least that the plan allows."""
 _FOUR_BITS = {"method": "rtn", "bits": 4, "group_size": 16}
@@ -143,7 +145,7 @@ def probe(
         result.note = "its own outputs change from call to call, or are no numbers"
         return result
     inputs = {name: inputs[name] for name in inputs if name in steady}
-    compare(result, source, {n: (inputs[n], expected[n]) for n in inputs}, folder, n_loads)
+    compare(result, source, {n: (inputs[n], expected[n]) for n in inputs}, folder=folder, n_loads=n_loads)
     return result
 
 
@@ -158,7 +160,7 @@ def compare(
     else:
         wanted = Wanted(source, expected)
         result.decoded = _loads(wanted, path, ways=[{}], result=result, n_loads=n_loads)
-        ways = [{"packed": True}, {"memory": least}]
+        ways: list[dict[str, Any]] = [{"packed": True}, {"memory": least}]
         result.packed = _loads(wanted, path, ways=ways, result=result, n_loads=n_loads)
     path.unlink(missing_ok=True)
     result.four_bits = _in_four_bits(result, source, expected, folder)
@@ -181,7 +183,7 @@ def _in_four_bits(result: Result, source: Any, expected: Mapping[str, tuple[Any,
     }
     if not all(all_finite(values) for _, values in found.values()):
         return "no numbers in 4 bits"
-    wanted = Wanted(there, found)
+    wanted = Wanted(there, found, 4 * _SUMS)
     return _loads(wanted, path, ways=[{}, {"packed": True}, {"memory": least}], result=result, n_loads=1)
 
 
@@ -202,6 +204,7 @@ class Wanted:
 
     source: Any
     outputs: Mapping[str, tuple[Any, Any]]
+    n_units: int = _SUMS
 
 
 def _loads(expected: Wanted, path: Path, ways: list[dict[str, Any]], result: Result, n_loads: int) -> str:
@@ -224,7 +227,7 @@ def _loads(expected: Wanted, path: Path, ways: list[dict[str, Any]], result: Res
                         return f"NOT NUMBERS: {where}"
                     if not same(got, found.setdefault(name, got)):
                         return f"CHANGES from load to load: {where}"
-                    if not (near(got, wanted) if options else same(got, wanted)):
+                    if not (near(got, wanted, expected.n_units) if options else same(got, wanted)):
                         return f"DIFFERS: {where} by {distance(got, wanted):.1e}"
                 if wrong := wrong_weights(source, model):
                     return f"WEIGHTS DIFFER: {', '.join(wrong[:3])}"
@@ -291,12 +294,12 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     )
 
 
-def near(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
-    """Up to the order of sums, in the dtype."""
+def near(a: list[torch.Tensor], b: list[torch.Tensor], n_units: int = _SUMS) -> bool:
+    """Whether all tensors are the same up to so many units of their dtype."""
     return (
         len(a) == len(b)
         and all(x.shape == y.shape and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
-        and (distance(a, b) <= 64 * max(torch.finfo(x.dtype).eps for x in a))
+        and (distance(a, b) <= n_units * max(torch.finfo(x.dtype).eps for x in a))
     )
 
 

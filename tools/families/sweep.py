@@ -3,7 +3,7 @@
     python tools/families/sweep.py RESULTS.jsonl [FAMILY ...]      probe families, all by default, one line each
     python tools/families/sweep.py RESULTS.jsonl --table OUT.md    make a table of what was probed
 
-Classes are probed by a process beside, ended where one takes two minutes. Those that the results have are left.
+Classes are probed by a process beside, ended where one takes two minutes of it. Those that the results have are left.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ import transformers
 from probe import Result, model_classes, probe
 
 _MOST_SECONDS = 120
+_MOST_WAITING = 1800
+"""For a process that does nothing."""
 
 
 def main() -> None:
@@ -45,32 +48,32 @@ def main() -> None:
     done = {(r["family"], r["model_class"]) for r in read(arguments.results)}
     families = list(arguments.families or transformers.CONFIG_MAPPING.keys())
     while families:
-        with _worker(getattr(torch, arguments.dtype), arguments.loads) as worker:
-            while families and _probed(worker, families[0], done, arguments.results):
+        with _worker(getattr(torch, arguments.dtype), arguments.loads) as (worker, process):
+            while families and _probed(worker, process, families[0], done=done, results=arguments.results):
                 families.pop(0)
 
 
 @contextmanager
-def _worker(dtype: torch.dtype, n_loads: int) -> Iterator[Connection]:
-    """Where to send the name of a family and of those of its classes that are done."""
+def _worker(dtype: torch.dtype, n_loads: int) -> Iterator[tuple[Connection, Any]]:
+    """Where to send the name of a family and of those of its classes that are done, and the process that takes it."""
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_probe_all, args=(there, dtype, n_loads))
     process.start()
     there.close()
     try:
-        yield here
+        yield here, process
     finally:
         here.close()
         process.kill()
         process.join()
 
 
-def _probed(worker: Connection, family: str, done: set[tuple[str, str]], results: Path) -> bool:
+def _probed(worker: Connection, process: Any, family: str, done: set[tuple[str, str]], results: Path) -> bool:
     """Write what is found of a family's classes that are not done. False where the worker ended or has to."""
     name = ""
     try:
         worker.send((family, [name for of, name in done if of == family]))
-        while worker.poll(_MOST_SECONDS):
+        while worker.poll(_MOST_WAITING):
             answer = worker.recv()
             if answer is None:
                 return True
@@ -78,16 +81,18 @@ def _probed(worker: Connection, family: str, done: set[tuple[str, str]], results
                 name = answer
             else:
                 _write(results, answer)
-        note = "not done in two minutes"
+        note = "WAITS without an end"
     except (EOFError, OSError):
-        note = "ENDS the process"
+        process.join()
+        took_long = process.exitcode == -signal.SIGPROF
+        note = "not done in two minutes" if took_long else f"ENDS the process with {process.exitcode}"
     _write(results, Result(family, name, note=note))
     done.add((family, name))
     return False
 
 
 def _probe_all(asked: Connection, dtype: torch.dtype, n_loads: int) -> None:
-    """Of each family that is asked for: the name and then the Result of each class, and None at the end."""
+    """Send the name and then the Result of each class of the families that are asked for, and None after each."""
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
@@ -99,6 +104,7 @@ def _probe_all(asked: Connection, dtype: torch.dtype, n_loads: int) -> None:
         for model_class in model_classes(transformers.CONFIG_MAPPING[family]):
             if model_class.__name__ not in done:
                 asked.send(model_class.__name__)
+                signal.setitimer(signal.ITIMER_PROF, _MOST_SECONDS)
                 with tempfile.TemporaryDirectory() as folder:
                     asked.send(probe(family, model_class, Path(folder), dtype, n_loads))
         asked.send(None)
@@ -123,7 +129,7 @@ def table(results: list[dict[str, Any]]) -> str:
         "equal"
         if r["decoded"] == r["packed"] == r["four_bits"] == "equal"
         else "different"
-        if r["decoded"] or r["note"].startswith("ENDS")
+        if r["decoded"] or r["note"].startswith(("ENDS", "WAITS"))
         else "not run"
         for r in results
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from spqfmt.loaders.packed import compiled_experts
 from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.modules import Packed, check_input
 from spqfmt.loaders.packed.products import Operand, product
@@ -45,6 +46,7 @@ class PackedExperts(Packed):
         assert isinstance(engine, HostWeights), "experts are computed one by one on the CPU"
         super().attach(engine, number)
         self._host = engine
+        self._module_number = compiled_experts.number_of(self)
         form = self.place.form
         self._up, self._down = (self._factors(engine, name) for name in (form.up, form.down))
         self._parts = [
@@ -76,13 +78,31 @@ class PackedExperts(Packed):
 
         return tuple(map(products, range(self.place.n_experts)))
 
-    def forward(self, *args: Any, **options: Any) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         """Give what the module's own class gives for these arguments. No compiler looks inside."""
-        compute = self._batched if self.place.form.calls == "batched" else self._routed
-        if torch.compiler.is_compiling():
-            y: torch.Tensor = _uncompiled(compute, *args, **options)
-            return y
-        return compute(*args, **options)
+        routing = self._routing(*args, **options)
+        x, dtype = self._input(hidden_states), hidden_states.dtype
+        if not torch.compiler.is_compiling():
+            return self.computed(x, routing, dtype)
+        if any(parameter.requires_grad for parameter in self.parameters()):
+            y: torch.Tensor = _uncompiled(self.computed, x, routing, dtype)
+        else:
+            y = compiled_experts.experts(
+                x, routing, module=self._module_number, dtype=dtype, n_columns=x.shape[-1]
+            )
+        return y
+
+    def _routing(
+        self, top_k_index: torch.Tensor | None = None, top_k_weights: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """What a module is given besides its input: of each token its experts [n, k], and weights of these."""
+        return [tensor for tensor in (top_k_index, top_k_weights) if tensor is not None]
+
+    def computed(self, x: torch.Tensor, routing: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+        """Give what the experts make of `x`, which is in the dtype to compute in, in `dtype`."""
+        return (self._batched(x) if self.place.form.calls == "batched" else self._routed(x, *routing)).to(
+            dtype
+        )
 
     def stack(self, name: str) -> torch.Tensor:
         """A stack as the class has it, decoded; on meta until it is loaded."""
@@ -124,12 +144,11 @@ class PackedExperts(Packed):
         raise AttributeError(f"{type(self).__name__} has no weight")
 
     def _routed(
-        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+        self, x: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
         """Answer as transformers' interface does: tokens [n, hidden], their experts [n, k], and weights of these."""
-        x = self._input(hidden_states)
         n_tokens, top_k = top_k_index.shape
-        found = torch.zeros(n_tokens * top_k, hidden_states.shape[-1], dtype=x.dtype)
+        found = torch.zeros(n_tokens * top_k, x.shape[-1], dtype=x.dtype)
         places = _places(top_k_index, self.place.n_experts)
         for expert in self._in_turn(places):
             slots = places[expert]
@@ -137,18 +156,17 @@ class PackedExperts(Packed):
         if self.has_post_expert_norm:
             found = self.post_expert_norm(found)
         weighted = found * top_k_weights.reshape(-1, 1)
-        return weighted.view(n_tokens, top_k, -1).sum(1).to(hidden_states.dtype)
+        return weighted.view(n_tokens, top_k, -1).sum(1)
 
-    def _batched(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def _batched(self, x: torch.Tensor) -> torch.Tensor:
         """Rows [experts * n, hidden], of each expert its own: those of zeros stay zeros, without a product."""
-        x = self._input(hidden_states)
         given = x.view(self.place.n_experts, -1, x.shape[-1])
         some = (given != 0).any(-1)
         out = torch.zeros_like(given)
         for expert in self._in_turn(some.any(-1).nonzero()[:, 0].tolist()):
             tokens = some[expert].nonzero()[:, 0]
             out[expert, tokens] = self._expert(expert, given[expert, tokens])
-        return out.view(-1, x.shape[-1]).to(hidden_states.dtype)
+        return out.view(-1, x.shape[-1])
 
     def _input(self, x: torch.Tensor) -> torch.Tensor:
         check_input(self, x)
@@ -177,7 +195,7 @@ class PackedExperts(Packed):
         return f"experts={self.place.n_experts}, top_k={self.place.top_k}, scheme={schemes}"
 
 
-# Compilers must not look inside: which experts are computed is a matter of numbers. They break the graph here.
+# For parameters of their own that are trained: the graph breaks here.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _uncompiled(compute: Callable[..., torch.Tensor], *args: Any, **options: Any) -> torch.Tensor:
     return compute(*args, **options)
