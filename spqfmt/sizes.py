@@ -40,3 +40,13 @@ def parse_chunk_alignment(value: int | str | None) -> int | None:
     if value is not None and str(value) not in ("64", "4096"):
         raise OptionError(f"chunk alignment {value}: choose 64 or 4096")
     return None if value is None else int(value)
+
+
+_MOST_RANKS = 1024
+
+
+def check_ranks(value: int | None) -> int | None:
+    """How many processes share a model; None is not said. Raises OptionError."""
+    if value is not None and not (type(value) is int and 1 <= value <= _MOST_RANKS):
+        raise OptionError(f"ranks {value}: give a number of processes from 1 to {_MOST_RANKS}")
+    return value

@@ -9,7 +9,7 @@ import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.names import listed, tell_left_out
-from spqfmt.cli.parameters import ALIGNMENT, ALIGNMENT_HELP
+from spqfmt.cli.parameters import ALIGNMENT, ALIGNMENT_HELP, RANKS
 from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.paths import InputPath, OutputPath
 from spqfmt.cli.progress import Bar
@@ -147,6 +147,7 @@ if TYPE_CHECKING:
 )
 @click.option("--shard-size", help="Write several files of at most this size, such as 2GiB.")
 @click.option("--chunk-alignment", type=ALIGNMENT, help=f"{ALIGNMENT_HELP} [default: 64]")
+@RANKS
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),

@@ -71,3 +71,10 @@ def complete_tensors(ctx: click.Context, param: click.Parameter, incomplete: str
     except (SpqError, OSError):
         return []
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+RANKS = click.option(
+    "--ranks",
+    type=click.IntRange(1, 1024),
+    help="Store layers so that each of so many processes, started by torchrun, reads its part of them alone.",
+)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from spqfmt.cli.failures import about
-from spqfmt.cli.parameters import ALIGNMENT, ALIGNMENT_HELP, SPQ
+from spqfmt.cli.parameters import ALIGNMENT, ALIGNMENT_HELP, RANKS, SPQ
 from spqfmt.cli.partial import PARTIAL, RATES
 from spqfmt.cli.paths import OutputPath
 from spqfmt.cli.progress import Bar
@@ -30,6 +30,7 @@ from spqfmt.rewriting.repack import repack as write_file
     "--shard-size", help="Write several files of at most this size, such as 2GiB. [default: cut as FILE is]"
 )
 @click.option("--chunk-alignment", type=ALIGNMENT, help=f"{ALIGNMENT_HELP} [default: as in FILE]")
+@RANKS
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -47,6 +48,7 @@ def repack(
     codec: str | None,
     shard_size: str | None,
     chunk_alignment: str | None,
+    ranks: int | None,
     jobs: int | None,
     force: bool,
     quiet: bool,
@@ -61,6 +63,7 @@ def repack(
     spqfmt repack model.spq faster.spq --partial speed:40%
     spqfmt repack model.spq faster.spq --partial speed:25ms --rates laptop.json
     spqfmt repack faster.spq whole.spq
+    spqfmt repack model.spq shared.spq --ranks 4
     """
     progress = Bar("repacking", quiet=quiet or as_json)
     with threads.jobs(jobs), about(file, out):
@@ -72,6 +75,7 @@ def repack(
             rates=rates,
             shard_size=shard_size,
             chunk_alignment=chunk_alignment,
+            ranks=ranks,
             force=force,
             progress=progress,
         )

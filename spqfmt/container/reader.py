@@ -64,8 +64,10 @@ class Reader:
         self._file = self.path.open("rb", buffering=0)
         try:
             self.file_bytes = os.fstat(self._file.fileno()).st_size
+            self._read_by: dict[int, int] = {}
             with located(self.path):
                 self.trailer, self.index = self._open()
+            self._read_by.clear()
         except BaseException:
             self._file.close()
             raise
@@ -118,6 +120,13 @@ class Reader:
             if not n:
                 raise TruncatedError("the file ends before its end is due", offset + done)
             done += n
+        thread = threading.get_ident()
+        self._read_by[thread] = self._read_by.get(thread, 0) + done
+
+    @property
+    def n_read_bytes(self) -> int:
+        """Bytes that all threads have read since the file was opened, what opening has read left out."""
+        return sum(list(self._read_by.values()))
 
     def forget(self, offset: int, n_bytes: int) -> None:
         """Ask the system to drop these bytes from its page cache; nothing happens where it cannot."""

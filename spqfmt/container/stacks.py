@@ -12,6 +12,7 @@ from typing import Any
 
 from spqfmt import wire
 from spqfmt.codecs.chunks import chunk_sizes
+from spqfmt.container.slices import SliceRecord
 from spqfmt.records import FLOATS, Stream, TensorRecord
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.schemes.codes import by_columns
@@ -36,7 +37,9 @@ class MatrixRecord(TensorRecord):
 
 
 def stack_of(record: TensorRecord) -> TensorRecord:
-    """The tensor of the file that holds the weights of a record: its stack, or itself."""
+    """The tensor of the file that holds the weights of a record: its stack, what it is a slice of, or itself."""
+    if isinstance(record, SliceRecord):
+        return record.whole
     return record.stack if isinstance(record, MatrixRecord) else record
 
 

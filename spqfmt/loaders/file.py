@@ -1,7 +1,7 @@
 """`spqfmt.open`: a packed model as a mapping of tensor names."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +14,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.errors import OptionError, UnsupportedError
 from spqfmt.models.treatments import Treatment, treatment
 from spqfmt.reading.report import TensorReport, report_tensor
-from spqfmt.reading.restore import column_scale, numbers_of, restore, restore_first
+from spqfmt.reading.restore import column_scale, numbers_of, restore, restore_block, restore_first
 from spqfmt.reading.rows import Room, heap, read_tensor
 from spqfmt.records import TensorRecord
 from spqfmt.wire import DTYPES
@@ -77,6 +77,14 @@ class TensorHandle:
                 f"tensor {record.name!r} is of complex numbers; {dtype} would lose a part of them"
             )
         return value if dtype is None else value.to(dtype)
+
+    def read_block(self, block: Sequence[range], *, exact: bool) -> torch.Tensor:
+        """Some elements of each dimension, one run of each, in memory of their own; the tensor is no scalar.
+
+        `exact`: of a quantized tensor as float32, not rounded to its dtype.
+        """
+        wide = exact and self._record.dtype in {"f16", "bf16"}
+        return restore_block(self._reader, self._record, block, "f32" if wide else None)
 
     def read_bytes(self) -> bytes:
         """The tensor's elements in row-major order, as a safetensors file has them: narrow ones packed."""

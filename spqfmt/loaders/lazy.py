@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -24,17 +24,25 @@ from spqfmt.records import dense_bytes
 
 @contextmanager
 def lazy_state(
-    stored: StoredModel, model_class: Any, config: Any, dtype: torch.dtype, progress: Progress
+    stored: StoredModel,
+    model_class: Any,
+    config: Any,
+    dtype: torch.dtype,
+    progress: Progress,
+    *,
+    goes_on: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """The state dict of `stored` for a model of that class and config that shall compute in `dtype`.
 
+    `goes_on`: a tensor that cannot be read is zeros until then, so that nobody else waits for it in vain.
     Leaving the context raises what went wrong while a tensor was read: transformers turns some of it into messages of
     its own.
     """
     progress.start(sum(_source_bytes(t) for t in stored.tensors.values() if t.tied_to is None))
     shared = _shared(stored, model_class, config)
     wanted = [tensor for name, tensor in stored.tensors.items() if name not in shared]
-    reading = _Reading(dtype, progress, Slabs(prod(tensor.shape) * dtype.itemsize for tensor in wanted))
+    slabs = Slabs(prod(tensor.shape) * dtype.itemsize for tensor in wanted)
+    reading = _Reading(dtype, progress, slabs, goes_on=goes_on)
     try:
         with within_limits():
             yield {
@@ -87,14 +95,28 @@ class _Handle:
         return list(self.shape)
 
     def __getitem__(self, index: Any) -> torch.Tensor:
+        block = _block_of(index, self._tensor.shape)
+        if block is not None:
+            return self._reading.read(self._name, self._tensor, block)
         return self._reading.read(self._name, self._tensor)[index]
+
+
+def _block_of(index: Any, shape: tuple[int, ...]) -> list[range] | None:
+    """Runs of elements of each dimension, where an index means these and not the whole tensor."""
+    if not isinstance(index, tuple) or len(index) != len(shape):
+        return None
+    if any(not isinstance(some, slice) or some.step not in (None, 1) for some in index):
+        return None
+    block = [range(*some.indices(n)) for some, n in zip(index, shape, strict=True)]
+    return None if all(len(some) == n for some, n in zip(block, shape, strict=True)) else block
 
 
 class _Reading:
     """Reads the tensors, and keeps the first error: transformers turns some into messages of its own."""
 
-    def __init__(self, dtype: torch.dtype, progress: Progress, slabs: Slabs) -> None:
+    def __init__(self, dtype: torch.dtype, progress: Progress, slabs: Slabs, *, goes_on: bool) -> None:
         self._dtype = dtype
+        self._goes_on = goes_on
         self._slabs = slabs
         self._exact = dtype == torch.float32
         self._context = current()
@@ -104,16 +126,30 @@ class _Reading:
         self._turns = threading.BoundedSemaphore(n_threads())
         self.error: SpqError | OSError | None = None
 
-    def read(self, name: str, tensor: LazyTensor) -> torch.Tensor:
+    def read(self, name: str, tensor: LazyTensor, block: Sequence[range] | None = None) -> torch.Tensor:
+        """The tensor, or some elements of each of its dimensions."""
         with self._turns, using(self._context):
             try:
+                if block is not None:
+                    return self._block(name, tensor, block)
                 # What transformers converts is thrown away: in a slab its room would wait for all others of its size.
                 stays = self._exact or FLOATS.get(tensor.dtype) == self._dtype
                 value = tensor.read(self._exact, self._slabs.take if stays else heap)
             except (SpqError, OSError) as error:
                 self.error = self.error or error
-                raise
+                if not self._goes_on:
+                    raise
+                shape = tensor.shape if block is None else [len(some) for some in block]
+                return torch.zeros(shape, dtype=self._dtype)
         self._progress.advance(_source_bytes(tensor), name)
+        return value
+
+    def _block(self, name: str, tensor: LazyTensor, block: Sequence[range]) -> torch.Tensor:
+        if tensor.read_block is None:
+            value = tensor.read(self._exact, heap)[tuple(slice(s.start, s.stop) for s in block)].clone()
+        else:
+            value = tensor.read_block(block, self._exact)
+        self._progress.advance(dense_bytes(tensor.dtype, value.numel()), name)
         return value
 
 

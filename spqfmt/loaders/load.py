@@ -29,8 +29,10 @@ from spqfmt.loaders.packed.install import Packable, inventory_of, replace, repla
 from spqfmt.loaders.packed.modules import Packed
 from spqfmt.loaders.packed.options import Packing, check_dtype
 from spqfmt.loaders.packed.saving import LoadedFrom
+from spqfmt.loaders.packed.shares import n_float_numbers, share_places
 from spqfmt.loaders.packed.weights import Weights
 from spqfmt.loaders.packed.whole import loaded_class
+from spqfmt.loaders.ranks import ALONE, Ranks, check_plan
 from spqfmt.loaders.schemes.registry import has_device_form
 from spqfmt.models.claims import earned
 from spqfmt.models.experts import ExpertsPlace, FoundExperts, find_experts, tensors_of
@@ -82,11 +84,16 @@ class Prepared:
 
 
 def prepare(
-    model_class: Any, config: Any, readers: Sequence[Reader], dtype: torch.dtype, planner: Planner
+    model_class: Any,
+    config: Any,
+    readers: Sequence[Reader],
+    dtype: torch.dtype,
+    planner: Planner,
+    ranks: Ranks = ALONE,
 ) -> Prepared:
     """Plan from the index and an empty model. Raises MemoryBudgetError before any weight is read, OptionError.
 
-    CorruptError for a config that asks for more than the file holds.
+    CorruptError for a config that asks for more than the file holds, UnsupportedError for ranks that cannot share it.
     """
     check_dtype(dtype)
     packable = Packable.of(readers)
@@ -98,15 +105,29 @@ def prepare(
     values_bytes = values_at_once(skeleton, places) * dtype.itemsize
     changed = tuple(sorted(own_code(skeleton).changed))
     experts = find_experts(skeleton, computed)
-    if not planner.has_experts:
+    whole, n_floats = {}, None
+    if ranks.size > 1:
+        check_plan(readers[0].path, skeleton, ranks)
+        shared = share_places(skeleton, places, ranks.rank, ranks.size)
+        places, whole = shared.places, dict(shared.whole)
+    if not planner.has_experts or ranks.size > 1:
+        why = "experts, on a device" if ranks.size == 1 else "experts, of several ranks"
         tensors = tensors_of(experts.places)
-        experts = FoundExperts((), {**experts.whole, **dict.fromkeys(tensors, "experts, on a device")})
+        experts = FoundExperts((), {**experts.whole, **dict.fromkeys(tensors, why)})
     replace(skeleton, places, dtype, int8_activations=None)
     replace_experts(skeleton, experts.places, dtype)
+    if ranks.size > 1:
+        n_floats = n_float_numbers(skeleton, ranks.size)
     inventory = inventory_of(
-        skeleton, places, packable, dtype, experts=experts.places, values_bytes=values_bytes
+        skeleton,
+        places,
+        packable,
+        dtype,
+        experts=experts.places,
+        values_bytes=values_bytes,
+        n_floats=n_floats,
     )
-    whole = {name: why for name, record in packable.records.items() if (why := whole_because(record))}
+    whole |= {name: why for name, record in packable.records.items() if (why := whole_because(record))}
     whole |= experts.whole
     return Prepared(
         places=tuple(places),

@@ -41,6 +41,7 @@ from spqfmt.loaders.load import attach, device_road, on_host, open_device, packe
 from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.options import PackedOption, Packing, packing_options
 from spqfmt.loaders.packed.weights import Weights
+from spqfmt.loaders.ranks import ALONE, Counted, Ranks, counted_alone, join, together
 from spqfmt.loaders.settings import read_generation_config
 from spqfmt.loaders.tensors import StoredModel, open_stored
 from spqfmt.models.claims import earned
@@ -65,6 +66,7 @@ def load_model(
     packed: PackedOption = None,
     activations: str | None = None,
     trust_remote_code: bool = False,
+    tp_plan: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[Any, Any]:
     """Load `path`, an .spq file or a source model, and return `(model, tokenizer)` ready for use.
@@ -89,6 +91,10 @@ def load_model(
     gradients to inputs and to what is added to it (PEFT's adapters), none to its weights, and compiles without breaks;
     `model.packed_weights.close()`, or dropping the model, stops its threads and closes the file.
 
+    `tp_plan` "auto", in processes that torchrun has started, shares every layer out among them as transformers does
+    (docs/tensor-parallel.md): each reads, holds and computes its part, `memory` is the ceiling of each, and
+    `model.loaded_by_ranks` tells what this one has read. All load, or all raise.
+
     `progress` is told of each tensor that is decoded. Tensors that the model's class has no place for are left out with
     one UnusedTensorsWarning, as transformers does.
 
@@ -101,9 +107,17 @@ def load_model(
     wanted = packing_options(
         path, where.type, memory, packed=packed, activations=activations, host_memory=host_memory
     )
+    ranks = join(tp_plan, where.type)
     target = open_device(where, packed=wanted is not None)
     return load_onto(
-        path, where, target, wanted, dtype=dtype, progress=progress, trusted=trust_remote_code is True
+        path,
+        where,
+        target,
+        wanted,
+        dtype=dtype,
+        progress=progress,
+        trusted=trust_remote_code is True,
+        ranks=ranks,
     )
 
 
@@ -116,6 +130,7 @@ def load_onto(
     dtype: torch.dtype | str | None = None,
     progress: Progress | None = None,
     trusted: bool = False,
+    ranks: Ranks = ALONE,
 ) -> tuple[Any, Any]:
     """Load the model as `load_model` does, onto `where`; its packed weights, if they are `wanted`, onto `target`.
 
@@ -126,6 +141,7 @@ def load_onto(
         return UnsupportedError(f"{path}: transformers cannot make a model of it: {reason}", "model")
 
     with (
+        together(path, ranks) as meet,
         foreign_errors(explained),
         collection_paused(),
         open_stored(path) as stored,
@@ -150,14 +166,22 @@ def load_onto(
                     wanted=wanted,
                     device=target,
                     progress=shown,
+                    ranks=ranks,
+                    meet=meet,
                 )
             else:
                 with earned(path, (t.shape for t in stored.tensors.values())):
-                    model, _ = _build(path, model_class, config, stored=stored, dtype=weights, progress=shown)
+                    counted = counted_alone(path, model_class, config, stored=stored, ranks=ranks)
+                    meet()
+                    model, _ = _build(
+                        path, model_class, config, stored=stored, dtype=weights, progress=shown, ranks=ranks
+                    )
+                counted(model)
                 treat_inputs(
                     model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None}
                 )
-            model = model.to(where)
+            if ranks.size == 1:
+                model = model.to(where)
     # Not what the config says: transformers looks for more weights there (adapters of a language, draft layers).
     model.name_or_path = model.config.name_or_path = str(path.resolve())
     if generation is not None and model.can_generate():
@@ -204,9 +228,14 @@ def load_packed(
     wanted: Packing,
     device: Device | None,
     progress: Progress,
+    ranks: Ranks = ALONE,
+    meet: Callable[[], None] = lambda: None,
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
-    """The model with packed modules; transformers loads what is left, with its own `options`, and tells of that."""
+    """The model with packed modules; transformers loads what is left, with its own `options`, and tells of that.
+
+    `meet` waits until all ranks have come so far: none of them reads weights before.
+    """
     assert stored.opened is not None
     readers = stored.opened.readers
     with ExitStack() as stack:
@@ -218,7 +247,9 @@ def load_packed(
         else:
             stack.callback(device.close)
             planner, weights = device_road(device, wanted)
-        prepared = prepare(model_class, config, readers, dtype=dtype, planner=planner)
+        prepared = prepare(model_class, config, readers, dtype=dtype, planner=planner, ranks=ranks)
+        counted = Counted(ranks, readers, prepared.whole)
+        meet()
         packed = packed_class(
             model_class,
             prepared.places,
@@ -229,12 +260,15 @@ def load_packed(
         held = {place.tensor for place in prepared.places} | tensors_of(prepared.experts)
         left = {n: t for n, t in stored.tensors.items() if n not in held}
         rest = replace(stored, tensors=left)
-        model, info = _build(path, packed, config, stored=rest, dtype=dtype, progress=progress, **options)
+        model, info = _build(
+            path, packed, config, stored=rest, dtype=dtype, progress=progress, ranks=ranks, **options
+        )
         treat_inputs(model, {n: t.treatment for n, t in left.items() if t.treatment is not None})
         stack.pop_all()
         # The weights own the readers and the device from here on, and close them too where they cannot be made.
         files = list(dict.fromkeys([*(reader.path for reader in readers), path]))
         attach(model, model_class, weights(prepared.plan, stored.opened.give_away(), dtype), files=files)
+        counted(model)
     return model, info
 
 
@@ -245,11 +279,13 @@ def _build(
     stored: StoredModel,
     dtype: torch.dtype,
     progress: Progress,
+    ranks: Ranks = ALONE,
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """The model with its weights, on the CPU, in eval mode, and what transformers says of the loading."""
+    goes_on = ranks.size > 1
     with (
-        lazy_state(stored, model_class, config, dtype=dtype, progress=progress) as state,
+        lazy_state(stored, model_class, config, dtype=dtype, progress=progress, goes_on=goes_on) as state,
         quiet_transformers(),
     ):
         model, info = model_class.from_pretrained(
@@ -259,6 +295,7 @@ def _build(
             dtype=dtype,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **ranks.options,
             **options,
         )
     _check(path, stored, type(model).__name__, info)

@@ -20,6 +20,7 @@ from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.load import open_device
 from spqfmt.loaders.model import collection_paused, load_packed, torch_device
 from spqfmt.loaders.packed.options import Packing, packing_options
+from spqfmt.loaders.ranks import AUTO, Ranks, counted_alone, join, together
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
 from spqfmt.models.claims import earned
 from spqfmt.models.config import find_model_class
@@ -69,6 +70,48 @@ def load_pretrained(
     with packed weights is refused by its name, with OptionError. Raises what `load_model` does for the file, and what
     transformers does for the rest.
     """
+    tp_plan = _take_plan(options, packed=any(options.get(name) is not None for name in _PACKED))
+    ranks = join(tp_plan, "cpu")
+    with together(path, ranks) as meet:
+        return _load(
+            model_class,
+            from_state_dict,
+            path,
+            folder=folder,
+            arguments=arguments,
+            options=options,
+            ranks=ranks,
+            meet=meet,
+        )
+
+
+def _take_plan(options: dict[str, Any], *, packed: bool) -> str | None:
+    """The plan for ranks that is asked for; None for none, or where transformers alone knows what is meant."""
+    plan, size = options.get("tp_plan"), options.get("tp_size")
+    distributed = options.get("distributed_config")
+    if plan is None and size is None and distributed is None:
+        return None
+    is_plain = distributed is None and plan == AUTO and size is None
+    if not is_plain and not packed:
+        return None
+    if not is_plain:
+        raise OptionError("packed weights are shared out by tp_plan='auto' alone, among all ranks")
+    if options.get("device_map") is not None:
+        raise OptionError("device_map: with tp_plan each rank has the device that transformers gives it")
+    del options["tp_plan"]
+    return AUTO
+
+
+def _load(
+    model_class: Any,
+    from_state_dict: Callable[..., Any],
+    path: Path,
+    folder: str | os.PathLike[str],
+    arguments: Sequence[Any],
+    options: dict[str, Any],
+    ranks: Ranks,
+    meet: Callable[[], None],
+) -> Any:
     adapter = _take_adapter(folder, options)
     asked = options.pop("torch_dtype", None) if options.get("dtype") is None else options["dtype"]
     packing = {name: options.pop(name, None) for name in _PACKED}
@@ -100,6 +143,8 @@ def load_pretrained(
                 stored=stored,
                 dtype=dtype,
                 options=options,
+                ranks=ranks,
+                meet=meet,
             )
         else:
             loaded = _load_packed(
@@ -111,6 +156,8 @@ def load_pretrained(
                 wanted=wanted,
                 device=device,
                 options=options,
+                ranks=ranks,
+                meet=meet,
             )
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     model.name_or_path = model.config.name_or_path = os.fspath(folder)
@@ -210,13 +257,22 @@ def _load_decoded(
     stored: StoredModel,
     dtype: Any,
     options: dict[str, Any],
+    ranks: Ranks,
+    meet: Callable[[], None],
 ) -> Any:
     exact = dtype if isinstance(dtype, torch.dtype) else torch.float32
     shapes = (tensor.shape for tensor in stored.tensors.values())
-    state_dict = lazy_state(stored, model_class, config, dtype=exact, progress=Silent())
-    with earned(path, shapes), state_dict as state:
-        loaded = from_state_dict(*arguments, config=config, state_dict=state, dtype=dtype, **options)
+    several = ranks.size > 1
+    state_dict = lazy_state(stored, model_class, config, dtype=exact, progress=Silent(), goes_on=several)
+    with earned(path, shapes):
+        counted = counted_alone(path, model_class, config, stored=stored, ranks=ranks)
+        meet()
+        with state_dict as state:
+            loaded = from_state_dict(
+                *arguments, config=config, state_dict=state, dtype=dtype, **ranks.options, **options
+            )
     model = loaded[0] if isinstance(loaded, tuple) else loaded
+    counted(model)
     treat_inputs(model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None})
     return loaded
 
@@ -230,6 +286,8 @@ def _load_packed(
     wanted: Packing,
     device: torch.device,
     options: dict[str, Any],
+    ranks: Ranks,
+    meet: Callable[[], None],
 ) -> Any:
     for name in ("attn_implementation", "experts_implementation"):
         if name in options:
@@ -256,8 +314,11 @@ def _load_packed(
             device=target,
             progress=Silent(),
             generation_config=generation,
+            ranks=ranks,
+            meet=meet,
         )
-        model = model.to(device)
+        if ranks.size == 1:
+            model = model.to(device)
     return (model, info) if options.get("output_loading_info") else model
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -46,6 +46,8 @@ class LazyTensor:
     read: Callable[[bool, Room], torch.Tensor]
     treatment: Treatment | None = None
     """What is done with the input of the tensor's layer."""
+    read_block: Callable[[Sequence[range], bool], torch.Tensor] | None = None
+    """Reads some elements of each dimension, `exact` as `read` does; None: they are taken of the whole."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
                 tied_to=tied.get(name),
                 read=_reader(file, source_name),
                 treatment=handle.input_treatment(),
+                read_block=_block_reader(file, source_name),
             )
         # Weights by their scheme: records of a hundred thousand tensors are not to be held all at once.
         sizes = Counter[str]()
@@ -189,6 +192,13 @@ def _reader(file: SpqFile, name: str) -> Callable[[bool, Room], torch.Tensor]:
         return lambda exact, room: file[name].read(dtype=torch.float32)
     is_float = dtype in FLOATS
     return lambda exact, room: file[name].read(dtype=torch.float32 if exact and is_float else None, room=room)
+
+
+def _block_reader(file: SpqFile, name: str) -> Callable[[Sequence[range], bool], torch.Tensor] | None:
+    handle = file[name]
+    if not handle.shape or handle.dtype == "c64" or DTYPES[handle.dtype].bits < 8:
+        return None
+    return lambda block, exact: file[name].read_block(block, exact=exact)
 
 
 def _refused(path: Path, name: str) -> Callable[[bool, Room], torch.Tensor]:

@@ -26,13 +26,37 @@ from spqfmt.schemes.registry import is_packable
 
 
 @dataclass(frozen=True)
+class Share:
+    """What a rank computes of a layer's matrix of `shape`: the rows or columns that are `wanted`, of those `held`."""
+
+    shape: tuple[int, int]
+    of_columns: bool
+    wanted: range
+    held: range
+
+    @property
+    def inside(self) -> slice:
+        """Where what is wanted lies in what is held."""
+        return slice(self.wanted.start - self.held.start, self.wanted.stop - self.held.start)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether no more is held than is wanted."""
+        return self.wanted == self.held
+
+
+@dataclass(frozen=True)
 class Place:
-    """A module that can be replaced: its name in the model, its tensor's in the file, and what holds the values."""
+    """A module that can be replaced: its name in the model, its tensor's in the file, and what holds the values.
+
+    `share`: what is computed there of the layer, by one rank of several; None for all of it.
+    """
 
     module: str
     tensor: str
     record: TensorRecord
     is_embedding: bool
+    share: Share | None = None
 
 
 class Use(NamedTuple):
@@ -80,7 +104,7 @@ def find_places(model: Any, records: Mapping[str, TensorRecord]) -> list[Place]:
         record = records[tensor_name]
         if _fits(module, record):
             places.append(Place(name, tensor_name, record, isinstance(module, nn.Embedding)))
-    return _whole_ties(places, tied)
+    return whole_ties(places, tied)
 
 
 def values_at_once(model: Any, places: Sequence[Place]) -> int:
@@ -90,13 +114,13 @@ def values_at_once(model: Any, places: Sequence[Place]) -> int:
     return own_code(model).values_at_once(model, sizes)
 
 
-def _whole_ties(places: list[Place], tied: Mapping[str, str]) -> list[Place]:
+def whole_ties(places: list[Place], tied: Mapping[str, str]) -> list[Place]:
     """Leave out those that share a tensor with a module that keeps an ordinary parameter: it would be held twice."""
     found = {f"{place.module}.weight" for place in places}
     broken = {name for pair in tied.items() if not found.issuperset(pair) for name in pair}
     whole = [place for place in places if f"{place.module}.weight" not in broken]
     # A third module may share it with one that is left out now.
-    return whole if len(whole) == len(places) else _whole_ties(whole, tied)
+    return whole if len(whole) == len(places) else whole_ties(whole, tied)
 
 
 def _fits(module: Any, record: TensorRecord) -> bool:
@@ -174,13 +198,20 @@ def unmatched(source: SourceModel) -> Unmatched:
 
 def _skeleton(source: SourceModel) -> Any | None:
     """transformers' model of the source, without weights; None where it has none."""
+    return bare_model(source.asset_data, [tensor.shape for tensor in source.tensors], source.architecture)
+
+
+def bare_model(assets: Mapping[str, bytes], shapes: Sequence[tuple[int, ...]], name: str) -> Any | None:
+    """transformers' model of the config among `assets`, without weights, which have these shapes in the file.
+
+    None where it has no such model.
+    """
     try:
-        with asset_folder(source.asset_data) as folder, quiet_transformers():
-            if false_claim(folder, len(source.tensors)):
+        with asset_folder(assets) as folder, quiet_transformers():
+            if false_claim(folder, len(shapes)):
                 return None
             config = read_config(folder, SpqError)
-            shapes = (tensor.shape for tensor in source.tensors)
-            with torch.device("meta"), earned(source.architecture, shapes):
+            with torch.device("meta"), earned(name, shapes):
                 return find_model_class(config)(config)
     except Exception:  # noqa: BLE001  # a foreign config may make transformers' classes raise anything
         return None

@@ -18,7 +18,7 @@ from spqfmt.quantize.base import GradedMethod, Method, MethodOptions, refuse_oth
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.registry import METHODS
 from spqfmt.rewriting.partial import WHOLE, Every, Speed, parse_partial
-from spqfmt.sizes import parse_chunk_alignment, parse_shard_size
+from spqfmt.sizes import check_ranks, parse_chunk_alignment, parse_shard_size
 from spqfmt.stand_ins import given_path
 from spqfmt.wire import CHUNK_ALIGNMENT
 
@@ -38,6 +38,8 @@ class PackOptions:
     identity: bool = True
     """Whether the file says by digests what it holds, and how the source's files are made again."""
     chunk_alignment: int = CHUNK_ALIGNMENT
+    ranks: int = 1
+    """Processes that shall each read their part of the layers alone."""
     is_asked: bool = True
     """Whether the method was asked for, or a size; a source may call for another one than the default."""
 
@@ -102,6 +104,7 @@ class PackArguments(TypedDict, total=False):
     shard_size: int | str | None
     no_identity: bool | None
     chunk_alignment: int | str | None
+    ranks: int | None
 
 
 # argument -> field of CalibrationOptions
@@ -154,8 +157,16 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         fit=target,
         identity=not arguments.get("no_identity"),
         chunk_alignment=parse_chunk_alignment(arguments.get("chunk_alignment")) or CHUNK_ALIGNMENT,
+        ranks=_ranks(given.get("ranks"), is_fitted=target is not None),
         is_asked="method" in given or size is not None,
     )
+
+
+def _ranks(given: int | None, *, is_fitted: bool) -> int:
+    ranks = check_ranks(given) or 1
+    if ranks > 1 and is_fitted:
+        raise OptionError("--ranks changes the size that was asked for: pack without it, then repack --ranks")
+    return ranks
 
 
 def _refuse_without_a_method(given: Mapping[str, object]) -> None:

@@ -21,6 +21,7 @@ from spqfmt.container.content import content_of_encoded
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
+from spqfmt.container.slices import laid_for_ranks
 from spqfmt.container.strict_json import Json
 from spqfmt.errors import EncodeError, ImporterError, OptionError
 from spqfmt.importers.base import SourceModel, SourceTensor
@@ -177,7 +178,13 @@ def pack_model(
         description = None
         if options.identity and model.named_files:
             description = SourceDescription(model, plan, options.method)
-        encoder = _Encoder(options, calibrated, description)
+        cut = {}
+        if options.ranks > 1:
+            # transformers takes seconds to import.
+            from spqfmt.packing.ranks import cut_of_source
+
+            cut = cut_of_source(model)
+        encoder = _Encoder(options, calibrated, description, cut)
         waiting: list[tuple[PlannedTensor, _Prepared]] = []
 
         def write() -> None:
@@ -277,8 +284,10 @@ class _Encoder:
         options: PackOptions,
         calibrated: "CalibratedResults | None",
         description: SourceDescription | None,
+        cut: Mapping[str, bool],
     ) -> None:
         self._options = options
+        self._cut = cut
         self._description = description
         self._calibrated = calibrated
         self._weight_chunks = count()
@@ -307,6 +316,11 @@ class _Encoder:
                 origin = self._description.origin_of(source, dense.values)
         self.kept.add(planned, encoded)
         record = planned.record(encoded, method, result)
+        of_columns = self._cut.get(source.name)
+        # How codes of a source lie is what gives its bytes again.
+        if of_columns is not None and not (of_columns and origin):
+            encoded = laid_for_ranks(record, encoded, self._options.ranks, of_columns=of_columns)
+            record = planned.record(encoded, method, result)
         content = submit(content_of_encoded, record, encoded) if self._options.identity else None
         return _Prepared(
             record=record,

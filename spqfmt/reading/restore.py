@@ -1,10 +1,11 @@
 """Stored tensor -> torch tensor."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.torch_arrays import to_torch
-from spqfmt.reading.rows import Room, dtype_of, heap, holder, read_first, read_tensor
+from spqfmt.reading.rows import Room, dtype_of, heap, holder, read_block, read_first, read_tensor
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.floats import Scale, small_float_values
 
@@ -18,6 +19,15 @@ def restore_first(
     """`read_first` as a tensor: elements `first` to `stop` of the first dimension."""
     record = holder(reader, record)
     elements = read_first(reader, record, first, stop=stop, dtype=dtype)
+    return to_torch(elements, dtype_of(record, dtype), elements.shape)
+
+
+def restore_block(
+    reader: Reader, record: TensorRecord, block: Sequence[range], dtype: str | None = None
+) -> "torch.Tensor":
+    """`read_block` as a tensor: some elements of each dimension."""
+    record = holder(reader, record)
+    elements = read_block(reader, record, block, dtype)
     return to_torch(elements, dtype_of(record, dtype), elements.shape)
 
 

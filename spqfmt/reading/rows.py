@@ -3,7 +3,7 @@
 Rows and columns are here those of the tensor, seen as a matrix whose columns are its last dimension.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import TypeAlias
 
@@ -93,6 +93,28 @@ def read_first(
     per = prod(record.shape[1:-1])
     part = read_part(reader, record, rows[first * per : stop * per], columns=columns, dtype=dtype)
     return part.reshape(stop - first, *record.shape[1:])
+
+
+def read_block(
+    reader: Reader, record: TensorRecord, block: Sequence[range], dtype: str | None = None
+) -> Elements:
+    """Some elements of each dimension of a tensor that is no scalar, one run of each. See `read_part`."""
+    shape = tuple(len(some) for some in block)
+    if len(block) == 1:
+        return read_part(reader, record, range(1), columns=block[0], dtype=dtype).reshape(shape)
+    *outer, rows, columns = block
+    height = record.shape[-2]
+    stacked = np.ravel_multi_index(np.ix_(*outer), record.shape[:-2]).reshape(-1) if outer else np.zeros(1)
+    first = [int(number) * height + rows.start for number in stacked]
+    if len(rows) == height and first and first[-1] - first[0] == height * (len(first) - 1):
+        run = range(first[0], first[-1] + height)
+        return read_part(reader, record, run, columns=columns, dtype=dtype).reshape(shape)
+    parts = [
+        read_part(reader, record, range(at, at + len(rows)), columns=columns, dtype=dtype) for at in first
+    ]
+    if not parts:
+        parts = [read_part(reader, record, range(0), columns=columns, dtype=dtype)]
+    return np.concatenate(parts).reshape(shape)
 
 
 def _whole(reader: Reader, record: TensorRecord, name: str) -> Elements:

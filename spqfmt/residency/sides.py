@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from spqfmt.container.fetch import StreamFetch
 from spqfmt.container.reader import Reader
+from spqfmt.container.slices import SliceRecord, slice_sides
 from spqfmt.container.stacks import MatrixRecord, share_sides
 from spqfmt.records import TensorRecord
 from spqfmt.residency.parts import Part
@@ -34,6 +35,9 @@ def read_all_sides(
     stack: TensorRecord | None = None
     of_stack: Sides | None = None
     for name, record in records.items():
+        if isinstance(record, SliceRecord):
+            yield name, slice_sides(read_sides(readers[name], record.whole), record)
+            continue
         if not isinstance(record, MatrixRecord):
             yield name, read_sides(readers[name], record)
             continue

@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spqfmt.codecs.registry import CHOICES, unknown_codec
-from spqfmt.container.model import open_model
+from spqfmt.container.model import OpenModel, open_model
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json
 from spqfmt.errors import OptionError
 from spqfmt.progress import Progress, Silent
-from spqfmt.rewriting.partial import parse_partial
+from spqfmt.rewriting.laid import Laid
+from spqfmt.rewriting.partial import Speed, parse_partial
 from spqfmt.rewriting.rewrite import Rewrite
-from spqfmt.sizes import parse_chunk_alignment, parse_shard_size
+from spqfmt.sizes import check_ranks, parse_chunk_alignment, parse_shard_size
 from spqfmt.stand_ins import given_path
 from spqfmt.wire import CHUNK_ALIGNMENT
 
@@ -50,6 +51,7 @@ def repack(
     rates: str | Path | None = None,
     shard_size: int | str | None = None,
     chunk_alignment: int | str | None = None,
+    ranks: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> RepackReport:
@@ -58,7 +60,8 @@ def repack(
     `partial` is the rule as in `spqfmt repack --help`; none compresses all chunks. `codec` None leaves compressed
     chunks to the codec that they have. `rates` is a file of decode rates for the rule speed; by default they are
     measured. Shards stay cut where they are unless `shard_size` is given, and chunks begin at such multiples as before
-    unless `chunk_alignment` is. `out` may be `path` with `force`.
+    unless `chunk_alignment` is. With `ranks` layers are stored so that each of so many processes reads its part alone.
+    `out` may be `path` with `force`.
 
     Raises FormatError for the file, OptionError for options that make no sense, EncodeError for a size that cannot be
     reached, FileExistsError when `out` exists and `force` is not set, OSError. `out` is not touched then.
@@ -70,6 +73,9 @@ def repack(
     if codec is not None and codec not in CHOICES:
         raise OptionError(unknown_codec(codec))
     shard_bytes = parse_shard_size(shard_size)
+    n_ranks = check_ranks(ranks) or 1
+    if n_ranks > 1 and isinstance(rule, Speed):
+        raise OptionError("--ranks goes with no --partial speed: repack twice, with --ranks first")
     with ExitStack() as stack:
         model = stack.enter_context(open_model(path))
         model.refuse_lone_shard()
@@ -95,7 +101,7 @@ def repack(
             sum(stream.stored_bytes for r in readers for t in r.index.tensors for stream in t.streams)
         )
         shown.stage("choosing chunks")
-        work = Rewrite(readers, rule, codec)
+        work = Rewrite(readers, rule, codec, _laid_for(model, n_ranks))
         sealed = work.write(stack.enter_context(output), shown)
         source_bytes = sum(reader.file_bytes for reader in readers)
     return RepackReport(
@@ -108,6 +114,20 @@ def repack(
         partial_plan=work.partial_plan,
         seconds=time.monotonic() - started,
     )
+
+
+def _laid_for(model: OpenModel, n_ranks: int) -> Laid | None:
+    if n_ranks == 1:
+        return None
+    # transformers takes seconds to import.
+    from spqfmt.models.rank_plan import cut_tensors
+
+    shapes = [record.shape for record in model.tensors.values()]
+    assets = {name: model.read_asset(name) for name in model.asset_names if name == "config.json"}
+    cut = cut_tensors(assets, model.tensors, shapes, str(model.path))
+    if not cut:
+        raise OptionError(f"{model.path}: --ranks: transformers has no plan for the ranks of this model")
+    return Laid(cut, n_ranks)
 
 
 def _check_cut(path: Path, readers: Sequence[Reader]) -> None:

@@ -10,20 +10,21 @@ import numpy as np
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.chunks import CodecPolicy, EncodedChunk, EncodedPlane
-from spqfmt.codecs.elements import check_packed, element_bits
+from spqfmt.codecs.elements import Elements, check_packed, element_bits
 from spqfmt.codecs.raw import CODEC as RAW
 from spqfmt.codecs.registry import AUTO, CODECS, decode_into
 from spqfmt.codecs.tasks import Task, side_by_side, submit
 from spqfmt.codecs.threads import n_threads
-from spqfmt.container.encode import BEST, MIN_SAVING, encode_plane
+from spqfmt.container.encode import BEST, MIN_SAVING, encode_chunk, encode_plane
 from spqfmt.container.located import located
 from spqfmt.container.output import Output
 from spqfmt.container.reader import Reader
-from spqfmt.container.strict_json import Json
+from spqfmt.container.strict_json import Json, without
 from spqfmt.container.writer import Sealed
 from spqfmt.progress import Progress
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.decode_rates import DecodeRates, measure_decode_rates
+from spqfmt.rewriting.laid import Laid
 from spqfmt.rewriting.original import OriginalRecords, unknown_of
 from spqfmt.rewriting.partial import Candidate, Rule, Speed, choose
 from spqfmt.schemes.registry import WEIGHT_ROLES
@@ -42,6 +43,8 @@ class _Task:
     stream: Stream
     chunk: Chunk
     codec: str
+    elements: Elements | None = None
+    """What the chunk shall hold instead of what it has in the file."""
 
     @property
     def is_weights(self) -> bool:
@@ -56,8 +59,12 @@ class Rewrite:
     that they had.
     """
 
-    def __init__(self, readers: Sequence[Reader], rule: Rule, codec: str | None) -> None:
+    def __init__(
+        self, readers: Sequence[Reader], rule: Rule, codec: str | None, laid: Laid | None = None
+    ) -> None:
+        """`laid`: tensors that are stored in another order."""
         self._readers = readers
+        self._laid = laid
         self._keeps_codecs = codec is None
         packed_with = readers[0].index.metadata.get("codec", "")
         self._codec = codec or (packed_with if CODECS.get(packed_with, RAW) is not RAW else AUTO)
@@ -77,8 +84,14 @@ class Rewrite:
         """All chunks of tensors in order, to be compressed; those that hold nothing only if `empty`."""
         for reader in self._readers:
             for tensor in reader.index.tensors:
-                for stream in tensor.streams:
+                made = None if self._laid is None else self._laid.take(reader, tensor)
+                for stream in tensor.streams if made is None else made[0].streams:
                     what = f"tensor {tensor.name!r}, {stream.role}"
+                    if made is not None and stream.role == made[1].role:
+                        for part in made[1].chunks():
+                            chunk = Chunk(0, part.size, ())
+                            yield _Task(reader, what, stream, chunk, codec=self._codec, elements=part)
+                        continue
                     for chunk in stream.chunks if empty else stream.chunks.held:
                         yield _Task(reader=reader, what=what, stream=stream, chunk=chunk, codec=self._codec)
 
@@ -115,13 +128,26 @@ class Rewrite:
                 output.begin_segment(segment.name, raw_bytes, original.segment(number))
                 for place, tensor in enumerate(tensors, start=segment.first_tensor):
                     reader.check_elements(tensor)
-                    own = tuple(s for s in tensor.streams if s.same_as is None)
+                    laid = None if self._laid is None else self._laid.take(reader, tensor)
+                    like = original.record("tensors", place)
+                    record = tensor
+                    if laid is not None:
+                        record, like = laid[0], without(like, "parameters", "content", "streams")
+                    own = tuple(s for s in record.streams if s.same_as is None)
+                    n_chunks = [
+                        sum(1 for _ in laid[1].chunks())
+                        if laid is not None and stream.role == laid[1].role
+                        else len(stream.chunks)
+                        for stream in own
+                    ]
                     output.add_tensor(
-                        replace(tensor, streams=own),
-                        (islice(encoded, len(s.chunks)) for s in own),
+                        replace(record, streams=own),
+                        (islice(encoded, n) for n in n_chunks),
                         _same_as(reader, tensor),
-                        original.record("tensors", place),
+                        like,
                     )
+                    if self._laid is not None:
+                        self._laid.forget(tensor)
                     progress.advance(sum(s.stored_bytes for s in own), tensor.name)
         for reader, original in zip(self._readers, originals, strict=True):
             for number, asset in enumerate(reader.index.assets):
@@ -164,6 +190,8 @@ class Rewrite:
         return chunk
 
     def _chunk(self, task: _Task) -> EncodedChunk:
+        if task.elements is not None:
+            return encode_chunk(task.elements, task.stream.dtype, task.codec)
         return EncodedChunk(
             task.chunk.n_elements, tuple(self._plane(task, plane) for plane in task.chunk.planes)
         )

@@ -34,6 +34,7 @@ from spqfmt.schemes.group_numbers import (
     GroupValues,
     TileGroups,
     check_values,
+    group_rows_of,
     kinds_of,
     n_lines,
     supergroup_of,
@@ -52,6 +53,7 @@ CODE_DTYPES = (
     "u2", "u4", "u8", "i2", "i4", "i8", "f4_e2m1", "f8_e4m3", "f8_e5m2", "f8_e4m3fnuz", "f8_e5m2fnuz",
 )  # fmt: skip
 _TABLE = 256
+_OF_SUPERGROUPS = ("_steps", "_zeros", "_minimums")
 ROLES = ("codes", "channel_order", "permutation", "levels", *NUMBER_ROLES, *outlier_streams.ROLES)
 
 
@@ -311,6 +313,50 @@ class GroupedScheme(PackedScheme):
             },
             outliers=outliers_in(sides.outliers, first, stop),
         )
+
+    def slice_unit(self, record: TensorRecord, *, of_columns: bool) -> int:
+        """Whole groups, and whole supergroups where there are any."""
+        lines, groups = supergroup_of(record) or (1, 1)
+        if of_columns:
+            return parameter_int(record, "group_size", 1) * groups
+        return group_rows_of(record) * lines
+
+    def slice_sizes(self, record: TensorRecord, rows: range, columns: range) -> Mapping[str, int]:
+        """The numbers of the slice's groups and supergroups."""
+        group_size, tile = parameter_int(record, "group_size", 1), supergroup_of(record) or (1, 1)
+        lines, groups = -(-len(rows) // group_rows_of(record)), -(-len(columns) // group_size)
+        tiles = -(-lines // tile[0]) * -(-groups // tile[1])
+        return {
+            role: tiles if role.endswith(_OF_SUPERGROUPS) else lines * groups
+            for role in NUMBER_ROLES
+            if role in record.by_role and not role.endswith("levels")
+        }
+
+    def slice_sides(
+        self, sides: GroupedSides, record: TensorRecord, rows: range, columns: range
+    ) -> GroupedSides:
+        """Slice as all schemes do, and the numbers of groups."""
+        whole = sides.record
+        group_rows, tile = group_rows_of(whole), supergroup_of(whole) or (1, 1)
+        shape = n_lines(whole), -(-whole.matrix_shape[1] // sides.group_size)
+        first = rows.start // group_rows, columns.start // sides.group_size
+        stop = -(-rows.stop // group_rows), -(-columns.stop // sides.group_size)
+
+        def own(role: str, values: Elements) -> Elements:
+            if role.endswith("levels"):
+                return values
+            per = tile if role.endswith(_OF_SUPERGROUPS) else (1, 1)
+            lines, groups = (
+                slice(begin // size, -(-end // size))
+                for begin, end, size in zip(first, stop, per, strict=True)
+            )
+            mine: Elements = values.reshape(-(-shape[0] // per[0]), -(-shape[1] // per[1]))[lines, groups]
+            return mine.reshape(-1).copy()
+
+        sides = replace(sides, groups={role: own(role, values) for role, values in sides.groups.items()})
+        sliced = super().slice_sides(sides, record, rows, columns)
+        assert isinstance(sliced, GroupedSides)
+        return sliced
 
 
 def _values_of_codes(record: TensorRecord, fetch: Fetch) -> Float32 | None:

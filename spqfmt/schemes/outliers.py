@@ -159,11 +159,12 @@ def bands(
             if n > n_values or reached >= limit:
                 break
             values = fetch("outlier_values", value + n - positions.size, value + n)
-            yield band * _rows_per_band(record), positions, widen(values, dtype)
+            yield band * rows_per_band(record), positions, widen(values, dtype)
         _check_band(record, band, last, reached=reached, n=n, n_values=n_values)
 
 
-def _rows_per_band(record: TensorRecord) -> int:
+def rows_per_band(record: TensorRecord) -> int:
+    """How many rows of the matrix share a band."""
     parameter = record.parameters["outliers"]
     return int(parameter["rows_per_band"]) if isinstance(parameter, dict) else 1
 
@@ -171,14 +172,14 @@ def _rows_per_band(record: TensorRecord) -> int:
 def _positions(record: TensorRecord, band: int) -> int:
     """How many there are in a band."""
     n_rows, n_columns = record.matrix_shape
-    per_band = _rows_per_band(record)
+    per_band = rows_per_band(record)
     return min(per_band, n_rows - band * per_band) * n_columns
 
 
 def _held_bands(record: TensorRecord, first_row: int, stop_row: int) -> list[int]:
     """Numbers of the bands that hold some of the rows, and outliers."""
-    first = first_row // _rows_per_band(record)
-    stop = -(-stop_row // _rows_per_band(record))
+    first = first_row // rows_per_band(record)
+    stop = -(-stop_row // rows_per_band(record))
     gaps, values = (record.by_role[role].chunks[first:stop].n_elements for role in ROLES)
     held: list[int] = (np.flatnonzero(gaps | values) + first).tolist()
     return held

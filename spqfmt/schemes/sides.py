@@ -4,7 +4,7 @@ They are small, and always decoded.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,6 +85,25 @@ class PackedScheme(Scheme):
         shared: Sides = replace(sides, record=matrix, outliers=outliers_in(sides.outliers, first, stop))
         return shared
 
+    def slice_unit(self, record: TensorRecord, *, of_columns: bool) -> int:
+        """A slice of rows, or of columns, begins and ends at multiples of this, or with the matrix."""
+        return 1
+
+    def slice_sizes(self, record: TensorRecord, rows: range, columns: range) -> Mapping[str, int]:
+        """Elements of the streams of numbers, by role, that a slice has; of others it has all."""
+        return {}
+
+    def slice_sides(self, sides: Any, record: TensorRecord, rows: range, columns: range) -> Sides:
+        """The sides of `record`, these rows and columns of what `sides` are of, in memory of their own.
+
+        Of one of the two they are all. A scheme with numbers of its own adds its part. The channels that are cut are
+        stored in their own order.
+        """
+        outliers = outliers_in(sides.outliers, rows.start, rows.stop)
+        if outliers is not None:
+            outliers = _outliers_of_columns(outliers, columns)
+        return replace(sides, record=record, outliers=outliers)  # type: ignore[no-any-return]
+
     def side_bytes(self, record: TensorRecord, n_parts: int) -> int:
         """Memory of the sides of a tensor in so many parts, from the index alone."""
         rows, columns = record.matrix_shape
@@ -104,6 +123,16 @@ def outliers_in(outliers: OutlierRows | None, first: int, stop: int) -> OutlierR
     begin = outliers.row_begin[first : stop + 1]
     here = slice(int(begin[0]), int(begin[-1]))
     return OutlierRows(begin - begin[0], outliers.columns[here], outliers.values[here])
+
+
+def _outliers_of_columns(outliers: OutlierRows, columns: range) -> OutlierRows:
+    """Those of some columns, which are counted from 0 then, in memory of their own."""
+    n_rows = outliers.row_begin.size - 1
+    rows = np.repeat(np.arange(n_rows), np.diff(outliers.row_begin))
+    here = (outliers.columns >= columns.start) & (outliers.columns < columns.stop)
+    begin = np.searchsorted(rows[here], np.arange(n_rows + 1)).astype(np.int64)
+    of_columns = outliers.columns[here] - np.uint32(columns.start)
+    return OutlierRows(begin, of_columns.astype(np.uint32), outliers.values[here])
 
 
 def _read_outliers(

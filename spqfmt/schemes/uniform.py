@@ -214,6 +214,23 @@ class UniformScheme(PackedScheme):
             outliers=outliers_in(sides.outliers, first, stop),
         )
 
+    def slice_sizes(self, record: TensorRecord, rows: range, columns: range) -> Mapping[str, int]:
+        """A scale for each row, and for each column."""
+        return {"row_scales": len(rows), "column_scales": len(columns)}
+
+    def slice_sides(
+        self, sides: UniformSides, record: TensorRecord, rows: range, columns: range
+    ) -> UniformSides:
+        """Slice as all schemes do, and the scales."""
+        sides = replace(
+            sides,
+            row=sides.row[rows.start : rows.stop].copy(),
+            column=None if sides.column is None else sides.column[columns.start : columns.stop].copy(),
+        )
+        sliced = super().slice_sides(sides, record, rows, columns)
+        assert isinstance(sliced, UniformSides)
+        return sliced
+
 
 class _Scales:
     """Row or column scales of the tiles of a tensor."""

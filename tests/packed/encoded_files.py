@@ -16,9 +16,14 @@ def write_encoded(
     tensors: dict[str, tuple[Encoded, tuple[int, ...]]],
     chunk_bytes: int,
     codec: str = "auto",
+    *,
+    chunks_as_they_are: bool = False,
     **extra: Any,
 ) -> Path:
-    """Write them in one segment, as bf16, their codes in chunks of about `chunk_bytes`; `extra` is of each record."""
+    """Write them in one segment, as bf16, their codes in chunks of about `chunk_bytes`; `extra` is of each record.
+
+    `chunks_as_they_are`: in those that they have.
+    """
     with Writer(path, 64, force=True) as writer:
         writer.begin_segment("all")
         for name, (encoded, shape) in tensors.items():
@@ -31,7 +36,15 @@ def write_encoded(
                 streams=tuple(stream.record for stream in encoded.streams),
                 **extra,
             )
-            writer.add_tensor(record, [_chunks(stream, chunk_bytes, codec) for stream in encoded.streams])
+            writer.add_tensor(
+                record,
+                [
+                    [encode_chunk(part, stream.dtype, codec) for part in stream.chunks()]
+                    if chunks_as_they_are
+                    else _chunks(stream, chunk_bytes, codec)
+                    for stream in encoded.streams
+                ],
+            )
         writer.seal({})
         writer.publish()
     return path

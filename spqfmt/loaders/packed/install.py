@@ -52,7 +52,7 @@ def replace(
     for place in places:
         old = model.get_submodule(place.module)
         if place.is_embedding:
-            new: Packed = PackedEmbedding(place.record, dtype, old.padding_idx)
+            new: Packed = PackedEmbedding(place.record, dtype, old.padding_idx, place.share)
         else:
             wanted = True if place.record.activation_quantization is not None else None
             kind = PackedConv1D if isinstance(old, Conv1D) else PackedLinear
@@ -61,6 +61,7 @@ def replace(
                 dtype,
                 old.bias,
                 int8_activations=wanted if int8_activations is None else int8_activations,
+                share=place.share,
             )
         new.is_tied = f"{place.module}.weight" in tied
         # A module that others share is to be replaced for all of them.
@@ -86,11 +87,14 @@ def inventory_of(
     *,
     experts: Sequence[ExpertsPlace] = (),
     values_bytes: int = 0,
+    n_floats: int | None = None,
 ) -> Inventory:
     """What a model with its `places` replaced will hold, in the order of the file, with a tied head last.
 
-    `values_bytes`: as Inventory has them.
+    `values_bytes`: as Inventory has them. `n_floats`: numbers in ordinary parameters; None: all that the model has.
     """
+    if n_floats is None:
+        n_floats = sum(parameter.numel() for parameter in model.parameters())
     products = {place.record.name for place in places if not place.is_embedding}
     lookups = {place.record.name for place in places if place.is_embedding}
     records = {place.record.name: place.record for place in places}
@@ -116,7 +120,7 @@ def inventory_of(
     records |= of_experts
     return Inventory(
         items=tuple(items),
-        float_bytes=sum(parameter.numel() * dtype.itemsize for parameter in model.parameters()),
+        float_bytes=n_floats * dtype.itemsize,
         side_bytes=side_bytes([item.part for item in items]),
         workspace_bytes=max(
             (workspace_bytes(*record.matrix_shape, dtype.itemsize) for record in records.values()), default=0

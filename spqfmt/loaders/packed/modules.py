@@ -14,20 +14,31 @@ from transformers.pytorch_utils import Conv1D
 from spqfmt.errors import SpqError
 from spqfmt.loaders.packed import compiled
 from spqfmt.loaders.packed.products import Operand, product
+from spqfmt.loaders.packed.shares import of_all_inputs
 from spqfmt.loaders.packed.weight import NUMBERS, SAVE_INSTEAD, PackedWeight, Product, Rows, autocast_dtype
 from spqfmt.loaders.packed.weights import DirectProduct, Weights, decoded
 from spqfmt.loaders.schemes.matrix import NAMES
 from spqfmt.loaders.schemes.registry import PRODUCTS
+from spqfmt.models.places import Share
 from spqfmt.models.treatments import TOKEN_INT8, treatment
 from spqfmt.records import TensorRecord
 
 
 class Packed(nn.Module):
-    """A module whose weight is a tensor of an engine. It has no parameter for it, and nothing to train."""
+    """A module whose weight is a tensor of an engine. It has no parameter for it, and nothing to train.
 
-    def __init__(self, record: TensorRecord, dtype: torch.dtype) -> None:
+    `share`: what of the layer one rank of several computes, of which `record` holds the weights; None for all of it.
+    """
+
+    share: Share | None = None
+
+    def __init__(self, record: TensorRecord, dtype: torch.dtype, share: Share | None = None) -> None:
         nn.Module.__init__(self)  # the classes of torch's layers would make a parameter
         self.record = record
+        self.share = share
+        self.shape = record.matrix_shape if share is None else share.shape
+        # transformers then leaves inputs and outputs the tensors that they are, each rank's own.
+        self._hf_quantized_needs_local_tp = share is not None
         self._dtype = dtype
         self._engine: Weights | None = None
         self.is_tied = False
@@ -45,6 +56,11 @@ class Packed(nn.Module):
         if self._engine is None:
             raise SpqError(f"{self.record.name}: no weights are loaded")
         return self._engine
+
+    @property
+    def n_weights(self) -> int:
+        """Weights of the whole layer."""
+        return self.record.n_weights if self.share is None else self.shape[0] * self.shape[1]
 
     def _as_torch_does(
         self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor
@@ -66,8 +82,11 @@ class Packed(nn.Module):
     def weight(self) -> torch.Tensor:
         """The weight that this stands for, decoded where its values are wanted; on meta until it is loaded."""
         if self._engine is None:
-            return torch.empty(self.record.shape, dtype=self._dtype, device="meta")
+            shape = self.record.shape if self.share is None else self.shape
+            return torch.empty(shape, dtype=self._dtype, device="meta")
         record = self.record
+        if self.share is not None:
+            return self._weight_of_share()
         if torch.compiler.is_compiling():
             values: torch.Tensor = compiled.values(
                 weights=self._number,
@@ -88,6 +107,23 @@ class Packed(nn.Module):
             values=partial(decoded, self._engine, record.name, n_bytes, transposed=record.transposed),
             product=self._product(),
             rows=self._rows(),
+        )
+
+    def _weight_of_share(self) -> torch.Tensor:
+        """The form of the whole weight, as transformers has it of parameters that ranks share; values are refused."""
+        name = self.record.name
+
+        def values() -> torch.Tensor:
+            raise SpqError(f"{name}: this rank has a part of the weight, whose values are nowhere together")
+
+        return PackedWeight(
+            name=name,
+            shape=self.shape,
+            dtype=self._dtype,
+            device=self._device,
+            owner=self._engine,
+            values=values,
+            product=None,
         )
 
     def _rows(self) -> Rows | None:
@@ -161,14 +197,21 @@ class PackedProduct(Packed):
         bias: nn.Parameter | None,
         *,
         int8_activations: bool | None,
+        share: Share | None = None,
     ) -> None:
-        super().__init__(record, dtype)
-        self.out_features, self.in_features = record.matrix_shape
-        # Inputs of schemes without integer products are rounded, as where weights are floats.
-        self.int8_activations = bool(int8_activations) and PRODUCTS[record.scheme].multiplies_integers
+        super().__init__(record, dtype, share)
+        self.out_features, self.in_features = self.shape
+        of_columns = share if share is not None and share.of_columns else None
+        self._n_inputs = self.in_features if of_columns is None else len(of_columns.wanted)
+        # Inputs of schemes without integer products are rounded, as where weights are floats; so is a part of a token,
+        # whose integers have the scale of all of it.
+        multiplies = PRODUCTS[record.scheme].multiplies_integers and of_columns is None
+        self.int8_activations = bool(int8_activations) and multiplies
         self._rounding = None if int8_activations is None else self.int8_activations
         rounded = TOKEN_INT8 if int8_activations and not self.int8_activations else None
         self.treatment = treatment(record.activation_clamp, rounded)
+        if of_columns is not None and self.treatment is not None:
+            self.treatment = of_all_inputs(self.treatment, of_columns, record.activation_clamp, rounded)
         self.bias: nn.Parameter | None = bias
         self._direct: DirectProduct | None = None
 
@@ -177,6 +220,7 @@ class PackedProduct(Packed):
         super().attach(engine, number)
         self._operand = Operand.of(engine, self._number, self.record)
         is_plain = self.treatment is None and not self.int8_activations
+        is_plain = is_plain and (self.share is None or self.share.is_exact)
         self._direct = (
             engine.direct_product(self._operand.matrix, rounds=self._rounding is None) if is_plain else None
         )
@@ -197,7 +241,7 @@ class PackedProduct(Packed):
         check_input(self, x)
         cast = autocast_dtype(x)
         fits = x.dtype == self._dtype if cast is None else x.dtype in NAMES
-        if not fits or not x.dim() or x.shape[-1] != self.in_features:
+        if not fits or not x.dim() or x.shape[-1] != self._n_inputs:
             return self._as_torch_does(nn.functional.linear, x)
         dtype = x.dtype if cast is None else cast
         if self.treatment is not None and x.numel():
@@ -205,7 +249,19 @@ class PackedProduct(Packed):
             x = self.treatment(x.float() if self.int8_activations else x)
         if cast is not None and not self.int8_activations:
             x = x.to(cast)
-        return product(self._operand, x, self.bias, int8_activations=self._rounding).to(dtype)
+        return self._multiply(x).to(dtype)
+
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        """The product and the bias, where there is one: of a share those of its rows, or a part of each sum."""
+        share = self.share
+        if share is None or share.is_exact:
+            return product(self._operand, x, self.bias, int8_activations=self._rounding)
+        if share.of_columns:
+            before, after = share.inside.start, len(share.held) - share.inside.stop
+            x = nn.functional.pad(x, (before, after))
+            return product(self._operand, x, self.bias, int8_activations=self._rounding)
+        y = product(self._operand, x, None, int8_activations=self._rounding)[..., share.inside].contiguous()
+        return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
         """Show what nn.Linear shows, and the scheme."""
@@ -229,8 +285,9 @@ class PackedConv1D(PackedProduct, Conv1D):  # type: ignore[misc]  # transformers
         bias: nn.Parameter | None,
         *,
         int8_activations: bool | None,
+        share: Share | None = None,
     ) -> None:
-        super().__init__(record, dtype, bias, int8_activations=int8_activations)
+        super().__init__(record, dtype, bias, int8_activations=int8_activations, share=share)
         self.nf, self.nx = record.matrix_shape
 
     __repr__ = nn.Module.__repr__
@@ -239,9 +296,11 @@ class PackedConv1D(PackedProduct, Conv1D):  # type: ignore[misc]  # transformers
 class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override]  # the weight is not to be set
     """Rows of a packed matrix by number."""
 
-    def __init__(self, record: TensorRecord, dtype: torch.dtype, padding_idx: int | None) -> None:
-        super().__init__(record, dtype)
-        self.num_embeddings, self.embedding_dim = record.matrix_shape
+    def __init__(
+        self, record: TensorRecord, dtype: torch.dtype, padding_idx: int | None, share: Share | None = None
+    ) -> None:
+        super().__init__(record, dtype, share)
+        self.num_embeddings, self.embedding_dim = self.shape
         self.padding_idx = padding_idx
         # What else torch's layer has: places that have other settings are not packed.
         self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse = None, 2.0, False, False
@@ -251,6 +310,17 @@ class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override]  # the we
         check_input(self, x)
         if x.dtype not in NUMBERS:
             return self._as_torch_does(nn.functional.embedding, x)
+        share = self.share
+        if share is None:
+            return self._look_up(x)
+        if share.of_columns:
+            return self._look_up(x)[..., share.inside].contiguous()
+        # Rows that other ranks have are zeros here, and all are summed.
+        away = (x < share.wanted.start) | (x >= share.wanted.stop)
+        rows = self._look_up(torch.where(away, share.inside.start, x - share.held.start))
+        return rows.masked_fill(away[..., None], 0)
+
+    def _look_up(self, x: torch.Tensor) -> torch.Tensor:
         record = self.record
         if torch.compiler.is_compiling():
             rows: torch.Tensor = compiled.look_up(

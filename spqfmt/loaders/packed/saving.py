@@ -39,7 +39,9 @@ class LoadedFrom:
         refused = sorted(n for n, value in options.items() if value and n not in _OF_NO_CONCERN)
         if refused:
             raise OptionError(f"{', '.join(refused)}: packed weights are saved as they are, as a file")
-        if not options.get("is_main_process", True):
+        ranks = getattr(model, "loaded_by_ranks", None)
+        # All ranks are told to save, and have one file.
+        if not options.get("is_main_process", True) or (ranks is not None and ranks.rank):
             return
         at = Path(folder)
         self._check(at)
@@ -48,6 +50,8 @@ class LoadedFrom:
             _copy(file, at / file.name)
         config = copy.deepcopy(model.config)
         config.dtype, config.architectures = model.dtype, [type(model).__name__]
+        if ranks is not None:
+            vars(config).pop("distributed_config", None)
         config.save_pretrained(at)
         if model.can_generate():
             model.generation_config.save_pretrained(at)

@@ -31,7 +31,7 @@ class _PackedModel:
             return n
         packed = [module for module in self._packed() if not module.is_tied]
         return n + sum(
-            module.record.n_weights
+            module.n_weights
             for module in packed
             if not (exclude_embeddings and isinstance(module, PackedEmbedding))
         )
