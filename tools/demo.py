@@ -25,8 +25,8 @@ FOLDER = ROOT / ".demo"
 SPQFMT = Path(sys.executable).parent / "spqfmt"
 PROMPT = "Explain in two sentences why the sky is blue."
 PACKS = {
-    "int8": ["--method", "rtn", "--bits", "8"],
-    "int4": ["--method", "rtn", "--bits", "4", "--group-size", "64"],
+    "int8": ["--dequantize", "--method", "rtn", "--bits", "8"],
+    "int4": ["--dequantize", "--method", "rtn", "--bits", "4", "--group-size", "64"],
 }
 
 

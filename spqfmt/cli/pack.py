@@ -53,6 +53,13 @@ if TYPE_CHECKING:
     "--no-calibration", is_flag=True, default=None, help="ecq: from the weights alone, in seconds; worse."
 )
 @click.option(
+    "--dequantize",
+    is_flag=True,
+    default=None,
+    help="Take what the codes of a quantized source stand for (GGUF, GPTQ, AWQ, FP8 and the like) in place of these, "
+    "as if that were the model: for any method but keep. [default method: lossless]",
+)
+@click.option(
     "--granularity",
     type=click.Choice(["tensor", "row", "group"]),
     help="What shares one scale. [default: row; group with --group-size]",
@@ -180,7 +187,7 @@ def pack(
     \b
     spqfmt pack path/to/model model.spq
     spqfmt pack path/to/model model.spq --method rtn --bits 4 --group-size 64
-    spqfmt pack model.gguf model.spq --method rtn --bits 8 --granularity tensor
+    spqfmt pack model.gguf model.spq --dequantize --method rtn --bits 8 --granularity tensor
     spqfmt pack path/to/model model.spq --method spqr --bits 3
     spqfmt pack path/to/model model.spq --method ecq --bits 3.2
     spqfmt pack path/to/model model.spq --fit 90MiB
@@ -189,6 +196,7 @@ def pack(
     from spqfmt.cli.plan_table import print_plan
     from spqfmt.codecs import threads
     from spqfmt.importers.registry import open_source
+    from spqfmt.packing.dequantized import as_packed
     from spqfmt.packing.estimate import estimate
     from spqfmt.packing.fit.bounds import room_for
     from spqfmt.packing.options import pack_options
@@ -202,6 +210,7 @@ def pack(
     with threads.jobs(jobs), about(source, out):
         model = open_source(source)
         checked = checked.for_source(model)
+        model = as_packed(model, checked)
         if dry_run:
             plan = plan_pack(model, checked)
             # Not for --bits, which has a default: the check encodes what is not quantized.

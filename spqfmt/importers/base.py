@@ -121,6 +121,8 @@ class SourceModel:
     """What the headers of safetensors files say of the model, such as its licence and base model."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """What lies beside it and is neither weights nor assets, by name, with the reason."""
+    is_dequantized: bool = False
+    """Whether its codes are to be taken for what they stand for, since the user says so."""
     coded: Callable[[], tuple[SourceTensor, ...]] | None = None
     """Gives the tensors with the arrays of a quantizer taken together to weights; None where `tensors` are weights.
     Raises ImporterError for arrays that contradict each other, of which `tensors` are still the bytes."""

@@ -106,8 +106,7 @@ class KeptTensors:
             yield from self._told_notes()
             return
         if self._again:
-            hint = "; --method keep writes these codes" if all(t.stored for t in self._again) else ""
-            yield (f"{_counted(self._again)} {self._method} has quantized again what they stand for{hint}")
+            yield f"{_counted(self._again)} {self._method} has quantized again what they stand for"
         kept = {name: n for name, n in self._kept.items() if name not in explained}
         names = sorted(kept, key=lambda name: -kept[name])
         named = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else "".join(names)
@@ -132,11 +131,10 @@ class KeptTensors:
         if self._as_bytes:
             yield (
                 f"{_counted(self._as_bytes)} no scheme has these, so the bytes are kept; the file comes back, but no "
-                f"model is loaded. --method {KEEPING} stores the values that they stand for"
+                "model is loaded. --dequantize stores the values that they stand for"
             )
         if self._values:
-            hint = "; --method keep stores the codes" if all(t.stored for t in self._values) else ""
-            yield f"{_counted(self._values)} the values that they stand for are stored{hint}"
+            yield f"{_counted(self._values)} the values that they stand for are stored"
 
 
 def _counted(tensors: Collection[SourceTensor]) -> str:

@@ -14,7 +14,7 @@ from spqfmt.importers._quantized import quantized_arrays
 from spqfmt.importers._source_file import SourceChangedError
 from spqfmt.importers.base import SourceModel
 from spqfmt.packing.target import FITTING, KEEPING, KEEPING_CODES, BitsPerWeight, Fit, check_coding, choose
-from spqfmt.quantize.base import GradedMethod, Method, MethodOptions, refuse_others
+from spqfmt.quantize.base import GradedMethod, KeepingMethod, Method, MethodOptions, refuse_others
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.registry import METHODS
 from spqfmt.rewriting.partial import WHOLE, Every, Speed, parse_partial
@@ -40,6 +40,8 @@ class PackOptions:
     chunk_alignment: int = CHUNK_ALIGNMENT
     ranks: int = 1
     """Processes that shall each read their part of the layers alone."""
+    dequantize: bool = False
+    """Whether codes of the source are taken for the values that they stand for."""
     is_asked: bool = True
     """Whether the method was asked for, or a size; a source may call for another one than the default."""
 
@@ -50,7 +52,7 @@ class PackOptions:
         loaded from. Arrays that are not understood, all of them, are left to it. Raises ImporterError for those that
         contradict each other or what is said of them (decision 0047).
         """
-        if self.is_asked:
+        if self.is_asked or self.dequantize:
             return self
         try:
             tensors = model.as_weights().tensors
@@ -90,6 +92,7 @@ class PackArguments(TypedDict, total=False):
     search_samples: int | None
     gradients: bool | None
     no_calibration: bool | None
+    dequantize: bool | None
     fit: int | str | None
     fit_memory: int | str | None
     calibration: str | Path | None
@@ -134,6 +137,8 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         raise OptionError(f"method {name} needs no calibration and takes no options for it")
     if name == FITTING:
         calibration = {"sequential": False} | calibration
+    if arguments.get("dequantize") and isinstance(method, KeepingMethod):
+        raise OptionError(f"--dequantize gives up the codes that method {name} keeps; give one of the two")
     if "text" in calibration:
         calibration["text"] = given_path(calibration["text"])
     rule = parse_partial(arguments.get("partial", "none"), arguments.get("rates"))
@@ -158,6 +163,7 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         identity=not arguments.get("no_identity"),
         chunk_alignment=parse_chunk_alignment(arguments.get("chunk_alignment")) or CHUNK_ALIGNMENT,
         ranks=_ranks(given.get("ranks"), is_fitted=target is not None),
+        dequantize=bool(arguments.get("dequantize")),
         is_asked="method" in given or size is not None,
     )
 

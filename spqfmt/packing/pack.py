@@ -27,6 +27,7 @@ from spqfmt.errors import EncodeError, ImporterError, OptionError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.importers.registry import open_source
 from spqfmt.kernels.torch_arrays import to_numpy
+from spqfmt.packing.dequantized import as_packed
 from spqfmt.packing.fit.bounds import room_for, room_notes
 from spqfmt.packing.kept import KeptTensors, array_notes
 from spqfmt.packing.options import PackArguments, PackOptions, pack_options
@@ -140,6 +141,7 @@ def pack_model(
     started = time.monotonic()
     check_name(out)
     options = options.for_source(model)
+    model = as_packed(model, options)
     plan = plan_pack(model, options)
     bound_torch()
     if not model.tensors:

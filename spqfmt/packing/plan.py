@@ -9,7 +9,7 @@ from spqfmt.container.stacks import cut_at_matrices
 from spqfmt.errors import ImporterError
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.packing.options import PackOptions
-from spqfmt.packing.target import KEEPING
+from spqfmt.packing.target import KEEPING, KEEPING_CODES
 from spqfmt.quantize.base import KeepingMethod, Weight
 from spqfmt.quantize.calibrated import Result
 from spqfmt.records import FLOATS, TensorRecord, dense_bytes
@@ -92,15 +92,21 @@ class PackPlan:
 def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
     """Decide what becomes of every tensor. Reads no weights.
 
-    Raises ImporterError where a method is to quantize what is quantized already.
+    Raises ImporterError where a method is to quantize what is quantized already, and nobody asked for that.
     """
     keeps = isinstance(options.method, KeepingMethod)
     model = model.as_weights() if keeps else model
     if model.quantized and options.method.name != KEEPING:
-        codes = ", and --method keep its codes" if has_codes(model) else ""
+        is_known = has_codes(model)
+        codes = f", and --method {KEEPING_CODES} its codes" if is_known else ""
         raise ImporterError(
             f"the model is quantized already ({model.quantized}): only --method {KEEPING} keeps it as it is{codes}; "
-            f"for {options.method.name} give the model that it was made from"
+            f"for {options.method.name} give the model that it was made from{_OR_VALUES if is_known else ''}"
+        )
+    if not keeps and not model.is_dequantized and (coded := next((t for t in model.tensors if t.form), None)):
+        raise ImporterError(
+            f"tensor {coded.name!r} is stored as codes ({coded.form}), which --method {KEEPING_CODES} keeps; for "
+            f"{options.method.name} give the model that it was made from{_OR_VALUES}"
         )
     _check_limits(model)
     if keeps:
@@ -121,6 +127,7 @@ def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
     )
 
 
+_OR_VALUES = ", or add --dequantize to take what its codes stand for"
 _MAX_ELEMENTS = 1 << 53
 """A tensor may have so many with its dimensions of 0 taken as 1: integers of an index end there, strides soon after."""
 

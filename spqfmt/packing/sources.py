@@ -36,6 +36,7 @@ ARRAYS = origin_arrays.LAYOUT[0]
 LITERALS = "source.literals"
 """The asset's name, or this with a number: none that a reader of 1.0 would write as a file."""
 QUANTIZED = "quantized"
+DEQUANTIZED = "its codes were dequantized"
 # Headers of the largest checkpoints have some MB.
 _MAX_LITERAL_BYTES = 64 << 20
 _MAX_WHOLE_BYTES = 8 << 20
@@ -85,7 +86,8 @@ class SourceDescription:
     def __init__(self, model: SourceModel, plan: PackPlan, method: Method) -> None:
         self._model = model
         keeps_codes = isinstance(method, KeepingMethod)
-        self._why_not = "" if _gives_back(method, plan) else QUANTIZED
+        why_not = "" if _gives_back(method, plan) else QUANTIZED
+        self._why_not = DEQUANTIZED if model.is_dequantized else why_not
         self._places: dict[str, list[_Array]] = {}
         numbers = {planned.source.name: number for number, planned in enumerate(plan.tensors)}
         for planned in () if self._why_not else plan.tensors:

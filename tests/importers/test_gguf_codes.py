@@ -40,7 +40,7 @@ def test_what_is_kept_restores_values_and_file_of_the_source(tmp_path: Path, nam
     """
     source = write(tmp_path, name, kind)
     spqfmt.pack(source, tmp_path / "kept.spq", method="keep")
-    spqfmt.pack(source, tmp_path / "values.spq", method="lossless")
+    spqfmt.pack(source, tmp_path / "values.spq", dequantize=True)
     spqfmt.verify(tmp_path / "kept.spq", content=True)
     assert comes_back(tmp_path / "kept.spq", tmp_path / "out") == source.read_bytes()
     header = min(t.offset for t in read_header(SourceFile(source)).tensors)
@@ -58,7 +58,8 @@ def test_what_is_kept_restores_values_and_file_of_the_source(tmp_path: Path, nam
                 n_coded += bool(tensor.form)
     assert n_coded == {"llama": 16, "gpt2": 10}[name]
     sizes = [(tmp_path / f"{what}.spq").stat().st_size for what in ("kept", "values")]
-    assert sizes[0] < 0.75 * sizes[1]
+    # Values of MXFP4 are few, and their bits as well told.
+    assert sizes[0] < (1 if kind == "MXFP4" else 0.75) * sizes[1]
 
 
 def test_the_codes_are_the_very_ones_of_the_file(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_the_codes_are_the_very_ones_of_the_file(tmp_path: Path) -> None:
 def test_a_kept_model_runs_decoded_and_packed_as_its_values_do(tmp_path: Path, kind: str) -> None:
     source = write(tmp_path, "llama", kind)
     spqfmt.pack(source, tmp_path / "kept.spq")
-    spqfmt.pack(source, tmp_path / "values.spq", method="lossless")
+    spqfmt.pack(source, tmp_path / "values.spq", dequantize=True)
 
     def logits(path: Path, **options: object) -> torch.Tensor:
         model, _ = spqfmt.load_model(path, **options)  # type: ignore[arg-type]
@@ -126,7 +127,7 @@ def test_blocks_whose_values_do_not_fit_are_kept_as_bytes(tmp_path: Path, kind: 
         with pytest.raises(
             ImporterError, match=f"tensor blk.0.ffn_up.weight has {why}; --method keep stores its bytes"
         ):
-            spqfmt.pack(source, tmp_path / "no.spq", method=method)
+            spqfmt.pack(source, tmp_path / "no.spq", method=method, dequantize=True)
 
 
 @pytest.mark.parametrize("method", ["keep", "lossless", "rtn"])
@@ -148,7 +149,7 @@ def test_blocks_that_are_none_are_an_empty_tensor(
     data = source.read_bytes()
     at = data.index(b"b.weight") + len("b.weight") + 4
     source.write_bytes(data[:at] + struct.pack("<QQI", shape[1], shape[0], kind_of_none) + data[at + 20 :])
-    spqfmt.pack(source, tmp_path / "m.spq", method=method)
+    spqfmt.pack(source, tmp_path / "m.spq", method=method, dequantize=method != "keep")
     spqfmt.verify(tmp_path / "m.spq", content=True)
     with spqfmt.open(tmp_path / "m.spq") as file:
         assert file["b.weight"].shape == shape
@@ -224,9 +225,9 @@ def test_a_source_of_floats_has_nothing_to_keep(tmp_path: Path) -> None:
 
 
 def test_another_method_says_that_it_quantizes_again(tmp_path: Path) -> None:
-    assert spqfmt.pack(write(tmp_path, "llama", "Q8_0"), tmp_path / "m.spq", method="rtn").notes == (
-        "16 tensors are codes in the source (Q8_0): rtn has quantized again what they stand for; "
-        "--method keep writes these codes",
+    source = write(tmp_path, "llama", "Q8_0")
+    assert spqfmt.pack(source, tmp_path / "m.spq", method="rtn", dequantize=True).notes == (
+        "16 tensors are codes in the source (Q8_0): rtn has quantized again what they stand for",
     )
 
 
@@ -237,15 +238,13 @@ def test_codes_are_kept_where_no_method_is_asked_for(tmp_path: Path) -> None:
     with spqfmt.open(path) as file:
         assert file.metadata["method"] == "keep"
     sizes = [path.stat().st_size]
-    report = spqfmt.pack(source, path, method="lossless", force=True)
-    assert report.notes == (
-        f"{told} the values that they stand for are stored; --method keep stores the codes",
-    )
+    report = spqfmt.pack(source, path, method="lossless", dequantize=True, force=True)
+    assert report.notes == (f"{told} the values that they stand for are stored",)
     with spqfmt.open(path) as file:
         assert file["lm_head.weight"].info.scheme == "dense"
     assert 2 * sizes[0] < path.stat().st_size
     # A size is a method.
-    spqfmt.pack(source, path, fit="2MiB", no_calibration=True, force=True)
+    spqfmt.pack(source, path, fit="2MiB", no_calibration=True, dequantize=True, force=True)
     with spqfmt.open(path) as file:
         assert file.metadata["method"] == "ecq"
 

@@ -301,4 +301,4 @@ def test_blocks_of_a_gguf_file_are_dequantized_and_taken_as_floats(tmp_path: Pat
     path = tmp_path / "m.gguf"
     tiny_gguf.write("llama", path, quantize=gguf.GGMLQuantizationType.Q8_0)
     assert open_source(path).quantized == ""
-    spqfmt.pack(path, tmp_path / "m.spq", method="rtn")
+    spqfmt.pack(path, tmp_path / "m.spq", method="rtn", dequantize=True)

@@ -38,11 +38,10 @@ def test_the_tensors_are_those_that_transformers_makes_of_the_file() -> None:
 
 def test_a_dry_run_tells_the_size_to_a_hundredth(tmp_path: Path) -> None:
     """Of the codes, and of the values that they stand for."""
-    for method in ("keep", "lossless"):
-        told = json.loads(
-            run("pack", FILE, tmp_path / "m.spq", "--dry-run", "--json", "--method", method).stdout
-        )
-        file_bytes = spqfmt.pack(FILE, tmp_path / "m.spq", method=method, force=True).file_bytes
+    for options in ((), ("--dequantize",)):
+        told = json.loads(run("pack", FILE, tmp_path / "m.spq", "--dry-run", "--json", *options).stdout)
+        report = spqfmt.pack(FILE, tmp_path / "m.spq", dequantize=bool(options), force=True)
+        file_bytes = report.file_bytes
         assert abs(told["estimate"]["file_bytes"] / file_bytes - 1) < 0.01
 
 

@@ -64,7 +64,7 @@ def logits(model: Any, tokenizer: Any, text: str) -> torch.Tensor:
 @BOTH
 def test_eight_bits_compute_nearly_what_the_source_does(source: Path, tmp_path: Path) -> None:
     """Mean KL of the next token under 20 millinats; the likeliest token is mostly the same."""
-    spqfmt.pack(source, tmp_path / "m.spq", method="rtn", bits=8)
+    spqfmt.pack(source, tmp_path / "m.spq", method="rtn", bits=8, dequantize=True)
     text = "Alice was beginning to get very tired of sitting by her sister on the bank."
     reference = logits(*load_model(source, dtype="float32"), text).log_softmax(-1)
     packed = logits(*load_model(tmp_path / "m.spq", dtype="float32"), text).log_softmax(-1)
@@ -93,7 +93,7 @@ def test_bf16_costs_about_its_exponents_entropy(glass_folder: Path, tmp_path: Pa
 @BOTH
 def test_eight_bits_per_tensor_are_stored_near_their_entropy(source: Path, tmp_path: Path) -> None:
     """Within 1.5 % for the linear layers of SmolLM2; glassllm's are so small that the tables show."""
-    spqfmt.pack(source, tmp_path / "m.spq", method="rtn", bits=8, granularity="tensor")
+    spqfmt.pack(source, tmp_path / "m.spq", method="rtn", bits=8, granularity="tensor", dequantize=True)
     linear = [t for t in spqfmt.inspect(tmp_path / "m.spq").tensors if "proj" in t.name]
     entropy = sum((t.entropy_bits_per_weight or 0) * t.n_weights for t in linear)
     stored = 8 * sum(t.stored_bytes for t in linear)
@@ -102,7 +102,7 @@ def test_eight_bits_per_tensor_are_stored_near_their_entropy(source: Path, tmp_p
 
 @needs_smollm2
 def test_the_text_is_sensible(tmp_path: Path) -> None:
-    spqfmt.pack(smollm2.gguf_path(), tmp_path / "m.spq", method="rtn", bits=8)
+    spqfmt.pack(smollm2.gguf_path(), tmp_path / "m.spq", method="rtn", bits=8, dequantize=True)
     model, tokenizer = load_model(tmp_path / "m.spq")
     with tiny.quiet():
         said = generate(model, tokenizer, "What is the capital of France?", max_new_tokens=24)

@@ -41,8 +41,7 @@ SCRIPT = Path(__file__).with_name("with_added.py")
             "source",
             {
                 "notes": [
-                    "2 tensors are codes in the source (int8 by rows): rtn has quantized again what they stand for; "
-                    "--method keep writes these codes"
+                    "2 tensors are codes in the source (int8 by rows): rtn has quantized again what they stand for"
                 ]
             },
         ),

@@ -135,17 +135,15 @@ def run_source(folder: Path) -> dict[str, Any]:
     source = folder / "codes.npz"
     np.savez(source, **arrays)
     expected = {tensor.name: tensor.load() for tensor in open_source(source).tensors}
-    told = {
-        "keep": "these are kept",
-        "lossless": "the values that they stand for are stored; --method keep stores the codes",
-    }
+    told = {"keep": "these are kept", "lossless": "the values that they stand for are stored"}
     for method, becomes in told.items():
-        [note] = spqfmt.pack(source, folder / "m.spq", method=method, force=True).notes
+        dequantize = method != "keep"
+        [note] = spqfmt.pack(source, folder / "m.spq", method=method, dequantize=dequantize, force=True).notes
         assert note == f"2 tensors are codes in the source (int8 by rows): {becomes}"
         check(folder / "m.spq", expected)
         found = spqfmt.inspect(folder / "m.spq")
         assert {t.scheme for t in found.tensors} == {"uniform" if method == "keep" else "dense"}
-    return {"notes": spqfmt.pack(source, folder / "m.spq", method="rtn", force=True).notes}
+    return {"notes": spqfmt.pack(source, folder / "m.spq", method="rtn", dequantize=True, force=True).notes}
 
 
 CASES = {"codec": ("rtn", "deflate"), "scheme": ("halving", "auto"), "plain": ("plain_halving", "auto")}

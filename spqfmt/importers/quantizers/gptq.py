@@ -46,6 +46,8 @@ class GptqFamily:
                 if quantizer.method in METHODS and PackedLayer.is_codes(name):
                     yield _left(checkpoint, name)
                 continue
+            if quantizer.method == "awq":  # whose layouts are for its own family to tell
+                continue
             # By their shapes they may be AWQ's.
             if quantizer.method not in METHODS and layer.shape("qweight")[1] != layer.shape("scales")[1]:
                 continue
