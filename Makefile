@@ -5,7 +5,7 @@ PYTHON ?= python3
 PIP_INSTALL = install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pages test check check-generated native sanitize fuzz fuzz-files format generate bench clean
+.PHONY: help demo pages test check check-generated native sanitize fuzz fuzz-files fuzz-native format generate bench clean
 
 help:
 	@echo "make demo      pack SmolLM2-135M, inspect it, load it and generate text (own venv: .venv-demo)"
@@ -14,7 +14,7 @@ help:
 	@echo "make check     all that CI runs, in the environment at hand"
 	@echo "make native    build the C++ module again, and nothing else, for the environment of 'make test'"
 	@echo "make sanitize  the tests of the C++ module under AddressSanitizer and UndefinedBehaviorSanitizer (own venv)"
-	@echo "make fuzz      changed whole files for both decoders, SECONDS=60"
+	@echo "make fuzz      hostile bytes for the native core, changed whole files for both decoders: SECONDS=60 for each target"
 	@echo "make format    ruff format and the fixes that are safe"
 	@echo "make generate  the wire constants and FORMAT.md's tables from spec/registry.toml; the pages of the commands"
 	@echo "make bench     the codecs and load rates of this machine, beside their peers"
@@ -91,11 +91,19 @@ sanitize: .venv-sanitize/.installed
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 .venv-sanitize/bin/python -m pytest -q tests/kernels tests/spec tests/packed $(MEASURES_MEMORY)
 
+# fuzz/README.md says what runs. With clang (Debian: apt-get install clang) the targets are libFuzzer's, by CXX=clang++.
 SECONDS = 60
-fuzz: fuzz-files
+FUZZ_BUILD = build/fuzz
+fuzz: fuzz-native fuzz-files
 
 fuzz-files:
 	python fuzz/files.py --seconds $(SECONDS)
+
+fuzz-native:
+	command -v cmake >/dev/null && command -v ninja >/dev/null || python -m pip $(PIP_INSTALL) cmake ninja
+	cmake -S . -B $(FUZZ_BUILD) -G Ninja -DSPQFMT_FUZZ=ON -DCMAKE_BUILD_TYPE=Fuzz -DCMAKE_CXX_FLAGS=-O1
+	cmake --build $(FUZZ_BUILD)
+	python fuzz/native.py --build $(FUZZ_BUILD) --seconds $(SECONDS)
 
 format:
 	ruff check --fix .

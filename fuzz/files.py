@@ -186,7 +186,9 @@ def main() -> int:
     kinds: Counter[str] = Counter()
     findings = 0
     end = time.monotonic() + arguments.seconds
-    while counts.total() < arguments.files and time.monotonic() < end:
+    ended = []
+    signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
+    while not ended and counts.total() < arguments.files and time.monotonic() < end:
         n_changes = random_.choice((1, 1, 1, 2, 3, 5))
         beside = random_.random() < 0.08
         tree = mutated(random_.choice(known), random_.choice(known), n_changes, random_)

@@ -111,7 +111,7 @@ void decode_verified_chunks(const uint8_t* src, size_t src_bytes, const DecodeJo
     try {
       if (jobs[i].codec == wire::codec_raw) {
         if (stored_bytes != raw_bytes) throw DataError(kRawSizes);
-        std::memcpy(to, from, raw_bytes);
+        if (raw_bytes > 0) std::memcpy(to, from, raw_bytes);  // of nothing there may be no buffer
         continue;
       }
       ChunkDecoder decoder(from, stored_bytes, src_bytes - static_cast<size_t>(jobs[i].src_offset), raw_bytes);

@@ -70,6 +70,7 @@ void turn_packed(const uint8_t* src, size_t n_channels, size_t width, unsigned b
 }  // namespace
 
 void turn(const uint8_t* src, size_t n_channels, size_t width, unsigned bits, uint8_t* dst, size_t n_threads) {
+  if (n_channels == 0 || width == 0) return;  // there may be no buffer, which memset must not be given
   if (bits != 8) {
     turn_packed(src, n_channels, width, bits, dst);
     return;

@@ -1,0 +1,76 @@
+// Loops over bytes that other loops undo: planes, turns, fields of blocks; checksums by every set of kernels.
+#include "bit_fields.hpp"
+#include "input.hpp"
+#include "planes.hpp"
+#include "turn.hpp"
+
+using namespace spqfmt;
+
+namespace {
+
+void planes_come_back(fuzz::Input& in) {
+  const size_t itemsize = size_t{1} << in.byte() % 4, n = in.number(300);
+  const bool rotate = in.coin();
+  const std::vector<uint8_t> src = in.filled(n * itemsize, 512);
+  std::vector<uint8_t> split(src.size()), merged(src.size());
+  split_planes(src.data(), n, itemsize, rotate, split.data());
+  merge_planes(split.data(), n, itemsize, rotate, merged.data());
+  fuzz::check(merged == src, "planes do not come back");
+}
+
+void turned_twice_is_the_same(fuzz::Input& in) {
+  const unsigned bits = 2u << in.byte() % 3;
+  const size_t channels = in.number(140), width = in.number(140), n_threads = 1 + in.byte() % 2;
+  const size_t n_bytes = (channels * width * bits + 7) / 8;
+  std::vector<uint8_t> src = in.filled(n_bytes, 512);
+  const size_t unused = n_bytes * 8 - channels * width * bits;
+  if (unused != 0) src.back() &= static_cast<uint8_t>(0xff >> unused);
+  std::vector<uint8_t> once(n_bytes), twice(n_bytes);
+  turn(src.data(), channels, width, bits, once.data(), n_threads);
+  turn(once.data(), width, channels, bits, twice.data(), n_threads);
+  fuzz::check(twice == src, "a matrix turned twice is another");
+}
+
+void fields_stay_inside(fuzz::Input& in) {
+  size_t numbers[6];
+  for (size_t& number : numbers) number = in.byte() < 250 ? in.byte() % 64 : in.bits(8) >> 1;
+  std::vector<BitPlace> found(1 + in.byte() % 3);
+  for (BitPlace& place : found) {
+    for (int64_t* number : {&place.bit, &place.bits, &place.first, &place.shift})
+      *number = in.byte() < 250 ? static_cast<int64_t>(in.byte() % 9) : static_cast<int64_t>(in.bits(8));
+  }
+  const BitField field{numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], found.data(), found.size()};
+  if (!is_sound(field) || field.block_bytes == 0 || field.block_bytes > 4096 || field.n_elements > 4096) return;
+  const size_t n_blocks = in.number(9);
+  const std::vector<uint8_t> blocks = in.filled(n_blocks * field.block_bytes, 512);
+  std::vector<uint8_t> elements(n_blocks * field.n_elements), again(blocks.size()), second(elements.size());
+  take_bits(field, blocks.data(), n_blocks, elements.data());
+  put_bits(field, elements.data(), n_blocks, again.data());
+  take_bits(field, again.data(), n_blocks, second.data());
+}
+
+void checksums_are_one(fuzz::Input& in) {
+  const uint32_t value = static_cast<uint32_t>(in.bits(4));
+  const size_t cut = in.number(2000);
+  const std::vector<uint8_t> src = in.filled(in.number(2000), 512);
+  const size_t first = cut % (src.size() + 1);
+  fuzz::Same<uint32_t> sums;
+  fuzz::with_each_variant([&] {
+    const Crc32 crc32 = active_kernels().crc32;
+    sums.see(crc32(value, src.data(), src.size()), "kernels differ in a checksum");
+    sums.see(crc32(crc32(value, src.data(), first), src.data() + first, src.size() - first), "a checksum in two pieces is another");
+  });
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  fuzz::Input in(data, size);
+  switch (in.byte() % 4) {
+    case 0: planes_come_back(in); break;
+    case 1: turned_twice_is_the_same(in); break;
+    case 2: fields_stay_inside(in); break;
+    default: checksums_are_one(in);
+  }
+  return 0;
+}
