@@ -65,6 +65,10 @@ def grouped_codes(tensor: GgufTensor, stored: _Bytes) -> Grouped:
     )
 
 
+NO_NUMBERS = "scales that are NaN or infinite"
+"""Why blocks have no values, where nothing is missing but sense."""
+
+
 @dataclass(frozen=True)
 class BlocksAsBytes:
     """The bytes of blocks that no scheme has codes for, under a named scheme; spec/origins/gguf.md says how."""
@@ -113,6 +117,15 @@ def is_whole(tensor: GgufTensor, codes: Grouped, stored: _Bytes) -> bool:
         return np.array_equal(put_together(kind, by_block).reshape(-1), stored)
     except ValueError:
         return False
+
+
+def has_numbers(codes: Grouped) -> bool:
+    """Whether all of its scales and minimums are finite."""
+    return all(
+        np.isfinite(_largest_value(numbers))
+        for numbers in (codes.scale, codes.minimum)
+        if numbers is not None
+    )
 
 
 def stays_below(codes: Grouped, limit: float) -> bool:

@@ -19,10 +19,16 @@ def read_parts(path: Path) -> tuple[tuple[SourceFile, ...], GgufHeader]:
     """
     file = SourceFile(path)
     header = read_header(file)
-    count = _count(header)
-    if count <= 1:
-        return (file,), header
+    count = _count(file, header)
     name = _NAME.fullmatch(path.name)
+    if count <= 1:
+        # A file that was joined of parts has the count 0, one that was never cut none.
+        if name is not None and int(name["count"]) > 1 and "split.count" in header.metadata:
+            raise ImporterError(
+                f"{path}: named as one of {int(name['count'])} parts of a model, but its metadata say split.count "
+                f"{count}; name it otherwise if it is whole"
+            )
+        return (file,), header
     if name is None or int(name["count"]) != count:
         raise ImporterError(
             f"{path}: one of {count} parts of a model; name them all NAME-00001-of-{count:05}.gguf and so on"
@@ -35,15 +41,17 @@ def read_parts(path: Path) -> tuple[tuple[SourceFile, ...], GgufHeader]:
         found = SourceFile(part)
         headers.append((found, read_header(found)))
         metadata = headers[-1][1].metadata
-        if _count(headers[-1][1]) != count or metadata.get("split.no") != number - 1:
+        if _count(*headers[-1]) != count or metadata.get("split.no") != number - 1:
             raise ImporterError(f"{part}: not part {number} of {count}, as its name says; download it again")
     tensors = _tensors(path, [of_part for _, of_part in headers])
     return tuple(found for found, _ in headers), GgufHeader(headers[0][1].metadata, tensors)
 
 
-def _count(header: GgufHeader) -> int:
+def _count(file: SourceFile, header: GgufHeader) -> int:
     count = header.metadata.get("split.count", 1)
-    return count if isinstance(count, int) else 1
+    if type(count) is not int or count < 0:
+        raise ImporterError(f"{file.path}: its metadata say split.count {count!r}; download it again")
+    return count
 
 
 def _tensors(path: Path, headers: list[GgufHeader]) -> tuple[GgufTensor, ...]:

@@ -202,8 +202,8 @@ def _parse(cursor: _Cursor) -> GgufHeader:
         ggml_type, offset = cursor.take("IQ")
         table.append((name, shape, ggml_type, offset))
     alignment = metadata.get("general.alignment", 32)
-    if not isinstance(alignment, int) or alignment < 1:
-        raise ValueError(f"alignment {alignment}")
+    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+        raise ValueError(f"alignment {alignment}, which is no power of two")
     for name, _, _, offset in table:
         if offset % alignment:
             raise ValueError(f"tensor {name} begins at {offset}, which is no multiple of {alignment}")

@@ -14,9 +14,11 @@ from spqfmt.cached import cached_property
 from spqfmt.errors import ImporterError
 from spqfmt.importers._gguf_changes import Change
 from spqfmt.importers._gguf_codes import (
+    NO_NUMBERS,
     BlocksAsBytes,
     block_type,
     grouped_codes,
+    has_numbers,
     in_rows,
     is_whole,
     stays_below,
@@ -142,7 +144,8 @@ class StoredTensor:
         rounded = self.change.restore(exact, self.shape).to(dtype)
         if not torch.isfinite(rounded).all():
             hint = "; --method keep stores its bytes" if self.form else ""
-            raise ImporterError(f"{tensor.file.path}: tensor {tensor.name} has {self._too_large}{hint}")
+            why = self._too_large if torch.isfinite(exact).all() else NO_NUMBERS
+            raise ImporterError(f"{tensor.file.path}: tensor {tensor.name} has {why}{hint}")
         return rounded
 
     def stored(self) -> Quantized:
@@ -156,7 +159,7 @@ class StoredTensor:
         if not kind.takes_all_bytes and not is_whole(self.tensor, codes, blocks):
             return BlocksAsBytes(self.tensor, blocks, f"bytes that are no codes of {self.form}")
         if not (stays_below(codes, _LARGEST) or _is_finite(codes, dtype_of(self.tensor))):
-            return BlocksAsBytes(self.tensor, blocks, self._too_large)
+            return BlocksAsBytes(self.tensor, blocks, self._too_large if has_numbers(codes) else NO_NUMBERS)
         order = self._order
         return codes if order is None else in_rows(codes, order)
 

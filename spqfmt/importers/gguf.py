@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from spqfmt.errors import ImporterError
 from spqfmt.importers._gguf_architectures import ARCHITECTURES
 from spqfmt.importers._gguf_known import KnownModel, NoModelError, as_it_is, table_model
 from spqfmt.importers._gguf_library import library_model
@@ -21,6 +22,7 @@ from spqfmt.importers._gguf_reader import MAGIC, GgufHeader
 from spqfmt.importers._gguf_tensors import dtype_of
 from spqfmt.importers._gguf_tokenizer import UnknownTokenizerError, tokenizer_assets
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
+from spqfmt.importers._source_file import SourceChangedError
 from spqfmt.importers.base import SourceModel, SourceTensor
 
 
@@ -45,11 +47,14 @@ class GgufImporter:
             assets = model.assets
             try:
                 assets += tokenizer_assets(path, header.metadata)
-            except UnknownTokenizerError as error:
-                left_out["tokenizer.json"] = f"{error}; the model takes tokens, no text"
-        except NoModelError as error:
+            except (UnknownTokenizerError, ImporterError) as error:
+                left_out["tokenizer.json"] = f"{_reason(path, error)}; the model takes tokens, no text"
+        except (NoModelError, ImporterError) as error:
+            # Codes are as good as they were before: metadata that contradict themselves hinder running alone.
             model, assets = as_it_is(header), ()
-            left_out["config.json"] = f"{error}: its tensors have ggml's names, and no model is loaded"
+            left_out["config.json"] = (
+                f"{_reason(path, error)}: its tensors have ggml's names, and no model is loaded"
+            )
         return SourceModel(
             tensors=_tensors(model),
             assets=assets,
@@ -61,6 +66,13 @@ class GgufImporter:
             own_files=frozenset(file.path.name for file in files),
             left_out=left_out,
         )
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why there is none, without the file's name. Raises again what says that the file has changed."""
+    if isinstance(error, SourceChangedError):
+        raise error
+    return str(error).removeprefix(f"{path}: ")
 
 
 def _known(path: Path, header: GgufHeader) -> KnownModel:

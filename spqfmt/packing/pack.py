@@ -24,6 +24,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.slices import laid_for_ranks
 from spqfmt.container.strict_json import Json
 from spqfmt.errors import EncodeError, ImporterError, OptionError
+from spqfmt.importers._gguf_codes import NO_NUMBERS
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.importers.registry import open_source
 from spqfmt.kernels.torch_arrays import to_numpy
@@ -35,6 +36,7 @@ from spqfmt.packing.plan import PlannedTensor, plan_pack
 from spqfmt.packing.resume import ResumeFolder
 from spqfmt.packing.sharing import SharedTables
 from spqfmt.packing.sources import SourceDescription
+from spqfmt.packing.target import KEEPING_CODES
 from spqfmt.progress import Progress, Silent
 from spqfmt.quantize.base import KeepingMethod
 from spqfmt.quantize.calibrated import is_calibrated
@@ -336,6 +338,11 @@ class _Encoder:
         options, source = self._options, planned.source
         if self._keeping is not None and source.stored is not None:
             encoded = planned.encode(self._keeping.keep(planned.weight, source.stored()))
+            if encoded.why_no_codes == NO_NUMBERS and not options.is_asked:
+                raise ImporterError(
+                    f"tensor {source.name!r} has {NO_NUMBERS}; download the model again, or --method {KEEPING_CODES} "
+                    "keeps its bytes"
+                )
             return self._tables.share(source.segment, source.name, encoded)
         value = source.load()
         return planned.encode(options.method.quantize(planned.weight, value, options.method_options))

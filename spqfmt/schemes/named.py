@@ -11,6 +11,7 @@ from spqfmt.schemes.base import Scheme, Streamed
 from spqfmt.schemes.dense import DTYPES
 
 _NAME = re.compile(r"(?=.{3,64}$)[a-z0-9_-]+(\.[a-z0-9_-]+)+/[1-9][0-9]{0,3}")
+_GGML = "ggml."
 _ROLE = re.compile(r"(?!asset$)[a-z0-9_]{1,64}")
 
 
@@ -52,6 +53,13 @@ class NamedScheme(Scheme):
         self, record: TensorRecord, fetch: Streamed, rows: range, columns: range, out: Elements, dtype: str
     ) -> None:
         """Raise UnsupportedError: only the scheme's maker can restore its tensors."""
+        if record.scheme.startswith(_GGML):
+            kind = record.scheme.removeprefix(_GGML).rpartition("/")[0].upper().replace("-", "_")
+            raise UnsupportedError(
+                f"tensor {record.name!r} was kept as the bytes of its GGUF blocks ({kind}), which stand for no values "
+                "here: `spqfmt unpack` gives the file back, but no model is loaded",
+                record.scheme,
+            )
         raise UnsupportedError(
             f"tensor {record.name!r}: its scheme {record.scheme} is not one of this version of spqfmt; what its "
             "maker offers may read it",

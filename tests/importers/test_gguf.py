@@ -183,6 +183,7 @@ def rwkv(folder: Path, **parts: int) -> Path:
 
 def comes_back(source: Path, folder: Path) -> spqfmt.PackReport:
     """Pack, verify, unpack; the report."""
+    folder.mkdir(exist_ok=True)
     report = spqfmt.pack(source, folder / "m.spq")
     spqfmt.verify(folder / "m.spq", content=True)
     assert spqfmt.unpack(folder / "m.spq", folder / "out").identical
@@ -292,12 +293,24 @@ def test_a_model_in_parts(tmp_path: Path) -> None:
     refuse(parts[0], f"part {parts[1].name} of the model is not beside it")
     parts[0].rename(tmp_path / "first.gguf")
     refuse(tmp_path / "first.gguf", "one of 3 parts of a model; name them all NAME-00001-of-00003.gguf")
+    count = first.index(b"split.count") + len(b"split.count") + 4
+    # As llama.cpp writes what it has joined.
+    joined = first[:count] + struct.pack("<H", 0) + first[count + 2 :]
+    parts[0].write_bytes(joined)
+    refuse(parts[0], "named as one of 3 parts of a model, but its metadata say split.count 0")
+    parts[0].rename(tmp_path / "joined.gguf")
+    assert comes_back(tmp_path / "joined.gguf", tmp_path / "again").n_tensors == 2
 
 
 def test_missing_metadata(tmp_path: Path) -> None:
     file = write(tmp_path)
     file.write_bytes(file.read_bytes().replace(b"llama.embedding_length", b"llama.embedding_lengtX"))
-    refuse(file, "the metadata lacks llama.embedding_length")
+    why = "the metadata lacks llama.embedding_length; convert the model again"
+    assert comes_back(file, tmp_path).left_out == {
+        "config.json": f"{why}: its tensors have ggml's names, and no model is loaded"
+    }
+    with pytest.raises(ImporterError, match=re.escape(f"{file}: {why}")):
+        spqfmt.load_model(file)
 
 
 def test_a_newer_layout_is_not_called_broken(tmp_path: Path) -> None:

@@ -109,8 +109,14 @@ def test_blocks_whose_values_do_not_fit_are_kept_as_bytes(tmp_path: Path, kind: 
         data[header.offset + 4 : header.offset + 6] = b"\x64\x64"
     source.write_bytes(data)
     name = "model.layers.0.mlp.up_proj.weight"
-    why = "values that f16 cannot hold"
-    assert spqfmt.pack(source, tmp_path / "m.spq").notes == (
+    why = "values that f16 cannot hold" if np.isfinite(scale) else "scales that are NaN or infinite"
+    if not np.isfinite(scale):
+        with pytest.raises(
+            ImporterError, match=f"'{name}' has {why}; download .* --method keep keeps its bytes"
+        ):
+            spqfmt.pack(source, tmp_path / "m.spq")
+        assert {file.name for file in tmp_path.iterdir()} == {source.name}
+    assert spqfmt.pack(source, tmp_path / "m.spq", method="keep").notes == (
         f"15 tensors are codes in the source ({kind}): these are kept",
         f"kept as the bytes of its blocks, not as codes, because of {why}: {name}; the file comes back, but no "
         "model is loaded",
@@ -173,7 +179,9 @@ def test_blocks_of_book_values_are_kept_as_bytes_and_only_their_values_are_refus
     with spqfmt.open(tmp_path / "m.spq") as file:
         assert (file[name].info.scheme, file[name].shape) == (f"ggml.{kind.lower()}/1", (512, 256))
         assert file.read("model.norm.weight").shape == (256,)
-        with pytest.raises(UnsupportedError, match=f"tensor '{name}': its scheme ggml.{kind.lower()}/1"):
+        with pytest.raises(
+            UnsupportedError, match=rf"'{name}' was kept as the bytes of its GGUF blocks \({kind}\)"
+        ):
             file.read(name)
     with pytest.raises(UnsupportedError, match=f"ggml.{kind.lower()}/1"):
         spqfmt.load_model(tmp_path / "m.spq")

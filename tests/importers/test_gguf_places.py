@@ -30,6 +30,7 @@ def placed(folder: Path, offsets: dict[str, int], *, alignment: int | None = Non
         ({"left": 0, "both": 0}, None, "tensors left and both overlap"),
         ({"left": 64, "both": 32, "last": 80}, 16, "tensors left and last overlap"),
         ({"left": 0, "last": 40}, None, "tensor last begins at 40, which is no multiple of 32"),
+        ({"left": 0, "last": 48}, 24, "alignment 24, which is no power of two"),
         ({"left": 0, "last": 32}, 64, "tensor last begins at 32, which is no multiple of 64"),
     ],
 )
