@@ -141,7 +141,8 @@ def _is_same(reference: Content, package: Content) -> bool:
             continue
         if tensor is None or other is None or tensor[:2] != other[:2] or tensor[1] not in FLOATS:
             return False
-        if not np.array_equal(*(_numbers(data, tensor[1]) for data in (tensor[2], other[2])), equal_nan=True):
+        ours, theirs = (_numbers(data, tensor[1]) for data in (tensor[2], other[2]))
+        if not np.array_equal(ours, theirs, equal_nan=True):
             return False
     return True
 

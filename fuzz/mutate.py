@@ -25,7 +25,7 @@ from spqfmt.kernels import native
 Tree = Any
 """A value of an index: dicts, lists, strings, integers, and `Plane` where a plane's size stands."""
 
-_ODD = (
+_ODD: tuple[Tree, ...] = (
     None,
     True,
     False,

@@ -1,0 +1,135 @@
+"""A model that runs while its file is truncated, replaced or deleted, at every residency; and many loads."""
+
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from commands import Fault, in_child
+
+_RESIDENCIES: dict[str, dict[str, Any]] = {
+    "decoded floats": {},
+    "packed": {"packed": True},
+    "from disk": {"memory": 0},
+}
+
+
+def smallest(file: Path) -> int:
+    """Return the least bytes that a model's weights can be held in."""
+    import spqfmt
+
+    try:
+        spqfmt.load_model(file, memory=1)
+    except spqfmt.MemoryBudgetError as error:
+        return int(error.smallest_bytes)
+    return 1
+
+
+def _load(file: Path, options: dict[str, Any]) -> Any:
+    import spqfmt
+    from spqfmt.kernels.context import Context, using
+
+    if options.get("memory") == 0:
+        options = {"memory": smallest(file)}
+    with using(Context(read_rate=1e6)):  # so slow that what can wait on disk does
+        model, _ = spqfmt.load_model(file, **options)
+    return model
+
+
+def _truncate(file: Path, at: float) -> None:
+    os.truncate(file, int(file.stat().st_size * at))
+
+
+def _overwrite(file: Path, at: float) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(int(file.stat().st_size * at * 0.9))
+        opened.write(os.urandom(4096))
+
+
+def _replace(file: Path, at: float) -> None:
+    other = file.with_name("other")
+    other.write_bytes(os.urandom(file.stat().st_size))
+    other.replace(file)
+
+
+def _delete(file: Path, at: float) -> None:
+    file.unlink()
+
+
+_CHANGES: dict[str, Callable[[Path, float], None]] = {
+    "truncated": _truncate,
+    "overwritten in place": _overwrite,
+    "replaced": _replace,
+    "deleted": _delete,
+}
+
+
+def under_a_running_model(
+    file: Path, folder: Path, random_: random.Random, trials: int
+) -> Iterator[tuple[str, str, Counter[str]]]:
+    """Yield fault, residency and what was seen: the same logits, or an error of ours; never others."""
+    path = folder / "running.spq"
+    for fault, change in _CHANGES.items():
+        for residency, options in _RESIDENCIES.items():
+            seen: Counter[str] = Counter()
+            for _ in range(trials):
+                shutil.copy(file, path)
+                at = random_.random()
+
+                def work(
+                    options: dict[str, Any] = options,
+                    change: Callable[[Path, float], None] = change,
+                    at: float = at,
+                ) -> None:
+                    import torch
+
+                    import spqfmt
+
+                    model = _load(path, options)
+                    tokens = torch.arange(9)[None]
+                    with torch.inference_mode():
+                        before = model(tokens).logits
+                        change(path, at)
+                        try:
+                            same = torch.equal(model(tokens).logits, before)
+                        except (spqfmt.FormatError, OSError) as error:
+                            print(f"{type(error).__name__}", flush=True)
+                            os._exit(1)
+                    print("the same logits" if same else "OTHER LOGITS", flush=True)
+
+                ended = in_child(work, Fault(), folder / "said")
+                last = (ended.said.strip().splitlines() or [""])[-1]
+                seen[last if ended.code in {0, 1} else ended.in_words] += 1
+            yield f"file {fault}", f"model runs, {residency}", seen
+
+
+def loads(file: Path, n: int, log: Path) -> Counter[str]:
+    """Load a model many times in one process; tell whether files, threads or memory stay behind."""
+
+    def work() -> None:
+        import gc
+
+        import spqfmt
+
+        def state() -> tuple[int, int, int]:
+            gc.collect()
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+            files, threads = (len(list(Path("/proc/self", what).iterdir())) for what in ("fd", "task"))
+            return files, threads, pages * 4096
+
+        for number in range(n):
+            spqfmt.load_model(file, packed=bool(number % 2))
+            if number == n // 4:
+                before = state()
+        after = state()
+        print(
+            f"{n} loads, "
+            + ("" if after[:2] <= before[:2] else f"LEFT files or threads {before} {after}, ")
+            + f"{(after[2] - before[2]) >> 20} MiB more"
+        )
+
+    ended = in_child(work, Fault(), log)
+    return Counter([(ended.said.strip().splitlines() or [ended.in_words])[-1]])
