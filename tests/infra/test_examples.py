@@ -32,3 +32,21 @@ def test_lora(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     # The last is of the first step's tokens, with the adapter that was saved.
     assert losses[-1] < losses[0] - 0.05
     assert (tmp_path / "a/adapter_model.safetensors").stat().st_size < packed.stat().st_size
+
+
+def test_ranks(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """As torchrun starts it: two processes continue a text as one does."""
+    packed = tmp_path / "m.spq"
+    spqfmt.pack(tiny_folder("llama"), packed, method="rtn", bits=8, ranks=2)
+    model, tokenizer = spqfmt.load_model(packed, packed=True)
+    ids = tokenizer("One", return_tensors="pt").input_ids
+    expected = tokenizer.decode(model.generate(ids, max_new_tokens=8, do_sample=False)[0])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(ROOT / "examples/ranks.py"), str(packed), "One", "--packed", "--tokens", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = sorted(re.findall(r"^rank (\d) of 2: read (\d+) of (\d+) bytes, 0 .*?: (.*)$", done.stdout, re.M))
+    assert [number for number, *_ in found] == ["0", "1"]
+    for _, n_read, n_all, text in found:
+        assert int(n_read) < 0.65 * int(n_all)
+        assert text == repr(expected)
