@@ -60,6 +60,10 @@ class ImporterError(SpqError):
     """A source model cannot be read."""
 
 
+class RemoteError(SpqError):
+    """The bytes at an address cannot be had: no answer, a wrong one, or another file than before."""
+
+
 class OptionError(SpqError, ValueError):
     """What was asked for makes no sense, whatever the model."""
 

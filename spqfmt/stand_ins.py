@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+from spqfmt.address import Address, is_address
 from spqfmt.errors import OptionError
 
 _KINDS = {
@@ -45,7 +46,12 @@ def given_path(path: str | os.PathLike[str]) -> Path:
     """The path that was given. Raises OptionError for an empty one, which Python takes for the current folder."""
     if not os.fspath(path):
         raise OptionError("an empty path; give a name, or . for the current folder")
-    return Path(path)
+    return path if isinstance(path, Path) else Path(path)
+
+
+def given_place(path: str | os.PathLike[str]) -> Path:
+    """The path that was given, or the Address. Raises OptionError for an empty one."""
+    return Address(path) if path and is_address(path) else given_path(path)
 
 
 def read_text(path: Path) -> str:

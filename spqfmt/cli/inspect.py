@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, TypeVar
 import click
 from rich.console import Console
 
+from spqfmt.address import Address
 from spqfmt.cli import charts
 from spqfmt.cli.inspect_tables import error_of, group_table, parts_table, stream_table, summary, tensor_table
 from spqfmt.cli.json_text import echo_json, shallow
@@ -102,9 +103,9 @@ def inspect(
     """Show what every tensor of FILE costs: bits a weight beside the entropy bound, share of the file, ratio.
 
     The ratio says how many times smaller a tensor is than in the model's source, which for BF16 and FP16 is its ratio
-    to BF16; for a source in FP32 the summary has both. Reads the index and the headers of chunks; weights are decoded
-    with --measure or --reference only. One tensor alone is shown with its streams. The parts of the file add up to its
-    bytes.
+    to BF16; for a source in FP32 the summary has both. Reads the index and, but for a file at an address, the
+    headers of chunks; weights are decoded with --measure or --reference only. One tensor alone is shown with its
+    streams. The parts of the file add up to its bytes.
 
     \b
     spqfmt inspect model.spq
@@ -113,7 +114,7 @@ def inspect(
     spqfmt inspect model.spq --tensor model.embed_tokens.weight --measure
     spqfmt inspect model.spq --reference path/to/model --sort error
     spqfmt inspect model.spq --measure --html model.html --png model.png
-    spqfmt inspect model.spq --json
+    spqfmt inspect https://host/model.spq --json
     """
     if sort == "error" and (reference is None or by != "tensor"):
         raise click.UsageError("--sort error needs --reference and rows by tensor")
@@ -139,6 +140,11 @@ def inspect(
         echo_json({**found, "groups": groups, "tensors": _sorted(report.tensors, sort)})
     else:
         _show(report, by, sort, file=file, reference=reference)
+        if isinstance(file, Address) and not quiet:
+            click.echo(
+                f"{file}: sizes of tables are not read at an address; they count for codes and scales",
+                err=True,
+            )
 
 
 def _chosen(report: FileReport, patterns: Sequence[str]) -> FileReport:

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
+from spqfmt.address import is_address
 from spqfmt.cli.paths import InputPath
 from spqfmt.errors import SpqError
 
@@ -49,8 +50,9 @@ ALIGNMENT_HELP = (
     "Where chunks begin: at multiples of so many bytes. With 4096 all can be read with O_DIRECT or GPU direct storage, "
     "and the file is of format 1.1."
 )
-SPQ = ModelPath()
-MODEL = ModelPath(folders=True)
+SPQ = ModelPath(addresses=True)
+LOCAL_SPQ = ModelPath()
+MODEL = ModelPath(folders=True, addresses=True)
 DEVICE = click.option(
     "--device", default="cpu", show_default=True, callback=_device, help="cpu, cuda or cuda:N."
 )
@@ -66,6 +68,9 @@ def complete_tensors(ctx: click.Context, param: click.Parameter, incomplete: str
     if path is None:
         return []
     try:
+        # A shell is not kept waiting for a server.
+        if is_address(path):
+            return []
         with open_model(path) as model:
             names = list(model.tensors)
     except (SpqError, OSError):

@@ -11,28 +11,31 @@ from pathlib import Path
 
 import click
 
+from spqfmt.address import Address, is_address
 from spqfmt.errors import OptionError, SpqError
 from spqfmt.stand_ins import given_path, no_file, unusual
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class InputPath(click.Path):
-    """The path of something to read. `folders`: may be a folder too."""
+    """The path of something to read. `folders`: may be a folder too; `addresses`: an address, not asked yet."""
 
     instead = ""
     """What to give instead of a folder."""
 
-    def __init__(self, *, folders: bool = False) -> None:
+    def __init__(self, *, folders: bool = False, addresses: bool = False) -> None:
         # Whether it can be read is seen as it is opened, with a better message.
         super().__init__(path_type=Path, readable=False)
         self._folders = folders
+        self._addresses = addresses
 
     def convert(
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
     ) -> Path:
         """Raises OptionError for a path that was given wrong, SpqError for a link that leads nowhere."""
+        if self._addresses and value and is_address(value):
+            return Address(value)
         path = given_path(value)
         if not path.exists():
             _refuse_address(value)
@@ -70,8 +73,7 @@ class OutputPath(click.Path):
 
 
 def _refuse_address(value: str | os.PathLike[str]) -> None:
-    # As it was given: a path has no two slashes in a row.
-    if _URL.match(os.fspath(value)):
+    if is_address(value):
         raise OptionError(f"{value}: an address, not a file; download it and give a path, or write to one")
 
 

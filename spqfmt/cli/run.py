@@ -65,7 +65,7 @@ def run(
     activations: str | None,
     quiet: bool,
 ) -> None:
-    """Generate text with FILE, an .spq file (a Hugging Face folder or a GGUF file works too).
+    """Generate text with FILE, an .spq file here or at an address (a Hugging Face folder or a GGUF file works too).
 
     The text goes to stdout as it comes, on a terminal with its control characters made visible; load time, rate, peak
     memory, and what the model computed in, go to stderr. On the CPU the codes of a quantizer stay packed.
@@ -73,6 +73,7 @@ def run(
     \b
     spqfmt run model.spq --prompt "Why is the sky blue?"
     spqfmt run model.spq --prompt "Why is the sky blue?" --memory 60MiB
+    spqfmt run hf://owner/model/model.spq --prompt "Why is the sky blue?"
     spqfmt run model.spq --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
     """
     # torch takes seconds to import: only after the options are known to be right.

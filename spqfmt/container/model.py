@@ -6,13 +6,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Self, TypeAlias
 
+from spqfmt.address import Address
 from spqfmt.cached import cached_property
 from spqfmt.container.output import INDEX_SUFFIX
 from spqfmt.container.reader import Reader
-from spqfmt.container.shards import open_shards
+from spqfmt.container.shards import n_bytes_at, open_shards
 from spqfmt.errors import FormatError, NotSpqError
 from spqfmt.records import Index, Segment, TensorRecord
-from spqfmt.stand_ins import given_path, no_file
+from spqfmt.stand_ins import given_place, no_file
 
 Held: TypeAlias = tuple[Reader, TensorRecord]
 """A tensor and the file that it is in."""
@@ -53,7 +54,7 @@ class OpenModel:
     @property
     def n_bytes(self) -> int:
         """Bytes of all files, the index of its shards among them."""
-        shard_index_bytes = self.path.stat().st_size if self.path != self.readers[0].path else 0
+        shard_index_bytes = n_bytes_at(self.path) if self.path != self.readers[0].path else 0
         return sum(reader.file_bytes for reader in self.readers) + shard_index_bytes
 
     def reader_of(self, name: str) -> Reader:
@@ -119,14 +120,19 @@ class _Tensors(Mapping[str, TensorRecord]):
 
 
 def is_packed(path: Path) -> bool:
-    """Whether `path` is to be read as a packed model, by its name; a folder is none, whatever its name."""
-    return path.name.endswith((".spq", f".spq{INDEX_SUFFIX}")) and not path.is_dir()
+    """Whether `path` is to be read as a packed model, by its name; a folder is none, whatever its name.
+
+    At an address there are no other models.
+    """
+    return isinstance(path, Address) or (
+        path.name.endswith((".spq", f".spq{INDEX_SUFFIX}")) and not path.is_dir()
+    )
 
 
 def open_model(path: str | os.PathLike[str]) -> OpenModel:
     """Open a .spq file, or all shards that a .spq.index.json lists. Raises FormatError, OptionError, OSError."""
-    path = given_path(path)
-    if instead := no_file(path):
+    path = given_place(path)
+    if not isinstance(path, Address) and (instead := no_file(path)):
         raise NotSpqError(f"{path}: {instead}")
     is_sharded = path.name.endswith(INDEX_SUFFIX)
     return OpenModel(path, open_shards(path) if is_sharded else (Reader(path),))

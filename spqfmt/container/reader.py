@@ -2,10 +2,9 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 import zstandard
@@ -18,17 +17,22 @@ from spqfmt.container import planes
 from spqfmt.container.fetch import OpenChunk, StreamFetch, is_small
 from spqfmt.container.index import parse_index
 from spqfmt.container.located import at_plane, located
+from spqfmt.container.source import FileSource, open_source
 from spqfmt.container.trailer import (
     Trailer,
     check_digest,
     check_header,
     parse_trailer,
 )
-from spqfmt.errors import CorruptError, TruncatedError
+from spqfmt.errors import CorruptError
 from spqfmt.kernels import native
 from spqfmt.kernels.json_text import check_json
 from spqfmt.records import Chunk, Index, PlaneChunk, Stream, TensorRecord
 from spqfmt.schemes.registry import scheme_of
+from spqfmt.stand_ins import given_place
+
+if TYPE_CHECKING:
+    from spqfmt.remote.blocks import BlocksAhead
 
 _ASSET_PIECE_BYTES = 1 << 20
 
@@ -60,17 +64,23 @@ class Reader:
     """One file that is open for reading. Thread-safe: reads are positional, nothing is cached."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._file = self.path.open("rb", buffering=0)
+        self.path = given_place(path)
+        self._source = open_source(self.path)
+        self.read_into: Callable[[int, Bytes], None] = self._source.read_into
+        """Fills an array with the bytes of the file from an offset on. Raises TruncatedError."""
         try:
-            self.file_bytes = os.fstat(self._file.fileno()).st_size
-            self._read_by: dict[int, int] = {}
+            self.file_bytes = self._source.n_bytes
             with located(self.path):
                 self.trailer, self.index = self._open()
-            self._read_by.clear()
+            self._source.start_ahead()
         except BaseException:
-            self._file.close()
+            self._source.close()
             raise
+
+    @property
+    def remote(self) -> "BlocksAhead | None":
+        """The bytes of a file that is not on this machine; None for one that is."""
+        return None if isinstance(self._source, FileSource) else cast("BlocksAhead", self._source)
 
     def _open(self) -> tuple[Trailer, Index]:
         version = check_header(self.read_bytes(0, min(wire.HEADER_BYTES, self.file_bytes)), self.file_bytes)
@@ -98,7 +108,7 @@ class Reader:
 
     def close(self) -> None:
         """Close the file; later reads raise ValueError."""
-        self._file.close()
+        self._source.close()
 
     def __enter__(self) -> Self:
         return self
@@ -112,26 +122,14 @@ class Reader:
         self.read_into(offset, out)
         return out.tobytes()
 
-    def read_into(self, offset: int, out: Bytes) -> None:
-        """Fill `out` with the bytes of the file from `offset` on. Raises TruncatedError."""
-        done = 0
-        while done < out.size:
-            n = os.preadv(self._file.fileno(), [out[done:].data], offset + done)
-            if not n:
-                raise TruncatedError("the file ends before its end is due", offset + done)
-            done += n
-        thread = threading.get_ident()
-        self._read_by[thread] = self._read_by.get(thread, 0) + done
-
     @property
     def n_read_bytes(self) -> int:
         """Bytes that all threads have read since the file was opened, what opening has read left out."""
-        return sum(list(self._read_by.values()))
+        return self._source.n_read_bytes
 
     def forget(self, offset: int, n_bytes: int) -> None:
         """Ask the system to drop these bytes from its page cache; nothing happens where it cannot."""
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file.fileno(), offset, n_bytes, os.POSIX_FADV_DONTNEED)
+        self._source.forget(offset, n_bytes)
 
     def read_plane(self, plane: PlaneChunk, out: Bytes) -> None:
         """Read, check and decode one chunk plane into `out`, uint8 of its raw size. Raises FormatError."""

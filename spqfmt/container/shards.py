@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from spqfmt import wire
 from spqfmt.container.located import located
 from spqfmt.container.output import INDEX_SUFFIX, shard_path
 from spqfmt.container.reader import Reader
+from spqfmt.container.source import open_source
 from spqfmt.container.source_records import check_sources
 from spqfmt.container.strict_json import Json, member, objects, parse
 from spqfmt.errors import CorruptError, LimitError, NotSpqError, UnsupportedError
@@ -34,6 +37,13 @@ def open_shards(path: Path) -> tuple[Reader, ...]:
     return tuple(readers)
 
 
+def n_bytes_at(path: Path) -> int:
+    """The size of a file, here or elsewhere."""
+    source = open_source(path)
+    source.close()
+    return source.n_bytes
+
+
 def _open_shard(index: Path, name: str) -> Reader:
     try:
         return Reader(index.with_name(name))
@@ -44,9 +54,15 @@ def _open_shard(index: Path, name: str) -> Reader:
 
 
 def _entries(path: Path) -> list[Json]:
-    if path.stat().st_size > wire.MAX_INDEX_RAW_BYTES:
-        raise LimitError(f"more than {wire.MAX_INDEX_RAW_BYTES} bytes")
-    data = path.read_bytes()
+    source = open_source(path)
+    try:
+        if source.n_bytes > wire.MAX_INDEX_RAW_BYTES:
+            raise LimitError(f"more than {wire.MAX_INDEX_RAW_BYTES} bytes")
+        text = np.empty(source.n_bytes, np.uint8)
+        source.read_into(0, text)
+    finally:
+        source.close()
+    data = text.tobytes()
     if instead := what_came_instead(data[:BEGIN_BYTES]):
         raise NotSpqError(instead)
     if not data:

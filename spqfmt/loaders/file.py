@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -122,8 +121,8 @@ class SpqFile(Mapping[str, TensorHandle]):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
         self.model = open_model(path)
+        self.path = self.model.path
         self._file_bytes = self.model.n_bytes
 
     def __getitem__(self, name: str) -> TensorHandle:

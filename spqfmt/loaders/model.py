@@ -51,7 +51,7 @@ from spqfmt.models.inputs import treat_inputs
 from spqfmt.progress import Progress, Silent
 from spqfmt.residency.plan import Plan
 from spqfmt.residency.rates import UNMEASURED, measure_rates
-from spqfmt.stand_ins import given_path
+from spqfmt.stand_ins import given_place
 
 _NAMES_SHOWN = 3
 
@@ -103,7 +103,7 @@ def load_model(
     MemoryBudgetError for a ceiling that is too low, before weights are read, OptionError for options that make no
     sense, BackendError for a device that is not there, OSError and what says that memory ran out as they are.
     """
-    path, where = given_path(path), torch_device(device)
+    path, where = given_place(path), torch_device(device)
     wanted = packing_options(
         path, where.type, memory, packed=packed, activations=activations, host_memory=host_memory
     )

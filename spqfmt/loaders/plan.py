@@ -19,7 +19,7 @@ from spqfmt.residency.device import host_rates
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 from spqfmt.residency.model_plan import Activations, ModelPlan, activations
 from spqfmt.residency.rates import Rates, measure_rates
-from spqfmt.stand_ins import given_path
+from spqfmt.stand_ins import given_place
 
 __all__ = ["Activations", "ModelPlan", "estimate", "plan_for_device", "plan_model"]
 
@@ -37,7 +37,7 @@ def plan_model(
 
     Raises MemoryBudgetError, and what `load_model` raises for the file and its config.
     """
-    path = given_path(path)
+    path = given_place(path)
     options = packing_options(path, "cpu", memory, packed=memory is None or None, activations=None)
     assert options is not None
 
@@ -59,7 +59,7 @@ def plan_for_device(
     rates: DeviceRates = DEFAULT,
 ) -> ModelPlan:
     """Plan `path`, an .spq file, for a device of these rates, which need not be there. Raises as `plan_model` does."""
-    path = given_path(path)
+    path = given_place(path)
     options = packing_options(
         path, "cuda", memory, packed=memory is None or None, activations=None, host_memory=host_memory
     )

@@ -95,6 +95,8 @@ def unpack(
         others = _others(model, sources)
         report = _with_others(report, others, sources, replaced=keep_packed or as_ is not None)
         if keep_packed:
+            if model.readers[0].remote is not None:
+                raise OptionError(f"{path}: keep_packed copies files of this machine; download this one")
             copies = [reader.path for reader in model.readers]
             copies += [] if copies[0] == Path(path) else [Path(path)]
             names = export_huggingface(folder, [], assets, copies=copies, others=others)

@@ -93,6 +93,8 @@ _read_rates: dict[Path, float] = {}
 
 def _read(reader: Reader) -> float:
     """Read as parts are read: into memory that is reused, past the page cache where the system lets one."""
+    if reader.remote is not None:
+        return reader.remote.rate
     if reader.path not in _read_rates:
         buffer = np.empty(min(_SAMPLE_BYTES, reader.file_bytes), np.uint8)
         n_reads = max(1, min(_READ_BYTES, reader.file_bytes) // buffer.size)

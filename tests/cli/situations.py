@@ -147,7 +147,7 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         for what, path, code, *words in (
             ("no path at all", "{dir}/none.spq", 2, "no such file or folder"),
             ("a link that leads nowhere", "{dangling.spq}", 1, "a link to gone, which is not there"),
-            ("an address", "https://host/m.spq", 2, "an address, not a file; download it"),
+            ("an address of no kind", "nothing://host/m.spq", 2, "nothing here reads such addresses"),
             ("a pipe", "{pipe}", 2, "is a pipe, not a file"),
             ("a device", "/dev/null", 2, "is a device, not a file"),
             ("a pointer", "{pointer.spq}", 1, "a Git LFS pointer", "git lfs pull"),
@@ -281,11 +281,16 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
             "eval {{good.spq}} --text {}",
         )
     ),
+    (
+        "pack, an address",
+        "pack https://host/m {dir}/o.spq",
+        2,
+        ["https://host/m: an address, not a file; download it"],
+    ),
     *(
         (f"{command.split()[0]}, {what} as a source", command.format(path), code, words)
         for what, path, code, *words in (
             ("no path at all", "{dir}/none", 2, "{dir}/none: no such file or folder"),
-            ("an address", "https://host/m", 2, "https://host/m: an address, not a file; download it"),
             ("a name on a hub", "no-owner/name", 2, "no-owner: no such folder; a model on a hub must be"),
             ("a pipe", "{pipe}", 2, "{pipe}: is a pipe, not a file"),
             (

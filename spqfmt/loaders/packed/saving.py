@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from spqfmt.address import Address
 from spqfmt.errors import OptionError, SpqError
 from spqfmt.packed_names import OWN_WEIGHTS, packed_models
 
@@ -43,6 +44,10 @@ class LoadedFrom:
         # All ranks are told to save, and have one file.
         if not options.get("is_main_process", True) or (ranks is not None and ranks.rank):
             return
+        if elsewhere := next((file for file in self._files if isinstance(file, Address)), None):
+            raise OptionError(
+                f"{elsewhere}: a model at an address is not saved; download its file and load that"
+            )
         at = Path(folder)
         self._check(at)
         at.mkdir(parents=True, exist_ok=True)
@@ -78,7 +83,9 @@ class LoadedFrom:
             )
 
 
-def _mark(file: Path) -> tuple[int, int, int]:
+def _mark(file: Path) -> tuple[int, int, int] | None:
+    if isinstance(file, Address):
+        return None
     found = file.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
 

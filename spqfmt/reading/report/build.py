@@ -21,7 +21,11 @@ _CRC_BYTES = 4
 
 
 def inspect_file(path: str | os.PathLike[str]) -> FileReport:
-    """Describe a .spq file, or a model in shards by its .spq.index.json. Raises FormatError, OSError."""
+    """Describe a .spq file, or a model in shards by its .spq.index.json. Raises FormatError, OSError.
+
+    At an address no heads of chunks are read, each of which would be a request: bytes of tables count for what they
+    are the tables of.
+    """
     with open_model(path) as model:
         return _report(model)
 
@@ -35,7 +39,16 @@ def _report(model: OpenModel) -> FileReport:
         for segment in reader.index.segments:
             for record in reader.index.tensors_of(segment):
                 n_planes += sum(stream.chunks.n_stored_planes for stream in record.streams)
-                tensors.append(report_tensor(reader, record, segment.name, file_bytes, quantizer=quantizer))
+                tensors.append(
+                    report_tensor(
+                        reader,
+                        record,
+                        segment.name,
+                        file_bytes,
+                        quantizer=quantizer,
+                        with_tables=reader.remote is None,
+                    )
+                )
         # A compressed index holds each CRC-32 in 4 bytes or a little more; an index of like chunks may need less.
         crc_bytes += min(_CRC_BYTES * n_planes, reader.trailer.index_stored_bytes)
     return FileReport(
@@ -94,14 +107,22 @@ def _totals(
 
 
 def report_tensor(
-    reader: Reader, record: TensorRecord, segment: str, file_bytes: int, *, quantizer: str = ""
+    reader: Reader,
+    record: TensorRecord,
+    segment: str,
+    file_bytes: int,
+    *,
+    quantizer: str = "",
+    with_tables: bool = True,
 ) -> TensorReport:
     """What one tensor costs; `file_bytes` is what its share is of, `quantizer` what has quantized the source.
+
+    Without `with_tables` the payload is left alone.
 
     Raises CorruptError for damaged tables.
     """
     n = 0 if record.tied_to is not None else record.n_weights
-    streams = tuple(_stream(reader, record, stream) for stream in record.streams)
+    streams = tuple(_stream(reader, record, stream, with_tables=with_tables) for stream in record.streams)
     stored_bytes = sum(stream.stored_bytes for stream in streams)
     raw_bytes = 0 if record.tied_to is not None else record.source_bytes
     entropy = _entropy_bits(record)
@@ -160,7 +181,8 @@ def part_of(role: str) -> str:
     return _PARTS.get(role, "scales")
 
 
-def _stream(reader: Reader, record: TensorRecord, stream: Stream) -> StreamReport:
+def _stream(reader: Reader, record: TensorRecord, stream: Stream, *, with_tables: bool) -> StreamReport:
+    what = f"tensor {record.name!r}, {stream.role}"
     codecs = {CODECS_BY_ID[codec].name for codec in stream.chunks.codecs}
     return StreamReport(
         role=stream.role,
@@ -170,7 +192,7 @@ def _stream(reader: Reader, record: TensorRecord, stream: Stream) -> StreamRepor
         raw_bytes=stream.raw_bytes,
         stored_bytes=stream.stored_bytes,
         part=part_of(stream.role),
-        table_bytes=table_bytes(reader, stream, f"tensor {record.name!r}, {stream.role}"),
+        table_bytes=table_bytes(reader, stream, what) if with_tables else 0,
         entropy_bits=None if stream.entropy_bits is None else sum(stream.entropy_bits),
     )
 

@@ -1,0 +1,178 @@
+"""A remote file as `read_into`: blocks that threads fetch ahead of who reads in order, some of them held."""
+
+import os
+import queue
+import threading
+import time
+from collections import OrderedDict, deque
+from concurrent.futures import Future
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqfmt.address import Address
+from spqfmt.errors import RemoteError, TruncatedError
+from spqfmt.remote.base import N_CONNECTIONS, RemoteFile
+
+Bytes: TypeAlias = NDArray[np.uint8]
+
+TAIL_BYTES = 1 << 20
+"""What the first request asks for: the trailer, and the index of all but very large models."""
+BLOCK_BYTES = 1 << 20
+N_AHEAD = 8
+N_HELD = 32
+"""BlocksAhead in memory at most: those ahead of a few readers."""
+_GAP_BYTES = 1 << 16
+_SLOW_LINK = 10e6
+"""Bytes a second, taken for the rate of a file of which next to nothing was read."""
+
+
+class BlocksAhead:
+    """The bytes of a remote file. Thread-safe.
+
+    A read is one request of exactly its bytes, unless the tail has them. Once `start_ahead` was called, reads that go
+    on where another one ended take blocks, which are held, and have those behind fetched; so do large ones.
+    """
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file = file
+        started = time.perf_counter()
+        self._tail = file.tail(TAIL_BYTES)
+        self._seconds, self._fetched = time.perf_counter() - started, len(self._tail)
+        self.n_bytes = file.n_bytes
+        self._tail_offset = self.n_bytes - len(self._tail)
+        self._is_ahead = False
+        self.n_read_bytes = 0
+        """Bytes that all threads have asked for since `start_ahead`."""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: deque[int] = deque(maxlen=N_HELD)
+        self._held: OrderedDict[int, Future[bytes]] = OrderedDict()
+        self._wanted: queue.SimpleQueue[tuple[int, Future[bytes]] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._stop = threading.Event()
+        self._process = os.getpid()
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second of what was read so far, for plans."""
+        return self._fetched / self._seconds if self._fetched > BLOCK_BYTES // 2 else _SLOW_LINK
+
+    def start_ahead(self) -> None:
+        """Fetch ahead from now on: the index was read."""
+        self._is_ahead = True
+        self.n_read_bytes = 0
+        self._ends.clear()
+
+    def forget(self, offset: int, n_bytes: int) -> None:
+        """Nothing: no page cache has any of it."""
+
+    def close(self) -> None:
+        """Stop fetching; later reads raise ValueError."""
+        self._stop.set()
+        with self._lock:
+            for _ in self._threads:
+                self._wanted.put(None)
+            self._held.clear()
+        self._file.close()
+
+    def read_into(self, offset: int, out: Bytes) -> None:
+        """Fill `out` with the bytes from `offset` on. Raises TruncatedError past the end, RemoteError."""
+        if self._process != os.getpid():
+            # A forked child has neither the threads nor the right to its parent's connections.
+            self._file.close()
+            self._reset()
+        if self._stop.is_set():
+            raise ValueError("the remote file is closed")
+        end = offset + out.size
+        if end > self.n_bytes:
+            raise TruncatedError("the file ends before its end is due", self.n_bytes)
+        with self._lock:
+            self.n_read_bytes += out.size
+        # What the tail has is not fetched again.
+        middle = max(offset, min(end, self._tail_offset))
+        first, rest = out[: middle - offset], out[middle - offset :]
+        if first.size:
+            self._read(offset, first)
+        at = middle - self._tail_offset
+        rest[:] = np.frombuffer(self._tail, np.uint8)[at : at + rest.size]
+
+    def _read(self, offset: int, out: Bytes) -> None:
+        end = offset + out.size
+        with self._lock:
+            # Not where it ended: others may be reading between, and chunks have padding behind them.
+            in_order = self._is_ahead and any(0 <= offset - last <= _GAP_BYTES for last in self._ends)
+            self._ends.append(end)
+            is_held = offset // BLOCK_BYTES in self._held
+        if not (in_order or is_held or (self._is_ahead and out.size > BLOCK_BYTES)):
+            out[:] = np.frombuffer(self._fetch(offset, end), np.uint8)
+            return
+        last = min(-(-end // BLOCK_BYTES) + (N_AHEAD if in_order else 0), -(-self.n_bytes // BLOCK_BYTES))
+        done = 0
+        while done < out.size:
+            number, skipped = divmod(offset + done, BLOCK_BYTES)
+            n = min(BLOCK_BYTES - skipped, out.size - done)
+            block = self._block(number, last)
+            out[done : done + n] = np.frombuffer(block, np.uint8)[skipped : skipped + n]
+            done += n
+
+    def _block(self, number: int, last: int) -> bytes:
+        """A block; those behind it are fetched too, up to `last`."""
+        with self._lock:
+            future = self._want(number)
+            for ahead in range(number + 1, min(number + 1 + N_AHEAD, last)):
+                self._want(ahead)
+            self._held.move_to_end(number)
+            while len(self._held) > N_HELD:
+                self._held.popitem(last=False)
+        return future.result()
+
+    def _want(self, number: int) -> "Future[bytes]":
+        found = self._held.get(number)
+        if found is not None and not (found.done() and found.exception() is not None):
+            return found
+        future: Future[bytes] = Future()
+        self._held[number] = future
+        self._wanted.put((number, future))
+        if len(self._threads) < N_CONNECTIONS:
+            # Daemons: a server that keeps one waiting shall not keep the process from ending.
+            thread = threading.Thread(target=self._work, name="spqfmt-remote", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return future
+
+    def _work(self) -> None:
+        while (wanted := self._wanted.get()) is not None:
+            number, future = wanted
+            begin = number * BLOCK_BYTES
+            try:
+                future.set_result(self._fetch(begin, min(begin + BLOCK_BYTES, self.n_bytes)))
+            except BaseException as error:  # noqa: BLE001  # raised again by the one who reads the block
+                future.set_exception(error)
+
+    def _fetch(self, begin: int, end: int) -> bytes:
+        if self._stop.is_set():
+            raise RemoteError(f"{self._file.address}: closed while it was read")
+        started = time.perf_counter()
+        data = self._file.fetch(begin, end, self._stop)
+        self._seconds += time.perf_counter() - started
+        self._fetched += len(data)
+        return data
+
+
+def open_blocks(address: Address) -> BlocksAhead:
+    """The bytes at an address. Raises RemoteError, OptionError for a kind of address that nothing reads."""
+    if address.scheme in {"http", "https"}:
+        from spqfmt.remote.web import WebFile
+
+        return BlocksAhead(WebFile(address, address.url))
+    if address.scheme == "hf":
+        from spqfmt.remote.hub import open_hub
+
+        return BlocksAhead(open_hub(address))
+    from spqfmt.remote.file_systems import SystemFile
+
+    return BlocksAhead(SystemFile(address))

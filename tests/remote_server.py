@@ -1,0 +1,123 @@
+"""A web server on the loopback address that gives a file by ranges, and misbehaves on demand."""
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Site:
+    """What is served, and how. `requests` are the ranges that were asked for."""
+
+    folder: Path
+    url: str = ""
+    requests: list[str] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    delay: float = 0.0
+    with_ranges: bool = True
+    with_mark: bool = True
+    breaks_after: int | None = None
+    """Bytes of a body after which the connection is closed."""
+    n_breaks: int = 1 << 30
+    statuses: list[int] = field(default_factory=list)
+    """Answers to the next requests."""
+    shift: int = 0
+    """How far the bytes that are sent lie behind those asked for."""
+    said_more: int = 0
+    """How much larger the file is called than it is."""
+    page: bytes | None = None
+    encoding: str = ""
+    stalls: bool = False
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    site: Site
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        site = self.site
+        time.sleep(site.delay)
+        site.requests.append(self.headers.get("Range", ""))
+        site.headers.append({name.lower(): value for name, value in self.headers.items()})
+        if site.statuses:
+            self._send(site.statuses.pop(0), b"busy")
+            return
+        if site.page is not None:
+            self._send(200, site.page, {"Content-Type": "text/html; charset=utf-8"})
+            return
+        file = site.folder / self.path.partition("?")[0].lstrip("/")
+        if not file.is_file():
+            self._send(404, b"none")
+            return
+        data = file.read_bytes()
+        tag = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
+        headers = {"ETag": tag} if site.with_mark else {}
+        if site.encoding:
+            headers["Content-Encoding"] = site.encoding
+        found = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        is_other = self.headers.get("If-Range", tag) != tag
+        if found is None or not site.with_ranges or is_other:
+            self._send(200, data, headers)
+            return
+        begin = int(found[1]) if found[1] else max(0, len(data) - int(found[2]))
+        end = min(len(data), int(found[2]) + 1) if found[1] and found[2] else len(data)
+        if begin >= len(data):
+            self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+            return
+        begin, end = begin + site.shift, end + site.shift
+        headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data) + site.said_more}"
+        self._send(206, data[begin:end], headers)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        site = self.site
+        if (
+            status == 206
+            and site.breaks_after is not None
+            and len(body) > site.breaks_after
+            and site.n_breaks
+        ):
+            site.n_breaks -= 1
+            self.wfile.write(body[: site.breaks_after])
+            self.wfile.flush()
+            if site.stalls:
+                time.sleep(1)
+            self.close_connection = True
+            self.connection.close()
+            return
+        self.wfile.write(body)
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that left is no error here."""
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Site]:
+    """The files of a folder at `site.url`."""
+    site = Site(folder)
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"site": site}))
+    site.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
