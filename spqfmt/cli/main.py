@@ -27,6 +27,7 @@ COMMANDS = {
     "unpack": ("spqfmt.cli.unpack", "unpack", "Give the source's files back, or plain weights."),
     "plan": ("spqfmt.cli.plan", "plan", "Show where weights would live under a memory ceiling."),
     "run": ("spqfmt.cli.run", "run", "Generate text."),
+    "chat": ("spqfmt.cli.chat", "chat", "Talk with a model."),
     "eval": ("spqfmt.cli.eval", "eval_", "Perplexity, and KL to a reference model."),
     "exec": ("spqfmt.cli.exec", "exec_", "Run another program that loads packed models."),
     "bench": ("spqfmt.cli.bench", "bench", "Measure codecs and loading on this machine."),

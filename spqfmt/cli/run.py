@@ -2,61 +2,44 @@
 
 import resource
 import sys
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from spqfmt.cli.failures import about, warnings_in_one_line
-from spqfmt.cli.parameters import DEVICE, MODEL
-from spqfmt.cli.progress import Bar
-from spqfmt.cli.units import for_terminal
+from spqfmt.cli.failures import about
+from spqfmt.cli.parameters import MODEL
+from spqfmt.cli.paths import InputPath
+from spqfmt.cli.talking import Loaded, Loading, load, loading_options, sampling, sampling_options, writer
+from spqfmt.errors import OptionError
+from spqfmt.stand_ins import read_text
 
-_DTYPES = ("float32", "float16", "bfloat16")
+if TYPE_CHECKING:
+    from spqfmt.loaders import Generation
 
 
 @click.command("run")
 @click.argument("file", type=MODEL)
-@click.option("--prompt", required=True, help="What to continue or, for a chat model, to answer.")
+@click.option("--prompt", help="What to continue or, for a chat model, to answer; - reads it from stdin.")
+@click.option(
+    "--prompts", type=InputPath(), help="A text file of prompts, one in a line, instead of --prompt."
+)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="0 always takes the likeliest token.",
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For a temperature above 0."
-)
+@sampling_options
 @click.option("--raw", is_flag=True, help="Give the prompt as it is, without the model's chat template.")
-@click.option(
-    "--dtype",
-    type=click.Choice(_DTYPES),
-    help="Compute in this dtype. [default: the file's own, or one that this processor is much faster with]",
-)
-@DEVICE
-@click.option(
-    "--memory",
-    help="Ceiling for all that is held of an .spq file's weights, such as 300MiB. See `spqfmt plan`.",
-)
-@click.option(
-    "--host-memory",
-    help="On a CUDA device, the ceiling for weights that wait in host memory besides --memory.",
-)
-@click.option(
-    "--activations",
-    type=click.Choice(("float", "int8")),
-    help="Inputs of packed layers: as they are, or rounded. [default: what the file says, few tokens finely rounded]",
-)
+@loading_options
 @click.option("--quiet", is_flag=True, help="No progress and no facts: the text alone.")
 def run(
     *,
     file: Path,
-    prompt: str,
+    prompt: str | None,
+    prompts: Path | None,
     max_new_tokens: int,
     temperature: float,
+    top_p: float | None,
+    top_k: int | None,
     seed: int,
+    stop: tuple[str, ...],
     raw: bool,
     dtype: str | None,
     device: str,
@@ -68,53 +51,70 @@ def run(
     """Generate text with FILE, an .spq file here or at an address (a Hugging Face folder or a GGUF file works too).
 
     The text goes to stdout as it comes, on a terminal with its control characters made visible; load time, rate, peak
-    memory, and what the model computed in, go to stderr. On the CPU the codes of a quantizer stay packed.
+    memory, and what the model computed in, go to stderr. On the CPU the codes of a quantizer stay packed. Answers to
+    several prompts come one after the other, with an empty line between them.
 
     \b
     spqfmt run model.spq --prompt "Why is the sky blue?"
     spqfmt run model.spq --prompt "Why is the sky blue?" --memory 60MiB
     spqfmt run hf://owner/model/model.spq --prompt "Why is the sky blue?"
-    spqfmt run model.spq --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
+    spqfmt run model.spq --prompt "Once upon a time" --raw --temperature 0.8 --top-p 0.9 --seed 1
+    spqfmt run model.spq --prompts questions.txt --stop "\\n\\n" --quiet
     """
-    # torch takes seconds to import: only after the options are known to be right.
+    texts = _prompts(prompt, prompts)
+    how = sampling(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        stop=tuple(_unescaped(text) for text in stop),
+    )
+    loading = Loading(dtype, device, memory, host_memory, activations=activations)
+    loaded = load(file, loading, quiet=quiet)
+
     from spqfmt import loaders
 
-    start = time.perf_counter()
-    with about(file), warnings_in_one_line(quiet=quiet):
-        model, tokenizer = loaders.load_model(
-            file,
-            device=device,
-            dtype=dtype or "fast",
-            memory=memory,
-            host_memory=host_memory,
-            packed="auto" if memory is None else None,
-            activations=activations,
-            progress=Bar("loading", quiet=quiet),
-        )
-    load_seconds = time.perf_counter() - start
-    loaders.need_tokenizer(file, tokenizer)
-    loaders.need_language_model(file, model, decoder_only=False)
+    write = writer()
+    for number, text in enumerate(texts):
+        if number:
+            click.echo()
+        with about(file):
+            result = loaders.generate(
+                loaded.model, loaded.tokenizer, text, how, chat=False if raw else None, write=write
+            )
+        click.echo()
+        if not quiet:
+            _tell(loaded, result, max_new_tokens)
 
-    is_terminal = sys.stdout.isatty()
 
-    def write(text: str) -> None:
-        click.echo(for_terminal(text) if is_terminal else text, nl=False)
-        sys.stdout.flush()
+def _prompts(prompt: str | None, prompts: Path | None) -> list[str]:
+    """What to answer. Raises OptionError."""
+    if (prompt is None) == (prompts is None):
+        raise click.UsageError("give --prompt TEXT, --prompt - or --prompts FILE")
+    if prompts is not None:
+        lines = [line for line in read_text(prompts).splitlines() if line.strip()]
+        if not lines:
+            raise OptionError(f"{prompts}: no prompts in it")
+        return lines
+    assert prompt is not None
+    if prompt != "-":
+        return [prompt]
+    try:
+        return [sys.stdin.read()]
+    except UnicodeDecodeError as error:
+        raise OptionError(f"the prompt on stdin is not UTF-8 ({error.reason})") from None
 
-    with about(file):
-        result = loaders.generate(
-            model,
-            tokenizer,
-            prompt,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            chat=False if raw else None,
-            write=write,
-        )
-    click.echo()
-    if quiet:
-        return
+
+def _unescaped(text: str) -> str:
+    """Line ends and tabs as they are written where a shell makes others hard to type."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def _tell(loaded: Loaded, result: "Generation", max_new_tokens: int) -> None:
+    from spqfmt import loaders
+
+    file, model = loaded.file, loaded.model
     limit = loaders.window_limit(model)
     # An encoder has its own places for the prompt.
     n_before = 0 if model.config.is_encoder_decoder else result.n_prompt_tokens
@@ -124,7 +124,7 @@ def run(
     if limit is not None and n_tokens > limit:
         click.echo(f"{file}: the model was made for {limit} tokens; text beyond them may be poor", err=True)
     click.echo(
-        f"load {load_seconds:.2f} s, prompt {result.n_prompt_tokens} tokens, "
+        f"load {loaded.seconds:.2f} s, prompt {result.n_prompt_tokens} tokens, "
         f"first token {result.first_token_seconds:.2f} s, "
         f"{result.n_new_tokens} new tokens at {result.tokens_per_second:.1f} tokens/s, "
         f"peak memory {peak_memory_bytes() / 2**20:.0f} MiB, {loaders.computes_in(model)}",

@@ -76,15 +76,25 @@ def _template_text(tokenizer: Any) -> str:
 
 
 def generation_settings(
-    model: Any, tokenizer: Any, *, temperature: float, max_new_tokens: int
+    model: Any,
+    tokenizer: Any,
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    top_p: float | None = None,
+    top_k: int | None = None,
 ) -> transformers.GenerationConfig:
     """One answer, token by token: the likeliest each time at `temperature` 0, else sampled as the model asks.
+
+    `top_p` and `top_k` stand before what the model asks for.
 
     Raises SpqError for stop strings that would take long to look for.
     """
     given = model.generation_config
     wanted = (*_TOKENS, "stop_strings", *(_SAMPLING if temperature > 0 else ()))
     settings = {name: value for name in wanted if (value := getattr(given, name, None)) is not None}
+    if temperature > 0:
+        settings |= {name: value for name, value in (("top_p", top_p), ("top_k", top_k)) if value is not None}
     stops = settings.get("stop_strings", ())
     n_characters = len(stops) if isinstance(stops, str) else sum(len(stop) for stop in stops)
     if n_characters > _STOP_CHARACTERS:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from spqfmt.reading.report.file import FileReport
 from spqfmt.reading.report.records import Histogram, Measured, OutlierMap
 from spqfmt.records import FLOATS, TensorRecord
 from spqfmt.schemes.outliers import bands
+from spqfmt.stand_ins import given_place
 from spqfmt.wire import DTYPES, SMALL_FLOATS
 
 _AT_ONCE = 1 << 19
@@ -49,7 +49,7 @@ def measure_file(
     with ExitStack() as stack:
         model = stack.enter_context(open_model(path))
         chosen = [t for t in report.tensors if t.tied_to is None and (names is None or t.name in names)]
-        other = None if reference is None else stack.enter_context(open_reference(Path(reference)))
+        other = None if reference is None else stack.enter_context(open_reference(given_place(reference)))
         if other is not None and chosen and not any(other.shape(t.name) == t.shape for t in chosen):
             raise OptionError(f"{reference}: has none of these tensors of {path}, such as {chosen[0].name}")
         shown = stack.enter_context(progress or Silent())

@@ -49,6 +49,8 @@ CASES: dict[str, Case] = {
     "unpack": Case(lambda m, out: [m.int8, out / "folder"], data=False, json=False),
     "plan": Case(lambda m, out: [m.int8], data=True, quiet=False),
     "run": Case(lambda m, out: [m.int8, "--prompt", "x", "--max-new-tokens", "2"], data=None, json=False),
+    # The model has no chat template: tests/talking has one that does.
+    "chat": Case(lambda m, out: [m.int8], data=False, json=False, code=1),
     "eval": Case(
         lambda m, out: [m.int8, "--text", m.source / "config.json", "--max-tokens", "64"], data=True
     ),

@@ -1,0 +1,155 @@
+"""What the commands that generate text share: options of loading and of sampling, the load, and text as it comes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from spqfmt.cli.failures import about, warnings_in_one_line
+from spqfmt.cli.parameters import DEVICE
+from spqfmt.cli.progress import Bar
+from spqfmt.cli.units import for_terminal
+
+if TYPE_CHECKING:
+    from spqfmt.loaders import Sampling
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_DTYPES = ("float32", "float16", "bfloat16")
+_LOADING = (
+    click.option(
+        "--dtype",
+        type=click.Choice(_DTYPES),
+        help="Compute in this dtype. [default: the file's own, or one that this processor is much faster with]",
+    ),
+    DEVICE,
+    click.option(
+        "--memory",
+        help="Ceiling for all that is held of an .spq file's weights, such as 300MiB. See `spqfmt plan`.",
+    ),
+    click.option(
+        "--host-memory",
+        help="On a CUDA device, the ceiling for weights that wait in host memory besides --memory.",
+    ),
+    click.option(
+        "--activations",
+        type=click.Choice(("float", "int8")),
+        help="Inputs of packed layers: as they are, or rounded. "
+        "[default: what the file says, few tokens finely rounded]",
+    ),
+)
+_SAMPLING = (
+    click.option(
+        "--temperature",
+        type=click.FloatRange(min=0),
+        default=0.0,
+        show_default=True,
+        help="0 always takes the likeliest token.",
+    ),
+    click.option(
+        "--top-p",
+        type=click.FloatRange(min=0, min_open=True, max=1),
+        help="Of the likeliest tokens, so many as have this share of chances. [default: what the model asks for]",
+    ),
+    click.option(
+        "--top-k",
+        type=click.IntRange(min=0),
+        help="Of so many of the likeliest tokens; 0 for all. [default: what the model asks for]",
+    ),
+    click.option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For a temperature above 0."
+    ),
+    click.option("--stop", multiple=True, help="End an answer before this text; repeatable."),
+)
+
+
+def loading_options(command: _Command) -> _Command:
+    """How a model is loaded."""
+    return _with(_LOADING, command)
+
+
+def sampling_options(command: _Command) -> _Command:
+    """How tokens are chosen, without how many."""
+    return _with(_SAMPLING, command)
+
+
+def _with(options: tuple[Callable[[_Command], _Command], ...], command: _Command) -> _Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What `loading_options` gave."""
+
+    dtype: str | None
+    device: str
+    memory: str | None
+    host_memory: str | None
+    activations: str | None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that talks."""
+
+    file: Path
+    model: Any
+    tokenizer: Any
+    seconds: float
+
+
+def load(file: Path, loading: Loading, *, quiet: bool, decoder_only: bool = False) -> Loaded:
+    """Load a language model with its tokenizer, codes packed. Raises as `spqfmt.load_model` does."""
+    # torch takes seconds to import: only after the options are known to be right.
+    from spqfmt import loaders
+
+    start = time.perf_counter()
+    with about(file), warnings_in_one_line(quiet=quiet):
+        model, tokenizer = loaders.load_model(
+            file,
+            device=loading.device,
+            dtype=loading.dtype or "fast",
+            memory=loading.memory,
+            host_memory=loading.host_memory,
+            packed="auto" if loading.memory is None else None,
+            activations=loading.activations,
+            progress=Bar("loading", quiet=quiet),
+        )
+    seconds = time.perf_counter() - start
+    loaders.need_tokenizer(file, tokenizer)
+    loaders.need_language_model(file, model, decoder_only=decoder_only)
+    return Loaded(file, model, tokenizer, seconds)
+
+
+def sampling(
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float | None,
+    top_k: int | None,
+    seed: int,
+    stop: tuple[str, ...],
+) -> Sampling:
+    """What `sampling_options` gave. Raises OptionError."""
+    from spqfmt.loaders.sampling import Sampling
+
+    return Sampling(max_new_tokens, temperature, top_p, top_k, seed=seed, stop=stop)
+
+
+def writer() -> Callable[[str], None]:
+    """Return what shows text as it comes, on a terminal with its control characters made visible."""
+    is_terminal = sys.stdout.isatty()
+
+    def write(text: str) -> None:
+        click.echo(for_terminal(text) if is_terminal else text, nl=False)
+        sys.stdout.flush()
+
+    return write

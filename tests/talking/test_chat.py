@@ -1,0 +1,257 @@
+"""A conversation: on a terminal of its own, and in this process."""
+
+import contextlib
+import io
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from spq_command import run
+
+from spqfmt.cli.chat import _Conversation
+from spqfmt.cli.talking import Loaded
+from spqfmt.cli.units import for_terminal
+from spqfmt.errors import OptionError
+from spqfmt.loaders import Sampling, generate
+from spqfmt.loaders.sampling import StopCut
+
+HOW = Sampling(12)
+
+
+def answer(loaded: tuple[Any, Any], *said: str, system: str = "", how: Sampling = HOW) -> str:
+    roles = ["user", "assistant"] * len(said)
+    messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=False)]
+    before = [{"role": "system", "content": system}] if system else []
+    return generate(*loaded, [*before, *messages], how).text
+
+
+class _Terminal:
+    """A program on a pseudo-terminal."""
+
+    def __init__(self, *arguments: object) -> None:
+        self._side, other = pty.openpty()
+        command = [sys.executable, "-P", "-c", "from spqfmt.cli.main import main; main()"]
+        environment = os.environ | {"TERM": "dumb", "COLUMNS": "400"}
+        self.process = subprocess.Popen(
+            [*command, *map(str, arguments)],
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: _control(0),  # noqa: PLW1509
+        )
+        os.close(other)
+        self.text = ""
+
+    def until(self, end: str) -> str:
+        """What came since the last time, up to `end`."""
+        deadline = time.monotonic() + 100
+        while end not in self.text:
+            assert time.monotonic() < deadline, self.text
+            if select.select([self._side], [], [], 1)[0]:
+                try:
+                    self.text += os.read(self._side, 1 << 16).decode(errors="replace")
+                except OSError:
+                    break
+        before, _, self.text = self.text.partition(end)
+        return before.replace("\r\n", "\n")
+
+    def type(self, text: str) -> None:
+        os.write(self._side, text.encode())
+
+    def close(self) -> int:
+        code = self.process.wait(60)
+        os.close(self._side)
+        return code
+
+
+def _control(side: int) -> None:
+    """Make the terminal the one that Ctrl-C comes from."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(side, termios.TIOCSCTTY, 0)
+
+
+def test_a_conversation_on_a_terminal(talker: Path, loaded_talker: tuple[Any, Any]) -> None:
+    first = answer(loaded_talker, "hello")
+    second = answer(loaded_talker, "hello", first, "and more")
+    told = answer(loaded_talker, "hello", system="short")
+    terminal = _Terminal("chat", talker, "--max-new-tokens", 12)
+    try:
+        assert "/help lists commands" in terminal.until("> ")
+        terminal.type("/help\n")
+        assert "/again" in terminal.until("> ")
+        terminal.type("\x03")
+        assert "Ctrl-D leaves" in terminal.until("> ")
+        terminal.type("hello\n")
+        assert for_terminal(first) in terminal.until("(ended after 12 tokens)")
+        terminal.until("> ")
+        terminal.type("and more\n")
+        assert for_terminal(second) in terminal.until("(ended after 12 tokens)")
+        terminal.until("> ")
+        terminal.type("/undo\n")
+        assert "1 questions are left" in terminal.until("> ")
+        # The arrow up twice: what was said before the command.
+        terminal.type("\x1b[A\x1b[A\n")
+        assert for_terminal(second) in terminal.until("(ended after 12 tokens)")
+        terminal.until("> ")
+        terminal.type("/system short\n")
+        assert "a new conversation" in terminal.until("> ")
+        terminal.type("hel\\\n")
+        terminal.until("... ")
+        terminal.type("\x15/nonsense\n")
+        terminal.until("> ")
+        terminal.type("/clear\n")
+        terminal.until("> ")
+        terminal.type("hello\n")
+        assert for_terminal(told) in terminal.until("(ended after 12 tokens)")
+        terminal.until("> ")
+        terminal.type("\x04")
+        assert terminal.close() == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            terminal.process.kill()
+
+
+def conversation(loaded: tuple[Any, Any], **options: Any) -> _Conversation:
+    return _Conversation(Loaded(Path("m.spq"), *loaded, 0.0), options.get("how", HOW), options.get("system"))
+
+
+def test_an_interrupt_ends_the_answer_and_keeps_what_came(
+    loaded_talker: tuple[Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = conversation(loaded_talker, how=Sampling(100))
+    before = signal.getsignal(signal.SIGINT)
+    n_steps = iter(range(1000))
+
+    def step(*_: object) -> None:
+        if next(n_steps) == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    hook = loaded_talker[0].register_forward_pre_hook(step)
+    try:
+        talk.ask("hello")
+    finally:
+        hook.remove()
+    assert signal.getsignal(signal.SIGINT) is before
+    whole = answer(loaded_talker, "hello", how=Sampling(100))
+    (_, said) = talk._messages
+    assert said["role"] == "assistant"
+    assert 0 < len(said["content"]) < len(whole)
+    assert whole.startswith(said["content"])
+    talk.ask("more")
+    assert [m["content"] for m in talk._messages][:3] == ["hello", said["content"], "more"]
+
+
+def test_again_answers_with_another_seed_and_failures_leave_the_conversation(
+    loaded_talker: tuple[Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = conversation(loaded_talker, how=Sampling(12, temperature=2.0, seed=5))
+    talk.command("/again", "")
+    talk.ask("hello")
+    first = talk._messages[-1]["content"]
+    talk.command("/again", "")
+    assert talk._messages[-1]["content"] != first
+    assert talk._messages[-1]["content"] == answer(
+        loaded_talker, "hello", how=Sampling(12, temperature=2.0, seed=6)
+    )
+    before = list(talk._messages)
+    talk._loaded.tokenizer.chat_template, template = (
+        "{{ raise_exception('no') }}",
+        talk._loaded.tokenizer.chat_template,
+    )
+    try:
+        talk.ask("fails")
+    finally:
+        talk._loaded.tokenizer.chat_template = template
+    assert talk._messages == before
+    said = capsys.readouterr().err
+    assert "nothing was asked yet" in said
+    assert "spqfmt: m.spq: the model's chat template failed" in said
+
+
+def test_lines_of_a_pipe_are_a_conversation(
+    talker: Path, loaded_talker: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = answer(loaded_talker, "hello")
+    second = answer(loaded_talker, "hello", first, "more")
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nmore\n/exit\nnever\n"))
+    done = run("chat", talker, "--max-new-tokens", 12, "--quiet")
+    assert (done.code, done.stdout) == (0, f"{first}\n{second}\n")
+
+
+def test_run_takes_prompts_from_stdin_and_from_a_file(
+    talker: Path, loaded_talker: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = ["--max-new-tokens", 12, "--quiet"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello"))
+    done = run("run", talker, "--prompt", "-", *options)
+    assert (done.code, done.stdout) == (0, answer(loaded_talker, "hello") + "\n")
+    (tmp_path / "prompts").write_text("hello\n\nmore\n")
+    done = run("run", talker, "--prompts", tmp_path / "prompts", *options)
+    expected = "\n\n".join(answer(loaded_talker, text) for text in ("hello", "more"))
+    assert (done.code, done.stdout) == (0, expected + "\n")
+    for words in ([], ["--prompt", "x", "--prompts", tmp_path / "prompts"]):
+        assert run("run", talker, *words).code == 2
+
+
+def test_stop_texts_end_an_answer_before_them(loaded_talker: tuple[Any, Any]) -> None:
+    whole = answer(loaded_talker, "hello", how=Sampling(40))
+    stop = whole[10:13]
+    pieces: list[str] = []
+    result = generate(
+        *loaded_talker,
+        [{"role": "user", "content": "hello"}],
+        Sampling(40, stop=("never there", stop)),
+        write=pieces.append,
+    )
+    assert result.text == "".join(pieces) == whole[: whole.index(stop)]
+    assert result.finish == "stop"
+    assert result.n_new_tokens < 40
+    assert generate(*loaded_talker, "hello", Sampling(3)).finish == "length"
+
+
+def test_top_k_and_top_p_are_taken(loaded_talker: tuple[Any, Any]) -> None:
+    likeliest = answer(loaded_talker, "hello")
+    for narrow in (Sampling(12, 5.0, top_k=1), Sampling(12, 5.0, top_p=1e-6)):
+        assert answer(loaded_talker, "hello", how=narrow) == likeliest
+    assert answer(loaded_talker, "hello", how=Sampling(12, 5.0, top_k=0, top_p=1.0)) != likeliest
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"max_new_tokens": 0},
+        {"seed": -1},
+        {"stop": ("",)},
+        {"stop": ("x" * 300,)},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        Sampling(**options)
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_stop_text_is_found_however_it_comes(cut: int) -> None:
+    text = "one two END three"
+    stop = StopCut(("END", "two E!"))
+    shown = stop.feed(text[:cut]) + stop.feed(text[cut:]) + stop.feed("", is_last=True)
+    assert (shown, stop.is_done) == ("one two ", True)
+    held = StopCut(("END",))
+    assert held.feed("an EN") == "an "
+    assert held.feed("", is_last=True) == "EN"
