@@ -22,7 +22,8 @@ class Address(PosixPath):
     what reads the bytes has to know. `str` leaves a password out, which messages would show; `url` has it.
     """
 
-    url: str
+    url: str = ""
+    """The address as it was given; empty for what a Path makes of parts of one."""
 
     def __new__(cls, url: str | os.PathLike[str]) -> Self:
         """Take `url` as it is."""
@@ -39,6 +40,8 @@ class Address(PosixPath):
         return Address, (self.url,)
 
     def __str__(self) -> str:
+        if not self.url:
+            return super().__str__()
         before, mark, after = self.url.partition("://")
         host, slash, rest = after.partition("/")
         return before + mark + host.rpartition("@")[2] + slash + rest

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from spqfmt.bench.run import FULL, QUICK, Kind, run
-from spqfmt.cli.parameters import SPQ
+from spqfmt.cli.parameters import LOCAL_SPQ
 from spqfmt.cli.pictures import html_option, write_page
 from spqfmt.residency.decode_rates import measure_decode_rates
 
 
 @click.command()
-@click.argument("file", required=False, type=SPQ)
+@click.argument("file", required=False, type=LOCAL_SPQ)
 @html_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @click.option("--quick", is_flag=True, help="Little data and few rounds.")

@@ -13,7 +13,7 @@ import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
-from spqfmt.cli.talking import Loaded, Loading, load, loading_options, sampling, sampling_options, writer
+from spqfmt.cli.talking import Talker, Loading, load, loading_options, sampling, sampling_options, writer
 from spqfmt.errors import SpqError
 
 if TYPE_CHECKING:
@@ -119,9 +119,9 @@ def _line() -> str | None:
 
 
 class _Conversation:
-    """What was said. An answer that fails, or of which nothing came, takes its question with it."""
+    """Keeps what was said. An answer that fails, or of which nothing came, takes its question with it."""
 
-    def __init__(self, loaded: Loaded, how: Sampling, system: str | None) -> None:
+    def __init__(self, loaded: Talker, how: Sampling, system: str | None) -> None:
         self._loaded, self._how = loaded, how
         self._system = system
         self._messages: list[dict[str, str]] = []

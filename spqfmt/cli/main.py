@@ -28,6 +28,7 @@ COMMANDS = {
     "plan": ("spqfmt.cli.plan", "plan", "Show where weights would live under a memory ceiling."),
     "run": ("spqfmt.cli.run", "run", "Generate text."),
     "chat": ("spqfmt.cli.chat", "chat", "Talk with a model."),
+    "serve": ("spqfmt.cli.serve", "serve", "Serve a model to OpenAI's clients."),
     "eval": ("spqfmt.cli.eval", "eval_", "Perplexity, and KL to a reference model."),
     "exec": ("spqfmt.cli.exec", "exec_", "Run another program that loads packed models."),
     "bench": ("spqfmt.cli.bench", "bench", "Measure codecs and loading on this machine."),

@@ -51,6 +51,7 @@ ALIGNMENT_HELP = (
     "and the file is of format 1.1."
 )
 SPQ = ModelPath(addresses=True)
+LOCAL_SPQ = ModelPath()
 MODEL = ModelPath(folders=True, addresses=True)
 DEVICE = click.option(
     "--device", default="cpu", show_default=True, callback=_device, help="cpu, cuda or cuda:N."

@@ -10,7 +10,7 @@ import click
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.paths import InputPath
-from spqfmt.cli.talking import Loaded, Loading, load, loading_options, sampling, sampling_options, writer
+from spqfmt.cli.talking import Talker, Loading, load, loading_options, sampling, sampling_options, writer
 from spqfmt.errors import OptionError
 from spqfmt.stand_ins import read_text
 
@@ -89,7 +89,7 @@ def run(
 
 
 def _prompts(prompt: str | None, prompts: Path | None) -> list[str]:
-    """What to answer. Raises OptionError."""
+    """Texts that are to be answered or continued. Raises OptionError."""
     if (prompt is None) == (prompts is None):
         raise click.UsageError("give --prompt TEXT, --prompt - or --prompts FILE")
     if prompts is not None:
@@ -111,7 +111,7 @@ def _unescaped(text: str) -> str:
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def _tell(loaded: Loaded, result: "Generation", max_new_tokens: int) -> None:
+def _tell(loaded: Talker, result: "Generation", max_new_tokens: int) -> None:
     from spqfmt import loaders
 
     file, model = loaded.file, loaded.model

@@ -87,7 +87,7 @@ def _with(options: tuple[Callable[[_Command], _Command], ...], command: _Command
 
 @dataclass(frozen=True)
 class Loading:
-    """What `loading_options` gave."""
+    """How a model is to be loaded, by `loading_options`."""
 
     dtype: str | None
     device: str
@@ -97,7 +97,7 @@ class Loading:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Talker:
     """A model that talks."""
 
     file: Path
@@ -106,7 +106,7 @@ class Loaded:
     seconds: float
 
 
-def load(file: Path, loading: Loading, *, quiet: bool, decoder_only: bool = False) -> Loaded:
+def load(file: Path, loading: Loading, *, quiet: bool, decoder_only: bool = False) -> Talker:
     """Load a language model with its tokenizer, codes packed. Raises as `spqfmt.load_model` does."""
     # torch takes seconds to import: only after the options are known to be right.
     from spqfmt import loaders
@@ -126,7 +126,7 @@ def load(file: Path, loading: Loading, *, quiet: bool, decoder_only: bool = Fals
     seconds = time.perf_counter() - start
     loaders.need_tokenizer(file, tokenizer)
     loaders.need_language_model(file, model, decoder_only=decoder_only)
-    return Loaded(file, model, tokenizer, seconds)
+    return Talker(file, model, tokenizer, seconds)
 
 
 def sampling(
@@ -138,7 +138,7 @@ def sampling(
     seed: int,
     stop: tuple[str, ...],
 ) -> Sampling:
-    """What `sampling_options` gave. Raises OptionError."""
+    """How tokens are chosen, by `sampling_options`. Raises OptionError."""
     from spqfmt.loaders.sampling import Sampling
 
     return Sampling(max_new_tokens, temperature, top_p, top_k, seed=seed, stop=stop)

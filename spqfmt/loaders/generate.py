@@ -142,7 +142,7 @@ def _tokenizer_failed(reason: str) -> SpqError:
 def generate(
     model: Any,
     tokenizer: Any,
-    prompt: str | Messages,
+    prompt: str | Messages | torch.Tensor,
     sampling: Sampling | None = None,
     *,
     max_new_tokens: int = 128,
@@ -152,7 +152,9 @@ def generate(
     write: Callable[[str], None] = lambda text: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Generation:
-    """Continue `prompt`, or answer the last of messages; `write` gets the text piece by piece as it comes.
+    """Continue `prompt`, a text or token ids [1, n], or answer the last of messages.
+
+    `write` gets the text piece by piece as it comes.
 
     `sampling` says how; without one the three numbers do. `temperature` 0 takes the likeliest token each time; above 0
     it samples, repeatable by `seed`, and the caller's random state is left as it was. Stops at any end token that the
@@ -165,7 +167,10 @@ def generate(
     if sampling is None:
         sampling = Sampling(max_new_tokens, temperature, seed=seed)
     temperature = sampling.temperature
-    ids = encode_prompt(tokenizer, prompt, chat=chat, ended=model.config.is_encoder_decoder)
+    if isinstance(prompt, torch.Tensor):
+        ids = prompt
+    else:
+        ids = encode_prompt(tokenizer, prompt, chat=chat, ended=model.config.is_encoder_decoder)
     check_ids(model, tokenizer, ids)
     ids = ids.to(model.device)
     streamer = _Streamer(tokenizer, write, sampling)

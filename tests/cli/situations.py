@@ -147,7 +147,7 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         for what, path, code, *words in (
             ("no path at all", "{dir}/none.spq", 2, "no such file or folder"),
             ("a link that leads nowhere", "{dangling.spq}", 1, "a link to gone, which is not there"),
-            ("an address of no kind", "nothing://host/m.spq", 2, "nothing here reads such addresses"),
+            ("an address of no kind", "nothing://host/m.spq", 2, "address"),
             ("a pipe", "{pipe}", 2, "is a pipe, not a file"),
             ("a device", "/dev/null", 2, "is a device, not a file"),
             ("a pointer", "{pointer.spq}", 1, "a Git LFS pointer", "git lfs pull"),

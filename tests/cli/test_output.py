@@ -50,7 +50,9 @@ CASES: dict[str, Case] = {
     "plan": Case(lambda m, out: [m.int8], data=True, quiet=False),
     "run": Case(lambda m, out: [m.int8, "--prompt", "x", "--max-new-tokens", "2"], data=None, json=False),
     # The model has no chat template: tests/talking has one that does.
-    "chat": Case(lambda m, out: [m.int8], data=False, json=False, code=1),
+    "chat": Case(lambda m, out: [m.int8], data=False, json=False, quiet=False, code=1),
+    # One that does not end is tried in tests/talking.
+    "serve": Case(lambda m, out: [m.int8, "--api-key", " "], data=False, json=False, quiet=False, code=2),
     "eval": Case(
         lambda m, out: [m.int8, "--text", m.source / "config.json", "--max-tokens", "64"], data=True
     ),

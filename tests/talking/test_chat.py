@@ -16,7 +16,7 @@ import pytest
 from spq_command import run
 
 from spqfmt.cli.chat import _Conversation
-from spqfmt.cli.talking import Loaded
+from spqfmt.cli.talking import Talker
 from spqfmt.cli.units import for_terminal
 from spqfmt.errors import OptionError
 from spqfmt.loaders import Sampling, generate
@@ -123,7 +123,7 @@ def test_a_conversation_on_a_terminal(talker: Path, loaded_talker: tuple[Any, An
 
 
 def conversation(loaded: tuple[Any, Any], **options: Any) -> _Conversation:
-    return _Conversation(Loaded(Path("m.spq"), *loaded, 0.0), options.get("how", HOW), options.get("system"))
+    return _Conversation(Talker(Path("m.spq"), *loaded, 0.0), options.get("how", HOW), options.get("system"))
 
 
 def test_an_interrupt_ends_the_answer_and_keeps_what_came(

@@ -1,0 +1,299 @@
+"""A served model, asked by OpenAI's own client and by clients that send nonsense or leave."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import urllib3
+import uvicorn
+from spq_command import run
+
+from spqfmt.loaders import Sampling, generate
+from spqfmt.serving.app import MOST_BODY_BYTES, is_loopback, make_app
+from spqfmt.serving.requests import Question, RequestError
+from spqfmt.serving.worker import Job, Worker
+
+HELLO = [{"role": "user", "content": "hello"}]
+EXACT = {"temperature": 0, "max_tokens": 12}
+
+
+@contextmanager
+def serving(loaded: tuple[Any, Any], **options: Any) -> Iterator[str]:
+    """The address of a server in this process."""
+    worker = Worker(*loaded, most_waiting=options.pop("most_waiting", 64))
+    app = make_app(worker, "talker", most_tokens=100, **options)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+        assert not worker._thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def address(loaded_talker: tuple[Any, Any]) -> Iterator[str]:
+    with serving(loaded_talker) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def post(address: str, body: object, path: str = "/v1/chat/completions", **headers: str) -> tuple[int, Any]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    found = urllib3.request(
+        "POST",
+        address + path,
+        body=data,
+        headers={"Content-Type": "application/json", **headers},
+        retries=False,
+    )
+    return found.status, json.loads(found.data)
+
+
+def test_a_chat_is_answered_as_run_does(client: openai.OpenAI, loaded_talker: tuple[Any, Any]) -> None:
+    expected = generate(*loaded_talker, HELLO, Sampling(12))
+    found = client.chat.completions.create(model="talker", messages=HELLO, **EXACT)
+    assert found.choices[0].message.content == expected.text
+    assert found.choices[0].finish_reason == "length"
+    assert found.usage is not None
+    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (expected.n_prompt_tokens, 12)
+
+
+def test_a_chat_streams(client: openai.OpenAI, loaded_talker: tuple[Any, Any]) -> None:
+    expected = generate(*loaded_talker, HELLO, Sampling(12))
+    with client.chat.completions.create(
+        model="talker", messages=HELLO, stream=True, stream_options={"include_usage": True}, **EXACT
+    ) as stream:
+        pieces = list(stream)
+    assert pieces[0].choices[0].delta.role == "assistant"
+    assert "".join(p.choices[0].delta.content or "" for p in pieces if p.choices) == expected.text
+    assert [p.choices[0].finish_reason for p in pieces if p.choices][-1] == "length"
+    assert pieces[-1].usage is not None
+    assert pieces[-1].usage.completion_tokens == 12
+
+
+def test_texts_are_completed(client: openai.OpenAI, loaded_talker: tuple[Any, Any]) -> None:
+    whole = generate(*loaded_talker, "hello", Sampling(40), chat=False).text
+    stop = whole[10:13]
+    found = client.completions.create(model="talker", prompt="hello", temperature=0, max_tokens=40, stop=stop)
+    assert found.choices[0].text == whole[: whole.index(stop)]
+    assert found.choices[0].finish_reason == "stop"
+    with client.completions.create(model="talker", prompt="hello", stream=True, **EXACT) as stream:
+        streamed = "".join(piece.choices[0].text for piece in stream)
+    assert streamed == generate(*loaded_talker, "hello", Sampling(12), chat=False).text
+
+
+def test_seeds_repeat_and_differ(client: openai.OpenAI) -> None:
+    def ask(**options: Any) -> str | None:
+        found = client.chat.completions.create(
+            model="talker", messages=HELLO, max_tokens=12, temperature=1.5, **options
+        )
+        return found.choices[0].message.content
+
+    assert ask(seed=3) == ask(seed=3) != ask(seed=4)
+    assert ask() != ask()
+
+
+def test_models_are_listed(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["talker"]
+    assert client.models.retrieve("talker").owned_by == "spqfmt"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other")
+    with pytest.raises(openai.NotFoundError, match="no model 'other' here"):
+        client.chat.completions.create(model="other", messages=HELLO)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b"{", 400, "not valid JSON"),
+        (b"[" * 100_000, 400, "not valid JSON"),
+        (b"\xff\xfe", 400, "not valid JSON"),
+        ([], 400, "not a JSON object"),
+        ({}, 400, "messages is a list"),
+        ({"messages": []}, 400, "messages is a list"),
+        ({"messages": ["x"]}, 400, "message 0 has no known role"),
+        ({"messages": [{"role": "king", "content": "x"}]}, 400, "message 0 has no known role"),
+        ({"messages": [{"role": "user", "content": 7}]}, 400, "message 0: its content is not text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "is not text"),
+        ({"messages": HELLO, "n": 2}, 400, "n is not supported here"),
+        ({"messages": HELLO, "tools": [{"type": "function"}]}, 400, "tools is not supported here"),
+        ({"messages": HELLO, "temperature": -1}, 400, "temperature -1"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}', 400, "temperature nan"),
+        ({"messages": HELLO, "temperature": 10**400}, 400, "temperature is out of range"),
+        ({"messages": HELLO, "top_p": "x"}, 400, "top_p is of a wrong type"),
+        ({"messages": HELLO, "max_tokens": 0}, 400, "max_new_tokens 0"),
+        ({"messages": HELLO, "max_tokens": True}, 400, "max_tokens is of a wrong type"),
+        ({"messages": HELLO, "stop": [1]}, 400, "stop is a text or a list"),
+        ({"messages": HELLO, "stop": ""}, 400, "an empty stop text"),
+        ({"messages": HELLO, "seed": -1}, 400, "seed -1"),
+        ({"messages": HELLO, "stream_options": 1}, 400, "stream_options is of a wrong type"),
+        ({"messages": [{"role": "user", "content": "x" * 5000}]}, 400, "the model takes 128"),
+        (b" " * (MOST_BODY_BYTES + 1), 413, "more than 4194304 bytes"),
+    ],
+)
+def test_nonsense_is_refused_in_words(address: str, body: object, status: int, said: str) -> None:
+    found, answer = post(address, body)
+    assert found == status
+    assert said in answer["error"]["message"]
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+
+
+def test_halves_of_characters_are_text(address: str) -> None:
+    body = b'{"messages": [{"role": "user", "content": "\\ud800x"}], "max_tokens": 1, "temperature": 0}'
+    assert post(address, body)[0] == 200
+
+
+def test_other_ways_in_are_closed(address: str) -> None:
+    assert post(address, {"messages": HELLO}, **{"Content-Type": "text/plain"})[0] == 415
+    assert post(address, {}, path="/v1/embeddings")[0] == 404
+    assert urllib3.request("GET", f"{address}/v1/chat/completions").status == 405
+    assert urllib3.request("GET", f"{address}/v1/models", headers={"Host": "evil.example"}).status == 400
+    hosts = ("127.0.0.2", "::1", "localhost", "192.168.0.7", "host")
+    assert [is_loopback(host) for host in hosts] == [True, True, True, False, False]
+
+
+def test_a_key_is_wanted_where_one_is_set(loaded_talker: tuple[Any, Any]) -> None:
+    with serving(loaded_talker, api_key="sesame") as address:
+        for key, error in (("sesame", None), ("wrong", openai.AuthenticationError)):
+            with openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0) as client:
+                if error is None:
+                    assert client.chat.completions.create(model="talker", messages=HELLO, **EXACT).choices
+                else:
+                    with pytest.raises(error):
+                        client.models.list()
+                    with pytest.raises(error):
+                        client.chat.completions.create(model="talker", messages=HELLO)
+
+
+def test_many_clients_get_their_own_answers(client: openai.OpenAI, loaded_talker: tuple[Any, Any]) -> None:
+    texts = [f"hello {number}" for number in range(12)]
+
+    def ask(text: str) -> str | None:
+        said = [{"role": "user", "content": text}]
+        found = client.chat.completions.create(model="talker", messages=said, temperature=0, max_tokens=4)  # type: ignore[arg-type]
+        return found.choices[0].message.content
+
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(ask, texts))
+    assert found == [
+        generate(*loaded_talker, [{"role": "user", "content": text}], Sampling(4)).text for text in texts
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_is_not_worked_for(loaded_talker: tuple[Any, Any], *, stream: bool) -> None:
+    steps = []
+    hook = loaded_talker[0].register_forward_pre_hook(
+        lambda *_: (steps.append(1), time.sleep(0.05))[:0] or None
+    )
+    body = json.dumps({"messages": HELLO, "temperature": 0, "stream": stream}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    try:
+        with serving(loaded_talker) as address:
+            port = int(address.rpartition(":")[2])
+            with socket.create_connection(("127.0.0.1", port)) as leaving:
+                leaving.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+                while not steps:
+                    time.sleep(0.01)
+            assert post(address, {"messages": HELLO, "temperature": 0, "max_tokens": 1})[0] == 200
+            assert len(steps) < 90
+    finally:
+        hook.remove()
+
+
+class _Scripted(Worker):
+    """Says in which order it answers, once it may."""
+
+    def __init__(self, most_waiting: int) -> None:
+        self.order: list[str] = []
+        self.may = threading.Event()
+        super().__init__(None, None, most_waiting=most_waiting)
+
+    def _answer(self, job: Job) -> Any:
+        self.may.wait(10)
+        self.order.append(str(job.asked.prompt))
+        return RequestError("done")
+
+
+def test_clients_take_turns_and_a_full_queue_refuses() -> None:
+    async def ask() -> None:
+        worker = _Scripted(most_waiting=4)
+        made = {}
+
+        def submit(client: str, text: str) -> None:
+            made[text] = Job(Question(text, Sampling(), is_stream=False, with_usage=False), client)
+            worker.submit(made[text])
+
+        submit("a", "a0")
+        while worker.n_waiting:
+            await asyncio.sleep(0.01)
+        for client, text in [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1")]:
+            submit(client, text)
+        with pytest.raises(RequestError) as refused:
+            submit("c", "c1")
+        assert refused.value.status == 503
+        made["a2"].cancel()
+        submit("c", "c1")
+        worker.may.set()
+        for text in ("a0", "a1", "a3", "b1", "c1"):
+            assert isinstance(await asyncio.wait_for(made[text].events.get(), 10), RequestError)
+        worker.close()
+        assert worker.order == ["a0", "a1", "b1", "c1", "a3"]
+
+    asyncio.run(ask())
+
+
+def test_an_error_of_ours_is_an_answer_and_the_next_request_is_answered(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("spqfmt.loaders.encode_prompt", lambda *_, **__: 1 / 0)
+        status, answer = post(address, {"messages": HELLO})
+    assert (status, answer["error"]["type"]) == (500, "server_error")
+    assert "unexpected ZeroDivisionError" in capsys.readouterr().err
+    assert post(address, {"messages": HELLO, **EXACT})[0] == 200
+
+
+def test_the_command_serves_until_it_is_interrupted(talker: Path) -> None:
+    command = [sys.executable, "-P", "-c", "from spqfmt.cli.main import main; main()"]
+    options = ["serve", str(talker), "--port", "0", "--memory", "2MiB"]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith("serving talker at http://127.0.0.1:"), line
+        address = line.split()[3].removesuffix("/v1")
+        assert post(address, {"messages": HELLO, **EXACT})[0] == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert process.stderr.read() == ""
+
+
+def test_a_port_that_is_taken_is_said_before_loading(talker: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        done = run("serve", talker, "--port", other.getsockname()[1])
+    assert done.code == 2
+    assert "nothing can listen there" in done.stderr
