@@ -13,7 +13,7 @@ import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
-from spqfmt.cli.talking import Talker, Loading, load, loading_options, sampling, sampling_options, writer
+from spqfmt.cli.talking import Loading, Talker, load, loading_options, sampling, sampling_options, writer
 from spqfmt.errors import SpqError
 
 if TYPE_CHECKING:

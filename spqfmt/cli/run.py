@@ -10,7 +10,7 @@ import click
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.paths import InputPath
-from spqfmt.cli.talking import Talker, Loading, load, loading_options, sampling, sampling_options, writer
+from spqfmt.cli.talking import Loading, Talker, load, loading_options, sampling, sampling_options, writer
 from spqfmt.errors import OptionError
 from spqfmt.stand_ins import read_text
 
