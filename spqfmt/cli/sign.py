@@ -5,14 +5,14 @@ from pathlib import Path
 import click
 
 from spqfmt.cli.failures import about
-from spqfmt.cli.parameters import SPQ
+from spqfmt.cli.parameters import LOCAL_SPQ
 from spqfmt.cli.paths import InputPath, OutputPath
 from spqfmt.cli.progress import Bar
 from spqfmt.container.temporary import open_temporary, publish, refuse_existing
 
 
 @click.command("sign")
-@click.argument("file", type=SPQ)
+@click.argument("file", type=LOCAL_SPQ)
 @click.option(
     "--key",
     type=InputPath(),

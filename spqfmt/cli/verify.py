@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from spqfmt.address import Address
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import SPQ
 from spqfmt.cli.paths import InputPath
@@ -39,6 +40,8 @@ def verify(*, file: Path, content: bool, key: Path | None, signature: Path | Non
     started = time.monotonic()
     if key is None and signature is not None:
         raise OptionError("--signature is checked with --key, the public key of whoever made it")
+    if key is not None and isinstance(file, Address):
+        raise OptionError(f"{file}: --key is for files of this machine; download it and its signature")
     if key is None:
         found = verify_file(file, Bar("verifying", quiet=quiet), content=content)
     else:

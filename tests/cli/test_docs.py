@@ -39,9 +39,7 @@ def test_every_example_is_a_command_line_that_the_program_takes(
     lines = examples(name)
     assert lines
     named = re.findall(r"[^ ]+[.]spq", " ".join(lines))
-    for file in {"model.gguf", "wiki.txt", "laptop.json", "key.pem", "key.pub", *named}:
-        (tmp_path / file).touch()
-    for file in {"model.gguf", "wiki.txt", "laptop.json", "questions.txt", *named}:
+    for file in {"model.gguf", "wiki.txt", "laptop.json", "questions.txt", "key.pem", "key.pub", *named}:
         # What is at an address is not asked for.
         if "://" not in file:
             (tmp_path / file).touch()

@@ -307,8 +307,16 @@ def test_an_address_is_a_path_that_keeps_its_words() -> None:
 
 
 def test_outputs_and_sources_are_no_addresses(tmp_path: Path) -> None:
-    for words in (["pack", "https://host/m", tmp_path / "o.spq"], ["unpack", "m.spq", "s3://b/o"]):
-        assert run(*words).code == 2
+    key = tmp_path / "key.pub"
+    key.touch()
+    for words in (
+        ["pack", "https://host/m", tmp_path / "o.spq"],
+        ["unpack", "m.spq", "s3://b/o"],
+        ["sign", "https://host/m.spq", "--key", key],
+        ["verify", "https://host/m.spq", "--key", key],
+        ["bench", "https://host/m.spq"],
+    ):
+        assert run(*words).code == 2, words
 
 
 def test_a_page_is_not_taken_for_a_model(site: Site) -> None:
