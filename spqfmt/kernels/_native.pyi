@@ -125,6 +125,19 @@ class CodeMatrix:
         /,
     ) -> None: ...
 
+def root_mean_square(
+    x: int,
+    float_type: int,
+    n_tokens: int,
+    n_columns: int,
+    weight: int,
+    epsilon: float,
+    offset: float,
+    rounds_first: bool,
+    y: int,
+    n_threads: int,
+    /,
+) -> None: ...
 def choose_codes(
     weights: _Buffer,
     n_rows: int,

@@ -27,6 +27,7 @@ from spqfmt.loaders.device.sides import device_side_bytes
 from spqfmt.loaders.packed.compiled import number_of
 from spqfmt.loaders.packed.install import Packable, inventory_of, replace, replace_experts
 from spqfmt.loaders.packed.modules import Packed
+from spqfmt.loaders.packed.norms import fuse_norms
 from spqfmt.loaders.packed.options import Packing, check_dtype
 from spqfmt.loaders.packed.saving import LoadedFrom
 from spqfmt.loaders.packed.shares import n_float_numbers, share_places
@@ -271,4 +272,5 @@ def attach(model: Any, model_class: Any, engine: Weights, files: Sequence[Path])
     for module in model.modules():
         if isinstance(module, Packed):
             module.attach(engine, number)
+    fuse_norms(model)
     model.packed_weights, model.packed_origin = engine, LoadedFrom(files, model)

@@ -169,5 +169,6 @@ NB_MODULE(_native, m) {
   bind_dequantize(m);
   bind_json(m);
   bind_multiply(m);
+  bind_norm(m);
   bind_rate(m);
 }
