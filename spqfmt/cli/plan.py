@@ -160,22 +160,27 @@ def _layer(tensor: str) -> str:
 
 def _show(planned: "ModelPlan") -> None:
     plan, on_top = planned.plan, planned.on_top
-    table = Table("layer", "decoded", "compressed", "on disk", "ms a token", box=None, pad_edge=False)
+    # Few files have codes that are held narrow.
+    narrow = ("narrow",) if plan.bytes_in("narrow") else ()
+    table = Table(
+        "layer", "decoded", *narrow, "compressed", "on disk", "ms a token", box=None, pad_edge=False
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for layer, parts in groupby(plan.parts, _row):
-        row = dict.fromkeys(("decoded", "compressed", "disk", "ms"), 0.0)
+        row = dict.fromkeys(("decoded", "narrow", "compressed", "disk", "ms"), 0.0)
         for part in parts:
             row[part.residency] += part.item.part.stored_bytes if part.residency == "disk" else part.bytes
             row["ms"] += part.expected_ms
-        sizes = (size(row[key]) if row[key] else "" for key in ("decoded", "compressed", "disk"))
+        sizes = (size(row[key]) if row[key] else "" for key in ("decoded", *narrow, "compressed", "disk"))
         table.add_row(layer, *sizes, f"{row['ms']:.2f}")
     Console(highlight=False).print(table)
     fixed = plan.fixed
+    narrowed = f"{size(plan.bytes_in('narrow'))} narrow, " if narrow else ""
     ceiling = "no ceiling" if plan.memory_bytes is None else f"ceiling {size(plan.memory_bytes)}"
     click.echo(
         f"{ceiling}: {size(plan.held_bytes)} held, "
-        f"{size(plan.bytes_in('decoded'))} decoded, {size(plan.bytes_in('compressed'))} compressed, "
+        f"{size(plan.bytes_in('decoded'))} decoded, {narrowed}{size(plan.bytes_in('compressed'))} compressed, "
         f"{size(fixed.floats + fixed.sides)} parameters, scales and outliers, "
         f"{size(fixed.ring + fixed.rows + fixed.staging + fixed.workspace)} buffers{kept_free(fixed)}"
     )

@@ -62,6 +62,11 @@ def dequantize_grouped(
     dst: _Buffer,
     n_threads: int,
 ) -> None: ...
+def narrow(codes: _Buffer, out: _Buffer) -> bool: ...
+def widen(narrow: _Buffer, out: _Buffer, n_threads: int) -> None: ...
+
+class NarrowCodes:
+    def __init__(self, parts: list[tuple[_Buffer, int]], n_columns: int) -> None: ...
 
 class CodeMatrix:
     def __init__(
@@ -87,7 +92,7 @@ class CodeMatrix:
     ) -> None: ...
     def multiply(
         self,
-        codes: _Buffer,
+        codes: _Buffer | NarrowCodes,
         first_row: int,
         n_rows: int,
         x: int,

@@ -27,7 +27,7 @@ def _rows(plan: Plan) -> list[dict[str, object]]:
     """Bytes of each residency, as they are there, and milliseconds a token, by layer."""
     rows = []
     for layer, parts in groupby(plan.parts, lambda part: layer_of(part.item.part.record.name)):
-        sizes = {"decoded": 0, "compressed": 0, "disk": 0}
+        sizes = {"decoded": 0, "narrow": 0, "compressed": 0, "disk": 0}
         ms = 0.0
         for part in parts:
             sizes[part.residency] += part.item.part.stored_bytes if part.residency == "disk" else part.bytes

@@ -1,4 +1,4 @@
-"""The plan of a model on the CPU: one ceiling; parts on disk, compressed in memory, or decoded there."""
+"""The plan of a model on the CPU: one ceiling; parts on disk, or in memory: compressed, narrow or decoded."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from spqfmt.residency.rates import Rates
 
 
 def plan_residency(inventory: Inventory, rates: Rates, memory_bytes: int | None) -> Plan:
-    """Give every part a residency under the ceiling; without one everything is decoded.
+    """Give every part a residency under the ceiling; without one everything is decoded, or narrow where that is less.
 
     Raises MemoryBudgetError, which names the smallest ceiling that works, for a smaller one.
     """
@@ -20,9 +20,15 @@ def plan_residency(inventory: Inventory, rates: Rates, memory_bytes: int | None)
     smallest = min(whole.total + totals.decoded, streamed.total)
     check_ceiling("memory", memory_bytes, smallest)
     ladders = [_states(item, rates, share_of_passes(item, items)) for item in items]
-    if memory_bytes is None or memory_bytes >= whole.total + totals.decoded:
-        fixed = whole
-        chosen = [ladder[-1] for ladder in ladders]
+    # What is narrow passes through the buffers where there are many tokens.
+    narrow = streamed.total + sum(ladder[-1].n_bytes for ladder in ladders)
+    is_less = narrow < whole.total + totals.decoded and any(map(is_narrow, items))
+    if memory_bytes is None or memory_bytes >= (narrow if is_less else whole.total + totals.decoded):
+        fixed = streamed if is_less else whole
+        chosen = [
+            ladder[-1] if is_less else _decoded(item, rates)
+            for item, ladder in zip(items, ladders, strict=True)
+        ]
     else:
         fixed = streamed
         chosen = climb(ladders, memory_bytes - streamed.total, by_saving)
@@ -39,10 +45,21 @@ def plan_residency(inventory: Inventory, rates: Rates, memory_bytes: int | None)
 
 def _states(item: Item, rates: Rates, share: float) -> tuple[State, ...]:
     part = item.part
-    sizes: tuple[tuple[Residency, int], ...] = (
-        ("disk", 0), ("compressed", part.stored_bytes), ("decoded", part.decoded_bytes)
-    )  # fmt: skip
+    last: tuple[Residency, int] = ("decoded", part.decoded_bytes)
+    if is_narrow(item):
+        # Products are as fast as from decoded codes (of groups by a fifth slower), so that decoding has no use.
+        last = ("narrow", part.narrow_bytes)
+    sizes: tuple[tuple[Residency, int], ...] = (("disk", 0), ("compressed", part.stored_bytes), last)
     return tuple(State(where, n_bytes, _stages(item, where, rates, share)) for where, n_bytes in sizes)
+
+
+def is_narrow(item: Item) -> bool:
+    """Whether a part may be held narrow: not that of an expert, whose places in memory are for any of them."""
+    return item.part.narrow_bytes > 0 and item.share is None
+
+
+def _decoded(item: Item, rates: Rates) -> State:
+    return State("decoded", item.part.decoded_bytes, _stages(item, "decoded", rates, 1.0))
 
 
 def _stages(item: Item, residency: Residency, rates: Rates, share: float) -> Stages:
@@ -66,6 +83,6 @@ def decode_seconds(part: Part, rates: Rates) -> float:
 
 def fetch_seconds(part: Part, residency: Residency, rates: Rates) -> tuple[float, float]:
     """Reading and decoding the part once, where it lives in `residency`."""
-    if residency == "decoded":
+    if residency in {"decoded", "narrow"}:
         return 0.0, 0.0
     return (part.stored_bytes / rates.read if residency == "disk" else 0.0), decode_seconds(part, rates)

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from spqfmt.errors import MemoryBudgetError
 
-Residency = Literal["decoded", "compressed", "host", "disk"]
+Residency = Literal["decoded", "narrow", "compressed", "host", "disk"]
+"""`narrow`: 8-bit codes of low entropy in 4 bits and escapes, from which products are as fast as from decoded ones."""
 
 
 class Stages(NamedTuple):

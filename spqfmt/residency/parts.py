@@ -9,12 +9,18 @@ from numpy.typing import NDArray
 from spqfmt import wire
 from spqfmt.cached import cached_property
 from spqfmt.container.planes import jobs_of
+from spqfmt.kernels.narrow import narrow_bytes
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
 from spqfmt.schemes.codes import by_columns
 from spqfmt.schemes.registry import SCHEMES, packed_scheme
 
 PART_BYTES = 1 << 20
 """Decoded bytes from which on a part is closed. The smallest ceiling grows with it, the cost of handing over falls."""
+
+
+_ESCAPES = ((3.25, 768), (3.75, 64))
+"""Of codes that are stored in up to so many bits, one in so many has room as an escape of the narrow form: a 32nd of a
+bit for each code, and three eighths. Codes of a normal distribution need half of that at these bits."""
 
 
 class Merge(NamedTuple):
@@ -84,6 +90,19 @@ class Part:
     def work_bytes(self) -> int:
         """Memory that decoding on the CPU takes beside what it decodes to."""
         return self.decoded_bytes if self.merges or self.is_turned else 0
+
+    @cached_property
+    def narrow_bytes(self) -> int:
+        """Room for the narrow form of the decoded codes (spqfmt.kernels.narrow); 0 where they are not known to fit.
+
+        That they do is likely by their stored bits; what has no room after all is held in another way.
+        """
+        if self.dtype not in {"i8", "u8"}:
+            return 0
+        bits = 8 * self.stored_bytes / self.n_weights
+        one_in = next((one_in for most, one_in in _ESCAPES if bits <= most), None)
+        room = 0 if one_in is None else narrow_bytes(self.n_weights, self.n_weights // one_in)
+        return room if room < self.decoded_bytes else 0
 
     @cached_property
     def n_weights(self) -> int:

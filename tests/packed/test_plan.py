@@ -1,5 +1,6 @@
 """The planner: pure, from sizes and given rates."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ import transformers
 from spqfmt.container.reader import Reader
 from spqfmt.container.writer import Writer
 from spqfmt.errors import MemoryBudgetError
+from spqfmt.kernels.narrow import narrow_bytes
 from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.decode_rates import CodecRate, DecodeRates
-from spqfmt.residency.inventory import N_READS, Inventory, Item
+from spqfmt.residency.inventory import N_BUFFERS, N_READS, Inventory, Item
 from spqfmt.residency.ladder import enough_mib
 from spqfmt.residency.parts import Part
 from spqfmt.residency.plan import Plan
@@ -114,6 +116,27 @@ def test_rows_of_an_embedding_cost_their_share_of_a_pass() -> None:
     on_disk = [p.expected_ms for p in plan.parts[:4] if p.residency == "disk"]
     assert on_disk
     assert on_disk == pytest.approx([1e3 * 0.25 * (4000 / 2e9 + 3000 / 4e9)] * len(on_disk))
+
+
+def test_codes_of_low_entropy_are_planned_narrow_where_that_is_less() -> None:
+    low, other = item("low", 100_000, 37_000), item("other", 100_000, 50_000)
+    assert (low.part.narrow_bytes, other.part.narrow_bytes) == (narrow_bytes(100_000, 100_000 // 768), 0)
+    items = (low, *(item(f"low{i}", 100_000, 37_000) for i in range(20)), other)
+    inventory = Inventory(items, 0, 0, 0)
+    plan = plan_residency(inventory, FAST_DISK, None)
+    assert [part.residency for part in plan.parts] == ["narrow"] * 21 + ["decoded"]
+    assert plan.held_bytes == plan.fixed.total + 21 * low.part.narrow_bytes + 100_000
+    assert plan.fixed.ring == N_BUFFERS * 100_000
+    assert plan.serial_ms == pytest.approx(1e3 * 22 * 100_000 / 5e9)
+    assert residencies(plan_residency(inventory, FAST_DISK, plan.held_bytes)) == residencies(plan)
+    less = plan_residency(inventory, FAST_DISK, plan.held_bytes - 1)
+    assert less.held_bytes < plan.held_bytes
+    assert less.serial_ms > plan.serial_ms
+    # Alone its buffers are more than what it saves; an expert's memory is for any of them.
+    for few in ((low,), tuple(replace(i, share=0.5) for i in items)):
+        assert set(residencies(plan_residency(Inventory(few, 0, 0, 0), FAST_DISK, None)).values()) == {
+            "decoded"
+        }
 
 
 def test_json_has_the_documented_keys() -> None:

@@ -56,7 +56,12 @@ def test_every_ceiling_of_every_inventory_is_planned_alike(browser: Browser, pag
             residency_data(stock, rates),
             ceilings,
         )
-        assert planned[0] == {"whole": whole.held_bytes, "smallest": whole.smallest_bytes}
+        is_narrow = any(part.residency == "narrow" for part in whole.parts)
+        assert planned[0] == {
+            "whole": whole.held_bytes,
+            "smallest": whole.smallest_bytes,
+            "isNarrow": is_narrow,
+        }
         assert planned[2]
         for ceiling, found in zip(ceilings, planned[1], strict=True):
             expected = plan_residency(stock, rates, ceiling)
@@ -65,4 +70,4 @@ def test_every_ceiling_of_every_inventory_is_planned_alike(browser: Browser, pag
             assert found["serial"] == pytest.approx(expected.serial_ms)
             assert found["overlapped"] == pytest.approx(expected.overlapped_ms)
             kinds |= set(found["residencies"])
-    assert kinds == {"decoded", "compressed", "disk"}
+    assert kinds == {"decoded", "narrow", "compressed", "disk"}

@@ -92,7 +92,7 @@ def _fetching(plan: Plan, rates: Rates) -> tuple[float, float, int]:
     items = [planned.item for planned in plan.parts]
     load_ms, decode_ms, parts = 0.0, 0.0, 0
     for planned in plan.parts:
-        if planned.residency != "decoded":
+        if planned.residency not in {"decoded", "narrow"}:
             share = share_of_passes(planned.item, items)
             reading, decoding = fetch_seconds(planned.item.part, planned.residency, rates)
             load_ms += 1e3 * reading * share

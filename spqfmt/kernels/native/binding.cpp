@@ -168,6 +168,7 @@ NB_MODULE(_native, m) {
   m.def("default_kernels", &default_kernels, nb::arg("name"));
   bind_dequantize(m);
   bind_json(m);
+  bind_narrow(m);
   bind_multiply(m);
   bind_norm(m);
   bind_rate(m);

@@ -1,6 +1,7 @@
 // Python's side of multiply.hpp: a matrix whose parameters are checked once, when it is made.
 
 #include "binding.hpp"
+#include "binding_narrow.hpp"
 #include "bitstream.hpp"
 #include "checked.hpp"
 #include "multiply.hpp"
@@ -148,8 +149,8 @@ class CodeMatrix {
   void multiply(nb::handle codes_object, size_t first_row, size_t n_rows, uintptr_t x, unsigned x_type, size_t n_tokens, uintptr_t y,
                 uintptr_t bias, unsigned bias_type, size_t n_threads, bool rounds) const {
     require(scales_.row != nullptr || groups_, "the matrix has neither row factors nor groups");
-    const Source codes_buffer(codes_object);
-    const Codes codes = checked_run(codes_buffer, first_row, n_rows);
+    std::optional<Source> codes_buffer;
+    const HeldCodes codes = held_run(codes_object, codes_buffer, first_row, n_rows);
     const Inputs inputs = inputs_at(x, x_type, n_tokens);
     const Outputs outputs = outputs_at(first_row, y, x_type, bias, bias_type);
     const nb::gil_scoped_release release;
@@ -189,6 +190,16 @@ class CodeMatrix {
     Codes found = checked_codes(codes, 0, bits_, is_signed_, n_rows * n_columns_);
     found.values = values_;
     return found;
+  }
+
+  // Narrow codes have what they are made of checked; all others are `buffer`.
+  HeldCodes held_run(nb::handle object, std::optional<Source>& buffer, size_t first_row, size_t n_rows) const {
+    if (!nb::isinstance<NarrowCodes>(object)) return {checked_run(buffer.emplace(object), first_row, n_rows), nullptr};
+    const NarrowCodes* narrow = nb::cast<const NarrowCodes*>(object);
+    require(first_row <= n_rows_ && n_rows <= n_rows_ - first_row, "rows that the matrix has not");
+    require(bits_ == 8 && narrow->n_columns() == n_columns_, "narrow codes are of another matrix");
+    require(n_rows <= narrow->rows().n_rows, "codes are fewer than the matrix has");
+    return {{nullptr, 0, bits_, is_signed_, values_}, &narrow->rows()};
   }
 
   Outliers outliers_from(size_t first_row) const {

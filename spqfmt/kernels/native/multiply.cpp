@@ -6,6 +6,7 @@
 
 #include "bitstream.hpp"
 #include "dispatch.hpp"
+#include "narrow.hpp"
 #include "team.hpp"
 
 namespace spqfmt {
@@ -57,6 +58,24 @@ class Converted {
   std::unique_ptr<float[]> values_;
 };
 
+// What belongs to rows from `first` on.
+Outliers from_row(const Outliers& outliers, size_t first) {
+  return {outliers.row_begin == nullptr ? nullptr : outliers.row_begin + first, outliers.column, outliers.value};
+}
+
+Outputs from_row(Outputs outputs, size_t first) {
+  if (outputs.place != nullptr) outputs.place += first;
+  outputs.first += first;
+  return outputs;
+}
+
+// over_held for all rows, over threads.
+template <typename Run>
+void over_held_rows(const HeldCodes& held, size_t n_rows, size_t n_columns, const Inputs& inputs, size_t n_threads, const Run& run) {
+  over_rows(n_rows, n_columns * inputs.count, n_threads,
+            [&](size_t begin, size_t end) { over_held(held, n_columns, begin, end, run); });
+}
+
 #if defined(SPQFMT_X86)
 bool multiplies_pairs() {
   static const bool supported = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
@@ -100,12 +119,27 @@ class Pairs {
   std::unique_ptr<uint16_t[]> made_;
 };
 
-void multiply_pairs(const Codes& codes, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
+void multiply_pairs(const HeldCodes& held, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
                     const Inputs& inputs, const Outputs& outputs, size_t n_threads) {
   const Pairs pairs(inputs, n_columns, scales.column, n_threads);
-  const int8_t* from = reinterpret_cast<const int8_t*>(codes.bytes + codes.first);
+  const auto multiply_run = [&](const PairCodes& codes, size_t first, size_t begin, size_t end) {
+    pair_multiply_avx512_bf16(codes, n_columns, scales.row + first, from_row(outliers, first), inputs, begin, end, pairs.tokens(),
+                              from_row(outputs, first));
+  };
+  if (held.rows == nullptr || n_columns % 2 != 0) {
+    over_held_rows(held, n_rows, n_columns, inputs, n_threads, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
+      multiply_run({reinterpret_cast<const int8_t*>(codes.bytes + codes.first), nullptr}, first, begin, end);
+    });
+    return;
+  }
+  // Halves become BF16 numbers faster than bytes do.
   over_rows(n_rows, n_columns * inputs.count, n_threads, [&](size_t begin, size_t end) {
-    pair_multiply_avx512_bf16(from, n_columns, scales.row, outliers, inputs, begin, end, pairs.tokens(), outputs);
+    for (const NarrowRows::Part* part = held.rows->parts; begin < end; part++) {
+      if (part->stop <= begin) continue;
+      const size_t stop = part->stop < end ? part->stop : end;
+      multiply_run({nullptr, &part->narrow}, part->first, begin - part->first, stop - part->first);
+      begin = stop;
+    }
   });
 }
 
@@ -265,46 +299,51 @@ class Rounded {
 
 }  // namespace
 
-void multiply_uniform(const Codes& codes, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
+void multiply_uniform(const HeldCodes& held, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
                       const Inputs& inputs, const Outputs& outputs, size_t n_threads) {
 #if defined(SPQFMT_X86)
-  if (codes.bits == 8 && codes.is_signed && inputs.x.type == FloatType::bf16 && multiplies_pairs()) {
-    multiply_pairs(codes, n_rows, n_columns, scales, outliers, inputs, outputs, n_threads);
+  if (held.codes.bits == 8 && held.codes.is_signed && inputs.x.type == FloatType::bf16 && multiplies_pairs()) {
+    multiply_pairs(held, n_rows, n_columns, scales, outliers, inputs, outputs, n_threads);
     return;
   }
 #endif
   // Without outliers, which replace whole weights, a column's factor can go to the tokens once instead of to every row.
   const bool moves = outliers.row_begin == nullptr;
   const Converted converted(inputs, n_columns, moves ? scales.column : nullptr, n_threads);
-  const UniformScales left{scales.row, moves ? nullptr : scales.column};
-  over_rows(n_rows, n_columns * inputs.count, n_threads, [&](size_t begin, size_t end) {
-    active_kernels().multiply->uniform(codes, n_columns, left, outliers, begin, end, converted.tokens(), outputs);
+  over_held_rows(held, n_rows, n_columns, inputs, n_threads, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
+    const UniformScales left{scales.row + first, moves ? nullptr : scales.column};
+    active_kernels().multiply->uniform(codes, n_columns, left, from_row(outliers, first), begin, end, converted.tokens(),
+                                       from_row(outputs, first));
   });
 }
 
-void multiply_grouped(const Codes& codes, size_t first_row, size_t n_rows, size_t n_columns, const Groups& groups,
+void multiply_grouped(const HeldCodes& held, size_t first_row, size_t n_rows, size_t n_columns, const Groups& groups,
                       const Outliers& outliers, const Inputs& inputs, const Outputs& outputs, Rounding rounding, size_t n_threads) {
   const IntegerKernels& kernels = *active_kernels().integers;
+  const bool has_outliers = outliers.row_begin != nullptr;
   IntegerCodes integers;
-  if (rounding == Rounding::few && groups_are_rounded(codes, n_columns, groups, inputs) && integers_of(codes, kernels, integers)) {
-    const Rounded rounded(inputs, n_columns, 8 / codes.bits, groups, integers.shift, outliers.row_begin != nullptr, n_threads);
-    over_rows(n_rows, n_columns * inputs.count, n_threads, [&](size_t begin, size_t end) {
-      kernels.multiply(codes, integers, n_columns, groups, first_row, outliers, begin, end, rounded.tokens(), outputs);
+  if (rounding == Rounding::few && groups_are_rounded(held.codes, n_columns, groups, inputs) && integers_of(held.codes, kernels, integers)) {
+    const Rounded rounded(inputs, n_columns, 8 / held.codes.bits, groups, integers.shift, has_outliers, n_threads);
+    over_held_rows(held, n_rows, n_columns, inputs, n_threads, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
+      kernels.multiply(codes, integers, n_columns, groups, first_row + first, from_row(outliers, first), begin, end, rounded.tokens(),
+                       from_row(outputs, first));
     });
     return;
   }
 #if defined(SPQFMT_X86)
-  if (groups_are_pairs(codes, n_columns, groups, inputs)) {
-    const GroupPairs pairs(inputs, n_columns, groups.group_size, outliers.row_begin != nullptr, n_threads);
-    over_rows(n_rows, n_columns * inputs.count, n_threads, [&](size_t begin, size_t end) {
-      group_multiply_avx512_bf16(codes, n_columns, groups, first_row, outliers, begin, end, pairs.tokens(), outputs);
+  if (groups_are_pairs(held.codes, n_columns, groups, inputs)) {
+    const GroupPairs pairs(inputs, n_columns, groups.group_size, has_outliers, n_threads);
+    over_held_rows(held, n_rows, n_columns, inputs, n_threads, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
+      group_multiply_avx512_bf16(codes, n_columns, groups, first_row + first, from_row(outliers, first), begin, end, pairs.tokens(),
+                                 from_row(outputs, first));
     });
     return;
   }
 #endif
   const Converted converted(inputs, n_columns, nullptr, n_threads);
-  over_rows(n_rows, n_columns * inputs.count, n_threads, [&](size_t begin, size_t end) {
-    active_kernels().multiply->grouped(codes, n_columns, groups, first_row, outliers, begin, end, converted.tokens(), outputs);
+  over_held_rows(held, n_rows, n_columns, inputs, n_threads, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
+    active_kernels().multiply->grouped(codes, n_columns, groups, first_row + first, from_row(outliers, first), begin, end,
+                                       converted.tokens(), from_row(outputs, first));
   });
 }
 

@@ -14,6 +14,9 @@
 
 namespace spqfmt {
 
+struct HeldCodes;  // narrow.hpp
+struct Narrow;
+
 inline constexpr size_t kProductLanes = 32;
 
 // Weights that replace the dequantized ones. Those of row i are numbers row_begin[i]..row_begin[i + 1] - 1, columns ascending.
@@ -64,6 +67,8 @@ struct MultiplyKernels {
   float (*round_token)(const float* x, size_t n_columns, int8_t* codes);
   // Outputs of one token from the sums of its codes times int8 weights: sum * row factor * scale.
   void (*scale_sums)(const int32_t* sums, const float* row, float scale, size_t n_rows, size_t token, const Outputs&);
+  // Codes from their halves: see widen_halves.hpp.
+  void (*widen)(const uint8_t* halves, size_t n, uint8_t least, uint8_t* codes);
 };
 
 // Activations in BF16, otherwise like Tokens.
@@ -76,7 +81,13 @@ struct PairTokens {
 // 8-bit codes with a factor for each row, and BF16 activations in which the factors of columns are, for processors with
 // AVX512_BF16. Sums are rounded where the processor does it, so that the last bits of a result are its own. Outliers are
 // multiplied with the activations as given, and added in binary32.
-void pair_multiply_avx512_bf16(const int8_t* codes, size_t n_columns, const float* factors, const Outliers&, const Inputs& given,
+//
+// The codes are as they are, or narrow, of rows of an even number of columns.
+struct PairCodes {
+  const int8_t* codes;
+  const Narrow* narrow;
+};
+void pair_multiply_avx512_bf16(const PairCodes& codes, size_t n_columns, const float* factors, const Outliers&, const Inputs& given,
                                size_t begin, size_t end, const PairTokens&, const Outputs&);
 
 // Columns whose products are summed together, and the least group of them that has lanes of its own.
@@ -150,9 +161,9 @@ enum class Rounding : bool { none, few };
 
 // All rows, over threads. The caller has checked every buffer, that row_begin ascends within the outliers, that columns ascend
 // in each row below n_columns, and that every place is below the stride.
-void multiply_uniform(const Codes& codes, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
+void multiply_uniform(const HeldCodes& held, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
                       const Inputs& inputs, const Outputs& outputs, size_t n_threads);
-void multiply_grouped(const Codes& codes, size_t first_row, size_t n_rows, size_t n_columns, const Groups& groups,
+void multiply_grouped(const HeldCodes& held, size_t first_row, size_t n_rows, size_t n_columns, const Groups& groups,
                       const Outliers& outliers, const Inputs& inputs, const Outputs& outputs, Rounding rounding, size_t n_threads);
 
 // Tokens, times `column` unless it is null, to int8 [count, n_columns] with a scale each.

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "multiply_rows.hpp"
+#include "narrow.hpp"
 
 namespace spqfmt {
 namespace {
@@ -31,6 +32,35 @@ inline void fill(const int8_t* codes, size_t n, size_t ahead, uint16_t* to) {
     }
     _mm512_storeu_si512(to + i, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(widen(from + 16), widen(from))));
   }
+}
+
+// What the 16 halves stand for, twice.
+inline __m512i values_of(const Narrow& narrow) {
+  alignas(64) uint16_t values[kPairs];
+  for (size_t i = 0; i < kPairs; i++) values[i] = to_bf16(static_cast<float>(static_cast<int8_t>(narrow.least + i % 16)));
+  return _mm512_load_si512(values);
+}
+
+// Codes first..first + n - 1 as `fill` has them; `first` is even.
+inline void fill_narrow(const Narrow& narrow, __m512i values, size_t first, size_t n, size_t ahead, uint16_t* to) {
+  // The two halves of a byte are the places of a pair.
+  const auto pair_of = [](__m128i halves) {
+    const __m512i bytes = _mm512_cvtepu8_epi32(halves);
+    return _mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), _mm512_set1_epi32(0x000f000f));
+  };
+  const uint8_t* from = narrow.halves + first / 2;
+  size_t i = 0;
+  for (; i + kPairs <= n; i += kPairs) {
+    prefetch(from + i / 2 + ahead / 2);
+    const __m512i pair = pair_of(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i / 2)));
+    _mm512_storeu_si512(to + i, _mm512_permutexvar_epi16(pair, values));
+  }
+  if (i < n) {
+    const __mmask16 bytes = static_cast<__mmask16>((1u << (n - i + 1) / 2) - 1);
+    const __m512i pair = pair_of(_mm_maskz_loadu_epi8(bytes, from + i / 2));
+    _mm512_storeu_si512(to + i, _mm512_maskz_permutexvar_epi16((__mmask32{1} << (n - i)) - 1, pair, values));
+  }
+  over_escapes(narrow, first, n, [&](size_t i, uint8_t code) { to[i] = to_bf16(static_cast<float>(static_cast<int8_t>(code))); });
 }
 
 inline __m512bh pairs(const uint16_t* from) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(from)); }
@@ -85,7 +115,8 @@ inline float outlier_products(const RowOutliers& outliers, const Inputs& given, 
 
 // What does not change from row to row.
 struct Call {
-  const int8_t* codes;
+  const PairCodes& codes;
+  __m512i narrow_values;
   size_t n_columns;
   const float* factors;
   const Outliers& outliers;
@@ -104,7 +135,12 @@ inline void multiply_some(const Call& call, size_t row, CodeTile* weights, PairS
     for (size_t column = 0; column < call.n_columns; column += kTile) {
       const size_t n = smaller(kTile, call.n_columns - column);
       for (size_t r = 0; r < kR; r++) {
-        fill(call.codes + (row + r) * call.n_columns + column, n, kR * call.n_columns, weights[r]);
+        const size_t from = (row + r) * call.n_columns + column, ahead = kR * call.n_columns;
+        if (call.codes.narrow != nullptr) {
+          fill_narrow(*call.codes.narrow, call.narrow_values, from, n, ahead, weights[r]);
+        } else {
+          fill(call.codes.codes + from, n, ahead, weights[r]);
+        }
         forget_outliers(outliers[r], column, n, weights[r]);
       }
       const uint16_t* x = tokens.x + first * tokens.stride + column;
@@ -127,11 +163,12 @@ inline void multiply_some(const Call& call, size_t row, CodeTile* weights, PairS
 
 }  // namespace
 
-void pair_multiply_avx512_bf16(const int8_t* codes, size_t n_columns, const float* factors, const Outliers& outliers,
+void pair_multiply_avx512_bf16(const PairCodes& codes, size_t n_columns, const float* factors, const Outliers& outliers,
                                const Inputs& given, size_t begin, size_t end, const PairTokens& tokens, const Outputs& outputs) {
   alignas(64) CodeTile weights[kRows];
   PairSums sums;
-  const Call call{codes, n_columns, factors, outliers, given, tokens, outputs};
+  const __m512i values = codes.narrow != nullptr ? values_of(*codes.narrow) : _mm512_setzero_si512();
+  const Call call{codes, values, n_columns, factors, outliers, given, tokens, outputs};
   size_t row = begin;
   for (; row + kRows <= end; row += kRows) multiply_some<kRows>(call, row, weights, sums);
   for (; row < end; row++) multiply_some<1>(call, row, weights, sums);

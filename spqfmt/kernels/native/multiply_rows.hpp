@@ -7,6 +7,7 @@
 
 #include "dequantize_rows.hpp"
 #include "multiply.hpp"
+#include "widen_halves.hpp"
 
 namespace spqfmt {
 namespace {
@@ -327,7 +328,7 @@ void scale_row_sums(const int32_t* __restrict sums, const float* __restrict row,
   }
 }
 
-constexpr MultiplyKernels kMultiply = {uniform_multiply, grouped_multiply, round_token, scale_row_sums};
+constexpr MultiplyKernels kMultiply = {uniform_multiply, grouped_multiply, round_token, scale_row_sums, widen_halves};
 
 }  // namespace
 }  // namespace spqfmt

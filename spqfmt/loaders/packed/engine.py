@@ -18,7 +18,7 @@ from spqfmt.loaders.packed.room import Room
 from spqfmt.loaders.packed.store import Store
 from spqfmt.loaders.packed.streams import Streams
 from spqfmt.loaders.packed.weights import DirectProduct
-from spqfmt.loaders.schemes.base import HostMatrix
+from spqfmt.loaders.schemes.base import HostMatrix, TakesNarrow
 from spqfmt.loaders.schemes.registry import PRODUCTS
 from spqfmt.residency.parts import Part
 from spqfmt.residency.plan import Plan
@@ -48,6 +48,10 @@ class HostWeights:
             self._numbers, self._parts = plan.numbers, plan.by_tensor
             # Of the other parts rows are looked up, and nothing else: they are no part of a pass.
             self._multiplied = {p.item.part for p in plan.parts if p.item.products}
+            # Parts of experts may have to make room for others.
+            self._experts_move = any(
+                p.item.share is not None and p.residency != "decoded" for p in plan.parts
+            )
             sides = _read_all_sides(self._parts, readers)
             self._workspace = allocate(plan.fixed.workspace)
             self._lock = lock_held_over_forks()
@@ -149,16 +153,21 @@ class HostWeights:
 
     def _matrix(self, parts: tuple[Part, ...], sides: Sides) -> HostMatrix:
         numbers = [self._numbers[part] for part in parts]
-        # Parts of experts may have to make room for others.
-        moves = self._streams is not None and self.plan.parts[numbers[0]].item.share is not None
-        whole = None if moves else self._store.decoded_run(numbers)
-        return PRODUCTS[sides.record.scheme].matrix(parts, sides, whole)
+        whole = None if self._moves(numbers[0]) else self._store.decoded_run(numbers)
+        matrix = PRODUCTS[sides.record.scheme].matrix(parts, sides, whole)
+        narrowed = self._store.narrow_run(numbers)
+        if narrowed is not None and isinstance(matrix, TakesNarrow):
+            matrix.take_narrow(narrowed)
+        return matrix
+
+    def _moves(self, number: int) -> bool:
+        return self._experts_move and self.plan.parts[number].item.share is not None
 
     @contextmanager
     def _lend(self, part: Part) -> Iterator[View]:
         number = self._numbers[part]
         decoded = self._store.decoded(number)
-        if decoded is None or (self._streams is not None and self.plan.parts[number].item.share is not None):
+        if decoded is None or self._moves(number):
             held = self._open_streams().lend(number, part.name)
         else:
             held = lent(part.name, decoded)

@@ -95,7 +95,7 @@ class ExpertParts:
         store, part = self._store, self._store.parts[number]
         here = store.decoded(number)
         if here is None:
-            here = store.compressed(number)
+            here = store.held(number)
             if here is not None and not part.is_stored_as_decoded:
                 with buffers.lend(name, part.decoded_bytes, self._decoding(number, here)) as view:
                     yield view

@@ -61,7 +61,7 @@ class RowCache:
         raise TakenBackError(f"arrays over buffers that were taken back are still held: {names}")
 
     def _fill(self, number: int, out: Bytes) -> None:
-        stored = self._store.compressed(number)
+        stored = self._store.held(number)
         if stored is None:
             stored = self._stored[: self._store.parts[number].stored_bytes]
             self._store.read(number, stored)

@@ -77,7 +77,7 @@ class Streams:
 
     @contextmanager
     def _stored(self, number: int, name: str) -> Iterator[View]:
-        in_memory = self._store.compressed(number)
+        in_memory = self._store.held(number)
         if in_memory is not None:
             with lent(name, in_memory) as view:
                 yield view

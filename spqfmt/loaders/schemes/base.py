@@ -1,8 +1,8 @@
 """What a scheme brings for loaders. The scheme itself, with its sides, is a PackedScheme of spqfmt.schemes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import Elements
 from spqfmt.kernels.device.matrix import Scales
+from spqfmt.kernels.narrow import NarrowCodes
 from spqfmt.records import TensorRecord
 from spqfmt.residency.parts import Part
 
@@ -30,7 +31,7 @@ class WholeProduct(NamedTuple):
     """The native product with codes that lie in memory as a whole: `CodeMatrix.multiply`, and what it takes first."""
 
     multiply: Callable[..., None]
-    codes: Bytes
+    codes: Bytes | NarrowCodes
     n_rows: int
     n_columns: int
 
@@ -83,6 +84,15 @@ class HostMatrix(Protocol):
 
     def values(self, lend: Lend, workspace: Bytes, dtype: torch.dtype) -> torch.Tensor:
         """The matrix, [rows, columns] of `dtype`, in memory of its own."""
+        ...
+
+
+@runtime_checkable
+class TakesNarrow(Protocol):
+    """A HostMatrix that multiplies few tokens by narrow codes as they are; others get them decoded."""
+
+    def take_narrow(self, narrowed: Sequence[Bytes]) -> None:
+        """Take the narrow form of each part, which stays where it is."""
         ...
 
 

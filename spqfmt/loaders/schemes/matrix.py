@@ -1,7 +1,7 @@
 """y = x W^T from the parts of a packed matrix that is stored by rows. All of it on the CPU, without gradients."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.dequantize import FLOATS
 from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats
+from spqfmt.kernels.narrow import NarrowCodes
 from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.loaders.schemes.base import Lend, WholeProduct
 from spqfmt.loaders.schemes.unpacked import outliers_of
@@ -47,7 +48,13 @@ class PackedMatrix(ABC, Generic[SidesT]):
         self._order = None if sides.order is None else torch.from_numpy(sides.order)
         self._permutation = None if sides.permutation is None else torch.from_numpy(sides.permutation)
         self._whole = whole
+        self._held: Bytes | NarrowCodes | None = whole
         self._matrix = self.code_matrix()
+
+    def take_narrow(self, narrowed: Sequence[Bytes]) -> None:
+        """Take the narrow form of each part, as `TakesNarrow` says."""
+        runs = zip(narrowed, (part.stop - part.first for part in self._parts), strict=True)
+        self._held = NarrowCodes(list(runs), self._n_columns)
 
     @abstractmethod
     def fill(self, part: Part, codes: Bytes, first: int, rows: slice, out: Elements, name: str) -> None:
@@ -79,22 +86,22 @@ class PackedMatrix(ABC, Generic[SidesT]):
     @property
     def whole_product(self) -> WholeProduct | None:
         """The native product, where all codes are in memory."""
-        if self._whole is None or self._matrix is None:
+        if self._held is None or self._matrix is None:
             return None
-        return WholeProduct(self._matrix.multiply, self._whole, self._n_rows, self._n_columns)
+        return WholeProduct(self._matrix.multiply, self._held, self._n_rows, self._n_columns)
 
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
     ) -> torch.Tensor | None:
         """Multiply by codes that lie in memory as a whole, as `HostMatrix.multiply_whole` says."""
         n_tokens = x.numel() // self._n_columns
-        if n_tokens > FEW_TOKENS or self._whole is None or self._matrix is None or x.dtype not in TYPES:
+        if n_tokens > FEW_TOKENS or self._held is None or self._matrix is None or x.dtype not in TYPES:
             return None
         if not x.is_contiguous():
             x = x.contiguous()
         y = x.new_empty((*x.shape[:-1], self._n_rows))
         self._matrix.multiply(
-            self._whole,
+            self._held,
             0,
             self._n_rows,
             x.data_ptr(),
@@ -248,6 +255,11 @@ class PackedMatrix(ABC, Generic[SidesT]):
         assert self._matrix is not None
         y = x.new_empty(len(x), self._n_rows)
         there, added, n = Floats(x.data_ptr(), TYPES[x.dtype]), floats(bias), n_threads()
+        if self._held is not None:
+            self._matrix.multiply(
+                self._held, 0, self._n_rows, *there, len(x), y.data_ptr(), *added, n, rounds
+            )
+            return y
         for part, codes in self._lent(lend):
             n_rows = part.stop - part.first
             self._matrix.multiply(codes, part.first, n_rows, *there, len(x), y.data_ptr(), *added, n, rounds)

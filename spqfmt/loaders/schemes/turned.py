@@ -126,6 +126,11 @@ class TurnedMatrix:
         """The native product, where one piece is all."""
         return self._matrices[0].whole_product if len(self._matrices) == 1 else None
 
+    def take_narrow(self, narrowed: Sequence[Bytes]) -> None:
+        """Take the narrow form of each piece, as `TakesNarrow` says."""
+        for matrix, codes in zip(self._matrices, narrowed, strict=True):
+            matrix.take_narrow([codes])
+
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
     ) -> torch.Tensor | None:

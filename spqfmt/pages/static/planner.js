@@ -6,8 +6,15 @@ function fixedBytes(fixed) {
 }
 
 function limits(data) {
-  const decoded = d3.sum(data.parts.decoded), whole = fixedBytes(data.whole) + decoded;
-  return { whole, smallest: Math.min(whole, fixedBytes(data.streamed)) };
+  const parts = data.parts, decoded = fixedBytes(data.whole) + d3.sum(parts.decoded), streamed = fixedBytes(data.streamed);
+  const narrow = streamed + d3.sum(parts.decoded, (bytes, i) => parts.narrow[i] || bytes);
+  const isNarrow = narrow < decoded && parts.narrow.some((bytes) => bytes);
+  return { whole: isNarrow ? narrow : decoded, smallest: Math.min(decoded, streamed), isNarrow };
+}
+
+// The last state of each part: 0 stands for a part that cannot be narrow.
+function lastOf(data) {
+  return data.parts.narrow.map((bytes) => (bytes ? "narrow" : "decoded"));
 }
 
 // Seconds of each part for a pass over one token: from disk, from compressed memory, computing.
@@ -18,6 +25,7 @@ function times(data) {
     return {
       disk: (stored / data.rates.read) * share + seconds * share,
       compressed: seconds * share,
+      narrow: 0,
       decoded: 0,
       compute: parts.weights[i] / data.rates.compute,
     };
@@ -25,17 +33,17 @@ function times(data) {
 }
 
 function moves(data) {
-  const found = [], parts = data.parts, all = times(data);
+  const found = [], parts = data.parts, all = times(data), lasts = lastOf(data);
   parts.stored.forEach((stored, number) => {
-    const sizes = { disk: 0, compressed: stored, decoded: parts.decoded[number] };
-    const seconds = all[number];
+    const sizes = { disk: 0, compressed: stored, narrow: parts.narrow[number], decoded: parts.decoded[number] };
+    const seconds = all[number], last = lasts[number];
     const move = (before, after) => {
       const bytes = sizes[after] - sizes[before];
       const saved = bytes > 0 ? (seconds[before] - seconds[after]) / bytes : Infinity;
       return { saved, number, before, after, bytes };
     };
-    const first = move("disk", "compressed"), second = move("compressed", "decoded"), both = move("disk", "decoded");
-    if (first.saved > both.saved && sizes.compressed < sizes.decoded) found.push(first, second);
+    const first = move("disk", "compressed"), second = move("compressed", last), both = move("disk", last);
+    if (first.saved > both.saved && sizes.compressed < sizes[last]) found.push(first, second);
     found.push(both);
   });
   return found.sort((a, b) => (a.saved === b.saved ? a.number - b.number : b.saved - a.saved));
@@ -47,10 +55,11 @@ function planner(data) {
 }
 
 // Undefined for a ceiling below the smallest.
-function planUnder({ data, sorted, all, whole, smallest }, ceiling) {
+function planUnder({ data, sorted, all, whole, smallest, isNarrow }, ceiling) {
   const parts = data.parts, n = parts.stored.length;
   if (ceiling < smallest) return undefined;
-  let residencies = new Array(n).fill("decoded"), fixed = fixedBytes(data.whole);
+  let residencies = isNarrow ? lastOf(data) : new Array(n).fill("decoded");
+  let fixed = fixedBytes(isNarrow ? data.streamed : data.whole);
   if (ceiling < whole) {
     residencies = new Array(n).fill("disk");
     fixed = fixedBytes(data.streamed);
@@ -64,12 +73,12 @@ function planUnder({ data, sorted, all, whole, smallest }, ceiling) {
       }
     }
   }
-  const held = { decoded: 0, compressed: 0, disk: 0 };
+  const held = { decoded: 0, narrow: 0, compressed: 0, disk: 0 };
   const computing = 1e3 * d3.sum(all, (seconds) => seconds.compute);
   let serial = computing;
   residencies.forEach((residency, i) => {
-    held[residency] += residency === "decoded" ? parts.decoded[i] : parts.stored[i];
+    held[residency] += { decoded: parts.decoded[i], narrow: parts.narrow[i] }[residency] ?? parts.stored[i];
     serial += 1e3 * all[i][residency];
   });
-  return { residencies, held, fixed, heldBytes: fixed + held.decoded + held.compressed, serial, overlapped: Math.max(computing, serial - computing) };
+  return { residencies, held, fixed, heldBytes: fixed + held.decoded + held.narrow + held.compressed, serial, overlapped: Math.max(computing, serial - computing) };
 }

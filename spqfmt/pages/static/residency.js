@@ -7,14 +7,16 @@ function residency(data) {
   const slider = $("ceiling"), prepared = planner(data), { whole, smallest } = prepared;
   const ceiling = (position) => Math.round(smallest + ((whole - smallest) * position) / 1000);
   const curve = d3.range(0, 1001, 20).map((position) => ({ bytes: ceiling(position), plan: planUnder(prepared, ceiling(position)) }));
-  const kinds = ["decoded", "compressed", "disk"];
+  const hasNarrow = data.parts.narrow.some((bytes) => bytes);
+  const kinds = hasNarrow ? ["decoded", "narrow", "compressed", "disk"] : ["decoded", "compressed", "disk"];
+  $("key-narrow").hidden = !hasNarrow;
   let plan = null, bytes = 0, given = data.ceiling ?? null;
 
   function layersOf() {
     const groups = new Map();
     data.parts.layer.forEach((number, i) => {
       const layer = data.layers[number];
-      if (!groups.has(layer)) groups.set(layer, { layer, decoded: 0, compressed: 0, disk: 0 });
+      if (!groups.has(layer)) groups.set(layer, { layer, decoded: 0, narrow: 0, compressed: 0, disk: 0 });
       groups.get(layer)[plan.residencies[i]] += data.parts.decoded[i];
     });
     return [...groups.values()];
@@ -41,7 +43,7 @@ function residency(data) {
     }).join("rect").attr("class", (d) => d.k).attr("width", (d) => Math.max(0.5, x(d.r.total) - Math.min(1.5, x(d.r.total) / 6)))
       .attr("y", (d) => y(d.high)).attr("height", (d) => y(d.low) - y(d.high));
     const n = (kind) => plan.residencies.filter((r) => r === kind).length;
-    describe(svg, `${rows.length} layers; of ${plan.residencies.length} parts ${n("decoded")} are decoded, ${n("compressed")} compressed, ${n("disk")} on disk`);
+    describe(svg, `${rows.length} layers; of ${plan.residencies.length} parts ${n("decoded")} are decoded, ${hasNarrow ? `${n("narrow")} narrow, ` : ""}${n("compressed")} compressed, ${n("disk")} on disk`);
   });
 
   const drawTimes = chart($("residency-times"), 230, (svg, width, height) => {
@@ -69,7 +71,7 @@ function residency(data) {
     $("plan-overlapped").textContent = milliseconds(plan.overlapped);
     $("plan-serial").textContent = milliseconds(plan.serial);
     $("plan-smallest").textContent = size(smallest);
-    $("plan-whole").textContent = `from ${size(whole)} on all is decoded`;
+    $("plan-whole").textContent = `from ${size(whole)} on all is ${prepared.isNarrow ? "narrow or decoded" : "decoded"}`;
     for (const kind of kinds) $(`held-${kind}`).textContent = size(plan.held[kind]);
     $("residency-status").textContent = `Under ${size(bytes)}: ${size(plan.heldBytes)} held, ${milliseconds(plan.overlapped)} a token`;
     drawLayers();
