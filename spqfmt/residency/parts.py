@@ -19,8 +19,8 @@ PART_BYTES = 1 << 20
 
 
 _ESCAPES = ((3.25, 768), (3.75, 64))
-"""Codes that are stored in up to so many bits have room for one escape among so many: a 32nd of a bit for each code, and
-three eighths. Codes of a normal distribution need half of that at these bits."""
+"""Codes that are stored in up to so many bits have room for one escape among so many: a 32nd of a bit for each code,
+and three eighths. Codes of a normal distribution need half of that at these bits."""
 
 
 class Merge(NamedTuple):
