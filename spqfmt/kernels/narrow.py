@@ -5,9 +5,14 @@ from them is the same to the bit.
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
-from spqfmt.codecs.base import Bytes
+import numpy as np
+import numpy.typing as npt
+
 from spqfmt.kernels import _native
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 _HEADER_BYTES, _BLOCK, _BLOCK_BYTES, _ESCAPE_BYTES = 8, 1 << 12, 4, 3
 
