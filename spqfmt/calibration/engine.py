@@ -202,13 +202,13 @@ class Calibration:
             if pair is None:
                 return BlockResult(run.name, self._quantize_sites(work, found), skipped)
             results: dict[str, Result] = {}
-            names = []
+            made_by_stage: list[tuple[str, ...]] = []
             for stage in stages(found):
                 made = self._quantize_sites(work, stage)
                 self._put_in(run, made, hooks)
                 results |= made
-                names.append(tuple(made))
-            return BlockResult(run.name, results, skipped, tuple(names))
+                made_by_stage.append(tuple(made))
+            return BlockResult(run.name, results, skipped, tuple(made_by_stage))
 
     def _find_parts(
         self, name: str, block: torch.nn.Module, tensors: list[SourceTensor]
