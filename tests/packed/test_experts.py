@@ -202,7 +202,9 @@ def test_the_mixture_that_is_measured_gives_the_same_tokens_at_every_ceiling(tmp
     folder, path = tmp_path / "source", tmp_path / "m.spq"
     mixture.build(folder, mixture.TINY, 2)
     spqfmt.pack(folder, path, method="rtn", bits=4, group_size=32)
-    smallest = plan_model(path).plan.smallest_bytes
+    plan = plan_model(path).plan
+    smallest = plan.smallest_bytes
+    sizes = [p.item.part.stored_bytes for p in plan.parts if p.item.share is not None]
     script = Path(mixture.__file__).parents[1] / "bench" / "mixture_rates.py"
     options = ["--memory", f"{smallest},{smallest + 10_000}", "--tokens", "4", "--json"]
     done = subprocess.run(
@@ -213,6 +215,8 @@ def test_the_mixture_that_is_measured_gives_the_same_tokens_at_every_ceiling(tmp
     whole, least, more = found["rows"]
     assert whole["products_ms"] > 0
     assert least["read_bytes"] > more["read_bytes"] > 0
+    # Of two layers four experts each, of three matrices.
+    assert 24 * min(sizes) <= least["routed_bytes"] == more["routed_bytes"] <= 24 * max(sizes)
 
 
 @pytest.mark.filterwarnings("ignore")

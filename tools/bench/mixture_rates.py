@@ -4,8 +4,10 @@ python tools/bench/mixture_rates.py MODEL.spq [--memory 1GiB,512MiB] [--tokens 3
 
 Random tokens are given one by one, with a cache of keys and values. First all is in memory: milliseconds a token beside
 those of the model without its experts plus the products of a token's experts alone. Then for each ceiling:
-milliseconds a token, the bytes of weights that were read for one, and how long the disk takes for these at the rate at
-which it gives parts of experts to four threads, measured before and after. Exit code 1 where tokens are not the same.
+milliseconds a token, the bytes of weights that were read for one and those of all experts that it was routed to, and
+how long the disk takes for these at the rate at which it gives parts of experts to four threads, past the cache,
+measured before and after: `share_of_bound` is of what was read, `share_of_routed` of the rate at which a model would
+run that kept no expert. Exit code 1 where tokens are not the same.
 """
 
 from __future__ import annotations
@@ -91,6 +93,33 @@ def without_experts(model: Any) -> Iterator[list[tuple[PackedExperts, list[int]]
             del module.__dict__["forward"]
 
 
+@contextmanager
+def routed_bytes(model: Any) -> Iterator[list[int]]:
+    """While it lasts, the stored bytes of all experts that each layer was routed to are noted."""
+    noted: list[int] = []
+    parts = model.packed_weights.plan.parts
+
+    def watch(experts: PackedExperts) -> Callable[[Any], Iterator[int]]:
+        inner = experts._in_turn
+        sizes = [sum(parts[n].item.part.stored_bytes for n in numbers) for numbers in experts._parts]
+
+        def in_turn(chosen: Any) -> Iterator[int]:
+            wanted = list(chosen)
+            noted.append(sum(sizes[expert] for expert in wanted))
+            return inner(wanted)
+
+        return in_turn
+
+    modules = [module for module in model.modules() if isinstance(module, PackedExperts)]
+    for module in modules:
+        module.__dict__["_in_turn"] = watch(module)
+    try:
+        yield noted
+    finally:
+        for module in modules:
+            del module.__dict__["_in_turn"]
+
+
 def products_alone(asked: list[tuple[PackedExperts, list[int]]], hidden: int) -> float:
     """Seconds of the products of all experts that were asked for, with nothing else between them."""
     x = torch.randn(1, hidden, dtype=torch.bfloat16)
@@ -145,7 +174,9 @@ def main() -> None:
         rate = disk_rate(arguments.file, sizes)
         model, _ = spqfmt.load_model(arguments.file, memory=n_bytes_of(memory), dtype="bfloat16")
         used = time.process_time()
-        seconds, tokens, n_read = step_times(model, ids, n_before)
+        with routed_bytes(model) as noted:
+            seconds, tokens, n_read = step_times(model, ids, n_before)
+        n_routed = sum(noted) / len(ids)
         used = (time.process_time() - used) / len(ids)
         held = model.packed_weights.held_bytes
         model.packed_weights.close()
@@ -160,6 +191,8 @@ def main() -> None:
                 "disk_bytes_s": rate,
                 "disk_ms": 1e3 * n_read / rate,
                 "share_of_bound": n_read / rate / each,
+                "routed_bytes": n_routed,
+                "share_of_routed": n_routed / rate / each,
                 "held_bytes": held,
                 "tokens": tokens,
             }
