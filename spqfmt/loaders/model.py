@@ -40,8 +40,9 @@ from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.load import attach, device_road, on_host, open_device, packed_class, prepare
 from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.options import PackedOption, Packing, packing_options
+from spqfmt.loaders.packed.shares import refuse_rounding
 from spqfmt.loaders.packed.weights import Weights
-from spqfmt.loaders.ranks import ALONE, Counted, Ranks, counted_alone, join, together
+from spqfmt.loaders.ranks import ALONE, Counted, Ranks, counted_alone, join, of_ranks, together
 from spqfmt.loaders.settings import read_generation_config
 from spqfmt.loaders.tensors import StoredModel, open_stored
 from spqfmt.models.claims import earned
@@ -178,7 +179,9 @@ def load_onto(
                     )
                 counted(model)
                 treat_inputs(
-                    model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None}
+                    model,
+                    {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None},
+                    of_ranks(model, ranks),
                 )
             if ranks.size == 1:
                 model = model.to(where)
@@ -248,6 +251,8 @@ def load_packed(
             stack.callback(device.close)
             planner, weights = device_road(device, wanted)
         prepared = prepare(model_class, config, readers, dtype=dtype, planner=planner, ranks=ranks)
+        if wanted.int8_activations:
+            refuse_rounding(prepared.places)
         counted = Counted(ranks, readers, prepared.whole)
         meet()
         packed = packed_class(
@@ -263,7 +268,8 @@ def load_packed(
         model, info = _build(
             path, packed, config, stored=rest, dtype=dtype, progress=progress, ranks=ranks, **options
         )
-        treat_inputs(model, {n: t.treatment for n, t in left.items() if t.treatment is not None})
+        treatments = {n: t.treatment for n, t in left.items() if t.treatment is not None}
+        treat_inputs(model, treatments, of_ranks(model, ranks))
         stack.pop_all()
         # The weights own the readers and the device from here on, and close them too where they cannot be made.
         files = list(dict.fromkeys([*(reader.path for reader in readers), path]))

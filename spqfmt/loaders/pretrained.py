@@ -20,7 +20,7 @@ from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.load import open_device
 from spqfmt.loaders.model import collection_paused, load_packed, torch_device
 from spqfmt.loaders.packed.options import Packing, packing_options
-from spqfmt.loaders.ranks import AUTO, Ranks, counted_alone, join, together
+from spqfmt.loaders.ranks import AUTO, Ranks, counted_alone, join, of_ranks, together
 from spqfmt.loaders.tensors import StoredModel, main_dtype, open_stored, parse_dtype
 from spqfmt.models.claims import earned
 from spqfmt.models.config import find_model_class
@@ -273,7 +273,8 @@ def _load_decoded(
             )
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     counted(model)
-    treat_inputs(model, {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None})
+    treatments = {n: t.treatment for n, t in stored.tensors.items() if t.treatment is not None}
+    treat_inputs(model, treatments, of_ranks(model, ranks))
     return loaded
 
 

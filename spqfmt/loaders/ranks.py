@@ -18,8 +18,11 @@ from torch import distributed
 
 from spqfmt.container.reader import Reader
 from spqfmt.errors import BackendError, OptionError, SpqError, UnsupportedError, one_sentence
+from spqfmt.loaders.packed.shares import of_all_inputs
 from spqfmt.loaders.tensors import StoredModel
-from spqfmt.models.rank_plan import styles_of
+from spqfmt.models.places import Share
+from spqfmt.models.rank_plan import part_of, styles_of
+from spqfmt.models.treatments import Treatment
 
 AUTO = "auto"
 """The plan that transformers has for a model's class."""
@@ -197,3 +200,18 @@ def counted_alone(path: Path, model_class: Any, config: Any, stored: StoredModel
         with torch.device("meta"):
             check_plan(path, model_class(config), ranks)
     return Counted(ranks, () if stored.opened is None else stored.opened.readers, {})
+
+
+def of_ranks(model: Any, ranks: Ranks) -> Callable[[str, Treatment], Treatment]:
+    """What `treat_inputs` does in the layers of a loaded model: some see a part of their inputs alone."""
+    styles = styles_of(model) if ranks.size > 1 else {}
+
+    def adapted(module: str, treat: Treatment) -> Treatment:
+        if styles.get(module) != "rowwise":
+            return treat  # the other styles cut inputs behind the hook
+        layer = model.get_submodule(module)
+        part = part_of(layer.in_features, ranks.rank, ranks.size)
+        share = Share((layer.out_features, layer.in_features), of_columns=True, wanted=part, held=part)
+        return of_all_inputs(treat, share)
+
+    return adapted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,8 +23,15 @@ class TreatInput:
         return (self._treat(args[0]), *args[1:])
 
 
-def treat_inputs(model: Any, treatments: Mapping[str, Treatment]) -> None:
-    """Hook the module of each tensor name. Raises CorruptError for a tensor that is no module's own weight."""
+def treat_inputs(
+    model: Any,
+    treatments: Mapping[str, Treatment],
+    adapted: Callable[[str, Treatment], Treatment] = lambda _, treat: treat,
+) -> None:
+    """Hook the module of each tensor name. Raises CorruptError for a tensor that is no module's own weight.
+
+    `adapted` gives what is done instead in a module of that name.
+    """
     if not treatments:
         return
     targets = Targets(model, treatments)
@@ -34,4 +41,5 @@ def treat_inputs(model: Any, treatments: Mapping[str, Treatment]) -> None:
             raise CorruptError(
                 f"tensor {name!r}: an input is to be treated, but the model has no layer of its own for it"
             )
-        model.get_submodule(parameter.rpartition(".")[0]).register_forward_pre_hook(TreatInput(treat))
+        module = parameter.rpartition(".")[0]
+        model.get_submodule(module).register_forward_pre_hook(TreatInput(adapted(module, treat)))

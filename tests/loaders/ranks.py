@@ -52,6 +52,10 @@ def prepare() -> None:
     spqfmt.repack(folder / "rtn8.spq", folder / "shared8.spq", ranks=4)
     spqfmt.pack(source, folder / "rtn4.spq", method="rtn", bits=4, group_size=16)
     spqfmt.unpack(folder / "rtn4.spq", folder / "packed", keep_packed=True)
+    jsq: dict[str, Any] = {"method": "jsq", "samples": 2, "seq_len": 32, "calibration": folder / "text"}
+    (folder / "text").write_text("One, two, three, four, five, six, seven. " * 20)
+    tiny.byte_tokenizer().save_pretrained(source)
+    spqfmt.pack(source, folder / "jsq.spq", **jsq)
     damaged = bytearray((folder / "lossless.spq").read_bytes())
     with spqfmt.open(folder / "lossless.spq") as opened:
         record = opened.model.readers[0].index.by_name["model.layers.1.mlp.down_proj.weight"]
@@ -130,6 +134,8 @@ WORK: dict[str, Callable[[], dict[str, Any]]] = {
     "from_pretrained packed": lambda: by_transformers(packed=True),
     "mixtral packed": lambda: load("mixtral.spq", packed=True),
     "gradients": with_gradients,
+    "jsq": lambda: load("jsq.spq"),
+    "jsq packed": lambda: load("jsq.spq", packed=True),
     "int8 inputs": lambda: load("shared8.spq", packed=True, activations="int8"),
 }
 REFUSED: dict[str, Callable[[], dict[str, Any]]] = {

@@ -1,6 +1,7 @@
 """Rows or columns of a tensor as a tensor of their own: what a rank holds of a layer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from torch import nn
 
 from spqfmt.container.reader import Reader
 from spqfmt.container.slices import SliceRecord, held_channels, laid_for_ranks, slice_of
-from spqfmt.errors import SpqError
+from spqfmt.errors import OptionError, SpqError
 from spqfmt.loaders.packed import HostWeights, PackedEmbedding, PackedLinear
-from spqfmt.loaders.packed.shares import of_all_inputs
-from spqfmt.models.places import Share
+from spqfmt.loaders.packed.shares import is_of_each, of_all_inputs, refuse_rounding
+from spqfmt.models.places import Place, Share
 from spqfmt.models.rank_plan import part_of
-from spqfmt.models.treatments import TOKEN_INT8, range_clamp, treatment
+from spqfmt.models.treatments import TOKEN_INT8, range_clamp, ratio_clamp, treatment
 from spqfmt.reading.restore import restore
 from spqfmt.records import TensorRecord
 from spqfmt.residency.cpu import plan_residency
@@ -147,7 +148,16 @@ def test_inputs_that_are_rounded_as_a_whole_are_put_together(monkeypatch: pytest
 
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     treat: Any = treatment(None, TOKEN_INT8)
-    assert torch.equal(of_all_inputs(treat, share, None, TOKEN_INT8)(x[:, 4:]), treat(x)[:, 4:])
-    clamp = range_clamp(-0.5, 0.5)
-    each: Any = treatment(clamp, None)
-    assert of_all_inputs(each, share, clamp, None) is each
+    assert torch.equal(of_all_inputs(treat, share)(x[:, 4:]), treat(x)[:, 4:])
+    assert is_of_each(range_clamp(-0.5, 0.5), None)
+    assert not is_of_each(ratio_clamp(0.1, "token"), None)
+    assert not is_of_each(None, TOKEN_INT8)
+
+
+def test_inputs_with_scales_are_not_rounded_in_parts(generator: np.random.Generator) -> None:
+    record = record_of(FORMS["i8 rich"](generator).encode())
+    share = Share((ROWS, COLUMNS), of_columns=True, wanted=range(65), held=range(65))
+    place = Place("layers.0.down_proj", "w", record, is_embedding=False)
+    refuse_rounding([place, replace(place, share=replace(share, of_columns=False))])
+    with pytest.raises(OptionError, match=r"activations int8: layers\.0\.down_proj is cut along its inputs"):
+        refuse_rounding([replace(place, share=share)])

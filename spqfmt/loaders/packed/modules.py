@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from spqfmt.errors import SpqError
 from spqfmt.loaders.packed import compiled
 from spqfmt.loaders.packed.products import Operand, product
-from spqfmt.loaders.packed.shares import of_all_inputs
+from spqfmt.loaders.packed.shares import is_of_each, of_all_inputs
 from spqfmt.loaders.packed.weight import NUMBERS, SAVE_INSTEAD, PackedWeight, Product, Rows, autocast_dtype
 from spqfmt.loaders.packed.weights import DirectProduct, Weights, decoded
 from spqfmt.loaders.schemes.matrix import NAMES
@@ -210,8 +210,9 @@ class PackedProduct(Packed):
         self._rounding = None if int8_activations is None else self.int8_activations
         rounded = TOKEN_INT8 if int8_activations and not self.int8_activations else None
         self.treatment = treatment(record.activation_clamp, rounded)
-        if of_columns is not None and self.treatment is not None:
-            self.treatment = of_all_inputs(self.treatment, of_columns, record.activation_clamp, rounded)
+        of_each = is_of_each(record.activation_clamp, rounded)
+        if of_columns is not None and self.treatment is not None and not of_each:
+            self.treatment = of_all_inputs(self.treatment, of_columns)
         self.bias: nn.Parameter | None = bias
         self._direct: DirectProduct | None = None
 

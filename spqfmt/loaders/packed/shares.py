@@ -10,6 +10,7 @@ import torch
 from torch import distributed, nn
 
 from spqfmt.container.slices import held_channels, slice_of
+from spqfmt.errors import OptionError
 from spqfmt.models.own_code import own_code
 from spqfmt.models.places import Place, Share, whole_ties
 from spqfmt.models.rank_plan import COLUMNS, ROWS, part_of, styles_of
@@ -95,12 +96,8 @@ def _dimension(style: str | None, ndim: int) -> int | None:
 def of_all_inputs(
     treat: Treatment,
     share: Share,
-    clamp: Mapping[str, object] | None,
-    quantization: Mapping[str, object] | None,
 ) -> Treatment:
-    """`treat`, made of these records, for the part of the inputs that a share takes; other ranks have the rest."""
-    if quantization is None and (clamp is None or clamp["kind"] == "range"):
-        return treat  # each input by itself
+    """`treat` for the part of the inputs that a share takes, of which other ranks have the rest."""
     width, part = share.shape[1], slice(share.wanted.start, share.wanted.stop)
 
     def treat_part(x: torch.Tensor) -> torch.Tensor:
@@ -113,3 +110,18 @@ def of_all_inputs(
         return treat(inputs)[..., part]
 
     return treat_part
+
+
+def is_of_each(clamp: Mapping[str, object] | None, quantization: Mapping[str, object] | None) -> bool:
+    """Whether what these records ask for is done with each input by itself."""
+    return quantization is None and (clamp is None or clamp["kind"] == "range")
+
+
+def refuse_rounding(places: Sequence[Place]) -> None:
+    """Raise OptionError where a rank cannot round the inputs of a layer to integers as one process does."""
+    for place in places:
+        of_columns = place.share is not None and place.share.of_columns
+        if of_columns and "column_scales" in place.record.by_role:
+            raise OptionError(
+                f"activations int8: {place.module} is cut along its inputs, which have scales; leave activations out"
+            )
