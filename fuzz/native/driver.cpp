@@ -1,6 +1,6 @@
 // A small libFuzzer for compilers that have none: changed inputs, kept where the program went a new way (or one more often than
 // before, by powers of two), as trace-pc sees it. Options are libFuzzer's: FOLDER..., -max_total_time=, -runs=, -seed=, -max_len=;
-// -merge=1 NEW OLD writes to NEW what the inputs of OLD need to go all their ways. What ends the program is left in ./crash-input.
+// -merge=1 NEW OLD writes to NEW what the inputs of OLD need to reach all their places. What ends the program is left in ./crash-input.
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -144,6 +144,7 @@ int merge(const std::string& folder, std::vector<Bytes> inputs) {
   size_t n = 0;
   for (const Bytes& input : inputs) {
     run(input);
+    for (uint8_t& count : counts) count = count != 0;  // a place is enough to keep one, more often is not
     if (!add_ways(ways)) continue;
     char name[32];
     std::snprintf(name, sizeof name, "/%03zu", n++);

@@ -7,6 +7,7 @@ memory runs out. A forked child has the tokenizer already, and can be ended from
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import resource
@@ -33,6 +34,8 @@ _TOKENS_A_BYTE = 16
 
 _DONE, _FAILED, _LATE = b"\0", b"\1", b"\2"
 _LENGTH_BYTES = 8  # another thread's child may hold the pipe open too, so its end says nothing
+
+_PR_SET_PDEATHSIG = 1
 
 
 def bounded_ids(
@@ -88,6 +91,7 @@ def _in_child(work: Callable[[], bytes], memory_bytes: int, seconds: int) -> tup
 def _work(work: Callable[[], bytes], writing: int, memory_bytes: int, seconds: int) -> None:
     """In the child: does not return."""
     try:
+        _end_with_parent()
         faulthandler.disable()
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the room of threads would count as taken
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what Rust says as it ends
@@ -101,6 +105,12 @@ def _work(work: Callable[[], bytes], writing: int, memory_bytes: int, seconds: i
         while result:
             result = result[os.write(writing, result) :]
     os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """Have the system end this process with its parent, whose files and locks it holds too; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _limit(memory_bytes: int, seconds: int) -> None:

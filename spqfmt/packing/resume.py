@@ -59,12 +59,14 @@ class ResumeFolder:
         Raises OptionError when it is another's, holds more than ours, or not what was asked for.
         """
         if self._resume and not self.path.exists():
-            raise OptionError(f"{self.path}: not there, so there is nothing to resume")
+            raise OptionError(
+                f"{self.path}: not there, so there is nothing to resume; start without --resume"
+            )
         self._refuse_others()
         self._lock = self._locked()
         try:
             if self._resume and not self._left():
-                raise OptionError(f"{self.path}: it holds nothing to resume")
+                raise OptionError(f"{self.path}: it holds nothing to resume; start without --resume")
             if self._left() and not self._resume and not self._force:
                 raise OptionError(
                     f"{self.path} is what an interrupted pack left: --resume goes on there, --force starts over"

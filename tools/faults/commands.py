@@ -40,7 +40,7 @@ class Seen:
         if self.code < 0:
             return f"DIED of signal {-self.code}"
         if "Traceback" in self.said or "unexpected" in self.said:
-            return "UNEXPECTED error"
+            return f"UNEXPECTED error ({self.said.strip().splitlines()[-1][:120]})"
         lines = [line for line in self.said.splitlines() if line.strip()]
         if self.code and len(lines) != 1:
             return f"exit {self.code}, {len(lines)} LINES"
@@ -67,8 +67,12 @@ def in_child(work: Callable[[], None], fault: Fault, log: Path) -> Seen:
 def start(work: Callable[[], None], fault: Fault, log: Path) -> int:
     """Start some work in a forked child, whose words go to `log`; return its number."""
     sys.stdout.flush()
+    begun, begins = os.pipe()
     child = os.fork()
     if child:
+        os.close(begins)
+        os.read(begun, 1)  # a signal is for the work, not for what is done here before it
+        os.close(begun)
         return child
     code = 70
     try:
@@ -81,6 +85,7 @@ def start(work: Callable[[], None], fault: Fault, log: Path) -> int:
         os.environ.update(fault.environment)
         for limit, value in fault.limits.items():
             resource.setrlimit(limit, (value, value))
+        os.close(begins)
         work()
         code = 0
     except SystemExit as ended:

@@ -10,6 +10,7 @@ is then 1. Needs Linux and a C compiler (for shim.c).
 
 import argparse
 import importlib
+import json
 import os
 import random
 import resource
@@ -166,6 +167,8 @@ def signals(place: Place, trials: int) -> Iterator[Row]:
                     shutil.rmtree(place.out / "model")
                 more = ["--resume"] if (place.out / "m.spq.resume").exists() else []
                 again = in_child(command(*words, *more), Fault(), place.log)
+                if "nothing to resume" in again.said:  # it was killed before its first block
+                    again = in_child(command(*words), Fault(), place.log)
                 hidden = [left for left in left_over(place.out, []) if left.startswith(".")]
                 wrong += f", LEFT {len(hidden)}" if hidden else ""
                 wrong += f", the next one FAILED ({again.said.strip()[:200]})" if again.code else ""
@@ -264,6 +267,9 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=20, help="of each fault with each command, about")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=KINDS, help="only these kinds; may be given again")
+    parser.add_argument(
+        "--rows", type=Path, help="a file that keeps what was seen: kinds that are there are not run again"
+    )
     arguments = parser.parse_args()
     if "FAULT_SHIM" not in os.environ:
         return _with_shim()
@@ -277,15 +283,33 @@ def main() -> int:
         "spqfmt.cli.unpack",
     ):
         importlib.import_module(module)
-    rows: list[Row] = []
+    rows = kept_rows(arguments.rows)
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder), random.Random(arguments.seed))
         for kind in arguments.only or KINDS:
+            if kind in rows:
+                continue
+            rows[kind] = []
             for row in KINDS[kind](place, arguments.trials):
-                rows.append(row)
+                rows[kind].append(row)
                 print(f"{row.fault:20} {row.command:28} {dict(row.seen)}", flush=True)
-    arguments.out.write_text(page(rows, arguments.trials, arguments.seed), encoding="utf-8")
-    return 1 if any(is_wrong(what) for row in rows for what in row.seen) else 0
+            if arguments.rows is not None:
+                kept = {kind: [vars(row) for row in found] for kind, found in rows.items()}
+                arguments.rows.write_text(json.dumps(kept), encoding="utf-8")
+    all_rows = [row for kind in KINDS for row in rows.get(kind, [])]
+    arguments.out.write_text(page(all_rows, arguments.trials, arguments.seed), encoding="utf-8")
+    return 1 if any(is_wrong(what) for row in all_rows for what in row.seen) else 0
+
+
+def kept_rows(path: Path | None) -> dict[str, list[Row]]:
+    """What an earlier run has seen, by kind."""
+    if path is None or not path.exists():
+        return {}
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        kind: [Row(row["fault"], row["command"], Counter(row["seen"])) for row in rows]
+        for kind, rows in kept.items()
+    }
 
 
 def _with_shim() -> int:
