@@ -49,10 +49,9 @@ class Seen:
 
 def command(*arguments: object) -> Callable[[], None]:
     """Return a command line as a function that ends the process."""
+    from spqfmt.cli.main import main
 
     def run() -> None:
-        from spqfmt.cli.main import main
-
         main([str(argument) for argument in arguments])
 
     return run
@@ -60,8 +59,8 @@ def command(*arguments: object) -> Callable[[], None]:
 
 def in_child(work: Callable[[], None], fault: Fault, log: Path) -> Seen:
     """Do some work in a forked child that the fault happens to."""
-    began = time.monotonic()
-    return wait(start(work, fault, log), fault, log, began)
+    child = start(work, fault, log)
+    return wait(child, fault, log, time.monotonic())
 
 
 def start(work: Callable[[], None], fault: Fault, log: Path) -> int:
