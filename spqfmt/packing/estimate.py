@@ -92,7 +92,7 @@ def _of_stream(stream: StreamData, options: PackOptions) -> float:
 def _around_bytes(model: SourceModel) -> int:
     """What the small files take, and of the source's own what is no tensor's: the header, for nearly all of it."""
     places: dict[str, list[int]] = {}
-    for tensor in model.tensors:
+    for tensor in () if model.is_dequantized else model.tensors:
         for name, offset in _places(tensor):
             places.setdefault(name, []).append(offset)
     headers = [
