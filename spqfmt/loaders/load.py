@@ -25,6 +25,7 @@ from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import device_side_bytes
 from spqfmt.loaders.packed.compiled import number_of
+from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.install import Packable, inventory_of, replace, replace_experts
 from spqfmt.loaders.packed.modules import Packed
 from spqfmt.loaders.packed.norms import fuse_norms
@@ -269,8 +270,12 @@ def attach(model: Any, model_class: Any, engine: Weights, files: Sequence[Path])
     model.__class__ = loaded_class(model_class)
     model.requires_grad_(False)
     number = number_of(engine)
+    has_codes = False
     for module in model.modules():
         if isinstance(module, Packed):
             module.attach(engine, number)
-    fuse_norms(model)
+            has_codes |= module.record.scheme != "dense"
+    # What a lossless file gives on the CPU is what its source gives, to the bit.
+    if has_codes and isinstance(engine, HostWeights):
+        fuse_norms(model)
     model.packed_weights, model.packed_origin = engine, LoadedFrom(files, model)

@@ -46,6 +46,10 @@ CASES: dict[str, Case] = {
     "inspect": Case(lambda m, out: [m.int8, "--measure"], data=True),
     "diff": Case(lambda m, out: [m.int8, m.int4], data=True, code=1),
     "verify": Case(lambda m, out: [m.int8], data=False, json=False),
+    # Without a key that exists: tests/container has signatures.
+    "sign": Case(
+        lambda m, out: [m.int8, "--key", out / "none.pem"], data=False, json=False, quiet=False, code=2
+    ),
     "unpack": Case(lambda m, out: [m.int8, out / "folder"], data=False, json=False),
     "plan": Case(lambda m, out: [m.int8], data=True, quiet=False),
     "run": Case(lambda m, out: [m.int8, "--prompt", "x", "--max-new-tokens", "2"], data=None, json=False),

@@ -109,10 +109,9 @@ def test_a_quantizer_that_is_no_object_is_a_wrong_config(
     folder, packed = tmp_path / "model", tmp_path / "m.spq"
     shutil.copytree(tiny_folder("llama"), folder)
     _config(quantization_config=said)(folder)
-    spqfmt.pack(folder, packed)
+    spqfmt.pack(folder, packed, method="lossless")
     words = "its config.json is wrong: quantization_config is no object"
     uses: list[tuple[Path, type[Exception], Callable[[], object]]] = [
-        (folder, ImporterError, lambda: load_model(folder)),
         (packed, CorruptError, lambda: load_model(packed)),
         (packed, CorruptError, lambda: load_model(packed, packed=True)),
         (packed, CorruptError, lambda: plan_model(packed)),
@@ -120,6 +119,9 @@ def test_a_quantizer_that_is_no_object_is_a_wrong_config(
     for path, kind, use in uses:
         with pytest.raises(kind, match=re.escape(f"{path}: {words}")):
             use()
+    for refused in (lambda: load_model(folder), lambda: spqfmt.pack(folder, tmp_path / "other.spq")):
+        with pytest.raises(ImporterError, match="config.json: its quantization_config is .*, no object"):
+            refused()
 
 
 def test_what_goes_wrong_behind_the_config_and_the_tokenizer_names_the_file_too(
@@ -128,7 +130,7 @@ def test_what_goes_wrong_behind_the_config_and_the_tokenizer_names_the_file_too(
     def fail(*arguments: object) -> None:
         exec("None.zork", {"__name__": "transformers.elsewhere"})  # noqa: S102 - code of that library
 
-    monkeypatch.setattr("spqfmt.loaders.model.find_model_class", fail)
+    monkeypatch.setattr("spqfmt.loaders.config.find_model_class", fail)
     with pytest.raises(UnsupportedError, match="'NoneType' object has no attribute 'zork'") as caught:
         load_model(tiny_folder("llama"))
     assert str(caught.value).startswith(f"{tiny_folder('llama')}: transformers cannot make a model of it: ")

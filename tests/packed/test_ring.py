@@ -264,7 +264,7 @@ class _Store:
         self.parts = [_Part(size) for size in SIZES]
         self.decoded: list[int] = []
 
-    def compressed(self, number: int) -> Bytes:
+    def held(self, number: int) -> Bytes:
         return allocate(self.parts[number].stored_bytes)
 
     def decode(self, number: int, stored: Bytes, out: Bytes) -> None:

@@ -59,7 +59,8 @@ def test_rows_of_a_small_model(sparse: Path, tmp_path: Path) -> None:
         assert 0 < row.rate.low <= row.rate.median <= row.rate.high
         assert row.peak_bytes > row.weights_bytes
     held = {row.configuration: row.weights_bytes for row in rows}
-    assert held["disk"] < held["compressed"] < held["every:2"] < held["decoded"] < held["BF16 transformers"]
+    # Codes of low entropy are held narrow, where all of their chunks are compressed.
+    assert held["disk"] < held["compressed"] < held["decoded"] < held["every:2"] < held["BF16 transformers"]
     expected = {row.configuration: row.latency for row in rows[:5]}
     assert expected["BF16 transformers"] is None
     parts = {name: latency.parts for name, latency in expected.items() if latency is not None}
