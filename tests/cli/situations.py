@@ -620,7 +620,12 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
     ("no such command", "inspct {good.spq}", 2, ["No such command 'inspct'", "spqfmt --help"]),
     ("no such option", "inspect {good.spq} --nope", 2, ["No such option '--nope'", "spqfmt inspect --help"]),
     ("no file given", "verify", 2, ["Missing argument 'FILE'", "spqfmt verify --help"]),
-    ("no prompt", "run {good.spq}", 2, ["give --prompt TEXT, --prompt - or --prompts FILE", "spqfmt run --help"]),
+    (
+        "no prompt",
+        "run {good.spq}",
+        2,
+        ["give --prompt TEXT, --prompt - or --prompts FILE", "spqfmt run --help"],
+    ),
     (
         "unknown key",
         "inspect {good.spq} --sort weight",

@@ -120,7 +120,7 @@ def test_a_quantizer_that_is_no_object_is_a_wrong_config(
         with pytest.raises(kind, match=re.escape(f"{path}: {words}")):
             use()
     for refused in (lambda: load_model(folder), lambda: spqfmt.pack(folder, tmp_path / "other.spq")):
-        with pytest.raises(ImporterError, match="config.json: its quantization_config is .*, no object"):
+        with pytest.raises(ImporterError, match=r"config\.json: its quantization_config is .*, no object"):
             refused()
 
 
