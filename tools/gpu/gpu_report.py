@@ -1,94 +1,78 @@
-"""What tools/gpu/gpu_check.py runs, how long things take, and the rows that come out."""
+"""The report of tools/gpu/gpu_check.py, made from whatever lines were written."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from statistics import median
-from time import perf_counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
-import torch
+from gpu_lines import Line, figures_of, rows_of
 
-from spqfmt.kernels.device import DeviceKernels
+from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much is run: bytes decoded at a time, edge and number of the matrices, the model, its tokens, and rounds."""
-
-    decode_bytes: int
-    edge: int
-    n_matrices: int
-    hidden: int
-    n_layers: int
-    n_tokens: int
-    rounds: int
+_MEASURED = ("copy", "rans", "move", "compute", "operation_s")
+NOT_A_GPU = "the CPU: NOT a GPU, times say nothing about one"
 
 
-FULL = Sizes(
-    decode_bytes=256 << 20, edge=4096, n_matrices=16, hidden=1024, n_layers=16, n_tokens=32, rounds=9
-)
-SMALL = Sizes(decode_bytes=1 << 17, edge=256, n_matrices=2, hidden=64, n_layers=3, n_tokens=2, rounds=1)
+def section_states(lines: list[Line]) -> dict[str, tuple[str, str]]:
+    """How each section ended, and why: "cut off" where nobody saw its end. A fall stays though the rest was run."""
+    run = next((line for line in lines if line["kind"] == "run"), {})
+    states = dict.fromkeys(run.get("sections", ()), ("not run", "the run was cut off before"))
+    fallen: dict[str, list[tuple[str, str]]] = {}
+    for line in lines:
+        if line["kind"] == "begin":
+            states[line["section"]] = ("cut off", "the run ended while it was under way")
+        elif line["kind"] == "end":
+            states[line["section"]] = (line["status"], line["note"])
+            if line["status"] in {"died", "hung"}:
+                fallen.setdefault(line["section"], []).append((line["status"], line["note"]))
+    for name, falls in fallen.items():
+        end, status = states[name], falls[0][0]
+        notes = "; ".join(note for _, note in falls)
+        states[name] = (status, f"{notes}; the rest of it was run" if end[0] == "done" else notes)
+    return states
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the result. `ok` is None for a figure that cannot be wrong."""
-
-    section: str
-    what: str
-    value: float | None
-    unit: str
-    ok: bool | None
-    note: str = ""
-
-
-class Check:
-    """The machine that is checked, and what was found so far."""
-
-    def __init__(self, device: torch.device, kernels: DeviceKernels, sizes: Sizes) -> None:
-        self.device = device
-        self.kernels = kernels
-        self.sizes = sizes
-        self.rows: list[Row] = []
-        self.figures: dict[str, float] = {}
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether times mean anything."""
-        return self.device.type == "cuda"
-
-    def add(
-        self, section: str, what: str, value: float | None, unit: str, ok: bool | None, note: str = ""
-    ) -> None:
-        """Add a row to the report."""
-        self.rows.append(Row(section=section, what=what, value=value, unit=unit, ok=ok, note=note))
-
-    def seconds(self, run: Callable[[], object]) -> float:
-        """Median time of `run` on the device, launches included."""
-        run()
-        times = []
-        for _ in range(self.sizes.rounds):
-            if self.on_gpu:
-                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-                begin.record()
-                run()
-                end.record()
-                end.synchronize()
-                times.append(begin.elapsed_time(end) / 1e3)
-            else:
-                begun = perf_counter()
-                run()
-                times.append(perf_counter() - begun)
-        return max(float(median(times)), 1e-9)
-
-    def on(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor on the device."""
-        return tensor.to(self.device)
+def summary(lines: list[Line]) -> dict[str, Any]:
+    """The whole result as one JSON object."""
+    states, rows, figures = section_states(lines), rows_of(lines), figures_of(lines)
+    wrong = any(row.ok is False for row in rows)
+    complete = bool(states) and all(status == "done" for status, _ in states.values())
+    name, on_gpu = figures.get("device", "no device was reached"), bool(figures.get("on_gpu", False))
+    return {
+        "device": name,
+        "measured_on_gpu": on_gpu,
+        "kernels": figures.get("kernels"),
+        "ok": complete and not wrong,
+        "wrong": wrong,
+        "complete": complete,
+        "rates": rates_of(figures).to_json(),
+        "sections": {name: {"status": status, "note": note} for name, (status, note) in states.items()},
+        "rows": [asdict(row) for row in rows],
+    }
 
 
-def table(check: Check) -> Iterator[str]:
-    """The rows, for a reader."""
-    yield f"{'what':58} {'value':>10} {'unit':14} {'right':6} note"
-    for row in check.rows:
+def rates_of(figures: dict[str, Any]) -> DeviceRates:
+    """What was measured, as the planner takes it; disk, host and a missing nvCOMP stay as assumed.
+
+    Where one of the others is missing, or this was no GPU, all of it counts as assumed.
+    """
+    found = {name: figures[name] for name in (*_MEASURED, "zstd") if name in figures}
+    assumed = not figures.get("on_gpu", False) or any(name not in found for name in _MEASURED)
+    name = figures.get("device", DEFAULT.name)
+    return DeviceRates(**(asdict(DEFAULT) | found | {"name": name, "assumed": assumed}))
+
+
+def shown(lines: list[Line]) -> Iterator[str]:
+    """The report, for a reader: the verdict, the rows, and each section that did not end well."""
+    result = summary(lines)
+    verdict = "all right"
+    if not result["ok"]:
+        verdict = "SOMETHING IS WRONG" if result["wrong"] else "NOT ALL WAS RUN"
+    yield f"{result['device']}; kernels: {result['kernels']}; {verdict}"
+    yield f"{'what':66} {'value':>10} {'unit':14} {'right':6} note"
+    for row in rows_of(lines):
         value = "" if row.value is None else f"{row.value:.3g}"
         right = {True: "yes", False: "NO", None: ""}[row.ok]
-        yield f"{row.section + ': ' + row.what:58} {value:>10} {row.unit:14} {right:6} {row.note}".rstrip()
+        yield f"{row.section + ': ' + row.what:66} {value:>10} {row.unit:14} {right:6} {row.note}".rstrip()
+    for name, state in result["sections"].items():
+        if state["status"] != "done":
+            yield f"section {name}: {state['status']}; {state['note']}"
