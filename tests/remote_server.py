@@ -35,6 +35,8 @@ class Site:
     page: bytes | None = None
     encoding: str = ""
     stalls: bool = False
+    moved_to: str = ""
+    """What is under /moved is sent on to: this and the rest of its path."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -51,6 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
         site.headers.append({name.lower(): value for name, value in self.headers.items()})
         if site.statuses:
             self._send(site.statuses.pop(0), b"busy")
+            return
+        if self.path.startswith("/moved/"):
+            self._send(302, b"", {"Location": site.moved_to + self.path.removeprefix("/moved")})
             return
         if site.page is not None:
             self._send(200, site.page, {"Content-Type": "text/html; charset=utf-8"})

@@ -14,7 +14,7 @@ import click
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.talking import Loading, Talker, load, loading_options, sampling, sampling_options, writer
-from spqfmt.errors import SpqError
+from spqfmt.errors import OptionError, SpqError
 
 if TYPE_CHECKING:
     from spqfmt.loaders import Sampling
@@ -109,6 +109,8 @@ def _line() -> str | None:
     while True:
         try:
             line = input(("... " if lines else "> ") if is_terminal else "")
+        except UnicodeDecodeError as error:
+            raise OptionError(f"what is typed is not UTF-8 ({error.reason})") from None
         except EOFError:
             if is_terminal:
                 click.echo()

@@ -9,6 +9,7 @@ from spqfmt.cli.parameters import LOCAL_SPQ
 from spqfmt.cli.paths import InputPath, OutputPath
 from spqfmt.cli.progress import Bar
 from spqfmt.container.temporary import open_temporary, publish, refuse_existing
+from spqfmt.errors import OptionError
 
 
 @click.command("sign")
@@ -32,12 +33,16 @@ def sign(*, file: Path, key: Path, out: Path | None, force: bool, quiet: bool) -
     spqfmt sign model.spq --key key.pem
     openssl genpkey -algorithm ed25519 -out key.pem && openssl pkey -in key.pem -pubout -out key.pub
     """
+    from spqfmt.reading.signature import is_signature, signature_path
     from spqfmt.reading.signature import sign as signature_of
-    from spqfmt.reading.signature import signature_path
 
     out = out or signature_path(file)
     with about(file, out):
         refuse_existing(out, force)
+        if out.exists() and not is_signature(out):
+            raise OptionError(
+                "exists and is no signature, which is all that --force replaces; give another --out"
+            )
         with about(key):
             data = key.read_bytes()
         made = signature_of(file, data, Bar("checking", quiet=quiet))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from spqfmt.errors import OptionError
 
+_LEAST_TEMPERATURE = 1e-4
+"""Below it numbers of 32 bits overflow, and the likeliest token is the only one."""
 _MOST_STOPS = 64
 _MOST_OF_A_STOP = 256
 
@@ -25,8 +27,11 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise OptionError(f"temperature {self.temperature}: give 0, or a number above it")
+        is_usual = math.isfinite(self.temperature) and self.temperature >= _LEAST_TEMPERATURE
+        if self.temperature != 0 and not is_usual:
+            raise OptionError(
+                f"temperature {self.temperature}: give 0, or a number from {_LEAST_TEMPERATURE} up"
+            )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise OptionError(f"top_p {self.top_p}: give a number above 0, up to 1")
         if self.top_k is not None and self.top_k < 0:

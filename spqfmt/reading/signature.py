@@ -50,6 +50,16 @@ def sign(path: str | os.PathLike[str], key: bytes, progress: Progress | None = N
     return dump({"payload": _base64(payload), "payloadType": PAYLOAD_TYPE, "signatures": [entry]}) + b"\n"
 
 
+def is_signature(path: Path) -> bool:
+    """Whether a file has the form of what `sign` makes, whoever signed."""
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    try:
+        return len(data) <= _MOST_BYTES and json.loads(data)["payloadType"] == PAYLOAD_TYPE
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 def verify_signature(
     path: str | os.PathLike[str], signature: bytes, key: bytes, progress: Progress | None = None
 ) -> str:

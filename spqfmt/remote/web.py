@@ -17,7 +17,7 @@ from spqfmt.stand_ins import BEGIN_BYTES, what_came_instead
 from spqfmt.version import __version__
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse, PoolManager
+    from urllib3 import BaseHTTPResponse, PoolManager, Retry
 
 _CONNECT_SECONDS = 10
 WAIT_SECONDS = 30
@@ -26,6 +26,7 @@ SLOWEST = 4096
 """Bytes a second below which, after `WAIT_SECONDS`, a connection counts as broken too."""
 N_TRIES = 5
 """How often in a row a request may bring nothing."""
+_MOST_REDIRECTS = 8
 _PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE = 10.0
 _PIECE_BYTES = 1 << 16
@@ -134,9 +135,15 @@ class WebFile:
             time.sleep(min(_LONGEST_PAUSE, _PAUSE_SECONDS * 2 ** (attempt - 1)))
         try:
             response = self._pool.request(
-                "GET", self._url, headers=headers, preload_content=False, retries=urllib3.Retry(0, redirect=8)
+                "GET", self._url, headers=headers, preload_content=False, retries=_redirects()
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            if isinstance(error, urllib3.exceptions.MaxRetryError) and "redirect" in str(error.reason):
+                raise RemoteError(
+                    f"{self.address}: the server sends on to other addresses more than {_MOST_REDIRECTS} times"
+                ) from None
+            if isinstance(error, urllib3.exceptions.LocationValueError):
+                raise RemoteError(f"{self.address}: the server sends on to what is no http address") from None
             if attempt + 1 < N_TRIES and not _is_final(error):
                 return None
             self._give_up(_reason(error))
@@ -210,6 +217,21 @@ class WebFile:
     def _give_up(self, reason: str) -> NoReturn:
         why = f": {reason}" if reason else ""
         raise RemoteError(f"{self.address}: the server does not answer, tried {N_TRIES} times{why}")
+
+
+def _redirects() -> Retry:
+    """No retries, which are `fetch`'s, but redirects; on another host without password and cookies (urllib3's rule)."""
+    import urllib3
+
+    return urllib3.Retry(
+        total=None,
+        connect=0,
+        read=0,
+        redirect=_MOST_REDIRECTS,
+        status=0,
+        other=0,
+        respect_retry_after_header=False,
+    )
 
 
 def _pool(url: str) -> PoolManager:

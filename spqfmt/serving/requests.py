@@ -17,8 +17,12 @@ _NOT_DONE: Mapping[str, tuple[object, ...]] = {
     "tools": ([],),
     "functions": ([],),
     "tool_choice": ("none", "auto"),
-    "logprobs": (False, 0),
+    "logprobs": (False,),
     "top_logprobs": (0,),
+    "repetition_penalty": (1,),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
     "response_format": ({"type": "text"},),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
@@ -28,6 +32,17 @@ _NOT_DONE: Mapping[str, tuple[object, ...]] = {
     "echo": (False,),
     "suffix": ("",),
     "modalities": (["text"],),
+}
+
+
+_DONE = {
+    *("model", "messages", "prompt", "stream", "stream_options", "max_tokens", "max_completion_tokens"),
+    *("stop", "temperature", "top_p", "top_k", "seed"),
+}
+# What says who asks, or how it is to be paid for and kept.
+_NO_CHANGE = {
+    *("user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier"),
+    *("prompt_cache_key", "prompt_cache_retention"),
 }
 
 
@@ -67,9 +82,18 @@ def read_request(body: object, model: str, *, is_chat: bool, most_tokens: int) -
             code="model_not_found",
             status=404,
         )
-    for name, idle in _NOT_DONE.items():
-        if body.get(name) is not None and body[name] not in idle:
-            raise RequestError(f"{name} is not supported here", param=name, code="unsupported_parameter")
+    for name, value in body.items():
+        if value is None or name in _DONE or name in _NO_CHANGE:
+            continue
+        # 0 is no False: a completion's logprobs of 0 asks for those of its own tokens.
+        if not any(
+            value == idle and isinstance(value, bool) == isinstance(idle, bool)
+            for idle in _NOT_DONE.get(name, ())
+        ):
+            shown = repr(name[:80]) if name not in _NOT_DONE else name
+            raise RequestError(
+                f"{shown} is not supported here", param=name[:80], code="unsupported_parameter"
+            )
     prompt = _messages(body.get("messages")) if is_chat else _prompt(body.get("prompt"))
     stream_options: dict[str, Any] = _optional(body, "stream_options", dict) or {}
     return Question(
@@ -98,7 +122,11 @@ def _sampling(body: dict[str, Any], most_tokens: int) -> Sampling:
             stop=tuple(stops),
         )
     except OptionError as error:
-        raise RequestError(str(error), param=str(error).split()[0].rstrip(":")) from error
+        said = str(error)
+        names = {"max_new_tokens": "max_tokens" if newer is None else "max_completion_tokens", "an": "stop"}
+        first = said.split(maxsplit=1)[0].rstrip(":")
+        param = names.get(first, first)
+        raise RequestError(said.replace("max_new_tokens", param, 1), param=param) from error
 
 
 def _optional(body: dict[str, Any], name: str, kind: Callable[..., _T]) -> _T | None:

@@ -125,6 +125,21 @@ def test_another_name_is_another_model(model: Path, tmp_path: Path) -> None:
         verify_signature(tmp_path / "other.spq", sign(model, KEY), PUBLIC)
 
 
+def test_the_command_replaces_signatures_alone(model: Path, tmp_path: Path) -> None:
+    file, key = tmp_path / "m.spq", tmp_path / "key.pem"
+    shutil.copy(model, file)
+    key.write_bytes(KEY)
+    for kept in (file, key):
+        before = kept.read_bytes()
+        done = run("sign", file, "--key", key, "--out", kept, "--force")
+        assert done.code == 2
+        assert "is no signature, which is all that --force replaces" in done.stderr
+        assert kept.read_bytes() == before
+    for options in ([], ["--force"]):
+        assert run("sign", file, "--key", key, *options).code == 0
+    assert run("sign", file, "--key", key).code == 2
+
+
 def test_shards_are_signed_together(model: Path) -> None:
     index = model.with_name("cut.spq.index.json")
     made = sign(index, KEY)

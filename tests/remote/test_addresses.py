@@ -323,3 +323,35 @@ def test_a_page_is_not_taken_for_a_model(site: Site) -> None:
     site.page = b"<html>"
     with pytest.raises(NotSpqError, match="a web page"):
         spqfmt.open(f"{site.url}/m.spq")
+
+
+def test_a_server_may_send_on(site: Site, tmp_path: Path) -> None:
+    """As the hub does for large files; a password stays with the host that it was given to."""
+    expected = [tensor.name for tensor in spqfmt.inspect(site.folder / "m.spq").tensors]
+    secret = site.url.replace("http://", "http://me:pw@") + "/moved/m.spq"
+    site.moved_to = ""
+    with spqfmt.open(secret) as file:
+        assert list(file) == expected
+    assert all("authorization" in headers for headers in site.headers)
+    with serving(site.folder) as other:
+        site.moved_to = other.url
+        site.headers.clear()
+        with spqfmt.open(secret) as file:
+            assert list(file) == expected
+        assert all("authorization" in headers for headers in site.headers)
+        assert other.headers
+        assert not any("authorization" in headers for headers in other.headers)
+
+
+@pytest.mark.parametrize(
+    ("moved_to", "words"),
+    [
+        ("/moved", "sends on to other addresses more than 8 times"),
+        ("file://", "no http address"),
+        ("file://127.0.0.1", "no http address"),
+    ],
+)
+def test_it_does_not_lead_in_circles_nor_to_files(site: Site, moved_to: str, words: str) -> None:
+    site.moved_to = moved_to
+    with pytest.raises(RemoteError, match=words):
+        spqfmt.open(f"{site.url}/moved/m.spq")
