@@ -27,17 +27,18 @@ from spqfmt.errors import (
     TruncatedError,
     UnsupportedError,
     UnusedTensorsWarning,
+    needed_by,
 )
 from spqfmt.transformers_hook import install as _install_hook
 from spqfmt.version import __version__
 
 if TYPE_CHECKING:
     from spqfmt.kernels.backend import backend
-    from spqfmt.loaders.file import SpqFile, TensorHandle
-    from spqfmt.loaders.file import open_file as open  # noqa: A004
     from spqfmt.loaders.model import load_model
     from spqfmt.packing.pack import PackReport, pack
     from spqfmt.reading.diff import diff_files as diff
+    from spqfmt.reading.file import SpqFile, TensorHandle
+    from spqfmt.reading.file import open_file as open  # noqa: A004
     from spqfmt.reading.report import inspect_file as inspect
     from spqfmt.reading.unpack import unpack
     from spqfmt.reading.verify import verify_file as verify
@@ -47,13 +48,13 @@ if TYPE_CHECKING:
 _LAZY = {
     "PackReport": ("spqfmt.packing.pack", "PackReport"),
     "RepackReport": ("spqfmt.rewriting.repack", "RepackReport"),
-    "SpqFile": ("spqfmt.loaders.file", "SpqFile"),
-    "TensorHandle": ("spqfmt.loaders.file", "TensorHandle"),
+    "SpqFile": ("spqfmt.reading.file", "SpqFile"),
+    "TensorHandle": ("spqfmt.reading.file", "TensorHandle"),
     "backend": ("spqfmt.kernels.backend", "backend"),
     "diff": ("spqfmt.reading.diff", "diff_files"),
     "inspect": ("spqfmt.reading.report", "inspect_file"),
     "load_model": ("spqfmt.loaders.model", "load_model"),
-    "open": ("spqfmt.loaders.file", "open_file"),
+    "open": ("spqfmt.reading.file", "open_file"),
     "pack": ("spqfmt.packing.pack", "pack"),
     "repack": ("spqfmt.rewriting.repack", "repack"),
     "unpack": ("spqfmt.reading.unpack", "unpack"),
@@ -99,7 +100,8 @@ def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _LAZY[name]
-    value = getattr(importlib.import_module(module), attribute)
+    with needed_by(f"spqfmt.{name}"):
+        value = getattr(importlib.import_module(module), attribute)
     globals()[name] = value
     return value
 

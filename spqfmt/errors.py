@@ -108,6 +108,31 @@ def foreign_errors(explained: Callable[[str], SpqError]) -> Iterator[None]:
         raise explained(one_sentence(error) or type(error).__name__) from error
 
 
+_REQUIRED = frozenset(
+    {"jinja2", "numpy", "rich", "safetensors", "tokenizers", "torch", "transformers", "zstandard"}
+)
+"""What the package requires by its metadata. An environment for looking at files has not all of it."""
+
+
+def without_package(error: ModuleNotFoundError) -> str:
+    """What is missing and what to do, after the name of what needs it; empty where it is nothing that is required."""
+    package = (error.name or "").partition(".")[0]
+    if package not in _REQUIRED:
+        return ""
+    return f"needs {package}, which is not installed here: `pip install spqfmt` brings all that is needed"
+
+
+@contextmanager
+def needed_by(what: str) -> Iterator[None]:
+    """A package that is missing inside is told of as what `what` needs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if said := without_package(error):
+            raise ModuleNotFoundError(f"{what} {said}", name=error.name) from error
+        raise
+
+
 # Those that read what stands in a model, and compute with it.
 _LIBRARIES = frozenset(
     {"huggingface_hub", "jinja2", "mistral_common", "peft", "safetensors", "sentencepiece", "tiktoken"}

@@ -22,6 +22,7 @@ from spqfmt.errors import (
     is_out_of_memory,
     library_of,
     one_sentence,
+    without_package,
 )
 
 OK, BAD_FILE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -109,6 +110,8 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
             advised = "; " in str(error) or not advice
             message = str(error) if advised else f"{error}; {advice}"
             return message, WRONG_USE if isinstance(error, OptionError) else BAD_FILE
+        case ModuleNotFoundError() if said := without_package(error):
+            return f"this {said}", WRONG_USE
         case _ if is_out_of_memory(error):
             return _NO_MEMORY, BAD_FILE
     return None

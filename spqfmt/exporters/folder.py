@@ -9,6 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from spqfmt.errors import OptionError
+
+
+def check_gguf_name(out: Path) -> None:
+    """Raise OptionError for a file that nobody would take for a GGUF."""
+    if out.suffix != ".gguf":
+        raise OptionError(f"{out}: the name of a GGUF file ends in .gguf")
+
 
 def refuse_full(folder: Path) -> None:
     """Raise FileExistsError when `folder` is a link, or exists and is not an empty folder."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from spqfmt.errors import EncodeError, OptionError
 from spqfmt.exporters.base import Exported, ExportModel, refuse
-from spqfmt.exporters.folder import whole_file
+from spqfmt.exporters.folder import check_gguf_name, whole_file
 from spqfmt.exporters.gguf_models import GgufFamily, family_of, keys_of, rope_divisors
 from spqfmt.exporters.gguf_tensors import FORM, GgufOutput, Tensors, stacks
 from spqfmt.exporters.gguf_vocabulary import vocabulary_keys
@@ -38,7 +38,7 @@ class GgufExport:
 
     def export(self, model: ExportModel, out: Path) -> Exported:
         """Write one file, whose name ends in .gguf."""
-        check_name(out)
+        check_gguf_name(out)
         if find_spec("gguf") is None:
             raise OptionError("GGUF is written with the package gguf; pip install 'spqfmt[gguf]'")
         family = family_of(model.config)
@@ -64,12 +64,6 @@ class GgufExport:
         keys |= vocabulary_keys(_small_files(model.assets), model.config, embedding.shape[0])
         _write(out, family.architecture, {"general.name": out.stem, **keys}, written)
         return Exported((out.name,), tuple(plain), is_alone=True)
-
-
-def check_name(out: Path) -> None:
-    """Raise OptionError for a file that nobody would take for a GGUF."""
-    if out.suffix != ".gguf":
-        raise OptionError(f"{out}: the name of a GGUF file ends in .gguf")
 
 
 def _names(family: GgufFamily, n_layers: int) -> Callable[[str], str]:

@@ -11,18 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, Protocol
-
-import torch
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from spqfmt.asset_names import as_files
 from spqfmt.codecs.elements import pack_elements
 from spqfmt.errors import EncodeError
 from spqfmt.exporters.folder import refuse_full, whole_folder
-from spqfmt.kernels.torch_arrays import TORCH_DTYPES
 from spqfmt.records import dense_bytes
 from spqfmt.safetensors_names import to_safetensors
 from spqfmt.wire import DTYPES
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_SHARD_BYTES = 5_000_000_000
 # The safetensors library refuses a header of more than 100 MB. An entry is its name and at most so much more: eight
@@ -223,6 +223,11 @@ def _write_safetensors(file: Path, tensors: list[ExportTensor], facts: Mapping[s
 
 
 def _write_values(handle: BinaryIO, tensor: ExportTensor) -> None:
+    # Files that are copied, or are the source's own, are written without torch.
+    import torch
+
+    from spqfmt.kernels.torch_arrays import TORCH_DTYPES
+
     value = tensor.load()
     if value.dtype != TORCH_DTYPES[tensor.dtype] or tuple(value.shape) != tuple(tensor.shape):
         raise EncodeError(

@@ -46,6 +46,16 @@ def dtype_name(tensor: torch.Tensor) -> str:
     return _NAMES[tensor.dtype]
 
 
+def is_float32(dtype: torch.dtype | None) -> bool:
+    """Whether it is torch's float32."""
+    return dtype == torch.float32
+
+
+def in_pairs(elements: NDArray[np.uint8], packed: NDArray[np.uint8]) -> torch.Tensor:
+    """Floats of 4 bits as torch has them: the last dimension is one of pairs, which are the bytes of `packed`."""
+    return torch.from_numpy(packed).reshape(*elements.shape[:-1], -1).view(torch.float4_e2m1fn_x2)
+
+
 def to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
     """The carrier of a CPU tensor, same shape; shares memory where the tensor is contiguous."""
     tensor = tensor.detach().contiguous()

@@ -7,8 +7,7 @@ from pathlib import Path
 from spqfmt.container.model import OpenModel
 from spqfmt.errors import EncodeError, OptionError
 from spqfmt.exporters.base import Exported, ExportModel
-from spqfmt.exporters.folder import whole_file, whole_folder
-from spqfmt.exporters.gguf import check_name
+from spqfmt.exporters.folder import check_gguf_name, whole_file, whole_folder
 from spqfmt.exporters.registry import exporters
 from spqfmt.importers._folders import ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import quantizer_of, without_quantizer
@@ -38,7 +37,7 @@ def source_of_form(sources: SourceFiles, model: OpenModel, form: str, out: Path,
         return True
     if len(sources.written) > 1:
         raise OptionError(f"the source is a GGUF in {len(sources.written)} files; --as source writes these")
-    check_name(out)
+    check_gguf_name(out)
     [file] = sources.written
     progress.start(file.file_bytes)
     with whole_file(out) as partial:

@@ -1,10 +1,10 @@
-"""Stored tensor -> torch tensor."""
+"""Stored tensor -> torch tensor. torch is imported when the first one is made."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from spqfmt.codecs.elements import Elements
 from spqfmt.container.reader import Reader
-from spqfmt.kernels.torch_arrays import to_torch
 from spqfmt.reading.rows import Room, dtype_of, heap, holder, read_block, read_first, read_tensor
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.floats import Scale, small_float_values
@@ -19,7 +19,7 @@ def restore_first(
     """`read_first` as a tensor: elements `first` to `stop` of the first dimension."""
     record = holder(reader, record)
     elements = read_first(reader, record, first, stop=stop, dtype=dtype)
-    return to_torch(elements, dtype_of(record, dtype), elements.shape)
+    return _tensor(elements, dtype_of(record, dtype), elements.shape)
 
 
 def restore_block(
@@ -28,7 +28,7 @@ def restore_block(
     """`read_block` as a tensor: some elements of each dimension."""
     record = holder(reader, record)
     elements = read_block(reader, record, block, dtype)
-    return to_torch(elements, dtype_of(record, dtype), elements.shape)
+    return _tensor(elements, dtype_of(record, dtype), elements.shape)
 
 
 def restore(
@@ -36,12 +36,18 @@ def restore(
 ) -> "torch.Tensor":
     """`read_tensor` as a tensor: all of it in its own shape and, where `dtype` is None, its own dtype."""
     record = holder(reader, record)
-    return to_torch(read_tensor(reader, record, dtype, room), dtype_of(record, dtype), record.shape)
+    return _tensor(read_tensor(reader, record, dtype, room), dtype_of(record, dtype), record.shape)
 
 
 def numbers_of(codes: "torch.Tensor", dtype: str) -> "torch.Tensor":
     """What floats of less than 8 bits, as uint8 one a byte, stand for: float32 of the same shape; exact."""
-    return to_torch(small_float_values(dtype)[codes.numpy()], "f32", codes.shape)
+    return _tensor(small_float_values(dtype)[codes.numpy()], "f32", codes.shape)
+
+
+def _tensor(elements: Elements, dtype: str, shape: Sequence[int]) -> "torch.Tensor":
+    from spqfmt.kernels.torch_arrays import to_torch
+
+    return to_torch(elements, dtype, shape)
 
 
 def column_scale(reader: Reader, record: TensorRecord) -> Scale | None:

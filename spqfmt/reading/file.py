@@ -1,22 +1,30 @@
-"""`spqfmt.open`: a packed model as a mapping of tensor names."""
+"""`spqfmt.open`: a packed model as a mapping of tensor names. torch is imported when a tensor of its is asked for."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from spqfmt.cached import cached_property
 from spqfmt.codecs.elements import pack_elements
 from spqfmt.container.model import open_model
 from spqfmt.container.reader import Reader
-from spqfmt.errors import OptionError, UnsupportedError
-from spqfmt.models.treatments import Treatment, treatment
+from spqfmt.errors import OptionError, UnsupportedError, needed_by
 from spqfmt.reading.report import TensorReport, report_tensor
 from spqfmt.reading.restore import column_scale, numbers_of, restore, restore_block, restore_first
-from spqfmt.reading.rows import Room, heap, read_tensor
+from spqfmt.reading.rows import Room, dtype_of, heap, holder, read_first, read_tensor
 from spqfmt.records import TensorRecord
-from spqfmt.wire import DTYPES
+from spqfmt.schemes.floats import widen
+from spqfmt.wire import DTYPES, SMALL_FLOATS
+
+if TYPE_CHECKING:
+    import torch
+
+    from spqfmt.models.treatments import Treatment
+
+_READ_NEEDS = "SpqFile.read, which gives tensors of torch (read_numpy gives arrays),"
 
 
 class TensorHandle:
@@ -52,32 +60,59 @@ class TensorHandle:
         """The tensor whose values these are, or None."""
         return self._record.tied_to
 
-    def input_treatment(self) -> Treatment | None:
+    def input_treatment(self) -> "Treatment | None":
         """What the file asks to be done with the input of this tensor's layer; None for nothing."""
+        from spqfmt.kernels.torch_arrays import to_torch
+        from spqfmt.models.treatments import treatment
+
         record = self._record
         scale = None if record.activation_quantization is None else column_scale(self._reader, record)
-        values = None if scale is None else torch.from_numpy(scale.to_float32())
+        wide = None if scale is None else scale.to_float32()
+        values = None if wide is None else to_torch(wide, "f32", wide.shape)
         return treatment(record.activation_clamp, record.activation_quantization, values)
 
     def read(
-        self, rows: slice | None = None, dtype: torch.dtype | None = None, room: Room = heap
-    ) -> torch.Tensor:
+        self, rows: slice | None = None, dtype: "torch.dtype | None" = None, room: Room = heap
+    ) -> "torch.Tensor":
         """The tensor, or some rows of its first dimension, dequantized; see `SpqFile.read`.
 
         A whole tensor that is not converted lies in memory that `room` gives.
         """
+        with needed_by(_READ_NEEDS):
+            from spqfmt.kernels.torch_arrays import is_float32
+
         record = self._record
-        exact = "f32" if dtype == torch.float32 and record.dtype in {"f16", "bf16"} else None
+        exact = "f32" if is_float32(dtype) and record.dtype in {"f16", "bf16"} else None
         value = restore(self._reader, record, exact, room) if rows is None else self._read_rows(rows, exact)
         if DTYPES[record.dtype].bits < 8:
             return _narrow(value, record, dtype)
         if dtype is not None and value.is_complex() and not dtype.is_complex:
-            raise OptionError(
-                f"tensor {record.name!r} is of complex numbers; {dtype} would lose a part of them"
-            )
+            raise _loses(record, dtype)
         return value if dtype is None else value.to(dtype)
 
-    def read_block(self, block: Sequence[range], *, exact: bool) -> torch.Tensor:
+    def read_numpy(self, rows: slice | None = None, dtype: DTypeLike | None = None) -> NDArray[Any]:
+        """The tensor, or some rows of its first dimension, as an array; see `SpqFile.read_numpy`."""
+        record = self._record
+        wanted = None if dtype is None else np.dtype(dtype)
+        held = holder(self._reader, record)
+        exact = "f32" if wanted == np.float32 and record.dtype in {"f16", "bf16"} else None
+        if rows is None:
+            elements = read_tensor(self._reader, held, exact)
+        elif record.shape:
+            first, stop = _bounds(rows, record.shape[0])
+            elements = read_first(self._reader, held, first, stop=stop, dtype=exact)
+        else:
+            elements = read_tensor(self._reader, held, exact)[rows]
+        name = dtype_of(held, exact)
+        if name == "bool":
+            elements = elements.view(np.bool_)
+        elif name == "bf16" or name in SMALL_FLOATS:
+            elements = np.asarray(widen(elements, name))
+        if wanted is not None and elements.dtype.kind == "c" and wanted.kind != "c":
+            raise _loses(record, wanted)
+        return elements if wanted is None else elements.astype(wanted, copy=False)
+
+    def read_block(self, block: Sequence[range], *, exact: bool) -> "torch.Tensor":
         """Some elements of each dimension, one run of each, in memory of their own; the tensor is no scalar.
 
         `exact`: of a quantized tensor as float32, not rounded to its dtype.
@@ -90,17 +125,27 @@ class TensorHandle:
         elements = read_tensor(self._reader, self._record)
         return pack_elements(elements, self._record.dtype).tobytes()
 
-    def _read_rows(self, rows: slice, dtype: str | None) -> torch.Tensor:
+    def _read_rows(self, rows: slice, dtype: str | None) -> "torch.Tensor":
         record = self._record
         if not record.shape:
             return restore(self._reader, record, dtype)[rows]
-        first, stop, step = rows.indices(record.shape[0])
-        if step != 1:
-            raise ValueError("rows must be a slice without a step")
-        return restore_first(self._reader, record, first, stop=max(first, stop), dtype=dtype)
+        first, stop = _bounds(rows, record.shape[0])
+        return restore_first(self._reader, record, first, stop=stop, dtype=dtype)
 
 
-def _narrow(codes: torch.Tensor, record: TensorRecord, dtype: torch.dtype | None) -> torch.Tensor:
+def _bounds(rows: slice, n: int) -> tuple[int, int]:
+    """The first of them, and the one after the last."""
+    first, stop, step = rows.indices(n)
+    if step != 1:
+        raise ValueError("rows must be a slice without a step")
+    return first, max(first, stop)
+
+
+def _loses(record: TensorRecord, dtype: object) -> OptionError:
+    return OptionError(f"tensor {record.name!r} is of complex numbers; {dtype} would lose a part of them")
+
+
+def _narrow(codes: "torch.Tensor", record: TensorRecord, dtype: "torch.dtype | None") -> "torch.Tensor":
     """Floats of less than 8 bits, one a byte, as torch has them: as numbers of `dtype`, or in pairs."""
     if dtype is not None:
         return numbers_of(codes, record.dtype).to(dtype)
@@ -110,8 +155,10 @@ def _narrow(codes: torch.Tensor, record: TensorRecord, dtype: torch.dtype | None
             "for its numbers, or read_bytes",
             record.dtype,
         )
-    packed = torch.from_numpy(pack_elements(codes.numpy(), record.dtype))
-    return packed.reshape(*codes.shape[:-1], -1).view(torch.float4_e2m1fn_x2)
+    from spqfmt.kernels.torch_arrays import in_pairs
+
+    elements = codes.numpy()
+    return in_pairs(elements, pack_elements(elements, record.dtype))
 
 
 class SpqFile(Mapping[str, TensorHandle]):
@@ -147,7 +194,9 @@ class SpqFile(Mapping[str, TensorHandle]):
         """Close the file; later reads raise ValueError."""
         self.model.close()
 
-    def read(self, name: str, rows: slice | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
+    def read(
+        self, name: str, rows: slice | None = None, dtype: "torch.dtype | None" = None
+    ) -> "torch.Tensor":
         """A tensor in its own shape and dtype, dequantized, in memory of its own, on the CPU.
 
         `rows`: only these of the first dimension; only the chunks that hold them are read and decoded. `dtype`
@@ -156,6 +205,16 @@ class SpqFile(Mapping[str, TensorHandle]):
         read is damaged, UnsupportedError for a dtype that torch lacks, OptionError for complex numbers as others.
         """
         return self[name].read(rows, dtype)
+
+    def read_numpy(
+        self, name: str, rows: slice | None = None, dtype: DTypeLike | None = None
+    ) -> NDArray[Any]:
+        """What `read` gives, as an array of numpy; needs no torch.
+
+        What numpy has no dtype for, bf16 and floats of at most 8 bits, comes as float32, which holds all their numbers;
+        `read_bytes` of the handle gives their bits. Raises as `read` does, but for no dtype UnsupportedError.
+        """
+        return self[name].read_numpy(rows, dtype)
 
     def part(self, folder: str) -> dict[str, TensorHandle]:
         """The tensors of one part of a pipeline, such as "unet", by their own names. KeyError where there is none."""
