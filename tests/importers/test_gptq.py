@@ -148,6 +148,17 @@ def test_groups_larger_than_the_layer(tmp_path: Path, size: int) -> None:
     check(source(tmp_path, arrays, group_size=size), weight)
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("version", [1, 2])
+def test_symmetric_zero_points_of_the_other_version_are_refused(
+    tmp_path: Path, bits: int, version: int
+) -> None:
+    arrays, _ = layer(bits, 32, version=version)
+    other = {1: "gptq_v2", 2: "gptq"}[version]
+    folder = source(tmp_path, arrays, bits=bits, checkpoint_format=other)
+    check_refused(folder, f"has the zero points of version {version} where sym is true")
+
+
 def test_auto_round_packs_as_auto_gptq_does(tmp_path: Path) -> None:
     arrays, weight = layer(4, 32)
     more = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}

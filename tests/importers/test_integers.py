@@ -285,6 +285,23 @@ def test_some_group_of_a_config_says_what_the_arrays_are(
 
 
 @pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"config_groups": {}}, "has no config_groups"),
+        ({"config_groups": []}, "its config_groups of quantization are no objects"),
+        ({"format": "nonsense"}, "its format 'nonsense' of compressed-tensors is none that is known"),
+    ],
+    ids=["no groups", "a list", "a format"],
+)
+def test_a_config_that_says_nothing_known_is_refused(
+    tmp_path: Path, more: dict[str, Any], words: str
+) -> None:
+    said = compressed("pack-quantized", 4) | more
+    source = write_arrays(tmp_path / "source", {"quantization_config": said}, PLAIN)
+    check_refused(source, words)
+
+
+@pytest.mark.parametrize(
     ("bits", "arrays"),
     [
         (3, {f"{AT}_packed": WORDS[:, :10], f"{AT}_shape": SHAPE}),

@@ -29,6 +29,14 @@ _METHODS = frozenset(
     }
 )  # fmt: skip
 """What transformers calls the quantizers whose arrays are known not to be another's."""
+_FORMATS = frozenset(
+    {
+        "dense", "float-quantized", "int-quantized", "marlin-24", "mixed-precision", "mxfp4-pack-quantized",
+        "mxfp8-quantized", "naive-quantized", "nvfp4-pack-quantized", "pack-quantized", "sparse-24-bitmask",
+        "sparse-bitmask",
+    }
+)  # fmt: skip
+"""What compressed-tensors calls its layouts, those included that are not taken apart."""
 _CONFIGS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 """Files in which these libraries say what they did, and the method where the file does not name it."""
 
@@ -74,10 +82,16 @@ class Quantizer:
             return cls(method, blocks=blocks, only_blocks=True, said=found)
         if method == "bitsandbytes":
             return cls(method, _of_bitsandbytes(found), said=found)
-        groups = found.get("config_groups") or {}
+        groups = found.get("config_groups")
+        groups = {} if groups is None else groups
         if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
             raise ImporterError("config.json: its config_groups of quantization are no objects")
         formats = [found.get("format"), *(group.get("format") for group in groups.values())]
+        unknown = sorted(str(name) for name in formats if name and name not in _FORMATS)
+        if method == COMPRESSED_TENSORS and unknown:
+            raise ImporterError(
+                f"config.json: its format {unknown[0][:40]!r} of compressed-tensors is none that is known"
+            )
         weights = [group.get("weights") for group in groups.values()]
         schemes = [scheme for scheme in weights if isinstance(scheme, dict)]
         sizes = [scheme.get("block_structure") for scheme in schemes if scheme.get("strategy") == "block"]

@@ -56,7 +56,8 @@ class GptqFamily:
             try:
                 settings = settings_of(quantizer.said, name)
                 grid = _grid(layer, settings)
-                zeros = zero_points(partial(checkpoint.read, layer.name("qzeros")), settings, grid.bits)
+                of_zeros = layer.name("qzeros")
+                zeros = zero_points(partial(checkpoint.read, of_zeros), settings, grid.bits, of_zeros)
             except StaysError as why:
                 yield LeftAsArrays(name, str(why))
             else:

@@ -29,6 +29,8 @@ class GptqSettings:
     """How zero points are stored: by 1 less one, by 2 as they are; None where nothing is said at all."""
     grids: tuple[tuple[int | None, int | None], ...]
     """The bits and group sizes of layers, those of most of them first; None is what is not said, -1 one group."""
+    is_symmetric: bool
+    """Whether all zero points are said to be the middle of the codes."""
     is_ordered: bool
     """Whether all layers have their columns in an order of their own (act-order)."""
     carries: bool
@@ -58,6 +60,7 @@ def settings_of(said: Mapping[str, Any], name: str) -> GptqSettings:
     return GptqSettings(
         version if said else None,
         tuple(_grid_of(one, name) for one in layers),
+        is_symmetric=all(one.get("sym") is True for one in layers),
         is_ordered=all(one.get("desc_act") for one in layers),
         carries="gptqmodel" in str(makers).lower(),
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spqfmt.codecs.elements import Elements
+from spqfmt.errors import ImporterError
 from spqfmt.importers.quantizers.gptq_config import GptqSettings
 from spqfmt.importers.quantizers.packed_layers import StaysError
 from spqfmt.importers.quantizers.words import code_dtype, unpacked
@@ -27,12 +28,22 @@ class Zeros:
     supergroup: tuple[int, int] | None = None
 
 
-def zero_points(words: Callable[[], Elements], settings: GptqSettings, bits: int) -> Zeros:
-    """The zero points that words [groups, n] hold.
+def zero_points(words: Callable[[], Elements], settings: GptqSettings, bits: int, name: str) -> Zeros:
+    """The zero points that words [groups, n] hold, the tensor of this name.
 
     Reads them only where numbers may be carried or too large, or tell the version. Raises StaysError where no scheme
-    has them so that the words come back.
+    has them so that the words come back, ImporterError for those of the other version by what is said of symmetry.
     """
+    if settings.version and settings.is_symmetric:
+        try:
+            found = _version_of(_fields(words(), bits), bits)
+        except StaysError:  # not symmetric: the points say themselves what they are
+            found = settings.version
+        if found != settings.version:
+            raise ImporterError(
+                f"tensor {name!r} has the zero points of version {found} where sym is true, but config.json says "
+                f"version {settings.version} (checkpoint_format); download both again"
+            )
     version = settings.version or _version_of(_fields(words(), bits), bits)
     if version == 2:
         return Zeros(lambda: GroupValues(_fields(words(), bits), code_dtype(bits)), {"stream": "zero_points"})

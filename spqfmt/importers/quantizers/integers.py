@@ -106,6 +106,10 @@ def _packed(checkpoint: Checkpoint, stem: str) -> Iterator[CodedWeight | LeftAsA
     if len(shape) != 2 or shape[0] != packed[0] or not 1 <= shape[1] <= _WORD * packed[1]:
         raise misfit(checkpoint.arrays, of_shape, f"{stem}_packed", f" as it says {list(shape)}")
     said = integers_of(checkpoint.quantizer.said, f"{stem}_packed")
+    if checkpoint.quantizer.said.get("config_groups") == {}:
+        raise ImporterError(
+            f"tensor {f'{stem}_packed'!r} is packed, but config.json has no config_groups; download both again"
+        )
     if said is not None and not any(one.packs(shape[1], packed[1]) for one in said):
         sizes = " or ".join(str(bits) for bits in sorted({one.bits for one in said})) or "no"
         why = f" as it says {list(shape)}, and config.json says {sizes} bits of integers"
