@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -82,7 +83,14 @@ def serve(
         name = name or file.name.removesuffix(".index.json").removesuffix(".spq")
         worker = Worker(loaded.model, loaded.tokenizer, most_waiting=max_waiting)
         app = make_app(worker, name, most_tokens=max_new_tokens, api_key=api_key, host=host)
-        server = uvicorn.Server(
+
+        class Server(uvicorn.Server):
+            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+                # Whoever waits gets an answer; uvicorn alone would cut connections off after the time of grace.
+                worker.stop()
+                super().handle_exit(sig, frame)
+
+        server = Server(
             uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE_SECONDS, lifespan="on")
         )
         if not is_loopback(host) and api_key is None:

@@ -44,6 +44,10 @@ class Job:
             self.cancel()
 
 
+def _ending() -> RequestError:
+    return RequestError("the server is ending", code="ending", status=503)
+
+
 class Worker:
     """Answers jobs with one model, one at a time."""
 
@@ -61,7 +65,9 @@ class Worker:
         """Put a job into the queue. Raises RequestError where it is full."""
         with self._changed:
             self._forget_cancelled()
-            if self._is_closed or sum(map(len, self._waiting.values())) >= self._most_waiting:
+            if self._is_closed:
+                raise _ending()
+            if sum(map(len, self._waiting.values())) >= self._most_waiting:
                 raise RequestError("too many requests are waiting; try again later", code="busy", status=503)
             self._waiting.setdefault(job.client, deque()).append(job)
             self._changed.notify()
@@ -73,14 +79,20 @@ class Worker:
             self._forget_cancelled()
             return sum(map(len, self._waiting.values()))
 
-    def close(self) -> None:
-        """End the answer in work, and the thread with it."""
+    def stop(self) -> None:
+        """Take no more jobs and end all; who waits is told. It waits for nothing: a handler of signals may call it."""
         with self._changed:
             self._is_closed = True
-            for job in [*(job for jobs in self._waiting.values() for job in jobs), self._current]:
-                if job is not None:
-                    job.cancel()
+            for job in [job for jobs in self._waiting.values() for job in jobs]:
+                job.tell(_ending())
+                job.cancel()
+            if self._current is not None:
+                self._current.cancel()
             self._changed.notify()
+
+    def close(self) -> None:
+        """End all jobs, and the thread with them."""
+        self.stop()
         self._thread.join()
 
     def _forget_cancelled(self) -> None:
@@ -110,7 +122,8 @@ class Worker:
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
-            job.tell(self._answer(job))
+            event = self._answer(job)
+            job.tell(_ending() if self._is_closed and job.is_cancelled else event)
 
     def _answer(self, job: Job) -> Event:
         try:

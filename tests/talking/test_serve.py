@@ -292,7 +292,18 @@ def test_the_command_serves_until_it_is_interrupted(talker: Path) -> None:
         assert line.startswith("serving talker at http://127.0.0.1:"), line
         address = line.split()[3].removesuffix("/v1")
         assert post(address, {"messages": HELLO, **EXACT})[0] == 200
-        process.send_signal(signal.SIGINT)
+        # More than one answer's time: some are in work or wait when it ends, and are told so.
+        body = {"messages": HELLO, "temperature": 0, "max_tokens": 100}
+        with ThreadPoolExecutor(12) as clients:
+            answers = [clients.submit(post, address, body) for _ in range(12)]
+            while not any(answer.done() for answer in answers):
+                time.sleep(0.005)
+            process.send_signal(signal.SIGINT)
+            found = [answer.result() for answer in answers]
+        assert {status for status, _ in found} == {200, 503}
+        assert all(
+            "the server is ending" in said["error"]["message"] for status, said in found if status == 503
+        )
         assert process.wait(60) == 0
         assert process.stderr.read() == ""
 
