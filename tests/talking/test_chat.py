@@ -74,10 +74,11 @@ class _Terminal:
 
 
 def _control(side: int) -> None:
-    """Make the terminal the one that Ctrl-C comes from."""
+    """Make the terminal the one that Ctrl-C comes from, which what started the tests may have had ignored."""
     import fcntl
     import termios
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(side, termios.TIOCSCTTY, 0)
 
 
