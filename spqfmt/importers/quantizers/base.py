@@ -87,7 +87,7 @@ class Quantizer:
         if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
             raise ImporterError("config.json: its config_groups of quantization are no objects")
         formats = [found.get("format"), *(group.get("format") for group in groups.values())]
-        unknown = sorted(str(name) for name in formats if name and name not in _FORMATS)
+        unknown = sorted({str(name) for name in formats if name} - _FORMATS)
         if method == COMPRESSED_TENSORS and unknown:
             raise ImporterError(
                 f"config.json: its format {unknown[0][:40]!r} of compressed-tensors is none that is known"
