@@ -51,11 +51,17 @@ class _Terminal:
         os.close(other)
         self.text = ""
 
-    def until(self, end: str) -> str:
-        """What came since the last time, up to `end`."""
-        deadline = time.monotonic() + 100
+    def until(self, end: str, *, again: str = "") -> str:
+        """What came since the last time, up to `end`. `again` is typed every few seconds in which nothing comes.
+
+        A Ctrl-C between the prompt and the wait for a line is seen with the next key alone.
+        """
+        deadline, n_quiet = time.monotonic() + 100, 0
         while end not in self.text:
             assert time.monotonic() < deadline, self.text
+            n_quiet += 1
+            if again and n_quiet % 4 == 0:
+                self.type(again)
             if select.select([self._side], [], [], 1)[0]:
                 try:
                     self.text += os.read(self._side, 1 << 16).decode(errors="replace")
@@ -92,7 +98,7 @@ def test_a_conversation_on_a_terminal(talker: Path, loaded_talker: tuple[Any, An
         terminal.type("/help\n")
         assert "/again" in terminal.until("> ")
         terminal.type("\x03")
-        assert "Ctrl-D leaves" in terminal.until("> ")
+        assert "Ctrl-D leaves" in terminal.until("> ", again="\x03")
         terminal.type("hello\n")
         assert for_terminal(first) in terminal.until("(ended after 12 tokens)")
         terminal.until("> ")
