@@ -27,26 +27,20 @@ from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "spec"), str(ROOT / "fuzz")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("spec", "fuzz", "tests/spec")]
 
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 import reference_decoder  # noqa: E402
 import torch  # noqa: E402
-from mutate import Parsed, mutated, parse, seal  # noqa: E402
+from mutate import mutated  # noqa: E402
+from sealed import Parsed, parse, seal  # noqa: E402
+from spec_support import KINDS  # noqa: E402
 from spq_reference.errors import SpqRefError  # noqa: E402
 
 import spqfmt  # noqa: E402
 from spqfmt import errors, wire  # noqa: E402
 
-KINDS = {
-    errors.NotSpqError: "not spq",
-    errors.TruncatedError: "truncated",
-    errors.ChecksumError: "checksum",
-    errors.LimitError: "limit",
-    errors.UnsupportedError: "unsupported",
-    errors.CorruptError: "corrupt",
-}
 FLOATS = {"f64": "<f8", "f32": "<f4", "f16": "<f2", "bf16": "<f4"}
 SEED_BYTES = 10_000
 """Vectors up to this size are what changes begin with."""

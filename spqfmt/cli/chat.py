@@ -13,7 +13,7 @@ import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
-from spqfmt.cli.talking import Loading, Talker, load, loading_options, sampling, sampling_options, writer
+from spqfmt.cli.talking import Choosing, Loading, Talker, load, loading_options, sampling_options, writer
 from spqfmt.errors import OptionError, SpqError
 
 if TYPE_CHECKING:
@@ -41,16 +41,8 @@ def chat(
     file: Path,
     system: str | None,
     max_new_tokens: int,
-    temperature: float,
-    top_p: float | None,
-    top_k: int | None,
-    seed: int,
-    stop: tuple[str, ...],
-    dtype: str | None,
-    device: str,
-    memory: str | None,
-    host_memory: str | None,
-    activations: str | None,
+    choosing: Choosing,
+    loading: Loading,
     quiet: bool,
 ) -> None:
     """Talk with FILE, a model with a chat template: an .spq file, a Hugging Face folder or a GGUF file.
@@ -62,15 +54,7 @@ def chat(
     spqfmt chat model.spq
     spqfmt chat model.spq --memory 2GiB --system "Answer in one sentence." --temperature 0.7 --seed 3
     """
-    how = sampling(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed,
-        stop=stop,
-    )
-    loading = Loading(dtype, device, memory, host_memory, activations=activations)
+    how = choosing.sampling(max_new_tokens)
     loaded = load(file, loading, quiet=quiet)
     if getattr(loaded.tokenizer, "chat_template", None) is None:
         raise SpqError(f"{file}: the model has no chat template; `spqfmt run --prompt` continues plain text")

@@ -10,7 +10,7 @@ import click
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.paths import InputPath
-from spqfmt.cli.talking import Loading, Talker, load, loading_options, sampling, sampling_options, writer
+from spqfmt.cli.talking import Choosing, Loading, Talker, load, loading_options, sampling_options, writer
 from spqfmt.errors import OptionError
 from spqfmt.stand_ins import read_text
 
@@ -35,17 +35,9 @@ def run(
     prompt: str | None,
     prompts: Path | None,
     max_new_tokens: int,
-    temperature: float,
-    top_p: float | None,
-    top_k: int | None,
-    seed: int,
-    stop: tuple[str, ...],
+    choosing: Choosing,
     raw: bool,
-    dtype: str | None,
-    device: str,
-    memory: str | None,
-    host_memory: str | None,
-    activations: str | None,
+    loading: Loading,
     quiet: bool,
 ) -> None:
     """Generate text with FILE, an .spq file here or at an address (a Hugging Face folder or a GGUF file works too).
@@ -62,15 +54,7 @@ def run(
     spqfmt run model.spq --prompts questions.txt --stop "\\n\\n" --quiet
     """
     texts = _prompts(prompt, prompts)
-    how = sampling(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed,
-        stop=tuple(_unescaped(text) for text in stop),
-    )
-    loading = Loading(dtype, device, memory, host_memory, activations=activations)
+    how = choosing.sampling(max_new_tokens)
     loaded = load(file, loading, quiet=quiet)
 
     from spqfmt import loaders
@@ -104,11 +88,6 @@ def _prompts(prompt: str | None, prompts: Path | None) -> list[str]:
         return [sys.stdin.read()]
     except UnicodeDecodeError as error:
         raise OptionError(f"the prompt on stdin is not UTF-8 ({error.reason})") from None
-
-
-def _unescaped(text: str) -> str:
-    """Line ends and tabs as they are written where a shell makes others hard to type."""
-    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def _tell(loaded: Talker, result: "Generation", max_new_tokens: int) -> None:

@@ -48,11 +48,7 @@ def serve(
     name: str | None,
     max_new_tokens: int,
     max_waiting: int,
-    dtype: str | None,
-    device: str,
-    memory: str | None,
-    host_memory: str | None,
-    activations: str | None,
+    loading: Loading,
     quiet: bool,
 ) -> None:
     """Serve FILE to programs that talk to OpenAI's API: /v1/chat/completions, /v1/completions and /v1/models.
@@ -75,7 +71,7 @@ def serve(
         raise OptionError("an empty API key; leave --api-key out")
     # Before minutes of loading: the port may be taken.
     with _listen(host, port) as listener:
-        loaded = load(file, Loading(dtype, device, memory, host_memory, activations=activations), quiet=quiet)
+        loaded = load(file, loading, quiet=quiet)
 
         from spqfmt.serving.app import is_loopback, make_app
         from spqfmt.serving.worker import Worker

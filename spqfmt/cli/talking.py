@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -19,7 +20,7 @@ from spqfmt.cli.units import for_terminal
 if TYPE_CHECKING:
     from spqfmt.loaders import Sampling
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+_Command: TypeAlias = Callable[..., Any]
 
 _DTYPES = ("float32", "float16", "bfloat16")
 _LOADING = (
@@ -69,22 +70,6 @@ _SAMPLING = (
 )
 
 
-def loading_options(command: _Command) -> _Command:
-    """How a model is loaded."""
-    return _with(_LOADING, command)
-
-
-def sampling_options(command: _Command) -> _Command:
-    """How tokens are chosen, without how many."""
-    return _with(_SAMPLING, command)
-
-
-def _with(options: tuple[Callable[[_Command], _Command], ...], command: _Command) -> _Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 @dataclass(frozen=True)
 class Loading:
     """How a model is to be loaded, by `loading_options`."""
@@ -94,6 +79,55 @@ class Loading:
     memory: str | None
     host_memory: str | None
     activations: str | None
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """How tokens are to be chosen, by `sampling_options`."""
+
+    temperature: float
+    top_p: float | None
+    top_k: int | None
+    seed: int
+    stop: tuple[str, ...]
+
+    def sampling(self, max_new_tokens: int) -> Sampling:
+        """The same with a number of tokens. Raises OptionError."""
+        from spqfmt.loaders.sampling import Sampling
+
+        stops = tuple(_unescaped(text) for text in self.stop)
+        return Sampling(max_new_tokens, self.temperature, self.top_p, self.top_k, seed=self.seed, stop=stops)
+
+
+def _unescaped(text: str) -> str:
+    """Line ends and tabs as they are written where a shell makes others hard to type."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def loading_options(command: _Command) -> _Command:
+    """How a model is loaded: options that the command gets as `loading`."""
+    return _gathered(command, _LOADING, "loading", Loading)
+
+
+def sampling_options(command: _Command) -> _Command:
+    """How tokens are chosen, without how many: options that the command gets as `choosing`."""
+    return _gathered(command, _SAMPLING, "choosing", Choosing)
+
+
+def _gathered(
+    command: _Command, options: tuple[Callable[[Any], Any], ...], name: str, kind: type
+) -> _Command:
+    """The command with these options, whose values it gets as one record of a kind."""
+
+    @wraps(command)
+    def run(**given: Any) -> Any:
+        record = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        return command(**given, **{name: record})
+
+    found: _Command = run
+    for option in reversed(options):
+        found = option(found)
+    return found
 
 
 @dataclass(frozen=True)
@@ -127,21 +161,6 @@ def load(file: Path, loading: Loading, *, quiet: bool, decoder_only: bool = Fals
     loaders.need_tokenizer(file, tokenizer)
     loaders.need_language_model(file, model, decoder_only=decoder_only)
     return Talker(file, model, tokenizer, seconds)
-
-
-def sampling(
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float | None,
-    top_k: int | None,
-    seed: int,
-    stop: tuple[str, ...],
-) -> Sampling:
-    """How tokens are chosen, by `sampling_options`. Raises OptionError."""
-    from spqfmt.loaders.sampling import Sampling
-
-    return Sampling(max_new_tokens, temperature, top_p, top_k, seed=seed, stop=stop)
 
 
 def writer() -> Callable[[str], None]:

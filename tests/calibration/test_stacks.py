@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from probe import build, inputs_for, model_classes, near, outputs
+from probe import build, model_classes, near
+from probe_inputs import inputs_for, outputs
 from tiny import byte_tokenizer
 
 import spqfmt

@@ -11,7 +11,8 @@ import mixture
 import pytest
 import torch
 import transformers
-from probe import build, distance, inputs_for, model_classes, near, outputs, wrong_weights
+from probe import build, distance, model_classes, near, wrong_weights
+from probe_inputs import inputs_for, outputs
 from spq_command import run as spq
 from tiny_config import tiny_config
 

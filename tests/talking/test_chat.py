@@ -16,7 +16,7 @@ import pytest
 from spq_command import run
 
 from spqfmt.cli.chat import _Conversation
-from spqfmt.cli.talking import Talker
+from spqfmt.cli.talking import Choosing, Talker
 from spqfmt.cli.units import for_terminal
 from spqfmt.errors import OptionError
 from spqfmt.loaders import Sampling, generate
@@ -86,6 +86,11 @@ def _control(side: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(side, termios.TIOCSCTTY, 0)
+
+
+def test_line_ends_of_stop_texts_are_written_as_shells_allow() -> None:
+    choosing = Choosing(0.0, None, None, 0, stop=("\\n\\n", "a\\t"))
+    assert choosing.sampling(5) == Sampling(5, stop=("\n\n", "a\t"))
 
 
 def test_a_conversation_on_a_terminal(talker: Path, loaded_talker: tuple[Any, Any]) -> None:

@@ -72,6 +72,19 @@ def step_times(model: Any, ids: list[int], n_before: int) -> tuple[list[float], 
 
 
 @contextmanager
+def _in_place_of(model: Any, name: str, make: Callable[[PackedExperts], Any]) -> Iterator[None]:
+    """While it lasts, each experts module has what `make` makes of it in place of a method."""
+    modules = [module for module in model.modules() if isinstance(module, PackedExperts)]
+    for module in modules:
+        module.__dict__[name] = make(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.__dict__[name]
+
+
+@contextmanager
 def without_experts(model: Any) -> Iterator[list[tuple[PackedExperts, list[int]]]]:
     """While it lasts experts give zeros; what was asked of them is noted."""
     asked: list[tuple[PackedExperts, list[int]]] = []
@@ -83,14 +96,8 @@ def without_experts(model: Any) -> Iterator[list[tuple[PackedExperts, list[int]]
 
         return forward
 
-    modules = [module for module in model.modules() if isinstance(module, PackedExperts)]
-    for module in modules:
-        module.__dict__["forward"] = skip(module)
-    try:
+    with _in_place_of(model, "forward", skip):
         yield asked
-    finally:
-        for module in modules:
-            del module.__dict__["forward"]
 
 
 @contextmanager
@@ -110,14 +117,8 @@ def routed_bytes(model: Any) -> Iterator[list[int]]:
 
         return in_turn
 
-    modules = [module for module in model.modules() if isinstance(module, PackedExperts)]
-    for module in modules:
-        module.__dict__["_in_turn"] = watch(module)
-    try:
+    with _in_place_of(model, "_in_turn", watch):
         yield noted
-    finally:
-        for module in modules:
-            del module.__dict__["_in_turn"]
 
 
 def products_alone(asked: list[tuple[PackedExperts, list[int]]], hidden: int) -> float:
