@@ -100,18 +100,18 @@ def entries(source: Path, gguf: Path | None, out: Path, cores: Sequence[int]) ->
         folder = out / "bf16"
         if not folder.exists():
             floats = out / "floats.spq"
-            spqfmt.pack(source, floats, method="lossless", force=True)
+            spqfmt.pack(source, floats, method="lossless", dequantize=True, force=True)
             spqfmt.unpack(floats, folder, as_="dense")
             floats.unlink()
     files: dict[str, dict[str, Any]] = {
-        "spqfmt, 8-bit codes": {"method": "rtn", "bits": 8},
-        "spqfmt, 4-bit groups of 64": {"method": "rtn", "bits": 4, "group_size": 64},
+        "spqfmt, 8-bit codes": {"dequantize": True, "method": "rtn", "bits": 8},
+        "spqfmt, 4-bit groups of 64": {"dequantize": True, "method": "rtn", "bits": 4, "group_size": 64},
     }
     if gguf is not None:
         files = {f"spqfmt, codes of {gguf.name}": {"method": "keep"}} | files
     found = []
     for name, options in files.items():
-        path = out / f"{'-'.join(map(str, options.values()))}.spq"
+        path = out / f"{'-'.join(str(value) for key, value in options.items() if key != 'dequantize')}.spq"
         if not path.exists():
             spqfmt.pack(gguf if gguf is not None and options["method"] == "keep" else source, path, **options)
         found.append((name, "spqfmt", path))
