@@ -5,7 +5,7 @@ PYTHON ?= python3
 PIP_INSTALL = install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pages test check check-generated native sanitize fuzz fuzz-files fuzz-native format generate bench clean
+.PHONY: help demo pages test check check-generated native sanitize sanitize-threads fuzz fuzz-files fuzz-native fuzz-coverage format generate bench clean
 
 help:
 	@echo "make demo      pack SmolLM2-135M, inspect it, load it and generate text (own venv: .venv-demo)"
@@ -14,6 +14,7 @@ help:
 	@echo "make check     all that CI runs, in the environment at hand"
 	@echo "make native    build the C++ module again, and nothing else, for the environment of 'make test'"
 	@echo "make sanitize  the tests of the C++ module under AddressSanitizer and UndefinedBehaviorSanitizer (own venv)"
+	@echo "make sanitize-threads  what the C++ module does over threads under ThreadSanitizer"
 	@echo "make fuzz      hostile bytes for the native core, changed whole files for both decoders: SECONDS=60 for each target"
 	@echo "make format    ruff format and the fixes that are safe"
 	@echo "make generate  the wire constants and FORMAT.md's tables from spec/registry.toml; the pages of the commands"
@@ -91,6 +92,19 @@ sanitize: .venv-sanitize/.installed
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 .venv-sanitize/bin/python -m pytest -q tests/kernels tests/spec tests/packed $(MEASURES_MEMORY)
 
+# Calls of the core by several threads at once, with threads that it starts and with a team's (fuzz/threads.cpp); hostile jobs.
+CMAKE_AND_NINJA = command -v cmake >/dev/null && command -v ninja >/dev/null || python -m pip $(PIP_INSTALL) cmake ninja
+THREADS_BUILD = build/threads
+# ThreadSanitizer of older compilers cannot place its shadow where the system moves memory far.
+UNMOVED = $$(setarch "$$(uname -m)" -R true 2>/dev/null && echo setarch "$$(uname -m)" -R)
+sanitize-threads:
+	$(CMAKE_AND_NINJA)
+	cmake -S . -B $(THREADS_BUILD) -G Ninja -DSPQFMT_FUZZ=ON -DSPQFMT_SANITIZE=thread -DCMAKE_BUILD_TYPE=Fuzz -DCMAKE_CXX_FLAGS=-O1
+	cmake --build $(THREADS_BUILD) --target threads --target threads_team --target fuzz_jobs
+	$(UNMOVED) $(THREADS_BUILD)/fuzz/threads
+	$(UNMOVED) $(THREADS_BUILD)/fuzz/threads_team
+	$(UNMOVED) python fuzz/native.py --build $(THREADS_BUILD) --target jobs --seconds 20
+
 # fuzz/README.md says what runs. With clang (Debian: apt-get install clang) the targets are libFuzzer's, by CXX=clang++.
 SECONDS = 60
 FUZZ_BUILD = build/fuzz
@@ -100,10 +114,17 @@ fuzz-files:
 	python fuzz/files.py --seconds $(SECONDS)
 
 fuzz-native:
-	command -v cmake >/dev/null && command -v ninja >/dev/null || python -m pip $(PIP_INSTALL) cmake ninja
+	$(CMAKE_AND_NINJA)
 	cmake -S . -B $(FUZZ_BUILD) -G Ninja -DSPQFMT_FUZZ=ON -DCMAKE_BUILD_TYPE=Fuzz -DCMAKE_CXX_FLAGS=-O1
 	cmake --build $(FUZZ_BUILD)
 	python fuzz/native.py --build $(FUZZ_BUILD) --seconds $(SECONDS)
+
+# What the corpora reach of the core, for report.py: needs clang and llvm.
+fuzz-coverage:
+	$(CMAKE_AND_NINJA)
+	cmake -S . -B build/fuzz-coverage -G Ninja -DSPQFMT_FUZZ=ON -DCMAKE_BUILD_TYPE=Fuzz -DCMAKE_CXX_COMPILER=clang++ \
+	    -DCMAKE_CXX_FLAGS="-O1 -fprofile-instr-generate -fcoverage-mapping"
+	cmake --build build/fuzz-coverage
 
 format:
 	ruff check --fix .

@@ -3,14 +3,17 @@
     python fuzz/native.py --build build/fuzz --seconds 60 [--target jobs ...]
 
 `make fuzz-native` builds them. Inputs that go new ways are kept in BUILD/corpus; `--minimize` writes to fuzz/corpus
-what all that is there needs to go all ways. Exit code 1 names the targets that found something; the input is in BUILD.
+what all that is there needs to go all ways. `--record FILE` adds a line of JSON for each run, of which report.py makes
+the table in fuzz/README.md. Exit code 1 names the targets that found something; the input is in BUILD.
 """
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -43,6 +46,11 @@ def minimize(program: Path, name: str, found: Path) -> int:
     return len(kept)
 
 
+def _last(pattern: str, said: str) -> int:
+    """The last number that libFuzzer said in such words; 0 where there is none."""
+    return int((re.findall(pattern, said) or [0])[-1])
+
+
 def main() -> int:
     """Run the targets that were named, or all; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -52,6 +60,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
     parser.add_argument("--target", action="append", help="only this one; may be given again")
     parser.add_argument("--minimize", action="store_true", help="write fuzz/corpus instead of running")
+    parser.add_argument("--record", type=Path, help="a file that gets a line for each run")
     parser.add_argument("more", nargs="*", help="options of libFuzzer, behind --")
     arguments = parser.parse_args()
     build = arguments.build.resolve() / "fuzz"
@@ -66,13 +75,22 @@ def main() -> int:
             print(f"{name}: {minimize(program, name, found)} inputs", flush=True)
             continue
         corpus = [found, FOLDER / "corpus" / name]
+        began = time.monotonic()
         code, said = fuzz(
             program, [path for path in corpus if path.exists()], arguments.seconds, arguments.more
         )
-        n_runs = int((re.findall(r"number_of_executed_units: *(\d+)", said) or ["0"])[-1])
-        coverage = (re.findall(r"cov: (\d+)", said) or ["?"])[-1]
-        total += n_runs
-        print(f"{name}: {n_runs} executions, {coverage} places reached", flush=True)
+        run = {
+            "target": name,
+            "executions": _last(r"number_of_executed_units: *(\d+)", said),
+            "seconds": round(time.monotonic() - began),
+            "places": _last(r"cov: (\d+)", said),
+            "findings": int(code != 0),
+        }
+        total += run["executions"]
+        print(f"{name}: {run['executions']} executions, {run['places']} places reached", flush=True)
+        if arguments.record is not None:
+            with arguments.record.open("a", encoding="utf-8") as record:
+                record.write(json.dumps(run) + "\n")
         if code:
             failed.append(name)
             print(said[-8000:], flush=True)

@@ -1,6 +1,10 @@
-// Loops over bytes that other loops undo: planes, turns, fields of blocks; checksums by every set of kernels.
+// Loops over bytes that other loops undo: planes, turns, fields of blocks, narrow codes; checksums by every set of kernels.
+#include <algorithm>
+#include <stdexcept>
+
 #include "bit_fields.hpp"
 #include "input.hpp"
+#include "narrow.hpp"
 #include "planes.hpp"
 #include "turn.hpp"
 
@@ -62,14 +66,45 @@ void checksums_are_one(fuzz::Input& in) {
   });
 }
 
+void narrow_codes_come_back(fuzz::Input& in) {
+  const size_t n = in.number(9000), n_threads = 1 + in.byte() % 2;
+  const unsigned spread = in.byte();
+  std::vector<uint8_t> codes = in.filled(n, 700);
+  for (uint8_t& code : codes) code = static_cast<uint8_t>((code & 15) + (code % (1 + spread) == 0 ? code : 0));
+  std::vector<uint8_t> narrow(narrow_bytes(n, in.coin() ? n : in.number(9000)));
+  if (!narrow_codes(codes.data(), n, narrow.data(), narrow.size())) return;
+  const auto widened = [&](const std::vector<uint8_t>& from) {
+    const Narrow found = narrow_at(from.data(), from.size(), n);
+    fuzz::Same<std::vector<uint8_t>> same;
+    fuzz::with_each_variant([&] {
+      std::vector<uint8_t> all(n), some(n - n / 3);
+      widen_all(found, all.data(), n_threads);
+      same.see(all, "kernels differ in a widened code");
+      widen_codes(found, n / 3, some.size(), some.data());
+      fuzz::check(std::equal(some.begin(), some.end(), all.begin() + static_cast<std::ptrdiff_t>(n / 3)), "codes differ in the middle");
+      if (&from == &narrow) fuzz::check(all == codes, "narrow codes do not come back");
+    });
+  };
+  widened(narrow);
+  std::vector<uint8_t> hostile = narrow;
+  for (size_t i = in.byte() % 5; i > 0; i--) hostile[in.bits(3) % hostile.size()] ^= static_cast<uint8_t>(1 + in.byte());
+  hostile.resize(in.coin() ? hostile.size() : in.number(9000));
+  hostile.shrink_to_fit();
+  try {
+    widened(hostile);
+  } catch (const std::invalid_argument&) {  // refused
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::Input in(data, size);
-  switch (in.byte() % 4) {
+  switch (in.byte() % 5) {
     case 0: planes_come_back(in); break;
     case 1: turned_twice_is_the_same(in); break;
     case 2: fields_stay_inside(in); break;
+    case 3: narrow_codes_come_back(in); break;
     default: checksums_are_one(in);
   }
   return 0;

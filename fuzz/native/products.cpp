@@ -1,10 +1,11 @@
 // Products with matrices of odd shapes, outliers, orders and tiles: the results that every machine is promised are the same by
-// every set of kernels, and nothing is touched outside of the buffers.
+// every set of kernels, narrow codes give what those give that they stand for, and nothing is touched outside of the buffers.
 #include <algorithm>
 
 #include "group_numbers.hpp"
 #include "input.hpp"
 #include "multiply.hpp"
+#include "narrow.hpp"
 #include "weights.hpp"
 
 using namespace spqfmt;
@@ -77,6 +78,30 @@ struct OwnNumbers {
   GroupNumbers numbers;
 };
 
+// The narrow form of 8-bit codes, in two parts of whole rows or in one.
+class OwnNarrow {
+ public:
+  OwnNarrow(const fuzz::Shape& shape, const std::vector<uint8_t>& codes, size_t cut) {
+    if (shape.bits != 8) return;
+    for (const auto& [first, stop] : {std::pair{size_t{0}, cut}, {cut, shape.rows}}) {
+      const size_t n = (stop - first) * shape.columns;
+      if (n == 0) continue;
+      bytes_[first != 0].resize(narrow_bytes(n, n));
+      std::vector<uint8_t>& to = bytes_[first != 0];
+      fuzz::check(narrow_codes(codes.data() + first * shape.columns, n, to.data(), to.size()), "there is room for narrow codes");
+      parts_.push_back({narrow_at(to.data(), to.size(), n), first, stop});
+    }
+    rows = {parts_.data(), shape.rows};
+  }
+  OwnNarrow(const OwnNarrow&) = delete;
+
+  NarrowRows rows{};
+
+ private:
+  std::vector<uint8_t> bytes_[2];
+  std::vector<NarrowRows::Part> parts_;
+};
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -108,17 +133,27 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const GroupOffset offset_kind = has_offset ? (more & 64 ? GroupOffset::minimum : GroupOffset::zero_point) : GroupOffset::none;
   const Groups groups{scale.numbers, has_offset ? offset.numbers : GroupNumbers{}, offset_kind, shape.group_size, group_rows, stacked};
 
+  const OwnNarrow narrow(shape, codes.bytes, more & 128 ? shape.rows / 2 : 0);
   fuzz::Same<std::vector<float>> results;
   fuzz::with_each_variant([&] {
     std::vector<uint8_t> y(tokens * all_rows * float_bytes(x_type));
     const Outputs outputs{y.data(), x_type, all_rows, before, has_place ? place.data() + before : nullptr, {has_bias ? bias.data() : nullptr, bias_type}};
-    if (grouped) {
-      multiply_grouped(codes.codes, before, shape.rows, shape.columns, groups, known, inputs, outputs, rounding, n_threads);
-    } else {
-      multiply_uniform(codes.codes, shape.rows, shape.columns, {rows.data(), has_column ? columns.data() : nullptr}, known, inputs, outputs, n_threads);
-    }
+    const auto product = [&](const HeldCodes& held) {
+      if (grouped) {
+        multiply_grouped(held, before, shape.rows, shape.columns, groups, known, inputs, outputs, rounding, n_threads);
+      } else {
+        multiply_uniform(held, shape.rows, shape.columns, {rows.data(), has_column ? columns.data() : nullptr}, known, inputs, outputs, n_threads);
+      }
+    };
+    product({codes.codes});
+    const std::vector<float> found = fuzz::comparable(y, x_type);
     // Products of BF16 pairs are summed as the processor does it.
-    if (x_type != FloatType::bf16 && !any) results.see(fuzz::comparable(y, x_type), "kernels differ in a product");
+    if (x_type != FloatType::bf16 && !any) results.see(found, "kernels differ in a product");
+    if (shape.bits == 8) {
+      const Codes none{nullptr, 0, codes.codes.bits, codes.codes.is_signed, codes.codes.values};
+      product({none, &narrow.rows});
+      fuzz::check(any || fuzz::comparable(y, x_type) == found, "narrow codes give another product");
+    }
 
     if (grouped) return;
     std::vector<int8_t> rounded(tokens * shape.columns);

@@ -81,12 +81,14 @@ bool is_sound(const BitField& field) {
 }
 
 void take_bits(const BitField& field, const uint8_t* blocks, size_t n_blocks, uint8_t* elements) {
+  if (field.n_runs == 0) return;  // blocks or elements may be none then
   if (field.size % 8 == 0) return take<uint64_t>(field, blocks, n_blocks, elements);
   if (field.size % 4 == 0) return take<uint32_t>(field, blocks, n_blocks, elements);
   take<uint8_t>(field, blocks, n_blocks, elements);
 }
 
 void put_bits(const BitField& field, const uint8_t* elements, size_t n_blocks, uint8_t* blocks) {
+  if (field.n_runs == 0) return;  // blocks or elements may be none then
   if (field.size % 8 == 0) return put<uint64_t>(field, elements, n_blocks, blocks);
   if (field.size % 4 == 0) return put<uint32_t>(field, elements, n_blocks, blocks);
   put<uint8_t>(field, elements, n_blocks, blocks);
