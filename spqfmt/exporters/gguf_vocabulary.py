@@ -111,10 +111,9 @@ def _byte_level(said: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     name = next(names, None)
     if name is None:
         raise EncodeError("tokenizer.json: how it splits text has no name in GGUF that is known here")
-    keys: dict[str, Any] = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name}
-    if merges := [" ".join(merge) for merge in _merges(said)]:
-        keys["tokenizer.ggml.merges"] = merges
-    return keys
+    # llama.cpp refuses a vocabulary without the key, and gguf writes no empty array: the empty merge joins nothing.
+    merges = [" ".join(merge) for merge in _merges(said)] or [""]
+    return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name, "tokenizer.ggml.merges": merges}
 
 
 def _plain(pre: Any) -> list[Any]:

@@ -109,7 +109,9 @@ def _byte_level(path: Path, metadata: Mapping[str, Any], split: Any, *, ignore_m
     tokens = _strings(path, metadata, "tokens")
     vocabulary = {token: index for index, token in enumerate(tokens)}
     merges = []
-    for merge in _strings(path, metadata, "merges"):
+    for merge in filter(
+        None, _strings(path, metadata, "merges")
+    ):  # an empty one joins nothing (our exporter's)
         left, _, right = merge.partition(" ")
         if not {left, right, left + right} <= vocabulary.keys():
             raise ImporterError(f"{path}: merge {merge!r} is not of the vocabulary; convert the model again")
