@@ -5,8 +5,8 @@ Its wheel alone is 336 MB, so this runs where vLLM is installed. Beside torch 2.
     pip install --no-deps --target DIR vllm==0.33.0 apache-tvm-ffi==0.1.11 pyzmq msgspec cachetools cloudpickle blake3 \
         py-cpuinfo protobuf einops depyf astor dill prometheus_client orjson pybase64 cbor2 partial-json-parser lark \
         outlines_core jsonschema jsonschema-specifications referencing rpds-py sentencepiece tiktoken ijson \
-        setproctitle watchfiles python-json-logger fastapi numba llvmlite aiohttp multidict yarl frozenlist propcache aiosignal \
-        aiohappyeyeballs six diskcache llguidance xgrammar mistral_common pycountry pydantic-extra-types \
+        setproctitle watchfiles python-json-logger fastapi numba llvmlite aiohttp multidict yarl frozenlist propcache \
+        aiosignal aiohappyeyeballs six diskcache llguidance xgrammar mistral_common pycountry pydantic-extra-types \
         opentelemetry-api opentelemetry-sdk opentelemetry-semantic-conventions importlib-metadata zipp \
         openai-harmony uvloop
 """
