@@ -37,6 +37,13 @@ _GRACE_SECONDS = 2
     show_default=True,
     help="Requests that may wait; more are refused.",
 )
+@click.option(
+    "--at-once",
+    type=click.IntRange(1, 256),
+    default=8,
+    show_default=True,
+    help="Answers that are made at once; each has keys and values of its own in memory, beside the weights.",
+)
 @loading_options
 @click.option("--quiet", is_flag=True, help="No progress and no facts.")
 def serve(
@@ -48,13 +55,14 @@ def serve(
     name: str | None,
     max_new_tokens: int,
     max_waiting: int,
+    at_once: int,
     loading: Loading,
     quiet: bool,
 ) -> None:
     """Serve FILE to programs that talk to OpenAI's API: /v1/chat/completions, /v1/completions and /v1/models.
 
-    Requests wait in a queue in which clients take turns, and are answered one after the other; those of clients that
-    have gone are dropped. Only this machine reaches it unless --host says otherwise. Needs the extra spqfmt[serve].
+    Several requests are answered at once; more wait in a queue in which clients take turns. Those of clients that have
+    gone are dropped. Only this machine reaches it unless --host says otherwise. Needs the extra spqfmt[serve].
 
     \b
     spqfmt serve model.spq --memory 2GiB
@@ -77,7 +85,7 @@ def serve(
         from spqfmt.serving.worker import Worker
 
         name = name or file.name.removesuffix(".index.json").removesuffix(".spq")
-        worker = Worker(loaded.model, loaded.tokenizer, most_waiting=max_waiting)
+        worker = Worker(loaded.model, loaded.tokenizer, most_waiting=max_waiting, most_at_once=at_once)
         app = make_app(worker, name, most_tokens=max_new_tokens, api_key=api_key, host=host)
 
         class Server(uvicorn.Server):

@@ -15,14 +15,15 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from spqfmt.loaders import Generation
+from spqfmt.serving.guard import OwnNames
 from spqfmt.serving.requests import RequestError, read_request
-from spqfmt.serving.worker import Event, Job, Worker
+from spqfmt.serving.waiting import Event, Job
+from spqfmt.serving.worker import Worker
 
 MOST_BODY_BYTES = 4 << 20
 _LOOK_SECONDS = 0.25
@@ -49,8 +50,6 @@ def make_app(
         yield
         await asyncio.to_thread(worker.close)
 
-    # A page in a browser reaches this machine under a name of its own: it shall not get at the model.
-    guard = [Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "::1"])]
     return Starlette(
         routes=[
             Route("/health", endpoints.health),
@@ -59,7 +58,7 @@ def make_app(
             Route("/v1/chat/completions", endpoints.chat, methods=["POST"]),
             Route("/v1/completions", endpoints.complete, methods=["POST"]),
         ],
-        middleware=guard if is_loopback(host) and api_key is None else [],
+        middleware=[Middleware(OwnNames)] if is_loopback(host) and api_key is None else [],
         exception_handlers={RequestError: _refused, HTTPException: _http_error},
         lifespan=lifespan,
     )
@@ -82,7 +81,8 @@ class _Endpoints:
         self._created = int(time.time())
 
     async def health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok", "waiting": self._worker.n_waiting})
+        worker = self._worker
+        return JSONResponse({"status": "ok", "waiting": worker.n_waiting, "in_work": worker.n_in_work})
 
     async def models(self, request: Request) -> Response:
         self._check_key(request)

@@ -23,7 +23,8 @@ from spq_command import run
 from spqfmt.loaders import Sampling, generate
 from spqfmt.serving.app import MOST_BODY_BYTES, is_loopback, make_app
 from spqfmt.serving.requests import Question, RequestError
-from spqfmt.serving.worker import Job, Worker
+from spqfmt.serving.waiting import Job
+from spqfmt.serving.worker import Worker
 
 HELLO = [{"role": "user", "content": "hello"}]
 EXACT = {"temperature": 0, "max_tokens": 12}
@@ -32,7 +33,8 @@ EXACT = {"temperature": 0, "max_tokens": 12}
 @contextmanager
 def serving(loaded: tuple[Any, Any], **options: Any) -> Iterator[str]:
     """The address of a server in this process."""
-    worker = Worker(*loaded, most_waiting=options.pop("most_waiting", 64))
+    at_once = options.pop("most_at_once", 8)
+    worker = Worker(*loaded, most_waiting=options.pop("most_waiting", 64), most_at_once=at_once)
     app = make_app(worker, "talker", most_tokens=100, **options)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -69,6 +71,7 @@ def post(address: str, body: object, path: str = "/v1/chat/completions", **heade
         body=data,
         headers={"Content-Type": "application/json", **headers},
         retries=False,
+        timeout=30,
     )
     return found.status, json.loads(found.data)
 
@@ -176,7 +179,10 @@ def test_other_ways_in_are_closed(address: str) -> None:
     assert post(address, {"messages": HELLO}, **{"Content-Type": "text/plain"})[0] == 415
     assert post(address, {}, path="/v1/embeddings")[0] == 404
     assert urllib3.request("GET", f"{address}/v1/chat/completions").status == 405
-    assert urllib3.request("GET", f"{address}/v1/models", headers={"Host": "evil.example"}).status == 400
+    for host, status in [("evil.example", 400), ("[::1]:80", 200), ("localhost", 200), ("[", 400)]:
+        found = urllib3.request("GET", f"{address}/v1/models", headers={"Host": host})
+        assert found.status == status
+        assert status == 200 or "ask for 127.0.0.1" in json.loads(found.data)["error"]["message"]
     hosts = ("127.0.0.2", "::1", "localhost", "192.168.0.7", "host")
     assert [is_loopback(host) for host in hosts] == [True, True, True, False, False]
 
@@ -209,6 +215,45 @@ def test_many_clients_get_their_own_answers(client: openai.OpenAI, loaded_talker
     ]
 
 
+def test_answers_under_way_share_steps(loaded_talker: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded_talker
+    rows = []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, given: rows.append(given["input_ids"].shape), with_kwargs=True
+    )
+    says = [{"role": "user", "content": f"hello {number}"} for number in range(6)]
+    try:
+        with serving(loaded_talker, most_at_once=4) as address:
+            bodies = [
+                {"messages": [m], "temperature": 0.5, "seed": i, "max_tokens": 40} for i, m in enumerate(says)
+            ]
+            with ThreadPoolExecutor(6) as pool:
+                found = list(pool.map(lambda body: post(address, body), bodies))
+    finally:
+        hook.remove()
+    assert max(n_rows for n_rows, _ in rows) == 4
+    assert len(rows) < 6 * 40 / 2
+    for number, (status, answer) in enumerate(found):
+        alone = generate(model, tokenizer, [says[number]], Sampling(40, 0.5, seed=number))
+        assert (status, answer["choices"][0]["message"]["content"]) == (200, alone.text)
+
+
+def test_what_goes_wrong_in_a_step_ends_its_answers_alone(
+    loaded_talker: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(loaded_talker) as address:
+        assert post(address, {"messages": HELLO, **EXACT})[0] == 200
+        with monkeypatch.context() as patched:
+            patched.setattr("spqfmt.serving.worker.step", lambda *_: 1 / 0)
+            assert post(address, {"messages": HELLO, **EXACT})[0] == 500
+        assert "unexpected ZeroDivisionError" in capsys.readouterr().err
+        with monkeypatch.context() as patched:
+            patched.setattr("spqfmt.serving.worker.can_step_together", lambda _: False)
+            with serving(loaded_talker) as other:
+                assert post(other, {"messages": HELLO, **EXACT})[0] == 200
+        assert post(address, {"messages": HELLO, **EXACT})[0] == 200
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_is_not_worked_for(loaded_talker: tuple[Any, Any], *, stream: bool) -> None:
     steps = []
@@ -238,10 +283,10 @@ class _Scripted(Worker):
         self.may = threading.Event()
         super().__init__(None, None, most_waiting=most_waiting)
 
-    def _answer(self, job: Job) -> Any:
+    def _generate(self, job: Job) -> Any:
         self.may.wait(10)
         self.order.append(str(job.asked.prompt))
-        return RequestError("done")
+        raise RequestError("done")
 
 
 def test_clients_take_turns_and_a_full_queue_refuses() -> None:
