@@ -47,7 +47,7 @@ def ending() -> RequestError:
 
 
 class Turns:
-    """The queue. What is taken from it counts as in work until `done`. Thread-safe."""
+    """The queue of a server. What is taken from it counts as in work until `done`. Thread-safe."""
 
     def __init__(self, most_waiting: int) -> None:
         self._most_waiting = most_waiting
