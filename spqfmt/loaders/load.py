@@ -53,7 +53,7 @@ from spqfmt.residency.workspace import workspace_bytes
 from spqfmt.schemes.registry import whole_because
 
 DEVICE_PART_BYTES = 8 << 20
-"""Decoded bytes from which on a part is closed: launches cost about as much as copying a tenth of it."""
+"""Decoded bytes from which on a part is closed; what goes to a device together is a number of them."""
 
 
 @dataclass(frozen=True)
@@ -185,23 +185,29 @@ def device_inventory(
     ceilings: Ceilings,
 ) -> DeviceInventory:
     """Matrices to multiply with on the device, and matrices to look up rows of on the host, in the order of use."""
-    items = tuple(
-        Item(
-            part,
-            products=True,
-            lookups=False,
-            load=Shipment(part, zstd_on_device=ceilings.zstd_on_device).load,
+    names = {record.name for record in products}
+    looked_up = {record.name for record in lookups}
+
+    def there(records: Sequence[TensorRecord]) -> tuple[Item, ...]:
+        return tuple(
+            Item(
+                part,
+                products=record.name in names,
+                lookups=record.name in looked_up,
+                load=Shipment(part, zstd_on_device=ceilings.zstd_on_device).load,
+            )
+            for record in records
+            for part in cut(record, reader_numbers[record.name], ceilings.part_bytes)
         )
-        for record in products
-        for part in cut(record, reader_numbers[record.name], ceilings.part_bytes)
-    )
+
+    alone = [record for record in lookups if record.name not in names and has_device_form(record)]
     rows = tuple(
         Item(part, products=False, lookups=True)
         for record in lookups
         for part in cut(record, reader_numbers[record.name])
     )
     return DeviceInventory(
-        items=items,
+        items=there(products),
         float_bytes=float_bytes,
         side_bytes=sum(device_side_bytes(record) for record in products),
         workspace_bytes=max((device_workspace_bytes(record, dtype) for record in products), default=0),
@@ -211,6 +217,9 @@ def device_inventory(
             side_bytes([item.part for item in rows]),
             max((workspace_bytes(*record.matrix_shape, dtype.itemsize) for record in lookups), default=0),
         ),
+        rows=there(alone),
+        row_side_bytes=sum(device_side_bytes(record) for record in alone),
+        part_bytes=ceilings.part_bytes,
     )
 
 

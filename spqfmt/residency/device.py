@@ -4,31 +4,35 @@ What a part costs is what it makes the streams do in a pass: read, copy, decode.
 memory to what is left.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from spqfmt.codecs.registry import CODECS
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.device_rates import DeviceRates
+from spqfmt.residency.groups import BUFFERS_SHARE, SIZE_WHILE_LOADING, SIZES, Group, aligned, group_up
 from spqfmt.residency.inventory import Fixed, Inventory, Item
 from spqfmt.residency.ladder import Residency, Stages, State, check_ceiling, climb, spread
 from spqfmt.residency.plan import HostPlan, Plan, PlannedPart
 from spqfmt.residency.rates import Rates
 
-ALIGNMENT = 64
-"""What chunks are aligned to, and everything else that is put into one allocation."""
 N_STAGING = 3
 """Pinned buffers: one being read into, one being copied from, one to be ahead."""
 N_LANDINGS = 2
 """Buffers on the device for compressed bytes: one being copied into, one being decoded from."""
 N_SLOTS = 3
-"""Buffers of the ring of decoded parts: one being decoded, one ready, one in use."""
+"""Buffers of the ring of decoded groups: one being decoded, one ready, one in use."""
+_DECODED: Residency = "decoded"
 
 
 @dataclass(frozen=True)
 class DeviceInventory:
     """All that a model holds of weights on a device (`items` with their loads, in the order of use, and the four sizes
-    of Inventory), and of embeddings, whose rows are looked up on the host."""
+    of Inventory), and of embeddings, whose rows are looked up on the host.
+
+    `rows`: those embeddings as items of the device, whose sides take `row_side_bytes`, but for what is multiplied with
+    too: where all has room, rows are looked up there. `part_bytes`: what groups are multiples of; 0: parts go alone.
+    """
 
     items: tuple[Item, ...]
     float_bytes: int
@@ -36,6 +40,36 @@ class DeviceInventory:
     workspace_bytes: int
     lookups: Inventory
     values_bytes: int = 0
+    rows: tuple[Item, ...] = ()
+    row_side_bytes: int = 0
+    part_bytes: int = 0
+
+    @property
+    def with_rows(self) -> "DeviceInventory":
+        """The same with all rows looked up on the device."""
+        return replace(
+            self,
+            items=(*self.rows, *self.items),
+            side_bytes=self.side_bytes + self.row_side_bytes,
+            lookups=Inventory((), 0, 0, 0),
+            rows=(),
+            row_side_bytes=0,
+        )
+
+    @property
+    def decoded_bytes(self) -> int:
+        """All items decoded on the device."""
+        return sum(aligned(item.part.decoded_bytes) for item in self.items)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """One way to hold the items of an inventory: their groups, what is taken besides, and the state of each group."""
+
+    inventory: DeviceInventory
+    groups: tuple[Group, ...]
+    fixed: Fixed
+    states: tuple[Residency, ...]
 
 
 def plan_device(
@@ -49,34 +83,32 @@ def plan_device(
     Raises MemoryBudgetError, which names the smallest ceiling that works, for a smaller one.
     """
     items = inventory.items
+    alone = group_up(items, 0)
     # Where all stays decoded on the device there is no ring, and one landing, to load.
-    whole = device_fixed_bytes(inventory, streamed=False)
-    streamed = device_fixed_bytes(inventory, streamed=True)
-    decoded = sum(aligned(item.part.decoded_bytes) for item in items)
+    whole = device_fixed_bytes(inventory, alone, streamed=False).total + inventory.decoded_bytes
+    streamed = device_fixed_bytes(inventory, alone, streamed=True).total
     least = sum(aligned(min(item.sending.sent_bytes, item.part.decoded_bytes)) for item in items)
-    smallest = min(whole.total + decoded, streamed.total)
+    smallest = min(whole, streamed)
     check_ceiling("memory", memory_bytes, smallest)
-    host_fixed = staging_bytes(items)
-    smallest_host = host_fixed + plan_residency(inventory.lookups, host_rates(rates), None).smallest_bytes
+    least_lookups = plan_residency(inventory.lookups, host_rates(rates), None).smallest_bytes
+    smallest_host = staging_bytes(alone) + least_lookups
     check_ceiling("host_memory", host_memory_bytes, smallest_host)
-    host_room = None if host_memory_bytes is None else host_memory_bytes - smallest_host
-    is_whole = memory_bytes is None or memory_bytes >= whole.total + decoded
-    if memory_bytes is None or is_whole:
-        chosen = [_state(item, "decoded", rates) for item in items]
-    else:
-        chosen = _choose(items, rates, memory_bytes - streamed.total, host_room)
-    parts = tuple(PlannedPart(item, *state) for item, state in zip(items, chosen, strict=True))
+    held = next(_whole(inventory, rates, memory_bytes, host_memory_bytes), None)
+    if held is None:
+        held = _streamed(inventory, rates, memory_bytes, host_memory_bytes)
+    parts = tuple(_planned(held, rates))
+    host_fixed = staging_bytes(held.groups)
     # Rows are looked up on the host, with the memory that parts which wait there leave.
     in_host = sum(part.bytes for part in parts if part.residency == "host")
     left = None if host_memory_bytes is None else host_memory_bytes - host_fixed - in_host
-    lookups = plan_residency(inventory.lookups, host_rates(rates), left)
+    lookups = plan_residency(held.inventory.lookups, host_rates(rates), left)
     return Plan(
         memory_bytes=memory_bytes,
         smallest_bytes=smallest,
-        in_memory_bytes=min(whole.total + decoded, streamed.total + least),
+        in_memory_bytes=min(whole, streamed + least),
         stored_bytes=sum(item.part.stored_bytes for item in items) + _stored_only(inventory.lookups, items),
-        decoded_bytes=decoded + inventory.side_bytes + inventory.float_bytes,
-        fixed=whole if is_whole else streamed,
+        decoded_bytes=inventory.decoded_bytes + inventory.side_bytes + inventory.float_bytes,
+        fixed=held.fixed,
         parts=parts,
         host=HostPlan(
             memory_bytes=host_memory_bytes,
@@ -84,8 +116,66 @@ def plan_device(
             fixed_bytes=host_fixed,
             lookups=lookups,
             rates=rates,
+            groups=held.groups,
         ),
     )
+
+
+def _whole(
+    inventory: DeviceInventory, rates: DeviceRates, memory_bytes: int | None, host_memory_bytes: int | None
+) -> Iterator[_Held]:
+    """The ways to hold all of it decoded that both ceilings have room for, the best first."""
+    ways = ((inventory.with_rows, SIZE_WHILE_LOADING), (inventory, SIZE_WHILE_LOADING), (inventory, 0))
+    for held, size in ways:
+        groups = group_up(held.items, size * inventory.part_bytes)
+        fixed = device_fixed_bytes(held, groups, streamed=False)
+        lookups = plan_residency(held.lookups, host_rates(rates), None).smallest_bytes
+        if fits(fixed.total + held.decoded_bytes, memory_bytes) and fits(
+            staging_bytes(groups) + lookups, host_memory_bytes
+        ):
+            yield _Held(held, groups, fixed, tuple(_DECODED for _ in groups))
+
+
+def _streamed(
+    inventory: DeviceInventory, rates: DeviceRates, memory_bytes: int | None, host_memory_bytes: int | None
+) -> _Held:
+    """The groups that a ceiling has buffers for, and the state of each."""
+    assert memory_bytes is not None, "without a ceiling all is held"
+    groups = _sized(inventory, memory_bytes, host_memory_bytes)
+    fixed = device_fixed_bytes(inventory, groups, streamed=True)
+    lookups = plan_residency(inventory.lookups, host_rates(rates), None).smallest_bytes
+    host_room = None if host_memory_bytes is None else host_memory_bytes - staging_bytes(groups) - lookups
+    states = _choose(inventory.items, groups, rates, memory_bytes - fixed.total, host_room)
+    return _Held(inventory, groups, fixed, tuple(states))
+
+
+def _sized(inventory: DeviceInventory, memory_bytes: int, host_memory_bytes: int | None) -> tuple[Group, ...]:
+    for size in SIZES if inventory.part_bytes else ():
+        groups = group_up(inventory.items, size * inventory.part_bytes)
+        fixed = device_fixed_bytes(inventory, groups, streamed=True)
+        host = staging_bytes(groups) * BUFFERS_SHARE
+        if (fixed.staging + fixed.ring) * BUFFERS_SHARE <= memory_bytes and fits(host, host_memory_bytes):
+            return groups
+    return group_up(inventory.items, 0)
+
+
+def fits(n_bytes: int, ceiling: int | None) -> bool:
+    """Whether a ceiling, None for none, has room for so many bytes."""
+    return ceiling is None or n_bytes <= ceiling
+
+
+def _planned(held: _Held, rates: DeviceRates) -> Iterator[PlannedPart]:
+    for group, residency in zip(held.groups, held.states, strict=True):
+        before = None
+        for number in range(group.first, group.stop):
+            item = held.inventory.items[number]
+            spent = stages(item, residency, rates)
+            # A group is one operation of each queue but the last; products of a tensor's parts side by side are one.
+            is_first, is_same = number == group.first, item.part.record is before
+            spared = [0.0 if is_first else rates.operation_s] * 3 + [rates.operation_s if is_same else 0.0]
+            shown = Stages(*(max(0.0, s - less) for s, less in zip(spent, spared, strict=True)))
+            yield PlannedPart(item, residency, aligned(_bytes_of(item, residency)), shown)
+            before = item.part.record
 
 
 def host_rates(rates: DeviceRates) -> Rates:
@@ -93,43 +183,57 @@ def host_rates(rates: DeviceRates) -> Rates:
     return Rates(rates.read, rates.compute, dict.fromkeys(CODECS, rates.host_decode))
 
 
-def _choose(items: Sequence[Item], rates: DeviceRates, room: int, host_room: int | None) -> list[State]:
-    # What a part costs outside the device: the host's memory if all fit there, else, at the margin, the disk.
-    sent = sum(aligned(item.sending.sent_bytes) for item in items)
+def _choose(
+    items: Sequence[Item],
+    groups: Sequence[Group],
+    rates: DeviceRates,
+    room: int,
+    host_room: int | None,
+) -> list[Residency]:
+    # What a group costs outside the device: the host's memory if all fit there, else, at the margin, the disk.
+    sent = sum(group.sent_bytes for group in groups)
     outside: Residency = "host" if host_room is None or sent <= host_room + room else "disk"
-    on_device = climb([_on_device(item, outside, rates) for item in items], room, spread)
-    left = [number for number, state in enumerate(on_device) if state.residency == outside]
-    ladders = [[_state(items[number], where, rates) for where in ("disk", "host")] for number in left]
+
+    def state(group: Group, residency: Residency) -> State:
+        return _state(items[group.first : group.stop], residency, rates)
+
+    def on_device(group: Group) -> list[State]:
+        # Outside its memory a group takes nothing of it.
+        first = state(group, outside)._replace(n_bytes=0)
+        return [first, state(group, "compressed"), state(group, "decoded")]
+
+    chosen = [found.residency for found in climb([on_device(group) for group in groups], room, spread)]
+    left = [number for number, residency in enumerate(chosen) if residency == outside]
+    ladders = [[state(groups[number], where) for where in ("disk", "host")] for number in left]
     outside_states = climb(ladders, host_room, lambda _, number: (0.0, spread(0.0, left[number])[1]))
-    chosen = list(on_device)
-    for number, state in zip(left, outside_states, strict=True):
-        chosen[number] = state
+    for number, found in zip(left, outside_states, strict=True):
+        chosen[number] = found.residency
     return chosen
 
 
-def _on_device(item: Item, outside: Residency, rates: DeviceRates) -> list[State]:
-    """The states under the device's ceiling; outside it a part takes nothing of its memory."""
-    first = _state(item, outside, rates)._replace(n_bytes=0)
-    return [first, _state(item, "compressed", rates), _state(item, "decoded", rates)]
+def _state(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> State:
+    n_bytes = sum(aligned(_bytes_of(item, residency)) for item in items)
+    every = [stages(item, residency, rates) for item in items]
+    spared = (len(items) - 1) * rates.operation_s
+    return State(
+        residency, n_bytes, Stages(*(max(0.0, sum(column) - spared) for column in zip(*every, strict=True)))
+    )
 
 
-def _state(item: Item, residency: Residency, rates: DeviceRates) -> State:
-    sizes = {
-        "disk": 0,
-        "host": item.sending.sent_bytes,
-        "compressed": item.sending.sent_bytes,
-        "decoded": item.part.decoded_bytes,
-    }
-    return State(residency, aligned(sizes[residency]), stages(item, residency, rates))
+def _bytes_of(item: Item, residency: Residency) -> int:
+    if residency == "disk":
+        return 0
+    return item.part.decoded_bytes if residency == "decoded" else item.sending.sent_bytes
 
 
 def stages(item: Item, residency: Residency, rates: DeviceRates) -> Stages:
-    """What one pass over one token makes each stream do for a part."""
+    """What one pass over one token makes each stream do for a part that goes alone."""
     load = item.sending
     read = rates.seconds(load.read) if residency == "disk" else 0.0
     copy = rates.seconds({"copy": load.sent_bytes}) if residency in {"disk", "host"} else 0.0
     decode = rates.seconds(load.decode) if residency != "decoded" else 0.0
-    return Stages(read, copy, decode, rates.seconds({"compute": item.part.decoded_bytes}))
+    compute = rates.seconds({"compute": item.part.decoded_bytes}) if item.products else 0.0
+    return Stages(read, copy, decode, compute)
 
 
 def _stored_only(lookups: Inventory, items: Sequence[Item]) -> int:
@@ -138,32 +242,31 @@ def _stored_only(lookups: Inventory, items: Sequence[Item]) -> int:
     return sum(i.part.stored_bytes for i in lookups.items if id(i.part.record) not in multiplied)
 
 
-def aligned(n_bytes: int) -> int:
-    """The smallest multiple of ALIGNMENT that holds `n_bytes`."""
-    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
-
-
-def staging_bytes(items: Sequence[Item]) -> int:
+def staging_bytes(groups: Sequence[Group]) -> int:
     """Host memory of the pinned buffers, and of the one to unpack in."""
-    sent = max((item.sending.sent_bytes for item in items), default=0)
-    stored = max((item.part.stored_bytes for item in items), default=0)
-    return N_STAGING * aligned(sent) + aligned(stored)
+    sent = max((group.sent_bytes for group in groups), default=0)
+    stored = max((group.stored_bytes for group in groups), default=0)
+    return N_STAGING * sent + aligned(stored)
 
 
-def device_fixed_bytes(inventory: DeviceInventory, *, streamed: bool) -> Fixed:
-    """Device memory that is held whatever the ceiling: where parts are `streamed`, or where all are decoded."""
-    parts = [item.part for item in inventory.items]
-    landing = aligned(max((item.sending.sent_bytes for item in inventory.items), default=0))
-    tables = aligned(max((item.sending.table_bytes for item in inventory.items), default=0))
-    scratch = aligned(max((part.scratch_bytes for part in parts), default=0))
-    ring = aligned(max((part.decoded_bytes for part in parts), default=0))
-    # One landing is enough to load; an error word for each slot, and one for loading.
+def device_fixed_bytes(inventory: DeviceInventory, groups: Sequence[Group], *, streamed: bool) -> Fixed:
+    """Device memory that is held whatever the ceiling: where groups are `streamed`, or where all are decoded."""
+    landing = max((group.sent_bytes for group in groups), default=0)
+    tables = max((group.table_bytes for group in groups), default=0)
+    scratch = max((group.scratch_bytes for group in groups), default=0)
+    ring = max((group.decoded_bytes for group in groups), default=0)
+    # One landing is enough to load; an error word for each group.
     return Fixed(
         floats=inventory.float_bytes,
         sides=inventory.side_bytes,
         workspace=inventory.workspace_bytes,
-        staging=landing * (N_LANDINGS if streamed else 1) + tables + scratch + aligned(4 * (N_SLOTS + 1)),
+        staging=landing * (N_LANDINGS if streamed else 1) + tables + scratch + verdict_bytes(groups),
         ring=ring * N_SLOTS if streamed else 0,
         rows=0,
         values=inventory.values_bytes,
     )
+
+
+def verdict_bytes(groups: Sequence[Group]) -> int:
+    """Room for an error word of each group."""
+    return aligned(4 * len(groups))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from spqfmt.cached import cached_property
 from spqfmt.residency.device_rates import DeviceRates
+from spqfmt.residency.groups import Group
 from spqfmt.residency.inventory import Fixed, Item
 from spqfmt.residency.ladder import Residency, Stages
 from spqfmt.residency.parts import Part
@@ -34,7 +35,8 @@ class HostPlan:
     """The host's side of a plan for a device, whose times come from `rates`.
 
     `memory_bytes` is the host's ceiling, None for none; `fixed_bytes` the pinned staging and the room to unpack;
-    `lookups` the plan of embeddings, whose rows are looked up on the host.
+    `lookups` the plan of embeddings whose rows are looked up on the host. `groups`: the plan's parts, all of them in
+    order, as they go to the device together; those of a group have one residency.
     """
 
     memory_bytes: int | None
@@ -42,6 +44,7 @@ class HostPlan:
     fixed_bytes: int
     lookups: "Plan"
     rates: DeviceRates
+    groups: tuple[Group, ...]
 
 
 @dataclass(frozen=True)

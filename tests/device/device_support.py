@@ -39,7 +39,7 @@ def forced_plan(inventory: Any, residency: str) -> Any:
     whole = plan_device(inventory, RATES)
     if residency == "decoded":
         return whole
-    fixed = device_fixed_bytes(inventory, streamed=True)
+    fixed = device_fixed_bytes(inventory, whole.on_host.groups, streamed=True)
     parts = []
     for part in whole.parts:
         n_bytes = 0 if residency == "disk" else -(-part.item.load.sent_bytes // 64) * 64

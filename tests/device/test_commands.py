@@ -38,7 +38,7 @@ def test_a_plan_for_a_device_needs_none(model: Path) -> None:
     assert {layer["residency"] for layer in found["layers"]} == {"decoded"}
     assert found["rates"]["assumed"] is True
     assert found["held_bytes"] <= 8 << 30
-    assert {layer["residency"] for layer in found["lookups"]} == {"decoded"}
+    assert found["lookups"] == []  # where all has room, rows are looked up on the device
 
 
 def test_rates_come_from_a_file_or_a_name(model: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def stored(write_tensors: Callable[..., Path], generator: Any) -> tuple[Path, to
 
 def engine_with(path: Path, zstd: Any, residency: str = "disk") -> Any:
     reader = Reader(path)
-    plan = plan_of([reader], residency, part_bytes=1 << 20, zstd_on_device=zstd is not None)
+    plan = plan_of([reader], residency, part_bytes=1 << 12, zstd_on_device=zstd is not None)
     device = SimulatedDevice(RATES, capacity_bytes=plan.held_bytes)
     decoder = Decoder(kernels_for(CPU, "torch"), zstd)
     return DeviceWeights(plan, [reader], torch.bfloat16, device, decoder)

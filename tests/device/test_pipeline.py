@@ -16,9 +16,9 @@ from spqfmt.errors import BackendError, ChecksumError, CorruptError, SpqError
 from spqfmt.kernels.choose import kernels_for
 from spqfmt.loaders.device import BufferConflictError, Fault, SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Queue, Work
-from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.schemes.uniform import Uniform
 
 ROWS, COLUMNS, N_LAYERS = 64, 128, 8
@@ -90,7 +90,10 @@ def seconds_of_a_pass(stored: Path, residency: str, rates: Any) -> tuple[float, 
     plan = plan_of([reader], residency)
     device = SimulatedDevice(rates, runs=False)
     parts = [part.item.part for part in plan.parts]
-    shipments = [Shipment(part, zstd_on_device=False) for part in parts]
+    assert [(group.first, group.stop) for group in plan.on_host.groups] == [
+        (n, n + 1) for n in range(len(parts))
+    ]
+    shipments = [GroupShipment.of([part], zstd_on_device=False) for part in parts]
     pipeline = Pipeline(device, plan, shipments, [reader], Decoder(kernels_for(torch.device("cpu"), "torch")))
     pipeline.load()
     ends = []

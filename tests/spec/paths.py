@@ -15,8 +15,8 @@ from spqfmt.container.model import open_model
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.choose import kernels_for
 from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.seam import Memory
-from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.packed.store import Store
 from spqfmt.reading.diff import diff_files
 from spqfmt.reading.measure import measure_file
@@ -118,13 +118,13 @@ def device(path: Path) -> None:
         for record in records:
             read_sides(reader, record)
             for part in cut(record):
-                shipment = Shipment(part, zstd_on_device=False)
-                sent, out, word = memory(shipment.n_bytes), memory(part.decoded_bytes), memory(4)
+                shipment = GroupShipment.of([part], zstd_on_device=False)
+                sent, out, word = memory(shipment.n_bytes), memory(shipment.decoded_bytes), memory(4)
                 room = sent if shipment.as_stored else memory(part.stored_bytes)
                 decoder.read(shipment, reader, room, sent)
-                tables, scratch = memory(4 * 4096 * shipment.n_tables), memory(part.scratch_bytes)
-                decoder.decode(shipment, reader.path, sent, out, word, tables, scratch)
-                decoder.judge(shipment, word, reader.path)
+                tables, scratch = memory(shipment.table_bytes), memory(shipment.scratch_bytes)
+                decoder.decode(shipment, reader, sent, out, word, tables, scratch)
+                decoder.judge(shipment, int(word.tensor.view(torch.int32)), reader)
 
     _each_reader(path, work)
 

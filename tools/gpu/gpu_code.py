@@ -22,7 +22,7 @@ from gpu_variants import Variant, variants
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from spqfmt.kernels.triton.kernels import EXACT
+from spqfmt.kernels.triton.products import EXACT
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gpu-kernels.md"
 MARKS = {name: f"<!-- table: {name} -->\n" for name in ("gpu_code", "gpu_bounds")}

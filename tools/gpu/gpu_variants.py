@@ -8,7 +8,7 @@ import torch
 
 from spqfmt.kernels.device.matrix import DeviceGroupValues, GroupScales, Matrix, UniformScales
 from spqfmt.kernels.triton import kernels as launch
-from spqfmt.kernels.triton import multiply, outliers, planes, rans, weights
+from spqfmt.kernels.triton import multiply, outliers, planes, products, rans, weights
 from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments, unit_arguments
 
 
@@ -99,6 +99,7 @@ def variants() -> Iterator[Variant]:
         "outliers",
         outliers.replace,
         {"out": I16, "row_begin": I32, "columns": I32, "values": F32, "places": None, "permutation": None}
+        | {"ids": None}
         | dict.fromkeys(("first_row", "first_channel", "stop_channel", "width"), 0)
         | {"BY_COLUMNS": False, "TO": TO[torch.bfloat16]},
     )
@@ -109,16 +110,17 @@ def _by_rows(name: str, matrix: Matrix) -> Iterator[Variant]:
     common = dict.fromkeys(("first", "first_row", "n_columns"), 0)
     common |= scale_arguments(matrix) | code_arguments(matrix) | {"packed": U8}
     tiles: dict[str, Any] = {"stop_row": 0, **unit_arguments(matrix, 0)}
-    out = {"out": I16, "permutation": None, "TO": TO[torch.bfloat16], **launch.TILE_BY_ROWS}
+    out = {"out": I16, "permutation": None, "ids": None, "TO": TO[torch.bfloat16], **products.TILE_BY_ROWS}
     yield Variant(f"dequantize, {name}", weights.dequantize_rows, common | tiles | out)
-    product = {"x": tensor(torch.bfloat16), "y": F32, "n_tokens": 0, "y_stride": 0}
+    product = {"x": tensor(torch.bfloat16), "n_tokens": 0, "y_stride": 0, "bias": None}
     for tokens, tile, to in (
-        ("1 token", launch.TILE_OF_ONE_TOKEN, TO[torch.float32]),
-        ("16 tokens", launch.TILE_OF_TOKENS, TO[torch.bfloat16]),
+        ("1 token", products.TILE_OF_ONE_TOKEN, TO[torch.float32]),
+        ("16 tokens", products.TILE_OF_TOKENS, TO[torch.bfloat16]),
     ):
         units = tile["ROWS"] * tile["COLUMNS"] // 128
-        arguments = common | tiles | product | tile | {"TO": to}
+        arguments = common | tiles | product | tile | {"y": I16, "TO": to, "OUT": TO[torch.bfloat16]}
         yield Variant(f"multiply {tokens}, {name}", multiply.multiply, arguments, units=units)
     lists = {"row_begin": I32, "columns": I32, "values": F32, "TO": TO[torch.bfloat16]}
-    arguments = common | product | lists | launch.OUTLIERS_AT_ONCE
+    lists |= {"y": F32, "out": I16, "OUT": TO[torch.bfloat16]}
+    arguments = common | product | lists | products.OUTLIERS_AT_ONCE
     yield Variant(f"outliers of a product, {name}", multiply.correct, arguments)

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -20,9 +21,9 @@ from spqfmt.container.reader import Reader
 from spqfmt.kernels.choose import kernels_for
 from spqfmt.loaders.device import SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Queue, Work
-from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.load import Ceilings, device_inventory
 from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.device import plan_device
@@ -171,17 +172,17 @@ def seconds_a_token(plan: Plan) -> tuple[float, Queue]:
     """Seconds of the pipeline in its steady state, and the stream that is busy the longest."""
     device = SimulatedDevice(plan.on_host.rates, capacity_bytes=plan.held_bytes, runs=False)
     parts = [part.item.part for part in plan.parts]
-    shipments = [Shipment(part, zstd_on_device=False) for part in parts]
+    groups = plan.on_host.groups
+    shipments = [GroupShipment.of(parts[g.first : g.stop], zstd_on_device=False) for g in groups]
     readers: list[Reader] = [_NoReader()]
     decoder = Decoder(kernels_for(torch.device("cpu"), "torch"))
     pipeline = Pipeline(device=device, plan=plan, shipments=shipments, readers=readers, decoder=decoder)
     pipeline.load()
     ends = []
     for _ in range(WARM_PASSES + PASSES):
-        for number, part in enumerate(parts):
-            with pipeline.lend(number) as codes:
-                work = Work(part.name, (codes,), (), {"compute": part.decoded_bytes})
-                device.enqueue(Queue.COMPUTE, work, lambda: None)
+        for piece in chain.from_iterable(pipeline.pieces.values()):
+            work = Work(piece.name, (pipeline.hold(piece.group),), (), {"compute": piece.decoded_bytes})
+            device.enqueue(Queue.COMPUTE, work, lambda: None)
         ends.append(next(done.stop for done in reversed(device.trace) if done.stream is Queue.COMPUTE))
     begin = ends[WARM_PASSES - 1]
     busy = dict.fromkeys(Queue, 0.0)

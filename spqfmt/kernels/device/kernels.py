@@ -6,6 +6,7 @@ import torch
 
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, DecodePlan
 from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix
+from spqfmt.kernels.device.prepared import Product, RowsByNumber
 
 MAX_TOKENS = 16
 """Tokens that `multiply` takes at most; more are cheaper as a product with dequantized weights."""
@@ -96,6 +97,35 @@ class DeviceKernels(ABC):
         if len(rows):
             self._multiply(x, codes, matrix, rows=rows, y=y, first=first)
 
+    def prepare_product(
+        self,
+        matrix: Matrix,
+        rows: range,
+        dtype: torch.dtype,
+        bias: torch.Tensor | None,
+        *,
+        first: int = 0,
+        is_one: bool,
+    ) -> Product:
+        """y[:, rows] = x W[rows]^T + bias as often as it is called, `y` rounded once to `dtype`, which `x` has too.
+
+        As `multiply` does it, for one token or for up to MAX_TOKENS; `codes` are given with each call. `bias`, a float
+        for each row of the matrix, and the matrix's own tensors must stay where they are.
+        """
+        _require(not matrix.by_columns, "the product wants codes by rows")
+        _require(dtype in FLOATS, "x is no float tensor")
+        _require(rows.step == 1 and 0 <= rows.start < rows.stop <= matrix.n_channels, "no such rows")
+        _require(bias is None or bias.shape == matrix.shape[:1], "the bias is not one number for each row")
+        return self._prepare_product(matrix, rows, dtype, bias, first=first, is_one=is_one)
+
+    def prepare_rows(
+        self, matrix: Matrix, rows: range, dtype: torch.dtype, *, first: int = 0
+    ) -> RowsByNumber:
+        """Rows by number as `dequantize` gives them, as often as it is called."""
+        _require(not matrix.by_columns, "rows by number want codes by rows")
+        _require(dtype in FLOATS, "rows are no floats")
+        return self._prepare_rows(matrix, rows, dtype, first)
+
     @abstractmethod
     def _decode_chunks(
         self,
@@ -118,6 +148,21 @@ class DeviceKernels(ABC):
     def _multiply(
         self, x: torch.Tensor, codes: torch.Tensor, matrix: Matrix, rows: range, y: torch.Tensor, first: int
     ) -> None: ...
+
+    @abstractmethod
+    def _prepare_product(
+        self,
+        matrix: Matrix,
+        rows: range,
+        dtype: torch.dtype,
+        bias: torch.Tensor | None,
+        first: int,
+        *,
+        is_one: bool,
+    ) -> Product: ...
+
+    @abstractmethod
+    def _prepare_rows(self, matrix: Matrix, rows: range, dtype: torch.dtype, first: int) -> RowsByNumber: ...
 
 
 def _check_plan(stored: torch.Tensor, plan: DecodePlan, tables: torch.Tensor, error: torch.Tensor) -> None:

@@ -5,6 +5,7 @@ import torch
 from spqfmt.kernels.device.chunks import DecodePlan
 from spqfmt.kernels.device.kernels import DeviceKernels
 from spqfmt.kernels.device.matrix import Matrix
+from spqfmt.kernels.device.prepared import Product, RowsByNumber
 from spqfmt.kernels.torch_device import multiply, planes, rans, weights
 
 
@@ -35,3 +36,32 @@ class TorchKernels(DeviceKernels):
         self, x: torch.Tensor, codes: torch.Tensor, matrix: Matrix, rows: range, y: torch.Tensor, first: int
     ) -> None:
         multiply.multiply(x, codes, matrix, rows=rows, y=y, first=first)
+
+    def _prepare_product(
+        self,
+        matrix: Matrix,
+        rows: range,
+        dtype: torch.dtype,
+        bias: torch.Tensor | None,
+        first: int,
+        *,
+        is_one: bool,
+    ) -> Product:
+        inside = slice(rows.start, rows.stop)
+
+        def product(x: torch.Tensor, codes: torch.Tensor, y: torch.Tensor, n: int) -> None:
+            sums = torch.empty(n, matrix.shape[0], device=x.device)
+            multiply.multiply(x.view(n, -1), codes, matrix, rows=rows, y=sums, first=first)
+            y.view(n, -1)[:, inside] = sums[:, inside] if bias is None else sums[:, inside] + bias[inside]
+
+        return product
+
+    def _prepare_rows(self, matrix: Matrix, rows: range, dtype: torch.dtype, first: int) -> RowsByNumber:
+        def look_up(codes: torch.Tensor, ids: torch.Tensor, out: torch.Tensor, n: int) -> None:
+            inside = (ids >= rows.start) & (ids < rows.stop)
+            found = torch.empty(len(rows), matrix.shape[1], dtype=dtype, device=out.device)
+            weights.dequantize(codes, matrix, rows, out=found, first=first)
+            out[~inside] = torch.nan
+            out[inside] = found[ids[inside] - rows.start]
+
+        return look_up

@@ -10,18 +10,21 @@ from spqfmt.errors import BackendError
 from spqfmt.kernels.device.chunks import BLOCKS_AT_ONCE, CUMULATIVE_WORDS, DecodePlan
 from spqfmt.kernels.device.kernels import DeviceKernels
 from spqfmt.kernels.device.matrix import Matrix
+from spqfmt.kernels.device.prepared import Product, RowsByNumber
 from spqfmt.kernels.triton import multiply, outliers, planes, rans, weights
 from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments, unit_arguments
+from spqfmt.kernels.triton.products import (
+    EXACT,
+    TILE_BY_ROWS,
+    correct_arguments,
+    multiply_arguments,
+    prepare_product,
+    prepare_rows,
+)
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Without fusion a * b - c is two roundings, as the format says.
-EXACT = {"enable_fp_fusion": False}
 WARP_A_BLOCK = {"num_warps": BLOCKS_AT_ONCE, **EXACT}
-TILE_BY_ROWS = {"ROWS": 1, "COLUMNS": 1024}
 TILE_BY_COLUMNS = {"CHANNELS": 32, "ROWS": 64}
-TILE_OF_ONE_TOKEN = {"TOKENS": 1, "ROWS": 4, "COLUMNS": 256}
-TILE_OF_TOKENS = {"TOKENS": 16, "ROWS": 32, "COLUMNS": 64}
-OUTLIERS_AT_ONCE = {"AT_ONCE": 128}
 
 
 class TritonKernels(DeviceKernels):
@@ -92,6 +95,7 @@ class TritonKernels(DeviceKernels):
                     codes,
                     _storable(out),
                     matrix.permutation,
+                    None,
                     *run,
                     columns,
                     **arguments,
@@ -103,38 +107,33 @@ class TritonKernels(DeviceKernels):
     def _multiply(
         self, x: torch.Tensor, codes: torch.Tensor, matrix: Matrix, rows: range, y: torch.Tensor, first: int
     ) -> None:
-        n_tokens, n_columns = x.shape
-        tile = TILE_OF_ONE_TOKEN if n_tokens == 1 else TILE_OF_TOKENS
-        # one token is multiplied by float32 weights, as natively
-        to = TO[torch.float32 if n_tokens == 1 else x.dtype]
-        common = scale_arguments(matrix) | code_arguments(matrix) | {"TO": to} | EXACT
-        sizes = {"first": first, "first_row": rows.start, "n_tokens": n_tokens, "n_columns": n_columns}
+        is_one = len(x) == 1
+        asked = (matrix, rows, first, x.dtype, y.dtype)
         with self._here():
-            multiply.multiply[(triton.cdiv(len(rows), tile["ROWS"]),)](
-                x,
-                codes,
-                y,
-                stop_row=rows.stop,
-                y_stride=y.shape[1],
-                **sizes,
-                **common,
-                **tile,
-                **unit_arguments(matrix, first),
-            )
+            grid, arguments = multiply_arguments(*asked, is_one=is_one)
+            multiply.multiply[grid](x, codes, y, bias=None, n_tokens=len(x), **arguments, **EXACT)
             if matrix.outliers is not None:
-                o = matrix.outliers
-                multiply.correct[(len(rows),)](
-                    x,
-                    codes,
-                    y,
-                    row_begin=o.row_begin,
-                    columns=o.columns,
-                    values=o.values,
-                    y_stride=y.shape[1],
-                    **sizes,
-                    **common,
-                    **OUTLIERS_AT_ONCE,
+                grid, arguments = correct_arguments(*asked, is_one=is_one)
+                multiply.correct[grid](
+                    x, codes, y, out=None, bias=None, n_tokens=len(x), **arguments, **EXACT
                 )
+
+    def _prepare_product(
+        self,
+        matrix: Matrix,
+        rows: range,
+        dtype: torch.dtype,
+        bias: torch.Tensor | None,
+        first: int,
+        *,
+        is_one: bool,
+    ) -> Product:
+        with self._here():
+            return prepare_product(matrix, rows, dtype, bias, first, is_one=is_one)
+
+    def _prepare_rows(self, matrix: Matrix, rows: range, dtype: torch.dtype, first: int) -> RowsByNumber:
+        with self._here():
+            return prepare_rows(matrix, rows, dtype, first)
 
     def _replace(self, matrix: Matrix, channels: range, out: torch.Tensor) -> None:
         o = matrix.outliers
@@ -148,6 +147,7 @@ class TritonKernels(DeviceKernels):
             values=o.values,
             places=matrix.places,
             permutation=matrix.permutation,
+            ids=None,
             first_row=0 if by_columns else channels.start,
             first_channel=channels.start,
             stop_channel=channels.stop,

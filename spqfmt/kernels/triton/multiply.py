@@ -11,6 +11,7 @@ def multiply(
     x,
     packed,
     y,
+    bias,
     first,
     first_row,
     stop_row,
@@ -41,6 +42,7 @@ def multiply(
     BITS: tl.constexpr,
     SIGNED: tl.constexpr,
     TO: tl.constexpr,
+    OUT: tl.constexpr,
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -49,7 +51,8 @@ def multiply(
 ):
     """Program r: ROWS rows, all columns. TOKENS is 1, or 16 of which n_tokens are there: then it is a matrix product.
 
-    `x` is [n_tokens, n_columns], `y` float32 [n_tokens, y_stride]; TO is what weights are rounded to.
+    `x` is [n_tokens, n_columns], `y` [n_tokens, y_stride] as floats.store takes OUT; TO is what weights are rounded to.
+    `bias`, a number for each row of the matrix, may be None.
     """
     lines = (row_scale, column_scale)
     scale_of_groups = (scale, scale_table, scale_steps, scale_zeros, scale_minimums)
@@ -100,7 +103,9 @@ def multiply(
     if TOKENS == 1:
         sums = tl.sum(tl.reshape(sums, [ROWS, COLUMNS]), axis=1)[None, :]
     to = first_row + number[None, :]
-    tl.store(y + (token * y_stride + to), sums, mask=(token < n_tokens) & (to < stop_row))
+    if bias is not None:
+        sums += tl.load(bias + tl.minimum(to, stop_row - 1)).to(tl.float32)
+    floats.store(y + (token * y_stride + to), sums, (token < n_tokens) & (to < stop_row), OUT)
 
 
 @triton.jit
@@ -108,6 +113,8 @@ def correct(
     x,
     packed,
     y,
+    out,
+    bias,
     row_begin,
     columns,
     values,
@@ -140,9 +147,13 @@ def correct(
     BITS: tl.constexpr,
     SIGNED: tl.constexpr,
     TO: tl.constexpr,
+    OUT: tl.constexpr,
     AT_ONCE: tl.constexpr,
 ):
-    """Program r: put the outliers of row first_row + r in place of what `multiply` computed with their codes."""
+    """Program r: put the outliers of row first_row + r in place of what `multiply` computed with their codes.
+
+    `y` has its float32 sums. To `out`, unless it is None, goes what `multiply` would have stored with `bias` and OUT.
+    """
     lines = (row_scale, column_scale)
     scale_of_groups = (scale, scale_table, scale_steps, scale_zeros, scale_minimums)
     offset_of_groups = (offset, offset_table, offset_steps, offset_zeros, offset_minimums)
@@ -173,3 +184,10 @@ def correct(
             inputs = tl.load(x + (token * n_columns + column)).to(tl.float32)
             place = y + (token * y_stride + row)
             tl.store(place, tl.load(place) + tl.sum(tl.where(mask, change * inputs, 0), axis=0))
+    if out is not None:
+        # one thread stores the sums, and what it loads here is what is stored
+        for token in range(n_tokens):
+            total = tl.load(y + (token * y_stride + row))
+            if bias is not None:
+                total += tl.load(bias + row).to(tl.float32)
+            floats.store(out + (token * y_stride + row), total, None, OUT)

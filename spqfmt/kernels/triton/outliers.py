@@ -16,6 +16,7 @@ def replace(
     values,
     places,
     permutation,
+    ids,
     first_row,
     first_channel,
     stop_channel,
@@ -25,12 +26,20 @@ def replace(
 ):
     """Program r: the outliers of row first_row + r. `width`: columns of `out`, which begins at row `first_row`.
 
+    With `ids`, int64, row r of `out` is row ids[r], if that is one of channels first_channel to stop_channel.
     By columns `out` has channels first_channel to stop_channel alone; `places`, the channel of each column, may be
     None.
     """
     row = first_row + tl.program_id(0)
-    end = tl.load(row_begin + row + 1)
-    for begin in range(tl.load(row_begin + row), end, AT_ONCE):
+    if ids is not None:
+        row = tl.load(ids + tl.program_id(0))
+        is_here = (row >= first_channel) & (row < stop_channel)
+        first = tl.load(row_begin + row, mask=is_here, other=0)
+        end = tl.load(row_begin + row + 1, mask=is_here, other=0)
+    else:
+        first = tl.load(row_begin + row)
+        end = tl.load(row_begin + row + 1)
+    for begin in range(first, end, AT_ONCE):
         number = begin + tl.arange(0, AT_ONCE)
         mask = number < end
         place = tl.load(columns + number, mask=mask, other=0)

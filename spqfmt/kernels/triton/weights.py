@@ -11,6 +11,7 @@ def dequantize_rows(
     packed,
     out,
     permutation,
+    ids,
     first,
     first_row,
     stop_row,
@@ -46,17 +47,23 @@ def dequantize_rows(
 ):
     """Program (r, c): ROWS rows by COLUMNS columns; code number `first` of `packed` is that of (first_row, 0).
 
-    Pointers to what is not there are None; see spqfmt.kernels.device.matrix.
+    Pointers to what is not there are None; see spqfmt.kernels.device.matrix. With `ids`, int64 and of one row a
+    program, row r of `out` is row ids[r], NaN where that is none of first_row to stop_row.
     """
     lines = (row_scale, column_scale)
     scale_of_groups = (scale, scale_table, scale_steps, scale_zeros, scale_minimums)
     offset_of_groups = (offset, offset_table, offset_steps, offset_zeros, offset_minimums)
     groups = (scale_of_groups, offset_of_groups, levels, n_groups, n_tiles)
-    row = first_row + tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None, None, None]
-    begin = (tl.minimum(row, stop_row - 1) - first_row).to(tl.int64) * n_columns
+    number = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None, None, None]
+    row = first_row + number
+    if ids is not None:
+        row = tl.load(ids + number)
+    asked = row
+    row = tl.maximum(tl.minimum(row, stop_row - 1), first_row)
+    begin = (row - first_row).to(tl.int64) * n_columns
     weight, column = scales.tile_by_rows(
         packed,
-        tl.minimum(row, stop_row - 1),
+        row,
         first + begin,
         first_column=tl.program_id(1) * COLUMNS,
         n_columns=n_columns,
@@ -77,7 +84,12 @@ def dequantize_rows(
     to = column
     if permutation is not None:
         to = tl.load(permutation + tl.minimum(column, n_columns - 1))
-    floats.store(out + (begin + to), weight, (row < stop_row) & (column < n_columns), TO)
+    mask = column < n_columns
+    if ids is not None:
+        weight = tl.where(asked == row, weight, float("nan"))
+    else:
+        mask &= asked == row
+    floats.store(out + (number.to(tl.int64) * n_columns + to), weight, mask, TO)
 
 
 @triton.jit

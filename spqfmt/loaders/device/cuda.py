@@ -57,7 +57,7 @@ class CudaDevice(Device):
         require_cuda(device)
         # "cuda" without a number is the one that is current now, whatever is current later.
         self._device = device if ":" in str(device) else torch.device("cuda", torch.cuda.current_device())
-        with _told("starting"):
+        with told("starting"):
             self._streams = {stream: _cuda.Stream(self._device) for stream in (Queue.COPY, Queue.DECODE)}
         self._reader = ThreadPoolExecutor(1, "spqfmt-read")
         self._process = os.getpid()
@@ -78,10 +78,15 @@ class CudaDevice(Device):
         """Bytes that were asked for, not what torch's allocator keeps."""
         return self._allocated
 
+    @property
+    def is_watched(self) -> bool:
+        """No: COMPUTE is the stream that is current."""
+        return False
+
     def allocate(self, n_bytes: int) -> Memory:
         """Allocate memory of the device by torch. MemoryBudgetError: the device has not got it."""
         try:
-            with _told("allocating"):
+            with told("allocating"):
                 tensor = torch.empty(n_bytes, dtype=torch.uint8, device=self._device)
                 # The allocator may give again what is still in use on this stream; ours do not know of that.
                 _cuda.current_stream(self._device).synchronize()
@@ -96,7 +101,7 @@ class CudaDevice(Device):
 
     def allocate_host(self, n_bytes: int) -> Memory:
         """Allocate page-locked memory of the host: copies from it run beside what the host does."""
-        with _told("allocating pinned memory"):
+        with told("allocating pinned memory"):
             tensor = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)
         return Memory(tensor.data_ptr(), n_bytes, tensor)
 
@@ -115,17 +120,17 @@ class CudaDevice(Device):
                 self.synchronize(after)
             run()
 
-        with _told("starting the thread that reads"):
+        with told("starting the thread that reads"):
             return _ReadEvent(self._reader.submit(task))
 
     def enqueue(self, stream: Queue, work: Work, run: Callable[[], T]) -> T:
         """Run the work with the stream as torch's current one."""
-        with _told(work.label), torch.cuda.stream(self._stream(stream)):
+        with told(work.label), torch.cuda.stream(self._stream(stream)):
             return run()
 
     def record(self, stream: Queue) -> Event:
         """Record an event that takes no times."""
-        with _told("recording an event"):
+        with told("recording an event"):
             return _CudaEvent(self._stream(stream).record_event(_cuda.Event()))
 
     def wait(self, stream: Queue, event: Event) -> None:
@@ -134,7 +139,7 @@ class CudaDevice(Device):
             event.future.result()
         else:
             assert isinstance(event, _CudaEvent)
-            with _told("waiting for an event"):
+            with told("waiting for an event"):
                 self._stream(stream).wait_event(event.event)
 
     def synchronize(self, event: Event) -> None:
@@ -143,13 +148,13 @@ class CudaDevice(Device):
             event.future.result()
         else:
             assert isinstance(event, _CudaEvent)
-            with _told("waiting for an event"):
+            with told("waiting for an event"):
                 event.event.synchronize()
 
     def close(self) -> None:
         """What was given to the thread and to both streams is done first: their memory goes back to the allocator."""
         self._reader.shutdown()
-        with _told("closing"):
+        with told("closing"):
             for stream in self._streams.values():
                 stream.synchronize()
 
@@ -159,7 +164,7 @@ class CudaDevice(Device):
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def told(what: str) -> Iterator[None]:
     """An error of CUDA as one of ours, in one line."""
     try:
         yield

@@ -1,19 +1,20 @@
-"""What is done to the bytes of a part on its way: read and checked on the host, decoded and judged on the device."""
+"""What is done to the bytes of a group on its way: read and checked on the host, decoded and judged on the device."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from spqfmt import wire
 from spqfmt.container.located import located
+from spqfmt.container.planes import decode_jobs
 from spqfmt.container.reader import Reader
 from spqfmt.errors import FormatError
 from spqfmt.kernels.device import UNUSED_BITS_FAULT, DeviceKernels, raise_fault
 from spqfmt.kernels.nvcomp import ZstdFrames
+from spqfmt.loaders.device.group_shipping import Decoding, GroupShipment
 from spqfmt.loaders.device.seam import Memory
-from spqfmt.loaders.device.shipping import Shipment
 
 
 class ZstdDecoder(Protocol):
@@ -31,66 +32,107 @@ class Decoder:
         self.kernels = kernels
         self.zstd = zstd
 
-    def read(self, shipment: Shipment, reader: Reader, room: Memory, target: Memory) -> None:
-        """Read a part into `room` (part.stored_bytes or more) and put what is sent into `target`, host memory."""
-        part = shipment.part
-        stored = room.tensor.numpy()[: part.stored_bytes]
-        with located(reader.path):
-            reader.read_into(part.offset, stored)
-        # What was read will be read again only after all else: the page cache has better use for its room.
-        reader.forget(part.offset, part.stored_bytes)
-        shipment.fill(stored, target.tensor.numpy(), reader.path)
+    def read(self, shipment: GroupShipment, reader: Reader, room: Memory, target: Memory) -> None:
+        """Read a group and put what is sent into `target`, host memory.
+
+        `room` has space for the stored bytes of any of its parts, or is `target` where the group goes as it is stored.
+        """
+        out = target.tensor.numpy()
+        jobs = []
+        for number, (part, place) in enumerate(zip(shipment.parts, shipment.places, strict=True)):
+            at = place.sent if shipment.as_stored else 0
+            stored = room.tensor.numpy()[at : at + part.stored_bytes]
+            with located(reader.path):
+                reader.read_into(part.offset, stored)
+            # What was read will be read again only after all else: the page cache has better use for its room.
+            reader.forget(part.offset, part.stored_bytes)
+            own = shipment.shipments[number]
+            if own.as_stored and not shipment.as_stored:
+                out[place.sent : place.sent + part.stored_bytes] = stored
+            jobs.append(shipment.fill(number, stored, out, reader.path))
+        shipment.finish(jobs, out, reader.path)
 
     def decode(
         self,
-        shipment: Shipment,
-        path: Path,
+        shipment: GroupShipment,
+        reader: Reader,
         sent: Memory,
         out: Memory,
         word: Memory,
         tables: Memory,
         scratch: Memory,
     ) -> None:
-        """Launch the decoding of a part; `word` is zero afterwards, or says what is wrong.
+        """Launch the decoding of a group; what is wrong is added to `word`.
 
         Raises CorruptError, which names file and tensor, for what is found at once.
         """
-        part = shipment.part
-        verdict = word.tensor.view(torch.int32).zero_()
-        decoding = shipment.decoding_at(sent.tensor)
-        # Elements of several bytes are decoded plane by plane, and put together at their place.
-        target = scratch.tensor[: part.scratch_bytes] if part.merges else out.tensor
+        verdict = word.tensor.view(torch.int32)
         stored = sent.tensor[: shipment.records_offset]
+        to_out, to_scratch = shipment.decodings_at(sent.tensor)
+        self._decode(shipment, reader, to_out, stored, out, verdict, tables)
+        # Elements of several bytes are decoded plane by plane, and put together at their place.
+        self._decode(shipment, reader, to_scratch, stored, scratch, verdict, tables)
+        for part, place in zip(shipment.parts, shipment.places, strict=True):
+            dtype = wire.DTYPES[part.dtype]
+            if part.used_bits:
+                # What does not fill the last byte must be 0 (FORMAT.md 3.2); the host learns it with the verdict.
+                end = place.decoded + part.decoded_bytes
+                last = out.tensor[end - 1 : end]
+                verdict |= (last >> part.used_bits != 0).int() << UNUSED_BITS_FAULT
+            for merge in part.merges:
+                begin, to = place.scratch + merge.scratch_offset, place.decoded + merge.out_offset
+                self.kernels.merge_planes(
+                    scratch.tensor[begin : begin + merge.n_bytes].view(dtype.bits // 8, -1),
+                    out.tensor[to : to + merge.n_bytes].view(_INTEGERS[dtype.bits]),
+                    rotated=dtype.rotate,
+                )
+
+    def _decode(
+        self,
+        shipment: GroupShipment,
+        reader: Reader,
+        decoding: Decoding,
+        stored: torch.Tensor,
+        target: Memory,
+        verdict: torch.Tensor,
+        tables: Memory,
+    ) -> None:
         if decoding.plan.jobs:
             self.kernels.decode_chunks(
-                stored, decoding.plan, target, tables=tables.tensor.view(torch.int32), error=verdict
+                stored, decoding.plan, target.tensor, tables=tables.tensor.view(torch.int32), error=verdict
             )
         if decoding.zstd:
             assert self.zstd is not None
             try:
-                self.zstd.decode(stored, decoding.zstd, target)
+                self.zstd.decode(stored, decoding.zstd, target.tensor)
             except FormatError as error:
-                shipment.blame(error, path)
+                self._find_out(shipment, reader)
+                shipment.blame(error, reader.path)
                 raise
-        dtype = wire.DTYPES[part.dtype]
-        if part.used_bits:
-            # What does not fill the last byte must be 0 (FORMAT.md 3.2); the host learns it with the verdict.
-            last = target[part.decoded_bytes - 1 : part.decoded_bytes]
-            verdict |= (last >> part.used_bits != 0).int() << UNUSED_BITS_FAULT
-        for merge in part.merges:
-            planes = target[merge.scratch_offset : merge.scratch_offset + merge.n_bytes]
-            elements = out.tensor[merge.out_offset : merge.out_offset + merge.n_bytes]
-            self.kernels.merge_planes(
-                planes.view(dtype.bits // 8, -1), elements.view(_INTEGERS[dtype.bits]), rotated=dtype.rotate
-            )
 
-    def judge(self, shipment: Shipment, word: Memory, path: Path) -> None:
-        """Raise CorruptError, which names file and tensor, for what decoding found; waits for it."""
+    def judge(self, shipment: GroupShipment, faults: int, reader: Reader) -> None:
+        """Raise CorruptError, which names file and tensor, for what decoding found: bits of FAULTS, 0 for nothing."""
         try:
-            raise_fault(int(word.tensor.view(torch.int32).item()))
+            raise_fault(faults)
         except FormatError as error:
-            shipment.blame(error, path)
+            self._find_out(shipment, reader)
+            shipment.blame(error, reader.path)
             raise
+
+    def _find_out(self, shipment: GroupShipment, reader: Reader) -> None:
+        """Raise for the part of several that the host cannot decode either."""
+        for own in shipment.shipments if len(shipment.shipments) > 1 else ():
+            part = own.part
+            stored = np.empty(part.stored_bytes, np.uint8)
+            reader.read_into(part.offset, stored)
+            out = np.empty(part.decoded_bytes, np.uint8)
+            try:
+                decode_jobs(stored, part.jobs, out, checked=True)
+                if part.used_bits and int(out[-1]) >> part.used_bits:
+                    raise_fault(1 << UNUSED_BITS_FAULT)
+            except FormatError as error:
+                own.blame(error, reader.path, getattr(error, "job", 0))
+                raise
 
 
 _INTEGERS = {16: torch.int16, 32: torch.int32, 64: torch.int64}

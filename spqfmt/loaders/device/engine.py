@@ -13,14 +13,16 @@ from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.loaders.device.compute import Products
 from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.direct import Engine, LookUp, direct_product, look_up
+from spqfmt.loaders.device.group_shipping import GroupShipment
+from spqfmt.loaders.device.pieces import Piece
 from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Device, Memory
-from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import DeviceSides, device_side_bytes, put_sides
 from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.room import Room
+from spqfmt.loaders.packed.weights import DirectProduct
 from spqfmt.records import TensorRecord
-from spqfmt.residency.parts import Part
 from spqfmt.residency.plan import Plan
 from spqfmt.residency.sides import read_sides
 from spqfmt.residency.workspace import rows_at_once
@@ -30,7 +32,9 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class DeviceWeights:
-    """Serves any number of modules and threads, one computation at a time. Embeddings are looked up on the host.
+    """Serves any number of modules and threads, one computation at a time.
+
+    Rows of embeddings that are decoded on the device are looked up there, others on the host.
 
     Takes over the readers and closes them with itself, as packed.HostWeights does.
     """
@@ -57,16 +61,24 @@ class DeviceWeights:
             stack.callback(device.close)
             self._lookups = lookups
             zstd_on_device = decoder.zstd is not None
-            self._numbers, self._parts = plan.numbers, plan.by_tensor
-            records = [(parts[0].record, parts[0].reader_number) for parts in self._parts.values()]
+            records = [(parts[0].record, parts[0].reader_number) for parts in plan.by_tensor.values()]
             self._side_memory, self._sides = _put_all(records, readers, device)
             workspace = device.allocate(plan.fixed.workspace)
-            shipments = [Shipment(part, zstd_on_device=zstd_on_device) for part in self._numbers]
+            shipments = [
+                GroupShipment.of(
+                    [part.item.part for part in plan.parts[group.first : group.stop]],
+                    zstd_on_device=zstd_on_device,
+                )
+                for group in plan.on_host.groups
+            ]
             self._pipeline = Pipeline(
                 device=device, plan=plan, shipments=shipments, readers=readers, decoder=decoder
             )
+            self._pieces = self._pipeline.pieces
             self._products = Products(device, decoder.kernels, self._lend, workspace)
             self._lock = lock_held_over_forks()
+            self._direct = Engine(device, decoder.kernels, dtype, self._hold, self._lock)
+            self._look_ups: dict[str, LookUp | None] = {}
             self._pipeline.load()
             self._finalizer = weakref.finalize(self, stack.pop_all().close)
 
@@ -103,15 +115,16 @@ class DeviceWeights:
         with self._lock:
             y = self._products.multiply(
                 tokens,
-                self._parts[tensor],
+                self._pieces[tensor],
                 self._sides[tensor],
                 bias=bias,
                 int8_activations=int8_activations,
             )
         return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
 
-    def direct_product(self, tensor: str, *, rounds: bool) -> None:
-        """None: a product is a kernel of the device."""
+    def direct_product(self, tensor: str, *, rounds: bool) -> DirectProduct | None:
+        """`multiply` with what is prepared for few tokens of the model's dtype; None for matrices of other forms."""
+        return direct_product(self._pieces[tensor], self._sides[tensor], self._direct)
 
     def multiply_transposed(self, tensor: str, y: torch.Tensor) -> torch.Tensor:
         """`y` [..., rows] times a tensor's matrix, not transposed: [..., columns] in y's dtype."""
@@ -119,19 +132,31 @@ class DeviceWeights:
         if tokens.dtype not in _FLOATS:
             tokens = tokens.float()
         with self._lock:
-            x = self._products.multiply_transposed(tokens, self._parts[tensor], self._sides[tensor])
+            x = self._products.multiply_transposed(tokens, self._pieces[tensor], self._sides[tensor])
         return x.to(y.dtype).reshape(*y.shape[:-1], x.shape[-1])
 
     def look_up(self, tensor: str, ids: torch.Tensor) -> torch.Tensor:
-        """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype. Waits for `ids`."""
-        return self._lookups.look_up(tensor, ids.cpu()).to(self.torch_device)
+        """Rows `ids` [...] of a tensor's matrix: [..., columns] in the model's dtype.
+
+        What is looked up on the host waits for `ids`.
+        """
+        if tensor not in self._look_ups:
+            pieces = self._pieces.get(tensor)
+            found = None if pieces is None else look_up(pieces, self._sides[tensor], self._direct)
+            self._look_ups[tensor] = found
+        rows_of = self._look_ups[tensor]
+        if rows_of is None:
+            return self._lookups.look_up(tensor, ids.cpu()).to(self.torch_device)
+        with self._lock:
+            rows = rows_of(ids.reshape(-1).long())
+        return rows.reshape(*ids.shape, rows.shape[-1])
 
     def values(self, tensor: str) -> torch.Tensor:
         """A tensor's matrix, [rows, columns] in the model's dtype, in device memory of its own."""
-        if tensor not in self._parts:
+        if tensor not in self._pieces:
             return self._looked_up(tensor)
         with self._lock:
-            return self._products.values(self._parts[tensor], self._sides[tensor], self._dtype)
+            return self._products.values(self._pieces[tensor], self._sides[tensor], self._dtype)
 
     def _looked_up(self, tensor: str) -> torch.Tensor:
         """All rows, some at a time: the host has no room for them."""
@@ -143,12 +168,21 @@ class DeviceWeights:
         return out
 
     @contextmanager
-    def _lend(self, part: Part) -> Iterator[Memory]:
-        number = self._numbers[part]
-        if not self._finalizer.alive and self.plan.parts[number].residency != "decoded":
+    def _lend(self, piece: Piece) -> Iterator[Memory]:
+        if piece.home is not None:
+            yield piece.home
+            return
+        self._check_open()
+        with self._pipeline.lend(piece.group) as group:
+            yield piece.inside(group)
+
+    def _hold(self, group: int) -> Memory:
+        self._check_open()
+        return self._pipeline.hold(group)
+
+    def _check_open(self) -> None:
+        if not self._finalizer.alive:
             raise SpqError("the model was closed")
-        with self._pipeline.lend(number) as memory:
-            yield memory
 
 
 def _put_all(

@@ -1,8 +1,9 @@
-"""Parts of weights on their way to the product: read, copied, decoded and lent, each step on a stream of its own.
+"""Groups of weights on their way to the product: read, copied, decoded and lent, each step on a stream of its own.
 
 What is given to the device is given ahead of the computation, by a guess (spqfmt.loaders.foreseen) that never decides
-what is shown. Streams wait for each other by events; the host waits only for reads, and for the verdict of the decoder
-the first time that a part is decoded. What has the same checksum the next time decodes the same.
+what is shown. Streams wait for each other by events. The host waits for reads. For the decoder's verdict it waits once,
+when all that is in memory was decoded by way of trial while loading; and for what is on disk the first time that it is
+decoded. What has the same checksum the next time decodes the same.
 """
 
 from __future__ import annotations
@@ -10,21 +11,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
+
+import torch
 
 from spqfmt.container.reader import Reader
 from spqfmt.errors import BackendError, FormatError, SpqError
 from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.holdings import Holdings
+from spqfmt.loaders.device.pieces import Piece, pieces_of
 from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work, copy_bytes
-from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.foreseen import Foreseen, Slot, SlotState
 from spqfmt.residency.plan import Plan
 
 
 @dataclass(eq=False, kw_only=True)
 class _DeviceSlot(Slot):
-    """Room for one decoded part. `event`: the read that is awaited, or the decoding; `released`: its last use."""
+    """Room for one decoded group. `event`: the read that is awaited, or the decoding; `released`: its last use."""
 
     number: int
     memory: Memory
@@ -34,29 +39,34 @@ class _DeviceSlot(Slot):
 
 
 class Pipeline:
-    """Serves one thread at a time. `load` first; `shipments` are the plan's parts in order."""
+    """Serves one thread at a time. `load` first; `shipments` are the plan's groups in order.
+
+    A group that is not decoded in memory is lent until another one is asked for.
+    """
 
     def __init__(
         self,
         device: Device,
         plan: Plan,
-        shipments: Sequence[Shipment],
+        shipments: Sequence[GroupShipment],
         readers: Sequence[Reader],
         decoder: Decoder,
     ) -> None:
         self._device = device
-        self._plan = plan
         self._shipments = shipments
         self._readers = readers
         self._decoder = decoder
         self._held = Holdings(device, plan)
-        order = [n for n, part in enumerate(plan.parts) if part.residency != "decoded"]
+        self._decoded = self._held.decoded
+        self._residencies = [plan.parts[group.first].residency for group in plan.on_host.groups]
+        order = [n for n, residency in enumerate(self._residencies) if residency != "decoded"]
         slots = [_DeviceSlot(number=i, memory=memory) for i, memory in enumerate(self._held.slots)]
         self._foreseen = Foreseen(slots, order)
         self._staging_free: list[Event | None] = [None] * len(self._held.staging)
         self._landing_free: list[Event | None] = [None] * len(self._held.landings)
         self._staging_taken = [False] * len(self._held.staging)
         self._next_landing = 0
+        self._lent: _DeviceSlot | None = None
         self._proven: set[int] = set()
         self._broken: BackendError | None = None
 
@@ -70,9 +80,16 @@ class Pipeline:
         """Host memory of weights and staging."""
         return self._held.n_host_bytes
 
+    @property
+    def pieces(self) -> dict[str, tuple[Piece, ...]]:
+        """What products are launched with, by the tensor's name."""
+        return pieces_of(self._shipments, self._decoded, self._held.memory)
+
     def load(self) -> None:
-        """Read what the plan keeps in memory. Raises FormatError, OSError, BackendError."""
-        kept = [n for n, part in enumerate(self._plan.parts) if part.residency != "disk"]
+        """Read what the plan keeps in memory, and decode it once. Raises FormatError, OSError, BackendError."""
+        kept = [n for n, residency in enumerate(self._residencies) if residency != "disk"]
+        work = Work("verdicts", (), (self._held.verdicts,))
+        self._device.enqueue(Queue.DECODE, work, partial(_clear, self._held.verdicts))
         reads: dict[int, tuple[int, Event]] = {}
         for i, number in enumerate(kept):
             for ahead in kept[i : i + len(self._held.staging)]:
@@ -80,44 +97,51 @@ class Pipeline:
                     reads[ahead] = self._read_to_keep(ahead)
             staging, event = reads[number]
             home = self._held.homes[number]
-            residency = self._plan.parts[number].residency
-            if residency == "host":
-                self._device.synchronize(event)
-                continue
+            residency = self._residencies[number]
             if residency == "compressed":
                 self._copy(number, self._held.staging[staging], home, event=event, staging=staging)
+                self._device.wait(Queue.DECODE, self._device.record(Queue.COPY))
+                sent = home
             else:
-                landing = self._land(number, self._held.staging[staging], event, staging)
-                self._decode(number, landing, home, len(self._foreseen.slots))
+                source = home if residency == "host" else self._held.staging[staging]
+                sent = self._land(number, source, event, staging)
+            self._decode(number, sent, home if residency == "decoded" else self._foreseen.slots[0].memory)
+            if residency != "compressed":
                 self._landing_free[self._next_landing] = self._device.record(Queue.DECODE)
-                self._prove(number, len(self._foreseen.slots))
-            self._staging_taken[staging] = False
+            if staging >= 0:
+                self._staging_taken[staging] = False
         for stream in (Queue.COPY, Queue.DECODE):
             self._device.synchronize(self._device.record(stream))
+        self._judge(kept)
         self._prefetch()
 
     @contextmanager
     def lend(self, number: int) -> Iterator[Memory]:
-        """The decoded bytes of a part, for work on COMPUTE that is given while the context lasts.
+        """The decoded bytes of a group, for work on COMPUTE that is given while the context lasts.
 
         Raises FormatError and OSError of reading and decoding; the next call tries again. A BackendError stays.
         """
-        home = self._held.decoded(number)
-        if home is not None:
-            yield home
-            return
-        slot = self._obtain(number)
         try:
-            yield slot.memory.part(0, self._shipments[number].part.decoded_bytes)
+            yield self.hold(number)
         except BackendError as error:
             self._broken = error
             raise
-        finally:
-            self._release(slot)
 
-    def _obtain(self, number: int) -> _DeviceSlot:
+    def hold(self, number: int) -> Memory:
+        """What `lend` gives, for work that is given before another group is held."""
+        home = self._decoded.get(number)
+        if home is not None:
+            return home
         if self._broken is not None:
             raise self._broken
+        slot = self._lent
+        if slot is None or slot.part != number:
+            slot = self._obtain(number)
+        return slot.memory
+
+    def _obtain(self, number: int) -> _DeviceSlot:
+        if self._lent is not None:
+            self._release(self._lent)
         self._foreseen.used(number)
         slot = self._find(number) or self._claim()
         with self._watched(slot):
@@ -128,15 +152,15 @@ class Pipeline:
             assert slot.event is not None
             self._device.wait(Queue.COMPUTE, slot.event)
             if number not in self._proven:
-                self._prove(number, slot.number)
+                self._prove(number)
         slot.state = SlotState.LENT
+        self._lent = slot
+        self._prefetch()
         return slot
 
     def _find(self, number: int) -> _DeviceSlot | None:
         """The slot that was filled with the part, or is to be; None where nobody thought of it, or it went wrong."""
         slot = next(self._foreseen.holders(number), None)
-        if slot is not None and slot.state is SlotState.LENT:
-            raise SpqError(f"{self._plan.parts[number].name} is in use already")
         if slot is None or slot.state is not SlotState.FILLING:
             return slot
         try:
@@ -152,7 +176,7 @@ class Pipeline:
         there = chain(self._foreseen.free(), self._foreseen.surplus(SlotState.READY, SlotState.FILLING))
         slot = next(there, None)
         if slot is None:
-            raise SpqError("more parts are in use at once than the ring has slots")
+            raise SpqError("more groups are in use at once than the ring has slots")
         self._drop(slot)
         return slot
 
@@ -164,13 +188,15 @@ class Pipeline:
         slot.staging, slot.event = -1, None
 
     def _release(self, slot: _DeviceSlot) -> None:
+        """What computes with a slot is given: it may be filled again behind that."""
+        self._lent = None
         try:
             slot.released = self._device.record(Queue.COMPUTE)
         except BackendError as error:
             self._broken = error
+            raise
         slot.clear()
         slot.event = None
-        self._prefetch()
 
     def _prefetch(self) -> None:
         """Begin what comes after the part used last, as far as there are free slots."""
@@ -193,7 +219,7 @@ class Pipeline:
                 return
 
     def _can_begin(self, number: int) -> bool:
-        return self._plan.parts[number].residency != "disk" or not all(self._staging_taken)
+        return self._residencies[number] != "disk" or not all(self._staging_taken)
 
     @contextmanager
     def _watched(self, slot: _DeviceSlot) -> Iterator[None]:
@@ -210,7 +236,7 @@ class Pipeline:
 
     def _begin(self, slot: _DeviceSlot, number: int) -> None:
         """Start to fill a free slot: with a read, or all the way where the bytes are in memory."""
-        residency = self._plan.parts[number].residency
+        residency = self._residencies[number]
         slot.part = number
         if residency == "disk":
             slot.staging = (
@@ -246,14 +272,14 @@ class Pipeline:
     def _decode_into(self, slot: _DeviceSlot, number: int, sent: Memory, *, landed: bool) -> None:
         if slot.released is not None:
             self._device.wait(Queue.DECODE, slot.released)
-        self._decode(number, sent, slot.memory, slot.number)
+        self._decode(number, sent, slot.memory)
         slot.event = self._device.record(Queue.DECODE)
         slot.state = SlotState.READY
         if landed:
             self._landing_free[self._next_landing] = slot.event
 
     def _read_to_keep(self, number: int) -> tuple[int, Event]:
-        if self._plan.parts[number].residency == "host":
+        if self._residencies[number] == "host":
             return -1, self._read(number, self._held.homes[number], None)
         staging = self._staging_taken.index(False)
         self._staging_taken[staging] = True
@@ -261,14 +287,14 @@ class Pipeline:
 
     def _read(self, number: int, target: Memory, after: Event | None) -> Event:
         shipment = self._shipments[number]
-        reader = self._readers[shipment.part.reader_number]
+        reader = self._readers[shipment.reader_number]
         target = target.part(0, shipment.n_bytes)
         reads_direct = shipment.as_stored
-        room = target if reads_direct else self._held.unpacking.part(0, shipment.part.stored_bytes)
+        room = target if reads_direct else self._held.unpacking
         work = Work(
-            f"read {self._plan.parts[number].name}",
+            f"read {shipment.name}",
             writes=(target,) if reads_direct else (room, target),
-            amounts=shipment.load.read,
+            amounts=shipment.read_amounts,
         )
         return self._device.read(work, lambda: self._decoder.read(shipment, reader, room, target), after)
 
@@ -277,7 +303,7 @@ class Pipeline:
         source, target = source.part(0, n_bytes), target.part(0, n_bytes)
         if event is not None:
             self._device.wait(Queue.COPY, event)
-        work = Work(f"copy {self._plan.parts[number].name}", (source,), (target,), {"copy": n_bytes})
+        work = Work(f"copy {self._shipments[number].name}", (source,), (target,), {"copy": n_bytes})
         self._device.enqueue(Queue.COPY, work, lambda: copy_bytes(target, source))
         if staging >= 0:
             self._staging_free[staging] = self._device.record(Queue.COPY)
@@ -293,30 +319,44 @@ class Pipeline:
         self._device.wait(Queue.DECODE, self._device.record(Queue.COPY))
         return landing
 
-    def _decode(self, number: int, sent: Memory, out: Memory, verdict: int) -> None:
+    def _decode(self, number: int, sent: Memory, out: Memory) -> None:
         shipment = self._shipments[number]
         sent = sent.part(0, shipment.n_bytes)
-        out = out.part(0, shipment.part.decoded_bytes)
-        word = self._held.verdicts.part(4 * verdict, 4)
+        out = out.part(0, shipment.decoded_bytes)
+        word = self._held.verdicts.part(4 * number, 4)
         tables, scratch = buffers = (self._held.tables, self._held.scratch)
-        path = self._readers[shipment.part.reader_number].path
-        work = Work(
-            f"decode {self._plan.parts[number].name}", (sent,), (out, word, *buffers), shipment.load.decode
-        )
+        reader = self._readers[shipment.reader_number]
+        work = Work(f"decode {shipment.name}", (sent,), (out, word, *buffers), shipment.decode_amounts)
         self._device.enqueue(
             Queue.DECODE,
             work,
             lambda: self._decoder.decode(
-                shipment, path, sent, out=out, word=word, tables=tables, scratch=scratch
+                shipment, reader, sent, out=out, word=word, tables=tables, scratch=scratch
             ),
         )
 
-    def _prove(self, number: int, verdict: int) -> None:
-        """Raise what the decoder found wrong with a part; the host waits for it."""
+    def _prove(self, number: int) -> None:
+        """Raise what the decoder found wrong with a group; the host waits for it."""
         self._device.synchronize(self._device.record(Queue.DECODE))
-        word = self._held.verdicts.part(4 * verdict, 4)
-        shipment = self._shipments[number]
-        work = Work(f"verdict {self._plan.parts[number].name}", (word,))
-        path = self._readers[shipment.part.reader_number].path
-        self._device.enqueue(Queue.DECODE, work, lambda: self._decoder.judge(shipment, word, path))
-        self._proven.add(number)
+        self._judge([number])
+
+    def _judge(self, numbers: Sequence[int]) -> None:
+        """Raise what was found wrong with groups whose decoding is over, the first of them."""
+        verdicts = self._held.verdicts
+        work = Work("verdicts", (verdicts,))
+        found = self._device.enqueue(Queue.DECODE, work, lambda: verdicts.tensor.view(torch.int32).tolist())
+        # A simulation that only counts time finds nothing.
+        faults: list[int] = found or [0] * len(self._shipments)
+        for number in numbers:
+            if faults[number]:
+                # It may be mended when it is read again.
+                word = verdicts.part(4 * number, 4)
+                again = Work("verdicts", (), (word,))
+                self._device.enqueue(Queue.DECODE, again, partial(_clear, word))
+            shipment = self._shipments[number]
+            self._decoder.judge(shipment, faults[number], self._readers[shipment.reader_number])
+            self._proven.add(number)
+
+
+def _clear(memory: Memory) -> None:
+    memory.tensor.zero_()

@@ -90,6 +90,11 @@ class Device(ABC):
     def allocated_bytes(self) -> int:
         """Device memory that `allocate` gave so far."""
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether it must be told of all work. Else what computes may be launched, on the current stream, untold."""
+        return True
+
     @abstractmethod
     def allocate(self, n_bytes: int) -> Memory:
         """Device memory for as long as somebody refers to it."""

@@ -1,15 +1,14 @@
 """The form in which a part goes to a device, and what is known of it there.
 
-Sent are the stored bytes, but zstd frames apart from each other, or decoded where the device cannot; behind them the
-records that the kernels decode by. Checksums are checked on the host, over the stored bytes as they come from the file;
-headers too, once: what has the same checksum the next time has the same header.
+Sent are the stored bytes, but zstd frames apart from each other, or decoded where the device cannot. Checksums are
+checked on the host, over the stored bytes as they come from the file; headers too, once: what has the same checksum the
+next time has the same header. What goes together, with the records that the kernels decode by: group_shipping.py.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from spqfmt import wire
@@ -18,11 +17,11 @@ from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.registry import CODECS_BY_ID, decode_into
 from spqfmt.codecs.zstd import FRAME_BYTES, frames
 from spqfmt.container.planes import check
-from spqfmt.errors import FormatError, UnsupportedError
-from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
+from spqfmt.errors import FormatError
+from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, chunk_job
 from spqfmt.kernels.device.chunks import BLOCK_WORDS, BLOCKS_AT_ONCE, CUMULATIVE_WORDS, TABLE_WORDS
 from spqfmt.kernels.nvcomp import ZstdFrames
-from spqfmt.residency.device import aligned
+from spqfmt.residency.groups import aligned
 from spqfmt.residency.inventory import Load
 from spqfmt.residency.parts import Part
 
@@ -32,11 +31,11 @@ LEAST_BLOCK_BYTES = 1 << 12
 """Room for records is planned before blocks are seen, for blocks of this size; ours are four times as large."""
 
 
-class Decoding(NamedTuple):
-    """What decodes a part once its bytes are there: a plan for the kernels, and frames for nvCOMP."""
+class Jobs(NamedTuple):
+    """What decodes chunks once they are there: jobs of the kernels, and frames for nvCOMP."""
 
-    plan: DecodePlan
-    zstd: tuple[ZstdFrames, ...]
+    chunks: list[ChunkJob]
+    zstd: list[ZstdFrames]
 
 
 class Shipment:
@@ -45,8 +44,6 @@ class Shipment:
     def __init__(self, part: Part, *, zstd_on_device: bool) -> None:
         self.part = part
         self.zstd_on_device = zstd_on_device
-        self.decoding: Decoding | None = None
-        """There once `fill` has seen the headers."""
 
     @cached_property
     def as_stored(self) -> bool:
@@ -79,24 +76,25 @@ class Shipment:
         return int(self.jobs[-1, 0] + self.jobs[-1, 1])
 
     @cached_property
-    def records_offset(self) -> int:
-        """Where the records begin, behind what a damaged block may be read ahead."""
-        return aligned(self.payload_bytes + READ_AHEAD_BYTES)
-
-    @cached_property
     def n_tables(self) -> int:
         """Decode tables that it needs at most."""
         return int((self.jobs[:, 2] == wire.CODEC_RANS).sum())
 
     @cached_property
-    def n_bytes(self) -> int:
-        """All that is sent, records included: a multiple of residency.device.ALIGNMENT."""
+    def record_words(self) -> int:
+        """Length of the int32 records that decoding it takes at most."""
         raw = self.jobs[self.jobs[:, 2] == wire.CODEC_RANS, 5]
         n_blocks = int((-(-raw // LEAST_BLOCK_BYTES)).sum())
         # Programs are filled up for each number of groups that occurs: of whole blocks, of each chunk's last one.
-        sizes = 2 * (wire.RANS_MAX_BLOCK_LOG2 - LEAST_BLOCK_BYTES.bit_length() + 2 + raw.size)
-        n_words = self.n_tables * CUMULATIVE_WORDS + (n_blocks + sizes * (BLOCKS_AT_ONCE - 1)) * BLOCK_WORDS
-        return self.records_offset + aligned(4 * n_words if raw.size else 0)
+        sizes: int = 2 * (wire.RANS_MAX_BLOCK_LOG2 - LEAST_BLOCK_BYTES.bit_length() + 2 + raw.size)
+        if not raw.size:
+            return 0
+        return self.n_tables * CUMULATIVE_WORDS + (n_blocks + sizes * (BLOCKS_AT_ONCE - 1)) * BLOCK_WORDS
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """All that is sent at most, with its share of the records: a multiple of residency.groups.ALIGNMENT."""
+        return aligned(aligned(self.payload_bytes) + READ_AHEAD_BYTES) + aligned(4 * self.record_words)
 
     @cached_property
     def load(self) -> Load:
@@ -113,31 +111,21 @@ class Shipment:
             read["host_decode"] = int(self.part.jobs[of_host, 5].sum())
         return Load(self.n_bytes, self.n_tables * TABLE_WORDS * 4, read, decode)
 
-    def fill(self, stored: Bytes, out: Bytes, path: Path) -> None:
-        """Check `stored` (part.stored_bytes) and put what is sent into `out` (n_bytes); where `as_stored` it is there.
+    def fill(self, stored: Bytes, out: Bytes, path: Path, at: int, out_at: int, *, known: bool) -> Jobs:
+        """Check `stored` (part.stored_bytes) and put it into `out` (payload_bytes); where `as_stored` it is there.
 
-        Raises ChecksumError, CorruptError or UnsupportedError that names file and tensor.
+        What decodes it, where `out` lies at byte `at` of all that is sent and its bytes go to `out_at`; nothing where
+        that is `known`. Raises ChecksumError, CorruptError or UnsupportedError that names file and tensor.
         """
-        jobs: list[ChunkJob] = []
-        zstd: list[ZstdFrames] = []
+        found = Jobs([], [])
         for number, (src, size, _, crc32, _, _) in enumerate(self.part.jobs.tolist()):
             try:
                 check(stored[src : src + size], crc32)
-                self._place(number, stored[src : src + size], out, jobs=jobs, zstd=zstd)
+                self._place(number, stored[src : src + size], out, (at, out_at), found, known=known)
             except FormatError as error:
                 self.blame(error, path, number)
                 raise
-        if self.decoding is None:
-            plan = plan_chunks(jobs)
-            if self.records_offset + plan.records.nbytes > self.n_bytes:
-                raise UnsupportedError(
-                    f"{path}: tensor {self.part.record.name!r}: its rans blocks are smaller than "
-                    f"{LEAST_BLOCK_BYTES} bytes, which a device does not take",
-                    "small rans blocks on a device",
-                )
-            self.decoding = Decoding(plan, tuple(zstd))
-        records = self.decoding.plan.records.numpy().view(np.uint8)
-        out[self.records_offset : self.records_offset + records.size] = records
+        return found
 
     def blame(self, error: FormatError, path: Path, number: int = 0) -> None:
         """Name file, tensor and place of chunk plane `number` in an error."""
@@ -145,18 +133,12 @@ class Shipment:
             error.offset = self.part.planes[number].offset
         error.args = (f"{path}: tensor {self.part.record.name!r}: {error}",)
 
-    def decoding_at(self, sent: torch.Tensor) -> Decoding:
-        """How the sent bytes, now in `sent` (uint8[n_bytes]), are decoded."""
-        assert self.decoding is not None
-        n_bytes = self.decoding.plan.records.nbytes
-        records = sent[self.records_offset : self.records_offset + n_bytes].view(torch.int32)
-        return Decoding(self.decoding.plan.at(records), self.decoding.zstd)
-
     def _place(
-        self, number: int, chunk: Bytes, out: Bytes, jobs: list[ChunkJob], zstd: list[ZstdFrames]
+        self, number: int, chunk: Bytes, out: Bytes, bases: tuple[int, int], found: Jobs, *, known: bool
     ) -> None:
         at, size, codec, _, out_offset, raw_bytes = self.jobs[number].tolist()
         target = out[at : at + size]
+        at, out_offset = at + bases[0], out_offset + bases[1]
         stored_codec = int(self.part.jobs[number, 2])
         if CODECS_BY_ID[stored_codec].is_native:
             if not self.as_stored:
@@ -170,7 +152,8 @@ class Shipment:
             places = np.cumsum(padded) - padded
             for place, begin, end in zip(places.tolist(), begins.tolist(), ends.tolist(), strict=True):
                 target[place : place + end - begin] = chunk[begin:end]
-            zstd.append(ZstdFrames(np.stack((places + at, sizes), 1), out_offset, raw_bytes))
+            if not known:
+                found.zstd.append(ZstdFrames(np.stack((places + at, sizes), 1), out_offset, raw_bytes))
             return
-        if self.decoding is None:
-            jobs.append(chunk_job(target, codec, at, out_offset=out_offset, raw_bytes=raw_bytes))
+        if not known:
+            found.chunks.append(chunk_job(target, codec, at, out_offset=out_offset, raw_bytes=raw_bytes))

@@ -14,7 +14,7 @@ from spqfmt.loaders.device.seam import Memory
 from spqfmt.loaders.schemes.base import Form
 from spqfmt.loaders.schemes.registry import device_form
 from spqfmt.records import TensorRecord
-from spqfmt.residency.device import aligned
+from spqfmt.residency.groups import aligned
 from spqfmt.residency.parts import weights_stream
 from spqfmt.schemes.codes import by_columns, reorders_rows
 from spqfmt.schemes.sides import Sides

@@ -1,0 +1,202 @@
+"""What a model calls for every token, with as little of Python between a module and the launch as there can be.
+
+A launch takes the device a few microseconds, and each function of Python on the way takes the host half of one. So all
+that does not change is bound, checked and compiled once, and everything unusual is left to the general way.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels
+from spqfmt.kernels.device.prepared import ALIGNMENT, Product
+from spqfmt.kernels.torch_arrays import TORCH_DTYPES
+from spqfmt.loaders.device.cuda import told
+from spqfmt.loaders.device.pieces import Piece
+from spqfmt.loaders.device.seam import Device, Memory, Queue, Work
+from spqfmt.loaders.device.sides import DeviceSides
+from spqfmt.loaders.packed.weights import DirectProduct
+
+LookUp = Callable[[torch.Tensor], torch.Tensor]
+"""Rows by numbers [n], int64: [n, columns] in the model's dtype."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What calls of one model have in common. `hold` gives the decoded bytes of a group until another one is held."""
+
+    device: Device
+    kernels: DeviceKernels
+    dtype: torch.dtype
+    hold: Callable[[int], Memory]
+    lock: AbstractContextManager[Any]
+
+
+class _Codes:
+    """The codes of one piece, where they are now; `work` is what a watched device is told of a product with them."""
+
+    def __init__(self, piece: Piece, engine: Engine) -> None:
+        self._piece, self._hold = piece, engine.hold
+        self._known: dict[int, tuple[torch.Tensor, Work]] = {}
+        self._stays = None if piece.home is None else self._of(piece.home)
+
+    def now(self) -> tuple[torch.Tensor, Work]:
+        """Lend them for what is launched next."""
+        if self._stays is not None:
+            return self._stays
+        group = self._hold(self._piece.group)
+        found = self._known.get(group.address)
+        if found is None:
+            found = self._known[group.address] = self._of(self._piece.inside(group))
+        return found
+
+    def _of(self, memory: Memory) -> tuple[torch.Tensor, Work]:
+        amounts = {"compute": self._piece.decoded_bytes}
+        return memory.tensor, Work(f"compute {self._piece.name}", (memory,), (), amounts)
+
+
+def direct_product(pieces: tuple[Piece, ...], sides: DeviceSides, engine: Engine) -> DirectProduct | None:
+    """`x` [..., columns] of up to MAX_TOKENS tokens in the model's dtype times a matrix, plus bias: in x's dtype.
+
+    None: the matrix is not such. The call gives None where gradients are wanted, under autocast, and for other inputs.
+    """
+    if sides.input_order is not None or sides.output_order is not None:
+        return None
+    n_rows, n_columns = pieces[0].record.matrix_shape
+    codes = [_Codes(piece, engine) for piece in pieces]
+    launch = _dense(pieces, codes, engine) if sides.matrix is None else _coded(pieces, codes, sides, engine)
+    if launch is None:
+        return None
+    dtype, most, lock = engine.dtype, MAX_TOKENS * n_columns, engine.lock
+    where = engine.device.torch_device
+    kind = where.type
+    one = torch.empty(1, dtype=dtype, device=where)
+    last = torch.Size(), one
+
+    def product(x: torch.Tensor, bias: nn.Parameter | None) -> torch.Tensor | None:
+        nonlocal last
+        if (
+            type(x) is not torch.Tensor
+            or x.dtype is not dtype
+            or x.device != where
+            or (n := x.numel()) > most
+            or not n
+            or (shape := x.shape)[-1] != n_columns
+            or not x.is_contiguous()
+            or x.data_ptr() % ALIGNMENT
+            or torch.is_autocast_enabled(kind)
+            or (torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)))
+        ):
+            return None
+        known, like = last
+        if known != shape:
+            like = one.expand(*shape[:-1], n_rows)
+            last = shape, like
+        y = torch.empty_like(like)  # in half the time that making it from numbers takes
+        with lock:
+            return launch(x, y, n // n_columns, bias)
+
+    return product
+
+
+_Launch = Callable[[torch.Tensor, torch.Tensor, int, torch.Tensor | None], torch.Tensor]
+
+
+def _coded(
+    pieces: tuple[Piece, ...], codes: list[_Codes], sides: DeviceSides, engine: Engine
+) -> _Launch | None:
+    matrix = sides.matrix
+    assert matrix is not None
+    if matrix.by_columns:
+        return None
+    device, enqueue = engine.device, engine.device.enqueue
+
+    def prepared(bias: torch.Tensor | None, *, is_one: bool) -> list[tuple[_Codes, Product]]:
+        found = []
+        for piece, own in zip(pieces, codes, strict=True):
+            rows = range(piece.first, piece.stop)
+            made = engine.kernels.prepare_product(matrix, rows, engine.dtype, bias, is_one=is_one)
+            found.append((own, made))
+        return found
+
+    bound: tuple[torch.Tensor | None, int] = None, 0
+    several, single = prepared(None, is_one=False), prepared(None, is_one=True)
+
+    def launch(x: torch.Tensor, y: torch.Tensor, n: int, bias: torch.Tensor | None) -> torch.Tensor:
+        nonlocal bound, several, single
+        at = 0 if bias is None else bias.data_ptr()
+        if bound[1] != at:
+            bound = bias, at
+            several, single = prepared(bias, is_one=False), prepared(bias, is_one=True)
+        if device.is_watched:
+            for own, product in single if n == 1 else several:
+                tensor, work = own.now()
+                enqueue(Queue.COMPUTE, work, partial(product, x, tensor, y, n))
+            return y
+        try:
+            for own, product in single if n == 1 else several:
+                product(x, own.now()[0], y, n)
+        except RuntimeError:
+            with told(f"compute {pieces[0].name}"):
+                raise
+        return y
+
+    return launch
+
+
+def _dense(pieces: tuple[Piece, ...], codes: list[_Codes], engine: Engine) -> _Launch | None:
+    """torch's product with weights that are all together and of the model's dtype."""
+    if len(pieces) > 1 or TORCH_DTYPES[pieces[0].dtype] is not engine.dtype:
+        return None
+    (own,), shape, dtype = codes, pieces[0].record.matrix_shape, engine.dtype
+    enqueue = engine.device.enqueue
+
+    def launch(x: torch.Tensor, _y: torch.Tensor, _n: int, bias: torch.Tensor | None) -> torch.Tensor:
+        values, work = own.now()
+        weights = values.view(dtype).view(shape)
+        y = enqueue(Queue.COMPUTE, work, lambda: linear(x, weights))
+        return y if bias is None else y + bias
+
+    return launch
+
+
+def look_up(pieces: tuple[Piece, ...], sides: DeviceSides, engine: Engine) -> LookUp | None:
+    """Rows by number of a matrix that stays decoded on the device; None for any other."""
+    if len(pieces) > 1 or pieces[0].home is None:
+        return None
+    n_rows, n_columns = pieces[0].record.matrix_shape
+    values, work = _Codes(pieces[0], engine).now()
+    matrix, dtype, enqueue = sides.matrix, engine.dtype, engine.device.enqueue
+    if matrix is None:
+        if sides.input_order is not None:
+            return None
+        weights = values.view(TORCH_DTYPES[pieces[0].dtype]).view(n_rows, n_columns)
+
+        def found(ids: torch.Tensor) -> torch.Tensor:
+            return weights.index_select(0, ids).to(dtype)
+
+    elif matrix.by_columns or sides.input_order is not None:
+        return None
+    else:
+        rows = engine.kernels.prepare_rows(matrix, range(n_rows), dtype)
+
+        def found(ids: torch.Tensor) -> torch.Tensor:
+            out = torch.empty(len(ids), n_columns, dtype=dtype, device=ids.device)
+            if len(ids):
+                rows(values, ids, out, len(ids))
+            return out
+
+    order = sides.output_order
+
+    def rows_of(ids: torch.Tensor) -> torch.Tensor:
+        if order is not None:
+            ids = order.index_select(0, ids).long()
+        return enqueue(Queue.COMPUTE, work, lambda: found(ids))
+
+    return rows_of

@@ -1,0 +1,166 @@
+"""Parts that go to a device together: their bytes one after the other, and behind them the records of all.
+
+What is decoded by one launch is every part whose elements have no planes to merge. Planes are decoded to scratch memory
+by another launch, and put together at their place.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from spqfmt.cached import cached_property
+from spqfmt.codecs.base import Bytes
+from spqfmt.errors import FormatError, UnsupportedError
+from spqfmt.kernels.device import READ_AHEAD_BYTES, DecodePlan, plan_chunks
+from spqfmt.kernels.nvcomp import ZstdFrames
+from spqfmt.loaders.device.shipping import LEAST_BLOCK_BYTES, Jobs, Shipment
+from spqfmt.residency.groups import aligned
+from spqfmt.residency.parts import Part
+
+
+class Decoding(NamedTuple):
+    """What decodes chunks to one target: a plan for the kernels, and frames for nvCOMP."""
+
+    plan: DecodePlan
+    zstd: tuple[ZstdFrames, ...]
+
+
+class Place(NamedTuple):
+    """Where a part's bytes begin: of what is sent, of what is decoded, of the scratch memory."""
+
+    sent: int
+    decoded: int
+    scratch: int
+
+
+class GroupShipment:
+    """Parts of one file, in order."""
+
+    def __init__(self, shipments: Sequence[Shipment]) -> None:
+        self.shipments = tuple(shipments)
+        parts = [shipment.part for shipment in shipments]
+        sizes = (
+            [aligned(shipment.payload_bytes) for shipment in shipments],
+            [aligned(part.decoded_bytes) for part in parts],
+            [aligned(part.scratch_bytes) for part in parts],
+        )
+        begins = [list(accumulate(size, initial=0)) for size in sizes]
+        self.places = tuple(map(Place, *(begin[:-1] for begin in begins)))
+        self.payload_bytes, self.decoded_bytes, self.scratch_bytes = (begin[-1] for begin in begins)
+        self.decodings: tuple[Decoding, Decoding] | None = None
+        """To the decoded bytes, and to the scratch memory; there once headers were seen."""
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], *, zstd_on_device: bool) -> "GroupShipment":
+        """The parts as they are sent to a device that decodes zstd frames itself, or does not."""
+        return cls([Shipment(part, zstd_on_device=zstd_on_device) for part in parts])
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts, in order."""
+        return tuple(shipment.part for shipment in self.shipments)
+
+    @property
+    def reader_number(self) -> int:
+        """The file that all are of."""
+        return self.shipments[0].part.reader_number
+
+    @cached_property
+    def name(self) -> str:
+        """The part's name, or the first one's and the last one's."""
+        first, last = self.parts[0].name, self.parts[-1].name
+        return first if len(self.shipments) == 1 else f"{first} to {last}"
+
+    @cached_property
+    def as_stored(self) -> bool:
+        """Whether the bytes that are sent are the stored ones."""
+        return all(shipment.as_stored for shipment in self.shipments)
+
+    @cached_property
+    def records_offset(self) -> int:
+        """Where the records begin, behind what a damaged block may be read ahead."""
+        return aligned(self.payload_bytes + READ_AHEAD_BYTES)
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """All that is sent, records included."""
+        return self.records_offset + aligned(4 * sum(shipment.record_words for shipment in self.shipments))
+
+    @cached_property
+    def read_amounts(self) -> dict[str, int]:
+        """What reading all of it takes (DeviceRates)."""
+        return _summed([dict(shipment.load.read) for shipment in self.shipments])
+
+    @cached_property
+    def decode_amounts(self) -> dict[str, int]:
+        """What decoding all of it takes (DeviceRates)."""
+        return _summed([dict(shipment.load.decode) for shipment in self.shipments])
+
+    @cached_property
+    def table_bytes(self) -> int:
+        """Memory of the decode tables."""
+        return sum(shipment.load.table_bytes for shipment in self.shipments)
+
+    def fill(self, number: int, stored: Bytes, out: Bytes, path: Path) -> Jobs:
+        """Put part `number` into `out`, all that is sent, as Shipment.fill says."""
+        shipment, place = self.shipments[number], self.places[number]
+        to = place.scratch if shipment.part.merges else place.decoded
+        target = out[place.sent : place.sent + shipment.payload_bytes]
+        return shipment.fill(stored, target, path, place.sent, to, known=self.decodings is not None)
+
+    def finish(self, jobs: Sequence[Jobs], out: Bytes, path: Path) -> None:
+        """Put the records behind the parts, whose `jobs` these are unless they were known already."""
+        if self.decodings is None:
+            self.decodings = self._planned(jobs)
+        at = self.records_offset
+        for decoding in self.decodings:
+            records = decoding.plan.records.numpy().view(np.uint8)
+            if at + records.size > self.n_bytes:
+                self.decodings = None
+                raise UnsupportedError(
+                    f"{path}: {self.name}: its rans blocks are smaller than {LEAST_BLOCK_BYTES} bytes, which a device "
+                    "does not take",
+                    "small rans blocks on a device",
+                )
+            out[at : at + records.size] = records
+            at += records.size
+
+    def _planned(self, jobs: Sequence[Jobs]) -> tuple[Decoding, Decoding]:
+        def one(*, merged: bool) -> Decoding:
+            own = [j for j, s in zip(jobs, self.shipments, strict=True) if bool(s.part.merges) is merged]
+            chunks = [job for found in own for job in found.chunks]
+            return Decoding(plan_chunks(chunks), tuple(frames for found in own for frames in found.zstd))
+
+        return one(merged=False), one(merged=True)
+
+    def decodings_at(self, sent: torch.Tensor) -> tuple[Decoding, Decoding]:
+        """How the sent bytes, now in `sent` (uint8[n_bytes]), are decoded."""
+        assert self.decodings is not None
+        found, at = [], self.records_offset
+        for decoding in self.decodings:
+            n_bytes = decoding.plan.records.nbytes
+            records = sent[at : at + n_bytes].view(torch.int32)
+            found.append(Decoding(decoding.plan.at(records), decoding.zstd))
+            at += n_bytes
+        return found[0], found[1]
+
+    def blame(self, error: FormatError, path: Path) -> None:
+        """Name file and tensor, or tensors, in an error of decoding."""
+        if len(self.shipments) == 1:
+            self.shipments[0].blame(error, path)
+            return
+        if error.offset is None:
+            error.offset = self.parts[0].offset
+        error.args = (f"{path}: tensors {self.parts[0].name!r} to {self.parts[-1].name!r}: {error}",)
+
+
+def _summed(amounts: Sequence[dict[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for own in amounts:
+        for kind, n_bytes in own.items():
+            found[kind] = found.get(kind, 0) + n_bytes
+    return found
