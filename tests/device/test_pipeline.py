@@ -84,6 +84,48 @@ def test_every_step_of_a_part_comes_after_the_one_before_it(stored: Path) -> Non
     engine.close()
 
 
+@pytest.mark.parametrize("residency", ["decoded", "compressed", "host", "disk"])
+def test_layers_that_go_together_are_the_same_and_computed_with_one_by_one(
+    stored: Path, expected: list[torch.Tensor], residency: str
+) -> None:
+    # Four parts of this size are loaded together where all stays: 3 layers of 8 KiB.
+    engine, device = engine_of(stored, residency, part_bytes=6 << 10)
+    groups = [(group.first, group.stop) for group in engine.plan.on_host.groups]
+    assert groups == [(0, 3), (3, 6), (6, 8)]
+    order = list(range(N_LAYERS))
+    for numbers in (order, order, order[::-1], [3, 3, 7, 0, 5, 3], order):
+        assert same(one_pass(engine, [NAMES[n] for n in numbers]), [expected[n] for n in numbers])
+    labels = [done.label for done in device.trace]
+    assert "decode layer0 to layer2" in labels
+    assert "compute layer1" in labels
+    engine.close()
+
+
+@pytest.mark.parametrize("residency", ["decoded", "compressed", "host", "disk"])
+def test_of_layers_that_go_together_the_damaged_one_is_named(
+    stored: Path, residency: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Reader(stored) as reader:
+        plane = reader.index.by_name["layer4"].by_role["codes"].chunks[0].planes[0]
+    damage(stored, "layer4", at=plane.stored_bytes - 40)
+    monkeypatch.setattr("spqfmt.kernels.native.crc32", lambda chunk, value=0: _Any())
+    with pytest.raises(CorruptError, match=r"tensor 'layer4': .*rans block"):
+        one_pass(engine_of(stored, residency, part_bytes=6 << 10)[0])
+
+
+def test_what_stays_decoded_lies_side_by_side_and_is_one_piece(
+    write_tensors: Callable[..., Path], generator: Any
+) -> None:
+    codes = generator.normal(0, 20, (4 * ROWS, COLUMNS)).clip(-127, 127).astype(np.int8)
+    encoded = Uniform(codes, np.float32(0.01), "i8").encode()
+    path = write_tensors({"w": (encoded, codes.shape)}, chunk_bytes=1 << 11)
+    for residency, n_pieces in (("decoded", 1), ("compressed", 2)):
+        engine, _ = engine_of(path, residency, part_bytes=1 << 12)
+        assert len(engine.plan.parts) == 8
+        assert len(engine._pieces["w"]) == n_pieces
+        engine.close()
+
+
 def seconds_of_a_pass(stored: Path, residency: str, rates: Any) -> tuple[float, int]:
     """Virtual seconds of the fourth pass and later, each; the number of parts."""
     reader = Reader(stored)

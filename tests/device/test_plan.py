@@ -130,6 +130,34 @@ def test_overlap_is_the_longest_stream() -> None:
     assert read > copy > decode
 
 
+def test_groups_are_as_large_as_the_buffers_under_a_ceiling_may_be() -> None:
+    several = replace(INVENTORY, part_bytes=RAW)
+    sizes = []
+    for memory in (SMALLEST, 10 * SMALLEST, 100 * SMALLEST, None):
+        plan = plan_device(several, DEFAULT, memory, None)
+        groups = plan.on_host.groups
+        assert [group.first for group in groups] == [0, *(group.stop for group in groups[:-1])]
+        assert groups[-1].stop == len(plan.parts)
+        for group in groups:
+            assert len({part.residency for part in plan.parts[group.first : group.stop]}) == 1
+        assert memory is None or plan.held_bytes <= memory
+        sizes.append(max(group.decoded_bytes for group in groups))
+    assert sizes[0] == RAW
+    assert sizes[-1] == 4 * RAW  # while loading
+
+
+def test_rows_are_looked_up_on_the_device_where_all_has_room_there() -> None:
+    row = Item(part("embed"), products=False, lookups=True, load=LOAD)
+    inventory = replace(INVENTORY, rows=(row,), row_side_bytes=64)
+    whole = plan_device(inventory, DEFAULT)
+    assert whole.parts[0].name == "embed"
+    assert whole.on_host.lookups.parts == ()
+    assert whole.held_bytes == WHOLE.held_bytes + EMBEDDING + 64
+    less = plan_device(inventory, DEFAULT, whole.held_bytes - 1)
+    assert [p.name for p in less.on_host.lookups.parts] == ["embed"]
+    assert less.held_bytes == WHOLE.held_bytes
+
+
 def test_json_has_the_documented_keys() -> None:
     found = plan_device(INVENTORY, DEFAULT, SMALLEST).to_json()
     assert {"memory_bytes", "smallest_bytes", "weights_bytes", "layers", "host_memory_bytes"} <= found.keys()

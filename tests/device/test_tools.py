@@ -110,9 +110,9 @@ class _WrongByOneBit(TorchKernels):
 
 
 class _BlindToDamage(TorchKernels):
-    def _decode_chunks(self, stored: Any, plan: Any, out: Any, tables: Any, error: torch.Tensor) -> None:
-        super()._decode_chunks(stored, plan, out, tables, error)
-        error.zero_()
+    def _prepare_decode(self, stored: Any, plan: Any, out: Any, tables: Any, error: torch.Tensor) -> Any:
+        decode = super()._prepare_decode(stored, plan, out, tables, error)
+        return lambda: (decode(), error.zero_())
 
 
 def test_a_kernel_that_is_wrong_is_found() -> None:

@@ -305,3 +305,42 @@ def test_matrices_that_make_no_sense_are_refused():
     ):
         with pytest.raises(ValueError, match=r"\w"):
             make()
+
+
+@pytest.mark.parametrize("n_outliers", [0, 30])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("group_size", [None, 16])
+def test_prepared_products_are_those_of_multiply_rounded_once(kernels, group_size, dtype, n_outliers):
+    shape, torch_dtype = (11, 300), FLOATS[dtype][0]
+    offset = None if group_size is None else "zero_point"
+    case = Case(5, shape, "i8", group_size, offset, n_outliers=n_outliers, scale=tame)
+    bias = torch.linspace(-2, 2, shape[0]).to(torch_dtype)
+    for n, added in ((1, None), (1, bias), (5, bias)):
+        x = torch.randn(n, shape[1], generator=torch.Generator().manual_seed(n)).to(torch_dtype)
+        sums = torch.empty(n, shape[0])
+        kernels.multiply(x, case.packed, case.matrix, range(shape[0]), sums)
+        expected = (sums if added is None else sums + added).to(torch_dtype)
+        y = torch.full((n, shape[0]), 7.0, dtype=torch_dtype)
+        # torch adds up in another order where there are less rows
+        for rows in (range(11),) if kernels.name == "torch" else (range(6), range(6, 11)):
+            product = kernels.prepare_product(case.matrix, rows, torch_dtype, added, is_one=n == 1)
+            for _ in range(2):
+                product(x, case.packed[rows.start * shape[1] :].clone(), y, n)
+        assert same(y, expected)
+
+
+@pytest.mark.parametrize("n_outliers", [0, 40])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rows_by_number_are_those_of_the_matrix_and_nan_where_there_is_none(kernels, dtype, n_outliers):
+    case = Case(6, (9, 130), "u4", 32, "minimum", n_outliers=n_outliers)
+    ids = torch.tensor([8, 0, 3, 3, 9, -1, 1 << 40])
+    out = empty((len(ids), 130), dtype)
+    rows = kernels.prepare_rows(case.matrix, range(9), FLOATS[dtype][0])
+    rows(case.packed, ids, out, len(ids))
+    assert same(out[:4], case.natively(dtype)[ids[:4]])
+    assert out[4:].isnan().all()
+
+
+def tame(rng, shape):
+    """Scales of weights that do not overflow."""
+    return rng.uniform(0.001, 0.1, shape).astype(np.float32)

@@ -11,7 +11,7 @@ norms, sampling) and its launches are not in it.
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from spqfmt.loaders.load import Ceilings, device_inventory
 from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.device import plan_device
 from spqfmt.residency.device_rates import ASSUMED, DeviceRates
+from spqfmt.residency.groups import aligned
 from spqfmt.residency.plan import Plan
 from spqfmt.wire import CODEC_RANS, CODEC_RAW, DTYPES
 
@@ -166,6 +167,15 @@ def plan(shape: Shape, codes: Codes, rates: DeviceRates, memory: int, host: int,
         products, lookups, numbers, float_bytes=norms, dtype=torch.bfloat16, ceilings=ceilings
     )
     return plan_device(inventory, rates, ceilings.memory_bytes, ceilings.host_memory_bytes)
+
+
+def compressed_alone(plan: Plan) -> Plan:
+    """The same groups, but all of them compressed on the device: what decoding costs when nothing is spared."""
+    parts = []
+    for part in plan.parts:
+        n_bytes = aligned(part.item.sending.sent_bytes)
+        parts.append(replace(part, residency="compressed", bytes=n_bytes))
+    return replace(plan, parts=tuple(parts))
 
 
 def seconds_a_token(plan: Plan) -> tuple[float, Queue]:

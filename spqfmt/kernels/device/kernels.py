@@ -6,7 +6,7 @@ import torch
 
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, DecodePlan
 from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix
-from spqfmt.kernels.device.prepared import Product, RowsByNumber
+from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
 
 MAX_TOKENS = 16
 """Tokens that `multiply` takes at most; more are cheaper as a product with dequantized weights."""
@@ -37,12 +37,22 @@ class DeviceKernels(ABC):
         `stored` uint8, beginning at a multiple of 4, with READ_AHEAD_BYTES after the last chunk; `out` uint8, likewise
         aligned; `tables` int32 of at least plan.table_words, scratch that nothing else uses meanwhile.
         """
+        self.prepare_decode(stored, plan, out, tables=tables, error=error)()
+
+    def prepare_decode(
+        self,
+        stored: torch.Tensor,
+        plan: DecodePlan,
+        out: torch.Tensor,
+        tables: torch.Tensor,
+        error: torch.Tensor,
+    ) -> Decode:
+        """What `decode_chunks` does, as often as it is called; all memory must stay where it is."""
         _check_plan(stored, plan, tables, error)
         _require(out.dtype == torch.uint8 and out.is_contiguous(), "out is not uint8, contiguous")
         decoded = max((job.out_offset + job.raw_bytes for job in plan.jobs), default=0)
         _require(decoded <= out.numel(), "chunks pass the end of out")
-        if plan.jobs:
-            self._decode_chunks(stored, plan, out, tables=tables, error=error)
+        return self._prepare_decode(stored, plan, out, tables=tables, error=error)
 
     def merge_planes(self, planes: torch.Tensor, out: torch.Tensor, *, rotated: bool) -> None:
         """Planes of a dense chunk, uint8 [bytes of an element, n], become n elements of `out` (any dtype of that size).
@@ -127,14 +137,14 @@ class DeviceKernels(ABC):
         return self._prepare_rows(matrix, rows, dtype, first)
 
     @abstractmethod
-    def _decode_chunks(
+    def _prepare_decode(
         self,
         stored: torch.Tensor,
         plan: DecodePlan,
         out: torch.Tensor,
         tables: torch.Tensor,
         error: torch.Tensor,
-    ) -> None: ...
+    ) -> Decode: ...
 
     @abstractmethod
     def _merge_planes(self, planes: torch.Tensor, out: torch.Tensor, rotated: bool) -> None: ...

@@ -12,5 +12,7 @@ Product: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], N
 """
 RowsByNumber: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], None]
 """(codes, ids, out, n): n rows by number, int64, into `out` [n, columns]; NaN for what is no number of a row."""
+Decode: TypeAlias = Callable[[], None]
+"""The chunks of a plan, from where they were when it was prepared to where they were to go."""
 ALIGNMENT = 16
 """What the address of each tensor that a prepared call is given must be a multiple of."""

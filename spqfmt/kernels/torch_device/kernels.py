@@ -1,11 +1,13 @@
 """DeviceKernels as torch operations."""
 
+from functools import partial
+
 import torch
 
 from spqfmt.kernels.device.chunks import DecodePlan
 from spqfmt.kernels.device.kernels import DeviceKernels
 from spqfmt.kernels.device.matrix import Matrix
-from spqfmt.kernels.device.prepared import Product, RowsByNumber
+from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
 from spqfmt.kernels.torch_device import multiply, planes, rans, weights
 
 
@@ -14,15 +16,15 @@ class TorchKernels(DeviceKernels):
 
     name = "torch"
 
-    def _decode_chunks(
+    def _prepare_decode(
         self,
         stored: torch.Tensor,
         plan: DecodePlan,
         out: torch.Tensor,
         tables: torch.Tensor,
         error: torch.Tensor,
-    ) -> None:
-        rans.decode_chunks(stored, plan, out, error)
+    ) -> Decode:
+        return partial(rans.decode_chunks, stored, plan, out, error)
 
     def _merge_planes(self, planes_: torch.Tensor, out: torch.Tensor, rotated: bool) -> None:
         planes.merge_planes(planes_, out, rotated)

@@ -7,12 +7,13 @@ import torch
 import triton
 
 from spqfmt.errors import BackendError
-from spqfmt.kernels.device.chunks import BLOCKS_AT_ONCE, CUMULATIVE_WORDS, DecodePlan
+from spqfmt.kernels.device.chunks import DecodePlan
 from spqfmt.kernels.device.kernels import DeviceKernels
 from spqfmt.kernels.device.matrix import Matrix
-from spqfmt.kernels.device.prepared import Product, RowsByNumber
-from spqfmt.kernels.triton import multiply, outliers, planes, rans, weights
+from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
+from spqfmt.kernels.triton import multiply, outliers, planes, weights
 from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments, unit_arguments
+from spqfmt.kernels.triton.decoding import prepare_decode
 from spqfmt.kernels.triton.products import (
     EXACT,
     TILE_BY_ROWS,
@@ -23,7 +24,6 @@ from spqfmt.kernels.triton.products import (
 )
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-WARP_A_BLOCK = {"num_warps": BLOCKS_AT_ONCE, **EXACT}
 TILE_BY_COLUMNS = {"CHANNELS": 32, "ROWS": 64}
 
 
@@ -37,37 +37,16 @@ class TritonKernels(DeviceKernels):
             raise BackendError(f"backend 'triton' needs a GPU, not {device}, or TRITON_INTERPRET=1")
         self._device = device
 
-    def _decode_chunks(
+    def _prepare_decode(
         self,
         stored: torch.Tensor,
         plan: DecodePlan,
         out: torch.Tensor,
         tables: torch.Tensor,
         error: torch.Tensor,
-    ) -> None:
+    ) -> Decode:
         with self._here():
-            for fill in plan.fills:
-                out[fill.offset : fill.offset + fill.n].fill_(fill.symbol)
-            for copy in plan.copies:
-                source = stored[copy.stored_offset : copy.stored_offset + copy.n]
-                out[copy.offset : copy.offset + copy.n].copy_(source, non_blocking=True)
-            blocks = self._build_tables(plan, tables)
-            for first, n, words in (
-                (0, plan.n_word_blocks, True),
-                (plan.n_word_blocks, plan.n_byte_blocks, False),
-            ):
-                if n:
-                    rans.decode_blocks[(n // BLOCKS_AT_ONCE,)](
-                        _words(stored, 4),
-                        _words(stored, 2),
-                        blocks,
-                        tables,
-                        out=_words(out, 4) if words else out,
-                        error=error,
-                        first_block=first,
-                        WORDS=words,
-                        **WARP_A_BLOCK,
-                    )
+            return prepare_decode(stored, plan, out, tables=tables, error=error)
 
     def _merge_planes(self, planes_: torch.Tensor, out: torch.Tensor, rotated: bool) -> None:
         size, n = planes_.shape
@@ -157,23 +136,12 @@ class TritonKernels(DeviceKernels):
             **EXACT,
         )
 
-    def _build_tables(self, plan: DecodePlan, tables: torch.Tensor) -> torch.Tensor:
-        """Build the tables of a plan, and return its block records."""
-        if plan.n_tables:
-            rans.build_tables[(plan.n_tables,)](plan.records, tables, **EXACT)
-        return plan.records[plan.n_tables * CUMULATIVE_WORDS :]
-
     def _here(self) -> AbstractContextManager[Any]:
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
 
 def _tiles(n: int, at_once: int, width: int, width_at_once: int) -> tuple[int, int]:
     return triton.cdiv(n, at_once), triton.cdiv(width, width_at_once)
-
-
-def _words(tensor: torch.Tensor, size: int) -> torch.Tensor:
-    """The same bytes as integers of `size` bytes, without those behind the last whole one."""
-    return tensor[: tensor.numel() // size * size].view(_INTEGERS[size])
 
 
 def _storable(out: torch.Tensor) -> torch.Tensor:

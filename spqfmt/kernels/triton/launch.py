@@ -17,10 +17,22 @@ Launch: TypeAlias = Callable[..., None]
 
 
 class Open:
-    """An argument that each launch gives: a tensor of this dtype (or of one as large), or an integer, which is None."""
+    """An argument that each launch gives: a tensor of this dtype (or of one as large), or an integer, which is None.
 
-    def __init__(self, dtype: torch.dtype | None) -> None:
+    `anywhere`: it need not lie at a multiple of prepared.ALIGNMENT.
+    """
+
+    def __init__(self, dtype: torch.dtype | None, *, anywhere: bool = False) -> None:
         self.dtype = dtype
+        self.anywhere = anywhere
+
+
+class _Anywhere(MockTensor):  # type: ignore[misc]  # Triton has no types
+    """Stands for a tensor whose address is not known to be a multiple of anything."""
+
+    @staticmethod
+    def data_ptr() -> int:
+        return 4
 
 
 def prepare(
@@ -35,8 +47,7 @@ def prepare(
     names = [name for name, value in arguments.items() if isinstance(value, Open)]
     if triton.knobs.runtime.interpret:
         return _interpreted(kernel, grid, arguments, names=names, options=options)
-    # 2 is neither 1 nor a multiple of 16, of which compiled code would know.
-    samples = {name: 2 if (dtype := arguments[name].dtype) is None else MockTensor(dtype) for name in names}
+    samples = {name: _sample(arguments[name]) for name in names}
     bound = dict(arguments) | samples
     compiled = kernel.run(grid=grid, warmup=True, **bound, **options)
     values = [_address(bound[name]) for name in kernel.arg_names]
@@ -51,6 +62,12 @@ def prepare(
         run(width, height, depth, stream_of(device_of()), function, packed, None, None, None, *values)
 
     return launch
+
+
+def _sample(argument: Open) -> Any:
+    if argument.dtype is None:
+        return 2  # neither 1 nor a multiple of 16, of which compiled code would know
+    return (_Anywhere if argument.anywhere else MockTensor)(argument.dtype)
 
 
 def _address(value: Any) -> Any:

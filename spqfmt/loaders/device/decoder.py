@@ -1,6 +1,7 @@
 """What is done to the bytes of a group on its way: read and checked on the host, decoded and judged on the device."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -12,8 +13,9 @@ from spqfmt.container.planes import decode_jobs
 from spqfmt.container.reader import Reader
 from spqfmt.errors import FormatError
 from spqfmt.kernels.device import UNUSED_BITS_FAULT, DeviceKernels, raise_fault
+from spqfmt.kernels.device.prepared import Decode
 from spqfmt.kernels.nvcomp import ZstdFrames
-from spqfmt.loaders.device.group_shipping import Decoding, GroupShipment
+from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.seam import Memory
 
 
@@ -31,6 +33,7 @@ class Decoder:
     def __init__(self, kernels: DeviceKernels, zstd: ZstdDecoder | None = None) -> None:
         self.kernels = kernels
         self.zstd = zstd
+        self._prepared: dict[tuple[int, int, int], list[Decode]] = {}
 
     def read(self, shipment: GroupShipment, reader: Reader, room: Memory, target: Memory) -> None:
         """Read a group and put what is sent into `target`, host memory.
@@ -66,49 +69,55 @@ class Decoder:
 
         Raises CorruptError, which names file and tensor, for what is found at once.
         """
+        key = (id(shipment), sent.address, out.address)
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            prepared = self._prepared[key] = self._prepare(shipment, sent, out, word, tables, scratch)
+        try:
+            for decode in prepared:
+                decode()
+        except FormatError as error:
+            self._find_out(shipment, reader)
+            shipment.blame(error, reader.path)
+            raise
+
+    def _prepare(
+        self,
+        shipment: GroupShipment,
+        sent: Memory,
+        out: Memory,
+        word: Memory,
+        tables: Memory,
+        scratch: Memory,
+    ) -> list[Decode]:
+        """All that decodes the group from `sent` to `out`, in order: what is checked is checked here."""
         verdict = word.tensor.view(torch.int32)
         stored = sent.tensor[: shipment.records_offset]
-        to_out, to_scratch = shipment.decodings_at(sent.tensor)
-        self._decode(shipment, reader, to_out, stored, out, verdict, tables)
+        found: list[Decode] = []
         # Elements of several bytes are decoded plane by plane, and put together at their place.
-        self._decode(shipment, reader, to_scratch, stored, scratch, verdict, tables)
+        for decoding, target in zip(shipment.decodings_at(sent.tensor), (out, scratch), strict=True):
+            if decoding.plan.jobs:
+                words = tables.tensor.view(torch.int32)
+                found.append(
+                    self.kernels.prepare_decode(
+                        stored, decoding.plan, target.tensor, tables=words, error=verdict
+                    )
+                )
+            if decoding.zstd:
+                assert self.zstd is not None
+                found.append(partial(self.zstd.decode, stored, decoding.zstd, target.tensor))
         for part, place in zip(shipment.parts, shipment.places, strict=True):
             dtype = wire.DTYPES[part.dtype]
             if part.used_bits:
                 # What does not fill the last byte must be 0 (FORMAT.md 3.2); the host learns it with the verdict.
                 end = place.decoded + part.decoded_bytes
-                last = out.tensor[end - 1 : end]
-                verdict |= (last >> part.used_bits != 0).int() << UNUSED_BITS_FAULT
+                found.append(partial(_check_last, out.tensor[end - 1 : end], part.used_bits, verdict))
             for merge in part.merges:
                 begin, to = place.scratch + merge.scratch_offset, place.decoded + merge.out_offset
-                self.kernels.merge_planes(
-                    scratch.tensor[begin : begin + merge.n_bytes].view(dtype.bits // 8, -1),
-                    out.tensor[to : to + merge.n_bytes].view(_INTEGERS[dtype.bits]),
-                    rotated=dtype.rotate,
-                )
-
-    def _decode(
-        self,
-        shipment: GroupShipment,
-        reader: Reader,
-        decoding: Decoding,
-        stored: torch.Tensor,
-        target: Memory,
-        verdict: torch.Tensor,
-        tables: Memory,
-    ) -> None:
-        if decoding.plan.jobs:
-            self.kernels.decode_chunks(
-                stored, decoding.plan, target.tensor, tables=tables.tensor.view(torch.int32), error=verdict
-            )
-        if decoding.zstd:
-            assert self.zstd is not None
-            try:
-                self.zstd.decode(stored, decoding.zstd, target.tensor)
-            except FormatError as error:
-                self._find_out(shipment, reader)
-                shipment.blame(error, reader.path)
-                raise
+                planes = scratch.tensor[begin : begin + merge.n_bytes].view(dtype.bits // 8, -1)
+                elements = out.tensor[to : to + merge.n_bytes].view(_INTEGERS[dtype.bits])
+                found.append(partial(self.kernels.merge_planes, planes, elements, rotated=dtype.rotate))
+        return found
 
     def judge(self, shipment: GroupShipment, faults: int, reader: Reader) -> None:
         """Raise CorruptError, which names file and tensor, for what decoding found: bits of FAULTS, 0 for nothing."""
@@ -133,6 +142,10 @@ class Decoder:
             except FormatError as error:
                 own.blame(error, reader.path, getattr(error, "job", 0))
                 raise
+
+
+def _check_last(last: torch.Tensor, used_bits: int, verdict: torch.Tensor) -> None:
+    verdict |= (last >> used_bits != 0).int() << UNUSED_BITS_FAULT
 
 
 _INTEGERS = {16: torch.int16, 32: torch.int32, 64: torch.int64}

@@ -18,7 +18,7 @@ from spqfmt.errors import FormatError, UnsupportedError
 from spqfmt.kernels.device import READ_AHEAD_BYTES, DecodePlan, plan_chunks
 from spqfmt.kernels.nvcomp import ZstdFrames
 from spqfmt.loaders.device.shipping import LEAST_BLOCK_BYTES, Jobs, Shipment
-from spqfmt.residency.groups import aligned
+from spqfmt.residency.groups import ALIGNMENT, aligned
 from spqfmt.residency.parts import Part
 
 
@@ -88,7 +88,8 @@ class GroupShipment:
     @cached_property
     def n_bytes(self) -> int:
         """All that is sent, records included."""
-        return self.records_offset + aligned(4 * sum(shipment.record_words for shipment in self.shipments))
+        n_words = sum(shipment.record_words for shipment in self.shipments)
+        return self.records_offset + (aligned(4 * n_words) + ALIGNMENT if n_words else 0)
 
     @cached_property
     def read_amounts(self) -> dict[str, int]:
@@ -127,7 +128,7 @@ class GroupShipment:
                     "small rans blocks on a device",
                 )
             out[at : at + records.size] = records
-            at += records.size
+            at += aligned(records.size)
 
     def _planned(self, jobs: Sequence[Jobs]) -> tuple[Decoding, Decoding]:
         def one(*, merged: bool) -> Decoding:
@@ -145,7 +146,7 @@ class GroupShipment:
             n_bytes = decoding.plan.records.nbytes
             records = sent[at : at + n_bytes].view(torch.int32)
             found.append(Decoding(decoding.plan.at(records), decoding.zstd))
-            at += n_bytes
+            at += aligned(n_bytes)
         return found[0], found[1]
 
     def blame(self, error: FormatError, path: Path) -> None:

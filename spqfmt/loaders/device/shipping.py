@@ -21,7 +21,7 @@ from spqfmt.errors import FormatError
 from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, chunk_job
 from spqfmt.kernels.device.chunks import BLOCK_WORDS, BLOCKS_AT_ONCE, CUMULATIVE_WORDS, TABLE_WORDS
 from spqfmt.kernels.nvcomp import ZstdFrames
-from spqfmt.residency.groups import aligned
+from spqfmt.residency.groups import ALIGNMENT, aligned
 from spqfmt.residency.inventory import Load
 from spqfmt.residency.parts import Part
 
@@ -94,7 +94,8 @@ class Shipment:
     @cached_property
     def n_bytes(self) -> int:
         """All that is sent at most, with its share of the records: a multiple of residency.groups.ALIGNMENT."""
-        return aligned(aligned(self.payload_bytes) + READ_AHEAD_BYTES) + aligned(4 * self.record_words)
+        records = aligned(4 * self.record_words) + ALIGNMENT if self.record_words else 0
+        return aligned(aligned(self.payload_bytes) + READ_AHEAD_BYTES) + records
 
     @cached_property
     def load(self) -> Load:

@@ -9,7 +9,7 @@ import torch
 
 from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.kernels.device import DeviceOutliers, Matrix, UniformScales
-from spqfmt.kernels.torch_arrays import to_torch
+from spqfmt.kernels.torch_arrays import TORCH_DTYPES, to_torch
 from spqfmt.loaders.device.seam import Memory
 from spqfmt.loaders.schemes.base import Form
 from spqfmt.loaders.schemes.registry import device_form
@@ -43,16 +43,22 @@ def device_side_bytes(record: TensorRecord) -> int:
 
 def put_sides(sides: Sides, memory: Memory) -> DeviceSides:
     """Copy one tensor's into `memory` (device_side_bytes), before any stream works with it."""
-    record = sides.record
     arrays = _arrays(sides)
+    tensors, found = sides_in(sides.record, memory)
+    for name, (dtype, shape) in _forms(sides.record).items():
+        tensors[name].copy_(to_torch(arrays[name], dtype, shape))
+    return found
+
+
+def sides_in(record: TensorRecord, memory: Memory) -> tuple[dict[str, torch.Tensor], DeviceSides]:
+    """One tensor's as they lie in `memory` (device_side_bytes), and the tensors that they are made of, by name."""
     tensors: dict[str, torch.Tensor] = {}
     at = 0
     for name, (dtype, shape) in _forms(record).items():
-        source = to_torch(arrays[name], dtype, shape)
         room = memory.part(at, _n_bytes((dtype, shape))).tensor
-        tensors[name] = room.view(source.dtype).view(shape).copy_(source)
+        tensors[name] = room.view(TORCH_DTYPES[dtype]).view(shape)
         at += aligned(_n_bytes((dtype, shape)))
-    return _assemble(record, tensors)
+    return tensors, _assemble(record, tensors)
 
 
 def _n_bytes(form: Form) -> int:

@@ -1,0 +1,42 @@
+"""How many launches a token of a 7B takes, through Triton's launcher with a driver that does nothing; no times."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("kernels that are interpreted have no launcher", allow_module_level=True)
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "gpu" / "host_time.py"
+N_MATRICES = 32 * 7 + 1
+MOST = {"decoded": 250, "compressed": 600}
+
+
+@pytest.fixture(scope="module")
+def costs():
+    """One token of each case, in a process whose driver is not the real one."""
+    done = subprocess.run(
+        [sys.executable, TOOL, "--json"], check=True, capture_output=True, text=True, timeout=300
+    )
+    return {cost["case"]: cost for cost in json.loads(done.stdout)}
+
+
+def test_a_token_of_decoded_codes_is_one_launch_a_matrix_and_one_for_its_row(costs):
+    for case in ("7B int8, decoded", "7B int4, decoded"):
+        cost = costs[case]
+        assert cost["launches"] == N_MATRICES + 1 <= MOST["decoded"]
+        assert cost["torch_launches"] == cost["copies"] == cost["host_waits"] == cost["events"] == 0
+
+
+def test_a_token_of_compressed_codes_decodes_each_group_by_two_launches(costs):
+    cost = costs["7B int8, compressed"]
+    n_groups = cost["groups"]
+    # A matrix whose parts are of two groups is multiplied in two pieces; a group is released, awaited twice, recorded.
+    assert N_MATRICES + 2 * n_groups <= cost["launches"] <= N_MATRICES + 3 * n_groups <= MOST["compressed"]
+    assert cost["events"] == 4 * n_groups
+    assert cost["torch_launches"] == cost["copies"] == cost["host_waits"] == 0

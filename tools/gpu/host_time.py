@@ -1,0 +1,348 @@
+"""What a token costs the host: launches, copies and waits of a model of 7 billion weights, and microseconds for each.
+
+    python tools/gpu/host_time.py [--json] [--target sm_90] [--case NAME]
+
+No GPU is needed, and nothing is launched: the loader's pipeline and products run on a device that keeps count, through
+Triton's own launcher with a driver that does nothing. So microseconds are those of this package, of torch and of Triton
+up to the call of the driver, on this machine; what the driver takes comes on top. The counts are exact.
+"""
+
+import argparse
+import json
+import mmap
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from time import thread_time
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import numpy as np
+import simulate_gpu
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from spqfmt import wire
+from spqfmt.container.reader import Reader
+from spqfmt.kernels.device.chunks import ChunkJob
+from spqfmt.kernels.rans_header import STATE_BYTES, RansHeader
+from spqfmt.kernels.triton.kernels import TritonKernels
+from spqfmt.loaders.device import direct
+from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.group_shipping import GroupShipment
+from spqfmt.loaders.device.pieces import Piece
+from spqfmt.loaders.device.pipeline import Pipeline
+from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work
+from spqfmt.loaders.device.shipping import Jobs
+from spqfmt.loaders.device.sides import DeviceSides, device_side_bytes, sides_in
+from spqfmt.residency.device_rates import ASSUMED, DeviceRates
+from spqfmt.residency.plan import Plan
+
+T = TypeVar("T")
+GIB = 1 << 30
+ROUNDS = 25
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+_NO_LAUNCH = (
+    "empty",
+    "view",
+    "as_strided",
+    "slice",
+    "expand",
+    "detach",
+    "select",
+    "unsqueeze",
+    "reshape",
+    "t.",
+)
+"""Beginnings of torch's operations that give a device nothing to do."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one token: what the driver is asked for, and microseconds of one thread of the host for all of it."""
+
+    case: str
+    launches: int
+    torch_launches: int
+    copies: int
+    host_waits: int
+    events: int
+    groups: int
+    microseconds: float
+
+    @property
+    def microseconds_a_launch(self) -> float:
+        """The same for each launch."""
+        return self.microseconds / max(1, self.launches + self.torch_launches)
+
+
+class NoDriver:
+    """Triton's driver, as far as its launcher calls it: what is launched is counted by name."""
+
+    def __init__(self, capability: int) -> None:
+        self.launched: Counter[str] = Counter()
+        launched = self.launched
+
+        class Launcher:
+            def __init__(self, _source: object, metadata: Any) -> None:
+                self._name = metadata.name
+
+            def __call__(self, *_arguments: object) -> None:
+                launched[self._name] += 1
+
+        self.launcher_cls = Launcher
+        self._capability = capability
+        self.utils = SimpleNamespace(
+            load_binary=lambda *_: (1, 1, 32, 0, 1024),
+            get_device_properties=lambda _: {"max_shared_mem": 101_376, "multiprocessor_count": 1},
+        )
+
+    def get_current_device(self) -> int:
+        """The only one."""
+        return 0
+
+    def get_current_stream(self, _device: int) -> int:
+        """The only one."""
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        """What kernels are compiled for."""
+        return GPUTarget("cuda", self._capability, 32)
+
+
+class _Done:
+    def done(self) -> bool:
+        return True
+
+
+class CountingDevice(Device):
+    """Memory of which nothing is ever touched, and queues that give what they are told to the driver that is not."""
+
+    def __init__(self, rates: DeviceRates) -> None:
+        self._rates = rates
+        self._allocated = 0
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The CPU, whose addresses stand for those of a device."""
+        return torch.device("cpu")
+
+    @property
+    def rates(self) -> DeviceRates:
+        """Those that the plan is made with."""
+        return self._rates
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Of addresses."""
+        return self._allocated
+
+    @property
+    def is_watched(self) -> bool:
+        """As CUDA."""
+        return False
+
+    def allocate(self, n_bytes: int) -> Memory:
+        """Addresses without memory behind them."""
+        self._allocated += n_bytes
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
+        pages = mmap.mmap(-1, max(1, n_bytes), flags=flags)
+        tensor = torch.frombuffer(pages, dtype=torch.uint8)[:n_bytes]
+        return Memory(tensor.data_ptr(), n_bytes, tensor)
+
+    allocate_host = allocate
+
+    def read(self, work: Work, run: Callable[[], None], after: Event | None) -> Event:
+        """Nothing is read."""
+        self.counts["reads"] += 1
+        return _Done()
+
+    def enqueue(self, stream: Queue, work: Work, run: Callable[[], T]) -> T:
+        """Copies are counted, other work is done."""
+        if stream is Queue.COPY:
+            self.counts["copies"] += 1
+            return None  # type: ignore[return-value]
+        return run()
+
+    def record(self, stream: Queue) -> Event:
+        """Count it."""
+        self.counts["events"] += 1
+        return _Done()
+
+    def wait(self, stream: Queue, event: Event) -> None:
+        """Count it."""
+        self.counts["events"] += 1
+
+    def synchronize(self, event: Event) -> None:
+        """Count it."""
+        self.counts["host_waits"] += 1
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _TorchLaunches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts torch's operations that would give a device something to do."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__
+        if not name.startswith(_NO_LAUNCH):
+            self.found[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Token:
+    """All products of one token, and the row of the embedding, as a model's modules ask for them."""
+
+    def __init__(self, plan: Plan, target: NoDriver) -> None:
+        self.device = CountingDevice(plan.on_host.rates)
+        self.target = target
+        self.plan = plan
+        kernels = TritonKernels.__new__(TritonKernels)
+        kernels._device = self.device.torch_device
+        shipments = [
+            GroupShipment.of([p.item.part for p in plan.parts[g.first : g.stop]], zstd_on_device=False)
+            for g in plan.on_host.groups
+        ]
+        for shipment in shipments:
+            shipment.decodings = shipment._planned([_jobs(shipment, n) for n in range(len(shipment.parts))])
+        readers: list[Reader] = [SimpleNamespace(path=None)]  # type: ignore[list-item]
+        pipeline = Pipeline(
+            device=self.device, plan=plan, shipments=shipments, readers=readers, decoder=Decoder(kernels)
+        )
+        engine = direct.Engine(self.device, kernels, torch.bfloat16, pipeline.hold, nullcontext())
+        pipeline.load()
+        self._products, self._rows = [], []
+        products = {p.name.partition("[")[0] for p in plan.parts if p.item.products}
+        for name, pieces in pipeline.pieces.items():
+            sides = self._sides(pieces)
+            x = torch.zeros(1, pieces[0].record.matrix_shape[1], dtype=torch.bfloat16)
+            if name in products:
+                found = direct.direct_product(pieces, sides, engine)
+                assert found is not None
+                self._products.append((found, x))
+            else:
+                rows = direct.look_up(pieces, sides, engine)
+                assert rows is not None
+                self._rows.append(rows)
+        self._id = torch.zeros(1, dtype=torch.int64)
+
+    def _sides(self, pieces: tuple[Piece, ...]) -> DeviceSides:
+        record = pieces[0].record
+        return sides_in(record, self.device.allocate(device_side_bytes(record)))[1]
+
+    def run(self) -> None:
+        """One token."""
+        for rows in self._rows:
+            rows(self._id)
+        for product, x in self._products:
+            product(x, None)
+
+    def cost(self, case: str) -> Cost:
+        """Count one token, then time some."""
+        with torch.inference_mode():
+            for _ in range(3):  # what is used next is known from the second on
+                self.run()
+            self.target.launched.clear()
+            self.device.counts.clear()
+            with _TorchLaunches() as torch_launches:
+                self.run()
+            launched, counts = self.target.launched.total(), self.device.counts.copy()
+            times = []
+            for _ in range(ROUNDS):
+                begin = thread_time()
+                self.run()
+                times.append(thread_time() - begin)
+        return Cost(
+            case=case,
+            launches=launched,
+            torch_launches=torch_launches.found.total(),
+            copies=counts["copies"],
+            host_waits=counts["host_waits"],
+            events=counts["events"],
+            groups=len(self.plan.on_host.groups),
+            microseconds=round(1e6 * min(times), 1),
+        )
+
+
+def _jobs(shipment: GroupShipment, number: int) -> Jobs:
+    """What chunks of a part would decode by, had they been read: blocks of the usual size."""
+    own, place = shipment.shipments[number], shipment.places[number]
+    to = place.scratch if own.part.merges else place.decoded
+    found = []
+    for at, size, codec, _, out, raw_bytes in own.jobs.tolist():
+        header = _header(size, raw_bytes) if codec == wire.CODEC_RANS else None
+        found.append(ChunkJob(codec, at + place.sent, size, out + to, raw_bytes, header))
+    return Jobs(found, [])
+
+
+def _header(stored_bytes: int, raw_bytes: int) -> RansHeader:
+    size = 1 << wire.RANS_MAX_BLOCK_LOG2
+    n_symbols = np.array([min(size, raw_bytes - first) for first in range(0, raw_bytes, size)], np.int64)
+    ends = np.cumsum(n_symbols) * (stored_bytes - 1024) // raw_bytes // 4 * 4 + 1024
+    begins = np.concatenate(([1024], ends[:-1]))
+    assert (ends - begins >= STATE_BYTES).all()
+    frequencies = np.full(256, 16)
+    return RansHeader(symbol=None, frequencies=frequencies, begins=begins, ends=ends, n_symbols=n_symbols)
+
+
+def cases() -> Iterator[tuple[str, Callable[[], Plan]]]:
+    """Plans of a 7B, by name."""
+    shape = simulate_gpu.SHAPES[0]
+    by_name = {codes.name.partition(",")[0]: codes for codes in simulate_gpu.CODES}
+    rates = ASSUMED["rtx4090"]
+    for name, memory, codes in (
+        ("7B int8, decoded", 24, "int8"),
+        ("7B int4, decoded", 24, "int4"),
+        ("7B int8, compressed", 7, "int8"),
+    ):
+
+        def plan(memory: int = memory, codes: str = codes) -> Plan:
+            found = simulate_gpu.plan(
+                shape, by_name[codes], rates, memory=memory * GIB, host=64 * GIB, compressed=True
+            )
+            return found if memory > 8 else simulate_gpu.compressed_alone(found)
+
+        yield name, plan
+
+
+def main() -> int:
+    """Run the tool, whose help is the module's docstring."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--target", default="sm_90", choices=("sm_80", "sm_90", "sm_100"))
+    parser.add_argument("--case", help="This one alone.")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    target = NoDriver(int(arguments.target.removeprefix("sm_")))
+    driver.set_active(target)
+    found = [
+        Token(plan(), target).cost(name)
+        for name, plan in cases()
+        if arguments.case is None or name == arguments.case
+    ]
+    if arguments.json:
+        print(json.dumps([asdict(cost) for cost in found]))
+        return 0
+    for cost in found:
+        print(
+            f"{cost.case}: {cost.launches} launches, {cost.torch_launches} of torch, {cost.copies} copies, "
+            f"{cost.host_waits} host waits, {cost.events} events; {cost.microseconds:.0f} us a token, "
+            f"{cost.microseconds_a_launch:.1f} us a launch"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
