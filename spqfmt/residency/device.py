@@ -145,7 +145,7 @@ def _streamed(
     fixed = device_fixed_bytes(inventory, groups, streamed=True)
     lookups = plan_residency(inventory.lookups, host_rates(rates), None).smallest_bytes
     host_room = None if host_memory_bytes is None else host_memory_bytes - staging_bytes(groups) - lookups
-    states = _choose(inventory.items, groups, rates, memory_bytes - fixed.total, host_room)
+    states = _choose(inventory.items, groups, rates, room=memory_bytes - fixed.total, host_room=host_room)
     return _Held(inventory, groups, fixed, tuple(states))
 
 

@@ -34,7 +34,7 @@ from spqfmt.kernels.triton.kernels import TritonKernels
 from spqfmt.loaders.device import direct
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.group_shipping import GroupShipment
-from spqfmt.loaders.device.pieces import Piece
+from spqfmt.loaders.device.pieces import WeightPiece
 from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work
 from spqfmt.loaders.device.shipping import Jobs
@@ -63,7 +63,7 @@ _NO_LAUNCH = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one token: what the driver is asked for, and microseconds of one thread of the host for all of it."""
+    """What one token asks of the driver, and microseconds of one thread of the host for all of it."""
 
     case: str
     launches: int
@@ -102,11 +102,11 @@ class NoDriver:
         )
 
     def get_current_device(self) -> int:
-        """The only one."""
+        """There is only this one."""
         return 0
 
     def get_current_stream(self, _device: int) -> int:
-        """The only one."""
+        """There is only this one."""
         return 0
 
     def get_current_target(self) -> GPUTarget:
@@ -139,12 +139,12 @@ class CountingDevice(Device):
 
     @property
     def allocated_bytes(self) -> int:
-        """Of addresses."""
+        """Bytes of addresses, with nothing behind them."""
         return self._allocated
 
     @property
     def is_watched(self) -> bool:
-        """As CUDA."""
+        """Whether it wants to be told: no, as CUDA."""
         return False
 
     def allocate(self, n_bytes: int) -> Memory:
@@ -158,7 +158,7 @@ class CountingDevice(Device):
     allocate_host = allocate
 
     def read(self, work: Work, run: Callable[[], None], after: Event | None) -> Event:
-        """Nothing is read."""
+        """Count what would be read."""
         self.counts["reads"] += 1
         return _Done()
 
@@ -170,20 +170,20 @@ class CountingDevice(Device):
         return run()
 
     def record(self, stream: Queue) -> Event:
-        """Count it."""
+        """Count an event, which is all."""
         self.counts["events"] += 1
         return _Done()
 
     def wait(self, stream: Queue, event: Event) -> None:
-        """Count it."""
+        """Count a wait of a queue, which is all."""
         self.counts["events"] += 1
 
     def synchronize(self, event: Event) -> None:
-        """Count it."""
+        """Count a wait of the host, which is all."""
         self.counts["host_waits"] += 1
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is nothing open."""
 
 
 class _TorchLaunches(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -219,7 +219,9 @@ class Token:
         pipeline = Pipeline(
             device=self.device, plan=plan, shipments=shipments, readers=readers, decoder=Decoder(kernels)
         )
-        engine = direct.Engine(self.device, kernels, torch.bfloat16, pipeline.hold, nullcontext())
+        engine = direct.DirectEngine(
+            device=self.device, kernels=kernels, dtype=torch.bfloat16, hold=pipeline.hold, lock=nullcontext()
+        )
         pipeline.load()
         self._products, self._rows = [], []
         products = {p.name.partition("[")[0] for p in plan.parts if p.item.products}
@@ -236,12 +238,12 @@ class Token:
                 self._rows.append(rows)
         self._id = torch.zeros(1, dtype=torch.int64)
 
-    def _sides(self, pieces: tuple[Piece, ...]) -> DeviceSides:
+    def _sides(self, pieces: tuple[WeightPiece, ...]) -> DeviceSides:
         record = pieces[0].record
         return sides_in(record, self.device.allocate(device_side_bytes(record)))[1]
 
     def run(self) -> None:
-        """One token."""
+        """Ask for all of one token."""
         for rows in self._rows:
             rows(self._id)
         for product, x in self._products:
@@ -281,7 +283,7 @@ def _jobs(shipment: GroupShipment, number: int) -> Jobs:
     found = []
     for at, size, codec, _, out, raw_bytes in own.jobs.tolist():
         header = _header(size, raw_bytes) if codec == wire.CODEC_RANS else None
-        found.append(ChunkJob(codec, at + place.sent, size, out + to, raw_bytes, header))
+        found.append(ChunkJob(codec, at + place.sent, size, out + to, raw_bytes=raw_bytes, header=header))
     return Jobs(found, [])
 
 

@@ -38,7 +38,7 @@ def _decode(device: torch.device, *, words: bool) -> Launch:
 def prepare_decode(
     stored: torch.Tensor, plan: DecodePlan, out: torch.Tensor, tables: torch.Tensor, error: torch.Tensor
 ) -> Decode:
-    """As DeviceKernels.prepare_decode. ValueError: tensors that do not begin at multiples of ALIGNMENT."""
+    """The launches of DeviceKernels.prepare_decode. ValueError: tensors that do not begin at multiples of ALIGNMENT."""
     if any(tensor.data_ptr() % ALIGNMENT for tensor in (stored, out, tables, plan.records)):
         raise ValueError(f"chunks are decoded between tensors at multiples of {ALIGNMENT}")
     device = stored.device

@@ -76,7 +76,7 @@ class TritonKernels(DeviceKernels):
                     matrix.permutation,
                     None,
                     *run,
-                    columns,
+                    n_columns=columns,
                     **arguments,
                     **TILE_BY_ROWS,
                     **units,
@@ -108,7 +108,7 @@ class TritonKernels(DeviceKernels):
         is_one: bool,
     ) -> Product:
         with self._here():
-            return prepare_product(matrix, rows, dtype, bias, first, is_one=is_one)
+            return prepare_product(matrix, rows, dtype, bias, first=first, is_one=is_one)
 
     def _prepare_rows(self, matrix: Matrix, rows: range, dtype: torch.dtype, first: int) -> RowsByNumber:
         with self._here():

@@ -51,7 +51,7 @@ def prepare(
     bound = dict(arguments) | samples
     compiled = kernel.run(grid=grid, warmup=True, **bound, **options)
     values = [_address(bound[name]) for name in kernel.arg_names]
-    run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
+    launcher, function, packed = compiled.run, compiled.function, compiled.packed_metadata
     width, height, depth = (*grid, 1, 1)[:3]
     device_of, stream_of = driver.active.get_current_device, driver.active.get_current_stream
     places = [kernel.arg_names.index(name) for name in names]
@@ -59,7 +59,7 @@ def prepare(
     def launch(*opened: Any, width: int = width) -> None:
         for place, value in zip(places, opened, strict=True):
             values[place] = value if value.__class__ is int else value.data_ptr()
-        run(width, height, depth, stream_of(device_of()), function, packed, None, None, None, *values)
+        launcher(width, height, depth, stream_of(device_of()), function, packed, None, None, None, *values)
 
     return launch
 

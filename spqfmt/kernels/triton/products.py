@@ -19,7 +19,7 @@ TILE_OF_TOKENS = {"TOKENS": 16, "ROWS": 32, "COLUMNS": 64}
 TILE_BY_ROWS = {"ROWS": 1, "COLUMNS": 1024}
 OUTLIERS_AT_ONCE = {"AT_ONCE": 128}
 STORABLE = {torch.bfloat16: torch.int16}
-"""As what a dtype is stored by floats.store, where not as itself."""
+"""What floats.store takes a dtype for that it does not store as itself."""
 
 
 def multiply_arguments(
@@ -61,7 +61,7 @@ def prepare_product(
     n_tokens = 1 if is_one else Open(None)
     has_outliers = matrix.outliers is not None
     summed = torch.float32 if has_outliers else dtype
-    grid, arguments = multiply_arguments(matrix, rows, first, dtype, summed, is_one=is_one)
+    grid, arguments = multiply_arguments(matrix, rows, first, x_dtype=dtype, out_dtype=summed, is_one=is_one)
     y = Open(torch.float32 if has_outliers else storable)
     added = None if has_outliers else bias
     multiplied = prepare(
@@ -71,7 +71,7 @@ def prepare_product(
         if is_one:
             return lambda x, codes, y, _: multiplied(x, codes, y)
         return multiplied
-    grid, arguments = correct_arguments(matrix, rows, first, dtype, dtype, is_one=is_one)
+    grid, arguments = correct_arguments(matrix, rows, first, x_dtype=dtype, out_dtype=dtype, is_one=is_one)
     given = {**opened, "y": y, "out": Open(storable), "bias": bias, "n_tokens": n_tokens}
     corrected = prepare(multiply.correct, grid, {**given, **arguments}, EXACT)
 

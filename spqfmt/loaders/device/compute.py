@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels, Matrix
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES
-from spqfmt.loaders.device.pieces import Piece
+from spqfmt.loaders.device.pieces import WeightPiece
 from spqfmt.loaders.device.seam import Device, Memory, Queue, Work
 from spqfmt.loaders.device.sides import DeviceSides
 from spqfmt.models.treatments import quantize_tokens
@@ -23,7 +23,7 @@ TILE_WEIGHTS = 1 << 23
 """Weights that are dequantized at a time for many tokens."""
 _FLOAT32_BYTES = 4
 
-Lend = Callable[[Piece], AbstractContextManager[Memory]]
+Lend = Callable[[WeightPiece], AbstractContextManager[Memory]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Products:
     def multiply(
         self,
         x: torch.Tensor,
-        pieces: tuple[Piece, ...],
+        pieces: tuple[WeightPiece, ...],
         sides: DeviceSides,
         *,
         bias: torch.Tensor | None,
@@ -74,7 +74,7 @@ class Products:
         return y.to(dtype)
 
     def multiply_transposed(
-        self, y: torch.Tensor, pieces: tuple[Piece, ...], sides: DeviceSides
+        self, y: torch.Tensor, pieces: tuple[WeightPiece, ...], sides: DeviceSides
     ) -> torch.Tensor:
         """`y` [n, rows] times the matrix, not transposed, in tiles of decoded weights: [n, columns], float32."""
         matrix = sides.matrix
@@ -83,11 +83,11 @@ class Products:
             y = torch.empty_like(y).index_copy_(1, sides.output_order.long(), y)
         x = torch.zeros(len(y), n_columns, dtype=torch.float32, device=y.device)
 
-        def add_columns(piece: Piece, codes: Memory, run: range) -> None:
+        def add_columns(piece: WeightPiece, codes: Memory, run: range) -> None:
             assert matrix is not None
             x[:, run.start : run.stop] = y.float() @ self._column_tile(piece, codes, matrix, run)
 
-        def add_rows(piece: Piece, codes: Memory, run: range) -> None:
+        def add_rows(piece: WeightPiece, codes: Memory, run: range) -> None:
             x.add_(y[:, run.start : run.stop] @ self._row_tile(piece, codes, matrix, rows=run, dtype=y.dtype))
 
         if matrix is not None and matrix.by_columns:
@@ -101,21 +101,21 @@ class Products:
                 x = torch.empty_like(x).index_copy_(1, order.long(), x)
         return x
 
-    def values(self, pieces: tuple[Piece, ...], sides: DeviceSides, dtype: torch.dtype) -> torch.Tensor:
+    def values(self, pieces: tuple[WeightPiece, ...], sides: DeviceSides, dtype: torch.dtype) -> torch.Tensor:
         """The matrix, [rows, columns] of `dtype`, in memory of its own."""
         matrix = sides.matrix
         n_rows, n_columns = pieces[0].record.matrix_shape
         out = torch.empty(n_rows, n_columns, dtype=dtype, device=self.device.torch_device)
         row = None if sides.output_order is None else torch.argsort(sides.output_order)
 
-        def copy_columns(piece: Piece, codes: Memory, run: range) -> None:
+        def copy_columns(piece: WeightPiece, codes: Memory, run: range) -> None:
             assert matrix is not None
             at = torch.arange(run.start, run.stop, device=out.device)
             for order in (matrix.order, sides.input_order):
                 at = at if order is None else order.index_select(0, at)
             out.index_copy_(1, at.long(), self._column_tile(piece, codes, matrix, run).to(dtype))
 
-        def copy_rows(piece: Piece, codes: Memory, run: range) -> None:
+        def copy_rows(piece: WeightPiece, codes: Memory, run: range) -> None:
             tile = self._row_tile(piece, codes, matrix, rows=run, dtype=dtype)
             if sides.input_order is not None:
                 tile = torch.empty_like(tile).index_copy_(1, sides.input_order.long(), tile)
@@ -130,23 +130,23 @@ class Products:
             self._each(pieces, n_columns * dtype.itemsize, copy_rows)
         return out
 
-    def _few(self, x: torch.Tensor, pieces: tuple[Piece, ...], matrix: Matrix) -> torch.Tensor:
+    def _few(self, x: torch.Tensor, pieces: tuple[WeightPiece, ...], matrix: Matrix) -> torch.Tensor:
         """The product straight from codes; float32."""
         x = x.contiguous()
         y = torch.empty(len(x), matrix.shape[0], dtype=torch.float32, device=x.device)
 
-        def product(piece: Piece, codes: Memory, rows: range) -> None:
+        def product(piece: WeightPiece, codes: Memory, rows: range) -> None:
             self.kernels.multiply(x, codes.tensor, matrix, rows=rows, y=y)
 
         self._each(pieces, None, product)
         return y
 
-    def _many(self, x: torch.Tensor, pieces: tuple[Piece, ...], matrix: Matrix) -> torch.Tensor:
+    def _many(self, x: torch.Tensor, pieces: tuple[WeightPiece, ...], matrix: Matrix) -> torch.Tensor:
         """torch's product with one tile of dequantized rows after the other; in x's dtype."""
         n_rows, n_columns = matrix.shape
         y = x.new_empty(len(x), n_rows)
 
-        def product(piece: Piece, codes: Memory, rows: range) -> None:
+        def product(piece: WeightPiece, codes: Memory, rows: range) -> None:
             y[:, rows.start : rows.stop] = linear(
                 x, self._row_tile(piece, codes, matrix, rows=rows, dtype=x.dtype)
             )
@@ -154,25 +154,25 @@ class Products:
         self._each(pieces, n_columns * x.dtype.itemsize, product)
         return y
 
-    def _by_columns(self, x: torch.Tensor, pieces: tuple[Piece, ...], matrix: Matrix) -> torch.Tensor:
+    def _by_columns(self, x: torch.Tensor, pieces: tuple[WeightPiece, ...], matrix: Matrix) -> torch.Tensor:
         """Sums over runs of columns; float32."""
         n_rows, _ = matrix.shape
         tokens = x.float() if matrix.order is None else x.float().index_select(1, matrix.order)
         y = torch.zeros(len(x), n_rows, dtype=torch.float32, device=x.device)
 
-        def product(piece: Piece, codes: Memory, run: range) -> None:
+        def product(piece: WeightPiece, codes: Memory, run: range) -> None:
             tile = self._column_tile(piece, codes, matrix, run)
             y.addmm_(tokens[:, run.start : run.stop], tile.t())
 
         self._each(pieces, n_rows * _FLOAT32_BYTES, product)
         return y
 
-    def _dense(self, x: torch.Tensor, pieces: tuple[Piece, ...]) -> torch.Tensor:
+    def _dense(self, x: torch.Tensor, pieces: tuple[WeightPiece, ...]) -> torch.Tensor:
         """The product with stored floats, in x's dtype."""
         n_rows, n_columns = pieces[0].record.matrix_shape
         y = x.new_empty(len(x), n_rows)
 
-        def product(piece: Piece, values: Memory, rows: range) -> None:
+        def product(piece: WeightPiece, values: Memory, rows: range) -> None:
             y[:, rows.start : rows.stop] = linear(
                 x, self._row_tile(piece, values, None, rows=rows, dtype=x.dtype)
             )
@@ -182,9 +182,9 @@ class Products:
 
     def _each(
         self,
-        pieces: tuple[Piece, ...],
+        pieces: tuple[WeightPiece, ...],
         channel_bytes: int | None,
-        product: Callable[[Piece, Memory, range], None],
+        product: Callable[[WeightPiece, Memory, range], None],
     ) -> None:
         """Give `product` piece by piece to the device, in tiles of channels of so many bytes as the workspace holds."""
         for piece in pieces:
@@ -202,7 +202,7 @@ class Products:
                     self.device.enqueue(Queue.COMPUTE, work, partial(product, piece, stored, run))
 
     def _row_tile(
-        self, piece: Piece, codes: Memory, matrix: Matrix | None, rows: range, dtype: torch.dtype
+        self, piece: WeightPiece, codes: Memory, matrix: Matrix | None, rows: range, dtype: torch.dtype
     ) -> torch.Tensor:
         """Stored rows, [rows, columns] of `dtype`: in the workspace, or for dense ones of that dtype where they are."""
         n_columns = piece.record.matrix_shape[1]
@@ -217,7 +217,7 @@ class Products:
         )
         return tile
 
-    def _column_tile(self, piece: Piece, codes: Memory, matrix: Matrix, run: range) -> torch.Tensor:
+    def _column_tile(self, piece: WeightPiece, codes: Memory, matrix: Matrix, run: range) -> torch.Tensor:
         """Stored columns, float32 [rows, columns], in the workspace."""
         n_rows = matrix.shape[0]
         tile = self._tile((n_rows, len(run)), torch.float32)

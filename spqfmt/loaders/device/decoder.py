@@ -72,7 +72,9 @@ class Decoder:
         key = (id(shipment), sent.address, out.address)
         prepared = self._prepared.get(key)
         if prepared is None:
-            prepared = self._prepared[key] = self._prepare(shipment, sent, out, word, tables, scratch)
+            prepared = self._prepared[key] = self._prepare(
+                shipment, sent, out, word=word, tables=tables, scratch=scratch
+            )
         try:
             for decode in prepared:
                 decode()

@@ -18,7 +18,7 @@ from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels
 from spqfmt.kernels.device.prepared import ALIGNMENT, Product
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES
 from spqfmt.loaders.device.cuda import told
-from spqfmt.loaders.device.pieces import Piece
+from spqfmt.loaders.device.pieces import WeightPiece
 from spqfmt.loaders.device.seam import Device, Memory, Queue, Work
 from spqfmt.loaders.device.sides import DeviceSides
 from spqfmt.loaders.packed.weights import DirectProduct
@@ -28,7 +28,7 @@ LookUp = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Engine:
+class DirectEngine:
     """What calls of one model have in common. `hold` gives the decoded bytes of a group until another one is held."""
 
     device: Device
@@ -41,7 +41,7 @@ class Engine:
 class _Codes:
     """The codes of one piece, where they are now; `work` is what a watched device is told of a product with them."""
 
-    def __init__(self, piece: Piece, engine: Engine) -> None:
+    def __init__(self, piece: WeightPiece, engine: DirectEngine) -> None:
         self._piece, self._hold = piece, engine.hold
         self._known: dict[int, tuple[torch.Tensor, Work]] = {}
         self._stays = None if piece.home is None else self._of(piece.home)
@@ -61,7 +61,9 @@ class _Codes:
         return memory.tensor, Work(f"compute {self._piece.name}", (memory,), (), amounts)
 
 
-def direct_product(pieces: tuple[Piece, ...], sides: DeviceSides, engine: Engine) -> DirectProduct | None:
+def direct_product(
+    pieces: tuple[WeightPiece, ...], sides: DeviceSides, engine: DirectEngine
+) -> DirectProduct | None:
     """`x` [..., columns] of up to MAX_TOKENS tokens in the model's dtype times a matrix, plus bias: in x's dtype.
 
     None: the matrix is not such. The call gives None where gradients are wanted, under autocast, and for other inputs.
@@ -109,7 +111,7 @@ _Launch = Callable[[torch.Tensor, torch.Tensor, int, torch.Tensor | None], torch
 
 
 def _coded(
-    pieces: tuple[Piece, ...], codes: list[_Codes], sides: DeviceSides, engine: Engine
+    pieces: tuple[WeightPiece, ...], codes: list[_Codes], sides: DeviceSides, engine: DirectEngine
 ) -> _Launch | None:
     matrix = sides.matrix
     assert matrix is not None
@@ -150,7 +152,7 @@ def _coded(
     return launch
 
 
-def _dense(pieces: tuple[Piece, ...], codes: list[_Codes], engine: Engine) -> _Launch | None:
+def _dense(pieces: tuple[WeightPiece, ...], codes: list[_Codes], engine: DirectEngine) -> _Launch | None:
     """torch's product with weights that are all together and of the model's dtype."""
     if len(pieces) > 1 or TORCH_DTYPES[pieces[0].dtype] is not engine.dtype:
         return None
@@ -166,7 +168,7 @@ def _dense(pieces: tuple[Piece, ...], codes: list[_Codes], engine: Engine) -> _L
     return launch
 
 
-def look_up(pieces: tuple[Piece, ...], sides: DeviceSides, engine: Engine) -> LookUp | None:
+def look_up(pieces: tuple[WeightPiece, ...], sides: DeviceSides, engine: DirectEngine) -> LookUp | None:
     """Rows by number of a matrix that stays decoded on the device; None for any other."""
     if len(pieces) > 1 or pieces[0].home is None:
         return None

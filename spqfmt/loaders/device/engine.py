@@ -13,9 +13,9 @@ from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.loaders.device.compute import Products
 from spqfmt.loaders.device.decoder import Decoder
-from spqfmt.loaders.device.direct import Engine, LookUp, direct_product, look_up
+from spqfmt.loaders.device.direct import DirectEngine, LookUp, direct_product, look_up
 from spqfmt.loaders.device.group_shipping import GroupShipment
-from spqfmt.loaders.device.pieces import Piece
+from spqfmt.loaders.device.pieces import WeightPiece
 from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Device, Memory
 from spqfmt.loaders.device.sides import DeviceSides, device_side_bytes, put_sides
@@ -77,7 +77,9 @@ class DeviceWeights:
             self._pieces = self._pipeline.pieces
             self._products = Products(device, decoder.kernels, self._lend, workspace)
             self._lock = lock_held_over_forks()
-            self._direct = Engine(device, decoder.kernels, dtype, self._hold, self._lock)
+            self._direct = DirectEngine(
+                device=device, kernels=decoder.kernels, dtype=dtype, hold=self._hold, lock=self._lock
+            )
             self._look_ups: dict[str, LookUp | None] = {}
             self._pipeline.load()
             self._finalizer = weakref.finalize(self, stack.pop_all().close)
@@ -168,7 +170,7 @@ class DeviceWeights:
         return out
 
     @contextmanager
-    def _lend(self, piece: Piece) -> Iterator[Memory]:
+    def _lend(self, piece: WeightPiece) -> Iterator[Memory]:
         if piece.home is not None:
             yield piece.home
             return

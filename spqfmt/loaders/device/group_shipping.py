@@ -29,7 +29,7 @@ class Decoding(NamedTuple):
     zstd: tuple[ZstdFrames, ...]
 
 
-class Place(NamedTuple):
+class PartPlace(NamedTuple):
     """Where a part's bytes begin: of what is sent, of what is decoded, of the scratch memory."""
 
     sent: int
@@ -49,7 +49,7 @@ class GroupShipment:
             [aligned(part.scratch_bytes) for part in parts],
         )
         begins = [list(accumulate(size, initial=0)) for size in sizes]
-        self.places = tuple(map(Place, *(begin[:-1] for begin in begins)))
+        self.places = tuple(map(PartPlace, *(begin[:-1] for begin in begins)))
         self.payload_bytes, self.decoded_bytes, self.scratch_bytes = (begin[-1] for begin in begins)
         self.decodings: tuple[Decoding, Decoding] | None = None
         """To the decoded bytes, and to the scratch memory; there once headers were seen."""
@@ -111,7 +111,7 @@ class GroupShipment:
         shipment, place = self.shipments[number], self.places[number]
         to = place.scratch if shipment.part.merges else place.decoded
         target = out[place.sent : place.sent + shipment.payload_bytes]
-        return shipment.fill(stored, target, path, place.sent, to, known=self.decodings is not None)
+        return shipment.fill(stored, target, path, at=place.sent, out_at=to, known=self.decodings is not None)
 
     def finish(self, jobs: Sequence[Jobs], out: Bytes, path: Path) -> None:
         """Put the records behind the parts, whose `jobs` these are unless they were known already."""

@@ -12,7 +12,7 @@ from spqfmt.residency.parts import channels
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class WeightPiece:
     """Channels `first` to `stop`, at `offset` of a group's decoded bytes; `home`: where they stay, if they do.
 
     `dtype` is that of the stored stream.
@@ -40,13 +40,13 @@ class Piece:
 
 def pieces_of(
     shipments: Sequence[GroupShipment], homes: Mapping[int, Memory], region: Memory
-) -> dict[str, tuple[Piece, ...]]:
+) -> dict[str, tuple[WeightPiece, ...]]:
     """The pieces of each tensor, in order. `homes`: where groups are decoded for good, in one `region` of memory."""
-    found: dict[str, list[Piece]] = {}
+    found: dict[str, list[WeightPiece]] = {}
     for number, shipment in enumerate(shipments):
         home = homes.get(number)
         for part, place in zip(shipment.parts, shipment.places, strict=True):
-            piece = Piece(
+            piece = WeightPiece(
                 record=part.record,
                 dtype=part.dtype,
                 first=part.first,
@@ -65,7 +65,7 @@ def pieces_of(
     return {name: tuple(own) for name, own in found.items()}
 
 
-def _joined(one: Piece, other: Piece, region: Memory) -> Piece | None:
+def _joined(one: WeightPiece, other: WeightPiece, region: Memory) -> WeightPiece | None:
     """Both as one; None where they do not lie side by side."""
     n_bytes = one.decoded_bytes + other.decoded_bytes
     home: Memory | None = None
@@ -75,7 +75,7 @@ def _joined(one: Piece, other: Piece, region: Memory) -> Piece | None:
         home = region.part(one.home.address - region.address, n_bytes)
     elif one.group != other.group or one.offset + one.decoded_bytes != other.offset:
         return None
-    return Piece(
+    return WeightPiece(
         record=one.record,
         dtype=one.dtype,
         first=one.first,

@@ -21,7 +21,7 @@ from spqfmt.errors import BackendError, FormatError, SpqError
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.holdings import Holdings
-from spqfmt.loaders.device.pieces import Piece, pieces_of
+from spqfmt.loaders.device.pieces import WeightPiece, pieces_of
 from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work, copy_bytes
 from spqfmt.loaders.foreseen import Foreseen, Slot, SlotState
 from spqfmt.residency.plan import Plan
@@ -81,7 +81,7 @@ class Pipeline:
         return self._held.n_host_bytes
 
     @property
-    def pieces(self) -> dict[str, tuple[Piece, ...]]:
+    def pieces(self) -> dict[str, tuple[WeightPiece, ...]]:
         """What products are launched with, by the tensor's name."""
         return pieces_of(self._shipments, self._decoded, self._held.memory)
 

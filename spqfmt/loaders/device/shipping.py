@@ -122,7 +122,7 @@ class Shipment:
         for number, (src, size, _, crc32, _, _) in enumerate(self.part.jobs.tolist()):
             try:
                 check(stored[src : src + size], crc32)
-                self._place(number, stored[src : src + size], out, (at, out_at), found, known=known)
+                self._place(number, stored[src : src + size], out, (at, out_at), found=found, known=known)
             except FormatError as error:
                 self.blame(error, path, number)
                 raise
