@@ -143,6 +143,32 @@ def root_mean_square(
     n_threads: int,
     /,
 ) -> None: ...
+def attend(
+    q: int,
+    float_type: int,
+    keys: int,
+    key_text: int,
+    key_head: int,
+    key_token: int,
+    values: int,
+    value_text: int,
+    value_head: int,
+    value_token: int,
+    n_texts: int,
+    n_heads: int,
+    n_shared: int,
+    n_tokens: int,
+    key_size: int,
+    value_size: int,
+    scale: float,
+    y: int,
+    n_threads: int,
+    /,
+) -> None: ...
+def rotate(
+    x: int, float_type: int, n_tokens: int, n_heads: int, size: int, cos: int, sin: int, rotary: int, /
+) -> None: ...
+def gate_values(gate: int, up: int, float_type: int, form: int, n: int, /) -> None: ...
 def choose_codes(
     weights: _Buffer,
     n_rows: int,

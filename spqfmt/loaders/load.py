@@ -26,9 +26,9 @@ from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import device_side_bytes
 from spqfmt.loaders.packed.compiled import number_of
 from spqfmt.loaders.packed.engine import HostWeights
+from spqfmt.loaders.packed.fused import fuse
 from spqfmt.loaders.packed.install import Packable, inventory_of, replace, replace_experts
 from spqfmt.loaders.packed.modules import Packed
-from spqfmt.loaders.packed.norms import fuse_norms
 from spqfmt.loaders.packed.options import Packing, check_dtype
 from spqfmt.loaders.packed.saving import LoadedFrom
 from spqfmt.loaders.packed.shares import n_float_numbers, share_places
@@ -286,5 +286,5 @@ def attach(model: Any, model_class: Any, engine: Weights, files: Sequence[Path])
             has_codes |= module.record.scheme != "dense"
     # What a lossless file gives on the CPU is what its source gives, to the bit.
     if has_codes and isinstance(engine, HostWeights):
-        fuse_norms(model)
+        fuse(model)
     model.packed_weights, model.packed_origin = engine, LoadedFrom(files, model)

@@ -9,6 +9,7 @@ void bind_dequantize(nanobind::module_& m);
 void bind_json(nanobind::module_& m);
 void bind_multiply(nanobind::module_& m);
 void bind_narrow(nanobind::module_& m);
+void bind_attention(nanobind::module_& m);
 void bind_norm(nanobind::module_& m);
 void bind_rate(nanobind::module_& m);
 

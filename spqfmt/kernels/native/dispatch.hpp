@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "attention.hpp"
 #include "crc32.hpp"
 #include "decoder.hpp"
 #include "dequantize.hpp"
@@ -28,6 +29,7 @@ struct Kernels {
   GroupedRows grouped_rows;
   const MultiplyKernels* multiply;
   const IntegerKernels* integers;
+  const TokenKernels* token;
 };
 
 // The kernels in use by the calling thread.

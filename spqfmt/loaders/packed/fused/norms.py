@@ -4,25 +4,21 @@ torch computes such a norm by six operations, of which each takes as long as the
 class is known by its name: a module is taken for a norm by what it makes of some numbers (decision 0049).
 """
 
-import os
 from collections.abc import Iterator
-from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.norm import root_mean_square
+from spqfmt.loaders.packed.fused.classes import ERRORS, stand_in_front
 from spqfmt.loaders.schemes.matrix import FEW_TOKENS, TYPES
 
-SWITCH: Final = "SPQFMT_FUSE"
-"""The environment variable that leaves norms to torch where it is 0."""
 _SCALES = (1.0, 0.0, 1e-4, 1e-3, 30.0, 400.0)
 """Sizes of the tokens that a module is tried with: the epsilon counts in the small ones."""
 
 _PLAIN = (nn.Parameter, torch.Tensor)
-_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class Form(NamedTuple):
@@ -35,9 +31,7 @@ class Form(NamedTuple):
 
 
 def fuse_norms(model: nn.Module) -> int:
-    """Let modules that are such norms compute natively from now on, unless SPQFMT_FUSE is 0. How many there are."""
-    if os.environ.get(SWITCH) == "0":
-        return 0
+    """Let modules that are such norms compute natively from now on, and say how many."""
     found = 0
     forms: dict[tuple[Any, ...], Form | None] = {}
     for module in model.modules():
@@ -47,9 +41,7 @@ def fuse_norms(model: nn.Module) -> int:
             forms[kind] = _form(module)
         form = forms[kind]
         if form is not None:
-            kind_of: Any = type(module)
-            module.__class__ = _fused(kind_of)
-            vars(module)["_form"] = form
+            stand_in_front(module, _Fused, form)
             found += 1
     return found
 
@@ -96,13 +88,6 @@ class _Fused(nn.Module):
         return super().forward(*given, **named)
 
 
-@cache
-def _fused(kind: Any) -> Any:
-    """A class that goes by the name of `kind`, and is a subclass of it."""
-    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    return type(kind.__name__, (_Fused, kind), names)
-
-
 def _kind(module: nn.Module) -> tuple[Any, ...] | None:
     """What modules have alike that compute alike, but for their weights; None for what cannot be such a norm."""
     parameters = list(module.named_parameters())
@@ -132,7 +117,7 @@ def _form(module: nn.Module) -> Form | None:
         x = tokens.to(dtype)
         try:
             y = torch.func.functional_call(module, {name: weight}, (x,))
-        except _ERRORS:  # of a module that is none, called like one
+        except ERRORS:  # of a module that is none, called like one
             return None
         if type(y) is not torch.Tensor or y.dtype is not dtype or y.shape != x.shape:
             return None

@@ -1,0 +1,134 @@
+"""Attention of one token of each text to a cache: rotary positions and attention by a native call each.
+
+For prompts, masks, training, other kinds of attention than torch's own, and whatever else is unusual, the class's own
+forward does it.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from spqfmt.kernels.token_step import MOST_OF_HEAD
+from spqfmt.loaders.packed.fused.attention_step import KIND, Form, step
+from spqfmt.loaders.packed.fused.classes import is_only_called, packed_linears, stand_in_front
+from spqfmt.loaders.packed.fused.trial import computes_the_same
+from spqfmt.loaders.schemes.matrix import TYPES
+
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+_OUTPUTS = ("o_proj", "out_proj")
+_NORMS = ("q_norm", "k_norm")
+_TAKEN = frozenset({"hidden_states", "position_embeddings", "attention_mask", "past_key_values"})
+_IDLE = frozenset({"position_ids", "cache_position", "use_cache"})
+"""What attention is given, and does not use for one token: with positions that are far away, too (`trial`)."""
+_FALSE = frozenset({"output_attentions", "output_hidden_states", "return_dict"})
+
+
+def fuse_attentions(model: nn.Module) -> int:
+    """Take over such attentions, and say how many."""
+    found = 0
+    for module in model.modules():
+        if isinstance(module, Fused):
+            continue
+        for form in _candidates(module):
+            if computes_the_same(module, form):
+                stand_in_front(module, Fused, form)
+                found += 1
+                break
+    return found
+
+
+class Fused(nn.Module):
+    """What stands in front of the class of an attention."""
+
+    _form: Form
+    config: Any
+    layer_idx: int
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """What the class does, and for one token of each text to a cache by native calls."""
+        if not given and not torch.compiler.is_compiling() and not self.training and _is_plain(self, named):
+            y = step(self, self._form, named)
+            if y is not None:
+                return y, None
+        return super().forward(*given, **named)
+
+
+def _is_plain(module: Fused, named: dict[str, Any]) -> bool:
+    x = named.get("hidden_states")
+    if (
+        type(x) is not torch.Tensor
+        or x.dim() != 3
+        or x.shape[1] != 1
+        or x.dtype not in TYPES
+        or named.get("attention_mask") is not None
+        or named.get("past_key_values") is None
+        or getattr(module.config, "_attn_implementation", None) != KIND
+    ):
+        return False
+    for name, value in named.items():
+        if name not in _TAKEN and name not in _IDLE and (name not in _FALSE or value):
+            return False
+    return is_only_called(module, module._form.children)
+
+
+def _candidates(module: nn.Module) -> Iterator[Form]:
+    """Forms that a module could have by its layers and numbers."""
+    linears = packed_linears(module, _PROJECTIONS)
+    if linears is None:
+        return
+    q, k, v = linears.values()
+    outputs = [found for name in _OUTPUTS if (found := packed_linears(module, (name,)))]
+    if len(outputs) != 1 or not isinstance(getattr(module, "layer_idx", None), int):
+        return
+    (o,) = outputs[0].values()
+    norms = _norms(module)
+    others = set(module._modules) - {*linears, *outputs[0], *(_NORMS if norms else ())}
+    if any(True for name in others for _ in module.get_submodule(name).parameters()):
+        return
+    size = getattr(module, "head_dim", None)
+    if (
+        not isinstance(size, int)
+        or not 0 < size <= MOST_OF_HEAD
+        or q.out_features % size
+        or k.out_features % size
+    ):
+        return
+    n_heads, n_queries = k.out_features // size, q.out_features // size
+    if n_queries % n_heads or v.out_features % n_heads:
+        return
+    value_size = v.out_features // n_heads
+    if value_size > MOST_OF_HEAD or o.in_features != n_queries * value_size:
+        return
+    scales = {value for value in vars(module).values() if isinstance(value, float)} | {size**-0.5}
+    numbers = {value for value in vars(module).values() if type(value) is int}
+    rotaries = {number for number in numbers if number <= size and number % 2 == 0} | {0, size - size % 2}
+    for scale in sorted(scales, key=lambda value: (value != getattr(module, "scaling", None), value)):
+        for rotary in sorted(rotaries, reverse=True):
+            yield Form(
+                children={
+                    **linears,
+                    **outputs[0],
+                    **(dict(zip(_NORMS, norms, strict=True)) if norms else {}),
+                },
+                q=q,
+                k=k,
+                v=v,
+                o=o,
+                norms=norms,
+                norms_heads=norms is not None and next(norms[0].parameters()).numel() == size,
+                rotary=rotary,
+                n_heads=n_heads,
+                n_shared=n_queries // n_heads,
+                key_size=size,
+                value_size=value_size,
+                scale=scale,
+            )
+
+
+def _norms(module: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """Norms of queries and keys, each with one parameter of one dimension."""
+    found = [module._modules.get(name) for name in _NORMS]
+    norms = [norm for norm in found if norm is not None and len(list(norm.parameters())) == 1]
+    return (norms[0], norms[1]) if len(norms) == len(_NORMS) else None

@@ -1,0 +1,88 @@
+"""How a module becomes one of a class that stands in front of its own, and when what it calls is only called."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from spqfmt.loaders.packed.modules import PackedLinear
+
+ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What modules raise that were tried for something that they are not."""
+
+
+def stand_in_front(module: nn.Module, front: Any, form: Any) -> None:
+    """Make `module` one of the class `front` and its own, by the same name, with `form` as what it computes."""
+    own: Any = type(module)
+    module.__class__ = _class_of(front, own)
+    vars(module)["_form"] = form
+
+
+@cache
+def _class_of(front: Any, own: Any) -> Any:
+    names = {"__module__": own.__module__, "__qualname__": own.__qualname__}
+    return type(own.__name__, (front, own), names)
+
+
+def is_only_called(parent: nn.Module, children: Mapping[str, nn.Module]) -> bool:
+    """Whether calling these children of `parent` is calling their class's forward: no hooks, and none was replaced."""
+    own = parent._modules
+    for name, child in children.items():
+        if (
+            own.get(name) is not child
+            or child._forward_hooks
+            or child._forward_pre_hooks
+            or child._backward_hooks
+            or child._backward_pre_hooks
+            or "forward" in child.__dict__
+        ):
+            return False
+    return not _has_global_hooks()
+
+
+def _has_global_hooks() -> bool:
+    has: bool = nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    return has
+
+
+Fake = Callable[[torch.Tensor, nn.Parameter | None], torch.Tensor]
+"""(x, bias): what stands for a product while a module is tried."""
+
+
+def packed_linears(module: nn.Module, names: tuple[str, ...]) -> dict[str, PackedLinear] | None:
+    """Children by these names, which are packed; None where one is not."""
+    found = {}
+    for name in names:
+        child = module._modules.get(name)
+        if type(child) is not PackedLinear:
+            return None
+        found[name] = child
+    return found
+
+
+def multiplied(linear: PackedLinear, x: torch.Tensor) -> torch.Tensor:
+    """What a layer that is only called gives, by one native call where that can be."""
+    direct = linear._direct
+    y = None if direct is None else direct(x, linear.bias)
+    return linear.forward(x) if y is None else y
+
+
+def wants_more(x: torch.Tensor) -> bool:
+    """Whether an input wants more than values: gradients, or autocast's dtypes."""
+    return torch.is_autocast_enabled("cpu") or (torch.is_grad_enabled() and x.requires_grad)
+
+
+@contextlib.contextmanager
+def instead_of_products(linears: Mapping[str, PackedLinear], fakes: Mapping[str, Fake]) -> Iterator[None]:
+    """Let layers give what `fakes` do: a module is tried without a product, with numbers of any size."""
+    kept = {name: linear._direct for name, linear in linears.items()}
+    try:
+        for name, linear in linears.items():
+            linear._direct = fakes[name]
+        yield
+    finally:
+        for name, linear in linears.items():
+            linear._direct = kept[name]

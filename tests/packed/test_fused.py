@@ -1,0 +1,239 @@
+"""Which attentions and gated networks are taken over for single tokens, and that they compute what they did."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import transformers
+from torch import nn
+from transformers import DynamicCache
+
+import spqfmt
+from spqfmt.loaders.packed.fused import SWITCH
+from spqfmt.loaders.packed.fused.attentions import Fused
+from spqfmt.loaders.packed.fused.trial import computes_the_same
+
+BASE = dict(tiny._LLAMA)
+HEADS = {"head_dim": 24}
+# Family: its config, and how many of its two layers' attentions and networks are taken.
+FAMILIES: dict[str, tuple[str, dict[str, Any], int, int]] = {
+    "llama": ("LlamaConfig", {}, 2, 2),
+    "heads of another size": ("LlamaConfig", HEADS | {"attention_bias": True, "mlp_bias": True}, 2, 2),
+    "qwen2": ("Qwen2Config", {}, 2, 2),
+    "qwen3, norms of heads": ("Qwen3Config", HEADS, 2, 2),
+    "olmo2, norms of all": ("Olmo2Config", {}, 2, 2),
+    "gemma, GELU": ("GemmaConfig", HEADS | {"num_key_value_heads": 1}, 2, 2),
+    "granite, a scale of its own": ("GraniteConfig", {"attention_multiplier": 0.4}, 2, 2),
+    "smollm3, a layer without positions": ("SmolLM3Config", {"no_rope_layers": [1, 0]}, 2, 2),
+    "stablelm, part of a head rotated": ("StableLmConfig", {"partial_rotary_factor": 0.5}, 2, 2),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 2, "num_experts_per_tok": 1}, 2, 0),
+    "gemma2, capped scores": ("Gemma2Config", HEADS | {"attn_logit_softcapping": 30.0}, 0, 2),
+    "cohere, turns neighbours": ("CohereConfig", {}, 0, 2),
+    "phi3, merged": ("Phi3Config", {}, 0, 0),
+}
+
+
+def packed(folder: Path, config: Any) -> Path:
+    with torch.random.fork_rng(devices=[]), tiny.quiet():
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(config).bfloat16()
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.3)
+        model.save_pretrained(folder)
+    spqfmt.pack(folder, folder / "m.spq", method="rtn")
+    return folder / "m.spq"
+
+
+def both(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    fused, _ = spqfmt.load_model(path, packed=True)
+    with monkeypatch.context() as patch:
+        patch.setenv(SWITCH, "0")
+        plain, _ = spqfmt.load_model(path, packed=True)
+    return fused, plain
+
+
+def logits(model: Any, n_texts: int = 2, **options: Any) -> torch.Tensor:
+    """Of a prompt, and of some tokens after it one by one: [texts, tokens, vocabulary]."""
+    ids = torch.arange(n_texts * 12).view(n_texts, 12) % 200 + 3
+    cache = DynamicCache(config=model.config)
+    parts = ids[:, :6], *(ids[:, i : i + 1] for i in range(6, 12))
+    with torch.inference_mode():
+        return torch.cat([model(part, past_key_values=cache, **options).logits.float() for part in parts], 1)
+
+
+def taken(model: nn.Module) -> Counter[str]:
+    return Counter(
+        type(module).__mro__[1].__module__.rpartition(".")[2]
+        for module in model.modules()
+        if hasattr(module, "_form")
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_computes_what_it_did(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, changed, n_attentions, n_gates = FAMILIES[family]
+    fused, plain = both(packed(tmp_path, getattr(transformers, name)(**BASE | changed)), monkeypatch)
+    assert not taken(plain)
+    assert (taken(fused)["attentions"], taken(fused)["gates"]) == (n_attentions, n_gates)
+    found, expected = logits(fused), logits(plain)
+    assert (found - expected).abs().max() <= 0.03 * expected.abs().max()
+    probabilities = expected.log_softmax(-1)
+    assert (probabilities.exp() * (probabilities - found.log_softmax(-1))).sum(-1).mean() < 1e-4
+
+
+@pytest.fixture(scope="module")
+def llamas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("llama")
+        return both(packed(folder, transformers.LlamaConfig(**BASE | {"sliding_window": 8})), patch)
+
+
+def count_steps(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Calls of `step`, which single tokens of attentions that are taken over go through."""
+    from spqfmt.loaders.packed.fused import attentions
+
+    calls: list[Any] = []
+    real = attentions.step
+
+    def step(module: Any, form: Any, named: Any) -> Any:
+        calls.append(module)
+        return real(module, form, named)
+
+    monkeypatch.setattr(attentions, "step", step)
+    return calls
+
+
+def test_single_tokens_of_texts_without_padding_are_steps(
+    llamas: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused, _ = llamas
+    calls = count_steps(fused, monkeypatch)
+    logits(fused)
+    assert len(calls) == 2 * 6
+    ids = torch.tensor([[5, 6, 7, 8]])
+    calls.clear()
+    fused.generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert len(calls) == 2 * 3
+
+
+def test_padding_is_for_torch(llamas: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    fused, plain = llamas
+    calls = count_steps(fused, monkeypatch)
+    ids = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 10]])
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    options = {"attention_mask": mask, "max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(fused.generate(ids, **options), plain.generate(ids, **options))
+    assert not calls
+
+
+def test_what_is_hooked_or_replaced_is_called(llamas: tuple[Any, Any]) -> None:
+    fused, _ = llamas
+    before = logits(fused)
+    seen = []
+    layer = fused.model.layers[0]
+    for child in (layer.self_attn.v_proj, layer.mlp.up_proj):
+        hook = child.register_forward_hook(lambda module, given, y: seen.append(module) or y * 2)
+        assert (logits(fused) - before).abs().max() > 0.01
+        assert seen.count(child) == 7
+        hook.remove()
+    own = layer.self_attn.o_proj
+    layer.self_attn.o_proj = nn.Identity()
+    assert (logits(fused) - before).abs().max() > 0.01
+    layer.self_attn.o_proj = own
+    assert torch.equal(logits(fused), before)
+
+
+def test_attentions_are_shown_where_they_are_asked_for(llamas: tuple[Any, Any]) -> None:
+    fused, _ = llamas
+    cache = DynamicCache(config=fused.config)
+    fused.set_attn_implementation("eager")
+    try:
+        with torch.inference_mode():
+            fused(torch.tensor([[5, 6]]), past_key_values=cache)
+            seen = fused(torch.tensor([[7]]), past_key_values=cache, output_attentions=True).attentions
+    finally:
+        fused.set_attn_implementation("sdpa")
+    assert [a.shape for a in seen] == [(1, 4, 1, 3)] * 2
+
+
+def test_gradients_of_a_cache_and_inputs_are_torchs(llamas: tuple[Any, Any]) -> None:
+    fused, plain = llamas
+    gradients = []
+    for model in (fused, plain):
+        x = torch.full((1, 1, 64), 0.1, dtype=torch.bfloat16, requires_grad=True)
+        model(
+            inputs_embeds=x, past_key_values=DynamicCache(config=model.config)
+        ).logits.float().sum().backward()
+        gradients.append(x.grad)
+    assert gradients[0].abs().sum() > 0
+    assert torch.allclose(gradients[0], gradients[1], rtol=0.05, atol=0.05)
+
+
+def changed_class(form_of: Fused, **changes: Any) -> bool:
+    """Whether a trial takes the attention as its form says, after its own class does otherwise."""
+    own = type(form_of).__mro__[2]
+    changed = type("Changed", (own,), changes)
+    kind = type(form_of)
+    form_of.__class__ = changed
+    try:
+        return computes_the_same(form_of, form_of._form)
+    finally:
+        form_of.__class__ = kind
+
+
+def test_a_trial_sees_what_is_done_otherwise(llamas: tuple[Any, Any]) -> None:
+    attention = llamas[0].model.layers[1].self_attn
+    own = type(attention).__mro__[2].forward
+    assert changed_class(attention)
+
+    def capped(self: Any, hidden_states: Any, **named: Any) -> Any:
+        v = self.v_proj
+        y, weights = own(self, hidden_states, **named)
+        assert v is self.v_proj
+        return 30 * torch.tanh(y / 30), weights
+
+    def by_position(self: Any, hidden_states: Any, position_ids: Any = None, **named: Any) -> Any:
+        y, weights = own(self, hidden_states, **named)
+        return y * (1 + position_ids[:, :, None] // 8192), weights
+
+    def scaled(self: Any, hidden_states: Any, **named: Any) -> Any:
+        before, self.scaling = self.scaling, self.scaling * 1.02
+        try:
+            return own(self, hidden_states, **named)
+        finally:
+            self.scaling = before
+
+    def twice(self: Any, hidden_states: Any, past_key_values: Any = None, **named: Any) -> Any:
+        y = own(self, hidden_states, past_key_values=past_key_values, **named)
+        past_key_values.n_updates += 1
+        return y
+
+    def with_weights(self: Any, hidden_states: Any, **named: Any) -> Any:
+        return own(self, hidden_states, **named)[0], torch.ones(1)
+
+    for forward in (capped, by_position, scaled, twice, with_weights):
+        assert not changed_class(attention, forward=forward), forward.__name__
+
+
+def test_a_cache_of_another_kind_is_attended_to(llamas: tuple[Any, Any]) -> None:
+    """What an update gives may be in no order that the native call reads."""
+    fused, plain = llamas
+
+    class Turned(DynamicCache):
+        def update(self, *given: Any, **named: Any) -> Any:
+            return tuple(
+                t.transpose(2, 3).contiguous().transpose(2, 3) for t in super().update(*given, **named)
+            )
+
+    found = []
+    for model in (fused, plain):
+        cache = Turned(config=model.config)
+        with torch.inference_mode():
+            model(torch.tensor([[5, 6, 7]]), past_key_values=cache)
+            found.append(model(torch.tensor([[8]]), past_key_values=cache).logits.float())
+    assert (found[0] - found[1]).abs().max() <= 0.03 * found[1].abs().max()
