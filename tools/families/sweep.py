@@ -146,9 +146,9 @@ def table(results: list[dict[str, Any]]) -> str:
         f"{verdicts['not run']} not run, with transformers {transformers.__version__}. Those whose column of 4 bits is "
         f"not empty have been probed so too, {n_four_bits}; the others with the least ceiling and without loss only.",
         "",
-        "Equal: all weights bit for bit, and outputs up to the order of sums in float32, the same from load to load. A class "
-        "without an answer was not built small: the note says why. Made by `tools/families/sweep.py`; a family that is "
-        "not here was not probed.",
+        "Equal: all weights bit for bit, and outputs up to the order of sums in float32, the same from load to load. A "
+        "class without an answer was not built small: the note says why. Made by `tools/families/sweep.py`; a family "
+        "that is not here was not probed.",
         "",
         "| family | class | decoded | packed | 4 bits | packed layers | note |",
         "|---|---|---|---|---|---:|---|",
