@@ -17,6 +17,7 @@ import transformers
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from spqfmt.loaders.packed.fused.attentions import FusedAttention
 from spqfmt.models.config import quiet_transformers
 
 _ATTENTION = "spqfmt_together"
@@ -73,6 +74,10 @@ def _attend(
     """
     keys, values = getattr(key, _ROWS), getattr(value, _ROWS)
     n_rows, n_heads, _, size = query.shape
+    if isinstance(module, FusedAttention):
+        rows = query.contiguous().split(1)
+        seen = [module.attended(q, keys=keys[i], values=values[i]) for i, q in enumerate(rows)]
+        return torch.cat(seen).view(n_rows, 1, n_heads, -1), None
     if query.dtype == torch.float32 or n_heads == key.shape[1] or query.device.type != "cpu":
         found = [
             sdpa_attention_forward(module, query[i : i + 1], keys[i], values[i], None, **more)[0]

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 import spqfmt
 from spqfmt.loaders.packed.fused import SWITCH
-from spqfmt.loaders.packed.fused.attentions import Fused
+from spqfmt.loaders.packed.fused.attentions import FusedAttention
 from spqfmt.loaders.packed.fused.trial import computes_the_same
 
 BASE = dict(tiny._LLAMA)
@@ -117,7 +117,9 @@ def test_single_tokens_of_texts_without_padding_are_steps(
     assert len(calls) == 2 * 6
     ids = torch.tensor([[5, 6, 7, 8]])
     calls.clear()
-    fused.generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False, pad_token_id=0)
+    fused.generate(
+        ids, max_new_tokens=4, min_new_tokens=4, do_sample=False, pad_token_id=0, tokenizer=object()
+    )
     assert len(calls) == 2 * 3
 
 
@@ -174,7 +176,7 @@ def test_gradients_of_a_cache_and_inputs_are_torchs(llamas: tuple[Any, Any]) -> 
     assert torch.allclose(gradients[0], gradients[1], rtol=0.05, atol=0.05)
 
 
-def changed_class(form_of: Fused, **changes: Any) -> bool:
+def changed_class(form_of: FusedAttention, **changes: Any) -> bool:
     """Whether a trial takes the attention as its form says, after its own class does otherwise."""
     own = type(form_of).__mro__[2]
     changed = type("Changed", (own,), changes)
@@ -220,7 +222,7 @@ def test_a_trial_sees_what_is_done_otherwise(llamas: tuple[Any, Any]) -> None:
         assert not changed_class(attention, forward=forward), forward.__name__
 
 
-def test_a_cache_of_another_kind_is_attended_to(llamas: tuple[Any, Any]) -> None:
+def test_a_cache_of_another_kind_isattended_to(llamas: tuple[Any, Any]) -> None:
     """What an update gives may be in no order that the native call reads."""
     fused, plain = llamas
 

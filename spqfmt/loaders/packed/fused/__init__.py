@@ -1,6 +1,6 @@
 """Modules of a packed model that take fewer calls for a token than torch's operations do, with the same results.
 
-No class is known by its name: a module is taken over where what it computes was tried (decisions 0049 and 0051).
+No class is known by its name: a module is taken over where what it computes was tried (decisions 0049 and 0052).
 """
 
 import os

@@ -16,7 +16,7 @@ KIND = "sdpa"
 """The kind of attention that this is the same as: torch's own."""
 
 
-class Form(NamedTuple):
+class AttentionForm(NamedTuple):
     """What an attention computes for a token, and the children that it calls."""
 
     children: dict[str, nn.Module]
@@ -36,7 +36,7 @@ class Form(NamedTuple):
     scale: float
 
 
-def step(module: Any, form: Form, named: dict[str, Any]) -> torch.Tensor | None:
+def step(module: Any, form: AttentionForm, named: dict[str, Any]) -> torch.Tensor | None:
     """What attention gives for one token of each text, [texts, 1, hidden]; None, and nothing done: it is for torch."""
     x, positions = named["hidden_states"], named.get("position_embeddings")
     dtype, n_texts = x.dtype, x.shape[0]
@@ -75,11 +75,11 @@ def step(module: Any, form: Form, named: dict[str, Any]) -> torch.Tensor | None:
     k = k.view(n_texts, form.n_heads, 1, form.key_size)
     v = v.view(n_texts, form.n_heads, 1, form.value_size)
     keys, values = named["past_key_values"].update(k, v, module.layer_idx)
-    return multiplied(form.o, _attended(module, form, q, keys, values))
+    return multiplied(form.o, attended(module, form, q, keys=keys, values=values))
 
 
-def _attended(
-    module: Any, form: Form, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+def attended(
+    module: Any, form: AttentionForm, q: torch.Tensor, *, keys: torch.Tensor, values: torch.Tensor
 ) -> torch.Tensor:
     """What the heads of `q` see in the cache, [texts, 1, heads * value_size]."""
     n_texts, n_queries = keys.shape[0], form.n_heads * form.n_shared

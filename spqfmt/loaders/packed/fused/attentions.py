@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from spqfmt.kernels.token_step import MOST_OF_HEAD
-from spqfmt.loaders.packed.fused.attention_step import KIND, Form, step
+from spqfmt.loaders.packed.fused.attention_step import KIND, AttentionForm, attended, step
 from spqfmt.loaders.packed.fused.classes import is_only_called, packed_linears, stand_in_front
 from spqfmt.loaders.packed.fused.trial import computes_the_same
 from spqfmt.loaders.schemes.matrix import TYPES
@@ -20,8 +20,9 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _OUTPUTS = ("o_proj", "out_proj")
 _NORMS = ("q_norm", "k_norm")
 _TAKEN = frozenset({"hidden_states", "position_embeddings", "attention_mask", "past_key_values"})
-_IDLE = frozenset({"position_ids", "cache_position", "use_cache"})
-"""What attention is given, and does not use for one token: with positions that are far away, too (`trial`)."""
+_IDLE = frozenset({"position_ids", "cache_position", "use_cache", "tokenizer"})
+"""What attention is given, and does not use for one token: with positions that are far away, too (`trial`). Generation
+hands its tokenizer on to all layers."""
 _FALSE = frozenset({"output_attentions", "output_hidden_states", "return_dict"})
 
 
@@ -29,20 +30,20 @@ def fuse_attentions(model: nn.Module) -> int:
     """Take over such attentions, and say how many."""
     found = 0
     for module in model.modules():
-        if isinstance(module, Fused):
+        if isinstance(module, FusedAttention):
             continue
         for form in _candidates(module):
             if computes_the_same(module, form):
-                stand_in_front(module, Fused, form)
+                stand_in_front(module, FusedAttention, form)
                 found += 1
                 break
     return found
 
 
-class Fused(nn.Module):
+class FusedAttention(nn.Module):
     """What stands in front of the class of an attention."""
 
-    _form: Form
+    _form: AttentionForm
     config: Any
     layer_idx: int
 
@@ -54,8 +55,15 @@ class Fused(nn.Module):
                 return y, None
         return super().forward(*given, **named)
 
+    def attended(self, q: torch.Tensor, *, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """What a token's heads see in a cache, as `forward` has it, before the last layer.
 
-def _is_plain(module: Fused, named: dict[str, Any]) -> bool:
+        [texts, 1, heads * value_size].
+        """
+        return attended(self, self._form, q, keys=keys, values=values)
+
+
+def _is_plain(module: FusedAttention, named: dict[str, Any]) -> bool:
     x = named.get("hidden_states")
     if (
         type(x) is not torch.Tensor
@@ -73,7 +81,7 @@ def _is_plain(module: Fused, named: dict[str, Any]) -> bool:
     return is_only_called(module, module._form.children)
 
 
-def _candidates(module: nn.Module) -> Iterator[Form]:
+def _candidates(module: nn.Module) -> Iterator[AttentionForm]:
     """Forms that a module could have by its layers and numbers."""
     linears = packed_linears(module, _PROJECTIONS)
     if linears is None:
@@ -106,7 +114,7 @@ def _candidates(module: nn.Module) -> Iterator[Form]:
     rotaries = {number for number in numbers if number <= size and number % 2 == 0} | {0, size - size % 2}
     for scale in sorted(scales, key=lambda value: (value != getattr(module, "scaling", None), value)):
         for rotary in sorted(rotaries, reverse=True):
-            yield Form(
+            yield AttentionForm(
                 children={
                     **linears,
                     **outputs[0],

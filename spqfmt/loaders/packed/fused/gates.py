@@ -23,7 +23,7 @@ _N_TRIED = 40
 _SIZES = (0.0, 0.1, 1.0, 4.0)
 
 
-class Form(NamedTuple):
+class GateForm(NamedTuple):
     """y = down(f(gate(x)) * up(x)): the layers by their names in the module, and f as a form of gate_values."""
 
     linears: dict[str, PackedLinear]
@@ -37,16 +37,16 @@ def fuse_gates(model: nn.Module) -> int:
     """Take over such networks, and say how many."""
     found = 0
     for module in model.modules():
-        if not isinstance(module, _Fused) and (form := _form(module)) is not None:
-            stand_in_front(module, _Fused, form)
+        if not isinstance(module, _FusedGate) and (form := _form(module)) is not None:
+            stand_in_front(module, _FusedGate, form)
             found += 1
     return found
 
 
-class _Fused(nn.Module):
+class _FusedGate(nn.Module):
     """What stands in front of the class of a network."""
 
-    _form: Form
+    _form: GateForm
 
     def forward(self, *given: Any, **named: Any) -> Any:
         if len(given) == 1 and not named and not torch.compiler.is_compiling():
@@ -58,7 +58,7 @@ class _Fused(nn.Module):
         return super().forward(*given, **named)
 
 
-def _computed(form: Form, x: torch.Tensor) -> torch.Tensor | None:
+def _computed(form: GateForm, x: torch.Tensor) -> torch.Tensor | None:
     """What the network makes of a few tokens [..., hidden]; None: it is for torch to do."""
     if (
         type(x) is not torch.Tensor
@@ -75,7 +75,7 @@ def _computed(form: Form, x: torch.Tensor) -> torch.Tensor | None:
     return multiplied(form.down, a)
 
 
-def _form(module: nn.Module) -> Form | None:
+def _form(module: nn.Module) -> GateForm | None:
     """What the module computes, by what it makes of the numbers that its layers are said to give."""
     for names in _NAMES:
         linears = packed_linears(module, names)
@@ -88,13 +88,13 @@ def _form(module: nn.Module) -> Form | None:
         if gate.out_features != up.out_features or up.out_features != down.in_features:
             return None
         for function in (SILU, GELU_TANH):
-            form = Form(linears, gate, up, down, function)
+            form = GateForm(linears=linears, gate=gate, up=up, down=down, function=function)
             if all(_is_same(module, form, names, dtype) for dtype in (torch.float32, torch.bfloat16)):
                 return form
     return None
 
 
-def _is_same(module: nn.Module, form: Form, names: tuple[str, str, str], dtype: torch.dtype) -> bool:
+def _is_same(module: nn.Module, form: GateForm, names: tuple[str, str, str], dtype: torch.dtype) -> bool:
     random = torch.Generator().manual_seed(0)
     sizes = torch.tensor(_SIZES)[:, None]
 

@@ -21,7 +21,7 @@ _SCALES = (1.0, 0.0, 1e-4, 1e-3, 30.0, 400.0)
 _PLAIN = (nn.Parameter, torch.Tensor)
 
 
-class Form(NamedTuple):
+class NormForm(NamedTuple):
     """y = (offset + weight) * x / sqrt(mean(x^2) + epsilon); the quotient may be rounded before it is multiplied."""
 
     weight: str
@@ -33,20 +33,20 @@ class Form(NamedTuple):
 def fuse_norms(model: nn.Module) -> int:
     """Let modules that are such norms compute natively from now on, and say how many."""
     found = 0
-    forms: dict[tuple[Any, ...], Form | None] = {}
+    forms: dict[tuple[Any, ...], NormForm | None] = {}
     for module in model.modules():
-        if isinstance(module, _Fused) or (kind := _kind(module)) is None:
+        if isinstance(module, _FusedNorm) or (kind := _kind(module)) is None:
             continue
         if kind not in forms:
             forms[kind] = _form(module)
         form = forms[kind]
         if form is not None:
-            stand_in_front(module, _Fused, form)
+            stand_in_front(module, _FusedNorm, form)
             found += 1
     return found
 
 
-def normed(x: torch.Tensor, weight: torch.Tensor, form: Form) -> torch.Tensor | None:
+def normed(x: torch.Tensor, weight: torch.Tensor, form: NormForm) -> torch.Tensor | None:
     """The norm of `x` [..., columns]; None where torch is to compute it: gradients, autocast, unusual tensors."""
     if (
         type(x) is not torch.Tensor
@@ -73,10 +73,10 @@ def normed(x: torch.Tensor, weight: torch.Tensor, form: Form) -> torch.Tensor | 
     return y
 
 
-class _Fused(nn.Module):
+class _FusedNorm(nn.Module):
     """What stands in front of the class of a norm."""
 
-    _form: Form
+    _form: NormForm
 
     def forward(self, *given: Any, **named: Any) -> Any:
         if len(given) == 1 and not named and not torch.compiler.is_compiling():
@@ -103,7 +103,7 @@ def _kind(module: nn.Module) -> tuple[Any, ...] | None:
     return type(module), name, weight.dtype, weight.shape, numbers
 
 
-def _form(module: nn.Module) -> Form | None:
+def _form(module: nn.Module) -> NormForm | None:
     """What the module computes, by its outputs for random weights and tokens of many sizes; None: no such norm."""
     name, own = next(module.named_parameters())
     dtype = own.dtype
@@ -128,12 +128,12 @@ def _form(module: nn.Module) -> Form | None:
     return None
 
 
-def _candidates(module: nn.Module, name: str) -> Iterator[Form]:
+def _candidates(module: nn.Module, name: str) -> Iterator[NormForm]:
     epsilons = {v for v in vars(module).values() if isinstance(v, float) and 0 <= v < 0.1}
     for epsilon in sorted(epsilons):
         for offset in (0.0, 1.0):
             for rounds_first in (True, False):
-                yield Form(name, epsilon, offset, rounds_first)
+                yield NormForm(name, epsilon, offset, rounds_first)
 
 
 def _is_same(found: torch.Tensor, expected: torch.Tensor) -> bool:

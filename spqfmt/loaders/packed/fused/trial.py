@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spqfmt.loaders.packed.fused.attention_step import Form, step
+from spqfmt.loaders.packed.fused.attention_step import AttentionForm, step
 from spqfmt.loaders.packed.fused.classes import ERRORS, Fake, instead_of_products
 
 _N_TEXTS, _N_BEFORE = 2, 5
@@ -34,7 +34,7 @@ class _Cache:
         return torch.cat([before[0], keys], -2), torch.cat([before[1], values], -2)
 
 
-def computes_the_same(module: nn.Module, form: Form) -> bool:
+def computes_the_same(module: nn.Module, form: AttentionForm) -> bool:
     """Try it in float32, where all but the order of sums is to agree, and in bfloat16 where roundings are."""
     was_training = module.training
     module.eval()
@@ -47,7 +47,7 @@ def computes_the_same(module: nn.Module, form: Form) -> bool:
         module.train(was_training)
 
 
-def _is_same(module: Any, form: Form, dtype: torch.dtype, size: float) -> bool:
+def _is_same(module: Any, form: AttentionForm, dtype: torch.dtype, size: float) -> bool:
     random = torch.Generator().manual_seed(0)
 
     def numbers(*shape: int) -> torch.Tensor:
