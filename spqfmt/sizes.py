@@ -42,6 +42,25 @@ def parse_chunk_alignment(value: int | str | None) -> int | None:
     return None if value is None else int(value)
 
 
+FOR_GPU = "gpu"
+_GPU_BLOCK_LOG2 = 14
+"""Blocks for devices: short enough that one of them takes no longer than the rest of a launch (docs/gpu.md)."""
+_LEAST_BLOCK_LOG2, _LARGEST_BLOCK_LOG2 = 12, 16
+
+
+def parse_block(value: int | str | None) -> int:
+    """The exponent of 2 of a rans block's size, from 4 KiB to 64 KiB; 0 for None. Raises OptionError."""
+    if value is None:
+        return 0
+    if value == FOR_GPU:
+        return _GPU_BLOCK_LOG2
+    n_bytes = n_bytes_of(value)
+    log2 = n_bytes.bit_length() - 1
+    if n_bytes < 1 or n_bytes != 1 << log2 or not _LEAST_BLOCK_LOG2 <= log2 <= _LARGEST_BLOCK_LOG2:
+        raise OptionError(f"block {value}: choose 4KiB, 8KiB, 16KiB, 32KiB or 64KiB")
+    return log2
+
+
 _MOST_RANKS = 1024
 
 

@@ -10,7 +10,7 @@ import click
 from spqfmt.cli.failures import about
 from spqfmt.cli.names import listed, tell_left_out
 from spqfmt.cli.parameters import ALIGNMENT, ALIGNMENT_HELP, RANKS
-from spqfmt.cli.partial import PARTIAL, RATES
+from spqfmt.cli.partial import BLOCK, FOR, PARTIAL, RATES, block_for
 from spqfmt.cli.paths import InputPath, OutputPath
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import printable, ratio, size
@@ -145,6 +145,8 @@ if TYPE_CHECKING:
 )
 @PARTIAL
 @RATES
+@BLOCK
+@FOR
 @click.option(
     "--no-identity",
     is_flag=True,
@@ -178,6 +180,7 @@ def pack(
     quiet: bool,
     as_json: bool,
     resume: bool,
+    machine: str | None,
     **options: str | int | float | Path | None,
 ) -> None:
     """Pack SOURCE into OUT.spq: a model's folder, a pipeline's, an adapter's, a GGUF file, or one file of weights.
@@ -205,9 +208,10 @@ def pack(
     from spqfmt.packing.target import BitsPerWeight
     from spqfmt.quantize.base import KeepingMethod
 
+    options["block"] = block_for(options.get("block"), machine)  # type: ignore[arg-type]  # click has checked it
     checked = pack_options(**options)  # type: ignore[arg-type]  # click has checked the types
     check_name(out)
-    with threads.jobs(jobs), about(source, out):
+    with threads.jobs(jobs), threads.blocks(checked.block_log2), about(source, out):
         model = open_source(source)
         checked = checked.for_source(model)
         model = as_packed(model, checked)

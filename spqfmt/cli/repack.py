@@ -7,7 +7,7 @@ import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import ALIGNMENT, ALIGNMENT_HELP, RANKS, SPQ
-from spqfmt.cli.partial import PARTIAL, RATES
+from spqfmt.cli.partial import BLOCK, FOR, PARTIAL, RATES, block_for
 from spqfmt.cli.paths import OutputPath
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import size
@@ -21,6 +21,8 @@ from spqfmt.rewriting.repack import repack as write_file
 @click.argument("out", type=OutputPath())
 @PARTIAL
 @RATES
+@BLOCK
+@FOR
 @click.option(
     "--codec",
     type=click.Choice(CHOICES),
@@ -45,6 +47,8 @@ def repack(
     out: Path,
     partial: str,
     rates: Path | None,
+    block: str | None,
+    machine: str | None,
     codec: str | None,
     shard_size: str | None,
     chunk_alignment: str | None,
@@ -54,7 +58,7 @@ def repack(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Write FILE to OUT.spq with other chunks compressed, or by another codec. Nothing is quantized again.
+    """Write FILE to OUT.spq with other chunks compressed, by another codec or in other blocks; nothing is quantized.
 
     Chunks that stay as they are are copied. FILE is an .spq file, or the .spq.index.json of a model in shards.
 
@@ -64,6 +68,7 @@ def repack(
     spqfmt repack model.spq faster.spq --partial speed:25ms --rates laptop.json
     spqfmt repack faster.spq whole.spq
     spqfmt repack model.spq shared.spq --ranks 4
+    spqfmt repack model.spq blocks.spq --for gpu
     """
     progress = Bar("repacking", quiet=quiet or as_json)
     with threads.jobs(jobs), about(file, out):
@@ -76,6 +81,7 @@ def repack(
             shard_size=shard_size,
             chunk_alignment=chunk_alignment,
             ranks=ranks,
+            block=block_for(block, machine),
             force=force,
             progress=progress,
         )

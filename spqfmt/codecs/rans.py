@@ -5,7 +5,7 @@ import numpy as np
 from spqfmt import wire
 from spqfmt.codecs.base import HEAD_BYTES, Bytes
 from spqfmt.errors import CorruptError
-from spqfmt.kernels import backend
+from spqfmt.kernels import backend, context
 
 _STATE_BYTES = 4 * wire.RANS_LANES
 _CONSTANT_BYTES = 4
@@ -23,8 +23,8 @@ class RansCodec:
     device_rate = "rans"
 
     def encode(self, raw: Bytes) -> bytes:
-        """A rans chunk; `raw` must not be empty."""
-        return backend.current().rans_encode(raw)
+        """A rans chunk, in blocks as the context in force wants them; `raw` must not be empty."""
+        return backend.current().rans_encode(raw, context.current().block_log2)
 
     def decode(self, stored: Bytes, out: Bytes) -> None:
         """Decode with the backend in use."""

@@ -83,6 +83,11 @@ def jobs(n: int | None) -> using:
     return using(replace(current(), threads=n))
 
 
+def blocks(block_log2: int) -> using:
+    """A context manager: rans chunks are written in blocks of 2**block_log2 symbols; 0 leaves that to the encoder."""
+    return using(replace(current(), block_log2=block_log2))
+
+
 _held: WeakSet[threading.Lock] = WeakSet()
 _holding: list[threading.Lock] = []
 _forks = threading.Lock()

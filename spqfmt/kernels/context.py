@@ -1,4 +1,6 @@
-"""What work is done with: how many threads, which kernels, which rate of reading. Nothing of it changes any bytes.
+"""What work is done with: how many threads, which kernels, which rate of reading; and the blocks that are written.
+
+But for these nothing of it changes any bytes.
 
 A context is a value. The one in force belongs to the thread that set it, and to what spqfmt starts for that thread, not
 to the process. Two models side by side keep those that they were loaded in; a forked child has the forking thread's.
@@ -24,7 +26,7 @@ class Backend:
 
     name: str
     kernels: str
-    rans_encode: Callable[[Buffer], bytes]
+    rans_encode: Callable[[Buffer, int], bytes]
     rans_decode: Callable[[Buffer, Buffer], None]
     device_kernels: str | None = None
     device_zstd: bool = False
@@ -35,12 +37,14 @@ class Context:
     """`threads` at most for what one caller wants, the caller among them; None is the environment's number.
 
     `backend` None is the environment's (spqfmt.kernels.backend). With `read_rate`, bytes a second, plans are made
-    instead of with what reading a file takes here; a low one keeps all in memory that fits.
+    instead of with what reading a file takes here; a low one keeps all in memory that fits. `block_log2`: rans chunks
+    are written in blocks of 2**block_log2 symbols; 0 leaves that to the encoder.
     """
 
     threads: int | None = None
     backend: Backend | None = None
     read_rate: float | None = None
+    block_log2: int = 0
 
 
 _in_force: ContextVar[Context] = ContextVar("spqfmt context", default=Context())  # noqa: B039  # frozen

@@ -18,7 +18,7 @@ from spqfmt.quantize.base import GradedMethod, KeepingMethod, Method, MethodOpti
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.registry import METHODS
 from spqfmt.rewriting.partial import WHOLE, Every, Speed, parse_partial
-from spqfmt.sizes import check_ranks, parse_chunk_alignment, parse_shard_size
+from spqfmt.sizes import check_ranks, parse_block, parse_chunk_alignment, parse_shard_size
 from spqfmt.stand_ins import given_path
 from spqfmt.wire import CHUNK_ALIGNMENT
 
@@ -42,6 +42,8 @@ class PackOptions:
     """Processes that shall each read their part of the layers alone."""
     dequantize: bool = False
     """Whether codes of the source are taken for the values that they stand for."""
+    block_log2: int = 0
+    """Exponent of 2 of the size of rans blocks; 0 leaves it to the encoder."""
     is_asked: bool = True
     """Whether the method was asked for, or a size; a source may call for another one than the default."""
 
@@ -108,6 +110,7 @@ class PackArguments(TypedDict, total=False):
     no_identity: bool | None
     chunk_alignment: int | str | None
     ranks: int | None
+    block: int | str | None
 
 
 # argument -> field of CalibrationOptions
@@ -152,6 +155,10 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
     if name == FITTING:
         target = size or BitsPerWeight(checked.bits_per_weight or 0.0)
         check_coding(codec, compresses_all=rule == WHOLE, shards=shard_bytes is not None)
+        if given.get("block") is not None:
+            raise OptionError(
+                f"method {FITTING} plans sizes with its own blocks; give --block to repack afterwards"
+            )
     return PackOptions(
         method=method,
         method_options=checked,
@@ -164,6 +171,7 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
         chunk_alignment=parse_chunk_alignment(arguments.get("chunk_alignment")) or CHUNK_ALIGNMENT,
         ranks=_ranks(given.get("ranks"), is_fitted=target is not None),
         dequantize=bool(arguments.get("dequantize")),
+        block_log2=parse_block(given.get("block")),
         is_asked="method" in given or size is not None,
     )
 

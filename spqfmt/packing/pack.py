@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.codecs.tasks import Task, submit
-from spqfmt.codecs.threads import bound_torch
+from spqfmt.codecs.threads import blocks, bound_torch
 from spqfmt.container.content import content_of_encoded
 from spqfmt.container.encode import encode_chunk
 from spqfmt.container.output import Output, check_name
@@ -152,7 +152,7 @@ def pack_model(
     output = Output(
         out, plan.segment_alignment, force=force, chunk_alignment=alignment, shard_bytes=options.shard_bytes
     )
-    with output, progress, ExitStack() as stack:
+    with output, progress, blocks(options.block_log2), ExitStack() as stack:
         stack.enter_context(model.blamed())
         progress.start(plan.raw_bytes)
         folder = None
@@ -383,6 +383,7 @@ def _metadata(
         "method": options.method.name,
         "method_options": json.dumps(given, sort_keys=True),
         "codec": options.codec.codec,
+        **({"block_bytes": str(1 << options.block_log2)} if options.block_log2 else {}),
         "writer": f"spqfmt {__version__}",
     }
     return model.stored_facts | more | made

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spqfmt.codecs.registry import CHOICES, unknown_codec
+from spqfmt.codecs.threads import blocks
 from spqfmt.container.model import OpenModel, open_model
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
@@ -19,7 +20,7 @@ from spqfmt.progress import Progress, Silent
 from spqfmt.rewriting.laid import Laid
 from spqfmt.rewriting.partial import Speed, parse_partial
 from spqfmt.rewriting.rewrite import Rewrite
-from spqfmt.sizes import check_ranks, parse_chunk_alignment, parse_shard_size
+from spqfmt.sizes import check_ranks, parse_block, parse_chunk_alignment, parse_shard_size
 from spqfmt.stand_ins import given_path
 from spqfmt.wire import CHUNK_ALIGNMENT
 
@@ -52,6 +53,7 @@ def repack(
     shard_size: int | str | None = None,
     chunk_alignment: int | str | None = None,
     ranks: int | None = None,
+    block: int | str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> RepackReport:
@@ -61,6 +63,7 @@ def repack(
     chunks to the codec that they have. `rates` is a file of decode rates for the rule speed; by default they are
     measured. Shards stay cut where they are unless `shard_size` is given, and chunks begin at such multiples as before
     unless `chunk_alignment` is. With `ranks` layers are stored so that each of so many processes reads its part alone.
+    `block` writes all rans chunks anew, in blocks of that size, such as "16KiB", or "gpu" for what suits devices.
     `out` may be `path` with `force`.
 
     Raises FormatError for the file, OptionError for options that make no sense, EncodeError for a size that cannot be
@@ -72,6 +75,7 @@ def repack(
     rule = parse_partial(partial, rates)
     if codec is not None and codec not in CHOICES:
         raise OptionError(unknown_codec(codec))
+    block_log2 = parse_block(block)
     shard_bytes = parse_shard_size(shard_size)
     n_ranks = check_ranks(ranks) or 1
     if n_ranks > 1 and isinstance(rule, Speed):
@@ -101,7 +105,8 @@ def repack(
             sum(stream.stored_bytes for r in readers for t in r.index.tensors for stream in t.streams)
         )
         shown.stage("choosing chunks")
-        work = Rewrite(readers, rule, codec, _laid_for(model, n_ranks))
+        stack.enter_context(blocks(block_log2))
+        work = Rewrite(readers, rule, codec, _laid_for(model, n_ranks), block_log2=block_log2)
         sealed = work.write(stack.enter_context(output), shown)
         source_bytes = sum(reader.file_bytes for reader in readers)
     return RepackReport(

@@ -60,9 +60,15 @@ class Rewrite:
     """
 
     def __init__(
-        self, readers: Sequence[Reader], rule: Rule, codec: str | None, laid: Laid | None = None
+        self,
+        readers: Sequence[Reader],
+        rule: Rule,
+        codec: str | None,
+        laid: Laid | None = None,
+        block_log2: int = 0,
     ) -> None:
-        """`laid`: tensors that are stored in another order."""
+        """`laid`: tensors that are stored in another order. With `block_log2` no rans chunk stays as it is."""
+        self._block_log2 = block_log2
         self._readers = readers
         self._laid = laid
         self._keeps_codecs = codec is None
@@ -158,6 +164,8 @@ class Rewrite:
                 )
                 output.copy_asset(asset, copies, original.record("assets", number))
         made = {"codec": self._codec, "writer": f"spqfmt {__version__}"}
+        if self._block_log2:
+            made["block_bytes"] = str(1 << self._block_log2)
         metadata = {**self._readers[0].index.metadata, **made}
         return output.finish(
             {}, metadata, self.partial_plan, unknown=unknown_of(originals), sources=originals[0].sources
@@ -215,6 +223,8 @@ class Rewrite:
             return plane.codec == wire.CODEC_RAW
         if plane.codec == wire.CODEC_RAW:
             return False  # perhaps it did not shrink, perhaps it was left out: encoding it tells
+        if self._block_log2 and plane.codec == wire.CODEC_RANS:
+            return False
         if self._keeps_codecs:
             return True
         if codec == AUTO:

@@ -50,6 +50,13 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
     ("verify, a folder", "verify {model}", 2, ["{model}: is a folder", SPQ_ONLY]),
     ("diff, a folder", "diff {good.spq} {model}", 2, ["{model}: is a folder", SPQ_ONLY]),
     ("unpack, a folder", "unpack {model} {dir}/o", 2, ["{model}: is a folder", SPQ_ONLY]),
+    ("repack, no such block", "repack {good.spq} {dir}/o.spq --block 5KiB", 2, ["block 5KiB: choose 4KiB"]),
+    (
+        "repack, block and machine",
+        "repack {good.spq} {dir}/o.spq --block 8KiB --for gpu",
+        2,
+        ["give --block or --for, not both"],
+    ),
     ("repack, a folder", "repack {model} {dir}/o.spq", 2, ["{model}: is a folder", SPQ_ONLY]),
     (
         "plan, a folder",

@@ -91,6 +91,29 @@ def test_repacked_is_what_packing_with_that_plan_gives(
     spqfmt.verify(out)
 
 
+@pytest.mark.parametrize("method", METHODS[:2], ids=str)
+def test_blocks_are_as_large_as_asked_for_packed_and_repacked(
+    make_model: MakeModel, tmp_path: Path, method: dict[str, Any]
+) -> None:
+    usual = packed(make_model(), tmp_path / "usual.spq", **method)
+    again = tmp_path / "again.spq"
+    for block, log2 in (("4KiB", 12), (1 << 13, 13), ("gpu", 14)):
+        asked = packed(make_model(), tmp_path / "asked.spq", **method, block=block)
+        blocks = {
+            stored[2] for codec, _, stored in chunks(asked) if codec == wire.CODEC_RANS and not stored[1]
+        }
+        assert blocks == {log2}
+        assert asked.read_bytes() != usual.read_bytes()
+        spqfmt.repack(usual, again, block=block, force=True)
+        assert again.read_bytes() == asked.read_bytes()
+        spqfmt.verify(again)
+        with spqfmt.open(usual) as one, spqfmt.open(again) as other:
+            assert all(torch.equal(one.read(name), other.read(name)) for name in one)
+    # What was asked for once stays where nothing else is asked for.
+    spqfmt.repack(again, tmp_path / "copy.spq")
+    assert (tmp_path / "copy.spq").read_bytes() == again.read_bytes()
+
+
 def test_tensors_of_shared_streams_and_treated_inputs_keep_their_records(tmp_path: Path) -> None:
     """The frozen files use every feature of the format; what a repacked one restores is what was there."""
     vectors = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
@@ -273,6 +296,11 @@ def test_a_damaged_chunk_is_found_and_nothing_is_written(
         {"codec": "lzma"},
         {"shard_size": 0},
         {"shard_size": "big"},
+        {"block": "2KiB"},
+        {"block": 5000},
+        {"block": "128KiB"},
+        {"block": 0},
+        {"block": "tpu"},
     ],
     ids=str,
 )
