@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+_PIECE_BYTES = 1 << 16
+
 
 @dataclass
 class Site:
@@ -21,6 +23,13 @@ class Site:
     requests: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     delay: float = 0.0
+    """Seconds before a connection is there, and before each answer: what a link takes there and back."""
+    bytes_per_second: float = 0.0
+    """What all connections send together at most; 0 for no bound."""
+    is_fixed: bool = False
+    """Whether the files stay what they are, so that their tags are made once."""
+    sent_bytes: int = 0
+    """Bytes of bodies so far."""
     with_ranges: bool = True
     with_mark: bool = True
     breaks_after: int | None = None
@@ -37,11 +46,37 @@ class Site:
     stalls: bool = False
     moved_to: str = ""
     """What is under /moved is sent on to: this and the rest of its path."""
+    tags: dict[Path, str] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    free_at: float = 0.0
+    """When the link has sent all that it was given."""
+
+    def tag(self, file: Path) -> str:
+        """The file's ETag."""
+        if file not in self.tags or not self.is_fixed:
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))
+            self.tags[file] = f'"{digest.hexdigest()}"'
+        return self.tags[file]
+
+    def pass_link(self, n_bytes: int) -> None:
+        """Wait until the link has room for these bytes."""
+        with self.lock:
+            self.sent_bytes += n_bytes
+            if not self.bytes_per_second:
+                return
+            self.free_at = max(self.free_at, time.monotonic()) + n_bytes / self.bytes_per_second
+            wait = self.free_at - time.monotonic()
+        time.sleep(max(0.0, wait))
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     site: Site
+
+    def setup(self) -> None:
+        super().setup()
+        time.sleep(self.site.delay)
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -64,24 +99,25 @@ class _Handler(BaseHTTPRequestHandler):
         if not file.is_file():
             self._send(404, b"none")
             return
-        data = file.read_bytes()
-        tag = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
+        n_bytes, tag = file.stat().st_size, site.tag(file)
         headers = {"ETag": tag} if site.with_mark else {}
         if site.encoding:
             headers["Content-Encoding"] = site.encoding
         found = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         is_other = self.headers.get("If-Range", tag) != tag
         if found is None or not site.with_ranges or is_other:
-            self._send(200, data, headers)
+            self._send(200, file.read_bytes(), headers)
             return
-        begin = int(found[1]) if found[1] else max(0, len(data) - int(found[2]))
-        end = min(len(data), int(found[2]) + 1) if found[1] and found[2] else len(data)
-        if begin >= len(data):
-            self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+        begin = int(found[1]) if found[1] else max(0, n_bytes - int(found[2]))
+        end = min(n_bytes, int(found[2]) + 1) if found[1] and found[2] else n_bytes
+        if begin >= n_bytes:
+            self._send(416, b"", {"Content-Range": f"bytes */{n_bytes}"})
             return
         begin, end = begin + site.shift, end + site.shift
-        headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data) + site.said_more}"
-        self._send(206, data[begin:end], headers)
+        headers["Content-Range"] = f"bytes {begin}-{end - 1}/{n_bytes + site.said_more}"
+        with file.open("rb") as opened:
+            opened.seek(begin)
+            self._send(206, opened.read(end - begin), headers)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -104,7 +140,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
-        self.wfile.write(body)
+        for begin in range(0, len(body), _PIECE_BYTES):
+            piece = body[begin : begin + _PIECE_BYTES]
+            site.pass_link(len(piece))
+            self.wfile.write(piece)
 
 
 class _Server(ThreadingHTTPServer):

@@ -15,9 +15,11 @@ class RemoteFile(Protocol):
 
     address: Address
     n_bytes: int
+    mark: str
+    """What tells it from what will be at the address later: empty where nothing does, before `tail` too."""
 
     def tail(self, n_bytes: int) -> bytes:
-        """The last bytes of the file, all of a smaller one; makes `n_bytes` known. Called once, first."""
+        """The last bytes of the file, all of a smaller one; makes `n_bytes` and `mark` known. Called once, first."""
 
     def fetch(self, begin: int, end: int, stop: threading.Event) -> bytes:
         """Bytes `begin` to `end`, all of them. Raises RemoteError, also where the file has changed since `tail`.

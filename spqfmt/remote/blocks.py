@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from spqfmt.address import Address
 from spqfmt.errors import RemoteError, TruncatedError
 from spqfmt.remote.base import N_CONNECTIONS, RemoteFile
+from spqfmt.remote.cache import Cache
 
 Bytes: TypeAlias = NDArray[np.uint8]
 
@@ -23,6 +24,8 @@ BLOCK_BYTES = 1 << 20
 N_AHEAD = 8
 N_HELD = 32
 """BlocksAhead in memory at most: those ahead of a few readers."""
+_WORTH_KEEPING = 16
+"""With a cache, reads of more than this part of a block take all of it."""
 _GAP_BYTES = 1 << 16
 _SLOW_LINK = 10e6
 """Bytes a second, taken for the rate of a file of which next to nothing was read."""
@@ -32,16 +35,23 @@ class BlocksAhead:
     """The bytes of a remote file. Thread-safe.
 
     A read is one request of exactly its bytes, unless the tail has them. Once `start_ahead` was called, reads that go
-    on where another one ended take blocks, which are held, and have those behind fetched; so do large ones.
+    on where another one ended take blocks, which are held, and have those behind fetched; so do large ones. With a
+    cache these are smaller, and blocks that it has are not fetched.
     """
 
-    def __init__(self, file: RemoteFile) -> None:
+    def __init__(self, file: RemoteFile, cache: Cache | None = None) -> None:
         self._file = file
         started = time.perf_counter()
         self._tail = file.tail(TAIL_BYTES)
         self._seconds, self._fetched = time.perf_counter() - started, len(self._tail)
         self.n_bytes = file.n_bytes
         self._tail_offset = self.n_bytes - len(self._tail)
+        # Without a mark a file that has changed would look like this one.
+        self._cached = (
+            cache.of_file(str(file.address), file.mark, self.n_bytes, BLOCK_BYTES)
+            if cache is not None and file.mark
+            else None
+        )
         self._is_ahead = False
         self.n_read_bytes = 0
         """Bytes that all threads have asked for since `start_ahead`."""
@@ -107,7 +117,11 @@ class BlocksAhead:
             in_order = self._is_ahead and any(0 <= offset - last <= _GAP_BYTES for last in self._ends)
             self._ends.append(end)
             is_held = offset // BLOCK_BYTES in self._held
-        if not (in_order or is_held or (self._is_ahead and out.size > BLOCK_BYTES)):
+        least = BLOCK_BYTES
+        if self._cached is not None:
+            is_held = is_held or self._cached.has(offset // BLOCK_BYTES)
+            least = BLOCK_BYTES // _WORTH_KEEPING
+        if not (in_order or is_held or (self._is_ahead and out.size > least)):
             out[:] = np.frombuffer(self._fetch(offset, end), np.uint8)
             return
         last = min(-(-end // BLOCK_BYTES) + (N_AHEAD if in_order else 0), -(-self.n_bytes // BLOCK_BYTES))
@@ -147,11 +161,22 @@ class BlocksAhead:
     def _work(self) -> None:
         while (wanted := self._wanted.get()) is not None:
             number, future = wanted
-            begin = number * BLOCK_BYTES
             try:
-                future.set_result(self._fetch(begin, min(begin + BLOCK_BYTES, self.n_bytes)))
+                future.set_result(self._whole_block(number))
             except BaseException as error:  # noqa: BLE001  # raised again by the one who reads the block
                 future.set_exception(error)
+
+    def _whole_block(self, number: int) -> bytes:
+        begin = number * BLOCK_BYTES
+        end = min(begin + BLOCK_BYTES, self.n_bytes)
+        if self._cached is None:
+            return self._fetch(begin, end)
+        data = self._cached.get(number, end - begin)
+        if data is None:
+            data = self._fetch(begin, end)
+            if len(data) == end - begin:
+                self._cached.put(number, data)
+        return data
 
     def _fetch(self, begin: int, end: int) -> bytes:
         if self._stop.is_set():
@@ -165,14 +190,18 @@ class BlocksAhead:
 
 def open_blocks(address: Address) -> BlocksAhead:
     """The bytes at an address. Raises RemoteError, OptionError for a kind of address that nothing reads."""
+    return BlocksAhead(_open(address), Cache.of_environment())
+
+
+def _open(address: Address) -> RemoteFile:
     if address.scheme in {"http", "https"}:
         from spqfmt.remote.web import WebFile
 
-        return BlocksAhead(WebFile(address, address.url))
+        return WebFile(address, address.url)
     if address.scheme == "hf":
         from spqfmt.remote.hub import open_hub
 
-        return BlocksAhead(open_hub(address))
+        return open_hub(address)
     from spqfmt.remote.file_systems import SystemFile
 
-    return BlocksAhead(SystemFile(address))
+    return SystemFile(address)

@@ -34,7 +34,8 @@ class SystemFile:
             raise OptionError(
                 f"{address}: nothing here reads such addresses ({one_sentence(error)})"
             ) from error
-        self._mark = self._marks()
+        self._facts = self._marks()
+        self.mark = repr(sorted(self._facts.items())) if len(self._facts) > 1 else ""
         self._looked = time.monotonic()
 
     def close(self) -> None:
@@ -59,7 +60,7 @@ class SystemFile:
             raise changed(self.address, f"{len(data)} bytes where there were {end - begin}")
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             self._looked = time.monotonic()
-            if self._marks() != self._mark:
+            if self._marks() != self._facts:
                 raise changed(self.address, "its size or date")
         return bytes(data)
 

@@ -48,7 +48,7 @@ class WebFile:
         self.address = address
         self.n_bytes = 0
         self._url, self._more = _without_login(url, dict(headers or {}))
-        self._mark = ""
+        self.mark = ""
         self._pool = _pool(self._url)
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class WebFile:
 
     def _opened(self, response: BaseHTTPResponse, n_bytes: int) -> int:
         """Where the first answer begins; learns size and mark of the file."""
-        self._mark = _mark(response)
+        self.mark = _mark(response)
         if response.status == _NO_RANGE:
             found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if found is not None and found[3] == "0":
@@ -129,8 +129,8 @@ class WebFile:
         import urllib3
 
         headers = {"Range": byte_range, **self._more}
-        if self._mark:
-            headers["If-Range"] = self._mark
+        if self.mark:
+            headers["If-Range"] = self.mark
         if attempt:
             time.sleep(min(_LONGEST_PAUSE, _PAUSE_SECONDS * 2 ** (attempt - 1)))
         try:
@@ -163,9 +163,9 @@ class WebFile:
     def _check_same(self, response: BaseHTTPResponse) -> None:
         """Raise RemoteError where the answer is of another file than the first one."""
         found = _mark(response)
-        if response.status == _PRECONDITION or (self._mark and found and found != self._mark):
+        if response.status == _PRECONDITION or (self.mark and found and found != self.mark):
             raise changed(self.address, "another ETag or date")
-        if response.status == _OK and self._mark:
+        if response.status == _OK and self.mark:
             length = response.headers.get("Content-Length", "")
             if not found or length != str(self.n_bytes):
                 raise changed(self.address, "the server no longer knows the range")

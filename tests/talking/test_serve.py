@@ -1,6 +1,7 @@
 """A served model, asked by OpenAI's own client and by clients that send nonsense or leave."""
 
 import asyncio
+import gc
 import json
 import signal
 import socket
@@ -16,11 +17,13 @@ from typing import Any
 
 import openai
 import pytest
+import serve_rates
 import urllib3
 import uvicorn
 from spq_command import run
 
 from spqfmt.loaders import Sampling, generate
+from spqfmt.loaders.answering import Answering
 from spqfmt.serving.app import MOST_BODY_BYTES, is_loopback, make_app
 from spqfmt.serving.requests import Question, RequestError
 from spqfmt.serving.waiting import Job
@@ -358,3 +361,18 @@ def test_a_port_that_is_taken_is_said_before_loading(talker: Path) -> None:
         done = run("serve", talker, "--port", other.getsockname()[1])
     assert done.code == 2
     assert "nothing can listen there" in done.stderr
+
+
+def test_fifty_clients_lose_nothing(client: openai.OpenAI) -> None:
+    found = serve_rates.crowd(client, seconds=1, n_tokens=6, model="talker")
+    assert found.faults == []
+    assert found.n_answers >= 50
+    assert found.n_tokens == 6 * found.n_answers
+    # The server's own end of the last one may come after the client's.
+    for _ in range(100):
+        gc.collect()
+        held = [o for o in gc.get_objects() if type(o) in {Answering, Job}]
+        if not held:
+            break
+        time.sleep(0.05)
+    assert held == []
