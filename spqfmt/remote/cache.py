@@ -159,7 +159,7 @@ class CachedFile:
         return self._cache.has(self._name(number))
 
     def put(self, number: int, block: bytes) -> None:
-        """Keep a block."""
+        """Keep a block that was fetched."""
         self._cache.put(self._name(number), block)
 
     def _name(self, number: int) -> str:
