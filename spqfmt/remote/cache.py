@@ -97,7 +97,7 @@ class Cache:
         return (self._folder / name).exists()
 
     def put(self, name: str, block: bytes) -> None:
-        """Keep a block, if that can be. Where it fails, as on a full disk, the folder takes no more from this process."""
+        """Keep a block, if that can be. Where it fails, as on a full disk, this process keeps no more."""
         if not self._takes:
             return
         part = self._folder / f"{name}.{os.getpid()}-{threading.get_ident()}.part"
