@@ -75,7 +75,7 @@ def _attend(
     keys, values = getattr(key, _ROWS), getattr(value, _ROWS)
     n_rows, n_heads, _, size = query.shape
     if isinstance(module, FusedAttention):
-        rows = query.contiguous().split(1)
+        rows = [query[i : i + 1].contiguous() for i in range(n_rows)]
         seen = [module.attended(q, keys=keys[i], values=values[i]) for i, q in enumerate(rows)]
         return torch.cat(seen).view(n_rows, 1, n_heads, -1), None
     if query.dtype == torch.float32 or n_heads == key.shape[1] or query.device.type != "cpu":

@@ -176,10 +176,15 @@ inline void add_vectors(const IntCall& call, const IntTile& tile, const IntTileG
   }
 }
 
+#if defined(__AVX512F__)
+// Whether numbers are what is stored.
+inline bool is_stored(const GroupNumbers& numbers) { return numbers.steps == nullptr && numbers.table == nullptr; }
+#endif
+
 // A line's numbers of a tile's groups; there is room for a register more.
 inline void read_numbers_of(const GroupNumbers& numbers, size_t n_groups, size_t line, size_t first, size_t n, float* to) {
 #if defined(__AVX512F__)
-  if (numbers.steps == nullptr && numbers.table == nullptr) {
+  if (is_stored(numbers)) {
     const size_t at = line * n_groups + first;
     for (size_t i = 0; i < n; i += kVectorLanes) _mm512_storeu_ps(to + i, some_numbers(numbers.values, numbers.type, at + i, n - i));
     return;
@@ -188,10 +193,45 @@ inline void read_numbers_of(const GroupNumbers& numbers, size_t n_groups, size_t
   group_numbers(numbers, n_groups, line, first, n, to);
 }
 
+#if defined(__AVX512F__)
+// read_int_groups for numbers that are stored as they are: what a register holds is done with before the next is read.
+template <size_t kR>
+inline void read_plain_groups(const IntCall& call, const IntTile& tile, IntTileGroups& groups) {
+  const GroupNumbers& scales = call.groups.scale;
+  const GroupNumbers& offsets = call.groups.offset;
+  const bool has_offsets = call.groups.kind != GroupOffset::none, is_product = call.groups.kind == GroupOffset::zero_point;
+  const __m512 unit = _mm512_set1_ps(call.integers.unit);
+  const size_t n = tile.n_groups;
+  for (size_t r = 0; r < kR; r++) {
+    const size_t at = line_of(call.groups, call.first_row + tile.row + r) * call.n_groups + tile.first_group;
+    size_t i = 0;
+    for (; i < n; i += kVectorLanes) {
+      const __m512 scale = some_numbers(scales.values, scales.type, at + i, n - i);
+      if (has_offsets) {
+        const __m512 offset = some_numbers(offsets.values, offsets.type, at + i, n - i);
+        const __m512 less = is_product ? _mm512_mul_ps(offset, scale) : offset;
+        _mm512_store_ps(groups.offset[r] + i, offset);
+        _mm512_store_ps(groups.coefficient[r] + i, _mm512_sub_ps(_mm512_setzero_ps(), less));
+      }
+      _mm512_store_ps(groups.scale[r] + i, _mm512_mul_ps(scale, unit));
+    }
+    _mm512_store_ps(groups.scale[r] + i, _mm512_setzero_ps());
+    if (has_offsets && tile.first_group * call.groups.group_size < tile.column) groups.coefficient[r][0] = 0;
+  }
+}
+#endif
+
 // Scales in units of the codes' integers, offsets, and what each group's sum of activations is multiplied by: 0 where an earlier
 // tile did it. Zeros to a register more: those are read, too.
 template <size_t kR>
 inline void read_int_groups(const IntCall& call, const IntTile& tile, IntTileGroups& groups) {
+#if defined(__AVX512F__)
+  const GroupNumbers& offsets = call.groups.offset;
+  if (is_stored(call.groups.scale) && (call.groups.kind == GroupOffset::none || is_stored(offsets))) {
+    read_plain_groups<kR>(call, tile, groups);
+    return;
+  }
+#endif
   const size_t n = tile.n_groups;
   for (size_t r = 0; r < kR; r++) {
     const size_t line = line_of(call.groups, call.first_row + tile.row + r);
