@@ -18,6 +18,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidi
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from spqfmt.loaders.packed.fused.attentions import FusedAttention
+from spqfmt.loaders.packed.fused.cache import make_roomy
 from spqfmt.models.config import quiet_transformers
 
 _ATTENTION = "spqfmt_together"
@@ -36,6 +37,8 @@ class _RowsLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unty
     def __init__(self, rows: Sequence[Any]) -> None:
         super().__init__()
         self._rows = rows
+        for row in rows:
+            make_roomy(row)
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:

@@ -8,6 +8,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.token_step import attend, rotate
+from spqfmt.loaders.packed.fused.cache import make_roomy
 from spqfmt.loaders.packed.fused.classes import multiplied, wants_more
 from spqfmt.loaders.packed.modules import PackedLinear
 from spqfmt.loaders.schemes.matrix import TYPES
@@ -74,7 +75,10 @@ def step(module: Any, form: AttentionForm, named: dict[str, Any]) -> torch.Tenso
         rotate(k.data_ptr(), number, n_texts, form.n_heads, form.key_size, *by)
     k = k.view(n_texts, form.n_heads, 1, form.key_size)
     v = v.view(n_texts, form.n_heads, 1, form.value_size)
-    keys, values = named["past_key_values"].update(k, v, module.layer_idx)
+    cache, layer = named["past_key_values"], module.layer_idx
+    if len(layers := getattr(cache, "layers", ())) > layer:
+        make_roomy(layers[layer])
+    keys, values = cache.update(k, v, layer)
     return multiplied(form.o, attended(module, form, q, keys=keys, values=values))
 
 

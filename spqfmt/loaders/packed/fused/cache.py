@@ -1,0 +1,80 @@
+"""A cache of keys and values with room for tokens to come: appending one copies that one, and not all before it."""
+
+from typing import Any, NamedTuple
+
+import torch
+from transformers.cache_utils import DynamicLayer
+
+_LEAST_ROOM = 16
+"""Tokens; beyond that an eighth of those that are there."""
+
+
+class _Room(NamedTuple):
+    """Memory [texts, heads, tokens with room, size] of a layer, of which `n_tokens` are written."""
+
+    owner: Any
+    keys: torch.Tensor
+    values: torch.Tensor
+    n_tokens: int
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
+    """A growing layer of transformers' whose keys and values are the begin of a room, where nobody's are overwritten.
+
+    Who has kept what they were before, or has a copy of this layer, keeps it as it is: where they are no longer the
+    begin of this layer's own room, all of it written, they move to another.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    _room: _Room | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append `key_states` and `value_states` [texts, heads, tokens, size], and give all."""
+        if key_states.shape[-2] != 1 or not self.is_initialized or not self.keys.numel():
+            found: tuple[torch.Tensor, torch.Tensor] = super().update(
+                key_states, value_states, *args, **kwargs
+            )
+            return found
+        n_tokens = self.keys.shape[-2]
+        room = self._room
+        if room is None or not self._is_in(room, n_tokens):
+            room = self._move(key_states, value_states, n_tokens)
+        room.keys.narrow(2, n_tokens, 1).copy_(key_states)
+        room.values.narrow(2, n_tokens, 1).copy_(value_states)
+        self._room = room._replace(n_tokens=n_tokens + 1)
+        self.keys, self.values = room.keys.narrow(2, 0, n_tokens + 1), room.values.narrow(2, 0, n_tokens + 1)
+        return self.keys, self.values
+
+    def _is_in(self, room: _Room, n_tokens: int) -> bool:
+        keys, values = self.keys, self.values
+        return (
+            room.owner is self
+            and room.n_tokens == n_tokens < room.keys.shape[2]
+            and keys.data_ptr() == room.keys.data_ptr()
+            and values.data_ptr() == room.values.data_ptr()
+            and keys.shape[:2] == room.keys.shape[:2]
+            and keys.dtype is room.keys.dtype
+            # Tensors of inference mode are not to be written outside of it.
+            and room.keys.is_inference() == torch.is_inference_mode_enabled()
+        )
+
+    def _move(self, key_states: torch.Tensor, value_states: torch.Tensor, n_tokens: int) -> _Room:
+        """Copy all to memory with room, of the dtype that appending gives."""
+        n = n_tokens + max(_LEAST_ROOM, n_tokens // 8)
+
+        def moved(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+            dtype = torch.promote_types(old.dtype, new.dtype)
+            memory = torch.empty((*old.shape[:2], n, old.shape[3]), dtype=dtype, device=old.device)
+            memory.narrow(2, 0, n_tokens).copy_(old)
+            return memory
+
+        return _Room(self, moved(self.keys, key_states), moved(self.values, value_states), n_tokens)
+
+
+def make_roomy(layer: Any) -> None:
+    """Let a growing layer of transformers' be one with room from now on; others stay what they are."""
+    if type(layer) is DynamicLayer:
+        layer.__class__ = RoomyLayer
