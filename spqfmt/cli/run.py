@@ -3,7 +3,7 @@
 import resource
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -106,9 +106,17 @@ def _tell(loaded: Talker, result: "Generation", max_new_tokens: int) -> None:
         f"load {loaded.seconds:.2f} s, prompt {result.n_prompt_tokens} tokens, "
         f"first token {result.first_token_seconds:.2f} s, "
         f"{result.n_new_tokens} new tokens at {result.tokens_per_second:.1f} tokens/s, "
-        f"peak memory {peak_memory_bytes() / 2**20:.0f} MiB, {loaders.computes_in(model)}",
+        f"peak memory {peak_memory_bytes() / 2**20:.0f} MiB{_of_device(model)}, {loaders.computes_in(model)}",
         err=True,
     )
+
+
+def _of_device(model: Any) -> str:
+    """The words for what a CUDA device held at most, beside the host's peak; none on the CPU."""
+    from spqfmt.loaders.auto_memory import peak_of_device
+
+    peak = peak_of_device(model)
+    return "" if peak is None else f" on the host, {peak / 2**20:.0f} MiB on {model.device}"
 
 
 def peak_memory_bytes() -> int:

@@ -32,7 +32,13 @@ _LOADING = (
     DEVICE,
     click.option(
         "--memory",
-        help="Ceiling for all that is held of an .spq file's weights, such as 300MiB. See `spqfmt plan`.",
+        help="Ceiling for all that is held of an .spq file's weights, such as 300MiB, or auto: what is free less what "
+        "--context tokens take. See `spqfmt plan`. [default: on a GPU auto, else none]",
+    ),
+    click.option(
+        "--context",
+        type=click.IntRange(min=1),
+        help="Tokens that --memory auto keeps room for. [default: 2048]",
     ),
     click.option(
         "--host-memory",
@@ -77,6 +83,7 @@ class Loading:
     dtype: str | None
     device: str
     memory: str | None
+    context: int | None
     host_memory: str | None
     activations: str | None
 
@@ -154,6 +161,7 @@ def load(file: Path, loading: Loading, *, quiet: bool, decoder_only: bool = Fals
             memory=loading.memory,
             host_memory=loading.host_memory,
             packed="auto" if loading.memory is None else None,
+            n_tokens=loading.context,
             activations=loading.activations,
             progress=Bar("loading", quiet=quiet),
         )

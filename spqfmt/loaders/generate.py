@@ -11,6 +11,7 @@ import torch
 from spqfmt.calibration.tokens import added_tokens
 from spqfmt.errors import SpqError
 from spqfmt.loaders.answering import Generation, Wanted
+from spqfmt.loaders.auto_memory import told_of_tokens
 from spqfmt.loaders.sampling import Sampling
 from spqfmt.models.bounded import bounded_ids
 
@@ -98,7 +99,7 @@ def generate(
     wanted = Wanted.of(model, tokenizer, ids, sampling, write=write, cancelled=cancelled)
     devices = [model.device] if model.device.type == "cuda" else []
     start = time.perf_counter()
-    with torch.random.fork_rng(devices=devices):
+    with told_of_tokens(model), torch.random.fork_rng(devices=devices):
         torch.manual_seed(sampling.seed)
         output = wanted.generate()
     return wanted.generation(start, int(output[0, -1]))

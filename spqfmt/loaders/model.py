@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from spqfmt.errors import (
     foreign_errors,
     one_sentence,
 )
+from spqfmt.loaders.auto_memory import room_at
 from spqfmt.loaders.choice import settle
 from spqfmt.loaders.config import (
     building_errors,
@@ -65,6 +66,7 @@ def load_model(
     memory: int | str | None = None,
     host_memory: int | str | None = None,
     packed: PackedOption = None,
+    n_tokens: int | None = None,
     activations: str | None = None,
     trust_remote_code: bool = False,
     tp_plan: str | None = None,
@@ -83,12 +85,13 @@ def load_model(
     `memory`, in bytes or as "300MiB", is a ceiling for all that is held of the weights of an .spq file on the CPU or on
     a CUDA device: layers keep their codes packed and compute from them, and what does not fit is decoded each time it
     is needed (spqfmt.loaders.packed, spqfmt.loaders.device). For a CUDA device `host_memory` is the ceiling for what
-    waits in host memory besides. Of `memory` as much is kept free as the model's own code reads of weights at a time
-    (`model.packed_weights.plan.fixed.values`). `packed` True does so without a ceiling; "auto"
-    on the CPU, for codes from which products are at least as fast as from floats. `activations` "int8" or "float" tells
-    packed layers of integer codes how to take their inputs; by default as the file says, and of up to 32 tokens in 16
-    bits, for codes in groups, rounded to 8 bits with a scale for each few columns ("float" leaves them as they are:
-    spec/decisions/0019). Such a model gives
+    waits in host memory besides. Of `memory` as much is kept free as the model's own code reads of weights at a
+    time (`model.packed_weights.plan.fixed.values`). "auto" is what is free less what `n_tokens` tokens (2048) take
+    besides: keys and values, activations, and a reserve for libraries. `packed` True does so without a ceiling;
+    "auto" on the CPU, for codes from which products are at least as fast as from floats, and on a CUDA device under
+    the ceiling "auto". `activations` "int8" or "float" tells packed layers of integer codes how to take their
+    inputs; by default as the file says, and of up to 32 tokens in 16 bits, for codes in groups, rounded to 8 bits
+    with a scale for each few columns ("float" leaves them as they are: spec/decisions/0019). Such a model gives
     gradients to inputs and to what is added to it (PEFT's adapters), none to its weights, and compiles without breaks;
     `model.packed_weights.close()`, or dropping the model, stops its threads and closes the file.
 
@@ -106,7 +109,13 @@ def load_model(
     """
     path, where = given_place(path), torch_device(device)
     wanted = packing_options(
-        path, where.type, memory, packed=packed, activations=activations, host_memory=host_memory
+        path,
+        where.type,
+        memory,
+        packed=packed,
+        activations=activations,
+        host_memory=host_memory,
+        n_tokens=n_tokens,
     )
     ranks = join(tp_plan, where.type)
     target = open_device(where, packed=wanted is not None)
@@ -243,6 +252,9 @@ def load_packed(
     readers = stored.opened.readers
     with ExitStack() as stack:
         weights: Callable[[Plan, Sequence[Reader], torch.dtype], Weights]
+        room = room_at(device, config, dtype, wanted.auto_tokens) if wanted.auto_tokens else None
+        if room is not None:
+            wanted = replace(wanted, memory_bytes=room.memory_bytes)
         if device is None:
             # Measuring takes a tenth of a second, and without a ceiling nothing is chosen by it.
             rates = UNMEASURED if wanted.memory_bytes is None else measure_rates(readers[0])
@@ -250,7 +262,8 @@ def load_packed(
         else:
             stack.callback(device.close)
             planner, weights = device_road(device, wanted)
-        prepared = prepare(model_class, config, readers, dtype=dtype, planner=planner, ranks=ranks)
+        with nullcontext() if room is None else room.told():
+            prepared = prepare(model_class, config, readers, dtype=dtype, planner=planner, ranks=ranks)
         if wanted.int8_activations:
             refuse_rounding(prepared.places)
         counted = Counted(ranks, readers, prepared.whole)

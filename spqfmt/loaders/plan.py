@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from spqfmt.container.reader import Reader
 from spqfmt.loaders import load
 from spqfmt.loaders.config import building_errors, settings_folder, stored_config
+from spqfmt.loaders.estimate import estimate
 from spqfmt.loaders.load import Ceilings, Planner, on_device, on_host, prepare
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
-from spqfmt.models.config import find_model_class, text_config
+from spqfmt.models.config import find_model_class
 from spqfmt.residency.device import host_rates
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
-from spqfmt.residency.model_plan import Activations, ModelPlan, activations
+from spqfmt.residency.model_plan import Activations, ModelPlan
 from spqfmt.residency.rates import Rates, measure_rates
 from spqfmt.stand_ins import given_place
 
@@ -97,14 +97,4 @@ def _plan(
         on_top=on_top,
         changed=prepared.changed,
         whole=prepared.whole,
-    )
-
-
-def estimate(config: Any, dtype: torch.dtype, n_tokens: int, batch: int) -> Activations:
-    """Estimate bytes from the config alone; sizes that a config does not have count as 0."""
-    text = text_config(config)
-    # Not as attributes: a config refuses to give one whose value differs from layer to layer.
-    values, names = text.to_dict(), text.attribute_map
-    return activations(
-        lambda name: values.get(names.get(name, name)), dtype.itemsize, n_tokens=n_tokens, batch=batch
     )

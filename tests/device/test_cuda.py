@@ -142,17 +142,50 @@ def test_memory_that_there_is_not(
     device: cuda.CudaDevice, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def empty(*shape: int, **options: object) -> torch.Tensor:
-        if "device" in options:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        raise RuntimeError("CUDA error: pinning failed")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch, "empty", empty)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 200))
-    with pytest.raises(MemoryBudgetError, match="cuda:0 has 100 bytes free, the plan wants 4096 at once"):
-        device.allocate(4096)
-    with pytest.raises(BackendError, match="allocating pinned memory"):
-        device.allocate_host(4096)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (300 << 20, 1 << 30))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    message = (
+        "cuda:0 has 300.0 MiB free, the plan wants 512.0 MiB at once: give memory auto, or 44.0MiB at most"
+    )
+    with pytest.raises(MemoryBudgetError, match=message):
+        device.allocate(512 << 20)
+    assert device.free_bytes == 300 << 20
     assert device.allocated_bytes == 0
+
+
+def test_host_memory_is_pinned_to_the_exact_size_and_let_go_at_the_end(
+    device: cuda.CudaDevice, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned: dict[int, int] = {}
+    errors = [0, 0, 2]
+
+    def register(address: int, n_bytes: int, flags: int) -> int:
+        pinned[address] = n_bytes
+        return errors.pop(0)
+
+    def unregister(address: int) -> int:
+        del pinned[address]
+        return 0
+
+    def check(error: int) -> None:
+        if error:
+            raise RuntimeError(f"CUDA error {error}")
+
+    runtime = SimpleNamespace(cudaHostRegister=register, cudaHostUnregister=unregister)
+    monkeypatch.setattr(cuda._cuda, "cudart", lambda: runtime, raising=False)
+    monkeypatch.setattr(torch.cuda, "check_error", check)
+    memories = [device.allocate_host(n) for n in (5 << 20, 12_345)]
+    assert [memory.tensor.numel() for memory in memories] == [5 << 20, 12_345]
+    assert pinned == {memory.address: memory.n_bytes for memory in memories}
+    assert all(memory.address % 4096 == 0 for memory in memories)
+    with pytest.raises(BackendError, match=r"pinning host memory.*CUDA error 2"):
+        device.allocate_host(4096)
+    pinned = {memory.address: memory.n_bytes for memory in memories}
+    device.close()
+    assert pinned == {}
 
 
 def test_a_device_that_is_not_there(log: list[str]) -> None:

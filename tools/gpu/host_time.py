@@ -143,6 +143,11 @@ class CountingDevice(Device):
         return self._allocated
 
     @property
+    def free_bytes(self) -> int | None:
+        """Nobody knows: there is nothing but addresses."""
+        return None
+
+    @property
     def is_watched(self) -> bool:
         """Whether it wants to be told: no, as CUDA."""
         return False

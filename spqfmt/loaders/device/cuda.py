@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from mmap import mmap
 from typing import Any, TypeVar
 
 import torch
@@ -13,8 +14,11 @@ import torch
 from spqfmt.errors import BackendError, MemoryBudgetError
 from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work
 from spqfmt.residency.device_rates import DeviceRates, assumed_for
+from spqfmt.residency.ladder import enough_mib
 
 T = TypeVar("T")
+_LEFT_FOR_OTHERS = 256 << 20
+"""Device memory that a lower ceiling should leave beside the weights."""
 _cuda: Any = torch.cuda  # its streams and events are untyped
 
 
@@ -62,6 +66,7 @@ class CudaDevice(Device):
         self._reader = ThreadPoolExecutor(1, "spqfmt-read")
         self._process = os.getpid()
         self._allocated = 0
+        self._pinned: list[torch.Tensor] = []
 
     @property
     def torch_device(self) -> torch.device:
@@ -79,6 +84,14 @@ class CudaDevice(Device):
         return self._allocated
 
     @property
+    def free_bytes(self) -> int | None:
+        """What the driver says; torch's own reserve is given back to it before."""
+        with told("asking for free memory"):
+            torch.cuda.empty_cache()
+            free, _ = torch.cuda.mem_get_info(self._device)
+        return int(free)
+
+    @property
     def is_watched(self) -> bool:
         """No: COMPUTE is the stream that is current."""
         return False
@@ -92,17 +105,24 @@ class CudaDevice(Device):
                 _cuda.current_stream(self._device).synchronize()
         except torch.cuda.OutOfMemoryError as error:
             free, _ = torch.cuda.mem_get_info(self._device)
+            lower = max(1, int(free) - _LEFT_FOR_OTHERS)
             raise MemoryBudgetError(
-                f"{self._device} has {free} bytes free, the plan wants {n_bytes} at once: give a lower memory",
-                n_bytes,
+                f"{self._device} has {enough_mib(free)} free, the plan wants {enough_mib(n_bytes)} at once: "
+                f"give memory auto, or {enough_mib(lower).replace(' ', '')} at most",
+                lower,
             ) from error
         self._allocated += n_bytes
         return Memory(tensor.data_ptr(), n_bytes, tensor)
 
     def allocate_host(self, n_bytes: int) -> Memory:
-        """Allocate page-locked memory of the host: copies from it run beside what the host does."""
-        with told("allocating pinned memory"):
-            tensor = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)
+        """Allocate page-locked memory of the host: copies from it run beside what the host does.
+
+        Pages of our own are locked: torch's allocator of such memory rounds up to a power of two.
+        """
+        tensor = torch.frombuffer(mmap(-1, max(1, n_bytes)), dtype=torch.uint8)[:n_bytes]
+        with told("pinning host memory"):
+            torch.cuda.check_error(_cuda.cudart().cudaHostRegister(tensor.data_ptr(), max(1, n_bytes), 0))
+        self._pinned.append(tensor)
         return Memory(tensor.data_ptr(), n_bytes, tensor)
 
     def read(self, work: Work, run: Callable[[], None], after: Event | None) -> Event:
@@ -157,6 +177,8 @@ class CudaDevice(Device):
         with told("closing"):
             for stream in self._streams.values():
                 stream.synchronize()
+            while self._pinned:
+                torch.cuda.check_error(_cuda.cudart().cudaHostUnregister(self._pinned.pop().data_ptr()))
 
     def _stream(self, stream: Queue) -> Any:
         own = self._streams.get(stream)

@@ -91,6 +91,11 @@ class Device(ABC):
         """Device memory that `allocate` gave so far."""
 
     @property
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Device memory that is free now, whoever has the rest; None where that is not known."""
+
+    @property
     def is_watched(self) -> bool:
         """Whether it must be told of all work. Else what computes may be launched, on the current stream, untold."""
         return True

@@ -123,6 +123,11 @@ class SimulatedDevice(Device):
         """Nothing is ever given back, so this is the peak too."""
         return self._allocated
 
+    @property
+    def free_bytes(self) -> int | None:
+        """What the capacity leaves."""
+        return None if self._capacity is None else self._capacity - self._allocated
+
     def allocate(self, n_bytes: int) -> Memory:
         """Allocate memory that counts against the capacity."""
         if self._capacity is not None and self._allocated + n_bytes > self._capacity:

@@ -16,17 +16,21 @@ from spqfmt.sizes import n_bytes_of
 class Packing:
     """Ceilings, None for none, and how integer layers take their inputs, None for as the file says.
 
-    `is_optional`: only where products from the codes are at least as fast as those of floats.
+    `is_optional`: only where products from the codes are at least as fast as those of floats. `auto_tokens`: the
+    ceiling is what is free less what so many tokens take besides; 0: it is what `memory_bytes` says.
     """
 
     memory_bytes: int | None
     host_memory_bytes: int | None
     int8_activations: bool | None
     is_optional: bool = False
+    auto_tokens: int = 0
 
 
 AUTO: Final = "auto"
-"""Packed where that is at least as fast."""
+"""Packed where that is at least as fast; as a ceiling, what is free."""
+TOKENS = 2048
+"""Tokens that memory "auto" keeps room for where nobody says how many."""
 PackedOption: TypeAlias = bool | Literal["auto"] | None
 
 
@@ -37,13 +41,19 @@ def packing_options(
     packed: PackedOption,
     activations: str | None,
     host_memory: int | str | None = None,
+    n_tokens: int | None = None,
 ) -> Packing | None:
     """Return what was asked for; None where weights shall become ordinary parameters. Raises OptionError.
 
-    `device_type` is torch's name of what the model runs on.
+    `device_type` is torch's name of what the model runs on. `memory` "auto" is what is free there less what `n_tokens`
+    tokens take besides, TOKENS where that is None.
     """
     if packed not in {None, False, True, AUTO}:
         raise OptionError(f"packed is True, False or {AUTO!r}, not {packed!r}")
+    if packed == AUTO and memory is None and device_type == "cuda" and is_packed(path):
+        packed, memory = None, AUTO
+    if n_tokens is not None and (memory != AUTO or type(n_tokens) is not int or n_tokens < 1):
+        raise OptionError("n_tokens is a number of tokens that memory 'auto' keeps room for")
     if packed == AUTO and (memory is not None or device_type != "cpu" or not is_packed(path)):
         packed = None
     if host_memory is not None and device_type == "cpu":
@@ -63,6 +73,8 @@ def packing_options(
     if not is_packed(path):
         raise OptionError(f"{path}: only an .spq file can be run from packed weights; pack it first")
     int8_activations = None if activations is None else activations == "int8"
+    if memory == AUTO:
+        return Packing(None, memory_size(host_memory), int8_activations, auto_tokens=n_tokens or TOKENS)
     return Packing(memory_size(memory), memory_size(host_memory), int8_activations, packed == AUTO)
 
 
