@@ -111,7 +111,9 @@ def test_what_is_free_is_the_less_of_the_machine_and_the_group() -> None:
 def test_a_device_that_runs_out_beside_the_weights_says_what_to_give() -> None:
     device = SimulatedDevice(RATES, capacity_bytes=1 << 20)
     model = SimpleNamespace(packed_weights=SimpleNamespace(device=device, held_bytes=5 << 30))
-    message = r"^cpu ran out of memory beside the weights, .* 5120\.0 MiB; 1\.0 MiB are free: give .* 4096\.0MiB"
+    message = (
+        r"^cpu ran out of memory beside the weights, .* 5120\.0 MiB; 1\.0 MiB are free: give .* 4096\.0MiB"
+    )
     with pytest.raises(MemoryBudgetError, match=message), told_of_tokens(model):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
     with pytest.raises(RuntimeError, match="another"), told_of_tokens(model):
