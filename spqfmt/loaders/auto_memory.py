@@ -25,7 +25,7 @@ _HOST_SHARE = 16
 
 
 @dataclass(frozen=True)
-class Room:
+class FreeRoom:
     """What is free at a place, what is kept of it, and what weights may take."""
 
     place: str
@@ -55,7 +55,7 @@ class Room:
             ) from None
 
 
-def room_at(device: Device | None, config: Any, dtype: torch.dtype, n_tokens: int) -> Room:
+def room_at(device: Device | None, config: Any, dtype: torch.dtype, n_tokens: int) -> FreeRoom:
     """The room on a device, or on the host. Raises SpqError where nobody says what is free."""
     on_top = estimate(config, dtype, n_tokens, 1)
     if device is None:
@@ -65,7 +65,7 @@ def room_at(device: Device | None, config: Any, dtype: torch.dtype, n_tokens: in
         free, place, reserved = device.free_bytes, str(device.torch_device), RESERVED_BYTES
     if free is None:
         raise SpqError(f"memory auto: what is free on {place} is not known here; give a size")
-    return Room(place, free, reserved, on_top)
+    return FreeRoom(place, free, reserved, on_top)
 
 
 @contextmanager
