@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,11 @@ from spqfmt.cli.talking import Choosing, Loading, Talker, load, loading_options,
 from spqfmt.errors import OptionError, SpqError
 
 if TYPE_CHECKING:
-    from spqfmt.loaders import Sampling
+    from spqfmt.loaders import Generation, Sampling
 
+_N_SEEDS = 1 << 64
+_ONE_GESTURE_SECONDS = 1.0
+"""How long one Ctrl-C after another means the same."""
 _HELP = """\
 /help          these lines
 /system TEXT   what the model is told before the conversation, which begins anew; without TEXT nothing
@@ -65,22 +69,30 @@ def chat(
 
 def _talk(conversation: _Conversation) -> None:
     """Answer line after line, until there are no more."""
-    while True:
+    goes_on = True
+    while goes_on:
         try:
-            line = _line()
+            goes_on = _turn(conversation)
+        except _Leaving:
+            raise
         except KeyboardInterrupt:
             # At the prompt there is nothing to end; whoever wants to leave is told how.
             click.echo("\nCtrl-D leaves", err=True)
-            continue
-        if line is None:
-            return
-        word, _, rest = line.strip().partition(" ")
-        if word in {"/exit", "/quit", "/bye"}:
-            return
-        if word.startswith("/"):
-            conversation.command(word, rest.strip())
-        elif line.strip():
-            conversation.ask(line)
+
+
+def _turn(conversation: _Conversation) -> bool:
+    """Take a line and do what it says; false where it was the last."""
+    line = _line()
+    if line is None:
+        return False
+    word, _, rest = line.strip().partition(" ")
+    if word in {"/exit", "/quit", "/bye"}:
+        return False
+    if word.startswith("/"):
+        conversation.command(word, rest.strip())
+    elif line.strip():
+        conversation.ask(line)
+    return True
 
 
 def _line() -> str | None:
@@ -145,37 +157,48 @@ class _Conversation:
         from spqfmt import loaders
 
         before = [{"role": "system", "content": self._system}] if self._system else []
-        try:
-            with about(self._loaded.file), _interrupts() as interrupted:
-                result = loaders.generate(
-                    self._loaded.model,
-                    self._loaded.tokenizer,
-                    [*before, *messages],
-                    replace(self._how, seed=self._how.seed + self._n_again),
-                    write=self._write,
-                    cancelled=lambda: bool(interrupted),
-                )
-        except SpqError as error:
-            click.echo(f"spqfmt: {' '.join(str(error).split())}", err=True)
-            return
+        how = replace(self._how, seed=(self._how.seed + self._n_again) % _N_SEEDS)
+        # Until all is noted: one that comes right after the answer is meant for the answer too.
+        with _interrupts() as interrupted:
+            try:
+                with about(self._loaded.file):
+                    result = loaders.generate(
+                        self._loaded.model,
+                        self._loaded.tokenizer,
+                        [*before, *messages],
+                        how,
+                        write=self._write,
+                        cancelled=lambda: bool(interrupted),
+                    )
+            except SpqError as error:
+                click.echo(f"spqfmt: {' '.join(str(error).split())}", err=True)
+                return
+            if result.text or not interrupted:
+                self._messages = [*messages, {"role": "assistant", "content": result.text}]
+            self._tell(result, loaders.window_limit(self._loaded.model))
+
+    @staticmethod
+    def _tell(result: Generation, limit: int | None) -> None:
         click.echo()
-        limit = loaders.window_limit(self._loaded.model)
         if limit is not None and result.n_prompt_tokens + result.n_new_tokens > limit:
             click.echo(f"the model was made for {limit} tokens, which are full; /clear begins anew", err=True)
         elif result.finish == "length":
             click.echo(f"(ended after {result.n_new_tokens} tokens)", err=True)
-        if result.text or not interrupted:
-            self._messages = [*messages, {"role": "assistant", "content": result.text}]
+
+
+class _Leaving(KeyboardInterrupt):
+    """Somebody does not want to wait for the end of an answer."""
 
 
 @contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Collect what Ctrl-C does while this lasts; the second one interrupts as ever."""
-    found: list[int] = []
+def _interrupts() -> Iterator[list[float]]:
+    """Collect when Ctrl-C comes while this lasts. One that comes a while after the first leaves the program."""
+    found: list[float] = []
 
     def note(number: int, _: object) -> None:
-        found.append(number)
-        signal.signal(signal.SIGINT, before)
+        found.append(time.monotonic())
+        if found[-1] - found[0] > _ONE_GESTURE_SECONDS:
+            raise _Leaving
 
     before = signal.signal(signal.SIGINT, note)
     try:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,13 @@ from spqfmt.cli.failures import about
 from spqfmt.cli.names import listed, tell_left_out
 from spqfmt.cli.parameters import ALIGNMENT, ALIGNMENT_HELP, RANKS
 from spqfmt.cli.partial import BLOCK, FOR, PARTIAL, RATES, block_for
-from spqfmt.cli.paths import InputPath, OutputPath
+from spqfmt.cli.paths import PIPE, InputPath, OutputPath
+from spqfmt.cli.pipes import stdout_file
 from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import printable, ratio, size
 from spqfmt.codecs.registry import CHOICES
 from spqfmt.container.output import check_name
+from spqfmt.errors import OptionError
 
 if TYPE_CHECKING:
     from spqfmt.importers.base import SourceModel
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 @click.command("pack")
 @click.argument("source", type=InputPath(folders=True))
-@click.argument("out", type=OutputPath())
+@click.argument("out", type=OutputPath(pipes=True))
 @click.option(
     "--method",
     help="lossless, keep (the codes that the source stores), rtn (round to nearest), gptq, spqr, dc, jsq, "
@@ -185,7 +188,8 @@ def pack(
 ) -> None:
     """Pack SOURCE into OUT.spq: a model's folder, a pipeline's, an adapter's, a GGUF file, or one file of weights.
 
-    Weights are safetensors, or what torch's safe loader reads.
+    Weights are safetensors, or what torch's safe loader reads. OUT may be -, for a pipe: the file goes to stdout once
+    it is whole.
 
     \b
     spqfmt pack path/to/model model.spq
@@ -194,6 +198,7 @@ def pack(
     spqfmt pack path/to/model model.spq --method spqr --bits 3
     spqfmt pack path/to/model model.spq --method ecq --bits 3.2
     spqfmt pack path/to/model model.spq --fit 90MiB
+    spqfmt pack path/to/model - | ssh host "cat > model.spq"
     """
     # torch takes seconds to import: not for --help.
     from spqfmt.cli.plan_table import print_plan
@@ -210,8 +215,17 @@ def pack(
 
     options["block"] = block_for(options.get("block"), machine)  # type: ignore[arg-type]  # click has checked it
     checked = pack_options(**options)  # type: ignore[arg-type]  # click has checked the types
-    check_name(out)
-    with threads.jobs(jobs), threads.blocks(checked.block_log2), about(source, out):
+    if out == PIPE:
+        _check_pipe(checked.shard_bytes is None, resume=resume, as_json=as_json and not dry_run)
+    else:
+        check_name(out)
+    to_pipe = out == PIPE and not dry_run
+    with (
+        stdout_file() if to_pipe else nullcontext(out) as path,
+        threads.jobs(jobs),
+        threads.blocks(checked.block_log2),
+        about(source, path),
+    ):
         model = open_source(source)
         checked = checked.for_source(model)
         model = as_packed(model, checked)
@@ -225,7 +239,7 @@ def pack(
             print_plan(plan, checked, model.left_out, estimated=found, as_json=as_json)
             return
         progress = Bar("packing", quiet=quiet or as_json)
-        report = pack_model(model, out, checked, force=force, resume=resume, progress=progress)
+        report = pack_model(model, path, checked, force=force, resume=resume, progress=progress)
     keeps = isinstance(checked.method, KeepingMethod)
     unused, missing = ((), ()) if quiet else _unmatched(model.as_weights() if keeps else model)
     if as_json:
@@ -233,7 +247,7 @@ def pack(
     elif not quiet:
         bits = 8 * report.file_bytes / max(1, report.n_weights)
         click.echo(
-            f"{report.files[-1]}: {size(report.file_bytes)} from {size(report.raw_bytes)} "
+            f"{'stdout' if out == PIPE else report.files[-1]}: {size(report.file_bytes)} from {size(report.raw_bytes)} "
             f"({ratio(report.file_bytes, report.raw_bytes, report.bf16_bytes)}, {bits:.2f} bits a weight), "
             f"{report.n_tensors} tensors in {report.seconds:.1f} s",
             err=True,
@@ -252,6 +266,16 @@ def pack(
         tell_left_out(report.not_given_back, "not given back by unpack, ")
         for note in dict.fromkeys(report.notes):
             click.echo(printable(note), err=True)
+
+
+def _check_pipe(is_one_file: bool, *, resume: bool, as_json: bool) -> None:
+    """Raise OptionError for what a pipe cannot have."""
+    if not is_one_file:
+        raise OptionError("-: a pipe has one file, --shard-size makes several; give a name")
+    if resume:
+        raise OptionError("-: of a pipe nothing is left to go on with; --resume needs a name")
+    if as_json:
+        raise OptionError("-: stdout has the model, --json would be in it; give a name")
 
 
 def _unmatched(model: "SourceModel") -> tuple[Sequence[str], Sequence[str]]:

@@ -51,6 +51,7 @@ ALIGNMENT_HELP = (
     "and the file is of format 1.1."
 )
 SPQ = ModelPath(addresses=True)
+SPQ_OR_PIPE = ModelPath(addresses=True, pipes=True)
 LOCAL_SPQ = ModelPath()
 MODEL = ModelPath(folders=True, addresses=True)
 DEVICE = click.option(

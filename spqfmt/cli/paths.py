@@ -15,20 +15,26 @@ from spqfmt.address import Address, is_address
 from spqfmt.errors import OptionError, SpqError
 from spqfmt.stand_ins import given_path, no_file, unusual
 
+PIPE = Path("-")
+"""Stands for stdin or stdout."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class InputPath(click.Path):
-    """The path of something to read. `folders`: may be a folder too; `addresses`: an address, not asked yet."""
+    """The path of something to read. `folders`: may be a folder too; `addresses`: an address, not asked yet.
+
+    `pipes`: may be -, which is given as it is.
+    """
 
     instead = ""
     """What to give instead of a folder."""
 
-    def __init__(self, *, folders: bool = False, addresses: bool = False) -> None:
+    def __init__(self, *, folders: bool = False, addresses: bool = False, pipes: bool = False) -> None:
         # Whether it can be read is seen as it is opened, with a better message.
         super().__init__(path_type=Path, readable=False)
         self._folders = folders
         self._addresses = addresses
+        self._pipes = pipes
 
     def convert(
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
@@ -37,6 +43,10 @@ class InputPath(click.Path):
         if self._addresses and value and is_address(value):
             return Address(value)
         path = given_path(value)
+        if path == PIPE:
+            if self._pipes:
+                return path
+            raise OptionError("-: stdin is read by `verify -` and `run --prompt -` alone; give a file's name")
         if not path.exists():
             _refuse_address(value)
             raise _missing(path)
@@ -49,17 +59,22 @@ class InputPath(click.Path):
 
 
 class OutputPath(click.Path):
-    """A file to write, whole, under its own name."""
+    """A file to write, whole, under its own name. `pipes`: may be -, which is given as it is."""
 
-    def __init__(self, *, folders: bool = False) -> None:
+    def __init__(self, *, folders: bool = False, pipes: bool = False) -> None:
         super().__init__(dir_okay=folders, path_type=Path)
         self._folders = folders
+        self._pipes = pipes
 
     def convert(
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
     ) -> Path:
         """Raises OptionError for a place where no file can be written."""
         path = given_path(value)
+        if path == PIPE:
+            if self._pipes:
+                return path
+            raise OptionError("-: to stdout goes what `pack SOURCE -` makes alone; give a name")
         _refuse_address(value)
         if not path.absolute().parent.exists():
             raise OptionError(f"{_first_missing(path)}: no such folder")

@@ -9,7 +9,7 @@ import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
-from spqfmt.cli.paths import InputPath
+from spqfmt.cli.paths import PIPE, InputPath
 from spqfmt.cli.talking import Choosing, Loading, Talker, load, loading_options, sampling_options, writer
 from spqfmt.errors import OptionError
 from spqfmt.stand_ins import read_text
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @click.argument("file", type=MODEL)
 @click.option("--prompt", help="What to continue or, for a chat model, to answer; - reads it from stdin.")
 @click.option(
-    "--prompts", type=InputPath(), help="A text file of prompts, one in a line, instead of --prompt."
+    "--prompts",
+    type=InputPath(pipes=True),
+    help="A text file of prompts, one in a line, instead of --prompt; - reads them from stdin.",
 )
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @sampling_options
@@ -77,15 +79,18 @@ def _prompts(prompt: str | None, prompts: Path | None) -> list[str]:
     if (prompt is None) == (prompts is None):
         raise click.UsageError("give --prompt TEXT, --prompt - or --prompts FILE")
     if prompts is not None:
-        lines = [line for line in read_text(prompts).splitlines() if line.strip()]
+        text = _stdin() if prompts == PIPE else read_text(prompts)
+        lines = [line for line in text.splitlines() if line.strip()]
         if not lines:
-            raise OptionError(f"{prompts}: no prompts in it")
+            raise OptionError(f"{'stdin' if prompts == PIPE else prompts}: no prompts in it")
         return lines
     assert prompt is not None
-    if prompt != "-":
-        return [prompt]
+    return [_stdin() if prompt == "-" else prompt]
+
+
+def _stdin() -> str:
     try:
-        return [sys.stdin.read()]
+        return sys.stdin.read()
     except UnicodeDecodeError as error:
         raise OptionError(f"the prompt on stdin is not UTF-8 ({error.reason})") from None
 

@@ -9,6 +9,7 @@ from spqfmt.errors import OptionError, RemoteError, SpqError, is_out_of_memory, 
 from spqfmt.remote.base import changed
 
 _MARKS = ("ETag", "etag", "version_id", "generation", "LastModified", "mtime", "created")
+_KNOWN = "https://, http://, hf://, s3://, gs://, az://, sftp:// and what else fsspec knows"
 _N_TRIES = 3
 _LOOK_SECONDS = 1.0
 """How long the facts of a file are taken for what they are: to ask for them takes as long as to fetch a block."""
@@ -32,8 +33,12 @@ class SystemFile:
             raise OptionError(f"{address}: {one_sentence(error)}") from error
         except ValueError as error:
             raise OptionError(
-                f"{address}: nothing here reads such addresses ({one_sentence(error)})"
+                f"{address}: nothing here reads such addresses, but {_KNOWN} ({one_sentence(error)})"
             ) from error
+        except Exception as error:  # some ask for the host at once, and each raises its own
+            if isinstance(found := self._failed(error), RemoteError):
+                raise RemoteError(f"{found}; read are {_KNOWN}") from error
+            raise
         self._facts = self._marks()
         self.mark = repr(sorted(self._facts.items())) if len(self._facts) > 1 else ""
         self._looked = time.monotonic()
@@ -82,4 +87,5 @@ class SystemFile:
             return error
         if isinstance(error, FileNotFoundError):
             return RemoteError(f"{self.address}: there is no such file")
-        return RemoteError(f"{self.address}: {one_sentence(error) or type(error).__name__}")
+        said = error.strerror if isinstance(error, OSError) else None
+        return RemoteError(f"{self.address}: {said or one_sentence(error) or type(error).__name__}")

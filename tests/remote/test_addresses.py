@@ -252,7 +252,7 @@ def test_fsspec_reads_what_it_knows(packed: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("nothing://host/m.spq", "nothing here reads such addresses"),
+        ("nothing://host/m.spq", "nothing here reads such addresses, but https://, http://, hf://, s3://"),
         ("hf://model.spq", "give hf://OWNER/MODEL/FILE.spq"),
         ("http:///m.spq", "an address without a host"),
     ],
@@ -261,6 +261,23 @@ def test_addresses_that_are_none_are_wrong_use(address: str, said: str) -> None:
     done = run("inspect", address)
     assert done.code == 2
     assert said in done.stderr
+
+
+def test_a_host_that_is_asked_at_once_is_named() -> None:
+    """Of fsspec's file systems this one connects before it is asked for a file."""
+    done = run("inspect", "ftp://127.0.0.1:9/m.spq")
+    assert (done.code, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("spqfmt: ftp://127.0.0.1:9/m.spq: Connection refused; read are https://")
+
+
+def test_small_files_come_whole_from_servers_without_ranges(packed: Path, site: Site) -> None:
+    size = (packed / "m.spq").stat().st_size
+    site.with_ranges = False
+    for tail, code in [(size, 0), (size - 1, 1)]:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(blocks, "TAIL_BYTES", tail)
+            assert run("verify", f"{site.url}/m.spq").code == code
+    assert len(site.requests) == 2
 
 
 def test_the_hub_is_asked_by_its_own_address_with_the_token(

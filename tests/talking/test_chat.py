@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from spq_command import run
 
-from spqfmt.cli.chat import _Conversation
+from spqfmt.cli.chat import _Conversation, _talk
 from spqfmt.cli.talking import Choosing, Talker
 from spqfmt.cli.units import for_terminal
 from spqfmt.errors import OptionError
@@ -138,8 +138,9 @@ def conversation(loaded: tuple[Any, Any], **options: Any) -> _Conversation:
     return _Conversation(Talker(Path("m.spq"), *loaded, 0.0), options.get("how", HOW), options.get("system"))
 
 
+@pytest.mark.parametrize("n_times", [1, 3])
 def test_an_interrupt_ends_the_answer_and_keeps_what_came(
-    loaded_talker: tuple[Any, Any], capsys: pytest.CaptureFixture[str]
+    loaded_talker: tuple[Any, Any], capsys: pytest.CaptureFixture[str], n_times: int
 ) -> None:
     talk = conversation(loaded_talker, how=Sampling(100))
     before = signal.getsignal(signal.SIGINT)
@@ -147,7 +148,8 @@ def test_an_interrupt_ends_the_answer_and_keeps_what_came(
 
     def step(*_: object) -> None:
         if next(n_steps) == 8:
-            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(n_times):
+                os.kill(os.getpid(), signal.SIGINT)
 
     hook = loaded_talker[0].register_forward_pre_hook(step)
     try:
@@ -162,6 +164,55 @@ def test_an_interrupt_ends_the_answer_and_keeps_what_came(
     assert whole.startswith(said["content"])
     talk.ask("more")
     assert [m["content"] for m in talk._messages][:3] == ["hello", said["content"], "more"]
+
+
+def test_interrupts_after_an_answer_and_at_the_prompt_keep_the_conversation(
+    loaded_talker: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever between an answer and the next line a second one comes."""
+    talk = conversation(loaded_talker)
+    lines = iter(["hello", "", "and", None])
+
+    def line() -> str | None:
+        typed = next(lines)
+        if typed == "":
+            os.kill(os.getpid(), signal.SIGINT)
+        return typed
+
+    def tell(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("spqfmt.cli.chat._line", line)
+    monkeypatch.setattr(_Conversation, "_tell", staticmethod(tell))
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _talk(talk)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert [m["content"] for m in talk._messages[::2]] == ["hello", "and"]
+    assert capsys.readouterr().err.count("Ctrl-D leaves") == 1
+
+
+def test_whoever_does_not_want_to_wait_leaves(
+    loaded_talker: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spqfmt.cli.chat._ONE_GESTURE_SECONDS", -1.0)
+    monkeypatch.setattr("spqfmt.cli.chat._line", lambda: "hello")
+    hook = loaded_talker[0].register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _talk(conversation(loaded_talker))
+    finally:
+        hook.remove()
+
+
+def test_again_after_the_last_seed_is_the_first(loaded_talker: tuple[Any, Any]) -> None:
+    talk = conversation(loaded_talker, how=Sampling(12, temperature=2.0, seed=(1 << 64) - 1))
+    talk.ask("hello")
+    talk.command("/again", "")
+    expected = answer(loaded_talker, "hello", how=Sampling(12, temperature=2.0, seed=0))
+    assert talk._messages[-1]["content"] == expected
 
 
 def test_again_answers_with_another_seed_and_failures_leave_the_conversation(
@@ -212,6 +263,12 @@ def test_run_takes_prompts_from_stdin_and_from_a_file(
     done = run("run", talker, "--prompts", tmp_path / "prompts", *options)
     expected = "\n\n".join(answer(loaded_talker, text) for text in ("hello", "more"))
     assert (done.code, done.stdout) == (0, expected + "\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\nmore\n"))
+    done = run("run", talker, "--prompts", "-", *options)
+    assert (done.code, done.stdout) == (0, expected + "\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    done = run("run", talker, "--prompts", "-", *options)
+    assert (done.code, done.stderr) == (2, "spqfmt: stdin: no prompts in it\n")
     for words in ([], ["--prompt", "x", "--prompts", tmp_path / "prompts"]):
         assert run("run", talker, *words).code == 2
 
