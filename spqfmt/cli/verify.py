@@ -40,7 +40,7 @@ def verify(*, file: Path, content: bool, key: Path | None, signature: Path | Non
     spqfmt verify model.spq && echo sound
     spqfmt verify model.spq --content
     spqfmt verify model.spq --key key.pub
-    ssh host cat model.spq | spqfmt verify -
+    spqfmt verify - < model.spq
     """
     started = time.monotonic()
     if key is None and signature is not None:

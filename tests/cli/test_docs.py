@@ -44,7 +44,7 @@ def test_every_example_is_a_command_line_that_the_program_takes(
         if "://" not in file:
             (tmp_path / file).touch()
     for line in lines:
-        arguments = shlex.split(re.split(r" && | >>? ", line)[0])[2:]
+        arguments = shlex.split(re.split(r" && | >>? | [|] | < ", line)[0])[2:]
         command_named(name).make_context(name, arguments)
 
 
