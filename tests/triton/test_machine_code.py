@@ -72,6 +72,25 @@ def test_kernels_and_table_must_be_the_same(page):
     ]
 
 
+def test_kernels_for_amd_have_no_spills_and_are_those_of_the_table():
+    codes = [gpu_code.AmdCode("a", str(target.arch), 20, 30, 0) for target in gpu_code.AMD]
+    text = gpu_code.MARKS["gpu_amd"] + gpu_code.amd_table(codes) + gpu_code.END
+    assert gpu_code.amd_problems(codes, text) == []
+    spilled = [*codes[:2], replace(codes[2], spills=4)]
+    assert gpu_code.amd_problems(spilled, text) == ["a for gfx1201: 4 spills"]
+    assert gpu_code.amd_problems([replace(code, name="b") for code in codes], text) == [
+        "a: not in gpu-kernels.md, or no kernel",
+        "b: not in gpu-kernels.md, or no kernel",
+    ]
+
+
+def test_a_product_of_several_tokens_compiles_for_amd_with_and_without_tf32():
+    [variant] = [v for v in gpu_code.variants() if v.name == "multiply 16 tokens, i8 by rows"]
+    for target, wants in zip(gpu_code.AMD, ("tf32", "ieee", "ieee"), strict=True):
+        assert gpu_code.precision(target) == wants
+    assert gpu_code.read_amd(variant, gpu_code.AMD[1]).spills == 0
+
+
 @pytest.mark.parametrize(
     "variant",
     {v.kernel.fn.__name__: v for v in gpu_code.variants()}.values(),

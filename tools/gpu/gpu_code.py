@@ -3,7 +3,8 @@
     python tools/gpu/gpu_code.py            compile for all targets, write the tables into docs/gpu-kernels.md
     python tools/gpu/gpu_code.py --check    compile; fail on a spill, or where a number grew by more than 10 %
 
-Triton compiles for a target that is not there; its wheel has NVIDIA's assembler and disassembler.
+Triton compiles for a target that is not there; its wheel has NVIDIA's assembler and disassembler. For AMD's targets
+it is compiled as well; of them registers and spills are told, as their compiler writes them.
 """
 
 import argparse
@@ -22,12 +23,13 @@ from gpu_variants import Variant, variants
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from spqfmt.kernels.triton.products import EXACT
+from spqfmt.kernels.triton.products import EXACT, precision
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gpu-kernels.md"
-MARKS = {name: f"<!-- table: {name} -->\n" for name in ("gpu_code", "gpu_bounds")}
+MARKS = {name: f"<!-- table: {name} -->\n" for name in ("gpu_code", "gpu_bounds", "gpu_amd")}
 END = "<!-- end -->\n"
 TARGETS = (80, 90, 100)
+AMD = (GPUTarget("hip", "gfx942", 64), GPUTarget("hip", "gfx1100", 32), GPUTarget("hip", "gfx1201", 32))
 GROWTH = 1.10
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _POINTERS = {
@@ -103,10 +105,18 @@ TRAFFIC = {
 
 def assemble(variant: Variant, capability: int) -> bytes:
     """The cubin of a variant for a target."""
+    cubin: bytes = compiled(variant, GPUTarget("cuda", capability, 32)).asm["cubin"]
+    return cubin
+
+
+def compiled(variant: Variant, target: GPUTarget) -> Any:
+    """A variant as Triton compiles it for a target."""
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
     for number, parameter in enumerate(variant.kernel.params):
         value = variant.arguments[parameter.name]
+        if parameter.name == "PRECISION":
+            value = precision(target)
         if isinstance(value, torch.Tensor):
             signature[parameter.name] = _POINTERS[value.dtype]
         elif parameter.is_constexpr or value is None or value == 1:  # a launch makes a constant of 1
@@ -122,9 +132,31 @@ def assemble(variant: Variant, capability: int) -> bytes:
     }
     source = ASTSource(fn=variant.kernel, signature=signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": variant.n_warps, **EXACT}
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    cubin: bytes = compiled.asm["cubin"]
-    return cubin
+    return triton.compile(source, target=target, options=options)
+
+
+@dataclass(frozen=True)
+class AmdCode:
+    """What AMD's compiler says of one kernel for one of its targets: registers of lanes and of waves, and spills."""
+
+    name: str
+    target: str
+    vector_registers: int
+    scalar_registers: int
+    spills: int
+
+
+def read_amd(variant: Variant, target: GPUTarget) -> AmdCode:
+    """Compile one variant, and read what its assembly says at the end."""
+    text: str = compiled(variant, target).asm["amdgcn"]
+    found = {key: int(number) for key, number in re.findall(r"\.(\w+):\s+(\d+)\s*$", text, re.MULTILINE)}
+    return AmdCode(
+        name=variant.name,
+        target=str(target.arch),
+        vector_registers=found["vgpr_count"],
+        scalar_registers=found["sgpr_count"],
+        spills=found["vgpr_spill_count"] + found["sgpr_spill_count"],
+    )
 
 
 def read(variant: Variant, capability: int) -> Code:
@@ -191,11 +223,41 @@ def _read_both(task: tuple[str, int]) -> Code:
     return read(variant, capability)
 
 
-def read_all() -> list[Code]:
+def _read_amd(task: tuple[str, int]) -> AmdCode:
+    name, number = task
+    [variant] = [variant for variant in variants() if variant.name == name]
+    return read_amd(variant, AMD[number])
+
+
+def read_all() -> tuple[list[Code], list[AmdCode]]:
     """All kernels for all targets, two at a time."""
-    tasks = [(variant.name, capability) for variant in variants() for capability in TARGETS]
+    names = [variant.name for variant in variants()]
     with ProcessPoolExecutor(2) as pool:
-        return list(pool.map(_read_both, tasks))
+        codes = pool.map(_read_both, [(name, capability) for name in names for capability in TARGETS])
+        of_amd = pool.map(_read_amd, [(name, number) for name in names for number in range(len(AMD))])
+        return list(codes), list(of_amd)
+
+
+def amd_table(codes: list[AmdCode]) -> str:
+    """The lines of the table of AMD's targets: a line for each kernel, registers of lanes and of waves."""
+    targets = [str(target.arch) for target in AMD]
+    head = f"| kernel | {' | '.join(targets)} | spills |\n" + "|---" * (len(targets) + 2) + "|\n"
+    by_name: dict[str, list[AmdCode]] = {}
+    for code in codes:
+        by_name.setdefault(code.name, []).append(code)
+    return head + "".join(
+        f"| {name} | {' | '.join(f'{c.vector_registers} + {c.scalar_registers}' for c in own)} "
+        f"| {sum(c.spills for c in own)} |\n"
+        for name, own in by_name.items()
+    )
+
+
+def amd_problems(codes: list[AmdCode], page: str) -> list[str]:
+    """What is worse than it should be: spills, and kernels that the page lacks or that are no more."""
+    known = set(re.findall(r"^\| ([^|]+) \|", split_page(page, "gpu_amd")[1], re.MULTILINE)) - {"kernel"}
+    found = [f"{code.name} for {code.target}: {code.spills} spills" for code in codes if code.spills]
+    names = {code.name for code in codes}
+    return found + [f"{name}: not in {PAGE.name}, or no kernel" for name in sorted(names ^ known)]
 
 
 COLUMNS_OF_TABLE = ("kernel", "target", "registers", "spills", "instructions", "inner loop", "per 32")
@@ -270,13 +332,17 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     arguments.add_argument("--check", action="store_true")
     check = arguments.parse_args().check
-    codes = read_all()
+    codes, of_amd = read_all()
     page = PAGE.read_text()
     if check:
-        found = problems(codes, page)
-        print("\n".join(found) or f"{len(codes)} kernels as in {PAGE.name}")
+        found = problems(codes, page) + amd_problems(of_amd, page)
+        print(
+            "\n".join(found)
+            or f"{len(codes)} kernels as in {PAGE.name}, {len(of_amd)} for AMD without spills"
+        )
         sys.exit(bool(found))
-    for name, lines in (("gpu_code", table(codes)), ("gpu_bounds", bounds(codes))):
+    tables = {"gpu_code": table(codes), "gpu_bounds": bounds(codes), "gpu_amd": amd_table(of_amd)}
+    for name, lines in tables.items():
         before, _, after = split_page(page, name)
         page = before + lines + after
     PAGE.write_text(page)

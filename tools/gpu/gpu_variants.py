@@ -119,6 +119,7 @@ def _by_rows(name: str, matrix: Matrix) -> Iterator[Variant]:
     ):
         units = tile["ROWS"] * tile["COLUMNS"] // 128
         arguments = common | tiles | product | tile | {"y": I16, "TO": to, "OUT": TO[torch.bfloat16]}
+        arguments["PRECISION"] = "tf32"
         yield Variant(f"multiply {tokens}, {name}", multiply.multiply, arguments, units=units)
     lists = {"row_begin": I32, "columns": I32, "values": F32, "TO": TO[torch.bfloat16]}
     lists |= {"y": F32, "out": I16, "OUT": TO[torch.bfloat16]}

@@ -43,6 +43,7 @@ def multiply(
     SIGNED: tl.constexpr,
     TO: tl.constexpr,
     OUT: tl.constexpr,
+    PRECISION: tl.constexpr,
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -98,8 +99,8 @@ def multiply(
             if TO == floats.F32:
                 sums = tl.dot(inputs, weight, sums, input_precision="ieee")
             else:
-                # tf32 holds every bfloat16 and float16: what is multiplied is exact
-                sums = tl.dot(inputs, weight, sums, input_precision="tf32")
+                # tf32 holds every bfloat16 and float16: what is multiplied is exact; float32 where there is no tf32
+                sums = tl.dot(inputs, weight, sums, input_precision=PRECISION)
     if TOKENS == 1:
         sums = tl.sum(tl.reshape(sums, [ROWS, COLUMNS]), axis=1)[None, :]
     to = first_row + number[None, :]

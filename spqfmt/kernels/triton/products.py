@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
 
 from spqfmt.kernels.device.matrix import Matrix
 from spqfmt.kernels.device.prepared import Product, RowsByNumber
@@ -28,8 +30,19 @@ def multiply_arguments(
     """Grid and arguments of `multiply`, without x, packed, y, bias and n_tokens."""
     tile = TILE_OF_ONE_TOKEN if is_one else TILE_OF_TOKENS
     arguments = _common(matrix, rows, first, x_dtype, is_one=is_one)
-    arguments |= {"stop_row": rows.stop, "OUT": TO[out_dtype], **tile, **unit_arguments(matrix, first)}
+    arguments |= {"stop_row": rows.stop, "OUT": TO[out_dtype], "PRECISION": precision(_target())}
+    arguments |= {**tile, **unit_arguments(matrix, first)}
     return (triton.cdiv(len(rows), tile["ROWS"]),), arguments
+
+
+def precision(target: GPUTarget | None) -> str:
+    """How products of bfloat16 and float16 are made, exact both ways: AMD's cards but for its CDNA 3 have no tf32."""
+    return "ieee" if target is not None and target.backend == "hip" and target.arch[:5] != "gfx94" else "tf32"
+
+
+def _target() -> GPUTarget | None:
+    """The device that is compiled for; None where kernels are interpreted."""
+    return None if triton.knobs.runtime.interpret else driver.active.get_current_target()
 
 
 def correct_arguments(
