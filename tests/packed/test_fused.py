@@ -123,6 +123,29 @@ def test_single_tokens_of_texts_without_padding_are_steps(
     assert len(calls) == 2 * 3
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_caches_of_two_kinds_of_attention_are_for_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"d_model": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "vocab_size": 260}
+    heads = {
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+    }
+    torch.manual_seed(0)
+    with tiny.quiet():
+        config = transformers.BartConfig(**sizes, **heads)
+        transformers.BartForConditionalGeneration(config).bfloat16().save_pretrained(tmp_path)
+    spqfmt.pack(tmp_path, tmp_path / "m.spq", method="rtn")
+    fused, plain = both(tmp_path / "m.spq", monkeypatch)
+    assert taken(fused)["attentions"]
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    assert torch.equal(fused.generate(ids, **options), plain.generate(ids, **options))
+
+
 def test_padding_is_for_torch(llamas: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     fused, plain = llamas
     calls = count_steps(fused, monkeypatch)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 from spqfmt.kernels.token_step import MOST_OF_HEAD
 from spqfmt.loaders.packed.fused.attention_step import KIND, AttentionForm, attended, step
@@ -71,7 +72,7 @@ def _is_plain(module: FusedAttention, named: dict[str, Any]) -> bool:
         or x.shape[1] != 1
         or x.dtype not in TYPES
         or named.get("attention_mask") is not None
-        or named.get("past_key_values") is None
+        or not isinstance(named.get("past_key_values"), DynamicCache)
         or getattr(module.config, "_attn_implementation", None) != KIND
     ):
         return False
