@@ -35,7 +35,8 @@ from spqfmt.version import __version__
 if TYPE_CHECKING:
     from spqfmt.kernels.backend import backend
     from spqfmt.loaders.model import load_model
-    from spqfmt.packing.pack import PackReport, pack
+    from spqfmt.packing.pack import pack
+    from spqfmt.packing.report import PackReport
     from spqfmt.reading.diff import diff_files as diff
     from spqfmt.reading.file import SpqFile, TensorHandle
     from spqfmt.reading.file import open_file as open  # noqa: A004

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from spqfmt.cli.failures import BAD_FILE, DEBUG, OK, WRONG_USE, explain
 from spqfmt.cli.units import printable
+from spqfmt.processes import speaks
 from spqfmt.version import __version__
 
 # Command -> (module, its click command, its help in one line). Modules are imported when their command runs, so that
@@ -127,5 +128,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             told = printable(" ".join(f"{type(error).__name__}: {error}".split()))
             explained = f"unexpected {told}; this is an error in spqfmt, {DEBUG}=1 shows where", BAD_FILE
         message, code = explained
-        click.echo(f"spqfmt: {message}", err=True)
+        given = sys.argv[1:] if arguments is None else arguments
+        if given[:1] != ["pack"] or speaks():
+            click.echo(f"spqfmt: {message}", err=True)
     return code if isinstance(code, int) else OK

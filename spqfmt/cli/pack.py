@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from spqfmt.cli.partial import BLOCK, FOR, PARTIAL, RATES, block_for
 from spqfmt.cli.paths import PIPE, InputPath, OutputPath
 from spqfmt.cli.pipes import stdout_file
 from spqfmt.cli.progress import Bar
+from spqfmt.cli.together import together
 from spqfmt.cli.units import printable, ratio, size
 from spqfmt.codecs.registry import CHOICES
 from spqfmt.container.output import check_name
@@ -204,6 +205,8 @@ def pack(
     from spqfmt.cli.plan_table import print_plan
     from spqfmt.codecs import threads
     from spqfmt.importers.registry import open_source
+    from spqfmt.kernels import native
+    from spqfmt.kernels.context import current
     from spqfmt.packing.dequantized import as_packed
     from spqfmt.packing.estimate import estimate
     from spqfmt.packing.fit.bounds import room_for
@@ -211,21 +214,25 @@ def pack(
     from spqfmt.packing.pack import pack_model
     from spqfmt.packing.plan import plan_pack
     from spqfmt.packing.target import BitsPerWeight
+    from spqfmt.packing.together import check_together, pack_together
+    from spqfmt.processes import threads_of_one
     from spqfmt.quantize.base import KeepingMethod
 
-    options["block"] = block_for(options.get("block"), machine)  # type: ignore[arg-type]  # click has checked it
-    checked = pack_options(**options)  # type: ignore[arg-type]  # click has checked the types
-    if out == PIPE:
-        _check_pipe(checked.shard_bytes is None, resume=resume, as_json=as_json and not dry_run)
-    else:
-        check_name(out)
-    to_pipe = out == PIPE and not dry_run
-    with (
-        stdout_file() if to_pipe else nullcontext(out) as path,
-        threads.jobs(jobs),
-        threads.blocks(checked.block_log2),
-        about(source, path),
-    ):
+    with together() as processes, ExitStack() as stack:
+        options["block"] = block_for(options.get("block"), machine)  # type: ignore[arg-type]  # click has checked it
+        checked = pack_options(**options)  # type: ignore[arg-type]  # click has checked the types
+        if processes is not None:
+            check_together(checked)
+            jobs = jobs or threads.wanted_threads(current()) or threads_of_one(native.usable_threads())
+        is_first = processes is None or processes.number == 0
+        if out == PIPE:
+            _check_pipe(checked.shard_bytes is None, resume=resume, as_json=as_json and not dry_run)
+        else:
+            check_name(out)
+        to_pipe = out == PIPE and not dry_run
+        path = stack.enter_context(stdout_file()) if to_pipe else out
+        for context in (threads.jobs(jobs), threads.blocks(checked.block_log2), about(source, path)):
+            stack.enter_context(context)
         model = open_source(source)
         checked = checked.for_source(model)
         model = as_packed(model, checked)
@@ -235,11 +242,18 @@ def pack(
             if checked.fit is not None and not isinstance(checked.fit, BitsPerWeight):
                 with model.unchanged():
                     room_for(model, plan, checked)
-            found = estimate(model, plan, checked)
-            print_plan(plan, checked, model.left_out, estimated=found, as_json=as_json)
+            if is_first:
+                found = estimate(model, plan, checked)
+                print_plan(plan, checked, model.left_out, estimated=found, as_json=as_json)
             return
-        progress = Bar("packing", quiet=quiet or as_json)
-        report = pack_model(model, path, checked, force=force, resume=resume, progress=progress)
+        progress = Bar("packing", quiet=quiet or as_json or not is_first)
+        how = {"force": force, "resume": resume}
+        if processes is None:
+            report = pack_model(model, path, checked, progress=progress, **how)
+        else:
+            report = pack_together(model, path, checked, processes, progress=progress, **how)
+    if not is_first:
+        return
     keeps = isinstance(checked.method, KeepingMethod)
     unused, missing = ((), ()) if quiet else _unmatched(model.as_weights() if keeps else model)
     if as_json:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
@@ -36,9 +36,10 @@ def check_name(out: Path) -> None:
         raise OptionError(f"{out}: the name of a packed model ends in .spq")
 
 
-def _is_text(name: str) -> bool:
-    """Whether a file's name is UTF-8; Python has surrogates where it is not."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+def check_sharded_name(path: Path) -> None:
+    """Raise OptionError for a name that the index of shards cannot hold: one that is not UTF-8 has surrogates."""
+    if any("\ud800" <= character <= "\udfff" for character in path.name):
+        raise OptionError(f"{path}: the index of shards has only UTF-8 in it; give another name")
 
 
 class Output:
@@ -66,8 +67,8 @@ class Output:
         self._n_segments = 0
         self._stack = ExitStack()
         self._writers: list[Writer] = []
-        if self._is_sharded and not _is_text(path.name):
-            raise OptionError(f"{path}: the index of shards has only UTF-8 in it; give another name")
+        if self._is_sharded:
+            check_sharded_name(path)
         refuse_existing(index_path(path) if self._is_sharded else path, force)
         remove_left_over(path)
 
@@ -160,9 +161,8 @@ class Output:
             )
             for number, writer in enumerate(self._writers, start=1)
         ]
-        index = self._publish_shards(sealed)
-        if self._force:
-            self._remove_stale({file.path for file in sealed})
+        shards = [(writer.temporary, whole) for writer, whole in zip(self._writers, sealed, strict=True)]
+        index = publish_shards(self._path, shards, force=self._force)
         return [*sealed, index]
 
     def _content(self) -> str | None:
@@ -173,35 +173,41 @@ class Output:
         is_known = bool(digests) and len(digests) + len(tied) == len(records)
         return content_of_model(digests, tied) if is_known else None
 
-    def _publish_shards(self, sealed: list[Sealed]) -> Sealed:
-        """The shards, then their index, whose digests tell them from shards that had these names before."""
-        text = dump(
-            {
-                "format": "spq-shards",
-                "version": 1,
-                "shards": [
-                    {"file": s.path.name, "file_bytes": s.file_bytes, "digest": s.digest.hex()}
-                    for s in sealed
-                ],
-            }
-        )
-        path = index_path(self._path)
-        temporary, file = open_temporary(path)
-        try:
-            with file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                names = [(writer.temporary, writer.path) for writer in self._writers]
-                publish_together([*names, (temporary, path)], force=self._force)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return Sealed(path, len(text), b"")
 
-    def _remove_stale(self, current: Collection[Path]) -> None:
-        """Shards of the model that was replaced, where their number was another."""
-        stem, suffix = re.escape(self._path.stem), re.escape(self._path.suffix)
-        of_this_model = re.compile(rf"{stem}-\d{{5}}-of-\d{{5}}{suffix}")
-        for path in list(self._path.parent.iterdir()):
-            if of_this_model.fullmatch(path.name) and path not in current:
-                path.unlink(missing_ok=True)
+def publish_shards(path: Path, shards: Sequence[tuple[Path, Sealed]], *, force: bool) -> Sealed:
+    """Give whole shards of the model `path` their names, each from a temporary one, and after them their index its own.
+
+    The index's digests tell the shards from some that had these names before. All is published, or nothing. With
+    `force`, shards of a model that was there under this name and had another number of them are removed.
+    """
+    text = dump(
+        {
+            "format": "spq-shards",
+            "version": 1,
+            "shards": [
+                {"file": s.path.name, "file_bytes": s.file_bytes, "digest": s.digest.hex()} for _, s in shards
+            ],
+        }
+    )
+    index = index_path(path)
+    temporary, file = open_temporary(index)
+    try:
+        with file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            names = [(written, sealed.path) for written, sealed in shards]
+            publish_together([*names, (temporary, index)], force=force)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if force:
+        _remove_stale(path, {sealed.path for _, sealed in shards})
+    return Sealed(index, len(text), b"")
+
+
+def _remove_stale(path: Path, current: Collection[Path]) -> None:
+    """Shards of the model that was replaced, where their number was another."""
+    of_this_model = re.compile(rf"{re.escape(path.stem)}-\d{{5}}-of-\d{{5}}{re.escape(path.suffix)}")
+    for other in list(path.parent.iterdir()):
+        if of_this_model.fullmatch(other.name) and other not in current:
+            other.unlink(missing_ok=True)

@@ -203,7 +203,7 @@ class Writer:
         """
         self.path = self.path if path is None else path
         self._pad(wire.CHUNK_ALIGNMENT)
-        tensors = [tensor_json(record, like) for record, like in zip(self._tensors, self._like, strict=True)]
+        tensors = self._tensor_json()
         root = dict(unknown.keys) | root_json(
             segment_alignment=self._alignment,
             chunk_alignment=self._chunk_alignment,
@@ -221,7 +221,7 @@ class Writer:
             # Digests are the one thing in an index that can be left out.
             root.pop("content", None)
             text = dump(root | {"tensors": [without(tensor, "content") for tensor in tensors]})
-        stored = compress_index(text, len(self._tensors))
+        stored = compress_index(text, len(tensors))
         earned = wire.INDEX_RATIO * len(stored) + wire.INDEX_SLACK_BYTES
         if len(stored) >= len(text) or len(text) > earned:
             stored = text
@@ -234,6 +234,9 @@ class Writer:
         os.pwrite(self._file.fileno(), pack_header(trailer.minor), 0)
         os.fsync(self._file.fileno())
         return Sealed(self.path, file_bytes, packed[:32])
+
+    def _tensor_json(self) -> Sequence[Json]:
+        return [tensor_json(record, like) for record, like in zip(self._tensors, self._like, strict=True)]
 
     def _checked(self, text: bytes, stored_bytes: int, file_bytes: int, optional: int) -> Trailer:
         """What was written must be what a reader accepts; its own validation says so before the file gets its name."""

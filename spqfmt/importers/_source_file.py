@@ -60,6 +60,16 @@ class SourceFile:
         """The size that the file had when it was opened."""
         return self._state.n_bytes
 
+    @property
+    def checksums(self) -> dict[tuple[int, int], int]:
+        """The CRC-32 of what was read so far, by offset and number of bytes."""
+        return self._checksums.copy()
+
+    @property
+    def described(self) -> tuple[int, int]:
+        """Size and time of the last change: what two runs that pack one source must find alike."""
+        return self._state.n_bytes, self._state.mtime_ns
+
     def read(self, offset: int, n_bytes: int) -> bytearray:
         """Some bytes of the file, at most those up to its end; see `read_into`."""
         buffer = bytearray(max(0, min(n_bytes, self.n_bytes - offset)))

@@ -9,7 +9,6 @@ from spqfmt.packing.plan import PackPlan, PlannedTensor
 from spqfmt.packing.target import KEEPING
 from spqfmt.quantize.base import KeepingMethod, Method
 from spqfmt.records import FLOATS
-from spqfmt.schemes.base import Encoded
 from spqfmt.schemes.named import is_scheme_name
 from spqfmt.schemes.registry import scheme_of
 
@@ -80,17 +79,17 @@ class KeptTensors:
         self._no_codes: dict[str, str] = {}
         self._values: list[SourceTensor] = []
 
-    def add(self, planned: PlannedTensor, encoded: Encoded) -> None:
-        """One more tensor of the file."""
+    def add(self, planned: PlannedTensor, scheme: str, why_no_codes: str) -> None:
+        """One more tensor of the file: its scheme, and why its codes are kept as bytes where they are."""
         if planned.source.dtype in FLOATS:
             self._n_weights += planned.n_weights
         if self._is_told and planned.source.form:
-            of_scheme = self._codes if scheme_of(encoded.scheme).is_quantized else self._values
-            if encoded.why_no_codes:
-                self._no_codes[planned.source.name] = encoded.why_no_codes
+            of_scheme = self._codes if scheme_of(scheme).is_quantized else self._values
+            if why_no_codes:
+                self._no_codes[planned.source.name] = why_no_codes
             else:
-                (self._as_bytes if is_scheme_name(encoded.scheme) else of_scheme).append(planned.source)
-        if scheme_of(encoded.scheme).is_quantized:
+                (self._as_bytes if is_scheme_name(scheme) else of_scheme).append(planned.source)
+        if scheme_of(scheme).is_quantized:
             self._n_quantized += planned.n_weights
             self._again += [planned.source] if planned.source.form else []
         elif (

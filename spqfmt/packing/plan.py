@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from math import prod
+from typing import TypeAlias
 
 from spqfmt import wire
 from spqfmt.container.stacks import cut_at_matrices
@@ -75,11 +76,15 @@ class PlannedTensor:
         )
 
 
+PlannedSegment: TypeAlias = tuple[str, tuple[PlannedTensor, ...]]
+"""A segment's name and its tensors."""
+
+
 @dataclass(frozen=True)
 class PackPlan:
     """Segments of planned tensors, in execution order, tied ones right behind what they are tied to."""
 
-    segments: tuple[tuple[str, tuple[PlannedTensor, ...]], ...]
+    segments: tuple[PlannedSegment, ...]
     raw_bytes: int
     segment_alignment: int
 

@@ -1,4 +1,4 @@
-"""What an interrupted pack has quantized so far, kept beside OUT as OUT.spq.resume/: one .spq file for each block.
+"""What an interrupted pack has done so far, kept beside OUT as OUT.spq.resume/: one .spq file for each block, or shard.
 
 `pack.json` says of which source and options the blocks are; a later pack goes on only with the same. `search.json`
 holds what a method that searches has found before the first block. Nothing in the folder is trusted: the files are read
@@ -10,8 +10,8 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,21 +34,22 @@ _SEARCH = "search.json"
 _LOCK = "lock"
 # Nothing else is ever removed.
 _OURS = re.compile(
-    r"lock|pack\.json|search\.json(\.part)?|block-\d{5}\.spq|\.block-\d{5}\.spq\.[0-9a-f]{8}\.part"
+    r"lock|(pack|search)\.json(\.part)?|(block|shard)-\d{5}\.(spq|json)|\.(block|shard)-\d{5}\.spq\.[0-9a-f]{8}\.part"
 )
 
 
 class ResumeFolder:
-    """The folder beside `out` that a pack is resumed from.
+    """The folder beside `out` that a pack is resumed from, by blocks or by another unit.
 
     Within the context no other process can have it; a killed one holds it no longer.
     """
 
-    def __init__(self, out: Path, *, resume: bool, force: bool) -> None:
+    def __init__(self, out: Path, *, resume: bool, force: bool, unit: str = "block") -> None:
         self._out = out
         self.path = out.with_name(out.name + SUFFIX)
         self._resume = resume
         self._force = force
+        self._unit = unit
         self._identity: dict[str, object] = {}
         self.n_wanted: int | None = None
         """Blocks that the pack will have, once they are known."""
@@ -112,6 +113,9 @@ class ResumeFolder:
         """Say how to go on after an interruption; after another error, keep only what is of use."""
         kept = self._kept()
         self._release()
+        self._tell(error, kept)
+
+    def _tell(self, error: BaseException | None, kept: str) -> None:
         if isinstance(error, KeyboardInterrupt):
             held = f"{self.path} holds {kept}, --resume goes on there" if kept else "nothing was left behind"
             raise KeyboardInterrupt(f"interrupted; {held}") from error
@@ -144,9 +148,9 @@ class ResumeFolder:
 
     def _kept(self) -> str:
         """What a resume need not do again, in words."""
-        n_blocks = sum(1 for _ in self.path.glob("block-*.spq"))
+        n_blocks = sum(1 for _ in self.path.glob(f"{self._unit}-*.spq"))
         of = f" of {self.n_wanted}" if self.n_wanted else ""
-        blocks = f"{n_blocks}{of} block{'' if n_blocks == 1 and not of else 's'}" if n_blocks else ""
+        blocks = f"{n_blocks}{of} {self._unit}{'' if n_blocks == 1 and not of else 's'}" if n_blocks else ""
         search = "the search" if (self.path / _SEARCH).exists() else ""
         return " and ".join(part for part in (search, blocks) if part)
 
@@ -158,6 +162,9 @@ class ResumeFolder:
         self._identity = json.loads(json.dumps(identity, sort_keys=True))
         if self._resume:
             self._compare()
+            for name in self._ours():
+                if name.endswith(".part"):
+                    (self.path / name).unlink()
             return
         for name in self._ours() - {_LOCK}:
             (self.path / name).unlink()
@@ -177,8 +184,9 @@ class ResumeFolder:
                 "give the same to resume, or --force to start over"
             )
 
-    def _file(self, number: int) -> Path:
-        return self.path / f"block-{number:05d}.spq"
+    def file(self, number: int) -> Path:
+        """Where the block of this number is, once it is whole."""
+        return self.path / f"{self._unit}-{number:05d}.spq"
 
     def save(
         self,
@@ -189,7 +197,7 @@ class ResumeFolder:
         metadata: Mapping[str, str],
     ) -> None:
         """Write one block, durably: records without chunks, each with its scheme's data; `metadata` comes back."""
-        with Writer(self._file(number), CHUNK_ALIGNMENT, force=True) as writer:
+        with Writer(self.file(number), CHUNK_ALIGNMENT, force=True) as writer:
             for number_in_block, (record, encoded) in enumerate(tensors):
                 # A block may have nothing to be quantized; a segment holds at least one tensor.
                 if number_in_block == 0:
@@ -200,7 +208,7 @@ class ResumeFolder:
 
     def load(self, number: int) -> "SavedBlock | None":
         """A saved block; None when it is not there or damaged."""
-        file = self._file(number)
+        file = self.file(number)
         if not file.exists():
             return None
         try:
@@ -230,6 +238,18 @@ class ResumeFolder:
             isinstance(r, float) and 0 <= r <= 0.5 for r in found.values()
         )
         return found if sound else None
+
+    @contextmanager
+    def as_guest(self) -> Iterator[None]:
+        """What a process does that writes into the folder of another one, which holds it."""
+        try:
+            yield
+        except BaseException as error:
+            self._tell(error, self._kept())
+            raise
+        finally:
+            with suppress(OSError):  # the last one that ends takes an empty folder along
+                self.path.rmdir()
 
     def remove(self) -> None:
         """The pack is done, or has left nothing that could be taken up."""

@@ -6,7 +6,7 @@ kind is literals as a whole. The rest keeps its name and digest, so that a reade
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from math import prod
 from typing import Any, NamedTuple
@@ -80,10 +80,22 @@ class Described(NamedTuple):
     lost: Mapping[str, str]
 
 
-class SourceDescription:
-    """The source's files, their digests made by other threads while the model is packed."""
+class Seen(NamedTuple):
+    """What a process has found out of a source's files: digests of some, and those that are not to be described."""
 
-    def __init__(self, model: SourceModel, plan: PackPlan, method: Method) -> None:
+    digests: Mapping[str, str]
+    given_up: Collection[str]
+
+
+class SourceDescription:
+    """The source's files, their digests made by other threads while the model is packed.
+
+    `files`: the names of those whose digests are made here; None are all.
+    """
+
+    def __init__(
+        self, model: SourceModel, plan: PackPlan, method: Method, files: Collection[str] | None = None
+    ) -> None:
         self._model = model
         keeps_codes = isinstance(method, KeepingMethod)
         why_not = "" if _gives_back(method, plan) else QUANTIZED
@@ -110,8 +122,12 @@ class SourceDescription:
                     )
                     self._places.setdefault(part.place.file, []).append(array)
         self._digests: Mapping[str, Task[str]] = {
-            name: submit(file.sha256, self._cuts(name, file)) for name, file in model.named_files.items()
+            name: submit(file.sha256, self._cuts(name, file))
+            for name, file in model.named_files.items()
+            if files is None or name in files
         }
+        self.given_up: set[str] = set()
+        """Files that are not described, since a tensor of theirs could not be put together again."""
 
     def _cuts(self, name: str, file: SourceFile) -> list[int]:
         """Where tensors begin and end: each must have been packed as it was when the file's digest was made."""
@@ -133,8 +149,7 @@ class SourceDescription:
         dims, axes = source.turned
         whole = np.ascontiguousarray(values.reshape(dims).transpose(axes)).reshape(-1).view(np.uint8)
         if not all(self._lies_at(place, whole[at : at + n], n) for place, at, n in places):
-            for place, _, _ in places:
-                self._places.pop(place.file, None)
+            self.given_up |= {place.file for place, _, _ in places}
             return {}
         parts = [{"stream": "values", "dims": list(dims), "axes": list(axes)}]
         return {"origin": {"layout": ARRAYS, "version": 1, "parts": parts}}
@@ -191,10 +206,20 @@ class SourceDescription:
             for at in range(0, n_bytes, _AT_ONCE)
         )
 
-    def finish(self) -> Described:
-        """The record, and the asset of its literals. Raises ImporterError when a file is not what it was."""
-        digests = {name: digest.result() for name, digest in self._digests.items()}
-        return _described(self._model, self._places, digests, self._why_not)
+    def seen(self) -> Seen:
+        """What was found out here, once all is packed. Raises ImporterError when a file is not what it was."""
+        return Seen({name: digest.result() for name, digest in self._digests.items()}, self.given_up)
+
+    def finish(self, others: Iterable[Seen] = ()) -> Described:
+        """The record, and the asset of its literals. Raises ImporterError when a file is not what it was.
+
+        `others`: what other processes have seen, together the digests of all files.
+        """
+        found = [self.seen(), *others]
+        digests = {name: digest for seen in found for name, digest in seen.digests.items()}
+        given_up = {name for seen in found for name in seen.given_up}
+        places = {name: arrays for name, arrays in self._places.items() if name not in given_up}
+        return _described(self._model, places, digests, self._why_not)
 
 
 def planned_sources(model: SourceModel) -> Described:

@@ -103,6 +103,15 @@ class KeepingMethod(Method, Protocol):
         ...
 
 
+@runtime_checkable
+class SizedMethod(Method, Protocol):
+    """A method of which is known, by shapes alone, how large its tensors are at most."""
+
+    def most_bytes(self, weight: Weight, options: MethodOptions) -> int:
+        """The bytes of a tensor before they are compressed. Only called where `describe` said something."""
+        ...
+
+
 def refuse_others(method: Method, options: MethodOptions) -> None:
     """Raise OptionError when an option is given that the method does not take."""
     given = [name for name, value in vars(options).items() if value is not None]

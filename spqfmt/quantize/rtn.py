@@ -5,6 +5,7 @@ group's minimum and maximum (0 included), scheme grouped, scales in f16 where th
 """
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from spqfmt.schemes.floats import Scale
 from spqfmt.schemes.group_numbers import GroupValues
 from spqfmt.schemes.grouped import Grouped
 from spqfmt.schemes.uniform import Uniform
+from spqfmt.wire import DTYPES
 
 
 class RoundToNearest:
@@ -56,6 +58,19 @@ class RoundToNearest:
             return options.embedding_bits, "row"
         return KEEP, ""
 
+    def most_bytes(self, weight: Weight, options: MethodOptions) -> int:
+        """Codes, scales in float32, zero points."""
+        bits, granularity = self._choice(weight, options)
+        columns = weight.shape[-2 if weight.transposed else -1]
+        rows = prod(weight.shape) // columns
+        if granularity != "group":
+            scales = rows if granularity == "row" else 0
+            return (prod(weight.shape) * DTYPES[_row_dtype(bits)].bits + 32 * scales + 7) // 8
+        assert options.group_size is not None
+        n_groups = rows * -(-columns // min(options.group_size, columns))
+        code_bits = DTYPES[code_dtype(bits)].bits
+        return ((prod(weight.shape) + n_groups) * code_bits + 32 * n_groups + 7) // 8
+
     def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
         """Round the matrix at the granularity that `describe` told."""
         bits, granularity = self._choice(weight, options)
@@ -64,6 +79,10 @@ class RoundToNearest:
             assert options.group_size is not None
             return round_groups(matrix, bits, options.group_size)
         return round_symmetric(matrix, bits, per_row=granularity == "row")
+
+
+def _row_dtype(bits: int) -> str:
+    return "i2" if bits == 2 else "i4" if bits <= 4 else "i8"
 
 
 def round_symmetric(matrix: torch.Tensor, bits: int, *, per_row: bool) -> Uniform:
@@ -75,7 +94,7 @@ def round_symmetric(matrix: torch.Tensor, bits: int, *, per_row: bool) -> Unifor
     largest = matrix.abs().amax(dim=1 if per_row else (0, 1), keepdim=True)
     step = torch.where(largest > 0, covering(largest, highest), 1.0)
     codes = torch.round(matrix / step).clamp_(-highest, highest).to(torch.int8).numpy()
-    dtype = "i2" if bits == 2 else "i4" if bits <= 4 else "i8"
+    dtype = _row_dtype(bits)
     if per_row:
         return Uniform(codes, np.float32(1), dtype, Scale(step[:, 0].numpy(), "f32"))
     return Uniform(codes, np.float32(step.item()), dtype)

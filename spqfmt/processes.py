@@ -1,0 +1,202 @@
+"""Processes that do one work together, started by torchrun: they find each other, tell what they have, end together.
+
+They are numbered, and the first has number 0. One that fails says so to all; one that is killed closes its connections.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any, Protocol
+
+from spqfmt.errors import BackendError, SpqError, one_sentence
+
+_STARTED = "TORCHELASTIC_RUN_ID"
+"""Set by torchrun. RANK and WORLD_SIZE alone are set by others too, for programs that are not this one."""
+_FAILED, _TOLD = "failed", "told"
+_JOINING = timedelta(minutes=5)
+_LONGEST = timedelta(days=30)
+"""How long a process waits for the others at one place: the slowest may be at work for long."""
+_LOOKS_UP_SECONDS = 0.1
+
+
+class EndedError(SpqError):
+    """Another process has failed, or has ended without a word."""
+
+
+class Processes(Protocol):
+    """What the processes of one work have of each other; process `number` of `size`."""
+
+    number: int
+    size: int
+
+    def exchange(self, value: Any) -> list[Any]:
+        """What all processes give here, by their numbers. Raises EndedError where one does not come any more."""
+        ...
+
+    def add(self, key: str, n: int) -> int:
+        """Add to a number that all share and that begins at 0; returns the sum."""
+        ...
+
+    def check(self) -> None:
+        """Raise EndedError where another process has failed."""
+        ...
+
+    def is_first_to_tell(self) -> bool:
+        """Whether this process, which has failed, is to say so, and no other one. The others are told to end."""
+        ...
+
+    def leave(self) -> None:
+        """The work is done."""
+        ...
+
+
+class Alone:
+    """One process, with nobody to wait for."""
+
+    number = 0
+    size = 1
+
+    def __init__(self) -> None:
+        self._sums: Counter[str] = Counter()
+
+    def exchange(self, value: Any) -> list[Any]:
+        """What it gives."""
+        return [value]
+
+    def add(self, key: str, n: int) -> int:
+        """Add to a number that begins at 0."""
+        self._sums[key] += n
+        return self._sums[key]
+
+    def check(self) -> None:
+        """Nobody else can fail."""
+
+    def is_first_to_tell(self) -> bool:
+        """Nobody else will."""
+        return True
+
+    def leave(self) -> None:
+        """Nobody waits."""
+
+
+def are_started() -> bool:
+    """Whether torchrun has started this process, as one of several or as the only one."""
+    return _STARTED in os.environ
+
+
+_joined = False
+
+
+def speaks() -> bool:
+    """Whether this process tells what goes wrong before all have found each other: one does on each machine."""
+    return not are_started() or _joined or os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def threads_of_one(usable: int) -> int:
+    """How many threads a process of several has of those that this machine has: at least one beside its own.
+
+    torchrun says 1 to OpenMP where nobody has said anything else.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "1")
+    if given.isdecimal() and int(given) > 1:
+        return int(given)
+    return max(2, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def join() -> Processes:
+    """Find the other processes that torchrun has started. Raises BackendError where they do not answer."""
+    global _joined  # noqa: PLW0603  # a process finds the others once
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Alone()
+    # torch takes seconds to import.
+    from torch import distributed
+
+    try:
+        distributed.init_process_group("gloo", timeout=_LONGEST)
+        found = _Joined()
+    except (RuntimeError, ValueError) as error:
+        raise BackendError(f"the other processes do not answer: {one_sentence(error)}") from None
+    _joined = True
+    return found
+
+
+class _Joined:
+    """One of several, joined by torch.distributed: gloo, and the store that torchrun holds."""
+
+    def __init__(self) -> None:
+        # torch takes seconds to import.
+        from torch import distributed
+
+        self._distributed = distributed
+        self.number, self.size = distributed.get_rank(), distributed.get_world_size()
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        held_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        is_master = self.number == 0 and not held_by_torchrun
+        store = distributed.TCPStore(
+            *address, is_master=is_master, multi_tenant=True, wait_for_workers=False, timeout=_JOINING
+        )
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = distributed.PrefixStore(f"spqfmt {attempt}", store)
+
+    def exchange(self, value: Any) -> list[Any]:
+        """What all processes give here, by their numbers. Raises EndedError where one does not come any more."""
+        found: list[Any] = [None] * self.size
+        errors: list[Exception] = []
+
+        def gather() -> None:
+            try:
+                self._distributed.all_gather_object(found, value)
+            except Exception as error:  # noqa: BLE001  # raised below
+                errors.append(error)
+
+        # A signal is seen by the main thread, which must not wait in a library.
+        thread = threading.Thread(target=gather, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(_LOOKS_UP_SECONDS)
+        if errors:
+            self.check()
+            raise EndedError(f"another process has ended: {one_sentence(errors[0])}") from None
+        return found
+
+    def add(self, key: str, n: int) -> int:
+        """Add to a number that all share and that begins at 0; returns the sum."""
+        return int(self._store.add(key, n))
+
+    def check(self) -> None:
+        """Raise EndedError where another process has failed."""
+        if self._store.check([_FAILED]):
+            raise EndedError("another process has failed")
+
+    def is_first_to_tell(self) -> bool:
+        """Whether this process, which has failed, is to say so, and no other one. The others are told to end."""
+        try:
+            self._store.set(_FAILED, "")
+            return int(self._store.add(_TOLD, 1)) == 1
+        except RuntimeError:  # torchrun has ended, or the process that held the store
+            return True
+
+    def leave(self) -> None:
+        """The work is done."""
+        self._distributed.destroy_process_group()
+
+
+def taken(processes: Processes, key: str, n: int) -> Iterator[int]:
+    """Numbers below `n`, each taken by one process.
+
+    First those of its own share, which follow each other, then what is left of the shares of others.
+    """
+    shares = shares_of(n, processes.size)
+    for k in range(processes.size):
+        owner = (processes.number + k) % processes.size
+        while (at := processes.add(f"{key} {owner}", 1) - 1) < len(shares[owner]):
+            yield shares[owner][at]
+
+
+def shares_of(n: int, size: int) -> Sequence[range]:
+    """The numbers below `n` in even shares, one for each of `size` processes."""
+    return [range(n * k // size, n * (k + 1) // size) for k in range(size)]
