@@ -72,6 +72,10 @@ class BackendError(SpqError):
     """A backend is unknown, or not available on this machine."""
 
 
+class EndedError(SpqError):
+    """Another process of the same work has failed, or has ended without a word."""
+
+
 class MemoryBudgetError(SpqError):
     """A memory ceiling cannot be met. `smallest_bytes` is the smallest one that can."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
-from spqfmt.errors import BackendError, SpqError, one_sentence
+from spqfmt.errors import BackendError, EndedError, one_sentence
 
 _STARTED = "TORCHELASTIC_RUN_ID"
 """Set by torchrun. RANK and WORLD_SIZE alone are set by others too, for programs that are not this one."""
@@ -21,10 +21,6 @@ _JOINING = timedelta(minutes=5)
 _LONGEST = timedelta(days=30)
 """How long a process waits for the others at one place: the slowest may be at work for long."""
 _LOOKS_UP_SECONDS = 0.1
-
-
-class EndedError(SpqError):
-    """Another process has failed, or has ended without a word."""
 
 
 class Processes(Protocol):
@@ -136,11 +132,12 @@ class _Joined:
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         held_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         is_master = self.number == 0 and not held_by_torchrun
-        store = distributed.TCPStore(
+        # torch documents both, and does not list them.
+        store = distributed.TCPStore(  # type: ignore[attr-defined]
             *address, is_master=is_master, multi_tenant=True, wait_for_workers=False, timeout=_JOINING
         )
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = distributed.PrefixStore(f"spqfmt {attempt}", store)
+        self._store = distributed.PrefixStore(f"spqfmt {attempt}", store)  # type: ignore[attr-defined]
 
     def exchange(self, value: Any) -> list[Any]:
         """What all processes give here, by their numbers. Raises EndedError where one does not come any more."""
@@ -160,7 +157,7 @@ class _Joined:
             thread.join(_LOOKS_UP_SECONDS)
         if errors:
             self.check()
-            raise EndedError(f"another process has ended: {one_sentence(errors[0])}") from None
+            raise EndedError("another process has ended without a word") from errors[0]
         return found
 
     def add(self, key: str, n: int) -> int:
@@ -170,7 +167,7 @@ class _Joined:
     def check(self) -> None:
         """Raise EndedError where another process has failed."""
         if self._store.check([_FAILED]):
-            raise EndedError("another process has failed")
+            raise EndedError("another process has failed, as it says")
 
     def is_first_to_tell(self) -> bool:
         """Whether this process, which has failed, is to say so, and no other one. The others are told to end."""

@@ -14,6 +14,7 @@ import click
 from spqfmt.cli.units import printable
 from spqfmt.errors import (
     ChecksumError,
+    EndedError,
     NotSpqError,
     OptionError,
     SpqError,
@@ -45,7 +46,7 @@ def about(*paths: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OptionError:
+    except (OptionError, EndedError):
         raise
     except OSError as error:
         if error.filename is None and error.errno is not None:
@@ -100,7 +101,9 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         case click.ClickException():
             return error.format_message(), error.exit_code
         case click.Abort() | KeyboardInterrupt():
-            return str(error) or "interrupted; nothing was left behind", INTERRUPTED
+            # click raises its own error of an interrupt, without the words.
+            told = str(error) or str(error.__cause__ or "")
+            return told or "interrupted; nothing was left behind", INTERRUPTED
         case FileExistsError():
             return str(error) if error.filename is None else _about_the_system(error), WRONG_USE
         case OSError():

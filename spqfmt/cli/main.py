@@ -12,8 +12,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from spqfmt.cli.failures import BAD_FILE, DEBUG, OK, WRONG_USE, explain
+from spqfmt.cli.together import leave_the_word
 from spqfmt.cli.units import printable
-from spqfmt.processes import speaks
 from spqfmt.version import __version__
 
 # Command -> (module, its click command, its help in one line). Modules are imported when their command runs, so that
@@ -129,6 +129,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             explained = f"unexpected {told}; this is an error in spqfmt, {DEBUG}=1 shows where", BAD_FILE
         message, code = explained
         given = sys.argv[1:] if arguments is None else arguments
-        if given[:1] != ["pack"] or speaks():
-            click.echo(f"spqfmt: {message}", err=True)
+        if given[:1] == ["pack"]:
+            leave_the_word()
+        click.echo(f"spqfmt: {message}", err=True)
     return code if isinstance(code, int) else OK

@@ -20,7 +20,7 @@ from typing import BinaryIO, Self
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.reader import Reader
 from spqfmt.container.writer import Writer
-from spqfmt.errors import FormatError, OptionError
+from spqfmt.errors import EndedError, FormatError, OptionError
 from spqfmt.reading.restore import column_scale
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Encoded, Float32, StreamData
@@ -119,6 +119,8 @@ class ResumeFolder:
         if isinstance(error, KeyboardInterrupt):
             held = f"{self.path} holds {kept}, --resume goes on there" if kept else "nothing was left behind"
             raise KeyboardInterrupt(f"interrupted; {held}") from error
+        if isinstance(error, EndedError) and kept:
+            error.args = (f"{error}; {self.path} holds {kept}, --resume goes on there",)
         if isinstance(error, OSError) and kept:
             error.add_note(f"{self.path} holds {kept}, --resume goes on there")
 

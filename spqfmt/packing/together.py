@@ -167,7 +167,7 @@ def pack_together(
         described,
         seconds=time.monotonic() - started,
         left_dense={},
-        notes=packing.notes(),
+        notes=tuple(packing.notes()),
     )
 
 

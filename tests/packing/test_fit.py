@@ -27,8 +27,8 @@ from spqfmt.packing.fit.file_ledger import FileLedger, store
 from spqfmt.packing.fit.memory_ledger import MemoryLedger
 from spqfmt.packing.options import pack_options
 from spqfmt.packing.pack import pack_model
-from spqfmt.packing.report import PackReport
 from spqfmt.packing.plan import plan_pack
+from spqfmt.packing.report import PackReport
 from spqfmt.progress import Silent
 from spqfmt.quantize.ecq import method
 from spqfmt.quantize.ecq.allocation import RateCurve, TensorPlan, between

@@ -1,0 +1,194 @@
+"""Processes that pack one model: the files of one process, each reads its part, and all end together in one line."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+import spqfmt
+from spqfmt.importers.registry import open_source
+from spqfmt.packing.options import pack_options
+from spqfmt.packing.plan import plan_pack
+from spqfmt.packing.shards import shard_starts
+
+SCRIPT = Path(__file__).with_name("together.py")
+CASES = (
+    "lossless of 1", "lossless of 2", "lossless of 4", "one file of 3", "rtn of 2", "rows of 2", "keep of 3",
+    "more than shards",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the script has worked."""
+    folder = tmp_path_factory.mktemp("together")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+        env={
+            "PYTHONPATH": ":".join(filter(None, sys.path)),
+            "PATH": os.environ["PATH"],
+            "OMP_NUM_THREADS": "1",
+        },
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((folder / "found.json").read_text())
+    return told
+
+
+def files(folder: Path, stem: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob(f"{stem}*")}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_bytes_do_not_depend_on_the_number_of_processes(
+    folder: Path, found: dict[str, Any], name: str
+) -> None:
+    assert [told["code"] for told in found["cases"][name]] == [0] * len(found["cases"][name])
+    stem = name.replace(" ", "_")
+    by_one = files(folder / "plain", stem)
+    assert len(by_one) > (1 if name == "more than shards" else 2)
+    assert files(folder / "out", stem) == by_one
+    spqfmt.verify(folder / "out" / f"{stem}.spq.index.json", content=True)
+    # The first process alone shows anything.
+    assert found["cases"][name][0]["said"].startswith(str(folder / "out" / stem))
+    assert {told["said"] + told["shown"] for told in found["cases"][name][1:]} <= {""}
+
+
+@pytest.mark.parametrize("name", CASES[1:3])
+def test_each_process_reads_its_own_tensors(folder: Path, found: dict[str, Any], name: str) -> None:
+    model = open_source(folder / "llama")
+    of_each = [
+        {what: n for what, n in told["read"] if what.startswith("tensor ")} for told in found["cases"][name]
+    ]
+    assert all(of_each)
+    names = [what for read in of_each for what in read]
+    assert sorted(names) == sorted(f"tensor {tensor.name}" for tensor in model.tensors)
+    assert sum(n for read in of_each for n in read.values()) == plan_pack(model, pack_options()).raw_bytes
+    # Headers and small files are everybody's.
+    others = [sum(n for what, n in told["read"] if what == "it") for told in found["cases"][name]]
+    assert max(others) < 100_000
+
+
+REFUSALS = {
+    "calibrated": "method gptq goes through a model from its first block to its last",
+    "one file": "several processes write shards: give --shard-size, such as 2GiB",
+    "partial": "--partial goes by all chunks of a model",
+    "no method": "unknown method 'nonsense'",
+}
+
+
+def lines(told: list[Any]) -> list[str]:
+    return [line for of in told if of for line in of["said"].splitlines() if line]
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_is_refused_is_told_once(folder: Path, found: dict[str, Any], name: str) -> None:
+    told = found["refused"][name]
+    assert [of["code"] for of in told] == [2, 2]
+    [line] = lines(told)
+    assert line.startswith(f"spqfmt: {REFUSALS[name]}")
+    assert not files(folder / "out", "refused")
+
+
+def test_a_dry_run_shows_the_plan_once(folder: Path, found: dict[str, Any]) -> None:
+    first, second = found["dry"]
+    assert (first["code"], second["code"]) == (0, 0)
+    assert "model.layers.7.mlp.down_proj.weight" in first["shown"]
+    assert second["shown"] == ""
+    assert not files(folder / "out", "dry")
+
+
+def test_a_process_that_dies_ends_all_with_one_line(found: dict[str, Any]) -> None:
+    told = found["dies"]["told"]
+    assert told[1] is None
+    assert [told[0]["code"], told[2]["code"]] == [1, 1]
+    [line] = lines(told)
+    assert line.startswith("spqfmt: another process has ended without a word; ")
+    assert line.endswith("m.spq.resume holds 9 of 10 shards, --resume goes on there")
+
+
+def test_an_interrupt_of_one_ends_all_with_one_line(found: dict[str, Any]) -> None:
+    told = found["interrupted"]["told"]
+    assert [of["code"] for of in told] == [130, 1, 1]
+    [line] = lines(told)
+    assert line.endswith("shards, --resume goes on there")
+
+
+def test_a_tensor_that_cannot_be_packed_ends_all_with_one_line(found: dict[str, Any]) -> None:
+    told = found["fails"]["told"]
+    assert [of["code"] for of in told] == [1, 1, 1]
+    [line] = lines(told)
+    assert "holds NaN or Inf and cannot be quantized" in line
+    assert not [name for name in found["fails"]["left"] if name.startswith("m-") or name.endswith(".part")]
+
+
+@pytest.mark.parametrize("how", ["dies", "interrupted"])
+def test_a_resume_goes_on_with_what_is_left(folder: Path, found: dict[str, Any], how: str) -> None:
+    """With another number of processes; what was damaged meanwhile is made again."""
+    told = found[how]
+    assert {name.partition("/")[0] for name in told["left"]} == {"m.spq.resume"}
+    assert lines(told["without a word"])[0].endswith("--resume goes on there, --force starts over")
+    assert "is of a pack with other codec; give the same to resume" in lines(told["others"])[0]
+    assert len(lines(told["without a word"])) == len(lines(told["others"])) == 1
+    assert told["damaged"].endswith("shard-00001.spq")
+    assert [of["code"] for of in told["resumed"]] == [0, 0]
+    expected = files(folder / "plain", "lossless_of_2")
+    made = files(folder / how, "m")
+    assert [made[name] for name in sorted(made)][:-1] == [expected[name] for name in sorted(expected)][:-1]
+    assert sorted(made) == told["in the end"]
+    n_read = sum(what.startswith("tensor ") for of in told["resumed"] for what, _ in of["read"])
+    assert 0 < n_read < 75
+    spqfmt.verify(folder / how / "m.spq.index.json", content=True)
+
+
+def test_a_source_that_was_changed_meanwhile_is_refused(found: dict[str, Any]) -> None:
+    [line] = lines(found["changed"])
+    assert "m.spq.resume is of a pack with other source" in line
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"method": "rtn", "bits": 3},
+        {"method": "rtn", "bits": 4, "group_size": 16, "codec": "raw"},
+        {"method": "rtn", "granularity": "tensor", "codec": "raw"},
+        {"method": "gptq", "samples": 2, "seq_len": 16},
+    ],
+    ids=str,
+)
+def test_no_shard_is_larger_than_was_asked_for(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    source = tiny_folder("llama")
+    report = spqfmt.pack(source, tmp_path / "m.spq", shard_size=150_000, **options)
+    sizes = [path.stat().st_size for path in report.files[:-1]]
+    assert len(sizes) > 1
+    assert max(sizes) <= 150_000
+
+
+def test_the_cuts_follow_from_names_and_shapes_alone(tmp_path: Path) -> None:
+    options = pack_options(method="rtn", bits=4, group_size=16, shard_size="40kB")
+    cuts = set()
+    for seed in (1, 2):
+        tiny.build("llama", tmp_path / f"{seed}", dtype=torch.bfloat16, seed=seed)
+        model = open_source(tmp_path / f"{seed}")
+        cuts.add(shard_starts(model, plan_pack(model, options), options))
+    [starts] = cuts
+    assert len(starts) > 2
