@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from spqfmt.errors import BackendError, EndedError, one_sentence
 
 _STARTED = "TORCHELASTIC_RUN_ID"
-"""Set by torchrun. RANK and WORLD_SIZE alone are set by others too, for programs that are not this one."""
+"""The variable that torchrun alone sets: RANK and WORLD_SIZE are set by others, for programs that are not this one."""
 _FAILED, _TOLD = "failed", "told"
 _JOINING = timedelta(minutes=5)
 _LONGEST = timedelta(days=30)

@@ -139,7 +139,11 @@ if TYPE_CHECKING:
     help="Calibrate each block on what the quantized ones before it give; with ecq each layer too, which then makes up "
     "for what they are off by. [default: sequential; ecq: not]",
 )
-@click.option("--resume", is_flag=True, help="Go on with an interrupted pack from the block where it stood.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with an interrupted pack from the block, or the shards, where it stood.",
+)
 @click.option(
     "--codec",
     type=click.Choice(CHOICES),
@@ -158,7 +162,10 @@ if TYPE_CHECKING:
     help="Without digests of what the tensors hold and without what gives the source's files back: a few bytes less, "
     "and a file of format 1.0 where nothing else needs 1.1.",
 )
-@click.option("--shard-size", help="Write several files of at most this size, such as 2GiB.")
+@click.option(
+    "--shard-size",
+    help="Write several files of at most this size, such as 2GiB. Started by torchrun, several processes write them.",
+)
 @click.option("--chunk-alignment", type=ALIGNMENT, help=f"{ALIGNMENT_HELP} [default: 64]")
 @RANKS
 @click.option(
@@ -200,6 +207,7 @@ def pack(
     spqfmt pack path/to/model model.spq --method ecq --bits 3.2
     spqfmt pack path/to/model model.spq --fit 90MiB
     spqfmt pack path/to/model - | ssh host "cat > model.spq"
+    torchrun --nproc-per-node 4 -m spqfmt pack path/to/model model.spq --shard-size 2GiB
     """
     # torch takes seconds to import: not for --help.
     from spqfmt.cli.plan_table import print_plan

@@ -141,6 +141,7 @@ def metadata_of(
         "method": options.method.name,
         "method_options": json.dumps(given, sort_keys=True),
         "codec": options.codec.codec,
+        **({"block_bytes": str(1 << options.block_log2)} if options.block_log2 else {}),
         "writer": f"spqfmt {__version__}",
     }
     return model.stored_facts | more | made

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -120,7 +121,8 @@ def test_a_process_that_dies_ends_all_with_one_line(found: dict[str, Any]) -> No
     assert [told[0]["code"], told[2]["code"]] == [1, 1]
     [line] = lines(told)
     assert line.startswith("spqfmt: another process has ended without a word; ")
-    assert line.endswith("m.spq.resume holds 9 of 10 shards, --resume goes on there")
+    # Whoever tells may come before another has written its last one.
+    assert re.search(r"m\.spq\.resume holds [789] of 10 shards, --resume goes on there$", line)
 
 
 def test_an_interrupt_of_one_ends_all_with_one_line(found: dict[str, Any]) -> None:
@@ -163,24 +165,24 @@ def test_a_source_that_was_changed_meanwhile_is_refused(found: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "size"),
     [
-        {},
-        {"method": "rtn", "bits": 3},
-        {"method": "rtn", "bits": 4, "group_size": 16, "codec": "raw"},
-        {"method": "rtn", "granularity": "tensor", "codec": "raw"},
-        {"method": "gptq", "samples": 2, "seq_len": 16},
+        ({}, 250_000),
+        ({"method": "rtn", "bits": 3}, 70_000),
+        ({"method": "rtn", "bits": 4, "group_size": 16, "codec": "raw"}, 80_000),
+        ({"method": "rtn", "granularity": "tensor", "codec": "raw"}, 90_000),
+        ({"method": "gptq", "samples": 2, "seq_len": 16}, 90_000),
     ],
     ids=str,
 )
 def test_no_shard_is_larger_than_was_asked_for(
-    tiny_folder: Callable[[str], Path], tmp_path: Path, options: dict[str, Any]
+    tiny_folder: Callable[[str], Path], tmp_path: Path, options: dict[str, Any], size: int
 ) -> None:
     source = tiny_folder("llama")
-    report = spqfmt.pack(source, tmp_path / "m.spq", shard_size=150_000, **options)
+    report = spqfmt.pack(source, tmp_path / "m.spq", shard_size=size, **options)
     sizes = [path.stat().st_size for path in report.files[:-1]]
     assert len(sizes) > 1
-    assert max(sizes) <= 150_000
+    assert max(sizes) <= size
 
 
 def test_the_cuts_follow_from_names_and_shapes_alone(tmp_path: Path) -> None:
