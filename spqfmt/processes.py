@@ -46,7 +46,7 @@ class Processes(Protocol):
         ...
 
     def leave(self) -> None:
-        """The work is done."""
+        """The work of this process is done."""
         ...
 
 
@@ -60,7 +60,7 @@ class Alone:
         self._sums: Counter[str] = Counter()
 
     def exchange(self, value: Any) -> list[Any]:
-        """What it gives."""
+        """What this one process gives."""
         return [value]
 
     def add(self, key: str, n: int) -> int:
@@ -69,14 +69,14 @@ class Alone:
         return self._sums[key]
 
     def check(self) -> None:
-        """Nobody else can fail."""
+        """Nobody else could fail."""
 
     def is_first_to_tell(self) -> bool:
-        """Nobody else will."""
+        """Nobody else would tell."""
         return True
 
     def leave(self) -> None:
-        """Nobody waits."""
+        """Nobody waits for it."""
 
 
 def are_started() -> bool:
@@ -178,7 +178,7 @@ class _Joined:
             return True
 
     def leave(self) -> None:
-        """The work is done."""
+        """The work of this process is done."""
         self._distributed.destroy_process_group()
 
 

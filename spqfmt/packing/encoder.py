@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedTensor:
     """A tensor whose chunks are being encoded by other threads."""
 
     record: TensorRecord
@@ -51,7 +51,7 @@ class Kept(Protocol):
         ...
 
 
-class Target(Protocol):
+class SegmentTarget(Protocol):
     """What takes the tensors of a pack: one file, or shards."""
 
     def begin_segment(self, name: str, raw_bytes: int, /) -> None:
@@ -73,11 +73,11 @@ class Target(Protocol):
 def write_segments(
     segments: Iterable[PlannedSegment],
     encoder: "Encoder",
-    target: Target,
+    target: SegmentTarget,
     advance: Callable[[PlannedTensor], None],
 ) -> None:
     """Encode the tensors of some segments, at least one, into `target`; `advance` is told of each that is written."""
-    waiting: list[tuple[PlannedTensor, Prepared]] = []
+    waiting: list[tuple[PlannedTensor, PreparedTensor]] = []
 
     def write() -> None:
         planned, prepared = waiting.pop()
@@ -124,11 +124,11 @@ class Encoder:
         self._keeping = options.method if isinstance(options.method, KeepingMethod) else None
         self._kept = kept
 
-    def prepare(self, planned: PlannedTensor) -> Prepared:
+    def prepare(self, planned: PlannedTensor) -> PreparedTensor:
         """Read and quantize one tensor and submit its chunks."""
         source = planned.source
         if source.tied_to is not None:
-            return Prepared(planned.tied_record())
+            return PreparedTensor(planned.tied_record())
         origin: Mapping[str, object] = {}
         result = None if self._calibrated is None else self._calibrated.take(planned)
         if result is not None:
@@ -150,7 +150,7 @@ class Encoder:
             encoded = laid_for_ranks(record, encoded, self._options.ranks, of_columns=of_columns)
             record = planned.record(encoded, method, result)
         content = submit(content_of_encoded, record, encoded) if self._options.identity else None
-        return Prepared(
+        return PreparedTensor(
             record=record,
             content=content,
             chunks=tuple(map(self._submit, encoded.streams)),

@@ -148,7 +148,9 @@ def pack_together(
         else:
             stack.enter_context(folder.as_guest())
         processes.exchange(None)
-        packing = _Packing(model, plan, options, shards, folder, processes)
+        packing = _Packing(
+            model=model, plan=plan, options=options, shards=shards, folder=folder, processes=processes
+        )
         progress.start(plan.raw_bytes)
         packing.write(_Shown(progress, processes))
         model.check_unchanged()
@@ -341,7 +343,7 @@ def _spans(segments: Iterable[PlannedSegment]) -> Iterator[tuple[str, int, int]]
 
 
 def _checksums(model: SourceModel, segments: Sequence[PlannedSegment]) -> dict[str, list[list[int]]]:
-    """Of what was read of the source's files, what lies from the first to the last byte of these segments."""
+    """Checksums of what was read from the first to the last byte that these segments have in the source's files."""
     ends: dict[str, tuple[int, int]] = {}
     for name, offset, n_bytes in _spans(segments):
         begin, end = ends.get(name, (offset, offset))
