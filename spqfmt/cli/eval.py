@@ -11,8 +11,32 @@ from spqfmt.cli.parameters import DEVICE, MODEL
 from spqfmt.cli.paths import InputPath
 from spqfmt.cli.pictures import html_option, write_page
 from spqfmt.cli.progress import Bar
+from spqfmt.cli.tasks import eval_tasks
 from spqfmt.cli.units import printable
 from spqfmt.stand_ins import read_text
+
+
+def _text(file: Path | None, tasks: str | None) -> str:
+    """The text to score; empty where tasks are asked for. Raises UsageError where not one of both is."""
+    if (file is None) == (tasks is None):
+        raise click.UsageError("give either --text or --tasks")
+    if file is None:
+        return ""
+    text = read_text(file)
+    if not text.strip():
+        raise click.BadParameter(f"{file}: no text in it", param_hint="--text")
+    return text
+
+
+_OF_TEXTS = ("reference", "window", "stride", "no_bos", "max_tokens", "html")
+_OF_TASKS = ("task_folder", "limit", "few_shot")
+
+
+def _refuse_others(context: click.Context, names: tuple[str, ...], option: str) -> None:
+    """Raise UsageError for options that say nothing without another one."""
+    for name in names:
+        if context.params[name]:
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with {option}")
 
 
 @click.command("eval")
@@ -20,9 +44,16 @@ from spqfmt.stand_ins import read_text
 @click.option(
     "--text",
     "text_file",
-    required=True,
     type=InputPath(),
     help="UTF-8 text to score.",
+)
+@click.option(
+    "--tasks", help="Tasks of lm_eval instead, with commas between (pip install 'spqfmt[lm-eval]')."
+)
+@click.option("--task-folder", type=InputPath(folders=True), help="Folder of more tasks, as yaml files.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first documents of each task.")
+@click.option(
+    "--few-shot", type=click.IntRange(min=0), help="Examples before each document. [default: the task's]"
 )
 @click.option("--reference", type=MODEL, help="Model to compare with, for KL(reference || FILE).")
 @click.option(
@@ -54,7 +85,11 @@ from spqfmt.stand_ins import read_text
 def eval_(
     *,
     file: Path,
-    text_file: Path,
+    text_file: Path | None,
+    tasks: str | None,
+    task_folder: Path | None,
+    limit: int | None,
+    few_shot: int | None,
     reference: Path | None,
     window: int | None,
     stride: int | None,
@@ -67,7 +102,9 @@ def eval_(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Perplexity of FILE on a text; FILE and the reference may be .spq files, Hugging Face folders or GGUF files.
+    """Perplexity of FILE on a text, or its scores in tasks of lm_eval.
+
+    FILE and the reference may be .spq files, Hugging Face folders or GGUF files.
 
     Where the tokenizer begins a text with BOS, so does every window: a model that was trained so needs it. It counts
     as one of the window's tokens and is not scored.
@@ -76,10 +113,12 @@ def eval_(
     spqfmt eval model.spq --text wiki.txt
     spqfmt eval model.spq --text wiki.txt --reference path/to/model --max-tokens 20000 --json
     spqfmt eval model.spq --text wiki.txt --reference path/to/model --html eval.html
+    spqfmt eval model.spq --tasks arc_easy,hellaswag --limit 200 --batch 8
     """
-    text = read_text(text_file)
-    if not text.strip():
-        raise click.BadParameter(f"{text_file}: no text in it", param_hint="--text")
+    text = _text(text_file, tasks)
+    _refuse_others(
+        click.get_current_context(), _OF_TEXTS if tasks else _OF_TASKS, "--text" if tasks else "--tasks"
+    )
     # torch takes seconds to import: only after the options are known to be right.
     from spqfmt import loaders
 
@@ -88,6 +127,19 @@ def eval_(
             bar = Bar(f"loading {what}", quiet=quiet)
             return loaders.load_model(path, device=device, dtype=dtype, packed="auto", progress=bar)
 
+    if tasks is not None:
+        eval_tasks(
+            file,
+            tasks,
+            lambda: load(file, file.name),
+            folder=task_folder,
+            limit=limit,
+            few_shot=few_shot,
+            batch=batch,
+            as_json=as_json,
+            quiet=quiet,
+        )
+        return
     model, tokenizer = load(file, file.name)
     loaders.need_tokenizer(file, tokenizer)
     loaders.need_language_model(file, model)

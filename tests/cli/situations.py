@@ -25,6 +25,10 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         2,
         ["{dir}/none.txt: no such file or folder"],
     ),
+    ("eval, nothing to score", "eval {good.spq}", 2, ["give either --text or --tasks"]),
+    ("eval, two things", "eval {good.spq} --text {text.txt} --tasks x", 2, ["give either --text or --tasks"]),
+    ("eval, tasks in windows", "eval {good.spq} --tasks x --window 9", 2, ["--window goes with --text"]),
+    ("eval, a text's limit", "eval {good.spq} --text {text.txt} --limit 9", 2, ["--limit goes with --tasks"]),
     ("bench, no file", "bench {dir}/none.spq", 2, ["{dir}/none.spq: no such file or folder"]),
     ("pack, no source", "pack {dir}/none {dir}/o.spq", 2, ["{dir}/none: no such file or folder"]),
     (
