@@ -31,6 +31,8 @@ COMMANDS = {
     "chat": ("spqfmt.cli.chat", "chat", "Talk with a model."),
     "serve": ("spqfmt.cli.serve", "serve", "Serve a model to OpenAI's clients."),
     "eval": ("spqfmt.cli.eval", "eval_", "Perplexity, and KL to a reference model."),
+    "push": ("spqfmt.cli.push", "push", "Send a packed model to a hub."),
+    "pull": ("spqfmt.cli.pull", "pull", "Fetch a packed model from a hub."),
     "exec": ("spqfmt.cli.exec", "exec_", "Run another program that loads packed models."),
     "bench": ("spqfmt.cli.bench", "bench", "Measure codecs and loading on this machine."),
     "completion": ("spqfmt.cli.completion", "completion", "Print a script that completes the command line."),

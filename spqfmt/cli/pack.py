@@ -3,12 +3,14 @@
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from spqfmt.cli.failures import about
+from spqfmt.cli.hub import SourcePath, shows_bars
 from spqfmt.cli.names import listed, tell_left_out
 from spqfmt.cli.parameters import ALIGNMENT, ALIGNMENT_HELP, RANKS
 from spqfmt.cli.partial import BLOCK, FOR, PARTIAL, RATES, block_for
@@ -20,13 +22,14 @@ from spqfmt.cli.units import printable, ratio, size
 from spqfmt.codecs.registry import CHOICES
 from spqfmt.container.output import check_name
 from spqfmt.errors import OptionError
+from spqfmt.hub.names import HubName
 
 if TYPE_CHECKING:
     from spqfmt.importers.base import SourceModel
 
 
 @click.command("pack")
-@click.argument("source", type=InputPath(folders=True))
+@click.argument("source", type=SourcePath(folders=True))
 @click.argument("out", type=OutputPath(pipes=True))
 @click.option(
     "--method",
@@ -183,7 +186,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 def pack(
     *,
-    source: Path,
+    source: Path | HubName,
     out: Path,
     jobs: int | None,
     dry_run: bool,
@@ -196,8 +199,9 @@ def pack(
 ) -> None:
     """Pack SOURCE into OUT.spq: a model's folder, a pipeline's, an adapter's, a GGUF file, or one file of weights.
 
-    Weights are safetensors, or what torch's safe loader reads. OUT may be -, for a pipe: the file goes to stdout once
-    it is whole.
+    Weights are safetensors, or what torch's safe loader reads. SOURCE may be OWNER/NAME[@REVISION][/FILE.gguf], a model
+    on a hub: what the cache of huggingface_hub lacks of it is fetched there. OUT may be -, for a pipe: the file goes to
+    stdout once it is whole.
 
     \b
     spqfmt pack path/to/model model.spq
@@ -208,6 +212,7 @@ def pack(
     spqfmt pack path/to/model model.spq --fit 90MiB
     spqfmt pack path/to/model - | ssh host "cat > model.spq"
     torchrun --nproc-per-node 4 -m spqfmt pack path/to/model model.spq --shard-size 2GiB
+    spqfmt pack owner/model model.spq --method rtn --bits 8
     """
     # torch takes seconds to import: not for --help.
     from spqfmt.cli.plan_table import print_plan
@@ -238,10 +243,13 @@ def pack(
         else:
             check_name(out)
         to_pipe = out == PIPE and not dry_run
+        place = source if isinstance(source, Path) else _fetched(source, quiet=quiet or as_json)
         path = stack.enter_context(stdout_file()) if to_pipe else out
-        for context in (threads.jobs(jobs), threads.blocks(checked.block_log2), about(source, path)):
+        for context in (threads.jobs(jobs), threads.blocks(checked.block_log2), about(place, path)):
             stack.enter_context(context)
-        model = open_source(source)
+        model = open_source(place)
+        if isinstance(source, HubName) and not model.base_model:
+            model = replace(model, base_model=source.repository)
         checked = checked.for_source(model)
         model = as_packed(model, checked)
         if dry_run:
@@ -298,6 +306,12 @@ def _check_pipe(is_one_file: bool, *, resume: bool, as_json: bool) -> None:
         raise OptionError("-: of a pipe nothing is left to go on with; --resume needs a name")
     if as_json:
         raise OptionError("-: stdout has the model, --json would be in it; give a name")
+
+
+def _fetched(name: HubName, *, quiet: bool) -> Path:
+    from spqfmt.hub import fetch_source
+
+    return fetch_source(name, shows=shows_bars(quiet=quiet))
 
 
 def _unmatched(model: "SourceModel") -> tuple[Sequence[str], Sequence[str]]:

@@ -99,7 +99,11 @@ def _missing(path: Path) -> SpqError:
         )
     parent = _first_missing(path)
     if parent is not None:
-        hub = "; a model on a hub must be downloaded first" if _HUB_NAME.fullmatch(str(path)) else ""
+        hub = (
+            "; a model on a hub must be downloaded first, a packed one by `spqfmt pull`"
+            if _HUB_NAME.fullmatch(str(path))
+            else ""
+        )
         return OptionError(f"{parent}: no such folder{hub}")
     holder = path.absolute().parent
     if holder.is_symlink() and not holder.exists():

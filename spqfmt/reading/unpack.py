@@ -1,7 +1,7 @@
 """A .spq file back to a Hugging Face folder."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +14,7 @@ from spqfmt.exporters.huggingface import export_huggingface
 from spqfmt.importers._folders import ADAPTER, ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import are_decoded, without_quantizer
 from spqfmt.progress import Progress, Silent
+from spqfmt.reading.card import CARD, card_of
 from spqfmt.reading.exports import export, source_of_form
 from spqfmt.reading.restored import RestoredTensor
 from spqfmt.reading.settings import is_settings, read_settings
@@ -99,8 +100,10 @@ def unpack(
                 raise OptionError(f"{path}: keep_packed copies files of this machine; download this one")
             copies = [reader.path for reader in model.readers]
             copies += [] if copies[0] == Path(path) else [Path(path)]
-            names = export_huggingface(folder, [], assets, copies=copies, others=others)
-            return replace(report, made=dict.fromkeys(names, "kept packed"))
+            copied = [file.name for file in copies]
+            report = _with_card(model, copied, report, assets=assets, others=others)
+            kept = export_huggingface(folder, [], assets, copies=copies, others=others)
+            return replace(report, made=dict.fromkeys(kept, "kept packed"))
         facts = {
             key.removeprefix(FACT_PREFIX): value
             for key, value in model.index.metadata.items()
@@ -121,6 +124,30 @@ def unpack(
         why = "plain weights, as --as dense asks" if as_ == "dense" else _why_plain(model)
         left_out = {name: reason for name, reason in report.left_out.items() if name not in names}
         return replace(report, made=dict.fromkeys(names, why), left_out=left_out)
+
+
+def _with_card(
+    model: OpenModel,
+    names: Sequence[str],
+    report: UnpackReport,
+    *,
+    assets: dict[str, Iterable[bytes]],
+    others: dict[str, Iterable[bytes]],
+) -> UnpackReport:
+    """Put a section about the packed file into the source's card, or make one.
+
+    Not where other files leave no place for the name.
+    """
+    files = [name for name in (*assets, *others) if name != CARD]
+    if CARD not in as_files([*files, CARD]) or len(as_files([*files, CARD])) <= len(as_files(files)):
+        return report
+    own = others.pop(CARD, None) or assets.pop(CARD, None)
+    text = None if own is None else b"".join(own).decode("utf-8", "replace")
+    assets[CARD] = [card_of(model, names, text).encode()]
+    written = tuple(name for name in report.written if name != CARD)
+    return replace(
+        report, written=written, changed={**report.changed, CARD: "with a section about the packed file"}
+    )
 
 
 def _of_source(sources: SourceFiles) -> UnpackReport:

@@ -25,6 +25,24 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         2,
         ["{dir}/none.txt: no such file or folder"],
     ),
+    *(
+        (
+            f"{command.split()[0]}, a name on a hub",
+            command,
+            2,
+            ["no-owner: no such folder; a model on a hub must be"],
+        )
+        for command in ("run no-owner/name --prompt x", "inspect {good.spq} --reference no-owner/name")
+    ),
+    (
+        "pack, a folder's model that is not there",
+        "pack {model}/none {dir}/o.spq",
+        2,
+        ["{model}/none: no such file or"],
+    ),
+    ("push, a name that is none", "push {good.spq} name", 2, ["name: no model on a hub; give OWNER/NAME"]),
+    ("push, a folder without one", "push {model} owner/name", 2, ["{model}: no packed model in it"]),
+    ("pull, a name that is none", "pull {dir}/name", 2, ["{dir}/name: no model on a hub; give OWNER/NAME"]),
     ("eval, nothing to score", "eval {good.spq}", 2, ["give either --text or --tasks"]),
     ("eval, two things", "eval {good.spq} --text {text.txt} --tasks x", 2, ["give either --text or --tasks"]),
     ("eval, tasks in windows", "eval {good.spq} --tasks x --window 9", 2, ["--window goes with --text"]),
@@ -302,7 +320,6 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         (f"{command.split()[0]}, {what} as a source", command.format(path), code, words)
         for what, path, code, *words in (
             ("no path at all", "{dir}/none", 2, "{dir}/none: no such file or folder"),
-            ("a name on a hub", "no-owner/name", 2, "no-owner: no such folder; a model on a hub must be"),
             ("a pipe", "{pipe}", 2, "{pipe}: is a pipe, not a file"),
             (
                 "diffusers",

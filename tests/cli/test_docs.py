@@ -36,10 +36,20 @@ def test_every_example_is_a_command_line_that_the_program_takes(
     """Parsed, not run. What an example reads is made first: options check that their files exist."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "path" / "to" / "model").mkdir(parents=True)
+    (tmp_path / "packed-folder").mkdir()
     lines = examples(name)
     assert lines
     named = re.findall(r"[^ ]+[.]spq", " ".join(lines))
-    for file in {"model.gguf", "wiki.txt", "laptop.json", "questions.txt", "key.pem", "key.pub", *named}:
+    for file in {
+        "model.gguf",
+        "wiki.txt",
+        "eval.json",
+        "laptop.json",
+        "questions.txt",
+        "key.pem",
+        "key.pub",
+        *named,
+    }:
         # What is at an address is not asked for.
         if "://" not in file:
             (tmp_path / file).touch()

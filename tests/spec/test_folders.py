@@ -78,9 +78,12 @@ def test_unpack_writes_what_is_allowed_and_names_the_rest(tmp_path, keep_packed,
     kinds = VALID[name]["as_files"]
     expected = {name for name, kind in kinds.items() if kind == "data" or with_code}
     weights = f"{name}.spq" if keep_packed else "model.safetensors"
-    assert files_in(tmp_path / "out") == expected | {weights}
-    assert set(report.written) == expected
+    # A card that says what is packed is written in place of the source's own.
+    card = {"README.md"} if keep_packed else set()
+    assert files_in(tmp_path / "out") == expected | {weights} | card
+    assert set(report.written) == expected - card
     assert set(report.left_out) == set(VALID[name]["assets"]) - expected - {weights}
+    assert set(report.changed) == card
     code = {name for name, reason in report.left_out.items() if "--with-code" in reason}
     assert code == {name for name, kind in kinds.items() if kind == "code" and not with_code}
     one = min(expected)
