@@ -35,8 +35,7 @@ def pull(*, name: HubName, folder: Path | None, no_verify: bool, quiet: bool) ->
     out = folder or Path(name.repository.partition("/")[2])
     if out.exists() and not (out / _PULLED).is_dir() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out}: is there already, and not from a pull; give another folder")
-    with about(out):
-        models = fetch_packed(name, out, shows=shows_bars(quiet=quiet))
+    models = fetch_packed(name, out, shows=shows_bars(quiet=quiet))
     for model in models:
         path = out / model
         with about(path):

@@ -47,7 +47,7 @@ def fetch_source(name: HubName, *, shows: bool = False) -> Path:
     with quiet_hub(shows=shows):
         try:
             with hub_errors(name):
-                names = needed_files(name, _listed(name))
+                names = needed_files(name, listed(name))
                 patterns = _exactly(names)
                 folder = Path(
                     snapshot_download(name.repository, revision=name.revision, allow_patterns=patterns)
@@ -69,7 +69,7 @@ def fetch_packed(name: HubName, folder: Path, *, shows: bool = False) -> list[st
     from huggingface_hub import snapshot_download
 
     with quiet_hub(shows=shows), hub_errors(name):
-        names = packed_files(name, _listed(name))
+        names = packed_files(name, listed(name))
         snapshot_download(
             name.repository, revision=name.revision, allow_patterns=_exactly(names), local_dir=folder
         )
@@ -122,7 +122,7 @@ def packed_files(name: HubName, names: Sequence[str]) -> list[str]:
     ]
 
 
-def _listed(name: HubName) -> list[str]:
+def listed(name: HubName) -> list[str]:
     """Names of all files of the repository."""
     from huggingface_hub import HfApi
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spqfmt.hub.failures import hub_errors, need_library
-from spqfmt.hub.fetch import quiet_hub
+from spqfmt.hub.fetch import listed, quiet_hub
 from spqfmt.hub.names import HubName
+
+_CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -21,16 +23,24 @@ class Sent:
 
 
 def card_there(name: HubName) -> str | None:
-    """The repository's README.md; None where it has none, or is not there yet. Raises RemoteError."""
+    """The repository's README.md; None where it has none, or is not there yet.
+
+    Raises RemoteError, also where nothing could be sent there for want of a token.
+    """
     need_library()
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import get_token, hf_hub_download
+    from huggingface_hub.errors import LocalTokenNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     with quiet_hub(shows=False), hub_errors(name):
+        if get_token() is None:
+            raise LocalTokenNotFoundError
         try:
-            file = hf_hub_download(name.repository, "README.md", revision=name.revision)
-        except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
+            # Asked once; a file would be asked for again and again where nothing answers.
+            if _CARD not in listed(name):
+                return None
+        except (RepositoryNotFoundError, RevisionNotFoundError):
             return None
+        file = hf_hub_download(name.repository, _CARD, revision=name.revision)
     return Path(file).read_text("utf-8", "replace")
 
 
@@ -47,12 +57,9 @@ def send(
     Raises RemoteError; nothing is shown to anyone of a commit that was broken off.
     """
     need_library()
-    from huggingface_hub import CommitOperationAdd, HfApi, get_token
-    from huggingface_hub.errors import LocalTokenNotFoundError
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     with quiet_hub(shows=shows), hub_errors(name):
-        if get_token() is None:
-            raise LocalTokenNotFoundError
         api = HfApi()
         api.create_repo(name.repository, private=private, exist_ok=True)
         operations = [CommitOperationAdd(path_in_repo=n, path_or_fileobj=data) for n, data in files.items()]
