@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--device-rates",
     help="With cuda, how fast the device is: a JSON file that `tools/gpu/gpu_check.py --rates` wrote, or a card "
-    "(rtx4060, rtx4090, a100, h100) whose rates are assumed. [default: rtx4090]",
+    "(rtx4060, rtx4060ti, rtx4090, a100, h100) whose rates are assumed. [default: rtx4090]",
 )
 @click.option("--dtype", type=click.Choice(("float32", "float16", "bfloat16")), help="Compute in this dtype.")
 @click.option(

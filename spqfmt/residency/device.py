@@ -4,13 +4,13 @@ What a part costs is what it makes the streams do in a pass: read, copy, decode.
 memory to what is left.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spqfmt.codecs.registry import CODECS
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.device_rates import DeviceRates
-from spqfmt.residency.groups import BUFFERS_SHARE, SIZE_WHILE_LOADING, SIZES, Group, aligned, group_up
+from spqfmt.residency.groups import SIZE_WHILE_LOADING, SIZES, Group, aligned, group_up
 from spqfmt.residency.inventory import Fixed, Inventory, Item
 from spqfmt.residency.ladder import Residency, Stages, State, check_ceiling, climb, spread
 from spqfmt.residency.plan import HostPlan, Plan, PlannedPart
@@ -139,24 +139,27 @@ def _whole(
 def _streamed(
     inventory: DeviceInventory, rates: DeviceRates, memory_bytes: int | None, host_memory_bytes: int | None
 ) -> _Held:
-    """The groups that a ceiling has buffers for, and the state of each."""
+    """The groups with which a token takes least, of those that both ceilings have buffers for, and their states.
+
+    Large ones decode faster, and their buffers take memory from weights.
+    """
     assert memory_bytes is not None, "without a ceiling all is held"
-    groups = _sized(inventory, memory_bytes, host_memory_bytes)
-    fixed = device_fixed_bytes(inventory, groups, streamed=True)
     lookups = plan_residency(inventory.lookups, host_rates(rates), None).smallest_bytes
-    host_room = None if host_memory_bytes is None else host_memory_bytes - staging_bytes(groups) - lookups
-    states = _choose(inventory.items, groups, rates, room=memory_bytes - fixed.total, host_room=host_room)
-    return _Held(inventory, groups, fixed, tuple(states))
-
-
-def _sized(inventory: DeviceInventory, memory_bytes: int, host_memory_bytes: int | None) -> tuple[Group, ...]:
-    for size in SIZES if inventory.part_bytes else ():
+    best: tuple[float, _Held] | None = None
+    for size in (0, *reversed(SIZES)) if inventory.part_bytes else (0,):
         groups = group_up(inventory.items, size * inventory.part_bytes)
         fixed = device_fixed_bytes(inventory, groups, streamed=True)
-        host = staging_bytes(groups) * BUFFERS_SHARE
-        if (fixed.staging + fixed.ring) * BUFFERS_SHARE <= memory_bytes and fits(host, host_memory_bytes):
-            return groups
-    return group_up(inventory.items, 0)
+        room = memory_bytes - fixed.total
+        host_room = None if host_memory_bytes is None else host_memory_bytes - staging_bytes(groups) - lookups
+        if room < 0 or (host_room is not None and host_room < 0):
+            continue
+        states = _choose(inventory.items, groups, rates, room=room, host_room=host_room)
+        held = _Held(inventory, groups, fixed, tuple(state.residency for state in states))
+        seconds = max(sum(column) for column in zip(*(state.stages for state in states), strict=True))
+        if best is None or seconds < best[0]:
+            best = seconds, held
+    assert best is not None, "parts alone have room where the smallest ceiling has"
+    return best[1]
 
 
 def fits(n_bytes: int, ceiling: int | None) -> bool:
@@ -165,17 +168,22 @@ def fits(n_bytes: int, ceiling: int | None) -> bool:
 
 
 def _planned(held: _Held, rates: DeviceRates) -> Iterator[PlannedPart]:
+    """The parts of groups, each with its share of what a pass makes the group cost."""
     for group, residency in zip(held.groups, held.states, strict=True):
-        before = None
-        for number in range(group.first, group.stop):
-            item = held.inventory.items[number]
-            spent = stages(item, residency, rates)
-            # A group is one operation of each queue but the last; products of a tensor's parts side by side are one.
-            is_first, is_same = number == group.first, item.part.record is before
-            spared = [0.0 if is_first else rates.operation_s] * 3 + [rates.operation_s if is_same else 0.0]
-            shown = Stages(*(max(0.0, s - less) for s, less in zip(spent, spared, strict=True)))
-            yield PlannedPart(item, residency, aligned(_bytes_of(item, residency)), shown)
-            before = item.part.record
+        items = held.inventory.items[group.first : group.stop]
+        whole = stages(items, residency, rates)
+        n_bytes = sum(item.part.decoded_bytes for item in items)
+        multiplied = sum(item.part.decoded_bytes for item in items if item.products)
+        for item in items:
+            share = item.part.decoded_bytes / n_bytes
+            of_products = item.part.decoded_bytes / multiplied if item.products else 0.0
+            own = Stages(
+                read=whole.read * share,
+                copy=whole.copy * share,
+                decode=whole.decode * share,
+                compute=whole.compute * of_products,
+            )
+            yield PlannedPart(item, residency, aligned(_bytes_of(item, residency)), own)
 
 
 def host_rates(rates: DeviceRates) -> Rates:
@@ -189,7 +197,7 @@ def _choose(
     rates: DeviceRates,
     room: int,
     host_room: int | None,
-) -> list[Residency]:
+) -> list[State]:
     # What a group costs outside the device: the host's memory if all fit there, else, at the margin, the disk.
     sent = sum(group.sent_bytes for group in groups)
     outside: Residency = "host" if host_room is None or sent <= host_room + room else "disk"
@@ -202,22 +210,18 @@ def _choose(
         first = state(group, outside)._replace(n_bytes=0)
         return [first, state(group, "compressed"), state(group, "decoded")]
 
-    chosen = [found.residency for found in climb([on_device(group) for group in groups], room, spread)]
-    left = [number for number, residency in enumerate(chosen) if residency == outside]
+    chosen = climb([on_device(group) for group in groups], room, spread)
+    left = [number for number, found in enumerate(chosen) if found.residency == outside]
     ladders = [[state(groups[number], where) for where in ("disk", "host")] for number in left]
     outside_states = climb(ladders, host_room, lambda _, number: (0.0, spread(0.0, left[number])[1]))
     for number, found in zip(left, outside_states, strict=True):
-        chosen[number] = found.residency
+        chosen[number] = found
     return chosen
 
 
 def _state(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> State:
     n_bytes = sum(aligned(_bytes_of(item, residency)) for item in items)
-    every = [stages(item, residency, rates) for item in items]
-    spared = (len(items) - 1) * rates.operation_s
-    return State(
-        residency, n_bytes, Stages(*(max(0.0, sum(column) - spared) for column in zip(*every, strict=True)))
-    )
+    return State(residency, n_bytes, stages(items, residency, rates))
 
 
 def _bytes_of(item: Item, residency: Residency) -> int:
@@ -226,14 +230,28 @@ def _bytes_of(item: Item, residency: Residency) -> int:
     return item.part.decoded_bytes if residency == "decoded" else item.sending.sent_bytes
 
 
-def stages(item: Item, residency: Residency, rates: DeviceRates) -> Stages:
-    """What one pass over one token makes each stream do for a part that goes alone."""
-    load = item.sending
-    read = rates.seconds(load.read) if residency == "disk" else 0.0
-    copy = rates.seconds({"copy": load.sent_bytes}) if residency in {"disk", "host"} else 0.0
-    decode = rates.seconds(load.decode) if residency != "decoded" else 0.0
-    compute = rates.seconds({"compute": item.part.decoded_bytes}) if item.products else 0.0
-    return Stages(read, copy, decode, compute)
+def stages(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> Stages:
+    """What one pass over one token makes each stream do for parts that go together.
+
+    That is one operation of each, but for products, which are one for each tensor.
+    """
+    loads = [item.sending for item in items]
+    multiplied = [item.part for item in items if item.products]
+    read = rates.seconds(_summed([load.read for load in loads])) if residency == "disk" else 0.0
+    sent = sum(load.sent_bytes for load in loads)
+    copy = rates.seconds({"copy": sent}) if residency in {"disk", "host"} else 0.0
+    decode = rates.seconds(_summed([load.decode for load in loads])) if residency != "decoded" else 0.0
+    compute = sum(part.decoded_bytes for part in multiplied) / rates.compute
+    n_products = len({id(part.record) for part in multiplied})
+    return Stages(read, copy, decode, compute + n_products * rates.operation_s)
+
+
+def _summed(amounts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for own in amounts:
+        for kind, n_bytes in own.items():
+            found[kind] = found.get(kind, 0) + n_bytes
+    return found
 
 
 def _stored_only(lookups: Inventory, items: Sequence[Item]) -> int:

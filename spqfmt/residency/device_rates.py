@@ -6,7 +6,7 @@ a real one, or they are assumed, and then whatever is derived from them says so.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 from spqfmt.errors import OptionError
@@ -20,6 +20,11 @@ ANS_SHARE = 0.31
 A40 (84 multiprocessors at 1.74 GHz): this share of what such a card could issue at the above number."""
 ZSTD_SHARE = 0.034
 """The same for its zstd, 19 GB/s."""
+STEP_CYCLES = 113.6
+"""Cycles of one step of a block, whose steps depend on each other, beside its two loads: the critical path of the
+machine code (docs/gpu-kernels.md), with published latencies of instructions."""
+WORD_MISSES = 0.825
+"""Share of the steps at which a lane's next word comes from beyond the first cache: codes of 6.6 bits."""
 COMPUTE_SHARE = 0.8
 """Share of the memory bandwidth at which a product for one token is assumed to read codes."""
 
@@ -31,6 +36,9 @@ class DeviceRates:
     `read`: from the file into host memory, checksum included. `copy`: from pinned host memory to the device. `rans`
     and `zstd`: raw bytes decoded on the device. `move`: copied within device memory. `compute`: bytes of decoded
     codes that a product for one token goes through. `host_decode`: raw bytes decoded by one thread of the host.
+
+    However fast, a launch that decodes takes as long as one of its blocks: a warp makes 32 symbols of it in `step_s`
+    seconds, 0 where that is not known, and `warps` blocks are decoded at once. `block_bytes` is the size of the blocks.
     """
 
     name: str
@@ -43,10 +51,20 @@ class DeviceRates:
     compute: float
     host_decode: float
     operation_s: float
+    step_s: float = 0.0
+    warps: int = 1
+    block_bytes: int = 1 << 16
 
     def seconds(self, amounts: Mapping[str, int]) -> float:
         """Time of one operation that handles so many bytes of each kind, the kinds being this class's rates."""
-        return self.operation_s + sum(n_bytes / self._rate(kind) for kind, n_bytes in amounts.items())
+        seconds = self.operation_s + sum(n_bytes / self._rate(kind) for kind, n_bytes in amounts.items())
+        decoded = amounts.get("rans", 0)
+        return seconds + max(0.0, self._least_seconds(decoded) - decoded / self.rans)
+
+    def _least_seconds(self, n_bytes: int) -> float:
+        """What decoding so many bytes takes by the length of blocks alone: one after the other in each warp's place."""
+        turns = -(-n_bytes // (self.block_bytes * self.warps))
+        return turns * min(n_bytes, self.block_bytes) / 32 * self.step_s
 
     def _rate(self, kind: str) -> float:
         rate: float = getattr(self, kind)
@@ -63,8 +81,15 @@ def _assume(
     ghz: float,
     memory: float,
     copy: float,
+    warps: int,
+    latencies: tuple[float, float, float],
 ) -> DeviceRates:
-    """Derive rates from a data sheet: multiprocessors (of 4 schedulers), clock, bytes a second of memory and PCIe."""
+    """Derive rates from a data sheet: multiprocessors (of 4 schedulers), clock, bytes a second of memory and PCIe.
+
+    `warps` of a multiprocessor; `latencies` in cycles: of the first cache, the second, and the memory.
+    """
+    first, second, beyond = latencies
+    step = STEP_CYCLES + 2 * first + WORD_MISSES * ((second + beyond) / 2 - first)
     issue_bound = multiprocessors * 4 * ghz * 1e9 * 32 / INSTRUCTIONS_PER_32_SYMBOLS
     return DeviceRates(
         name=name,
@@ -77,16 +102,23 @@ def _assume(
         compute=COMPUTE_SHARE * memory,
         host_decode=1.2e9,
         operation_s=8e-6,
+        step_s=step / (ghz * 1e9),
+        warps=multiprocessors * warps,
     )
+
+
+_ADA, _AMPERE, _HOPPER = (43.4, 273, 541.5), (37.9, 261.5, 466.3), (40.7, 263, 478.8)
+"""Latencies of loads by generation, as arXiv 2402.13499 measures them."""
 
 
 ASSUMED: Mapping[str, DeviceRates] = {
     rates.name: rates
     for rates in (
-        _assume("rtx4060", 24, 2.46, memory=272e9, copy=12.5e9),
-        _assume("rtx4090", 128, 2.52, memory=1008e9, copy=25e9),
-        _assume("a100", 108, 1.41, memory=1555e9, copy=25e9),
-        _assume("h100", 132, 1.755, memory=3350e9, copy=50e9),
+        _assume("rtx4060", 24, 2.46, memory=272e9, copy=12.5e9, warps=48, latencies=_ADA),
+        _assume("rtx4060ti", 34, 2.54, memory=288e9, copy=12.5e9, warps=48, latencies=_ADA),
+        _assume("rtx4090", 128, 2.52, memory=1008e9, copy=25e9, warps=48, latencies=_ADA),
+        _assume("a100", 108, 1.41, memory=1555e9, copy=25e9, warps=64, latencies=_AMPERE),
+        _assume("h100", 132, 1.755, memory=3350e9, copy=50e9, warps=64, latencies=_HOPPER),
     )
 }
 """Rates of cards, by name. PCIe 4.0 x8 and x16 and 5.0 x16 at about 80 % of their nominal rates, a disk of 3.5 GB/s."""
@@ -97,7 +129,8 @@ _MAKES_THEM = "`python tools/gpu/gpu_check.py --rates FILE` measures those of a 
 def assumed_for(card: str) -> DeviceRates:
     """Find rates by a name such as "NVIDIA GeForce RTX 4090"; DEFAULT for a card that is not in the table."""
     plain = card.lower().replace(" ", "")
-    return next((rates for name, rates in ASSUMED.items() if name in plain), DEFAULT)
+    found = [name for name in ASSUMED if name in plain]
+    return ASSUMED[max(found, key=len)] if found else DEFAULT
 
 
 def read_rates(source: str | Path) -> DeviceRates:
@@ -116,6 +149,10 @@ def read_rates(source: str | Path) -> DeviceRates:
             f"{path}: decode rates of `spqfmt bench --rates`, which pack and repack take; {_MAKES_THEM}"
         )
     names = {field.name for field in fields(DeviceRates)}
+    more = {field.name for field in fields(DeviceRates) if field.default is not MISSING}
+    if isinstance(found, dict):
+        # Rates that were measured before there were these.
+        names -= more - found.keys()
     if not isinstance(found, dict) or found.keys() != names:
         raise OptionError(
             f"{path}: device rates are an object with the keys {', '.join(sorted(names))}; {_MAKES_THEM}"
@@ -124,8 +161,10 @@ def read_rates(source: str | Path) -> DeviceRates:
     if not isinstance(found["name"], str) or not isinstance(found["assumed"], bool):
         raise OptionError(f"{path}: name is a string and assumed is true or false")
     for name, number in numbers.items():
+        if name in {"warps", "block_bytes"} and type(number) is not int:
+            raise OptionError(f"{path}: {name} is not a whole number")
         if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < float("inf"):
             raise OptionError(f"{path}: {name} is not a number of bytes a second or of seconds")
-        if number == 0 and name != "operation_s":
+        if number == 0 and name not in {"operation_s", "step_s"}:
             raise OptionError(f"{path}: {name} is 0")
     return DeviceRates(**found)

@@ -12,11 +12,9 @@ from spqfmt.residency.inventory import Item
 ALIGNMENT = 64
 """What chunks are aligned to, and everything else that is put into one allocation."""
 SIZES = (32, 16, 8, 4, 2)
-"""Parts, in bytes decoded, that groups are made of; the largest that fits is taken, and then a part alone."""
+"""Parts, in bytes decoded, that groups are made of: the planner takes what is fastest, or each part alone."""
 SIZE_WHILE_LOADING = 4
 """The same where all is decoded once."""
-BUFFERS_SHARE = 8
-"""Buffers of such groups take at most this part of a ceiling."""
 
 
 def aligned(n_bytes: int) -> int:

@@ -18,7 +18,7 @@ N = 40
 RAW, STORED, SENT = 6400, 4800, 5120
 EMBEDDING = 6400
 SLOW_DECODER = replace(DEFAULT, rans=1e8, operation_s=0.0)
-FAST_DECODER = replace(DEFAULT, rans=1e13, operation_s=0.0)
+FAST_DECODER = replace(DEFAULT, rans=1e13, operation_s=0.0, step_s=0.0)
 
 
 def part(name: str) -> Part:
@@ -123,7 +123,7 @@ def test_the_smallest_ceilings_are_named_and_work() -> None:
 
 
 def test_overlap_is_the_longest_stream() -> None:
-    plan = plan_device(INVENTORY, DEFAULT, SMALLEST, LEAST_HOST)
+    plan = plan_device(INVENTORY, replace(DEFAULT, step_s=0.0), SMALLEST, LEAST_HOST)
     read, copy, decode, compute = plan.stages
     assert plan.serial_ms == pytest.approx(1e3 * (read + copy + decode + compute))
     assert plan.overlapped_ms == pytest.approx(1e3 * read)
@@ -173,3 +173,15 @@ def test_a_card_is_found_by_its_name() -> None:
     assert assumed_for("NVIDIA H100 PCIe") is ASSUMED["h100"]
     assert assumed_for("another card") is DEFAULT
     assert all(rates.assumed for rates in ASSUMED.values())
+
+
+def test_a_launch_takes_as_long_as_one_of_its_blocks() -> None:
+    rates = replace(DEFAULT, operation_s=0.0, rans=1e12, step_s=1e-7, warps=100, block_bytes=1 << 16)
+    block = (1 << 16) / 32 * 1e-7
+    assert rates.seconds({"rans": 1 << 16}) == pytest.approx(block)
+    assert rates.seconds({"rans": 100 << 16}) == pytest.approx(block)
+    assert rates.seconds({"rans": 101 << 16}) == pytest.approx(2 * block)
+    assert rates.seconds({"rans": 3200}) == pytest.approx(3200 / 32 * 1e-7)
+    small = replace(rates, block_bytes=1 << 14)
+    assert small.seconds({"rans": 100 << 14}) == pytest.approx(block / 4)
+    assert replace(rates, rans=1e6).seconds({"rans": 1 << 16}) == pytest.approx((1 << 16) / 1e6)

@@ -24,7 +24,9 @@ TINY = gpu_machine.Sizes(1 << 13, 64, 1, 64, 4, 1, 1)
 
 
 def test_the_rates_in_the_documentation_are_those_that_are_assumed() -> None:
-    assert simulate_gpu.rates_table() in simulate_gpu.DOCUMENT.read_text(encoding="utf-8")
+    text = simulate_gpu.DOCUMENT.read_text(encoding="utf-8")
+    assert simulate_gpu.rates_table() in text
+    assert simulate_gpu.blocks_table() in text
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,10 @@ def test_the_simulation_is_never_faster_than_its_busiest_stream() -> None:
     planned = simulate_gpu.plan(
         simulate_gpu.SHAPES[0], simulate_gpu.CODES[3], rates, memory, simulate_gpu.HOST, compressed=True
     )
-    seconds, _ = simulate_gpu.seconds_a_token(planned)
-    assert max(planned.stages) * 0.999 <= seconds <= 1.1 * max(planned.stages)
+    found = simulate_gpu.predict(planned, simulate_gpu.SHAPES[0])
+    assert max(planned.stages) * 0.999 <= found.seconds <= 1.1 * max(planned.stages)
+    assert found.host_seconds < found.seconds
+    assert found.warps > 500
     assert planned.held_bytes <= memory
     assert planned.on_host.rates is ASSUMED["rtx4060"]
 

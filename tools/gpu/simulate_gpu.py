@@ -2,10 +2,11 @@
 
     python tools/gpu/simulate_gpu.py [--write | --check]
 
-Prints two tables: the rates that are assumed, and what the pipeline (spqfmt.loaders.device) does with them for models
-of 7 and 13 billion weights on a card of 8 GB and one of 24 GB. --write puts them into docs/gpu.md, --check says whether
-they stand there. Nothing is measured: every number is computed from the rates, and the model's other work (attention,
-norms, sampling) and its launches are not in it.
+Prints three tables: the rates that are assumed; what decoding takes by the size of launches and of blocks; and what
+the pipeline (spqfmt.loaders.device) does for models of 7 and 13 billion weights and a mixture of experts on cards of 8
+to 80 GB. --write puts them into docs/gpu.md, --check says whether they stand there. Nothing is measured: every number
+is computed from the rates. Charged are the steps of a block, which wait for each other, launches, and the time that they
+take the host, the model's other operations among them; not the device's time for those (attention, norms, sampling).
 """
 
 import argparse
@@ -15,9 +16,12 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from spqfmt.container.reader import Reader
+from spqfmt.errors import MemoryBudgetError
+from spqfmt.kernels import native
 from spqfmt.kernels.choose import kernels_for
 from spqfmt.loaders.device import SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
@@ -39,6 +43,12 @@ RUNTIME_BYTES = 3 << 28
 """Kept free for the CUDA context, kernels and activations."""
 GIB = 1 << 30
 WARM_PASSES, PASSES = 1, 2
+LAUNCH_S = 8e-6
+"""Host time of one of our launches: 5 microseconds of this package (tools/gpu/host_time.py) and 3 of the driver."""
+TORCH_S = 5e-6
+"""Host time of any other operation."""
+OTHERS_A_LAYER, OTHERS = 33, 22
+"""Other operations of transformers' own Llama for one token: counted by torch's dispatcher with the pinned version."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,19 @@ class Shape:
     intermediate: int
     n_layers: int
     vocabulary: int = 32_000
+    experts: int = 0
+    """Experts of a layer, in place of the wide matrices: on a device they are held as 16-bit floats."""
+    active: int = 0
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of the weights of all experts."""
+        return 2 * 3 * self.n_layers * self.experts * self.hidden * self.intermediate
+
+    @property
+    def active_bytes(self) -> int:
+        """Those that a token is multiplied with, of one layer."""
+        return 2 * 3 * self.active * self.hidden * self.intermediate
 
     @property
     def cache_bytes(self) -> int:
@@ -62,6 +85,8 @@ class Shape:
         for layer in range(self.n_layers):
             for name in ("q", "k", "v", "o"):
                 yield f"layers.{layer}.{name}", hidden, hidden
+            if self.experts:
+                continue
             yield f"layers.{layer}.gate", wide, hidden
             yield f"layers.{layer}.up", wide, hidden
             yield f"layers.{layer}.down", hidden, wide
@@ -86,14 +111,23 @@ class Codes:
         return DTYPES[self.dtype].bits
 
 
-SHAPES = (Shape("7B", 4096, 11_008, 32), Shape("13B", 5120, 13_824, 40))
+SHAPES = (
+    Shape("7B", 4096, 11_008, 32),
+    Shape("13B", 5120, 13_824, 40),
+    Shape("7B, 64 experts", 2048, 1024, 16, vocabulary=50_304, experts=64, active=8),
+)
 CODES = (
     Codes("int8", "i8", 7.2),
     Codes("int8, scaled (dc)", "i8", 4.0),
     Codes("int4, groups of 64", "u4", 3.6, 64),
     Codes("bf16, lossless", "bf16", 10.6),
 )
-CARDS = (("8 GB", ASSUMED["rtx4060"], 8 * GIB), ("24 GB", ASSUMED["rtx4090"], 24 * GIB))
+CARDS = (
+    ("8 GB", ASSUMED["rtx4060"], 8 * GIB),
+    ("16 GB", ASSUMED["rtx4060ti"], 16 * GIB),
+    ("24 GB", ASSUMED["rtx4090"], 24 * GIB),
+    ("80 GB", ASSUMED["h100"], 80 * GIB),
+)
 HOST = 32 * GIB
 SMALL_HOST = 4 * GIB
 
@@ -161,7 +195,7 @@ def plan(shape: Shape, codes: Codes, rates: DeviceRates, memory: int, host: int,
     products = [record(*matrix, codes, compressed=compressed) for matrix in shape.matrices()]
     lookups = [record("embedding", shape.vocabulary, shape.hidden, CODES[0], compressed=compressed)]
     numbers = dict.fromkeys([r.name for r in (*products, *lookups)], 0)
-    norms = 2 * (2 * shape.n_layers + 1) * shape.hidden
+    norms = 2 * (2 * shape.n_layers + 1) * shape.hidden + shape.expert_bytes
     ceilings = Ceilings(memory - RUNTIME_BYTES - shape.cache_bytes, host, rates)
     inventory = device_inventory(
         products, lookups, numbers, float_bytes=norms, dtype=torch.bfloat16, ceilings=ceilings
@@ -178,9 +212,24 @@ def compressed_alone(plan: Plan) -> Plan:
     return replace(plan, parts=tuple(parts))
 
 
-def seconds_a_token(plan: Plan) -> tuple[float, Queue]:
-    """Seconds of the pipeline in its steady state, and the stream that is busy the longest."""
-    device = SimulatedDevice(plan.on_host.rates, capacity_bytes=plan.held_bytes, runs=False)
+@dataclass(frozen=True)
+class Predicted:
+    """One token: seconds, the queue (or the host) that is busy the longest, and what the host takes to give it all.
+
+    `group_bytes`: decoded bytes of the largest group; `warps`: blocks of 64 KiB, a warp each, in the largest launch.
+    """
+
+    seconds: float
+    busiest: str
+    host_seconds: float
+    group_bytes: int
+    warps: int
+
+
+def predict(plan: Plan, shape: Shape) -> Predicted:
+    """What the pipeline makes of a plan in its steady state, and the host beside it."""
+    rates = plan.on_host.rates
+    device = SimulatedDevice(rates, capacity_bytes=plan.held_bytes, runs=False)
     parts = [part.item.part for part in plan.parts]
     groups = plan.on_host.groups
     shipments = [GroupShipment.of(parts[g.first : g.stop], zstd_on_device=False) for g in groups]
@@ -188,18 +237,42 @@ def seconds_a_token(plan: Plan) -> tuple[float, Queue]:
     decoder = Decoder(kernels_for(torch.device("cpu"), "torch"))
     pipeline = Pipeline(device=device, plan=plan, shipments=shipments, readers=readers, decoder=decoder)
     pipeline.load()
+    pieces = [
+        piece
+        for piece in chain.from_iterable(pipeline.pieces.values())
+        if not piece.name.startswith("embedding")
+    ]
+    experts = {"compute": shape.active_bytes * shape.n_layers}
     ends = []
     for _ in range(WARM_PASSES + PASSES):
-        for piece in chain.from_iterable(pipeline.pieces.values()):
+        for piece in pieces:
             work = Work(piece.name, (pipeline.hold(piece.group),), (), {"compute": piece.decoded_bytes})
             device.enqueue(Queue.COMPUTE, work, lambda: None)
+        device.enqueue(Queue.COMPUTE, Work("experts", amounts=experts), lambda: None)
         ends.append(next(done.stop for done in reversed(device.trace) if done.stream is Queue.COMPUTE))
     begin = ends[WARM_PASSES - 1]
-    busy = dict.fromkeys(Queue, 0.0)
+    busy = dict.fromkeys((queue.value for queue in Queue), 0.0)
     for done in device.trace:
         if done.start >= begin:
-            busy[done.stream] += done.stop - done.start
-    return (ends[-1] - begin) / PASSES, max(busy, key=lambda stream: busy[stream])
+            busy[done.stream.value] += (done.stop - done.start) / PASSES
+    streamed = [n for n, group in enumerate(groups) if plan.parts[group.first].residency != "decoded"]
+    launches = len(pieces) + sum(_launches(shipments[n]) for n in streamed)
+    host = launches * LAUNCH_S + (OTHERS_A_LAYER * shape.n_layers + OTHERS) * TORCH_S
+    busy["host"] = host
+    decoded = [shipments[n].decode_amounts.get("rans", 0) for n in streamed]
+    return Predicted(
+        seconds=max((ends[-1] - begin) / PASSES, host),
+        busiest=max(busy, key=lambda name: busy[name]),
+        host_seconds=host,
+        group_bytes=max((groups[n].decoded_bytes for n in streamed), default=0),
+        warps=max(decoded, default=0) // rates.block_bytes,
+    )
+
+
+def _launches(shipment: GroupShipment) -> int:
+    """What decoding a group launches: tables and blocks, and for planes of wider elements a copy and a merge each."""
+    raw = sum(int((own.jobs[:, 2] == CODEC_RAW).sum()) for own in shipment.shipments)
+    return 2 + raw + sum(len(own.part.merges) for own in shipment.shipments)
 
 
 class _NoReader(Reader):
@@ -212,14 +285,47 @@ class _NoReader(Reader):
 def rates_table() -> str:
     """The rates that are assumed."""
     lines = [
-        "| card (rates ASSUMED) | disk GB/s | bus GB/s | rans GB/s | zstd GB/s | product GB/s | µs an operation |",
-        "|---|---|---|---|---|---|---|",
+        "| card (rates ASSUMED) | disk GB/s | bus GB/s | rans GB/s | zstd GB/s | product GB/s | µs an operation "
+        "| ns a step | blocks at once |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {r.name} | {r.read / 1e9:.1f} | {r.copy / 1e9:.1f} | {r.rans / 1e9:.0f} | {r.zstd / 1e9:.1f} "
-        f"| {r.compute / 1e9:.0f} | {r.operation_s * 1e6:.0f} |"
+        f"| {r.compute / 1e9:.0f} | {r.operation_s * 1e6:.0f} | {r.step_s * 1e9:.0f} | {r.warps} |"
         for r in ASSUMED.values()
     ]
+    return "\n".join(lines)
+
+
+LAUNCH_MIB = (8, 32, 128, 256)
+BLOCK_KIB = (64, 16, 8)
+
+
+def blocks_table() -> str:
+    """What decoding all INT8 weights of a 7B takes by launches and blocks, and what blocks cost."""
+    weights = sum(rows * columns for _, rows, columns in SHAPES[0].matrices())
+    codes = np.random.default_rng(0).normal(0, 25, 1 << 20).clip(-127, 127).astype(np.int8).view(np.uint8)
+    weights_of_bf16 = np.abs(np.random.default_rng(0).normal(0, 0.02, 1 << 20)) + 1e-9
+    exponents = np.rint(np.log2(weights_of_bf16) + 127).clip(0, 255).astype(np.uint8)
+    sizes = {
+        kib: [len(native.rans_encode(data, kib.bit_length() + 9)) for data in (codes, exponents)]
+        for kib in BLOCK_KIB
+    }
+    lines = [
+        "| card (SIMULATED) | block | INT8 bytes | 2.5-bit bytes | "
+        + " | ".join(f"{mib} MiB a launch" for mib in LAUNCH_MIB)
+        + " |",
+        "|---|---|---|---|" + "---|" * len(LAUNCH_MIB),
+    ]
+    for rates in (ASSUMED["rtx4060ti"], ASSUMED["rtx4090"], ASSUMED["h100"]):
+        for kib in BLOCK_KIB:
+            more = [f"+{100 * (n / usual - 1):.1f} %" for n, usual in zip(sizes[kib], sizes[64], strict=True)]
+            own = replace(rates, block_bytes=kib << 10)
+            times = [
+                f"{1e3 * own.seconds({'rans': mib << 20}) * weights / (mib << 20):.1f} ms"
+                for mib in LAUNCH_MIB
+            ]
+            lines.append(f"| {rates.name} | {kib} KiB | {' | '.join(more)} | {' | '.join(times)} |")
     return "\n".join(lines)
 
 
@@ -227,34 +333,42 @@ def simulated_table() -> str:
     """What the pipeline makes of them."""
     lines = [
         "| card (SIMULATED) | model | codes, bits stored | host ceiling | decoded | compressed | in host | on disk "
-        "| busiest | tokens/s | raw codes |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| MiB a group | warps | host ms | busiest | tokens/s | raw codes |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for card, rates, memory in CARDS:
         for shape in SHAPES:
-            lines += [_row(card, rates, memory, shape=shape, codes=codes, host=HOST) for codes in CODES]
+            chosen = (CODES[0], CODES[-1]) if shape.experts else CODES
+            lines += [_row(card, rates, memory, shape=shape, codes=codes, host=HOST) for codes in chosen]
     card, rates, memory = CARDS[0]
     lines += [_row(card, rates, memory, shape=SHAPES[1], codes=codes, host=SMALL_HOST) for codes in CODES]
     return "\n".join(lines)
 
 
 def _row(card: str, rates: DeviceRates, memory: int, shape: Shape, codes: Codes, host: int) -> str:
-    planned = plan(shape, codes, rates, memory=memory, host=host, compressed=True)
-    seconds, busiest = seconds_a_token(planned)
-    raw = plan(shape, codes, rates, memory=memory, host=host, compressed=False)
-    raw_seconds = seconds_a_token(raw)[0] if raw.is_streamed else seconds
+    head = f"| {card}, {rates.name} | {shape.name} | {codes.name}, {codes.stored_bits} | {host // GIB} GiB "
+    try:
+        planned = plan(shape, codes, rates, memory=memory, host=host, compressed=True)
+    except MemoryBudgetError:
+        return head + "| does not fit |" + " |" * 9
+    found = predict(planned, shape)
+    raw_seconds = found.seconds
+    if planned.is_streamed:
+        raw = plan(shape, codes, rates, memory=memory, host=host, compressed=False)
+        raw_seconds = predict(raw, shape).seconds
     on_disk = sum(p.item.part.stored_bytes for p in planned.parts if p.residency == "disk")
     places = [planned.bytes_in(where) for where in ("decoded", "compressed", "host")]
     shown = " | ".join(f"{n_bytes / GIB:.1f}" for n_bytes in (*places, on_disk))
     return (
-        f"| {card}, {rates.name} | {shape.name} | {codes.name}, {codes.stored_bits} | {host // GIB} GiB | {shown} "
-        f"| {busiest.value} | {1 / seconds:.1f} | {1 / raw_seconds:.1f} |"
+        f"{head}| {shown} | {found.group_bytes >> 20 or '-'} | {found.warps or '-'} | {1e3 * found.host_seconds:.1f} "
+        f"| {found.busiest} | {1 / found.seconds:.1f} | {1 / raw_seconds:.1f} |"
     )
 
 
 def filled(text: str) -> str:
-    """The document with its two tables as they are now."""
-    for name, table in (("rates", rates_table()), ("simulated", simulated_table())):
+    """The document with its tables as they are now."""
+    tables = {"rates": rates_table(), "blocks": blocks_table(), "simulated": simulated_table()}
+    for name, table in tables.items():
         head, begin, rest = text.partition(f"<!-- table: {name} -->\n")
         _, end, tail = rest.partition("<!-- end -->")
         text = f"{head}{begin}{table}\n{end}{tail}"
@@ -270,7 +384,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     if not arguments.write and not arguments.check:
-        print(rates_table(), simulated_table(), sep="\n\n")
+        print(rates_table(), blocks_table(), simulated_table(), sep="\n\n")
         return 0
     text = DOCUMENT.read_text(encoding="utf-8")
     made = filled(text)
