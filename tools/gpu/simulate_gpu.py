@@ -5,8 +5,8 @@
 Prints three tables: the rates that are assumed; what decoding takes by the size of launches and of blocks; and what
 the pipeline (spqfmt.loaders.device) does for models of 7 and 13 billion weights and a mixture of experts on cards of 8
 to 80 GB. --write puts them into docs/gpu.md, --check says whether they stand there. Nothing is measured: every number
-is computed from the rates. Charged are the steps of a block, which wait for each other, launches, and the time that they
-take the host, the model's other operations among them; not the device's time for those (attention, norms, sampling).
+is computed from the rates. Charged are the steps of a block, which wait for each other, launches, and the time that
+they take the host, the model's other operations among them; not the device's time for those (attention, norms).
 """
 
 import argparse
