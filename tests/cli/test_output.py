@@ -60,6 +60,9 @@ CASES: dict[str, Case] = {
     "eval": Case(
         lambda m, out: [m.int8, "--text", m.source / "config.json", "--max-tokens", "64"], data=True
     ),
+    # Against a hub: tests/hub.
+    "push": Case(lambda m, out: [m.int8, "me/model", "--dry-run"], data=True, json=False),
+    "pull": Case(lambda m, out: ["name"], data=False, json=False, quiet=False, code=2),
     # In its place there would be another program: tests/cli/test_exec.py starts some.
     "exec": Case(lambda m, out: [out / "none"], data=False, json=False, quiet=False, code=2),
     "bench": Case(lambda m, out: ["--rates"], data=True, quiet=False),
