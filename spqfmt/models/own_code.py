@@ -149,7 +149,7 @@ def _accesses(named: Mapping[str, Any]) -> Iterator[tuple[str | None, Access]]:
     """What code of the modules that is run accesses, with the module's name; None for functions of no class."""
     classes = {module: _classes(module) for module in named.values()}
     files = {cls.__module__ for found in classes.values() for cls in found}
-    if not any(_SEEN_BY_NAME.search(_source(file)) for file in files):
+    if not any(_is_seen(file) for file in files):
         return
     functions = {(file, *key): function for file in files for key, function in _functions(file).items()}
     owners = {(cls.__module__, cls.__qualname__) for found in classes.values() for cls in found}
@@ -176,6 +176,12 @@ def _classes(module: Any) -> tuple[type, ...]:
     if type(module).__module__.startswith("torch.nn.modules.") and not module._modules:
         return ()
     return tuple(cls for cls in type(module).__mro__ if cls not in _COMMON)
+
+
+@cache
+def _is_seen(file: str) -> bool:
+    """Whether the text of a module of Python has what may be a weight by its name."""
+    return _SEEN_BY_NAME.search(_source(file)) is not None
 
 
 @cache

@@ -25,6 +25,26 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
+def shares(file: Path, rounds: int) -> dict[str, list[float]]:
+    """Return the shares that checking had in each round, for each way to load, ascending."""
+    data = np.fromfile(file, np.uint8)
+    ways: dict[str, Callable[[], object]] = {
+        "packed": lambda: spqfmt.load_model(file, packed=True),
+        "decoded": lambda: spqfmt.load_model(file),
+    }
+    found = {}
+    for way, load in ways.items():
+        load()
+        found[way] = sorted(seconds(lambda: native.crc32(data)) / seconds(load) for _ in range(rounds))
+    return found
+
+
+def in_words(shares: list[float]) -> str:
+    """Return the median and the spread."""
+    spread = f"{min(shares):.2%} to {max(shares):.2%}, {len(shares)} rounds"
+    return f"{statistics.median(shares):.2%} of loading is checking ({spread})"
+
+
 def main() -> None:
     """Print a line for each way to load."""
     parser = argparse.ArgumentParser(
@@ -33,20 +53,8 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    data = np.fromfile(arguments.file, np.uint8)
-    ways: dict[str, Callable[[], object]] = {
-        "packed": lambda: spqfmt.load_model(arguments.file, packed=True),
-        "decoded": lambda: spqfmt.load_model(arguments.file),
-    }
-    for way, load in ways.items():
-        load()
-        shares = []
-        for _ in range(arguments.rounds):
-            checking = seconds(lambda: native.crc32(data))
-            shares.append(checking / seconds(load))
-        middle = statistics.median(shares)
-        spread = f"{min(shares):.2%} to {max(shares):.2%}, {arguments.rounds} rounds"
-        print(f"{way}: {middle:.2%} of loading is checking ({spread})", flush=True)
+    for way, found in shares(arguments.file, arguments.rounds).items():
+        print(f"{way}: {in_words(found)}", flush=True)
 
 
 if __name__ == "__main__":

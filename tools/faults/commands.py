@@ -1,5 +1,7 @@
 """Commands of spqfmt in forked children, with a fault, and what is seen of them from outside."""
 
+import contextlib
+import importlib
 import os
 import resource
 import signal
@@ -10,18 +12,36 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bounds import allow_more_threads
+
 _PATIENCE = 180.0
 """Seconds after which a command hangs."""
+_MODULES = "modules:"
+_PRELOADED = {
+    "jinja2",
+    "numpy",
+    "rich",
+    "safetensors",
+    "spqfmt",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "zstandard",
+}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong for a command: variables of shim.c, limits of the system, or a signal after some seconds."""
+    """What goes wrong for a command: variables of shim.c, limits of the system, or a signal after some seconds.
+
+    `more_threads`: so many threads or processes can be started, and no more.
+    """
 
     environment: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[int, int] = field(default_factory=dict)
     signal: int | None = None
     after: float = 0.0
+    more_threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,10 +77,27 @@ def command(*arguments: object) -> Callable[[], None]:
     return run
 
 
-def in_child(work: Callable[[], None], fault: Fault, log: Path) -> Seen:
+def preload(commands: Sequence[Sequence[object]], log: Path) -> None:
+    """Import what these commands import, so that forked children need not."""
+    names: set[str] = set()
+    for words in commands:
+
+        def work(words: Sequence[object] = words) -> None:
+            with contextlib.suppress(SystemExit):
+                command(*words)()
+            print(f"\n{_MODULES}", *sys.modules)
+
+        names |= set(in_child(work, Fault(), log).said.rpartition(_MODULES)[2].split())
+    for name in sorted(names - set(sys.modules)):
+        with contextlib.suppress(Exception):  # names that are no modules of their own
+            if name.split(".")[0] in _PRELOADED:
+                importlib.import_module(name)
+
+
+def in_child(work: Callable[[], None], fault: Fault, log: Path, *, patience: float = _PATIENCE) -> Seen:
     """Do some work in a forked child that the fault happens to."""
     child = start(work, fault, log)
-    return wait(child, fault, log, time.monotonic())
+    return wait(child, fault, log, time.monotonic(), patience=patience)
 
 
 def start(work: Callable[[], None], fault: Fault, log: Path) -> int:
@@ -84,6 +121,8 @@ def start(work: Callable[[], None], fault: Fault, log: Path) -> int:
         os.environ.update(fault.environment)
         for limit, value in fault.limits.items():
             resource.setrlimit(limit, (value, value))
+        if fault.more_threads is not None:
+            allow_more_threads(fault.more_threads)
         os.close(begins)
         work()
         code = 0
@@ -97,8 +136,8 @@ def start(work: Callable[[], None], fault: Fault, log: Path) -> int:
         os._exit(code)
 
 
-def wait(child: int, fault: Fault, log: Path, began: float) -> Seen:
-    """Wait for a child, and send it the fault's signal when it is time."""
+def wait(child: int, fault: Fault, log: Path, began: float, *, patience: float = _PATIENCE) -> Seen:
+    """Wait for a child, and send it the fault's signal when it is time; SIGABRT when it takes too long."""
     sent = fault.signal is None
     while True:
         found, status = os.waitpid(child, os.WNOHANG)
@@ -109,9 +148,15 @@ def wait(child: int, fault: Fault, log: Path, began: float) -> Seen:
         if not sent and now >= fault.after and fault.signal is not None:
             os.kill(child, fault.signal)
             sent = True
-        if now > _PATIENCE:
+        if now > patience:
             os.kill(child, signal.SIGABRT)
         time.sleep(0.002)
+
+
+def last_line(seen: Seen) -> str:
+    """What it said last, or how it ended."""
+    lines = seen.said.strip().splitlines()
+    return lines[-1] if lines and seen.code in {0, 1} else seen.in_words
 
 
 def left_over(folder: Path, expected: Sequence[str]) -> list[str]:

@@ -3,99 +3,35 @@
     python tools/faults/faults.py OUT.md [--trials 20] [--seed 0] [--only signals ...]
 
 A small model is packed, and each command runs in forked children with faults at random places: reads that fail, are
-short or slow, a disk that fills, signals, two writers of one name, files that change under a running model, limits of
-the system, flipped bits. Each row counts how the trials ended; what must not happen is in capitals, and the exit code
-is then 1. Needs Linux and a C compiler (for shim.c).
+short or slow, a disk that fills, signals, two writers of one name, files that change under a running model, models in
+forked and spawned children, limits of the system, flipped bits. Each row counts how the trials ended; what must not
+happen is in capitals, and the exit code is then 1. Needs Linux, a C compiler (for shim.c), and what `make test`
+installs.
 """
 
 import argparse
 import importlib
-import json
 import os
 import random
 import resource
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from commands import Fault, Seen, command, in_child, left_over, start, wait
+from checking import in_words, shares
+from commands import Fault, command, in_child, last_line, left_over, preload, start, wait
 from flips import flips
-from running import loads, smallest, under_a_running_model
+from place import Place, Row
+from running import in_other_processes, loads, under_a_running_model
 
 HERE = Path(__file__).resolve().parent
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table."""
-
-    fault: str
-    command: str
-    seen: Counter[str]
-
-
-class Place:
-    """A folder with a source, what was packed from it, and an empty folder to write to."""
-
-    def __init__(self, folder: Path, random_: random.Random) -> None:
-        self.random = random_
-        self.folder, self.out, self.log = folder, folder / "out", folder / "said"
-        self.source, self.file = folder / "source", folder / "model.spq"
-        make = [sys.executable, str(HERE.parent / "models" / "tiny.py"), "llama", str(self.source)]
-        subprocess.run(make, check=True)
-        self.ends_well("pack", self.source, self.file, "--method", "rtn", "--bits", 4, "--quiet")
-        self.ends_well("pack", self.source, folder / "cut.spq", "--shard-size", "100kB", "--quiet")
-        in_child(lambda: print(smallest(self.file)), Fault(), self.log)
-        self.smallest = int(self.log.read_text(encoding="utf-8").split()[-1])
-        self.empty()
-
-    def ends_well(self, *arguments: object) -> Seen:
-        """Run a command without a fault, which must go well."""
-        seen = in_child(command(*arguments), Fault(), self.log)
-        if seen.code:
-            raise SystemExit(f"spqfmt {arguments}: {seen.said}")
-        return seen
-
-    def empty(self) -> None:
-        """Have nothing in the folder that commands write to."""
-        shutil.rmtree(self.out, ignore_errors=True)
-        self.out.mkdir()
-
-    def readers(self) -> dict[str, tuple[object, ...]]:
-        """Commands that read the file and write nothing that lasts, by what the table calls them."""
-        run = ("run", self.file, "--prompt", "abc", "--max-new-tokens", 3, "--quiet")
-        return {
-            "inspect": ("inspect", self.file),
-            "verify --content": ("verify", self.file, "--content"),
-            "run": run,
-            "run --memory": (*run, "--memory", str(self.smallest)),
-        }
-
-    def writers(self) -> dict[str, tuple[object, ...]]:
-        """Commands that write to the folder, by what the table calls them."""
-        packed, model = self.out / "m.spq", self.out / "model"
-        method = ("--method", "ecq", "--bits", 4, "--samples", 4, "--seq-len", 32)
-        return {
-            "pack --method rtn": ("pack", self.source, packed, "--method", "rtn", "--quiet", "--force"),
-            "pack --method ecq --resume": (
-                "pack",
-                self.source,
-                packed,
-                *method,
-                "--quiet",
-                "--force",
-            ),
-            "pack --shard-size": ("pack", self.source, packed, "--shard-size", "100kB", "--quiet", "--force"),
-            "repack": ("repack", self.file, packed, "--codec", "zstd", "--quiet", "--force"),
-            "unpack": ("unpack", self.file, model, "--quiet"),
-        }
 
 
 def reads(place: Place, trials: int) -> Iterator[Row]:
@@ -124,7 +60,7 @@ def disks(place: Place, trials: int) -> Iterator[Row]:
     for name, words in place.writers().items():
         for kind in ("disk full", "RLIMIT_FSIZE"):
             seen: Counter[str] = Counter()
-            for _ in range(trials):
+            for _ in range(max(trials // 2, 1)):
                 place.empty()
                 at = int(2 ** place.random.uniform(4, 18))
                 environment = {"FAULT_PATH": str(place.out), "FAULT_KIND": "full", "FAULT_AT": str(at)}
@@ -132,16 +68,8 @@ def disks(place: Place, trials: int) -> Iterator[Row]:
                     Fault(environment) if kind == "disk full" else Fault(limits={resource.RLIMIT_FSIZE: at})
                 )
                 ended = in_child(command(*words), fault, place.log)
-                seen[f"{ended.in_words}, {aftermath(place, ended)}"] += 1
+                seen[f"{ended.in_words}, {place.aftermath(ended)}"] += 1
             yield Row(kind, name, seen)
-
-
-def aftermath(place: Place, ended: Seen) -> str:
-    """What the folder shows after a command that failed or did not."""
-    if not ended.code:
-        return "all there"
-    left = [name for name in left_over(place.out, []) if not name.endswith(".resume")]
-    return f"LEFT {len(left)}" if left else "nothing left"
 
 
 def signals(place: Place, trials: int) -> Iterator[Row]:
@@ -155,14 +83,14 @@ def signals(place: Place, trials: int) -> Iterator[Row]:
             (signal.SIGTERM, "SIGTERM"),
         ):
             seen: Counter[str] = Counter()
-            for _ in range(trials):
+            for _ in range(2 * trials if number == signal.SIGKILL else max(trials // 2, 1)):
                 place.empty()
                 fault = Fault(signal=number, after=place.random.uniform(0, usual))
                 ended = in_child(command(*words), fault, place.log)
                 if number != signal.SIGKILL:
-                    seen[f"{ended.in_words}, {aftermath(place, ended)}"] += 1
+                    seen[f"{ended.in_words}, {place.aftermath(ended)}"] += 1
                     continue
-                wrong = "" if _is_whole(place) else ", a BROKEN file under its name"
+                wrong = "" if place.is_whole() else ", a BROKEN file under its name"
                 if name == "unpack" and (place.out / "model").exists():
                     shutil.rmtree(place.out / "model")
                 more = ["--resume"] if (place.out / "m.spq.resume").exists() else []
@@ -174,11 +102,6 @@ def signals(place: Place, trials: int) -> Iterator[Row]:
                 wrong += f", the next one FAILED ({again.said.strip()[:200]})" if again.code else ""
                 seen[f"{ended.in_words}{wrong or ', the next one does it all and clears up'}"] += 1
             yield Row(title, name, seen)
-
-
-def _is_whole(place: Place) -> bool:
-    files = [path for path in (place.out / "m.spq", place.out / "m.spq.index.json") if path.exists()]
-    return all(in_child(command("verify", path), Fault(), place.log).code == 0 for path in files)
 
 
 def together(place: Place, trials: int) -> Iterator[Row]:
@@ -201,50 +124,71 @@ def together(place: Place, trials: int) -> Iterator[Row]:
             children = [start(command(*words), Fault(), log) for log in logs]
             ended = [wait(child, Fault(), log, began) for child, log in zip(children, logs, strict=True)]
             hidden = left_over(place.out, ["m.spq"])
-            wrong = (", LEFT something" if hidden else "") + ("" if _is_whole(place) else ", BROKEN")
+            wrong = (", LEFT something" if hidden else "") + ("" if place.is_whole() else ", BROKEN")
             seen[" and ".join(sorted(one.in_words for one in ended)) + (wrong or ", the file is whole")] += 1
         yield Row("two at once", "pack --force" if force else "pack", seen)
 
 
 def limits(place: Place, trials: int) -> Iterator[Row]:
-    """Little memory, few files, few processes."""
+    """Little memory, few files, few threads and processes."""
     held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     commands = place.readers() | {"pack --method rtn": place.writers()["pack --method rtn"]}
-    for title, limit in (
-        ("RLIMIT_AS", resource.RLIMIT_AS),
-        ("RLIMIT_DATA", resource.RLIMIT_DATA),
-        ("RLIMIT_NOFILE", resource.RLIMIT_NOFILE),
-        ("RLIMIT_NPROC", resource.RLIMIT_NPROC),
-    ):
+
+    def memory(limit: int) -> Fault:
+        return Fault(limits={limit: held + int(2 ** place.random.uniform(16, 28))})
+
+    faults: dict[str, Callable[[], Fault]] = {
+        "RLIMIT_AS": lambda: memory(resource.RLIMIT_AS),
+        "RLIMIT_DATA": lambda: memory(resource.RLIMIT_DATA),
+        "RLIMIT_NOFILE": lambda: Fault(limits={resource.RLIMIT_NOFILE: place.random.randint(4, 24)}),
+        "RLIMIT_NPROC": lambda: Fault(more_threads=place.random.randint(0, 4)),
+    }
+    for title, fault in faults.items():
         for name, words in commands.items():
             seen: Counter[str] = Counter()
             for _ in range(max(trials // 4, 1)):
                 place.empty()
-                more = int(2 ** place.random.uniform(16, 28))
-                value = (
-                    held + more
-                    if limit in {resource.RLIMIT_AS, resource.RLIMIT_DATA}
-                    else place.random.randint(4, 24)
-                )
-                ended = in_child(command(*words), Fault(limits={limit: value}), place.log)
+                ended = in_child(command(*words), fault(), place.log)
                 left = left_over(place.out, ["m.spq"] if not ended.code else [])
                 seen[ended.in_words + (", LEFT a file" if left else "")] += 1
             yield Row(title, name, seen)
 
 
-def _flips(place: Place, trials: int) -> Iterator[Row]:
-    run = place.readers()["run --memory"]
-    path = place.folder / "flipped.spq"
-    for name, seen in flips(place.file, path, run=run, n=100 * trials, random_=place.random):
+def flipped(place: Place, trials: int) -> Iterator[Row]:
+    """Flipped bits in files of a random and of a trained model."""
+    files = [place.file, *place.trained()]
+    runs = {file: place.run_of(file, place.least(file)) for file in files}
+    for name, seen in flips(runs, place.folder, 500 * trials, place.random):
         yield Row("a flipped bit", name, seen)
 
 
-def _running(place: Place, trials: int) -> Iterator[Row]:
-    for fault, name, seen in under_a_running_model(
-        place.file, place.folder, place.random, max(trials // 4, 1)
-    ):
+def running(place: Place, trials: int) -> Iterator[Row]:
+    """Files that change under a running model, models in children, many loads."""
+    few = max(trials // 4, 1)
+    for fault, name, seen in under_a_running_model(place.file, place.folder, place.random, few):
         yield Row(fault, name, seen)
-    yield Row("many loads", f"load_model, {20 * trials} times", loads(place.file, 20 * trials, place.log))
+    for how, name, seen in in_other_processes(place.file, place.folder, max(trials // 10, 1)):
+        yield Row(how, name, seen)
+
+
+def many_loads(place: Place, trials: int) -> Iterator[Row]:
+    """Many loads in one process, which begins at once: all other trials happen meanwhile."""
+    n, log = 500 * trials, place.log.with_name("said-loads")
+    child = start(lambda: loads(place.file, n), Fault(), log)
+
+    def ended() -> Iterator[Row]:
+        found = wait(child, Fault(), log, time.monotonic(), patience=7200)
+        yield Row("many loads", "load_model", Counter({last_line(found): n}))
+
+    return ended()
+
+
+def checking(place: Place, trials: int) -> Iterator[Row]:
+    """What checksums cost: not a fault, but what it costs to notice them."""
+    file = place.real()
+    for way, found in shares(file, max(trials // 2, 1)).items():
+        more = "" if statistics.median(found) < MOST_CHECKING else ", MORE than wanted"
+        yield Row("none: SmolLM2-135M", f"load_model, {way}", Counter({in_words(found) + more: len(found)}))
 
 
 KINDS: dict[str, Callable[[Place, int], Iterator[Row]]] = {
@@ -253,9 +197,13 @@ KINDS: dict[str, Callable[[Place, int], Iterator[Row]]] = {
     "signals": signals,
     "together": together,
     "limits": limits,
-    "running": _running,
-    "flips": _flips,
+    "running": running,
+    "flips": flipped,
+    "loads": many_loads,
+    "checking": checking,
 }
+MOST_CHECKING = 0.03
+"""The share of load time that checksums may take."""
 
 
 def main() -> int:
@@ -267,49 +215,26 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=20, help="of each fault with each command, about")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=KINDS, help="only these kinds; may be given again")
-    parser.add_argument(
-        "--rows", type=Path, help="a file that keeps what was seen: kinds that are there are not run again"
-    )
     arguments = parser.parse_args()
     if "FAULT_SHIM" not in os.environ:
         return _with_shim()
     # Children are forked, so that each has these at once.
-    for module in (
-        "torch",
-        "transformers",
-        "spqfmt.cli.pack",
-        "spqfmt.cli.run",
-        "spqfmt.cli.repack",
-        "spqfmt.cli.unpack",
-    ):
+    for module in ("torch", "transformers", "spqfmt.cli.pack", "spqfmt.cli.repack", "spqfmt.cli.unpack"):
         importlib.import_module(module)
-    rows = kept_rows(arguments.rows)
+    began = time.monotonic()
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder), random.Random(arguments.seed))
-        for kind in arguments.only or KINDS:
-            if kind in rows:
-                continue
-            rows[kind] = []
-            for row in KINDS[kind](place, arguments.trials):
-                rows[kind].append(row)
+        preload([*place.readers().values(), *place.writers().values()], place.log)
+        for found in [KINDS[kind](place, arguments.trials) for kind in arguments.only or KINDS]:
+            for row in found:
+                rows.append(row)
                 print(f"{row.fault:20} {row.command:28} {dict(row.seen)}", flush=True)
-            if arguments.rows is not None:
-                kept = {kind: [vars(row) for row in found] for kind, found in rows.items()}
-                arguments.rows.write_text(json.dumps(kept), encoding="utf-8")
-    all_rows = [row for kind in KINDS for row in rows.get(kind, [])]
-    arguments.out.write_text(page(all_rows, arguments.trials, arguments.seed), encoding="utf-8")
-    return 1 if any(is_wrong(what) for row in all_rows for what in row.seen) else 0
-
-
-def kept_rows(path: Path | None) -> dict[str, list[Row]]:
-    """What an earlier run has seen, by kind."""
-    if path is None or not path.exists():
-        return {}
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return {
-        kind: [Row(row["fault"], row["command"], Counter(row["seen"])) for row in rows]
-        for kind, rows in kept.items()
-    }
+    words = " ".join(f"--only {kind}" for kind in arguments.only or ())
+    numbers = f"--trials {arguments.trials} --seed {arguments.seed}"
+    command = f"python tools/faults/faults.py docs/reliability.md {numbers} {words}".strip()
+    arguments.out.write_text(page(rows, command, time.monotonic() - began), encoding="utf-8")
+    return 1 if any(is_wrong(what) for row in rows for what in row.seen) else 0
 
 
 def _with_shim() -> int:
@@ -320,7 +245,8 @@ def _with_shim() -> int:
         subprocess.run(
             [compiler, "-shared", "-fPIC", "-O1", "-o", str(shim), str(HERE / "shim.c")], check=True
         )
-        environment = {**os.environ, "LD_PRELOAD": str(shim), "FAULT_SHIM": "1"}
+        # Threads that wait busily would take the time of all others on a busy machine.
+        environment = {**os.environ, "LD_PRELOAD": str(shim), "FAULT_SHIM": "1", "OMP_WAIT_POLICY": "passive"}
         return subprocess.run([sys.executable, *sys.argv], env=environment, check=False).returncode
 
 
@@ -329,7 +255,7 @@ def is_wrong(what: str) -> bool:
     return any(len(word.strip(",.:")) > 3 and word.strip(",.:").isupper() for word in what.split())
 
 
-def page(rows: list[Row], trials: int, seed: int) -> str:
+def page(rows: list[Row], command: str, seconds: float) -> str:
     """The table in Markdown."""
     total = sum(row.seen.total() for row in rows)
     lines = [
@@ -337,16 +263,27 @@ def page(rows: list[Row], trials: int, seed: int) -> str:
         "",
         "# What was seen under faults",
         "",
-        f"`python tools/faults/faults.py docs/reliability.md --trials {trials} --seed {seed}`: {total} trials",
-        "on a small llama, each in a process of its own. What must not happen would stand in capitals.",
+        f"`{command}`: {total:,} trials in {seconds / 60:.0f} minutes ({processor()}).",
+        "Commands and running models are in a process of their own for each trial, on a small random llama;",
+        "all flips of a file and a way are in one process, on that llama and on a trained model (glassllm,",
+        "lossless and in 3 bits), and so are all loads. RLIMIT_NPROC binds the process as a user of its own.",
+        "What must not happen would stand in capitals. Last comes no fault, but what it costs to notice them:",
+        "checksums' share of the time to load a model.",
         "",
         "| fault | command | trials | seen |",
-        "|---|---|---|---|",
+        "|---|---|---:|---|",
     ]
     for row in rows:
-        seen = "; ".join(f"{n} x {what}" for what, n in row.seen.most_common())
-        lines.append(f"| {row.fault} | `{row.command}` | {row.seen.total()} | {seen} |")
+        seen = "; ".join(f"{n:,} x {what}" for what, n in row.seen.most_common())
+        lines.append(f"| {row.fault} | `{row.command}` | {row.seen.total():,} | {seen} |")
     return "\n".join(lines) + "\n"
+
+
+def processor() -> str:
+    """The processor's name and how many there are."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(os.sched_getaffinity(0))} x {names[0] if names else 'unknown processor'}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A model that runs while its file is truncated, replaced or deleted, at every residency; and many loads."""
 
+import multiprocessing
 import os
 import random
 import shutil
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from commands import Fault, in_child
+from commands import Fault, in_child, last_line
 
 _RESIDENCIES: dict[str, dict[str, Any]] = {
     "decoded floats": {},
@@ -100,36 +101,72 @@ def under_a_running_model(
                             os._exit(1)
                     print("the same logits" if same else "OTHER LOGITS", flush=True)
 
-                ended = in_child(work, Fault(), folder / "said")
-                last = (ended.said.strip().splitlines() or [""])[-1]
-                seen[last if ended.code in {0, 1} else ended.in_words] += 1
+                seen[last_line(in_child(work, Fault(), folder / "said"))] += 1
             yield f"file {fault}", f"model runs, {residency}", seen
 
 
-def loads(file: Path, n: int, log: Path) -> Counter[str]:
-    """Load a model many times in one process; tell whether files, threads or memory stay behind."""
+def in_other_processes(file: Path, folder: Path, trials: int) -> Iterator[tuple[str, str, Counter[str]]]:
+    """Yield how a process was started, residency and what was seen: the logits that the parent has.
 
-    def work() -> None:
-        import gc
+    A forked child uses the parent's model, a spawned one loads the file itself.
+    """
+    for method in ("fork", "spawn"):
+        for residency, options in _RESIDENCIES.items():
+            seen: Counter[str] = Counter()
+            for _ in range(trials):
 
-        import spqfmt
+                def work(method: str = method, options: dict[str, Any] = options) -> None:
+                    import torch
 
-        def state() -> tuple[int, int, int]:
-            gc.collect()
-            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-            files, threads = (len(list(Path("/proc/self", what).iterdir())) for what in ("fd", "task"))
-            return files, threads, pages * 4096
+                    model = _load(file, options)
+                    expected = _logits(model)
+                    context: Any = multiprocessing.get_context(method)
+                    receives, sends = context.Pipe(duplex=False)
+                    given = (sends, file, options, model if method == "fork" else None)
+                    child = context.Process(target=_answer, args=given)
+                    child.start()
+                    sends.close()
+                    found = torch.tensor(receives.recv()) if receives.poll(120) else torch.zeros(1)
+                    child.join()
+                    print(
+                        "the same logits"
+                        if torch.equal(found, expected) and not child.exitcode
+                        else "OTHER LOGITS"
+                    )
 
-        for number in range(n):
-            spqfmt.load_model(file, packed=bool(number % 2))
-            if number == n // 4:
-                before = state()
-        after = state()
-        print(
-            f"{n} loads, "
-            + ("" if after[:2] <= before[:2] else f"LEFT files or threads {before} {after}, ")
-            + f"{(after[2] - before[2]) >> 20} MiB more"
-        )
+                seen[last_line(in_child(work, Fault(), folder / "said"))] += 1
+            yield f"{method}ed child", f"model runs, {residency}", seen
 
-    ended = in_child(work, Fault(), log)
-    return Counter([(ended.said.strip().splitlines() or [ended.in_words])[-1]])
+
+def _answer(sends: Any, file: Path, options: dict[str, Any], model: Any) -> None:
+    sends.send(_logits(model if model is not None else _load(file, options)).tolist())
+
+
+def _logits(model: Any) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return model(torch.arange(9)[None]).logits.float()
+
+
+def loads(file: Path, n: int) -> None:
+    """Load a model many times in this process; print whether files, threads or memory stay behind."""
+    import gc
+
+    import spqfmt
+
+    def state() -> tuple[int, int, int]:
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        files, threads = (len(list(Path("/proc/self", what).iterdir())) for what in ("fd", "task"))
+        return files, threads, pages * 4096
+
+    small: dict[str, Any] = {"memory": smallest(file)}
+    ways: list[dict[str, Any]] = [{"packed": True}, small, {"packed": True}, small, {}]
+    for number in range(n):
+        spqfmt.load_model(file, **ways[number % len(ways)])
+        if number == n // 4:
+            before = state()
+    after = state()
+    left = "no file or thread" if after[:2] <= before[:2] else f"LEFT files or threads {before} {after}"
+    print(f"{left} and {(after[2] - before[2]) / (1 << 20):.1f} MiB more than after a quarter of them")
