@@ -37,7 +37,7 @@ LICENCES = {"nanobind": "BSD-3-Clause", "robin-map": "MIT"}
 
 def locked() -> dict[str, str]:
     """Return the versions of constraints.txt and of the lock."""
-    found = {}
+    found: dict[str, str] = {}
     for name in ("constraints.txt", "requirements/dev.txt"):
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             match = re.match(r"([A-Za-z0-9._-]+)==([^ ;]+)", line)
