@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OF_USERS = ("remote", "serve", "gguf", "sign", "plots", "triton")
 """Extras that give the package more to do; the others are for work on it."""
 LICENCES = {"nanobind": "BSD-3-Clause", "robin-map": "MIT"}
-"""Of what CMakeLists.txt links in (NB_STATIC): nanobind, and the map that it carries."""
+"""CMakeLists.txt links nanobind in (NB_STATIC), with the map that it carries: their licences."""
 
 
 def locked() -> dict[str, str]:
@@ -55,7 +55,7 @@ def needed(dependencies: list[str], extras: dict[str, list[str]]) -> Iterator[tu
 
 
 def bill() -> Bom:
-    """Make the bill."""
+    """Return the bill for the version in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     licences, versions = LicenseFactory(), locked()
     package = Component(
