@@ -98,6 +98,8 @@ def needed_files(name: HubName, names: Sequence[str]) -> list[str]:
     if len(blocks) > 1:
         shown = ", ".join(sorted(blocks)[:4])
         raise OptionError(f"{name}: {len(blocks)} GGUF files; give one as {name}/FILE ({shown})")
+    if not blocks and packed_models(root):
+        raise OptionError(f"{name}: is packed already; `spqfmt pull {name}` fetches it")
     if not blocks:
         raise OptionError(f"{name}: holds no safetensors, GGUF or torch's files of weights")
     return blocks

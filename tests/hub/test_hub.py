@@ -223,7 +223,7 @@ def test_a_folder_goes_there(hub: Hub, packed: Path, tmp_path: Path) -> None:
         ("pull me/full {out}", "page", 1, "me/full: no whole answer from {url}"),
         ("pull me/damaged {out}", "", 1, "checksum"),
         ("pack me/none {out}.spq", "", 1, "me/none: {url} has no such model, or shows it to others only"),
-        ("pack me/full {out}.spq", "", 2, "me/full: holds no safetensors, GGUF or torch's files of weights"),
+        ("pack me/full {out}.spq", "", 2, "me/full: is packed already; `spqfmt pull me/full` fetches it"),
         ("pack me/plain {out}.spq", "gone", 1, "and the cache of huggingface_hub has not all that is needed"),
     ],
 )  # fmt: skip
