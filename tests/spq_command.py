@@ -28,3 +28,12 @@ def run(*arguments: object) -> Done:
         main([str(argument) for argument in arguments])
     assert isinstance(exited.value.code, int)
     return Done(exited.value.code, stdout.getvalue(), stderr.getvalue())
+
+
+def combined(*arguments: object) -> tuple[int, str]:
+    """The exit code of `spqfmt ARGUMENTS`, and all that a terminal would show, in order."""
+    shown = io.StringIO()
+    with redirect_stdout(shown), redirect_stderr(shown), pytest.raises(SystemExit) as exited:
+        main([str(argument) for argument in arguments])
+    assert isinstance(exited.value.code, int)
+    return exited.value.code, shown.getvalue()
