@@ -52,7 +52,7 @@ SHAPES = (
 def rows() -> list[str]:
     """The table, of one line for each model and method."""
     found = [
-        f"| model | method | processor hours | minutes on {CORES} cores | minutes of disk | stored | memory a process |",
+        f"| model | method | processor hours | minutes on {CORES} cores | minutes of disk | stored | a process holds |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for shape in SHAPES:
