@@ -1,6 +1,7 @@
 """Memory straight from the system."""
 
 import contextlib
+import ctypes
 import mmap
 
 import numpy as np
@@ -30,3 +31,10 @@ def allocate_large(n_bytes: int) -> npt.NDArray[np.uint8]:
 
 def _pages(n_bytes: int) -> mmap.mmap:
     return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def give_back() -> None:
+    """Let the system have what was freed on the heap, of which glibc keeps what lies between what is still used."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -114,19 +114,30 @@ def _attention(config: Any) -> Iterator[None]:
         config._attn_implementation = own
 
 
+@contextmanager
+def _past(model: Any, caches: Sequence[Any]) -> Iterator[Any]:
+    """What the model is given as its cache while it makes a step."""
+    if len(caches) == 1:
+        # As whoever generates one text does it, which is faster.
+        yield caches[0]
+        return
+    with _attention(model.config):
+        rows = zip(*(cache.layers for cache in caches), strict=True)
+        yield transformers.Cache(layers=[_RowsLayer(layers) for layers in rows])
+
+
 def step(model: Any, tokens: Sequence[int], caches: Sequence[Any]) -> torch.Tensor:
     """Logits [n_rows, n_tokens] behind one more token of each answer, whose caches take it up.
 
     `can_step_together` must have said so of the model. What is raised leaves the caches of no use.
     """
     positions = [[int(cache.get_seq_length())] for cache in caches]
-    layers = [_RowsLayer(rows) for rows in zip(*(cache.layers for cache in caches), strict=True)]
     device = model.device
-    with torch.inference_mode(), _attention(model.config):
+    with torch.inference_mode(), _past(model, caches) as past:
         outputs = model(
             input_ids=torch.tensor([[token] for token in tokens], device=device),
             position_ids=torch.tensor(positions, device=device),
-            past_key_values=transformers.Cache(layers=layers),
+            past_key_values=past,
             use_cache=True,
             return_dict=True,
         )

@@ -9,10 +9,14 @@ from typing import Any
 
 from spqfmt import loaders
 from spqfmt.errors import SpqError, is_out_of_memory
+from spqfmt.kernels.pages import give_back
 from spqfmt.loaders.answering import Answering
 from spqfmt.loaders.together import can_step_together, step
 from spqfmt.serving.requests import RequestError
-from spqfmt.serving.waiting import Job, Turns
+from spqfmt.serving.waiting import Event, Job, Turns
+
+_ANSWERS_BETWEEN = 16
+"""After so many, memory that was freed goes back to the system: caches of all lengths leave gaps that add up."""
 
 
 class Worker:
@@ -25,6 +29,7 @@ class Worker:
         self._model, self._tokenizer = model, tokenizer
         self._turns = Turns(most_waiting)
         self._most_at_once = most_at_once
+        self._n_done = 0
         self._thread = threading.Thread(target=self._work, name="spqfmt-serve", daemon=True)
         self._thread.start()
 
@@ -57,9 +62,15 @@ class Worker:
             return
         while (job := self._turns.take(wait=True)) is not None:
             try:
-                self._turns.done(job, self._generate(job))
+                self._done(job, self._generate(job))
             except Exception as error:  # noqa: BLE001  # one request shall not end the server
-                self._turns.done(job, _said(error))
+                self._done(job, _said(error))
+
+    def _done(self, job: Job, event: Event) -> None:
+        self._turns.done(job, event)
+        self._n_done += 1
+        if self._n_done % _ANSWERS_BETWEEN == 0:
+            give_back()
 
     def _generate(self, job: Job) -> loaders.Generation:
         ids, sampling = self._read(job)
@@ -98,7 +109,7 @@ class Worker:
             )
             answering.begin()
         except Exception as error:  # noqa: BLE001
-            self._turns.done(job, _said(error))
+            self._done(job, _said(error))
             return
         under_way[job] = answering
         self._end_those_over(under_way)
@@ -113,7 +124,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001
             said = _said(error)
             for job in under_way:
-                self._turns.done(job, said)
+                self._done(job, said)
             under_way.clear()
             return
         for number, (job, answering) in enumerate(list(under_way.items())):
@@ -121,12 +132,12 @@ class Worker:
                 answering.take(logits[number : number + 1])
             except Exception as error:  # noqa: BLE001
                 del under_way[job]
-                self._turns.done(job, _said(error))
+                self._done(job, _said(error))
         self._end_those_over(under_way)
 
     def _end_those_over(self, under_way: dict[Job, Answering]) -> None:
         for job in [job for job, answering in under_way.items() if answering.is_over]:
-            self._turns.done(job, under_way.pop(job).generation())
+            self._done(job, under_way.pop(job).generation())
 
     def _read(self, job: Job) -> tuple[Any, loaders.Sampling]:
         """Token ids of a prompt, and how to go on. Raises RequestError where there is no room for an answer."""

@@ -1,5 +1,7 @@
 """Answers that are made together are what each would be alone."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -138,3 +140,23 @@ def test_a_cancelled_answer_ends(packed: Callable[..., Any]) -> None:
     answering.take(step(model, [answering.token], [answering.cache]))
     assert answering.is_over
     assert (answering.generation().n_new_tokens, answering.generation().finish) == (2, "cancelled")
+
+
+def test_keys_and_values_go_with_their_answer(packed: Callable[..., Any]) -> None:
+    """At once, and not when Python next looks for circles: each may have hundreds of MiB."""
+    model, tokenizer = packed("llama", torch.float32)
+    gc.collect()
+    gc.disable()
+    try:
+        answers = [Answering(model, tokenizer, torch.arange(5)[None], Sampling(20)) for _ in range(2)]
+        for answering in answers:
+            answering.begin()
+        for n in (2, 2, 1):
+            logits = step(model, [a.token for a in answers[:n]], [a.cache for a in answers[:n]])
+            for row, answering in zip(logits.split(1), answers, strict=False):
+                answering.take(row)
+        layers = [weakref.ref(layer) for a in answers for layer in a.cache.layers]
+        del answers, answering
+        assert [layer() for layer in layers] == [None] * len(layers)
+    finally:
+        gc.enable()

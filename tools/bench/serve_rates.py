@@ -13,6 +13,7 @@ there is any.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import statistics
 import subprocess
@@ -56,6 +57,18 @@ class Answer:
     def whole_rate(self) -> float:
         """Tokens a second since the request."""
         return self.n_tokens / (self.last - self.start)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Tokens a second in one round, and milliseconds of the server's processor time for a token."""
+
+    run: float
+    one: float
+    one_whole: float
+    one_work: float
+    eight: float
+    eight_work: float
 
 
 @dataclass
@@ -145,6 +158,12 @@ def serving(file: Path, options: list[str]) -> Iterator[tuple[openai.OpenAI, int
             process.terminate()
 
 
+def work_seconds(process: int) -> float:
+    """Processor seconds of a process so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def memory_mib(process: int) -> float:
     """What is resident of a process."""
     status = Path(f"/proc/{process}/status").read_text()
@@ -160,6 +179,31 @@ def run_rate(file: Path, n_tokens: int, options: list[str]) -> float:
     return float(found[1])
 
 
+def rates_of(client: openai.OpenAI, process: int, file: Path, n_tokens: int, options: list[str]) -> Rates:
+    """One round of all."""
+    alone = run_rate(file, n_tokens, options)
+    worked = work_seconds(process)
+    one = ask(client, PROMPT, n_tokens)
+    one_worked = work_seconds(process) - worked
+    start, worked = time.perf_counter(), work_seconds(process)
+    with ThreadPoolExecutor(_N_CLIENTS) as pool:
+        answers = list(pool.map(lambda i: ask(client, f"{PROMPT} {i}", n_tokens), range(_N_CLIENTS)))
+    n_all = sum(answer.n_tokens for answer in answers)
+    return Rates(
+        run=alone,
+        one=one.rate,
+        one_whole=one.whole_rate,
+        one_work=one_worked / one.n_tokens * 1e3,
+        eight=n_all / (time.perf_counter() - start),
+        eight_work=(work_seconds(process) - worked) / n_all * 1e3,
+    )
+
+
+def values(rounds: list[Rates], name: str) -> list[float]:
+    """One figure of all rounds."""
+    return [getattr(found, name) for found in rounds]
+
+
 def main() -> None:
     """Run the tool, whose help is the module's docstring."""
     parser = argparse.ArgumentParser(
@@ -173,27 +217,21 @@ def main() -> None:
     file, n_tokens = given.file, given.tokens
     with serving(file, options) as (client, process):
         ask(client, PROMPT, 8)
-        alone, ones, wholes, eights = [], [], [], []
-        for _ in range(given.rounds):
-            alone.append(run_rate(file, n_tokens, options))
-            one = ask(client, PROMPT, n_tokens)
-            ones.append(one.rate)
-            wholes.append(one.whole_rate)
-            start = time.perf_counter()
-            with ThreadPoolExecutor(_N_CLIENTS) as pool:
-                answers = list(pool.map(lambda i: ask(client, f"{PROMPT} {i}", n_tokens), range(_N_CLIENTS)))
-            eights.append(sum(a.n_tokens for a in answers) / (time.perf_counter() - start))
-        print("| | tokens/s: best | median | |", "|---|---:|---:|---:|", sep="\n")
-        for name, rates, beside in (
-            ("`run`", alone, alone),
-            ("one client", ones, alone),
-            ("one client, prompt included", wholes, wholes),
-            ("eight clients together, prompts included", eights, wholes),
+        rounds = [rates_of(client, process, file, n_tokens, options) for _ in range(given.rounds)]
+        print("| | tokens/s: best | median | beside | processor's ms a token: least | median |")
+        print("|---|---:|---:|---:|---:|---:|")
+        for name, column, beside, work in (
+            ("`run`", "run", "run", None),
+            ("one client", "one", "run", None),
+            ("one client, prompt included", "one_whole", "one_whole", "one_work"),
+            ("eight clients together, prompts included", "eight", "one_whole", "eight_work"),
         ):
-            times = statistics.median(rates) / statistics.median(beside)
-            print(
-                f"| {name} | {max(rates):.1f} | {statistics.median(rates):.1f} | x {times:.2f} |", flush=True
-            )
+            rates, others = values(rounds, column), values(rounds, beside)
+            cells = [f"{max(rates):.1f}", f"{statistics.median(rates):.1f}"]
+            cells.append(f"x {statistics.median(rates) / statistics.median(others):.2f}")
+            worked = values(rounds, work) if work else []
+            cells += [f"{min(worked):.1f}", f"{statistics.median(worked):.1f}"] if worked else ["", ""]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
         # Fifty at once have taken what memory they take.
         crowd(client, min(5.0, given.seconds), 24)
         before = memory_mib(process)

@@ -1,5 +1,6 @@
 """A cache of keys and values with room for tokens to come: appending one copies that one, and not all before it."""
 
+import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,8 @@ _LEAST_ROOM = 16
 class _Room(NamedTuple):
     """Memory [texts, heads, tokens with room, size] of a layer, of which `n_tokens` are written."""
 
-    owner: Any
+    owner: weakref.ref[Any]
+    """Its layer; as more than a name it would keep all this until Python looks for circles."""
     keys: torch.Tensor
     values: torch.Tensor
     n_tokens: int
@@ -51,7 +53,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
     def _is_in(self, room: _Room, n_tokens: int) -> bool:
         keys, values = self.keys, self.values
         return (
-            room.owner is self
+            room.owner() is self
             and room.n_tokens == n_tokens < room.keys.shape[2]
             and keys.data_ptr() == room.keys.data_ptr()
             and values.data_ptr() == room.values.data_ptr()
@@ -71,7 +73,9 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
             memory.narrow(2, 0, n_tokens).copy_(old)
             return memory
 
-        return _Room(self, moved(self.keys, key_states), moved(self.values, value_states), n_tokens)
+        return _Room(
+            weakref.ref(self), moved(self.keys, key_states), moved(self.values, value_states), n_tokens
+        )
 
 
 def make_roomy(layer: Any) -> None:
