@@ -179,7 +179,7 @@ def run_rate(file: Path, n_tokens: int, options: list[str]) -> float:
     return float(found[1])
 
 
-def rates_of(client: openai.OpenAI, process: int, file: Path, n_tokens: int, options: list[str]) -> Rates:
+def rates_of(client: openai.OpenAI, process: int, file: Path, *, n_tokens: int, options: list[str]) -> Rates:
     """One round of all."""
     alone = run_rate(file, n_tokens, options)
     worked = work_seconds(process)
@@ -217,7 +217,9 @@ def main() -> None:
     file, n_tokens = given.file, given.tokens
     with serving(file, options) as (client, process):
         ask(client, PROMPT, 8)
-        rounds = [rates_of(client, process, file, n_tokens, options) for _ in range(given.rounds)]
+        rounds = [
+            rates_of(client, process, file, n_tokens=n_tokens, options=options) for _ in range(given.rounds)
+        ]
         print("| | tokens/s: best | median | beside | processor's ms a token: least | median |")
         print("|---|---:|---:|---:|---:|---:|")
         for name, column, beside, work in (
