@@ -5,7 +5,7 @@ PYTHON ?= python3
 PIP_INSTALL = install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pages test check check-generated native sanitize sanitize-threads fuzz fuzz-files fuzz-native fuzz-coverage lock sbom format generate bench clean
+.PHONY: help demo pages test check check-generated native sanitize sanitize-threads fuzz fuzz-files fuzz-native fuzz-coverage site lock sbom format generate bench clean
 
 help:
 	@echo "make demo      pack SmolLM2-135M, inspect it, load it and generate text (own venv: .venv-demo)"
@@ -18,6 +18,7 @@ help:
 	@echo "make fuzz      hostile bytes for the native core, changed whole files for both decoders: SECONDS=60 for each target"
 	@echo "make lock      requirements/*.txt anew: versions and hashes of what CI installs"
 	@echo "make sbom      the software bill of materials of the wheel, CycloneDX"
+	@echo "make site      these pages as a site, in build/site (own environment)"
 	@echo "make format    ruff format and the fixes that are safe"
 	@echo "make generate  the wire constants and FORMAT.md's tables from spec/registry.toml; the pages of the commands"
 	@echo "make bench     the codecs and load rates of this machine, beside their peers"
@@ -161,6 +162,17 @@ sbom: build/release/.installed
 build/release/.installed: requirements/release.txt
 	$(PYTHON) -m venv build/release
 	build/release/bin/python -m pip $(LOCKED) requirements/release.txt
+	@touch $@
+
+# The site, in build/site: pages of the repository, and signatures and docstrings of the public names. Warnings are errors.
+site: build/site-env/.installed
+	build/site-env/bin/python tools/site/stage.py build
+	NO_MKDOCS_2_WARNING=1 build/site-env/bin/python -m mkdocs build --strict --config-file build/site.yml
+	@echo "build/site/index.html"
+
+build/site-env/.installed: requirements/site.in
+	$(PYTHON) -m venv build/site-env
+	build/site-env/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/site.in
 	@touch $@
 
 format:
