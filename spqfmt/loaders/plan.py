@@ -14,7 +14,7 @@ from spqfmt.loaders.estimate import estimate
 from spqfmt.loaders.load import Ceilings, Planner, on_device, on_host, prepare
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
-from spqfmt.models.config import find_model_class
+from spqfmt.models.config import find_model_class, quiet_transformers
 from spqfmt.residency.device import host_rates
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 from spqfmt.residency.model_plan import Activations, ModelPlan
@@ -82,12 +82,12 @@ def _plan(
     with open_stored(path) as stored:
         assert stored.opened is not None
         readers = stored.opened.readers
-        with settings_folder(path, stored) as folder:
+        with settings_folder(path, stored) as folder, quiet_transformers():
             config = stored_config(path, folder, stored)
         weights = main_dtype(stored.tensors.values()) if dtype is None else parse_dtype(dtype)
         model_class = find_model_class(config, path)
         planned, rates = planner(readers)
-        with building_errors(path, model_class):
+        with building_errors(path, model_class), quiet_transformers():
             prepared = prepare(model_class, config, readers, dtype=weights, planner=planned)
     on_top = estimate(config, weights, n_tokens, batch)
     return ModelPlan(

@@ -483,6 +483,13 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         ["{unknown.spq}: transformers cannot use its config.json", "zork", "a newer transformers may"],
     ),
     (
+        # transformers warns of each token that has no embedding, before it gives up
+        "plan, fewer embeddings than tokens",
+        "plan {few_tokens.spq}",
+        1,
+        ["{few_tokens.spq}:"],
+    ),
+    (
         "run, no tokenizer",
         "run {no_tokenizer.spq} --prompt x",
         1,

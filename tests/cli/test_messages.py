@@ -150,6 +150,7 @@ def files(models: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "no_syntax": lambda f: (f / "chat_template.jinja").write_text("{% for"),
         "no_name": lambda f: (f / "chat_template.jinja").write_text("{{ user.name }}"),
         "no_filter": lambda f: (f / "chat_template.jinja").write_text("{{ messages | zork }}"),
+        "few_tokens": lambda f: _edit_config(f, vocab_size=100),
         "no_act": lambda f: _edit_config(f, hidden_act="zork"),
         "bad_heads": lambda f: _edit_config(f, num_attention_heads=3),
         "bad_tokenizer": lambda f: (f / "tokenizer.json").write_text('{"model": 3}'),
@@ -158,7 +159,7 @@ def files(models: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "bad_sampling": lambda f: (f / "generation_config.json").write_text('{"repetition_penalty": -1}'),
     }.items():
         _variant(models, root / name, change)
-    for name in ("unknown", "no_tokenizer", "incomplete"):
+    for name in ("unknown", "no_tokenizer", "incomplete", "few_tokens"):
         spqfmt.pack(root / name, root / f"{name}.spq")
     for name in ("whisper", "bert", "t5"):
         OTHERS[name]().save_pretrained(root / name)
