@@ -15,6 +15,11 @@ def test_the_page_of_the_api_lists_all_public_names() -> None:
     assert sorted(names) == sorted(set(spqfmt.__all__) - {"__version__"})
 
 
+def test_the_readme_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\(docs/([\w-]+[.]md)[)#]", (ROOT / "README.md").read_text()))
+    assert linked == {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
 def test_every_page_is_on_the_site_and_every_link_leads_to_a_file(tmp_path: Path) -> None:
     """`make site` checks anchors too, and wants mkdocs for it."""
     subprocess.run([sys.executable, str(ROOT / "tools/site/stage.py"), str(tmp_path)], check=True)
