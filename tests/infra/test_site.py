@@ -16,8 +16,18 @@ def test_the_page_of_the_api_lists_all_public_names() -> None:
 
 
 def test_the_readme_leads_to_every_page() -> None:
-    linked = set(re.findall(r"\]\(docs/([\w-]+[.]md)[)#]", (ROOT / "README.md").read_text()))
-    assert linked == {path.name for path in (ROOT / "docs").glob("*.md")}
+    """By way of other pages too."""
+    reached: set[Path] = set()
+    ahead = [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        links = {
+            (page.parent / link).resolve()
+            for link in re.findall(r"\]\(([\w./-]+[.]md)[)#]", page.read_text())
+        }
+        ahead += sorted(link for link in links - reached if link.is_file())
+    assert set((ROOT / "docs").rglob("*.md")) - reached == set()
 
 
 def test_every_page_is_on_the_site_and_every_link_leads_to_a_file(tmp_path: Path) -> None:

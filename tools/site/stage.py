@@ -20,7 +20,7 @@ SECTIONS = {
     "Begin": ("tutorial", "use", "api"),
     "Models": ("checkpoints", "sources", "families", "experts", "methods", "adapters"),
     "Use": ("talking", "serving", "tasks", "hub", "remote"),
-    "Machines": ("gpu", "gpu-kernels", "tensor-parallel", "many-machines"),
+    "Machines": ("gpu", "gpu-kernels", "tensor-parallel", "many-machines", "scale"),
     "Measured": ("measured", "reliability"),
 }
 """Pages of docs/ by what a reader wants; those that nobody put here come last."""
