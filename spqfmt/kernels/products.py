@@ -5,8 +5,9 @@ from functools import cache
 
 import torch
 
-_TOKENS, _CHANNELS, _ROUNDS = 32, 512, 5
-"""A product as a prompt has them in a small model, and how often it is repeated: the best counts."""
+_TOKENS, _CHANNELS, _ROUNDS = 32, 512, 40
+"""A product as a prompt has them in a small model, and how often it is repeated: the best counts. Of five all were
+disturbed on a busy machine now and then."""
 
 
 @cache
