@@ -69,13 +69,14 @@ def _in_child(work: Callable[[], bytes], memory_bytes: int, seconds: int) -> tup
     """What became of the work, and what came of it: bytes, or a sentence, empty for a child that ended in the midst."""
     reading, writing = os.pipe()
     sys.stderr.flush()
+    parent = os.getpid()
     with warnings.catch_warnings():
         # Python 3.12 and later warn of locks that other threads hold: the child does one thing, and is ended in time.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if not pid:
         os.close(reading)
-        _work(work, writing, memory_bytes, seconds)
+        _work(work, parent, writing, memory_bytes, seconds)
     os.close(writing)
     try:
         found = _read(reading, time.monotonic() + seconds * _SLOWER)
@@ -88,10 +89,10 @@ def _in_child(work: Callable[[], bytes], memory_bytes: int, seconds: int) -> tup
     return found[:1], found[1 + _LENGTH_BYTES :]
 
 
-def _work(work: Callable[[], bytes], writing: int, memory_bytes: int, seconds: int) -> None:
+def _work(work: Callable[[], bytes], parent: int, writing: int, memory_bytes: int, seconds: int) -> None:
     """In the child: does not return."""
     try:
-        _end_with_parent()
+        _end_with_parent(parent)
         faulthandler.disable()
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the room of threads would count as taken
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what Rust says as it ends
@@ -107,10 +108,12 @@ def _work(work: Callable[[], bytes], writing: int, memory_bytes: int, seconds: i
     os._exit(0)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """Have the system end this process with its parent, whose files and locks it holds too; on Linux alone."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed before the system was asked
+            os._exit(0)
 
 
 def _limit(memory_bytes: int, seconds: int) -> None:

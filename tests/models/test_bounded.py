@@ -19,6 +19,22 @@ def work():
 bounded._in_child(work, 1 << 30, 60)
 """
 
+_KILLED_AT_ONCE = """
+import os, time
+from spqfmt.models import bounded
+
+end_with_parent = bounded._end_with_parent
+
+def late(parent):
+    print(os.getpid(), flush=True)
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    end_with_parent(parent)
+
+bounded._end_with_parent = late
+bounded._in_child(lambda: time.sleep(60) or b"", 1 << 30, 60)
+"""
+
 
 def is_running(pid: int) -> bool:
     try:
@@ -29,8 +45,9 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not end a child with its parent")
-def test_the_child_ends_when_its_parent_is_killed() -> None:
-    with subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True) as parent:
+@pytest.mark.parametrize("script", [_PARENT, _KILLED_AT_ONCE], ids=["at work", "before it says so"])
+def test_the_child_ends_when_its_parent_is_killed(script: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         assert is_running(child)

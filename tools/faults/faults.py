@@ -72,6 +72,10 @@ def disks(place: Place, trials: int) -> Iterator[Row]:
             yield Row(kind, name, seen)
 
 
+_DRAWS = 5
+"""How often a moment is drawn again where the command had ended before."""
+
+
 def signals(place: Place, trials: int) -> Iterator[Row]:
     """SIGKILL, SIGINT and SIGTERM at random moments; after SIGKILL the same command has to go well and clear up."""
     for name, words in place.writers().items():
@@ -84,9 +88,13 @@ def signals(place: Place, trials: int) -> Iterator[Row]:
         ):
             seen: Counter[str] = Counter()
             for _ in range(2 * trials if number == signal.SIGKILL else max(trials // 2, 1)):
-                place.empty()
-                fault = Fault(signal=number, after=place.random.uniform(0, usual))
-                ended = in_child(command(*words), fault, place.log)
+                for _ in range(_DRAWS):
+                    place.empty()
+                    fault = Fault(signal=number, after=place.random.uniform(0, usual))
+                    ended = in_child(command(*words), fault, place.log)
+                    if ended.code:
+                        break
+                    usual = ended.seconds  # the signal came too late: the machine has become faster
                 if number != signal.SIGKILL:
                     seen[f"{ended.in_words}, {place.aftermath(ended)}"] += 1
                     continue
