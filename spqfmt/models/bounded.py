@@ -76,7 +76,7 @@ def _in_child(work: Callable[[], bytes], memory_bytes: int, seconds: int) -> tup
         pid = os.fork()
     if not pid:
         os.close(reading)
-        _work(work, parent, writing, memory_bytes, seconds)
+        _work(work, writing, parent=parent, memory_bytes=memory_bytes, seconds=seconds)
     os.close(writing)
     try:
         found = _read(reading, time.monotonic() + seconds * _SLOWER)
@@ -89,7 +89,7 @@ def _in_child(work: Callable[[], bytes], memory_bytes: int, seconds: int) -> tup
     return found[:1], found[1 + _LENGTH_BYTES :]
 
 
-def _work(work: Callable[[], bytes], parent: int, writing: int, memory_bytes: int, seconds: int) -> None:
+def _work(work: Callable[[], bytes], writing: int, *, parent: int, memory_bytes: int, seconds: int) -> None:
     """In the child: does not return."""
     try:
         _end_with_parent(parent)
