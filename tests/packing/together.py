@@ -181,6 +181,9 @@ def fails() -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where tests were started in the background
     assert not distributed.is_initialized()
     prepare()
     (folder / "out").mkdir()

@@ -104,13 +104,14 @@ class Browser:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """Addresses that were asked for since `open`, or since the last call."""
+        """Addresses that were asked for since `open`, or since the last call; not the browser's own pages."""
         messages = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
-        return [
+        asked = [
             message["params"]["request"]["url"]
             for message in messages
             if message["method"] == "Network.requestWillBeSent"
         ]
+        return [address for address in asked if not address.startswith("chrome://")]
 
     def contrasts(self) -> dict[str, float]:
         """The contrast of each text to the ground that it stands on, by element."""

@@ -109,13 +109,13 @@ def ask(client: openai.OpenAI, prompt: str, n_tokens: int, model: str = MODEL) -
 def crowd(
     client: openai.OpenAI, seconds: float, n_tokens: int, n_clients: int = _N_CROWD, model: str = MODEL
 ) -> Crowd:
-    """Let clients ask one request behind the other for some seconds."""
+    """Let clients ask one request behind the other for some seconds, each one at least."""
     found, first, lock = Crowd(), dict[str, str](), threading.Lock()
     start = time.perf_counter()
 
     def go_on(number: int) -> None:
         turn = number
-        while time.perf_counter() < start + seconds:
+        while turn == number or time.perf_counter() < start + seconds:
             prompt = f"{PROMPT} {turn % _N_PROMPTS}"
             turn += 1
             try:
