@@ -187,7 +187,7 @@ def plot(ran: Sequence[Entry], file: Path) -> None:
     names = list(dict.fromkeys(entry.name for entry in ran))
     panels = [(measure, n) for n in sorted({entry.cores for entry in ran}) for measure in MEASURES]
     with style():
-        figure, axes = new_figure(height=2.8, columns=len(panels))
+        figure, axes = new_figure(height=3.0, columns=len(panels))
         for axis, (measure, n) in zip(axes, panels, strict=True):
             for entry in (entry for entry in ran if entry.cores == n):
                 place, rates = -names.index(entry.name), entry.rates[measure]
@@ -201,7 +201,7 @@ def plot(ran: Sequence[Entry], file: Path) -> None:
                 yticks=[],
             )
         handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-        figure.legend(handles=[handles[name] for name in names], loc="outside lower center", ncols=3)
+        figure.legend(handles=[handles[name] for name in names], loc="outside lower center", ncols=2)
         save(figure, file)
 
 
