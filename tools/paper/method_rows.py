@@ -53,17 +53,16 @@ def _after(pruning: str, pattern: str = "") -> Row:
     return Row("smoothquant", f"after {pruning}, {pattern or '50 %'}", options)
 
 
-def _ecq(bits: float, grade: str = "") -> Row:
-    """`grade` is an option of ecq, as on the command line without the dashes."""
-    options: Options = {"bits": bits, **({grade: ""} if grade else {})}
-    name = grade.replace("-", " ")
-    settings = f"{bits:g} bits, {name}" if grade else f"{bits:g} bits"
+def _ecq(bits: float, *grades: str) -> Row:
+    """`grades` are options of ecq, as on the command line without the dashes."""
+    options: Options = {"bits": bits, **dict.fromkeys(grades, "")}
+    names = [grade.replace("-", " ") for grade in grades]
     return Row(
         method="ecq",
-        settings=settings,
+        settings=", ".join([f"{bits:g} bits", *names]),
         options=options,
-        series=f"ecq, {name}" if grade else "ecq",
-        calibrated=grade != "no-calibration",
+        series=", ".join(["ecq", *names]),
+        calibrated="no-calibration" not in grades,
     )
 
 
@@ -123,6 +122,7 @@ ROWS: tuple[Row, ...] = (
     *(_ecq(bits, "gradients") for bits in (2.5, 3, 3.5, 4)),
     *(_ecq(bits, "no-calibration") for bits in (3, 4)),
     *(_ecq(bits, "sequential") for bits in (3, 4)),
+    *(_ecq(bits, "gradients", "sequential") for bits in (3, 4)),
     *(Row("ecq", f"{bits} bits, 128 samples", {"bits": bits}, samples=128) for bits in (3, 4)),
     Row("ecq", "4 bits, gradients, 128 samples", {"bits": 4, "gradients": ""}, samples=128),
     *(_gguf(name) for name in ("Q3_K", "Q4_K", "Q5_K", "Q6_K")),
