@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spqfmt.errors import OptionError
@@ -30,35 +32,66 @@ def refuse_full(folder: Path) -> None:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Gives a new folder, which becomes `folder` at the end of the context, or is removed when that raises.
 
-    Raises as `refuse_full` does.
+    What a killed process left of such a folder goes first. Raises as `refuse_full` does.
     """
     refuse_full(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
-    partial.mkdir()
-    try:
+    with _beside(folder) as partial:
         yield partial
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """Gives a name beside `file`, which is renamed to it at the end of the context, or removed when that raises.
+    """Gives a name for a file, which is renamed to `file` at the end of the context, or removed when that raises.
 
-    Raises FileExistsError where `file` is there.
+    What a killed process left of such a file goes first. Raises FileExistsError where `file` is there.
     """
     if os.path.lexists(file):
         raise FileExistsError(f"{file}: is there already")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.parent / f".{file.name}.{uuid.uuid4().hex[:8]}.partial"
+    with _beside(file) as partial:
+        yield partial / file.name
+        (partial / file.name).rename(file)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, `.NAME.xxxxxxxx.partial`, which is gone after the context.
+
+    It is locked as temporary files are (container/temporary.py): one without a lock was left by a killed process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(path)
+    while True:
+        partial = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
+        partial.mkdir()
+        held = os.open(partial, os.O_RDONLY)
+        with suppress(OSError):  # without locks nothing is ever taken for left over either
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if partial.exists():  # or it was taken for left over between these steps
+            break
+        os.close(held)
     try:
         yield partial
-        partial.rename(file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    finally:
+        os.close(held)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_left_over(path: Path) -> None:
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.partial")
+    with suppress(OSError):
+        for entry in list(os.scandir(path.parent)):
+            if ours.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                _remove_unlocked(Path(entry.path))
+
+
+def _remove_unlocked(folder: Path) -> None:
+    with suppress(OSError):
+        held = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+        finally:
+            os.close(held)

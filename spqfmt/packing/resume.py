@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from spqfmt.wire import CHUNK_ALIGNMENT
 SUFFIX = ".resume"
 _IDENTITY = "pack.json"
 _SEARCH = "search.json"
+_TRIES, _PAUSE = 20, 0.05
 _LOCK = "lock"
 # Nothing else is ever removed.
 _OURS = re.compile(
@@ -87,6 +89,19 @@ class ResumeFolder:
                 f"{self.path / other}: not of an interrupted pack, in whose folder it lies; move it away"
             )
 
+    def _take_lock(self, file: BinaryIO) -> None:
+        """Wait a second at most: the children of a killed process hold its lock too, until they have ended."""
+        for left in range(_TRIES - 1, -1, -1):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if left:
+                    time.sleep(_PAUSE)
+        raise OptionError(
+            f"{self._out}: another process is packing it now; wait until it is done, or give another name"
+        )
+
     def _locked(self) -> BinaryIO:
         while True:
             self.path.mkdir(exist_ok=True)
@@ -95,12 +110,10 @@ class ResumeFolder:
             except FileNotFoundError:  # another pack came to its end meanwhile, and removed the folder
                 continue
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                self._take_lock(file)
+            except OptionError:
                 file.close()
-                raise OptionError(
-                    f"{self._out}: another process is packing it now; wait until it is done, or give another name"
-                ) from None
+                raise
             except OSError:
                 return file  # no locks on this file system
             if os.fstat(file.fileno()).st_nlink:
