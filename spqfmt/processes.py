@@ -172,8 +172,10 @@ class _Joined:
     def is_first_to_tell(self) -> bool:
         """Whether this process, which has failed, is to say so, and no other one. The others are told to end."""
         try:
+            # In this order: who sees that one has failed must not come to tell it first.
+            is_first = int(self._store.add(_TOLD, 1)) == 1
             self._store.set(_FAILED, "")
-            return int(self._store.add(_TOLD, 1)) == 1
+            return is_first
         except RuntimeError:  # torchrun has ended, or the process that held the store
             return True
 

@@ -107,11 +107,9 @@ class Browser:
         """Addresses that were asked for since `open`, or since the last call; not the browser's own pages."""
         messages = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
         asked = [
-            message["params"]["request"]["url"]
-            for message in messages
-            if message["method"] == "Network.requestWillBeSent"
+            message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"
         ]
-        return [address for address in asked if not address.startswith("chrome://")]
+        return [one["request"]["url"] for one in asked if not one["documentURL"].startswith("chrome://")]
 
     def contrasts(self) -> dict[str, float]:
         """The contrast of each text to the ground that it stands on, by element."""
