@@ -48,11 +48,11 @@ def packed(folder: Path, config: Any) -> Path:
     return folder / "m.spq"
 
 
-def both(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
-    fused, _ = spqfmt.load_model(path, packed=True)
+def both(path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str | None = None) -> tuple[Any, Any]:
+    fused, _ = spqfmt.load_model(path, packed=True, dtype=dtype)
     with monkeypatch.context() as patch:
         patch.setenv(SWITCH, "0")
-        plain, _ = spqfmt.load_model(path, packed=True)
+        plain, _ = spqfmt.load_model(path, packed=True, dtype=dtype)
     return fused, plain
 
 
@@ -84,6 +84,31 @@ def test_a_family_computes_what_it_did(family: str, tmp_path: Path, monkeypatch:
     assert (found - expected).abs().max() <= 0.03 * expected.abs().max()
     probabilities = expected.log_softmax(-1)
     assert (probabilities.exp() * (probabilities - found.log_softmax(-1))).sum(-1).mean() < 1e-4
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-5), ("float16", 0.01), ("bfloat16", 0.03)])
+@pytest.mark.parametrize("family", ["Qwen3Config", "LlamaConfig"])
+def test_all_dtypes(
+    family: str, dtype: str, most: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = packed(tmp_path, getattr(transformers, family)(**BASE | HEADS))
+    fused, plain = both(path, monkeypatch, dtype)
+    assert (taken(fused)["attentions"], taken(fused)["gates"]) == (2, 2)
+    found, expected = logits(fused), logits(plain)
+    assert (found - expected).abs().max() <= most * expected.abs().max()
+
+
+def test_a_network_takes_a_few_tokens_of_any_shape(llamas: tuple[Any, Any]) -> None:
+    """Experts that all tokens share are given them in a row, without texts."""
+    a, b = (model.model.layers[0].mlp for model in llamas)
+    x = torch.randn(40, 64).bfloat16()
+    with torch.inference_mode():
+        for shape in ((1, 64), (3, 64), (2, 3, 64), (40, 64), (0, 64)):
+            given = x[: shape[0]].contiguous() if len(shape) == 2 else x[:6].view(shape)
+            found, expected = a(given).float(), b(given).float()
+            assert found.shape == expected.shape == shape
+            if expected.numel():
+                assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from spqfmt.loaders.packed.fused.classes import (
     wants_more,
 )
 from spqfmt.loaders.packed.modules import PackedLinear
-from spqfmt.loaders.schemes.matrix import TYPES
+from spqfmt.loaders.schemes.matrix import FEW_TOKENS, TYPES
 
 _NAMES = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
 _N_TRIED = 40
@@ -62,9 +62,9 @@ def _computed(form: GateForm, x: torch.Tensor) -> torch.Tensor | None:
     """What the network makes of a few tokens [..., hidden]; None: it is for torch to do."""
     if (
         type(x) is not torch.Tensor
-        or x.dim() != 3
-        or x.shape[1] != 1
         or x.dtype not in TYPES
+        or not (shape := x.shape)
+        or x.numel() > FEW_TOKENS * shape[-1]
         or wants_more(x)
     ):
         return None

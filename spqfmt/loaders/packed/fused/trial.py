@@ -11,9 +11,9 @@ from spqfmt.loaders.packed.fused.classes import ERRORS, Fake, instead_of_product
 _N_TEXTS, _N_BEFORE = 2, 5
 _FAR = 100_000
 """A position: what depends on it shows."""
-_SIZES = {torch.float32: (1.0, 6.0), torch.bfloat16: (1.0,)}
-"""Sizes of the numbers: in float32 scores of some hundreds too, in which a cap or another scale shows."""
-_MOST_APART = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+_SIZES = (1.0, 6.0)
+"""Sizes of the numbers in float32: scores of some hundreds too, in which a cap or another scale shows."""
+_MOST_APART, _MOST_APART_ROUNDED = 1e-4, 2e-2
 
 
 class _Cache:
@@ -35,14 +35,17 @@ class _Cache:
 
 
 def computes_the_same(module: nn.Module, form: AttentionForm) -> bool:
-    """Try it in float32, where all but the order of sums is to agree, and in bfloat16 where roundings are."""
+    """Try it in float32, where all but the order of sums is to agree, and in 16 bits where roundings are.
+
+    Norms of queries and keys say in which: with weights of another dtype they give another.
+    """
+    own = torch.bfloat16 if form.norms is None else next(form.norms[0].parameters()).dtype
+    tries = [(torch.float32, size) for size in _SIZES] + ([(own, 1.0)] if own is not torch.float32 else [])
     was_training = module.training
     module.eval()
     try:
         with torch.inference_mode(False), torch.no_grad():
-            return all(
-                _is_same(module, form, dtype, size) for dtype, sizes in _SIZES.items() for size in sizes
-            )
+            return all(_is_same(module, form, dtype, size) for dtype, size in tries)
     finally:
         module.train(was_training)
 
@@ -92,4 +95,4 @@ def _is_same(module: Any, form: AttentionForm, dtype: torch.dtype, size: float) 
     if y.dtype is not dtype or y.shape != found.shape or any(cache.n_updates != 1 for cache in caches):
         return False
     apart = (y.float() - found.float()).abs().max() / y.float().abs().max()
-    return bool(apart <= _MOST_APART[dtype])
+    return bool(apart <= (_MOST_APART if dtype is torch.float32 else _MOST_APART_ROUNDED))
