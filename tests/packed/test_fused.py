@@ -12,7 +12,7 @@ from torch import nn
 from transformers import DynamicCache
 
 import spqfmt
-from spqfmt.loaders.packed.fused import SWITCH
+from spqfmt.loaders.packed.fused import SWITCH, gates
 from spqfmt.loaders.packed.fused.attentions import FusedAttention
 from spqfmt.loaders.packed.fused.trial import computes_the_same
 
@@ -98,8 +98,13 @@ def test_all_dtypes(
     assert (found - expected).abs().max() <= most * expected.abs().max()
 
 
-def test_a_network_takes_a_few_tokens_of_any_shape(llamas: tuple[Any, Any]) -> None:
-    """Experts that all tokens share are given them in a row, without texts."""
+def test_a_network_takes_a_few_tokens_of_any_shape(
+    llamas: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Experts that all tokens share are given them in a row, without texts. 40 are no longer few."""
+    n_gated: list[int] = []
+    real = gates.gate_values
+    monkeypatch.setattr(gates, "gate_values", lambda *given: n_gated.append(given[-1] // 176) or real(*given))
     a, b = (model.model.layers[0].mlp for model in llamas)
     x = torch.randn(40, 64).bfloat16()
     with torch.inference_mode():
@@ -109,6 +114,7 @@ def test_a_network_takes_a_few_tokens_of_any_shape(llamas: tuple[Any, Any]) -> N
             assert found.shape == expected.shape == shape
             if expected.numel():
                 assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
+    assert n_gated == [1, 3, 6, 0]
 
 
 @pytest.fixture(scope="module")
