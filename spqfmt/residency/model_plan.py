@@ -64,5 +64,6 @@ def activations(value: Callable[[str], object], itemsize: int, *, n_tokens: int,
     # float32 copies stand beside what is computed in the model's dtype.
     per_token = (6 * hidden + wide) * (itemsize + 4)
     logits = 3 * 4 * size("vocab_size") * batch
-    # The cache grows by being copied: once more its last layer, and the allocator's reserve.
+    # The cache grows by being copied: once more its last layer, and the allocator's reserve. Or it has room for some
+    # tens of tokens, while the activations of a prompt, which count here, are gone.
     return Activations(n_tokens, batch, cache, tokens * per_token + logits + _FIXED_ACTIVATION_BYTES)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from transformers.cache_utils import DynamicLayer
 
-_LEAST_ROOM = 16
-"""Tokens; beyond that an eighth of those that are there."""
+_LEAST_ROOM, _MOST_ROOM = 16, 64
+"""Tokens: an eighth of those that are there, within these. More is memory that no plan knows, and saves nothing."""
 
 
 class _Room(NamedTuple):
@@ -65,7 +65,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
 
     def _move(self, key_states: torch.Tensor, value_states: torch.Tensor, n_tokens: int) -> _Room:
         """Copy all to memory with room, of the dtype that appending gives."""
-        n = n_tokens + max(_LEAST_ROOM, n_tokens // 8)
+        n = n_tokens + min(max(_LEAST_ROOM, n_tokens // 8), _MOST_ROOM)
 
         def moved(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
             dtype = torch.promote_types(old.dtype, new.dtype)
