@@ -13,7 +13,6 @@ from transformers import DynamicCache
 
 import spqfmt
 from spqfmt.loaders.packed.fused import SWITCH, gates
-from spqfmt.loaders.packed.fused.attentions import FusedAttention
 from spqfmt.loaders.packed.fused.trial import computes_the_same
 
 BASE = dict(tiny._LLAMA)
@@ -187,21 +186,44 @@ def test_padding_is_for_torch(llamas: tuple[Any, Any], monkeypatch: pytest.Monke
     assert not calls
 
 
-def test_what_is_hooked_or_replaced_is_called(llamas: tuple[Any, Any]) -> None:
+def test_what_is_hooked_is_called(llamas: tuple[Any, Any]) -> None:
     fused, _ = llamas
     before = logits(fused)
     seen = []
     layer = fused.model.layers[0]
-    for child in (layer.self_attn.v_proj, layer.mlp.up_proj):
+    for child in (layer.self_attn.v_proj, layer.mlp.up_proj, layer.mlp.act_fn):
         hook = child.register_forward_hook(lambda module, given, y: seen.append(module) or y * 2)
         assert (logits(fused) - before).abs().max() > 0.01
         assert seen.count(child) == 7
         hook.remove()
-    own = layer.self_attn.o_proj
-    layer.self_attn.o_proj = nn.Identity()
-    assert (logits(fused) - before).abs().max() > 0.01
-    layer.self_attn.o_proj = own
     assert torch.equal(logits(fused), before)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_set_in_a_module_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is set: a scale, an epsilon, another function, another layer; train and eval change nothing."""
+    fused, plain = both(packed(tmp_path, transformers.Qwen3Config(**BASE | HEADS)), monkeypatch)
+    n_taken = taken(fused)
+    fused.train().eval()
+    assert taken(fused) == n_taken
+    changes = {
+        "self_attn.scaling": 0.5,
+        "self_attn.q_norm.variance_epsilon": 0.7,
+        "self_attn.o_proj": nn.AdaptiveAvgPool1d(64),
+        "mlp.act_fn": nn.ReLU(),
+    }
+    before = logits(fused)
+    for layer, (name, value) in enumerate(changes.items()):
+        for model in (fused, plain):
+            path, _, last = f"layers.{layer % 2}.{name}".rpartition(".")
+            owner = model.model.get_submodule(path)
+            assert hasattr(owner, last)
+            setattr(owner, last, value)
+        found, expected = logits(fused), logits(plain)
+        assert (found - before).abs().max() > 0.01 * before.abs().max()
+        assert (found - expected).abs().max() <= 0.03 * expected.abs().max()
+        before = found
+    assert (taken(fused)["attentions"], taken(fused)["gates"]) == (1, 1)
 
 
 def test_attentions_are_shown_where_they_are_asked_for(llamas: tuple[Any, Any]) -> None:
@@ -230,9 +252,9 @@ def test_gradients_of_a_cache_and_inputs_are_torchs(llamas: tuple[Any, Any]) -> 
     assert torch.allclose(gradients[0], gradients[1], rtol=0.05, atol=0.05)
 
 
-def changed_class(form_of: FusedAttention, **changes: Any) -> bool:
+def changed_class(form_of: Any, **changes: Any) -> bool:
     """Whether a trial takes the attention as its form says, after its own class does otherwise."""
-    own = type(form_of).__mro__[2]
+    own = type(form_of)._own
     changed = type("Changed", (own,), changes)
     kind = type(form_of)
     form_of.__class__ = changed
@@ -244,7 +266,7 @@ def changed_class(form_of: FusedAttention, **changes: Any) -> bool:
 
 def test_a_trial_sees_what_is_done_otherwise(llamas: tuple[Any, Any]) -> None:
     attention = llamas[0].model.layers[1].self_attn
-    own = type(attention).__mro__[2].forward
+    own = type(attention)._own.forward
     assert changed_class(attention)
 
     def capped(self: Any, hidden_states: Any, **named: Any) -> Any:
@@ -276,7 +298,7 @@ def test_a_trial_sees_what_is_done_otherwise(llamas: tuple[Any, Any]) -> None:
         assert not changed_class(attention, forward=forward), forward.__name__
 
 
-def test_a_cache_of_another_kind_isattended_to(llamas: tuple[Any, Any]) -> None:
+def test_a_cache_of_another_kind_is_attended_to(llamas: tuple[Any, Any]) -> None:
     """What an update gives may be in no order that the native call reads."""
     fused, plain = llamas
 

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from spqfmt.kernels.token_step import MOST_OF_HEAD
 from spqfmt.loaders.packed.fused.attention_step import KIND, AttentionForm, attended, step
-from spqfmt.loaders.packed.fused.classes import is_only_called, packed_linears, stand_in_front
+from spqfmt.loaders.packed.fused.classes import Front, is_only_called, packed_linears, stand_in_front
 from spqfmt.loaders.packed.fused.trial import computes_the_same
 from spqfmt.loaders.schemes.matrix import TYPES
 
@@ -41,7 +41,7 @@ def fuse_attentions(model: nn.Module) -> int:
     return found
 
 
-class FusedAttention(nn.Module):
+class FusedAttention(Front):
     """What stands in front of the class of an attention."""
 
     _form: AttentionForm
@@ -93,8 +93,9 @@ def _candidates(module: nn.Module) -> Iterator[AttentionForm]:
         return
     (o,) = outputs[0].values()
     norms = _norms(module)
-    others = set(module._modules) - {*linears, *outputs[0], *(_NORMS if norms else ())}
-    if any(True for name in others for _ in module.get_submodule(name).parameters()):
+    called = {*linears, *outputs[0], *(_NORMS if norms else ())}
+    others = [child for name, child in module.named_children() if name not in called]
+    if any(True for other in others for _ in (*other.parameters(), *other.children())):
         return
     size = getattr(module, "head_dim", None)
     if (
@@ -116,11 +117,7 @@ def _candidates(module: nn.Module) -> Iterator[AttentionForm]:
     for scale in sorted(scales, key=lambda value: (value != getattr(module, "scaling", None), value)):
         for rotary in sorted(rotaries, reverse=True):
             yield AttentionForm(
-                children={
-                    **linears,
-                    **outputs[0],
-                    **(dict(zip(_NORMS, norms, strict=True)) if norms else {}),
-                },
+                children=dict(module.named_children()),
                 q=q,
                 k=k,
                 v=v,

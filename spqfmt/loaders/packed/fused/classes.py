@@ -10,20 +10,35 @@ from torch import nn
 
 from spqfmt.loaders.packed.modules import PackedLinear
 
+_SAYS_NOTHING = frozenset({"training", "__class__"})
+
 ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What modules raise that were tried for something that they are not."""
+
+
+class Front(nn.Module):
+    """What stands in front of a module's class, until anything is set in the module: then it may compute otherwise."""
+
+    _form: Any
+    _own: Any
+    """The module's class."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name not in _SAYS_NOTHING:
+            self.__class__ = self._own
 
 
 def stand_in_front(module: nn.Module, front: Any, form: Any) -> None:
     """Make `module` one of the class `front` and its own, by the same name, with `form` as what it computes."""
     own: Any = type(module)
-    module.__class__ = _class_of(front, own)
     vars(module)["_form"] = form
+    module.__class__ = _class_of(front, own)
 
 
 @cache
 def _class_of(front: Any, own: Any) -> Any:
-    names = {"__module__": own.__module__, "__qualname__": own.__qualname__}
+    names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "_own": own}
     return type(own.__name__, (front, own), names)
 
 

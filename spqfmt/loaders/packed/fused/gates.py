@@ -8,6 +8,7 @@ from torch import nn
 from spqfmt.kernels.token_step import GELU_TANH, SILU, gate_values
 from spqfmt.loaders.packed.fused.classes import (
     ERRORS,
+    Front,
     instead_of_products,
     is_only_called,
     multiplied,
@@ -24,9 +25,9 @@ _SIZES = (0.0, 0.1, 1.0, 4.0)
 
 
 class GateForm(NamedTuple):
-    """y = down(f(gate(x)) * up(x)): the layers by their names in the module, and f as a form of gate_values."""
+    """y = down(f(gate(x)) * up(x)): what the module calls by its names, its layers, and f as a form of gate_values."""
 
-    linears: dict[str, PackedLinear]
+    children: dict[str, nn.Module]
     gate: PackedLinear
     up: PackedLinear
     down: PackedLinear
@@ -43,15 +44,15 @@ def fuse_gates(model: nn.Module) -> int:
     return found
 
 
-class _FusedGate(nn.Module):
+class _FusedGate(Front):
     """What stands in front of the class of a network."""
 
     _form: GateForm
 
     def forward(self, *given: Any, **named: Any) -> Any:
-        if len(given) == 1 and not named and not torch.compiler.is_compiling():
+        if len(given) == 1 and not named and not self.training and not torch.compiler.is_compiling():
             form = self._form
-            if is_only_called(self, form.linears):
+            if is_only_called(self, form.children):
                 y = _computed(form, given[0])
                 if y is not None:
                     return y
@@ -82,19 +83,19 @@ def _form(module: nn.Module) -> GateForm | None:
         if linears is None:
             continue
         others = [child for name, child in module.named_children() if name not in linears]
-        if any(True for other in others for _ in other.parameters()):
+        if any(True for other in others for _ in (*other.parameters(), *other.children())):
             return None
         gate, up, down = (linears[name] for name in names)
         if gate.out_features != up.out_features or up.out_features != down.in_features:
             return None
         for function in (SILU, GELU_TANH):
-            form = GateForm(linears=linears, gate=gate, up=up, down=down, function=function)
-            if all(_is_same(module, form, names, dtype) for dtype in (torch.float32, torch.bfloat16)):
+            form = GateForm(dict(module.named_children()), gate=gate, up=up, down=down, function=function)
+            if all(_is_same(module, form, linears, dtype) for dtype in (torch.float32, torch.bfloat16)):
                 return form
     return None
 
 
-def _is_same(module: nn.Module, form: GateForm, names: tuple[str, str, str], dtype: torch.dtype) -> bool:
+def _is_same(module: nn.Module, form: GateForm, linears: dict[str, PackedLinear], dtype: torch.dtype) -> bool:
     random = torch.Generator().manual_seed(0)
     sizes = torch.tensor(_SIZES)[:, None]
 
@@ -105,10 +106,10 @@ def _is_same(module: nn.Module, form: GateForm, names: tuple[str, str, str], dty
     a, b = numbers(), numbers()
     # The last layer shows what it is given.
     fakes = dict(
-        zip(names, (lambda x, bias: a.clone(), lambda x, bias: b.clone(), lambda x, bias: x), strict=True)
+        zip(linears, (lambda x, bias: a.clone(), lambda x, bias: b.clone(), lambda x, bias: x), strict=True)
     )
     x = torch.zeros(len(_SIZES), 1, form.gate.in_features, dtype=dtype)
-    with torch.inference_mode(False), torch.no_grad(), instead_of_products(form.linears, fakes):
+    with torch.inference_mode(False), torch.no_grad(), instead_of_products(linears, fakes):
         try:
             expected = module(x)
         except ERRORS:

@@ -12,7 +12,7 @@ from torch import nn
 
 from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.norm import root_mean_square
-from spqfmt.loaders.packed.fused.classes import ERRORS, stand_in_front
+from spqfmt.loaders.packed.fused.classes import ERRORS, Front, stand_in_front
 from spqfmt.loaders.schemes.matrix import FEW_TOKENS, TYPES
 
 _SCALES = (1.0, 0.0, 1e-4, 1e-3, 30.0, 400.0)
@@ -73,7 +73,7 @@ def normed(x: torch.Tensor, weight: torch.Tensor, form: NormForm) -> torch.Tenso
     return y
 
 
-class _FusedNorm(nn.Module):
+class _FusedNorm(Front):
     """What stands in front of the class of a norm."""
 
     _form: NormForm
