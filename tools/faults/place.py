@@ -1,5 +1,6 @@
 """A folder with models and files that faults happen to, and the commands that meet them."""
 
+import json
 import random
 import shutil
 import subprocess
@@ -120,8 +121,22 @@ class Place:
         return all(in_child(command("verify", path), Fault(), self.log).code == 0 for path in files)
 
     def aftermath(self, ended: Seen) -> str:
-        """What the folder shows after a command that failed or did not."""
+        """What the folder shows after a command that failed or did not.
+
+        A signal that comes after the files have their names, and before the process ends, leaves them: all, and whole.
+        """
         if not ended.code:
             return "all there"
         left = [name for name in left_over(self.out, []) if not name.endswith(".resume")]
-        return f"LEFT {len(left)}" if left else "nothing left"
+        if not left:
+            return "nothing left"
+        named = self.shards() or ["m.spq"]
+        return "all there and whole" if left == named and self.is_whole() else f"LEFT {len(left)}"
+
+    def shards(self) -> list[str]:
+        """The names of the index of shards and of what it lists; none without one."""
+        index = self.out / "m.spq.index.json"
+        if not index.exists():
+            return []
+        shards = json.loads(index.read_text(encoding="utf-8"))["shards"]
+        return sorted([index.name, *(shard["file"] for shard in shards)])
