@@ -38,6 +38,8 @@ for (const e of document.querySelectorAll("body *")) {
 }
 return found;"""
 
+_OWN_PAGES = ("chrome://", "chrome-untrusted://")
+
 
 class Browser:
     """One Chromium process. `open` before everything else."""
@@ -109,7 +111,7 @@ class Browser:
         asked = [
             message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"
         ]
-        return [one["request"]["url"] for one in asked if not one["documentURL"].startswith("chrome://")]
+        return [one["request"]["url"] for one in asked if not one["documentURL"].startswith(_OWN_PAGES)]
 
     def contrasts(self) -> dict[str, float]:
         """The contrast of each text to the ground that it stands on, by element."""

@@ -20,8 +20,7 @@ class Front(nn.Module):
     """What stands in front of a module's class, until anything is set in the module: then it may compute otherwise."""
 
     _form: Any
-    _own: Any
-    """The module's class."""
+    _own: Any  # the module's class
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
