@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from spqfmt.importers._source_file import SourceChangedError, SourceFile
-from spqfmt.records import FACT_PREFIX
+from spqfmt.records import FACT_PREFIX, NO_MODEL
 from spqfmt.schemes.base import Quantized
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ class SourceModel:
     """What the headers of safetensors files say of the model, such as its licence and base model."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """What lies beside it and is neither weights nor assets, by name, with the reason."""
+    no_model: str = ""
+    """Why no model is loaded of it, in words, where it is sound; empty for a model."""
     is_dequantized: bool = False
     """Whether its codes are to be taken for what they stand for, since the user says so."""
     coded: Callable[[], tuple[SourceTensor, ...]] | None = None
@@ -134,8 +136,9 @@ class SourceModel:
 
     @property
     def stored_facts(self) -> dict[str, str]:
-        """The facts, as a file's metadata."""
-        return {FACT_PREFIX + key: value for key, value in self.facts.items()}
+        """The facts, and why no model is loaded where that is known, as a file's metadata."""
+        facts = {FACT_PREFIX + key: value for key, value in self.facts.items()}
+        return facts | {NO_MODEL: self.no_model} if self.no_model else facts
 
     def as_weights(self) -> SourceModel:
         """The model with what arrays of a quantizer stand for in place of these. Raises ImporterError."""

@@ -21,6 +21,7 @@ from spqfmt.models.treatments import Treatment
 from spqfmt.reading.file import SpqFile
 from spqfmt.reading.restore import numbers_of
 from spqfmt.reading.rows import Room
+from spqfmt.records import NO_MODEL
 from spqfmt.schemes.registry import scheme_of
 from spqfmt.wire import DTYPES
 
@@ -29,6 +30,8 @@ FLOATS = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf1
 _ASSET_BYTES = 128 << 20
 """The largest tokenizers have about a third of that."""
 _SETTINGS_BYTES = 4 << 20
+_WHY_CHARACTERS = 300
+"""Of a reason that the file gives: it becomes a part of one line."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         raw = raw_codes(_facts(stored), has_codes=has_codes)
         made = file.metadata
         no_config = no_model_of(made.get("source", ""), made.get("base_model", ""), stored)
+        no_config = no_config or " ".join(made.get(NO_MODEL, "").split())[:_WHY_CHARACTERS]
         assets = _Assets(file.model)
         yield StoredModel(
             stored,

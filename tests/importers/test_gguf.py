@@ -4,6 +4,7 @@ import json
 import re
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -14,10 +15,14 @@ import torch
 import transformers
 
 import spqfmt
-from spqfmt.errors import CorruptError, ImporterError
+from spqfmt.cli.main import main
+from spqfmt.errors import ImporterError, UnsupportedError
 from spqfmt.importers import SourceModel, open_source
 from spqfmt.importers._gguf_reader import BLOCKS, read_header
 from spqfmt.importers._source_file import SourceFile
+from spqfmt.packing.options import pack_options
+from spqfmt.packing.pack import pack_model
+from spqfmt.progress import Silent
 
 # Logits of the last tokens by llama.cpp (llama-cpp-python 0.3.36), from tools/models/tiny_gguf.py. No test writes it.
 LOGITS = np.load(Path(__file__).parent / "data" / "llama_cpp_logits.npz")
@@ -163,10 +168,10 @@ def refuse(file: Path, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def rwkv(folder: Path, **parts: int) -> Path:
+def rwkv(folder: Path, architecture: str = "rwkv6", **parts: int) -> Path:
     """A model that nobody here knows: matrices in blocks, experts, a state, a type that ggml may add one day."""
     file = folder / "x.gguf"
-    writer = gguf.GGUFWriter(file, "rwkv6", **parts)
+    writer = gguf.GGUFWriter(file, architecture, **parts)
     noise = np.random.default_rng(3).standard_normal((4, 64, 64)).astype(np.float32)
     kind = gguf.GGMLQuantizationType.Q4_0
     writer.add_tensor("token_embd.weight", noise[0])
@@ -205,10 +210,33 @@ def test_an_architecture_that_nobody_knows_is_packed_and_given_back(tmp_path: Pa
             exact = gguf.quants.dequantize(stored[name].data, stored[name].tensor_type)
             assert file[name].info.scheme == "grouped"
             assert torch.equal(file.read(name), torch.from_numpy(exact).reshape(file[name].shape).half())
-    with pytest.raises(CorruptError, match=r"m\.spq: no config\.json in it"):
+    with pytest.raises(UnsupportedError, match=re.escape(f"m.spq: {why}")):
         spqfmt.load_model(tmp_path / "m.spq")
     with pytest.raises(ImporterError, match=re.escape(f"{source}: {why}")):
         spqfmt.load_model(source)
+
+
+# What transformers reads of GGUF, or gguf names, and no small model here shows.
+@pytest.mark.parametrize("name", ["deci", "deepseek2", "gemma4", "qwen35", "qwen35moe", "t5", "umt5"])
+def test_an_architecture_that_does_not_run_is_refused_by_name(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comes_back(rwkv(tmp_path, name), tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(tmp_path / "m.spq"), "--prompt", "a"])
+    assert ended.value.code == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"m.spq: GGUF architecture '{name}' is not known: " in line
+
+
+def test_a_reason_in_a_file_is_one_short_line(tmp_path: Path) -> None:
+    source = open_source(rwkv(tmp_path))
+    told = replace(source, no_model="a\nb\x1b " + 500 * "c")
+    pack_model(told, tmp_path / "m.spq", pack_options(), force=False, progress=Silent())
+    with pytest.raises(UnsupportedError) as caught:
+        spqfmt.load_model(tmp_path / "m.spq")
+    assert len(str(caught.value)) < len(str(tmp_path)) + 320
+    assert "a b" in str(caught.value)
 
 
 def test_a_tensor_that_the_architecture_does_not_have_leaves_all_as_they_are(tmp_path: Path) -> None:

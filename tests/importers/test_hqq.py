@@ -9,7 +9,7 @@ import torch
 from coded import Arrays, check_loaded, check_refused, keep, same, write_arrays, write_model
 
 import spqfmt
-from spqfmt.errors import ImporterError
+from spqfmt.errors import ImporterError, UnsupportedError
 from spqfmt.importers import open_source
 from spqfmt.loaders.plan import plan_model
 
@@ -258,3 +258,36 @@ def test_what_lies_in_another_way_is_left_as_arrays(tmp_path: Path, kind: str) -
     notes = spqfmt.pack(source, tmp_path / "m.spq").notes
     assert any(why in note for note in notes), notes
     assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
+
+
+class _Runs:
+    """What a pickle may say: call this."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.mark, "run")
+
+
+def test_its_own_file_is_read_by_the_safe_loader_alone(tmp_path: Path) -> None:
+    # As `save_quantized` of hqq 0.2 writes it: a dictionary of layers, numbers of a layer among its arrays.
+    layer = {"W_q": ARRAYS[f"{MODULE}W_q"], "nbits": 4, "group_size": 64, "shape": torch.Size((24, 128))}
+    layer |= {"scale": ARRAYS[f"{MODULE}scale"], "zero": ARRAYS[f"{MODULE}zero"], "packing": "4bit_u8"}
+    model: dict[str, Any] = {MODULE[:-1]: layer, "model.norm": {"weight": torch.ones(8)}}
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text('{"model_type": "llama"}')
+    torch.save(model, source / "qmodel.pt")
+    [note] = spqfmt.pack(source, tmp_path / "m.spq").notes
+    assert "no model is loaded from its arrays" in note
+    with spqfmt.open(tmp_path / "m.spq") as file:
+        assert torch.equal(file.read(f"{MODULE}W_q"), layer["W_q"])
+        assert torch.equal(file.read(f"{MODULE}zero"), layer["zero"])
+    with pytest.raises(UnsupportedError, match=r"quantized by another format \(hqq"):
+        spqfmt.load_model(tmp_path / "m.spq")
+    assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out", with_code=True).identical
+    torch.save(model | {"more": _Runs(tmp_path / "mark")}, source / "qmodel.pt")
+    with pytest.raises(ImporterError, match=r"qmodel.pt: .*torch's safe loader refuses .*safetensors"):
+        spqfmt.pack(source, tmp_path / "m.spq", force=True)
+    assert not (tmp_path / "mark").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "bench"))
 
 import pytest
-from race import Entry, Runner, table
+from race import Entry, Runner, entries, table
 
 
 def test_a_row_has_medians_and_spread() -> None:
@@ -19,3 +19,13 @@ def test_a_row_has_medians_and_spread() -> None:
 def test_an_entrant_that_cannot_start_says_so() -> None:
     with pytest.raises(RuntimeError, match="nobody has ended"):
         Runner(Entry("nobody", "nobody", "none", 1), sys.executable)
+
+
+def test_those_take_part_that_are_asked_for(tmp_path: Path) -> None:
+    gguf = tmp_path / "m.gguf"
+    found = entries(gguf, gguf, tmp_path, [1, 2], ["llama.cpp"])
+    assert [(entry.name, entry.cores) for entry in found] == [
+        ("llama.cpp, m.gguf", 1),
+        ("llama.cpp, m.gguf", 2),
+    ]
+    assert not list(tmp_path.iterdir())

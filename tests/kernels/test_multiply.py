@@ -316,6 +316,59 @@ def test_rounded_activations(dtype: str, columns: int, size: int, offset: str | 
         assert all(torch.equal(y, results[1]) for y in results[1::2])
 
 
+# Of ggml's blocks, of rows (NF4's), of SpQR, and one of no power of two.
+@pytest.mark.parametrize("tile", [(1, 8), (1, 16), (1, 64), (16, 1), (4, 6)])
+@pytest.mark.parametrize("third", ["zeros", "minimums", None])
+@pytest.mark.parametrize("offset", ["zero_point", "minimum"])
+def test_numbers_of_a_second_level_give_the_same_bits(
+    tile: tuple[int, int], third: str | None, offset: str
+) -> None:
+    generator = np.random.default_rng(11)
+    rows, columns, size = 19, 1312, 16
+    groups = (rows, columns // size)
+    tiles = tuple(-(-n // size) for n, size in zip(groups, tile, strict=True))
+    numbers, exact = [], []
+    for codes_dtype, least, most in (("i8", -32, 32), ("u8", 0, 64)):
+        values = generator.integers(least, most, groups).astype(np.int8 if codes_dtype == "i8" else np.uint8)
+        steps, more = (generator.normal(0, 1, tiles).astype(np.float16) for _ in range(2))
+        step, other = (
+            np.repeat(np.repeat(a, tile[0], 0), tile[1], 1)[:rows, : groups[1]].astype(np.float32)
+            for a in (steps, more)
+        )
+        given = GroupNumbers(values, codes_dtype, steps.reshape(-1), "f16", tile=tile)
+        wide = values.astype(np.float32)
+        if third:
+            given = given._replace(**{third: more.reshape(-1), f"{third}_dtype": "f16"})
+        numbers.append(given)
+        exact.append(step * (wide - other) if third == "zeros" else step * wide - (other if third else 0))
+    codes = packed(generator, rows * columns, "u4")
+    matrix = CodeMatrix((rows, columns), "u4", groups=Groups(size, numbers[0], **{offset: numbers[1]}))
+    weights = np.empty((rows, columns), np.float32)
+    dequantize_grouped(codes, "u4", size, exact[0], weights, "f32", **{offset: exact[1]})
+    x = torch.randn(3, columns, generator=torch.Generator().manual_seed(3)).bfloat16()
+    used = rounded_to_lanes(x.float().numpy(), 8)
+    due = used @ weights.astype(np.float64).T
+    factor = exact[0] if offset == "zero_point" else 1
+    bound = np.abs(used) @ (np.abs(weights) + 2 * np.abs(np.repeat(exact[1] * factor, size, 1))).T.astype(
+        np.float64
+    )
+    results, kernels_before = [], native.active_kernels()
+    try:
+        for kernels in native.available_kernels():
+            native.select_kernels(kernels)
+            y = torch.full((3, rows), torch.nan, dtype=torch.bfloat16)
+            there = (x.data_ptr(), FLOATS["bf16"][0], 3, y.data_ptr())
+            # In runs of rows that begin inside a tile.
+            for first, stop in ((0, 6), (6, 7), (7, rows)):
+                part = codes[first * columns // 2 : stop * columns // 2]
+                matrix.multiply(part, first, stop - first, *there, *NO_BIAS, 2, True)
+            assert (np.abs(y.double().numpy() - due) <= 2**-8 * np.abs(due) + 1e-5 * bound).all(), kernels
+            results.append(y)
+    finally:
+        native.select_kernels(kernels_before)
+    assert all(torch.equal(y, results[0]) for y in results)
+
+
 @pytest.mark.parametrize(
     ("tokens", "dtype", "is_rounded"), [(32, "f16", True), (33, "f16", False), (1, "f32", False)]
 )

@@ -2,6 +2,7 @@
 
     python tools/bench/race.py MODEL.gguf OUT_DIR                        SmolLM2's is that of tools/models/smollm2.py
     python tools/bench/race.py MODEL_FOLDER OUT_DIR --gguf MODEL.gguf    --rounds 7 --prompt 512 --tokens 64
+    python tools/bench/race.py MODEL.gguf OUT_DIR --entrants codes,llama.cpp   these alone; by default all
 
 Entrants: what `spqfmt run` does without options with the codes of the GGUF file as they are (pack's default), with
 8-bit codes and with 4-bit groups of 64 that it made itself; transformers with BF16 weights; torch's dynamic INT8; and
@@ -21,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from spqfmt.pages.palette import SERIES
 from spqfmt.pages.png_style import new_figure, save, style
 
 _ENTRANTS = Path(__file__).with_name("race_entrants.py")
+ENTRANTS = ("codes", "8-bit", "4-bit", "transformers", "dynamic", "llama.cpp")
 MEASURES = {"prompt": "prompt, tokens/s", "tokens": "generation, tokens/s"}
 
 
@@ -93,30 +95,35 @@ class Runner:
         self._complaints.close()
 
 
-def entries(source: Path, gguf: Path | None, out: Path, cores: Sequence[int]) -> list[Entry]:
-    """Pack what is not there yet, and name all that take part."""
+def entries(
+    source: Path, gguf: Path | None, out: Path, cores: Sequence[int], kinds: Collection[str] = ENTRANTS
+) -> list[Entry]:
+    """Pack what is not there yet, and name all of these kinds that take part."""
     folder = source
-    if source.is_file():
+    if source.is_file() and {"transformers", "dynamic"} & set(kinds):
         folder = out / "bf16"
         if not folder.exists():
             floats = out / "floats.spq"
             spqfmt.pack(source, floats, method="lossless", dequantize=True, force=True)
             spqfmt.unpack(floats, folder, as_="dense")
             floats.unlink()
-    files: dict[str, dict[str, Any]] = {
-        "spqfmt, 8-bit codes": {"dequantize": True, "method": "rtn", "bits": 8},
-        "spqfmt, 4-bit groups of 64": {"dequantize": True, "method": "rtn", "bits": 4, "group_size": 64},
-    }
-    if gguf is not None:
-        files = {f"spqfmt, codes of {gguf.name}": {"method": "keep"}} | files
+    files: dict[str, dict[str, Any]] = {}
+    if gguf is not None and "codes" in kinds:
+        files[f"spqfmt, codes of {gguf.name}"] = {"method": "keep"}
+    if "8-bit" in kinds:
+        files["spqfmt, 8-bit codes"] = {"dequantize": True, "method": "rtn", "bits": 8}
+    if "4-bit" in kinds:
+        groups = {"dequantize": True, "method": "rtn", "bits": 4, "group_size": 64}
+        files["spqfmt, 4-bit groups of 64"] = groups
     found = []
     for name, options in files.items():
         path = out / f"{'-'.join(str(value) for key, value in options.items() if key != 'dequantize')}.spq"
         if not path.exists():
             spqfmt.pack(gguf if gguf is not None and options["method"] == "keep" else source, path, **options)
         found.append((name, "spqfmt", path))
-    found += [("transformers, BF16", "transformers", folder), ("torch, dynamic INT8", "dynamic", folder)]
-    if gguf is not None:
+    neighbours = {"transformers": "transformers, BF16", "dynamic": "torch, dynamic INT8"}
+    found += [(name, kind, folder) for kind, name in neighbours.items() if kind in kinds]
+    if gguf is not None and "llama.cpp" in kinds:
         found.append((f"llama.cpp, {gguf.name}", "llama.cpp", gguf))
     return [Entry(name, kind, str(path), n) for n in cores for name, kind, path in found]
 
@@ -213,6 +220,7 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--gguf", type=Path, help="for llama.cpp; by default SOURCE where that is one")
+    parser.add_argument("--entrants", default=",".join(ENTRANTS), help=f"some of {', '.join(ENTRANTS)}")
     parser.add_argument("--cores", default="1,2")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--prompt", type=int, default=512)
@@ -224,7 +232,10 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     gguf = given.gguf or (given.source if given.source.suffix == ".gguf" else None)
     lengths = {"prompt": given.prompt, "tokens": given.tokens}
-    wanted = entries(given.source, gguf, given.out, [int(n) for n in given.cores.split(",")])
+    kinds = given.entrants.split(",")
+    if unknown := set(kinds) - set(ENTRANTS):
+        parser.error(f"no entrant {', '.join(sorted(unknown))}")
+    wanted = entries(given.source, gguf, given.out, [int(n) for n in given.cores.split(",")], kinds)
     ran = race(wanted, {"llama.cpp": given.llama_python}, lengths, given.rounds)
     report = {"machine": describe(), "lengths": lengths, "entries": [asdict(entry) for entry in ran]}
     (given.out / "race.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")

@@ -12,9 +12,7 @@ the matrices alone whose rows they divide, one of seven of a layer. --table writ
 from __future__ import annotations
 
 import argparse
-import ctypes
 import dataclasses
-import importlib.metadata
 import json
 import re
 import tempfile
@@ -22,13 +20,13 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
 import quantized
 import smollm2
 import torch
+from ggml_quantizer import ggml_blocks
 
 import spqfmt
 from spqfmt.errors import SpqError
@@ -113,44 +111,6 @@ def _layers(source: Path, folder: Path, n: int) -> None:
     export_huggingface(folder, tuple(tensors), assets)
 
 
-def _ggml() -> Any:
-    """ggml's quantizer; None where there is none."""
-    try:
-        files = importlib.metadata.distribution("xllamacpp").files or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    library = next(
-        (file for file in files if file.name.startswith("xllamacpp") and file.suffix == ".so"), None
-    )
-    if library is None:
-        return None
-    quantize = ctypes.CDLL(str(library.locate())).ggml_quantize_chunk
-    quantize.restype = ctypes.c_size_t
-    quantize.argtypes = [
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        *[ctypes.c_int64] * 3,
-        ctypes.c_void_p,
-    ]
-    return quantize
-
-
-def _blocks(values: Any, kind: gguf.GGMLQuantizationType) -> Any:
-    """Rows of blocks; None for a kind that nothing here makes."""
-    try:
-        return gguf.quants.quantize(values, kind)
-    except NotImplementedError:
-        quantize = _ggml()
-    if quantize is None:
-        return None
-    n_weights, n_bytes = gguf.GGML_QUANT_SIZES[kind]
-    made = np.empty((len(values), values.shape[1] // n_weights * n_bytes), np.uint8)
-    addresses = values.ctypes.data, made.ctypes.data
-    quantize(int(kind), *addresses, 0, *values.shape, None)
-    return made
-
-
 def _write_gguf(file: Path, kind_name: str, n_layers: int) -> bool:
     """Write the first layers as GGUF, in blocks where these divide the rows; False where nothing makes these."""
     kind = gguf.GGMLQuantizationType[kind_name]
@@ -177,7 +137,7 @@ def _write_gguf(file: Path, kind_name: str, n_layers: int) -> bool:
         if dithered.shape[1] % n_weights:
             writer.add_tensor(tensor.name, dithered.astype(np.float16))
             continue
-        blocks = _blocks(np.ascontiguousarray(dithered), kind)
+        blocks = ggml_blocks(np.ascontiguousarray(dithered), kind)
         if blocks is None:
             return False
         writer.add_tensor(tensor.name, blocks, raw_dtype=kind)

@@ -1,12 +1,15 @@
-// Bits of eight bytes are moved at once, as a word, where a run has so many; no bit leaves its byte, for a mask stands
-// behind every shift to the right and before every one to the left.
+// Bits of sixteen or eight bytes are moved at once, as a word, where a run has so many; no bit leaves its byte, for a mask
+// stands behind every shift to the right and before every one to the left.
 #include "bit_fields.hpp"
 
 #include <cstring>
 #include <initializer_list>
+#include <type_traits>
 
 namespace spqfmt {
 namespace {
+
+typedef uint64_t TwoWords __attribute__((vector_size(16)));
 
 template <typename Word>
 Word load(const uint8_t* from) {
@@ -23,7 +26,12 @@ void store(uint8_t* to, Word word) {
 // `bits` lowest bits of every byte.
 template <typename Word>
 Word mask_of(int64_t bits) {
-  return static_cast<Word>(static_cast<uint64_t>((1u << bits) - 1) * 0x0101010101010101u);
+  const uint64_t mask = static_cast<uint64_t>((1u << bits) - 1) * 0x0101010101010101u;
+  if constexpr (std::is_integral_v<Word>) {
+    return static_cast<Word>(mask);
+  } else {
+    return Word{mask, mask};
+  }
 }
 
 template <typename Word>
@@ -36,8 +44,8 @@ void take(const BitField& field, const uint8_t* blocks, size_t n_blocks, uint8_t
       uint8_t* out = elements + b * field.n_elements + place.first;
       for (size_t run = 0; run < field.n_runs; run++, in += field.size, out += field.span) {
         for (size_t i = 0; i < field.size; i += sizeof(Word)) {
-          const Word found = static_cast<Word>(load<Word>(in + i) >> place.bit & mask);
-          store(out + i, static_cast<Word>(load<Word>(out + i) | static_cast<Word>(found << place.shift)));
+          const Word found = static_cast<Word>(load<Word>(in + i) >> static_cast<unsigned>(place.bit) & mask);
+          store(out + i, static_cast<Word>(load<Word>(out + i) | static_cast<Word>(found << static_cast<unsigned>(place.shift))));
         }
       }
     }
@@ -51,11 +59,11 @@ void put(const BitField& field, const uint8_t* elements, size_t n_blocks, uint8_
     const uint8_t* in = elements + b * field.n_elements;
     for (size_t run = 0; run < field.n_runs; run++, out += field.size, in += field.span) {
       for (size_t i = 0; i < field.size; i += sizeof(Word)) {
-        Word word = 0;
+        Word word{};
         for (size_t p = 0; p < field.n_places; p++) {
           const BitPlace place = field.places[p];
-          const Word found = static_cast<Word>(load<Word>(in + place.first + i) >> place.shift & mask_of<Word>(place.bits));
-          word = static_cast<Word>(word | static_cast<Word>(found << place.bit));
+          const Word found = static_cast<Word>(load<Word>(in + place.first + i) >> static_cast<unsigned>(place.shift) & mask_of<Word>(place.bits));
+          word = static_cast<Word>(word | static_cast<Word>(found << static_cast<unsigned>(place.bit)));
         }
         store(out + i, word);
       }
@@ -82,6 +90,7 @@ bool is_sound(const BitField& field) {
 
 void take_bits(const BitField& field, const uint8_t* blocks, size_t n_blocks, uint8_t* elements) {
   if (field.n_runs == 0) return;  // blocks or elements may be none then
+  if (field.size % 16 == 0) return take<TwoWords>(field, blocks, n_blocks, elements);
   if (field.size % 8 == 0) return take<uint64_t>(field, blocks, n_blocks, elements);
   if (field.size % 4 == 0) return take<uint32_t>(field, blocks, n_blocks, elements);
   take<uint8_t>(field, blocks, n_blocks, elements);
@@ -89,6 +98,7 @@ void take_bits(const BitField& field, const uint8_t* blocks, size_t n_blocks, ui
 
 void put_bits(const BitField& field, const uint8_t* elements, size_t n_blocks, uint8_t* blocks) {
   if (field.n_runs == 0) return;  // blocks or elements may be none then
+  if (field.size % 16 == 0) return put<TwoWords>(field, elements, n_blocks, blocks);
   if (field.size % 8 == 0) return put<uint64_t>(field, elements, n_blocks, blocks);
   if (field.size % 4 == 0) return put<uint32_t>(field, elements, n_blocks, blocks);
   put<uint8_t>(field, elements, n_blocks, blocks);

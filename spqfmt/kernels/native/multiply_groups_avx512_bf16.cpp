@@ -214,11 +214,11 @@ inline void add_blocks(const Call& call, const Tile& tile, const TileGroups& gro
 inline void read_numbers(const GroupNumbers& numbers, const Call& call, const Tile& tile, size_t r, float* to) {
   const size_t line = line_of(call.groups, call.first_row + tile.row + r);
   const size_t n = tile.n_groups;
-  if (numbers.steps != nullptr || numbers.table != nullptr) {
-    group_numbers(numbers, call.n_groups, line, tile.first_group, n, to);
+  if (LineNumbers::fit(numbers)) {
+    const LineNumbers of_line(numbers, call.n_groups, line);
+    for (size_t i = 0; i < n; i += kLanes) _mm512_storeu_ps(to + i, of_line.of(tile.first_group + i, n - i));
   } else {
-    const size_t first = line * call.n_groups + tile.first_group;
-    for (size_t i = 0; i < n; i += kLanes) _mm512_storeu_ps(to + i, some_numbers(numbers.values, numbers.type, first + i, n - i));
+    group_numbers(numbers, call.n_groups, line, tile.first_group, n, to);
   }
   _mm512_storeu_ps(to + n, _mm512_setzero_ps());
 }

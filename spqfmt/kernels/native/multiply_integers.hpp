@@ -177,38 +177,20 @@ inline void add_vectors(const IntCall& call, const IntTile& tile, const IntTileG
 }
 
 #if defined(__AVX512F__)
-// Whether numbers are what is stored.
-inline bool is_stored(const GroupNumbers& numbers) { return numbers.steps == nullptr && numbers.table == nullptr; }
-#endif
-
-// A line's numbers of a tile's groups; there is room for a register more.
-inline void read_numbers_of(const GroupNumbers& numbers, size_t n_groups, size_t line, size_t first, size_t n, float* to) {
-#if defined(__AVX512F__)
-  if (is_stored(numbers)) {
-    const size_t at = line * n_groups + first;
-    for (size_t i = 0; i < n; i += kVectorLanes) _mm512_storeu_ps(to + i, some_numbers(numbers.values, numbers.type, at + i, n - i));
-    return;
-  }
-#endif
-  group_numbers(numbers, n_groups, line, first, n, to);
-}
-
-#if defined(__AVX512F__)
-// read_int_groups for numbers that are stored as they are: what a register holds is done with before the next is read.
+// read_int_groups for numbers in registers: what one holds is done with before the next is read.
 template <size_t kR>
-inline void read_plain_groups(const IntCall& call, const IntTile& tile, IntTileGroups& groups) {
-  const GroupNumbers& scales = call.groups.scale;
-  const GroupNumbers& offsets = call.groups.offset;
+inline void read_groups_in_registers(const IntCall& call, const IntTile& tile, IntTileGroups& groups) {
   const bool has_offsets = call.groups.kind != GroupOffset::none, is_product = call.groups.kind == GroupOffset::zero_point;
   const __m512 unit = _mm512_set1_ps(call.integers.unit);
   const size_t n = tile.n_groups;
   for (size_t r = 0; r < kR; r++) {
-    const size_t at = line_of(call.groups, call.first_row + tile.row + r) * call.n_groups + tile.first_group;
+    const size_t line = line_of(call.groups, call.first_row + tile.row + r);
+    const LineNumbers scales(call.groups.scale, call.n_groups, line), offsets(call.groups.offset, call.n_groups, line);
     size_t i = 0;
     for (; i < n; i += kVectorLanes) {
-      const __m512 scale = some_numbers(scales.values, scales.type, at + i, n - i);
+      const __m512 scale = scales.of(tile.first_group + i, n - i);
       if (has_offsets) {
-        const __m512 offset = some_numbers(offsets.values, offsets.type, at + i, n - i);
+        const __m512 offset = offsets.of(tile.first_group + i, n - i);
         const __m512 less = is_product ? _mm512_mul_ps(offset, scale) : offset;
         _mm512_store_ps(groups.offset[r] + i, offset);
         _mm512_store_ps(groups.coefficient[r] + i, _mm512_sub_ps(_mm512_setzero_ps(), less));
@@ -226,9 +208,8 @@ inline void read_plain_groups(const IntCall& call, const IntTile& tile, IntTileG
 template <size_t kR>
 inline void read_int_groups(const IntCall& call, const IntTile& tile, IntTileGroups& groups) {
 #if defined(__AVX512F__)
-  const GroupNumbers& offsets = call.groups.offset;
-  if (is_stored(call.groups.scale) && (call.groups.kind == GroupOffset::none || is_stored(offsets))) {
-    read_plain_groups<kR>(call, tile, groups);
+  if (LineNumbers::fit(call.groups.scale) && (call.groups.kind == GroupOffset::none || LineNumbers::fit(call.groups.offset))) {
+    read_groups_in_registers<kR>(call, tile, groups);
     return;
   }
 #endif
@@ -236,12 +217,12 @@ inline void read_int_groups(const IntCall& call, const IntTile& tile, IntTileGro
   for (size_t r = 0; r < kR; r++) {
     const size_t line = line_of(call.groups, call.first_row + tile.row + r);
     float* __restrict scale = groups.scale[r];
-    read_numbers_of(call.groups.scale, call.n_groups, line, tile.first_group, n, scale);
+    group_numbers(call.groups.scale, call.n_groups, line, tile.first_group, n, scale);
     std::memset(scale + n, 0, kVectorLanes * sizeof(float));
     if (call.groups.kind != GroupOffset::none) {
       float* __restrict offset = groups.offset[r];
       float* __restrict coefficient = groups.coefficient[r];
-      read_numbers_of(call.groups.offset, call.n_groups, line, tile.first_group, n, offset);
+      group_numbers(call.groups.offset, call.n_groups, line, tile.first_group, n, offset);
       const bool is_product = call.groups.kind == GroupOffset::zero_point;
       for (size_t i = 0; i < n; i++) coefficient[i] = -(is_product ? offset[i] * scale[i] : offset[i]);
       std::memset(coefficient + n, 0, kVectorLanes * sizeof(float));

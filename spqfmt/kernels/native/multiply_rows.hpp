@@ -54,6 +54,43 @@ inline __m512 some_numbers(const void* values, NumberType type, size_t first, si
   }
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, static_cast<const int8_t*>(values) + first)));
 }
+
+// A line's numbers, a register at a time, by the operations of group_numbers in their order; not those of a table.
+class LineNumbers {
+ public:
+  // Tiles of other sizes have no whole number of bits in a group's number.
+  static bool fit(const GroupNumbers& numbers) {
+    return numbers.table == nullptr && (numbers.steps == nullptr || (numbers.tile_groups & (numbers.tile_groups - 1)) == 0);
+  }
+
+  LineNumbers(const GroupNumbers& numbers, size_t n_groups, size_t line) : numbers_(numbers), begin_(line * n_groups) {
+    if (numbers.steps == nullptr) return;
+    log2_ = static_cast<unsigned>(__builtin_ctzll(numbers.tile_groups));
+    tiles_ = line / numbers.tile_rows * (((n_groups - 1) >> log2_) + 1);
+  }
+
+  // Of groups first..first + 15, those from n on 0 and not read; n > 0.
+  __m512 of(size_t first, size_t n) const {
+    __m512 values = some_numbers(numbers_.values, numbers_.type, begin_ + first, n);
+    if (numbers_.steps == nullptr) return values;
+    const size_t tile = first >> log2_, last = (first + smaller(n, kVectorLanes) - 1) >> log2_;
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i in_tile = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(first - (tile << log2_))));
+    const __m512i places = _mm512_srl_epi32(in_tile, _mm_cvtsi32_si128(static_cast<int>(log2_)));
+    const auto spread = [&](const void* from, NumberType type) {
+      return _mm512_permutexvar_ps(places, some_numbers(from, type, tiles_ + tile, last - tile + 1));
+    };
+    if (numbers_.zeros != nullptr) values = _mm512_sub_ps(values, spread(numbers_.zeros, numbers_.zeros_type));
+    values = _mm512_mul_ps(spread(numbers_.steps, numbers_.steps_type), values);
+    if (numbers_.minimums != nullptr) values = _mm512_sub_ps(values, spread(numbers_.minimums, numbers_.minimums_type));
+    return values;
+  }
+
+ private:
+  const GroupNumbers& numbers_;
+  size_t begin_, tiles_ = 0;
+  unsigned log2_ = 0;
+};
 #endif
 
 // A tile of weights, its rows not a multiple of 4 KiB apart: such addresses compete for the same places of the nearest cache.
