@@ -31,7 +31,7 @@ _ASSET_BYTES = 128 << 20
 """The largest tokenizers have about a third of that."""
 _SETTINGS_BYTES = 4 << 20
 _WHY_CHARACTERS = 300
-"""Of a reason that the file gives: it becomes a part of one line."""
+"""A reason that the file gives becomes part of one line."""
 
 
 @dataclass(frozen=True)

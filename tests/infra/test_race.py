@@ -23,7 +23,7 @@ def test_an_entrant_that_cannot_start_says_so() -> None:
 
 def test_those_take_part_that_are_asked_for(tmp_path: Path) -> None:
     gguf = tmp_path / "m.gguf"
-    found = entries(gguf, gguf, tmp_path, [1, 2], ["llama.cpp"])
+    found = entries(gguf, gguf, tmp_path, [1, 2], kinds=["llama.cpp"])
     assert [(entry.name, entry.cores) for entry in found] == [
         ("llama.cpp, m.gguf", 1),
         ("llama.cpp, m.gguf", 2),

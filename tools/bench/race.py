@@ -235,7 +235,7 @@ def main() -> None:
     kinds = given.entrants.split(",")
     if unknown := set(kinds) - set(ENTRANTS):
         parser.error(f"no entrant {', '.join(sorted(unknown))}")
-    wanted = entries(given.source, gguf, given.out, [int(n) for n in given.cores.split(",")], kinds)
+    wanted = entries(given.source, gguf, given.out, [int(n) for n in given.cores.split(",")], kinds=kinds)
     ran = race(wanted, {"llama.cpp": given.llama_python}, lengths, given.rounds)
     report = {"machine": describe(), "lengths": lengths, "entries": [asdict(entry) for entry in ran]}
     (given.out / "race.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
