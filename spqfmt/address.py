@@ -7,6 +7,13 @@ from pathlib import Path, PosixPath
 from typing import Self
 from urllib.parse import quote, unquote, urlsplit
 
+_SIGNATURES = frozenset({"x-amz-signature", "x-goog-signature", "signature", "sig"})
+# Of the signed addresses of S3, CloudFront, Google's and Azure's storage: who may read, and until when.
+_SIGNING = re.compile(
+    r"x-(amz|goog)-.*|signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"
+    r"|s(ig|[veptrs]|pr|ip|rt|k[evts]|koid|ktid)",
+    re.IGNORECASE,
+)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -50,6 +57,17 @@ class Address(PosixPath):
 
     def __repr__(self) -> str:
         return f"Address({str(self)!r})"
+
+    @property
+    def unsigned(self) -> str:
+        """The same file's address whoever has signed it, and when: without what a signature adds to the query."""
+        before, mark, query = str(self).partition("?")
+        fields = query.split("&")
+        names = [field.partition("=")[0] for field in fields]
+        if not any(name.lower() in _SIGNATURES for name in names):
+            return str(self)
+        kept = [f for f, name in zip(fields, names, strict=True) if not _SIGNING.fullmatch(name)]
+        return before + mark + "&".join(kept)
 
     @property
     def scheme(self) -> str:

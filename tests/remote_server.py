@@ -1,5 +1,6 @@
 """A web server on the loopback address that gives a file by ranges, and misbehaves on demand."""
 
+import contextlib
 import hashlib
 import re
 import threading
@@ -44,6 +45,12 @@ class Site:
     page: bytes | None = None
     encoding: str = ""
     stalls: bool = False
+    drip: float = 0.0
+    """Seconds before each byte of a body."""
+    drips_heads: bool = False
+    """Whether heads come so too."""
+    said_beside_place: int = 0
+    """Bytes that an answer which leads on says that it has, and does not send."""
     moved_to: str = ""
     """What is under /moved is sent on to: this and the rest of its path."""
     tags: dict[Path, str] = field(default_factory=dict)
@@ -90,7 +97,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(site.statuses.pop(0), b"busy")
             return
         if self.path.startswith("/moved/"):
-            self._send(302, b"", {"Location": site.moved_to + self.path.removeprefix("/moved")})
+            place = {"Location": site.moved_to + self.path.removeprefix("/moved")}
+            if site.said_beside_place:
+                self.send_response(302)
+                self.send_header("Location", place["Location"])
+                self.send_header("Content-Length", str(site.said_beside_place))
+                self.end_headers()
+                self.close_connection = True
+                self.wfile.flush()
+                time.sleep(1)
+                return
+            self._send(302, b"", place)
             return
         if site.page is not None:
             self._send(200, site.page, {"Content-Type": "text/html; charset=utf-8"})
@@ -124,8 +141,13 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
         site = self.site
+        if site.drips_heads:
+            self._drip(b"HTTP/1.1 206 ")
+        self.end_headers()
+        if site.drip:
+            self._drip(body)
+            return
         if (
             status == 206
             and site.breaks_after is not None
@@ -144,6 +166,12 @@ class _Handler(BaseHTTPRequestHandler):
             piece = body[begin : begin + _PIECE_BYTES]
             site.pass_link(len(piece))
             self.wfile.write(piece)
+
+    def _drip(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            for byte in data:
+                time.sleep(self.site.drip)
+                self.wfile.write(bytes([byte]))
 
 
 class _Server(ThreadingHTTPServer):

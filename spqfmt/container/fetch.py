@@ -42,7 +42,8 @@ class OpenChunk:
 
     def _open(self, plane: PlaneChunk) -> Parts:
         with at_plane(plane):
-            if plane.codec == wire.CODEC_RAW:
+            # Small ones are read once: what is read again may be something else by then.
+            if plane.codec == wire.CODEC_RAW and plane.stored_bytes > _PIECE_BYTES:
                 return _RawInFile(self._reader, plane)
             stored = np.empty(plane.stored_bytes, np.uint8)
             self._reader.read_stored(plane, stored)

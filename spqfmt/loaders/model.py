@@ -27,6 +27,7 @@ from spqfmt.errors import (
     foreign_errors,
     one_sentence,
 )
+from spqfmt.loaders.announce import announce, announce_assets
 from spqfmt.loaders.auto_memory import room_at
 from spqfmt.loaders.choice import settle
 from spqfmt.loaders.config import (
@@ -157,6 +158,8 @@ def load_onto(
         open_stored(path) as stored,
         progress or Silent() as shown,
     ):
+        if stored.opened is not None and target is None and ranks.size == 1:
+            announce_assets(stored.opened)
         with settings_folder(path, stored, trusted=trusted) as folder, quiet_transformers():
             config = stored_config(path, folder, stored, trusted=trusted)
             tokenizer = stored_tokenizer(path, folder, stored, trusted=trusted)
@@ -183,6 +186,8 @@ def load_onto(
                 with earned(path, (t.shape for t in stored.tensors.values())):
                     counted = counted_alone(path, model_class, config, stored=stored, ranks=ranks)
                     meet()
+                    if stored.opened is not None and ranks.size == 1:
+                        announce(stored.opened, stored.tensors)
                     model, _ = _build(
                         path, model_class, config, stored=stored, dtype=weights, progress=shown, ranks=ranks
                     )
@@ -278,6 +283,8 @@ def load_packed(
         held = {place.tensor for place in prepared.places} | tensors_of(prepared.experts)
         left = {n: t for n, t in stored.tensors.items() if n not in held}
         rest = replace(stored, tensors=left)
+        if ranks.size == 1 and device is None:
+            announce(stored.opened, left, prepared.plan)
         model, info = _build(
             path, packed, config, stored=rest, dtype=dtype, progress=progress, ranks=ranks, **options
         )

@@ -172,6 +172,9 @@ class _Assets(Mapping[str, bytes]):
             )
         return self._model.read_asset(name)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._model.asset_names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._model.asset_names)
 

@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import TypeAlias
 
@@ -15,6 +16,7 @@ from spqfmt.address import Address
 from spqfmt.errors import RemoteError, TruncatedError
 from spqfmt.remote.base import N_CONNECTIONS, RemoteFile
 from spqfmt.remote.cache import Cache
+from spqfmt.remote.expected import Expected, Range
 
 Bytes: TypeAlias = NDArray[np.uint8]
 
@@ -36,7 +38,8 @@ class BlocksAhead:
 
     A read is one request of exactly its bytes, unless the tail has them. Once `start_ahead` was called, reads that go
     on where another one ended take blocks, which are held, and have those behind fetched; so do large ones. With a
-    cache these are smaller, and blocks that it has are not fetched.
+    cache these are smaller, and blocks that it has are not fetched. Who knows what will be read says so by `expect`:
+    then nothing else is fetched ahead.
     """
 
     def __init__(self, file: RemoteFile, cache: Cache | None = None) -> None:
@@ -48,7 +51,7 @@ class BlocksAhead:
         self._tail_offset = self.n_bytes - len(self._tail)
         # Without a mark a file that has changed would look like this one.
         self._cached = (
-            cache.of_file(str(file.address), file.mark, self.n_bytes, BLOCK_BYTES)
+            cache.of_file(file.address.unsigned, file.mark, self.n_bytes, BLOCK_BYTES)
             if cache is not None and file.mark
             else None
         )
@@ -64,6 +67,7 @@ class BlocksAhead:
         self._wanted: queue.SimpleQueue[tuple[int, Future[bytes]] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
+        self._expected: Expected | None = None
         self._process = os.getpid()
 
     @property
@@ -77,12 +81,21 @@ class BlocksAhead:
         self.n_read_bytes = 0
         self._ends.clear()
 
+    def expect(self, ranges: Iterable[Range]) -> None:
+        """These bytes will be read, each once and about in this order: fetch them ahead, and no others from now on."""
+        if self._expected is not None:
+            self._expected.close()
+        here = [(begin, min(end, self._tail_offset)) for begin, end in ranges if begin < self._tail_offset]
+        self._expected = Expected(here, self._range, most_bytes=BLOCK_BYTES)
+
     def forget(self, offset: int, n_bytes: int) -> None:
         """Nothing: no page cache has any of it."""
 
     def close(self) -> None:
         """Stop fetching; later reads raise ValueError."""
         self._stop.set()
+        if self._expected is not None:
+            self._expected.close()
         with self._lock:
             for _ in self._threads:
                 self._wanted.put(None)
@@ -105,7 +118,7 @@ class BlocksAhead:
         # What the tail has is not fetched again.
         middle = max(offset, min(end, self._tail_offset))
         first, rest = out[: middle - offset], out[middle - offset :]
-        if first.size:
+        if first.size and not (self._expected is not None and self._expected.read_into(offset, first)):
             self._read(offset, first)
         at = middle - self._tail_offset
         rest[:] = np.frombuffer(self._tail, np.uint8)[at : at + rest.size]
@@ -113,18 +126,22 @@ class BlocksAhead:
     def _read(self, offset: int, out: Bytes) -> None:
         end = offset + out.size
         with self._lock:
+            guesses = self._is_ahead and self._expected is None
             # Not where it ended: others may be reading between, and chunks have padding behind them.
-            in_order = self._is_ahead and any(0 <= offset - last <= _GAP_BYTES for last in self._ends)
+            in_order = guesses and any(0 <= offset - last <= _GAP_BYTES for last in self._ends)
             self._ends.append(end)
             is_held = offset // BLOCK_BYTES in self._held
         least = BLOCK_BYTES
         if self._cached is not None:
             is_held = is_held or self._cached.has(offset // BLOCK_BYTES)
             least = BLOCK_BYTES // _WORTH_KEEPING
-        if not (in_order or is_held or (self._is_ahead and out.size > least)):
+        takes_blocks = guesses or (self._is_ahead and self._cached is not None)
+        if not (in_order or is_held or (takes_blocks and out.size > least)):
             out[:] = np.frombuffer(self._fetch(offset, end), np.uint8)
             return
-        last = min(-(-end // BLOCK_BYTES) + (N_AHEAD if in_order else 0), -(-self.n_bytes // BLOCK_BYTES))
+        last = min(
+            -(-end // BLOCK_BYTES) + (N_AHEAD if in_order else 0), -(-self._tail_offset // BLOCK_BYTES)
+        )
         done = 0
         while done < out.size:
             number, skipped = divmod(offset + done, BLOCK_BYTES)
@@ -132,6 +149,14 @@ class BlocksAhead:
             block = self._block(number, last)
             out[done : done + n] = np.frombuffer(block, np.uint8)[skipped : skipped + n]
             done += n
+
+    def _range(self, begin: int, end: int) -> bytes:
+        """What is expected: with a cache of its blocks, of which each may have several such ranges."""
+        if self._cached is None:
+            return self._fetch(begin, end)
+        numbers = range(begin // BLOCK_BYTES, -(-end // BLOCK_BYTES))
+        first = numbers[0] * BLOCK_BYTES
+        return b"".join(self._block(n, n + 1) for n in numbers)[begin - first : end - first]
 
     def _block(self, number: int, last: int) -> bytes:
         """A block; those behind it are fetched too, up to `last`."""
@@ -169,12 +194,12 @@ class BlocksAhead:
     def _whole_block(self, number: int) -> bytes:
         begin = number * BLOCK_BYTES
         end = min(begin + BLOCK_BYTES, self.n_bytes)
-        if self._cached is None:
-            return self._fetch(begin, end)
-        data = self._cached.get(number, end - begin)
+        data = None if self._cached is None else self._cached.get(number, end - begin)
         if data is None:
-            data = self._fetch(begin, end)
-            if len(data) == end - begin:
+            # What the tail has is not fetched again.
+            middle = min(end, self._tail_offset)
+            data = self._fetch(begin, middle) + self._tail[: end - middle]
+            if self._cached is not None:
                 self._cached.put(number, data)
         return data
 
@@ -183,6 +208,8 @@ class BlocksAhead:
             raise RemoteError(f"{self._file.address}: closed while it was read")
         started = time.perf_counter()
         data = self._file.fetch(begin, end, self._stop)
+        if len(data) < end - begin:
+            raise RemoteError(f"{self._file.address}: closed while it was read")
         self._seconds += time.perf_counter() - started
         self._fetched += len(data)
         return data

@@ -5,28 +5,27 @@ from __future__ import annotations
 import re
 import threading
 import time
-import urllib.request
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import unquote, urljoin, urlsplit
 
 from spqfmt.address import Address
 from spqfmt.errors import NotSpqError, OptionError, RemoteError
-from spqfmt.remote.base import N_CONNECTIONS, changed
+from spqfmt.remote.base import changed
 from spqfmt.stand_ins import BEGIN_BYTES, what_came_instead
-from spqfmt.version import __version__
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse, PoolManager, Retry
+    from urllib3 import BaseHTTPResponse, PoolManager
 
-_CONNECT_SECONDS = 10
 WAIT_SECONDS = 30
 """How long nothing may come before a connection counts as broken."""
 SLOWEST = 4096
-"""Bytes a second below which, after `WAIT_SECONDS`, a connection counts as broken too."""
+"""Bytes a second below which, after `WAIT_SECONDS`, a connection counts as broken too; after twice that the server."""
 N_TRIES = 5
 """How often in a row a request may bring nothing."""
 _MOST_REDIRECTS = 8
+_FOR_ONE_HOST = frozenset({"Authorization", "Cookie", "Proxy-Authorization"})
 _PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE = 10.0
 _PIECE_BYTES = 1 << 16
@@ -38,7 +37,9 @@ _MEANINGS = {
     404: "there is no such file",
     410: "the file is gone",
 }
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+# More digits than any size has are no number: Python takes long for thousands of them, and refuses more.
+_NUMBER = re.compile(r"[0-9]{1,19}")
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19}|\*)")
 
 
 class WebFile:
@@ -58,9 +59,10 @@ class WebFile:
     def tail(self, n_bytes: int) -> bytes:
         """Ask for the last bytes as `RemoteFile` says. Raises NotSpqError for a web page, RemoteError for no ranges."""
         nothing = threading.Event()
-        attempt = 0
+        began, attempt = time.monotonic(), 0
         while (response := self._ask(f"bytes=-{n_bytes}", attempt)) is None:
             attempt += 1
+            self._check_patience(began, 0)
         with response:
             begin = self._opened(response, n_bytes)
             if self.n_bytes == 0:
@@ -83,10 +85,10 @@ class WebFile:
         if response.status in {_OK, _PARTIAL} and kind in {"text/html", "application/xhtml+xml"}:
             raise NotSpqError(f"{self.address}: a web page, not the file itself; give its raw address")
         if response.status == _OK:
-            length = response.headers.get("Content-Length", "")
+            length = _length(response)
             # What is smaller than the range that was asked for may come as a whole.
-            if length.isdecimal() and int(length) <= n_bytes:
-                self.n_bytes = int(length)
+            if length is not None and length <= n_bytes:
+                self.n_bytes = length
                 return 0
             self._no_ranges()
         begin, end, total = self._range(response)
@@ -99,10 +101,11 @@ class WebFile:
 
     def fetch(self, begin: int, end: int, stop: threading.Event) -> bytes:
         """Ask for a range as `RemoteFile` says. A connection that breaks is taken up again where it broke."""
-        data, attempt, reason = b"", 0, ""
+        began, data, attempt, reason = time.monotonic(), b"", 0, ""
         while len(data) < end - begin and not stop.is_set():
             if attempt == N_TRIES:
                 self._give_up(reason)
+            self._check_patience(began, len(data))
             at = begin + len(data)
             started = time.monotonic()
             response = self._ask(f"bytes={at}-{end - 1}", attempt)
@@ -134,16 +137,8 @@ class WebFile:
         if attempt:
             time.sleep(min(_LONGEST_PAUSE, _PAUSE_SECONDS * 2 ** (attempt - 1)))
         try:
-            response = self._pool.request(
-                "GET", self._url, headers=headers, preload_content=False, retries=_redirects()
-            )
+            response = self._request(headers)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            if isinstance(error, urllib3.exceptions.MaxRetryError) and "redirect" in str(error.reason):
-                raise RemoteError(
-                    f"{self.address}: the server sends on to other addresses more than {_MOST_REDIRECTS} times"
-                ) from None
-            if isinstance(error, urllib3.exceptions.LocationValueError):
-                raise RemoteError(f"{self.address}: the server sends on to what is no http address") from None
             if attempt + 1 < N_TRIES and not _is_final(error):
                 return None
             self._give_up(_reason(error))
@@ -159,6 +154,46 @@ class WebFile:
             meaning = _MEANINGS.get(response.status, response.reason or "")
             raise RemoteError(f"{self.address}: the server answers {response.status}: {meaning}")
         return response
+
+    def _request(self, headers: dict[str, str]) -> BaseHTTPResponse:
+        """The answer of whom the server leads to; what one says who leads on is not read."""
+        url = self._url
+        for _ in range(_MOST_REDIRECTS + 1):
+            response = self._pool.request(
+                "GET", url, headers=headers, preload_content=False, redirect=False, retries=False
+            )
+            place = response.get_redirect_location()
+            if not place:
+                return response
+            self._pass_over(response)
+            try:
+                before, url = url, urljoin(url, place)
+                there, here = urlsplit(url), urlsplit(before)
+            except ValueError:
+                raise RemoteError(f"{self.address}: the server sends on to what is no http address") from None
+            if there.scheme not in {"http", "https"} or not there.hostname:
+                raise RemoteError(f"{self.address}: the server sends on to what is no http address")
+            if (there.scheme, there.netloc) != (here.scheme, here.netloc):
+                # What was given for one host is not shown to others.
+                headers = {name: value for name, value in headers.items() if name not in _FOR_ONE_HOST}
+        raise RemoteError(
+            f"{self.address}: the server sends on to other addresses more than {_MOST_REDIRECTS} times"
+        )
+
+    def _pass_over(self, response: BaseHTTPResponse) -> None:
+        """Read what little is said beside the place, so that the connection can be used again."""
+        length = _length(response)
+        if length is None or length > _PIECE_BYTES:
+            response.close()
+            return
+        self._take(response, length, time.monotonic(), threading.Event())
+        response.drain_conn()
+        response.release_conn()
+
+    def _check_patience(self, began: float, n_bytes: int) -> None:
+        """Raise RemoteError where so few bytes have come since `began` that it would go on for hours."""
+        if time.monotonic() - began > 2 * WAIT_SECONDS + n_bytes / SLOWEST:
+            raise RemoteError(f"{self.address}: the server sends less than {SLOWEST} bytes a second")
 
     def _check_same(self, response: BaseHTTPResponse) -> None:
         """Raise RemoteError where the answer is of another file than the first one."""
@@ -219,46 +254,19 @@ class WebFile:
         raise RemoteError(f"{self.address}: the server does not answer, tried {N_TRIES} times{why}")
 
 
-def _redirects() -> Retry:
-    """No retries, which are `fetch`'s, but redirects; on another host without password and cookies (urllib3's rule)."""
-    import urllib3
-
-    return urllib3.Retry(
-        total=None,
-        connect=0,
-        read=0,
-        redirect=_MOST_REDIRECTS,
-        status=0,
-        other=0,
-        respect_retry_after_header=False,
-    )
-
-
 def _pool(url: str) -> PoolManager:
     try:
-        import urllib3
+        from spqfmt.remote.connections import pool_for
     except ImportError as error:
         raise OptionError(
             "files at an address need the package urllib3: pip install 'spqfmt[remote]'"
         ) from error
-    options = {
-        "maxsize": N_CONNECTIONS,
-        "block": False,
-        "timeout": urllib3.Timeout(connect=_CONNECT_SECONDS, read=WAIT_SECONDS),
-        "headers": {"Accept-Encoding": "identity", "User-Agent": f"spqfmt/{__version__}"},
-    }
-    scheme, _, rest = url.partition("://")
-    host = rest.partition("/")[0]
-    proxy = "" if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme.lower(), "")
-    if proxy:
-        return urllib3.ProxyManager(proxy, **options)  # type: ignore[arg-type]
-    return urllib3.PoolManager(**options)  # type: ignore[arg-type]
+    return pool_for(url, WAIT_SECONDS)
 
 
 def _without_login(url: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
     """The address without `user:password@`, which becomes a header."""
     import base64
-    from urllib.parse import unquote, urlsplit
 
     try:
         parts = urlsplit(url)
@@ -271,6 +279,12 @@ def _without_login(url: str, headers: dict[str, str]) -> tuple[str, dict[str, st
     if at:
         headers["Authorization"] = "Basic " + base64.b64encode(unquote(login).encode()).decode()
     return parts._replace(netloc=host).geturl(), headers
+
+
+def _length(response: BaseHTTPResponse) -> int | None:
+    """How many bytes the body is said to have."""
+    said = response.headers.get("Content-Length", "")
+    return int(said) if _NUMBER.fullmatch(said) else None
 
 
 def _mark(response: BaseHTTPResponse) -> str:
@@ -306,4 +320,6 @@ def _reason(error: BaseException) -> str:
     inner = getattr(error, "reason", None) or error
     text = " ".join(str(inner).split())
     # urllib3 puts the connection's repr before it.
-    return re.sub(r"^.*?HTTPS?Connection\([^)]*\):?\s*|^<[^>]*>:\s*", "", text) or type(inner).__name__
+    return (
+        re.sub(r"^.*?HTTPS?Connection(?:Pool)?\([^)]*\):?\s*|^<[^>]*>:\s*", "", text) or type(inner).__name__
+    )

@@ -74,11 +74,12 @@ def _stages(item: Item, residency: Residency, rates: Rates, share: float) -> Sta
 
 
 def share_of_passes(item: Item, items: Sequence[Item]) -> float:
-    """How often a pass over one token needs the part: always, or as often as its expert, or a row that is looked up."""
-    if item.products:
-        return 1.0 if item.share is None else item.share
+    """How often a pass over one token needs the part: always, or as often as its expert, and for a row looked up."""
+    products = 0.0 if not item.products else 1.0 if item.share is None else item.share
+    if not item.lookups:
+        return products
     siblings = [other.part for other in items if other.part.record is item.part.record]
-    return (item.part.stop - item.part.first) / sum(part.stop - part.first for part in siblings)
+    return products + (item.part.stop - item.part.first) / sum(part.stop - part.first for part in siblings)
 
 
 def decode_seconds(part: Part, rates: Rates) -> float:

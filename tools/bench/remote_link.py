@@ -5,19 +5,22 @@
 A server on the loopback address answers each request after the time that a link takes there and back, as it does for
 each new connection, and sends as many bits a second as the link, to all connections together. Of `inspect` the fastest
 round is shown, here and there, with the processor's seconds, which tell what a busy machine adds. `run` has its first
-text when it comes out of the command; beside it stand its seconds from a disk, the bytes that were sent, and the
-seconds that the link takes for all of the file.
+text when it comes out of the command; beside it stand its seconds from a disk, the bytes that were sent by then and for
+two tokens, and the seconds that the link takes for all of the file. SPQFMT_CACHE counts, and is emptied before a round.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,8 +63,8 @@ def of_library(path: str, small: str) -> Taken:
     return Taken(*map(float, said.split()))
 
 
-def seconds_to_text(path: str, memory: str) -> float:
-    """Seconds from a command's start to its first text."""
+def seconds_to_text(path: str, memory: str, site: Site) -> tuple[float, int]:
+    """Seconds from a command's start to its first text, and the bytes that were sent by then."""
     command = [
         *COMMAND,
         "run",
@@ -79,7 +82,7 @@ def seconds_to_text(path: str, memory: str) -> float:
         assert process.stdout is not None
         if not process.stdout.read(1):
             raise SystemExit("no text came")
-        found = time.perf_counter() - start
+        found = time.perf_counter() - start, site.sent_bytes
         process.stdout.read()
     return found
 
@@ -102,18 +105,27 @@ def inspect_rates(site: Site, rounds: int) -> None:
 def first_token(site: Site, name: str, memory: str, rounds: int) -> None:
     """Print when the first token came, and what was sent by then."""
     size = (site.folder / name).stat().st_size
-    near, far, sent = [], [], []
+    near, far, by_then, sent = [], [], [], []
     for _ in range(rounds):
-        near.append(seconds_to_text(str(site.folder / name), memory))
+        near.append(seconds_to_text(str(site.folder / name), memory, site)[0])
         site.sent_bytes = 0
-        far.append(seconds_to_text(f"{site.url}/{name}", memory))
+        if cache := os.environ.get("SPQFMT_CACHE"):
+            shutil.rmtree(cache, ignore_errors=True)
+        seconds, n_bytes = seconds_to_text(f"{site.url}/{name}", memory, site)
+        far.append(seconds)
+        by_then.append(n_bytes)
         sent.append(site.sent_bytes)
     whole = size / site.bytes_per_second
     print(
-        f"first text of `run --memory {memory}`: {min(far):.1f} s (median {statistics.median(far):.1f}) over the link, "
-        f"{min(near):.1f} s here; {min(sent):,} bytes sent for two tokens, the file has {size:,}, which take "
-        f"{whole:.1f} s"
+        f"first text of `run --memory {memory}` over the link: {_spread(far, '.1f')} s; here {_spread(near, '.1f')} s"
     )
+    print(f"bytes sent by then: {_spread(by_then, ',')}; for two tokens {_spread(sent, ',')}")
+    print(f"the file: {size:,} bytes, which take {whole:.1f} s")
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    """The median, with the least and the most behind it."""
+    return f"{statistics.median_low(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def main() -> None:
