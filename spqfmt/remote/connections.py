@@ -11,7 +11,7 @@ from typing import Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from spqfmt.remote.base import N_CONNECTIONS
+from spqfmt.remote.expected import N_THREADS
 from spqfmt.version import __version__
 
 _CONNECT_SECONDS = 10
@@ -54,7 +54,7 @@ def pool_for(url: str, wait_seconds: float) -> urllib3.PoolManager:
     `wait_seconds`: how long nothing may come.
     """
     options: dict[str, Any] = {
-        "maxsize": 2 * N_CONNECTIONS,
+        "maxsize": 2 * N_THREADS,
         "block": False,
         "timeout": urllib3.Timeout(connect=_CONNECT_SECONDS, read=wait_seconds),
         "headers": {"Accept-Encoding": "identity", "User-Agent": f"spqfmt/{__version__}"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -12,15 +12,16 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spqfmt.remote.base import N_CONNECTIONS
 
 Range: TypeAlias = tuple[int, int]
 """First byte, and the one behind the last."""
 
+N_THREADS = 12
+"""More than of those that fetch blocks: many a request is of a few hundred bytes, and only waits."""
 AHEAD_BYTES = 16 << 20
 """What is in memory at most that nobody has asked for yet."""
 _PADDING = 4096
-"""Ranges so near to each other are one request."""
+"""Ranges so near to each other, with none between, are one request."""
 
 
 class _State(Enum):
@@ -65,7 +66,7 @@ class Expected:
         self._next = 0
         self._n_ahead_bytes = 0
         self._is_closed = False
-        for number in range(min(N_CONNECTIONS, len(self._pieces))):
+        for number in range(min(N_THREADS, len(self._pieces))):
             # Daemons: a server that keeps one waiting shall not keep the process from ending.
             name = f"spqfmt-expected-{number}"
             try:
@@ -175,8 +176,9 @@ class Expected:
         """The next piece that nobody has begun with, of those before it at the end; None where there is none left."""
         for _ in range(2):
             while self._next < len(self._pieces):
-                if self._pieces[self._next].state is _State.NEW:
-                    return self._pieces[self._next]
+                piece = self._pieces[self._next]
+                if piece.state is _State.NEW and piece.error is None:
+                    return piece
                 self._next += 1
             self._next = 0
         return None
@@ -193,13 +195,19 @@ def _pieces_of(ranges: Iterable[Range], most_bytes: int) -> list[_Piece]:
     """Requests for ranges, of which some that follow each other are one. What is there twice is read twice."""
     pieces: list[_Piece] = []
     known: dict[Range, list[_Piece]] = {}
+    ranges = list(ranges)
+    begins = sorted({begin for begin, _ in ranges})
+
+    def is_padding(begin: int, end: int) -> bool:
+        return 0 <= end - begin <= _PADDING and bisect_left(begins, begin) == bisect_left(begins, end)
+
     for begin, end in ranges:
         for piece in known.get((begin, end), ()):
             piece.n_unread += min(end, piece.end) - max(begin, piece.begin)
         if (begin, end) in known:
             continue
         last = pieces[-1] if pieces else None
-        if last is not None and 0 <= begin - last.end <= _PADDING and end - last.begin <= most_bytes:
+        if last is not None and is_padding(last.end, begin) and end - last.begin <= most_bytes:
             last.end, last.n_unread = end, last.n_unread + end - begin
             known[begin, end] = [last]
             continue

@@ -72,7 +72,7 @@ def seconds_to_text(path: str, memory: str, site: Site) -> tuple[float, int]:
         "--prompt",
         "Why?",
         "--max-new-tokens",
-        "2",
+        "1",
         "--memory",
         memory,
         "--quiet",
