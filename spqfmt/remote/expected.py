@@ -12,7 +12,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-
 Range: TypeAlias = tuple[int, int]
 """First byte, and the one behind the last."""
 
