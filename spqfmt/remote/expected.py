@@ -32,7 +32,7 @@ class _State(Enum):
 
 @dataclass(eq=False)
 class _Piece:
-    """What one request asks for. `place`: in the order that was announced. `n_unread`: of its bytes that will be asked for."""
+    """What one request asks for. `place`: in the order that was announced. `n_unread`: its bytes that will be read."""
 
     begin: int
     end: int
