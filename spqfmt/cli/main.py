@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from spqfmt.cli.failures import BAD_FILE, DEBUG, OK, WRONG_USE, explain
 from spqfmt.cli.together import leave_the_word
 from spqfmt.cli.units import printable
+from spqfmt.unfinished import remove_unfinished
 from spqfmt.version import __version__
 
 # Command -> (module, its click command, its help in one line). Modules are imported when their command runs, so that
@@ -123,6 +124,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         error.show()
         return WRONG_USE
     except (Exception, KeyboardInterrupt) as error:  # never a traceback, unless it is asked for
+        remove_unfinished()
         explained = explain(error)
         if explained is None:
             if os.environ.get(DEBUG):

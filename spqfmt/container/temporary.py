@@ -14,14 +14,20 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from spqfmt.unfinished import is_of_another, named
+
 _SUFFIX = r"\.[0-9a-f]{8}\.part"
 
 
 def open_temporary(path: Path) -> tuple[Path, BinaryIO]:
     """A new locked file beside `path`, `.NAME.xxxxxxxx.part`, open for writing."""
     while True:
-        temporary = _temporary(path)
-        file = temporary.open("xb")
+        temporary = named(_temporary(path))
+        try:
+            file = temporary.open("xb")
+        except FileExistsError:
+            is_of_another(temporary)
+            raise
         with suppress(OSError):  # without locks nothing is ever taken for left over either
             fcntl.flock(file, fcntl.LOCK_EX)
         # Between the two steps above it may have been taken for left over.
@@ -91,7 +97,7 @@ def publish_together(files: Sequence[tuple[Path, Path]], *, force: bool) -> None
         _fsync_folder(files[-1][1])
         undo.pop_all()
     for before in kept:
-        before.unlink(missing_ok=True)
+        named(before).unlink(missing_ok=True)
 
 
 def _keep(path: Path, before: Path) -> None:

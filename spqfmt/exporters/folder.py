@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spqfmt.errors import OptionError
+from spqfmt.unfinished import is_of_another, named
 
 
 def check_gguf_name(out: Path) -> None:
@@ -64,8 +65,12 @@ def _beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_over(path)
     while True:
-        partial = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
-        partial.mkdir()
+        partial = named(path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            partial.mkdir()
+        except FileExistsError:
+            is_of_another(partial)
+            raise
         held = os.open(partial, os.O_RDONLY)
         with suppress(OSError):  # without locks nothing is ever taken for left over either
             fcntl.flock(held, fcntl.LOCK_EX)
