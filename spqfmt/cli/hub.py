@@ -10,7 +10,7 @@ import click
 
 from spqfmt.cli.paths import InputPath
 from spqfmt.errors import OptionError
-from spqfmt.hub.names import HubName, hub_name
+from spqfmt.hub.names import HubName, hub_name, not_a_path
 
 
 class HubParameter(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.2
@@ -44,12 +44,7 @@ class SourcePath(InputPath):
         """Raise OptionError for what is neither."""
         if isinstance(value, HubName):
             return value
-        text = os.fspath(value)
-        # A folder that is here makes it a path, in which something is misspelt.
-        found = hub_name(text)
-        if found is not None and (text.startswith("hf://") or not os.path.lexists(text.partition("/")[0])):
-            return found
-        return super().convert(value, param, ctx)
+        return not_a_path(os.fspath(value)) or super().convert(value, param, ctx)
 
 
 def shows_bars(*, quiet: bool) -> bool:

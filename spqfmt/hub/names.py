@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -29,3 +30,13 @@ def hub_name(text: str) -> HubName | None:
         return None
     revision = found[2].replace("%2F", "/") if found[2] else None
     return HubName(found[1], revision, found[3] or "")
+
+
+def not_a_path(text: str) -> HubName | None:
+    """What a text names on a hub, where it is no path: none of its first folder is here, or it begins with hf://.
+
+    A folder that is here makes it a path, in which something is misspelt.
+    """
+    found = hub_name(text)
+    is_here = not text.startswith("hf://") and os.path.lexists(text.partition("/")[0])
+    return None if is_here else found

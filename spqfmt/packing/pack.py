@@ -5,6 +5,7 @@ import -> plan -> quantize -> streams -> encoded chunks -> writer -> index -> fs
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -12,6 +13,7 @@ from spqfmt.codecs.threads import blocks, bound_torch
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
 from spqfmt.errors import ImporterError, OptionError
+from spqfmt.hub import fetch_source, not_a_path
 from spqfmt.importers.base import SourceModel
 from spqfmt.importers.registry import open_source
 from spqfmt.packing.dequantized import as_packed
@@ -41,13 +43,19 @@ def pack(
 ) -> PackReport:
     """Pack a model's folder, a pipeline's, an adapter's, a GGUF file or one file of weights into `out`.
 
+    A text such as "owner/name", "owner/name@revision" or "owner/name/file.gguf" is a model on a hub where no folder
+    `owner` is here: what the cache of huggingface_hub lacks of it is fetched, which raises RemoteError.
+
     Options as in `spqfmt pack --help`. With `shard_size` several files and NAME.spq.index.json are written instead of
     `out`. Raises OptionError for options that make no sense, ImporterError for the source, EncodeError for a weight
     that cannot be quantized, FileExistsError when `out` exists and `force` is not set, OSError for the disk. Whatever
     is raised, no file is left behind under its final name, and none that was there is lost.
     """
     options = pack_options(**arguments)
-    model = open_source(source)
+    name = not_a_path(source) if isinstance(source, str) else None
+    model = open_source(source if name is None else fetch_source(name))
+    if name is not None and not model.base_model:
+        model = replace(model, base_model=name.repository)
     return pack_model(
         model, given_path(out), options, force=force, resume=resume, progress=progress or Silent()
     )

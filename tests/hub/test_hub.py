@@ -135,10 +135,20 @@ def test_a_model_on_a_hub_is_packed(
     n_asked = len(hub.asked)
     done = spq_command.run("pack", f"{NAME}@v1", tmp_path / "again.spq", "--quiet")
     assert (done.code, done.stderr, len(hub.asked)) == (0, "", n_asked)
-    assert (tmp_path / "again.spq").read_bytes() == (tmp_path / "m.spq").read_bytes()
+    spqfmt.pack(f"{NAME}@v1", tmp_path / "in-python.spq")
+    for other in ("again", "in-python"):
+        assert (tmp_path / f"{other}.spq").read_bytes() == (tmp_path / "m.spq").read_bytes()
     done = spq_command.run("pack", "me/other", tmp_path / "other.spq", "--quiet")
     assert (done.code, done.stderr.count("\n")) == (1, 1)
     assert "me/other: HF_HUB_OFFLINE is set; and the cache of huggingface_hub has not all" in done.stderr
+    with pytest.raises(spqfmt.RemoteError, match="me/other: HF_HUB_OFFLINE is set"):
+        spqfmt.pack("me/other", tmp_path / "other.spq")
+    # A Path is a path, and so is what has a folder here.
+    (tmp_path / "me").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for path in (Path("me/other"), "me/other"):
+        with pytest.raises(spqfmt.ImporterError, match="me/other: no such file or folder"):
+            spqfmt.pack(path, tmp_path / "other.spq")
     assert not (tmp_path / "other.spq").exists()
 
 
