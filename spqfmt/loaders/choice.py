@@ -26,7 +26,9 @@ def settle(
     """What packed weights are asked for, and the dtype. Raises OptionError for a dtype that is none."""
     own = main_dtype(stored.tensors.values())
     chosen = own if dtype is None or dtype == FAST else parse_dtype(dtype)
-    if wanted is not None and wanted.is_optional and not (chosen in NAMES and _keep_up(stored)):
+    # On a device codes take less of its memory in any case.
+    keeps_up = where.type != "cpu" or _keep_up(stored)
+    if wanted is not None and wanted.is_optional and not (chosen in NAMES and keeps_up):
         if wanted.int8_activations:
             raise OptionError("activations is for packed weights: give memory=, or packed=True")
         wanted = None

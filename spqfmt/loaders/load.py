@@ -41,6 +41,7 @@ from spqfmt.models.experts import ExpertsPlace, FoundExperts, find_experts, tens
 from spqfmt.models.own_code import own_code
 from spqfmt.models.places import Place, find_places, values_at_once
 from spqfmt.records import TensorRecord
+from spqfmt.residency.blocks import with_blocks_of
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.device import DeviceInventory, plan_device
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
@@ -224,7 +225,7 @@ def device_inventory(
 
 
 def device_road(
-    device: Device, wanted: Packing
+    device: Device, wanted: Packing, readers: Sequence[Reader]
 ) -> tuple[Planner, Callable[[Plan, Sequence[Reader], torch.dtype], Weights]]:
     """What plans for the device and what then holds the weights there; that owns the device. Raises BackendError."""
     # The kernels that SPQFMT_BACKEND names, or the best for the device.
@@ -233,7 +234,7 @@ def device_road(
     ceilings = Ceilings(
         memory_bytes=wanted.memory_bytes,
         host_memory_bytes=wanted.host_memory_bytes,
-        rates=device.rates,
+        rates=with_blocks_of(device.rates, readers),
         zstd_on_device=zstd is not None,
         part_bytes=DEVICE_PART_BYTES,
     )

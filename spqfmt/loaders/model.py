@@ -41,7 +41,7 @@ from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.lazy import lazy_state
 from spqfmt.loaders.load import attach, device_road, on_host, open_device, packed_class, prepare
 from spqfmt.loaders.packed.engine import HostWeights
-from spqfmt.loaders.packed.options import PackedOption, Packing, packing_options
+from spqfmt.loaders.packed.options import AUTO, PackedOption, Packing, packing_options
 from spqfmt.loaders.packed.shares import refuse_rounding
 from spqfmt.loaders.packed.weights import Weights
 from spqfmt.loaders.ranks import ALONE, Counted, Ranks, counted_alone, join, of_ranks, together
@@ -76,7 +76,8 @@ def load_model(
     """Load `path`, an .spq file or a source model, and return `(model, tokenizer)` ready for use.
 
     `model` is the transformers class that the embedded config names, in eval mode, with all weights decoded to
-    `dtype` and moved to `device`. That is a torch dtype or its name; by default the file's main float dtype, the one
+    `dtype` and moved to `device`; those of an .spq file on a CUDA device stay packed under the ceiling "auto", unless
+    `packed` is False. `dtype` is a torch dtype or its name; by default the file's main float dtype, the one
     most weights have, or bfloat16 where that is float16, most weights are codes, and the CPU is several times slower
     with float16 (spec/decisions/0044). "fast" does so for any weights. Inputs of layers are clamped and quantized as
     the file asks (FORMAT.md section 6). `tokenizer` is None for a file without one. Code that came with
@@ -90,9 +91,10 @@ def load_model(
     time (`model.packed_weights.plan.fixed.values`). "auto" is what is free less what `n_tokens` tokens (2048) take
     besides: keys and values, activations, and a reserve for libraries. `packed` True does so without a ceiling;
     "auto" on the CPU, for codes from which products are at least as fast as from floats, and on a CUDA device under
-    the ceiling "auto". `activations` "int8" or "float" tells packed layers of integer codes how to take their
-    inputs; by default as the file says, and of up to 32 tokens in 16 bits, for codes in groups, rounded to 8 bits
-    with a scale for each few columns ("float" leaves them as they are: spec/decisions/0019). Such a model gives
+    the ceiling "auto", for any in a dtype that packed weights compute in. `activations` "int8" or "float" tells packed
+    layers of integer codes how to take their inputs; by default as the file says, and of up to 32 tokens in 16 bits,
+    for codes in groups, rounded to 8 bits with a scale for each few columns ("float" leaves them as they are:
+    spec/decisions/0019). Such a model gives
     gradients to inputs and to what is added to it (PEFT's adapters), none to its weights, and compiles without breaks;
     `model.packed_weights.close()`, or dropping the model, stops its threads and closes the file.
 
@@ -109,6 +111,8 @@ def load_model(
     sense, BackendError for a device that is not there, OSError and what says that memory ran out as they are.
     """
     path, where = given_place(path), torch_device(device)
+    if packed is None and memory is None and where.type == "cuda":
+        packed = AUTO
     wanted = packing_options(
         path,
         where.type,
@@ -168,6 +172,8 @@ def load_onto(
                 generation = read_generation_config(path, folder)
             model_class = stored_class(path, folder, config, trusted=trusted)
         wanted, weights = settle(stored, wanted, dtype, where)
+        if wanted is None and target is not None:
+            target.close()
         with building_errors(path, model_class):
             if wanted is not None:
                 model, _ = load_packed(
@@ -266,7 +272,7 @@ def load_packed(
             planner, weights = on_host(wanted.memory_bytes, rates), HostWeights
         else:
             stack.callback(device.close)
-            planner, weights = device_road(device, wanted)
+            planner, weights = device_road(device, wanted, readers)
         with nullcontext() if room is None else room.told():
             prepared = prepare(model_class, config, readers, dtype=dtype, planner=planner, ranks=ranks)
         if wanted.int8_activations:

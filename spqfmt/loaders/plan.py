@@ -15,6 +15,7 @@ from spqfmt.loaders.load import Ceilings, Planner, on_device, on_host, prepare
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
 from spqfmt.models.config import find_model_class, quiet_transformers
+from spqfmt.residency.blocks import with_blocks_of
 from spqfmt.residency.device import host_rates
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 from spqfmt.residency.model_plan import Activations, ModelPlan
@@ -64,12 +65,17 @@ def plan_for_device(
         path, "cuda", memory, packed=memory is None or None, activations=None, host_memory=host_memory
     )
     assert options is not None
-    ceilings = Ceilings(
-        options.memory_bytes, options.host_memory_bytes, rates, part_bytes=load.DEVICE_PART_BYTES
-    )
-    return _plan(
-        path, dtype, lambda _: (on_device(ceilings), host_rates(rates)), n_tokens=n_tokens, batch=batch
-    )
+
+    def planner(readers: Sequence[Reader]) -> tuple[Planner, Rates]:
+        ceilings = Ceilings(
+            options.memory_bytes,
+            options.host_memory_bytes,
+            with_blocks_of(rates, readers),
+            part_bytes=load.DEVICE_PART_BYTES,
+        )
+        return on_device(ceilings), host_rates(rates)
+
+    return _plan(path, dtype, planner, n_tokens=n_tokens, batch=batch)
 
 
 def _plan(

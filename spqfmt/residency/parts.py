@@ -78,8 +78,17 @@ class Part:
 
     @cached_property
     def scratch_bytes(self) -> int:
-        """Memory for the planes of elements wider than a byte, before they are merged; else 0."""
-        return self.decoded_bytes if self.merges else 0
+        """Memory of a device for the planes of elements wider than a byte, before they are merged; else 0.
+
+        It needs none where low bytes are stored as they are: high ones are put beside them as they are decoded.
+        """
+        if not self.merges:
+            return 0
+        in_place = wire.DTYPES[self.dtype].bits == 16 and wire.DTYPES[self.dtype].rotate
+        for chunk in self.chunks if in_place else ():
+            low, high = (plane.codec for plane in chunk.planes)
+            in_place &= low == wire.CODEC_RAW and high in {wire.CODEC_RAW, wire.CODEC_RANS}
+        return 0 if in_place else self.decoded_bytes
 
     @cached_property
     def is_turned(self) -> bool:

@@ -78,7 +78,7 @@ def test_more_tokens_leave_less_for_weights_and_nobody_knows_is_said(path: Path)
 def test_it_is_the_default_of_commands_on_a_gpu_and_a_choice_elsewhere(path: Path) -> None:
     found = packing_options(path, "cuda", None, "auto", None)
     assert found is not None
-    assert (found.auto_tokens, found.memory_bytes, found.is_optional) == (TOKENS, None, False)
+    assert (found.auto_tokens, found.memory_bytes, found.is_optional) == (TOKENS, None, True)
     assert packing_options(path, "cuda", None, None, None) is None
     on_cpu = packing_options(path, "cpu", "auto", None, None, n_tokens=7)
     assert on_cpu is not None
@@ -87,6 +87,51 @@ def test_it_is_the_default_of_commands_on_a_gpu_and_a_choice_elsewhere(path: Pat
     for memory, n_tokens in (("1GiB", 7), (None, 7), ("auto", 0), ("auto", True)):
         with pytest.raises(OptionError, match="n_tokens is a number of tokens"):
             packing_options(path, "cpu", memory, None, None, n_tokens=n_tokens)
+
+
+def test_it_is_the_default_of_load_model_on_a_gpu(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `load_model` asks for; then the same on a simulated device, whose tensors are the host's."""
+    asked: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(
+        "spqfmt.loaders.model.open_device", lambda where, *, packed: f"opened {where}" if packed else None
+    )
+    monkeypatch.setattr(
+        "spqfmt.loaders.model.load_onto",
+        lambda path, where, target, wanted, **_: asked.append((target, wanted)) or (None, None),
+    )
+    for options in ({}, {"n_tokens": 9}, {"host_memory": "1GiB"}, {"packed": False}, {"memory": "1GiB"}):
+        spqfmt.load_model(path, device="cuda", **options)
+    spqfmt.load_model(path.parent, device="cuda")  # a source has no codes
+    (_, plain), (_, nine), (_, host), decoded, (_, given), source = asked
+    assert [w.auto_tokens for w in (plain, nine, host, given)] == [TOKENS, 9, TOKENS, 0]
+    assert asked[0][0] == "opened cuda"
+    assert (host.host_memory_bytes, given.memory_bytes) == (1 << 30, 1 << 30)
+    assert decoded == source == (None, None)
+    monkeypatch.undo()
+    free = RESERVED_BYTES + on_top(path, TOKENS) + (64 << 20)
+    device = SimulatedDevice(RATES, capacity_bytes=free)
+    model, _ = load_onto(path, device.torch_device, device, plain, dtype="bfloat16")
+    assert model.packed_weights.plan.memory_bytes == free - RESERVED_BYTES - on_top(path, TOKENS)
+    model.packed_weights.close()
+
+
+def test_a_dtype_that_packed_weights_have_not_is_given_ordinary_parameters(path: Path) -> None:
+    closed: list[bool] = []
+    device = SimulatedDevice(RATES, capacity_bytes=1)
+    device.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    wanted = packing_options(path, "cuda", None, "auto", None)
+    model, _ = load_onto(path, torch.device("meta"), device, wanted, dtype="float64")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    assert not hasattr(model, "packed_weights")
+    assert closed
+    with pytest.raises(OptionError, match="packed weights compute in"):
+        load_onto(
+            path,
+            torch.device("meta"),
+            device,
+            packing_options(path, "cuda", "auto", None, None),
+            dtype="float64",
+        )
 
 
 def test_on_the_host_a_part_of_what_is_free_is_left(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

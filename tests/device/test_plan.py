@@ -1,17 +1,24 @@
 """The planner for a device: pure, from sizes and given rates."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from spqfmt.codecs.threads import blocks
+from spqfmt.container.reader import Reader
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
+from spqfmt.residency.blocks import with_blocks_of
 from spqfmt.residency.device import DeviceInventory, plan_device
 from spqfmt.residency.device_rates import ASSUMED, DEFAULT, DeviceRates, assumed_for
 from spqfmt.residency.inventory import Inventory, Item, Load
 from spqfmt.residency.parts import Part
 from spqfmt.residency.plan import Plan
+from spqfmt.schemes.uniform import Uniform
 from spqfmt.wire import CODEC_RANS
 
 N = 40
@@ -185,3 +192,19 @@ def test_a_launch_takes_as_long_as_one_of_its_blocks() -> None:
     small = replace(rates, block_bytes=1 << 14)
     assert small.seconds({"rans": 100 << 14}) == pytest.approx(block / 4)
     assert replace(rates, rans=1e6).seconds({"rans": 1 << 16}) == pytest.approx((1 << 16) / 1e6)
+
+
+def test_a_plan_counts_with_the_blocks_of_the_file(write_tensors: Callable[..., Path]) -> None:
+    """Of 16 KiB a launch takes a quarter of the time of one block of 64, where it is no more than that."""
+    codes = np.random.default_rng(0).normal(0, 20, (64, 4096)).clip(-127, 127).astype(np.int8)
+    rates = replace(DEFAULT, operation_s=0.0, rans=1e15, step_s=1e-6, warps=1000)
+    seconds = {}
+    for log2 in (16, 14):
+        with blocks(log2):
+            encoded = Uniform(codes, np.float32(0.01), "i8").encode()
+            path = write_tensors({"w": (encoded, codes.shape)}, chunk_bytes=1 << 20)
+        with Reader(path) as reader:
+            own = with_blocks_of(rates, [reader])
+            seconds[log2] = own.seconds({"rans": codes.size})
+            assert own == replace(rates, block_bytes=1 << log2)
+    assert seconds[16] == pytest.approx(4 * seconds[14])

@@ -55,7 +55,7 @@ def test_the_simulation_is_never_faster_than_its_busiest_stream() -> None:
     found = simulate_gpu.predict(planned, simulate_gpu.SHAPES[0])
     assert max(planned.stages) * 0.999 <= found.seconds <= 1.1 * max(planned.stages)
     assert found.host_seconds < found.seconds
-    assert found.warps > 500
+    assert found.warps > 128  # more than a part has
     assert planned.held_bytes <= memory
     assert planned.on_host.rates is ASSUMED["rtx4060"]
 

@@ -40,3 +40,14 @@ def test_a_token_of_compressed_codes_decodes_each_group_by_two_launches(costs):
     assert N_MATRICES + 2 * n_groups <= cost["launches"] <= N_MATRICES + 3 * n_groups <= MOST["compressed"]
     assert cost["events"] == 4 * n_groups
     assert cost["torch_launches"] == cost["copies"] == cost["host_waits"] == 0
+
+
+def test_lossless_weights_are_put_together_by_what_decodes_them(costs):
+    """Two launches a group, and torch's products: none for planes, whose chunks are thousands."""
+    cost = costs["7B bf16, compressed"]
+    n_groups = cost["groups"]
+    assert cost["launches"] == 2 * n_groups
+    assert N_MATRICES <= cost["torch_launches"] <= N_MATRICES + n_groups
+    assert cost["launches"] + cost["torch_launches"] <= MOST["compressed"]
+    assert cost["events"] == 4 * n_groups
+    assert cost["copies"] == cost["host_waits"] == 0

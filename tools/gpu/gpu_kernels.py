@@ -1,6 +1,7 @@
 """Are the kernels right: every kind of chunk and matrix against the plain twin on the CPU, each a case of its own."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,10 +10,19 @@ from gpu_cases import Raw, chunk_cases, matrix_cases, moved, packed_chunks
 from gpu_lines import Options
 from gpu_machine import Check, open_check
 
+from spqfmt import wire
 from spqfmt.errors import CorruptError
 from spqfmt.kernels import native
 from spqfmt.kernels.choose import kernels_for
-from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels, Matrix, raise_fault
+from spqfmt.kernels.device import (
+    MAX_TOKENS,
+    READ_AHEAD_BYTES,
+    DeviceKernels,
+    Matrix,
+    chunk_job,
+    plan_chunks,
+    raise_fault,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -35,6 +45,8 @@ def check_kernels(check: Check) -> None:
     for name, raw, chunk in chunk_cases():
         check.case(f"decode {name}", partial(_decodes, check, chunk, raw))
     check.case("decode of a damaged chunk is refused", lambda: _refuses_damage(check))
+    for n in (70_000, 513):
+        check.case(f"decode high bytes beside {n} low ones", partial(_puts_beside, check, n))
     for rotated in (False, True):
         check.case(f"merge planes, rotated {rotated}", partial(_merges, check, twin, rotated))
     for name, matrix, codes in matrix_cases():
@@ -69,6 +81,25 @@ def decode_onto(
 def _decodes(check: Check, chunk: bytes, raw: Raw) -> bool:
     found, _ = decode_onto(check, [chunk], [raw])
     return torch.equal(found.cpu(), torch.from_numpy(raw))
+
+
+def _puts_beside(check: Check, n: int) -> bool:
+    low = np.random.default_rng(4).integers(0, 256, n, np.uint8)
+    high = np.random.default_rng(5).normal(120, 2, n).astype(np.uint8)
+    at = -(-n // 64) * 64
+    chunk = native.rans_encode(high)
+    job = replace(chunk_job(chunk, wire.CODEC_RANS, at, out_offset=0, raw_bytes=n), low=0)
+    sent = low.tobytes() + bytes(at - n) + bytes(chunk) + bytes(READ_AHEAD_BYTES)
+    plan = plan_chunks([job])
+    out = check.on(torch.zeros(2 * n, dtype=torch.uint8))
+    tables = check.on(torch.empty(plan.table_words, dtype=torch.int32))
+    error = check.on(torch.zeros(1, dtype=torch.int32))
+    stored = check.on(torch.frombuffer(bytearray(sent), dtype=torch.uint8))
+    check.kernels.decode_chunks(stored, plan.at(check.on(plan.records)), out, tables=tables, error=error)
+    raise_fault(int(error))
+    expected = np.empty(2 * n, np.uint8)
+    native.merge_planes(np.concatenate((low, high)), 2, True, expected)
+    return torch.equal(out.cpu(), torch.from_numpy(expected))
 
 
 def _refuses_damage(check: Check) -> bool:

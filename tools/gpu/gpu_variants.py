@@ -72,9 +72,14 @@ MXFP4 = Matrix(
 def variants() -> Iterator[Variant]:
     """All kernels, in the forms that matter."""
     blocks = {"stored": I32, "words": I16, "records": I32, "tables": I32, "error": I32}
-    for words in (True, False):
-        arguments = {**blocks, "out": I32 if words else U8, "first_block": 0, "WORDS": words}
-        yield Variant(f"rans to {'words' if words else 'bytes'}", rans.decode_blocks, arguments, units=4)
+    for name, out, words, pairs in (
+        ("words", I32, True, False),
+        ("bytes", U8, False, False),
+        ("elements", I64, True, True),
+        ("single elements", I16, False, True),
+    ):
+        arguments = {**blocks, "out": out, "first_block": 0, "WORDS": words, "PAIRS": pairs}
+        yield Variant(f"rans to {name}", rans.decode_blocks, arguments, units=4)
     yield Variant("rans tables", rans.build_tables, {"records": I32, "tables": I32})
     matrices = {
         "i8 by rows": ROWS,
@@ -92,9 +97,16 @@ def variants() -> Iterator[Variant]:
     yield Variant(
         "dequantize by columns", weights.dequantize_columns, {**columns, **scales, **launch.TILE_BY_COLUMNS}
     )
-    yield Variant(
-        "merge planes", planes.merge_planes, {"planes": U8, "out": I16, "n": 0, "SIZE": 2, "ROTATED": True}
-    )
+    for size, out in ((1, U8), (2, I16)):
+        arguments = {
+            "stored": U8,
+            "scratch": U8,
+            "records": I32,
+            "out": out,
+            "SIZE": size,
+            "ROTATED": size > 1,
+        }
+        yield Variant("merge planes" if size > 1 else "copy bytes", planes.merge_planes, arguments)
     yield Variant(
         "outliers",
         outliers.replace,

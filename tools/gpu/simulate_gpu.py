@@ -11,7 +11,7 @@ they take the host, the model's other operations among them; not the device's ti
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spqfmt.codecs.chunks import TARGET_CHUNK_BYTES
 from spqfmt.container.reader import Reader
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.kernels import native
@@ -26,18 +27,18 @@ from spqfmt.kernels.choose import kernels_for
 from spqfmt.loaders.device import SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.group_shipping import GroupShipment
+from spqfmt.loaders.device.pieces import WeightPiece
 from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Queue, Work
-from spqfmt.loaders.load import Ceilings, device_inventory
+from spqfmt.loaders.load import DEVICE_PART_BYTES, Ceilings, device_inventory
 from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.device import plan_device
-from spqfmt.residency.device_rates import ASSUMED, DeviceRates
-from spqfmt.residency.groups import aligned
+from spqfmt.residency.device_rates import ANS_SHARE, ASSUMED, NVCOMP_ANS_SHARE, DeviceRates
+from spqfmt.residency.groups import SIZES, aligned
 from spqfmt.residency.plan import Plan
 from spqfmt.wire import CODEC_RANS, CODEC_RAW, DTYPES
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
-CHUNK_BYTES = 1 << 22
 CONTEXT_TOKENS = 2048
 RUNTIME_BYTES = 3 << 28
 """Kept free for the CUDA context, kernels and activations."""
@@ -134,12 +135,13 @@ SMALL_HOST = 4 * GIB
 
 def record(name: str, rows: int, columns: int, codes: Codes, *, compressed: bool) -> TensorRecord:
     """A tensor as the index of a file would describe it; it has no bytes."""
-    per_chunk = CHUNK_BYTES * 8 // codes.bits // columns * columns
+    per_chunk = TARGET_CHUNK_BYTES * 8 // min(codes.bits, 8) // columns * columns
     chunks, offset = [], 64
     for first in range(0, rows * columns, per_chunk):
         n = min(per_chunk, rows * columns - first)
         planes = []
-        for bits, stored_bits in _planes(codes) if compressed else [(codes.bits, codes.bits)]:
+        for bits, coded_bits in _planes(codes):
+            stored_bits = coded_bits if compressed else bits
             stored, codec = int(n * stored_bits / 8), CODEC_RAW if bits == stored_bits else CODEC_RANS
             planes.append(
                 PlaneChunk(offset=offset, stored_bytes=stored, raw_bytes=n * bits // 8, codec=codec, crc32=0)
@@ -214,7 +216,7 @@ def compressed_alone(plan: Plan) -> Plan:
 
 @dataclass(frozen=True)
 class Predicted:
-    """One token: seconds, the queue (or the host) that is busy the longest, and what the host takes to give it all.
+    """One token: seconds, what is busy the longest (a queue, the host, memory), and what the host takes to give it all.
 
     `group_bytes`: decoded bytes of the largest group; `warps`: blocks of 64 KiB, a warp each, in the largest launch.
     """
@@ -259,9 +261,10 @@ def predict(plan: Plan, shape: Shape) -> Predicted:
     launches = len(pieces) + sum(_launches(shipments[n]) for n in streamed)
     host = launches * LAUNCH_S + (OTHERS_A_LAYER * shape.n_layers + OTHERS) * TORCH_S
     busy["host"] = host
+    busy["memory"] = _memory_bytes(shipments, streamed, pieces, plan) / rates.compute
     decoded = [shipments[n].decode_amounts.get("rans", 0) for n in streamed]
     return Predicted(
-        seconds=max((ends[-1] - begin) / PASSES, host),
+        seconds=max((ends[-1] - begin) / PASSES, host, busy["memory"]),
         busiest=max(busy, key=lambda name: busy[name]),
         host_seconds=host,
         group_bytes=max((groups[n].decoded_bytes for n in streamed), default=0),
@@ -269,10 +272,26 @@ def predict(plan: Plan, shape: Shape) -> Predicted:
     )
 
 
+def _memory_bytes(
+    shipments: Sequence[GroupShipment], streamed: Sequence[int], pieces: Sequence[WeightPiece], plan: Plan
+) -> int:
+    """What a token moves in the device's memory: all queues share it, each of which is charged for its own alone."""
+    n_bytes = sum(piece.decoded_bytes for piece in pieces)
+    for number in streamed:
+        own, crosses_bus = (
+            shipments[number],
+            plan.parts[plan.on_host.groups[number].first].residency != "compressed",
+        )
+        # Read where they are compressed, and written there if they come from the host; written decoded; and planes that
+        # are put together from scratch memory are written and read once more.
+        n_bytes += own.payload_bytes * (2 if crosses_bus else 1) + own.decoded_bytes + 2 * own.scratch_bytes
+    return n_bytes
+
+
 def _launches(shipment: GroupShipment) -> int:
-    """What decoding a group launches: tables and blocks, and for planes of wider elements a copy and a merge each."""
-    raw = sum(int((own.jobs[:, 2] == CODEC_RAW).sum()) for own in shipment.shipments)
-    return 2 + raw + sum(len(own.part.merges) for own in shipment.shipments)
+    """What decoding a group launches: tables and blocks, or what copies those that are stored as they are."""
+    codecs = {codec for own in shipment.shipments for codec in own.jobs[:, 2].tolist()}
+    return 2 if CODEC_RANS in codecs else 1
 
 
 class _NoReader(Reader):
@@ -297,6 +316,7 @@ def rates_table() -> str:
     return "\n".join(lines)
 
 
+LARGEST_GROUP = max(SIZES) * DEVICE_PART_BYTES
 LAUNCH_MIB = (8, 32, 128, 256)
 BLOCK_KIB = (64, 16, 8)
 
@@ -326,6 +346,43 @@ def blocks_table() -> str:
                 for mib in LAUNCH_MIB
             ]
             lines.append(f"| {rates.name} | {kib} KiB | {' | '.join(more)} | {' | '.join(times)} |")
+    return "\n".join(lines)
+
+
+BEST_OF = 101
+
+
+def fused_table() -> str:
+    """What it would bring to multiply while decoding: bytes, symbols and launches alone, nothing in between."""
+    lines = [
+        "| card (COMPUTED) | 7B | decoded | compressed | compressed, at 31 % | fused | fused, some decoded |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    shape = SHAPES[0]
+    weights = sum(rows * columns for _, rows, columns in shape.matrices())
+    others = (OTHERS_A_LAYER * shape.n_layers + OTHERS) * TORCH_S
+    launches = (len(list(shape.matrices())) + 1) * LAUNCH_S
+    for rates in (ASSUMED["rtx4060ti"], ASSUMED["rtx4090"], ASSUMED["h100"]):
+        slow = replace(rates, rans=rates.rans * NVCOMP_ANS_SHARE / ANS_SHARE)
+        for codes in CODES:
+            decoded, stored = weights * codes.bits / 8, weights * codes.stored_bits / 8
+            symbols = weights * min(codes.bits, 8) / 8
+            stays, reads = decoded / rates.compute, stored / rates.compute
+            n_groups = -(-decoded // LARGEST_GROUP)
+            beside = (decoded - symbols) / rates.move
+            times = [max(stays, others + launches)]
+            for own in (rates, slow):
+                decode = symbols / own.rans + beside + n_groups * own.operation_s
+                host = others + launches + 2 * n_groups * LAUNCH_S
+                times.append(max(decode, stays, 2 * stays + reads, host))
+            decodes = symbols / rates.rans
+            some = min(
+                max(part * decodes, part * reads + (1 - part) * stays)
+                for part in np.linspace(0, 1, BEST_OF).tolist()
+            )
+            times += [max(found, others + launches) for found in (max(decodes, reads), some)]
+            shown = " | ".join(f"{1e3 * seconds:.1f} ms" for seconds in times)
+            lines.append(f"| {rates.name} | {codes.name}, {codes.stored_bits} | {shown} |")
     return "\n".join(lines)
 
 
@@ -367,7 +424,12 @@ def _row(card: str, rates: DeviceRates, memory: int, shape: Shape, codes: Codes,
 
 def filled(text: str) -> str:
     """The document with its tables as they are now."""
-    tables = {"rates": rates_table(), "blocks": blocks_table(), "simulated": simulated_table()}
+    tables = {
+        "rates": rates_table(),
+        "blocks": blocks_table(),
+        "fused": fused_table(),
+        "simulated": simulated_table(),
+    }
     for name, table in tables.items():
         head, begin, rest = text.partition(f"<!-- table: {name} -->\n")
         _, end, tail = rest.partition("<!-- end -->")
@@ -384,7 +446,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     if not arguments.write and not arguments.check:
-        print(rates_table(), blocks_table(), simulated_table(), sep="\n\n")
+        print(rates_table(), blocks_table(), fused_table(), simulated_table(), sep="\n\n")
         return 0
     text = DOCUMENT.read_text(encoding="utf-8")
     made = filled(text)

@@ -22,7 +22,7 @@ BLOCKS_AT_ONCE = 4
 TABLE_WORDS = TOTAL
 """int32 words of one decode table in the `tables` workspace."""
 CUMULATIVE_WORDS = 256
-BLOCK_WORDS = 6
+BLOCK_WORDS = 7
 _ALIGNMENT = 4
 
 
@@ -30,7 +30,10 @@ _ALIGNMENT = 4
 class ChunkJob:
     """One plane of a chunk: bytes of the tensor `stored` that become `raw_bytes` bytes of `out`.
 
-    `codec` is wire.CODEC_RAW or wire.CODEC_RANS; `header` is there for rans."""
+    `codec` is wire.CODEC_RAW or wire.CODEC_RANS; `header` is there for rans. With `low` its bytes are the high ones of
+    elements of two bytes, whose low ones lie at `low` of `stored`: `out` gets 2 raw_bytes bytes, each element rotated
+    right by one bit (FORMAT.md 3.2). That is for rans chunks with blocks, `low` a multiple of 4, `out_offset` of 2.
+    """
 
     codec: int
     stored_offset: int
@@ -38,6 +41,12 @@ class ChunkJob:
     out_offset: int
     raw_bytes: int
     header: RansHeader | None
+    low: int | None = None
+
+    @property
+    def out_bytes(self) -> int:
+        """Bytes of `out` that it fills."""
+        return self.raw_bytes if self.low is None else 2 * self.raw_bytes
 
 
 class Fill(NamedTuple):
@@ -61,10 +70,12 @@ class DecodePlan:
     """The work of one `decode_chunks`.
 
     `records` is int32, where the kernels run: for each table 256 words, the cumulative frequencies; then for each block
-    BLOCK_WORDS words: begin of its states (in 32-bit words of `stored`), end (in 16-bit words), begin in `out`,
-    symbols, number of its table, groups. The first `n_word_blocks` begin and end at multiples of 4 in `out`; the
-    others are written byte by byte. BLOCKS_AT_ONCE blocks after each other have the same number of groups: where there
-    are not as many, the last one stands there several times.
+    BLOCK_WORDS words: begin of its states (in 32-bit words of `stored`), end (in 16-bit words), begin in `out` (in
+    elements), symbols, number of its table, groups, low bytes (in 32-bit words of `stored`). First come
+    `n_word_blocks` of bytes that begin and end at multiples of 4 in `out`, then `n_byte_blocks` of others, which are
+    written one by one; then of both kinds those whose elements have two bytes, `n_pair_word_blocks` and
+    `n_pair_blocks`. BLOCKS_AT_ONCE blocks after each other have the same number of groups: where there are not as many,
+    the last one stands there several times.
     """
 
     jobs: tuple[ChunkJob, ...]
@@ -72,13 +83,15 @@ class DecodePlan:
     n_tables: int
     n_word_blocks: int
     n_byte_blocks: int
+    n_pair_word_blocks: int
+    n_pair_blocks: int
     fills: tuple[Fill, ...]
     copies: tuple[Copy, ...]
 
     @property
     def n_blocks(self) -> int:
-        """Number of block records, of both kinds."""
-        return self.n_word_blocks + self.n_byte_blocks
+        """Number of block records, of all kinds."""
+        return self.n_word_blocks + self.n_byte_blocks + self.n_pair_word_blocks + self.n_pair_blocks
 
     @property
     def table_words(self) -> int:
@@ -120,12 +133,13 @@ def chunk_job(chunk: Buffer, codec: int, stored_offset: int, out_offset: int, ra
 
 def plan_chunks(jobs: Sequence[ChunkJob]) -> DecodePlan:
     """Lay out jobs for one launch; `records` is a new tensor on the CPU. ValueError: offsets that int32 cannot hold."""
-    ends = [max(job.stored_offset + job.stored_bytes, job.out_offset + job.raw_bytes) for job in jobs]
+    ends = [max(job.stored_offset + job.stored_bytes, job.out_offset + job.out_bytes) for job in jobs]
     if max(ends, default=0) > np.iinfo(np.int32).max - READ_AHEAD_BYTES:
         raise ValueError("a launch takes less than 2 GiB of stored and of decoded bytes")
     fills: list[Fill] = []
     copies: list[Copy] = []
-    tables, word_blocks, byte_blocks = (list[NDArray[np.int64]]() for _ in range(3))
+    tables: list[NDArray[np.int64]] = []
+    blocks: dict[tuple[bool, bool], list[NDArray[np.int64]]] = {kind: [] for kind in _KINDS}
     for job in jobs:
         header = job.header
         if header is None:
@@ -133,29 +147,40 @@ def plan_chunks(jobs: Sequence[ChunkJob]) -> DecodePlan:
         elif header.symbol is not None:
             fills.append(Fill(job.out_offset, job.raw_bytes, header.symbol))
         else:
-            blocks = _blocks(job, header, len(tables))
-            in_words = (blocks[:, 2] % 4 == 0) & (blocks[:, 3] % 4 == 0)
-            word_blocks.append(blocks[in_words])
-            byte_blocks.append(blocks[~in_words])
+            found = _blocks(job, header, len(tables))
+            in_words = (found[:, 2] % 4 == 0) & (found[:, 3] % 4 == 0)
+            blocks[job.low is not None, True].append(found[in_words])
+            blocks[job.low is not None, False].append(found[~in_words])
             tables.append(np.cumsum(header.frequencies) - header.frequencies)
-    words, bytes_ = _in_programs(word_blocks), _in_programs(byte_blocks)
-    records = np.concatenate([*tables, words.reshape(-1), bytes_.reshape(-1)]).astype(np.int32)
+    programs = [_in_programs(blocks[kind]) for kind in _KINDS]
+    records = np.concatenate([*tables, *(own.reshape(-1) for own in programs)]).astype(np.int32)
+    words, bytes_, pair_words, pairs = map(len, programs)
     return DecodePlan(
         jobs=tuple(jobs),
         records=torch.from_numpy(records),
         n_tables=len(tables),
-        n_word_blocks=len(words),
-        n_byte_blocks=len(bytes_),
+        n_word_blocks=words,
+        n_byte_blocks=bytes_,
+        n_pair_word_blocks=pair_words,
+        n_pair_blocks=pairs,
         fills=tuple(fills),
         copies=tuple(copies),
     )
 
 
+_KINDS = ((False, True), (False, False), (True, True), (True, False))
+"""Blocks by what they are written as, in their order: whether as pairs of bytes, whether in whole words."""
+
+
 def _blocks(job: ChunkJob, header: RansHeader, table: int) -> NDArray[np.int64]:
     n = header.n_symbols
-    out = job.out_offset + np.cumsum(n) - n
+    before = np.cumsum(n) - n
+    size = job.out_bytes // job.raw_bytes
+    low = np.zeros_like(n) if job.low is None else (job.low + before) // 4
+    out = job.out_offset // size + before
     begins, ends = header.begins + job.stored_offset, header.ends + job.stored_offset
-    return np.stack((begins // 4, ends // 2, out, n, np.full_like(n, table), -(-n // GROUP)), 1)
+    numbers = (begins // 4, ends // 2, out, n, np.full_like(n, table), -(-n // GROUP), low)
+    return np.stack(numbers, 1)
 
 
 def _in_programs(found: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ import torch
 
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, DecodePlan
 from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix
+from spqfmt.kernels.device.merging import MergeJob, MergePlan, Plane, Source, plan_merges
 from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
 
 MAX_TOKENS = 16
@@ -50,23 +51,40 @@ class DeviceKernels(ABC):
         """What `decode_chunks` does, as often as it is called; all memory must stay where it is."""
         _check_plan(stored, plan, tables, error)
         _require(out.dtype == torch.uint8 and out.is_contiguous(), "out is not uint8, contiguous")
-        decoded = max((job.out_offset + job.raw_bytes for job in plan.jobs), default=0)
+        decoded = max((job.out_offset + job.out_bytes for job in plan.jobs), default=0)
         _require(decoded <= out.numel(), "chunks pass the end of out")
         return self._prepare_decode(stored, plan, out, tables=tables, error=error)
 
-    def merge_planes(self, planes: torch.Tensor, out: torch.Tensor, *, rotated: bool) -> None:
-        """Planes of a dense chunk, uint8 [bytes of an element, n], become n elements of `out` (any dtype of that size).
+    def prepare_merge(
+        self, stored: torch.Tensor, scratch: torch.Tensor, plan: MergePlan, out: torch.Tensor
+    ) -> Decode:
+        """Planes of all jobs of a plan, in `stored` and `scratch`, become elements in `out`, as often as it is called.
 
-        `rotated` as the dtype says (wire.DTYPES): then every element is rotated right by one bit.
+        All are uint8 and contiguous and must stay where they are; the plan's records are on this device.
         """
+        for tensor in (stored, scratch, out):
+            _require(
+                tensor.dtype == torch.uint8 and tensor.is_contiguous(), "planes are not uint8, contiguous"
+            )
+        sizes = {Source.STORED: stored.numel(), Source.SCRATCH: scratch.numel()}
+        for job in plan.jobs:
+            fits = all(at + job.n <= sizes[source] for source, at in job.planes if source in sizes)
+            _require(fits, "planes pass the end of what they are in")
+            _require(job.out_offset + job.n * len(job.planes) <= out.numel(), "elements pass the end of out")
+        return self._prepare_merge(stored, scratch, plan, out)
+
+    def merge_planes(self, planes: torch.Tensor, out: torch.Tensor, *, rotated: bool) -> None:
+        """Planes of one chunk, uint8 [bytes of an element, n], become n elements of `out` (any dtype of that size)."""
         size, n = planes.shape
         _require(planes.dtype == torch.uint8 and planes.is_contiguous(), "planes are not uint8, contiguous")
         _require(
             size in (2, 4, 8) and out.dtype.itemsize == size, "planes are not the bytes of out's elements"
         )
         _require(out.numel() == n and out.is_contiguous(), "planes and elements are not as many")
-        if n:
-            self._merge_planes(planes, out, rotated)
+        own = tuple(Plane(Source.SCRATCH, number * n) for number in range(size))
+        plan = plan_merges([MergeJob(own, n, 0, rotated)])
+        scratch, to = planes.view(-1), out.view(-1).view(torch.uint8)
+        self.prepare_merge(scratch, scratch, plan.at(plan.records.to(planes.device)), to)()
 
     def dequantize(
         self, codes: torch.Tensor, matrix: Matrix, channels: range, out: torch.Tensor, *, first: int = 0
@@ -147,7 +165,9 @@ class DeviceKernels(ABC):
     ) -> Decode: ...
 
     @abstractmethod
-    def _merge_planes(self, planes: torch.Tensor, out: torch.Tensor, rotated: bool) -> None: ...
+    def _prepare_merge(
+        self, stored: torch.Tensor, scratch: torch.Tensor, plan: MergePlan, out: torch.Tensor
+    ) -> Decode: ...
 
     @abstractmethod
     def _dequantize(
@@ -182,6 +202,8 @@ def _check_plan(stored: torch.Tensor, plan: DecodePlan, tables: torch.Tensor, er
         end + READ_AHEAD_BYTES <= stored.numel(),
         f"stored has less than {READ_AHEAD_BYTES} bytes after its chunks",
     )
+    low = max((job.low + job.raw_bytes for job in plan.jobs if job.low is not None), default=0)
+    _require(low + 4 <= stored.numel(), "low bytes pass the end of stored")
     _require(tables.dtype == torch.int32 and tables.numel() >= plan.table_words, "tables are too small")
     _require(error.dtype == torch.int32 and error.numel() == 1, "error is not one int32")
     _require(plan.records.device == stored.device, "the plan's records are on another device")

@@ -7,6 +7,7 @@ import torch
 from spqfmt.kernels.device.chunks import DecodePlan
 from spqfmt.kernels.device.kernels import DeviceKernels
 from spqfmt.kernels.device.matrix import Matrix
+from spqfmt.kernels.device.merging import MergePlan
 from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
 from spqfmt.kernels.torch_device import multiply, planes, rans, weights
 
@@ -26,8 +27,10 @@ class TorchKernels(DeviceKernels):
     ) -> Decode:
         return partial(rans.decode_chunks, stored, plan, out, error)
 
-    def _merge_planes(self, planes_: torch.Tensor, out: torch.Tensor, rotated: bool) -> None:
-        planes.merge_planes(planes_, out, rotated)
+    def _prepare_merge(
+        self, stored: torch.Tensor, scratch: torch.Tensor, plan: MergePlan, out: torch.Tensor
+    ) -> Decode:
+        return partial(planes.merge, stored, scratch, plan, out)
 
     def _dequantize(
         self, codes: torch.Tensor, matrix: Matrix, channels: range, out: torch.Tensor, first: int

@@ -3,6 +3,7 @@
 import torch
 
 from spqfmt.kernels.device.chunks import DecodePlan
+from spqfmt.kernels.torch_device.planes import merge_planes
 from spqfmt.kernels.torch_rans import RansBlocks, decode_blocks
 
 
@@ -26,6 +27,12 @@ def decode_chunks(stored: torch.Tensor, plan: DecodePlan, out: torch.Tensor, err
             )
         )
         symbols, faults = decode_blocks(words, blocks, torch.from_numpy(header.frequencies).to(stored.device))
-        out[job.out_offset : job.out_offset + job.raw_bytes] = symbols.reshape(-1)[: job.raw_bytes]
+        found = symbols.reshape(-1)[: job.raw_bytes]
+        target = out[job.out_offset : job.out_offset + job.out_bytes]
+        if job.low is None:
+            target[:] = found
+        else:
+            low = stored[job.low : job.low + job.raw_bytes]
+            merge_planes(torch.stack((low, found.to(torch.uint8))), target.view(torch.int16), rotated=True)
         for fault in set(faults.tolist()):
             error |= fault

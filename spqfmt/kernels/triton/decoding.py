@@ -1,12 +1,13 @@
-"""The launches that decode the chunks of a plan: tables, then blocks, all of them at once."""
+"""The launches that decode the chunks of a plan: tables, then blocks, all of them at once; and that merge planes."""
 
 from functools import cache
 
 import torch
 
 from spqfmt.kernels.device.chunks import BLOCKS_AT_ONCE, CUMULATIVE_WORDS, DecodePlan
+from spqfmt.kernels.device.merging import MergePlan, record_words
 from spqfmt.kernels.device.prepared import ALIGNMENT, Decode
-from spqfmt.kernels.triton import rans
+from spqfmt.kernels.triton import planes, rans
 from spqfmt.kernels.triton.launch import Launch, Open, prepare
 from spqfmt.kernels.triton.products import EXACT
 
@@ -17,7 +18,7 @@ _OPEN = {
     "records": Open(torch.int32),
     "tables": Open(torch.int32),
 }
-_INTEGERS = {2: torch.int16, 4: torch.int32}
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @cache
@@ -28,10 +29,12 @@ def _build(device: torch.device) -> Launch:
 
 
 @cache
-def _decode(device: torch.device, *, words: bool) -> Launch:
-    """The launch that decodes blocks to words or to bytes."""
-    out = {"out": Open(torch.int32 if words else torch.uint8), "error": Open(torch.int32, anywhere=True)}
-    arguments = {**_OPEN, **out, "first_block": Open(None), "WORDS": words}
+def _decode(device: torch.device, *, words: bool, pairs: bool) -> Launch:
+    """The launch that decodes blocks to words or to bytes, or to as many pairs of bytes."""
+    to = {(True, False): torch.int32, (False, False): torch.uint8, (True, True): torch.int64}
+    out = Open(to.get((words, pairs), torch.int16))
+    opened = {"out": out, "error": Open(torch.int32, anywhere=True), "first_block": Open(None)}
+    arguments = {**_OPEN, **opened, "WORDS": words, "PAIRS": pairs}
     return prepare(rans.decode_blocks, (0,), arguments, WARP_A_BLOCK)
 
 
@@ -47,11 +50,21 @@ def prepare_decode(
         (out[c.offset : c.offset + c.n], stored[c.stored_offset : c.stored_offset + c.n]) for c in plan.copies
     ]
     of_tables, blocks = plan.records, plan.records[plan.n_tables * CUMULATIVE_WORDS :]
-    states, words, targets = _as(stored, 4), _as(stored, 2), _as(out, 4)
+    states, words = _as(stored, 4), _as(stored, 2)
     build = _build(device) if plan.n_tables else None
-    to_words = _decode(device, words=True) if plan.n_word_blocks else None
-    to_bytes = _decode(device, words=False) if plan.n_byte_blocks else None
-    n_word_programs, n_byte_programs = (n // BLOCKS_AT_ONCE for n in (plan.n_word_blocks, plan.n_byte_blocks))
+    kinds = (
+        (plan.n_word_blocks, True, False, _as(out, 4)),
+        (plan.n_byte_blocks, False, False, out),
+        (plan.n_pair_word_blocks, True, True, _as(out, 8)),
+        (plan.n_pair_blocks, False, True, _as(out, 2)),
+    )
+    launches, first = [], 0
+    for n_blocks, in_words, in_pairs, target in kinds:
+        if n_blocks:
+            launch = _decode(device, words=in_words, pairs=in_pairs)
+            given = (states, words, blocks, tables, target, error, first)
+            launches.append((launch, given, n_blocks // BLOCKS_AT_ONCE))
+        first += n_blocks
 
     def decode() -> None:
         for target, symbol in fills:
@@ -60,12 +73,36 @@ def prepare_decode(
             target.copy_(source, non_blocking=True)
         if build is not None:
             build(of_tables, tables, width=plan.n_tables)
-        if to_words is not None:
-            to_words(states, words, blocks, tables, targets, error, 0, width=n_word_programs)
-        if to_bytes is not None:
-            to_bytes(states, words, blocks, tables, out, error, plan.n_word_blocks, width=n_byte_programs)
+        for launch, given, width in launches:
+            launch(*given, width=width)
 
     return decode
+
+
+@cache
+def _merge(device: torch.device, size: int, *, rotated: bool) -> Launch:
+    """The launch that puts planes of elements of this size together."""
+    bytes_ = {"stored": Open(torch.uint8), "scratch": Open(torch.uint8)}
+    numbers = {"records": Open(torch.int32, anywhere=True), "out": Open(_INTEGERS[size])}
+    return prepare(planes.merge_planes, (0,), {**bytes_, **numbers, "SIZE": size, "ROTATED": rotated}, EXACT)
+
+
+def prepare_merge(stored: torch.Tensor, scratch: torch.Tensor, plan: MergePlan, out: torch.Tensor) -> Decode:
+    """The launches of DeviceKernels.prepare_merge. ValueError: tensors that do not begin at multiples of ALIGNMENT."""
+    if any(tensor.data_ptr() % ALIGNMENT for tensor in (stored, scratch, out)):
+        raise ValueError(f"planes are merged between tensors at multiples of {ALIGNMENT}")
+    launches, at = [], 0
+    for size, rotated, n_tiles in plan.launches:
+        end = at + n_tiles * record_words(size)
+        launch = _merge(stored.device, size, rotated=rotated)
+        launches.append((launch, plan.records[at:end], _as(out, size), n_tiles))
+        at = end
+
+    def merge() -> None:
+        for launch, records, to, width in launches:
+            launch(stored, scratch, records, to, width=width)
+
+    return merge
 
 
 def _as(tensor: torch.Tensor, size: int) -> torch.Tensor:

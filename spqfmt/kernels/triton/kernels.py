@@ -10,10 +10,11 @@ from spqfmt.errors import BackendError
 from spqfmt.kernels.device.chunks import DecodePlan
 from spqfmt.kernels.device.kernels import DeviceKernels
 from spqfmt.kernels.device.matrix import Matrix
+from spqfmt.kernels.device.merging import MergePlan
 from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
-from spqfmt.kernels.triton import multiply, outliers, planes, weights
+from spqfmt.kernels.triton import multiply, outliers, weights
 from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments, unit_arguments
-from spqfmt.kernels.triton.decoding import prepare_decode
+from spqfmt.kernels.triton.decoding import prepare_decode, prepare_merge
 from spqfmt.kernels.triton.products import (
     EXACT,
     TILE_BY_ROWS,
@@ -23,7 +24,6 @@ from spqfmt.kernels.triton.products import (
     prepare_rows,
 )
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 TILE_BY_COLUMNS = {"CHANNELS": 32, "ROWS": 64}
 
 
@@ -48,12 +48,11 @@ class TritonKernels(DeviceKernels):
         with self._here():
             return prepare_decode(stored, plan, out, tables=tables, error=error)
 
-    def _merge_planes(self, planes_: torch.Tensor, out: torch.Tensor, rotated: bool) -> None:
-        size, n = planes_.shape
+    def _prepare_merge(
+        self, stored: torch.Tensor, scratch: torch.Tensor, plan: MergePlan, out: torch.Tensor
+    ) -> Decode:
         with self._here():
-            planes.merge_planes[(triton.cdiv(n, planes.AT_ONCE.value),)](
-                planes_, out.view(-1).view(_INTEGERS[size]), n, SIZE=size, ROTATED=rotated, **EXACT
-            )
+            return prepare_merge(stored, scratch, plan, out)
 
     def _dequantize(
         self, codes: torch.Tensor, matrix: Matrix, channels: range, out: torch.Tensor, first: int

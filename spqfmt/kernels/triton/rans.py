@@ -18,6 +18,8 @@ TABLE_WORDS = tl.constexpr(chunks.TABLE_WORDS)
 CUMULATIVE_WORDS = tl.constexpr(chunks.CUMULATIVE_WORDS)
 BLOCK_WORDS = tl.constexpr(chunks.BLOCK_WORDS)
 BLOCKS_AT_ONCE = tl.constexpr(chunks.BLOCKS_AT_ONCE)
+AHEAD_WORDS = tl.constexpr(28)
+"""Where words are looked at ahead of their use: what 128 symbols take at most from there on is still readable."""
 
 
 @triton.jit
@@ -73,23 +75,36 @@ def step(x, at, table, words, lane_bit):
 
 
 @triton.jit
-def report(x, first_x, at, end, words, error):
-    """Add what is wrong with finished blocks to `error`: the bits of spqfmt.kernels.torch_rans.FAULTS."""
+def report(x, first_x, at, end, words, error, seen):
+    """Add what is wrong with finished blocks to `error`: the bits of spqfmt.kernels.torch_rans.FAULTS.
+
+    `seen` is only there so that what was read ahead is not left out by compilers: where it is 0, nothing is added.
+    """
     faults = tl.where(first_x < STATE_LOWER_BOUND, 1, 0)
     faults |= tl.where(at > end, 2, 0)
     faults |= tl.where(at + 1 < end, 4, 0)
     padding = tl.load(words + (end - 1)) != 0
     faults |= tl.where((at + 1 == end) & padding, 8, 0)
     faults |= tl.where(x != STATE_LOWER_BOUND, 16, 0)
-    tl.atomic_or(error + tl.zeros_like(faults), faults, mask=faults != 0, sem="relaxed")
+    tl.atomic_or(error + tl.zeros_like(faults), faults, mask=(faults != 0) | (seen == 0), sem="relaxed")
 
 
 @triton.jit
-def decode_blocks(stored, words, records, tables, out, error, first_block, WORDS: tl.constexpr):
+def turned(pair):
+    """Two elements of 16 bits, each rotated right by one bit."""
+    return ((pair >> 1) & 0x7FFF7FFF) | ((pair & 0x00010001) << 15)
+
+
+@triton.jit
+def decode_blocks(
+    stored, words, records, tables, out, error, first_block, WORDS: tl.constexpr, PAIRS: tl.constexpr
+):
     """BLOCKS_AT_ONCE blocks a program, from record `first_block` on.
 
     `stored` int32 and `words` int16 are the same bytes.
-    `out` is int32 with WORDS, for blocks that begin and end at multiples of 4, else uint8.
+    With PAIRS symbols are high bytes of elements, whose low bytes are stored: an element is both, rotated right.
+    `out` is int32 (int64 with PAIRS) with WORDS, for blocks that begin and end at multiples of 4 elements, else uint8
+    (int16).
     """
     first_block += tl.program_id(0) * BLOCKS_AT_ONCE
     x, at, end, table = start(stored, records, tables, first_block)
@@ -99,17 +114,49 @@ def decode_blocks(stored, words, records, tables, out, error, first_block, WORDS
     lane_bit = tl.full([1, LANES], 1, tl.uint32) << lane.to(tl.uint32)
     place = tl.load(record + 2) + 4 * lane
     stop = tl.load(record + 2) + tl.load(record + 3)
+    if PAIRS:
+        low_at = tl.load(record + 6) + lane
+    # Words are in the first cache when they are wanted: those that come 128 symbols later are asked for, every fourth.
+    ahead = AHEAD_WORDS + 4 * lane
+    seen = tl.zeros_like(place).to(tl.int16)
+    coming = seen
     for _ in range(tl.load(records + first_block * BLOCK_WORDS + 5)):
         # a damaged block stays past its end for good, and near it: what it reads is there
         at = tl.minimum(at, end + 1)
-        quad = tl.zeros_like(x)
+        seen |= coming
+        coming = tl.load(words + (at + ahead))
+        if PAIRS:
+            low = tl.load(stored + low_at, mask=place < stop, other=0).to(tl.uint32, bitcast=True)
+            first = (low & 0xFF) | ((low & 0xFF00) << 8)
+            second = ((low >> 16) & 0xFF) | ((low >> 8) & 0xFF0000)
+            low_at += LANES
+        else:
+            first = tl.zeros_like(x)
+            second = first
         for k in tl.static_range(4):
             entry, x, at = step(x, at, table, words=words, lane_bit=lane_bit)
-            quad |= ((entry >> 12) & 255) << (8 * k)
-        if WORDS:
-            tl.store(out + (place >> 2), quad.to(tl.int32, bitcast=True), mask=place < stop)
+            symbol = (entry >> 12) & 255
+            if not PAIRS:
+                first |= symbol << (8 * k)
+            elif k < 2:
+                first |= symbol << (8 + 16 * k)
+            else:
+                second |= symbol << (16 * k - 24)
+        if PAIRS:
+            first, second = turned(first), turned(second)
+        if WORDS and PAIRS:
+            both = first.to(tl.uint64) | (second.to(tl.uint64) << 32)
+            tl.store(out + (place >> 2), both.to(tl.int64, bitcast=True), mask=place < stop)
+        elif WORDS:
+            tl.store(out + (place >> 2), first.to(tl.int32, bitcast=True), mask=place < stop)
+        elif PAIRS:
+            for k in tl.static_range(4):
+                element = (first if k < 2 else second) >> (16 * (k % 2))
+                tl.store(
+                    out + (place + k), element.to(tl.uint16).to(tl.int16, bitcast=True), mask=place + k < stop
+                )
         else:
             for k in tl.static_range(4):
-                tl.store(out + (place + k), (quad >> (8 * k)).to(tl.uint8), mask=place + k < stop)
+                tl.store(out + (place + k), (first >> (8 * k)).to(tl.uint8), mask=place + k < stop)
         place += GROUP
-    report(x, first_x, at, end=end, words=words, error=error)
+    report(x, first_x, at, end=end, words=words, error=error, seen=seen)

@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from spqfmt import wire
 from spqfmt.container.located import located
 from spqfmt.container.planes import decode_jobs
 from spqfmt.container.reader import Reader
@@ -96,10 +95,11 @@ class Decoder:
         verdict = word.tensor.view(torch.int32)
         stored = sent.tensor[: shipment.records_offset]
         found: list[Decode] = []
-        # Elements of several bytes are decoded plane by plane, and put together at their place.
-        for decoding, target in zip(shipment.decodings_at(sent.tensor), (out, scratch), strict=True):
+        words = tables.tensor.view(torch.int32)
+        # Elements of which more than one plane is coded are decoded plane by plane, and put together at their place.
+        decodings = shipment.decodings_at(sent.tensor)
+        for decoding, target in ((decodings.direct, out), (decodings.planes, scratch)):
             if decoding.plan.jobs:
-                words = tables.tensor.view(torch.int32)
                 found.append(
                     self.kernels.prepare_decode(
                         stored, decoding.plan, target.tensor, tables=words, error=verdict
@@ -108,17 +108,13 @@ class Decoder:
             if decoding.zstd:
                 assert self.zstd is not None
                 found.append(partial(self.zstd.decode, stored, decoding.zstd, target.tensor))
+        if decodings.merges.jobs:
+            found.append(self.kernels.prepare_merge(stored, scratch.tensor, decodings.merges, out.tensor))
         for part, place in zip(shipment.parts, shipment.places, strict=True):
-            dtype = wire.DTYPES[part.dtype]
             if part.used_bits:
                 # What does not fill the last byte must be 0 (FORMAT.md 3.2); the host learns it with the verdict.
                 end = place.decoded + part.decoded_bytes
                 found.append(partial(_check_last, out.tensor[end - 1 : end], part.used_bits, verdict))
-            for merge in part.merges:
-                begin, to = place.scratch + merge.scratch_offset, place.decoded + merge.out_offset
-                planes = scratch.tensor[begin : begin + merge.n_bytes].view(dtype.bits // 8, -1)
-                elements = out.tensor[to : to + merge.n_bytes].view(_INTEGERS[dtype.bits])
-                found.append(partial(self.kernels.merge_planes, planes, elements, rotated=dtype.rotate))
         return found
 
     def judge(self, shipment: GroupShipment, faults: int, reader: Reader) -> None:
@@ -148,6 +144,3 @@ class Decoder:
 
 def _check_last(last: torch.Tensor, used_bits: int, verdict: torch.Tensor) -> None:
     verdict |= (last >> used_bits != 0).int() << UNUSED_BITS_FAULT
-
-
-_INTEGERS = {16: torch.int16, 32: torch.int32, 64: torch.int64}

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import mm, nn
 from torch.nn.functional import linear
 
 from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels
@@ -153,16 +153,39 @@ def _coded(
 
 
 def _dense(pieces: tuple[WeightPiece, ...], codes: list[_Codes], engine: DirectEngine) -> _Launch | None:
-    """torch's product with weights that are all together and of the model's dtype."""
-    if len(pieces) > 1 or TORCH_DTYPES[pieces[0].dtype] is not engine.dtype:
+    """torch's products with weights of the model's dtype."""
+    if TORCH_DTYPES[pieces[0].dtype] is not engine.dtype:
         return None
-    (own,), shape, dtype = codes, pieces[0].record.matrix_shape, engine.dtype
-    enqueue = engine.device.enqueue
+    dtype, n_columns, device = engine.dtype, pieces[0].record.matrix_shape[1], engine.device
+    known: dict[int, torch.Tensor] = {}
+    rows = [slice(piece.first, piece.stop) for piece in pieces]
 
-    def launch(x: torch.Tensor, _y: torch.Tensor, _n: int, bias: torch.Tensor | None) -> torch.Tensor:
-        values, work = own.now()
-        weights = values.view(dtype).view(shape)
-        y = enqueue(Queue.COMPUTE, work, lambda: linear(x, weights))
+    def weights_of(values: torch.Tensor) -> torch.Tensor:
+        found = known.get(id(values))
+        if found is None:
+            found = known[id(values)] = values.view(dtype).view(-1, n_columns)
+        return found
+
+    def product(
+        x: torch.Tensor, values: torch.Tensor, y: torch.Tensor, n: int, inside: slice
+    ) -> torch.Tensor:
+        """In memory of its own where the matrix is one piece, else into rows of `y`."""
+        if len(rows) == 1:
+            return linear(x, weights_of(values))
+        mm(x.view(n, n_columns), weights_of(values).t(), out=y.view(n, -1)[:, inside])
+        return y
+
+    def launch(x: torch.Tensor, y: torch.Tensor, n: int, bias: torch.Tensor | None) -> torch.Tensor:
+        for own, inside in zip(codes, rows, strict=True):
+            values, work = own.now()
+            if device.is_watched:
+                y = device.enqueue(Queue.COMPUTE, work, partial(product, x, values, y, n=n, inside=inside))
+                continue
+            try:
+                y = product(x, values, y, n=n, inside=inside)
+            except RuntimeError:
+                with told(work.label):
+                    raise
         return y if bias is None else y + bias
 
     return launch

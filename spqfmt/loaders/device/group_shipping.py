@@ -1,7 +1,8 @@
 """Parts that go to a device together: their bytes one after the other, and behind them the records of all.
 
-What is decoded by one launch is every part whose elements have no planes to merge. Planes are decoded to scratch memory
-by another launch, and put together at their place.
+What is decoded by one launch is every part whose elements have one plane, or of two the low one as it is: the high one
+is decoded to its place beside that. Planes of all others are decoded to scratch memory by another launch, and put
+together at their place by one more.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from spqfmt.cached import cached_property
 from spqfmt.codecs.base import Bytes
 from spqfmt.errors import FormatError, UnsupportedError
 from spqfmt.kernels.device import READ_AHEAD_BYTES, DecodePlan, plan_chunks
+from spqfmt.kernels.device.merging import MergeJob, MergePlan, plan_merges
 from spqfmt.kernels.nvcomp import ZstdFrames
+from spqfmt.loaders.device.planes import PartPlace, put_together
 from spqfmt.loaders.device.shipping import LEAST_BLOCK_BYTES, Jobs, Shipment
 from spqfmt.residency.groups import ALIGNMENT, aligned
 from spqfmt.residency.parts import Part
@@ -29,12 +32,17 @@ class Decoding(NamedTuple):
     zstd: tuple[ZstdFrames, ...]
 
 
-class PartPlace(NamedTuple):
-    """Where a part's bytes begin: of what is sent, of what is decoded, of the scratch memory."""
+class Decodings(NamedTuple):
+    """What is decoded to its place, what to scratch memory, and how that is put together."""
 
-    sent: int
-    decoded: int
-    scratch: int
+    direct: Decoding
+    planes: Decoding
+    merges: MergePlan
+
+    @property
+    def records(self) -> tuple[torch.Tensor, ...]:
+        """int32 records of all of it, in the order in which they are sent."""
+        return self.direct.plan.records, self.planes.plan.records, self.merges.records
 
 
 class GroupShipment:
@@ -51,8 +59,8 @@ class GroupShipment:
         begins = [list(accumulate(size, initial=0)) for size in sizes]
         self.places = tuple(map(PartPlace, *(begin[:-1] for begin in begins)))
         self.payload_bytes, self.decoded_bytes, self.scratch_bytes = (begin[-1] for begin in begins)
-        self.decodings: tuple[Decoding, Decoding] | None = None
-        """To the decoded bytes, and to the scratch memory; there once headers were seen."""
+        self.decodings: Decodings | None = None
+        """There once headers were seen."""
 
     @classmethod
     def of(cls, parts: Sequence[Part], *, zstd_on_device: bool) -> "GroupShipment":
@@ -109,17 +117,16 @@ class GroupShipment:
     def fill(self, number: int, stored: Bytes, out: Bytes, path: Path) -> Jobs:
         """Put part `number` into `out`, all that is sent, as Shipment.fill says."""
         shipment, place = self.shipments[number], self.places[number]
-        to = place.scratch if shipment.part.merges else place.decoded
         target = out[place.sent : place.sent + shipment.payload_bytes]
-        return shipment.fill(stored, target, path, at=place.sent, out_at=to, known=self.decodings is not None)
+        return shipment.fill(stored, target, path, at=place.sent, known=self.decodings is not None)
 
     def finish(self, jobs: Sequence[Jobs], out: Bytes, path: Path) -> None:
         """Put the records behind the parts, whose `jobs` these are unless they were known already."""
         if self.decodings is None:
             self.decodings = self._planned(jobs)
         at = self.records_offset
-        for decoding in self.decodings:
-            records = decoding.plan.records.numpy().view(np.uint8)
+        for found in self.decodings.records:
+            records = found.numpy().view(np.uint8)
             if at + records.size > self.n_bytes:
                 self.decodings = None
                 raise UnsupportedError(
@@ -130,24 +137,26 @@ class GroupShipment:
             out[at : at + records.size] = records
             at += aligned(records.size)
 
-    def _planned(self, jobs: Sequence[Jobs]) -> tuple[Decoding, Decoding]:
-        def one(*, merged: bool) -> Decoding:
-            own = [j for j, s in zip(jobs, self.shipments, strict=True) if bool(s.part.merges) is merged]
-            chunks = [job for found in own for job in found.chunks]
-            return Decoding(plan_chunks(chunks), tuple(frames for found in own for frames in found.zstd))
+    def _planned(self, jobs: Sequence[Jobs]) -> Decodings:
+        direct, planes, merges = Jobs([], []), Jobs([], []), list[MergeJob]()
+        for own, shipment, place in zip(jobs, self.shipments, self.places, strict=True):
+            put_together(shipment.part, own, place, direct=direct, planes=planes, merges=merges)
+        one, other = (Decoding(plan_chunks(found.chunks), tuple(found.zstd)) for found in (direct, planes))
+        return Decodings(one, other, plan_merges(merges))
 
-        return one(merged=False), one(merged=True)
-
-    def decodings_at(self, sent: torch.Tensor) -> tuple[Decoding, Decoding]:
+    def decodings_at(self, sent: torch.Tensor) -> Decodings:
         """How the sent bytes, now in `sent` (uint8[n_bytes]), are decoded."""
         assert self.decodings is not None
         found, at = [], self.records_offset
-        for decoding in self.decodings:
-            n_bytes = decoding.plan.records.nbytes
-            records = sent[at : at + n_bytes].view(torch.int32)
-            found.append(Decoding(decoding.plan.at(records), decoding.zstd))
-            at += aligned(n_bytes)
-        return found[0], found[1]
+        for records in self.decodings.records:
+            found.append(sent[at : at + records.nbytes].view(torch.int32))
+            at += aligned(records.nbytes)
+        direct, planes, merges = self.decodings
+        return Decodings(
+            Decoding(direct.plan.at(found[0]), direct.zstd),
+            Decoding(planes.plan.at(found[1]), planes.zstd),
+            merges.at(found[2]),
+        )
 
     def blame(self, error: FormatError, path: Path) -> None:
         """Name file and tensor, or tensors, in an error of decoding."""

@@ -20,6 +20,8 @@ from spqfmt.container.planes import check
 from spqfmt.errors import FormatError
 from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, chunk_job
 from spqfmt.kernels.device.chunks import BLOCK_WORDS, BLOCKS_AT_ONCE, CUMULATIVE_WORDS, TABLE_WORDS
+from spqfmt.kernels.device.merging import TILE
+from spqfmt.kernels.device.merging import record_words as merge_words
 from spqfmt.kernels.nvcomp import ZstdFrames
 from spqfmt.residency.groups import ALIGNMENT, aligned
 from spqfmt.residency.inventory import Load
@@ -87,9 +89,18 @@ class Shipment:
         n_blocks = int((-(-raw // LEAST_BLOCK_BYTES)).sum())
         # Programs are filled up for each number of groups that occurs: of whole blocks, of each chunk's last one.
         sizes: int = 2 * (wire.RANS_MAX_BLOCK_LOG2 - LEAST_BLOCK_BYTES.bit_length() + 2 + raw.size)
-        if not raw.size:
-            return 0
-        return self.n_tables * CUMULATIVE_WORDS + (n_blocks + sizes * (BLOCKS_AT_ONCE - 1)) * BLOCK_WORDS
+        blocks = self.n_tables * CUMULATIVE_WORDS + (n_blocks + sizes * (BLOCKS_AT_ONCE - 1)) * BLOCK_WORDS
+        return (blocks if raw.size else 0) + self._merge_words
+
+    @cached_property
+    def _merge_words(self) -> int:
+        size = wire.DTYPES[self.part.dtype].bits // 8
+        tiles = sum(-(-merge.n_bytes // (size * TILE)) for merge in self.part.merges)
+        if not self.part.merges:
+            # A rans chunk of one symbol is such a plane too: it takes less than its blocks would.
+            raw = self.jobs[self.jobs[:, 2] == wire.CODEC_RAW, 5]
+            tiles, size = int((-(-raw // TILE)).sum()), 1
+        return tiles * merge_words(size)
 
     @cached_property
     def n_bytes(self) -> int:
@@ -102,9 +113,11 @@ class Shipment:
         """What the planner counts with."""
         decode: dict[str, int] = {}
         for _, _, codec, _, _, raw_bytes in self.jobs.tolist():
-            kind = CODECS_BY_ID[codec].device_rate
-            decode[kind] = decode.get(kind, 0) + raw_bytes
-        if self.part.merges:
+            # Stored low bytes are read and written with the high ones, which that takes as long as copying them.
+            if not self.part.scratch_bytes or codec != wire.CODEC_RAW:
+                kind = CODECS_BY_ID[codec].device_rate
+                decode[kind] = decode.get(kind, 0) + raw_bytes
+        if self.part.scratch_bytes:
             decode["move"] = decode.get("move", 0) + self.part.decoded_bytes
         read = {"read": self.part.stored_bytes}
         if not self.as_stored and not self.zstd_on_device:
@@ -112,17 +125,18 @@ class Shipment:
             read["host_decode"] = int(self.part.jobs[of_host, 5].sum())
         return Load(self.n_bytes, self.n_tables * TABLE_WORDS * 4, read, decode)
 
-    def fill(self, stored: Bytes, out: Bytes, path: Path, at: int, out_at: int, *, known: bool) -> Jobs:
+    def fill(self, stored: Bytes, out: Bytes, path: Path, at: int, *, known: bool) -> Jobs:
         """Check `stored` (part.stored_bytes) and put it into `out` (payload_bytes); where `as_stored` it is there.
 
-        What decodes it, where `out` lies at byte `at` of all that is sent and its bytes go to `out_at`; nothing where
-        that is `known`. Raises ChecksumError, CorruptError or UnsupportedError that names file and tensor.
+        What decodes it, where `out` lies at byte `at` of all that is sent, to targets counted from the part's first
+        byte; nothing where that is `known`. Raises ChecksumError, CorruptError or UnsupportedError that names file and
+        tensor.
         """
         found = Jobs([], [])
         for number, (src, size, _, crc32, _, _) in enumerate(self.part.jobs.tolist()):
             try:
                 check(stored[src : src + size], crc32)
-                self._place(number, stored[src : src + size], out, (at, out_at), found=found, known=known)
+                self._place(number, stored[src : src + size], out, at, found=found, known=known)
             except FormatError as error:
                 self.blame(error, path, number)
                 raise
@@ -134,12 +148,10 @@ class Shipment:
             error.offset = self.part.planes[number].offset
         error.args = (f"{path}: tensor {self.part.record.name!r}: {error}",)
 
-    def _place(
-        self, number: int, chunk: Bytes, out: Bytes, bases: tuple[int, int], found: Jobs, *, known: bool
-    ) -> None:
+    def _place(self, number: int, chunk: Bytes, out: Bytes, base: int, found: Jobs, *, known: bool) -> None:
         at, size, codec, _, out_offset, raw_bytes = self.jobs[number].tolist()
         target = out[at : at + size]
-        at, out_offset = at + bases[0], out_offset + bases[1]
+        at += base
         stored_codec = int(self.part.jobs[number, 2])
         if CODECS_BY_ID[stored_codec].is_native:
             if not self.as_stored:

@@ -16,7 +16,8 @@ from spqfmt.sizes import n_bytes_of
 class Packing:
     """Ceilings, None for none, and how integer layers take their inputs, None for as the file says.
 
-    `is_optional`: only where products from the codes are at least as fast as those of floats. `auto_tokens`: the
+    `is_optional`: only where products from the codes are at least as fast as those of floats, and in dtypes that packed
+    weights compute in. `auto_tokens`: the
     ceiling is what is free less what so many tokens take besides; 0: it is what `memory_bytes` says.
     """
 
@@ -50,7 +51,8 @@ def packing_options(
     """
     if packed not in {None, False, True, AUTO}:
         raise OptionError(f"packed is True, False or {AUTO!r}, not {packed!r}")
-    if packed == AUTO and memory is None and device_type == "cuda" and is_packed(path):
+    is_optional = packed == AUTO and memory is None
+    if is_optional and device_type == "cuda" and is_packed(path):
         packed, memory = None, AUTO
     if n_tokens is not None and (memory != AUTO or type(n_tokens) is not int or n_tokens < 1):
         raise OptionError("n_tokens is a number of tokens that memory 'auto' keeps room for")
@@ -74,8 +76,10 @@ def packing_options(
         raise OptionError(f"{path}: only an .spq file can be run from packed weights; pack it first")
     int8_activations = None if activations is None else activations == "int8"
     if memory == AUTO:
-        return Packing(None, memory_size(host_memory), int8_activations, auto_tokens=n_tokens or TOKENS)
-    return Packing(memory_size(memory), memory_size(host_memory), int8_activations, packed == AUTO)
+        return Packing(
+            None, memory_size(host_memory), int8_activations, is_optional, auto_tokens=n_tokens or TOKENS
+        )
+    return Packing(memory_size(memory), memory_size(host_memory), int8_activations, is_optional)
 
 
 def check_dtype(dtype: torch.dtype) -> None:
