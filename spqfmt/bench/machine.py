@@ -5,6 +5,7 @@ import os
 import platform
 from pathlib import Path
 
+from spqfmt import systems
 from spqfmt.kernels import backend, native
 
 PACKAGES = ("spqfmt", "numpy", "zstandard", "zipnn", "blosc2", "pcodec", "lz4", "safetensors")
@@ -15,7 +16,7 @@ def describe() -> dict[str, object]:
     return {
         "processor": _processor(),
         "architecture": platform.machine(),
-        "threads": len(os.sched_getaffinity(0)),
+        "threads": systems.usable_processors(),
         "load_average": round(
             os.getloadavg()[0], 2
         ),  # well above zero before a run: other programs share the figures

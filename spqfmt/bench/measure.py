@@ -1,6 +1,5 @@
 """Rates of contenders over data sets: interleaved rounds, medians with the spread, every round trip checked."""
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from spqfmt import systems
 from spqfmt.bench.contender import Contender, Make, Stored
 from spqfmt.bench.data import ByteLayout, Dataset
 from spqfmt.bench.rows import CodecRow, Rate
@@ -192,4 +192,4 @@ def better_layouts(rows: Iterable[CodecRow]) -> list[CodecRow]:
 
 def thread_counts() -> list[int]:
     """One thread, and two where the process may run on two."""
-    return [1, 2] if len(os.sched_getaffinity(0)) > 1 else [1]
+    return [1, 2] if systems.usable_processors() > 1 else [1]

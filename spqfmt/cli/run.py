@@ -1,12 +1,12 @@
 """`spqfmt run`: generate text with a model."""
 
-import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from spqfmt import systems
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.paths import PIPE, InputPath
@@ -111,7 +111,7 @@ def _tell(loaded: Talker, result: "Generation", max_new_tokens: int) -> None:
         f"load {loaded.seconds:.2f} s, prompt {result.n_prompt_tokens} tokens, "
         f"first token {result.first_token_seconds:.2f} s, "
         f"{result.n_new_tokens} new tokens at {result.tokens_per_second:.1f} tokens/s, "
-        f"peak memory {peak_memory_bytes() / 2**20:.0f} MiB{_of_device(model)}, {loaders.computes_in(model)}",
+        f"peak memory {_peak_memory()}{_of_device(model)}, {loaders.computes_in(model)}",
         err=True,
     )
 
@@ -124,8 +124,6 @@ def _of_device(model: Any) -> str:
     return "" if peak is None else f" on the host, {peak / 2**20:.0f} MiB on {model.device}"
 
 
-def peak_memory_bytes() -> int:
-    """Largest resident set of this process so far."""
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _peak_memory() -> str:
+    peak = systems.peak_memory_bytes()
+    return "unknown" if peak is None else f"{peak / 2**20:.0f} MiB"

@@ -4,12 +4,12 @@ Whoever calls always works too, so that all gets done where the system starts no
 """
 
 import atexit
-import os
 import threading
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from spqfmt import systems
 from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.context import current, using
 
@@ -129,7 +129,7 @@ def _forget_threads() -> None:
     _helpers.clear()
 
 
-os.register_at_fork(after_in_child=_forget_threads)
+systems.at_fork(after_in_child=_forget_threads)
 
 
 def submit(work: Callable[..., _Out], *arguments: object) -> Task[_Out]:

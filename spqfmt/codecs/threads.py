@@ -9,6 +9,7 @@ from functools import cache
 from types import ModuleType
 from weakref import WeakSet
 
+from spqfmt import systems
 from spqfmt.errors import OptionError
 from spqfmt.kernels import native
 from spqfmt.kernels.context import Context, current, using
@@ -115,5 +116,5 @@ def _let_go() -> None:
     _forks.release()
 
 
-os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go)
-os.register_at_fork(after_in_child=_bound.cache_clear)
+systems.at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go)
+systems.at_fork(after_in_child=_bound.cache_clear)

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
+from spqfmt import systems
 from spqfmt.address import Address
 from spqfmt.codecs.base import Bytes
 from spqfmt.errors import TruncatedError
@@ -50,10 +51,10 @@ class FileSource:
         return sum(list(self._read_by.values()))
 
     def read_into(self, offset: int, out: Bytes) -> None:
-        """Read with preadv until `out` is full."""
+        """Read until `out` is full."""
         done = 0
         while done < out.size:
-            n = os.preadv(self._file.fileno(), [out[done:].data], offset + done)
+            n = systems.read_at(self._file, out[done:].data, offset + done)
             if not n:
                 raise TruncatedError("the file ends before its end is due", offset + done)
             done += n
@@ -67,8 +68,7 @@ class FileSource:
 
     def forget(self, offset: int, n_bytes: int) -> None:
         """Drop these bytes from the page cache, where the system can."""
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file.fileno(), offset, n_bytes, os.POSIX_FADV_DONTNEED)
+        systems.forget(self._file, offset, n_bytes)
 
     def close(self) -> None:
         """Close the file of this machine."""

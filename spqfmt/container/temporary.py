@@ -5,7 +5,6 @@ a process that was killed.
 """
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -14,6 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from spqfmt import systems
 from spqfmt.unfinished import is_of_another, named
 
 _SUFFIX = r"\.[0-9a-f]{8}\.part"
@@ -29,7 +29,7 @@ def open_temporary(path: Path) -> tuple[Path, BinaryIO]:
             is_of_another(temporary)
             raise
         with suppress(OSError):  # without locks nothing is ever taken for left over either
-            fcntl.flock(file, fcntl.LOCK_EX)
+            systems.lock(file, wait=True)
         # Between the two steps above it may have been taken for left over.
         if os.fstat(file.fileno()).st_nlink:
             return temporary, file
@@ -61,15 +61,7 @@ def publish(temporary: Path, path: Path, *, force: bool) -> None:
     else:
         refuse_existing(path, force)
         _link(temporary, path)
-    _fsync_folder(path)
-
-
-def _fsync_folder(path: Path) -> None:
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    systems.sync_folder(path.parent)
 
 
 def publish_together(files: Sequence[tuple[Path, Path]], *, force: bool) -> None:
@@ -87,14 +79,14 @@ def publish_together(files: Sequence[tuple[Path, Path]], *, force: bool) -> None
             kept.append(before)
             undo.callback(_put_back, temporary, path, before)
             if temporary == files[-1][0]:
-                _fsync_folder(path)
+                systems.sync_folder(path.parent)
             if force:
                 if os.path.lexists(path):
                     _keep(path, before)
                 temporary.replace(path)
             else:
                 _link(temporary, path)
-        _fsync_folder(files[-1][1])
+        systems.sync_folder(files[-1][1].parent)
         undo.pop_all()
     for before in kept:
         named(before).unlink(missing_ok=True)
@@ -146,5 +138,5 @@ def remove_left_over(path: Path) -> None:
 
 def _remove_unlocked(file: Path) -> None:
     with suppress(OSError), file.open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        systems.lock(held, wait=False)
         file.unlink()

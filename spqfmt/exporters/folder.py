@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from spqfmt import systems
 from spqfmt.errors import OptionError
 from spqfmt.unfinished import is_of_another, named
 
@@ -71,16 +71,19 @@ def _beside(path: Path) -> Iterator[Path]:
         except FileExistsError:
             is_of_another(partial)
             raise
-        held = os.open(partial, os.O_RDONLY)
+        held = systems.open_folder(partial)
+        if held is None:
+            break
         with suppress(OSError):  # without locks nothing is ever taken for left over either
-            fcntl.flock(held, fcntl.LOCK_EX)
+            systems.lock(held, wait=True)
         if partial.exists():  # or it was taken for left over between these steps
             break
         os.close(held)
     try:
         yield partial
     finally:
-        os.close(held)
+        if held is not None:
+            os.close(held)
         shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -94,9 +97,11 @@ def _remove_left_over(path: Path) -> None:
 
 def _remove_unlocked(folder: Path) -> None:
     with suppress(OSError):
-        held = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+        held = systems.open_folder(folder, follow_links=False)
+        if held is None:
+            return
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            systems.lock(held, wait=False)
             shutil.rmtree(folder)
         finally:
             os.close(held)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from spqfmt import systems
 from spqfmt.errors import ImporterError
 from spqfmt.kernels import native
 
@@ -99,7 +100,7 @@ class SourceFile:
             done = 0
             while done < len(buffer):
                 view = buffer[done : done + _READ_BYTES]
-                n_read = os.preadv(file.fileno(), [view], offset + done)
+                n_read = systems.read_at(file, view, offset + done)
                 if not n_read:
                     raise self._changed(what)
                 done += n_read

@@ -77,6 +77,7 @@ _BACKENDS: dict[str, tuple[str | None, Callable[[str], Backend]]] = {
     "avx512": ("avx512", _native),
     "avx2": ("avx2", _native),
     "sse41": ("sse41", _native),
+    "neon": ("neon", _native),
     "scalar": ("scalar", _native),
     "torch": (None, _torch),
     "triton": (None, _triton),
@@ -102,7 +103,7 @@ def _of_environment() -> Backend:
 
 
 def backend() -> str:
-    """Name the backend that runs: "avx512", "avx2", "sse41", "scalar", "torch", "triton" or "nvcomp"."""
+    """Name the backend that runs: "avx512", "avx2", "sse41", "neon", "scalar", "torch", "triton" or "nvcomp"."""
     return current().name
 
 

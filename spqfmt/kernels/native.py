@@ -6,13 +6,13 @@ A buffer that is not contiguous or not writable raises ValueError or BufferError
 do not fit together raise ValueError.
 """
 
-import os
 import sys
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from spqfmt import systems
 from spqfmt.kernels import _native
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray[Any, Any]
@@ -164,7 +164,7 @@ def _after_fork_in_child() -> None:
 
 
 _disbanded = True
-os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+systems.at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 
 
 def _records(jobs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -3,9 +3,12 @@
 import contextlib
 import ctypes
 import mmap
+import sys
 
 import numpy as np
 import numpy.typing as npt
+
+from spqfmt import systems
 
 
 def allocate(n_bytes: int) -> npt.NDArray[np.uint8]:
@@ -13,7 +16,7 @@ def allocate(n_bytes: int) -> npt.NDArray[np.uint8]:
 
     Not from the heap: what is freed there may stay with the process.
     """
-    return np.frombuffer(_pages(n_bytes), np.uint8) if n_bytes else np.empty(0, np.uint8)
+    return np.frombuffer(systems.pages(n_bytes), np.uint8) if n_bytes else np.empty(0, np.uint8)
 
 
 def allocate_large(n_bytes: int) -> npt.NDArray[np.uint8]:
@@ -23,18 +26,14 @@ def allocate_large(n_bytes: int) -> npt.NDArray[np.uint8]:
     """
     if not n_bytes:
         return allocate(0)
-    pages = _pages(n_bytes)
+    pages = systems.pages(n_bytes)
     with contextlib.suppress(AttributeError, OSError):  # a system without them
         pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, np.uint8)
 
 
-def _pages(n_bytes: int) -> mmap.mmap:
-    return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
 def give_back() -> None:
     """Let the system have what was freed on the heap, of which glibc keeps what lies between what is still used."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

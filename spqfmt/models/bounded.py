@@ -8,9 +8,9 @@ memory runs out. A forked child has the tokenizer already, and can be ended from
 from __future__ import annotations
 
 import ctypes
+import errno
 import faulthandler
 import os
-import resource
 import select
 import signal
 import sys
@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from spqfmt.errors import SpqError, is_out_of_memory, one_sentence
+from spqfmt.systems import resource
 
 SECONDS = 5  # of a processor: others may want it too
 _SLOWER = 6
@@ -67,6 +68,10 @@ def bounded_ids(
 
 def _in_child(work: Callable[[], bytes], memory_bytes: int, seconds: int) -> tuple[bytes, bytes]:
     """What became of the work, and what came of it: bytes, or a sentence, empty for a child that ended in the midst."""
+    if not hasattr(os, "fork"):
+        raise OSError(
+            errno.ENOTSUP, "this system forks no child in which tokenizer and template could be bounded"
+        )
     reading, writing = os.pipe()
     sys.stderr.flush()
     parent = os.getpid()

@@ -6,7 +6,6 @@ with the checks of any .spq file, and each block's source tensors must have the 
 a lock on `lock`.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from spqfmt import systems
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.reader import Reader
 from spqfmt.container.writer import Writer
@@ -91,9 +91,11 @@ class ResumeFolder:
 
     def _take_lock(self, file: BinaryIO) -> None:
         """Wait a second at most: the children of a killed process hold its lock too, until they have ended."""
+        if not systems.HAS_LOCKS:
+            return
         for left in range(_TRIES - 1, -1, -1):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                systems.lock(file, wait=False)
                 return
             except BlockingIOError:
                 if left:

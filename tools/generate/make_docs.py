@@ -1,4 +1,4 @@
-"""Make docs/commands, a page for each command, from what `spqfmt COMMAND --help` is made from.
+"""Make docs/commands and docs/man, a page for each command, from what `spqfmt COMMAND --help` is made from.
 
     python tools/generate/make_docs.py [--check]
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import man_pages
 
 from spqfmt.cli.main import COMMANDS, cli
 
@@ -37,27 +38,42 @@ def pages() -> dict[Path, str]:
     """The text of each page by its path in the repository."""
     with click.Context(cli, info_name="spqfmt", **cli.context_settings) as top:
         made = {FOLDER / f"{name}.md": page(name, top) for name in COMMANDS}
+        made |= {man_pages.FOLDER / f"spqfmt-{name}.1": man_page(name, top) for name in COMMANDS}
     rows = [f"| [{name}]({name}.md) | {text} |" for name, (_, _, text) in COMMANDS.items()]
     table = ["| command | |", "|---|---|", *rows]
     text = [NOTICE, "", "# Commands", "", (cli.help or "").strip(), "", *table, "", CONVENTIONS]
+    summary = (cli.help or "").strip()
+    prose = [paragraph.replace("\n", " ") for paragraph in CONVENTIONS.split("\n\n") if "|" not in paragraph]
+    top_page = man_pages.top_page(summary, prose, [(name, text) for name, (_, _, text) in COMMANDS.items()])
+    made[man_pages.FOLDER / "spqfmt.1"] = top_page
     return made | {FOLDER / "README.md": "\n".join(text) + "\n"}
 
 
 def page(name: str, top: click.Context) -> str:
     """Write a command's page: usage, description, examples, options."""
+    usage, prose, examples, records = parts(name, top)
+    lines = [NOTICE, "", f"# spqfmt {name}", "", "    " + usage, ""]
+    for paragraph in prose:
+        lines += [paragraph, ""]
+    lines += ["## Examples", "", *("    " + line for line in examples), "", "## Options", ""]
+    lines += [f"- `{option}`: {' '.join(text.split())}" for option, text in records]
+    return "\n".join(lines) + "\n"
+
+
+def man_page(name: str, top: click.Context) -> str:
+    """The same as a man page."""
+    return man_pages.command_page(name, COMMANDS[name][2], *parts(name, top))
+
+
+def parts(name: str, top: click.Context) -> tuple[str, list[str], list[str], list[tuple[str, str]]]:
+    """A command's usage, the paragraphs of its help, examples, and options with their texts."""
     command = cli.get_command(top, name)
     assert command is not None
     with click.Context(command, info_name=name, parent=top) as ctx:
         usage = " ".join([ctx.command_path, *command.collect_usage_pieces(ctx)])
         options = [param for param in command.get_params(ctx) if isinstance(param, click.Option)]
         records = [option.get_help_record(ctx) for option in options]
-    prose, examples = split_help(command)
-    lines = [NOTICE, "", f"# spqfmt {name}", "", "    " + usage, ""]
-    for paragraph in prose:
-        lines += [paragraph, ""]
-    lines += ["## Examples", "", *("    " + line for line in examples), "", "## Options", ""]
-    lines += [f"- `{option}`: {' '.join(text.split())}" for option, text in filter(None, records)]
-    return "\n".join(lines) + "\n"
+    return usage, *split_help(command), [record for record in records if record is not None]
 
 
 def split_help(command: click.Command) -> tuple[list[str], list[str]]:
@@ -78,7 +94,7 @@ def stale(root: Path) -> Iterator[Path]:
     for path, text in fresh.items():
         if not (root / path).is_file() or (root / path).read_text("utf-8") != text:
             yield path
-    for path in sorted((root / FOLDER).glob("*.md")):
+    for path in sorted([*(root / FOLDER).glob("*.md"), *(root / man_pages.FOLDER).glob("*.1")]):
         if path.relative_to(root) not in fresh:
             yield path.relative_to(root)
 
@@ -97,9 +113,9 @@ def main() -> int:
             print(f"stale: {path}")
         return 1 if old else 0
     fresh = pages()
-    (arguments.root / FOLDER).mkdir(parents=True, exist_ok=True)
     for path in old:
         if path in fresh:
+            (arguments.root / path).parent.mkdir(parents=True, exist_ok=True)
             (arguments.root / path).write_text(fresh[path], "utf-8")
         else:
             (arguments.root / path).unlink()

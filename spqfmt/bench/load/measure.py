@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from spqfmt import systems
 from spqfmt.bench.load.base import Loader, MakeLoaders, Payload
 from spqfmt.bench.load.spq import Spq
 from spqfmt.bench.rows import LoadRow, Rate
@@ -60,4 +61,4 @@ def drop_from_cache(path: Path) -> None:
     """Ask the system to forget the file's pages; written ones must be on disk for that."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        systems.forget(file, 0, 0)

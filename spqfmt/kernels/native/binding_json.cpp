@@ -62,7 +62,7 @@ template <typename T>
 T* room_for(size_t n, nb::object& bytes) {
   bytes = nb::steal(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(n * sizeof(T))));
   if (!bytes.is_valid()) throw nb::python_error();
-  return reinterpret_cast<T*>(PyBytes_AS_STRING(bytes.ptr()));
+  return reinterpret_cast<T*>(PyBytes_AsString(bytes.ptr()));
 }
 
 // A list of integers, or with `rows` a list of lists of them that all have one length: int64 bytes, and that length.

@@ -11,6 +11,7 @@ using Crc32 = uint32_t (*)(uint32_t value, const uint8_t* src, size_t n_bytes);
 
 uint32_t crc32_scalar(uint32_t value, const uint8_t* src, size_t n_bytes);
 uint32_t crc32_pclmul(uint32_t value, const uint8_t* src, size_t n_bytes);
+uint32_t crc32_arm(uint32_t value, const uint8_t* src, size_t n_bytes);
 uint32_t crc32_vpclmul(uint32_t value, const uint8_t* src, size_t n_bytes);
 
 }  // namespace spqfmt

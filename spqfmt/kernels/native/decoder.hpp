@@ -36,6 +36,7 @@ inline constexpr size_t kReadAheadBytes = 2 + kGroupWordBytes + 64;
 
 void decode_groups_scalar(DecodeCursor* cursors, size_t n_cursors, size_t n_groups, const DecodeTable& table);
 void decode_groups_sse41(DecodeCursor* cursors, size_t n_cursors, size_t n_groups, const DecodeTable& table);
+void decode_groups_neon(DecodeCursor* cursors, size_t n_cursors, size_t n_groups, const DecodeTable& table);
 void decode_groups_avx2_gather(DecodeCursor* cursors, size_t n_cursors, size_t n_groups, const DecodeTable& table);
 void decode_groups_avx2_loads(DecodeCursor* cursors, size_t n_cursors, size_t n_groups, const DecodeTable& table);
 void decode_groups_avx512_gather(DecodeCursor* cursors, size_t n_cursors, size_t n_groups, const DecodeTable& table);

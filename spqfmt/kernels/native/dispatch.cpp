@@ -1,5 +1,9 @@
 #include "dispatch.hpp"
 
+#if defined(SPQFMT_ARM64) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 #include <atomic>
 #include <stdexcept>
 
@@ -34,8 +38,23 @@ bool has_sse41() { return __builtin_cpu_supports("sse4.1") && __builtin_cpu_supp
 bool has_slow_gather() { return __builtin_cpu_is("amd"); }
 #endif
 
+#if defined(SPQFMT_ARM64)
+// NEON is part of AArch64; the instructions for checksums may be absent from its first version.
+bool has_crc32() {
+#if defined(__linux__)
+  constexpr unsigned long kHwcapCrc32 = 1ul << 7;  // HWCAP_CRC32 of the kernel's header
+  return (getauxval(AT_HWCAP) & kHwcapCrc32) != 0;
+#elif defined(__APPLE__)
+  return true;
+#else
+  return false;
+#endif
+}
+#endif
+
 // Best first; of two with one name the first that is supported is meant. The others of a name can be chosen by name:variant.
-// SPQFMT_X86 is defined by the build where the x86 files are compiled; another architecture adds its files and rows likewise.
+// SPQFMT_X86 and SPQFMT_ARM64 are defined by the build where the files of these are compiled; another architecture adds its files
+// and rows likewise.
 const Candidate kCandidates[] = {
 #if defined(SPQFMT_X86)
     {{"avx512", decode_groups_avx512_loads, 4, encode_groups_avx512, 4, crc32_vpclmul,
@@ -53,6 +72,14 @@ const Candidate kCandidates[] = {
     {{"sse41", decode_groups_sse41, 1, encode_groups_scalar, 1, crc32_pclmul,
       uniform_rows_scalar, grouped_rows_scalar, &multiply_scalar, &integers_scalar, &token_scalar},
      "sse41", has_sse41, has_sse41},
+#endif
+#if defined(SPQFMT_ARM64)
+    {{"neon", decode_groups_neon, 2, encode_groups_scalar, 1, crc32_arm,
+      uniform_rows_scalar, grouped_rows_scalar, &multiply_scalar, &integers_scalar, &token_scalar},
+     "neon:crc", has_crc32, has_crc32},
+    {{"neon", decode_groups_neon, 2, encode_groups_scalar, 1, crc32_scalar,
+      uniform_rows_scalar, grouped_rows_scalar, &multiply_scalar, &integers_scalar, &token_scalar},
+     "neon:plain", [] { return true; }, [] { return true; }},
 #endif
     {{"scalar", decode_groups_scalar, 1, encode_groups_scalar, 1, crc32_scalar,
       uniform_rows_scalar, grouped_rows_scalar, &multiply_scalar, &integers_scalar, &token_scalar},

@@ -5,28 +5,9 @@
 
 #include <cstdint>
 
+#include "expand_table.hpp"
+
 namespace spqfmt {
-
-// row[m]: a byte shuffle that moves word number popcount(m & (2^lane - 1)) to each lane in m and zero to the others.
-struct ExpandTable {
-  alignas(16) uint8_t row[256][16];
-};
-
-static constexpr ExpandTable make_expand_table() {
-  ExpandTable table{};
-  for (unsigned mask = 0; mask < 256; mask++) {
-    unsigned word = 0;
-    for (unsigned lane = 0; lane < 8; lane++) {
-      const bool takes = mask >> lane & 1;
-      table.row[mask][2 * lane] = static_cast<uint8_t>(takes ? 2 * word : 0x80);
-      table.row[mask][2 * lane + 1] = static_cast<uint8_t>(takes ? 2 * word + 1 : 0x80);
-      word += takes;
-    }
-  }
-  return table;
-}
-
-static constexpr ExpandTable kExpand = make_expand_table();
 
 static inline __m128i expand_words(const uint8_t* next, uint32_t mask) {
   const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(next));

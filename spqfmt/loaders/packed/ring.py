@@ -5,13 +5,13 @@ What is read ahead is a guess (spqfmt.loaders.foreseen) that never decides what 
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from spqfmt import systems
 from spqfmt.codecs.base import Bytes
 from spqfmt.errors import SpqError
 from spqfmt.loaders.foreseen import Asked, Foreseen, Slot, SlotState
@@ -299,4 +299,4 @@ def _forget_workers() -> None:
         ring.forget_workers()
 
 
-os.register_at_fork(after_in_child=_forget_workers)
+systems.at_fork(after_in_child=_forget_workers)
