@@ -5,7 +5,7 @@ PYTHON ?= python3
 PIP_INSTALL = install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pages test check check-generated native sanitize sanitize-threads fuzz fuzz-files fuzz-native fuzz-coverage site lock sbom format generate bench clean
+.PHONY: help demo pages test check check-generated native sanitize sanitize-threads fuzz fuzz-files fuzz-native fuzz-coverage site lock sbom release aarch64 format generate bench clean
 
 help:
 	@echo "make demo      pack SmolLM2-135M, inspect it, load it and generate text (own venv: .venv-demo)"
@@ -18,9 +18,11 @@ help:
 	@echo "make fuzz      hostile bytes for the native core, changed whole files for both decoders: SECONDS=60 for each target"
 	@echo "make lock      requirements/*.txt anew: versions and hashes of what CI installs"
 	@echo "make sbom      the software bill of materials of the wheel, CycloneDX"
+	@echo "make release   wheels, sdist, site and bill of materials in dist/, checked in clean environments (RELEASE.md)"
+	@echo "make aarch64   the core and a wheel for AArch64, cross-built, and tried under an emulator (Debian)"
 	@echo "make site      these pages as a site, in build/site (own environment)"
 	@echo "make format    ruff format and the fixes that are safe"
-	@echo "make generate  the wire constants and FORMAT.md's tables from spec/registry.toml; the pages of the commands"
+	@echo "make generate  the wire constants and FORMAT.md's tables from spec/registry.toml; the pages of the commands, for man too"
 	@echo "make bench     the codecs and load rates of this machine, beside their peers"
 
 # The versions stand in pyproject.toml's build requirements; cmake and ninja for machines that have none.
@@ -158,6 +160,14 @@ build/lock/bin/uv: Makefile
 SBOM = dist/spqfmt.cdx.json
 sbom: build/release/.installed
 	build/release/bin/python tools/release/sbom.py $(SBOM)
+
+# All that is published (tools/release/release.py). FULL=1 follows README with torch too, some minutes.
+release: build/release/.installed
+	build/release/bin/python tools/release/release.py $(if $(FULL),--full)
+
+# Needs Debian's g++-aarch64-linux-gnu and qemu-user.
+aarch64: build/release/.installed
+	build/release/bin/python tools/release/aarch64.py
 
 build/release/.installed: requirements/release.txt
 	$(PYTHON) -m venv build/release
