@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,19 @@ def make(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def shown(page: Path) -> str:
+    """What a man page says, without the requests and escapes that it is written with."""
+    text = re.sub(r"^\..*\n", "", page.read_text(), flags=re.M)
+    return re.sub(r"\\f[BRI]", "", text).replace("\\-", "-").replace("\\e", "\\")
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="no groff")
+def test_man_pages_are_set_without_a_warning() -> None:
+    pages = sorted((ROOT / "docs" / "man").glob("*.1"))
+    done = subprocess.run(["groff", "-man", "-ww", "-Tutf8", "-z", *pages], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_pages_say_what_help_says_and_the_check_finds_stale_ones(tmp_path: Path) -> None:
     assert make(tmp_path).returncode == 0
     assert make(tmp_path, "--check").stdout == ""
@@ -84,12 +98,24 @@ def test_pages_say_what_help_says_and_the_check_finds_stale_ones(tmp_path: Path)
             if isinstance(param, click.Option):
                 assert f"- `{param.opts[0]}" in text
                 assert " ".join((param.help or "").split()) in text
+    manual = tmp_path / "docs" / "man"
+    assert {path.name for path in manual.iterdir()} == {
+        "spqfmt.1",
+        *(f"spqfmt-{name}.1" for name in COMMANDS),
+    }
+    assert shown(manual / "spqfmt-run.1").count("--max-new-tokens") == 1
+    for name in COMMANDS:
+        said = shown(manual / f"spqfmt-{name}.1")
+        assert all(line in said for line in examples(name)), name
+        assert f"spqfmt-{name}(1)" in shown(manual / "spqfmt.1")
     (folder / "diff.md").write_text((folder / "diff.md").read_text().replace("equal", "alike"))
     (folder / "run.md").unlink()
     (folder / "gone.md").write_text("a command that there was")
+    (manual / "spqfmt-plan.1").write_text("")
     checked = make(tmp_path, "--check")
     assert checked.returncode == 1
     stale = {"docs/commands/diff.md", "docs/commands/run.md", "docs/commands/gone.md"}
+    stale.add("docs/man/spqfmt-plan.1")
     assert set(checked.stdout.split()) == {"stale:", *stale}
     assert "alike" in (folder / "diff.md").read_text()  # the check writes nothing
     assert make(tmp_path).returncode == 0

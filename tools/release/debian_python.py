@@ -4,8 +4,9 @@
     python tools/release/debian_python.py FOLDER 3.11 --architecture arm64
 
 apt downloads the packages with all that they need, from the mirror that this machine has, and they are unpacked: the
-interpreter is FOLDER/usr/bin/python3.13. One for this processor starts as it is, with its own C library; one for another is
-started by an emulator: `qemu-aarch64 -L FOLDER FOLDER/usr/bin/python3.11`. Its packages come by pip of another Python.
+interpreter is FOLDER/usr/bin/python3.13. One for this processor starts as it is, with its own C library; one for
+another is started by an emulator: `qemu-aarch64 -L FOLDER FOLDER/usr/bin/python3.11`. Packages come by the pip of
+another Python.
 """
 
 import argparse

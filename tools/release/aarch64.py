@@ -1,0 +1,131 @@
+"""The core and the wheel for AArch64: cross-built, and tried under an emulator. `make aarch64`.
+
+    python tools/release/aarch64.py [--out dist] [--core-only]
+
+Needs Debian's g++-aarch64-linux-gnu and qemu-user. The fuzz targets (fuzz/native), built without sanitizers, go through
+their corpora: scalar and NEON kernels must agree there. Then a wheel is cross-built for a Python of Debian for arm64
+(debian_python.py), tagged for manylinux, and read by that Python under the emulator: all vectors, and the commands that
+need no torch.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from interpreters import BUILT, ROOT
+from wheel_check import VECTORS, check_contents
+
+BUILD = ROOT / "build" / "aarch64"
+TOOLCHAIN = ROOT / "tools" / "release" / "aarch64.cmake"
+VERSION = "3.11"
+PLATFORM = "manylinux_2_28_aarch64"
+TOOLS = Path(sys.executable).parent
+EMULATOR = "qemu-aarch64"
+TARGETS = ("bytes", "dequantize", "frequencies", "jobs", "json", "products", "rans_decode", "rans_encode")
+
+
+def run(*command: str | Path, **variables: str) -> str:
+    """Run a command with the tools of this environment on PATH; SystemExit with what it said where it fails."""
+    of_process = dict(os.environ) | variables
+    of_process["PATH"] = f"{TOOLS}{os.pathsep}{of_process['PATH']}"
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=of_process,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(
+            f"{done.stdout[-4000:]}\nfailed ({done.returncode}): {' '.join(map(str, command))[:300]}"
+        )
+    return done.stdout
+
+
+def core() -> None:
+    """Build the fuzz targets and take them through their corpora and some changed inputs."""
+    build = BUILD / "core"
+    options = ["-DSPQFMT_FUZZ=ON", "-DSPQFMT_SANITIZE=", "-DCMAKE_BUILD_TYPE=Fuzz", "-DCMAKE_CXX_FLAGS=-O2"]
+    run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", f"-DCMAKE_TOOLCHAIN_FILE={TOOLCHAIN}", *options)
+    run("cmake", "--build", build)
+    for name in TARGETS:
+        corpus = ROOT / "fuzz" / "corpus" / name
+        program = build / "fuzz" / f"fuzz_{name}"
+        run(EMULATOR, "-L", "/usr/aarch64-linux-gnu", program, corpus, "-runs=200", "-max_total_time=60")
+    print(
+        f"core: {len(TARGETS)} targets through their corpora, no difference between NEON and scalar",
+        flush=True,
+    )
+
+
+def wheel(python: Path) -> Path:
+    """Cross-build a wheel for the Python in a folder; return it, tagged."""
+    plain, tagged = BUILD / "plain", BUILD / "tagged"
+    for old in (plain, tagged):
+        shutil.rmtree(old, ignore_errors=True)
+    module = f".cpython-{VERSION.replace('.', '')}-aarch64-linux-gnu.so"
+    include = python / "usr" / "include" / f"python{VERSION}"
+    settings = [
+        f"cmake.define.CMAKE_TOOLCHAIN_FILE={TOOLCHAIN}",
+        f"cmake.define.Python_INCLUDE_DIR={include}",
+        f"cmake.define.NB_SUFFIX={module}",
+        "build-dir=build/aarch64/wheel",
+    ]
+    given = [f"--config-setting={setting}" for setting in settings]
+    run(
+        TOOLS / "python", "-m", "build", "--no-isolation", "--wheel", "--outdir", plain, *given, ROOT,
+        SPQFMT_PYTHON=str(python), _PYTHON_HOST_PLATFORM="linux-aarch64", SETUPTOOLS_EXT_SUFFIX=module,
+    )  # fmt: skip
+    [made] = plain.glob("*aarch64.whl")
+    run(TOOLS / "python", "-m", "auditwheel", "repair", "--wheel-dir", tagged, made)
+    [made] = tagged.glob("*aarch64.whl")
+    return made
+
+
+def try_it(python: Path, made: Path) -> None:
+    """Install the wheel and what reading needs beside the Python, and read all vectors under the emulator."""
+    packages = BUILD / "packages"
+    shutil.rmtree(packages, ignore_errors=True)
+    pip = [TOOLS / "pip", "install", "--quiet", "--disable-pip-version-check", "--target", packages]
+    pip += ["--only-binary", ":all:", "--platform", PLATFORM, "--python-version", VERSION]
+    run(*pip, "click", "jinja2", "numpy", "rich", "zstandard")
+    run(*pip, "--no-deps", made)
+    emulated = [EMULATOR, "-L", python, python / "usr" / "bin" / f"python{VERSION}"]
+    shown = run(*emulated, "-P", "-c", VECTORS, ROOT / "spec" / "vectors", PYTHONPATH=str(packages)).strip()
+    print(f"emulated Python {VERSION}: {shown}", flush=True)
+    vector = ROOT / "spec" / "vectors" / "valid" / "grouped_spqr.spq"
+    for command in (["inspect", vector], ["verify", vector], ["diff", vector, vector]):
+        run(*emulated, "-P", "-m", "spqfmt", *command, PYTHONPATH=str(packages))
+    if "by neon" not in shown:
+        raise SystemExit("the NEON kernels were not chosen")
+
+
+def main() -> int:
+    """Build and try; the wheel goes to OUT."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "dist")
+    parser.add_argument("--core-only", action="store_true")
+    arguments = parser.parse_args()
+    missing = [name for name in ("aarch64-linux-gnu-g++", EMULATOR) if shutil.which(name) is None]
+    if missing:
+        raise SystemExit(f"{' and '.join(missing)} missing: apt-get install g++-aarch64-linux-gnu qemu-user")
+    core()
+    if arguments.core_only:
+        return 0
+    python = BUILT / "arm64"
+    if not (python / "usr" / "bin" / f"python{VERSION}").exists():
+        run(TOOLS / "python", "tools/release/debian_python.py", python, VERSION, "--architecture", "arm64")
+    made = wheel(python)
+    print(f"{made.name}: {check_contents(made)}", flush=True)
+    try_it(python, made)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for old in arguments.out.glob("*aarch64.whl"):
+        old.unlink()
+    print(shutil.copy(made, arguments.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
