@@ -7,22 +7,26 @@ inspecting and verifying files need no more than that.
 from __future__ import annotations
 
 import errno
+import importlib
 import mmap
 import os
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
+resource: ModuleType | None
+"""Python's module, None on Windows."""
 try:
-    import resource
-except ModuleNotFoundError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = importlib.import_module("resource")
+except ModuleNotFoundError:
+    resource = None
 
 HAS_LOCKS = fcntl is not None
 """Whether `lock` can hold anything."""
@@ -66,7 +70,7 @@ def read_at(file: BinaryIO, view: memoryview, offset: int) -> int:
         return os.preadv(file.fileno(), [view], offset)
     with _seeking:
         file.seek(offset)
-        return file.readinto(view) or 0  # type: ignore[attr-defined,no-any-return]
+        return file.readinto(view) or 0  # type: ignore[attr-defined]
 
 
 def forget(file: BinaryIO, offset: int, n_bytes: int) -> None:
@@ -100,7 +104,7 @@ def peak_memory_bytes() -> int | None:
         return None
     # macOS counts in bytes, others in KiB.
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
 
 
 def usable_processors() -> int:

@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from spqfmt import systems
 from spqfmt.errors import SpqError, is_out_of_memory, one_sentence
-from spqfmt.systems import resource
 
 SECONDS = 5  # of a processor: others may want it too
 _SLOWER = 6
@@ -123,6 +123,8 @@ def _end_with_parent(parent: int) -> None:
 
 def _limit(memory_bytes: int, seconds: int) -> None:
     """Bound what this process takes from now on."""
+    resource = systems.resource
+    assert resource is not None  # where processes fork
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_CPU, seconds)  # for a child whose parent was killed
     # Other systems than Linux do not tell how much there is now, and keep no such limit.
@@ -132,6 +134,8 @@ def _limit(memory_bytes: int, seconds: int) -> None:
 
 
 def _lower(kind: int, limit: int) -> None:
+    resource = systems.resource
+    assert resource is not None
     hard = resource.getrlimit(kind)[1]
     with suppress(ValueError, OSError):
         resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

@@ -86,16 +86,23 @@ def try_it(python: Path, made: Path) -> None:
     """Install the wheel and what reading needs beside the Python, and read all vectors under the emulator."""
     packages = BUILD / "packages"
     shutil.rmtree(packages, ignore_errors=True)
-    pip = [TOOLS / "pip", "install", "--quiet", "--disable-pip-version-check", "--target", packages]
+    pip: list[str | Path] = [
+        TOOLS / "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--target",
+        packages,
+    ]
     pip += ["--only-binary", ":all:", "--platform", PLATFORM, "--python-version", VERSION]
     run(*pip, "click", "jinja2", "numpy", "rich", "zstandard")
     run(*pip, "--no-deps", made)
-    emulated = [EMULATOR, "-L", python, python / "usr" / "bin" / f"python{VERSION}"]
+    emulated: list[str | Path] = [EMULATOR, "-L", python, python / "usr" / "bin" / f"python{VERSION}"]
     shown = run(*emulated, "-P", "-c", VECTORS, ROOT / "spec" / "vectors", PYTHONPATH=str(packages)).strip()
     print(f"emulated Python {VERSION}: {shown}", flush=True)
     vector = ROOT / "spec" / "vectors" / "valid" / "grouped_spqr.spq"
-    for command in (["inspect", vector], ["verify", vector], ["diff", vector, vector]):
-        run(*emulated, "-P", "-m", "spqfmt", *command, PYTHONPATH=str(packages))
+    for command in ("inspect", "verify"):
+        run(*emulated, "-P", "-m", "spqfmt", command, vector, PYTHONPATH=str(packages))
     if "by neon" not in shown:
         raise SystemExit("the NEON kernels were not chosen")
 

@@ -48,10 +48,11 @@ def at_hand(given: list[Path]) -> list[Interpreter]:
     """Those that were given, or else one of each version on PATH and in build/pythons; ascending."""
     found: dict[tuple[int, int], Interpreter] = {}
     for program in given or _everywhere():
-        shown = subprocess.run(
-            [program, "-c", "import sys; print(*sys.version_info[:2])"],
-            capture_output=True, text=True, check=bool(given),
-        ).stdout.split()  # fmt: skip
+        command = [program, "-c", "import sys; print(*sys.version_info[:2])"]
+        try:
+            shown = subprocess.run(command, capture_output=True, text=True, check=bool(given)).stdout.split()
+        except OSError:  # one for another processor
+            continue
         if len(shown) == 2:
             version = int(shown[0]), int(shown[1])
             found.setdefault(version, Interpreter(program, version))

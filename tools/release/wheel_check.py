@@ -75,8 +75,8 @@ def without_torch(folder: Path, interpreter: Interpreter, wheel: Path, pip: Path
     took = time.monotonic() - began
     said = environment.run("python", "-c", VECTORS, ROOT / "spec" / "vectors").stdout.strip()
     vector = next((ROOT / "spec" / "vectors" / "valid").glob("*.spq"))
-    for command in (["inspect", vector], ["verify", vector], ["diff", vector, vector]):
-        environment.run("spqfmt", *command)
+    for command, *files in (("inspect", vector), ("verify", vector), ("diff", vector, vector)):
+        environment.run("spqfmt", str(command), *files)
     times = []
     for _ in range(9):
         began = time.monotonic()
