@@ -92,7 +92,7 @@ def at_fork(
     after_in_parent: Callable[[], None] | None = None,
     after_in_child: Callable[[], None] | None = None,
 ) -> None:
-    """As os.register_at_fork; nothing where no process forks."""
+    """Have functions called around forks, as os.register_at_fork does; nothing where no process forks."""
     if hasattr(os, "register_at_fork"):
         given = {"before": before, "after_in_parent": after_in_parent, "after_in_child": after_in_child}
         os.register_at_fork(**{name: call for name, call in given.items() if call is not None})

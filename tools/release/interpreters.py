@@ -28,7 +28,7 @@ class Interpreter:
 
     @property
     def name(self) -> str:
-        """Such as 3.13."""
+        """Name its version, such as 3.13."""
         return ".".join(map(str, self.version))
 
 
