@@ -31,6 +31,13 @@ _GRACE_SECONDS = 2
     help="The longest answer, whatever is asked for.",
 )
 @click.option(
+    "--max-prompt",
+    type=click.IntRange(min=1),
+    default=16384,
+    show_default=True,
+    help="Tokens that a prompt may have, with its answer no more than the model takes.",
+)
+@click.option(
     "--max-waiting",
     type=click.IntRange(min=1),
     default=64,
@@ -54,6 +61,7 @@ def serve(
     api_key: str | None,
     name: str | None,
     max_new_tokens: int,
+    max_prompt: int,
     max_waiting: int,
     at_once: int,
     loading: Loading,
@@ -85,7 +93,13 @@ def serve(
         from spqfmt.serving.worker import Worker
 
         name = name or file.name.removesuffix(".index.json").removesuffix(".spq")
-        worker = Worker(loaded.model, loaded.tokenizer, most_waiting=max_waiting, most_at_once=at_once)
+        worker = Worker(
+            loaded.model,
+            loaded.tokenizer,
+            most_waiting=max_waiting,
+            most_at_once=at_once,
+            most_prompt=max_prompt,
+        )
         app = make_app(worker, name, most_tokens=max_new_tokens, api_key=api_key, host=host)
 
         class Server(uvicorn.Server):

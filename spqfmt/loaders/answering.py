@@ -164,7 +164,7 @@ class Wanted:
 class Answering:
     """An answer of which whoever holds it does each step, so that steps of several answers can be one.
 
-    `token` is its last one, which is no part of `cache` yet; both are there once `begin` has read the prompt. Tokens
+    `token` is its last one, which is no part of `cache` yet; both are there once `read` has all of the prompt. Tokens
     are chosen as `generate` chooses them: from the same logits come the same, at random too, for numbers of a seed are
     its own. Raises what `generate` does.
     """
@@ -184,20 +184,35 @@ class Answering:
         self._how: _How = self._wanted.generate(custom_generate=_prepared)
         self._ids = self._how.input_ids
         self._random = torch.Generator(model.device).manual_seed(sampling.seed)
+        self._n_read = 0
         self.cache: Any = None
         self.token = -1
         self.is_over = False
 
-    def begin(self) -> None:
-        """Read the prompt and choose the first token."""
-        model = self._wanted.model
+    def read(self, most_tokens: int | None = None) -> None:
+        """Read so many more tokens of the prompt at most, None: all, and choose the first token behind its last one."""
+        model, n = self._wanted.model, self._ids.shape[1]
+        end = n if most_tokens is None else min(n, self._n_read + most_tokens)
+        inputs = dict(self._how.inputs)
+        if most_tokens is not None and n > most_tokens:
+            # As generate does it with a prefill_chunk_size.
+            for name, first in (("attention_mask", 0), ("position_ids", self._n_read)):
+                if inputs.get(name) is not None:
+                    inputs[name] = inputs[name][..., first:end]
         with _explained(model, self._wanted.sampling), torch.inference_mode():
             inputs = model.prepare_inputs_for_generation(
-                self._ids, is_first_iteration=True, **self._how.inputs
+                self._ids[:, self._n_read : end], is_first_iteration=True, **inputs
             )
             outputs = model(**inputs, return_dict=True)
             self.cache = outputs.past_key_values
-        self.take(outputs.logits[:, -1])
+        self._n_read = end
+        if end == n:
+            self.take(outputs.logits[:, -1])
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether some of the prompt is not read yet."""
+        return self.token < 0
 
     def take(self, logits: torch.Tensor) -> None:
         """Choose the next token from `logits` [1, n_tokens] and show what text it makes; `is_over` may be true then."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,14 @@ from spqfmt import loaders
 from spqfmt.errors import SpqError, is_out_of_memory
 from spqfmt.kernels.pages import give_back
 from spqfmt.loaders.answering import Answering
-from spqfmt.loaders.together import can_step_together, step
+from spqfmt.loaders.together import can_read_in_pieces, can_step_together, step
 from spqfmt.serving.requests import RequestError
 from spqfmt.serving.waiting import Event, Job, Turns
 
+PIECE_TOKENS = 256
+"""What is read of a prompt between two steps: whoever is being answered waits for it."""
+_BYTES_A_TOKEN = 32
+"""No text has more on average: prompts with more are not cut into tokens, which would take seconds."""
 _ANSWERS_BETWEEN = 16
 """After so many, memory that was freed goes back to the system: caches of all lengths leave gaps that add up."""
 
@@ -22,11 +27,21 @@ _ANSWERS_BETWEEN = 16
 class Worker:
     """Answers jobs with one model, up to `most_at_once` at a time.
 
-    One at a time is what any model can; for more it is tried first whether this one can.
+    One at a time is what any model can; for more it is tried first whether this one can. `most_prompt`: tokens that a
+    prompt may have; None: what the model takes.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, most_waiting: int, most_at_once: int = 1) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        most_waiting: int,
+        most_at_once: int = 1,
+        most_prompt: int | None = None,
+    ) -> None:
         self._model, self._tokenizer = model, tokenizer
+        self._most_prompt = most_prompt
         self._turns = Turns(most_waiting)
         self._most_at_once = most_at_once
         self._n_done = 0
@@ -85,18 +100,22 @@ class Worker:
 
     def _work_together(self) -> None:
         under_way: dict[Job, Answering] = {}
+        reading: deque[tuple[Job, Answering]] = deque()
+        piece = PIECE_TOKENS if can_read_in_pieces(self._model) else None
         while True:
-            job = None
-            if len(under_way) < self._most_at_once:
-                # One prompt at most between two steps: whoever is being answered waits for each.
-                job = self._turns.take(wait=not under_way)
-                if job is None and not under_way:
+            job, is_idle = None, not under_way and not reading
+            if len(under_way) + len(reading) < self._most_at_once:
+                job = self._turns.take(wait=is_idle)
+                if job is None and is_idle:
                     return
             if job is not None:
-                self._begin(job, under_way)
+                self._begin(job, reading)
+            # A piece of one prompt at most between two steps, and of each in turn: a short one is soon read.
+            if reading:
+                self._read_on(*reading.popleft(), piece, reading=reading, under_way=under_way)
             self._step(under_way)
 
-    def _begin(self, job: Job, under_way: dict[Job, Answering]) -> None:
+    def _begin(self, job: Job, reading: deque[tuple[Job, Answering]]) -> None:
         try:
             ids, sampling = self._read(job)
             answering = Answering(
@@ -107,9 +126,31 @@ class Worker:
                 write=job.tell,
                 cancelled=lambda: job.is_cancelled,
             )
-            answering.begin()
         except Exception as error:  # noqa: BLE001
             self._done(job, _said(error))
+            return
+        reading.append((job, answering))
+
+    def _read_on(
+        self,
+        job: Job,
+        answering: Answering,
+        n_tokens: int | None,
+        *,
+        reading: deque[tuple[Job, Answering]],
+        under_way: dict[Job, Answering],
+    ) -> None:
+        """Read some more of a prompt, whose answer is under way then or waits for its next turn to be read."""
+        if job.is_cancelled:
+            self._done(job, RequestError("cancelled"))
+            return
+        try:
+            answering.read(n_tokens)
+        except Exception as error:  # noqa: BLE001
+            self._done(job, _said(error))
+            return
+        if answering.is_reading:
+            reading.append((job, answering))
             return
         under_way[job] = answering
         self._end_those_over(under_way)
@@ -143,20 +184,33 @@ class Worker:
         """Token ids of a prompt, and how to go on. Raises RequestError where there is no room for an answer."""
         prompt, sampling = job.asked.prompt, job.asked.sampling
         chat = not isinstance(prompt, str)
+        texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+        n_bytes = sum(len(text.encode()) for text in texts)
+        self._check_length(f"{n_bytes} bytes", n_bytes // _BYTES_A_TOKEN, chat=chat)
         ids = loaders.encode_prompt(
             self._tokenizer, prompt, chat=chat, ended=self._model.config.is_encoder_decoder
         )
+        n_tokens = ids.shape[1]
+        self._check_length(f"{n_tokens} tokens", n_tokens, chat=chat)
         limit = loaders.window_limit(self._model)
         if limit is None:
             return ids, sampling
-        room = limit - ids.shape[1]
-        if room <= 0:
+        return ids, replace(sampling, max_new_tokens=min(sampling.max_new_tokens, limit - n_tokens))
+
+    def _check_length(self, length: str, n_tokens: int, *, chat: bool) -> None:
+        """Raise RequestError for a prompt of so many tokens or more, where that is more than is taken."""
+        limit = loaders.window_limit(self._model)
+        bound = ""
+        if limit is not None and n_tokens >= limit:
+            bound = f"the model takes {limit} tokens with its answer"
+        elif self._most_prompt is not None and n_tokens > self._most_prompt:
+            bound = f"at most {self._most_prompt} tokens are read here"
+        if bound:
             raise RequestError(
-                f"the prompt has {ids.shape[1]} tokens, the model takes {limit} with its answer",
+                f"the prompt has {length}, {bound}",
                 param="messages" if chat else "prompt",
                 code="context_length_exceeded",
             )
-        return ids, replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
 
 
 def _said(error: Exception) -> RequestError:

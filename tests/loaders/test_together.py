@@ -13,7 +13,7 @@ import transformers
 import spqfmt
 from spqfmt.loaders import Sampling, generate, load_model
 from spqfmt.loaders.answering import Answering
-from spqfmt.loaders.together import can_step_together, step
+from spqfmt.loaders.together import can_read_in_pieces, can_step_together, step
 
 WANTED = [
     ("Hello", Sampling(20)),
@@ -59,7 +59,7 @@ def answered_together(loaded: tuple[Any, Any], wanted: list[tuple[str, Sampling]
             number, (prompt, how) = waiting.pop(0)
             ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
             under_way[number] = Answering(model, tokenizer, ids, how)
-            under_way[number].begin()
+            under_way[number].read()
         n_steps += 1
         answers = list(under_way.values())
         logits = step(model, [a.token for a in answers], [a.cache for a in answers])
@@ -84,6 +84,26 @@ def test_answers_are_those_that_each_gets_alone(
         (g.text, g.n_prompt_tokens, g.n_new_tokens, g.finish) for g in alone
     ]
     assert (found[-1].text, found[-1].finish) == (alone[0].text[: alone[0].text.index(stop)], "stop")
+
+
+@pytest.mark.parametrize(("name", "dtype"), WAYS)
+def test_prompts_in_pieces_are_read_as_generate_reads_them(
+    packed: Callable[..., Any], name: str, dtype: torch.dtype
+) -> None:
+    model, tokenizer = packed(name, dtype)
+    assert can_read_in_pieces(model)
+    ids = tokenizer("a prompt of several pieces and a rest", return_tensors="pt")["input_ids"]
+    answering = Answering(model, tokenizer, ids, Sampling(12))
+    n_pieces = 0
+    while answering.is_reading:
+        answering.read(5)
+        n_pieces += 1
+    while not answering.is_over:
+        answering.take(step(model, [answering.token], [answering.cache]))
+    settings = transformers.GenerationConfig(max_new_tokens=12, do_sample=False, prefill_chunk_size=5)
+    whole = model.generate(ids, generation_config=settings)
+    assert n_pieces == -(-ids.shape[1] // 5)
+    assert torch.equal(answering._ids, whole)
 
 
 @pytest.mark.parametrize(("name", "dtype"), WAYS)
@@ -120,6 +140,12 @@ def test_models_that_cannot_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not can_step_together(mamba)  # states in place of keys and values
     assert not can_step_together(bloom)  # distances in its mask
     assert can_step_together(llama)
+    assert can_read_in_pieces(llama)
+    forgets = llama.register_forward_pre_hook(
+        lambda _, args, given: (args, {**given, "past_key_values": None}), with_kwargs=True
+    )
+    assert not can_read_in_pieces(llama)
+    forgets.remove()
     # What comes out otherwise is noticed: here rows that are attended to in another order.
     monkeypatch.setattr(
         "spqfmt.loaders.together.zip",
@@ -134,7 +160,7 @@ def test_a_cancelled_answer_ends(packed: Callable[..., Any]) -> None:
     cancelled: list[int] = []
     ids = torch.arange(5)[None]
     answering = Answering(model, tokenizer, ids, Sampling(20), cancelled=lambda: bool(cancelled))
-    answering.begin()
+    answering.read()
     assert not answering.is_over
     cancelled.append(1)
     answering.take(step(model, [answering.token], [answering.cache]))
@@ -150,7 +176,7 @@ def test_keys_and_values_go_with_their_answer(packed: Callable[..., Any]) -> Non
     try:
         answers = [Answering(model, tokenizer, torch.arange(5)[None], Sampling(20)) for _ in range(2)]
         for answering in answers:
-            answering.begin()
+            answering.read()
         for n in (2, 2, 1):
             logits = step(model, [a.token for a in answers[:n]], [a.cache for a in answers[:n]])
             for row, answering in zip(logits.split(1), answers, strict=False):

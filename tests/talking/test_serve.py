@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ EXACT = {"temperature": 0, "max_tokens": 12}
 @contextmanager
 def serving(loaded: tuple[Any, Any], **options: Any) -> Iterator[str]:
     """The address of a server in this process."""
-    at_once = options.pop("most_at_once", 8)
-    worker = Worker(*loaded, most_waiting=options.pop("most_waiting", 64), most_at_once=at_once)
+    bounds = {"most_at_once": 8, "most_waiting": 64, "most_prompt": None}
+    worker = Worker(*loaded, **{name: options.pop(name, value) for name, value in bounds.items()})
     app = make_app(worker, "talker", most_tokens=100, **options)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -239,6 +240,49 @@ def test_answers_under_way_share_steps(loaded_talker: tuple[Any, Any]) -> None:
     for number, (status, answer) in enumerate(found):
         alone = generate(model, tokenizer, [says[number]], Sampling(40, 0.5, seed=number))
         assert (status, answer["choices"][0]["message"]["content"]) == (200, alone.text)
+
+
+def test_a_long_prompt_is_read_in_pieces_between_steps_of_others(
+    loaded_talker: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spqfmt.serving.worker.PIECE_TOKENS", 8)
+    shapes: list[tuple[int, int]] = []
+    asked = [[{"role": "user", "content": "a" * 90}], [{"role": "user", "content": "b" * 60}], HELLO]
+    with serving(loaded_talker) as address:
+        assert post(address, {"messages": HELLO, **EXACT})[0] == 200
+        hook = loaded_talker[0].register_forward_pre_hook(
+            lambda _, __, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+        )
+        try:
+            with ThreadPoolExecutor(3) as pool:
+                first = pool.submit(post, address, {"messages": HELLO, "temperature": 0, "max_tokens": 80})
+                while not shapes:
+                    time.sleep(0.001)
+                bodies = [{"messages": messages, "temperature": 0, "max_tokens": 6} for messages in asked[:2]]
+                found = [*pool.map(lambda body: post(address, body), bodies), first.result()]
+        finally:
+            hook.remove()
+    for (status, answer), messages, n in zip(found, asked, (6, 6, 80), strict=True):
+        expected = generate(*loaded_talker, messages, Sampling(n)).text
+        assert (status, answer["choices"][0]["message"]["content"]) == (200, expected)
+    assert max(n_tokens for _, n_tokens in shapes) == 8
+    # Between two pieces of prompts the first answer had a token more.
+    pieces = [number for number, (_, n_tokens) in enumerate(shapes) if n_tokens > 1][1:]
+    assert len(pieces) > 16
+    assert all(after - before > 1 for before, after in pairwise(pieces))
+
+
+def test_prompts_have_a_bound_of_the_servers(loaded_talker: tuple[Any, Any]) -> None:
+    with serving(loaded_talker, most_prompt=20) as address:
+        for n_bytes, said in [
+            (30, "tokens, at most 20 tokens are read here"),
+            (3000, "the prompt has 3000 bytes"),
+        ]:
+            body = {"messages": [{"role": "user", "content": "x" * n_bytes}]}
+            status, answer = post(address, body)
+            assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+            assert said in answer["error"]["message"]
+        assert post(address, {"messages": HELLO, **EXACT})[0] == 200
 
 
 def test_what_goes_wrong_in_a_step_ends_its_answers_alone(
