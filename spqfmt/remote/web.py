@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from http.client import BadStatusLine, RemoteDisconnected
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -29,6 +30,8 @@ _FOR_ONE_HOST = frozenset({"Authorization", "Cookie", "Proxy-Authorization"})
 _PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE = 10.0
 _PIECE_BYTES = 1 << 16
+_MOST_SHOWN = 120
+"""Characters of what a server has said."""
 _OK, _PARTIAL, _PRECONDITION, _NO_RANGE = 200, 206, 412, 416
 _WORTH_ANOTHER_TRY = {408, 429, 500, 502, 503, 504}
 _MEANINGS = {
@@ -119,7 +122,7 @@ class WebFile:
                 if self._range(response) != (at, end, self.n_bytes):
                     raise RemoteError(
                         f"{self.address}: asked for bytes {at} to {end} the server sends others "
-                        f"({response.headers.get('Content-Range')})"
+                        f"({response.headers.get('Content-Range', '')[:_MOST_SHOWN]})"
                     )
                 piece = self._take(response, end - at, started, stop)
             if piece:
@@ -151,7 +154,7 @@ class WebFile:
             raise RemoteError(f"{self.address}: the server encodes the file's bytes, which no range fits")
         if response.status not in {_OK, _PARTIAL, _NO_RANGE, _PRECONDITION}:
             response.close()
-            meaning = _MEANINGS.get(response.status, response.reason or "")
+            meaning = _MEANINGS.get(response.status, (response.reason or "")[:_MOST_SHOWN])
             raise RemoteError(f"{self.address}: the server answers {response.status}: {meaning}")
         return response
 
@@ -215,7 +218,7 @@ class WebFile:
         if response.status != _PARTIAL or found is None or found[1] is None or found[3] == "*":
             raise RemoteError(
                 f"{self.address}: the server does not say which bytes it sends "
-                f"(status {response.status}, Content-Range {response.headers.get('Content-Range')!r})"
+                f"(status {response.status}, Content-Range {response.headers.get('Content-Range', '')[:_MOST_SHOWN]!r})"
             )
         begin, end, total = int(found[1]), int(found[2]) + 1, int(found[3])
         if not begin < end <= total:
@@ -317,9 +320,17 @@ def _is_final(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
+    """Say in few words, without what urllib3 and Python say of their own objects, what went wrong on the way."""
     inner = getattr(error, "reason", None) or error
+    if len(inner.args) == 2 and isinstance(inner.args[1], Exception):
+        inner = inner.args[1]
+    if isinstance(inner, RemoteDisconnected):
+        return "it closes connections without an answer"
+    if isinstance(inner, BadStatusLine):
+        return "what it says is no HTTP"
     text = " ".join(str(inner).split())
     # urllib3 puts the connection's repr before it.
-    return (
+    text = (
         re.sub(r"^.*?HTTPS?Connection(?:Pool)?\([^)]*\):?\s*|^<[^>]*>:\s*", "", text) or type(inner).__name__
     )
+    return text[:_MOST_SHOWN]
