@@ -4,9 +4,9 @@ python tools/bench/together_rates.py SOURCE FOLDER [--processes 1,2,4] [--rounds
     [--method lossless,rtn] [--json]
 
 FOLDER gets the files, twice. Plain `spqfmt pack` and torchrun with so many processes take turns. Seconds are the pack's
-own, from the open source to the last rename, the fewest of all rounds; processor seconds those of all processes, less
-what they take to start and to find each other (measured with options that are refused). `largest` is the peak memory
-of the largest process. Exit code 1 where the files are not those of one process.
+own, from the open source to the last rename, the fewest of all rounds, and the most in brackets; processor seconds
+those of all processes, less what they take to start and to find each other (measured with options that are refused).
+`largest` is the peak memory of the largest process. Exit code 1 where the files are not those of one process.
 """
 
 import argparse
@@ -86,10 +86,10 @@ def measure(arguments: argparse.Namespace, method: str) -> list[dict[str, Any]]:
                 raise SystemExit(f"pack ended with {code}")
             report = json.loads(text)
             row = rows.setdefault(
-                n, {"method": method, "processes": n, "seconds": 1e9, "cpu": 1e9, "same": True}
+                n, {"method": method, "processes": n, "seconds": [], "cpu": [], "same": True}
             )
-            row["seconds"] = min(row["seconds"], report["seconds"])
-            row["cpu"] = min(row["cpu"], used.ru_utime + used.ru_stime - start[n])
+            row["seconds"].append(report["seconds"])
+            row["cpu"].append(used.ru_utime + used.ru_stime - start[n])
             row |= {"raw_bytes": report["raw_bytes"], "file_bytes": report["file_bytes"]}
             row["n_weights"] = report["n_weights"]
             row["largest"] = max(row.get("largest", 0), used.ru_maxrss * 1024)
@@ -119,9 +119,10 @@ def main() -> None:
         )
         print("|---|---:|---:|---:|---:|---:|---|")
         for row in rows:
-            rate = row["raw_bytes"] / row["seconds"] / 1e6
+            rate = row["raw_bytes"] / min(row["seconds"]) / 1e6
+            seconds, cpu = (f"{min(found):.1f} ({max(found):.1f})" for found in (row["seconds"], row["cpu"]))
             print(
-                f"| {row['method']} | {row['processes']} | {row['seconds']:.1f} | {rate:.0f} | {row['cpu']:.1f} "
+                f"| {row['method']} | {row['processes']} | {seconds} | {rate:.0f} | {cpu} "
                 f"| {row['largest'] / 1e6:.0f} MB | {'yes' if row['same'] else 'NO'} |"
             )
     sys.exit(not all(row["same"] for row in rows))
