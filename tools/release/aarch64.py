@@ -21,7 +21,8 @@ from wheel_check import VECTORS, check_contents
 BUILD = ROOT / "build" / "aarch64"
 TOOLCHAIN = ROOT / "tools" / "release" / "aarch64.cmake"
 VERSION = "3.11"
-PLATFORM = "manylinux_2_28_aarch64"
+PLATFORMS = [f"manylinux_2_{glibc}_aarch64" for glibc in (36, 34, 28, 17)]
+"""What the C library of Debian 12 runs."""
 TOOLS = Path(sys.executable).parent
 EMULATOR = "qemu-aarch64"
 TARGETS = ("bytes", "dequantize", "frequencies", "jobs", "json", "products", "rans_decode", "rans_encode")
@@ -94,7 +95,8 @@ def try_it(python: Path, made: Path) -> None:
         "--target",
         packages,
     ]
-    pip += ["--only-binary", ":all:", "--platform", PLATFORM, "--python-version", VERSION]
+    pip += ["--only-binary", ":all:", "--python-version", VERSION]
+    pip += [word for platform in PLATFORMS for word in ("--platform", platform)]
     run(*pip, "click", "jinja2", "numpy", "rich", "zstandard")
     run(*pip, "--no-deps", made)
     emulated: list[str | Path] = [EMULATOR, "-L", python, python / "usr" / "bin" / f"python{VERSION}"]
