@@ -76,7 +76,8 @@ def main() -> int:
         (place / name).mkdir(parents=True)
     (place / "sources" / "debian.sources").write_text(sources(arguments.suite), encoding="utf-8")
     apt(place, arguments.architecture, "update")
-    wanted = [f"python{arguments.version}", f"libpython{arguments.version}-dev"]
+    # Packages with C++ in them (numpy) take its library from the system.
+    wanted = [f"python{arguments.version}", f"libpython{arguments.version}-dev", "libstdc++6"]
     apt(place, arguments.architecture, "install", "-y", "--download-only", "--no-install-recommends", *wanted)
     for package in sorted((place / "cache" / "archives").glob("*.deb")):
         subprocess.run([DPKG, "-x", str(package), str(folder)], check=True)
