@@ -16,11 +16,11 @@ from spqfmt.kernels.backend import backend
 n_sound = n_refused = 0
 for path in sorted(pathlib.Path(sys.argv[1]).rglob("*.spq")):
     if path.parent.name == "valid":
-        spqfmt.verify(path)
+        spqfmt.verify(path, content=True)
         n_sound += 1
     elif path.parent.name == "invalid":
         try:
-            spqfmt.verify(path)
+            spqfmt.verify(path, content=True)
         except spqfmt.SpqError:
             n_refused += 1
         else:
