@@ -58,6 +58,10 @@ class Content:
     assets: dict[str, bytes]
 
 
+_WAITING = 60
+"""So much longer by the clock than by the processor's time is a reader that hangs, and not a busy machine."""
+
+
 def by_reference(data: bytes) -> Content | str:
     """Read with the reference decoder: the content, or the kind of the error."""
     try:
@@ -98,7 +102,7 @@ def compared(path: Path, data: bytes, patience: float) -> tuple[str, str]:
     """What the two readers make of a file: "sound", "refused", or a finding, and a line about it."""
     found: list[Content | str] = []
     for reader in ("reference", "package"):
-        signal.setitimer(signal.ITIMER_REAL, patience)
+        _watch(patience)
         try:
             found.append(by_reference(data) if reader == "reference" else by_package(path))
         except TooLongError:
@@ -111,7 +115,7 @@ def compared(path: Path, data: bytes, patience: float) -> tuple[str, str]:
         except Exception:  # noqa: BLE001
             return "raised", f"{reader}: {traceback.format_exc()}"
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _watch(0)
     reference, package = found
     if reference == "too long":
         return "long", ""
@@ -156,6 +160,12 @@ def seeds() -> list[Parsed]:
     return [parse(path.read_bytes()) for path in paths if path.stat().st_size <= SEED_BYTES]
 
 
+def _watch(seconds: float) -> None:
+    """Raise TooLongError after these seconds of the processor's time, and after many more by the clock; 0: no more."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, _WAITING * seconds)
+
+
 def _late(number: int, frame: FrameType | None) -> None:
     raise TooLongError
 
@@ -168,12 +178,15 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to go on")
     parser.add_argument("--files", type=int, default=sys.maxsize, help="stop after so many files")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32, help="of the random numbers")
-    parser.add_argument("--patience", type=float, default=10.0, help="seconds that a reader may take")
+    parser.add_argument(
+        "--patience", type=float, default=10.0, help="seconds of the processor that a reader may take"
+    )
     parser.add_argument("--findings", type=Path, default=ROOT / "build" / "fuzz" / "findings")
     arguments = parser.parse_args()
     random_ = random.Random(arguments.seed)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGALRM, _late)
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, _late)
     arguments.findings.mkdir(parents=True, exist_ok=True)
     path = arguments.findings / "current.spq"
     known = seeds()
