@@ -4,7 +4,7 @@ Parts are got ready in the order in which they were used the last time. That ord
 shown: a slot is lent only for the part that it was filled with.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
@@ -69,6 +69,32 @@ class Foreseen(Generic[_Slot]):
     def surplus(self, *states: SlotState) -> Iterator[_Slot]:
         """Slots of these states, those of the first of them first, and of each the last ones."""
         return (slot for state in states for slot in reversed(self.slots) if slot.state is state)
+
+
+class ForeseenOrAsked(Foreseen[_Slot]):
+    """Slots for parts in the order in which they were used the last time; those of `chosen` ones are asked for."""
+
+    def __init__(self, slots: Sequence[_Slot], order: Sequence[int], chosen: Collection[int]) -> None:
+        super().__init__(slots, [part for part in order if part not in chosen])
+        self._chosen = frozenset(chosen)
+        self._asked: list[int] = []
+
+    def ask(self, parts: Sequence[int]) -> None:
+        """These will be used next, and no others that were asked for before."""
+        self._asked = list(parts)
+
+    def used(self, part: int) -> None:
+        """The part is used now."""
+        if part not in self._chosen:
+            super().used(part)
+        elif part in self._asked:
+            self._asked.remove(part)
+
+    def coming(self, n: int) -> Iterator[int]:
+        """What was asked for, then what is expected: little of that, so that there are slots for what is asked for."""
+        asked = self._asked[:n]
+        yield from asked
+        yield from super().coming(min(n - len(asked), 1) if self._chosen else n)
 
 
 class Asked(Foreseen[_Slot]):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ from spqfmt.residency.blocks import with_blocks_of
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.device import DeviceInventory, plan_device
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
-from spqfmt.residency.inventory import Inventory, Item
+from spqfmt.residency.inventory import Expert, Inventory, Item
 from spqfmt.residency.parts import cut
 from spqfmt.residency.plan import Plan
 from spqfmt.residency.rates import Rates
@@ -66,8 +67,8 @@ class Planner:
 
     plan: Callable[[Inventory, torch.dtype], Plan]
     computes: Callable[[TensorRecord], bool] = lambda _: True
-    has_experts: bool = False
-    """Whether experts are computed one by one there; else they are decoded whole."""
+    takes_expert: Callable[[TensorRecord], bool] = lambda _: False
+    """Whether an expert with such a matrix is computed alone there; else all of a layer are decoded whole."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,11 @@ def prepare(
         check_plan(readers[0].path, skeleton, ranks)
         shared = share_places(skeleton, places, ranks.rank, ranks.size)
         places, whole = shared.places, dict(shared.whole)
-    if not planner.has_experts or ranks.size > 1:
-        why = "experts, on a device" if ranks.size == 1 else "experts, of several ranks"
-        tensors = tensors_of(experts.places)
-        experts = FoundExperts((), {**experts.whole, **dict.fromkeys(tensors, why)})
+    takes = planner.takes_expert if ranks.size == 1 else lambda _: False
+    taken = tuple(place for place in experts.places if all(map(takes, place.records)))
+    why = "experts stored by their inputs, on a device" if ranks.size == 1 else "experts, of several ranks"
+    left = tensors_of(experts.places) - tensors_of(taken)
+    experts = FoundExperts(taken, {**experts.whole, **dict.fromkeys(left, why)})
     replace(skeleton, places, dtype, int8_activations=None)
     replace_experts(skeleton, experts.places, dtype)
     if ranks.size > 1:
@@ -144,7 +146,9 @@ def prepare(
 
 def on_host(memory_bytes: int | None, rates: Rates) -> Planner:
     """Plans for the CPU, under one ceiling; None for none."""
-    return Planner(lambda inventory, _: plan_residency(inventory, rates, memory_bytes), has_experts=True)
+    return Planner(
+        lambda inventory, _: plan_residency(inventory, rates, memory_bytes), takes_expert=lambda _: True
+    )
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ def on_device(ceilings: Ceilings) -> Planner:
     """Plans for a device, under two ceilings."""
 
     def plan(inventory: Inventory, dtype: torch.dtype) -> Plan:
-        items = {item.part.record.name: item for item in inventory.items}
+        items = {item.part.record.name: item for item in _by_experts(inventory.items)}
         there = device_inventory(
             [item.part.record for item in items.values() if item.products],
             [item.part.record for item in items.values() if item.lookups],
@@ -170,11 +174,26 @@ def on_device(ceilings: Ceilings) -> Planner:
             float_bytes=inventory.float_bytes,
             dtype=dtype,
             ceilings=ceilings,
+            shares={name: (item.share, item.expert) for name, item in items.items()},
         )
         there = dataclasses.replace(there, values_bytes=inventory.values_bytes)
         return plan_device(there, ceilings.rates, ceilings.memory_bytes, ceilings.host_memory_bytes)
 
-    return Planner(plan, has_device_form)
+    return Planner(plan, has_device_form, takes_expert=lambda record: not getattr(record, "turned", False))
+
+
+def _by_experts(items: Sequence[Item]) -> list[Item]:
+    """The same, what each expert has side by side, where the first of its layer is."""
+    begins: dict[int, int] = {}
+    for number, item in enumerate(items):
+        if item.expert is not None:
+            begins.setdefault(item.expert.place, number)
+
+    def place(numbered: tuple[int, Item]) -> tuple[int, int]:
+        number, item = numbered
+        return (number, 0) if item.expert is None else (begins[item.expert.place], item.expert.number)
+
+    return [item for _, item in sorted(enumerate(items), key=place)]
 
 
 def device_inventory(
@@ -184,8 +203,12 @@ def device_inventory(
     float_bytes: int,
     dtype: torch.dtype,
     ceilings: Ceilings,
+    shares: Mapping[str, tuple[float | None, Expert | None]] = MappingProxyType({}),
 ) -> DeviceInventory:
-    """Matrices to multiply with on the device, and matrices to look up rows of on the host, in the order of use."""
+    """Matrices to multiply with on the device, and matrices to look up rows of on the host, in the order of use.
+
+    `shares`: by name, what Item says of experts.
+    """
     names = {record.name for record in products}
     looked_up = {record.name for record in lookups}
 
@@ -196,6 +219,8 @@ def device_inventory(
                 products=record.name in names,
                 lookups=record.name in looked_up,
                 load=Shipment(part, zstd_on_device=ceilings.zstd_on_device).load,
+                share=shares.get(record.name, (None, None))[0],
+                expert=shares.get(record.name, (None, None))[1],
             )
             for record in records
             for part in cut(record, reader_numbers[record.name], ceilings.part_bytes)

@@ -231,10 +231,11 @@ def _bytes_of(item: Item, residency: Residency) -> int:
 
 
 def stages(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> Stages:
-    """What one pass over one token makes each stream do for parts that go together.
+    """What one pass over one token makes each stream do for parts that go together, for an expert on the average.
 
     That is one operation of each, but for products, which are one for each tensor.
     """
+    share = 1.0 if items[0].share is None else items[0].share
     loads = [item.sending for item in items]
     multiplied = [item.part for item in items if item.products]
     read = rates.seconds(_summed([load.read for load in loads])) if residency == "disk" else 0.0
@@ -243,7 +244,8 @@ def stages(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> S
     decode = rates.seconds(_summed([load.decode for load in loads])) if residency != "decoded" else 0.0
     compute = sum(part.decoded_bytes for part in multiplied) / rates.compute
     n_products = len({id(part.record) for part in multiplied})
-    return Stages(read, copy, decode, compute + n_products * rates.operation_s)
+    compute += n_products * rates.operation_s
+    return Stages(read * share, copy * share, decode * share, compute * share)
 
 
 def _summed(amounts: Sequence[Mapping[str, int]]) -> dict[str, int]:

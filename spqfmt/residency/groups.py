@@ -53,12 +53,16 @@ class Group:
 
 
 def group_up(items: Sequence[Item], most_bytes: int) -> tuple[Group, ...]:
-    """Neighbours together as long as they decode to `most_bytes`; what is larger stands alone. All are of one file."""
+    """Neighbours together as long as they decode to `most_bytes`; what is larger stands alone. All are of one file.
+
+    What an expert has goes together with nothing else: nobody knows beforehand whether it is used.
+    """
     groups: list[Group] = []
     first, n_bytes = 0, 0
     for number, item in enumerate(items):
         size = aligned(item.part.decoded_bytes)
-        is_other = number and item.part.reader_number != items[number - 1].part.reader_number
+        is_other = number > 0 and item.part.reader_number != items[number - 1].part.reader_number
+        is_other |= bool(number) and item.expert != items[number - 1].expert
         if number > first and (n_bytes + size > most_bytes or is_other):
             groups.append(Group.of(items, first, number))
             first, n_bytes = number, 0

@@ -31,12 +31,19 @@ class Load(NamedTuple):
     decode: Mapping[str, int]
 
 
+class Expert(NamedTuple):
+    """Number `number` of the experts of a place of the model, which are numbered too."""
+
+    place: int
+    number: int
+
+
 @dataclass(frozen=True)
 class Item:
     """A part and what the model does with it: a product on every pass, and `lookups`, rows of it for some tokens.
 
     `load` is there where the products are a device's. `share`: of an expert, the part of all tokens that it is expected
-    to be used for; None for what is no expert's.
+    to be used for; None for what is no expert's. `expert`: which one that is.
     """
 
     part: Part
@@ -44,6 +51,7 @@ class Item:
     lookups: bool
     load: Load | None = None
     share: float | None = None
+    expert: Expert | None = None
 
     @property
     def sending(self) -> Load:

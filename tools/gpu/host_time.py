@@ -20,6 +20,7 @@ from time import thread_time
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
+import gpu_shapes
 import numpy as np
 import simulate_gpu
 import torch
@@ -320,8 +321,8 @@ def _header(stored_bytes: int, raw_bytes: int) -> RansHeader:
 
 def cases() -> Iterator[tuple[str, Callable[[], Plan]]]:
     """Plans of a 7B, by name."""
-    shape = simulate_gpu.SHAPES[0]
-    by_name = {codes.name.partition(",")[0]: codes for codes in simulate_gpu.CODES}
+    shape = gpu_shapes.SHAPES[0]
+    by_name = {codes.name.partition(",")[0]: codes for codes in gpu_shapes.CODES}
     rates = ASSUMED["rtx4090"]
     for name, memory, codes in (
         ("7B int8, decoded", 24, "int8"),

@@ -11,15 +11,15 @@ they take the host, the model's other operations among them; not the device's ti
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
 import torch
+from gpu_shapes import CODES, SHAPES, Codes, Shape, record
 
-from spqfmt.codecs.chunks import TARGET_CHUNK_BYTES
 from spqfmt.container.reader import Reader
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.kernels import native
@@ -31,15 +31,13 @@ from spqfmt.loaders.device.pieces import WeightPiece
 from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Queue, Work
 from spqfmt.loaders.load import DEVICE_PART_BYTES, Ceilings, device_inventory
-from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.device import plan_device
 from spqfmt.residency.device_rates import ANS_SHARE, ASSUMED, NVCOMP_ANS_SHARE, DeviceRates
 from spqfmt.residency.groups import SIZES, aligned
 from spqfmt.residency.plan import Plan
-from spqfmt.wire import CODEC_RANS, CODEC_RAW, DTYPES
+from spqfmt.wire import CODEC_RANS
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
-CONTEXT_TOKENS = 2048
 RUNTIME_BYTES = 3 << 28
 """Kept free for the CUDA context, kernels and activations."""
 GIB = 1 << 30
@@ -52,77 +50,6 @@ OTHERS_A_LAYER, OTHERS = 33, 22
 """Other operations of transformers' own Llama for one token: counted by torch's dispatcher with the pinned version."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A Llama of this shape."""
-
-    name: str
-    hidden: int
-    intermediate: int
-    n_layers: int
-    vocabulary: int = 32_000
-    experts: int = 0
-    """Experts of a layer, in place of the wide matrices: on a device they are held as 16-bit floats."""
-    active: int = 0
-
-    @property
-    def expert_bytes(self) -> int:
-        """Bytes of the weights of all experts."""
-        return 2 * 3 * self.n_layers * self.experts * self.hidden * self.intermediate
-
-    @property
-    def active_bytes(self) -> int:
-        """Those that a token is multiplied with, of one layer."""
-        return 2 * 3 * self.active * self.hidden * self.intermediate
-
-    @property
-    def cache_bytes(self) -> int:
-        """Keys and values of the context, 16 bits each."""
-        return 2 * 2 * self.n_layers * self.hidden * CONTEXT_TOKENS
-
-    def matrices(self) -> Iterator[tuple[str, int, int]]:
-        """Name, rows and columns of what every token is multiplied with."""
-        hidden, wide = self.hidden, self.intermediate
-        for layer in range(self.n_layers):
-            for name in ("q", "k", "v", "o"):
-                yield f"layers.{layer}.{name}", hidden, hidden
-            if self.experts:
-                continue
-            yield f"layers.{layer}.gate", wide, hidden
-            yield f"layers.{layer}.up", wide, hidden
-            yield f"layers.{layer}.down", hidden, wide
-        yield "head", self.vocabulary, hidden
-
-
-@dataclass(frozen=True)
-class Codes:
-    """Codes of `dtype` that are stored at `stored_bits` each; "bf16" stands for weights as they are.
-
-    `group_size` None: one scale for each row.
-    """
-
-    name: str
-    dtype: str
-    stored_bits: float
-    group_size: int | None = None
-
-    @property
-    def bits(self) -> int:
-        """Bits of a code that is not compressed."""
-        return DTYPES[self.dtype].bits
-
-
-SHAPES = (
-    Shape("7B", 4096, 11_008, 32),
-    Shape("13B", 5120, 13_824, 40),
-    Shape("7B, 64 experts", 2048, 1024, 16, vocabulary=50_304, experts=64, active=8),
-)
-CODES = (
-    Codes("int8", "i8", 7.2),
-    Codes("int8, scaled (dc)", "i8", 4.0),
-    Codes("int4, groups of 64", "u4", 3.6, 64),
-    Codes("bf16, lossless", "bf16", 10.6),
-)
 CARDS = (
     ("8 GB", ASSUMED["rtx4060"], 8 * GIB),
     ("16 GB", ASSUMED["rtx4060ti"], 16 * GIB),
@@ -133,74 +60,21 @@ HOST = 32 * GIB
 SMALL_HOST = 4 * GIB
 
 
-def record(name: str, rows: int, columns: int, codes: Codes, *, compressed: bool) -> TensorRecord:
-    """A tensor as the index of a file would describe it; it has no bytes."""
-    per_chunk = TARGET_CHUNK_BYTES * 8 // min(codes.bits, 8) // columns * columns
-    chunks, offset = [], 64
-    for first in range(0, rows * columns, per_chunk):
-        n = min(per_chunk, rows * columns - first)
-        planes = []
-        for bits, coded_bits in _planes(codes):
-            stored_bits = coded_bits if compressed else bits
-            stored, codec = int(n * stored_bits / 8), CODEC_RAW if bits == stored_bits else CODEC_RANS
-            planes.append(
-                PlaneChunk(offset=offset, stored_bytes=stored, raw_bytes=n * bits // 8, codec=codec, crc32=0)
-            )
-            offset += -(-stored // 64) * 64
-        chunks.append(Chunk(first, n, tuple(planes)))
-    role = "values" if codes.dtype == "bf16" else "codes"
-    stream = Stream(role, codes.dtype, rows * columns, Chunks.of(chunks))
-    if role == "values":
-        return TensorRecord(
-            name=name,
-            shape=(rows, columns),
-            dtype="bf16",
-            scheme="dense",
-            method="",
-            parameters={},
-            streams=(stream,),
-        )
-    if codes.group_size is None:
-        parameters: dict[str, object] = {"orientation": "rows", "step": 0}
-        return TensorRecord(
-            name=name,
-            shape=(rows, columns),
-            dtype="bf16",
-            scheme="uniform",
-            method="",
-            parameters=parameters,
-            streams=(stream,),
-        )
-    n_groups = rows * -(-columns // codes.group_size)
-    parameters = {"orientation": "rows", "group_size": codes.group_size, "bits": codes.bits}
-    sides = (Stream("scales", "f16", n_groups), Stream("zero_points", "u8", n_groups))
-    return TensorRecord(
-        name=name,
-        shape=(rows, columns),
-        dtype="bf16",
-        scheme="grouped",
-        method="",
-        parameters=parameters,
-        streams=(stream, *sides),
-    )
-
-
-def _planes(codes: Codes) -> list[tuple[int, float]]:
-    """Bits of each plane, and those it is stored in: of floats the mantissas stay as they are."""
-    if codes.bits <= 8:
-        return [(codes.bits, codes.stored_bits)]
-    return [(8, 8), (codes.bits - 8, codes.stored_bits - 8)]
-
-
 def plan(shape: Shape, codes: Codes, rates: DeviceRates, memory: int, host: int, *, compressed: bool) -> Plan:
     """Make the plan as the loader makes it."""
     products = [record(*matrix, codes, compressed=compressed) for matrix in shape.matrices()]
     lookups = [record("embedding", shape.vocabulary, shape.hidden, CODES[0], compressed=compressed)]
     numbers = dict.fromkeys([r.name for r in (*products, *lookups)], 0)
-    norms = 2 * (2 * shape.n_layers + 1) * shape.hidden + shape.expert_bytes
+    norms = 2 * (2 * shape.n_layers + 1) * shape.hidden
     ceilings = Ceilings(memory - RUNTIME_BYTES - shape.cache_bytes, host, rates)
     inventory = device_inventory(
-        products, lookups, numbers, float_bytes=norms, dtype=torch.bfloat16, ceilings=ceilings
+        products,
+        lookups,
+        numbers,
+        float_bytes=norms,
+        dtype=torch.bfloat16,
+        ceilings=ceilings,
+        shares=shape.shares(),
     )
     return plan_device(inventory, rates, ceilings.memory_bytes, ceilings.host_memory_bytes)
 
@@ -212,6 +86,16 @@ def compressed_alone(plan: Plan) -> Plan:
         n_bytes = aligned(part.item.sending.sent_bytes)
         parts.append(replace(part, residency="compressed", bytes=n_bytes))
     return replace(plan, parts=tuple(parts))
+
+
+AN_EXPERT, A_ROUTER = 4, 6
+"""Those of an expert that is used, and of its layer besides: counted in OLMoE's blocks and the loader's experts."""
+
+
+def others_s(shape: Shape) -> float:
+    """Host time of a token for all that is not ours."""
+    of_experts = AN_EXPERT * shape.active + A_ROUTER if shape.experts else 0
+    return ((OTHERS_A_LAYER + of_experts) * shape.n_layers + OTHERS) * TORCH_S
 
 
 @dataclass(frozen=True)
@@ -226,6 +110,39 @@ class Predicted:
     host_seconds: float
     group_bytes: int
     warps: int
+
+
+class _Token:
+    """What a token is multiplied with, in order: experts as they are chosen, others each time."""
+
+    def __init__(
+        self, pipeline: Pipeline, device: SimulatedDevice, pieces: Sequence[WeightPiece], shape: Shape
+    ) -> None:
+        self._pipeline, self._device, self._shape = pipeline, device, shape
+        self._random = np.random.default_rng(0)
+        shares = shape.shares()
+
+        def layer(piece: WeightPiece) -> int | None:
+            _, expert = shares.get(piece.record.name, (None, None))
+            return None if expert is None else expert.place
+
+        self._steps = [(place, list(run)) for place, run in groupby(pieces, layer)]
+        self._experts = {name: expert for name, (_, expert) in shares.items()}
+
+    def run(self) -> None:
+        """Give it all to the device."""
+        for place, pieces in self._steps:
+            chosen = pieces
+            if place is not None:
+                numbers = set(self._random.permutation(self._shape.experts)[: self._shape.active].tolist())
+                chosen = [p for p in pieces if (e := self._experts[p.record.name]) and e.number in numbers]
+                # The host waits for what the router says.
+                self._device.synchronize(self._device.record(Queue.COMPUTE))
+                self._pipeline.ask(list(dict.fromkeys(piece.group for piece in chosen)))
+            for piece in chosen:
+                memory = self._pipeline.hold(piece.group)
+                work = Work(piece.name, (memory,), (), {"compute": piece.decoded_bytes})
+                self._device.enqueue(Queue.COMPUTE, work, lambda: None)
 
 
 def predict(plan: Plan, shape: Shape) -> Predicted:
@@ -244,13 +161,10 @@ def predict(plan: Plan, shape: Shape) -> Predicted:
         for piece in chain.from_iterable(pipeline.pieces.values())
         if not piece.name.startswith("embedding")
     ]
-    experts = {"compute": shape.active_bytes * shape.n_layers}
+    token = _Token(pipeline, device, pieces, shape)
     ends = []
     for _ in range(WARM_PASSES + PASSES):
-        for piece in pieces:
-            work = Work(piece.name, (pipeline.hold(piece.group),), (), {"compute": piece.decoded_bytes})
-            device.enqueue(Queue.COMPUTE, work, lambda: None)
-        device.enqueue(Queue.COMPUTE, Work("experts", amounts=experts), lambda: None)
+        token.run()
         ends.append(next(done.stop for done in reversed(device.trace) if done.stream is Queue.COMPUTE))
     begin = ends[WARM_PASSES - 1]
     busy = dict.fromkeys((queue.value for queue in Queue), 0.0)
@@ -258,10 +172,12 @@ def predict(plan: Plan, shape: Shape) -> Predicted:
         if done.start >= begin:
             busy[done.stream.value] += (done.stop - done.start) / PASSES
     streamed = [n for n, group in enumerate(groups) if plan.parts[group.first].residency != "decoded"]
-    launches = len(pieces) + sum(_launches(shipments[n]) for n in streamed)
-    host = launches * LAUNCH_S + (OTHERS_A_LAYER * shape.n_layers + OTHERS) * TORCH_S
+    shares = {n: plan.parts[group.first].item.share or 1.0 for n, group in enumerate(groups)}
+    launches = sum(shares[piece.group] for piece in pieces)
+    launches += sum(shares[n] * _launches(shipments[n]) for n in streamed)
+    host = launches * LAUNCH_S + others_s(shape)
     busy["host"] = host
-    busy["memory"] = _memory_bytes(shipments, streamed, pieces, plan) / rates.compute
+    busy["memory"] = _memory_bytes(shipments, streamed, pieces, plan, shares=shares) / rates.compute
     decoded = [shipments[n].decode_amounts.get("rans", 0) for n in streamed]
     return Predicted(
         seconds=max((ends[-1] - begin) / PASSES, host, busy["memory"]),
@@ -273,10 +189,14 @@ def predict(plan: Plan, shape: Shape) -> Predicted:
 
 
 def _memory_bytes(
-    shipments: Sequence[GroupShipment], streamed: Sequence[int], pieces: Sequence[WeightPiece], plan: Plan
-) -> int:
+    shipments: Sequence[GroupShipment],
+    streamed: Sequence[int],
+    pieces: Sequence[WeightPiece],
+    plan: Plan,
+    shares: Mapping[int, float],
+) -> float:
     """What a token moves in the device's memory: all queues share it, each of which is charged for its own alone."""
-    n_bytes = sum(piece.decoded_bytes for piece in pieces)
+    n_bytes = sum(shares[piece.group] * piece.decoded_bytes for piece in pieces)
     for number in streamed:
         own, crosses_bus = (
             shipments[number],
@@ -284,7 +204,8 @@ def _memory_bytes(
         )
         # Read where they are compressed, and written there if they come from the host; written decoded; and planes that
         # are put together from scratch memory are written and read once more.
-        n_bytes += own.payload_bytes * (2 if crosses_bus else 1) + own.decoded_bytes + 2 * own.scratch_bytes
+        moved = own.payload_bytes * (2 if crosses_bus else 1) + own.decoded_bytes + 2 * own.scratch_bytes
+        n_bytes += shares[number] * moved
     return n_bytes
 
 
@@ -360,7 +281,7 @@ def fused_table() -> str:
     ]
     shape = SHAPES[0]
     weights = sum(rows * columns for _, rows, columns in shape.matrices())
-    others = (OTHERS_A_LAYER * shape.n_layers + OTHERS) * TORCH_S
+    others = others_s(shape)
     launches = (len(list(shape.matrices())) + 1) * LAUNCH_S
     for rates in (ASSUMED["rtx4060ti"], ASSUMED["rtx4090"], ASSUMED["h100"]):
         slow = replace(rates, rans=rates.rans * NVCOMP_ANS_SHARE / ANS_SHARE)
@@ -395,7 +316,7 @@ def simulated_table() -> str:
     ]
     for card, rates, memory in CARDS:
         for shape in SHAPES:
-            chosen = (CODES[0], CODES[-1]) if shape.experts else CODES
+            chosen = (CODES[0], *CODES[2:]) if shape.experts else CODES
             lines += [_row(card, rates, memory, shape=shape, codes=codes, host=HOST) for codes in chosen]
     card, rates, memory = CARDS[0]
     lines += [_row(card, rates, memory, shape=SHAPES[1], codes=codes, host=SMALL_HOST) for codes in CODES]

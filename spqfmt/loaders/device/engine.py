@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -106,6 +106,23 @@ class DeviceWeights:
     def matrix(self, tensor: str) -> str:
         """What `multiply` takes, by the tensor's name."""
         return tensor
+
+    def part_numbers(self, tensors: Iterable[str]) -> tuple[int, ...]:
+        """What `as_they_come` knows the parts of some tensors by: the groups that they are in."""
+        return tuple(dict.fromkeys(piece.group for tensor in tensors for piece in self._pieces[tensor]))
+
+    def as_they_come(self, experts: Mapping[int, Sequence[int]]) -> Iterator[int]:
+        """Give each of some experts, known by the numbers of its parts, those in memory first.
+
+        They are all asked for at once: the next ones are copied and decoded while one computes.
+        """
+        soonest = self._pipeline.soonest
+        order = sorted(experts, key=lambda expert: max(map(soonest, experts[expert]), default=0))
+        if any(soonest(number) for numbers in experts.values() for number in numbers):
+            self._check_open()
+            with self._lock:
+                self._pipeline.ask([number for expert in order for number in experts[expert]])
+        return iter(order)
 
     def multiply(
         self, tensor: str, x: torch.Tensor, bias: torch.Tensor | None, *, int8_activations: bool | None

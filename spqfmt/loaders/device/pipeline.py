@@ -23,7 +23,8 @@ from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.holdings import Holdings
 from spqfmt.loaders.device.pieces import WeightPiece, pieces_of
 from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work, copy_bytes
-from spqfmt.loaders.foreseen import Foreseen, Slot, SlotState
+from spqfmt.loaders.foreseen import ForeseenOrAsked, Slot, SlotState
+from spqfmt.residency.ladder import Residency
 from spqfmt.residency.plan import Plan
 
 
@@ -61,7 +62,8 @@ class Pipeline:
         self._residencies = [plan.parts[group.first].residency for group in plan.on_host.groups]
         order = [n for n, residency in enumerate(self._residencies) if residency != "decoded"]
         slots = [_DeviceSlot(number=i, memory=memory) for i, memory in enumerate(self._held.slots)]
-        self._foreseen = Foreseen(slots, order)
+        chosen = [n for n in order if plan.parts[plan.on_host.groups[n].first].item.expert is not None]
+        self._foreseen = ForeseenOrAsked(slots, order, chosen)
         self._staging_free: list[Event | None] = [None] * len(self._held.staging)
         self._landing_free: list[Event | None] = [None] * len(self._held.landings)
         self._staging_taken = [False] * len(self._held.staging)
@@ -114,6 +116,15 @@ class Pipeline:
             self._device.synchronize(self._device.record(stream))
         self._judge(kept)
         self._prefetch()
+
+    def ask(self, numbers: Sequence[int]) -> None:
+        """Get these groups of experts ready in this order, as far as there are free slots."""
+        self._foreseen.ask([number for number in numbers if number not in self._decoded])
+        self._prefetch()
+
+    def soonest(self, number: int) -> int:
+        """How far away a group is: the smaller, the sooner it can be computed with."""
+        return _NEAR.index(self._residencies[number])
 
     @contextmanager
     def lend(self, number: int) -> Iterator[Memory]:
@@ -356,6 +367,9 @@ class Pipeline:
             shipment = self._shipments[number]
             self._decoder.judge(shipment, faults[number], self._readers[shipment.reader_number])
             self._proven.add(number)
+
+
+_NEAR: tuple[Residency, ...] = ("decoded", "compressed", "host", "disk")
 
 
 def _clear(memory: Memory) -> None:

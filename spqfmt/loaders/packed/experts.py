@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -43,9 +44,7 @@ class PackedExperts(Packed):
 
     def attach(self, engine: Weights, number: int | None = None) -> None:
         """Compute with this engine from now on."""
-        assert isinstance(engine, HostWeights), "experts are computed one by one on the CPU"
         super().attach(engine, number)
-        self._host = engine
         self._module_number = compiled_experts.number_of(self)
         form = self.place.form
         self._up, self._down = (self._factors(engine, name) for name in (form.up, form.down))
@@ -60,11 +59,13 @@ class PackedExperts(Packed):
 
     def _in_turn(self, experts: Iterable[int]) -> Iterator[int]:
         """Give these experts, each when it can be computed."""
-        return self._host.as_they_come({expert: self._parts[expert] for expert in experts})
+        return self.engine.as_they_come({expert: self._parts[expert] for expert in experts})
 
-    def _factors(self, engine: HostWeights, name: str) -> tuple[tuple[Callable[..., torch.Tensor], ...], ...]:
+    def _factors(self, engine: Weights, name: str) -> tuple[tuple[Callable[..., torch.Tensor], ...], ...]:
         """For each expert the products whose outputs follow each other."""
         biases = getattr(self, f"{name}_bias") if getattr(self, "has_bias", False) else None
+        if not isinstance(engine, HostWeights):
+            return self._device_factors(engine, name, has_bias=biases is not None)
 
         def products(expert: int) -> tuple[Callable[..., torch.Tensor], ...]:
             found, first = [], 0
@@ -77,6 +78,29 @@ class PackedExperts(Packed):
             return tuple(found)
 
         return tuple(map(products, range(self.place.n_experts)))
+
+    def _device_factors(
+        self, engine: Weights, name: str, *, has_bias: bool
+    ) -> tuple[tuple[Callable[..., torch.Tensor], ...], ...]:
+        """The same with what is prepared there for few tokens; biases are looked up when they are on the device."""
+
+        def one(record: TensorRecord, expert: int, outputs: slice) -> Callable[..., torch.Tensor]:
+            operand = Operand.of(engine, self._number, record)
+            direct = engine.direct_product(operand.matrix, rounds=False)
+
+            def compute(x: torch.Tensor) -> torch.Tensor:
+                bias = getattr(self, f"{name}_bias")[expert, outputs] if has_bias else None
+                y = None if direct is None or torch.compiler.is_compiling() else direct(x, bias)
+                return product(operand, x, bias, int8_activations=False) if y is None else y
+
+            return compute
+
+        found = []
+        for expert, records in enumerate(self.place.matrices[name]):
+            ends = list(accumulate(map(outputs_of, records), initial=0))
+            runs = map(slice, ends, ends[1:])
+            found.append(tuple(one(record, expert, run) for record, run in zip(records, runs, strict=True)))
+        return tuple(found)
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         """Give what the module's own class gives for these arguments. No compiler looks inside."""
@@ -117,7 +141,7 @@ class PackedExperts(Packed):
         )
 
     def _decode_stack(self, name: str) -> torch.Tensor:
-        out = torch.empty(self._shapes[name], dtype=self._dtype)
+        out = torch.empty(self._shapes[name], dtype=self._dtype, device=self._device)
         for expert, pieces in enumerate(self.place.matrices[name]):
             matrix = torch.cat([self.engine.values(record.name) for record in pieces])
             out[expert] = matrix.t() if self.place.form.transposed else matrix
@@ -148,7 +172,7 @@ class PackedExperts(Packed):
     ) -> torch.Tensor:
         """Answer as transformers' interface does: tokens [n, hidden], their experts [n, k], and weights of these."""
         n_tokens, top_k = top_k_index.shape
-        found = torch.zeros(n_tokens * top_k, x.shape[-1], dtype=x.dtype)
+        found = torch.zeros(n_tokens * top_k, x.shape[-1], dtype=x.dtype, device=x.device)
         places = _places(top_k_index, self.place.n_experts)
         for expert in self._in_turn(places):
             slots = places[expert]

@@ -15,7 +15,7 @@ from spqfmt.loaders.packed.modules import Packed, PackedConv1D, PackedEmbedding,
 from spqfmt.models.experts import ExpertsPlace
 from spqfmt.models.places import Place
 from spqfmt.records import TensorRecord
-from spqfmt.residency.inventory import Inventory, Item
+from spqfmt.residency.inventory import Expert, Inventory, Item
 from spqfmt.residency.parts import PART_BYTES, cut
 from spqfmt.residency.sides import side_bytes
 from spqfmt.residency.workspace import workspace_bytes
@@ -100,6 +100,13 @@ def inventory_of(
     records = {place.record.name: place.record for place in places}
     shares = {record.name: place.share for place in experts for record in place.records}
     of_experts = {record.name: record for place in experts for record in place.records}
+    numbers = {
+        record.name: Expert(number, expert)
+        for number, place in enumerate(experts)
+        for each in place.matrices.values()
+        for expert, pieces in enumerate(each)
+        for record in pieces
+    }
     order = {name: i for i, name in enumerate(packable.records)}
     both = products & lookups
 
@@ -113,6 +120,7 @@ def inventory_of(
             products=record.name in products or record.name in shares,
             lookups=record.name in lookups,
             share=shares.get(record.name),
+            expert=numbers.get(record.name),
         )
         for record in sorted((records | of_experts).values(), key=use)
         for part in cut(record, packable.reader_numbers[stack_of(record).name], PART_BYTES)

@@ -1,6 +1,6 @@
 """What packed modules compute with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -54,6 +54,14 @@ class Weights(Protocol):
 
     def multiply_transposed(self, matrix: Any, y: torch.Tensor) -> torch.Tensor:
         """`y` [..., rows] times a tensor's matrix, not transposed: [..., columns] in y's dtype. What gradients take."""
+        ...
+
+    def part_numbers(self, tensors: Iterable[str]) -> tuple[int, ...]:
+        """What `as_they_come` knows the parts of some tensors by."""
+        ...
+
+    def as_they_come(self, experts: Mapping[int, Sequence[int]]) -> Iterator[int]:
+        """Give each of some experts, known by the numbers of its parts, when it can be computed, soonest first."""
         ...
 
     def look_up(self, tensor: str, ids: torch.Tensor) -> torch.Tensor:
