@@ -90,6 +90,7 @@ def serve(
         loaded = load(file, loading, quiet=quiet)
 
         from spqfmt.serving.app import is_loopback, make_app
+        from spqfmt.serving.connections import TimedConnection
         from spqfmt.serving.worker import Worker
 
         name = name or file.name.removesuffix(".index.json").removesuffix(".spq")
@@ -109,7 +110,13 @@ def serve(
                 super().handle_exit(sig, frame)
 
         server = Server(
-            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE_SECONDS, lifespan="on")
+            uvicorn.Config(
+                app,
+                http=TimedConnection,
+                log_level="warning",
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+                lifespan="on",
+            )
         )
         if not is_loopback(host) and api_key is None:
             click.echo("anyone who reaches this machine can ask; --api-key wants a key", err=True)

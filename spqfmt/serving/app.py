@@ -26,6 +26,8 @@ from spqfmt.serving.waiting import Event, Job
 from spqfmt.serving.worker import Worker
 
 MOST_BODY_BYTES = 4 << 20
+BODY_SECONDS = 60.0
+"""What a client has to send a body."""
 _LOOK_SECONDS = 0.25
 """How often it is looked whether a client is still there."""
 _GONE = 499
@@ -145,10 +147,14 @@ async def _body(request: Request) -> object:
         # Without this a page in a browser could ask without being allowed to.
         raise RequestError("the body must be application/json", status=415)
     data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > MOST_BODY_BYTES:
-            raise RequestError(f"more than {MOST_BODY_BYTES} bytes", status=413)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for piece in request.stream():
+                data += piece
+                if len(data) > MOST_BODY_BYTES:
+                    raise RequestError(f"more than {MOST_BODY_BYTES} bytes", status=413)
+    except TimeoutError:
+        raise RequestError(f"the body has not come in {BODY_SECONDS:.0f} s", status=408) from None
     try:
         return json.loads(data)
     except (ValueError, RecursionError):

@@ -25,7 +25,10 @@ from spq_command import run
 
 from spqfmt.loaders import Sampling, generate
 from spqfmt.loaders.answering import Answering
+from spqfmt.serving import app as serving_app
+from spqfmt.serving import connections
 from spqfmt.serving.app import MOST_BODY_BYTES, is_loopback, make_app
+from spqfmt.serving.connections import TimedConnection
 from spqfmt.serving.requests import Question, RequestError
 from spqfmt.serving.waiting import Job
 from spqfmt.serving.worker import Worker
@@ -40,7 +43,9 @@ def serving(loaded: tuple[Any, Any], **options: Any) -> Iterator[str]:
     bounds = {"most_at_once": 8, "most_waiting": 64, "most_prompt": None}
     worker = Worker(*loaded, **{name: options.pop(name, value) for name, value in bounds.items()})
     app = make_app(worker, "talker", most_tokens=100, **options)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=TimedConnection, log_level="warning", timeout_graceful_shutdown=1)
+    )
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -320,6 +325,54 @@ def test_a_client_that_leaves_is_not_worked_for(loaded_talker: tuple[Any, Any], 
             assert len(steps) < 90
     finally:
         hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (b"", b""),
+        (b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX: ", b""),
+        (
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n",
+            b"HTTP/1.1 408 ",
+        ),
+    ],
+    ids=["nothing", "a head without end", "a body without end"],
+)
+def test_a_client_that_is_slow_to_ask_is_left(
+    loaded_talker: tuple[Any, Any], said: bytes, answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(serving_app, "BODY_SECONDS", 0.3)
+    with serving(loaded_talker) as address:
+        port = int(address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as slow:
+            slow.sendall(said)
+            found, begun = b"", time.monotonic()
+            slow.settimeout(0.05)
+            while True:
+                try:
+                    piece = slow.recv(1 << 16)
+                except TimeoutError:
+                    # A byte in time, as before.
+                    assert time.monotonic() - begun < 10
+                    if said and not found:
+                        slow.sendall(b"x")
+                    continue
+                except ConnectionError:
+                    break
+                found += piece
+                if not piece:
+                    break
+        assert found.startswith(answer)
+        assert bool(found) == bool(answer)
+        # Whoever waits for an answer for longer than that gets it.
+        hook = loaded_talker[0].register_forward_pre_hook(lambda *_: time.sleep(0.1))
+        try:
+            assert post(address, {"messages": HELLO, **EXACT})[0] == 200
+        finally:
+            hook.remove()
 
 
 class _Scripted(Worker):
