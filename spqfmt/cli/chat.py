@@ -14,7 +14,16 @@ import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
-from spqfmt.cli.talking import Choosing, Loading, Talker, load, loading_options, sampling_options, writer
+from spqfmt.cli.talking import (
+    Choosing,
+    Loading,
+    Talker,
+    load,
+    loading_options,
+    sampling_options,
+    tell_if_long,
+    writer,
+)
 from spqfmt.errors import OptionError, SpqError
 
 if TYPE_CHECKING:
@@ -162,10 +171,12 @@ class _Conversation:
         with _interrupts() as interrupted:
             try:
                 with about(self._loaded.file):
+                    ids = loaders.encode_prompt(self._loaded.tokenizer, [*before, *messages])
+                    tell_if_long(self._loaded, ids)
                     result = loaders.generate(
                         self._loaded.model,
                         self._loaded.tokenizer,
-                        [*before, *messages],
+                        ids,
                         how,
                         write=self._write,
                         cancelled=lambda: bool(interrupted),

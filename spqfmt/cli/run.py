@@ -10,7 +10,16 @@ from spqfmt import systems
 from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.paths import PIPE, InputPath
-from spqfmt.cli.talking import Choosing, Loading, Talker, load, loading_options, sampling_options, writer
+from spqfmt.cli.talking import (
+    Choosing,
+    Loading,
+    Talker,
+    load,
+    loading_options,
+    sampling_options,
+    tell_if_long,
+    writer,
+)
 from spqfmt.errors import OptionError
 from spqfmt.stand_ins import read_text
 
@@ -66,9 +75,15 @@ def run(
         if number:
             click.echo()
         with about(file):
-            result = loaders.generate(
-                loaded.model, loaded.tokenizer, text, how, chat=False if raw else None, write=write
+            ids = loaders.encode_prompt(
+                loaded.tokenizer,
+                text,
+                chat=False if raw else None,
+                ended=loaded.model.config.is_encoder_decoder,
             )
+            if not quiet:
+                tell_if_long(loaded, ids)
+            result = loaders.generate(loaded.model, loaded.tokenizer, ids, how, write=write)
         click.echo()
         if not quiet:
             _tell(loaded, result, max_new_tokens)

@@ -18,6 +18,8 @@ from spqfmt.cli.progress import Bar
 from spqfmt.cli.units import for_terminal
 
 if TYPE_CHECKING:
+    import torch
+
     from spqfmt.loaders import Sampling
 
 _Command: TypeAlias = Callable[..., Any]
@@ -180,3 +182,15 @@ def writer() -> Callable[[str], None]:
         sys.stdout.flush()
 
     return write
+
+
+def tell_if_long(loaded: Talker, ids: torch.Tensor) -> None:
+    """Say before it takes long that a prompt, [1, n], has more tokens than the model was made for."""
+    from spqfmt import loaders
+
+    limit = loaders.window_limit(loaded.model)
+    if limit is not None and ids.shape[1] > limit and not loaded.model.config.is_encoder_decoder:
+        click.echo(
+            f"{loaded.file}: the prompt has {ids.shape[1]} tokens, the model was made for {limit}; Ctrl-C ends it",
+            err=True,
+        )

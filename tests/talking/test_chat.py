@@ -273,6 +273,19 @@ def test_run_takes_prompts_from_stdin_and_from_a_file(
         assert run("run", talker, *words).code == 2
 
 
+def test_a_prompt_that_is_longer_than_the_model_is_told_first(
+    talker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = f"{talker}: the prompt has 20"
+    done = run("run", talker, "--prompt", "x" * 200, "--raw", "--max-new-tokens", 2)
+    assert done.code == 0
+    assert done.stderr.startswith(said)
+    monkeypatch.setattr("sys.stdin", io.StringIO("x" * 200))
+    done = run("chat", talker, "--max-new-tokens", 2, "--quiet")
+    assert done.code == 0
+    assert done.stderr.startswith(said)
+
+
 def test_stop_texts_end_an_answer_before_them(loaded_talker: tuple[Any, Any]) -> None:
     whole = answer(loaded_talker, "hello", how=Sampling(40))
     stop = whole[10:13]
