@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from spqfmt.calibration.tokens import added_tokens
-from spqfmt.errors import SpqError
+from spqfmt.errors import OptionError, SpqError
 from spqfmt.loaders.answering import Generation, Wanted
 from spqfmt.loaders.auto_memory import told_of_tokens
 from spqfmt.loaders.sampling import Sampling
@@ -40,6 +40,13 @@ def encode_prompt(
 
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*map(dict, prompt)]
     text = "\n".join(message["content"] for message in messages)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # What a shell gave that is not UTF-8 comes so too.
+        raise OptionError(
+            f"character {error.start} of the prompt is half a character, or was not UTF-8"
+        ) from None
 
     def work() -> list[int]:
         if chat:

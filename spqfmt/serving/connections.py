@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 LOOK_SECONDS = 15.0
 """How often it is looked: between one and two of these is what a client has for a request's head."""
@@ -18,20 +18,21 @@ class TimedConnection(H11Protocol):
     _next_look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin with a new client."""
+        """Look from now on."""
         super().connection_made(transport)
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End with it."""
+        """Look no more."""
         if self._next_look is not None:
             self._next_look.cancel()
         super().connection_lost(exc)
 
     def _look(self) -> None:
-        is_busy = self.cycle is not None and not self.cycle.response_complete
-        if not is_busy and self.cycle is self._last:
+        asked: RequestResponseCycle | None = self.cycle
+        is_busy = asked is not None and not asked.response_complete
+        if not is_busy and asked is self._last:
             self.transport.close()
             return
-        self._last = H11Protocol if is_busy else self.cycle
+        self._last = H11Protocol if is_busy else asked
         self._next_look = self.loop.call_later(LOOK_SECONDS, self._look)

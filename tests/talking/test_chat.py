@@ -273,6 +273,12 @@ def test_run_takes_prompts_from_stdin_and_from_a_file(
         assert run("run", talker, *words).code == 2
 
 
+def test_a_prompt_that_is_not_utf8_is_told(talker: Path) -> None:
+    done = run("run", talker, "--prompt", os.fsdecode(b"a\xff"), "--quiet")
+    assert (done.code, done.stdout) == (2, "")
+    assert "character 1 of the prompt is half a character, or was not UTF-8" in done.stderr
+
+
 def test_a_prompt_that_is_longer_than_the_model_is_told_first(
     talker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

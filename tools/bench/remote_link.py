@@ -5,8 +5,8 @@
 A server on the loopback address answers each request after the time that a link takes there and back, as it does for
 each new connection, and sends as many bits a second as the link, to all connections together. Of `inspect` the fastest
 round is shown, here and there, with the processor's seconds, which tell what a busy machine adds. `run` has its first
-text when it comes out of the command; beside it stand its seconds from a disk, the bytes that were sent by then and for
-two tokens, and the seconds that the link takes for all of the file. SPQFMT_CACHE counts, and is emptied before a round.
+text, one token's, when it comes out of the command; beside it stand its seconds from a disk, the bytes that were sent
+by then, and the seconds that the link takes for all of the file. SPQFMT_CACHE counts, and is emptied before a round.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def inspect_rates(site: Site, rounds: int) -> None:
 def first_token(site: Site, name: str, memory: str, rounds: int) -> None:
     """Print when the first token came, and what was sent by then."""
     size = (site.folder / name).stat().st_size
-    near, far, by_then, sent = [], [], [], []
+    near, far, sent = [], [], []
     for _ in range(rounds):
         near.append(seconds_to_text(str(site.folder / name), memory, site)[0])
         site.sent_bytes = 0
@@ -113,13 +113,12 @@ def first_token(site: Site, name: str, memory: str, rounds: int) -> None:
             shutil.rmtree(cache, ignore_errors=True)
         seconds, n_bytes = seconds_to_text(f"{site.url}/{name}", memory, site)
         far.append(seconds)
-        by_then.append(n_bytes)
-        sent.append(site.sent_bytes)
+        sent.append(n_bytes)
     whole = size / site.bytes_per_second
     print(
         f"first text of `run --memory {memory}` over the link: {_spread(far, '.1f')} s; here {_spread(near, '.1f')} s"
     )
-    print(f"bytes sent by then: {_spread(by_then, ',')}; for two tokens {_spread(sent, ',')}")
+    print(f"bytes sent by then: {_spread(sent, ',')}")
     print(f"the file: {size:,} bytes, which take {whole:.1f} s")
 
 
