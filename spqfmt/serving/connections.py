@@ -18,12 +18,12 @@ class TimedConnection(H11Protocol):
     _next_look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Look from now on."""
+        """Look at a client from now on."""
         super().connection_made(transport)
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Look no more."""
+        """Stop looking when the client has gone."""
         if self._next_look is not None:
             self._next_look.cancel()
         super().connection_lost(exc)
