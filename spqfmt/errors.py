@@ -178,6 +178,11 @@ _WITHOUT_MEMORY = re.compile(r"allocate memory|out of memory|failed to map segme
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, as Python, torch and the loader of shared libraries say it."""
-    named = isinstance(error, RuntimeError | ImportError) and _WITHOUT_MEMORY.search(str(error))
-    return isinstance(error, MemoryError) or bool(named)
+    """Whether memory ran out, as Python, torch, zstandard and the loader of shared libraries say it."""
+    tells = isinstance(error, RuntimeError | ImportError) or type(error).__name__ == "ZstdError"
+    return isinstance(error, MemoryError) or (tells and bool(_WITHOUT_MEMORY.search(str(error))))
+
+
+def refused_by_zstd(what: str, error: Exception) -> CorruptError | MemoryError:
+    """What is to be raised where a frame does not decompress: it is corrupt, unless memory ran out."""
+    return MemoryError(f"{what}: {error}") if is_out_of_memory(error) else CorruptError(f"{what}: {error}")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
-from spqfmt.errors import CorruptError, LimitError
+from spqfmt.errors import CorruptError, LimitError, refused_by_zstd
 
 FRAME_BYTES = wire.ZSTD_FRAME_RAW_BYTES
 
@@ -78,7 +78,7 @@ class ZstdCodec:
                 frame, max_output_size=raw_bytes, allow_extra_data=False
             )
         except zstandard.ZstdError as error:
-            raise CorruptError(f"zstd frame {number}: {error}") from error
+            raise refused_by_zstd(f"zstd frame {number}", error) from error
         if len(decompressed) != raw_bytes:
             raise CorruptError(f"zstd frame {number} decodes to {len(decompressed)} bytes")
         return decompressed
@@ -135,7 +135,7 @@ def _check_header(frame: memoryview, raw_bytes: int, number: int) -> None:
     try:
         header = zstandard.get_frame_parameters(frame)
     except zstandard.ZstdError as error:
-        raise CorruptError(f"zstd frame {number}: {error}") from error
+        raise refused_by_zstd(f"zstd frame {number}", error) from error
     if header.content_size != raw_bytes or header.dict_id or header.has_checksum:
         raise CorruptError(f"zstd frame {number} does not hold {raw_bytes} bytes plainly")
     check_window(header)

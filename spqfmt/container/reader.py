@@ -24,7 +24,7 @@ from spqfmt.container.trailer import (
     check_header,
     parse_trailer,
 )
-from spqfmt.errors import CorruptError
+from spqfmt.errors import CorruptError, refused_by_zstd
 from spqfmt.kernels import native
 from spqfmt.kernels.json_text import check_json
 from spqfmt.records import Chunk, Index, PlaneChunk, Stream, TensorRecord
@@ -253,4 +253,4 @@ def _decoded(stored: bytes, raw_bytes: int) -> bytes:
             stored, max_output_size=raw_bytes, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
-        raise CorruptError(f"index: {error}") from error
+        raise refused_by_zstd("index", error) from error

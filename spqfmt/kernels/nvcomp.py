@@ -18,7 +18,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from spqfmt import wire
-from spqfmt.errors import BackendError, CorruptError
+from spqfmt.errors import BackendError, CorruptError, refused_by_zstd
 
 
 @dataclass(eq=False)
@@ -120,7 +120,7 @@ def decode_on_cpu(sent: torch.Tensor, job: ZstdFrames, out: torch.Tensor) -> Non
         try:
             raw = decompressor.decompress(frame, max_output_size=raw_bytes, allow_extra_data=False)
         except zstandard.ZstdError as error:
-            raise CorruptError(f"zstd frame {number}: {error}") from error
+            raise refused_by_zstd(f"zstd frame {number}", error) from error
         if len(raw) != raw_bytes:
             raise CorruptError(f"zstd frame {number} decodes to {len(raw)} bytes")
         out[offset : offset + raw_bytes].copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))

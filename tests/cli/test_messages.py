@@ -16,6 +16,7 @@ import pytest
 import tiny
 import torch
 import transformers
+import zstandard
 from cli_models import Models
 from safetensors.torch import load, load_file, save_file
 from situations import SITUATIONS, UP
@@ -303,6 +304,7 @@ def test_a_file_and_a_folder_without_permission_are_named(files: dict[str, Path]
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
         ImportError("x: failed to map segment"),
+        zstandard.ZstdError("cannot compress: Allocation error : not enough memory"),
     ],
     ids=lambda error: type(error).__name__,
 )

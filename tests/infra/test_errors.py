@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable
 
 import pytest
+import zstandard
 
 from spqfmt import errors
-from spqfmt.errors import CorruptError, SpqError, foreign_errors, library_of
+from spqfmt.errors import CorruptError, SpqError, foreign_errors, library_of, refused_by_zstd
 
 
 def _explained(reason: str) -> SpqError:
@@ -50,6 +51,14 @@ def test_errors_of_other_libraries_become_one_sentence(fail: Callable[[], None],
     assert str(caught.value).startswith(words)
     assert ". " not in str(caught.value)
     assert caught.value.__cause__ is not None
+
+
+def test_a_frame_for_which_there_is_no_memory_is_not_corrupt() -> None:
+    said = "decompression error: Allocation error : not enough memory"
+    assert type(refused_by_zstd("frame 3", zstandard.ZstdError(said))) is MemoryError
+    found = refused_by_zstd("frame 3", zstandard.ZstdError("decompression error: Data corruption detected"))
+    assert type(found) is CorruptError
+    assert str(found) == "frame 3: decompression error: Data corruption detected"
 
 
 @pytest.mark.parametrize(
