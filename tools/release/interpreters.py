@@ -48,7 +48,7 @@ def at_hand(given: list[Path]) -> list[Interpreter]:
     """Those that were given, or else one of each version on PATH and in build/pythons; ascending."""
     found: dict[tuple[int, int], Interpreter] = {}
     for program in given or _everywhere():
-        command = [program, "-c", "import sys; print(*sys.version_info[:2])"]
+        command = [str(program), "-c", "import sys; print(*sys.version_info[:2])"]
         try:
             shown = subprocess.run(command, capture_output=True, text=True, check=bool(given)).stdout.split()
         except OSError:  # one for another processor
