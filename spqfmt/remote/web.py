@@ -329,8 +329,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(inner, BadStatusLine):
         return "what it says is no HTTP"
     text = " ".join(str(inner).split())
-    # urllib3 puts the connection's repr before it.
-    text = (
-        re.sub(r"^.*?HTTPS?Connection(?:Pool)?\([^)]*\):?\s*|^<[^>]*>:\s*", "", text) or type(inner).__name__
-    )
+    # urllib3 puts the repr of a connection or its pool before it.
+    text = re.sub(r"^.*?\w+\(host=[^)]*\):?\s*|^<[^>]*>:\s*", "", text) or type(inner).__name__
     return text[:_MOST_SHOWN]

@@ -99,6 +99,28 @@ def test_the_model_runs_under_a_ceiling(packed: Path, site: Site) -> None:
     assert run("plan", f"{site.url}/m.spq", "--memory", "220KiB").code == 0
 
 
+def test_the_other_commands_take_addresses(packed: Path, site: Site, tmp_path: Path) -> None:
+    """Each says what it says of the file here."""
+    text = tmp_path / "text"
+    text.write_text("hello world " * 12)
+    for command in (
+        "unpack {} {out}",
+        "diff {} {m}",
+        "repack {} {out}.spq --codec zstd",
+        "eval {} --text {text}",
+    ):
+        said = []
+        for number, file in enumerate((f"{site.url}/m.spq", packed / "m.spq")):
+            out = tmp_path / f"{command[:4]}{number}"
+            words = command.format(file, out=out, text=text).split()
+            done = run(*words)
+            assert done.code == 0, done.stderr
+            said.append(done.stdout.replace(str(file), "FILE"))
+        assert said[0] == said[1]
+    for first, second in (("repa0.spq", "repa1.spq"), ("unpa0/model.safetensors", "unpa1/model.safetensors")):
+        assert (tmp_path / first).read_bytes() == (tmp_path / second).read_bytes()
+
+
 @pytest.mark.parametrize("after", [100, 1500])
 def test_broken_connections_are_taken_up_where_they_broke(packed: Path, site: Site, after: int) -> None:
     site.breaks_after = after
@@ -131,8 +153,11 @@ def test_nobody_there_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(web, "_PAUSE_SECONDS", 0.001)
     done = run("inspect", "http://127.0.0.1:9/m.spq")
     assert done.code == 1
-    assert done.stderr.startswith("spqfmt: http://127.0.0.1:9/m.spq: the server does not answer")
+    assert done.stderr.startswith(
+        "spqfmt: http://127.0.0.1:9/m.spq: the server does not answer, tried 5 times: Failed"
+    )
     assert done.stderr.count("\n") == 1
+    assert "host=" not in done.stderr
 
 
 @pytest.mark.parametrize("with_mark", [True, False])
