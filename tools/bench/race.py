@@ -3,6 +3,7 @@
     python tools/bench/race.py MODEL.gguf OUT_DIR                        SmolLM2's is that of tools/models/smollm2.py
     python tools/bench/race.py MODEL_FOLDER OUT_DIR --gguf MODEL.gguf    --rounds 7 --prompt 512 --tokens 64
     python tools/bench/race.py MODEL.gguf OUT_DIR --entrants codes,llama.cpp   these alone; by default all
+    python tools/bench/race.py ... --processor    tokens a second of processor time, for a machine that is busy
 
 Entrants: what `spqfmt run` does without options with the codes of the GGUF file as they are (pack's default), with
 8-bit codes and with 4-bit groups of 64 that it made itself; transformers with BF16 weights; torch's dynamic INT8; and
@@ -34,7 +35,11 @@ from spqfmt.pages.png_style import new_figure, save, style
 
 _ENTRANTS = Path(__file__).with_name("race_entrants.py")
 ENTRANTS = ("codes", "8-bit", "4-bit", "transformers", "dynamic", "llama.cpp")
-MEASURES = {"prompt": "prompt, tokens/s", "tokens": "generation, tokens/s"}
+MEASURES = {
+    "prompt": "prompt, tokens/s",
+    "tokens": "generation, tokens/s",
+    "processor-tokens": "generation, tokens/s of processor time",
+}
 
 
 @dataclass
@@ -47,7 +52,7 @@ class Entry:
     cores: int
     load_s: float = 0.0
     memory_bytes: float = 0.0
-    rates: dict[str, list[float]] = field(default_factory=lambda: {measure: [] for measure in MEASURES})
+    rates: dict[str, list[float]] = field(default_factory=dict)
 
 
 class Runner:
@@ -151,7 +156,7 @@ def race(
                     runner.close()
                     continue
                 for measure, rate in rates.items() if number else ():  # the first round warms up
-                    runner.entry.rates[measure].append(rate)
+                    runner.entry.rates.setdefault(measure, []).append(rate)
             print(f"round {number} of {rounds}", file=sys.stderr)
         for runner in runners:
             runner.entry.memory_bytes = runner.ask("memory")
@@ -164,21 +169,17 @@ def race(
 def table(ran: Sequence[Entry], lengths: dict[str, int], rounds: int) -> str:
     """Markdown: a row for each entry, and what was measured on which machine."""
     machine = describe()
-    lines = [
-        "| cores | | prompt, tokens/s | generation, tokens/s | load, s | memory, MiB |",
-        "|---|---|---|---|---|---|",
-    ]
+    columns = " | ".join(MEASURES[measure] for measure in lengths)
+    lines = [f"| cores | | {columns} | load, s | memory, MiB |", f"|---|{'---|' * len(lengths)}---|---|---|"]
     for entry in ran:
-        rates = [_shown(entry.rates[measure]) for measure in MEASURES]
+        rates = " | ".join(_shown(entry.rates[measure]) for measure in lengths)
         memory = f"{entry.memory_bytes / 2**20:.0f}"
-        lines.append(
-            f"| {entry.cores} | {entry.name} | {rates[0]} | {rates[1]} | {entry.load_s:.1f} | {memory} |"
-        )
+        lines.append(f"| {entry.cores} | {entry.name} | {rates} | {entry.load_s:.1f} | {memory} |")
     lines += [
         "",
-        f"{machine['processor']}, {machine['threads']} cores, load before {machine['load_average']}; a prompt of "
-        f"{lengths['prompt']} tokens, {lengths['tokens']} generated, medians of {rounds} interleaved rounds, slowest "
-        f"and fastest in brackets. By `python tools/bench/race.py`.",
+        f"{machine['processor']}, {machine['threads']} cores, load before {machine['load_average']}; "
+        f"{', '.join(f'{measure} {length}' for measure, length in lengths.items())}; medians of {rounds} interleaved "
+        f"rounds, slowest and fastest in brackets. By `python tools/bench/race.py`.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -192,7 +193,7 @@ def _shown(rates: Sequence[float]) -> str:
 def plot(ran: Sequence[Entry], file: Path) -> None:
     """Draw bars of tokens a second, a panel for each measure and number of cores. OptionError without matplotlib."""
     names = list(dict.fromkeys(entry.name for entry in ran))
-    panels = [(measure, n) for n in sorted({entry.cores for entry in ran}) for measure in MEASURES]
+    panels = [(measure, n) for n in sorted({entry.cores for entry in ran}) for measure in ran[0].rates]
     with style():
         figure, axes = new_figure(height=3.0, columns=len(panels))
         for axis, (measure, n) in zip(axes, panels, strict=True):
@@ -225,6 +226,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--processor", action="store_true")
     parser.add_argument(
         "--llama-python", default=sys.executable, help="an interpreter that has xllamacpp, where this has not"
     )
@@ -232,6 +234,8 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     gguf = given.gguf or (given.source if given.source.suffix == ".gguf" else None)
     lengths = {"prompt": given.prompt, "tokens": given.tokens}
+    if given.processor:
+        lengths = {"processor-tokens": given.tokens}
     kinds = given.entrants.split(",")
     if unknown := set(kinds) - set(ENTRANTS):
         parser.error(f"no entrant {', '.join(sorted(unknown))}")

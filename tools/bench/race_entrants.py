@@ -3,7 +3,8 @@
 python tools/bench/race_entrants.py KIND PATH CORES
 
 It says {"load_s"}; to "prompt N" and "tokens N" the tokens a second of a prompt of N, and of N further ones; to
-"memory" the most that its process has held, in bytes. KIND is a key of ENTRANTS. Each imports what it needs alone.
+"processor-tokens N" those a second of processor time, of 2 N tokens without what comes before; to "memory" the most
+that its process has held, in bytes. KIND is a key of ENTRANTS. Each imports what it needs alone.
 """
 
 from __future__ import annotations
@@ -131,6 +132,12 @@ def _answer(entrant: Entrant, line: str) -> float:
     if what == "memory":
         # Not ru_maxrss, which begins with what the process had that started this one.
         return 1024.0 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+    if what == "processor-tokens":
+        marks = [time.process_time()]
+        for times in (1, 3):
+            entrant.tokens(times * int(n))
+            marks.append(time.process_time())
+        return 2 * int(n) / ((marks[2] - marks[1]) - (marks[1] - marks[0]))
     return entrant.prompt(int(n)) if what == "prompt" else entrant.tokens(int(n))
 
 

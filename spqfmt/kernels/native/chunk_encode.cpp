@@ -83,11 +83,12 @@ double coded_bytes(const uint64_t counts[256], const Frequencies& frequencies) {
 // states cost 16 bits a lane more than they carry. Steps round by about 1e-5 of a symbol's cost, far less than that.
 constexpr size_t kLeastBlockBytes = 4 + kStateBytes / 2;
 
-// Blocks grow beyond what lockstep wants while they would cost more than a hundredth of the symbols: few or cheap symbols.
+// Blocks grow beyond what lockstep wants while they would cost more than this part of the symbols: few or cheap symbols.
+constexpr size_t kLeastPart = 150;
 unsigned grow_blocks(unsigned log2, size_t raw_bytes, double coded) {
   while (log2 < kMaxBlockLog2) {
     const size_t n_blocks = ceil_div(raw_bytes, size_t{1} << log2);
-    if (n_blocks == 1 || static_cast<double>(n_blocks * kLeastBlockBytes) * 100 <= coded) break;
+    if (n_blocks == 1 || static_cast<double>(n_blocks * kLeastBlockBytes * kLeastPart) <= coded) break;
     log2++;
   }
   return log2;

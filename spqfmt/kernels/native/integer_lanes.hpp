@@ -17,11 +17,15 @@ inline Sums32 load_sums(const int32_t* from) { return _mm512_loadu_si512(from); 
 inline Ints table_of(const uint8_t* table) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
 }
-// The four bits of each byte after the first `kFirst`, looked up.
+// The four bits of each byte after the first `kFirst`.
+template <unsigned kFirst>
+inline Ints four_bits(Ints bytes) {
+  return _mm512_and_si512(kFirst == 0 ? bytes : _mm512_srli_epi16(bytes, kFirst), _mm512_set1_epi8(15));
+}
+// The same, looked up.
 template <unsigned kFirst>
 inline Ints looked_up(Ints bytes, Ints table) {
-  const Ints codes = _mm512_and_si512(_mm512_srli_epi16(bytes, kFirst), _mm512_set1_epi8(15));
-  return _mm512_shuffle_epi8(table, codes);
+  return _mm512_shuffle_epi8(table, four_bits<kFirst>(bytes));
 }
 inline Ints flipped(Ints bytes, uint8_t flip) { return _mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(flip))); }
 template <bool kSigned>
@@ -34,6 +38,7 @@ inline Reals to_reals(Sums32 values) { return _mm512_cvtepi32_ps(values); }
 inline Reals same_reals(float value) { return _mm512_set1_ps(value); }
 inline Reals times(Reals a, Reals b) { return _mm512_mul_ps(a, b); }
 inline Reals plus(Reals a, Reals b) { return _mm512_add_ps(a, b); }
+inline Reals minus(Reals a, Reals b) { return _mm512_sub_ps(a, b); }
 // Lane i is from[i >> log2].
 using Spread = __m512i;
 inline Spread spread_by(unsigned log2) {
@@ -59,9 +64,12 @@ inline Ints table_of(const uint8_t* table) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
 }
 template <unsigned kFirst>
+inline Ints four_bits(Ints bytes) {
+  return _mm256_and_si256(kFirst == 0 ? bytes : _mm256_srli_epi16(bytes, kFirst), _mm256_set1_epi8(15));
+}
+template <unsigned kFirst>
 inline Ints looked_up(Ints bytes, Ints table) {
-  const Ints codes = _mm256_and_si256(_mm256_srli_epi16(bytes, kFirst), _mm256_set1_epi8(15));
-  return _mm256_shuffle_epi8(table, codes);
+  return _mm256_shuffle_epi8(table, four_bits<kFirst>(bytes));
 }
 inline Ints flipped(Ints bytes, uint8_t flip) { return _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(flip))); }
 // Sums of two products have 16 bits: they hold those of unsigned codes up to 129, and of signed ones.
@@ -77,6 +85,7 @@ inline Reals to_reals(Sums32 values) { return _mm256_cvtepi32_ps(values); }
 inline Reals same_reals(float value) { return _mm256_set1_ps(value); }
 inline Reals times(Reals a, Reals b) { return _mm256_mul_ps(a, b); }
 inline Reals plus(Reals a, Reals b) { return _mm256_add_ps(a, b); }
+inline Reals minus(Reals a, Reals b) { return _mm256_sub_ps(a, b); }
 using Spread = __m256i;
 inline Spread spread_by(unsigned log2) {
   return _mm256_srl_epi32(_mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0), _mm_cvtsi32_si128(static_cast<int>(log2)));
@@ -109,11 +118,14 @@ inline Ints table_of(const uint8_t* table) {
   return found;
 }
 template <unsigned kFirst>
+inline Ints four_bits(Ints bytes) {
+  for (int8_t& byte : bytes.byte) byte = static_cast<int8_t>(static_cast<uint8_t>(byte) >> kFirst & 15);
+  return bytes;
+}
+template <unsigned kFirst>
 inline Ints looked_up(const Ints& bytes, const Ints& table) {
-  Ints found;
-  for (size_t i = 0; i < kUnitBytes; i++) {
-    found.byte[i] = table.byte[static_cast<uint8_t>(bytes.byte[i]) >> kFirst & (15)];
-  }
+  Ints found = four_bits<kFirst>(bytes);
+  for (int8_t& byte : found.byte) byte = table.byte[byte];
   return found;
 }
 inline Ints flipped(Ints bytes, uint8_t flip) {
@@ -146,6 +158,9 @@ inline Reals times(const Reals& a, const Reals& b) {
 }
 inline Reals plus(const Reals& a, const Reals& b) {
   return each([&](size_t i) { return a.of[i] + b.of[i]; });
+}
+inline Reals minus(const Reals& a, const Reals& b) {
+  return each([&](size_t i) { return a.of[i] - b.of[i]; });
 }
 using Spread = unsigned;
 inline Spread spread_by(unsigned log2) { return log2; }

@@ -238,8 +238,12 @@ bool integers_of(const Codes& codes, const IntegerKernels& kernels, IntegerCodes
   to.least = least;
   to.shift = kernels.shift(least, most);
   to.flip = to.shift == 0 ? 0 : 0x80;
+  to.flips = true;
   std::memset(to.table, 0, sizeof to.table);
-  for (int i = 0; codes.bits < 8 && i < n; i++) to.table[i] = static_cast<uint8_t>(values[i] + to.shift);
+  if (codes.bits == 8) return true;
+  for (int i = 0; i < n; i++) to.table[i] = static_cast<uint8_t>(values[i] + to.shift);
+  for (int i = 0; i < n; i++) to.flips = to.flips && codes.bits == 4 && to.table[i] == (i ^ to.table[0]);
+  to.flip = static_cast<uint8_t>(to.table[0] * 0x11);
   return true;
 }
 

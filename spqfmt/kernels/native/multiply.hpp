@@ -114,11 +114,13 @@ void group_multiply_avx512_bf16(const Codes&, size_t n_columns, const Groups&, s
 inline constexpr size_t kVectorBytes64 = 64, kVectorLanes = 16;
 
 // Codes that stand for integers times `unit`, a power of two. `shift` is added to them where they become factors of products:
-// those of 4 bits by `table`, whose bytes have it, those of 8 bits by flipping these bits.
+// those of 4 bits by `table`, whose bytes have it, those of 8 bits by flipping these bits, and so those of 4 where that is
+// the same, two in a byte.
 struct IntegerCodes {
   int least;
   int shift;
   float unit;
+  bool flips;
   uint8_t flip;
   alignas(16) uint8_t table[16];
 };

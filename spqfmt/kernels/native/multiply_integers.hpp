@@ -45,14 +45,23 @@ struct IntTile {
   size_t first_group, n_groups;
 };
 
+// How codes become factors of products: they are these, after a flip, or by a look-up of four bits.
+enum class Turned { not_at_all, by_flip, by_table };
+
 // The bytes of a unit of codes as factors, those of every `8 / kBits`th column together.
-template <unsigned kBits>
-inline void factors(const Ints& bytes, const Ints& table, uint8_t flip, Ints (&to)[8 / kBits]) {
-  if constexpr (kBits == 8) {
-    to[0] = flipped(bytes, flip);
-  } else {
+template <unsigned kBits, Turned kTurned>
+inline void factors(Ints bytes, const Ints& table, uint8_t flip, Ints (&to)[8 / kBits]) {
+  if constexpr (kTurned == Turned::by_table) {
     to[0] = looked_up<0>(bytes, table);
     to[1] = looked_up<4>(bytes, table);
+    return;
+  }
+  if constexpr (kTurned == Turned::by_flip) bytes = flipped(bytes, flip);
+  if constexpr (kBits == 8) {
+    to[0] = bytes;
+  } else {
+    to[0] = four_bits<0>(bytes);
+    to[1] = four_bits<4>(bytes);
   }
 }
 
@@ -65,12 +74,12 @@ struct UnitTokens {
 };
 
 // Adds a unit of a row: the sum of each lane, times the scales of its group and of its activations.
-template <unsigned kBits, bool kSigned, size_t kT>
+template <unsigned kBits, Turned kTurned, bool kSigned, size_t kT>
 [[gnu::always_inline]] inline void add_unit(const Ints& bytes, const Ints& table, uint8_t flip, const Reals& scale, const UnitTokens& tokens,
                                             Reals (&acc)[kT]) {
   constexpr size_t kPer = 8 / kBits;
   Ints codes[kPer];
-  factors<kBits>(bytes, table, flip, codes);
+  factors<kBits, kTurned>(bytes, table, flip, codes);
   for (size_t t = 0; t < kT; t++) {
     const int8_t* x = tokens.x + t * tokens.stride;
     Sums32 sum = load_sums(tokens.start + t * tokens.lanes_stride);
@@ -108,7 +117,7 @@ class VectorGroups {
   Spread spread_;
 };
 
-template <unsigned kBits, bool kSigned, bool kSmall, size_t kR, size_t kT>
+template <unsigned kBits, Turned kTurned, bool kSigned, bool kSmall, size_t kR, size_t kT>
 inline void add_vectors(const IntCall& call, const IntTile& tile, const IntTileGroups& groups, size_t first_token, size_t token,
                         IntSums& sums) {
   constexpr size_t kPer = 8 / kBits, kColumns = kVectorBytes64 * kPer;
@@ -135,7 +144,7 @@ inline void add_vectors(const IntCall& call, const IntTile& tile, const IntTileG
       for (size_t r = 0; r < kR; r++) {
         const uint8_t* bytes = from + r * row_bytes + u * kUnitBytes;
         if (u == 0) ahead(bytes + kR * row_bytes);
-        add_unit<kBits, kSigned, kT>(load_ints(bytes), table, flip, of.scale_of(groups.scale[r], u), at, acc[r][u]);
+        add_unit<kBits, kTurned, kSigned, kT>(load_ints(bytes), table, flip, of.scale_of(groups.scale[r], u), at, acc[r][u]);
       }
       at.x += kUnitBytes;
       at.scales += kUnitLanes;
@@ -148,7 +157,7 @@ inline void add_vectors(const IntCall& call, const IntTile& tile, const IntTileG
     for (size_t u = 0; u < kUnits; u++) {
       for (size_t r = 0; r < kR; r++) {
         const Ints bytes = load_some(from + r * row_bytes + u * kUnitBytes, left > u * kUnitBytes ? left - u * kUnitBytes : 0);
-        add_unit<kBits, kSigned, kT>(bytes, table, flip, of.scale_of(groups.scale[r], u), at, acc[r][u]);
+        add_unit<kBits, kTurned, kSigned, kT>(bytes, table, flip, of.scale_of(groups.scale[r], u), at, acc[r][u]);
       }
       at.x += kUnitBytes;
       at.scales += kUnitLanes;
@@ -163,7 +172,7 @@ inline void add_vectors(const IntCall& call, const IntTile& tile, const IntTileG
           const Reals x_sum = load_reals(x_sums + t * tokens.sums_stride + i + u * kUnitLanes);
           for (size_t r = 0; r < kR; r++) {
             const Reals less = load_reals(groups.coefficient[r] + i + u * kUnitLanes);
-            acc[r][u][t] = plus(acc[r][u][t], times(less, x_sum));
+            acc[r][u][t] = minus(acc[r][u][t], times(less, x_sum));
           }
         }
       }
@@ -181,6 +190,7 @@ inline void add_vectors(const IntCall& call, const IntTile& tile, const IntTileG
 template <size_t kR>
 inline void read_groups_in_registers(const IntCall& call, const IntTile& tile, IntTileGroups& groups) {
   const bool has_offsets = call.groups.kind != GroupOffset::none, is_product = call.groups.kind == GroupOffset::zero_point;
+  const bool has_unit = call.integers.unit != 1, has_outliers = call.outliers.row_begin != nullptr;
   const __m512 unit = _mm512_set1_ps(call.integers.unit);
   const size_t n = tile.n_groups;
   for (size_t r = 0; r < kR; r++) {
@@ -191,11 +201,10 @@ inline void read_groups_in_registers(const IntCall& call, const IntTile& tile, I
       const __m512 scale = scales.of(tile.first_group + i, n - i);
       if (has_offsets) {
         const __m512 offset = offsets.of(tile.first_group + i, n - i);
-        const __m512 less = is_product ? _mm512_mul_ps(offset, scale) : offset;
-        _mm512_store_ps(groups.offset[r] + i, offset);
-        _mm512_store_ps(groups.coefficient[r] + i, _mm512_sub_ps(_mm512_setzero_ps(), less));
+        if (has_outliers) _mm512_store_ps(groups.offset[r] + i, offset);
+        _mm512_store_ps(groups.coefficient[r] + i, is_product ? _mm512_mul_ps(offset, scale) : offset);
       }
-      _mm512_store_ps(groups.scale[r] + i, _mm512_mul_ps(scale, unit));
+      _mm512_store_ps(groups.scale[r] + i, has_unit ? _mm512_mul_ps(scale, unit) : scale);
     }
     _mm512_store_ps(groups.scale[r] + i, _mm512_setzero_ps());
     if (has_offsets && tile.first_group * call.groups.group_size < tile.column) groups.coefficient[r][0] = 0;
@@ -224,7 +233,7 @@ inline void read_int_groups(const IntCall& call, const IntTile& tile, IntTileGro
       float* __restrict coefficient = groups.coefficient[r];
       group_numbers(call.groups.offset, call.n_groups, line, tile.first_group, n, offset);
       const bool is_product = call.groups.kind == GroupOffset::zero_point;
-      for (size_t i = 0; i < n; i++) coefficient[i] = -(is_product ? offset[i] * scale[i] : offset[i]);
+      for (size_t i = 0; i < n; i++) coefficient[i] = is_product ? offset[i] * scale[i] : offset[i];
       std::memset(coefficient + n, 0, kVectorLanes * sizeof(float));
       if (tile.first_group * call.groups.group_size < tile.column) coefficient[0] = 0;
     }
@@ -248,7 +257,7 @@ inline float total_of_lanes(const float* lanes) {
 #endif
 }
 
-template <unsigned kBits, bool kSigned, bool kSmall, size_t kR>
+template <unsigned kBits, Turned kTurned, bool kSigned, bool kSmall, size_t kR>
 inline void multiply_some_integers(const IntCall& call, size_t row, IntTileGroups& groups, IntSums& sums) {
   const IntegerTokens& tokens = call.tokens;
   for (size_t first = 0; first < tokens.count; first += kTokensPerTile) {
@@ -264,9 +273,9 @@ inline void multiply_some_integers(const IntCall& call, size_t row, IntTileGroup
       read_int_groups<kR>(call, tile, groups);
       size_t token = 0;
       for (; token + kIntTokens <= n_tokens; token += kIntTokens) {
-        add_vectors<kBits, kSigned, kSmall, kR, kIntTokens>(call, tile, groups, first, token, sums);
+        add_vectors<kBits, kTurned, kSigned, kSmall, kR, kIntTokens>(call, tile, groups, first, token, sums);
       }
-      for (; token < n_tokens; token++) add_vectors<kBits, kSigned, kSmall, kR, 1>(call, tile, groups, first, token, sums);
+      for (; token < n_tokens; token++) add_vectors<kBits, kTurned, kSigned, kSmall, kR, 1>(call, tile, groups, first, token, sums);
       if (call.outliers.row_begin == nullptr) continue;
       for (size_t r = 0; r < kR; r++) {
         const float* x = tokens.columns + first * call.n_columns;
@@ -282,22 +291,22 @@ inline void multiply_some_integers(const IntCall& call, size_t row, IntTileGroup
   }
 }
 
-template <unsigned kBits, bool kSigned, bool kSmall>
+template <unsigned kBits, Turned kTurned, bool kSigned, bool kSmall>
 void multiply_some_range(const IntCall& call, size_t begin, size_t end) {
   IntTileGroups groups;
   IntSums sums;
   size_t row = begin;
-  for (; row + kIntRows <= end; row += kIntRows) multiply_some_integers<kBits, kSigned, kSmall, kIntRows>(call, row, groups, sums);
-  for (; row < end; row++) multiply_some_integers<kBits, kSigned, kSmall, 1>(call, row, groups, sums);
+  for (; row + kIntRows <= end; row += kIntRows) multiply_some_integers<kBits, kTurned, kSigned, kSmall, kIntRows>(call, row, groups, sums);
+  for (; row < end; row++) multiply_some_integers<kBits, kTurned, kSigned, kSmall, 1>(call, row, groups, sums);
 }
 
-template <unsigned kBits, bool kSigned>
+template <unsigned kBits, Turned kTurned, bool kSigned>
 void multiply_integers_range(const IntCall& call, size_t begin, size_t end) {
   const size_t size = call.groups.group_size;
   if (size < kVectorBytes64 * (8 / kBits) && size < call.n_columns) {
-    multiply_some_range<kBits, kSigned, true>(call, begin, end);
+    multiply_some_range<kBits, kTurned, kSigned, true>(call, begin, end);
   } else {
-    multiply_some_range<kBits, kSigned, false>(call, begin, end);
+    multiply_some_range<kBits, kTurned, kSigned, false>(call, begin, end);
   }
 }
 
@@ -307,13 +316,20 @@ void integers_multiply(const Codes& codes, const IntegerCodes& integers, size_t 
   unsigned log2 = 0;
   while ((size_t{2} << log2) <= lanes) log2++;
   const IntCall call{codes, integers, n_columns, groups, (n_columns - 1) / size + 1, first_row, outliers, tokens, outputs, log2};
-  // With a sign, bytes are taken as they are.
-  const bool is_signed = integers.least + integers.shift < 0;
-  switch (codes.bits * 2 + is_signed) {
-    case 4 * 2 + 0: multiply_integers_range<4, false>(call, begin, end); return;
-    case 4 * 2 + 1: multiply_integers_range<4, true>(call, begin, end); return;
-    case 8 * 2 + 0: multiply_integers_range<8, false>(call, begin, end); return;
-    default: multiply_integers_range<8, true>(call, begin, end); return;
+  const bool is_signed = integers.least + integers.shift < 0, is_flipped = integers.flip != 0;
+  if (codes.bits == 8 && is_signed) {
+    is_flipped ? multiply_integers_range<8, Turned::by_flip, true>(call, begin, end)
+               : multiply_integers_range<8, Turned::not_at_all, true>(call, begin, end);
+  } else if (codes.bits == 8) {
+    is_flipped ? multiply_integers_range<8, Turned::by_flip, false>(call, begin, end)
+               : multiply_integers_range<8, Turned::not_at_all, false>(call, begin, end);
+  } else if (is_signed) {
+    multiply_integers_range<4, Turned::by_table, true>(call, begin, end);
+  } else if (!integers.flips) {
+    multiply_integers_range<4, Turned::by_table, false>(call, begin, end);
+  } else {
+    is_flipped ? multiply_integers_range<4, Turned::by_flip, false>(call, begin, end)
+               : multiply_integers_range<4, Turned::not_at_all, false>(call, begin, end);
   }
 }
 
