@@ -104,10 +104,10 @@ def test_the_other_commands_take_addresses(packed: Path, site: Site, tmp_path: P
     text = tmp_path / "text"
     text.write_text("hello world " * 12)
     for command in (
-        "unpack {} {out}",
-        "diff {} {m}",
-        "repack {} {out}.spq --codec zstd",
-        "eval {} --text {text}",
+        "unpack {0} {out}",
+        "diff {0} {0}",
+        "repack {0} {out}.spq --codec zstd",
+        "eval {0} --text {text}",
     ):
         said = []
         for number, file in enumerate((f"{site.url}/m.spq", packed / "m.spq")):
