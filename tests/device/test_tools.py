@@ -91,6 +91,7 @@ def test_the_check_runs_through_on_the_cpu_and_says_that_it_is_no_gpu(
         "smoke: one chunk",
         "decode: rans, 4 KiB a launch, blocks of 4096 bytes",
         "decode: rans, 8 KiB a launch, blocks of 65536 bytes",
+        "decode: high bytes beside low ones",
         "decode: zstd by nvCOMP",
         "model: least on both: peak device memory",
         "plan: least on both: predicted",

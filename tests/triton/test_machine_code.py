@@ -11,6 +11,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 import gpu_code
 from gpu_code import Code
+from gpu_path import cycles_of_a_turn
 
 LISTING = """
         /*0000*/                   MOV R1, c[0x0][0x28] ;
@@ -106,3 +107,29 @@ def test_every_form_that_the_launcher_compiles_has_all_its_arguments():
     for variant in gpu_code.variants():
         names = {parameter.name for parameter in variant.kernel.params}
         assert names == set(variant.arguments), variant.name
+
+
+@pytest.mark.parametrize(
+    ("body", "cycles"),
+    [
+        (["LDG.E R1, desc[UR6][R2.64]", "IMAD R2, R1, R1, RZ"], 41 + 5),
+        (["LDG.E R1, desc[UR6][R2.64]", "IMAD R4, R1, R1, RZ"], 0),  # the next turn waits for nothing
+        # An address has two registers.
+        (["LDG.E R1, desc[UR6][R2.64]", "LEA.HI.X R3, R1, R5, RZ, 0x2, P0"], 41 + 5),
+        (["REDUX.XOR UR10, R1", "IMAD.U32 R1, RZ, RZ, UR10"], 18 + 12),
+        (["SHFL.BFLY PT, R2, R1, 0x10, 0x1f", "LOP3.LUT R1, R1, R2, RZ, 0x3c, !PT"], 23 + 5),
+        (["IADD3 R1, P1, R1, R2, RZ", "STG.E desc[UR6][R4.64], R1", "@P1 BRA `(.L_x_1)"], 5),
+        (["ISETP.GE.U32.AND P0, PT, R1, R2, PT", "@!P0 IMAD R1, R1, R2, R3"], 13 + 5),
+    ],
+)
+def test_a_step_takes_as_long_as_what_waits_for_each_other(body, cycles):
+    assert cycles_of_a_turn(body) == cycles
+
+
+def test_a_longer_step_is_a_problem(page):
+    codes, text = page
+    codes = [replace(codes[0], path=195.0), codes[1]]
+    text = gpu_code.MARKS["gpu_code"] + gpu_code.table(codes) + gpu_code.END
+    assert gpu_code.problems(codes, text) == []
+    found = gpu_code.problems([replace(codes[0], path=220.0), codes[1]], text)
+    assert found == ["a for sm_90: 220 cycles of a step, 195 in gpu-kernels.md"]

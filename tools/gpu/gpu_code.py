@@ -19,16 +19,26 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+from gpu_path import cycles_of_a_turn
 from gpu_variants import Variant, variants
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from spqfmt.kernels.triton import rans
 from spqfmt.kernels.triton.products import EXACT, precision
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gpu-kernels.md"
 MARKS = {name: f"<!-- table: {name} -->\n" for name in ("gpu_code", "gpu_bounds", "gpu_amd")}
 END = "<!-- end -->\n"
 TARGETS = (80, 90, 100)
+MORE_TARGETS = (75, 86, 89, 120)
+BROAD = (
+    "rans to words",
+    "rans to elements",
+    "multiply 1 token, i8 by rows",
+    "multiply 1 token, u4 groups",
+)
+"""What most of a token is made of; this alone is read for MORE_TARGETS too."""
 AMD = (GPUTarget("hip", "gfx942", 64), GPUTarget("hip", "gfx1100", 32), GPUTarget("hip", "gfx1201", 32))
 GROWTH = 1.10
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -69,6 +79,7 @@ class Code:
     """What the machine code of one kernel for one target costs.
 
     `inner_loop`: instructions of its longest innermost loop, or 0; `integer` and `slow`: those of them in these pipes.
+    `path`: cycles of a step of rans by its critical path (gpu_path), where all loads hit the first cache.
     """
 
     name: str
@@ -80,6 +91,7 @@ class Code:
     per_32: float | None
     integer: int = 0
     slow: int = 0
+    path: float | None = None
 
 
 class Card(NamedTuple):
@@ -95,7 +107,7 @@ class Card(NamedTuple):
 CARDS = (
     Card(name="A100 80 GB", multiprocessors=108, ghz=1.41, gb_s=2039, target="sm_80"),
     Card(name="H100 SXM", multiprocessors=132, ghz=1.98, gb_s=3350, target="sm_90"),
-    Card(name="RTX 4090", multiprocessors=128, ghz=2.52, gb_s=1008, target="sm_80"),
+    Card(name="RTX 4090", multiprocessors=128, ghz=2.52, gb_s=1008, target="sm_89"),
 )
 # kernel -> bytes read for a code (6.5 and 3.5 bits of it) and written
 TRAFFIC = {
@@ -183,7 +195,15 @@ def read(variant: Variant, capability: int) -> Code:
         per_32=len(inner) / variant.units if variant.units else None,
         integer=sum(opcode in INTEGER for opcode in opcodes),
         slow=sum(opcode in SLOW for opcode in opcodes),
+        path=_path([instructions[n] for n in inner], variant),
     )
+
+
+def _path(body: list[str], variant: Variant) -> float | None:
+    if variant.kernel is not rans.decode_blocks:
+        return None
+    assert variant.units is not None
+    return cycles_of_a_turn(body) / variant.units
 
 
 def parse(listing: str) -> tuple[list[str], list[range]]:
@@ -233,7 +253,8 @@ def read_all() -> tuple[list[Code], list[AmdCode]]:
     """All kernels for all targets, two at a time."""
     names = [variant.name for variant in variants()]
     with ProcessPoolExecutor(2) as pool:
-        codes = pool.map(_read_both, [(name, capability) for name in names for capability in TARGETS])
+        tasks = [(n, c) for n in names for c in (*TARGETS, *(MORE_TARGETS if n in BROAD else ()))]
+        codes = pool.map(_read_both, tasks)
         of_amd = pool.map(_read_amd, [(name, number) for name in names for number in range(len(AMD))])
         return list(codes), list(of_amd)
 
@@ -260,14 +281,14 @@ def amd_problems(codes: list[AmdCode], page: str) -> list[str]:
     return found + [f"{name}: not in {PAGE.name}, or no kernel" for name in sorted(names ^ known)]
 
 
-COLUMNS_OF_TABLE = ("kernel", "target", "registers", "spills", "instructions", "inner loop", "per 32")
+COLUMNS_OF_TABLE = ("kernel", "target", "registers", "spills", "instructions", "inner loop", "per 32", "path")
 
 
 def table(codes: list[Code]) -> str:
     """The lines of the table."""
     rows = [
         f"| {c.name} | {c.target} | {c.registers} | {c.spills} | {c.instructions} | {c.inner_loop or '-'} "
-        f"| {'-' if c.per_32 is None else f'{c.per_32:.1f}'} |\n"
+        f"| {'-' if c.per_32 is None else f'{c.per_32:.1f}'} | {'-' if c.path is None else f'{c.path:.0f}'} |\n"
         for c in codes
     ]
     head = f"| {' | '.join(COLUMNS_OF_TABLE)} |\n" + "|---" * len(COLUMNS_OF_TABLE) + "|\n"
@@ -315,11 +336,12 @@ def problems(codes: list[Code], page: str) -> list[str]:
         if (code.name, code.target) not in known:
             found.append(f"{what}: not in {PAGE.name}")
             continue
-        registers, _, instructions, inner_loop, _ = known.pop((code.name, code.target))
+        registers, _, instructions, inner_loop, _, path = known.pop((code.name, code.target))
         for name, now, before in (
             ("registers", code.registers, registers),
             ("instructions", code.instructions, instructions),
             ("instructions in the inner loop", code.inner_loop, inner_loop),
+            ("cycles of a step", round(code.path or 0), path),
         ):
             if now > GROWTH * before:
                 found.append(f"{what}: {now} {name}, {before:.0f} in {PAGE.name}")

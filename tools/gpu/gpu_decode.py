@@ -6,7 +6,7 @@ from time import perf_counter
 import numpy as np
 import torch
 from gpu_cases import Raw, frames_of
-from gpu_kernels import decode_onto
+from gpu_kernels import beside_onto, decode_onto
 from gpu_lines import NotHereError, Options
 from gpu_machine import Check, open_check
 from gpu_model import loaded, model_file, whole_plan
@@ -34,6 +34,7 @@ def decode(options: Options) -> None:
                 f"rans, {launch_bytes >> 10} KiB a launch, blocks of {1 << block_log2} bytes",
                 partial(_launch, check, launch_bytes, block_log2),
             )
+    check.case("high bytes beside low ones", lambda: _beside(check))
     check.case("zstd by nvCOMP", lambda: _zstd(check))
 
 
@@ -96,6 +97,18 @@ def _launch(check: Check, n_bytes: int, block_log2: int) -> None:
     touched = (sum(map(len, chunks)) + n_bytes) / n_bytes * rate
     what = f"rans, {n_bytes >> 10} KiB a launch, blocks of {1 << block_log2} bytes"
     check.add(what, rate / 1e9, unit="GB/s", ok=right, note=of_memory(check, touched))
+
+
+def _beside(check: Check) -> None:
+    """What lossless BF16 takes: exponents decoded, beside a byte of each element as it is stored."""
+    n = check.sizes.decode_bytes // 2
+    exponents = np.random.default_rng(6).normal(120, 1.4, n).astype(np.uint8)
+    lows = _parts(np.random.default_rng(7).integers(0, 256, n, np.uint8))
+    chunks = [native.rans_encode(part) for part in _parts(exponents)]
+    _, run = beside_onto(check, chunks, lows)
+    rate = n / check.seconds(run)
+    touched = (sum(map(len, chunks)) + 3 * n) / n * rate
+    check.add("high bytes beside low ones", rate / 1e9, unit="G elements/s", note=of_memory(check, touched))
 
 
 def _pipeline(check: Check, options: Options, residency: str) -> None:

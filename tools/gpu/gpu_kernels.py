@@ -83,23 +83,46 @@ def _decodes(check: Check, chunk: bytes, raw: Raw) -> bool:
     return torch.equal(found.cpu(), torch.from_numpy(raw))
 
 
+def beside_onto(
+    check: Check, chunks: list[bytes], lows: list[Raw]
+) -> tuple[torch.Tensor, Callable[[], None]]:
+    """Elements of two bytes on the device, high bytes decoded beside stored low ones, and how to do it again."""
+    sent, jobs, to = bytearray(), [], 0
+    for chunk, low in zip(chunks, lows, strict=True):
+        places = []
+        for stored in (low.tobytes(), chunk):
+            sent += bytes(-len(sent) % 64)
+            places.append(len(sent))
+            sent += stored
+        job = chunk_job(chunk, wire.CODEC_RANS, places[1], out_offset=to, raw_bytes=low.size)
+        jobs.append(replace(job, low=places[0]))
+        to += 2 * low.size
+    plan = plan_chunks(jobs)
+    out = check.on(torch.zeros(to, dtype=torch.uint8))
+    tables = check.on(torch.empty(plan.table_words, dtype=torch.int32))
+    error = check.on(torch.zeros(1, dtype=torch.int32))
+    stored_bytes = check.on(torch.frombuffer(sent + bytes(READ_AHEAD_BYTES), dtype=torch.uint8))
+    plan = plan.at(check.on(plan.records))
+
+    def run() -> None:
+        check.kernels.decode_chunks(stored_bytes, plan, out, tables=tables, error=error)
+
+    run()
+    raise_fault(int(error))
+    return out, run
+
+
 def _puts_beside(check: Check, n: int) -> bool:
     low = np.random.default_rng(4).integers(0, 256, n, np.uint8)
     high = np.random.default_rng(5).normal(120, 2, n).astype(np.uint8)
-    at = -(-n // 64) * 64
-    chunk = native.rans_encode(high)
-    job = replace(chunk_job(chunk, wire.CODEC_RANS, at, out_offset=0, raw_bytes=n), low=0)
-    sent = low.tobytes() + bytes(at - n) + bytes(chunk) + bytes(READ_AHEAD_BYTES)
-    plan = plan_chunks([job])
-    out = check.on(torch.zeros(2 * n, dtype=torch.uint8))
-    tables = check.on(torch.empty(plan.table_words, dtype=torch.int32))
-    error = check.on(torch.zeros(1, dtype=torch.int32))
-    stored = check.on(torch.frombuffer(bytearray(sent), dtype=torch.uint8))
-    check.kernels.decode_chunks(stored, plan.at(check.on(plan.records)), out, tables=tables, error=error)
-    raise_fault(int(error))
-    expected = np.empty(2 * n, np.uint8)
-    native.merge_planes(np.concatenate((low, high)), 2, True, expected)
-    return torch.equal(out.cpu(), torch.from_numpy(expected))
+    out, _ = beside_onto(check, [native.rans_encode(high)], [low])
+    return torch.equal(out.cpu(), torch.from_numpy(_merged(low, high)))
+
+
+def _merged(low: Raw, high: Raw) -> Raw:
+    merged = np.empty(2 * low.size, np.uint8)
+    native.merge_planes(np.concatenate((low, high)), 2, True, merged)
+    return merged
 
 
 def _refuses_damage(check: Check) -> bool:
