@@ -17,7 +17,7 @@ LATENCIES = {
     "ISETP": 13,
     "VOTE": 12,
 }
-"""Of those that take longer than the others, by opcode."""
+"""Opcodes that take longer than the others."""
 OTHERS = 5
 FROM_UNIFORM = 12
 """A multiplication that reads a register of the whole warp."""
