@@ -36,10 +36,10 @@ def minimize(program: Path, name: str, found: Path) -> int:
     fresh = found.with_name(f"{name}-minimized")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
+    corpus.mkdir(parents=True, exist_ok=True)
     # How often a place is reached is no reason to keep an input here: corpora stay small.
     command = [str(program), "-merge=1", "-use_counters=0", str(fresh), str(found), str(corpus)]
     subprocess.run(command, check=True, capture_output=True)
-    corpus.mkdir(parents=True, exist_ok=True)
     for old in corpus.iterdir():
         old.unlink()
     kept = sorted(path for path in fresh.iterdir() if path.stat().st_size <= MOST_BYTES)
