@@ -42,10 +42,11 @@ def site(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 def fetched(site: Site, size: int) -> NDArray[np.int64]:
     """How often each byte was asked for; waits until nothing more is."""
-    n = -1
-    while n != len(site.requests):
-        n = len(site.requests)
-        time.sleep(0.1)
+    n, since = -1, time.monotonic()
+    while n != len(site.requests) or time.monotonic() - since < 0.4:
+        if n != len(site.requests):
+            n, since = len(site.requests), time.monotonic()
+        time.sleep(0.05)
     counts = np.zeros(size, np.int64)
     for asked in site.requests:
         begin, _, end = asked.removeprefix("bytes=").partition("-")

@@ -255,9 +255,12 @@ def test_a_long_prompt_is_read_in_pieces_between_steps_of_others(
     asked = [[{"role": "user", "content": "a" * 90}], [{"role": "user", "content": "b" * 60}], HELLO]
     with serving(loaded_talker) as address:
         assert post(address, {"messages": HELLO, **EXACT})[0] == 200
-        hook = loaded_talker[0].register_forward_pre_hook(
-            lambda _, __, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
-        )
+
+        def note(_: object, __: object, given: dict[str, Any]) -> None:
+            shapes.append(tuple(given["input_ids"].shape))
+            time.sleep(0.02)  # so that the first answer lasts
+
+        hook = loaded_talker[0].register_forward_pre_hook(note, with_kwargs=True)
         try:
             with ThreadPoolExecutor(3) as pool:
                 first = pool.submit(post, address, {"messages": HELLO, "temperature": 0, "max_tokens": 80})
