@@ -320,7 +320,7 @@ def _unmatched(model: "SourceModel") -> tuple[Sequence[str], Sequence[str]]:
     Nothing where the config names no such class.
     """
     config = next((asset.data for asset in model.assets if asset.name == "config.json"), b"")
-    if b'"model_type"' not in config:
+    if model.is_complete or b'"model_type"' not in config:
         return (), ()
     # transformers takes seconds to import.
     from spqfmt.models.places import unmatched

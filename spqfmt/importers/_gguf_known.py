@@ -39,6 +39,8 @@ class KnownModel:
     """The names of tensors that are another one, with the name of that."""
     copies: Mapping[str, StoredTensor] = field(default_factory=dict)
     """Those of them that lie in the file nevertheless, with the bytes of the other."""
+    is_complete: bool = False
+    """Whether these are known to be all tensors of the class."""
 
 
 def as_it_is(header: GgufHeader) -> KnownModel:
@@ -79,7 +81,21 @@ def table_model(path: Path, header: GgufHeader, model: GgufModel) -> KnownModel:
         assets=config_assets(header, config),
         tied={head: embedding} if tied else {},
         copies={} if copy is None else {head: copy},
+        is_complete=model.is_without_biases and _has_all(model, header, facts.count("block_count")),
     )
+
+
+def _has_all(model: GgufModel, header: GgufHeader, n_layers: int) -> bool:
+    """Whether the file has a weight for each name of the model and each layer, and no bias."""
+    here = {tensor.name for tensor in header.tensors}
+    if n_layers > len(here):  # nothing is made for a number that the file has not earned
+        return False
+    due = {
+        f"{name.format(layer)}.weight"
+        for name in model.names
+        for layer in range(n_layers if "{}" in name else 1)
+    }
+    return here - {ROPE_FACTORS, HEAD} == due - {HEAD}
 
 
 def checked(path: Path, stored: StoredTensor) -> StoredTensor:

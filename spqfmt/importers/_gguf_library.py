@@ -83,6 +83,7 @@ def library_model(path: Path, header: GgufHeader, architecture: Architecture) ->
         assets=config_assets(header, built.config),
         tied={built.head: embedding} if is_tied_head else {},
         copies={} if copy is None else {built.head: copy},
+        is_complete=True,
     )
 
 

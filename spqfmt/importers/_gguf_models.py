@@ -100,6 +100,8 @@ class GgufModel:
     names: Mapping[str, str]
     config: Callable[[Facts], Config]
     change: ChangeOf
+    is_without_biases: bool = False
+    """Whether its class has none unless the file does."""
 
 
 def rope(facts: Facts) -> Config:
@@ -218,20 +220,25 @@ MODELS: Mapping[str, GgufModel] = {
         names=_LLAMA_NAMES,
         config=_llama,
         change=rotary,
+        is_without_biases=True,
     ),
     "qwen2": GgufModel("Qwen2ForCausalLM", _LLAMA_NAMES, _qwen2, as_stored),
-    "qwen3": GgufModel("Qwen3ForCausalLM", _LLAMA_NAMES | _QK_NORMS, _qwen3, as_stored),
+    "qwen3": GgufModel(
+        "Qwen3ForCausalLM", _LLAMA_NAMES | _QK_NORMS, _qwen3, as_stored, is_without_biases=True
+    ),
     "gemma": GgufModel(
         class_name="GemmaForCausalLM",
         names=_LLAMA_NAMES,
         config=_gemma,
         change=norm_plus_one,
+        is_without_biases=True,
     ),
     "gemma2": GgufModel(
         class_name="Gemma2ForCausalLM",
         names=_LLAMA_NAMES | _GEMMA2_NORMS,
         config=_gemma2,
         change=norm_plus_one,
+        is_without_biases=True,
     ),
     "gpt2": GgufModel(
         class_name="GPT2LMHeadModel",

@@ -121,6 +121,8 @@ class SourceModel:
     """What the headers of safetensors files say of the model, such as its licence and base model."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """What lies beside it and is neither weights nor assets, by name, with the reason."""
+    is_complete: bool = False
+    """Whether it is known to have all tensors of transformers' class of it, and no others."""
     no_model: str = ""
     """Why no model is loaded of it, in words, where it is sound; empty for a model."""
     is_dequantized: bool = False

@@ -65,6 +65,7 @@ class GgufImporter:
             weight_files=frozenset(file.path.name for file in files),
             own_files=frozenset(file.path.name for file in files),
             left_out=left_out,
+            is_complete=model.is_complete,
             no_model=left_out.get("config.json", ""),
         )
 

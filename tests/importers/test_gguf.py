@@ -20,6 +20,7 @@ from spqfmt.errors import ImporterError, UnsupportedError
 from spqfmt.importers import SourceModel, open_source
 from spqfmt.importers._gguf_reader import BLOCKS, read_header
 from spqfmt.importers._source_file import SourceFile
+from spqfmt.models.places import unmatched
 from spqfmt.packing.options import pack_options
 from spqfmt.packing.pack import pack_model
 from spqfmt.progress import Silent
@@ -227,6 +228,23 @@ def test_an_architecture_that_does_not_run_is_refused_by_name(
     assert ended.value.code == 1
     [line] = capsys.readouterr().err.splitlines()
     assert f"m.spq: GGUF architecture '{name}' is not known: " in line
+
+
+# Those that need biases are held against transformers' class, which takes seconds to import.
+@pytest.mark.parametrize("name", tiny_gguf.NAMES)
+def test_a_file_with_all_tensors_of_its_class_is_known_to_have_them(tmp_path: Path, name: str) -> None:
+    model = open_source(write(tmp_path, name))
+    assert model.is_complete == (name not in {"gpt2", "qwen2"})
+    assert unmatched(model) == ((), ())
+
+
+def test_a_file_that_lacks_a_tensor_is_not_complete(tmp_path: Path) -> None:
+    source = write(tmp_path)
+    data = source.read_bytes()
+    source.write_bytes(data.replace(b"blk.1.ffn_up.weight", b"blk.2.ffn_up.weight"))
+    model = open_source(source)
+    assert not model.is_complete
+    assert unmatched(model)[1] == ("model.layers.1.mlp.up_proj.weight",)
 
 
 def test_a_reason_in_a_file_is_one_short_line(tmp_path: Path) -> None:
