@@ -75,7 +75,7 @@ def wheel(python: Path) -> Path:
     given = [f"--config-setting={setting}" for setting in settings]
     run(
         TOOLS / "python", "-m", "build", "--no-isolation", "--wheel", "--outdir", plain, *given, ROOT,
-        SPQFMT_PYTHON=str(python), _PYTHON_HOST_PLATFORM="linux-aarch64", SETUPTOOLS_EXT_SUFFIX=module,
+        _PYTHON_HOST_PLATFORM="linux-aarch64", SETUPTOOLS_EXT_SUFFIX=module,
     )  # fmt: skip
     [made] = plain.glob("*aarch64.whl")
     run(TOOLS / "python", "-m", "auditwheel", "repair", "--wheel-dir", tagged, made)

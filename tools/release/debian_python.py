@@ -82,6 +82,9 @@ def main() -> int:
     for package in sorted((place / "cache" / "archives").glob("*.deb")):
         subprocess.run([DPKG, "-x", str(package), str(folder)], check=True)
     shutil.rmtree(place)
+    # Debian's header sends for the processor's, which a compiler would look for in the system's own folders.
+    [header] = folder.glob(f"usr/include/*-linux-gnu/python{arguments.version}/pyconfig.h")
+    shutil.copyfile(header, folder / "usr" / "include" / f"python{arguments.version}" / "pyconfig.h")
     python = folder / "usr" / "bin" / f"python{arguments.version}"
     if arguments.architecture is None:
         start_as_it_is(folder, python)
