@@ -21,6 +21,8 @@ void sweep(fuzz::Input& in) {
   std::vector<float> errors(rows * columns);
   choose_codes({weights.data(), columns + gap, columns, upper.data(), steps.data()}, {row_steps.data(), slopes.data(), bits.data()}, 0, rows,
                codes.data(), errors.data());
+  improve_codes({weights.data(), columns + gap, columns, upper.data(), steps.data()}, {row_steps.data(), slopes.data(), bits.data()}, 0, rows,
+                codes.data(), errors.data());
 }
 
 }  // namespace

@@ -9,11 +9,12 @@ Memory holds one block's weights, one batch's activations, and the samples' hidd
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import torch
 
 from spqfmt.calibration.blocks import Blocks, Call, record_calls
+from spqfmt.calibration.ends import Ends
 from spqfmt.calibration.model import ModelShell, running_errors
 
 Taker = Callable[[torch.Tensor], None]
@@ -45,15 +46,17 @@ def output_gradients(
     modules: Callable[[str], Sequence[str]],
     *,
     seed: int,
+    ends: Ends | None = None,
     stage: Callable[[str], None] = lambda text: None,
 ) -> dict[str, torch.Tensor]:
     """Mean square gradient of every output of the modules, by the module's full name; float64 [rows].
 
     `samples` are token ids, int64 [samples, tokens]; `modules` names those inside a block that are wanted. Blocks must
-    be empty and are left so. A module that no token reached is left out.
+    be empty and are left so. A module that no token reached is left out. `ends` counts what embedding and head do.
     """
     batches = list(torch.split(samples, 1))
-    blocks = record_calls(shell, batches)
+    with ends.watching() if ends is not None else nullcontext():
+        blocks = record_calls(shell, batches)
     # The hidden states before every block are kept, so that the way back needs one block at a time.
     states = [list(blocks.hidden)]
     for number, name in enumerate(blocks.names):
@@ -65,7 +68,7 @@ def output_gradients(
         shell.empty(block)
     generator = torch.Generator().manual_seed(seed)
     after = [
-        _loss_gradient(shell, blocks, b, hidden=h, generator=generator)
+        _loss_gradient(shell, blocks, b, hidden=h, generator=generator, ends=ends)
         for b, h in zip(batches, states.pop(), strict=True)
     ]
     found: dict[str, torch.Tensor] = {}
@@ -78,6 +81,8 @@ def output_gradients(
         for i, call in enumerate(blocks.calls[number]):
             after[i] = _through_block(block, call, before[i], gradient=after[i], sums=sums)
         shell.empty(block)
+        if ends is not None and not states:
+            ends.add_gradients(before, after)
         found |= {f"{name}.{m}": s.mean for m, s in sums.items() if s.mean is not None}
     return found
 
@@ -89,13 +94,28 @@ def _filled(shell: ModelShell, name: str) -> torch.nn.Module:
 
 
 def _loss_gradient(
-    shell: ModelShell, blocks: Blocks, ids: torch.Tensor, hidden: torch.Tensor, generator: torch.Generator
+    shell: ModelShell,
+    blocks: Blocks,
+    ids: torch.Tensor,
+    hidden: torch.Tensor,
+    generator: torch.Generator,
+    ends: Ends | None,
 ) -> torch.Tensor:
     """Gradient of the summed loss by the hidden states after the last block."""
     states = hidden.detach().requires_grad_()
-    with running_errors(shell.model), torch.enable_grad(), blocks.ended_by(shell.model, states):
+    with ExitStack() as stack:
+        for context in (
+            running_errors(shell.model),
+            torch.enable_grad(),
+            blocks.ended_by(shell.model, states),
+        ):
+            stack.enter_context(context)
+        if ends is not None:
+            stack.enter_context(ends.watching())
         logits = shell.model(input_ids=ids.to(shell.device), use_cache=False).logits.float()
         flat = logits.reshape(-1, logits.shape[-1])
+        if ends is not None:
+            ends.add_logits(flat)
         # The model's own next tokens, not the text's: then the mean square is the Fisher information.
         drawn = torch.multinomial(flat.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
         loss = torch.nn.functional.cross_entropy(flat, drawn.to(flat.device), reduction="sum")

@@ -60,6 +60,11 @@ if TYPE_CHECKING:
     "--no-calibration", is_flag=True, default=None, help="ecq: from the weights alone, in seconds; worse."
 )
 @click.option(
+    "--effort",
+    type=click.Choice(["fast", "normal", "best"]),
+    help="ecq: how much time it takes to be better; options given besides go first. EFFORT_HELP [default: normal]",
+)
+@click.option(
     "--dequantize",
     is_flag=True,
     default=None,

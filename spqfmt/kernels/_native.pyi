@@ -184,3 +184,18 @@ def choose_codes(
     errors: _Buffer,
     n_threads: int,
 ) -> None: ...
+def improve_codes(
+    gradients: _Buffer,
+    n_rows: int,
+    stride: int,
+    first: int,
+    n_columns: int,
+    hessian: _Buffer,
+    row_step: _Buffer,
+    column_step: _Buffer,
+    slope: _Buffer,
+    bits: _Buffer,
+    codes: _Buffer,
+    changes: _Buffer,
+    n_threads: int,
+) -> None: ...

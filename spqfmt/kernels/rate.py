@@ -1,4 +1,6 @@
-"""The choice of codes by error and bits inside GPTQ's feedback, natively and plainly; the two agree bit for bit.
+"""The choice of codes by error and bits, natively and plainly; the two agree bit for bit.
+
+**Inside GPTQ's feedback** (`choose_codes`).
 
 A block of columns of a matrix is quantized column after column. Weight w of row i and column k lies on the grid
 `row_step[i] * column_step[k]`; its code is the cheapest in ((w - value) / U_kk)^2 + slope[i] * bits[code] among the
@@ -6,9 +8,15 @@ nearest, its other neighbour, the two below the nearest and 0, or the nearest wh
 (w - value) / U_kk times U_km is taken from the row's later columns m of the block. A weight that is further than 127
 steps from 0 is an escape: code ESCAPE, no error.
 
-Arguments of both: `weights` float32 [rows, columns], changed in the block's columns; `block` those columns; `upper`
+Arguments: `weights` float32 [rows, columns], changed in the block's columns; `block` those columns; `upper`
 float32 [n, n], the block's part of U; `row_step`, `slope` float32 [rows]; `column_step` float32 [n]; `bits` float32
-[256], of code c at c + 128. They return the codes, int8 [rows, n], and the errors, float32 [rows, n].
+[256], of code c at c + 128. Returned are the codes, int8 [rows, n], and the errors, float32 [rows, n].
+
+**By coordinate descent** (`improve_codes`), when all codes are there: each becomes the cheapest in E H E^T + slope *
+bits while all others stay, E what the weights have too much, H the damped Hessian. `gradients`, float32 [rows,
+columns], is E H; it follows the codes in the block's columns. `hessian` is the block's part of H, float32 [n, n];
+`codes`, int8 [rows, n], are changed, but for escapes. Returned is how the values have changed, float32 [rows, n], for
+the other columns of E H.
 """
 
 from typing import TypeAlias
@@ -90,13 +98,86 @@ def choose_codes_plain(
     return codes, errors
 
 
+def improve_codes(
+    gradients: Float32,
+    block: slice,
+    hessian: Float32,
+    codes: Codes,
+    row_step: Float32,
+    column_step: Float32,
+    slope: Float32,
+    bits: Float32,
+    *,
+    n_threads: int = 1,
+) -> Float32:
+    """Native; the result does not depend on the number of threads. ValueError: arrays do not fit together."""
+    rows, columns = gradients.shape
+    first, stop, _ = block.indices(columns)
+    changes = np.empty((rows, stop - first), np.float32)
+    _native.improve_codes(
+        gradients,
+        rows,
+        columns,
+        first=first,
+        n_columns=stop - first,
+        hessian=np.ascontiguousarray(hessian, np.float32),
+        row_step=np.ascontiguousarray(row_step, np.float32),
+        column_step=np.ascontiguousarray(column_step, np.float32),
+        slope=np.ascontiguousarray(slope, np.float32),
+        bits=np.ascontiguousarray(bits, np.float32),
+        codes=codes,
+        changes=changes,
+        n_threads=n_threads,
+    )
+    return changes
+
+
+def improve_codes_plain(
+    gradients: Float32,
+    block: slice,
+    hessian: Float32,
+    codes: Codes,
+    row_step: Float32,
+    column_step: Float32,
+    slope: Float32,
+    bits: Float32,
+) -> Float32:
+    """The same in numpy, all rows of a column at once."""
+    first, stop, _ = block.indices(gradients.shape[1])
+    changes = np.zeros(codes.shape, np.float32)
+    for k in range(stop - first):
+        step = row_step * column_step[k]
+        old = codes[:, k].astype(np.int64)
+        scaled = old.astype(np.float32) - gradients[:, first + k] / (hessian[k, k] * step)
+        nearest = np.rint(scaled)
+        weight = hessian[k, k] * step * step
+        fits = (old != ESCAPE) & (np.abs(nearest) <= LARGEST_CODE)
+        start = np.where(fits, nearest, 0.0).astype(np.float32)
+        best = _cheapest(scaled, weight, slope, bits=bits, nearest=start)
+        costs = [
+            _cost(scaled, weight, slope, bits=bits, code=code) for code in (best, np.where(fits, old, 0))
+        ]
+        better = fits & (costs[0] < costs[1])
+        change = np.where(better, (best - old).astype(np.float32) * row_step * column_step[k], np.float32(0))
+        codes[:, k] = np.where(better, best, old)
+        changes[:, k] = change
+        gradients[:, first:stop] += change[:, None] * hessian[k]
+    return changes
+
+
+def _cost(
+    scaled: Float32, weight: Float32, slope: Float32, bits: Float32, code: NDArray[np.int64]
+) -> Float32:
+    distance = scaled - code.astype(np.float32)
+    cost: Float32 = weight * distance * distance + slope * bits[code + 128]
+    return cost
+
+
 def _cheapest(
     scaled: Float32, weight: Float32, slope: Float32, bits: Float32, nearest: Float32
 ) -> NDArray[np.int64]:
     def cost_of(code: NDArray[np.int64]) -> Float32:
-        distance = scaled - code.astype(np.float32)
-        cost: Float32 = weight * distance * distance + slope * bits[code + 128]
-        return cost
+        return _cost(scaled, weight, slope, bits=bits, code=code)
 
     start = nearest.astype(np.int64)
     inward = np.where(start > 0, -1, 1)

@@ -16,6 +16,7 @@ from spqfmt.importers.base import SourceModel
 from spqfmt.packing.target import FITTING, KEEPING, KEEPING_CODES, BitsPerWeight, Fit, check_coding, choose
 from spqfmt.quantize.base import GradedMethod, KeepingMethod, Method, MethodOptions, refuse_others
 from spqfmt.quantize.calibrated import is_calibrated
+from spqfmt.quantize.ecq.effort import effort_of
 from spqfmt.quantize.registry import METHODS
 from spqfmt.rewriting.partial import WHOLE, Every, Speed, parse_partial
 from spqfmt.sizes import check_ranks, parse_block, parse_chunk_alignment, parse_shard_size
@@ -94,6 +95,7 @@ class PackArguments(TypedDict, total=False):
     search_samples: int | None
     gradients: bool | None
     no_calibration: bool | None
+    effort: str | None
     dequantize: bool | None
     fit: int | str | None
     fit_memory: int | str | None
@@ -139,7 +141,8 @@ def pack_options(**arguments: Unpack[PackArguments]) -> PackOptions:
     if calibration and not is_calibrated(method):
         raise OptionError(f"method {name} needs no calibration and takes no options for it")
     if name == FITTING:
-        calibration = {"sequential": False} | calibration
+        effort = effort_of(asked.effort)
+        calibration = {"sequential": effort.sequential, "samples": effort.samples} | calibration
     if arguments.get("dequantize") and isinstance(method, KeepingMethod):
         raise OptionError(f"--dequantize gives up the codes that method {name} keeps; give one of the two")
     if "text" in calibration:

@@ -61,6 +61,7 @@ class MethodOptions:
     search_samples: int | None = None
     gradients: bool | None = None
     no_calibration: bool | None = None
+    effort: str | None = None
     editing: Mapping[str, float] | None = None
     """jsq's editing vector: ratios of the clamp by the first tensor that reads the input. Not for the user to give."""
 

@@ -1,7 +1,7 @@
 """The table of methods: each packed, loaded back and compared with the float model, on models that are on PyPI.
 
-    python tools/paper/evaluate_methods.py OUT_DIR --text FILE [--models smollm2 glass] [--rows REGEX] [--samples N]
-        [--list] [--ggml LIBRARY]
+    python tools/paper/evaluate_methods.py OUT_DIR --text FILE [--models smollm2 glass FOLDER] [--rows REGEX]
+        [--samples N] [--list] [--ggml LIBRARY] [--no-kl]
 
 Writes OUT_DIR/results.json and OUT_DIR/table.md, and keeps going where an earlier run stopped: a row with the same
 settings is not computed again (`--again` does). tools/paper/frontier.py plots the same results. FILE is the
@@ -9,6 +9,10 @@ evaluation text; it must not be what the methods calibrate with. The Jargon File
 package jargon-text:
 
     apt-get download jargon-text && dpkg -x jargon-text_*.deb x && zcat x/usr/share/doc/jargon-text/jargon.txt.gz
+
+**Another model** is the folder of one, named by --models. To stand beside published perplexities it wants the text and
+the windows that those were measured with, whole: `--text wiki.test.raw --window 2048 --windows 100000 --no-kl`. A KL is
+computed from logits of the reference that are kept in memory, 4 bytes for each token and each word of the vocabulary.
 
 **To add a row**, write a line into ROWS of tools/paper/method_rows.py: the method and its options as `spqfmt pack` has
 them. Nothing else is needed; a method that counts no bits a code has no `raw` and no CR.
@@ -63,7 +67,9 @@ finally:
 
 
 def build_model(name: str, folder: Path) -> Path:
-    """The Hugging Face folder of a model to measure on; made once."""
+    """The Hugging Face folder of a model to measure on; made once. Any other name is a folder."""
+    if name not in MODELS:
+        return Path(name)
     target = folder / name
     if not (target / "config.json").exists():
         if name == "smollm2":
@@ -150,9 +156,9 @@ class _Remembered:
 class Judge:
     """Perplexity and KL to the float model on windows spread over a text."""
 
-    def __init__(self, source: Path, text: str, window: int, n_windows: int) -> None:
+    def __init__(self, source: Path, text: str, window: int, n_windows: int, *, with_kl: bool = True) -> None:
         reference, tokenizer = load_model(source, dtype="float32")
-        self._reference = _Remembered(reference)
+        self._reference = _Remembered(reference) if with_kl else None
         limit = reference.config.max_position_embeddings
         self._window = min(window, limit)
         ids = encode_text(tokenizer, text)
@@ -182,7 +188,9 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument(
+        "--models", nargs="+", default=MODELS, help=f"{', '.join(MODELS)}, or folders of models"
+    )
     parser.add_argument("--rows", default="", help="only rows whose method and settings match")
     parser.add_argument(
         "--samples", type=int, default=32, help="of the calibration, where a row says no other"
@@ -192,8 +200,12 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--ggml", type=Path, help="shared library of ggml, for the rows of gguf")
     parser.add_argument("--list", action="store_true", help="only print the rows that are not measured yet")
+    parser.add_argument("--no-kl", action="store_true", help="perplexity alone, of a text of any length")
     parser.add_argument("--again", action="store_true", help="measure rows that are there anew")
     arguments = parser.parse_args()
+    for name in arguments.models:
+        if name not in MODELS and not (Path(name) / "config.json").is_file():
+            parser.error(f"{name} is none of {', '.join(MODELS)}, and no folder of a model (config.json)")
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = Results(arguments.out / "results.json")
     text = arguments.text.read_text("utf-8")
@@ -202,7 +214,10 @@ def main() -> None:
         "windows": arguments.windows,
         "window": arguments.window,
     }
-    for model in arguments.models:
+    if arguments.no_kl:
+        judged_on["kl"] = False
+    for given in arguments.models:
+        model = given if given in MODELS else Path(given).resolve().name
         judge: Judge | None = None
         for row in (row for row in ROWS if re.search(arguments.rows, row.title)):
             if row.method == "gguf" and arguments.ggml is None:
@@ -216,8 +231,10 @@ def main() -> None:
             if arguments.list:
                 print(f"{model}\t{row.title}")
                 continue
-            source = build_model(model, arguments.out)
-            judge = judge or Judge(source, text, arguments.window, arguments.windows)
+            source = build_model(given, arguments.out)
+            judge = judge or Judge(
+                source, text, arguments.window, arguments.windows, with_kl=not arguments.no_kl
+            )
             # In a folder of its own: another run may measure beside this one.
             with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
                 if row.method == "gguf":

@@ -72,4 +72,30 @@ void choose_codes(const RateBlock& block, const RateCosts& costs, size_t begin, 
   }
 }
 
+void improve_codes(const DescentBlock& block, const RateCosts& costs, size_t begin, size_t end, int8_t* codes, float* changes) {
+  const size_t n = block.n_columns;
+  for (size_t i = begin; i < end; ++i) {
+    float* row = block.gradients + i * block.stride;
+    for (size_t k = 0; k < n; ++k) {
+      int8_t& code = codes[i * n + k];
+      float& change = changes[i * n + k];
+      change = 0;
+      if (code == kEscapeCode) continue;
+      const float* hessian = block.hessian + k * n;
+      const float step = costs.row_step[i] * block.column_step[k];
+      const float scaled = static_cast<float>(code) - row[k] / (hessian[k] * step);
+      const float rounded = std::nearbyint(scaled);
+      if (!(rounded >= -kLargestCode && rounded <= kLargestCode)) continue;
+      const float weight = hessian[k] * step * step;
+      const Choice choice{scaled, weight, costs.slope[i], costs.bits, code, 0};
+      int best = static_cast<int>(rounded);
+      if (costs.slope[i] > 0) best = cheapest(scaled, weight, costs.slope[i], costs.bits, best);
+      if (!(choice.cost_of(best) < choice.cost_of(code))) continue;
+      change = static_cast<float>(best - code) * costs.row_step[i] * block.column_step[k];
+      code = static_cast<int8_t>(best);
+      for (size_t m = 0; m < n; ++m) row[m] += change * hessian[m];
+    }
+  }
+}
+
 }  // namespace spqfmt

@@ -31,4 +31,19 @@ struct RateCosts {
 // behind the block. Every operation is rounded once to binary32, so that all machines choose alike.
 void choose_codes(const RateBlock& block, const RateCosts& costs, size_t begin, size_t end, int8_t* codes, float* errors);
 
+// A block of columns whose codes are there. `gradients` begins at the block's first column of the first row of E H, rows `stride`
+// floats apart, with E what the weights have too much and H the damped Hessian; they follow the codes inside the block.
+// `hessian` is the block's [n, n] part of H, row-major.
+struct DescentBlock {
+  float* gradients;
+  size_t stride;
+  size_t n_columns;
+  const float* hessian;
+  const float* column_step;  // n_columns
+};
+
+// Rows [begin, end). One code after the other becomes the cheapest in E H E^T + slope * bits with all others as they are, where
+// that is cheaper than it was. `changes` [rows, n_columns] are the new values less the old ones. Codes that are kEscapeCode stay.
+void improve_codes(const DescentBlock& block, const RateCosts& costs, size_t begin, size_t end, int8_t* codes, float* changes);
+
 }  // namespace spqfmt

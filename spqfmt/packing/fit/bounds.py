@@ -149,12 +149,16 @@ def _smallest(room: RoomToSpend, options: PackOptions) -> int:
 
 
 def _scale_bytes(tensor: PlannedTensor, options: PackOptions) -> int:
-    """The most that scales take: a layer that calibration does not reach gets row scales, another one column scales."""
+    """The most that scales take: a layer that calibration does not reach gets row scales, another one column scales.
+
+    Embedding and head may have both.
+    """
     source = tensor.source
     shape = source.shape
     if source.transposed:
         shape = (*shape[:-2], shape[-1], shape[-2])
     rows, columns = prod(shape[:-1]), shape[-1]
-    if source.role != "linear" or not is_calibrated(options.method):
+    if not is_calibrated(options.method):
         return rows
-    return columns + rows if options.method_options.gradients else max(rows, columns)
+    knows_rows = options.method_options.gradients or source.role != "linear"
+    return columns + rows if knows_rows else max(rows, columns)

@@ -1,9 +1,10 @@
 """ecq's half of a pack that knows all tensors: a survey of their rates, and from it a plan for each and a budget."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from spqfmt.calibration.ends import Ends
 from spqfmt.calibration.engine import Calibration
 from spqfmt.calibration.gradients import output_gradients
 from spqfmt.importers.base import SourceModel
@@ -11,11 +12,21 @@ from spqfmt.packing.fit.bounds import RoomToSpend
 from spqfmt.packing.fit.spending import SizeBudget
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PlannedTensor
-from spqfmt.quantize.base import as_matrix
+from spqfmt.quantize.base import MethodOptions, as_matrix
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
+from spqfmt.quantize.ecq.effort import effort_of
+from spqfmt.quantize.ecq.ends import EndUse, together
+from spqfmt.quantize.ecq.grid import input_grid
 from spqfmt.quantize.ecq.method import Ecq
-from spqfmt.quantize.ecq.survey import SURVEY_SAMPLES, Survey, Surveyed, make_plans, survey_plain
+from spqfmt.quantize.ecq.survey import (
+    SURVEY_SAMPLES,
+    Survey,
+    Surveyed,
+    make_plans,
+    survey_end,
+    survey_plain,
+)
 
 GRADIENT_SAMPLES = 8
 """Samples of the calibration for the backward pass: some 4000 tokens."""
@@ -93,7 +104,9 @@ def _survey_blocks(
         wanted=wanted,
         stage=lambda text: stage(f"survey, {text}"),
     )
+    ends: Ends | None = None
     if options.method_options.gradients:
+        ends = Ends(engine.shell.model)
         modules = {
             engine.shell.targets[name][0].removesuffix(".weight"): name
             for name in wanted
@@ -104,9 +117,43 @@ def _survey_blocks(
             engine.samples[:GRADIENT_SAMPLES],
             lambda block: [m.removeprefix(f"{block}.") for m in modules if m.startswith(f"{block}.")],
             seed=options.calibration.seed,
+            ends=ends,
             stage=stage,
         )
         survey.gradients = {modules[module]: mean for module, mean in squares.items()}
     for _ in engine.run():
         pass
-    return survey.seen
+    if ends is None:
+        return survey.seen
+    return survey.seen | _survey_ends(spent, engine, ends, options.method_options, rate)
+
+
+def _survey_ends(
+    spent: Mapping[str, PlannedTensor], engine: Calibration, ends: Ends, options: MethodOptions, rate: float
+) -> dict[str, Surveyed]:
+    """Embedding and head, where it is known what errors of their rows cost."""
+    found: dict[str, Surveyed] = {}
+    assert options.damping is not None
+    for name, planned in spent.items():
+        target, alone = engine.shell.targets[name]
+        if planned.source.role == "linear" or not alone:
+            continue
+        known = together(list(_uses(target, ends)))
+        if known is None:
+            continue
+        matrix = as_matrix(planned.weight, planned.source.load())
+        if tuple(matrix.shape) == (len(known[1]), len(known[0])):
+            grid = input_grid(known[0], options.damping, keeps_hessian=effort_of(options.effort).improves)
+            found[name] = survey_end(name, matrix, grid, rate=rate, costs=known[1])
+    return found
+
+
+def _uses(parameter: str, ends: Ends) -> Iterator[EndUse]:
+    """What the model does with a parameter: it multiplies states with it, or looks it up, or both."""
+    is_looked_up = parameter == ends.embedding_name
+    is_multiplied = parameter == ends.head_name or (is_looked_up and ends.is_tied)
+    states, gradients = ends.states, ends.gradients
+    if is_multiplied and states is not None and ends.curvatures is not None and not states.exponent:
+        yield EndUse(states.matrix, ends.curvatures)
+    if is_looked_up and gradients is not None and ends.looked_up is not None and not gradients.exponent:
+        yield EndUse(gradients.matrix * ends.scale**2, ends.looked_up)

@@ -12,6 +12,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from spqfmt.quantize.ecq.grid import InputGrid
+
 EQUAL_SLOPE = 0.7
 """How far on the way from equal rate to equal slope."""
 MOST_BITS = 8.0
@@ -74,6 +76,8 @@ class TensorPlan:
     curve: RateCurve
     side_bytes: float
     gradients: NDArray[np.float64] | None = None
+    grid: InputGrid | None = None
+    """Of embedding and head, where what they do is known; `gradients` are then what errors of their rows cost."""
 
     def log_step(self, shift: float) -> float:
         """The step's logarithm to base 2 at this shift, within what codes can express."""

@@ -19,6 +19,8 @@ from spqfmt.schemes.floats import Scale, to_log8
 COLUMN_EXPONENT = 0.5
 COLUMN_OCTAVE_STEPS = 16
 ROW_EXPONENT = 0.8
+END_EXPONENT = 0.5
+"""Of the rows of embedding and head: what errors of rare tokens cost is known worst."""
 ROW_OCTAVE_STEPS = 8
 DAMPING = 0.1
 """In means of the Hessian's diagonal. More than gptq's: no range is at stake, the step follows from the rate."""
@@ -53,9 +55,13 @@ class InputGrid:
     error_factor: float
     note: str = ""
     exponent: int = 0
+    hessian: Float32 | None = None
+    """The damped Hessian in the order of `order`, where codes are made better after the feedback."""
 
 
-def input_grid(hessian: torch.Tensor, damping: float, exponent: int = 0) -> InputGrid:
+def input_grid(
+    hessian: torch.Tensor, damping: float, exponent: int = 0, *, keeps_hessian: bool = False
+) -> InputGrid:
     """Make the grid of a Hessian, 2/N X^T X of inputs times 2^-exponent, float32 [columns, columns]."""
     factor = factorize(hessian, damping, act_order=True)
     rms = (hessian.diagonal().double() / 2).sqrt().numpy()
@@ -74,7 +80,16 @@ def input_grid(hessian: torch.Tensor, damping: float, exponent: int = 0) -> Inpu
         error_factor=float(shares.mean()),
         note=factor.note,
         exponent=exponent,
+        hessian=_damped(hessian, order, damping) if keeps_hessian and not factor.note else None,
     )
+
+
+def _damped(hessian: torch.Tensor, order: NDArray[np.int64], damping: float) -> Float32:
+    columns = torch.from_numpy(order)
+    damped = hessian[columns][:, columns]
+    damped.diagonal().add_(damping * float(hessian.diagonal().double().mean()))
+    result: Float32 = np.ascontiguousarray(damped.numpy())
+    return result
 
 
 def plain_grid(n_columns: int, note: str = "") -> InputGrid:
@@ -90,11 +105,11 @@ def plain_grid(n_columns: int, note: str = "") -> InputGrid:
     )
 
 
-def gradient_scale(squares: NDArray[np.float64]) -> Scale | None:
+def gradient_scale(squares: NDArray[np.float64], exponent: float = ROW_EXPONENT) -> Scale | None:
     """Row scales from the mean square gradients of the outputs, [rows]; None where all are 0."""
     if not np.isfinite(squares).all() or squares.max() <= 0:
         return None
-    return _log8(bounded(squares) ** (-ROW_EXPONENT / 2), ROW_OCTAVE_STEPS)
+    return _log8(bounded(squares) ** (-exponent / 2), ROW_OCTAVE_STEPS)
 
 
 def bounded(squares: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from spqfmt.quantize.checks import BITS, KEEP, check_damping
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS, TensorPlan
 from spqfmt.quantize.ecq.budget import Budget, NoBudget
 from spqfmt.quantize.ecq.correction import corrected
+from spqfmt.quantize.ecq.effort import effort_of
 from spqfmt.quantize.ecq.grid import (
     DAMPING,
     InputGrid,
@@ -44,7 +45,7 @@ class Ecq:
 
     name: str = "ecq"
     takes: frozenset[str] = frozenset(
-        {"bits_per_weight", "embedding_bits", "damping", "gradients", "no_calibration"}
+        {"bits_per_weight", "embedding_bits", "damping", "gradients", "no_calibration", "effort"}
     )
     calibrated: bool = True
     plans: Mapping[str, TensorPlan] = field(default_factory=dict)
@@ -73,11 +74,19 @@ class Ecq:
             )
         if options.embedding_bits is not None and options.embedding_bits not in {*BITS, KEEP}:
             raise OptionError("embedding bits are from 2 to 8, or 16 to keep them")
-        if options.no_calibration and (options.gradients or options.damping is not None):
+        if options.no_calibration and (
+            options.gradients or options.effort is not None or options.damping is not None
+        ):
             raise OptionError(
-                "--gradients and --damping need the calibration that --no-calibration leaves out"
+                "--gradients, --effort and --damping need the calibration that --no-calibration leaves out"
             )
-        return replace(options, bits_per_weight=bits, damping=check_damping(options.damping, DAMPING))
+        effort = effort_of(options.effort)
+        return replace(
+            options,
+            bits_per_weight=bits,
+            damping=check_damping(options.damping, DAMPING),
+            gradients=options.gradients or (effort.gradients and not options.no_calibration) or None,
+        )
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:
         """Say what decides the step of a tensor."""
@@ -99,6 +108,8 @@ class Ecq:
         plan = self.plans.get(weight.name)
         plan = plan or _alone(survey_plain(weight.name, matrix, _bits(options)))
         grid, rows = plain_grid(matrix.shape[1]), RowGrid.of_norms(matrix)
+        if plan.grid is not None and plan.gradients is not None:
+            grid, rows = plan.grid, RowGrid.of_end(matrix, plan.gradients)
 
         def make(shift: float) -> Mapping[str, Uniform]:
             by_rows = self.by_rows or weight.role == "embedding"
@@ -169,7 +180,12 @@ class _SiteWork:
     def of(cls, site: Site, plans: Mapping[str, TensorPlan], options: MethodOptions) -> "_SiteWork":
         assert isinstance(site.statistics, Hessian)
         assert options.damping is not None
-        grid = input_grid(site.statistics.matrix, options.damping, site.statistics.exponent)
+        grid = input_grid(
+            site.statistics.matrix,
+            options.damping,
+            site.statistics.exponent,
+            keeps_hessian=effort_of(options.effort).improves,
+        )
         layers = []
         for layer in site.layers:
             name, matrix = layer.weight.name, layer.matrix()

@@ -48,6 +48,8 @@ class Surveyed:
     equal_rate: float
     equal_slope: float | None
     gradients: NDArray[np.float64] | None = None
+    grid: InputGrid | None = None
+    """Of embedding and head, where it is known what they do: their own, kept until they are quantized."""
 
 
 @dataclass
@@ -132,6 +134,25 @@ def _equal_slope(grid: InputGrid, rows: RowGrid, gradients: NDArray[np.float64] 
     return -0.5 * math.log2(grid.error_factor * float((gradients * step**2).mean())) - grid.exponent
 
 
+def survey_end(
+    name: str, matrix: torch.Tensor, grid: InputGrid, rate: float, costs: NDArray[np.float64]
+) -> Surveyed:
+    """Embedding or head, float32 [rows, columns], of whose rows it is known what errors cost, float64 [rows]."""
+    rows = RowGrid.of_end(matrix, costs)
+    curve, equal_rate = _measure(matrix, grid, rows, rate)
+    columns = 0 if grid.column_scale is None else matrix.shape[1]
+    return Surveyed(
+        name=name,
+        n_weights=matrix.numel(),
+        curve=curve,
+        side_bytes=columns + (0 if rows.scale is None else rows.scale.values.nbytes),
+        equal_rate=equal_rate,
+        equal_slope=_equal_slope(grid, rows, costs),
+        gradients=costs,
+        grid=grid,
+    )
+
+
 def survey_plain(name: str, matrix: torch.Tensor, rate: float) -> Surveyed:
     """A tensor of whose input nothing is known, float32 [rows, columns]: rows with a scale of their own."""
     rows = RowGrid.of_norms(matrix)
@@ -150,23 +171,28 @@ def survey_plain(name: str, matrix: torch.Tensor, rate: float) -> Surveyed:
 def make_plans(seen: Sequence[Surveyed], extra_bits: Mapping[str, float]) -> dict[str, TensorPlan]:
     """Make the bases of all tensors. `extra_bits` are those that a tensor gets over the mean of the layers, by name.
 
-    A tensor whose errors cannot be weighed stands at equal rate.
+    A tensor whose errors cannot be weighed stands at equal rate, and only such a one gets extra bits.
     """
-    weighed = [s for s in seen if s.equal_slope is not None]
-    bases = between(
-        [s.equal_rate for s in weighed],
-        [s.equal_slope for s in weighed if s.equal_slope is not None],
-        [s.n_weights for s in weighed],
-    )
+    weighed = [s for s in seen if s.equal_slope is not None and s.grid is None]
+    slopes = [s.equal_slope for s in weighed if s.equal_slope is not None]
+    rates, weights = [s.equal_rate for s in weighed], [s.n_weights for s in weighed]
+    bases = between(rates, slopes, weights)
     by_name = {s.name: base for s, base in zip(weighed, bases, strict=True)}
+    if weighed:
+        # Embedding and head are so unlike layers that equal rate means nothing for them.
+        origin = float(np.average(np.subtract(rates, slopes), weights=weights))
+        by_name |= {
+            s.name: origin + s.equal_slope for s in seen if s.grid is not None and s.equal_slope is not None
+        }
     return {
         s.name: TensorPlan(
             name=s.name,
             n_weights=s.n_weights,
-            base=by_name.get(s.name, s.equal_rate) - extra_bits.get(s.name, 0.0),
+            base=by_name[s.name] if s.name in by_name else s.equal_rate - extra_bits.get(s.name, 0.0),
             curve=s.curve,
             side_bytes=s.side_bytes,
             gradients=s.gradients,
+            grid=s.grid,
         )
         for s in seen
     }

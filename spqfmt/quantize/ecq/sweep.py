@@ -8,9 +8,18 @@ import torch
 from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import Elements
-from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.rate import ESCAPE, choose_codes
-from spqfmt.quantize.ecq.grid import InputGrid, bounded, gradient_scale, is_uneven, norm_scale
+from spqfmt.quantize.ecq.counts import BLOCK, code_bits, counts_of, entropy_bits, threads_for
+from spqfmt.quantize.ecq.descent import descend
+from spqfmt.quantize.ecq.grid import (
+    END_EXPONENT,
+    ROW_EXPONENT,
+    InputGrid,
+    bounded,
+    gradient_scale,
+    is_uneven,
+    norm_scale,
+)
 from spqfmt.quantize.feedback import one_thread
 from spqfmt.quantize.layouts import choose_layout
 from spqfmt.schemes.base import Float32
@@ -25,9 +34,6 @@ ESCAPE_BITS = 24.0
 _ORDINARY = 40
 """Rows whose steps lie within so many octaves of 1 are worked on as they are; others are multiplied by a power of 2,
 so that squares of their errors stay in float32."""
-_BLOCK = 64
-_WORTH_THREADS = 1 << 18
-"""Weights from which on starting threads for each block pays."""
 _PASSES = 2
 """The first pass takes the bits of the codes that rounding would give, the second those of the first pass."""
 
@@ -43,14 +49,21 @@ class RowGrid:
     """Whether steps are of norms because the rows have too little in common."""
 
     @classmethod
-    def of_layer(cls, matrix: torch.Tensor, mean_squares: NDArray[np.float64] | None) -> "RowGrid":
+    def of_end(cls, matrix: torch.Tensor, costs: NDArray[np.float64]) -> "RowGrid":
+        """Steps and errors of embedding or head, by what errors of each row cost, float64 [rows]."""
+        return cls.of_layer(matrix, costs, END_EXPONENT)
+
+    @classmethod
+    def of_layer(
+        cls, matrix: torch.Tensor, mean_squares: NDArray[np.float64] | None, exponent: float = ROW_EXPONENT
+    ) -> "RowGrid":
         """Steps and errors by the gradients, where they are known, or all alike.
 
         Rows too uneven for that have their own by their norms: as for what no input is known of, none is lost.
         """
         if is_uneven(matrix):
             return replace(cls.of_norms(matrix), is_uneven=True)
-        scale = None if mean_squares is None else gradient_scale(mean_squares)
+        scale = None if mean_squares is None else gradient_scale(mean_squares, exponent)
         if scale is None or mean_squares is None:
             return cls(None, None)
         return cls(scale, bounded(mean_squares))
@@ -95,20 +108,31 @@ def choose(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, step: np.float3
     column_step = grid.column_step[grid.order]
     slope = _slopes(grid, rows, row_scale, step=float(step), exponents=exponents)
     nearest = np.rint(weights / row_step[:, None] / column_step)
-    counts = _counts(np.where(np.abs(nearest) <= -ESCAPE - 1, nearest, 0).astype(np.int8))
+    counts = counts_of(np.where(np.abs(nearest) <= -ESCAPE - 1, nearest, 0).astype(np.int8))
     codes = np.empty(weights.shape, np.int8)
     work = weights
     for _ in range(_PASSES):
         work = weights.copy()
         codes = _sweep(
-            work, grid.upper, row_step, column_step=column_step, slope=slope, bits=_code_bits(counts)
+            work, grid.upper, row_step, column_step=column_step, slope=slope, bits=code_bits(counts)
         )
-        counts = _counts(codes)
+        counts = counts_of(codes)
+    if grid.hessian is not None:
+        codes = descend(
+            codes,
+            weights,
+            kept=work,
+            hessian=grid.hessian,
+            row_step=row_step,
+            column_step=column_step,
+            slope=slope,
+        )
+        counts = counts_of(codes)
     back = np.argsort(grid.order)
     n_escapes = counts[0]
     kept = counts.copy()
     kept[0], kept[128] = 0, kept[128] + n_escapes
-    bits = _entropy(kept) + ESCAPE_BITS * n_escapes
+    bits = entropy_bits(kept) + ESCAPE_BITS * n_escapes
     left = _shifted(np.ascontiguousarray(work[:, back]), exponents)
     return Chosen(np.ascontiguousarray(codes[:, back]), left, bits)
 
@@ -170,11 +194,11 @@ def _sweep(
 ) -> Elements:
     n = work.shape[1]
     codes = np.empty(work.shape, np.int8)
-    diagonal = np.eye(_BLOCK, dtype=np.float32)
-    threads = n_threads() if work.size >= _WORTH_THREADS else 1
+    diagonal = np.eye(BLOCK, dtype=np.float32)
+    threads = threads_for(work.size)
     with one_thread():
-        for first in range(0, n, _BLOCK):
-            block = slice(first, min(first + _BLOCK, n))
+        for first in range(0, n, BLOCK):
+            block = slice(first, min(first + BLOCK, n))
             size = block.stop - first
             part = upper[block, block] if upper.size else diagonal[:size, :size]
             codes[:, block], errors = choose_codes(
@@ -191,25 +215,3 @@ def _sweep(
                 later = torch.from_numpy(upper[block, block.stop :])
                 torch.from_numpy(work)[:, block.stop :].addmm_(torch.from_numpy(errors), later, alpha=-1)
     return codes
-
-
-def _counts(codes: Elements) -> NDArray[np.int64]:
-    """How often each code from -128 to 127 occurs."""
-    return np.bincount(codes.reshape(-1).view(np.uint8), minlength=256).astype(np.int64)[_UNSIGNED]
-
-
-_UNSIGNED = np.arange(-128, 128).astype(np.int8).view(np.uint8)
-
-
-def _code_bits(counts: NDArray[np.int64]) -> Float32:
-    """What each code costs with a table of these counts; a code that does not occur costs what half a one would."""
-    share = counts + 0.5
-    share[0] = 0
-    bits = np.zeros(256, np.float32)
-    bits[1:] = -np.log2(share[1:] / share.sum())
-    return bits
-
-
-def _entropy(counts: NDArray[np.int64]) -> float:
-    n, seen = counts.sum(), counts[counts > 0].astype(np.float64)
-    return float(n * math.log2(n) - (seen * np.log2(seen)).sum()) if n else 0.0

@@ -1,0 +1,62 @@
+"""Codes made better after the feedback: one after the other becomes the best that it can be beside all others.
+
+The feedback chooses a code knowing the columns before it, and what the columns behind it can make up for at best. Once
+all are chosen, a code may be no longer the cheapest in E H E^T + slope * bits, with E the error and H the Hessian.
+"""
+
+import numpy as np
+import torch
+
+from spqfmt.codecs.elements import Elements
+from spqfmt.kernels.rate import ESCAPE, improve_codes
+from spqfmt.quantize.ecq.counts import BLOCK, code_bits, counts_of, threads_for
+from spqfmt.quantize.feedback import one_thread
+from spqfmt.schemes.base import Float32
+
+SWEEPS = 2
+"""Times that each code is looked at again."""
+
+
+def descend(
+    codes: Elements,
+    weights: Float32,
+    *,
+    kept: Float32,
+    hessian: Float32,
+    row_step: Float32,
+    column_step: Float32,
+    slope: Float32,
+) -> Elements:
+    """Better codes for `weights`, int8 [rows, columns]; escapes stay, at the values that `kept` has in their places.
+
+    All are in the order of the columns of `hessian`, float32 [columns, columns]. `slope` [rows] is what a bit is worth
+    in the unit of E H E^T.
+    """
+    codes = codes.copy()
+    values = codes.astype(np.float32) * row_step[:, None] * column_step
+    error = torch.from_numpy(np.where(codes == ESCAPE, kept, values) - weights)
+    full = torch.from_numpy(hessian)
+    gradients = error @ full
+    n, threads = weights.shape[1], threads_for(weights.size)
+    with one_thread():
+        for _ in range(SWEEPS):
+            bits = code_bits(counts_of(codes))
+            for first in range(0, n, BLOCK):
+                block = slice(first, min(first + BLOCK, n))
+                chosen = np.ascontiguousarray(codes[:, block])
+                changes = improve_codes(
+                    gradients.numpy(),
+                    block,
+                    hessian[block, block],
+                    chosen,
+                    row_step=row_step,
+                    column_step=column_step[block],
+                    slope=slope,
+                    bits=bits,
+                    n_threads=threads,
+                )
+                codes[:, block] = chosen
+                moved = torch.from_numpy(changes)
+                gradients[:, : block.start].addmm_(moved, full[block, : block.start])
+                gradients[:, block.stop :].addmm_(moved, full[block, block.stop :])
+    return codes
