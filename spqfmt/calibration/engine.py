@@ -132,17 +132,26 @@ class Calibration:
             self.stage("search is done")
         return options
 
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks; their hidden states are those before the block that is quantized next."""
+        return self._blocks
+
     def run(
-        self, finished: Finished = _no_earlier_run, options: MethodOptions | None = None
+        self,
+        finished: Finished = _no_earlier_run,
+        options: MethodOptions | None = None,
+        *,
+        to_the_end: bool = False,
     ) -> Iterator[BlockResult]:
         """Give the results of the blocks, in order.
 
         Where `finished` knows the results of a block, it is only run, not quantized again. `options` is what `search`
-        has found; without it, the search comes first.
+        has found; without it, the search comes first. `to_the_end`: the last block is run too, for what stands behind.
         """
         options = self.search() if options is None else options
         for number in range(len(self.block_names)):
-            advance = number + 1 < len(self.block_names)
+            advance = to_the_end or number + 1 < len(self.block_names)
             yield self.step(self._blocks, number, options, finished, advance=advance)
 
     def step(

@@ -87,6 +87,22 @@ def output_gradients(
     return found
 
 
+def watch_head(shell: ModelShell, samples: torch.Tensor, blocks: Blocks, ends: Ends) -> None:
+    """Let `ends` see what the model makes of the hidden states of `blocks`, which are those behind the last block.
+
+    `samples` are the token ids that the first of them belong to, int64 [samples, tokens].
+    """
+    states = [one for hidden in blocks.hidden for one in torch.split(hidden, 1)]
+    for ids, hidden in zip(torch.split(samples, 1), states, strict=False):
+        with (
+            torch.no_grad(),
+            running_errors(shell.model),
+            blocks.ended_by(shell.model, hidden),
+            ends.watching(),
+        ):
+            ends.add_logits(shell.model(input_ids=ids.to(shell.device), use_cache=False).logits)
+
+
 def _filled(shell: ModelShell, name: str) -> torch.nn.Module:
     block: torch.nn.Module = shell.model.get_submodule(name)
     shell.fill(shell.tensors_of(name))

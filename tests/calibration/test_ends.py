@@ -8,10 +8,11 @@ import pytest
 import tiny
 import torch
 import transformers
+from calibration_models import Onlooker, make_engine
 
 import spqfmt
 from spqfmt.calibration.ends import Ends
-from spqfmt.calibration.gradients import output_gradients
+from spqfmt.calibration.gradients import output_gradients, watch_head
 from spqfmt.calibration.model import ModelShell
 from spqfmt.importers import open_source
 
@@ -107,6 +108,21 @@ def test_ends_are_those_of_the_whole_model(
     )
 
 
+def test_without_gradients_the_head_is_seen_too(folder: Callable[[str], Path]) -> None:
+    engine = make_engine(folder("llama_tied"), Onlooker())
+    ends = Ends(engine.shell.model)
+    list(engine.run(to_the_end=True))
+    watch_head(engine.shell, engine.samples[:2], engine.blocks, ends)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder("llama_tied"), dtype=torch.float32)
+    whole, n = _whole(model, engine.samples[:2]), engine.samples[:2].numel()
+    assert ends.states is not None
+    assert ends.curvatures is not None
+    expected = 2 / n * whole["states"].T @ whole["states"]
+    assert torch.allclose(ends.states.matrix.double(), expected, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(ends.curvatures, (whole["p"] - whole["p"].square()).mean(0), rtol=1e-3, atol=1e-6)
+    assert ends.gradients is None
+
+
 @pytest.mark.parametrize("family", ["llama", "llama_tied"])
 def test_embedding_and_head_have_steps_by_columns_where_they_are_known(
     family: str, folder: Callable[[str], Path], tmp_path: Path
@@ -119,7 +135,9 @@ def test_embedding_and_head_have_steps_by_columns_where_they_are_known(
         roles = {t.name: {s.role for s in t.streams} for t in spqfmt.inspect(out).tensors if t.method}
         for name in ("model.embed_tokens.weight", "lm_head.weight"):
             if name in roles:
-                assert ("column_scales" in roles[name]) == gradients
+                # What an embedding of its own does is known by gradients alone.
+                is_known = gradients or name.startswith("lm_head") or family == "llama_tied"
+                assert ("column_scales" in roles[name]) == is_known
                 assert "row_scales" in roles[name]
         assert "model.embed_tokens.weight" in roles
         spqfmt.verify(out)

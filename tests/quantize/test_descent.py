@@ -73,7 +73,7 @@ def test_the_sum_of_error_and_bits_falls_and_escapes_stay() -> None:
     steps = np.full(ROWS, 0.8, np.float32), np.ones(COLUMNS, np.float32)
     slope = np.full(ROWS, 0.05, np.float32)
     found = descend(
-        codes, weights, kept=kept, hessian=hessian, row_step=steps[0], column_step=steps[1], slope=slope
+        codes, weights, 2, kept=kept, hessian=hessian, row_step=steps[0], column_step=steps[1], slope=slope
     )
     assert np.array_equal(found == ESCAPE, codes == ESCAPE)
     bits = code_bits(counts_of(codes))
@@ -94,8 +94,8 @@ def test_what_the_feedback_has_chosen_becomes_better_too() -> None:
     matrix = torch.randn(64, 96, generator=generator) * 0.05
     hessian = 2 / 400 * inputs.t() @ inputs
     losses, bits = [], []
-    for improves in (False, True):
-        grid = input_grid(hessian, 0.1, keeps_hessian=improves)
+    for sweeps in (0, 2):
+        grid = input_grid(hessian, 0.1, sweeps=sweeps)
         chosen = choose(matrix, grid, RowGrid(), np.float32(0.03))
         values = torch.from_numpy(chosen.codes.astype(np.float32) * np.float32(0.03) * grid.column_step)
         error = (values - matrix) @ hessian.clone().add_(0.1 * hessian.diagonal().mean() * torch.eye(96))

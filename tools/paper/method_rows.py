@@ -54,8 +54,9 @@ def _after(pruning: str, pattern: str = "") -> Row:
 
 
 def _ecq(bits: float, *grades: str) -> Row:
-    """`grades` are options of ecq, as on the command line without the dashes."""
-    options: Options = {"bits": bits, **dict.fromkeys(grades, "")}
+    """`grades` are options of ecq, as on the command line without the dashes. Codes are chosen once."""
+    effort = {} if "no-calibration" in grades else {"effort": "fast"}
+    options: Options = {"bits": bits, **effort, **dict.fromkeys(grades, "")}
     names = [grade.replace("-", " ") for grade in grades]
     return Row(
         method="ecq",
@@ -123,8 +124,16 @@ ROWS: tuple[Row, ...] = (
     *(_ecq(bits, "no-calibration") for bits in (3, 4)),
     *(_ecq(bits, "sequential") for bits in (3, 4)),
     *(_ecq(bits, "gradients", "sequential") for bits in (3, 4)),
-    *(Row("ecq", f"{bits} bits, 128 samples", {"bits": bits}, samples=128) for bits in (3, 4)),
-    Row("ecq", "4 bits, gradients, 128 samples", {"bits": 4, "gradients": ""}, samples=128),
+    *(
+        Row("ecq", f"{bits} bits, 128 samples", {"bits": bits, "effort": "fast"}, samples=128)
+        for bits in (3, 4)
+    ),
+    Row("ecq", "4 bits, gradients, 128 samples", {"bits": 4, "effort": "fast", "gradients": ""}, samples=128),
+    *(
+        Row("ecq", f"{bits} bits, effort {effort}", {"bits": bits, "effort": effort}, samples=128)
+        for effort in ("normal", "best")
+        for bits in (3, 4)
+    ),
     *(_gguf(name) for name in ("Q3_K", "Q4_K", "Q5_K", "Q6_K")),
     *(_gguf(name, "importance") for name in ("Q3_K", "IQ3_S", "IQ4_XS", "Q4_K")),
     *(_gguf(name, "fallback") for name in ("Q3_K", "Q4_K")),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from spqfmt.calibration.ends import Ends
 from spqfmt.calibration.engine import Calibration
-from spqfmt.calibration.gradients import output_gradients
+from spqfmt.calibration.gradients import output_gradients, watch_head
 from spqfmt.importers.base import SourceModel
 from spqfmt.packing.fit.bounds import RoomToSpend
 from spqfmt.packing.fit.spending import SizeBudget
@@ -31,7 +31,9 @@ from spqfmt.quantize.ecq.survey import (
 GRADIENT_SAMPLES = 8
 """Samples of the calibration for the backward pass: some 4000 tokens."""
 EMBEDDING_EXTRA_BITS = 2.0
-"""More than the layers get in the mean, decision 0014."""
+"""More than the layers get in the mean, where nothing is known of them; decision 0014."""
+END_EXTRA_BITS = 1.0
+"""The same where it is known what errors of their rows cost, but not beside those of layers; decision 0059."""
 _NOT_COUNTED = -math.inf
 """Base of tensors that the size does not count: at every shift they get the most bits, for they cost nothing."""
 
@@ -51,7 +53,11 @@ def fit(
     rate = 8 * (room.target_bytes - room.ledger.n_bytes({})) / room.n_weights
     rate = min(MOST_BITS, max(FEWEST_BITS, rate))
     seen = _survey(model, spent, options, rate=rate, stage=stage)
-    extra = {name: EMBEDDING_EXTRA_BITS for name, t in spent.items() if t.source.role != "linear"}
+    extra = {
+        name: EMBEDDING_EXTRA_BITS if seen[name].grid is None else END_EXTRA_BITS
+        for name, t in spent.items()
+        if t.source.role != "linear"
+    }
     plans = {
         name: plan if room.ledger.counts(name) else replace(plan, base=_NOT_COUNTED)
         for name, plan in make_plans([seen[name] for name in spent], extra).items()
@@ -104,9 +110,9 @@ def _survey_blocks(
         wanted=wanted,
         stage=lambda text: stage(f"survey, {text}"),
     )
-    ends: Ends | None = None
+    has_ends = any(t.source.role != "linear" for t in spent.values())
+    ends = Ends(engine.shell.model) if has_ends else None
     if options.method_options.gradients:
-        ends = Ends(engine.shell.model)
         modules = {
             engine.shell.targets[name][0].removesuffix(".weight"): name
             for name in wanted
@@ -121,10 +127,14 @@ def _survey_blocks(
             stage=stage,
         )
         survey.gradients = {modules[module]: mean for module, mean in squares.items()}
-    for _ in engine.run():
+    looks_behind = ends is not None and ends.states is None
+    for _ in engine.run(to_the_end=looks_behind):
         pass
     if ends is None:
         return survey.seen
+    if looks_behind:
+        stage("survey, head")
+        watch_head(engine.shell, engine.samples[:GRADIENT_SAMPLES], engine.blocks, ends)
     return survey.seen | _survey_ends(spent, engine, ends, options.method_options, rate)
 
 
@@ -143,8 +153,10 @@ def _survey_ends(
             continue
         matrix = as_matrix(planned.weight, planned.source.load())
         if tuple(matrix.shape) == (len(known[1]), len(known[0])):
-            grid = input_grid(known[0], options.damping, keeps_hessian=effort_of(options.effort).improves)
-            found[name] = survey_end(name, matrix, grid, rate=rate, costs=known[1])
+            grid = input_grid(known[0], options.damping, sweeps=effort_of(options.effort).sweeps)
+            found[name] = survey_end(
+                name, matrix, grid, rate=rate, costs=known[1], are_weighed=ends.gradients is not None
+            )
     return found
 
 

@@ -13,13 +13,11 @@ from spqfmt.quantize.ecq.counts import BLOCK, code_bits, counts_of, threads_for
 from spqfmt.quantize.feedback import one_thread
 from spqfmt.schemes.base import Float32
 
-SWEEPS = 2
-"""Times that each code is looked at again."""
-
 
 def descend(
     codes: Elements,
     weights: Float32,
+    sweeps: int,
     *,
     kept: Float32,
     hessian: Float32,
@@ -27,7 +25,9 @@ def descend(
     column_step: Float32,
     slope: Float32,
 ) -> Elements:
-    """Better codes for `weights`, int8 [rows, columns]; escapes stay, at the values that `kept` has in their places.
+    """Better codes for `weights`, int8 [rows, columns], each looked at again `sweeps` times.
+
+    Escapes stay, at the values that `kept` has in their places.
 
     All are in the order of the columns of `hessian`, float32 [columns, columns]. `slope` [rows] is what a bit is worth
     in the unit of E H E^T.
@@ -39,7 +39,7 @@ def descend(
     gradients = error @ full
     n, threads = weights.shape[1], threads_for(weights.size)
     with one_thread():
-        for _ in range(SWEEPS):
+        for _ in range(sweeps):
             bits = code_bits(counts_of(codes))
             for first in range(0, n, BLOCK):
                 block = slice(first, min(first + BLOCK, n))

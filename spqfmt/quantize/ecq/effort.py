@@ -7,18 +7,18 @@ from spqfmt.errors import OptionError
 
 @dataclass(frozen=True)
 class Effort:
-    """What is done where the user does not say otherwise. `improves`: codes are made better after the feedback."""
+    """What is done where the user does not say otherwise. `sweeps`: times that codes are made better (descent.py)."""
 
     samples: int
     sequential: bool
     gradients: bool
-    improves: bool
+    sweeps: int
 
 
 EFFORTS = {
-    "fast": Effort(samples=32, sequential=False, gradients=False, improves=False),
-    "normal": Effort(samples=128, sequential=False, gradients=False, improves=True),
-    "best": Effort(samples=128, sequential=True, gradients=True, improves=True),
+    "fast": Effort(samples=32, sequential=False, gradients=False, sweeps=0),
+    "normal": Effort(samples=128, sequential=False, gradients=False, sweeps=2),
+    "best": Effort(samples=128, sequential=True, gradients=True, sweeps=6),
 }
 DEFAULT_EFFORT = "normal"
 

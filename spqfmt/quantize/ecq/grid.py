@@ -57,12 +57,15 @@ class InputGrid:
     exponent: int = 0
     hessian: Float32 | None = None
     """The damped Hessian in the order of `order`, where codes are made better after the feedback."""
+    sweeps: int = 0
+    """How often."""
 
 
-def input_grid(
-    hessian: torch.Tensor, damping: float, exponent: int = 0, *, keeps_hessian: bool = False
-) -> InputGrid:
-    """Make the grid of a Hessian, 2/N X^T X of inputs times 2^-exponent, float32 [columns, columns]."""
+def input_grid(hessian: torch.Tensor, damping: float, exponent: int = 0, *, sweeps: int = 0) -> InputGrid:
+    """Make the grid of a Hessian, 2/N X^T X of inputs times 2^-exponent, float32 [columns, columns].
+
+    `sweeps`: how often codes on it shall be made better after the feedback.
+    """
     factor = factorize(hessian, damping, act_order=True)
     rms = (hessian.diagonal().double() / 2).sqrt().numpy()
     if not np.isfinite(rms).all() or rms.max() <= 0:
@@ -80,7 +83,8 @@ def input_grid(
         error_factor=float(shares.mean()),
         note=factor.note,
         exponent=exponent,
-        hessian=_damped(hessian, order, damping) if keeps_hessian and not factor.note else None,
+        hessian=_damped(hessian, order, damping) if sweeps and not factor.note else None,
+        sweeps=sweeps,
     )
 
 

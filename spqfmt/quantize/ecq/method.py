@@ -184,7 +184,7 @@ class _SiteWork:
             site.statistics.matrix,
             options.damping,
             site.statistics.exponent,
-            keeps_hessian=effort_of(options.effort).improves,
+            sweeps=effort_of(options.effort).sweeps,
         )
         layers = []
         for layer in site.layers:

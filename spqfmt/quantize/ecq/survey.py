@@ -135,9 +135,18 @@ def _equal_slope(grid: InputGrid, rows: RowGrid, gradients: NDArray[np.float64] 
 
 
 def survey_end(
-    name: str, matrix: torch.Tensor, grid: InputGrid, rate: float, costs: NDArray[np.float64]
+    name: str,
+    matrix: torch.Tensor,
+    grid: InputGrid,
+    rate: float,
+    costs: NDArray[np.float64],
+    *,
+    are_weighed: bool,
 ) -> Surveyed:
-    """Embedding or head, float32 [rows, columns], of whose rows it is known what errors cost, float64 [rows]."""
+    """Embedding or head, float32 [rows, columns], of whose rows it is known what errors cost, float64 [rows].
+
+    `are_weighed`: whether these costs can be held against those of layers.
+    """
     rows = RowGrid.of_end(matrix, costs)
     curve, equal_rate = _measure(matrix, grid, rows, rate)
     columns = 0 if grid.column_scale is None else matrix.shape[1]
@@ -147,7 +156,7 @@ def survey_end(
         curve=curve,
         side_bytes=columns + (0 if rows.scale is None else rows.scale.values.nbytes),
         equal_rate=equal_rate,
-        equal_slope=_equal_slope(grid, rows, costs),
+        equal_slope=_equal_slope(grid, rows, costs) if are_weighed else None,
         gradients=costs,
         grid=grid,
     )

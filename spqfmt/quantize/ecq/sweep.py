@@ -121,6 +121,7 @@ def choose(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, step: np.float3
         codes = descend(
             codes,
             weights,
+            grid.sweeps,
             kept=work,
             hessian=grid.hessian,
             row_step=row_step,
