@@ -19,6 +19,9 @@ from spqfmt.calibration.model import ModelShell, running_errors
 
 Taker = Callable[[torch.Tensor], None]
 
+_HEAD_TOKENS = 128
+"""Tokens of which the head computes at once where nothing else is asked of it."""
+
 
 class SquaredGradients:
     """Mean over tokens of the squared gradient of each output of one module; float64 [rows]."""
@@ -94,13 +97,17 @@ def watch_head(shell: ModelShell, samples: torch.Tensor, blocks: Blocks, ends: E
     """
     states = [one for hidden in blocks.hidden for one in torch.split(hidden, 1)]
     for ids, hidden in zip(torch.split(samples, 1), states, strict=False):
-        with (
-            torch.no_grad(),
-            running_errors(shell.model),
-            blocks.ended_by(shell.model, hidden),
-            ends.watching(),
+        # What stands behind the blocks sees each token alone: so only few rows of logits exist at once.
+        for some, of_them in zip(
+            torch.split(ids, _HEAD_TOKENS, 1), torch.split(hidden, _HEAD_TOKENS, 1), strict=True
         ):
-            ends.add_logits(shell.model(input_ids=ids.to(shell.device), use_cache=False).logits)
+            with (
+                torch.no_grad(),
+                running_errors(shell.model),
+                blocks.ended_by(shell.model, of_them),
+                ends.watching(),
+            ):
+                ends.add_logits(shell.model(input_ids=some.to(shell.device), use_cache=False).logits)
 
 
 def _filled(shell: ModelShell, name: str) -> torch.nn.Module:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from spqfmt.calibration.ends import Ends
 from spqfmt.calibration.engine import Calibration
 from spqfmt.calibration.gradients import output_gradients, watch_head
+from spqfmt.errors import SpqError
 from spqfmt.importers.base import SourceModel
 from spqfmt.packing.fit.bounds import RoomToSpend
 from spqfmt.packing.fit.spending import SizeBudget
@@ -134,7 +135,11 @@ def _survey_blocks(
         return survey.seen
     if looks_behind:
         stage("survey, head")
-        watch_head(engine.shell, engine.samples[:GRADIENT_SAMPLES], engine.blocks, ends)
+        try:
+            watch_head(engine.shell, engine.samples[:GRADIENT_SAMPLES], engine.blocks, ends)
+        except SpqError:
+            # The blocks of a model can be quantized without its head, which may not be in the source.
+            return survey.seen
     return survey.seen | _survey_ends(spent, engine, ends, options.method_options, rate)
 
 
