@@ -34,7 +34,7 @@ GRADIENT_SAMPLES = 8
 EMBEDDING_EXTRA_BITS = 2.0
 """More than the layers get in the mean, where nothing is known of them; decision 0014."""
 END_EXTRA_BITS = 1.0
-"""The same where it is known what errors of their rows cost, but not beside those of layers; decision 0059."""
+"""The same where it is known what errors of their rows cost, but not beside those of layers; decision 0060."""
 _NOT_COUNTED = -math.inf
 """Base of tensors that the size does not count: at every shift they get the most bits, for they cost nothing."""
 
