@@ -34,9 +34,9 @@ class Ends:
         self.head_name = _weight_of(names, self._head)
         self.is_tied = self.head_name in getattr(model, "all_tied_weights_keys", ())
         self.states: Hessian | None = None
-        """Of what the head reads."""
+        """The Hessian of what the head reads."""
         self.gradients: Hessian | None = None
-        """Of gradients by what the embedding gives, where they were computed."""
+        """The Hessian of gradients by what the embedding gives, where they were computed."""
         self._probabilities: torch.Tensor | None = None
         self._curvatures: torch.Tensor | None = None
         self._n_tokens = 0
@@ -107,7 +107,7 @@ class Ends:
 
     @property
     def scale(self) -> float:
-        """By how much the model multiplies what it has looked up, before the first block."""
+        """The factor by which the model multiplies what it has looked up, before the first block."""
         return self._alike / self._squares if self._squares and self._alike > 0 else 1.0
 
     def _see_states(self, _: object, args: tuple[torch.Tensor, ...]) -> None:

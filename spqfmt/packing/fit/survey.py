@@ -140,7 +140,7 @@ def _survey_blocks(
         except SpqError:
             # The blocks of a model can be quantized without its head, which may not be in the source.
             return survey.seen
-    return survey.seen | _survey_ends(spent, engine, ends, options.method_options, rate)
+    return survey.seen | _survey_ends(spent, engine, ends, options=options.method_options, rate=rate)
 
 
 def _survey_ends(

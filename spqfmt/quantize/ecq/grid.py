@@ -20,7 +20,7 @@ COLUMN_EXPONENT = 0.5
 COLUMN_OCTAVE_STEPS = 16
 ROW_EXPONENT = 0.8
 END_EXPONENT = 0.5
-"""Of the rows of embedding and head: what errors of rare tokens cost is known worst."""
+"""The same for rows of embedding and head: what errors of rare tokens cost is known worst."""
 ROW_OCTAVE_STEPS = 8
 DAMPING = 0.1
 """In means of the Hessian's diagonal. More than gptq's: no range is at stake, the step follows from the rate."""
@@ -58,7 +58,7 @@ class InputGrid:
     hessian: Float32 | None = None
     """The damped Hessian in the order of `order`, where codes are made better after the feedback."""
     sweeps: int = 0
-    """How often."""
+    """How often codes are made better."""
 
 
 def input_grid(hessian: torch.Tensor, damping: float, exponent: int = 0, *, sweeps: int = 0) -> InputGrid:

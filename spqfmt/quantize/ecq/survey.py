@@ -49,7 +49,7 @@ class Surveyed:
     equal_slope: float | None
     gradients: NDArray[np.float64] | None = None
     grid: InputGrid | None = None
-    """Of embedding and head, where it is known what they do: their own, kept until they are quantized."""
+    """The grid of embedding and head, where it is known what they do, kept until they are quantized."""
 
 
 @dataclass
