@@ -77,7 +77,7 @@ class TensorPlan:
     side_bytes: float
     gradients: NDArray[np.float64] | None = None
     grid: InputGrid | None = None
-    """The grid of embedding and head, where what they do is known; `gradients` are then what errors of their rows cost."""
+    """The grid of embedding and head, where what they do is known; `gradients` are then what errors of rows cost."""
 
     def log_step(self, shift: float) -> float:
         """The step's logarithm to base 2 at this shift, within what codes can express."""
