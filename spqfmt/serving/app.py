@@ -23,7 +23,7 @@ from spqfmt.loaders import Generation
 from spqfmt.serving.guard import OwnNames
 from spqfmt.serving.requests import RequestError, read_request
 from spqfmt.serving.waiting import Event, Job
-from spqfmt.serving.worker import Worker
+from spqfmt.serving.worker import Worker, what_is_said
 
 MOST_BODY_BYTES = 4 << 20
 BODY_SECONDS = 60.0
@@ -118,7 +118,10 @@ class _Endpoints:
             body = await _body(request)
         except ClientDisconnect:
             return Response(status_code=_GONE)
-        asked = read_request(body, self._model, is_chat=is_chat, most_tokens=self._most_tokens)
+        try:
+            asked = read_request(body, self._model, is_chat=is_chat, most_tokens=self._most_tokens)
+        except Exception as error:  # noqa: BLE001  # one of ours is an answer too, and a line of the server's
+            raise what_is_said(error) from None
         job = Job(asked, request.client.host if request.client else "")
         self._worker.submit(job)
         answer = _Answer(self._model, is_chat=is_chat)

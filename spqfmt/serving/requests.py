@@ -151,9 +151,10 @@ def _messages(given: object) -> Messages:
         raise RequestError("messages is a list of at least one message", param="messages")
     found = []
     for number, message in enumerate(given):
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role not in _ROLES:
             raise RequestError(f"message {number} has no known role", param="messages")
-        role = "system" if message["role"] == "developer" else message["role"]
+        role = "system" if role == "developer" else role
         found.append({"role": role, "content": _text(message.get("content"), number)})
     return found
 

@@ -79,7 +79,7 @@ class Worker:
             try:
                 self._done(job, self._generate(job))
             except Exception as error:  # noqa: BLE001  # one request shall not end the server
-                self._done(job, _said(error))
+                self._done(job, what_is_said(error))
 
     def _done(self, job: Job, event: Event) -> None:
         self._turns.done(job, event)
@@ -127,7 +127,7 @@ class Worker:
                 cancelled=lambda: job.is_cancelled,
             )
         except Exception as error:  # noqa: BLE001
-            self._done(job, _said(error))
+            self._done(job, what_is_said(error))
             return
         reading.append((job, answering))
 
@@ -147,7 +147,7 @@ class Worker:
         try:
             answering.read(n_tokens)
         except Exception as error:  # noqa: BLE001
-            self._done(job, _said(error))
+            self._done(job, what_is_said(error))
             return
         if answering.is_reading:
             reading.append((job, answering))
@@ -163,7 +163,7 @@ class Worker:
         try:
             logits = step(self._model, [a.token for a in answers], [a.cache for a in answers])
         except Exception as error:  # noqa: BLE001
-            said = _said(error)
+            said = what_is_said(error)
             for job in under_way:
                 self._done(job, said)
             under_way.clear()
@@ -173,7 +173,7 @@ class Worker:
                 answering.take(logits[number : number + 1])
             except Exception as error:  # noqa: BLE001
                 del under_way[job]
-                self._done(job, _said(error))
+                self._done(job, what_is_said(error))
         self._end_those_over(under_way)
 
     def _end_those_over(self, under_way: dict[Job, Answering]) -> None:
@@ -213,7 +213,7 @@ class Worker:
             )
 
 
-def _said(error: Exception) -> RequestError:
+def what_is_said(error: Exception) -> RequestError:
     """What a client is told of what went wrong."""
     if isinstance(error, RequestError):
         return error

@@ -149,6 +149,8 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
         ({"messages": []}, 400, "messages is a list"),
         ({"messages": ["x"]}, 400, "message 0 has no known role"),
         ({"messages": [{"role": "king", "content": "x"}]}, 400, "message 0 has no known role"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, 400, "message 0 has no known role"),
+        ({"messages": [{"role": {}, "content": "x"}]}, 400, "message 0 has no known role"),
         ({"messages": [{"role": "user", "content": 7}]}, 400, "message 0: its content is not text"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "is not text"),
         ({"messages": HELLO, "n": 2}, 400, "n is not supported here"),
@@ -423,11 +425,13 @@ def test_clients_take_turns_and_a_full_queue_refuses() -> None:
 def test_an_error_of_ours_is_an_answer_and_the_next_request_is_answered(
     address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr("spqfmt.loaders.encode_prompt", lambda *_, **__: 1 / 0)
-        status, answer = post(address, {"messages": HELLO})
-    assert (status, answer["error"]["type"]) == (500, "server_error")
-    assert "unexpected ZeroDivisionError" in capsys.readouterr().err
+    for place in ("spqfmt.loaders.encode_prompt", "spqfmt.serving.app.read_request"):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, lambda *_, **__: 1 / 0)
+            status, answer = post(address, {"messages": HELLO})
+        assert (status, answer["error"]["type"]) == (500, "server_error")
+        said = capsys.readouterr().err
+        assert ("unexpected ZeroDivisionError" in said, said.count("\n")) == (True, 1)
     assert post(address, {"messages": HELLO, **EXACT})[0] == 200
 
 
