@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     "--gradients",
     is_flag=True,
     default=None,
-    help="ecq: one backward pass more, for outputs that matter more.",
+    help="ecq: one backward pass more, for outputs and rows of the embedding that matter more.",
 )
 @click.option(
     "--no-calibration", is_flag=True, default=None, help="ecq: from the weights alone, in seconds; worse."
