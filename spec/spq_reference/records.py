@@ -127,13 +127,15 @@ def read_index(record: Object) -> Index:
             integer(plan.get("n"), 1)
         else:
             integer(plan.get("target_bytes"))
+    n_shards = 1
     if "shard" in record:
         # > each file is a valid .spq file of its own, with `shard`: `{"number": k, "count": n}`, 1 <= k <= n,
         used.add("shard")
         shard = mapping(record["shard"])
         integer(shard.get("number"), 1, integer(shard.get("count"), 1))
         # > n MUST NOT pass `max_shards`.
-        within(integer(shard.get("count")), 99999, "shards")
+        n_shards = integer(shard.get("count"))
+        within(n_shards, 99999, "shards")
     assets = read_assets(array(record.get("assets")), used)
     content = None
     if "content" in record:
@@ -141,9 +143,7 @@ def read_index(record: Object) -> Index:
         content = hex_digest(record["content"])
         require(all(tensor.content or tensor.tied_to for tensor in tensors), "a tensor without content")
     sources = read_sources(mapping(record["sources"]), set(assets)) if "sources" in record else None
-    return Index(
-        alignment, chunk_alignment, segments, tensors, assets, content, sources, "shard" in record, used
-    )
+    return Index(alignment, chunk_alignment, segments, tensors, assets, content, sources, n_shards > 1, used)
 
 
 def plain_name(record: Object) -> str:

@@ -118,7 +118,7 @@ def parse_index(
         sources=parse_sources(root, text, {asset.name: asset.stream.n for asset in assets}),
         json_of=reader.json_of,
     )
-    if index.sources is not None and index.shard is None:
+    if index.sources is not None and (index.shard is None or index.shard.count == 1):
         check_sources(index.sources, len(names), file_bytes)
     undeclared = required_mask(index_features(index)) & ~declared
     if undeclared:

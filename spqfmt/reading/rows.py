@@ -58,6 +58,7 @@ def read_part(
     `dtype` f32 gives a quantized tensor's weights before their rounding to the record's dtype.
     """
     record = holder(reader, record)
+    reader.refuse_named(record)
     name = dtype_of(record, dtype)
     if record.view is not None and record.transposed:
         whole = _whole(reader, record, name)
@@ -99,6 +100,7 @@ def read_block(
     reader: Reader, record: TensorRecord, block: Sequence[range], dtype: str | None = None
 ) -> Elements:
     """Some elements of each dimension of a tensor that is no scalar, one run of each. See `read_part`."""
+    reader.refuse_named(record)
     shape = tuple(len(some) for some in block)
     if len(block) == 1:
         return read_part(reader, record, range(1), columns=block[0], dtype=dtype).reshape(shape)

@@ -15,7 +15,7 @@ import pytest
 import torch
 import zstandard
 from safetensors.torch import save_file
-from spec_support import FORMAT_ERROR, READERS, VALID, VECTORS, RefusedError
+from spec_support import FORMAT_ERROR, READERS, VALID, VECTORS, VECTORS_1_1, RefusedError
 from spq_reference import codecs
 from spq_reference.errors import SpqRefError
 from spq_vectors import encode
@@ -23,7 +23,7 @@ from spq_vectors.invalid_codecs import DATA, TABLE
 
 import spqfmt
 from spqfmt.codecs.registry import decode_into
-from spqfmt.errors import CorruptError
+from spqfmt.errors import CorruptError, UnsupportedError
 
 ODD = (None, True, -1, 0, 1, 2**31, 2**53 - 1, "", "x", [], {})
 # Vectors whose indexes together hold every key of the format.
@@ -96,6 +96,34 @@ def test_sealing_an_index_as_it_is_changes_nothing(tmp_path):
         path = tmp_path / "same.spq"
         path.write_bytes(sealed(*parts(data)))
         assert READERS["reference"](path) == READERS["reference"](VECTORS / "valid" / f"{name}.spq")
+
+
+def test_a_shard_of_one_has_pieces_of_its_own_tensors(tmp_path):
+    """Of a shard of several nobody can say that alone."""
+    before, index, trailer = parts((VECTORS_1_1 / "valid" / "sources-00001-of-00002.spq").read_bytes())
+    path = tmp_path / "m-00001-of-00001.spq"
+    for read in READERS.values():
+        path.write_bytes(sealed(before, index, trailer))
+        read(path)
+        path.write_bytes(sealed(before, changed(index, ["shard", "count"], 1), trailer))
+        with pytest.raises(RefusedError, match="no tensor"):
+            read(path)
+
+
+def test_what_a_named_scheme_claims_takes_no_memory(tmp_path):
+    before, index, trailer = parts((VECTORS_1_1 / "valid" / "named_scheme.spq").read_bytes())
+    tied = {tensor.get("tied_to") for tensor in index["tensors"]}
+    named = [n for n, t in enumerate(index["tensors"]) if "/" in t["scheme"] and t["name"] not in tied]
+    at = named[0]
+    for shape in ([2**53 - 1], [2**20, 2**20, 2**13 - 1]):
+        path = tmp_path / "m.spq"
+        path.write_bytes(sealed(before, changed(index, ["tensors", at, "shape"], shape), trailer))
+        spqfmt.verify(path)
+        with spqfmt.open(path) as file:
+            handle = file[index["tensors"][at]["name"]]
+            for read in (handle.read, handle.read_bytes, lambda h=handle: h.read(slice(0, 2**20))):
+                with pytest.raises(UnsupportedError, match="is not one of this version"):
+                    read()
 
 
 CHUNKS = {
