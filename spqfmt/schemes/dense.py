@@ -66,7 +66,8 @@ class DenseScheme(PackedScheme):
 
     def features(self, record: TensorRecord) -> set[str]:
         """That of an order of its channels."""
-        return {"dense_order"} if _is_ordered(record) else set()
+        used = {"dense_order"} if _is_ordered(record) else set()
+        return used | ({"channel_order"} & set(record.by_role))
 
     def verify(self, record: TensorRecord, fetch: Streamed) -> None:
         """The order of the channels; any bits are values."""

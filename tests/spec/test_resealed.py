@@ -98,6 +98,29 @@ def test_sealing_an_index_as_it_is_changes_nothing(tmp_path):
         assert READERS["reference"](path) == READERS["reference"](VECTORS / "valid" / f"{name}.spq")
 
 
+@pytest.mark.parametrize("folder", [VECTORS / "valid", VECTORS_1_1 / "valid"], ids=["1.0", "1.1"])
+def test_each_feature_that_is_used_is_to_be_declared(folder, tmp_path):
+    """A file may declare more than it uses; what a vector uses both readers know alike."""
+    taken = {reader: set() for reader in READERS}
+    refused = 0
+    for vector in sorted(folder.glob("*.spq")):
+        before, index, trailer = parts(vector.read_bytes())
+        declared = struct.unpack_from("<Q", trailer, 64)[0]
+        for bit in range(64):
+            if declared >> bit & 1:
+                without = trailer[:64] + struct.pack("<Q", declared ^ 1 << bit) + trailer[72:]
+                path = tmp_path / vector.name
+                path.write_bytes(sealed(before, index, without))
+                for reader, read in READERS.items():
+                    try:
+                        read(path)
+                        taken[reader].add((vector.name, bit))
+                    except RefusedError:
+                        refused += 1
+    assert taken["reference"] == taken["product"]
+    assert refused > len(taken["product"])
+
+
 def test_a_shard_of_one_has_pieces_of_its_own_tensors(tmp_path):
     """Of a shard of several nobody can say that alone."""
     before, index, trailer = parts((VECTORS_1_1 / "valid" / "sources-00001-of-00002.spq").read_bytes())
