@@ -82,7 +82,10 @@ bool is_sound(const BitField& field) {
   if (field.n_runs * field.span > field.n_elements) return false;
   for (size_t p = 0; p < field.n_places; p++) {
     const auto [bit, bits, first, shift] = field.places[p];
-    if (bit < 0 || bits < 1 || shift < 0 || bit + bits > 8 || shift + bits > 8) return false;
+    for (const int64_t number : {bit, bits, shift}) {
+      if (number < 0 || number > 8) return false;
+    }
+    if (bits < 1 || bit + bits > 8 || shift + bits > 8) return false;
     if (first < 0 || static_cast<size_t>(first) > kMost || first + field.size > field.span) return false;
   }
   return true;
