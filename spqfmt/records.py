@@ -21,10 +21,6 @@ _CHUNKS_AT_ONCE = 4096
 
 FLOATS = frozenset({"f64", "f32", "f16", "bf16"})
 """Dtypes that models compute in; one-byte floats are for storing only."""
-FACT_PREFIX = "safetensors:"
-"""Prefix of keys of a file's metadata: what the source's safetensors headers say of the model (licence, base model)."""
-NO_MODEL = "no_model"
-"""Key of a file's metadata: why no model is loaded of it."""
 
 
 class PlaneChunk(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from spqfmt.importers._source_file import SourceChangedError, SourceFile
-from spqfmt.records import FACT_PREFIX, NO_MODEL
+from spqfmt.metadata_keys import FACT_PREFIX, NO_MODEL
 from spqfmt.schemes.base import Quantized
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ columns], is E H; it follows the codes in the block's columns. `hessian` is the 
 the other columns of E H.
 """
 
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,30 @@ Codes: TypeAlias = NDArray[np.int8]
 
 LARGEST_CODE = 127
 ESCAPE = -128
+
+
+class _Swept(NamedTuple):
+    """A block of columns, `first` to `stop` of `values`, and what both native functions take with it."""
+
+    name: str
+    values: Float32
+    first: int
+    stop: int
+    square: Float32
+    row_step: Float32
+    column_step: Float32
+    slope: Float32
+    bits: Float32
+
+    def arguments(self) -> dict[str, Any]:
+        """Those of the native function, `name` what it calls `square`."""
+        rows, columns = self.values.shape
+        kept = {"name": self.name, "values": self.values, "n_rows": rows, "stride": columns}
+        floats = {
+            name: np.ascontiguousarray(getattr(self, name), np.float32)
+            for name in ("square", "row_step", "column_step", "slope", "bits")
+        }
+        return {**kept, "first": self.first, "n_columns": self.stop - self.first, **floats}
 
 
 def choose_codes(
@@ -45,25 +69,12 @@ def choose_codes(
     n_threads: int = 1,
 ) -> tuple[Codes, Float32]:
     """Native; the result does not depend on the number of threads. ValueError: arrays do not fit together."""
-    rows, columns = weights.shape
-    first, stop, _ = block.indices(columns)
+    rows = weights.shape[0]
+    first, stop, _ = block.indices(weights.shape[1])
     codes = np.empty((rows, stop - first), np.int8)
     errors = np.empty((rows, stop - first), np.float32)
-    _native.choose_codes(
-        weights,
-        rows,
-        columns,
-        first=first,
-        n_columns=stop - first,
-        upper=np.ascontiguousarray(upper, np.float32),
-        row_step=np.ascontiguousarray(row_step, np.float32),
-        column_step=np.ascontiguousarray(column_step, np.float32),
-        slope=np.ascontiguousarray(slope, np.float32),
-        bits=np.ascontiguousarray(bits, np.float32),
-        codes=codes,
-        errors=errors,
-        n_threads=n_threads,
-    )
+    swept = _Swept("upper", weights, first, stop, upper, row_step, column_step, slope, bits)
+    _native.choose_codes(**swept.arguments(), codes=codes, out=errors, n_threads=n_threads)
     return codes, errors
 
 
@@ -111,24 +122,10 @@ def improve_codes(
     n_threads: int = 1,
 ) -> Float32:
     """Native; the result does not depend on the number of threads. ValueError: arrays do not fit together."""
-    rows, columns = gradients.shape
-    first, stop, _ = block.indices(columns)
-    changes = np.empty((rows, stop - first), np.float32)
-    _native.improve_codes(
-        gradients,
-        rows,
-        columns,
-        first=first,
-        n_columns=stop - first,
-        hessian=np.ascontiguousarray(hessian, np.float32),
-        row_step=np.ascontiguousarray(row_step, np.float32),
-        column_step=np.ascontiguousarray(column_step, np.float32),
-        slope=np.ascontiguousarray(slope, np.float32),
-        bits=np.ascontiguousarray(bits, np.float32),
-        codes=codes,
-        changes=changes,
-        n_threads=n_threads,
-    )
+    first, stop, _ = block.indices(gradients.shape[1])
+    changes = np.empty((gradients.shape[0], stop - first), np.float32)
+    swept = _Swept("hessian", gradients, first, stop, hessian, row_step, column_step, slope, bits)
+    _native.improve_codes(**swept.arguments(), codes=codes, out=changes, n_threads=n_threads)
     return changes
 
 

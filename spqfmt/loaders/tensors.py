@@ -16,12 +16,12 @@ from spqfmt.errors import CorruptError, ImporterError, LimitError, OptionError, 
 from spqfmt.importers import SourceTensor, find_importer
 from spqfmt.importers._folders import ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import are_decoded, raw_codes
+from spqfmt.metadata_keys import NO_MODEL
 from spqfmt.models.harmless import SETTINGS
 from spqfmt.models.treatments import Treatment
 from spqfmt.reading.file import SpqFile
 from spqfmt.reading.restore import numbers_of
 from spqfmt.reading.rows import Room
-from spqfmt.records import NO_MODEL
 from spqfmt.schemes.registry import scheme_of
 from spqfmt.wire import DTYPES
 

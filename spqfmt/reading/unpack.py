@@ -13,13 +13,13 @@ from spqfmt.exporters.folder import whole_folder
 from spqfmt.exporters.huggingface import export_huggingface
 from spqfmt.importers._folders import ADAPTER, ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import are_decoded, without_quantizer
+from spqfmt.metadata_keys import FACT_PREFIX
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.card import CARD, card_of
 from spqfmt.reading.exports import export, source_of_form
 from spqfmt.reading.restored import RestoredTensor
 from spqfmt.reading.settings import is_settings, read_settings
 from spqfmt.reading.source_files import CODE, NO_NAME, SourceFiles
-from spqfmt.records import FACT_PREFIX
 from spqfmt.schemes.registry import scheme_of
 from spqfmt.stand_ins import given_path
 

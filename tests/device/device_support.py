@@ -12,6 +12,8 @@ from spqfmt.kernels.choose import kernels_for
 from spqfmt.loaders.device import DeviceWeights, Fault, SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.load import Ceilings, device_inventory
+from spqfmt.loaders.model import load_onto
+from spqfmt.loaders.packed.options import packing_options
 from spqfmt.residency.device import device_fixed_bytes, plan_device
 from spqfmt.residency.device_rates import DeviceRates
 from spqfmt.residency.plan import Plan
@@ -59,3 +61,20 @@ def engine_of(
     assert device.allocated_bytes == engine.held_bytes == plan.held_bytes
     assert device.peak_host_bytes <= plan.host_held_bytes
     return engine, device
+
+
+def loaded_onto_device(
+    path: Path, memory: int | None, host_memory: int | None, **options: Any
+) -> tuple[Any, SimulatedDevice]:
+    """A model under two ceilings, None for none, and the simulated device that it is on."""
+    device = SimulatedDevice(RATES, capacity_bytes=memory)
+    wanted = packing_options(path, "cuda", memory, memory is None or None, None, host_memory)
+    model, _ = load_onto(path, device.torch_device, device, wanted, **options)
+    return model, device
+
+
+def logits_of(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Of all tokens, without gradients."""
+    with torch.inference_mode():
+        found: torch.Tensor = model(ids).logits
+    return found

@@ -8,14 +8,12 @@ import pytest
 import tiny
 import torch
 import transformers
-from device_support import RATES
+from device_support import RATES, loaded_onto_device, logits_of
 
 import spqfmt
 from spqfmt.loaders.device import SimulatedDevice
 from spqfmt.loaders.foreseen import ForeseenOrAsked, Slot, SlotState
-from spqfmt.loaders.model import load_onto
 from spqfmt.loaders.packed.experts import PackedExperts
-from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.plan import plan_for_device
 
 INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(9)]])
@@ -50,16 +48,11 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def logits(model: Any, ids: torch.Tensor = INPUTS) -> torch.Tensor:
-    with torch.inference_mode():
-        output: torch.Tensor = model(ids).logits
-    return output
+    return logits_of(model, ids)
 
 
 def on_device(path: Path, memory: int | None, host: int | None) -> tuple[Any, SimulatedDevice]:
-    device = SimulatedDevice(RATES, capacity_bytes=memory)
-    wanted = packing_options(path, "cuda", memory, memory is None or None, None, host)
-    model, _ = load_onto(path, device.torch_device, device, wanted, dtype="float32")
-    return model, device
+    return loaded_onto_device(path, memory, host, dtype="float32")
 
 
 def decoded_experts(device: SimulatedDevice, begin: int) -> list[str]:

@@ -10,14 +10,11 @@ import pytest
 import tiny
 import torch
 import transformers
-from device_support import RATES
+from device_support import RATES, loaded_onto_device, logits_of
 
 import spqfmt
 from spqfmt.errors import BackendError, ChecksumError, MemoryBudgetError, OptionError, SpqError
-from spqfmt.loaders.device import SimulatedDevice
-from spqfmt.loaders.model import load_onto
 from spqfmt.loaders.packed import PackedEmbedding, PackedLinear
-from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.plan import plan_for_device
 
 INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(24)]])
@@ -49,9 +46,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def logits(model: Any, ids: torch.Tensor = INPUTS) -> torch.Tensor:
-    with torch.inference_mode():
-        output: torch.Tensor = model(ids).logits
-    return output
+    return logits_of(model, ids)
 
 
 def generate(model: Any) -> list[int]:
@@ -61,15 +56,6 @@ def generate(model: Any) -> list[int]:
         )
     tokens: list[int] = ids[0].tolist()
     return tokens
-
-
-def on_device(
-    path: Path, memory: int | None, host_memory: int | None, **options: Any
-) -> tuple[Any, SimulatedDevice]:
-    device = SimulatedDevice(RATES, capacity_bytes=memory)
-    wanted = packing_options(path, "cuda", memory, memory is None or None, None, host_memory)
-    model, _ = load_onto(path, device.torch_device, device, wanted, **options)
-    return model, device
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -87,7 +73,7 @@ def test_logits_are_those_of_the_cpu_at_every_ceiling(
     mixed = (smallest + whole.stored_bytes // 4, least_host + whole.stored_bytes // 4)
     # The plain decoder is slow: nothing but the disk only once.
     for memory, host in ((None, None), mixed, *([(smallest, least_host)] if method == "rtn 8" else [])):
-        model, device = on_device(path, memory, host, dtype="float32")
+        model, device = loaded_onto_device(path, memory, host, dtype="float32")
         plan = model.packed_weights.plan
         seen |= {part.residency for part in plan.parts}
         assert isinstance(model.lm_head, PackedLinear)
@@ -119,7 +105,7 @@ def test_every_architecture_under_the_least_ceilings(name: str, tmp_path: Path, 
     spqfmt.pack(tmp_path / "source", path, method="rtn")
     reference, _ = spqfmt.load_model(path, dtype="float32")
     plan = plan_for_device(path, dtype="float32", rates=RATES).plan
-    model, _ = on_device(path, plan.smallest_bytes, plan.on_host.smallest_bytes, dtype="float32")
+    model, _ = loaded_onto_device(path, plan.smallest_bytes, plan.on_host.smallest_bytes, dtype="float32")
     assert isinstance(model, type(reference))
     expected = logits(reference)
     assert torch.allclose(logits(model), expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
@@ -140,7 +126,7 @@ def test_a_trained_model_has_the_logits_of_its_decoded_weights_bit_for_bit(
     )
     assert ids.input_ids.shape[1] > 16
     smallest = plan_for_device(tmp_path / "m.spq", dtype="float32", rates=RATES).plan.smallest_bytes
-    model, _ = on_device(tmp_path / "m.spq", smallest, None, dtype="float32")
+    model, _ = loaded_onto_device(tmp_path / "m.spq", smallest, None, dtype="float32")
     assert {part.residency for part in model.packed_weights.plan.parts} >= {"host"}
     assert torch.equal(logits(model, ids.input_ids), logits(reference, ids.input_ids))
     model.packed_weights.close()
@@ -154,19 +140,19 @@ def test_a_ceiling_that_is_too_low_is_refused_before_anything_is_read(
     with pytest.raises(
         MemoryBudgetError, match=f"^memory .* needs at least .* \\({plan.smallest_bytes} bytes\\)"
     ):
-        on_device(path, plan.smallest_bytes - 1, None)
+        loaded_onto_device(path, plan.smallest_bytes - 1, None)
     with pytest.raises(MemoryBudgetError, match=f"^host_memory .*\\({plan.on_host.smallest_bytes} bytes\\)"):
-        on_device(path, plan.smallest_bytes, plan.on_host.smallest_bytes - 1)
+        loaded_onto_device(path, plan.smallest_bytes, plan.on_host.smallest_bytes - 1)
 
 
 def test_a_model_that_is_dropped_closes_its_file(packed: Callable[[str], Path], small_parts: None) -> None:
     path = packed("rtn 8")
-    model, _ = on_device(path, plan_for_device(path, rates=RATES).plan.smallest_bytes, None)
+    model, _ = loaded_onto_device(path, plan_for_device(path, rates=RATES).plan.smallest_bytes, None)
     engine = model.packed_weights
     logits(model)
     engine.close()
     engine.close()
-    model, _ = on_device(path, None, None)
+    model, _ = loaded_onto_device(path, None, None)
     finalizer = model.packed_weights._finalizer
     del model, engine
     gc.collect()
@@ -183,9 +169,9 @@ def test_damage_is_told_by_file_and_tensor(
     data[record.by_role["codes"].chunks[0].planes[0].offset + 50] ^= 4
     path.write_bytes(bytes(data))
     with pytest.raises(ChecksumError, match=r"damaged\.spq: tensor 'model\.layers\.2\.mlp\.up_proj\.weight'"):
-        on_device(path, None, None)
+        loaded_onto_device(path, None, None)
     plan = plan_for_device(path, rates=RATES).plan
-    model, _ = on_device(path, plan.smallest_bytes, plan.on_host.smallest_bytes)
+    model, _ = loaded_onto_device(path, plan.smallest_bytes, plan.on_host.smallest_bytes)
     with pytest.raises(ChecksumError, match=r"up_proj"):
         logits(model)
     model.packed_weights.close()
@@ -214,7 +200,7 @@ def test_without_cuda_there_is_one_clear_error(
 
 
 def test_inputs_must_be_where_the_weights_are(packed: Callable[[str], Path], small_parts: None) -> None:
-    model, _ = on_device(packed("rtn 8"), None, None)
+    model, _ = loaded_onto_device(packed("rtn 8"), None, None)
     with pytest.raises(SpqError, match="packed weights are on cpu, the input is on meta"):
         model.lm_head(torch.zeros(1, 64, device="meta", dtype=torch.bfloat16))
     model.packed_weights.close()
@@ -229,7 +215,7 @@ def test_weights_that_the_models_code_reads_have_room_there_too(tmp_path: Path) 
         source.save_pretrained(tmp_path)
     spqfmt.pack(tmp_path, tmp_path / "m.spq")
     whole = plan_for_device(tmp_path / "m.spq", rates=RATES).plan
-    model, _ = on_device(tmp_path / "m.spq", whole.smallest_bytes, whole.on_host.smallest_bytes)
+    model, _ = loaded_onto_device(tmp_path / "m.spq", whole.smallest_bytes, whole.on_host.smallest_bytes)
     plan = model.packed_weights.plan
     layer = source.backbone.layers[0].mixer.dt_proj
     assert plan.fixed.values == plan.free_bytes == layer.weight.nbytes

@@ -2,7 +2,6 @@
 
 import pickle
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +28,6 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         spqfmt.pack(folder / "source", folder / "m.spq", method="rtn", bits=8)
         spqfmt.pack(folder / "source", folder / "p.spq", shard_size="60KiB")
     return folder
-
-
-@pytest.fixture
-def site(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A server of that folder; a file has many blocks, and nobody waits long."""
-    monkeypatch.setattr(blocks, "TAIL_BYTES", 4096)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2048)
-    monkeypatch.setattr(web, "_PAUSE_SECONDS", 0.001)
-    with serving(packed) as site:
-        yield site
 
 
 def weights(path: str | Path) -> dict[str, torch.Tensor]:

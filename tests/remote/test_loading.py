@@ -1,7 +1,6 @@
 """What loading a model and its passes fetch of a file at an address, counted by the server."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ import pytest
 import tiny
 import torch
 from numpy.typing import NDArray
-from remote_server import Site, serving
+from remote_server import Site
 
 import spqfmt
 from spqfmt.errors import RemoteError
-from spqfmt.remote import blocks, cache, expected, web
+from spqfmt.remote import cache, expected, web
 
 PROMPT = torch.tensor([[1, 2, 3]])
 
@@ -28,16 +27,6 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             tiny.build(family, folder / family)
             spqfmt.pack(folder / family, folder / f"{family}.spq", method="rtn", bits=8)
     return folder
-
-
-@pytest.fixture
-def site(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A server of that folder; a file has many blocks."""
-    monkeypatch.setattr(blocks, "TAIL_BYTES", 4096)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2048)
-    monkeypatch.setattr(web, "_PAUSE_SECONDS", 0.001)
-    with serving(packed) as site:
-        yield site
 
 
 def fetched(site: Site, size: int) -> NDArray[np.int64]:

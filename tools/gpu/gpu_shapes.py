@@ -100,35 +100,21 @@ def record(name: str, rows: int, columns: int, codes: Codes, *, compressed: bool
         chunks.append(Chunk(first, n, tuple(planes)))
     role = "values" if codes.dtype == "bf16" else "codes"
     stream = Stream(role, codes.dtype, rows * columns, Chunks.of(chunks))
-    if role == "values":
-        return TensorRecord(
-            name=name,
-            shape=(rows, columns),
-            dtype="bf16",
-            scheme="dense",
-            method="",
-            parameters={},
-            streams=(stream,),
-        )
-    if codes.group_size is None:
-        parameters: dict[str, object] = {"orientation": "rows", "step": 0}
-        return TensorRecord(
-            name=name,
-            shape=(rows, columns),
-            dtype="bf16",
-            scheme="uniform",
-            method="",
-            parameters=parameters,
-            streams=(stream,),
-        )
-    n_groups = rows * -(-columns // codes.group_size)
-    parameters = {"orientation": "rows", "group_size": codes.group_size, "bits": codes.bits}
-    sides = (Stream("scales", "f16", n_groups), Stream("zero_points", "u8", n_groups))
+    scheme = "dense"
+    parameters: dict[str, object] = {}
+    sides: tuple[Stream, ...] = ()
+    if role == "codes" and codes.group_size is None:
+        scheme, parameters = "uniform", {"orientation": "rows", "step": 0}
+    elif codes.group_size is not None:
+        n_groups = rows * -(-columns // codes.group_size)
+        scheme = "grouped"
+        parameters = {"orientation": "rows", "group_size": codes.group_size, "bits": codes.bits}
+        sides = (Stream("scales", "f16", n_groups), Stream("zero_points", "u8", n_groups))
     return TensorRecord(
         name=name,
         shape=(rows, columns),
         dtype="bf16",
-        scheme="grouped",
+        scheme=scheme,
         method="",
         parameters=parameters,
         streams=(stream, *sides),

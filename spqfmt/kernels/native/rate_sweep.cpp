@@ -46,10 +46,10 @@ int cheapest(float scaled, float weight, float slope, const float* bits, int nea
 void choose_codes(const RateBlock& block, const RateCosts& costs, size_t begin, size_t end, int8_t* codes, float* errors) {
   const size_t n = block.n_columns;
   for (size_t i = begin; i < end; ++i) {
-    float* row = block.weights + i * block.stride;
+    float* row = block.values + i * block.stride;
     const float slope = costs.slope[i];
     for (size_t k = 0; k < n; ++k) {
-      const float* upper = block.upper + k * n;
+      const float* upper = block.square + k * n;
       const float step = costs.row_step[i] * block.column_step[k];
       const float scaled = row[k] / step;
       const float rounded = std::nearbyint(scaled);
@@ -72,16 +72,16 @@ void choose_codes(const RateBlock& block, const RateCosts& costs, size_t begin, 
   }
 }
 
-void improve_codes(const DescentBlock& block, const RateCosts& costs, size_t begin, size_t end, int8_t* codes, float* changes) {
+void improve_codes(const RateBlock& block, const RateCosts& costs, size_t begin, size_t end, int8_t* codes, float* changes) {
   const size_t n = block.n_columns;
   for (size_t i = begin; i < end; ++i) {
-    float* row = block.gradients + i * block.stride;
+    float* row = block.values + i * block.stride;
     for (size_t k = 0; k < n; ++k) {
       int8_t& code = codes[i * n + k];
       float& change = changes[i * n + k];
       change = 0;
       if (code == kEscapeCode) continue;
-      const float* hessian = block.hessian + k * n;
+      const float* hessian = block.square + k * n;
       const float step = costs.row_step[i] * block.column_step[k];
       const float scaled = static_cast<float>(code) - row[k] / (hessian[k] * step);
       const float rounded = std::nearbyint(scaled);
