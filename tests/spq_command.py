@@ -1,5 +1,6 @@
-"""The program, run in the process of the tests: starting torch for each command would take most of their time."""
+"""The program, run in the process of the tests (starting torch for each command would take most of their time)."""
 
+import importlib.util
 import io
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -37,3 +38,8 @@ def combined(*arguments: object) -> tuple[int, str]:
         main([str(argument) for argument in arguments])
     assert isinstance(exited.value.code, int)
     return exited.value.code, shown.getvalue()
+
+
+def installed(*names: str) -> bool:
+    """Whether modules of these names are there."""
+    return all(importlib.util.find_spec(name) is not None for name in names)

@@ -73,7 +73,17 @@ def choose_codes(
     first, stop, _ = block.indices(weights.shape[1])
     codes = np.empty((rows, stop - first), np.int8)
     errors = np.empty((rows, stop - first), np.float32)
-    swept = _Swept("upper", weights, first, stop, upper, row_step, column_step, slope, bits)
+    swept = _Swept(
+        "upper",
+        weights,
+        first,
+        stop,
+        upper,
+        row_step=row_step,
+        column_step=column_step,
+        slope=slope,
+        bits=bits,
+    )
     _native.choose_codes(**swept.arguments(), codes=codes, out=errors, n_threads=n_threads)
     return codes, errors
 
@@ -124,7 +134,17 @@ def improve_codes(
     """Native; the result does not depend on the number of threads. ValueError: arrays do not fit together."""
     first, stop, _ = block.indices(gradients.shape[1])
     changes = np.empty((gradients.shape[0], stop - first), np.float32)
-    swept = _Swept("hessian", gradients, first, stop, hessian, row_step, column_step, slope, bits)
+    swept = _Swept(
+        "hessian",
+        gradients,
+        first,
+        stop,
+        hessian,
+        row_step=row_step,
+        column_step=column_step,
+        slope=slope,
+        bits=bits,
+    )
     _native.improve_codes(**swept.arguments(), codes=codes, out=changes, n_threads=n_threads)
     return changes
 

@@ -7,15 +7,12 @@ import os
 import shutil
 import struct
 import subprocess
-import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spec"))
 from spq_reference.codecs import RANS
 from spq_reference.container import read_container
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import spq_command
 import torch
-from hub_server import TOKEN, Hub, Repository, hub_server
+from hub_server import TOKEN, Hub, Repository, hub_in_place
 
 import spqfmt
 from spqfmt.hub import failures
@@ -23,19 +23,8 @@ NAME = "me/model"
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A hub, asked without a token and with a cache of its own."""
-    from huggingface_hub import constants, utils
-
-    with hub_server() as served:
-        monkeypatch.setattr(constants, "ENDPOINT", served.url)
-        template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            monkeypatch.delenv(variable, raising=False)
+    with hub_in_place(monkeypatch, tmp_path) as served:
         yield served
-        utils.close_session()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ help, are not run where NOT_IN_CI says why.
 """
 
 import contextlib
-import importlib.util
 import io
 import json
 import re
@@ -22,11 +21,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from hub_server import TOKEN, Hub, Repository, hub_server
+from hub_server import TOKEN, Repository, hub_in_place
 from remote_server import serving
-from spq_command import run
+from spq_command import installed, run
 
 import spqfmt
+from spqfmt.cli.serve import serve
 from spqfmt.residency.decode_rates import measure_decode_rates
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,10 +66,6 @@ SMALLER = [
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 
 
-def installed(*names: str) -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in names)
-
-
 pytestmark = [
     pytest.mark.skipif(not installed("glassllm", "gguf"), reason="glassllm or gguf is not installed"),
     # huggingface_hub sends files in a way that its HTTP library no longer likes.
@@ -93,22 +89,6 @@ def lines(text: str) -> list[str]:
     indented = [line[4:] for line in re.sub(r"\\\n\s*", "", outside).splitlines() if line.startswith("    ")]
     found = [line for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()] + indented
     return [line.strip() for line in found if line.split(" ")[0] in PROGRAMS]
-
-
-@contextlib.contextmanager
-def hub_at(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
-    """A hub on the loopback address in place of the one that names mean, with a token that may write."""
-    from huggingface_hub import constants, utils
-
-    with hub_server() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield hub
-        utils.close_session()
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +181,8 @@ class Shell:
             words = [sys.executable, "-m", *words]
         if words[0] != "spqfmt":
             return subprocess.run(words, input=data.buffer.read(), capture_output=True, check=True).stdout
-        if rest[0] == "serve":  # it does not end: test_the_server_of_its_page_answers starts one
+        if rest[0] == "serve":  # it does not end: it is only read here, and the test below starts one
+            serve.make_context("serve", rest[1:])
             return b""
         if rest[0] in {"pack", "repack", "unpack", "pull"}:
             self._make_way(
@@ -229,7 +210,8 @@ def shell(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     shutil.copytree(world, folder, symlinks=True)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with serving(world / "site") as site, hub_at(monkeypatch, tmp_path / "hub") as hub:
+    with serving(world / "site") as site, hub_in_place(monkeypatch, tmp_path / "hub") as hub:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
         files = {path.name: path.read_bytes() for path in (world / "path" / "to" / "model").iterdir()}
         packed = {path.name: path.read_bytes() for path in (world / "packed-folder").iterdir()}
         hub.repositories |= {

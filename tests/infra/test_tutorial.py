@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import importlib.util
 import io
 import re
 import runpy
@@ -15,16 +14,12 @@ from pathlib import Path
 
 import pytest
 import smollm2
-from spq_command import combined
+from spq_command import combined, installed
 
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 README = ROOT / "README.md"
 SMOLLM2 = "$(python tools/models/smollm2.py)"
-
-
-def installed(*names: str) -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in names)
 
 
 def transcripts(text: str) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """Trained models, where their packages are installed: glassllm (FP16, never quantized), SmolLM2-135M (4-bit GGUF)."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,11 @@ import pytest
 import smollm2
 import tiny
 import torch
+from spq_command import installed
 
 import spqfmt
 from spqfmt.importers.registry import open_source
 from spqfmt.loaders import generate, load_model
-
-
-def installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
-
 
 needs_glass = pytest.mark.skipif(not installed("glassllm"), reason="glassllm is not installed")
 needs_smollm2 = pytest.mark.skipif(

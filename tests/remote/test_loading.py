@@ -32,7 +32,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fetched(site: Site, size: int) -> NDArray[np.int64]:
     """How often each byte was asked for; waits until nothing more is."""
     n, since = -1, time.monotonic()
-    while n != len(site.requests) or time.monotonic() - since < 0.4:
+    while n != len(site.requests) or time.monotonic() - since < 0.7:
         if n != len(site.requests):
             n, since = len(site.requests), time.monotonic()
         time.sleep(0.05)

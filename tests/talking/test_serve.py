@@ -254,13 +254,25 @@ def test_a_long_prompt_is_read_in_pieces_between_steps_of_others(
 ) -> None:
     monkeypatch.setattr("spqfmt.serving.worker.PIECE_TOKENS", 8)
     shapes: list[tuple[int, int]] = []
+    submitted: list[Job] = []
+    real_submit = Worker.submit
+    all_are_there = threading.Event()
+
+    def submit(worker: Worker, job: Job) -> None:
+        real_submit(worker, job)
+        submitted.append(job)
+        if len(submitted) == 4:
+            all_are_there.set()
+
+    monkeypatch.setattr(Worker, "submit", submit)
     asked = [[{"role": "user", "content": "a" * 90}], [{"role": "user", "content": "b" * 60}], HELLO]
     with serving(loaded_talker) as address:
         assert post(address, {"messages": HELLO, **EXACT})[0] == 200
 
         def note(_: object, __: object, given: dict[str, Any]) -> None:
+            if shapes:
+                assert all_are_there.wait(20)
             shapes.append(tuple(given["input_ids"].shape))
-            time.sleep(0.02)  # so that the first answer lasts
 
         hook = loaded_talker[0].register_forward_pre_hook(note, with_kwargs=True)
         try:
@@ -348,8 +360,8 @@ def test_a_client_that_leaves_is_not_worked_for(loaded_talker: tuple[Any, Any], 
 def test_a_client_that_is_slow_to_ask_is_left(
     loaded_talker: tuple[Any, Any], said: bytes, answer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(serving_app, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(serving_app, "BODY_SECONDS", 0.5)
     with serving(loaded_talker) as address:
         port = int(address.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=20) as slow:
@@ -373,7 +385,7 @@ def test_a_client_that_is_slow_to_ask_is_left(
         assert found.startswith(answer)
         assert bool(found) == bool(answer)
         # Whoever waits for an answer for longer than that gets it.
-        hook = loaded_talker[0].register_forward_pre_hook(lambda *_: time.sleep(0.1))
+        hook = loaded_talker[0].register_forward_pre_hook(lambda *_: time.sleep(0.3))
         try:
             assert post(address, {"messages": HELLO, **EXACT})[0] == 200
         finally:

@@ -25,15 +25,17 @@ PLATFORMS = [f"manylinux_2_{glibc}_aarch64" for glibc in (36, 34, 28, 17)]
 """What the C library of Debian 12 runs."""
 TOOLS = Path(sys.executable).parent
 EMULATOR = "qemu-aarch64"
-TARGETS = ("bytes", "dequantize", "frequencies", "jobs", "json", "products", "rans_decode", "rans_encode")
+TARGETS = sorted(path.stem for path in (ROOT / "fuzz" / "native").glob("*.cpp") if path.stem != "driver")
+N_CHANGED = 100
+"""Changed inputs of each target, beside those of its corpus."""
 
 
-def run(*command: str | Path, **variables: str) -> str:
+def run(*command: str | Path, cwd: Path = ROOT, **variables: str) -> str:
     """Run a command with the tools of this environment on PATH; SystemExit with what it said where it fails."""
     of_process = dict(os.environ) | variables
     of_process["PATH"] = f"{TOOLS}{os.pathsep}{of_process['PATH']}"
     done = subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=of_process,
+        list(map(str, command)), cwd=cwd, env=of_process,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
     )  # fmt: skip
     if done.returncode:
@@ -51,8 +53,14 @@ def core() -> None:
     run("cmake", "--build", build)
     for name in TARGETS:
         corpus = ROOT / "fuzz" / "corpus" / name
-        program = build / "fuzz" / f"fuzz_{name}"
-        run(EMULATOR, "-L", "/usr/aarch64-linux-gnu", program, corpus, "-runs=200", "-max_total_time=60")
+        # What is found goes to the first folder, and to the one that the program runs in.
+        found = build / "corpus" / name
+        found.mkdir(parents=True, exist_ok=True)
+        runs = len(list(corpus.iterdir())) + N_CHANGED
+        run(
+            EMULATOR, "-L", "/usr/aarch64-linux-gnu", build / "fuzz" / f"fuzz_{name}", found, corpus,
+            f"-runs={runs}", "-max_total_time=60", cwd=found,
+        )  # fmt: skip
     print(
         f"core: {len(TARGETS)} targets through their corpora, no difference between NEON and scalar",
         flush=True,

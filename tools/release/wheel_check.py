@@ -1,6 +1,7 @@
 """A wheel: what is in it, and what it does in an environment that has nothing else."""
 
 import re
+import resource
 import time
 import zipfile
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from interpreters import ROOT, Environment, Interpreter, project
 
 MOST_WHEEL_BYTES = 5_000_000
-MOST_ENVIRONMENT_BYTES, MOST_INSTALL_SECONDS, MOST_HELP_SECONDS = 150_000_000, 30.0, 0.1
+MOST_ENVIRONMENT_BYTES = 150_000_000
 VECTORS = """
 import sys, pathlib, spqfmt
 from spqfmt.kernels.backend import backend
@@ -53,9 +54,14 @@ def check_contents(wheel: Path) -> str:
     return f"{n_bytes / 1e6:.2f} MB, {len(licences)} licences, {len(pages)} man pages"
 
 
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @dataclass(frozen=True)
 class Measured:
-    """What an environment without torch took."""
+    """What an environment without torch took: by the clock to be installed, of the processor to show its help."""
 
     install_seconds: float
     n_bytes: int
@@ -79,7 +85,7 @@ def without_torch(folder: Path, interpreter: Interpreter, wheel: Path, pip: Path
         environment.run("spqfmt", str(command), *files)
     times = []
     for _ in range(9):
-        began = time.monotonic()
+        began = _children_seconds()
         environment.run("spqfmt", "--help")
-        times.append(time.monotonic() - began)
+        times.append(_children_seconds() - began)
     return Measured(took, environment.n_bytes(), sorted(times)[len(times) // 2], said)
