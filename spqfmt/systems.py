@@ -28,8 +28,6 @@ try:
 except ModuleNotFoundError:
     resource = None
 
-HAS_LOCKS = fcntl is not None
-"""Whether `lock` can hold anything."""
 _seeking = threading.Lock()
 
 

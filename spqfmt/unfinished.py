@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _given: dict[Path, int] = {}
@@ -10,13 +11,24 @@ _given: dict[Path, int] = {}
 
 
 def named(path: Path) -> Path:
-    """Note a temporary name before anything is made under it, and return it."""
+    """Note a name of something temporary, and return it."""
     _given[path] = os.getpid()
     return path
 
 
-def is_of_another(path: Path) -> None:
-    """Take back a name that was taken already."""
+@contextmanager
+def making(path: Path) -> Iterator[None]:
+    """Note a temporary name before anything is made under it; what is there already is another's, and stays."""
+    named(path)
+    try:
+        yield
+    except FileExistsError:
+        forget(path)
+        raise
+
+
+def forget(path: Path) -> None:
+    """Nothing is left under that name any more, or what is there is somebody else's."""
     _given.pop(path, None)
 
 
@@ -30,4 +42,4 @@ def remove_unfinished() -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        _given.pop(path, None)
+        forget(path)

@@ -46,14 +46,17 @@ class Ends:
         self._alike, self._squares = 0.0, 0.0
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """While the context lasts, what the model does with its embedding and head is counted."""
+    def watching_embedding(self) -> Iterator[None]:
+        """While the context lasts, rows that the model looks up are kept."""
         with ExitStack() as stack:
             if self._embedding is not None:
-                hook = self._embedding.register_forward_hook(
-                    lambda _, __, output: self._looked_up.append(output.detach())
-                )
-                stack.callback(hook.remove)
+                stack.callback(self._embedding.register_forward_hook(self._see_rows).remove)
+            yield
+
+    @contextmanager
+    def watching_head(self) -> Iterator[None]:
+        """While the context lasts, what goes into the head is summed, and what gradients come back."""
+        with ExitStack() as stack:
             if self._head is not None:
                 for hook in (
                     self._head.register_forward_pre_hook(self._see_states),
@@ -109,6 +112,11 @@ class Ends:
     def scale(self) -> float:
         """The factor by which the model multiplies what it has looked up, before the first block."""
         return self._alike / self._squares if self._squares and self._alike > 0 else 1.0
+
+    def _see_rows(self, module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        # Not what the module gives: a Gemma's multiplies its rows already.
+        rows = torch.nn.functional.embedding(args[0], module.weight) if args else output
+        self._looked_up.append(rows.detach())
 
     def _see_states(self, _: object, args: tuple[torch.Tensor, ...]) -> None:
         self.states = self.states or Hessian(args[0].shape[-1])

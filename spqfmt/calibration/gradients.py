@@ -58,7 +58,7 @@ def output_gradients(
     be empty and are left so. A module that no token reached is left out. `ends` counts what embedding and head do.
     """
     batches = list(torch.split(samples, 1))
-    with ends.watching() if ends is not None else nullcontext():
+    with ends.watching_embedding() if ends is not None else nullcontext():
         blocks = record_calls(shell, batches)
     # The hidden states before every block are kept, so that the way back needs one block at a time.
     states = [list(blocks.hidden)]
@@ -105,7 +105,7 @@ def watch_head(shell: ModelShell, samples: torch.Tensor, blocks: Blocks, ends: E
                 torch.no_grad(),
                 running_errors(shell.model),
                 blocks.ended_by(shell.model, of_them),
-                ends.watching(),
+                ends.watching_head(),
             ):
                 ends.add_logits(shell.model(input_ids=some.to(shell.device), use_cache=False).logits)
 
@@ -134,7 +134,7 @@ def _loss_gradient(
         ):
             stack.enter_context(context)
         if ends is not None:
-            stack.enter_context(ends.watching())
+            stack.enter_context(ends.watching_head())
         logits = shell.model(input_ids=ids.to(shell.device), use_cache=False).logits.float()
         flat = logits.reshape(-1, logits.shape[-1])
         if ends is not None:

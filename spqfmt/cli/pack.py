@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,7 +132,7 @@ if TYPE_CHECKING:
     help="UTF-8 text, .jsonl with a text field, or a folder of such files (.txt, .md, .jsonl, .ndjson). "
     "[default: a text in the package]",
 )
-@click.option("--samples", type=int, help="Samples of the calibration. [default: 128]")
+@click.option("--samples", type=int, help="Samples of the calibration. [default: 128; 32 with --effort fast]")
 @click.option("--seq-len", type=int, help="Tokens of a sample, at most what the model takes. [default: 512]")
 @click.option(
     "--no-bos",
@@ -146,7 +145,7 @@ if TYPE_CHECKING:
     "--sequential/--no-sequential",
     default=None,
     help="Calibrate each block on what the quantized ones before it give; with ecq each layer too, which then makes up "
-    "for what they are off by. [default: sequential; ecq: not]",
+    "for what they are off by. [default: sequential; ecq: with --effort best alone]",
 )
 @click.option(
     "--resume",
@@ -230,7 +229,7 @@ def pack(
     from spqfmt.packing.estimate import estimate
     from spqfmt.packing.fit.bounds import room_for
     from spqfmt.packing.options import pack_options
-    from spqfmt.packing.pack import pack_model
+    from spqfmt.packing.pack import open_named, pack_model
     from spqfmt.packing.plan import plan_pack
     from spqfmt.packing.target import BitsPerWeight
     from spqfmt.packing.together import check_together, pack_together
@@ -253,9 +252,7 @@ def pack(
         path = stack.enter_context(stdout_file()) if to_pipe else out
         for context in (threads.jobs(jobs), threads.blocks(checked.block_log2), about(place, path)):
             stack.enter_context(context)
-        model = open_source(place)
-        if isinstance(source, HubName) and not model.base_model:
-            model = replace(model, base_model=source.repository)
+        model = open_named(place, source) if isinstance(source, HubName) else open_source(place)
         checked = checked.for_source(model)
         model = as_packed(model, checked)
         if dry_run:

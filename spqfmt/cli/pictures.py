@@ -9,7 +9,7 @@ import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.paths import OutputPath
-from spqfmt.container.temporary import open_temporary
+from spqfmt.container.temporary import discard, open_temporary
 from spqfmt.pages.text import size
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _write(path: Path, data: bytes) -> None:
             file.write(data)
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
     _say(path)
 
 

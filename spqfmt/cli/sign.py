@@ -8,7 +8,7 @@ from spqfmt.cli.failures import about
 from spqfmt.cli.parameters import LOCAL_SPQ
 from spqfmt.cli.paths import InputPath, OutputPath
 from spqfmt.cli.progress import Bar
-from spqfmt.container.temporary import open_temporary, publish, refuse_existing
+from spqfmt.container.temporary import discard, open_temporary, publish, refuse_existing
 from spqfmt.errors import OptionError
 
 
@@ -52,6 +52,6 @@ def sign(*, file: Path, key: Path, out: Path | None, force: bool, quiet: bool) -
                 opened.write(made)
             publish(temporary, out, force=force)
         finally:
-            temporary.unlink(missing_ok=True)
+            discard(temporary)
     if not quiet:
         click.echo(f"{out}: signature of {file.name}", err=True)

@@ -11,7 +11,13 @@ from typing import Self
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.content import content_of_model
 from spqfmt.container.strict_json import Json, dump
-from spqfmt.container.temporary import open_temporary, publish_together, refuse_existing, remove_left_over
+from spqfmt.container.temporary import (
+    discard,
+    open_temporary,
+    publish_together,
+    refuse_existing,
+    remove_left_over,
+)
 from spqfmt.container.writer import NOTHING_UNKNOWN, Sealed, Unknown, Writer
 from spqfmt.errors import OptionError
 from spqfmt.records import AssetRecord, Shard, TensorRecord
@@ -199,7 +205,7 @@ def publish_shards(path: Path, shards: Sequence[tuple[Path, Sealed]], *, force: 
             names = [(written, sealed.path) for written, sealed in shards]
             publish_together([*names, (temporary, index)], force=force)
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
     if force:
         _remove_stale(path, {sealed.path for _, sealed in shards})
     return Sealed(index, len(text), b"")

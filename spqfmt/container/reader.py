@@ -28,6 +28,7 @@ from spqfmt.errors import CorruptError, refused_by_zstd
 from spqfmt.kernels import native
 from spqfmt.kernels.json_text import check_json
 from spqfmt.records import Chunk, Index, PlaneChunk, Stream, TensorRecord
+from spqfmt.schemes.named import NAMED
 from spqfmt.schemes.registry import scheme_of
 from spqfmt.stand_ins import given_place
 
@@ -230,11 +231,8 @@ class Reader:
     def refuse_named(self, record: TensorRecord) -> None:
         """Raise UnsupportedError for a tensor in a named scheme, before room is made for what its shape claims."""
         if record.is_named:
-            nothing = np.empty((0, 0), np.uint8)
             with located(self.path):
-                scheme_of(record.scheme).restore(
-                    record, StreamFetch(self, record), range(0), columns=range(0), out=nothing, dtype="f32"
-                )
+                NAMED.refuse(record)
 
     def read_asset(self, name: str) -> bytes:
         """The bytes of an asset. KeyError when there is none of that name."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from spqfmt import systems
-from spqfmt.unfinished import is_of_another, named
+from spqfmt.unfinished import forget, making, named
 
 _SUFFIX = r"\.[0-9a-f]{8}\.part"
 
@@ -22,18 +22,21 @@ _SUFFIX = r"\.[0-9a-f]{8}\.part"
 def open_temporary(path: Path) -> tuple[Path, BinaryIO]:
     """A new locked file beside `path`, `.NAME.xxxxxxxx.part`, open for writing."""
     while True:
-        temporary = named(_temporary(path))
-        try:
+        temporary = _temporary(path)
+        with making(temporary):
             file = temporary.open("xb")
-        except FileExistsError:
-            is_of_another(temporary)
-            raise
         with suppress(OSError):  # without locks nothing is ever taken for left over either
             systems.lock(file, wait=True)
         # Between the two steps above it may have been taken for left over.
         if os.fstat(file.fileno()).st_nlink:
             return temporary, file
         file.close()
+
+
+def discard(temporary: Path) -> None:
+    """Remove a temporary file, if it is still there under that name."""
+    temporary.unlink(missing_ok=True)
+    forget(temporary)
 
 
 def _temporary(path: Path) -> Path:
@@ -89,7 +92,7 @@ def publish_together(files: Sequence[tuple[Path, Path]], *, force: bool) -> None
         systems.sync_folder(files[-1][1].parent)
         undo.pop_all()
     for before in kept:
-        named(before).unlink(missing_ok=True)
+        discard(named(before))
 
 
 def _keep(path: Path, before: Path) -> None:

@@ -26,7 +26,7 @@ from spqfmt.container.features import (
 from spqfmt.container.index import asset_json, parse_index, root_json
 from spqfmt.container.stream_records import store_stream
 from spqfmt.container.strict_json import Json, dump, without
-from spqfmt.container.temporary import open_temporary, publish, refuse_existing
+from spqfmt.container.temporary import discard, open_temporary, publish, refuse_existing
 from spqfmt.container.tensor_records import store_tensor, tensor_json
 from spqfmt.container.trailer import Trailer, pack_header
 from spqfmt.errors import EncodeError, FormatError
@@ -96,7 +96,7 @@ class Writer:
     def _discard(self) -> None:
         with suppress(OSError):  # what a full disk did not take is thrown away with the rest
             self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        discard(self._temporary)
 
     def _put(self, data: bytes) -> None:
         self._file.write(data)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from spqfmt import systems
 from spqfmt.errors import OptionError
-from spqfmt.unfinished import is_of_another, named
+from spqfmt.unfinished import forget, making
 
 
 def check_gguf_name(out: Path) -> None:
@@ -65,13 +65,13 @@ def _beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_over(path)
     while True:
-        partial = named(path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-        try:
+        partial = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
+        with making(partial):
             partial.mkdir()
-        except FileExistsError:
-            is_of_another(partial)
-            raise
-        held = systems.open_folder(partial)
+        try:
+            held = systems.open_folder(partial)
+        except FileNotFoundError:  # taken for left over at once
+            continue
         if held is None:
             break
         with suppress(OSError):  # without locks nothing is ever taken for left over either
@@ -85,6 +85,7 @@ def _beside(path: Path) -> Iterator[Path]:
         if held is not None:
             os.close(held)
         shutil.rmtree(partial, ignore_errors=True)
+        forget(partial)
 
 
 def _remove_left_over(path: Path) -> None:

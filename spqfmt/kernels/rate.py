@@ -74,11 +74,11 @@ def choose_codes(
     codes = np.empty((rows, stop - first), np.int8)
     errors = np.empty((rows, stop - first), np.float32)
     swept = _Swept(
-        "upper",
-        weights,
-        first,
-        stop,
-        upper,
+        name="upper",
+        values=weights,
+        first=first,
+        stop=stop,
+        square=upper,
         row_step=row_step,
         column_step=column_step,
         slope=slope,
@@ -135,11 +135,11 @@ def improve_codes(
     first, stop, _ = block.indices(gradients.shape[1])
     changes = np.empty((gradients.shape[0], stop - first), np.float32)
     swept = _Swept(
-        "hessian",
-        gradients,
-        first,
-        stop,
-        hessian,
+        name="hessian",
+        values=gradients,
+        first=first,
+        stop=stop,
+        square=hessian,
         row_step=row_step,
         column_step=column_step,
         slope=slope,

@@ -13,7 +13,7 @@ from spqfmt.codecs.threads import blocks, bound_torch
 from spqfmt.container.output import Output, check_name
 from spqfmt.container.reader import Reader
 from spqfmt.errors import ImporterError, OptionError
-from spqfmt.hub import fetch_source, not_a_path
+from spqfmt.hub import HubName, fetch_source, not_a_path
 from spqfmt.importers.base import SourceModel
 from spqfmt.importers.registry import open_source
 from spqfmt.packing.dequantized import as_packed
@@ -53,12 +53,16 @@ def pack(
     """
     options = pack_options(**arguments)
     name = not_a_path(source) if isinstance(source, str) else None
-    model = open_source(source if name is None else fetch_source(name))
-    if name is not None and not model.base_model:
-        model = replace(model, base_model=name.repository)
+    model = open_source(source) if name is None else open_named(fetch_source(name), name)
     return pack_model(
         model, given_path(out), options, force=force, resume=resume, progress=progress or Silent()
     )
+
+
+def open_named(place: Path, name: HubName) -> SourceModel:
+    """The source that was fetched to a place, with the name of its repository for what it is made from."""
+    model = open_source(place)
+    return model if model.base_model else replace(model, base_model=name.repository)
 
 
 def pack_model(

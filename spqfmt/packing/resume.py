@@ -91,8 +91,6 @@ class ResumeFolder:
 
     def _take_lock(self, file: BinaryIO) -> None:
         """Wait a second at most: the children of a killed process hold its lock too, until they have ended."""
-        if not systems.HAS_LOCKS:
-            return
         for left in range(_TRIES - 1, -1, -1):
             try:
                 systems.lock(file, wait=False)

@@ -21,7 +21,7 @@ from spqfmt.container.content import content_of_model
 from spqfmt.container.output import check_name, check_sharded_name, index_path, publish_shards, shard_path
 from spqfmt.container.reader import Reader
 from spqfmt.container.reopened import Reopened
-from spqfmt.container.temporary import open_temporary, publish, refuse_existing, remove_left_over
+from spqfmt.container.temporary import discard, open_temporary, publish, refuse_existing, remove_left_over
 from spqfmt.container.writer import Sealed, Writer
 from spqfmt.errors import FormatError, ImporterError, OptionError
 from spqfmt.importers.base import SourceModel
@@ -314,7 +314,7 @@ def _write_whole(path: Path, data: bytes) -> None:
             file.write(data)
         publish(temporary, path, force=True)
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
 
 
 def _taken_up(file: Path, segments: Sequence[PlannedSegment]) -> _Told | None:

@@ -83,16 +83,24 @@ class BlocksAhead:
 
     def expect(self, ranges: Iterable[Range]) -> None:
         """These bytes will be read, each once and about in this order: fetch them ahead, and no others from now on."""
+        self._own()
         if self._expected is not None:
             self._expected.close()
         here = [(begin, min(end, self._tail_offset)) for begin, end in ranges if begin < self._tail_offset]
         self._expected = Expected(here, self._range, most_bytes=BLOCK_BYTES)
+
+    def _own(self) -> None:
+        """In a forked child begin anew: it has neither the threads nor the right to its parent's connections."""
+        if self._process != os.getpid():
+            self._file.close()
+            self._reset()
 
     def forget(self, offset: int, n_bytes: int) -> None:
         """Nothing: no page cache has any of it."""
 
     def close(self) -> None:
         """Stop fetching; later reads raise ValueError."""
+        self._own()
         self._stop.set()
         if self._expected is not None:
             self._expected.close()
@@ -104,10 +112,7 @@ class BlocksAhead:
 
     def read_into(self, offset: int, out: Bytes) -> None:
         """Fill `out` with the bytes from `offset` on. Raises TruncatedError past the end, RemoteError."""
-        if self._process != os.getpid():
-            # A forked child has neither the threads nor the right to its parent's connections.
-            self._file.close()
-            self._reset()
+        self._own()
         if self._stop.is_set():
             raise ValueError("the remote file is closed")
         end = offset + out.size
@@ -161,6 +166,8 @@ class BlocksAhead:
     def _block(self, number: int, last: int) -> bytes:
         """A block; those behind it are fetched too, up to `last`."""
         with self._lock:
+            if self._stop.is_set():  # nobody is there any more who would fetch it
+                raise ValueError("the remote file is closed")
             future = self._want(number)
             for ahead in range(number + 1, min(number + 1 + N_AHEAD, last)):
                 self._want(ahead)

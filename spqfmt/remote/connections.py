@@ -12,7 +12,6 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from spqfmt.remote.expected import N_THREADS
-from spqfmt.version import __version__
 
 _CONNECT_SECONDS = 10
 
@@ -24,16 +23,17 @@ class _Bounded(HTTPConnection):
         """Wait for an answer, whose body is still to be read."""
         watch = threading.Timer(float(self.timeout or 0), self._cut_off)
         watch.daemon = True
-        watch.start()
+        with contextlib.suppress(RuntimeError):  # no thread to be had: each read is bounded all the same
+            watch.start()
         try:
             return super().getresponse()
         finally:
             watch.cancel()
 
     def _cut_off(self) -> None:
-        # It may be gone by now.
-        with contextlib.suppress(OSError, AttributeError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+        # It may be gone by now. That of TLS would take its state from under the thread that reads.
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
 
 class _BoundedTLS(_Bounded, HTTPSConnection):
@@ -57,7 +57,6 @@ def pool_for(url: str, wait_seconds: float) -> urllib3.PoolManager:
         "maxsize": 2 * N_THREADS,
         "block": False,
         "timeout": urllib3.Timeout(connect=_CONNECT_SECONDS, read=wait_seconds),
-        "headers": {"Accept-Encoding": "identity", "User-Agent": f"spqfmt/{__version__}"},
     }
     scheme, _, rest = url.partition("://")
     host = rest.partition("/")[0]

@@ -126,24 +126,28 @@ class Expected:
             # It comes earlier than was expected: what is behind it will too.
             self._next = piece.place + 1
             self._changed.notify_all()
-        self._bring(piece)
-        _raise(piece)
-        return piece.data
+        data, error = self._bring(piece)
+        if error is not None:
+            raise error
+        return data
 
     def _begin(self, piece: _Piece) -> None:
         piece.state = _State.COMING
         self._n_ahead_bytes += piece.n_bytes
 
-    def _bring(self, piece: _Piece) -> None:
+    def _bring(self, piece: _Piece) -> tuple[bytes, BaseException | None]:
+        """What came of fetching the piece, which others may see from now on, or wait for somebody who tries again."""
+        data, error = b"", None
         try:
-            piece.data, piece.error = self._fetch(piece.begin, piece.end), None
-        except BaseException as error:  # noqa: BLE001  # raised by the one who reads the piece
-            piece.error = error
+            data = self._fetch(piece.begin, piece.end)
+        except BaseException as found:  # noqa: BLE001  # raised by whoever reads the piece
+            error = found
         with self._changed:
-            piece.state = _State.READY if piece.error is None else _State.NEW
-            if piece.error is not None:
+            piece.data, piece.state = data, _State.READY if error is None else _State.NEW
+            if error is not None:
                 self._n_ahead_bytes -= piece.n_bytes
             self._changed.notify_all()
+        return data, error
 
     def _was_read(self, piece: _Piece, n_bytes: int) -> None:
         piece.n_unread -= n_bytes
@@ -155,8 +159,10 @@ class Expected:
     def _work(self) -> None:
         """Fetch what comes next, as long as there is room; an error is for whoever reads, and the end."""
         while (piece := self._take()) is not None:
-            self._bring(piece)
-            if piece.error is not None:
+            _, error = self._bring(piece)
+            if error is not None:
+                with self._changed:
+                    piece.error = error
                 return
 
     def _take(self) -> _Piece | None:

@@ -15,6 +15,7 @@ from spqfmt.address import Address
 from spqfmt.errors import NotSpqError, OptionError, RemoteError
 from spqfmt.remote.base import changed
 from spqfmt.stand_ins import BEGIN_BYTES, what_came_instead
+from spqfmt.version import __version__
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -134,7 +135,8 @@ class WebFile:
         """An answer with status 2xx, or one that tells of the range; None for one to be asked for again."""
         import urllib3
 
-        headers = {"Range": byte_range, **self._more}
+        headers = {"Accept-Encoding": "identity", "User-Agent": f"spqfmt/{__version__}", "Range": byte_range}
+        headers |= self._more
         if self.mark:
             headers["If-Range"] = self.mark
         if attempt:
@@ -172,6 +174,7 @@ class WebFile:
             try:
                 before, url = url, urljoin(url, place)
                 there, here = urlsplit(url), urlsplit(before)
+                _ = there.port
             except ValueError:
                 raise RemoteError(f"{self.address}: the server sends on to what is no http address") from None
             if there.scheme not in {"http", "https"} or not there.hostname:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import NoReturn
 
 from spqfmt.codecs.elements import Elements
 from spqfmt.errors import CorruptError, UnsupportedError
@@ -52,6 +53,10 @@ class NamedScheme(Scheme):
     def restore(
         self, record: TensorRecord, fetch: Streamed, rows: range, columns: range, out: Elements, dtype: str
     ) -> None:
+        """Raise UnsupportedError, as `refuse` does."""
+        self.refuse(record)
+
+    def refuse(self, record: TensorRecord) -> NoReturn:
         """Raise UnsupportedError: only the scheme's maker can restore its tensors."""
         if record.scheme.startswith(_GGML):
             kind = record.scheme.removeprefix(_GGML).rpartition("/")[0].upper().replace("-", "_")

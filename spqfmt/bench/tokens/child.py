@@ -5,13 +5,12 @@ Workload, its answer a Timed.
 """
 
 import json
-import resource
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spqfmt import loaders
+from spqfmt import loaders, systems
 from spqfmt.bench.tokens.configurations import Configuration
 from spqfmt.container.model import open_model
 from spqfmt.kernels import native
@@ -61,7 +60,7 @@ def peak_bytes() -> int:
     """The largest resident set, in bytes, since `forget_peak`."""
     if _STATUS.exists():
         return 1024 * int(_STATUS.read_text().split("VmHWM:")[1].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return systems.peak_memory_bytes() or 0
 
 
 def load(configuration: Configuration) -> tuple[Any, Loaded]:

@@ -238,11 +238,12 @@ bool integers_of(const Codes& codes, const IntegerKernels& kernels, IntegerCodes
   to.least = least;
   to.shift = kernels.shift(least, most);
   to.flip = to.shift == 0 ? 0 : 0x80;
-  to.flips = true;
+  to.flips = codes.bits == 4;
   std::memset(to.table, 0, sizeof to.table);
   if (codes.bits == 8) return true;
   for (int i = 0; i < n; i++) to.table[i] = static_cast<uint8_t>(values[i] + to.shift);
-  for (int i = 0; i < n; i++) to.flips = to.flips && codes.bits == 4 && to.table[i] == (i ^ to.table[0]);
+  // What is flipped has four bits, as the codes have.
+  for (int i = 0; i < n; i++) to.flips = to.flips && to.table[i] < 16 && to.table[i] == (i ^ to.table[0]);
   to.flip = static_cast<uint8_t>(to.table[0] * 0x11);
   return true;
 }

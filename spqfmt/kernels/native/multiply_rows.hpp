@@ -85,7 +85,7 @@ class LineNumbers {
     const __m512i wide = numbers_.type == NumberType::u8 ? _mm512_cvtepu8_epi32(bytes) : _mm512_cvtepi8_epi32(bytes);
     const __m256i halves = _mm256_maskz_loadu_epi16(tile_mask, static_cast<const uint16_t*>(numbers_.steps) + tiles_ + tile);
     const __m512 steps = _mm512_permutexvar_ps(in_tile == 0 ? places_ : places(in_tile), _mm512_cvtph_ps(halves));
-    return _mm512_mul_ps(steps, _mm512_cvtepi32_ps(wide));
+    return _mm512_maskz_mul_ps(mask, steps, _mm512_cvtepi32_ps(wide));
   }
 
   __m512 of_any(size_t first, size_t n) const {
@@ -100,7 +100,7 @@ class LineNumbers {
     if (numbers_.zeros != nullptr) values = _mm512_sub_ps(values, spread(numbers_.zeros, numbers_.zeros_type));
     values = _mm512_mul_ps(spread(numbers_.steps, numbers_.steps_type), values);
     if (numbers_.minimums != nullptr) values = _mm512_sub_ps(values, spread(numbers_.minimums, numbers_.minimums_type));
-    return values;
+    return _mm512_maskz_mov_ps(static_cast<__mmask16>((1u << smaller(n, kVectorLanes)) - 1), values);
   }
 
   // Which tile each number of a register is of, the first one being number `first` of its tile.

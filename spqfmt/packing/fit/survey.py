@@ -137,8 +137,9 @@ def _survey_blocks(
         stage("survey, head")
         try:
             watch_head(engine.shell, engine.samples[:GRADIENT_SAMPLES], engine.blocks, ends)
-        except SpqError:
+        except SpqError as error:
             # The blocks of a model can be quantized without its head, which may not be in the source.
+            stage(f"survey, head and embedding by their norms: {error}")
             return survey.seen
     return survey.seen | _survey_ends(spent, engine, ends, options=options.method_options, rate=rate)
 

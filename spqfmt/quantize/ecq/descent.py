@@ -32,11 +32,8 @@ def descend(
     All are in the order of the columns of `hessian`, float32 [columns, columns]. `slope` [rows] is what a bit is worth
     in the unit of E H E^T.
     """
-    codes = codes.copy()
-    values = codes.astype(np.float32) * row_step[:, None] * column_step
-    error = torch.from_numpy(np.where(codes == ESCAPE, kept, values) - weights)
-    full = torch.from_numpy(hessian)
-    gradients = error @ full
+    codes, full = codes.copy(), torch.from_numpy(hessian)
+    gradients = _errors(codes, weights, kept=kept, row_step=row_step, column_step=column_step) @ full
     n, threads = weights.shape[1], threads_for(weights.size)
     with one_thread():
         for _ in range(sweeps):
@@ -60,3 +57,15 @@ def descend(
                 gradients[:, : block.start].addmm_(moved, full[block, : block.start])
                 gradients[:, block.stop :].addmm_(moved, full[block, block.stop :])
     return codes
+
+
+def _errors(
+    codes: Elements, weights: Float32, *, kept: Float32, row_step: Float32, column_step: Float32
+) -> torch.Tensor:
+    """What stands for the weights less these, [rows, columns]."""
+    values = codes.astype(np.float32)
+    values *= row_step[:, None]
+    values *= column_step
+    np.copyto(values, kept, where=codes == ESCAPE)
+    values -= weights
+    return torch.from_numpy(values)

@@ -80,12 +80,14 @@ class Ecq:
             raise OptionError(
                 "--gradients, --effort and --damping need the calibration that --no-calibration leaves out"
             )
-        effort = effort_of(options.effort)
+        effort, gradients = effort_of(options.effort), options.gradients
+        if gradients is None:
+            gradients = effort.gradients and not options.no_calibration
         return replace(
             options,
             bits_per_weight=bits,
             damping=check_damping(options.damping, DAMPING),
-            gradients=options.gradients or (effort.gradients and not options.no_calibration) or None,
+            gradients=gradients or None,
         )
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:
@@ -101,7 +103,7 @@ class Ecq:
         )
 
     def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
-        """Quantize without knowledge of the input: embedding and head, and layers that no calibration reaches."""
+        """Quantize a tensor alone: embedding and head, by what is known of them, and layers that nothing reaches."""
         if weight.role != "linear" and options.embedding_bits is not None:
             return embeddings.quantize(weight, value, options)
         matrix = as_matrix(weight, value)

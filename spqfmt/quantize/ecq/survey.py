@@ -1,12 +1,13 @@
 """What must be known of all tensors before the first is quantized: how each one's rate falls with its step.
 
-A few rows of every tensor are quantized at a few steps, just as the whole will be. The calibrated part is itself a
-method that leaves everything as it is, so that the engine shows it every block of the float model on a few samples.
+A few rows of every tensor are quantized at a few steps, as the whole will be before its codes are made better. The
+calibrated part is itself a method that leaves everything as it is, so that the engine shows it every block of the float
+model on a few samples.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -109,29 +110,8 @@ def survey_layer(
 ) -> Surveyed:
     """A layer, float32 [out, in]. `n_sharing` tensors share its column scales."""
     rows = RowGrid.of_layer(matrix, gradients)
-    curve, equal_rate = _measure(matrix, grid, rows, rate)
-    columns = 0 if grid.column_scale is None else matrix.shape[1] / n_sharing
-    return Surveyed(
-        name=name,
-        n_weights=matrix.numel(),
-        curve=curve,
-        side_bytes=columns + (0 if rows.scale is None else rows.scale.values.nbytes),
-        equal_rate=equal_rate,
-        equal_slope=_equal_slope(grid, rows, gradients),
-        gradients=None if rows.scale is None else gradients,
-    )
-
-
-def _equal_slope(grid: InputGrid, rows: RowGrid, gradients: NDArray[np.float64] | None) -> float | None:
-    """The log2 step, up to a constant, at which a bit saves what it saves elsewhere.
-
-    Only gradients can tell: an error of a layer's outputs says nothing of what it does to the model. Without them
-    equal slope of output errors was far worse than equal rate (decision 0014).
-    """
-    if gradients is None or rows.scale is None:
-        return None
-    step = rows.scale.to_float32().astype(np.float64)
-    return -0.5 * math.log2(grid.error_factor * float((gradients * step**2).mean())) - grid.exponent
+    known = None if rows.scale is None else gradients
+    return _surveyed(name, matrix, grid, rows, rate=rate, costs=known, n_sharing=n_sharing)
 
 
 def survey_end(
@@ -147,34 +127,50 @@ def survey_end(
 
     `are_weighed`: whether these costs can be held against those of layers.
     """
-    rows = RowGrid.of_end(matrix, costs)
+    found = _surveyed(name, matrix, grid, RowGrid.of_end(matrix, costs), rate=rate, costs=costs)
+    return replace(found, equal_slope=found.equal_slope if are_weighed else None, grid=grid)
+
+
+def survey_plain(name: str, matrix: torch.Tensor, rate: float) -> Surveyed:
+    """A tensor of whose input nothing is known, float32 [rows, columns]: rows with a scale of their own."""
+    return _surveyed(
+        name, matrix, plain_grid(matrix.shape[1]), RowGrid.of_norms(matrix), rate=rate, costs=None
+    )
+
+
+def _surveyed(
+    name: str,
+    matrix: torch.Tensor,
+    grid: InputGrid,
+    rows: RowGrid,
+    *,
+    rate: float,
+    costs: NDArray[np.float64] | None,
+    n_sharing: int = 1,
+) -> Surveyed:
     curve, equal_rate = _measure(matrix, grid, rows, rate)
-    columns = 0 if grid.column_scale is None else matrix.shape[1]
+    columns = 0 if grid.column_scale is None else matrix.shape[1] / n_sharing
     return Surveyed(
         name=name,
         n_weights=matrix.numel(),
         curve=curve,
         side_bytes=columns + (0 if rows.scale is None else rows.scale.values.nbytes),
         equal_rate=equal_rate,
-        equal_slope=_equal_slope(grid, rows, costs) if are_weighed else None,
+        equal_slope=_equal_slope(grid, rows, costs),
         gradients=costs,
-        grid=grid,
     )
 
 
-def survey_plain(name: str, matrix: torch.Tensor, rate: float) -> Surveyed:
-    """A tensor of whose input nothing is known, float32 [rows, columns]: rows with a scale of their own."""
-    rows = RowGrid.of_norms(matrix)
-    curve, equal_rate = _measure(matrix, plain_grid(matrix.shape[1]), rows, rate)
-    side_bytes = 0 if rows.scale is None else rows.scale.values.nbytes
-    return Surveyed(
-        name=name,
-        n_weights=matrix.numel(),
-        curve=curve,
-        side_bytes=side_bytes,
-        equal_rate=equal_rate,
-        equal_slope=None,
-    )
+def _equal_slope(grid: InputGrid, rows: RowGrid, gradients: NDArray[np.float64] | None) -> float | None:
+    """The log2 step, up to a constant, at which a bit saves what it saves elsewhere.
+
+    Only gradients can tell: an error of a layer's outputs says nothing of what it does to the model. Without them
+    equal slope of output errors was far worse than equal rate (decision 0014).
+    """
+    if gradients is None or rows.scale is None:
+        return None
+    step = rows.scale.to_float32().astype(np.float64)
+    return -0.5 * math.log2(grid.error_factor * float((gradients * step**2).mean())) - grid.exponent
 
 
 def make_plans(seen: Sequence[Surveyed], extra_bits: Mapping[str, float]) -> dict[str, TensorPlan]:
