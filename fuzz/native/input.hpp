@@ -110,6 +110,7 @@ class Same {
     first_ = value;
     seen_ = true;
   }
+  bool none() const { return !seen_; }
 
  private:
   bool seen_ = false;

@@ -1,6 +1,7 @@
 """A served model, asked by OpenAI's own client and by clients that send nonsense or leave."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import signal
@@ -11,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,27 +37,32 @@ HELLO = [{"role": "user", "content": "hello"}]
 EXACT = {"temperature": 0, "max_tokens": 12}
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(loaded: tuple[Any, Any], **options: Any) -> Iterator[str]:
     """The address of a server in this process."""
     bounds = {"most_at_once": 8, "most_waiting": 64, "most_prompt": None}
     worker = Worker(*loaded, **{name: options.pop(name, value) for name, value in bounds.items()})
     app = make_app(worker, "talker", most_tokens=100, **options)
+    with socket.create_server(("127.0.0.1", 0)) as listener, running(app, listener):
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    assert not worker._thread.is_alive()
+
+
+@contextlib.contextmanager
+def running(app: Any, listener: socket.socket) -> Iterator[uvicorn.Server]:
+    """A server in a thread of its own."""
     server = uvicorn.Server(
         uvicorn.Config(app, http=TimedConnection, log_level="warning", timeout_graceful_shutdown=1)
     )
-    listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         while not server.started:
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield server
     finally:
         server.should_exit = True
         thread.join()
-        listener.close()
-        assert not worker._thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -390,6 +395,47 @@ def test_a_client_that_is_slow_to_ask_is_left(
             assert post(address, {"messages": HELLO, **EXACT})[0] == 200
         finally:
             hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "reads"),
+    [(40_000, False), (4_000_000, False), (600_000, True)],
+    ids=["the end of an answer", "an answer", "it is slow"],
+)
+def test_a_client_that_does_not_take_its_answer_is_left(
+    n_bytes: int, *, reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "TAKE_SECONDS", 1.0)
+
+    async def app(scope: Any, _: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", "status": 200})
+        for _ in range(n_bytes // 1000):
+            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as slow:
+        # The system's own buffers hold megabytes.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(10)
+        with running(app, listener) as server:
+            slow.connect(listener.getsockname())
+            slow.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while not server.server_state.connections:
+                time.sleep(0.01)
+            begun, found = time.monotonic(), 0
+            while not reads and server.server_state.connections:
+                time.sleep(0.02)
+                assert time.monotonic() - begun < 10
+            # What the system still holds for who read nothing; all for who reads slowly, however long.
+            with contextlib.suppress(ConnectionError):
+                while piece := slow.recv(1 << 16):
+                    found += len(piece)
+                    time.sleep(0.005 if time.monotonic() - begun < 1.5 else 0)
+            assert found > n_bytes if reads else found < 40_000
 
 
 class _Scripted(Worker):
