@@ -303,6 +303,7 @@ REQUIRED_FEATURES: Final[dict[str, int]] = {  # name: bit
     "dense_order": 21,
     "named_schemes": 22,
     "chunk_alignment": 23,
+    "trellis": 24,
 }
 
 OPTIONAL_FEATURES: Final[dict[str, int]] = {  # name: bit

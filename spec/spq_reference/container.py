@@ -19,7 +19,7 @@ REQUIRED = (
     "activation_clamp", "activation_quantization", "tied", "shared_streams", "shard",
     None,
     "small_floats", "complex", "levels", "supergroup_minimums", "group_rows", "stacked_transposed", "view",
-    "dense_order", "named_schemes", "chunk_alignment",
+    "dense_order", "named_schemes", "chunk_alignment", "trellis",
 )  # fmt: skip
 KNOWN = sum(1 << bit for bit, feature in enumerate(REQUIRED) if feature)
 

@@ -12,11 +12,13 @@ from spq_reference.restore import Streams, flat
 def tensor_digest(tensor: Tensor, streams: Streams) -> bytes:
     """Return the content digest of a tensor that is not tied."""
     # > The head is a JSON text in the form of RFC 8785 (keys sorted, no white space): an object with the record's
-    # > `shape`, `dtype` and `scheme`; `parameters`, without `class_sizes`; `view`, `transposed`, `activation_clamp` and
-    # > `activation_quantization`, where they are there and not false; and `streams`, a list of `[role, dtype, n]`, for
-    # > the streams of 5.4 `[role, dtype, n, [elements of each chunk]]`.
+    # > `shape`, `dtype` and `scheme`; `parameters`, without `class_sizes` unless the tensor is uniform and has
+    # > `trellis`; `view`, `transposed`, `activation_clamp` and `activation_quantization`, where they are there and not
+    # > false; and `streams`, a list of `[role, dtype, n]`, for the streams of 5.4 `[role, dtype, n, [elements of each
+    # > chunk]]`.
     head: dict[str, object] = {"shape": tensor.shape, "dtype": tensor.dtype, "scheme": tensor.scheme}
-    head["parameters"] = {key: value for key, value in tensor.parameters.items() if key != "class_sizes"}
+    dropped = set() if tensor.scheme == "uniform" and "trellis" in tensor.parameters else {"class_sizes"}
+    head["parameters"] = {key: value for key, value in tensor.parameters.items() if key not in dropped}
     head |= tensor.activations
     if tensor.view is not None:
         head["view"] = tensor.view

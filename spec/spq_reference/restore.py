@@ -75,6 +75,8 @@ def turned_back(tensor: Tensor, weights: list[list[float]]) -> list[list[float]]
 def ordered(tensor: Tensor, streams: Streams, role: str, rows: int, columns: int) -> list[list[int]]:
     """Return codes or values as a matrix, with orientation and channel order undone."""
     codes = flat(streams, role)
+    if tensor.scheme == "uniform" and "trellis" in tensor.parameters:
+        codes = codes_of_paths(tensor, codes, rows, columns)
     by_rows = tensor.parameters.get("orientation", "rows") == "rows"
     # > The channels of a `codes` or `values` stream are rows (orientation `rows`) or columns (orientation `columns`;
     # > stored columns where there is a `permutation`). With `channel_order` o, channel `k` of the stream is channel
@@ -88,6 +90,35 @@ def ordered(tensor: Tensor, streams: Streams, role: str, rows: int, columns: int
             row, column = (o[k], i) if by_rows else (i, o[k])
             matrix[row][column] = codes[k * length + i]
     return matrix
+
+
+def codes_of_paths(tensor: Tensor, paths: list[int], rows: int, columns: int) -> list[int]:
+    """Return the codes, row by row as they are stored, of path codes (5.3)."""
+    # > A path code MUST be from -64 to 63.
+    require(all(-64 <= k <= 63 for k in paths), f"{tensor.name}: a path code passes 63")
+    # > The rows, as they are stored, are cut into tiles of T rows. Tiles begin anew at each table class (5.6), and at
+    # > each stored row whose number is a multiple of `h` (5.5); the last one of each holds the rest.
+    tall = integer(mapping(tensor.parameters["trellis"]).get("rows"), 1)
+    shape = turned_shape(tensor)
+    h = 1 if len(shape) < 2 else shape[-2]
+    begins, row = set(range(0, rows, h)), 0
+    for size in array(tensor.parameters.get("class_sizes", [])):
+        begins.add(row)
+        row += integer(size, 1)
+    codes: list[int] = []
+    passed = 0
+    for row in range(rows):
+        passed = 0 if row in begins or passed == tall else passed
+        # > where a code before the tile's first row is 0.
+        one, two, three = (
+            codes[-back * columns :][:columns] if passed >= back else [0] * columns for back in (1, 2, 3)
+        )
+        # > `code[r] = 2 * k[r] + (floor(code[r - 1] / 2) + code[r - 2] + code[r - 3]) mod 2`
+        codes += [
+            2 * paths[row * columns + j] + (one[j] // 2 + two[j] + three[j]) % 2 for j in range(columns)
+        ]
+        passed += 1
+    return codes
 
 
 def floats(tensor: Tensor, streams: Streams, role: str) -> list[float]:

@@ -75,6 +75,7 @@ def check_tensor(tensor: Tensor, used: set[str]) -> None:
         channels = rows if orientation == "rows" else columns
         if tensor.scheme == "uniform":
             check_uniform(tensor, rows, columns, channels)
+            check_trellis(tensor, used)
         else:
             check_grouped(tensor, rows, columns, channels)
         check_classes(tensor, "codes", rows, columns, orientation)
@@ -177,6 +178,19 @@ def check_uniform(tensor: Tensor, rows: int, columns: int, channels: int) -> Non
             pair = array(tensor.parameters[key])
             require(len(pair) == 2 and integer(pair[0]) in (8, 16), f"{tensor.name}: {key}")
             integer(pair[1], -1024, 1024)
+
+
+def check_trellis(tensor: Tensor, used: set[str]) -> None:
+    """Check that a tensor with a trellis may have one (5.3)."""
+    if "trellis" not in tensor.parameters:
+        return
+    # > `trellis` for a uniform tensor with that parameter;
+    used.add("trellis")
+    # > | `trellis` | optional `{"rows": T}`, T at least 1 |
+    integer(mapping(tensor.parameters["trellis"]).get("rows"), 1)
+    # > With `trellis` the orientation MUST be `rows`, and the stream `codes` is of i8 and holds *path codes* instead.
+    require(tensor.parameters["orientation"] == "rows", f"{tensor.name}: a trellis by columns")
+    require(tensor.streams["codes"].dtype == "i8", f"{tensor.name}: a trellis of other codes than i8")
 
 
 def lines_of(tensor: Tensor) -> tuple[int, list[int]]:

@@ -92,7 +92,9 @@ def _head(record: Json, streams: Iterable[tuple[str, str, int, Sequence[int]]]) 
     head |= {key: record[key] for key in _IN_HEAD_WHERE_SET if record.get(key)}
     parameters = record["parameters"]
     assert isinstance(parameters, dict)
-    head["parameters"] = {key: value for key, value in parameters.items() if key != "class_sizes"}
+    # Classes say how elements are stored, but for where tiles of a trellis begin.
+    has_trellis = record["scheme"] == "uniform" and "trellis" in parameters
+    head["parameters"] = {k: value for k, value in parameters.items() if k != "class_sizes" or has_trellis}
     is_banded = record["scheme"] in SCHEMES
     head["streams"] = [
         [role, dtype, n, *([list(chunks)] if is_banded and role in BANDED_ROLES else [])]

@@ -20,6 +20,7 @@ from spqfmt.schemes.codes import by_columns
 from spqfmt.schemes.outliers import rows_per_band
 from spqfmt.schemes.registry import SCHEMES, packed_scheme
 from spqfmt.schemes.sides import PackedScheme, Sides
+from spqfmt.schemes.trellis import trellis_rows
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def held_channels(record: TensorRecord, wanted: range, *, of_columns: bool) -> t
         return everything, "it is stored by rows" if of_columns else "it is stored by columns"
     if "channel_order" in record.by_role or (of_columns and "permutation" in record.by_role):
         return everything, "it is stored in another order"
+    if trellis_rows(record) is not None and "class_sizes" in record.parameters:
+        return everything, "it is stored in paths through classes of rows"
     unit, bits = (
         packed_scheme(record).slice_unit(record, of_columns=of_columns),
         wire.DTYPES[weights.dtype].bits,
@@ -118,6 +121,11 @@ def laid_for_ranks(record: TensorRecord, encoded: Encoded, n_ranks: int, *, of_c
         return encoded
     if of_columns and permuted:
         return encoded
+    if scheme.name == "uniform" and "trellis" in encoded.parameters:
+        # A path is one down the rows as they are stored, in the classes that these have.
+        roles = {stream.role for stream in encoded.streams}
+        if of_columns or "class_sizes" in encoded.parameters or "channel_order" in roles:
+            return encoded
     streams = {stream.role: stream for stream in encoded.streams}
     weights, order = streams[scheme.weights], streams.pop("channel_order", None)
     matrix = _matrix(weights, order, record)

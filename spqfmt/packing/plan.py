@@ -1,7 +1,7 @@
 """The plan of a pack: pure, printable, made from names and shapes alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import TypeAlias
 
@@ -44,6 +44,14 @@ class PlannedTensor:
     def encode(self, quantized: Quantized) -> Encoded:
         """The tensor in the terms of its scheme. Of experts each can be read without the others."""
         shape = self.source.shape
+        if isinstance(quantized, Uniform) and quantized.trellis_rows is not None:
+            # Its layout is the one that its paths were chosen in.
+            encoded = replace(quantized, stacked_rows=self._stacked_rows).encode()
+            return (
+                cut_at_matrices(encoded, shape[0])
+                if len(shape) == 3 and self.source.role == "linear"
+                else encoded
+            )
         if self.source.role != "linear" or len(shape) != 3 or 0 in shape:
             return quantized.encode()
         if isinstance(quantized, Uniform):
@@ -51,6 +59,14 @@ class PlannedTensor:
             known = {field.name: getattr(quantized, field.name) for field in fields(Uniform)}
             quantized = Uniform(**known | {"layout": Layout()})
         return cut_at_matrices(quantized.encode(), shape[0])
+
+    @property
+    def _stacked_rows(self) -> int:
+        """Rows of each of the matrices that a quantized tensor stacks."""
+        source = self.source
+        shape = source.shape if source.view is None else source.view
+        is_turned = source.transposed if source.view is None else source.has_turned_view
+        return shape[-1 if is_turned else -2] if len(shape) > 1 else 1
 
     def tied_record(self) -> TensorRecord:
         """The record of a tensor that is tied to another."""

@@ -22,6 +22,7 @@ from spqfmt.reading.report.file import FileReport
 from spqfmt.reading.report.records import Histogram, Measured, OutlierMap
 from spqfmt.records import FLOATS, TensorRecord
 from spqfmt.schemes.outliers import bands
+from spqfmt.schemes.trellis import unfolded
 from spqfmt.stand_ins import given_place
 from spqfmt.wire import DTYPES, SMALL_FLOATS
 
@@ -84,7 +85,7 @@ def histogram(reader: Reader, record: TensorRecord) -> Histogram | None:
     if not stream.n or not (is_float or DTYPES[stream.dtype].bits <= 8):
         return None
     counted = _CountedFloats(stream.dtype) if is_float else _CountedIntegers(stream.dtype)
-    for elements, times in StreamFetch(reader, record).runs(stream.role):
+    for elements, times in unfolded(record, StreamFetch(reader, record)).runs(stream.role):
         for at in range(0, elements.size, _AT_ONCE):
             counted.add(elements[at : at + _AT_ONCE], times)
     unit = "exponent" if is_float else "code" if stream.role == "codes" else "integer"

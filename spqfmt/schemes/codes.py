@@ -14,6 +14,7 @@ from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Roles, StreamData, Streamed, check_int
 from spqfmt.schemes.tiles import Channels, blocks, runs
+from spqfmt.schemes.trellis import unfolded
 from spqfmt.wire import DTYPES
 
 PARAMETERS: Mapping[str, Wanted] = {"orientation": "scalar", "class_sizes": "integers"}
@@ -125,6 +126,7 @@ def tiles(
     Tiles by rows hold all the columns or are a part of one row, cut at multiples of `unit` or between two of them.
     """
     n_rows, n_columns = record.matrix_shape
+    fetch = unfolded(record, fetch)
     by_rows = not by_columns(record)
     channels, positions, n, width = (
         (rows, columns, n_rows, n_columns) if by_rows else (columns, rows, n_columns, n_rows)

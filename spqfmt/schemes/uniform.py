@@ -13,7 +13,7 @@ from spqfmt.kernels.json_text import Wanted
 from spqfmt.records import TensorRecord
 from spqfmt.schemes import codes as codes_stream
 from spqfmt.schemes import outliers as outlier_streams
-from spqfmt.schemes import tiles
+from spqfmt.schemes import tiles, trellis
 from spqfmt.schemes.base import (
     Encoded,
     Fetch,
@@ -42,7 +42,9 @@ SCALE_DTYPES = ("f32", "f16", "bf16", "log8")
 class Uniform:
     """`weight = step * code * row_scale * column_scale`; codes int8 [rows, columns].
 
-    `shared_column_scales` names an earlier tensor of the file that holds the same column scales.
+    `shared_column_scales` names an earlier tensor of the file that holds the same column scales. With `trellis_rows`
+    the codes are paths down so many stored rows each, and are stored as path codes; `stacked_rows` are those of each of
+    the matrices that the tensor stacks, None for one.
     """
 
     codes: Elements
@@ -53,10 +55,15 @@ class Uniform:
     outliers: Outliers | None = None
     layout: Layout = field(default_factory=Layout)
     shared_column_scales: str | None = None
+    trellis_rows: int | None = None
+    stacked_rows: int | None = None
 
     def encode(self) -> Encoded:
-        """Streams in the order of FORMAT.md 5.3."""
+        """Streams in the order of FORMAT.md 5.3. ValueError where `trellis_rows` is given and codes are no paths."""
         parameters, streams = self.layout.encode(self.codes, self.code_dtype)
+        if self.trellis_rows is not None:
+            parameters["trellis"] = {"rows": self.trellis_rows}
+            streams = (self._folded(streams[0], self.trellis_rows), *streams[1:])
         parameters["step"] = bits_from_float(self.step)
         for role, scale in zip(SCALES, (self.row_scale, self.column_scale), strict=True):
             if scale is not None:
@@ -73,6 +80,15 @@ class Uniform:
             streams = tuple(stream for stream in streams if stream is not scales)
             same_as = {"column_scales": (scales, self.shared_column_scales)}
         return Encoded("uniform", parameters, streams, same_as)
+
+    def _folded(self, stored: StreamData, height: int) -> StreamData:
+        """The stream of codes with path codes in their place."""
+        if self.layout.orientation != "rows" or self.code_dtype != "i8" or height < 1:
+            raise ValueError("a trellis is for codes of i8 by rows, in tiles of one row or more")
+        n_rows, n_columns = self.codes.shape
+        tiles = trellis.tiles_of(height, self.stacked_rows or n_rows, self.layout.class_sizes)
+        path = trellis.folded(stored.elements.reshape(n_rows, n_columns), tiles)
+        return replace(stored, elements=path.reshape(-1))
 
     def dequantize(self) -> Float32:
         """The weights, float32 [rows, columns]."""
@@ -129,6 +145,7 @@ class UniformScheme(PackedScheme):
         "step": "scalar",
         **{_log8_key(role): "integers" for role in SCALES},
         **codes_stream.PARAMETERS,
+        **trellis.PARAMETERS,
         **outlier_streams.PARAMETERS,
     }
 
@@ -136,6 +153,7 @@ class UniformScheme(PackedScheme):
         """Parameters and streams against FORMAT.md 5.3."""
         roles = Roles(record, ROLES)
         codes_stream.check(record, roles, CODE_DTYPES)
+        trellis.check(record)
         if float_from_bits(record.parameters.get("step"), "step") <= 0:
             raise CorruptError(f"tensor {record.name!r}: step is not above 0")
         for role, n in zip(SCALES, record.matrix_shape, strict=True):
@@ -149,14 +167,16 @@ class UniformScheme(PackedScheme):
 
     def features(self, record: TensorRecord) -> set[str]:
         """The scheme's own bit and those of its options."""
-        return {"uniform"} | optional_features(record)
+        of_trellis = {"trellis"} if "trellis" in record.parameters else set()
+        return {"uniform"} | of_trellis | optional_features(record)
 
     def verify(self, record: TensorRecord, fetch: Streamed) -> None:
-        """log8 scales, the channel order and the places of outliers."""
+        """log8 scales, path codes, the channel order and the places of outliers."""
         for role in SCALES:
             if record.by_role.get(role) is not None and record.by_role[role].dtype == "log8":
                 for values, _ in fetch.runs(role):
                     check_log8(values, *_log8(record, role), f"tensor {record.name!r}: {role}")
+        trellis.verify(record, fetch)
         codes_stream.verify(record, fetch)
         outlier_streams.verify(record, fetch)
 
@@ -184,8 +204,8 @@ class UniformScheme(PackedScheme):
         outlier_streams.apply(out, dtype, record, fetch=fetch, rows=rows, columns=columns)
 
     def whole_because(self, record: TensorRecord) -> str:
-        """Return nothing: every uniform tensor can be computed from its codes."""
-        return ""
+        """Path codes."""
+        return "path codes of a trellis" if trellis.trellis_rows(record) is not None else ""
 
     def number_bytes(self, record: TensorRecord) -> int:
         """A number for each row and, where there are scales of them, for each column."""
@@ -213,6 +233,10 @@ class UniformScheme(PackedScheme):
             row=sides.row[first:stop],
             outliers=outliers_in(sides.outliers, first, stop),
         )
+
+    def slice_unit(self, record: TensorRecord, *, of_columns: bool) -> int:
+        """Whole tiles of a trellis."""
+        return 1 if of_columns else trellis.trellis_rows(record) or 1
 
     def slice_sizes(self, record: TensorRecord, rows: range, columns: range) -> Mapping[str, int]:
         """A scale for each row, and for each column."""

@@ -247,7 +247,8 @@ class File:
             "activation_quantization",
         )
         head = {key: tensor[key] for key in keys if tensor.get(key)} | {"shape": tensor["shape"]}
-        head["parameters"] = {k: v for k, v in tensor["parameters"].items() if k != "class_sizes"}
+        kept = tensor["scheme"] == "uniform" and "trellis" in tensor["parameters"]
+        head["parameters"] = {k: v for k, v in tensor["parameters"].items() if k != "class_sizes" or kept}
         head["streams"] = []
         after = b""
         for stream in tensor["streams"]:

@@ -20,12 +20,14 @@ from spq_vectors import (
     invalid_grouped_1_1,
     invalid_schemes,
     invalid_sources_1_1,
+    invalid_trellis_1_1,
     valid_dense_1_1,
     valid_floats_1_1,
     valid_grouped,
     valid_levels_1_1,
     valid_origins_1_1,
     valid_sources_1_1,
+    valid_trellis_1_1,
 )
 from spq_vectors.build import Record
 from spq_vectors.valid import VALID, Vector
@@ -42,10 +44,22 @@ INVALID = (
 )  # fmt: skip
 VALID_1_1 = tuple(
     maker
-    for module in (valid_dense_1_1, valid_floats_1_1, valid_levels_1_1, valid_sources_1_1, valid_origins_1_1)
+    for module in (
+        valid_dense_1_1,
+        valid_floats_1_1,
+        valid_levels_1_1,
+        valid_sources_1_1,
+        valid_origins_1_1,
+        valid_trellis_1_1,
+    )
     for maker in module.MAKERS
 )
-INVALID_1_1 = (*invalid_1_1.PARTS, *invalid_grouped_1_1.PARTS, *invalid_sources_1_1.PARTS)
+INVALID_1_1 = (
+    *invalid_1_1.PARTS,
+    *invalid_grouped_1_1.PARTS,
+    *invalid_sources_1_1.PARTS,
+    *invalid_trellis_1_1.PARTS,
+)
 
 
 def make() -> dict[str, bytes]:

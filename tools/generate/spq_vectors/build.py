@@ -18,6 +18,7 @@ FEATURES = {
     "channel_order": 7, "activation_clamp": 8, "activation_quantization": 9, "tied": 10, "shared_streams": 11,
     "shard": 12, "small_floats": 14, "complex": 15, "levels": 16, "supergroup_minimums": 17, "group_rows": 18,
     "stacked_transposed": 19, "view": 20, "dense_order": 21, "named_schemes": 22, "chunk_alignment": 23,
+    "trellis": 24,
 }  # fmt: skip
 OPTIONAL = {"assets": 0, "partial_plan": 1, "content": 2, "origin": 3, "sources": 4}
 NEW_DTYPES = dict.fromkeys(set(encode.BITS) - set(encode.DTYPES_1_0), "small_floats") | {"c64": "complex"}

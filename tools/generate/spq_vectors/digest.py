@@ -32,7 +32,9 @@ def of_tensor(record: dict[str, Any], elements: Sequence[Sequence[int]]) -> byte
     """Return the digest of a tensor with these elements of its streams."""
     head = {key: record[key] for key in OF_THE_HEAD if key in record}
     head |= {"transposed": True} if record.get("transposed") else {}
-    head["parameters"] = {key: value for key, value in record["parameters"].items() if key != "class_sizes"}
+    head["parameters"] = dict(record["parameters"])
+    if record["scheme"] != "uniform" or "trellis" not in head["parameters"]:
+        head["parameters"].pop("class_sizes", None)
     head["streams"] = [described(stream, "/" in record["scheme"]) for stream in record["streams"]]
     text = json.dumps(head, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     for stream, values in zip(record["streams"], elements, strict=True):
