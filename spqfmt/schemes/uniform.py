@@ -204,7 +204,7 @@ class UniformScheme(PackedScheme):
         outlier_streams.apply(out, dtype, record, fetch=fetch, rows=rows, columns=columns)
 
     def whole_because(self, record: TensorRecord) -> str:
-        """Path codes."""
+        """Path codes need a pass of their own."""
         return "path codes of a trellis" if trellis.trellis_rows(record) is not None else ""
 
     def number_bytes(self, record: TensorRecord) -> int:
