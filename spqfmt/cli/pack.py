@@ -25,6 +25,9 @@ from spqfmt.hub.names import HubName
 
 if TYPE_CHECKING:
     from spqfmt.importers.base import SourceModel
+    from spqfmt.packing.options import PackOptions
+    from spqfmt.packing.plan import PackPlan
+    from spqfmt.packing.projection import Projection
 
 
 @click.command("pack")
@@ -184,7 +187,8 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Show what would be done with each tensor, refuse a size that cannot be had; write nothing.",
+    help="Show what would be done with each tensor, refuse a size that cannot be had; write nothing. With calibration, "
+    "how long it would take here and in how much memory, which takes some seconds to tell.",
 )
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
@@ -262,8 +266,14 @@ def pack(
                 with model.unchanged():
                     room_for(model, plan, checked)
             if is_first:
-                found = estimate(model, plan, checked)
-                print_plan(plan, checked, model.left_out, estimated=found, as_json=as_json)
+                print_plan(
+                    plan,
+                    checked,
+                    model.left_out,
+                    estimated=estimate(model, plan, checked),
+                    projected=_projected(model, plan, checked),
+                    as_json=as_json,
+                )
             return
         progress = Bar("packing", quiet=quiet or as_json or not is_first)
         how = {"force": force, "resume": resume}
@@ -315,6 +325,17 @@ def _fetched(name: HubName, *, quiet: bool) -> Path:
     from spqfmt.hub import fetch_source
 
     return fetch_source(name, shows=shows_bars(quiet=quiet))
+
+
+def _projected(model: "SourceModel", plan: "PackPlan", options: "PackOptions") -> "Projection | None":
+    from spqfmt.quantize.calibrated import is_calibrated
+
+    if not is_calibrated(options.method):
+        return None
+    # transformers takes seconds to import.
+    from spqfmt.packing.projection import project
+
+    return project(model, plan, options)
 
 
 def _unmatched(model: "SourceModel") -> tuple[Sequence[str], Sequence[str]]:

@@ -10,6 +10,7 @@ from spqfmt.pages.text import change, relative_error, size
 __all__ = [
     "change",
     "count",
+    "duration",
     "for_terminal",
     "matcher",
     "percent",
@@ -27,6 +28,13 @@ def count(n: float) -> str:
             return f"{n:.0f}" if not unit else f"{n:.1f}{unit}"
         n /= 1000
     return f"{n:.2f} T"
+
+
+def duration(seconds: float) -> str:
+    """A time to wait for: 40 s, 12 min, 3.5 h."""
+    if seconds < 100:
+        return f"{max(1.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def ratio(file_bytes: int, raw_bytes: int, bf16_bytes: int) -> str:
