@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from spqfmt.calibration import glance
 from spqfmt.errors import SpqError
 from spqfmt.importers import open_source
-from spqfmt.packing import projection
 from spqfmt.packing.options import pack_options
 from spqfmt.packing.plan import plan_pack
 from spqfmt.packing.projection import Projection, project
+from spqfmt.quantize import costs
 from tests.spq_command import run
 
 LENGTH = 32
@@ -25,8 +26,8 @@ def projected(folder: Path, **given: object) -> Projection | None:
 @pytest.fixture(autouse=True)
 def of_small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """What noise is quantized for is not looked at here, but for its being measured."""
-    monkeypatch.setattr(projection, "_ROWS", (4, 16))
-    monkeypatch.setattr(projection, "_COLUMNS", (32, 64))
+    monkeypatch.setattr(costs, "ROWS", (4, 16))
+    monkeypatch.setattr(costs, "COLUMNS", (32, 64))
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def a_second_each(monkeypatch: pytest.MonkeyPatch) -> None:
         call()
         return 1.0
 
-    monkeypatch.setattr(projection, "_least", least)
+    for module in (costs, glance):
+        monkeypatch.setattr(module, "least_seconds", least)
 
 
 @pytest.mark.usefixtures("a_second_each")
@@ -52,7 +54,7 @@ def a_second_each(monkeypatch: pytest.MonkeyPatch) -> None:
         # There and back, for 8 samples.
         ({"method": "ecq", "bits": 4, "samples": 40, "gradients": True}, 2 * 40 + 2 * 16 + 4 * 8),
         # Four inputs in a block, for each of which both versions are run to where it is.
-        ({"method": "ecq", "bits": 4, "samples": 6, "sequential": True}, 6 * (2 + 2 * 2.5) + 2 * 6),
+        ({"method": "ecq", "bits": 4, "samples": 6, "sequential": True}, 6 * (2 + 4 + 1) + 2 * 6),
     ],
 )
 def test_blocks_are_run_as_often_as_the_pack_runs_them(
