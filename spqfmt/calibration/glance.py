@@ -18,7 +18,7 @@ from spqfmt.schemes.base import Quantized
 
 @dataclass(frozen=True)
 class Glance:
-    """The first block as it was seen. `sites` are the columns of each input, and the rows of the layers that read it."""
+    """The first block as it was seen. `sites` are columns of each input, and rows of the layers that read it."""
 
     sites: tuple[tuple[int, tuple[int, ...]], ...]
     sample_tokens: int
