@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from spqfmt.errors import BackendError, EndedError, one_sentence
+
+if TYPE_CHECKING:
+    import torch
 
 _STARTED = "TORCHELASTIC_RUN_ID"
 """The variable that torchrun alone sets: RANK and WORLD_SIZE are set by others, for programs that are not this one."""
@@ -31,6 +34,17 @@ class Processes(Protocol):
 
     def exchange(self, value: Any) -> list[Any]:
         """What all processes give here, by their numbers. Raises EndedError where one does not come any more."""
+        ...
+
+    def send(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Hand tensors to the next process, which receives as many. Raises EndedError where it has ended."""
+        ...
+
+    def receive(self, into: Sequence[torch.Tensor]) -> None:
+        """Fill tensors, contiguous and on the host, with those that the process before has sent.
+
+        Raises EndedError where it has ended.
+        """
         ...
 
     def add(self, key: str, n: int) -> int:
@@ -62,6 +76,12 @@ class Alone:
     def exchange(self, value: Any) -> list[Any]:
         """What this one process gives."""
         return [value]
+
+    def send(self, tensors: Sequence[torch.Tensor]) -> None:
+        """There is no next one."""
+
+    def receive(self, into: Sequence[torch.Tensor]) -> None:
+        """There is none before."""
 
     def add(self, key: str, n: int) -> int:
         """Add to a number that begins at 0."""
@@ -142,23 +162,45 @@ class _Joined:
     def exchange(self, value: Any) -> list[Any]:
         """What all processes give here, by their numbers. Raises EndedError where one does not come any more."""
         found: list[Any] = [None] * self.size
+        self._wait(lambda: self._distributed.all_gather_object(found, value))
+        return found
+
+    def send(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Hand tensors to the next process, which receives as many. Raises EndedError where it has ended."""
+
+        def send() -> None:
+            for tensor in tensors:
+                self._distributed.send(_as_bytes(tensor.contiguous()), self.number + 1)
+
+        self._wait(send)
+
+    def receive(self, into: Sequence[torch.Tensor]) -> None:
+        """Fill tensors with those that the process before has sent. Raises EndedError where it has ended."""
+
+        def receive() -> None:
+            for tensor in into:
+                self._distributed.recv(_as_bytes(tensor), self.number - 1)
+
+        self._wait(receive)
+
+    def _wait(self, call: Callable[[], object]) -> None:
+        """Wait for a call of the library. Raises EndedError where another process does not come any more."""
         errors: list[Exception] = []
 
-        def gather() -> None:
+        def run() -> None:
             try:
-                self._distributed.all_gather_object(found, value)
+                call()
             except Exception as error:  # noqa: BLE001  # raised below
                 errors.append(error)
 
         # A signal is seen by the main thread, which must not wait in a library.
-        thread = threading.Thread(target=gather, daemon=True)
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         while thread.is_alive():
             thread.join(_LOOKS_UP_SECONDS)
         if errors:
             self.check()
             raise EndedError("another process has ended without a word") from errors[0]
-        return found
 
     def add(self, key: str, n: int) -> int:
         """Add to a number that all share and that begins at 0; returns the sum."""
@@ -182,6 +224,12 @@ class _Joined:
     def leave(self) -> None:
         """The work of this process is done."""
         self._distributed.destroy_process_group()
+
+
+def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    import torch  # takes seconds
+
+    return tensor.view(-1).view(torch.uint8)
 
 
 def taken(processes: Processes, key: str, n: int) -> Iterator[int]:

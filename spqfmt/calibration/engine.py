@@ -94,7 +94,8 @@ class Calibration:
         """
         self._method = method
         self._method_options = method_options
-        self._sequential = options.sequential
+        self.is_sequential = options.sequential
+        """Whether blocks see what the quantized ones before them give."""
         self._wanted = wanted
         self.stage = stage
         if dtype is None:
@@ -182,7 +183,7 @@ class Calibration:
             pair = pair_of(run, blocks, number, [target.removeprefix(f"{name}.") for target in wanted])
             result = finished(name) or self._quantize(run, tensors, options, pair)
             with ExitStack() as hooks:
-                if advance and self._sequential:
+                if advance and self.is_sequential:
                     self._put_in(run, result.results, hooks)
                 if advance:
                     run.advance()
@@ -190,6 +191,10 @@ class Calibration:
                 pair.advance()
         self.shell.empty(block)
         return result
+
+    def pass_through(self, blocks: Blocks, number: int) -> None:
+        """Run block `number` as the source has it: the hidden states of `blocks` are then its outputs."""
+        self.step(blocks, number, self._method_options, lambda name: BlockResult(name, {}))
 
     def _quantize(
         self, run: BlockRun, tensors: list[SourceTensor], options: MethodOptions, pair: Pair | None

@@ -245,6 +245,8 @@ def pack(
         checked = pack_options(**options)  # type: ignore[arg-type]  # click has checked the types
         if processes is not None:
             check_together(checked)
+            if out == PIPE:
+                raise OptionError("-: several processes write into a folder that all have; give a name")
             jobs = jobs or threads.wanted_threads(current()) or threads_of_one(native.usable_threads())
         is_first = processes is None or processes.number == 0
         if out == PIPE:
@@ -276,11 +278,12 @@ def pack(
                 )
             return
         progress = Bar("packing", quiet=quiet or as_json or not is_first)
-        how = {"force": force, "resume": resume}
         if processes is None:
-            report = pack_model(model, path, checked, progress=progress, **how)
+            report = pack_model(model, path, checked, force=force, resume=resume, progress=progress)
         else:
-            report = pack_together(model, path, checked, processes, progress=progress, **how)
+            report = pack_together(
+                model, path, checked, processes, force=force, resume=resume, progress=progress
+            )
     if not is_first:
         return
     keeps = isinstance(checked.method, KeepingMethod)

@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from spqfmt.calibration.engine import BlockResult, Calibration
+from spqfmt.calibration.relay import Relay
 from spqfmt.calibration.text import CalibrationOptions, text_digest
 from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.encode import encode_chunk
-from spqfmt.errors import OptionError
+from spqfmt.errors import EndedError, OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.kernels import native
 from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan, PlannedTensor
 from spqfmt.packing.resume import ResumeFolder
+from spqfmt.processes import Processes
 from spqfmt.quantize.base import GradedMethod, MethodOptions
 from spqfmt.quantize.calibrated import Result, ResumedMethod, is_calibrated
 from spqfmt.records import TensorRecord
@@ -61,7 +63,8 @@ class CalibratedResults:
         self._folder = folder
         self._stage = stage
         self._numbers = {name: number for number, name in enumerate(self._engine.block_names)}
-        self._blocks = self._run(options.method_options)
+        self._options = options.method_options
+        self._blocks = self._run()
         self._loaded: set[str] = set()
         self._results: dict[str, Result] = {}
         self._done: set[str] = set()
@@ -72,13 +75,35 @@ class CalibratedResults:
         self.formula_bits = 0.0
         self.formula_weights = 0
 
-    def _run(self, options: MethodOptions) -> Iterator[BlockResult]:
-        """The blocks; what is searched for comes first, once for all runs."""
+    def quantize_together(self, processes: Processes) -> None:
+        """Have each block quantized by one of some processes, and kept in the folder that all have.
+
+        The first process goes on from there as a pack does that takes up an interrupted one.
+        """
+        found = processes.exchange(self._search().editing if processes.number == 0 else None)[0]
+        relay = Relay(self._engine, replace(self._options, editing=found), processes)
+        for block in relay.run(self._load):
+            self._save(block)
+        processes.exchange(None)
+        self._blocks = self._left_there()
+
+    def _left_there(self) -> Iterator[BlockResult]:
+        for name in self._engine.block_names:
+            block = self._load(name)
+            if block is None:
+                raise EndedError(f"{self._folder.path}: {name} is not there any more, or damaged")
+            yield block
+
+    def _search(self) -> MethodOptions:
+        """What is searched for, once for all runs."""
         editing = self._folder.load_search()
-        found = self._engine.search() if editing is None else replace(options, editing=editing)
-        if found is not options and found.editing is not None:
+        found = self._engine.search() if editing is None else replace(self._options, editing=editing)
+        if found is not self._options and found.editing is not None:
             self._folder.save_search(found.editing)
-        yield from self._engine.run(self._load, found)
+        return found
+
+    def _run(self) -> Iterator[BlockResult]:
+        yield from self._engine.run(self._load, self._search())
 
     def take(self, planned: PlannedTensor) -> Result | None:
         """What the method made of a tensor, once; None for one that it did not touch."""

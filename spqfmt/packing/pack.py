@@ -26,6 +26,7 @@ from spqfmt.packing.report import PackReport, metadata_of, report_of, written_be
 from spqfmt.packing.resume import ResumeFolder
 from spqfmt.packing.shards import shard_starts
 from spqfmt.packing.sources import SourceDescription
+from spqfmt.processes import Processes
 from spqfmt.progress import Progress, Silent
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.rewriting.rewrite import Rewrite
@@ -73,8 +74,13 @@ def pack_model(
     force: bool,
     progress: Progress,
     resume: bool = False,
+    processes: Processes | None = None,
 ) -> PackReport:
-    """Pack a source that is open already, as `pack` does. See `pack`."""
+    """Pack a source that is open already, as `pack` does. See `pack`.
+
+    `processes`: those that quantize the blocks of a calibrated method with this one, the first of them; the others are
+    in `pack_by_blocks`.
+    """
     started = time.monotonic()
     check_name(out)
     options = options.for_source(model)
@@ -120,6 +126,8 @@ def pack_model(
             from spqfmt.packing.calibrated import CalibratedResults
 
             calibrated = CalibratedResults(model, plan, options, folder, stage=progress.stage)
+            if processes is not None:
+                calibrated.quantize_together(processes)
         description = None
         if options.identity and model.named_files:
             description = SourceDescription(model, plan, options.method)

@@ -53,6 +53,7 @@ class ResumeFolder:
         self._force = force
         self._unit = unit
         self._identity: dict[str, object] = {}
+        self._is_guest = False
         self.n_wanted: int | None = None
         """Blocks that the pack will have, once they are known."""
 
@@ -172,8 +173,10 @@ class ResumeFolder:
     def begin(self, identity: Mapping[str, object]) -> None:
         """Take up what is there, or start over. `identity`: what two runs must have in common, as plain data.
 
-        Raises OptionError when what is there is of another pack.
+        A guest leaves that to who holds the folder. Raises OptionError when what is there is of another pack.
         """
+        if self._is_guest:
+            return
         self._identity = json.loads(json.dumps(identity, sort_keys=True))
         if self._resume:
             self._compare()
@@ -255,10 +258,11 @@ class ResumeFolder:
         return found if sound else None
 
     @contextmanager
-    def as_guest(self) -> Iterator[None]:
+    def as_guest(self) -> Iterator[Self]:
         """What a process does that writes into the folder of another one, which holds it."""
+        self._is_guest = True
         try:
-            yield
+            yield self
         except BaseException as error:
             self._tell(error, self._kept())
             raise

@@ -25,6 +25,7 @@ from spqfmt.container.temporary import discard, open_temporary, publish, refuse_
 from spqfmt.container.writer import Sealed, Writer
 from spqfmt.errors import FormatError, ImporterError, OptionError
 from spqfmt.importers.base import SourceModel
+from spqfmt.packing.by_blocks import pack_by_blocks
 from spqfmt.packing.dequantized import as_packed
 from spqfmt.packing.encoder import Encoder, write_segments
 from spqfmt.packing.kept import KeptTensors, array_notes
@@ -32,10 +33,11 @@ from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan, PlannedSegment, PlannedTensor, plan_pack
 from spqfmt.packing.report import PackReport, metadata_of, report_of, written_beside
 from spqfmt.packing.resume import ResumeFolder
-from spqfmt.packing.shards import is_cut_by_plan, shard_starts
+from spqfmt.packing.shards import shard_starts
 from spqfmt.packing.sources import Described, Seen, SourceDescription
 from spqfmt.processes import Processes, shares_of, taken
 from spqfmt.progress import Progress
+from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.records import Shard, dense_bytes
 from spqfmt.version import __version__
 
@@ -44,12 +46,13 @@ _UNIT = "shard"
 
 def check_together(options: PackOptions) -> None:
     """Raise OptionError for what several processes cannot pack."""
-    name = options.method.name
-    if not is_cut_by_plan(options):
+    if options.fit is not None:
         raise OptionError(
-            f"method {name} goes through a model from its first block to its last: pack it in one process, without "
-            "torchrun"
+            f"method {options.method.name} spends one size on all tensors, one after the other: pack it in one "
+            "process, without torchrun"
         )
+    if is_calibrated(options.method):
+        return
     if options.speed is not None or options.codec.every != 1:
         raise OptionError(
             "--partial goes by all chunks of a model, which no process sees: pack without it, then repack --partial"
@@ -123,6 +126,8 @@ def pack_together(
     check_sharded_name(out)
     options = options.for_source(model)
     check_together(options)
+    if is_calibrated(options.method):
+        return pack_by_blocks(model, out, options, processes, force=force, resume=resume, progress=progress)
     model = as_packed(model, options)
     plan = plan_pack(model, options)
     bound_torch()

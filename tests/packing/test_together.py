@@ -18,12 +18,14 @@ from spqfmt.importers.registry import open_source
 from spqfmt.packing.options import pack_options
 from spqfmt.packing.plan import plan_pack
 from spqfmt.packing.shards import shard_starts
+from spqfmt.processes import shares_of
 
 SCRIPT = Path(__file__).with_name("together.py")
 CASES = (
     "lossless of 1", "lossless of 2", "lossless of 4", "one file of 3", "rtn of 2", "rows of 2", "keep of 3",
     "more than shards",
 )  # fmt: skip
+BY_BLOCKS = ("gptq of 1", "gptq of 2", "gptq of 4", "spqr of 3", "jsq of 2")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,35 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(
     assert {told["said"] + told["shown"] for told in found["cases"][name][1:]} <= {""}
 
 
+@pytest.mark.parametrize("name", BY_BLOCKS)
+def test_calibrated_bytes_do_not_depend_on_the_number_of_processes(
+    folder: Path, found: dict[str, Any], name: str
+) -> None:
+    told = found["cases"][name]
+    assert [of["code"] for of in told] == [0] * len(told), lines(told)
+    stem = name.replace(" ", "_")
+    made = files(folder / "out", stem)
+    assert made == files(folder / "plain", stem) != {}
+    assert not [name for name in made if name.endswith(".resume")]
+    assert told[0]["said"].startswith(str(folder / "out" / stem))
+    assert {of["said"] + of["shown"] for of in told[1:]} <= {""}
+    # Each is given its own blocks' weights, and those of the first, whose calls all of them look at.
+    for number, of in enumerate(told[1:], 1):
+        read = {int(block) for what, _ in of["read"] for block in re.findall(r"layers\.(\d+)\.", what)}
+        assert read - {0} == set(shares_of(5, len(told))[number]) - {0}
+
+
+def test_a_process_that_dies_leaves_blocks_to_go_on_with(folder: Path, found: dict[str, Any]) -> None:
+    told = found["blocks"]
+    [line] = lines(told["told"])
+    assert line.endswith("of 5 blocks, --resume goes on there")
+    n_left = len([name for name in told["left"] if re.fullmatch(r"m\.spq\.resume/block-\d{5}\.spq", name)])
+    assert 2 <= n_left < 5
+    assert [of["code"] for of in told["resumed"]] == [0] * 4
+    assert told["in the end"] == ["m.spq"]
+    assert (folder / "blocks" / "m.spq").read_bytes() == (folder / "plain" / "gptq_of_2.spq").read_bytes()
+
+
 @pytest.mark.parametrize("name", CASES[1:3])
 def test_each_process_reads_its_own_tensors(folder: Path, found: dict[str, Any], name: str) -> None:
     model = open_source(folder / "llama")
@@ -87,7 +118,7 @@ def test_each_process_reads_its_own_tensors(folder: Path, found: dict[str, Any],
 
 
 REFUSALS = {
-    "calibrated": "method gptq goes through a model from its first block to its last",
+    "one size": "method ecq spends one size on all tensors",
     "one file": "several processes write shards: give --shard-size, such as 2GiB",
     "partial": "--partial goes by all chunks of a model",
     "no method": "unknown method 'nonsense'",

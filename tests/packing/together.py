@@ -31,6 +31,8 @@ from spqfmt.packing import together as _packing  # noqa: F401
 folder = Path(sys.argv[1])
 LLAMA, GGUF, ONE_FILE = folder / "llama", folder / "m.gguf", folder / "one"
 LOSSLESS = [str(LLAMA), "--shard-size", "60kB"]
+CALIBRATED = [str(folder / "words"), "--samples", "4", "--seq-len", "16"]
+GPTQ = [*CALIBRATED, "--method", "gptq", "--bits", "4", "--group-size", "16"]
 CASES: dict[str, tuple[int, list[str]]] = {
     "lossless of 1": (1, LOSSLESS),
     "lossless of 2": (2, LOSSLESS),
@@ -42,10 +44,15 @@ CASES: dict[str, tuple[int, list[str]]] = {
     ),
     "rows of 2": (2, [str(ONE_FILE), "--shard-size", "40kB", *["--method", "rtn", "--ranks", "2"]]),
     "keep of 3": (3, [str(GGUF), "--shard-size", "60kB", "--chunk-alignment", "4096"]),
+    "gptq of 1": (1, [*GPTQ, "--shard-size", "60kB"]),
+    "gptq of 2": (2, [*GPTQ, "--no-sequential"]),
+    "gptq of 4": (4, [*GPTQ, "--shard-size", "60kB"]),
+    "spqr of 3": (3, [*CALIBRATED, "--method", "spqr", "--no-sequential"]),
+    "jsq of 2": (2, [*CALIBRATED, "--method", "jsq"]),
     "more than shards": (4, [str(LLAMA), "--shard-size", "1GB"]),
 }
 REFUSED = {
-    "calibrated": ["--method", "gptq", "--shard-size", "1MB"],
+    "one size": ["--method", "ecq", "--no-calibration"],
     "one file": [],
     "partial": ["--partial", "every:2", "--shard-size", "1MB"],
     "no method": ["--method", "nonsense", "--shard-size", "1MB"],
@@ -58,6 +65,9 @@ def prepare() -> None:
         config = transformers.LlamaConfig(**tiny._LLAMA | {"num_hidden_layers": 8})
         model = transformers.AutoModelForCausalLM.from_config(config).bfloat16()
         model.save_pretrained(LLAMA, max_shard_size="150KB")
+        config = transformers.LlamaConfig(**tiny._LLAMA | {"num_hidden_layers": 5})
+        transformers.AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(folder / "words")
+        tiny.byte_tokenizer().save_pretrained(folder / "words")
     tiny.build("llama", ONE_FILE, dtype=torch.bfloat16)
     tiny_gguf.write("llama", GGUF, quantize=gguf.GGMLQuantizationType.Q8_0)
     shutil.copytree(LLAMA, folder / "changed")
@@ -160,6 +170,18 @@ def broken(name: str, number: int, act: Callable[[], None]) -> dict[str, Any]:
     return told
 
 
+def broken_blocks() -> dict[str, Any]:
+    """A calibrated pack in which a process dies, and what others make of what is left."""
+    out = folder / "blocks" / "m.spq"
+    out.parent.mkdir()
+    source, *options = CASES["gptq of 2"][1]
+    arguments = [source, str(out), *options]
+    told: dict[str, Any] = {"told": run(3, arguments, at_second_shard(1, dies)), "left": left(out)}
+    told["resumed"] = run(4, [*arguments, "--resume"])
+    told["in the end"] = left(out)
+    return told
+
+
 def changed() -> list[Any]:
     out = folder / "c" / "m.spq"
     out.parent.mkdir()
@@ -197,6 +219,7 @@ if __name__ == "__main__":
     found["dry"] = run(2, [*LOSSLESS[:1], str(folder / "out/dry.spq"), *LOSSLESS[1:], "--dry-run"])
     found["dies"] = broken("dies", 1, dies)
     found["interrupted"] = broken("interrupted", 0, interrupted)
+    found["blocks"] = broken_blocks()
     found["changed"] = changed()
     found["fails"] = fails()
     # After the last fork: other threads may be started.

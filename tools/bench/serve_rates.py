@@ -3,11 +3,12 @@
     python tools/bench/serve_rates.py MODEL.spq [--rounds 5] [--tokens 100] [--seconds 60] [--dtype bfloat16 ...]
 
 The server is the command, the clients are OpenAI's, streaming; options of loading go to both commands. One client's
-rate counts from its first token to its last, as `spqfmt run` counts; `run` takes turns with it, for other programs slow
-a machine down now and then. Beside eight clients' rate, from the first request to the last answer, stands that of one
-client from its request on: both have read their prompts. Fifty then ask for a while, each for one greedy answer behind
-the other: what an answer lacks, or says otherwise than the first to the same prompt, is counted. Exit code 1 where
-there is any.
+rate counts from its first token to its last, as `spqfmt run` counts, and so does the processor's time of both for
+these tokens; `run` takes turns with it, for other programs slow a machine down now and then, and what stands beside
+is the median of the rounds' quotients. Beside eight clients' rate, from the first request to the last answer, stands
+that of one client from its request on: both have read their prompts. Fifty then ask for a while, each for one greedy
+answer behind the other: what an answer lacks, or says otherwise than the first to the same prompt, is counted. Exit
+code 1 where there is any.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import openai
 
@@ -64,9 +66,11 @@ class Rates:
     """Tokens a second in one round, and milliseconds of the server's processor time for a token."""
 
     run: float
+    run_work: float
     one: float
-    one_whole: float
     one_work: float
+    one_whole: float
+    one_whole_work: float
     eight: float
     eight_work: float
 
@@ -82,8 +86,14 @@ class Crowd:
     """Errors, and answers that are not whole or not the first to the same prompt."""
 
 
-def ask(client: openai.OpenAI, prompt: str, n_tokens: int, model: str = MODEL) -> Answer:
-    """Stream one answer, to a chat where the model has a template."""
+def ask(
+    client: openai.OpenAI,
+    prompt: str,
+    n_tokens: int,
+    model: str = MODEL,
+    at_piece: Callable[[], None] = lambda: None,
+) -> Answer:
+    """Stream one answer, to a chat where the model has a template; `at_piece` is called as each piece comes."""
     times, pieces, finish, n = [], [], "", 0
     start = time.perf_counter()
     with client.chat.completions.create(
@@ -100,6 +110,7 @@ def ask(client: openai.OpenAI, prompt: str, n_tokens: int, model: str = MODEL) -
             for choice in event.choices:
                 if choice.delta.content:
                     times.append(time.perf_counter())
+                    at_piece()
                     pieces.append(choice.delta.content)
                 finish = choice.finish_reason or finish
     times.append(time.perf_counter())
@@ -170,32 +181,45 @@ def memory_mib(process: int) -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def run_rate(file: Path, n_tokens: int, options: list[str]) -> float:
-    """Tokens a second that `spqfmt run` says."""
+def run_rate(file: Path, n_tokens: int, options: list[str]) -> tuple[float, float]:
+    """Tokens a second that `spqfmt run` says, and milliseconds of its processor's time for a token after the first."""
     command = [*COMMAND, "run", str(file), "--prompt", PROMPT, "--max-new-tokens", str(n_tokens), *options]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_MOST_SECONDS).stderr
-    found = re.search(r"new tokens at ([\d.]+) tokens/s", said)
+    worked = []
+    with (
+        TemporaryFile("w+") as stderr,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr) as process,
+    ):
+        assert process.stdout is not None
+        while process.stdout.read1():  # type: ignore[attr-defined]
+            worked.append(work_seconds(process.pid))
+        code = process.wait(_MOST_SECONDS)
+        stderr.seek(0)
+        said = stderr.read()
+    found = re.search(r"(\d+) new tokens at ([\d.]+) tokens/s", said)
+    assert not code, said
     assert found is not None, said
-    return float(found[1])
+    return float(found[2]), (worked[-1] - worked[0]) / (int(found[1]) - 1) * 1e3
 
 
 def rates_of(client: openai.OpenAI, process: int, file: Path, *, n_tokens: int, options: list[str]) -> Rates:
     """One round of all."""
-    alone = run_rate(file, n_tokens, options)
-    worked = work_seconds(process)
-    one = ask(client, PROMPT, n_tokens)
-    one_worked = work_seconds(process) - worked
-    start, worked = time.perf_counter(), work_seconds(process)
+    alone, alone_work = run_rate(file, n_tokens, options)
+    worked = [work_seconds(process)]
+    one = ask(client, PROMPT, n_tokens, at_piece=lambda: worked.append(work_seconds(process)))
+    one_worked = work_seconds(process) - worked[0]
+    start, before = time.perf_counter(), work_seconds(process)
     with ThreadPoolExecutor(_N_CLIENTS) as pool:
         answers = list(pool.map(lambda i: ask(client, f"{PROMPT} {i}", n_tokens), range(_N_CLIENTS)))
     n_all = sum(answer.n_tokens for answer in answers)
     return Rates(
         run=alone,
+        run_work=alone_work,
         one=one.rate,
+        one_work=(worked[-1] - worked[1]) / (one.n_tokens - 1) * 1e3,
         one_whole=one.whole_rate,
-        one_work=one_worked / one.n_tokens * 1e3,
+        one_whole_work=one_worked / one.n_tokens * 1e3,
         eight=n_all / (time.perf_counter() - start),
-        eight_work=(work_seconds(process) - worked) / n_all * 1e3,
+        eight_work=(work_seconds(process) - before) / n_all * 1e3,
     )
 
 
@@ -222,17 +246,17 @@ def main() -> None:
         ]
         print("| | tokens/s: best | median | beside | processor's ms a token: least | median |")
         print("|---|---:|---:|---:|---:|---:|")
-        for name, column, beside, work in (
-            ("`run`", "run", "run", None),
-            ("one client", "one", "run", None),
-            ("one client, prompt included", "one_whole", "one_whole", "one_work"),
-            ("eight clients together, prompts included", "eight", "one_whole", "eight_work"),
+        for name, column, beside in (
+            ("`run`", "run", "run"),
+            ("one client", "one", "run"),
+            ("one client, prompt included", "one_whole", "one_whole"),
+            ("eight clients together, prompts included", "eight", "one_whole"),
         ):
-            rates, others = values(rounds, column), values(rounds, beside)
+            rates, worked = values(rounds, column), values(rounds, f"{column}_work")
+            quotients = [rate / other for rate, other in zip(rates, values(rounds, beside), strict=True)]
             cells = [f"{max(rates):.1f}", f"{statistics.median(rates):.1f}"]
-            cells.append(f"x {statistics.median(rates) / statistics.median(others):.2f}")
-            worked = values(rounds, work) if work else []
-            cells += [f"{min(worked):.1f}", f"{statistics.median(worked):.1f}"] if worked else ["", ""]
+            cells.append(f"x {statistics.median(quotients):.2f}")
+            cells += [f"{min(worked):.1f}", f"{statistics.median(worked):.1f}"]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
         # Fifty at once have taken what memory they take.
         crowd(client, min(5.0, given.seconds), 24)
