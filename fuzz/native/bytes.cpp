@@ -1,4 +1,4 @@
-// Loops over bytes that other loops undo: planes, turns, fields of blocks, narrow codes; checksums by every set of kernels.
+// Loops over bytes that other loops undo: planes, turns, fields of blocks, narrow codes; checksums and paths by every set of kernels.
 #include <algorithm>
 #include <stdexcept>
 
@@ -6,6 +6,7 @@
 #include "input.hpp"
 #include "narrow.hpp"
 #include "planes.hpp"
+#include "trellis.hpp"
 #include "turn.hpp"
 
 using namespace spqfmt;
@@ -96,11 +97,43 @@ void narrow_codes_come_back(fuzz::Input& in) {
   }
 }
 
+// In one run and in two, on any number of threads.
+void paths_unfold_to_one(fuzz::Input& in) {
+  const size_t columns = 1 + in.number(600), rows = in.number(70), n_threads = 1 + in.byte() % 2;
+  const size_t height = in.coin() ? 1 + in.byte() % 80 : static_cast<size_t>(1 + (in.bits(8) >> 1)), passed = in.number(100) % height;
+  std::vector<uint8_t> paths = in.filled(rows * columns, 512);
+  const std::vector<uint8_t> before = in.filled(kHistoryRows * columns, 64);
+  const size_t cut = in.number(70) % (rows + 1);
+  const bool all = !in.coin();
+  if (!all) {
+    for (uint8_t& path : paths) path = static_cast<uint8_t>(static_cast<int8_t>(path) >> 1);
+  }
+  bool right = true;
+  for (const uint8_t path : paths) right &= static_cast<uint8_t>(path + 64) < 128;
+  fuzz::Same<std::vector<uint8_t>> same;
+  fuzz::with_each_variant([&] {
+    std::vector<uint8_t> whole = paths, parts = paths, after = before, stepwise = before;
+    const bool fits = unfold({whole.data(), rows, columns, height, passed}, after.data(), n_threads);
+    bool fit = unfold({parts.data(), cut, columns, height, passed}, stepwise.data(), n_threads);
+    fit &= unfold({parts.data() + cut * columns, rows - cut, columns, height, (passed % height + cut) % height}, stepwise.data(), 1);
+    fuzz::check(fits == right && fit == right, "a path code is judged in another way");
+    fuzz::check(whole == parts, "paths in two pieces are others");
+    if (rows != 0) fuzz::check(after == stepwise, "what follows has another history");
+    whole.insert(whole.end(), after.begin(), after.end());
+    same.see(whole, "kernels differ in a path");
+  });
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::Input in(data, size);
-  switch (in.byte() % 5) {
+  const unsigned kind = in.byte();
+  if (kind > 239) {
+    paths_unfold_to_one(in);
+    return 0;
+  }
+  switch (kind % 5) {
     case 0: planes_come_back(in); break;
     case 1: turned_twice_is_the_same(in); break;
     case 2: fields_stay_inside(in); break;

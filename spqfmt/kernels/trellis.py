@@ -8,6 +8,8 @@ table.
 import numpy as np
 from numpy.typing import NDArray
 
+from spqfmt.kernels import _native
+
 Codes = NDArray[np.int8]
 History = NDArray[np.int8]
 """The codes of the three rows before, the last one first: int8 [3, columns]. What else was there does not matter."""
@@ -15,38 +17,22 @@ History = NDArray[np.int8]
 HISTORY_ROWS = 3
 
 
-def unfold(codes: Codes, height: int, first: int, history: History) -> bool:
-    """Turn path codes, int8 [rows, columns], into codes where they are; whether all of them are path codes.
+def unfold(codes: Codes, height: int, first: int, history: History, n_threads: int = 1) -> bool:
+    """Turn path codes, int8 [rows, columns], contiguous, into codes where they are; whether all were path codes.
 
     A tile has `height` rows; of the one that the rows begin in, `first` rows went before, whose last three codes
     `history` has, and it is left with those of the last rows. Codes are unspecified where the answer is no.
+    `n_threads` as in native.decode_chunks.
     """
-    n_rows = len(codes)
-    fits = not codes.size or bool(codes.min() >= -64 and codes.max() <= 63)
-    at = 0
-    if first:
-        at = min(n_rows, height - first)
-        _unfold_tiles(codes[None, :at], history[:, None])
-    n_tiles = (n_rows - at) // height
-    if n_tiles:
-        whole = codes[at : at + n_tiles * height].reshape(n_tiles, height, codes.shape[1])
-        _unfold_tiles(whole, np.zeros((HISTORY_ROWS, *whole[:, 0].shape), np.int8))
-        at += n_tiles * height
-    if at < n_rows:
-        history[:] = 0
-        _unfold_tiles(codes[None, at:], history[:, None])
+    if not codes.size:
+        return True
+    whole = np.ascontiguousarray(history)
+    fits = _native.unfold_paths(
+        codes, codes.shape[1], height=height, passed=first, history=whole, n_threads=n_threads
+    )
+    if whole is not history:
+        history[:] = whole
     return fits
-
-
-def _unfold_tiles(codes: Codes, history: History) -> None:
-    """Unfold rows of tiles that lie side by side: codes [tiles, rows, columns], history [3, tiles, columns]."""
-    for row in range(codes.shape[1]):
-        here = codes[:, row]
-        lowest = ((history[0] >> 1) ^ history[1] ^ history[2]) & np.int8(1)
-        here += here
-        here += lowest
-        history[2], history[1] = history[1], history[0]
-        history[0] = here
 
 
 def fold(codes: Codes, height: int) -> Codes:

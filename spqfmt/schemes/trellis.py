@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import Elements
+from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import CorruptError
 from spqfmt.kernels.json_text import Wanted
 from spqfmt.kernels.trellis import HISTORY_ROWS, Codes, fold, unfold
@@ -150,7 +151,7 @@ class _Unfolded:
             for some, height, place in self._tiles.pieces(range(row, row + n_rows)):
                 codes = block[some.start - row : some.stop - row]
                 history = self._history[:, column : column + width]
-                _require(self._record, unfold(codes, height, place, history))
+                _require(self._record, unfold(codes, height, place, history, n_threads()))
             done += block.size
             self._at += block.size
 

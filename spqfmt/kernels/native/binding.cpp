@@ -20,6 +20,7 @@
 #include "parallel.hpp"
 #include "planes.hpp"
 #include "team.hpp"
+#include "trellis.hpp"
 #include "turn.hpp"
 
 namespace nb = nanobind;
@@ -108,6 +109,15 @@ void turn_codes(nb::handle src_object, size_t n_channels, size_t width, unsigned
   turn(src.data(), n_channels, width, bits, dst.data(), n_threads);
 }
 
+bool unfold_paths(nb::handle codes_object, size_t n_columns, size_t height, size_t passed, nb::handle history_object, size_t n_threads) {
+  const Target codes(codes_object), history(history_object);
+  require(n_columns > 0 && codes.size() % n_columns == 0, "codes are no whole rows");
+  require(height > 0 && passed < height, "no row of a tile");
+  require(history.size() % kHistoryRows == 0 && history.size() / kHistoryRows == n_columns, "history is not of three rows");
+  const nb::gil_scoped_release release;
+  return unfold({codes.data(), codes.size() / n_columns, n_columns, height, passed}, history.data(), n_threads);
+}
+
 template <auto kDecode>
 void decode_many(nb::handle src_object, nb::handle jobs_object, nb::handle dst_object, size_t n_threads) {
   const Source src(src_object), jobs(jobs_object);
@@ -154,6 +164,8 @@ NB_MODULE(_native, m) {
   m.def("put_bits", &move_bits<&put_bits>, nb::arg("field"), nb::arg("elements"), nb::arg("blocks"));
   m.def("turn", &turn_codes, nb::arg("src"), nb::arg("n_channels"), nb::arg("width"), nb::arg("bits"), nb::arg("dst"),
         nb::arg("n_threads"));
+  m.def("unfold_paths", &unfold_paths, nb::arg("codes"), nb::arg("n_columns"), nb::arg("height"), nb::arg("passed"),
+        nb::arg("history"), nb::arg("n_threads"));
   m.def("decode_chunks", &decode_many<decode_chunks>, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"), nb::arg("n_threads"));
   m.def("decode_verified_chunks", &decode_many<decode_verified_chunks>, nb::arg("src"), nb::arg("jobs"), nb::arg("dst"),
         nb::arg("n_threads"));

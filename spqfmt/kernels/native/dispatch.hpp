@@ -13,6 +13,7 @@
 #include "dequantize.hpp"
 #include "encoder.hpp"
 #include "multiply.hpp"
+#include "trellis.hpp"
 
 namespace spqfmt {
 
@@ -30,6 +31,7 @@ struct Kernels {
   const MultiplyKernels* multiply;
   const IntegerKernels* integers;
   const TokenKernels* token;
+  UnfoldRows unfold_rows;
 };
 
 // The kernels in use by the calling thread.
