@@ -151,7 +151,7 @@ class _Unfolded:
             for some, height, place in self._tiles.pieces(range(row, row + n_rows)):
                 codes = block[some.start - row : some.stop - row]
                 history = self._history[:, column : column + width]
-                _require(self._record, unfold(codes, height, place, history, n_threads()))
+                _require(self._record, unfold(codes, height, place, history=history, n_threads=n_threads()))
             done += block.size
             self._at += block.size
 
