@@ -320,11 +320,11 @@ def test_rounded_activations(dtype: str, columns: int, size: int, offset: str | 
 @pytest.mark.parametrize("tile", [(1, 8), (1, 16), (1, 64), (16, 1), (4, 6)])
 @pytest.mark.parametrize("third", ["zeros", "minimums", None])
 @pytest.mark.parametrize("offset", ["zero_point", "minimum"])
-@pytest.mark.parametrize(("columns", "size"), [(1312, 16), (2304, 128)])
+@pytest.mark.parametrize(("columns", "size"), [(1312, 16), (2304, 128), (4352, 16)])
 def test_numbers_of_a_second_level_give_the_same_bits(
     tile: tuple[int, int], third: str | None, offset: str, columns: int, size: int
 ) -> None:
-    """A tile of columns has whole registers of small groups, and a part of one of large ones."""
+    """Groups are whole registers of numbers and a part of one, of a tile of columns and of more than one."""
     generator = np.random.default_rng(11)
     rows = 19
     groups = (rows, columns // size)

@@ -50,7 +50,6 @@ inline Reals spread(const float* from, Spread by) { return _mm512_permutexvar_ps
 inline Ints load_some(const uint8_t* from, size_t n) {
   return _mm512_maskz_loadu_epi8(n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1, from);
 }
-inline void ahead(const void* from) { prefetch(from); }
 // One factor of the products is unsigned.
 inline int shift_of_integers(int least, int) { return -least; }
 #elif defined(__AVX2__)
@@ -91,7 +90,6 @@ inline Spread spread_by(unsigned log2) {
   return _mm256_srl_epi32(_mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0), _mm_cvtsi32_si128(static_cast<int>(log2)));
 }
 inline Reals spread(const float* from, Spread by) { return _mm256_permutevar8x32_ps(_mm256_loadu_ps(from), by); }
-inline void ahead(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T1); }
 inline int shift_of_integers(int least, int most) { return most - least <= kMostUnsigned ? -least : most > 127 ? -128 : 0; }
 #else
 constexpr size_t kIntRows = 1, kIntTokens = 1, kUnitBytes = 64;
@@ -167,10 +165,18 @@ inline Spread spread_by(unsigned log2) { return log2; }
 inline Reals spread(const float* from, Spread by) {
   return each([&](size_t i) { return from[i >> by]; });
 }
-inline void ahead(const void*) {}
 // All codes are bytes with a sign.
 inline int shift_of_integers(int, int most) { return most > 127 ? -128 : 0; }
 #endif
+
+// Rows are read side by side, each too short for the processor to see a stream. So the rows after them are fetched as the one stream
+// that they are, and those after these, `further`, into the second cache. Addresses may lie behind the codes.
+inline void fetch_ahead([[maybe_unused]] const uint8_t* from, [[maybe_unused]] size_t further) {
+#if defined(__AVX2__)
+  _mm_prefetch(reinterpret_cast<const char*>(from), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(from + further), _MM_HINT_T1);
+#endif
+}
 
 #if !defined(__AVX512VNNI__)
 inline Ints load_some(const uint8_t* from, size_t n) {

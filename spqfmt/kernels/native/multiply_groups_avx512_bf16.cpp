@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "line_numbers.hpp"
 #include "multiply_rows.hpp"
 
 namespace spqfmt {
@@ -15,7 +16,8 @@ constexpr size_t kBlock = kGroupBlock;
 constexpr size_t kRows = 4;
 constexpr size_t kTokens = 4;
 constexpr size_t kLanes = kVectorLanes;
-constexpr size_t kGroupsOfTile = kTile / kLeastPairGroup + 2 * kLanes;  // of kTile columns, and room for whole registers
+constexpr size_t kGroupsOfTile = kRoomOfGroups;
+static_assert(kTile / kLeastPairGroup <= kGroupsAtOnce, "a tile's groups are read at once");
 
 struct BlockSums {
   alignas(64) float of[kRows][kTokensPerTile][kLanes];
@@ -108,6 +110,7 @@ struct Call {
   const GroupTokens& tokens;
   const Outputs& outputs;
   const CodeTable& table;
+  LineNumbers scales, offsets;
 };
 
 // Columns column..column + n - 1, at most kTile, of kR rows from `row` on.
@@ -210,26 +213,14 @@ inline void add_blocks(const Call& call, const Tile& tile, const TileGroups& gro
   }
 }
 
-// A row's numbers of a tile's groups, then zeros to a register more: those are read, too, for columns that are not there.
-inline void read_numbers(const GroupNumbers& numbers, const Call& call, const Tile& tile, size_t r, float* to) {
-  const size_t line = line_of(call.groups, call.first_row + tile.row + r);
-  const size_t n = tile.n_groups;
-  if (LineNumbers::fit(numbers)) {
-    const LineNumbers of_line(numbers, call.n_groups, line);
-    for (size_t i = 0; i < n; i += kLanes) _mm512_storeu_ps(to + i, of_line.of(tile.first_group + i, n - i));
-  } else {
-    group_numbers(numbers, call.n_groups, line, tile.first_group, n, to);
-  }
-  _mm512_storeu_ps(to + n, _mm512_setzero_ps());
-}
-
 // Scales, offsets, and what each group's sum of activations is multiplied by: 0 where an earlier tile did it.
 template <size_t kR>
 inline void read_groups(const Call& call, const Tile& tile, TileGroups& groups) {
   for (size_t r = 0; r < kR; r++) {
-    read_numbers(call.groups.scale, call, tile, r, groups.scale[r]);
+    const size_t line = line_of(call.groups, call.first_row + tile.row + r);
+    call.scales.read(line, tile.first_group, tile.n_groups, groups.scale[r]);
     if (call.groups.kind == GroupOffset::none) continue;
-    read_numbers(call.groups.offset, call, tile, r, groups.offset[r]);
+    call.offsets.read(line, tile.first_group, tile.n_groups, groups.offset[r]);
     const bool is_product = call.groups.kind == GroupOffset::zero_point;
     for (size_t i = 0; i < tile.n_groups; i += kLanes) {
       const __m512 scale = is_product ? _mm512_load_ps(groups.scale[r] + i) : _mm512_set1_ps(1);
@@ -288,7 +279,9 @@ void group_multiply_avx512_bf16(const Codes& codes, size_t n_columns, const Grou
                                 size_t begin, size_t end, const GroupTokens& tokens, const Outputs& outputs) {
   const size_t size = groups.group_size;
   const CodeTable table(codes);
-  const Call call{codes, n_columns, groups, (n_columns - 1) / size + 1, first_row, outliers, tokens, outputs, table};
+  const size_t n_groups = (n_columns - 1) / size + 1;
+  const Call call{codes, n_columns, groups, n_groups, first_row, outliers, tokens, outputs, table,
+                  LineNumbers(groups.scale, n_groups), LineNumbers(groups.offset, n_groups)};
   const bool is_small = size < kBlock && size < n_columns;
   if (codes.bits == 8) {
     is_small ? multiply_range<8, false, true>(call, begin, end) : multiply_range<8, false, false>(call, begin, end);

@@ -7,26 +7,26 @@
 #pragma once
 
 #include "integer_lanes.hpp"
+#include "line_numbers.hpp"
 #include "multiply_rows.hpp"
 
 namespace spqfmt {
 namespace {
 
 constexpr size_t kUnits = kVectorBytes64 / kUnitBytes, kUnitLanes = kUnitBytes / 4;
-constexpr size_t kGroupsOfIntTile = kTile / 4 + 2 * kVectorLanes;
 
-// What belongs to the groups of some rows in the columns of a tile.
+// What belongs to the groups of some rows in the columns of a tile, which is kGroupsAtOnce whole groups or what a row has.
 struct IntTileGroups {
-  alignas(64) float scale[kIntRows][kGroupsOfIntTile];
-  alignas(64) float offset[kIntRows][kGroupsOfIntTile];
-  alignas(64) float coefficient[kIntRows][kGroupsOfIntTile];
+  alignas(64) float scale[kIntRows][kRoomOfGroups];
+  alignas(64) float offset[kIntRows][kRoomOfGroups];
+  alignas(64) float coefficient[kIntRows][kRoomOfGroups];
 };
 
 struct IntSums {
   alignas(64) float of[kIntRows][kTokensPerTile][kVectorLanes];
 };
 
-// What does not change from row to row. `log2`: lanes of a group, where groups are less than a vector.
+// What does not change from row to row. `log2`: lanes of a group, where groups are less than a vector. `tile`: columns.
 struct IntCall {
   const Codes& codes;
   const IntegerCodes& integers;
@@ -38,6 +38,8 @@ struct IntCall {
   const IntegerTokens& tokens;
   const Outputs& outputs;
   unsigned log2;
+  size_t tile;
+  LineNumbers scales, offsets;
 };
 
 struct IntTile {
@@ -129,6 +131,7 @@ inline void add_vectors(const IntCall& call, const IntTile& tile, const IntTileG
   const uint8_t flip = call.integers.flip;
   const size_t row_bytes = call.n_columns / kPer;
   const uint8_t* from = call.codes.bytes + (call.codes.first + tile.row * call.n_columns + tile.column) / kPer;
+  const uint8_t* next = from + kR * row_bytes + (kR - 1) * tile.column / kPer;
   Reals acc[kR][kUnits][kT];
   for (size_t r = 0; r < kR; r++) {
     for (size_t u = 0; u < kUnits; u++) {
@@ -143,7 +146,7 @@ inline void add_vectors(const IntCall& call, const IntTile& tile, const IntTileG
     for (size_t u = 0; u < kUnits; u++) {
       for (size_t r = 0; r < kR; r++) {
         const uint8_t* bytes = from + r * row_bytes + u * kUnitBytes;
-        if (u == 0) ahead(bytes + kR * row_bytes);
+        if (u == 0) fetch_ahead(next, kR * row_bytes), next += kVectorBytes64;
         add_unit<kBits, kTurned, kSigned, kT>(load_ints(bytes), table, flip, of.scale_of(groups.scale[r], u), at, acc[r][u]);
       }
       at.x += kUnitBytes;
@@ -185,57 +188,23 @@ inline void add_vectors(const IntCall& call, const IntTile& tile, const IntTileG
   }
 }
 
-#if defined(__AVX512F__)
-// read_int_groups for numbers in registers: what one holds is done with before the next is read.
-template <size_t kR>
-inline void read_groups_in_registers(const IntCall& call, const IntTile& tile, IntTileGroups& groups) {
-  const bool has_offsets = call.groups.kind != GroupOffset::none, is_product = call.groups.kind == GroupOffset::zero_point;
-  const bool has_unit = call.integers.unit != 1, has_outliers = call.outliers.row_begin != nullptr;
-  const __m512 unit = _mm512_set1_ps(call.integers.unit);
-  const size_t n = tile.n_groups;
-  for (size_t r = 0; r < kR; r++) {
-    const size_t line = line_of(call.groups, call.first_row + tile.row + r);
-    const LineNumbers scales(call.groups.scale, call.n_groups, line), offsets(call.groups.offset, call.n_groups, line);
-    size_t i = 0;
-    for (; i < n; i += kVectorLanes) {
-      const __m512 scale = scales.of(tile.first_group + i, n - i);
-      if (has_offsets) {
-        const __m512 offset = offsets.of(tile.first_group + i, n - i);
-        if (has_outliers) _mm512_store_ps(groups.offset[r] + i, offset);
-        _mm512_store_ps(groups.coefficient[r] + i, is_product ? _mm512_mul_ps(offset, scale) : offset);
-      }
-      _mm512_store_ps(groups.scale[r] + i, has_unit ? _mm512_mul_ps(scale, unit) : scale);
-    }
-    _mm512_store_ps(groups.scale[r] + i, _mm512_setzero_ps());
-    if (has_offsets && tile.first_group * call.groups.group_size < tile.column) groups.coefficient[r][0] = 0;
-  }
-}
-#endif
-
-// Scales in units of the codes' integers, offsets, and what each group's sum of activations is multiplied by: 0 where an earlier
-// tile did it. Zeros to a register more: those are read, too.
+// Scales in units of the codes' integers, offsets where outliers want them, and what each group's sum of activations is multiplied by.
+// Zeros to a register more: those are read, too.
 template <size_t kR>
 inline void read_int_groups(const IntCall& call, const IntTile& tile, IntTileGroups& groups) {
-#if defined(__AVX512F__)
-  if (LineNumbers::fit(call.groups.scale) && (call.groups.kind == GroupOffset::none || LineNumbers::fit(call.groups.offset))) {
-    read_groups_in_registers<kR>(call, tile, groups);
-    return;
-  }
-#endif
-  const size_t n = tile.n_groups;
+  const size_t first = tile.first_group, n = tile.n_groups;
   for (size_t r = 0; r < kR; r++) {
     const size_t line = line_of(call.groups, call.first_row + tile.row + r);
     float* __restrict scale = groups.scale[r];
-    group_numbers(call.groups.scale, call.n_groups, line, tile.first_group, n, scale);
-    std::memset(scale + n, 0, kVectorLanes * sizeof(float));
-    if (call.groups.kind != GroupOffset::none) {
-      float* __restrict offset = groups.offset[r];
-      float* __restrict coefficient = groups.coefficient[r];
-      group_numbers(call.groups.offset, call.n_groups, line, tile.first_group, n, offset);
-      const bool is_product = call.groups.kind == GroupOffset::zero_point;
-      for (size_t i = 0; i < n; i++) coefficient[i] = is_product ? offset[i] * scale[i] : offset[i];
-      std::memset(coefficient + n, 0, kVectorLanes * sizeof(float));
-      if (tile.first_group * call.groups.group_size < tile.column) coefficient[0] = 0;
+    float* __restrict offset = groups.offset[r];
+    float* __restrict coefficient = groups.coefficient[r];
+    call.scales.read(line, first, n, scale);
+    if (call.groups.kind == GroupOffset::zero_point) {
+      call.offsets.read(line, first, n, offset);
+      for (size_t i = 0; i < n + kVectorLanes; i++) coefficient[i] = offset[i] * scale[i];
+    } else if (call.groups.kind == GroupOffset::minimum) {
+      call.offsets.read(line, first, n, coefficient);
+      if (call.outliers.row_begin != nullptr) std::memcpy(offset, coefficient, n * sizeof(float));
     }
     if (call.integers.unit != 1) {
       for (size_t i = 0; i < n; i++) scale[i] = scale[i] * call.integers.unit;
@@ -267,9 +236,10 @@ inline void multiply_some_integers(const IntCall& call, size_t row, IntTileGroup
     if (call.outliers.row_begin != nullptr) {
       for (size_t r = 0; r < kR; r++) next[r] = call.outliers.row_begin[row + r];
     }
-    for (size_t column = 0; column < call.n_columns; column += kTile) {
-      const size_t n = smaller(kTile, call.n_columns - column), first_group = column / call.groups.group_size;
-      const IntTile tile{row, column, n, first_group, (column + n - 1) / call.groups.group_size - first_group + 1};
+    size_t first_group = 0;
+    for (size_t column = 0; column < call.n_columns; column += call.tile, first_group += kGroupsAtOnce) {
+      const size_t n = smaller(call.tile, call.n_columns - column), n_groups = smaller(kGroupsAtOnce, call.n_groups - first_group);
+      const IntTile tile{row, column, n, first_group, n_groups};
       read_int_groups<kR>(call, tile, groups);
       size_t token = 0;
       for (; token + kIntTokens <= n_tokens; token += kIntTokens) {
@@ -315,7 +285,9 @@ void integers_multiply(const Codes& codes, const IntegerCodes& integers, size_t 
   const size_t size = groups.group_size, lanes = size / (4 * (8 / codes.bits));
   unsigned log2 = 0;
   while ((size_t{2} << log2) <= lanes) log2++;
-  const IntCall call{codes, integers, n_columns, groups, (n_columns - 1) / size + 1, first_row, outliers, tokens, outputs, log2};
+  const size_t n_groups = (n_columns - 1) / size + 1, tile = size < n_columns ? kGroupsAtOnce * size : n_columns;
+  const IntCall call{codes, integers, n_columns, groups, n_groups, first_row, outliers, tokens, outputs, log2, tile,
+                     LineNumbers(groups.scale, n_groups), LineNumbers(groups.offset, n_groups)};
   const bool is_signed = integers.least + integers.shift < 0, is_flipped = integers.flip != 0;
   if (codes.bits == 8 && is_signed) {
     is_flipped ? multiply_integers_range<8, Turned::by_flip, true>(call, begin, end)
