@@ -18,8 +18,8 @@ from spqfmt.quantize.ecq.survey import SURVEY_SAMPLES, Survey
 
 _PROCESS_BYTES = 450 << 20
 """What a process with torch and transformers has before it packs anything."""
-_FACTOR_BYTES = 40
-"""What an element of a Hessian takes while it is factored, in float64."""
+_FACTOR_BYTES = 24
+"""What an element of a Hessian takes while it is factored."""
 _LAYER_BYTES = 24
 """What a weight takes while its matrix is quantized."""
 
@@ -83,7 +83,8 @@ def _peak_bytes(seen: Glance, n_tokens: int, n_versions: int) -> int:
     """One block, what is known of its inputs, the hidden states, and the largest matrix while it is quantized."""
     squares = [columns**2 for columns, _ in seen.sites]
     weights = [columns * rows for columns, each in seen.sites for rows in each]
-    of_inputs = 8 * (1 + n_versions) * sum(squares)
+    # A sum, then a factor and, where codes are made better, a Hessian; the drift beside them.
+    of_inputs = 4 * (1 + n_versions) * sum(squares)
     at_once = max(_FACTOR_BYTES * max(squares), _LAYER_BYTES * max(weights))
     block = n_versions * seen.block_bytes + 5 * sum(weights)
     states = n_versions * n_tokens * seen.token_bytes

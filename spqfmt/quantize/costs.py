@@ -14,6 +14,7 @@ from spqfmt.quantize.calibrated import Block, CalibratedMethod, Layer, Site
 
 ROWS, COLUMNS = (128, 512), (512, 1536)
 """Shapes of the noise that is quantized."""
+_TIMES = 3
 _TOKENS = 1024
 """Tokens of the noise that is gathered."""
 
@@ -55,9 +56,9 @@ def costs_of(method: CalibratedMethod, options: MethodOptions) -> Costs:
 
 
 def least_seconds(call: Callable[[], object]) -> float:
-    """Seconds of the quickest of three calls."""
+    """Seconds of the quickest of _TIMES calls."""
     seconds = []
-    for _ in range(3):
+    for _ in range(_TIMES):
         started = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - started)
@@ -72,14 +73,20 @@ def _line(found: Sequence[float], power: int) -> tuple[float, float]:
 
 
 def _quantizing(method: CalibratedMethod, options: MethodOptions, rows: int, columns: int) -> float:
+    # Statistics are for one time.
+    blocks = [_noise(method, options, rows, columns) for _ in range(_TIMES)]
+    return least_seconds(lambda: method.quantize_block(blocks.pop(), options))
+
+
+def _noise(method: CalibratedMethod, options: MethodOptions, rows: int, columns: int) -> Block:
+    """Make a block of one layer with the same weights and inputs each time."""
     generator = torch.Generator().manual_seed(0)
     statistics = method.accumulator(columns, options)
     statistics.add(torch.randn(1, 2 * columns, columns, generator=generator))
     matrix = torch.randn(rows, columns, generator=generator)
     layer = Layer(Weight("layer.weight", (rows, columns), "bf16", "linear"), "layer", matrix.clone)
     site = Site((layer,), statistics, lambda: iter(()))
-    block = Block("block", (site,), torch.nn.Linear(1, 1), {}, run_first=lambda: matrix)
-    return least_seconds(lambda: method.quantize_block(block, options))
+    return Block("block", (site,), torch.nn.Linear(1, 1), {}, run_first=lambda: matrix)
 
 
 def _gathering(method: CalibratedMethod, options: MethodOptions, columns: int) -> float:

@@ -15,7 +15,7 @@ _BLOCK = 128
 
 _STRONGER = 10.0
 _LEAF = 512
-"""Columns of a triangle that is inverted at once."""
+"""Columns of a matrix that is factored at once."""
 
 
 @dataclass(frozen=True)
@@ -30,29 +30,28 @@ class Factor:
     note: str = ""
 
 
-def factorize(hessian: torch.Tensor, damping: float, *, act_order: bool) -> Factor:
+def factorize(
+    hessian: torch.Tensor, damping: float, *, act_order: bool, dtype: torch.dtype = torch.float64
+) -> Factor:
     """Damp the Hessian [columns, columns], order its columns by falling diagonal, and factor its inverse.
 
     `damping` is in means of the diagonal. Inputs that were always zero keep only the damping on the diagonal, so that
     their weights are rounded to nearest. A matrix that is all zero is taken for the identity: everything is
-    rounded to nearest. One that stays singular is damped ten times more until it has a factor.
+    rounded to nearest. What has no factor in `dtype` gets one in float64; one that stays singular is damped ten times
+    more until it has a factor.
     """
-    h = hessian.double()
-    diagonal = h.diagonal().clone()
+    diagonal = hessian.diagonal().double()
     mean = float(diagonal.mean())
-    if not torch.isfinite(h).all() or mean <= 0:
+    if not torch.isfinite(hessian).all() or mean <= 0:
         what = "all inputs are zero" if mean == 0 else "the inputs are not finite"
-        return Factor(None, torch.eye(len(h)), f"{what}, its weights are rounded to nearest")
+        return Factor(None, torch.eye(len(hessian)), f"{what}, its weights are rounded to nearest")
     order = torch.argsort(diagonal, descending=True, stable=True) if act_order else None
-    if order is not None:
-        h = h[order][:, order]
     note = ""
     while True:
-        damped = h.clone()
-        damped.diagonal().add_(damping * mean)
-        upper = _inverse_factor(damped)
-        if upper is not None:
-            return Factor(order, upper.float(), note)
+        for kind in dict.fromkeys((dtype, torch.float64)):
+            upper = _inverse_factor(hessian, order, damping * mean, kind)
+            if upper is not None:
+                return Factor(order, upper, note)
         damping = max(damping * _STRONGER, 1e-6)
         note = f"its Hessian is singular, damping was raised to {damping:g}"
 
@@ -68,38 +67,48 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
-def _inverse_factor(h: torch.Tensor) -> torch.Tensor | None:
-    """The upper U with U^T U = h^-1, or None where float64 finds none that float32 can hold.
+def _inverse_factor(
+    hessian: torch.Tensor, order: torch.Tensor | None, damping: float, dtype: torch.dtype
+) -> torch.Tensor | None:
+    """The upper U with U^T U = h^-1, float32, h damped and in this order; None where there is none.
 
     With the columns reversed h is L L^T, L lower; U is L^-1 reversed again: a third of the work of inverting h and
-    factoring the inverse, and as exact. LAPACK's sums depend on the number of its threads, matrix products do not.
+    factoring the inverse, and as exact.
     """
-    with one_thread():
-        lower, failed = torch.linalg.cholesky_ex(h.flip(0, 1))
-    if failed:
+    columns = torch.arange(len(hessian)) if order is None else order
+    h = hessian[columns.flip(0)][:, columns.flip(0)].to(dtype)
+    h.diagonal().add_(damping)
+    if not _inverse_of_lower(h):
         return None
-    upper = _inverse(lower).flip(0, 1)
-    largest = torch.finfo(torch.float32).max
-    if not torch.isfinite(upper).all() or float(upper.abs().max()) > largest:
-        return None
-    return upper
+    upper = h.float().flip(0, 1)
+    return upper if torch.isfinite(upper).all() else None
 
 
-def _inverse(lower: torch.Tensor) -> torch.Tensor:
-    """The inverse of a lower triangular matrix, by halves."""
-    n = len(lower)
+def _inverse_of_lower(h: torch.Tensor) -> bool:
+    """Put L^-1 in the place of h = L L^T, by halves; whether h has such an L.
+
+    Nearly all of it is matrix products: LAPACK's sums depend on the number of its threads, theirs do not.
+    """
+    n = len(h)
     if n <= _LEAF:
         with one_thread():
-            identity = torch.eye(n, dtype=lower.dtype)
-            leaf: torch.Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
-            return leaf
+            lower, failed = torch.linalg.cholesky_ex(h)
+            if not failed:
+                identity = torch.eye(n, dtype=h.dtype)
+                h.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
+        return not failed
     k = n // 2
-    result = torch.zeros_like(lower)
-    result[:k, :k] = first = _inverse(lower[:k, :k])
-    result[k:, k:] = second = _inverse(lower[k:, k:])
-    torch.matmul(second, lower[k:, :k] @ first, out=result[k:, :k])
-    result[k:, :k].neg_()
-    return result
+    first, second = h[:k, :k], h[k:, k:]
+    if not _inverse_of_lower(first):
+        return False
+    below = h[k:, :k] @ first.t()
+    second.addmm_(below, below.t(), alpha=-1)
+    if not _inverse_of_lower(second):
+        return False
+    torch.matmul(second, below @ first, out=h[k:, :k])
+    h[k:, :k].neg_()
+    h[:k, k:] = 0
+    return True
 
 
 @one_thread()

@@ -55,8 +55,19 @@ class Hessian:
     @property
     def matrix(self) -> torch.Tensor:
         """2/N X^T X by 4^exponent, as a new float32 matrix on the CPU; zeros when no token was seen."""
-        upper = self.sum.cpu() * (2 / max(1, self.n_tokens))
-        return upper.triu() + upper.triu(1).t()
+        matrix = self.sum.cpu() * (2 / max(1, self.n_tokens))
+        for first in range(0, len(matrix), _PANEL):
+            end = min(first + _PANEL, len(matrix))
+            corner = matrix[first:end, first:end]
+            corner.copy_(corner.triu() + corner.triu(1).t())
+            matrix[end:, first:end] = matrix[first:end, end:].t()
+        return matrix
+
+    def take(self) -> torch.Tensor:
+        """Return `matrix`, for the last time: the sum is given up, which is as large."""
+        matrix = self.matrix
+        self.sum = torch.zeros(0, 0)
+        return matrix
 
 
 class ColumnStatistics:

@@ -63,14 +63,15 @@ def test_the_file_does_not_depend_on_threads(options: dict[str, Any], wide: Path
     assert made[0] == made[2]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("columns", [128, 600, 1100])
-def test_a_factor_does_not_depend_on_threads(columns: int) -> None:
+def test_a_factor_does_not_depend_on_threads(columns: int, dtype: torch.dtype) -> None:
     inputs = torch.randn(2 * columns, columns, generator=torch.Generator().manual_seed(0))
     hessian = inputs.t() @ inputs
     factors = []
     for n_threads in (1, 2, 3):
         torch.set_num_threads(n_threads)
-        factors.append(factorize(hessian, 0.01, act_order=True).upper)
+        factors.append(factorize(hessian, 0.01, act_order=True, dtype=dtype).upper)
     assert torch.equal(factors[0], factors[1])
     assert torch.equal(factors[0], factors[2])
     order = torch.argsort(hessian.double().diagonal(), descending=True, stable=True)

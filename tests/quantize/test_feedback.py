@@ -86,6 +86,18 @@ def test_spqr_is_what_the_paper_says(
     assert abs(ours.outliers.rows.size - expected.outliers.sum()) <= 0.02 * expected.outliers.sum()
 
 
+@pytest.mark.parametrize("columns", [40, 1100])
+def test_what_has_no_factor_in_float32_gets_one_in_float64(columns: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(-3, 4, (columns // 2, columns), generator=generator).float()
+    hessian = inputs.t() @ inputs  # exact, and of half the rank
+    damping = 1e-7  # less than a rounding of float32
+    plain_factor = factorize(hessian, damping, act_order=True)
+    factor = factorize(hessian, damping, act_order=True, dtype=torch.float32)
+    assert torch.equal(factor.upper, plain_factor.upper)
+    assert factor.note == ""
+
+
 def test_feedback_beats_rounding_and_outliers_beat_none() -> None:
     weights, hessian = problem(64, 128)
     factor = factorize(hessian, 0.01, act_order=True)

@@ -183,7 +183,7 @@ class _SiteWork:
         assert isinstance(site.statistics, Hessian)
         assert options.damping is not None
         grid = input_grid(
-            site.statistics.matrix,
+            site.statistics.take(),
             options.damping,
             site.statistics.exponent,
             sweeps=effort_of(options.effort).sweeps,

@@ -85,7 +85,7 @@ class Survey:
         for site in block.sites:
             assert isinstance(site.statistics, Hessian)
             damping = DAMPING if options.damping is None else options.damping
-            grid = input_grid(site.statistics.matrix, damping, site.statistics.exponent)
+            grid = input_grid(site.statistics.take(), damping, site.statistics.exponent)
             for layer in site.layers:
                 gradients = self.gradients.get(layer.weight.name)
                 squares = None if gradients is None else gradients.numpy()
