@@ -20,7 +20,7 @@ from spqfmt.schemes.codes import by_columns
 from spqfmt.schemes.outliers import rows_per_band
 from spqfmt.schemes.registry import SCHEMES, packed_scheme
 from spqfmt.schemes.sides import PackedScheme, Sides
-from spqfmt.schemes.trellis import trellis_rows
+from spqfmt.schemes.trellis import tile_chunks, trellis_rows
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ def laid_for_ranks(record: TensorRecord, encoded: Encoded, n_ranks: int, *, of_c
         return encoded
     if of_columns and permuted:
         return encoded
-    if scheme.name == "uniform" and "trellis" in encoded.parameters:
+    has_trellis = scheme.name == "uniform" and "trellis" in encoded.parameters
+    if has_trellis:
         # A path is one down the rows as they are stored, in the classes that these have.
         roles = {stream.role for stream in encoded.streams}
         if of_columns or "class_sizes" in encoded.parameters or "channel_order" in roles:
@@ -140,7 +141,13 @@ def laid_for_ranks(record: TensorRecord, encoded: Encoded, n_ranks: int, *, of_c
         cuts |= {first // unit * unit, min(n, -(-first // unit) * unit)}
     borders = sorted(cuts)
     sizes = [
-        size for begin, end in pairwise(borders) for size in chunk_sizes((end - begin) * width, bits, width)
+        size
+        for begin, end in pairwise(borders)
+        for size in (
+            tile_chunks(end - begin, unit, width)
+            if has_trellis
+            else chunk_sizes((end - begin) * width, bits, width)
+        )
     ]
     orientation = "columns" if of_columns else "rows"
     parameters = {key: value for key, value in encoded.parameters.items() if key != "class_sizes"}

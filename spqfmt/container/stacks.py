@@ -19,6 +19,7 @@ from spqfmt.schemes.codes import by_columns
 from spqfmt.schemes.group_numbers import group_rows_of, supergroup_of
 from spqfmt.schemes.registry import SCHEMES
 from spqfmt.schemes.sides import PackedScheme, Sides
+from spqfmt.schemes.trellis import trellis_rows
 
 _SHARED = frozenset({"column_scales", "permutation"})
 """Streams about the inputs, which all matrices of a stack have in common. They count as the first one's."""
@@ -58,6 +59,8 @@ def whole_stack_because(record: TensorRecord) -> str:
         return "a stack by columns"
     if "channel_order" in record.by_role:
         return "a stack in another order of rows"
+    if "class_sizes" in record.parameters and trellis_rows(record) is not None:
+        return "paths through classes of rows"
     tile = supergroup_of(record) if "supergroup" in record.parameters else None
     if tile is not None and -(-record.stacked_rows // group_rows_of(record)) % tile[0]:
         return "supergroups of several matrices"

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from spqfmt import wire
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import check_packed
@@ -12,6 +14,7 @@ from spqfmt.errors import FormatError
 from spqfmt.kernels import native
 from spqfmt.residency.parts import Part
 from spqfmt.schemes.registry import SCHEMES
+from spqfmt.schemes.trellis import unfold_rows
 
 
 def check_part(part: Part, stored: Bytes, path: Path) -> None:
@@ -38,6 +41,9 @@ def decode_part(
     with located(part, path):
         planes.decode_jobs(stored, part.jobs, target, checked=checked, n_threads=n_threads)
         _check_elements(part, target)
+        if part.tiles is not None:
+            codes = target.view(np.int8).reshape(part.stop - part.first, -1)
+            unfold_rows(part.tiles, part.first, codes, n_threads)
     dtype = wire.DTYPES[part.dtype]
     if part.is_turned:
         width = part.record.matrix_shape[0]

@@ -13,6 +13,7 @@ from spqfmt.kernels.narrow import narrow_bytes
 from spqfmt.records import Chunk, PlaneChunk, Stream, TensorRecord
 from spqfmt.schemes.codes import by_columns
 from spqfmt.schemes.registry import SCHEMES, packed_scheme
+from spqfmt.schemes.trellis import TrellisTiles, tiles_of_record
 
 PART_BYTES = 1 << 20
 """Decoded bytes from which on a part is closed. The smallest ceiling grows with it, the cost of handing over falls."""
@@ -35,8 +36,8 @@ class Merge(NamedTuple):
 class Part:
     """Channels `first` to `stop` of a tensor's codes (or values) as stored: rows, or columns by orientation.
 
-    Decoded it is the packed elements in stored order (FORMAT.md 3.2); a dense tensor's are whole elements. Where
-    `is_turned`, it is decoded to [rows, channels of the part] all the same.
+    Decoded it is the packed elements in stored order (FORMAT.md 3.2), codes where path codes are stored; a dense
+    tensor's are whole elements. Where `is_turned`, it is decoded to [rows, channels of the part] all the same.
     """
 
     record: TensorRecord
@@ -101,6 +102,11 @@ class Part:
         return self.decoded_bytes if self.merges or self.is_turned else 0
 
     @cached_property
+    def tiles(self) -> TrellisTiles | None:
+        """Tiles of path codes, of which decoding ends with making codes; None where codes are stored."""
+        return tiles_of_record(self.record)
+
+    @cached_property
     def narrow_bytes(self) -> int:
         """Room for the narrow form of the decoded codes (spqfmt.kernels.narrow); 0 where they are not known to fit.
 
@@ -108,7 +114,8 @@ class Part:
         """
         if self.dtype not in {"i8", "u8"}:
             return 0
-        bits = 8 * self.stored_bytes / self.n_weights
+        # A code has one bit more than its path code.
+        bits = 8 * self.stored_bytes / self.n_weights + (self.tiles is not None)
         one_in = next((one_in for most, one_in in _ESCAPES if bits <= most), None)
         room = 0 if one_in is None else narrow_bytes(self.n_weights, self.n_weights // one_in)
         return room if room < self.decoded_bytes else 0
@@ -143,7 +150,8 @@ class Part:
     @cached_property
     def is_stored_as_decoded(self) -> bool:
         """Whether the stored bytes are the decoded ones: one raw chunk, of whole elements in order."""
-        return len(self.planes) == 1 and self.planes[0].codec == wire.CODEC_RAW and not self.work_bytes
+        is_raw = len(self.planes) == 1 and self.planes[0].codec == wire.CODEC_RAW
+        return is_raw and not self.work_bytes and self.tiles is None
 
 
 def weights_stream(record: TensorRecord) -> Stream:
@@ -160,8 +168,9 @@ def channels(record: TensorRecord) -> tuple[int, int]:
 def cut(record: TensorRecord, reader_number: int = 0, part_bytes: int = PART_BYTES) -> tuple[Part, ...]:
     """Cut a tensor into parts, in order.
 
-    Each ends where a chunk and a channel end, the first time from `part_bytes` on.
+    Each ends where a chunk and a channel end, and a tile of path codes, the first time from `part_bytes` on.
     """
+    tiles = tiles_of_record(record)
     stream = weights_stream(record)
     n_channels, width = channels(record)
     element_bits = wire.DTYPES[stream.dtype].bits
@@ -172,7 +181,10 @@ def cut(record: TensorRecord, reader_number: int = 0, part_bytes: int = PART_BYT
         end = chunk.first + chunk.n_elements
         whole_bytes = end * element_bits % 8 == 0
         if end == stream.n or (
-            end % width == 0 and whole_bytes and (end - begin * width) * element_bits >= 8 * part_bytes
+            end % width == 0
+            and whole_bytes
+            and (end - begin * width) * element_bits >= 8 * part_bytes
+            and (tiles is None or tiles.start(end // width) == end // width)
         ):
             runs.append((begin, end // width, run))
             begin, run = end // width, []

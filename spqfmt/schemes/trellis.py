@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from spqfmt.codecs.chunks import TARGET_CHUNK_BYTES, chunk_sizes
 from spqfmt.codecs.elements import Elements
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import CorruptError
@@ -19,6 +20,7 @@ from spqfmt.schemes.base import Streamed, check_int
 
 PARAMETERS: Mapping[str, Wanted] = {"trellis": {"rows": "scalar"}}
 _AT_ONCE = 1 << 22
+_NO_PATH = "path codes that are not from -64 to 63"
 _Borders: TypeAlias = NDArray[np.int64]
 
 
@@ -65,6 +67,16 @@ def trellis_rows(record: TensorRecord) -> int | None:
     return check_int(rows, f"tensor {record.name!r}: rows of a trellis", 1)
 
 
+def tiles_of_record(record: TensorRecord) -> TrellisTiles | None:
+    """The tiles of a tensor; None where it has no trellis."""
+    height = trellis_rows(record)
+    if height is None:
+        return None
+    class_sizes = record.parameters.get("class_sizes")
+    assert class_sizes is None or isinstance(class_sizes, list)
+    return tiles_of(height, record.stacked_rows, class_sizes)
+
+
 def tiles_of(height: int, stacked_rows: int, class_sizes: Sequence[int] | None) -> TrellisTiles:
     """The tiles of a tensor with classes of so many rows, or without."""
     borders = None if class_sizes is None else np.cumsum(np.array(class_sizes, np.int64))
@@ -92,14 +104,34 @@ def folded(codes: Codes, tiles: TrellisTiles) -> Codes:
     return np.concatenate([fold(codes[some.start : some.stop], height) for some, height, _ in pieces])
 
 
+def tile_chunks(n_rows: int, height: int, width: int) -> list[int]:
+    """Elements of chunks of so many rows, from where a tile begins: they end where tiles do, or a large tile does."""
+    tile = min(n_rows, height) * width
+    if tile <= TARGET_CHUNK_BYTES:
+        n_tiles = -(-n_rows // height)
+        n_chunks = -(-n_tiles // (TARGET_CHUNK_BYTES // tile))
+        size = -(-n_tiles // n_chunks) * tile
+        return [min(size, n_rows * width - first) for first in range(0, n_rows * width, size)]
+    heights = (min(height, n_rows - first) for first in range(0, n_rows, height))
+    return [size for n in heights for size in chunk_sizes(n * width, 8, width)]
+
+
+def unfold_rows(tiles: TrellisTiles, first: int, codes: Codes, n_threads: int = 1) -> None:
+    """Turn path codes, int8 [rows, columns] from row `first` on, with which a tile begins, into codes where they are.
+
+    Raises CorruptError.
+    """
+    history = np.zeros((HISTORY_ROWS, codes.shape[1]), np.int8)
+    for some, height, place in tiles.pieces(range(first, first + len(codes))):
+        block = codes[some.start - first : some.stop - first]
+        if not unfold(block, height, place, history=history, n_threads=n_threads):
+            raise CorruptError(_NO_PATH)
+
+
 def unfolded(record: TensorRecord, fetch: Streamed) -> Streamed:
     """What gives codes where `fetch` gives path codes; `fetch` itself where these are codes."""
-    height = trellis_rows(record)
-    if height is None:
-        return fetch
-    class_sizes = record.parameters.get("class_sizes")
-    assert class_sizes is None or isinstance(class_sizes, list)
-    return _Unfolded(record, fetch, tiles_of(height, record.stacked_rows, class_sizes))
+    tiles = tiles_of_record(record)
+    return fetch if tiles is None else _Unfolded(record, fetch, tiles)
 
 
 class _Unfolded:
@@ -158,4 +190,4 @@ class _Unfolded:
 
 def _require(record: TensorRecord, fits: bool) -> None:
     if not fits:
-        raise CorruptError(f"tensor {record.name!r}: path codes that are not from -64 to 63")
+        raise CorruptError(f"tensor {record.name!r}: {_NO_PATH}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from spqfmt.codecs.chunks import TARGET_CHUNK_BYTES
 from spqfmt.codecs.elements import Elements
 from spqfmt.codecs.threads import n_threads
 from spqfmt.errors import CorruptError
@@ -82,13 +83,19 @@ class Uniform:
         return Encoded("uniform", parameters, streams, same_as)
 
     def _folded(self, stored: StreamData, height: int) -> StreamData:
-        """The stream of codes with path codes in their place."""
+        """The stream of codes with path codes in their place, in chunks that end where tiles do."""
         if self.layout.orientation != "rows" or self.code_dtype != "i8" or height < 1:
             raise ValueError("a trellis is for codes of i8 by rows, in tiles of one row or more")
         n_rows, n_columns = self.codes.shape
         tiles = trellis.tiles_of(height, self.stacked_rows or n_rows, self.layout.class_sizes)
-        path = trellis.folded(stored.elements.reshape(n_rows, n_columns), tiles)
-        return replace(stored, elements=path.reshape(-1))
+        path = trellis.folded(stored.elements.reshape(n_rows, n_columns), tiles).reshape(-1)
+        pieces = [(len(some), tall) for some, tall, _ in tiles.pieces(range(n_rows))]
+        tile = min(pieces[0]) * n_columns
+        if len(pieces) == 1 and tile <= TARGET_CHUNK_BYTES and self.stacked_rows not in {None, n_rows}:
+            # Whoever knows whether matrices are read one by one cuts between them, which is between tiles.
+            return replace(stored, elements=path, row_elements=tile)
+        sizes = (size for n, tall in pieces for size in trellis.tile_chunks(n, tall, n_columns))
+        return replace(stored, elements=path, sizes=tuple(sizes))
 
     def dequantize(self) -> Float32:
         """The weights, float32 [rows, columns]."""
@@ -204,8 +211,8 @@ class UniformScheme(PackedScheme):
         outlier_streams.apply(out, dtype, record, fetch=fetch, rows=rows, columns=columns)
 
     def whole_because(self, record: TensorRecord) -> str:
-        """Path codes need a pass of their own."""
-        return "path codes of a trellis" if trellis.trellis_rows(record) is not None else ""
+        """Return nothing: every uniform tensor can be computed from its codes."""
+        return ""
 
     def number_bytes(self, record: TensorRecord) -> int:
         """A number for each row and, where there are scales of them, for each column."""

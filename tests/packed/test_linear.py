@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from spqfmt.schemes.floats import Scale, narrow, small_float_values
 from spqfmt.schemes.group_numbers import GroupValues
 from spqfmt.schemes.grouped import Grouped
 from spqfmt.schemes.outliers import Outliers
+from spqfmt.schemes.trellis import tiles_of, unfold_rows
 from spqfmt.schemes.uniform import Uniform
 from spqfmt.wire import SMALL_FLOATS
 
@@ -132,6 +134,16 @@ def leveled(
     )
 
 
+def a_trellis(generator: np.random.Generator, layout: Layout, height: int) -> Uniform:
+    """Codes that are paths down rows as they are stored."""
+    plain = uniform(generator, layout=layout)
+    stored = plain.codes if layout.channel_order is None else plain.codes[layout.channel_order]
+    codes, paths = np.empty_like(stored), np.ascontiguousarray(stored >> 2)
+    unfold_rows(tiles_of(height, ROWS, layout.class_sizes), 0, paths)
+    codes[slice(None) if layout.channel_order is None else layout.channel_order] = paths
+    return replace(plain, codes=codes, trellis_rows=height)
+
+
 FORMS: dict[str, Callable[[np.random.Generator], Any]] = {
     "dense": lambda g: Dense(random_weights(g).bfloat16().view(torch.uint16).numpy(), "bf16"),
     "i8 by row": lambda g: round_symmetric(random_weights(g), 8, per_row=True),
@@ -140,6 +152,8 @@ FORMS: dict[str, Callable[[np.random.Generator], Any]] = {
     "i2": lambda g: uniform(g, "i2"),
     "i8 rows reordered": lambda g: uniform(g, layout=by("rows", ROWS, g)),
     "i8 columns": lambda g: uniform(g, layout=Layout("columns")),
+    "i8 trellis": lambda g: a_trellis(g, Layout(), 16),
+    "i8 trellis reordered": lambda g: a_trellis(g, by("rows", ROWS, g), 6),
     "i4 columns reordered": lambda g: uniform(g, "i4", layout=by("columns", COLUMNS, g)),
     "u4 groups": lambda g: round_groups(random_weights(g), 4, 32),
     "u8 groups": lambda g: round_groups(random_weights(g), 7, 48),

@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 from device_support import loaded_onto_device, logits_of
+from probe import build, distance, model_classes, near
+from probe_inputs import inputs_for, outputs
 
 import spqfmt
 from spqfmt.codecs.chunks import CodecPolicy
 from spqfmt.importers import open_source
+from spqfmt.kernels import backend
 from spqfmt.kernels.trellis import HISTORY_ROWS, unfold
+from spqfmt.loaders.packed.experts import PackedExperts
 from spqfmt.loaders.plan import plan_model
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.pack import pack_model
@@ -32,6 +37,9 @@ class Paths:
 
     name = "paths"
 
+    def __init__(self, *, as_paths: bool = True) -> None:
+        self._as_paths = as_paths
+
     def check(self, options: MethodOptions) -> MethodOptions:
         return options
 
@@ -39,7 +47,7 @@ class Paths:
         return "paths" if weight.role in {"linear", "embedding"} else ""
 
     def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
-        matrix = value.float().numpy()
+        matrix = value.float().numpy().reshape(-1, value.shape[-1])
         rows, columns = matrix.shape
         layout = Layout()
         if "k_proj" in weight.name or "down_proj" in weight.name:
@@ -50,22 +58,41 @@ class Paths:
         k = np.rint(matrix / (2 * step * scales[:, None])).astype(np.int8)
         codes = k if layout.channel_order is None else k[layout.channel_order]
         history = np.zeros((HISTORY_ROWS, columns), np.int8)
-        for some, height, place in tiles_of(TILE_ROWS, rows, layout.class_sizes).pieces(range(rows)):
+        for some, height, place in tiles_of(TILE_ROWS, value.shape[-2], layout.class_sizes).pieces(
+            range(rows)
+        ):
             assert unfold(codes[some.start : some.stop], height, place, history)
         stored = np.empty_like(codes)
         stored[slice(None) if layout.channel_order is None else layout.channel_order] = codes
         scale = Scale(scales.astype(np.float32), "f32")
-        return Uniform(stored, step, row_scale=scale, layout=layout, trellis_rows=TILE_ROWS)
+        tile_rows = TILE_ROWS if self._as_paths else None
+        return Uniform(stored, step, row_scale=scale, layout=layout, trellis_rows=tile_rows)
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("paths")
     tiny.build("llama", folder / "source")
-    options = PackOptions(Paths(), MethodOptions(), CodecPolicy(), None)
-    pack_model(open_source(folder / "source"), folder / "m.spq", options, force=True, progress=Silent())
-    spqfmt.verify(folder / "m.spq", content=True)
-    return folder / "m.spq"
+    return folder / "source"
+
+
+def made(source: Path, *, as_paths: bool) -> Path:
+    options = PackOptions(Paths(as_paths=as_paths), MethodOptions(), CodecPolicy(), None)
+    out = source.parent / f"{as_paths}.spq"
+    pack_model(open_source(source), out, options, force=True, progress=Silent())
+    spqfmt.verify(out, content=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def packed(source: Path) -> Path:
+    return made(source, as_paths=True)
+
+
+@pytest.fixture(scope="module")
+def plain(source: Path) -> Path:
+    """The same codes, stored as such."""
+    return made(source, as_paths=False)
 
 
 def logits(path: Path, **options: object) -> torch.Tensor:
@@ -74,11 +101,20 @@ def logits(path: Path, **options: object) -> torch.Tensor:
         return model(INPUTS).logits
 
 
-@pytest.mark.parametrize("options", [{"packed": True}, {"memory": "64MiB"}, {"memory": "2MiB"}])
-def test_logits_are_those_of_the_decoded_model(packed: Path, options: dict[str, object]) -> None:
-    expected = logits(packed, packed=False)
-    assert torch.isfinite(expected).all()
-    assert torch.allclose(logits(packed, **options), expected, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("kernels", ["scalar", "native"])
+def test_logits_are_those_of_the_same_codes_stored_plainly(packed: Path, plain: Path, kernels: str) -> None:
+    """To the bit, decoded, compressed and on disk; and near those of the decoded model."""
+    with backend.use(kernels):
+        whole = logits(plain, packed=True)
+        assert torch.isfinite(whole).all()
+        assert torch.equal(logits(packed, packed=True), whole)
+        for memory in (
+            "64MiB",
+            plan_model(packed).plan.smallest_bytes,
+            plan_model(packed).plan.smallest_bytes + 40_000,
+        ):
+            assert torch.equal(logits(packed, memory=memory), logits(plain, memory=memory)), memory
+        assert torch.allclose(whole, logits(packed, packed=False), atol=1e-4, rtol=1e-4)
 
 
 def test_logits_on_a_device_are_those_of_the_decoded_model(packed: Path) -> None:
@@ -87,7 +123,24 @@ def test_logits_on_a_device_are_those_of_the_decoded_model(packed: Path) -> None
     assert torch.allclose(logits_of(model, INPUTS), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_plan_says_that_they_are_decoded_whole(packed: Path) -> None:
-    whole = plan_model(packed).whole
-    assert len(whole) > 6
-    assert set(whole.values()) == {"path codes of a trellis"}
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["mixtral", "granitemoehybrid"])
+def test_experts_by_themselves_and_in_stacks_stay_packed(tmp_path: Path, family: str) -> None:
+    model = build(model_classes(transformers.CONFIG_MAPPING[family])[0], torch.float32)
+    model.save_pretrained(tmp_path / "source")
+    path = made(tmp_path / "source", as_paths=True)
+    decoded, _ = spqfmt.load_model(path, packed=False)
+    wanted = outputs(decoded, given := inputs_for(model))
+    assert not plan_model(path).whole
+    for options in ({"packed": True}, {"memory": plan_model(path).plan.smallest_bytes}):
+        loaded, _ = spqfmt.load_model(path, **options)
+        assert any(isinstance(module, PackedExperts) for module in loaded.modules())
+        assert near(got := outputs(loaded, given), wanted), distance(got, wanted)
+
+
+def test_the_plan_keeps_them_packed(packed: Path) -> None:
+    plan = plan_model(packed)
+    assert not plan.whole
+    parts = [planned.item.part for planned in plan.plan.parts if planned.item.part.record.scheme == "uniform"]
+    assert len(parts) > 7
+    assert all(part.tiles is not None for part in parts)
