@@ -101,9 +101,11 @@ int main(int n_arguments, char** arguments) {
   groups.kind = GroupOffset::none;
   groups.group_size = 64;
   groups.group_rows = groups.stacked_rows = 1;
-  const Inputs inputs{{x.data(), FloatType::f32}, kTokens, nullptr};
-  const auto at = [](Bytes& y) { return Outputs{y.data(), FloatType::f32, kRows, 0, nullptr, {nullptr, FloatType::f32}}; };
-  const Outliers plain{nullptr, nullptr, nullptr};
+  const auto multiply = [&](const HeldCodes& held, const Groups* groups, Bytes& y, size_t n) {
+    const Outputs outputs{y.data(), FloatType::f32, kRows, 0, nullptr, {nullptr, FloatType::f32}};
+    const RowsProduct product{held, 0, kRows, groups, {row.data(), nullptr}, {nullptr, nullptr, nullptr}, nullptr, outputs};
+    multiply_rows_of(&product, 1, kColumns, {x.data(), FloatType::f32}, kTokens, Rounding::few, n);
+  };
 
   const std::vector<std::pair<const char*, std::function<Bytes(size_t)>>> calls = {
       {"jobs",
@@ -137,19 +139,19 @@ int main(int n_arguments, char** arguments) {
       {"uniform product",
        [&](size_t n) {
          Bytes y(kTokens * kRows * 4);
-         multiply_uniform({of}, kRows, kColumns, {row.data(), nullptr}, plain, inputs, at(y), n);
+         multiply({of}, nullptr, y, n);
          return y;
        }},
       {"grouped product",
        [&](size_t n) {
          Bytes y(kTokens * kRows * 4);
-         multiply_grouped({of}, 0, kRows, kColumns, groups, plain, inputs, at(y), Rounding::few, n);
+         multiply({of}, &groups, y, n);
          return y;
        }},
       {"narrow product",
        [&](size_t n) {
          Bytes y(kTokens * kRows * 4);
-         multiply_uniform({none, &rows}, kRows, kColumns, {row.data(), nullptr}, plain, inputs, at(y), n);
+         multiply({none, &rows}, nullptr, y, n);
          return y;
        }},
       {"widened",

@@ -139,11 +139,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::vector<uint8_t> y(tokens * all_rows * float_bytes(x_type));
     const Outputs outputs{y.data(), x_type, all_rows, before, has_place ? place.data() + before : nullptr, {has_bias ? bias.data() : nullptr, bias_type}};
     const auto product = [&](const HeldCodes& held) {
-      if (grouped) {
-        multiply_grouped(held, before, shape.rows, shape.columns, groups, known, inputs, outputs, rounding, n_threads);
-      } else {
-        multiply_uniform(held, shape.rows, shape.columns, {rows.data(), has_column ? columns.data() : nullptr}, known, inputs, outputs, n_threads);
-      }
+      const UniformScales scales{rows.data(), has_column ? columns.data() : nullptr};
+      const RowsProduct given{held, before, shape.rows, grouped ? &groups : nullptr, scales, known, inputs.permutation, outputs};
+      multiply_rows_of(&given, 1, shape.columns, inputs.x, inputs.count, rounding, n_threads);
     };
     product({codes.codes});
     const std::vector<float> found = fuzz::comparable(y, x_type);

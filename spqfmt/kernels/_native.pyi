@@ -133,6 +133,19 @@ class CodeMatrix:
         /,
     ) -> None: ...
 
+class CodeMatrices:
+    def __init__(self, pairs: list[tuple[CodeMatrix, _Buffer | NarrowCodes]]) -> None: ...
+    def multiply(
+        self,
+        x: int,
+        float_type: int,
+        n_tokens: int,
+        outputs: tuple[int, ...],
+        n_threads: int,
+        rounds: bool,
+        /,
+    ) -> None: ...
+
 def root_mean_square(
     x: int,
     float_type: int,

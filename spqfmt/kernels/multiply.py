@@ -5,6 +5,7 @@ values, not rounded to a 16-bit type. A token's result does not depend on machin
 but for BF16 activations, for which some processors have products whose last bits are their own.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from spqfmt.kernels import _native
 from spqfmt.kernels.dequantize import CODES, FLOATS, Float32, as_float32, offset_kind
+from spqfmt.kernels.narrow import NarrowCodes
 from spqfmt.wire import SMALL_FLOATS
 
 Numbers = npt.NDArray[np.int64]
@@ -176,3 +178,16 @@ class CodeMatrix:
         self.finish = self._native.finish
         """(sums_address, scales_address, first_row, n_rows, n_tokens, *y, *bias, n_threads): y from the int32
         [n_tokens, n_rows] products of such codes with the matrix's, without outliers."""
+
+
+class CodeMatrices:
+    """Matrices that take the same tokens, with all their codes: one call, and threads that meet once.
+
+    ValueError: they differ in columns, or codes do not fit. Each product gives the bits that it gives alone.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[CodeMatrix, npt.NDArray[np.uint8] | NarrowCodes]]) -> None:
+        self._native = _native.CodeMatrices([(matrix._native, codes) for matrix, codes in pairs])
+        self.multiply = self._native.multiply
+        """(*x, n_tokens, outputs, n_threads, rounds): as of `CodeMatrix`; `outputs` has (y_address, *bias) of each
+        matrix, one after the other."""

@@ -8,7 +8,15 @@ import torch
 
 from spqfmt.kernels import native
 from spqfmt.kernels.dequantize import FLOATS, dequantize_grouped, dequantize_uniform
-from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats, GroupNumbers, Groups, OutlierRows
+from spqfmt.kernels.multiply import (
+    NO_BIAS,
+    CodeMatrices,
+    CodeMatrix,
+    Floats,
+    GroupNumbers,
+    Groups,
+    OutlierRows,
+)
 from spqfmt.schemes.floats import small_float_values, widen
 from spqfmt.wire import DTYPES
 
@@ -516,6 +524,84 @@ def test_every_backend_number_of_threads_and_of_tokens_gives_the_same_bits() -> 
     finally:
         native.select_kernels(before)
     assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
+def matrices_of_one_input(generator: np.random.Generator, columns: int) -> list[tuple[CodeMatrix, Any]]:
+    """Some whose tokens are rounded once for all, and of every other kind that wants them in a form of its own."""
+
+    def grouped(rows: int, dtype: str, size: int, **options: Any) -> tuple[CodeMatrix, Any]:
+        def numbers() -> GroupNumbers:
+            return GroupNumbers(generator.uniform(0.5, 1, (rows, columns // size)).astype(np.float16), "f16")
+
+        groups = Groups(size, numbers(), minimum=numbers() if dtype == "u4" else None)
+        codes = packed(generator, rows * columns, dtype)
+        return CodeMatrix((rows, columns), dtype, groups=groups, **options), codes
+
+    row = generator.uniform(0.5, 1, 77).astype(np.float32)
+    return [
+        grouped(301, "u4", 32),
+        grouped(6, "u4", 32),
+        grouped(130, "i4", 32),
+        grouped(9, "u4", 32, permutation=generator.permutation(columns)),
+        grouped(70, "u4", 64, outliers=some_outliers(generator, 70, columns)),
+        grouped(33, "i8", 64),
+        grouped(50, "u2", 64),
+        (CodeMatrix((77, columns), "i8", row=row), packed(generator, 77 * columns, "i8")),
+        grouped(1, "u4", 32),
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_matrices_of_one_input_give_the_bits_that_each_gives_alone(dtype: str, tokens: int) -> None:
+    generator = np.random.default_rng(6)
+    columns = 256
+    pairs = matrices_of_one_input(generator, columns)
+    together = CodeMatrices(pairs)
+    x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(4))
+    x = x.bfloat16() if dtype == "bf16" else x
+    bias = torch.randn(301, generator=torch.Generator().manual_seed(5))
+    biases = [Floats(bias.data_ptr(), FLOATS["f32"][0]), *[NO_BIAS] * (len(pairs) - 1)]
+    there = (x.data_ptr(), FLOATS[dtype][0], tokens)
+    kernels_before = native.active_kernels()
+    try:
+        for kernels in native.available_kernels():
+            native.select_kernels(kernels)
+            for rounds, n_threads in ((False, 1), (True, 2), (True, 1)):
+                alone, beside = (
+                    [torch.full((tokens, matrix.shape[0]), torch.nan, dtype=x.dtype) for matrix, _ in pairs]
+                    for _ in range(2)
+                )
+                for (matrix, codes), y, added in zip(pairs, alone, biases, strict=True):
+                    matrix.multiply(
+                        codes, 0, matrix.shape[0], *there, y.data_ptr(), *added, n_threads, rounds
+                    )
+                outputs = [
+                    number
+                    for y, added in zip(beside, biases, strict=True)
+                    for number in (y.data_ptr(), *added)
+                ]
+                together.multiply(*there, tuple(outputs), n_threads, rounds)
+                assert all(torch.equal(a, b) for a, b in zip(alone, beside, strict=True)), kernels
+                assert not any(y.isnan().any() for y in beside)
+    finally:
+        native.select_kernels(kernels_before)
+
+
+def test_matrices_that_are_not_of_one_input_are_refused() -> None:
+    generator = np.random.default_rng(7)
+    one, other = (
+        (CodeMatrix((2, n), "i8", row=np.ones(2, np.float32)), packed(generator, 2 * n, "i8"))
+        for n in (64, 32)
+    )
+    with pytest.raises(ValueError, match="differ in columns"):
+        CodeMatrices([one, other])
+    with pytest.raises(ValueError, match="no matrices"):
+        CodeMatrices([])
+    with pytest.raises(ValueError, match="codes"):
+        CodeMatrices([one, (one[0], one[1][:-1])])
+    with pytest.raises(ValueError, match="three numbers"):
+        CodeMatrices([one]).multiply(0, 0, 1, (0, 0), 1, False)
 
 
 def test_tokens_are_rounded_and_their_integer_products_scaled() -> None:

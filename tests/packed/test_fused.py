@@ -12,7 +12,7 @@ from torch import nn
 from transformers import DynamicCache
 
 import spqfmt
-from spqfmt.loaders.packed.fused import SWITCH, gates
+from spqfmt.loaders.packed.fused import SWITCH, gates, siblings
 from spqfmt.loaders.packed.fused.trial import computes_the_same
 
 BASE = dict(tiny._LLAMA)
@@ -95,6 +95,38 @@ def test_all_dtypes(
     assert (taken(fused)["attentions"], taken(fused)["gates"]) == (2, 2)
     found, expected = logits(fused), logits(plain)
     assert (found - expected).abs().max() <= most * expected.abs().max()
+
+
+def test_layers_of_one_input_are_one_call_with_the_same_bits(
+    llamas: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = llamas[0]
+    n_calls = Counter[bool]()
+    real = siblings.multiplied
+    siblings_of = [
+        module._form.inputs
+        for module in fused.modules()
+        if hasattr(module, "_form") and hasattr(module._form, "inputs")
+    ]
+    assert len(siblings_of) == 4
+    assert all(found._together is not None for found in siblings_of)
+    monkeypatch.setattr(siblings, "multiplied", lambda *given: n_calls.update([True]) or real(*given))
+    found = logits(fused)
+    assert not n_calls
+    for one in siblings_of:
+        monkeypatch.setattr(one, "_together", None)
+    assert torch.equal(logits(fused), found)
+    assert n_calls
+
+
+def test_layers_of_one_input_with_other_products_are_called_one_by_one(
+    llamas: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = llamas[0]
+    found = logits(fused)
+    gate = fused.model.layers[0].mlp.gate_proj
+    monkeypatch.setattr(gate, "_direct", lambda x, bias: None)  # as where it has been given other weights
+    assert torch.equal(logits(fused), found)
 
 
 def test_a_network_takes_a_few_tokens_of_any_shape(

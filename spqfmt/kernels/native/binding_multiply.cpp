@@ -1,5 +1,8 @@
 // Python's side of multiply.hpp: a matrix whose parameters are checked once, when it is made.
 
+#include <deque>
+#include <vector>
+
 #include "binding.hpp"
 #include "binding_narrow.hpp"
 #include "bitstream.hpp"
@@ -148,25 +151,34 @@ class CodeMatrix {
 
   void multiply(nb::handle codes_object, size_t first_row, size_t n_rows, uintptr_t x, unsigned x_type, size_t n_tokens, uintptr_t y,
                 uintptr_t bias, unsigned bias_type, size_t n_threads, bool rounds) const {
-    require(scales_.row != nullptr || groups_, "the matrix has neither row factors nor groups");
     std::optional<Source> codes_buffer;
-    const HeldCodes codes = held_run(codes_object, codes_buffer, first_row, n_rows);
+    RowsProduct product = rows_product(codes_object, codes_buffer, first_row, n_rows);
+    product.outputs = outputs_at(first_row, y, x_type, bias, bias_type);
     const Inputs inputs = inputs_at(x, x_type, n_tokens);
-    const Outputs outputs = outputs_at(first_row, y, x_type, bias, bias_type);
     const nb::gil_scoped_release release;
-    if (groups_) {
-      multiply_grouped(codes, first_row, n_rows, n_columns_, *groups_, outliers_from(first_row), inputs, outputs,
-                       rounds ? Rounding::few : Rounding::none, n_threads);
-      return;
-    }
-    const UniformScales scales{scales_.row + first_row, scales_.column};
-    multiply_uniform(codes, n_rows, n_columns_, scales, outliers_from(first_row), inputs, outputs, n_threads);
+    multiply_rows_of(&product, 1, n_columns_, inputs.x, n_tokens, rounds ? Rounding::few : Rounding::none, n_threads);
   }
 
   void multiply_exactly(nb::handle codes_object, size_t first_row, size_t n_rows, uintptr_t x, unsigned x_type, size_t n_tokens,
                         uintptr_t y, uintptr_t bias, unsigned bias_type, size_t n_threads) const {
     multiply(codes_object, first_row, n_rows, x, x_type, n_tokens, y, bias, bias_type, n_threads, false);
   }
+
+  // A product with some rows, but for its outputs. The buffer is that of codes that are not narrow.
+  RowsProduct rows_product(nb::handle codes, std::optional<Source>& buffer, size_t first_row, size_t n_rows) const {
+    require(scales_.row != nullptr || groups_, "the matrix has neither row factors nor groups");
+    const HeldCodes held = held_run(codes, buffer, first_row, n_rows);
+    const UniformScales scales{groups_ ? nullptr : scales_.row + first_row, scales_.column};
+    return {held, first_row, n_rows, groups_ ? &*groups_ : nullptr, scales, outliers_from(first_row), permutation_, {}};
+  }
+
+  Outputs outputs_at(size_t first_row, uintptr_t y, unsigned type, uintptr_t bias, unsigned bias_type) const {
+    return {reinterpret_cast<void*>(y), checked_type(type), n_rows_, first_row, order_ == nullptr ? nullptr : order_ + first_row,
+            {reinterpret_cast<const void*>(bias), checked_type(bias_type)}};
+  }
+
+  size_t n_rows() const { return n_rows_; }
+  size_t n_columns() const { return n_columns_; }
 
   void round(uintptr_t x, unsigned x_type, size_t n_tokens, uintptr_t codes, uintptr_t scales, size_t n_threads) const {
     const Inputs inputs = inputs_at(x, x_type, n_tokens);
@@ -210,11 +222,6 @@ class CodeMatrix {
     return {{reinterpret_cast<const void*>(x), checked_type(type)}, n_tokens, permutation_};
   }
 
-  Outputs outputs_at(size_t first_row, uintptr_t y, unsigned type, uintptr_t bias, unsigned bias_type) const {
-    return {reinterpret_cast<void*>(y), checked_type(type), n_rows_, first_row, order_ == nullptr ? nullptr : order_ + first_row,
-            {reinterpret_cast<const void*>(bias), checked_type(bias_type)}};
-  }
-
   size_t n_rows_, n_columns_;
   unsigned bits_;
   bool is_signed_;
@@ -229,6 +236,45 @@ class CodeMatrix {
   Outliers outliers_;
   const int64_t* permutation_;
   const int64_t* order_;
+};
+
+// Matrices with all their codes that take the same tokens. Keeps the matrices, and the buffers of their codes.
+class CodeMatrices {
+ public:
+  explicit CodeMatrices(const nb::list& pairs) {
+    for (nb::handle given : pairs) {
+      const nb::tuple pair = nb::cast<nb::tuple>(given);
+      const CodeMatrix* matrix = nb::cast<const CodeMatrix*>(pair[0]);
+      require(matrices_.empty() || matrix->n_columns() == matrices_[0]->n_columns(), "matrices differ in columns");
+      kept_.push_back(nb::borrow(given));
+      matrices_.push_back(matrix);
+      products_.push_back(matrix->rows_product(pair[1], buffers_.emplace_back(), 0, matrix->n_rows()));
+    }
+    require(!matrices_.empty(), "there are no matrices");
+  }
+
+  CodeMatrices(const CodeMatrices&) = delete;
+  CodeMatrices& operator=(const CodeMatrices&) = delete;
+
+  // Of each matrix y, bias and bias_type.
+  void multiply(uintptr_t x, unsigned x_type, size_t n_tokens, const nb::tuple& outputs, size_t n_threads, bool rounds) const {
+    require(outputs.size() == 3 * matrices_.size(), "outputs are not three numbers for each matrix");
+    std::vector<RowsProduct> products = products_;
+    for (size_t i = 0; i < products.size(); i++) {
+      const uintptr_t y = nb::cast<uintptr_t>(outputs[3 * i]), bias = nb::cast<uintptr_t>(outputs[3 * i + 1]);
+      products[i].outputs = matrices_[i]->outputs_at(0, y, x_type, bias, nb::cast<unsigned>(outputs[3 * i + 2]));
+    }
+    const Floats tokens{reinterpret_cast<const void*>(x), checked_type(x_type)};
+    const nb::gil_scoped_release release;
+    multiply_rows_of(products.data(), products.size(), matrices_[0]->n_columns(), tokens, n_tokens,
+                     rounds ? Rounding::few : Rounding::none, n_threads);
+  }
+
+ private:
+  std::vector<nb::object> kept_;
+  std::vector<const CodeMatrix*> matrices_;
+  std::deque<std::optional<Source>> buffers_;
+  std::vector<RowsProduct> products_;
 };
 
 }  // namespace
@@ -246,6 +292,9 @@ void bind_multiply(nb::module_& m) {
       .def("multiply", &CodeMatrix::multiply_exactly)
       .def("round", &CodeMatrix::round)
       .def("finish", &CodeMatrix::finish);
+  nb::class_<CodeMatrices>(m, "CodeMatrices")
+      .def(nb::init<const nb::list&>(), nb::arg("pairs"))
+      .def("multiply", &CodeMatrices::multiply);
 }
 
 }  // namespace spqfmt

@@ -1,62 +1,16 @@
 #include "multiply.hpp"
 
-#include <cmath>
-#include <cstring>
-#include <memory>
+#include <functional>
+#include <optional>
+#include <vector>
 
-#include "bitstream.hpp"
 #include "dispatch.hpp"
+#include "multiply_inputs.hpp"
 #include "narrow.hpp"
 #include "team.hpp"
 
 namespace spqfmt {
 namespace {
-
-inline float as_is(float value) { return value; }
-
-template <typename Stored, float (*kConvert)(Stored)>
-void convert(const Stored* __restrict from, size_t n_columns, const int64_t* permutation, float* __restrict to) {
-  if (permutation != nullptr) {
-    for (size_t i = 0; i < n_columns; i++) to[i] = kConvert(from[permutation[i]]);
-  } else {
-    for (size_t i = 0; i < n_columns; i++) to[i] = kConvert(from[i]);
-  }
-}
-
-void convert_token(const Inputs& inputs, size_t token, size_t n_columns, const float* __restrict column, float* __restrict to) {
-  const size_t at = token * n_columns;
-  const int64_t* permutation = inputs.permutation;
-  const Floats x = inputs.x;
-  switch (x.type) {
-    case FloatType::f32: convert<float, as_is>(static_cast<const float*>(x.values) + at, n_columns, permutation, to); break;
-    case FloatType::bf16: convert<uint16_t, widened_bf16>(static_cast<const uint16_t*>(x.values) + at, n_columns, permutation, to); break;
-    case FloatType::f16: convert<uint16_t, widened_f16>(static_cast<const uint16_t*>(x.values) + at, n_columns, permutation, to); break;
-  }
-  if (column != nullptr) {
-    for (size_t i = 0; i < n_columns; i++) to[i] = to[i] * column[i];
-  }
-}
-
-// The memory of Tokens.
-class Converted {
- public:
-  Converted(const Inputs& inputs, size_t n_columns, const float* column, size_t n_threads)
-      : stride_(round_up(n_columns, kProductLanes)), count_(inputs.count), values_(new float[count_ * stride_]) {
-    over_rows(count_, n_columns, n_threads, [&](size_t begin, size_t end) {
-      for (size_t token = begin; token < end; token++) {
-        float* to = values_.get() + token * stride_;
-        convert_token(inputs, token, n_columns, column, to);
-        std::memset(to + n_columns, 0, (stride_ - n_columns) * sizeof(float));
-      }
-    });
-  }
-
-  Tokens tokens() const { return {values_.get(), stride_, count_}; }
-
- private:
-  size_t stride_, count_;
-  std::unique_ptr<float[]> values_;
-};
 
 // What belongs to rows from `first` on.
 Outliers from_row(const Outliers& outliers, size_t first) {
@@ -69,71 +23,32 @@ Outputs from_row(Outputs outputs, size_t first) {
   return outputs;
 }
 
-// over_held for all rows, over threads.
+// What computes rows begin..end - 1 of a product whose inputs are ready, and who lets threads do that for all rows.
+using Rows = std::function<void(size_t begin, size_t end)>;
+using Then = std::function<void(const Rows&)>;
+
+// over_held for all rows.
 template <typename Run>
-void over_held_rows(const HeldCodes& held, size_t n_rows, size_t n_columns, const Inputs& inputs, size_t n_threads, const Run& run) {
-  over_rows(n_rows, n_columns * inputs.count, n_threads,
-            [&](size_t begin, size_t end) { over_held(held, n_columns, begin, end, run); });
+void over_held_rows(const HeldCodes& held, size_t n_columns, const Then& then, const Run& run) {
+  then([&](size_t begin, size_t end) { over_held(held, n_columns, begin, end, run); });
 }
 
 #if defined(SPQFMT_X86)
-bool multiplies_pairs() {
-  static const bool supported = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
-  return supported && active_kernels().multiply == &multiply_avx512;
-}
-
-// Round to nearest, ties to even; a NaN stays one.
-inline uint16_t to_bf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  if ((bits & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-// The memory of PairTokens, where the activations cannot be taken as they are.
-class Pairs {
- public:
-  Pairs(const Inputs& inputs, size_t n_columns, const float* column, size_t n_threads)
-      : given_(static_cast<const uint16_t*>(inputs.x.values)), stride_(n_columns), count_(inputs.count) {
-    if (column == nullptr && inputs.permutation == nullptr && n_columns % kProductLanes == 0) return;
-    stride_ = round_up(n_columns, kProductLanes);
-    made_.reset(new uint16_t[stride_ * count_]);
-    over_rows(count_, n_columns, n_threads, [&](size_t begin, size_t end) {
-      for (size_t token = begin; token < end; token++) {
-        const uint16_t* from = given_ + token * n_columns;
-        uint16_t* to = made_.get() + token * stride_;
-        for (size_t i = 0; i < n_columns; i++) {
-          const uint16_t x = from[inputs.permutation == nullptr ? i : static_cast<size_t>(inputs.permutation[i])];
-          to[i] = column == nullptr ? x : to_bf16(widened_bf16(x) * column[i]);
-        }
-        std::memset(to + n_columns, 0, (stride_ - n_columns) * sizeof(uint16_t));
-      }
-    });
-  }
-
-  PairTokens tokens() const { return {made_ ? made_.get() : given_, stride_, count_}; }
-
- private:
-  const uint16_t* given_;
-  size_t stride_, count_;
-  std::unique_ptr<uint16_t[]> made_;
-};
-
-void multiply_pairs(const HeldCodes& held, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
-                    const Inputs& inputs, const Outputs& outputs, size_t n_threads) {
-  const Pairs pairs(inputs, n_columns, scales.column, n_threads);
+void multiply_pairs(const RowsProduct& product, size_t n_columns, const Inputs& inputs, size_t n_threads, const Then& then) {
+  const HeldCodes& held = product.held;
+  const Pairs pairs(inputs, n_columns, product.scales.column, n_threads);
   const auto multiply_run = [&](const PairCodes& codes, size_t first, size_t begin, size_t end) {
-    pair_multiply_avx512_bf16(codes, n_columns, scales.row + first, from_row(outliers, first), inputs, begin, end, pairs.tokens(),
-                              from_row(outputs, first));
+    pair_multiply_avx512_bf16(codes, n_columns, product.scales.row + first, from_row(product.outliers, first), inputs, begin, end,
+                              pairs.tokens(), from_row(product.outputs, first));
   };
   if (held.rows == nullptr || n_columns % 2 != 0) {
-    over_held_rows(held, n_rows, n_columns, inputs, n_threads, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
+    over_held_rows(held, n_columns, then, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
       multiply_run({reinterpret_cast<const int8_t*>(codes.bytes + codes.first), nullptr}, first, begin, end);
     });
     return;
   }
   // Halves become BF16 numbers faster than bytes do.
-  over_rows(n_rows, n_columns * inputs.count, n_threads, [&](size_t begin, size_t end) {
+  then([&](size_t begin, size_t end) {
     for (const NarrowRows::Part* part = held.rows->parts; begin < end; part++) {
       if (part->stop <= begin) continue;
       const size_t stop = part->stop < end ? part->stop : end;
@@ -143,213 +58,137 @@ void multiply_pairs(const HeldCodes& held, size_t n_rows, size_t n_columns, cons
   });
 }
 
-// Whether codes stand for BF16 numbers, or of at most 4 bits for sums of two. The processor takes subnormal ones for 0, and what
-// has no weight in a block's empty places must not be infinite.
-bool values_are_pairs(const Codes& codes) {
-  if (codes.values == nullptr) return true;
-  const size_t n = size_t{1} << codes.bits;
-  bool fit = std::isfinite(codes.values[0]);
-  for (size_t i = 0; i < n; i++) {
-    const float value = codes.values[i], magnitude = std::fabs(value);
-    const bool is_normal = magnitude == 0 || (magnitude > 0x1p-100f && magnitude < 0x1p100f);
-    fit = fit && (codes.bits < 8 ? is_normal : !(is_normal ? widened_bf16(to_bf16(value)) != value : std::isfinite(value)));
-  }
-  return fit;
-}
-
-bool groups_are_pairs(const Codes& codes, size_t n_columns, const Groups& groups, const Inputs& inputs) {
-  const size_t size = groups.group_size;
-  const bool has_lanes = size >= kLeastPairGroup && kGroupBlock % size == 0;
-  return inputs.x.type == FloatType::bf16 && (has_lanes || size % kGroupBlock == 0 || size >= n_columns) &&
-         n_columns * codes.bits % 8 == 0 && codes.first * codes.bits % 8 == 0 && values_are_pairs(codes) && multiplies_pairs();
-}
-
-// The memory of GroupTokens.
-class GroupPairs {
- public:
-  GroupPairs(const Inputs& inputs, size_t n_columns, size_t group_size, bool has_outliers, size_t n_threads)
-      : stride_(round_up(n_columns, kGroupBlock)),
-        sums_stride_(round_up(ceil_div(n_columns, group_size), kProductLanes) + kProductLanes),
-        count_(inputs.count),
-        x_(new uint16_t[stride_ * count_]),
-        sums_(new float[sums_stride_ * count_]),
-        columns_(has_outliers ? new float[n_columns * count_] : nullptr) {
-    const uint16_t* given = static_cast<const uint16_t*>(inputs.x.values);
-    over_rows(count_, n_columns, n_threads, [&](size_t begin, size_t end) {
-      for (size_t token = begin; token < end; token++) {
-        const uint16_t* from = given + token * n_columns;
-        uint16_t* to = x_.get() + token * stride_;
-        float* sums = sums_.get() + token * sums_stride_;
-        std::memset(to, 0, stride_ * sizeof(uint16_t));
-        std::memset(sums, 0, sums_stride_ * sizeof(float));
-        for (size_t column = 0, group = 0, left = group_size; column < n_columns; column++) {
-          const uint16_t x = from[inputs.permutation == nullptr ? column : static_cast<size_t>(inputs.permutation[column])];
-          const size_t in_block = column % kGroupBlock;
-          to[column - in_block + in_block % 2 * (kGroupBlock / 2) + in_block / 2] = x;
-          const float wide = widened_bf16(x);
-          sums[group] += wide;
-          if (columns_) columns_[token * n_columns + column] = wide;
-          if (--left == 0) group++, left = group_size;
-        }
-      }
-    });
-  }
-
-  GroupTokens tokens() const { return {x_.get(), stride_, sums_.get(), sums_stride_, columns_.get(), count_}; }
-
- private:
-  size_t stride_, sums_stride_, count_;
-  std::unique_ptr<uint16_t[]> x_;
-  std::unique_ptr<float[]> sums_, columns_;
-};
 #endif
 
-// Codes as integers for these kernels; false where they do not stand for integers of 8 bits times a power of two.
-bool integers_of(const Codes& codes, const IntegerKernels& kernels, IntegerCodes& to) {
-  const int n = 1 << codes.bits, half = codes.is_signed ? n / 2 : 0;
-  int least = -half, most = n - 1 - half, values[16];
-  to.unit = 1;
-  if (codes.bits < 8) {
-    for (int i = 0; i < n; i++) values[i] = (i ^ half) - half;
-    if (codes.values != nullptr) {
-      float largest = 0;
-      for (int i = 0; i < n; i++) largest = std::fmax(largest, std::isfinite(codes.values[i]) ? std::fabs(codes.values[i]) : INFINITY);
-      if (!(largest > 0x1p-100f && largest < 0x1p100f)) return false;
-      int exponent, used = 0;
-      std::frexp(largest, &exponent);
-      to.unit = std::ldexp(1.0f, exponent - 7);  // the largest is 64 to 127 of these
-      for (int i = 0; i < n; i++) {
-        const float in_units = codes.values[i] / to.unit;
-        if (in_units != std::nearbyint(in_units)) return false;
-        values[i] = static_cast<int>(in_units);
-        used |= values[i];
-      }
-      // The fewer bits, the more products have room in sums.
-      for (; used % 2 == 0; used /= 2) {
-        to.unit *= 2;
-        for (int i = 0; i < n; i++) values[i] /= 2;
-      }
-      least = most = values[0];
-      for (int i = 1; i < n; i++) least = values[i] < least ? values[i] : least, most = values[i] > most ? values[i] : most;
-    }
-  } else if (codes.values != nullptr) {
-    return false;
-  }
-  to.least = least;
-  to.shift = kernels.shift(least, most);
-  to.flip = to.shift == 0 ? 0 : 0x80;
-  to.flips = codes.bits == 4;
-  std::memset(to.table, 0, sizeof to.table);
-  if (codes.bits == 8) return true;
-  for (int i = 0; i < n; i++) to.table[i] = static_cast<uint8_t>(values[i] + to.shift);
-  // What is flipped has four bits, as the codes have.
-  for (int i = 0; i < n; i++) to.flips = to.flips && to.table[i] < 16 && to.table[i] == (i ^ to.table[0]);
-  to.flip = static_cast<uint8_t>(to.table[0] * 0x11);
-  return true;
-}
-
-// Lanes of 2-bit codes have 16 columns: models of so few bits were not found to bear that rounding.
-bool groups_are_rounded(const Codes& codes, size_t n_columns, const Groups& groups, const Inputs& inputs) {
-  const size_t size = groups.group_size, lane = 4 * (8 / codes.bits), vector = kVectorLanes * lane;
-  const bool has_lanes = size % lane == 0 && vector % size == 0;
-  return codes.bits > 2 && inputs.x.type != FloatType::f32 && inputs.count <= kMostRounded && (has_lanes || size % vector == 0 || size >= n_columns) &&
-         n_columns * codes.bits % 8 == 0 && codes.first * codes.bits % 8 == 0;
-}
-
-// The memory of IntegerTokens.
-class Rounded {
- public:
-  Rounded(const Inputs& inputs, size_t n_columns, size_t per, const Groups& groups, int shift, bool has_outliers, size_t n_threads)
-      : lane_(4 * per),
-        n_vectors_(ceil_div(n_columns, kVectorLanes * lane_)),
-        lanes_(n_vectors_ * kVectorLanes),
-        sums_stride_(round_up(ceil_div(n_columns, groups.group_size), kProductLanes) + kProductLanes),
-        count_(inputs.count),
-        x_(new int8_t[count_ * lanes_ * lane_]),
-        scales_(new float[count_ * lanes_]),
-        start_(new int32_t[2 * count_ * lanes_]),
-        sums_(groups.kind == GroupOffset::none ? nullptr : new float[count_ * sums_stride_]()),
-        columns_(has_outliers ? new float[count_ * n_columns] : nullptr) {
-    const IntegerKernels& kernels = *active_kernels().integers;
-    over_rows(count_, n_columns, n_threads, [&](size_t begin, size_t end) {
-      const std::unique_ptr<float[]> wide(new float[lanes_ * lane_]);
-      for (size_t token = begin; token < end; token++) {
-        convert_token(inputs, token, n_columns, nullptr, wide.get());
-        std::memset(wide.get() + n_columns, 0, (lanes_ * lane_ - n_columns) * sizeof(float));
-        float* scales = scales_.get() + token * lanes_;
-        int32_t* lane_sums = start_.get() + (count_ + token) * lanes_;
-        kernels.round(wide.get(), n_vectors_, per, shift, x_.get() + token * lanes_ * lane_, scales, start_.get() + token * lanes_,
-                      lane_sums);
-        if (columns_) std::memcpy(columns_.get() + token * n_columns, wide.get(), n_columns * sizeof(float));
-        if (sums_ == nullptr) continue;
-        float* sums = sums_.get() + token * sums_stride_;
-        for (size_t lane = 0; lane < ceil_div(n_columns, lane_); lane++) {
-          sums[lane * lane_ / groups.group_size] += scales[lane] * static_cast<float>(lane_sums[lane]);
-        }
-      }
-    });
-  }
-
-  IntegerTokens tokens() const {
-    return {x_.get(), lanes_ * lane_, scales_.get(), start_.get(), lanes_, sums_.get(), sums_stride_, columns_.get(), count_};
-  }
-
- private:
-  size_t lane_, n_vectors_, lanes_, sums_stride_, count_;
-  std::unique_ptr<int8_t[]> x_;
-  std::unique_ptr<float[]> scales_;
-  std::unique_ptr<int32_t[]> start_;
-  std::unique_ptr<float[]> sums_, columns_;
-};
-
-}  // namespace
-
-void multiply_uniform(const HeldCodes& held, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
-                      const Inputs& inputs, const Outputs& outputs, size_t n_threads) {
+void multiply_uniform(const RowsProduct& product, size_t n_columns, const Inputs& inputs, size_t n_threads, const Then& then) {
+  const HeldCodes& held = product.held;
 #if defined(SPQFMT_X86)
   if (held.codes.bits == 8 && held.codes.is_signed && inputs.x.type == FloatType::bf16 && multiplies_pairs()) {
-    multiply_pairs(held, n_rows, n_columns, scales, outliers, inputs, outputs, n_threads);
+    multiply_pairs(product, n_columns, inputs, n_threads, then);
     return;
   }
 #endif
   // Without outliers, which replace whole weights, a column's factor can go to the tokens once instead of to every row.
-  const bool moves = outliers.row_begin == nullptr;
+  const UniformScales& scales = product.scales;
+  const bool moves = product.outliers.row_begin == nullptr;
   const Converted converted(inputs, n_columns, moves ? scales.column : nullptr, n_threads);
-  over_held_rows(held, n_rows, n_columns, inputs, n_threads, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
+  over_held_rows(held, n_columns, then, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
     const UniformScales left{scales.row + first, moves ? nullptr : scales.column};
-    active_kernels().multiply->uniform(codes, n_columns, left, from_row(outliers, first), begin, end, converted.tokens(),
-                                       from_row(outputs, first));
+    active_kernels().multiply->uniform(codes, n_columns, left, from_row(product.outliers, first), begin, end, converted.tokens(),
+                                       from_row(product.outputs, first));
   });
 }
 
-void multiply_grouped(const HeldCodes& held, size_t first_row, size_t n_rows, size_t n_columns, const Groups& groups,
-                      const Outliers& outliers, const Inputs& inputs, const Outputs& outputs, Rounding rounding, size_t n_threads) {
+// The tokens that the last product has rounded, and what for.
+struct LastRounded {
+  const Rounded* rounded = nullptr;
+  const int64_t* permutation;
+  unsigned bits;
+  size_t group_size;
+  bool has_sums, has_columns;
+  int shift;
+
+  bool operator==(const LastRounded& other) const {
+    return permutation == other.permutation && bits == other.bits && group_size == other.group_size && has_sums == other.has_sums &&
+           has_columns == other.has_columns && shift == other.shift;
+  }
+};
+
+void multiply_grouped(const RowsProduct& product, size_t n_columns, const Inputs& inputs, Rounding rounding, LastRounded& last,
+                      size_t n_threads, const Then& then) {
   const IntegerKernels& kernels = *active_kernels().integers;
-  const bool has_outliers = outliers.row_begin != nullptr;
+  const HeldCodes& held = product.held;
+  const Groups& groups = *product.groups;
+  const bool has_outliers = product.outliers.row_begin != nullptr;
   IntegerCodes integers;
   if (rounding == Rounding::few && groups_are_rounded(held.codes, n_columns, groups, inputs) && integers_of(held.codes, kernels, integers)) {
-    const Rounded rounded(inputs, n_columns, 8 / held.codes.bits, groups, integers.shift, has_outliers, n_threads);
-    over_held_rows(held, n_rows, n_columns, inputs, n_threads, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
-      kernels.multiply(codes, integers, n_columns, groups, first_row + first, from_row(outliers, first), begin, end, rounded.tokens(),
-                       from_row(outputs, first));
+    const bool has_sums = groups.kind != GroupOffset::none;
+    const LastRounded wanted{nullptr, product.permutation, held.codes.bits, groups.group_size, has_sums, has_outliers, integers.shift};
+    std::optional<Rounded> own;
+    if (last.rounded == nullptr || !(last == wanted)) {
+      own.emplace(inputs, n_columns, 8 / held.codes.bits, groups, integers.shift, has_outliers, n_threads);
+      last = wanted;
+      last.rounded = &*own;
+    }
+    const IntegerTokens tokens = last.rounded->tokens();
+    over_held_rows(held, n_columns, then, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
+      kernels.multiply(codes, integers, n_columns, groups, product.first_row + first, from_row(product.outliers, first), begin, end, tokens,
+                       from_row(product.outputs, first));
     });
     return;
   }
 #if defined(SPQFMT_X86)
   if (groups_are_pairs(held.codes, n_columns, groups, inputs)) {
     const GroupPairs pairs(inputs, n_columns, groups.group_size, has_outliers, n_threads);
-    over_held_rows(held, n_rows, n_columns, inputs, n_threads, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
-      group_multiply_avx512_bf16(codes, n_columns, groups, first_row + first, from_row(outliers, first), begin, end, pairs.tokens(),
-                                 from_row(outputs, first));
+    over_held_rows(held, n_columns, then, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
+      group_multiply_avx512_bf16(codes, n_columns, groups, product.first_row + first, from_row(product.outliers, first), begin, end,
+                                 pairs.tokens(), from_row(product.outputs, first));
     });
     return;
   }
 #endif
   const Converted converted(inputs, n_columns, nullptr, n_threads);
-  over_held_rows(held, n_rows, n_columns, inputs, n_threads, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
-    active_kernels().multiply->grouped(codes, n_columns, groups, first_row + first, from_row(outliers, first), begin, end,
-                                       converted.tokens(), from_row(outputs, first));
+  over_held_rows(held, n_columns, then, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
+    active_kernels().multiply->grouped(codes, n_columns, groups, product.first_row + first, from_row(product.outliers, first), begin, end,
+                                       converted.tokens(), from_row(product.outputs, first));
   });
+}
+
+// Products that share tokens: the inputs of each are made ready inside the one before, then threads take all rows.
+class Together {
+ public:
+  Together(const RowsProduct* products, size_t n, size_t n_columns, const Floats& x, size_t n_tokens, Rounding rounding, size_t n_threads)
+      : products_(products), n_(n), n_columns_(n_columns), x_(x), n_tokens_(n_tokens), rounding_(rounding), n_threads_(n_threads) {
+    rows_.reserve(n);
+  }
+
+  void multiply() {
+    const size_t i = rows_.size();
+    if (i == n_) {
+      share_rows();
+      return;
+    }
+    const RowsProduct& product = products_[i];
+    const Inputs inputs{x_, n_tokens_, product.permutation};
+    const Then then = [this](const Rows& rows) {
+      rows_.push_back(&rows);
+      multiply();
+    };
+    if (product.groups != nullptr) {
+      multiply_grouped(product, n_columns_, inputs, rounding_, last_, n_threads_, then);
+    } else {
+      multiply_uniform(product, n_columns_, inputs, n_threads_, then);
+    }
+  }
+
+ private:
+  // Rows are numbered on from product to product.
+  void share_rows() {
+    size_t n_rows = 0;
+    for (size_t i = 0; i < n_; i++) n_rows += products_[i].n_rows;
+    over_rows(n_rows, n_columns_ * n_tokens_, n_threads_, [&](size_t begin, size_t end) {
+      for (size_t i = 0, first = 0; i < n_ && first < end; first += products_[i++].n_rows) {
+        const size_t stop = first + products_[i].n_rows;
+        if (begin < stop) (*rows_[i])((begin > first ? begin : first) - first, (end < stop ? end : stop) - first);
+      }
+    });
+  }
+
+  const RowsProduct* products_;
+  size_t n_, n_columns_;
+  Floats x_;
+  size_t n_tokens_;
+  Rounding rounding_;
+  size_t n_threads_;
+  std::vector<const Rows*> rows_;
+  LastRounded last_{};
+};
+
+}  // namespace
+
+void multiply_rows_of(const RowsProduct* products, size_t n, size_t n_columns, const Floats& x, size_t n_tokens, Rounding rounding,
+                      size_t n_threads) {
+  Together(products, n, n_columns, x, n_tokens, rounding, n_threads).multiply();
 }
 
 void round_tokens(const Inputs& inputs, size_t n_columns, const float* column, int8_t* codes, float* scales, size_t n_threads) {

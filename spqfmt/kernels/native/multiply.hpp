@@ -14,10 +14,16 @@
 
 namespace spqfmt {
 
-struct HeldCodes;  // narrow.hpp
 struct Narrow;
+struct NarrowRows;  // narrow.hpp
 
 inline constexpr size_t kProductLanes = 32;
+
+// The codes of a run of whole rows: packed, or, where there are such `rows`, narrow 8-bit ones in their place.
+struct HeldCodes {
+  Codes codes;
+  const NarrowRows* rows = nullptr;
+};
 
 // Weights that replace the dequantized ones. Those of row i are numbers row_begin[i]..row_begin[i + 1] - 1, columns ascending.
 struct Outliers {
@@ -161,12 +167,23 @@ extern const MultiplyKernels multiply_scalar, multiply_avx2, multiply_avx512;
 // Whether these products may take activations of 16 bits, of few tokens, rounded: in units of 1/127 of a lane's largest.
 enum class Rounding : bool { none, few };
 
-// All rows, over threads. The caller has checked every buffer, that row_begin ascends within the outliers, that columns ascend
-// in each row below n_columns, and that every place is below the stride.
-void multiply_uniform(const HeldCodes& held, size_t n_rows, size_t n_columns, const UniformScales& scales, const Outliers& outliers,
-                      const Inputs& inputs, const Outputs& outputs, size_t n_threads);
-void multiply_grouped(const HeldCodes& held, size_t first_row, size_t n_rows, size_t n_columns, const Groups& groups,
-                      const Outliers& outliers, const Inputs& inputs, const Outputs& outputs, Rounding rounding, size_t n_threads);
+// A product with some rows: codes in `groups`, their first row that of the run, or where these are null with `scales`. Column i of a
+// token is its number permutation[i], unless null.
+struct RowsProduct {
+  HeldCodes held;
+  size_t first_row, n_rows;
+  const Groups* groups;
+  UniformScales scales;
+  Outliers outliers;
+  const int64_t* permutation;
+  Outputs outputs;
+};
+
+// All rows of n products of the same tokens [n_tokens, n_columns], over threads, which meet once. The caller has checked every
+// buffer, that row_begin ascends within the outliers, that columns ascend in each row below n_columns, and that every place is below
+// the stride. Each gives the bits that it gives alone.
+void multiply_rows_of(const RowsProduct* products, size_t n, size_t n_columns, const Floats& x, size_t n_tokens, Rounding rounding,
+                      size_t n_threads);
 
 // Tokens, times `column` unless it is null, to int8 [count, n_columns] with a scale each.
 void round_tokens(const Inputs& inputs, size_t n_columns, const float* column, int8_t* codes, float* scales, size_t n_threads);

@@ -13,6 +13,7 @@
 #include "bitstream.hpp"
 #include "dequantize.hpp"
 #include "little_endian.hpp"
+#include "multiply.hpp"
 
 namespace spqfmt {
 
@@ -68,12 +69,6 @@ struct NarrowRows {
   };
   const Part* parts;
   size_t n_rows;
-};
-
-// The codes of a run of whole rows: packed, or, where there are such `rows`, narrow 8-bit ones in their place.
-struct HeldCodes {
-  Codes codes;
-  const NarrowRows* rows = nullptr;
 };
 
 // What is widened at a time stays in the nearest cache, and is whole rows, as many as the products take at once.

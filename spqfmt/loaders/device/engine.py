@@ -21,7 +21,7 @@ from spqfmt.loaders.device.seam import Device, Memory
 from spqfmt.loaders.device.sides import DeviceSides, device_side_bytes, put_sides
 from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.room import Room
-from spqfmt.loaders.packed.weights import DirectProduct
+from spqfmt.loaders.packed.weights import DirectProduct, DirectProducts
 from spqfmt.records import TensorRecord
 from spqfmt.residency.plan import Plan
 from spqfmt.residency.sides import read_sides
@@ -144,6 +144,10 @@ class DeviceWeights:
     def direct_product(self, tensor: str, *, rounds: bool) -> DirectProduct | None:
         """`multiply` with what is prepared for few tokens of the model's dtype; None for matrices of other forms."""
         return direct_product(self._pieces[tensor], self._sides[tensor], self._direct)
+
+    def direct_products(self, tensors: Sequence[str], *, rounds: bool) -> DirectProducts | None:
+        """None: each is a launch of its own."""
+        return None
 
     def multiply_transposed(self, tensor: str, y: torch.Tensor) -> torch.Tensor:
         """`y` [..., rows] times a tensor's matrix, not transposed: [..., columns] in y's dtype."""

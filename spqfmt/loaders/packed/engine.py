@@ -13,11 +13,11 @@ from spqfmt.kernels import backend
 from spqfmt.kernels.context import current, using
 from spqfmt.kernels.pages import allocate
 from spqfmt.loaders.packed.buffers import View, lent
-from spqfmt.loaders.packed.direct import direct_product
+from spqfmt.loaders.packed.direct import direct_product, direct_products
 from spqfmt.loaders.packed.room import Room
 from spqfmt.loaders.packed.store import Store
 from spqfmt.loaders.packed.streams import Streams
-from spqfmt.loaders.packed.weights import DirectProduct
+from spqfmt.loaders.packed.weights import DirectProduct, DirectProducts
 from spqfmt.loaders.schemes.base import HostMatrix, TakesNarrow
 from spqfmt.loaders.schemes.registry import PRODUCTS
 from spqfmt.residency.parts import Part
@@ -115,6 +115,13 @@ class HostWeights:
         """`multiply` without a detour for a few tokens of the model's dtype; None where codes are not all in memory."""
         whole = matrix.whole_product
         return None if whole is None else direct_product(whole, self.dtype, self._context, rounds=rounds)
+
+    def direct_products(self, matrices: Sequence[HostMatrix], *, rounds: bool) -> DirectProducts | None:
+        """`direct_product` with some matrices whose inputs are the same; None where one has none."""
+        wholes = [whole for matrix in matrices if (whole := matrix.whole_product) is not None]
+        if len(wholes) < len(matrices):
+            return None
+        return direct_products(wholes, self.dtype, self._context, rounds=rounds)
 
     def multiply_transposed(self, matrix: HostMatrix, y: torch.Tensor) -> torch.Tensor:
         """`y` [..., rows] times a tensor's matrix, not transposed: [..., columns] in y's dtype."""

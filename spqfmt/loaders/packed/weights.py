@@ -11,6 +11,11 @@ from spqfmt.loaders.packed.room import Room
 DirectProduct: TypeAlias = Callable[[torch.Tensor, nn.Parameter | None], torch.Tensor | None]
 """(x, bias): the product with a matrix in one native call, or None where `x` or the moment wants more than that."""
 
+DirectProducts: TypeAlias = Callable[
+    [torch.Tensor, Sequence[nn.Parameter | None]], Sequence[torch.Tensor] | None
+]
+"""(x, biases): the products with some matrices in one native call, or None likewise."""
+
 
 class Weights(Protocol):
     """What modules compute with: packed.HostWeights on the CPU, device.DeviceWeights elsewhere."""
@@ -50,6 +55,10 @@ class Weights(Protocol):
 
         `rounds` is an `int8_activations` of None, and else it is False.
         """
+        ...
+
+    def direct_products(self, matrices: Sequence[Any], *, rounds: bool) -> DirectProducts | None:
+        """`direct_product` with some matrices whose inputs are the same."""
         ...
 
     def multiply_transposed(self, matrix: Any, y: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import Elements
 from spqfmt.kernels.device.matrix import Scales
+from spqfmt.kernels.multiply import CodeMatrix
 from spqfmt.kernels.narrow import NarrowCodes
 from spqfmt.records import TensorRecord
 from spqfmt.residency.parts import Part
@@ -28,12 +29,10 @@ Lend: TypeAlias = Callable[[Part], AbstractContextManager[Lent]]
 
 
 class WholeProduct(NamedTuple):
-    """The native product with codes that lie in memory as a whole: `CodeMatrix.multiply`, and what it takes first."""
+    """The native product with codes that lie in memory as a whole."""
 
-    multiply: Callable[..., None]
+    matrix: CodeMatrix
     codes: Bytes | NarrowCodes
-    n_rows: int
-    n_columns: int
 
 
 class HostMatrix(Protocol):

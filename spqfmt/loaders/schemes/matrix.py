@@ -88,7 +88,7 @@ class PackedMatrix(ABC, Generic[SidesT]):
         """The native product, where all codes are in memory."""
         if self._held is None or self._matrix is None:
             return None
-        return WholeProduct(self._matrix.multiply, self._held, self._n_rows, self._n_columns)
+        return WholeProduct(self._matrix, self._held)
 
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None

@@ -10,6 +10,7 @@ from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.token_step import attend, rotate
 from spqfmt.loaders.packed.fused.cache import make_roomy
 from spqfmt.loaders.packed.fused.classes import multiplied, wants_more
+from spqfmt.loaders.packed.fused.siblings import Siblings
 from spqfmt.loaders.packed.modules import PackedLinear
 from spqfmt.loaders.schemes.matrix import TYPES
 
@@ -25,6 +26,8 @@ class AttentionForm(NamedTuple):
     k: PackedLinear
     v: PackedLinear
     o: PackedLinear
+    inputs: Siblings
+    """q, k and v."""
     norms: tuple[nn.Module, nn.Module] | None
     norms_heads: bool
     """Whether norms are of each head, and not of all together."""
@@ -57,7 +60,7 @@ def step(module: Any, form: AttentionForm, named: dict[str, Any]) -> torch.Tenso
         ):
             return None
         cos, sin = (t.expand(n_texts, 1, form.rotary).contiguous() for t in (cos, sin))
-    q, k, v = products = [multiplied(layer, x) for layer in (form.q, form.k, form.v)]
+    q, k, v = products = form.inputs(x)
     if any(y.requires_grad or not y.is_contiguous() or y.dtype is not dtype for y in products):
         return None
     n_queries = form.n_heads * form.n_shared

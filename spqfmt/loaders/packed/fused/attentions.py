@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from spqfmt.kernels.token_step import MOST_OF_HEAD
 from spqfmt.loaders.packed.fused.attention_step import KIND, AttentionForm, attended, step
 from spqfmt.loaders.packed.fused.classes import Front, is_only_called, packed_linears, stand_in_front
+from spqfmt.loaders.packed.fused.siblings import Siblings
 from spqfmt.loaders.packed.fused.trial import computes_the_same
 from spqfmt.loaders.schemes.matrix import TYPES
 
@@ -114,6 +115,7 @@ def _candidates(module: nn.Module) -> Iterator[AttentionForm]:
     scales = {value for value in vars(module).values() if isinstance(value, float)} | {size**-0.5}
     numbers = {value for value in vars(module).values() if type(value) is int}
     rotaries = {number for number in numbers if number <= size and number % 2 == 0} | {0, size - size % 2}
+    siblings = Siblings(q, k, v)
     for scale in sorted(scales, key=lambda value: (value != getattr(module, "scaling", None), value)):
         for rotary in sorted(rotaries, reverse=True):
             yield AttentionForm(
@@ -122,6 +124,7 @@ def _candidates(module: nn.Module) -> Iterator[AttentionForm]:
                 k=k,
                 v=v,
                 o=o,
+                inputs=siblings,
                 norms=norms,
                 norms_heads=norms is not None and next(norms[0].parameters()).numel() == size,
                 rotary=rotary,

@@ -16,6 +16,7 @@ from spqfmt.loaders.packed.fused.classes import (
     stand_in_front,
     wants_more,
 )
+from spqfmt.loaders.packed.fused.siblings import Siblings
 from spqfmt.loaders.packed.modules import PackedLinear
 from spqfmt.loaders.schemes.matrix import FEW_TOKENS, TYPES
 
@@ -31,6 +32,8 @@ class GateForm(NamedTuple):
     gate: PackedLinear
     up: PackedLinear
     down: PackedLinear
+    inputs: Siblings
+    """The gate and up."""
     function: int
 
 
@@ -69,7 +72,7 @@ def _computed(form: GateForm, x: torch.Tensor) -> torch.Tensor | None:
         or wants_more(x)
     ):
         return None
-    a, b = multiplied(form.gate, x), multiplied(form.up, x)
+    a, b = form.inputs(x)
     if a.requires_grad or b.requires_grad or not (a.is_contiguous() and b.is_contiguous()):
         return None
     gate_values(a.data_ptr(), b.data_ptr(), TYPES[a.dtype], form.function, a.numel())
@@ -88,8 +91,11 @@ def _form(module: nn.Module) -> GateForm | None:
         gate, up, down = (linears[name] for name in names)
         if gate.out_features != up.out_features or up.out_features != down.in_features:
             return None
+        siblings = Siblings(gate, up)
         for function in (SILU, GELU_TANH):
-            form = GateForm(dict(module.named_children()), gate=gate, up=up, down=down, function=function)
+            form = GateForm(
+                dict(module.named_children()), gate=gate, up=up, down=down, inputs=siblings, function=function
+            )
             if all(_is_same(module, form, linears, dtype) for dtype in (torch.float32, torch.bfloat16)):
                 return form
     return None
