@@ -20,9 +20,10 @@ FAULTS = (
     "padding word of a rans block is not zero",
     "a last state of a rans block is not 2^16",
     "unused bits of the last byte are not zero",
+    "path codes that are not from -64 to 63",
 )
-"""What only decoding finds: bit k of the faults stands for FAULTS[k]. The last one is that of packed elements."""
-UNUSED_BITS_FAULT = len(FAULTS) - 1
+"""What only decoding finds: bit k of the faults stands for FAULTS[k]. The last two are those of packed elements."""
+UNUSED_BITS_FAULT, PATH_FAULT = len(FAULTS) - 2, len(FAULTS) - 1
 
 
 class RansBlocks(NamedTuple):

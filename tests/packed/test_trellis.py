@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from device_support import loaded_onto_device, logits_of
+from device_support import RATES, loaded_onto_device, logits_of
 from probe import build, distance, model_classes, near
 from probe_inputs import inputs_for, outputs
 
@@ -17,7 +17,7 @@ from spqfmt.importers import open_source
 from spqfmt.kernels import backend
 from spqfmt.kernels.trellis import HISTORY_ROWS, unfold
 from spqfmt.loaders.packed.experts import PackedExperts
-from spqfmt.loaders.plan import plan_model
+from spqfmt.loaders.plan import plan_for_device, plan_model
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.pack import pack_model
 from spqfmt.progress import Silent
@@ -117,10 +117,17 @@ def test_logits_are_those_of_the_same_codes_stored_plainly(packed: Path, plain: 
         assert torch.allclose(whole, logits(packed, packed=False), atol=1e-4, rtol=1e-4)
 
 
-def test_logits_on_a_device_are_those_of_the_decoded_model(packed: Path) -> None:
-    model, _ = loaded_onto_device(packed, None, None, dtype="float32")
-    expected = logits(packed, packed=False)
-    assert torch.allclose(logits_of(model, INPUTS), expected, atol=1e-4, rtol=1e-4)
+def test_logits_on_a_device_are_those_of_the_same_codes_stored_plainly(packed: Path, plain: Path) -> None:
+    """To the bit: all on the device, and as little there and on the host as can be."""
+    assert not plan_for_device(packed, dtype="float32", rates=RATES).whole
+    for streamed in (False, True):
+        found = []
+        for path in (packed, plain):
+            plan = plan_for_device(path, dtype="float32", rates=RATES).plan
+            ceilings = (plan.smallest_bytes, plan.on_host.smallest_bytes) if streamed else (None, None)
+            found.append(logits_of(loaded_onto_device(path, *ceilings, dtype="float32")[0], INPUTS))
+        assert torch.equal(*found)
+        assert torch.allclose(found[0], logits(packed, packed=False), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -18,7 +18,6 @@ from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.seam import Memory
 from spqfmt.loaders.packed.store import Store
-from spqfmt.loaders.schemes.registry import has_device_form
 from spqfmt.reading.diff import diff_files
 from spqfmt.reading.measure import measure_file
 from spqfmt.reading.report import inspect_file
@@ -116,7 +115,7 @@ def device(path: Path) -> None:
         return Memory(next(_numbers), n_bytes, torch.zeros(n_bytes, dtype=torch.uint8))
 
     def work(reader: Reader, records: list[TensorRecord]) -> None:
-        for record in filter(has_device_form, records):
+        for record in records:
             read_sides(reader, record)
             for part in cut(record):
                 shipment = GroupShipment.of([part], zstd_on_device=False)

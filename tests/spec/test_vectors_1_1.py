@@ -305,8 +305,6 @@ def test_every_path_of_the_package_refuses_what_is_broken(name):
         error = refusal(path, way)
         if error is None and way in PACKED and not concerns_packed(path, str(refusal(path, "verify"))):
             continue
-        if way == "device" and name.startswith("trellis_path_"):
-            continue  # decoded on the host
         if name in {"named_crc", "named_same_as"} and isinstance(error, errors.UnsupportedError):
             continue  # elements of a sound tensor before it were asked for
         assert KINDS[type(error)] == INVALID_1_1[name]["kind"], way

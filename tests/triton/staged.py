@@ -8,7 +8,9 @@ from spqfmt.codecs.registry import decode_into
 from spqfmt.kernels import native
 from spqfmt.kernels.device import READ_AHEAD_BYTES, chunk_job, plan_chunks
 from spqfmt.kernels.device.matrix import DeviceGroupValues, DeviceOutliers, GroupScales, Matrix, UniformScales
+from spqfmt.kernels.device.unfolding import plan_paths
 from spqfmt.kernels.torch_arrays import to_torch
+from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.schemes.codes import by_columns
 from spqfmt.schemes.group_numbers import n_lines
 from spqfmt.schemes.uniform import UniformSides
@@ -39,6 +41,15 @@ class Staged:
         kernels.decode_chunks(self.stored, self.plan, out, self.tables, self.error)
         assert bytes(out[self.n_raw :]) == b"\xee" * 7
         return out[: self.n_raw].numpy()
+
+
+def unfold(kernels, part, decoded):
+    """The codes of a part whose path codes were decoded, in place; codes that are no path codes stay."""
+    jobs = Shipment(part, zstd_on_device=False).paths(0)
+    error = torch.zeros(1, dtype=torch.int32)
+    kernels.prepare_unfold(plan_paths(jobs), decoded, error)()
+    assert error.item() == 0
+    return decoded
 
 
 def rans_chunks(raws, block_log2=0):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from staged import matrix_of, stage_part
+from staged import matrix_of, stage_part, unfold
 
 from spqfmt import wire
 from spqfmt.container.reader import Reader
@@ -44,7 +44,7 @@ def test_a_matrix(kernels, path, number):
         expected = to_torch(reader.read_rows(record, dtype=dtype), dtype, record.matrix_shape)
         for part in cut(record):
             staged = stage_part(reader, part)
-            codes = torch.from_numpy(staged.decode(kernels))
+            codes = unfold(kernels, part, torch.from_numpy(staged.decode(kernels)))
             assert staged.error.item() == 0
             matrix = matrix_of(sides, part.dtype)
             channels = range(part.first, part.stop)

@@ -23,6 +23,7 @@ from spqfmt.kernels.device import (
     plan_chunks,
     raise_fault,
 )
+from spqfmt.kernels.device.unfolding import PathJob, plan_paths
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -49,6 +50,7 @@ def check_kernels(check: Check) -> None:
         check.case(f"decode high bytes beside {n} low ones", partial(_puts_beside, check, n))
     for rotated in (False, True):
         check.case(f"merge planes, rotated {rotated}", partial(_merges, check, twin, rotated))
+    check.case("unfold path codes", partial(_unfolds, check, twin))
     for name, matrix, codes in matrix_cases():
         for dtype in DTYPES:
             check.case(
@@ -142,6 +144,17 @@ def _merges(check: Check, twin: DeviceKernels, rotated: bool) -> bool:
     twin.merge_planes(planes, expected, rotated=rotated)
     check.kernels.merge_planes(check.on(planes), found, rotated=rotated)
     return torch.equal(found.cpu(), expected)
+
+
+def _unfolds(check: Check, twin: DeviceKernels) -> bool:
+    jobs = [PathJob(0, 4096, 576, 128), PathJob(2_400_000, 300, 1100, 7), PathJob(2_800_003, 200, 333, 1000)]
+    paths = torch.randint(-64, 64, (3_000_000,), generator=torch.Generator().manual_seed(6)).to(torch.int8)
+    plan, on_host = plan_paths(jobs), paths.view(torch.uint8)
+    on_device = check.on(on_host.clone())
+    errors = [torch.zeros(1, dtype=torch.int32), check.on(torch.zeros(1, dtype=torch.int32))]
+    check.kernels.prepare_unfold(plan.at(check.on(plan.records)), on_device, errors[1])()
+    twin.prepare_unfold(plan, on_host, errors[0])()
+    return torch.equal(on_device.cpu(), on_host) and not any(map(int, errors))
 
 
 def _dequantizes(

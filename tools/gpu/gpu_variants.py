@@ -8,7 +8,7 @@ import torch
 
 from spqfmt.kernels.device.matrix import DeviceGroupValues, GroupScales, Matrix, UniformScales
 from spqfmt.kernels.triton import kernels as launch
-from spqfmt.kernels.triton import multiply, outliers, planes, products, rans, weights
+from spqfmt.kernels.triton import multiply, outliers, planes, products, rans, trellis, weights
 from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments, unit_arguments
 
 
@@ -107,6 +107,7 @@ def variants() -> Iterator[Variant]:
             "ROTATED": size > 1,
         }
         yield Variant("merge planes" if size > 1 else "copy bytes", planes.merge_planes, arguments)
+    yield Variant("unfold paths", trellis.unfold_paths, {"records": I32, "out": U8, "error": I32}, n_warps=2)
     yield Variant(
         "outliers",
         outliers.replace,

@@ -3,10 +3,11 @@
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
 from spqfmt.kernels.device.kernels import MAX_TOKENS, DeviceKernels
 from spqfmt.kernels.device.matrix import DeviceGroupValues, DeviceOutliers, GroupScales, Matrix, UniformScales
-from spqfmt.kernels.torch_rans import UNUSED_BITS_FAULT, raise_fault
+from spqfmt.kernels.torch_rans import PATH_FAULT, UNUSED_BITS_FAULT, raise_fault
 
 __all__ = [
     "MAX_TOKENS",
+    "PATH_FAULT",
     "READ_AHEAD_BYTES",
     "UNUSED_BITS_FAULT",
     "ChunkJob",

@@ -8,6 +8,7 @@ from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, DecodePlan
 from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix
 from spqfmt.kernels.device.merging import MergeJob, MergePlan, Plane, Source, plan_merges
 from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
+from spqfmt.kernels.device.unfolding import UnfoldPlan
 
 MAX_TOKENS = 16
 """Tokens that `multiply` takes at most; more are cheaper as a product with dequantized weights."""
@@ -72,6 +73,17 @@ class DeviceKernels(ABC):
             _require(fits, "planes pass the end of what they are in")
             _require(job.out_offset + job.n * len(job.planes) <= out.numel(), "elements pass the end of out")
         return self._prepare_merge(stored, scratch, plan, out)
+
+    def prepare_unfold(self, plan: UnfoldPlan, out: torch.Tensor, error: torch.Tensor) -> Decode:
+        """Path codes of all jobs of a plan, in `out`, become codes there, as often as they are new.
+
+        `out` is uint8, contiguous; the plan's records are on this device. The memory must stay where it is.
+        """
+        _require(out.dtype == torch.uint8 and out.is_contiguous(), "path codes are not uint8, contiguous")
+        _require(error.dtype == torch.int32 and error.numel() == 1, "error is not one int32")
+        ends = (job.offset + job.n_rows * job.n_columns for job in plan.jobs)
+        _require(max(ends, default=0) <= out.numel(), "path codes pass the end of out")
+        return self._prepare_unfold(plan, out, error)
 
     def merge_planes(self, planes: torch.Tensor, out: torch.Tensor, *, rotated: bool) -> None:
         """Planes of one chunk, uint8 [bytes of an element, n], become n elements of `out` (any dtype of that size)."""
@@ -168,6 +180,9 @@ class DeviceKernels(ABC):
     def _prepare_merge(
         self, stored: torch.Tensor, scratch: torch.Tensor, plan: MergePlan, out: torch.Tensor
     ) -> Decode: ...
+
+    @abstractmethod
+    def _prepare_unfold(self, plan: UnfoldPlan, out: torch.Tensor, error: torch.Tensor) -> Decode: ...
 
     @abstractmethod
     def _dequantize(

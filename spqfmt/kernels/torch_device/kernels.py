@@ -9,7 +9,8 @@ from spqfmt.kernels.device.kernels import DeviceKernels
 from spqfmt.kernels.device.matrix import Matrix
 from spqfmt.kernels.device.merging import MergePlan
 from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
-from spqfmt.kernels.torch_device import multiply, planes, rans, weights
+from spqfmt.kernels.device.unfolding import UnfoldPlan
+from spqfmt.kernels.torch_device import multiply, planes, rans, trellis, weights
 
 
 class TorchKernels(DeviceKernels):
@@ -31,6 +32,9 @@ class TorchKernels(DeviceKernels):
         self, stored: torch.Tensor, scratch: torch.Tensor, plan: MergePlan, out: torch.Tensor
     ) -> Decode:
         return partial(planes.merge, stored, scratch, plan, out)
+
+    def _prepare_unfold(self, plan: UnfoldPlan, out: torch.Tensor, error: torch.Tensor) -> Decode:
+        return partial(trellis.unfold, plan, out, error)
 
     def _dequantize(
         self, codes: torch.Tensor, matrix: Matrix, channels: range, out: torch.Tensor, first: int

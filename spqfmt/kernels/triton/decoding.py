@@ -1,13 +1,14 @@
-"""The launches that decode the chunks of a plan: tables, then blocks, all of them at once; and that merge planes."""
+"""The launches that decode the chunks of a plan, tables, then blocks; that merge planes; that unfold paths."""
 
-from functools import cache
+from functools import cache, partial
 
 import torch
 
 from spqfmt.kernels.device.chunks import BLOCKS_AT_ONCE, CUMULATIVE_WORDS, DecodePlan
 from spqfmt.kernels.device.merging import MergePlan, record_words
 from spqfmt.kernels.device.prepared import ALIGNMENT, Decode
-from spqfmt.kernels.triton import planes, rans
+from spqfmt.kernels.device.unfolding import UnfoldPlan
+from spqfmt.kernels.triton import planes, rans, trellis
 from spqfmt.kernels.triton.launch import Launch, Open, prepare
 from spqfmt.kernels.triton.products import EXACT
 
@@ -102,6 +103,20 @@ def prepare_merge(stored: torch.Tensor, scratch: torch.Tensor, plan: MergePlan, 
             launch(stored, scratch, records, to, width=width)
 
     return merge
+
+
+@cache
+def _unfold(device: torch.device) -> Launch:
+    """The launch that makes codes of path codes."""
+    dtypes = {"records": torch.int32, "out": torch.uint8, "error": torch.int32}
+    opened = {name: Open(dtype, anywhere=True) for name, dtype in dtypes.items()}
+    return prepare(trellis.unfold_paths, (0,), opened, {"num_warps": 2, **EXACT})
+
+
+def prepare_unfold(plan: UnfoldPlan, out: torch.Tensor, error: torch.Tensor) -> Decode:
+    """The launch of DeviceKernels.prepare_unfold."""
+    launch = _unfold(out.device)
+    return partial(launch, plan.records, out, error, width=plan.n_programs)
 
 
 def _as(tensor: torch.Tensor, size: int) -> torch.Tensor:

@@ -12,9 +12,10 @@ from spqfmt.kernels.device.kernels import DeviceKernels
 from spqfmt.kernels.device.matrix import Matrix
 from spqfmt.kernels.device.merging import MergePlan
 from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
+from spqfmt.kernels.device.unfolding import UnfoldPlan
 from spqfmt.kernels.triton import multiply, outliers, weights
 from spqfmt.kernels.triton.arguments import TO, code_arguments, scale_arguments, unit_arguments
-from spqfmt.kernels.triton.decoding import prepare_decode, prepare_merge
+from spqfmt.kernels.triton.decoding import prepare_decode, prepare_merge, prepare_unfold
 from spqfmt.kernels.triton.products import (
     EXACT,
     TILE_BY_ROWS,
@@ -53,6 +54,10 @@ class TritonKernels(DeviceKernels):
     ) -> Decode:
         with self._here():
             return prepare_merge(stored, scratch, plan, out)
+
+    def _prepare_unfold(self, plan: UnfoldPlan, out: torch.Tensor, error: torch.Tensor) -> Decode:
+        with self._here():
+            return prepare_unfold(plan, out, error)
 
     def _dequantize(
         self, codes: torch.Tensor, matrix: Matrix, channels: range, out: torch.Tensor, first: int

@@ -16,6 +16,7 @@ from spqfmt.kernels.device.prepared import Decode
 from spqfmt.kernels.nvcomp import ZstdFrames
 from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.seam import Memory
+from spqfmt.schemes.trellis import unfold_rows
 
 
 class ZstdDecoder(Protocol):
@@ -110,6 +111,8 @@ class Decoder:
                 found.append(partial(self.zstd.decode, stored, decoding.zstd, target.tensor))
         if decodings.merges.jobs:
             found.append(self.kernels.prepare_merge(stored, scratch.tensor, decodings.merges, out.tensor))
+        if decodings.paths.jobs:
+            found.append(self.kernels.prepare_unfold(decodings.paths, out.tensor, verdict))
         for part, place in zip(shipment.parts, shipment.places, strict=True):
             if part.used_bits:
                 # What does not fill the last byte must be 0 (FORMAT.md 3.2); the host learns it with the verdict.
@@ -137,6 +140,8 @@ class Decoder:
                 decode_jobs(stored, part.jobs, out, checked=True)
                 if part.used_bits and int(out[-1]) >> part.used_bits:
                     raise_fault(1 << UNUSED_BITS_FAULT)
+                if part.tiles is not None:
+                    unfold_rows(part.tiles, part.first, out.view(np.int8).reshape(part.stop - part.first, -1))
             except FormatError as error:
                 own.blame(error, reader.path, getattr(error, "job", 0))
                 raise

@@ -18,6 +18,7 @@ from spqfmt.codecs.base import Bytes
 from spqfmt.errors import FormatError, UnsupportedError
 from spqfmt.kernels.device import READ_AHEAD_BYTES, DecodePlan, plan_chunks
 from spqfmt.kernels.device.merging import MergeJob, MergePlan, plan_merges
+from spqfmt.kernels.device.unfolding import UnfoldPlan, plan_paths
 from spqfmt.kernels.nvcomp import ZstdFrames
 from spqfmt.loaders.device.planes import PartPlace, put_together
 from spqfmt.loaders.device.shipping import LEAST_BLOCK_BYTES, Jobs, Shipment
@@ -33,16 +34,17 @@ class Decoding(NamedTuple):
 
 
 class Decodings(NamedTuple):
-    """What is decoded to its place, what to scratch memory, and how that is put together."""
+    """What is decoded to its place, what to scratch memory, how that is put together, and path codes made codes."""
 
     direct: Decoding
     planes: Decoding
     merges: MergePlan
+    paths: UnfoldPlan
 
     @property
     def records(self) -> tuple[torch.Tensor, ...]:
         """int32 records of all of it, in the order in which they are sent."""
-        return self.direct.plan.records, self.planes.plan.records, self.merges.records
+        return self.direct.plan.records, self.planes.plan.records, self.merges.records, self.paths.records
 
 
 class GroupShipment:
@@ -142,7 +144,10 @@ class GroupShipment:
         for own, shipment, place in zip(jobs, self.shipments, self.places, strict=True):
             put_together(shipment.part, own, place, direct=direct, planes=planes, merges=merges)
         one, other = (Decoding(plan_chunks(found.chunks), tuple(found.zstd)) for found in (direct, planes))
-        return Decodings(one, other, plan_merges(merges))
+        paths = [
+            job for own, at in zip(self.shipments, self.places, strict=True) for job in own.paths(at.decoded)
+        ]
+        return Decodings(one, other, plan_merges(merges), plan_paths(paths))
 
     def decodings_at(self, sent: torch.Tensor) -> Decodings:
         """How the sent bytes, now in `sent` (uint8[n_bytes]), are decoded."""
@@ -151,11 +156,12 @@ class GroupShipment:
         for records in self.decodings.records:
             found.append(sent[at : at + records.nbytes].view(torch.int32))
             at += aligned(records.nbytes)
-        direct, planes, merges = self.decodings
+        direct, planes, merges, paths = self.decodings
         return Decodings(
             Decoding(direct.plan.at(found[0]), direct.zstd),
             Decoding(planes.plan.at(found[1]), planes.zstd),
             merges.at(found[2]),
+            paths.at(found[3]),
         )
 
     def blame(self, error: FormatError, path: Path) -> None:

@@ -22,6 +22,8 @@ from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, chunk_job
 from spqfmt.kernels.device.chunks import BLOCK_WORDS, BLOCKS_AT_ONCE, CUMULATIVE_WORDS, TABLE_WORDS
 from spqfmt.kernels.device.merging import TILE
 from spqfmt.kernels.device.merging import record_words as merge_words
+from spqfmt.kernels.device.unfolding import RECORD_WORDS as PATH_WORDS
+from spqfmt.kernels.device.unfolding import PathJob, n_programs
 from spqfmt.kernels.nvcomp import ZstdFrames
 from spqfmt.residency.groups import ALIGNMENT, aligned
 from spqfmt.residency.inventory import Load
@@ -90,7 +92,19 @@ class Shipment:
         # Programs are filled up for each number of groups that occurs: of whole blocks, of each chunk's last one.
         sizes: int = 2 * (wire.RANS_MAX_BLOCK_LOG2 - LEAST_BLOCK_BYTES.bit_length() + 2 + raw.size)
         blocks = self.n_tables * CUMULATIVE_WORDS + (n_blocks + sizes * (BLOCKS_AT_ONCE - 1)) * BLOCK_WORDS
-        return (blocks if raw.size else 0) + self._merge_words
+        programs = sum(n_programs(*job[1:]) for job in self.paths(0))
+        return (blocks if raw.size else 0) + self._merge_words + PATH_WORDS * programs
+
+    def paths(self, decoded: int) -> list[PathJob]:
+        """What makes codes of path codes, where the part is decoded to byte `decoded`; nothing where it has codes."""
+        part, tiles = self.part, self.part.tiles
+        if tiles is None:
+            return []
+        width = part.record.matrix_shape[1]
+        return [
+            PathJob(decoded + (some.start - part.first) * width, len(some), width, height)
+            for some, height, _ in tiles.pieces(range(part.first, part.stop))
+        ]
 
     @cached_property
     def _merge_words(self) -> int:
@@ -117,7 +131,7 @@ class Shipment:
             if not self.part.scratch_bytes or codec != wire.CODEC_RAW:
                 kind = CODECS_BY_ID[codec].device_rate
                 decode[kind] = decode.get(kind, 0) + raw_bytes
-        if self.part.scratch_bytes:
+        if self.part.scratch_bytes or self.part.tiles is not None:
             decode["move"] = decode.get("move", 0) + self.part.decoded_bytes
         read = {"read": self.part.stored_bytes}
         if not self.as_stored and not self.zstd_on_device:

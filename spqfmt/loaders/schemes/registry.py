@@ -9,7 +9,6 @@ from spqfmt.records import TensorRecord
 from spqfmt.registry import find
 from spqfmt.schemes.codes import by_columns
 from spqfmt.schemes.registry import is_packable, packed_scheme, scheme_of
-from spqfmt.schemes.trellis import trellis_rows
 
 PRODUCTS: Mapping[str, LoaderScheme] = MappingProxyType({p.name: p for p in find(package, "PRODUCTS")})
 
@@ -31,4 +30,4 @@ def device_form(record: TensorRecord) -> DeviceForm:
 def has_device_form(record: TensorRecord) -> bool:
     """Whether a device computes from such tensors."""
     products = PRODUCTS.get(record.scheme)
-    return products is not None and products.device is not None and trellis_rows(record) is None
+    return products is not None and products.device is not None
