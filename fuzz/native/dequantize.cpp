@@ -3,7 +3,7 @@
 
 #include "bitstream.hpp"
 #include "input.hpp"
-#include "rate_sweep.hpp"
+#include "path_sweep.hpp"
 #include "weights.hpp"
 
 using namespace spqfmt;
@@ -19,10 +19,12 @@ void sweep(fuzz::Input& in) {
   for (size_t i = 0; i < columns; i++) upper[i * columns + i] += upper[i * columns + i] == 0;
   std::vector<int8_t> codes(rows * columns);
   std::vector<float> errors(rows * columns);
-  choose_codes({weights.data(), columns + gap, columns, upper.data(), steps.data()}, {row_steps.data(), slopes.data(), bits.data()}, 0, rows,
-               codes.data(), errors.data());
-  improve_codes({weights.data(), columns + gap, columns, upper.data(), steps.data()}, {row_steps.data(), slopes.data(), bits.data()}, 0, rows,
-                codes.data(), errors.data());
+  const RateBlock block{weights.data(), columns + gap, columns, upper.data(), steps.data()};
+  const RateCosts costs{row_steps.data(), slopes.data(), bits.data()};
+  choose_codes(block, costs, 0, rows, codes.data(), errors.data());
+  improve_codes(block, costs, 0, rows, codes.data(), errors.data());
+  choose_paths(block, costs, 0, rows, codes.data(), errors.data());
+  improve_paths(block, costs, 0, rows, codes.data(), errors.data());
 }
 
 }  // namespace

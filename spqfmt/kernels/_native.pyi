@@ -199,6 +199,7 @@ def choose_codes(
     bits: _Buffer,
     codes: _Buffer,
     out: _Buffer,
+    borders: _Buffer,
     n_threads: int,
 ) -> None: ...
 def improve_codes(
@@ -215,5 +216,40 @@ def improve_codes(
     bits: _Buffer,
     codes: _Buffer,
     out: _Buffer,
+    borders: _Buffer,
+    n_threads: int,
+) -> None: ...
+def choose_paths(
+    name: str,
+    values: _Buffer,
+    n_rows: int,
+    stride: int,
+    first: int,
+    n_columns: int,
+    square: _Buffer,
+    row_step: _Buffer,
+    column_step: _Buffer,
+    slope: _Buffer,
+    bits: _Buffer,
+    codes: _Buffer,
+    out: _Buffer,
+    borders: _Buffer,
+    n_threads: int,
+) -> None: ...
+def improve_paths(
+    name: str,
+    values: _Buffer,
+    n_rows: int,
+    stride: int,
+    first: int,
+    n_columns: int,
+    square: _Buffer,
+    row_step: _Buffer,
+    column_step: _Buffer,
+    slope: _Buffer,
+    bits: _Buffer,
+    codes: _Buffer,
+    out: _Buffer,
+    borders: _Buffer,
     n_threads: int,
 ) -> None: ...

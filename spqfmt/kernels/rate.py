@@ -17,6 +17,9 @@ bits while all others stay, E what the weights have too much, H the damped Hessi
 columns], is E H; it follows the codes in the block's columns. `hessian` is the block's part of H, float32 [n, n];
 `codes`, int8 [rows, n], are changed, but for escapes. Returned is how the values have changed, float32 [rows, n], for
 the other columns of E H.
+
+**Paths.** With `borders` codes are paths of a trellis down the rows of each column, and `bits` those of path codes k,
+at k + 128: kernels/paths.py. What follows from codes is the same.
 """
 
 from typing import Any, NamedTuple, TypeAlias
@@ -25,16 +28,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt.kernels import _native
+from spqfmt.kernels.paths import LARGEST_CODE, Borders, cheapest_path
 
 Float32: TypeAlias = NDArray[np.float32]
 Codes: TypeAlias = NDArray[np.int8]
 
-LARGEST_CODE = 127
 ESCAPE = -128
+_ROWS_AT_ONCE = 16
 
 
 class _Swept(NamedTuple):
-    """A block of columns, `first` to `stop` of `values`, and what both native functions take with it."""
+    """A block of columns, `first` to `stop` of `values`, and what all native functions take with it.
+
+    `borders` are those of rows that are done at once.
+    """
 
     name: str
     values: Float32
@@ -45,6 +52,7 @@ class _Swept(NamedTuple):
     column_step: Float32
     slope: Float32
     bits: Float32
+    borders: Borders
 
     def arguments(self) -> dict[str, Any]:
         """Those of the native function, `name` what it calls `square`."""
@@ -54,7 +62,15 @@ class _Swept(NamedTuple):
             name: np.ascontiguousarray(getattr(self, name), np.float32)
             for name in ("square", "row_step", "column_step", "slope", "bits")
         }
-        return {**kept, "first": self.first, "n_columns": self.stop - self.first, **floats}
+        borders = {"borders": np.ascontiguousarray(self.borders, np.uint64)}
+        return {**kept, "first": self.first, "n_columns": self.stop - self.first, **floats, **borders}
+
+
+def _at_once(borders: Borders | None, n_rows: int) -> Borders:
+    """Tiles, or a few rows at a time where they do not depend on each other."""
+    if borders is None:
+        return np.append(np.arange(0, n_rows, _ROWS_AT_ONCE), n_rows).astype(np.uint64)
+    return borders
 
 
 def choose_codes(
@@ -66,6 +82,7 @@ def choose_codes(
     slope: Float32,
     bits: Float32,
     *,
+    borders: Borders | None = None,
     n_threads: int = 1,
 ) -> tuple[Codes, Float32]:
     """Native; the result does not depend on the number of threads. ValueError: arrays do not fit together."""
@@ -83,8 +100,10 @@ def choose_codes(
         column_step=column_step,
         slope=slope,
         bits=bits,
+        borders=_at_once(borders, rows),
     )
-    _native.choose_codes(**swept.arguments(), codes=codes, out=errors, n_threads=n_threads)
+    native = _native.choose_codes if borders is None else _native.choose_paths
+    native(**swept.arguments(), codes=codes, out=errors, n_threads=n_threads)
     return codes, errors
 
 
@@ -96,6 +115,8 @@ def choose_codes_plain(
     column_step: Float32,
     slope: Float32,
     bits: Float32,
+    *,
+    borders: Borders | None = None,
 ) -> tuple[Codes, Float32]:
     """The same in numpy, all rows of a column at once."""
     rows = weights.shape[0]
@@ -108,8 +129,11 @@ def choose_codes_plain(
         scaled = column / step
         nearest = np.rint(scaled)
         fits = np.abs(nearest) <= LARGEST_CODE
-        code = _cheapest(
-            scaled, np.square(step / upper[k, k]), slope, bits=bits, nearest=np.where(fits, nearest, 0.0)
+        weight = np.square(step / upper[k, k])
+        code = (
+            _cheapest(scaled, weight, slope, bits=bits, nearest=np.where(fits, nearest, 0.0))
+            if borders is None
+            else cheapest_path(scaled, weight, slope, bits=bits, fits=fits, borders=borders)
         )
         value = code.astype(np.float32) * row_step * column_step[k]
         error = np.where(fits, (column - value) / upper[k, k], np.float32(0))
@@ -129,6 +153,7 @@ def improve_codes(
     slope: Float32,
     bits: Float32,
     *,
+    borders: Borders | None = None,
     n_threads: int = 1,
 ) -> Float32:
     """Native; the result does not depend on the number of threads. ValueError: arrays do not fit together."""
@@ -144,8 +169,10 @@ def improve_codes(
         column_step=column_step,
         slope=slope,
         bits=bits,
+        borders=_at_once(borders, gradients.shape[0]),
     )
-    _native.improve_codes(**swept.arguments(), codes=codes, out=changes, n_threads=n_threads)
+    native = _native.improve_codes if borders is None else _native.improve_paths
+    native(**swept.arguments(), codes=codes, out=changes, n_threads=n_threads)
     return changes
 
 
@@ -158,6 +185,8 @@ def improve_codes_plain(
     column_step: Float32,
     slope: Float32,
     bits: Float32,
+    *,
+    borders: Borders | None = None,
 ) -> Float32:
     """The same in numpy, all rows of a column at once."""
     first, stop, _ = block.indices(gradients.shape[1])
@@ -168,13 +197,18 @@ def improve_codes_plain(
         scaled = old.astype(np.float32) - gradients[:, first + k] / (hessian[k, k] * step)
         nearest = np.rint(scaled)
         weight = hessian[k, k] * step * step
-        fits = (old != ESCAPE) & (np.abs(nearest) <= LARGEST_CODE)
-        start = np.where(fits, nearest, 0.0).astype(np.float32)
-        best = _cheapest(scaled, weight, slope, bits=bits, nearest=start)
-        costs = [
-            _cost(scaled, weight, slope, bits=bits, code=code) for code in (best, np.where(fits, old, 0))
-        ]
-        better = fits & (costs[0] < costs[1])
+        is_coded = old != ESCAPE
+        if borders is None:
+            fits = is_coded & (np.abs(nearest) <= LARGEST_CODE)
+            start = np.where(fits, nearest, 0.0).astype(np.float32)
+            best = _cheapest(scaled, weight, slope, bits=bits, nearest=start)
+            costs = [
+                _cost(scaled, weight, slope, bits=bits, code=code) for code in (best, np.where(fits, old, 0))
+            ]
+            better = fits & (costs[0] < costs[1])
+        else:
+            best = cheapest_path(scaled, weight, slope, bits=bits, fits=is_coded, borders=borders)
+            better = is_coded
         change = np.where(better, (best - old).astype(np.float32) * row_step * column_step[k], np.float32(0))
         codes[:, k] = np.where(better, best, old)
         changes[:, k] = change

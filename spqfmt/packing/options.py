@@ -96,6 +96,7 @@ class PackArguments(TypedDict, total=False):
     gradients: bool | None
     no_calibration: bool | None
     effort: str | None
+    trellis: bool | None
     dequantize: bool | None
     fit: int | str | None
     fit_memory: int | str | None

@@ -62,6 +62,7 @@ class MethodOptions:
     gradients: bool | None = None
     no_calibration: bool | None = None
     effort: str | None = None
+    trellis: bool | None = None
     editing: Mapping[str, float] | None = None
     """jsq's editing vector: ratios of the clamp by the first tensor that reads the input. Not for the user to give."""
 

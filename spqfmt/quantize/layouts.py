@@ -33,27 +33,29 @@ class LaidOut(Uniform):
         return replace(plain, layout=choose_layout(self.codes)).encode()
 
 
-def choose_layout(codes: Elements, *, by_rows: bool = False, magnitudes: NDArray[Any] = _OF_INT8) -> Layout:
+def choose_layout(
+    codes: Elements, *, by_rows: bool = False, magnitudes: NDArray[Any] = _OF_INT8, class_bytes: float = 0.0
+) -> Layout:
     """The layout with the smallest estimate for codes [rows, columns] of a byte each.
 
     `magnitudes` [256] are those of what each byte stands for, by default as int8.
 
     Candidates: row-major order, and for rows and for columns 2, 4 or 8 classes of channels, sorted by magnitude. The
     estimate is each class's order-0 entropy, its fixed cost, and the channel order. With `by_rows` only rows are tried:
-    a lookup of one row would decode all columns, and turning takes memory.
+    a lookup of one row would decode all columns, and turning takes memory. A class costs `class_bytes` more.
     """
     by_row = _histograms(codes)
     best, best_bytes = Layout(), _entropy_bytes(by_row.sum(0, keepdims=True))
     for orientation in ("rows",) if by_rows else ("rows", "columns"):
         histograms = by_row if orientation == "rows" else _histograms(codes.T)
-        for layout, size in _candidates(orientation, histograms, magnitudes):
+        for layout, size in _candidates(orientation, histograms, magnitudes, _CLASS_BYTES + class_bytes):
             if size < best_bytes:
                 best, best_bytes = layout, size
     return best
 
 
 def _candidates(
-    orientation: str, histograms: NDArray[np.int64], magnitudes: NDArray[Any]
+    orientation: str, histograms: NDArray[np.int64], magnitudes: NDArray[Any], class_bytes: float
 ) -> Iterator[tuple[Layout, float]]:
     n = len(histograms)
     magnitude = histograms @ magnitudes
@@ -64,7 +66,7 @@ def _candidates(
             return
         borders = np.linspace(0, n, n_classes + 1).round().astype(np.int64)
         classes = np.add.reduceat(histograms[order], borders[:-1], axis=0)
-        size = _entropy_bytes(classes) + order_bytes + _CLASS_BYTES * (n_classes - 1)
+        size = _entropy_bytes(classes) + order_bytes + class_bytes * (n_classes - 1)
         yield Layout(orientation, order, tuple(np.diff(borders).tolist())), size
 
 

@@ -63,7 +63,11 @@ class _Interrupting(Silent):
 
 @pytest.mark.parametrize(
     "size",
-    [{"fit": 70_000, "sequential": False}, {"fit": 70_000, "sequential": True}, {"fit_memory": 230_000}],
+    [
+        {"fit": 70_000, "sequential": False},
+        {"fit": 50_000, "sequential": True, "trellis": True},
+        {"fit_memory": 230_000},
+    ],
     ids=str,
 )
 def test_a_resumed_pack_gives_the_bytes_of_one_in_one_go(

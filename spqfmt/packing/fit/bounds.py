@@ -16,7 +16,7 @@ from spqfmt.packing.plan import PackPlan, PlannedTensor
 from spqfmt.packing.sources import planned_sources
 from spqfmt.packing.target import BitsPerWeight, Fit
 from spqfmt.quantize.calibrated import is_calibrated
-from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
+from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS, PATH_BITS
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.dense import Dense
 
@@ -46,6 +46,11 @@ class RoomToSpend:
     def n_weights(self) -> int:
         """Weights whose bits ecq chooses and that count."""
         return sum(tensor.n_weights for name, tensor in self.spent.items() if self.ledger.counts(name))
+
+    @property
+    def rate(self) -> float:
+        """Bits for each of these weights."""
+        return 8 * (self.target_bytes - self.ledger.n_bytes({})) / self.n_weights
 
 
 def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> RoomToSpend:
@@ -90,6 +95,15 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> RoomTo
     smallest = _smallest(room, options)
     if target < smallest:
         raise OptionError(asked.too_little(smallest, n_counted, others))
+    least, most = PATH_BITS
+    if (
+        options.method_options.trellis
+        and not isinstance(asked, BitsPerWeight)
+        and not least <= room.rate <= most
+    ):
+        raise OptionError(
+            f"--trellis is for {least:g} to {most:g} bits a weight, and this size leaves {room.rate:.2f}"
+        )
     return room
 
 

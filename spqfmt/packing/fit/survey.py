@@ -28,6 +28,7 @@ from spqfmt.quantize.ecq.survey import (
     survey_end,
     survey_plain,
 )
+from spqfmt.quantize.ecq.trellis import Trellis
 
 GRADIENT_SAMPLES = 8
 """Samples of the calibration for the backward pass: some 4000 tokens."""
@@ -51,8 +52,7 @@ def fit(
     method = options.method
     assert isinstance(method, Ecq)
     spent = room.spent
-    rate = 8 * (room.target_bytes - room.ledger.n_bytes({})) / room.n_weights
-    rate = min(MOST_BITS, max(FEWEST_BITS, rate))
+    rate = min(MOST_BITS, max(FEWEST_BITS, room.rate))
     seen = _survey(model, spent, options, rate=rate, stage=stage)
     extra = {
         name: EMBEDDING_EXTRA_BITS if seen[name].grid is None else END_EXTRA_BITS
@@ -91,7 +91,12 @@ def _survey(
     for name, planned in spent.items():
         if name not in found:
             stage(f"{name}: looking at its weights")
-            found[name] = survey_plain(name, as_matrix(planned.weight, planned.source.load()), rate)
+            found[name] = survey_plain(
+                name,
+                as_matrix(planned.weight, planned.source.load()),
+                rate,
+                Trellis.of(planned.weight, options.method_options),
+            )
     return found
 
 
@@ -161,7 +166,13 @@ def _survey_ends(
         if tuple(matrix.shape) == (len(known[1]), len(known[0])):
             grid = input_grid(known[0], options.damping, sweeps=effort_of(options.effort).sweeps)
             found[name] = survey_end(
-                name, matrix, grid, rate=rate, costs=known[1], are_weighed=ends.gradients is not None
+                name,
+                matrix,
+                grid,
+                rate=rate,
+                costs=known[1],
+                are_weighed=ends.gradients is not None,
+                trellis=Trellis.of(planned.weight, options),
             )
     return found
 

@@ -13,11 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt.quantize.ecq.grid import InputGrid
+from spqfmt.quantize.ecq.trellis import Trellis
 
 EQUAL_SLOPE = 0.7
 """How far on the way from equal rate to equal slope."""
 MOST_BITS = 8.0
 """Expected bits a weight beyond which no step is made finer: escapes would take over."""
+MOST_PATH_BITS = 6.0
+"""The same with a trellis, whose codes are twice as large."""
+PATH_BITS = (2.0, 5.0)
+"""Mean bits a weight for which a trellis is of use."""
 FEWEST_BITS = 1.0
 """Mean bits a weight below which nothing of a model is left."""
 
@@ -76,12 +81,15 @@ class TensorPlan:
     curve: RateCurve
     side_bytes: float
     gradients: NDArray[np.float64] | None = None
+    trellis: Trellis | None = None
     grid: InputGrid | None = None
     """The grid of embedding and head, where what they do is known; `gradients` are then what errors of rows cost."""
 
     def log_step(self, shift: float) -> float:
         """The step's logarithm to base 2 at this shift, within what codes can express."""
-        return max(self.base + shift, self.curve.log_step(MOST_BITS))
+        return max(
+            self.base + shift, self.curve.log_step(MOST_BITS if self.trellis is None else MOST_PATH_BITS)
+        )
 
     def step(self, shift: float) -> np.float32:
         """The step at this shift, within the range that a tensor may have."""

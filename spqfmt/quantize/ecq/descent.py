@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from spqfmt.codecs.elements import Elements
-from spqfmt.kernels.rate import ESCAPE, improve_codes
+from spqfmt.kernels.rate import ESCAPE
+from spqfmt.quantize.ecq.coding import APART, Coding
 from spqfmt.quantize.ecq.counts import BLOCK, code_bits, counts_of, threads_for
 from spqfmt.quantize.feedback import one_thread
 from spqfmt.schemes.base import Float32
@@ -19,6 +20,7 @@ def descend(
     weights: Float32,
     sweeps: int,
     *,
+    coding: Coding = APART,
     kept: Float32,
     hessian: Float32,
     row_step: Float32,
@@ -37,11 +39,11 @@ def descend(
     n, threads = weights.shape[1], threads_for(weights.size)
     with one_thread():
         for _ in range(sweeps):
-            bits = code_bits(counts_of(codes))
+            bits = code_bits(counts_of(coding.stored(codes)))
             for first in range(0, n, BLOCK):
                 block = slice(first, min(first + BLOCK, n))
                 chosen = np.ascontiguousarray(codes[:, block])
-                changes = improve_codes(
+                changes = coding.improve(
                     gradients.numpy(),
                     block,
                     hessian[block, block],

@@ -6,7 +6,7 @@ choices, and decision 0014. The registry's METHOD knows no other tensors; the pi
 that does, with a plan for each tensor and a budget for all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from spqfmt.quantize import embeddings
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
 from spqfmt.quantize.calibrated import Block, Result, Site
 from spqfmt.quantize.checks import BITS, KEEP, check_damping
-from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS, TensorPlan
+from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS, PATH_BITS, TensorPlan
 from spqfmt.quantize.ecq.budget import Budget, NoBudget
 from spqfmt.quantize.ecq.correction import corrected
 from spqfmt.quantize.ecq.effort import effort_of
@@ -29,6 +29,7 @@ from spqfmt.quantize.ecq.grid import (
 )
 from spqfmt.quantize.ecq.survey import Surveyed, make_plans, survey_layer, survey_plain
 from spqfmt.quantize.ecq.sweep import RowGrid, choose, to_uniform
+from spqfmt.quantize.ecq.trellis import Trellis, choose_along
 from spqfmt.quantize.statistics import Hessian
 from spqfmt.schemes.base import Encoded, Quantized
 from spqfmt.schemes.uniform import Uniform
@@ -45,7 +46,7 @@ class Ecq:
 
     name: str = "ecq"
     takes: frozenset[str] = frozenset(
-        {"bits_per_weight", "embedding_bits", "damping", "gradients", "no_calibration", "effort"}
+        {"bits_per_weight", "embedding_bits", "damping", "gradients", "no_calibration", "effort", "trellis"}
     )
     calibrated: bool = True
     plans: Mapping[str, TensorPlan] = field(default_factory=dict)
@@ -72,6 +73,10 @@ class Ecq:
             raise OptionError(
                 f"bits of ecq are any number from {FEWEST_BITS:g} to {MOST_BITS:g}, not {bits:g}"
             )
+        if options.trellis and not PATH_BITS[0] <= bits <= PATH_BITS[1]:
+            raise OptionError(
+                f"--trellis is for {PATH_BITS[0]:g} to {PATH_BITS[1]:g} bits a weight, not {bits:g}"
+            )
         if options.embedding_bits is not None and options.embedding_bits not in {*BITS, KEEP}:
             raise OptionError("embedding bits are from 2 to 8, or 16 to keep them")
         if options.no_calibration and (
@@ -92,15 +97,12 @@ class Ecq:
 
     def describe(self, weight: Weight, options: MethodOptions) -> str:
         """Say what decides the step of a tensor."""
+        how = "entropy-coded grid" if Trellis.of(weight, options) is None else "entropy-coded trellis"
         if weight.role == "linear":
-            return "entropy-coded grid, bits by allocation"
+            return f"{how}, bits by allocation"
         if options.embedding_bits is not None:
             return embeddings.describe(weight, options)
-        return (
-            "rows on an entropy-coded grid, bits by allocation"
-            if weight.role in {"embedding", "head"}
-            else ""
-        )
+        return f"rows on an {how}, bits by allocation" if weight.role in {"embedding", "head"} else ""
 
     def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
         """Quantize a tensor alone: embedding and head, by what is known of them, and layers that nothing reaches."""
@@ -108,14 +110,16 @@ class Ecq:
             return embeddings.quantize(weight, value, options)
         matrix = as_matrix(weight, value)
         plan = self.plans.get(weight.name)
-        plan = plan or _alone(survey_plain(weight.name, matrix, _bits(options)))
+        plan = plan or _alone(survey_plain(weight.name, matrix, _bits(options), Trellis.of(weight, options)))
         grid, rows = plain_grid(matrix.shape[1]), RowGrid.of_norms(matrix)
         if plan.grid is not None and plan.gradients is not None:
             grid, rows = plan.grid, RowGrid.of_end(matrix, plan.gradients)
 
         def make(shift: float) -> Mapping[str, Uniform]:
             by_rows = self.by_rows or weight.role == "embedding"
-            made = quantize_matrix(matrix, grid, rows, plan.step(shift), by_rows=by_rows)
+            made = quantize_matrix(
+                matrix, grid, rows, plan.step(shift), trellis=plan.trellis, by_rows=by_rows
+            )
             return {weight.name: made}
 
         return self.budget.spend(make)[weight.name]
@@ -136,7 +140,7 @@ class Ecq:
             }
 
         made = self.budget.spend(make) if sites else {}
-        notes = {layer.plan.name: (site.grid.note, layer.note) for site in sites for layer in site.layers}
+        notes = {layer.plan.name: (site.grid.note, *layer.notes) for site in sites for layer in site.layers}
         return {
             name: Result(uniform, notes=tuple(f"{name}: {note}" for note in notes[name] if note))
             for name, uniform in made.items()
@@ -150,12 +154,24 @@ def quantize_matrix(
     step: np.float32,
     shared_column_scales: str | None = None,
     *,
+    trellis: Trellis | None = None,
     by_rows: bool = False,
 ) -> Uniform:
     """`matrix`, float32 [rows, columns], at one step."""
-    chosen = choose(matrix, grid, rows, step)
+    chosen = (
+        choose(matrix, grid, rows, step)
+        if trellis is None
+        else choose_along(matrix, grid, rows, step=step, trellis=trellis)
+    )
     return to_uniform(
-        chosen, grid, rows, step=step, shared_column_scales=shared_column_scales, by_rows=by_rows
+        chosen,
+        grid,
+        rows,
+        step=step,
+        shared_column_scales=shared_column_scales,
+        by_rows=by_rows,
+        trellis_rows=None if trellis is None else trellis.rows,
+        stacked_rows=None if trellis is None else trellis.stacked_rows,
     )
 
 
@@ -164,13 +180,16 @@ class _LayerWork:
     plan: TensorPlan
     matrix: torch.Tensor
     rows: RowGrid
+    is_too_small: bool
+    """For the trellis that was asked for."""
 
     @property
-    def note(self) -> str:
-        """What the user should know of its rows; empty as a rule."""
-        return (
-            "its rows are too uneven for one step, each has a scale of its own" if self.rows.is_uneven else ""
-        )
+    def notes(self) -> Iterator[str]:
+        """What the user should know of its rows; nothing as a rule."""
+        if self.rows.is_uneven:
+            yield "its rows are too uneven for one step, each has a scale of its own"
+        if self.is_too_small:
+            yield "it has too few rows for a trellis"
 
 
 @dataclass(frozen=True)
@@ -194,13 +213,20 @@ class _SiteWork:
             plan = plans.get(name)
             plan = plan or _alone(
                 survey_layer(
-                    name, matrix, grid, rate=_bits(options), gradients=None, n_sharing=len(site.layers)
+                    name,
+                    matrix,
+                    grid,
+                    rate=_bits(options),
+                    gradients=None,
+                    n_sharing=len(site.layers),
+                    trellis=Trellis.of(layer.weight, options),
                 )
             )
             rows = RowGrid.of_layer(matrix, plan.gradients)
             if site.drift is not None:
                 matrix = corrected(matrix, layer.module, site.drift, grid)
-            layers.append(_LayerWork(plan, matrix, rows))
+            is_too_small = bool(options.trellis) and plan.trellis is None
+            layers.append(_LayerWork(plan, matrix, rows, is_too_small))
         return cls(grid, tuple(layers))
 
     def quantize(self, shift: float, *, by_rows: bool) -> Mapping[str, Uniform]:
@@ -210,7 +236,13 @@ class _SiteWork:
             name = layer.plan.name
             step = layer.plan.step(shift)
             made[name] = quantize_matrix(
-                layer.matrix, self.grid, layer.rows, step=step, shared_column_scales=first, by_rows=by_rows
+                layer.matrix,
+                self.grid,
+                layer.rows,
+                step=step,
+                shared_column_scales=first,
+                trellis=layer.plan.trellis,
+                by_rows=by_rows,
             )
             first = first or name
         return made

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from spqfmt.quantize.base import MethodOptions, Weight
 from spqfmt.quantize.calibrated import Block, Result
 from spqfmt.quantize.ecq.allocation import STEPS, RateCurve, TensorPlan, between
+from spqfmt.quantize.ecq.coding import APART, PATH_ERROR
 from spqfmt.quantize.ecq.grid import (
     DAMPING,
     InputGrid,
@@ -24,8 +25,10 @@ from spqfmt.quantize.ecq.grid import (
     plain_grid,
 )
 from spqfmt.quantize.ecq.sweep import RowGrid, choose
+from spqfmt.quantize.ecq.trellis import Trellis
 from spqfmt.quantize.statistics import Hessian
 from spqfmt.schemes.base import Quantized
+from spqfmt.schemes.codes import Layout
 
 SURVEY_SAMPLES = 16
 """Samples of the calibration that the survey looks at."""
@@ -49,6 +52,7 @@ class Surveyed:
     equal_rate: float
     equal_slope: float | None
     gradients: NDArray[np.float64] | None = None
+    trellis: Trellis | None = None
     grid: InputGrid | None = None
     """The grid of embedding and head, where it is known what they do, kept until they are quantized."""
 
@@ -96,6 +100,7 @@ class Survey:
                     rate=self.rate,
                     gradients=squares,
                     n_sharing=len(site.layers),
+                    trellis=Trellis.of(layer.weight, options),
                 )
         return {}
 
@@ -107,11 +112,12 @@ def survey_layer(
     rate: float,
     gradients: NDArray[np.float64] | None,
     n_sharing: int,
+    trellis: Trellis | None = None,
 ) -> Surveyed:
     """A layer, float32 [out, in]. `n_sharing` tensors share its column scales."""
     rows = RowGrid.of_layer(matrix, gradients)
     known = None if rows.scale is None else gradients
-    return _surveyed(name, matrix, grid, rows, rate=rate, costs=known, n_sharing=n_sharing)
+    return _surveyed(name, matrix, grid, rows, rate=rate, costs=known, n_sharing=n_sharing, trellis=trellis)
 
 
 def survey_end(
@@ -122,19 +128,28 @@ def survey_end(
     costs: NDArray[np.float64],
     *,
     are_weighed: bool,
+    trellis: Trellis | None = None,
 ) -> Surveyed:
     """Embedding or head, float32 [rows, columns], of whose rows it is known what errors cost, float64 [rows].
 
     `are_weighed`: whether these costs can be held against those of layers.
     """
-    found = _surveyed(name, matrix, grid, RowGrid.of_end(matrix, costs), rate=rate, costs=costs)
+    found = _surveyed(
+        name, matrix, grid, RowGrid.of_end(matrix, costs), rate=rate, costs=costs, trellis=trellis
+    )
     return replace(found, equal_slope=found.equal_slope if are_weighed else None, grid=grid)
 
 
-def survey_plain(name: str, matrix: torch.Tensor, rate: float) -> Surveyed:
+def survey_plain(name: str, matrix: torch.Tensor, rate: float, trellis: Trellis | None = None) -> Surveyed:
     """A tensor of whose input nothing is known, float32 [rows, columns]: rows with a scale of their own."""
     return _surveyed(
-        name, matrix, plain_grid(matrix.shape[1]), RowGrid.of_norms(matrix), rate=rate, costs=None
+        name,
+        matrix,
+        plain_grid(matrix.shape[1]),
+        RowGrid.of_norms(matrix),
+        rate=rate,
+        costs=None,
+        trellis=trellis,
     )
 
 
@@ -147,8 +162,9 @@ def _surveyed(
     rate: float,
     costs: NDArray[np.float64] | None,
     n_sharing: int = 1,
+    trellis: Trellis | None = None,
 ) -> Surveyed:
-    curve, equal_rate = _measure(matrix, grid, rows, rate)
+    curve, equal_rate = _measure(matrix, grid, rows, rate=rate, trellis=trellis)
     columns = 0 if grid.column_scale is None else matrix.shape[1] / n_sharing
     return Surveyed(
         name=name,
@@ -156,12 +172,15 @@ def _surveyed(
         curve=curve,
         side_bytes=columns + (0 if rows.scale is None else rows.scale.values.nbytes),
         equal_rate=equal_rate,
-        equal_slope=_equal_slope(grid, rows, costs),
+        equal_slope=_equal_slope(grid, rows, costs, trellis),
         gradients=costs,
+        trellis=trellis,
     )
 
 
-def _equal_slope(grid: InputGrid, rows: RowGrid, gradients: NDArray[np.float64] | None) -> float | None:
+def _equal_slope(
+    grid: InputGrid, rows: RowGrid, gradients: NDArray[np.float64] | None, trellis: Trellis | None
+) -> float | None:
     """The log2 step, up to a constant, at which a bit saves what it saves elsewhere.
 
     Only gradients can tell: an error of a layer's outputs says nothing of what it does to the model. Without them
@@ -170,7 +189,8 @@ def _equal_slope(grid: InputGrid, rows: RowGrid, gradients: NDArray[np.float64] 
     if gradients is None or rows.scale is None:
         return None
     step = rows.scale.to_float32().astype(np.float64)
-    return -0.5 * math.log2(grid.error_factor * float((gradients * step**2).mean())) - grid.exponent
+    error = 1.0 if trellis is None else PATH_ERROR
+    return -0.5 * math.log2(error * grid.error_factor * float((gradients * step**2).mean())) - grid.exponent
 
 
 def make_plans(seen: Sequence[Surveyed], extra_bits: Mapping[str, float]) -> dict[str, TensorPlan]:
@@ -197,13 +217,16 @@ def make_plans(seen: Sequence[Surveyed], extra_bits: Mapping[str, float]) -> dic
             curve=s.curve,
             side_bytes=s.side_bytes,
             gradients=s.gradients,
+            trellis=s.trellis,
             grid=s.grid,
         )
         for s in seen
     }
 
 
-def _measure(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, rate: float) -> tuple[RateCurve, float]:
+def _measure(
+    matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, rate: float, trellis: Trellis | None
+) -> tuple[RateCurve, float]:
     """The curve of some rows, and the log2 step at which they take `rate` bits a weight."""
     picked = _picked(*matrix.shape)
     part, part_rows = matrix[torch.from_numpy(picked)], rows.picked(picked)
@@ -211,10 +234,15 @@ def _measure(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, rate: float) 
         part / torch.from_numpy(part_rows.step(len(picked)))[:, None] / torch.from_numpy(grid.column_step)
     )
     around = mean_log_rms(scaled) + GAUSSIAN_BITS - rate
+    coding = APART
+    if trellis is not None:
+        # What is stored is on a grid of twice the step.
+        around -= 1
+        coding = replace(trellis, stacked_rows=len(picked)).coding(len(picked), Layout())
     points = []
     for offset in _OFFSETS:
         log_step = float(np.clip(around + offset, *STEPS))
-        chosen = choose(part, grid, part_rows, np.float32(2.0**log_step))
+        chosen = choose(part, grid, part_rows, np.float32(2.0**log_step), coding=coding)
         points.append((log_step, chosen.bits / part.numel()))
     curve = RateCurve.of(points)
     return curve, curve.log_step(rate)

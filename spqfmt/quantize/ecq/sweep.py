@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import Elements
-from spqfmt.kernels.rate import ESCAPE, choose_codes
+from spqfmt.kernels.rate import ESCAPE
+from spqfmt.quantize.ecq.coding import APART, Coding
 from spqfmt.quantize.ecq.counts import BLOCK, code_bits, counts_of, entropy_bits, threads_for
 from spqfmt.quantize.ecq.descent import descend
 from spqfmt.quantize.ecq.grid import (
@@ -23,6 +24,7 @@ from spqfmt.quantize.ecq.grid import (
 from spqfmt.quantize.feedback import one_thread
 from spqfmt.quantize.layouts import choose_layout
 from spqfmt.schemes.base import Float32
+from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.floats import Scale
 from spqfmt.schemes.outliers import Outliers
 from spqfmt.schemes.uniform import Uniform
@@ -34,8 +36,6 @@ ESCAPE_BITS = 24.0
 _ORDINARY = 40
 """Rows whose steps lie within so many octaves of 1 are worked on as they are; others are multiplied by a power of 2,
 so that squares of their errors stay in float32."""
-_PASSES = 2
-"""The first pass takes the bits of the codes that rounding would give, the second those of the first pass."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,35 @@ class RowGrid:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Codes int8 [rows, columns] with ESCAPE where the weight is kept, and the weights as the feedback left them."""
+    """Codes int8 [rows, columns], which of them stand for nothing, since the weight is kept, and the weights as the
+    feedback left them."""
 
     codes: Elements
+    escapes: NDArray[np.bool_]
     weights: Float32
     bits: float
     """Order-0 entropy of the codes, and what the escapes cost."""
+    counts: NDArray[np.int64]
+    """How often each stored code occurs, [256] as `counts_of`."""
+    layout: Layout | None = None
+    """How the codes must be stored; None where any way will do."""
 
 
-def choose(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, step: np.float32) -> Chosen:
-    """Quantize `matrix`, float32 [rows, columns], with this step."""
+def choose(
+    matrix: torch.Tensor,
+    grid: InputGrid,
+    rows: RowGrid,
+    step: np.float32,
+    *,
+    coding: Coding = APART,
+    passes: int = 2,
+    counts: NDArray[np.int64] | None = None,
+) -> Chosen:
+    """Quantize `matrix`, float32 [rows, columns], with this step.
+
+    The first pass takes the bits of `counts`, or of the codes that rounding would give, another those of the pass
+    before.
+    """
     row_scale = rows.step(len(matrix))
     row_step = step * row_scale
     exponents = np.frexp(row_step)[1]
@@ -106,36 +125,51 @@ def choose(matrix: torch.Tensor, grid: InputGrid, rows: RowGrid, step: np.float3
     row_step = np.ldexp(row_step, -exponents)
     weights = _shifted(np.ascontiguousarray(matrix.numpy()[:, grid.order]), -exponents)
     column_step = grid.column_step[grid.order]
-    slope = _slopes(grid, rows, row_scale, step=float(step), exponents=exponents)
-    nearest = np.rint(weights / row_step[:, None] / column_step)
-    counts = counts_of(np.where(np.abs(nearest) <= -ESCAPE - 1, nearest, 0).astype(np.int8))
+    slope = _slopes(grid, rows, row_scale, step=float(step), error=coding.error, exponents=exponents)
+    if counts is None:
+        nearest = np.rint(weights / row_step[:, None] / column_step)
+        nearest = np.where(np.abs(nearest) <= -ESCAPE - 1, nearest, 0)
+        counts = counts_of(coding.stored(nearest.astype(np.int8)))
     codes = np.empty(weights.shape, np.int8)
     work = weights
-    for _ in range(_PASSES):
+    for _ in range(passes):
         work = weights.copy()
         codes = _sweep(
-            work, grid.upper, row_step, column_step=column_step, slope=slope, bits=code_bits(counts)
+            work,
+            grid.upper,
+            coding,
+            row_step=row_step,
+            column_step=column_step,
+            slope=slope,
+            bits=code_bits(counts),
         )
-        counts = counts_of(codes)
+        counts = counts_of(coding.stored(codes))
     if grid.hessian is not None:
         codes = descend(
             codes,
             weights,
             grid.sweeps,
+            coding=coding,
             kept=work,
             hessian=grid.hessian,
             row_step=row_step,
             column_step=column_step,
             slope=slope,
         )
-        counts = counts_of(codes)
+        counts = counts_of(coding.stored(codes))
     back = np.argsort(grid.order)
     n_escapes = counts[0]
     kept = counts.copy()
     kept[0], kept[128] = 0, kept[128] + n_escapes
     bits = entropy_bits(kept) + ESCAPE_BITS * n_escapes
     left = _shifted(np.ascontiguousarray(work[:, back]), exponents)
-    return Chosen(np.ascontiguousarray(codes[:, back]), left, bits)
+    return Chosen(
+        codes=np.ascontiguousarray(coding.settled(codes)[:, back]),
+        escapes=np.ascontiguousarray((codes == ESCAPE)[:, back]),
+        weights=left,
+        bits=bits,
+        counts=kept,
+    )
 
 
 def to_uniform(
@@ -146,21 +180,24 @@ def to_uniform(
     shared_column_scales: str | None,
     *,
     by_rows: bool,
+    trellis_rows: int | None = None,
+    stacked_rows: int | None = None,
 ) -> Uniform:
     """Return the codes as the scheme stores them: escapes are outliers with their full value."""
-    at_rows, at_columns = np.nonzero(chosen.codes == ESCAPE)
+    at_rows, at_columns = np.nonzero(chosen.escapes)
     values = chosen.weights[at_rows, at_columns]
-    codes = np.where(chosen.codes == ESCAPE, np.int8(0), chosen.codes)
     dtype, carrier = ("f16", np.float16) if _fit_f16(values) else ("f32", np.float32)
     return Uniform(
-        codes=codes,
+        codes=chosen.codes,
         step=step,
         code_dtype="i8",
         row_scale=rows.scale,
         column_scale=grid.column_scale,
         outliers=Outliers(at_rows, at_columns, values.astype(carrier), dtype) if values.size else None,
-        layout=choose_layout(codes, by_rows=by_rows),
+        layout=choose_layout(chosen.codes, by_rows=by_rows) if chosen.layout is None else chosen.layout,
         shared_column_scales=None if grid.column_scale is None else shared_column_scales,
+        trellis_rows=trellis_rows,
+        stacked_rows=stacked_rows,
     )
 
 
@@ -177,7 +214,13 @@ def _fit_f16(values: Float32) -> bool:
 
 
 def _slopes(
-    grid: InputGrid, rows: RowGrid, row_scale: Float32, step: float, exponents: NDArray[np.int32]
+    grid: InputGrid,
+    rows: RowGrid,
+    row_scale: Float32,
+    *,
+    step: float,
+    error: float,
+    exponents: NDArray[np.int32],
 ) -> Float32:
     """What a bit is worth in each row, in the feedback's unit of error; row i is divided by 2^exponents[i].
 
@@ -186,12 +229,19 @@ def _slopes(
     """
     weight = np.ones(len(row_scale)) if rows.weight is None else rows.weight
     mean = float((row_scale.astype(np.float64) ** 2 * weight).mean())
-    slope = SLOPE * math.log(2) / 6 * grid.error_factor * step**2 * mean / weight
+    slope = SLOPE * error * math.log(2) / 6 * grid.error_factor * step**2 * mean / weight
     return np.ldexp(slope, -2 * exponents).astype(np.float32)
 
 
 def _sweep(
-    work: Float32, upper: Float32, row_step: Float32, column_step: Float32, slope: Float32, bits: Float32
+    work: Float32,
+    upper: Float32,
+    coding: Coding,
+    *,
+    row_step: Float32,
+    column_step: Float32,
+    slope: Float32,
+    bits: Float32,
 ) -> Elements:
     n = work.shape[1]
     codes = np.empty(work.shape, np.int8)
@@ -202,7 +252,7 @@ def _sweep(
             block = slice(first, min(first + BLOCK, n))
             size = block.stop - first
             part = upper[block, block] if upper.size else diagonal[:size, :size]
-            codes[:, block], errors = choose_codes(
+            codes[:, block], errors = coding.choose(
                 work,
                 block,
                 part,
