@@ -125,3 +125,20 @@ def test_a_huge_raw_size_allocates_nothing(each_backend):
     if each_backend.name != "torch":
         with pytest.raises(CorruptError):
             each_backend.rans_decode(CHUNK, np.empty(1 << 28, np.uint8))
+
+
+def test_of_two_damages_all_native_kernels_name_the_same():
+    """However many blocks they decode at once: a first state is refused before a last one."""
+    chunk = bytearray(native.rans_encode(np.tile(DATA, 4)[:1000], 8))
+    directory = 8 + -(-struct.unpack_from("<H", chunk, 6)[0] // 4) * 4
+    ends = struct.unpack_from("<4I", chunk, directory)
+    chunk[directory + 16] ^= 1  # block 0, which ends in other states then
+    chunk[ends[1] : ends[1] + 4] = bytes(4)
+    said = set()
+    for name in backend.available():
+        with backend.use(name) as selected:
+            if selected.rans_decode is native.rans_decode:
+                with pytest.raises(CorruptError) as caught:
+                    selected.rans_decode(bytes(chunk), np.empty(1000, np.uint8))
+                said.add(str(caught.value))
+    assert said == {"rans block 2: a first state is below 2^16"}

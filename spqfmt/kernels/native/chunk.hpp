@@ -54,11 +54,12 @@ class ChunkDecoder {
   // Batches differ by at most one block: 9 blocks go as 5 + 4, not as 8 + 1, for one block alone is slow.
   size_t batch_block(size_t i) const { return n_blocks_ * i / n_batches_; }
   void validate_directory() const;
+  void validate_states() const;
   void start_block(size_t block, uint8_t* dst, DecodeCursor& cursor) const;
   void finish_block(size_t block, const DecodeCursor& cursor) const;
 
   const uint8_t* src_;
-  size_t chunk_bytes_, readable_bytes_, raw_bytes_;
+  size_t chunk_bytes_, raw_bytes_;
   size_t n_blocks_ = 0, n_batches_ = 0;
   size_t block_size_ = 0, directory_ = 0, first_block_ = 0;
   bool constant_ = false;

@@ -21,7 +21,7 @@ size_t max_block_bytes(size_t n_symbols) { return kStateBytes + 2 * round_up(n_s
 }  // namespace
 
 ChunkDecoder::ChunkDecoder(const uint8_t* src, size_t chunk_bytes, size_t readable_bytes, size_t raw_bytes)
-    : src_(src), chunk_bytes_(chunk_bytes), readable_bytes_(readable_bytes), raw_bytes_(raw_bytes) {
+    : src_(src), chunk_bytes_(chunk_bytes), raw_bytes_(raw_bytes) {
   if (raw_bytes == 0) throw DataError("rans chunk of no symbols");
   if (chunk_bytes < kConstantChunkBytes) throw DataError("rans chunk is shorter than its header");
   if (src[0] != kCoderRans) throw DataError("rans coder " + std::to_string(src[0]), Fault::unsupported);
@@ -52,6 +52,7 @@ ChunkDecoder::ChunkDecoder(const uint8_t* src, size_t chunk_bytes, size_t readab
   if (n_blocks_ > (chunk_bytes - directory_) / 4) throw DataError("rans block directory passes the end of the chunk");
   first_block_ = directory_ + 4 * n_blocks_;
   validate_directory();
+  validate_states();
 
   build_decode_table(frequencies, table_);
   n_batches_ = ceil_div(n_blocks_, active_kernels().decode_lockstep);
@@ -84,12 +85,22 @@ void ChunkDecoder::validate_directory() const {
   if (begin != chunk_bytes_) throw DataError("rans chunk has bytes after its last block");
 }
 
+// Of all blocks before one is decoded: else it would be the number of blocks that go in lockstep what decides which of two
+// damages is told.
+void ChunkDecoder::validate_states() const {
+  for (size_t block = 0; block < n_blocks_; block++) {
+    const uint8_t* from = src_ + block_begin(block);
+    for (unsigned lane = 0; lane < kLanes; lane++) {
+      if (load_u32(from + 4 * lane) < kStateFloor) fail_block(block, "a first state is below 2^16");
+    }
+  }
+}
+
 void ChunkDecoder::start_block(size_t block, uint8_t* dst, DecodeCursor& cursor) const {
   const size_t begin = block_begin(block);
   const uint8_t* from = begin >= tail_begin_ ? tail_.data() + (begin - tail_begin_) : src_ + begin;
   for (unsigned lane = 0; lane < kLanes; lane++) {
     cursor.state[lane] = load_u32(from + 4 * lane);
-    if (cursor.state[lane] < kStateFloor) fail_block(block, "a first state is below 2^16");
   }
   cursor.next = from + kStateBytes;
   cursor.clamp = from + (block_end(block) - begin) + 2;
