@@ -38,7 +38,7 @@ class Shape:
 
 
 MEASURED = (
-    Measured("lossless", cpu_s_per_gb=6.8, bits=10.63, takes_several=True),
+    Measured("lossless", cpu_s_per_gb=4.6, bits=10.63, takes_several=True),
     Measured("rtn, 4 bits in groups of 64", cpu_s_per_gb=19.0, bits=4.17, takes_several=True),
     Measured("ecq, 3 bits, --no-calibration", cpu_s_per_gb=118.0, bits=3.0, takes_several=False),
 )
