@@ -1,5 +1,6 @@
 """Models whose layers are stored as path codes of a trellis: the logits of the decoded model, whatever holds them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from probe_inputs import inputs_for, outputs
 
 import spqfmt
 from spqfmt.codecs.chunks import CodecPolicy
+from spqfmt.container.reader import Reader
 from spqfmt.importers import open_source
 from spqfmt.kernels import backend
+from spqfmt.kernels.narrow import narrow
 from spqfmt.kernels.trellis import HISTORY_ROWS, unfold
 from spqfmt.loaders.packed.experts import PackedExperts
 from spqfmt.loaders.plan import plan_for_device, plan_model
@@ -22,14 +25,17 @@ from spqfmt.packing.options import PackOptions
 from spqfmt.packing.pack import pack_model
 from spqfmt.progress import Silent
 from spqfmt.quantize.base import MethodOptions, Weight
+from spqfmt.residency.decode import decode_part
+from spqfmt.residency.parts import cut
 from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.floats import Scale
-from spqfmt.schemes.trellis import tiles_of
+from spqfmt.schemes.trellis import tiles_of, unfold_rows
 from spqfmt.schemes.uniform import Uniform
 
 INPUTS = torch.tensor([[(i * 37 + 11) % 256 for i in range(24)]])
 TILE_ROWS = 24
+Write = Callable[..., Path]
 
 
 class Paths:
@@ -37,7 +43,7 @@ class Paths:
 
     name = "paths"
 
-    def __init__(self, *, as_paths: bool = True) -> None:
+    def __init__(self, *, as_paths: bool) -> None:
         self._as_paths = as_paths
 
     def check(self, options: MethodOptions) -> MethodOptions:
@@ -115,6 +121,25 @@ def test_logits_are_those_of_the_same_codes_stored_plainly(packed: Path, plain: 
         ):
             assert torch.equal(logits(packed, memory=memory), logits(plain, memory=memory)), memory
         assert torch.allclose(whole, logits(packed, packed=False), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("spread", "is_narrow"), [(0.9, True), (1.5, True), (1.9, False)])
+def test_codes_of_low_entropy_have_room_as_narrow_ones(
+    write_tensor: Write, spread: float, is_narrow: bool
+) -> None:
+    """Room for their escapes is counted with a bit more than path codes have: these codes find it."""
+    paths = np.rint(np.random.default_rng(4).normal(0, spread, (512, 600))).astype(np.int8)
+    unfold_rows(tiles_of(128, 512, None), 0, paths)
+    path = write_tensor(Uniform(paths, np.float32(0.1), trellis_rows=128).encode(), (512, 600))
+    with Reader(path) as reader:
+        for part in cut(reader.index.by_name["w"]):
+            assert (part.narrow_bytes > 0) == is_narrow
+            stored, out = np.empty(part.stored_bytes, np.uint8), np.empty(part.decoded_bytes, np.uint8)
+            reader.read_into(part.offset, stored)
+            decode_part(part, stored, np.empty(0, np.uint8), out, path, checked=False)
+            assert np.array_equal(out.view(np.int8).reshape(-1, 600), paths[part.first : part.stop])
+            if is_narrow:
+                assert narrow(out, np.empty(part.narrow_bytes, np.uint8))
 
 
 def test_logits_on_a_device_are_those_of_the_same_codes_stored_plainly(packed: Path, plain: Path) -> None:
