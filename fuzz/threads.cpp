@@ -170,7 +170,7 @@ int main(int n_arguments, char** arguments) {
        [&](size_t n) {
          Bytes y(kTokens * kColumns);
          std::vector<float> scales(kTokens);
-         round_tokens(inputs, kColumns, nullptr, reinterpret_cast<int8_t*>(y.data()), scales.data(), n);
+         round_tokens({{x.data(), FloatType::f32}, kTokens, nullptr}, kColumns, nullptr, reinterpret_cast<int8_t*>(y.data()), scales.data(), n);
          return y;
        }},
       {"norm",
