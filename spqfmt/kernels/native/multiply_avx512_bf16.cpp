@@ -19,6 +19,9 @@ struct PairSums {
   alignas(64) float of[kRows][kTokensPerTile][16];
 };
 
+// kPairs codes as BF16.
+inline __m512bh as_pairs(const int8_t* codes) { return _mm512_cvtne2ps_pbh(widen(codes + 16), widen(codes)); }
+
 // Codes as BF16; zeros up to a multiple of kPairs.
 inline void fill(const int8_t* codes, size_t n, size_t ahead, uint16_t* to) {
   alignas(64) int8_t last[kPairs];
@@ -30,7 +33,7 @@ inline void fill(const int8_t* codes, size_t n, size_t ahead, uint16_t* to) {
       std::memcpy(last, from, n - i);
       from = last;
     }
-    _mm512_storeu_si512(to + i, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(widen(from + 16), widen(from))));
+    _mm512_storeu_si512(to + i, reinterpret_cast<__m512i>(as_pairs(from)));
   }
 }
 
@@ -161,6 +164,35 @@ inline void multiply_some(const Call& call, size_t row, CodeTile* weights, PairS
   }
 }
 
+// The same sums for one token, without outliers: codes need no tile to be in.
+template <size_t kR>
+inline void multiply_one(const Call& call, size_t row) {
+  const size_t n = call.n_columns, whole = n / kPairs * kPairs;
+  const int8_t* from = call.codes.codes + row * n;
+  // The rows after these as the one stream that they are, and those after them: see integer_lanes.hpp.
+  const int8_t* next = from + kR * n;
+  __m512 acc[kR];
+  for (size_t r = 0; r < kR; r++) acc[r] = _mm512_setzero_ps();
+  size_t i = 0;
+  for (; i < whole; i += kPairs) {
+    for (size_t line = 0; line < kR * kPairs; line += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(next + line), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(next + kR * n + line), _MM_HINT_T1);
+    }
+    next += kR * kPairs;
+    const __m512bh x = pairs(call.tokens.x + i);
+    for (size_t r = 0; r < kR; r++) acc[r] = _mm512_dpbf16_ps(acc[r], as_pairs(from + r * n + i), x);
+  }
+  if (i < n) {
+    alignas(64) int8_t last[kPairs] = {};
+    for (size_t r = 0; r < kR; r++) {
+      std::memcpy(last, from + r * n + i, n - i);
+      acc[r] = _mm512_dpbf16_ps(acc[r], as_pairs(last), pairs(call.tokens.x + i));
+    }
+  }
+  for (size_t r = 0; r < kR; r++) write(call.outputs, 0, row + r, _mm512_reduce_add_ps(acc[r]) * call.factors[row + r]);
+}
+
 }  // namespace
 
 void pair_multiply_avx512_bf16(const PairCodes& codes, size_t n_columns, const float* factors, const Outliers& outliers,
@@ -170,6 +202,11 @@ void pair_multiply_avx512_bf16(const PairCodes& codes, size_t n_columns, const f
   const __m512i values = codes.narrow != nullptr ? values_of(*codes.narrow) : _mm512_setzero_si512();
   const Call call{codes, values, n_columns, factors, outliers, given, tokens, outputs};
   size_t row = begin;
+  if (tokens.count == 1 && codes.narrow == nullptr && outliers.row_begin == nullptr) {
+    for (; row + kRows <= end; row += kRows) multiply_one<kRows>(call, row);
+    for (; row < end; row++) multiply_one<1>(call, row);
+    return;
+  }
   for (; row + kRows <= end; row += kRows) multiply_some<kRows>(call, row, weights, sums);
   for (; row < end; row++) multiply_some<1>(call, row, weights, sums);
 }
