@@ -48,11 +48,12 @@ def _tensor_row(tensor: TensorReport) -> list[str]:
 
 
 def scheme_of(tensor: TensorReport) -> str:
-    """Its scheme with what its codes are: grouped u4/64, uniform i8, dense bf16."""
+    """Its scheme with what its codes are: grouped u4/64, uniform i8, uniform i8 trellis, dense bf16."""
     if tensor.code_dtype is None:
         return tensor.scheme if tensor.tied_to is not None else f"{tensor.scheme} {tensor.dtype}"
     group = "" if tensor.group_size is None else f"/{tensor.group_size}"
-    return f"{tensor.scheme} {tensor.code_dtype}{group}"
+    path = "" if tensor.trellis_rows is None else " trellis"
+    return f"{tensor.scheme} {tensor.code_dtype}{group}{path}"
 
 
 def error_of(tensor: TensorReport) -> str:

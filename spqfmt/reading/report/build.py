@@ -15,6 +15,7 @@ from spqfmt.reading.report.records import CostParts, FileTotals, StreamReport, T
 from spqfmt.reading.report.source import form_of, quantizer_of, source_of
 from spqfmt.reading.report.tables import table_bytes
 from spqfmt.records import Stream, TensorRecord, bf16_bytes
+from spqfmt.schemes.trellis import trellis_rows
 
 _DIGEST_BYTES = 32
 _CRC_BYTES = 4
@@ -156,6 +157,7 @@ def report_tensor(
         streams=streams,
         form=form,
         form_bytes=form_bytes,
+        trellis_rows=trellis_rows(record),
     )
 
 

@@ -162,6 +162,8 @@ class TensorReport(_Cost):
     form_bytes: int = 0
     """The bytes that it took there."""
     measured: Measured | None = None
+    trellis_rows: int | None = None
+    """Rows of a tile, where codes are stored as path codes of a trellis (FORMAT.md 5.3)."""
 
     def to_json(self) -> dict[str, object]:
         """Return the report as plain data, for `--json`."""
