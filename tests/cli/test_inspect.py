@@ -299,10 +299,10 @@ def test_info_of_an_open_tensor_is_the_report_s(models: Models) -> None:
             assert file[tensor.name].info == tensor
 
 
-def test_a_trellis_is_named_beside_its_codes(run: Run) -> None:
+def test_a_trellis_is_named_beside_its_codes(spq: Run) -> None:
     vector = VECTORS.parent / "1.1" / "valid" / "trellis.spq"
-    told = json.loads(run("inspect", vector, "--json").stdout)
+    told = json.loads(spq("inspect", vector, "--json").stdout)
     with_path = [tensor["name"] for tensor in told["tensors"] if tensor["trellis_rows"] is not None]
     assert with_path
-    lines = run("inspect", vector).stdout.splitlines()
+    lines = spq("inspect", vector).stdout.splitlines()
     assert len([line for line in lines if "uniform i8 trellis" in line]) == len(with_path)
