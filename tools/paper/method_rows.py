@@ -134,6 +134,15 @@ ROWS: tuple[Row, ...] = (
         for effort in ("normal", "best")
         for bits in (3, 4)
     ),
+    *(
+        Row(
+            method="ecq",
+            settings=f"{bits} bits, effort normal, trellis",
+            options={"bits": bits, "effort": "normal", "trellis": ""},
+            samples=128,
+        )
+        for bits in (3, 4)
+    ),
     *(_gguf(name) for name in ("Q3_K", "Q4_K", "Q5_K", "Q6_K")),
     *(_gguf(name, "importance") for name in ("Q3_K", "IQ3_S", "IQ4_XS", "Q4_K")),
     *(_gguf(name, "fallback") for name in ("Q3_K", "Q4_K")),
