@@ -137,10 +137,11 @@ ROWS: tuple[Row, ...] = (
     *(
         Row(
             method="ecq",
-            settings=f"{bits} bits, effort normal, trellis",
-            options={"bits": bits, "effort": "normal", "trellis": ""},
+            settings=f"{bits} bits, effort {effort}, trellis",
+            options={"bits": bits, "effort": effort, "trellis": ""},
             samples=128,
         )
+        for effort in ("normal", "best")
         for bits in (3, 4)
     ),
     *(_gguf(name) for name in ("Q3_K", "Q4_K", "Q5_K", "Q6_K")),
