@@ -4,7 +4,10 @@ import math
 import re
 
 from spqfmt.errors import OptionError
+from spqfmt.wire import CHUNK_ALIGNMENT, LARGE_SEGMENT_ALIGNMENT
 
+LARGE_FILE_BYTES = 16 << 20
+"""The size from which segments are aligned to 4 KiB; below, the padding would cost more than direct reads are worth."""
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 # More digits may be more than a float holds.
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*([KMG]?I?B?)", re.IGNORECASE)
@@ -25,6 +28,11 @@ def n_bytes_of(size: int | float | str) -> int:
     if not math.isfinite(size):
         raise OptionError(f"{size} is not a size; give a number of bytes, or one like 300MiB")
     return int(size)
+
+
+def segment_alignment(raw_bytes: int, chunk_alignment: int = CHUNK_ALIGNMENT) -> int:
+    """Where segments of a model whose tensors take so many bytes in the source begin, unless told otherwise."""
+    return LARGE_SEGMENT_ALIGNMENT if raw_bytes >= LARGE_FILE_BYTES else chunk_alignment
 
 
 def parse_shard_size(size: int | str | None) -> int | None:

@@ -14,8 +14,18 @@ disturbed on a busy machine now and then."""
 def product_seconds(dtype: torch.dtype) -> float:
     """Seconds of one product of matrices of `dtype`, by torch on the CPU.
 
-    The calling thread's own time counts: its share is the same for any dtype, and other programs do not disturb it.
+    One thread computes, and its own time counts: other programs do not disturb it. Of several, this one would wait
+    for those that a busy machine holds back.
     """
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _on_this_thread(dtype)
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _on_this_thread(dtype: torch.dtype) -> float:
     x = torch.full((_TOKENS, _CHANNELS), 0.5, dtype=dtype)
     weight = torch.full((_CHANNELS, _CHANNELS), 0.5, dtype=dtype)
     best = float("inf")

@@ -18,9 +18,7 @@ from spqfmt.schemes.base import Encoded, Quantized
 from spqfmt.schemes.codes import Layout
 from spqfmt.schemes.registry import scheme_of
 from spqfmt.schemes.uniform import Uniform
-
-LARGE_FILE_BYTES = 16 << 20
-"""The size from which segments are aligned to 4 KiB; below, the padding would cost more than direct reads are worth."""
+from spqfmt.sizes import segment_alignment
 
 
 @dataclass(frozen=True)
@@ -140,11 +138,10 @@ def plan_pack(model: SourceModel, options: PackOptions) -> PackPlan:
             segments.append((tensor.source.segment, []))
         segments[-1][1].append(tensor)
     raw_bytes = sum(tensor.raw_bytes for tensor in planned)
-    large = raw_bytes >= LARGE_FILE_BYTES
     return PackPlan(
         tuple((name, tuple(tensors)) for name, tensors in segments),
         raw_bytes,
-        wire.LARGE_SEGMENT_ALIGNMENT if large else options.chunk_alignment,
+        segment_alignment(raw_bytes, options.chunk_alignment),
     )
 
 

@@ -128,7 +128,9 @@ def check_coding(codec: str, *, compresses_all: bool, shards: bool) -> None:
     """Raise OptionError for what does not go together with a target."""
     if codec not in {"auto", "rans"} or not compresses_all:
         raise OptionError(
-            f"method {FITTING} counts on the entropy coder: --codec auto or rans, --partial none"
+            f"method {FITTING} wants --codec auto or rans and --partial none: pack so, then repack --partial"
         )
     if shards:
-        raise OptionError(f"method {FITTING} hits the size of one file: no --shard-size")
+        raise OptionError(
+            f"method {FITTING} hits the size of one file: pack without --shard-size, then repack with it"
+        )

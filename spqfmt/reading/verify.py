@@ -1,6 +1,7 @@
 """Checks a whole file: every byte, every checksum, every rule that the index alone cannot show."""
 
 import os
+from typing import NamedTuple
 
 from spqfmt import wire
 from spqfmt.container.content import content_of_model, content_of_stored
@@ -78,12 +79,21 @@ def _verify_content(model: OpenModel, progress: Progress) -> str | None:
     return found
 
 
+class _Due(NamedTuple):
+    """A chunk to be checked, and the padding before its planes: of an address, both come with one read."""
+
+    what: str
+    dtype: str
+    chunk: Chunk
+    padding: tuple[range, ...]
+
+
 class _Checks:
     """Checks chunks in the order of the file, some at once, and the bytes between them."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._chunks: list[tuple[str, str, Chunk]] = []
+        self._chunks: list[_Due] = []
         self._tensors: list[TensorRecord] = []
         self._end = wire.HEADER_BYTES
 
@@ -99,18 +109,22 @@ class _Checks:
     def add(self, what: str, stream: Stream) -> None:
         """A stream's chunks, and the padding before each; nothing is stored of empty ones."""
         for chunk in stream.chunks.held:
+            padding = []
             for plane in chunk.planes:
-                self.padding(plane.offset)
+                padding.append(range(self._end, plane.offset))
                 self._end = plane.offset + plane.stored_bytes
-            self._chunks.append((what, stream.dtype, chunk))
+            self._chunks.append(_Due(what, stream.dtype, chunk, tuple(padding)))
             if len(self._chunks) >= _AT_ONCE:
                 self._check_chunks()
 
     def padding(self, stop: int) -> None:
         """Check the padding from the end of the last plane up to `stop`."""
-        if stop > self._end and any(self._reader.read_bytes(self._end, stop - self._end)):
+        self._check_padding(range(self._end, stop))
+
+    def _check_padding(self, place: range) -> None:
+        if len(place) and any(self._reader.read_bytes(place.start, len(place))):
             with located(self._reader.path):
-                raise CorruptError("padding is not zero", self._end)
+                raise CorruptError("padding is not zero", place.start)
 
     def finish(self) -> None:
         """What is left of the chunks, and what only all streams of a tensor show."""
@@ -120,10 +134,11 @@ class _Checks:
         self._tensors = []
 
     def _check_chunks(self) -> None:
-        def check(job: tuple[str, str, Chunk]) -> None:
-            what, dtype, chunk = job
-            with located(self._reader.path, what, chunk):
-                self._reader.check_chunk(chunk, dtype)
+        def check(due: _Due) -> None:
+            for place in due.padding:
+                self._check_padding(place)
+            with located(self._reader.path, due.what, due.chunk):
+                self._reader.check_chunk(due.chunk, due.dtype)
 
         each_chunk(self._reader, check, self._chunks)
         self._chunks = []

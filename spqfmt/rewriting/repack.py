@@ -20,7 +20,7 @@ from spqfmt.progress import Progress, Silent
 from spqfmt.rewriting.laid import Laid
 from spqfmt.rewriting.partial import Speed, parse_partial
 from spqfmt.rewriting.rewrite import Rewrite
-from spqfmt.sizes import check_ranks, parse_block, parse_chunk_alignment, parse_shard_size
+from spqfmt.sizes import check_ranks, parse_block, parse_chunk_alignment, parse_shard_size, segment_alignment
 from spqfmt.stand_ins import given_path
 from spqfmt.wire import CHUNK_ALIGNMENT
 
@@ -87,10 +87,14 @@ def repack(
         if shard_bytes:
             _check_cut(path, readers)
         indexes = [reader.index for reader in readers]
-        of_chunks = parse_chunk_alignment(chunk_alignment) or max(
-            i.chunk_alignment or CHUNK_ALIGNMENT for i in indexes
-        )
-        alignment = max(of_chunks, indexes[0].segment_alignment)
+        had = max(i.chunk_alignment or CHUNK_ALIGNMENT for i in indexes)
+        of_chunks = parse_chunk_alignment(chunk_alignment) or had
+        of_segments = indexes[0].segment_alignment
+        if of_chunks < had:
+            # Segments were aligned for the chunks' sake, or would have been in any case.
+            own = (t.source_bytes for i in indexes for t in i.tensors if t.tied_to is None)
+            of_segments = segment_alignment(sum(own))
+        alignment = max(of_chunks, of_segments)
         starts = () if shard_bytes else _shard_starts(readers)
         output = Output(
             out,

@@ -110,6 +110,16 @@ def test_the_other_commands_take_addresses(packed: Path, site: Site, tmp_path: P
         assert (tmp_path / first).read_bytes() == (tmp_path / second).read_bytes()
 
 
+def test_verify_asks_for_blocks_and_not_for_the_gaps_between_chunks(packed: Path, site: Site) -> None:
+    assert run("verify", f"{site.url}/m.spq").code == 0
+    n_blocks = -(-(packed / "m.spq").stat().st_size // 2048)
+    sizes = [
+        int(end) - int(begin) + 1 for begin, end in (r[6:].split("-") for r in site.requests if r[6] != "-")
+    ]
+    assert len([size for size in sizes if size < 64]) <= 2
+    assert len(sizes) <= n_blocks + 4
+
+
 @pytest.mark.parametrize("after", [100, 1500])
 def test_broken_connections_are_taken_up_where_they_broke(packed: Path, site: Site, after: int) -> None:
     site.breaks_after = after

@@ -154,6 +154,7 @@ def test_chunks_begin_where_they_are_asked_to(
     spqfmt.repack(aligned, again, force=True)
     assert again.read_bytes() == aligned.read_bytes()  # as in the file
     spqfmt.repack(aligned, back, chunk_alignment="64")
+    assert back.read_bytes() == plain.read_bytes()
     assert chunks(plain) == chunks(aligned) == chunks(back)
     for path, alignment in ((plain, 64), (aligned, 4096), (back, 64)):
         spqfmt.verify(path)

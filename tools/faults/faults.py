@@ -139,11 +139,15 @@ def together(place: Place, trials: int) -> Iterator[Row]:
 
 def limits(place: Place, trials: int) -> Iterator[Row]:
     """Little memory, few files, few threads and processes."""
-    held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    held = {
+        limit: 1024 * int(status.partition(f"{name}:")[2].split()[0])
+        for limit, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData"))
+    }
     commands = place.readers() | {"pack --method rtn": place.writers()["pack --method rtn"]}
 
     def memory(limit: int) -> Fault:
-        return Fault(limits={limit: held + int(2 ** place.random.uniform(16, 28))})
+        return Fault(limits={limit: held[limit] + int(2 ** place.random.uniform(16, 28))})
 
     faults: dict[str, Callable[[], Fault]] = {
         "RLIMIT_AS": lambda: memory(resource.RLIMIT_AS),
@@ -274,7 +278,8 @@ def page(rows: list[Row], command: str, seconds: float) -> str:
         f"`{command}`: {total:,} trials in {seconds / 60:.0f} minutes ({processor()}).",
         "Commands and running models are in a process of their own for each trial, on a small random llama;",
         "all flips of a file and a way are in one process, on that llama and on a trained model (glassllm,",
-        "lossless and in 3 bits), and so are all loads. RLIMIT_NPROC binds the process as a user of its own.",
+        "lossless and in 3 bits), and so are all loads. RLIMIT_AS and RLIMIT_DATA leave 64 KiB to 256 MiB over what",
+        "the process has at first; RLIMIT_NPROC, which binds the process as a user of its own, leaves 0 to 4 threads.",
         "What must not happen would stand in capitals. Last comes no fault, but what it costs to notice them:",
         "checksums' share of the time to load a model.",
         "",

@@ -35,7 +35,7 @@ class Place:
         self.folder, self.out, self.log = folder, folder / "out", folder / "said"
         self.source, self.file = folder / "source", folder / "model.spq"
         self._make("tiny.py", "llama", self.source)
-        self.ends_well("pack", self.source, self.file, "--method", "rtn", "--bits", 4, "--quiet")
+        self.ends_well("pack", self.source, self.file, "--method", "rtn", "--bits", 8, "--quiet")
         self.smallest = self.least(self.file)
         self.empty()
 
