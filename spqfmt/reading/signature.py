@@ -172,7 +172,7 @@ def _private_key(data: bytes) -> "Ed25519PrivateKey":
         key = _loaded(load, data, password=None)
         if isinstance(key, ed25519.Ed25519PrivateKey):
             return key
-    raise OptionError("not a private key of ed25519 without a password, in PEM or as OpenSSH has it")
+    raise OptionError("--key is not a private key of ed25519 without a password, in PEM or as OpenSSH has it")
 
 
 def _public_key(data: bytes) -> "Ed25519PublicKey":
@@ -181,7 +181,7 @@ def _public_key(data: bytes) -> "Ed25519PublicKey":
         key = _loaded(load, data)
         if isinstance(key, ed25519.Ed25519PublicKey):
             return key
-    raise OptionError("not a public key of ed25519, in PEM or as OpenSSH has it")
+    raise OptionError("--key is not a public key of ed25519, in PEM or as OpenSSH has it")
 
 
 def _loaded(load: Any, data: bytes, **options: Any) -> object:

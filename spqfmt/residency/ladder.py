@@ -116,8 +116,9 @@ def _moves(number: int, ladder: Sequence[State]) -> Iterator[_Move]:
 def check_ceiling(name: str, ceiling: int | None, smallest: int) -> None:
     """Raise MemoryBudgetError, which names the smallest ceiling that works, for a smaller one."""
     if ceiling is not None and ceiling < smallest:
+        shown = f"{ceiling / 2**20:.1f} MiB" if ceiling >= 1 << 17 else f"{ceiling} bytes"
         raise MemoryBudgetError(
-            f"{name} {ceiling / 2**20:.1f} MiB is too small: this model needs at least {enough_mib(smallest)} "
+            f"{name} {shown} is too small: this model needs at least {enough_mib(smallest)} "
             f"({smallest} bytes), without activations and KV cache",
             smallest,
         )
