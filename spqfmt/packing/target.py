@@ -128,7 +128,7 @@ def check_coding(codec: str, *, compresses_all: bool, shards: bool) -> None:
     """Raise OptionError for what does not go together with a target."""
     if codec not in {"auto", "rans"} or not compresses_all:
         raise OptionError(
-            f"method {FITTING} wants --codec auto or rans and --partial none: pack so, then repack --partial"
+            f"method {FITTING} counts on the entropy coder: pack with --codec auto or rans, --partial none, then repack"
         )
     if shards:
         raise OptionError(
