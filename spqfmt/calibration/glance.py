@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,9 +11,8 @@ from spqfmt.calibration.engine import Calibration
 from spqfmt.calibration.text import CalibrationOptions
 from spqfmt.importers.base import SourceModel
 from spqfmt.quantize.base import MethodOptions, Weight
-from spqfmt.quantize.calibrated import Block, Result
+from spqfmt.quantize.calibrated import Block, LookingMethod, Result
 from spqfmt.quantize.costs import least_seconds
-from spqfmt.schemes.base import Quantized
 
 
 @dataclass(frozen=True)
@@ -70,28 +69,13 @@ def _n_bytes(parameter: torch.nn.Parameter) -> int:
     return 0 if parameter.is_meta else parameter.numel() * parameter.element_size()
 
 
-@dataclass
-class _Looking:
-    """A calibrated method that only looks."""
+class _Looking(LookingMethod):
+    """What a glance sees of a block."""
 
-    name: str = "glance"
-    takes: frozenset[str] = frozenset()
-    calibrated: bool = True
-    sites: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
-    seconds: float = 0.0
-    n_bytes: int = 0
-
-    def check(self, options: MethodOptions) -> MethodOptions:
-        """Return the options as they are."""
-        return options
-
-    def describe(self, weight: Weight, options: MethodOptions) -> str:
-        """Say that layers are looked at."""
-        return "looked at" if weight.role == "linear" else ""
-
-    def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
-        """Raise TypeError: nothing is quantized."""
-        raise TypeError(f"{weight.name}: nothing is quantized")
+    def __init__(self) -> None:
+        self.sites: list[tuple[int, tuple[int, ...]]] = []
+        self.seconds = 0.0
+        self.n_bytes = 0
 
     def accumulator(self, n_columns: int, options: MethodOptions) -> _Nothing:
         """Return what keeps nothing."""

@@ -3,6 +3,7 @@
 spqfmt.calibration runs the model and calls the method, block by block; see CalibratedMethod for what to write.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard, runtime_checkable
@@ -103,6 +104,34 @@ class CalibratedMethod(Method, Protocol):
     def quantize_block(self, block: Block, options: MethodOptions) -> Mapping[str, Result]:
         """Results by tensor name, for layers and, where a method changes them, for other tensors of the block."""
         ...
+
+
+class LookingMethod(ABC):
+    """A calibrated method that leaves everything as it is: it only sees the blocks, and what their layers read."""
+
+    name: str = "looking"
+    takes: frozenset[str] = frozenset()
+    calibrated: bool = True
+
+    def check(self, options: MethodOptions) -> MethodOptions:
+        """Return the options as they are."""
+        return options
+
+    def describe(self, weight: Weight, options: MethodOptions) -> str:
+        """Say that layers are looked at."""
+        return "looked at" if weight.role == "linear" else ""
+
+    def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
+        """Raise TypeError: nothing is quantized."""
+        raise TypeError(f"{weight.name}: who only looks quantizes nothing")
+
+    @abstractmethod
+    def accumulator(self, n_columns: int, options: MethodOptions) -> Accumulator:
+        """Return what gathers an input of this many columns."""
+
+    @abstractmethod
+    def quantize_block(self, block: Block, options: MethodOptions) -> Mapping[str, Result]:
+        """Look at a block; return nothing."""
 
 
 @runtime_checkable

@@ -7,14 +7,14 @@ model on a few samples.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spqfmt.quantize.base import MethodOptions, Weight
-from spqfmt.quantize.calibrated import Block, Result
+from spqfmt.quantize.base import MethodOptions
+from spqfmt.quantize.calibrated import Block, LookingMethod, Result
 from spqfmt.quantize.ecq.allocation import STEPS, RateCurve, TensorPlan, between
 from spqfmt.quantize.ecq.coding import APART, PATH_ERROR
 from spqfmt.quantize.ecq.grid import (
@@ -27,7 +27,6 @@ from spqfmt.quantize.ecq.grid import (
 from spqfmt.quantize.ecq.sweep import RowGrid, choose
 from spqfmt.quantize.ecq.trellis import Trellis
 from spqfmt.quantize.statistics import Hessian
-from spqfmt.schemes.base import Quantized
 from spqfmt.schemes.codes import Layout
 
 SURVEY_SAMPLES = 16
@@ -57,28 +56,13 @@ class Surveyed:
     """The grid of embedding and head, where it is known what they do, kept until they are quantized."""
 
 
-@dataclass
-class Survey:
-    """A calibrated method that only looks. `gradients` by tensor name, mean squares of the outputs [rows]."""
+class Survey(LookingMethod):
+    """Look at every layer. `gradients` by tensor name, mean squares of the outputs [rows]."""
 
-    rate: float
-    gradients: Mapping[str, torch.Tensor]
-    seen: dict[str, Surveyed] = field(default_factory=dict)
-    name: str = "ecq"
-    takes: frozenset[str] = frozenset()
-    calibrated: bool = True
-
-    def check(self, options: MethodOptions) -> MethodOptions:
-        """Return the options as they are."""
-        return options
-
-    def describe(self, weight: Weight, options: MethodOptions) -> str:
-        """Say that layers are looked at."""
-        return "looked at" if weight.role == "linear" else ""
-
-    def quantize(self, weight: Weight, value: torch.Tensor, options: MethodOptions) -> Quantized:
-        """Raise TypeError: a survey quantizes nothing."""
-        raise TypeError(f"{weight.name}: a survey quantizes nothing")
+    def __init__(self, rate: float, gradients: Mapping[str, torch.Tensor]) -> None:
+        """`rate`: about how many bits a weight will have."""
+        self.rate, self.gradients = rate, gradients
+        self.seen: dict[str, Surveyed] = {}
 
     def accumulator(self, n_columns: int, options: MethodOptions) -> Hessian:
         """Return what sums up the Hessian of the inputs."""
