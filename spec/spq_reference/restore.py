@@ -68,7 +68,7 @@ def turned_back(tensor: Tensor, weights: list[list[float]]) -> list[list[float]]
         return weights
     # > one of shape `[..., a, b]` is the matrix of a tensor of shape `[..., b, a]`.
     b, a = turned_shape(tensor)[-2:]
-    stacked = range(0, len(weights), b)
+    stacked = range(0, len(weights), b or 1)
     return [[weights[first + i][j] for i in range(b)] for first in stacked for j in range(a)]
 
 
@@ -101,7 +101,7 @@ def codes_of_paths(tensor: Tensor, paths: list[int], rows: int, columns: int) ->
     tall = integer(mapping(tensor.parameters["trellis"]).get("rows"), 1)
     shape = turned_shape(tensor)
     h = 1 if len(shape) < 2 else shape[-2]
-    begins, row = set(range(0, rows, h)), 0
+    begins, row = set(range(0, rows, h or 1)), 0
     for size in array(tensor.parameters.get("class_sizes", [])):
         begins.add(row)
         row += integer(size, 1)

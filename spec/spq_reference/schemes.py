@@ -203,7 +203,7 @@ def lines_of(tensor: Tensor) -> tuple[int, list[int]]:
     shape = turned_shape(tensor)
     rows, h = prod(shape[:-1]), 1 if len(shape) < 2 else shape[-2]
     tall = ceil_div(h, group_rows)
-    return rows // h * tall, [i // h * tall + i % h // group_rows for i in range(rows)]
+    return rows // (h or 1) * tall, [i // h * tall + i % h // group_rows for i in range(rows)]
 
 
 def check_grouped(tensor: Tensor, rows: int, columns: int, channels: int) -> None:

@@ -36,7 +36,8 @@ class Relay:
         names, blocks = engine.block_names, engine.blocks
         missing = [number for number in share if finished(names[number]) is None]
         last = max((number for found in processes.exchange(missing) for number in found), default=-1)
-        # Behind the last block that is missing nobody needs states.
+        # Behind the last block that is missing nobody needs states; those of the source are sent before.
+        end = last if engine.is_sequential else max(missing, default=-1)
         sends = share.stop <= last
         if processes.number and share.start <= last:
             self._receive()
@@ -47,20 +48,20 @@ class Relay:
             processes.send(blocks.hidden)
             blocks.hidden[:] = before
         for number in share:
-            if number > last:
+            if number > end:
                 break
             processes.check()
-            advance = number < last and (engine.is_sequential or number + 1 < share.stop)
-            result = engine.step(blocks, number, self._options, finished, advance=advance)
+            result = engine.step(blocks, number, self._options, finished, advance=number < end)
             if number in missing:
                 yield result
         if sends and engine.is_sequential:
-            processes.send([*blocks.hidden, *(blocks.unquantized or [])])
+            processes.send(blocks.hidden)
 
     def _receive(self) -> None:
-        engine = self._engine
-        engine.stage("waiting for the blocks before")
-        for states in (engine.blocks.hidden, engine.blocks.unquantized or []):
-            found = [torch.empty(old.shape, dtype=old.dtype) for old in states]
-            self._processes.receive(found)
-            states[:] = [new.to(old.device) for new, old in zip(found, states, strict=True)]
+        states = self._engine.blocks.hidden
+        # Of a method that corrects there would be the unquantized model's too: ecq alone, which one process packs.
+        assert self._engine.blocks.unquantized is None
+        self._engine.stage("waiting for the blocks before")
+        found = [torch.empty(old.shape, dtype=old.dtype) for old in states]
+        self._processes.receive(found)
+        states[:] = [new.to(old.device) for new, old in zip(found, states, strict=True)]

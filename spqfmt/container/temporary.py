@@ -30,6 +30,7 @@ def open_temporary(path: Path) -> tuple[Path, BinaryIO]:
         # Between the two steps above it may have been taken for left over.
         if os.fstat(file.fileno()).st_nlink:
             return temporary, file
+        forget(temporary)
         file.close()
 
 

@@ -71,6 +71,7 @@ def _beside(path: Path) -> Iterator[Path]:
         try:
             held = systems.open_folder(partial)
         except FileNotFoundError:  # taken for left over at once
+            forget(partial)
             continue
         if held is None:
             break

@@ -22,7 +22,8 @@ FAULTS = (
     "unused bits of the last byte are not zero",
     "path codes that are not from -64 to 63",
 )
-"""What only decoding finds: bit k of the faults stands for FAULTS[k]. The last two are those of packed elements."""
+"""What only decoding finds: bit k of the faults stands for FAULTS[k]. The last two are not of rans, but of packed
+elements and of path codes."""
 UNUSED_BITS_FAULT, PATH_FAULT = len(FAULTS) - 2, len(FAULTS) - 1
 
 

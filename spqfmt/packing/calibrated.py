@@ -16,7 +16,7 @@ from spqfmt.kernels import native
 from spqfmt.kernels.torch_arrays import to_numpy
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan, PlannedTensor
-from spqfmt.packing.resume import ResumeFolder
+from spqfmt.packing.resume import ResumeFolder, check_alike
 from spqfmt.processes import Processes
 from spqfmt.quantize.base import GradedMethod, MethodOptions
 from spqfmt.quantize.calibrated import Result, ResumedMethod, is_calibrated
@@ -59,7 +59,8 @@ class CalibratedResults:
             stage=stage,
         )
         folder.n_wanted = len(self._engine.block_names)
-        folder.begin(_identity(model, options, str(self._engine.shell.dtype)))
+        self._identity = _identity(model, options, str(self._engine.shell.dtype))
+        folder.begin(self._identity)
         self._folder = folder
         self._stage = stage
         self._numbers = {name: number for number, name in enumerate(self._engine.block_names)}
@@ -80,6 +81,7 @@ class CalibratedResults:
 
         The first process goes on from there as a pack does that takes up an interrupted one.
         """
+        check_alike(self._identity, processes)
         found = processes.exchange(self._search().editing if processes.number == 0 else None)[0]
         relay = Relay(self._engine, replace(self._options, editing=found), processes)
         for block in relay.run(self._load):

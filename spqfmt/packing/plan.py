@@ -42,21 +42,16 @@ class PlannedTensor:
     def encode(self, quantized: Quantized) -> Encoded:
         """The tensor in the terms of its scheme. Of experts each can be read without the others."""
         shape = self.source.shape
+        are_experts = self.source.role == "linear" and len(shape) == 3 and 0 not in shape
         if isinstance(quantized, Uniform) and quantized.trellis_rows is not None:
             # Its layout is the one that its paths were chosen in.
-            encoded = replace(quantized, stacked_rows=self._stacked_rows).encode()
-            return (
-                cut_at_matrices(encoded, shape[0])
-                if len(shape) == 3 and self.source.role == "linear"
-                else encoded
-            )
-        if self.source.role != "linear" or len(shape) != 3 or 0 in shape:
-            return quantized.encode()
-        if isinstance(quantized, Uniform):
+            quantized = replace(quantized, stacked_rows=self._stacked_rows)
+        elif isinstance(quantized, Uniform) and are_experts:
             # Without the order and the classes that may have been chosen for all matrices together.
             known = {field.name: getattr(quantized, field.name) for field in fields(Uniform)}
             quantized = Uniform(**known | {"layout": Layout()})
-        return cut_at_matrices(quantized.encode(), shape[0])
+        encoded = quantized.encode()
+        return cut_at_matrices(encoded, shape[0]) if are_experts else encoded
 
     @property
     def _stacked_rows(self) -> int:

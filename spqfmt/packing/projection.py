@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from spqfmt.calibration.glance import Glance, glance
 from spqfmt.importers.base import SourceModel
+from spqfmt.packing.fit.bounds import is_spent
 from spqfmt.packing.fit.survey import GRADIENT_SAMPLES
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan
 from spqfmt.quantize.calibrated import CorrectingMethod, SearchingMethod, is_calibrated
 from spqfmt.quantize.costs import costs_of
-from spqfmt.quantize.ecq.survey import SURVEY_SAMPLES, Survey
+from spqfmt.quantize.ecq.survey import SURVEY_SAMPLES
 
 _PROCESS_BYTES = 450 << 20
 """What a process with torch and transformers has before it packs anything."""
@@ -45,37 +46,37 @@ def project(model: SourceModel, plan: PackPlan, options: PackOptions) -> Project
     method, samples = options.method, options.calibration.samples
     if not is_calibrated(method) or isinstance(method, SearchingMethod):
         return None
-    weights = [t.weight for t in plan.tensors if t.treatment and t.source.tied_to is None]
-    layers = {weight.name: weight for weight in weights if weight.role == "linear"}
-    ends = [weight.shape for weight in weights if weight.role in {"embedding", "head"}]
+    treated = [t.weight for t in plan.tensors if t.treatment and t.source.tied_to is None]
+    layers = {weight.name: weight for weight in treated if weight.role == "linear"}
     seen = glance(model, options.calibration, layers)
     if not seen.n_weights:
         return None
+    n_blocks = sum(prod(weight.shape) for weight in layers.values()) / seen.n_weights
     corrects = options.calibration.sequential and isinstance(method, CorrectingMethod) and method.corrects
-    passes = [(method, samples, 3 if corrects else 1)]
+    costs = costs_of(method, options.method_options)
+    n_tokens = samples * seen.sample_tokens
     # For inputs, and for outputs; to be corrected, both versions are run to each input in its turn.
-    n_sites = len(seen.sites)
-    n_runs = samples * (2.0 + (n_sites + 1 if corrects else 0))
+    n_runs = samples * (2.0 + (len(seen.sites) + 1 if corrects else 0))
+    quantizing = 0.0
+    for columns, rows in seen.sites:
+        quantizing += n_blocks * costs.quantizing(sum(rows), columns)
+        quantizing += n_blocks * costs.gathering((3 if corrects else 1) * n_tokens, columns)
     if options.fit is not None:
+        # The survey. What it quantizes of each layer is in the costs: a method without a plan looks for one.
         few = min(SURVEY_SAMPLES, samples)
-        passes.append((Survey(1.0, {}), few, 1))
         n_runs += 2 * few
+        for columns, _ in seen.sites:
+            quantizing += n_blocks * costs.gathering(few * seen.sample_tokens, columns)
+            quantizing += n_blocks * costs.factoring(columns)
         if options.method_options.gradients:
             # There, and back with what backward takes for inputs alone.
             n_runs += 4 * min(GRADIENT_SAMPLES, samples)
-    n_blocks = sum(prod(weight.shape) for weight in layers.values()) / seen.n_weights
-    quantizing = 0.0
-    for one, n_samples, n_sums in passes:
-        costs = costs_of(one, options.method_options)
-        for columns, rows in seen.sites:
-            quantizing += n_blocks * costs.quantizing(sum(rows), columns)
-            quantizing += n_blocks * n_sums * costs.gathering(n_samples * seen.sample_tokens, columns)
-        if options.fit is not None:
-            quantizing += sum(costs.quantizing(rows, columns) for rows, columns in ends)
+        spent = (t.source for t in plan.tensors if is_spent(t, options) and t.source.role != "linear")
+        quantizing += sum(costs.quantizing(*source.shape) for source in spent)
     return Projection(
         running_seconds=n_blocks * n_runs * seen.sample_tokens * seen.token_seconds,
         quantizing_seconds=quantizing,
-        peak_bytes=_peak_bytes(seen, samples * seen.sample_tokens, 2 if corrects else 1),
+        peak_bytes=_peak_bytes(seen, n_tokens, 2 if corrects else 1),
     )
 
 

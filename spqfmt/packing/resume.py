@@ -22,6 +22,7 @@ from spqfmt.codecs.chunks import EncodedChunk
 from spqfmt.container.reader import Reader
 from spqfmt.container.writer import Writer
 from spqfmt.errors import EndedError, FormatError, OptionError
+from spqfmt.processes import Processes
 from spqfmt.reading.restore import column_scale
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Encoded, Float32, StreamData
@@ -195,11 +196,9 @@ class ResumeFolder:
             found = None
         if not isinstance(found, dict):
             raise OptionError(f"{self.path}: no sound {_IDENTITY} in it; --force starts over")
-        keys = sorted(key for key in {*found, *self._identity} if found.get(key) != self._identity.get(key))
-        if keys:
+        if other := _what_differs(found, self._identity):
             raise OptionError(
-                f"{self.path} is of a pack with other {', '.join(keys).replace('_', ' ')}; "
-                "give the same to resume, or --force to start over"
+                f"{self.path} is of a pack with other {other}; give the same to resume, or --force to start over"
             )
 
     def file(self, number: int) -> Path:
@@ -320,3 +319,19 @@ class SavedBlock:
     tensors: Mapping[str, ResumedTensor]
     records: Mapping[str, TensorRecord]
     metadata: Mapping[str, str]
+
+
+def check_alike(identity: Mapping[str, object], processes: Processes) -> None:
+    """Raise OptionError, in all processes, unless they are about to pack the same. `identity` as for `begin`."""
+    first, *others = processes.exchange(dict(identity))
+    for number, one in enumerate(others, 1):
+        if other := _what_differs(one, first):
+            raise OptionError(
+                f"process {number} would pack with other {other} than process 0; give all the same"
+            )
+
+
+def _what_differs(one: Mapping[str, object], other: Mapping[str, object]) -> str:
+    """Name what two packs have not in common, in words; empty where they are alike."""
+    keys = sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
+    return ", ".join(keys).replace("_", " ")

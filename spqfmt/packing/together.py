@@ -32,7 +32,7 @@ from spqfmt.packing.kept import KeptTensors, array_notes
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan, PlannedSegment, PlannedTensor, plan_pack
 from spqfmt.packing.report import PackReport, metadata_of, report_of, written_beside
-from spqfmt.packing.resume import ResumeFolder
+from spqfmt.packing.resume import ResumeFolder, check_alike
 from spqfmt.packing.shards import shard_starts
 from spqfmt.packing.sources import Described, Seen, SourceDescription
 from spqfmt.processes import Processes, shares_of, taken
@@ -116,18 +116,18 @@ def pack_together(
     resume: bool,
     progress: Progress,
 ) -> PackReport:
-    """Pack a source that each process has opened into shards of `out`; each gets the report.
+    """Pack a source that each process has opened into shards of `out`, with a calibrated method into one file.
 
-    Raises as `pack` does, EndedError where another process has failed. Then OUT.spq.resume has the shards that are
-    done, and nothing has its final name.
+    Each gets the report. Raises as `pack` does, EndedError where another process has failed. Then OUT.spq.resume has
+    the shards, or blocks, that are done, and nothing has its final name.
     """
     started = time.monotonic()
     check_name(out)
-    check_sharded_name(out)
     options = options.for_source(model)
     check_together(options)
     if is_calibrated(options.method):
         return pack_by_blocks(model, out, options, processes, force=force, resume=resume, progress=progress)
+    check_sharded_name(out)
     model = as_packed(model, options)
     plan = plan_pack(model, options)
     bound_torch()
@@ -137,6 +137,7 @@ def pack_together(
     shards = [plan.segments[a:b] for a, b in zip(starts, [*starts[1:], len(plan.segments)], strict=True)]
     folder = ResumeFolder(out, resume=resume, force=force, unit=_UNIT)
     folder.n_wanted = len(shards)
+    identity = _identity(model, options)
     with ExitStack() as stack:
         stack.enter_context(progress)
         stack.enter_context(model.blamed())
@@ -149,10 +150,10 @@ def pack_together(
                 refuse_existing(path, force)
             remove_left_over(out)
             stack.enter_context(folder)
-            folder.begin(_identity(model, options))
+            folder.begin(identity)
         else:
             stack.enter_context(folder.as_guest())
-        processes.exchange(None)
+        check_alike(identity, processes)
         packing = _Packing(
             model=model, plan=plan, options=options, shards=shards, folder=folder, processes=processes
         )

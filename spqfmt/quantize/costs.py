@@ -36,7 +36,11 @@ class Costs:
     def quantizing(self, rows: int, columns: int) -> float:
         """Seconds for matrices with so many rows in all that read one input."""
         matrix = rows * columns * (self.weight + self.weight_column * columns)
-        return matrix + columns * (self.column + self.column_cube * columns**2)
+        return matrix + columns * self.column + self.factoring(columns)
+
+    def factoring(self, columns: int) -> float:
+        """Seconds for the factor of an input's Hessian."""
+        return self.column_cube * columns**3
 
     def gathering(self, n_tokens: int, columns: int) -> float:
         """Seconds to take in so many tokens of an input."""

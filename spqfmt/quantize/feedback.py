@@ -5,10 +5,11 @@ e = (w_j - q_j) / U_jj, and every later column k becomes w_k - e U_jk.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+
+from spqfmt.kernels.products import one_thread
 
 _BLOCK = 128
 """Columns whose updates of all later columns are put off and made at once, as one matrix product."""
@@ -54,17 +55,6 @@ def factorize(
                 return Factor(order, upper, note)
         damping = max(damping * _STRONGER, 1e-6)
         note = f"its Hessian is singular, damping was raised to {damping:g}"
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: steps that are too small to share, and sums that must not depend on sharing."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def _inverse_factor(

@@ -26,10 +26,8 @@ class LaidOut(Uniform):
     """A uniform tensor whose layout is chosen when it is encoded: what is only simulated needs none."""
 
     def encode(self) -> Encoded:
-        """Encode as Uniform does, with the best layout, which paths of a trellis have already."""
+        """Encode as Uniform does, with the best layout."""
         plain = Uniform(**{field.name: getattr(self, field.name) for field in fields(Uniform)})
-        if self.trellis_rows is not None:
-            return plain.encode()
         return replace(plain, layout=choose_layout(self.codes)).encode()
 
 

@@ -126,7 +126,7 @@ class Expected:
             # It comes earlier than was expected: what is behind it will too.
             self._next = piece.place + 1
             self._changed.notify_all()
-        data, error = self._bring(piece)
+        data, error = self._bring(piece, leaves_error=False)
         if error is not None:
             raise error
         return data
@@ -135,8 +135,11 @@ class Expected:
         piece.state = _State.COMING
         self._n_ahead_bytes += piece.n_bytes
 
-    def _bring(self, piece: _Piece) -> tuple[bytes, BaseException | None]:
-        """What came of fetching the piece, which others may see from now on, or wait for somebody who tries again."""
+    def _bring(self, piece: _Piece, *, leaves_error: bool) -> tuple[bytes, BaseException | None]:
+        """What came of fetching the piece, which others may see from now on, or wait for somebody who tries again.
+
+        `leaves_error`: the next one who reads the piece is to raise the error.
+        """
         data, error = b"", None
         try:
             data = self._fetch(piece.begin, piece.end)
@@ -146,6 +149,7 @@ class Expected:
             piece.data, piece.state = data, _State.READY if error is None else _State.NEW
             if error is not None:
                 self._n_ahead_bytes -= piece.n_bytes
+                piece.error = error if leaves_error else None
             self._changed.notify_all()
         return data, error
 
@@ -159,10 +163,8 @@ class Expected:
     def _work(self) -> None:
         """Fetch what comes next, as long as there is room; an error is for whoever reads, and the end."""
         while (piece := self._take()) is not None:
-            _, error = self._bring(piece)
+            _, error = self._bring(piece, leaves_error=True)
             if error is not None:
-                with self._changed:
-                    piece.error = error
                 return
 
     def _take(self) -> _Piece | None:

@@ -17,6 +17,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.container.strict_json import Json
 from spqfmt.errors import OptionError
 from spqfmt.progress import Progress, Silent
+from spqfmt.records import TensorRecord
 from spqfmt.rewriting.laid import Laid
 from spqfmt.rewriting.partial import Speed, parse_partial
 from spqfmt.rewriting.rewrite import Rewrite
@@ -92,8 +93,8 @@ def repack(
         of_segments = indexes[0].segment_alignment
         if of_chunks < had:
             # Segments were aligned for the chunks' sake, or would have been in any case.
-            own = (t.source_bytes for i in indexes for t in i.tensors if t.tied_to is None)
-            of_segments = segment_alignment(sum(own))
+            tensors = (t for i in indexes for t in i.tensors if t.tied_to is None)
+            of_segments = segment_alignment(sum(map(_packed_bytes, tensors)))
         alignment = max(of_chunks, of_segments)
         starts = () if shard_bytes else _shard_starts(readers)
         output = Output(
@@ -123,6 +124,13 @@ def repack(
         partial_plan=work.partial_plan,
         seconds=time.monotonic() - started,
     )
+
+
+def _packed_bytes(tensor: TensorRecord) -> int:
+    """About what a pack has counted of a tensor: its codes where the source has codes, else its own dtype."""
+    if not tensor.origin:
+        return tensor.source_bytes
+    return sum(stream.raw_bytes for stream in tensor.streams)
 
 
 def _laid_for(model: OpenModel, n_ranks: int) -> Laid | None:

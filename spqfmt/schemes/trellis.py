@@ -37,6 +37,8 @@ class TrellisTiles:
 
     def pieces(self, rows: range) -> Iterator[tuple[range, int, int]]:
         """The rows in pieces of tiles of one height: each with that height, and its first row's place in its tile."""
+        if not rows:
+            return
         height, stacked = self.height, self.stacked_rows
         if self.borders is None and (stacked <= height or not stacked % height):
             height = min(stacked, height)

@@ -125,8 +125,11 @@ def test_layers_of_one_input_with_other_products_are_called_one_by_one(
     fused = llamas[0]
     found = logits(fused)
     gate = fused.model.layers[0].mlp.gate_proj
+    real = gate._direct
     monkeypatch.setattr(gate, "_direct", lambda x, bias: None)  # as where it has been given other weights
     assert torch.equal(logits(fused), found)
+    monkeypatch.setattr(gate, "_direct", lambda x, bias: 2 * real(x, bias))
+    assert not torch.equal(logits(fused), found)
 
 
 def test_a_network_takes_a_few_tokens_of_any_shape(

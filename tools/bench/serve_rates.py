@@ -190,9 +190,12 @@ def run_rate(file: Path, n_tokens: int, options: list[str]) -> tuple[float, floa
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr) as process,
     ):
         assert process.stdout is not None
+        limit = threading.Timer(_MOST_SECONDS, process.kill)
+        limit.start()
         while process.stdout.read1():  # type: ignore[attr-defined]
             worked.append(work_seconds(process.pid))
-        code = process.wait(_MOST_SECONDS)
+        code = process.wait()
+        limit.cancel()
         stderr.seek(0)
         said = stderr.read()
     found = re.search(r"(\d+) new tokens at ([\d.]+) tokens/s", said)

@@ -75,7 +75,7 @@ class DeviceKernels(ABC):
         return self._prepare_merge(stored, scratch, plan, out)
 
     def prepare_unfold(self, plan: UnfoldPlan, out: torch.Tensor, error: torch.Tensor) -> Decode:
-        """Path codes of all jobs of a plan, in `out`, become codes there, as often as they are new.
+        """Path codes of all jobs of a plan, in `out`, become codes there: once after each decoding.
 
         `out` is uint8, contiguous; the plan's records are on this device. The memory must stay where it is.
         """

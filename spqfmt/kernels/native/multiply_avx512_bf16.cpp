@@ -190,7 +190,8 @@ inline void multiply_one(const Call& call, size_t row) {
       acc[r] = _mm512_dpbf16_ps(acc[r], as_pairs(last), pairs(call.tokens.x + i));
     }
   }
-  for (size_t r = 0; r < kR; r++) write(call.outputs, 0, row + r, _mm512_reduce_add_ps(acc[r]) * call.factors[row + r]);
+  // With 0 added, as where there could be outliers: a zero has no sign then, however many tokens there are.
+  for (size_t r = 0; r < kR; r++) write(call.outputs, 0, row + r, _mm512_reduce_add_ps(acc[r]) * call.factors[row + r] + 0.0f);
 }
 
 }  // namespace

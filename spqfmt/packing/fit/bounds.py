@@ -55,7 +55,7 @@ class RoomToSpend:
 
 def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> RoomToSpend:
     """The room that `options.fit` leaves. OptionError names what is possible."""
-    spent = {t.source.name: t for t in plan.tensors if _is_spent(t, options)}
+    spent = {t.source.name: t for t in plan.tensors if is_spent(t, options)}
     if not spent:
         raise OptionError("the source has no tensor that ecq quantizes")
     fixed = {
@@ -127,7 +127,7 @@ def room_notes(asked: Fit | None, ledger: Ledger, file_bytes: int) -> Iterator[s
         )
 
 
-def _is_spent(planned: PlannedTensor, options: PackOptions) -> bool:
+def is_spent(planned: PlannedTensor, options: PackOptions) -> bool:
     """Whether the tensor's size is the budget's to choose."""
     if not planned.treatment or planned.source.tied_to is not None:
         return False

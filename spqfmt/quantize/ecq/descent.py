@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from spqfmt.codecs.elements import Elements
+from spqfmt.kernels.products import one_thread
 from spqfmt.kernels.rate import ESCAPE
 from spqfmt.quantize.ecq.coding import APART, Coding
 from spqfmt.quantize.ecq.counts import BLOCK, code_bits, counts_of, threads_for
-from spqfmt.quantize.feedback import one_thread
 from spqfmt.schemes.base import Float32
 
 

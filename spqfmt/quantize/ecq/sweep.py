@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import Elements
+from spqfmt.kernels.products import one_thread
 from spqfmt.kernels.rate import ESCAPE
 from spqfmt.quantize.ecq.coding import APART, Coding
 from spqfmt.quantize.ecq.counts import BLOCK, code_bits, counts_of, entropy_bits, threads_for
@@ -21,7 +22,6 @@ from spqfmt.quantize.ecq.grid import (
     is_uneven,
     norm_scale,
 )
-from spqfmt.quantize.feedback import one_thread
 from spqfmt.quantize.layouts import choose_layout
 from spqfmt.schemes.base import Float32
 from spqfmt.schemes.codes import Layout

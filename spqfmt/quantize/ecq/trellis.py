@@ -37,7 +37,7 @@ class Trellis:
     @classmethod
     def of(cls, weight: Weight, options: MethodOptions) -> "Trellis | None":
         """The trellis of a tensor, where one is asked for and is of use."""
-        if not options.trellis or len(weight.shape) < 2:
+        if not options.trellis or len(weight.shape) < 2 or 0 in weight.shape:
             return None
         stacked = weight.shape[-1 if weight.transposed else -2]
         return cls(TILE_ROWS, stacked) if stacked >= _FEWEST_ROWS else None
