@@ -62,7 +62,7 @@ class Uniform:
     def encode(self) -> Encoded:
         """Streams in the order of FORMAT.md 5.3. ValueError where `trellis_rows` is given and codes are no paths."""
         parameters, streams = self.layout.encode(self.codes, self.code_dtype)
-        if self.trellis_rows is not None:
+        if self.trellis_rows is not None and self.codes.size:
             parameters["trellis"] = {"rows": self.trellis_rows}
             streams = (self._folded(streams[0], self.trellis_rows), *streams[1:])
         parameters["step"] = bits_from_float(self.step)

@@ -109,3 +109,14 @@ def test_dry_run_tells_and_refuses_what_the_pack_would(
     assert "calibration needs the model's tokenizer" in refused.stderr
     with pytest.raises(SpqError, match="tokenizer"):
         projected(bare, method="gptq", bits=4)
+
+
+@pytest.mark.usefixtures("a_second_each")
+def test_embeddings_that_are_not_the_budget_s_are_not_counted(tiny_folder: Callable[[str], Path]) -> None:
+    by_budget, rounded = (
+        projected(tiny_folder("llama"), method="ecq", bits=4, samples=2, seq_len=LENGTH, **more)
+        for more in ({}, {"embedding_bits": 8})
+    )
+    assert by_budget is not None
+    assert rounded is not None
+    assert by_budget.quantizing_seconds > rounded.quantizing_seconds

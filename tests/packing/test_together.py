@@ -14,11 +14,13 @@ import tiny
 import torch
 
 import spqfmt
+from spqfmt.errors import OptionError
 from spqfmt.importers.registry import open_source
 from spqfmt.packing.options import pack_options
 from spqfmt.packing.plan import plan_pack
+from spqfmt.packing.resume import check_alike
 from spqfmt.packing.shards import shard_starts
-from spqfmt.processes import shares_of
+from spqfmt.processes import Alone, shares_of
 
 SCRIPT = Path(__file__).with_name("together.py")
 CASES = (
@@ -193,6 +195,27 @@ def test_a_resume_goes_on_with_what_is_left(folder: Path, found: dict[str, Any],
 def test_a_source_that_was_changed_meanwhile_is_refused(found: dict[str, Any]) -> None:
     [line] = lines(found["changed"])
     assert "m.spq.resume is of a pack with other source" in line
+
+
+class _Said(Alone):
+    """Processes of which each has said its own already."""
+
+    def __init__(self, *said: dict[str, object]) -> None:
+        super().__init__()
+        self._said = said
+
+    def exchange(self, value: Any) -> list[Any]:
+        return [*self._said]
+
+
+def test_processes_that_would_pack_otherwise_are_named() -> None:
+    first = {"method": "gptq", "compute_dtype": "torch.float32", "samples": 4}
+    check_alike(first, _Said(first, dict(first)))
+    others = _Said(first, dict(first), first | {"compute_dtype": "torch.bfloat16", "samples": 5})
+    with pytest.raises(
+        OptionError, match="process 2 would pack with other compute dtype, samples than process 0"
+    ):
+        check_alike(first, others)
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,13 @@ def test_codes_that_are_no_path_are_not_written() -> None:
             Uniform(**{**form, **change}).encode()
 
 
+@pytest.mark.parametrize("shape", [(0, 6), (6, 0)])
+def test_what_is_empty_has_no_trellis(shape: tuple[int, int]) -> None:
+    empty = Uniform(codes=np.zeros(shape, np.int8), step=np.float32(1), trellis_rows=4)
+    assert "trellis" not in empty.encode().parameters
+    assert list(tiles_of(4, 0, None).pieces(range(0))) == []
+
+
 def test_other_classes_are_another_tensor(tmp_path: Path, packed: Path) -> None:
     """The same path codes in the same order are other codes where tiles begin elsewhere."""
     layout = Layout("rows", ORDER, (20, 33, 7))
