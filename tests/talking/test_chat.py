@@ -54,14 +54,15 @@ class _Terminal:
     def until(self, end: str, *, again: str = "") -> str:
         """What came since the last time, up to `end`. `again` is typed every few seconds in which nothing comes.
 
-        A Ctrl-C between the prompt and the wait for a line is seen with the next key alone.
+        A Ctrl-C between the prompt and the wait for a line is seen with the next one alone, or where a key is awaited
+        already, after that; so one that empties the line is typed in turn with it.
         """
         deadline, n_quiet = time.monotonic() + 100, 0
         while end not in self.text:
-            assert time.monotonic() < deadline, self.text
+            assert time.monotonic() < deadline, f"{self.text}\n{self._state()}"
             n_quiet += 1
             if again and n_quiet % 4 == 0:
-                self.type(again)
+                self.type("\x15" if n_quiet % 8 == 0 else again)
             if select.select([self._side], [], [], 1)[0]:
                 try:
                     self.text += os.read(self._side, 1 << 16).decode(errors="replace")
@@ -73,10 +74,28 @@ class _Terminal:
     def type(self, text: str) -> None:
         os.write(self._side, text.encode())
 
-    def close(self) -> int:
-        code = self.process.wait(60)
+    def _state(self) -> str:
+        """What the system says of each thread: where it waits, and what it does with signals."""
+        said = []
+        for task in sorted(Path(f"/proc/{self.process.pid}/task").glob("*")):
+            with contextlib.suppress(OSError):
+                lines = (task / "status").read_text().splitlines()
+                kept = [
+                    line
+                    for line in lines
+                    if line.startswith(("Name", "State", "SigPnd", "ShdPnd", "SigBlk", "SigIgn"))
+                ]
+                said.append(" ".join([task.name, *kept, (task / "wchan").read_text()]).replace("\t", " "))
+        return "\n".join(said)
+
+    def end(self) -> int:
+        """Its exit status, once it has ended by itself."""
+        return self.process.wait(60)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
         os.close(self._side)
-        return code
 
 
 def _control(side: int) -> None:
@@ -85,6 +104,7 @@ def _control(side: int) -> None:
     import termios
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     fcntl.ioctl(side, termios.TIOCSCTTY, 0)
 
 
@@ -128,10 +148,9 @@ def test_a_conversation_on_a_terminal(talker: Path, loaded_talker: tuple[Any, An
         assert for_terminal(told) in terminal.until("(ended after 12 tokens)")
         terminal.until("> ")
         terminal.type("\x04")
-        assert terminal.close() == 0
+        assert terminal.end() == 0
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            terminal.process.kill()
+        terminal.close()
 
 
 def conversation(loaded: tuple[Any, Any], **options: Any) -> _Conversation:
