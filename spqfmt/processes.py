@@ -10,13 +10,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from spqfmt.errors import BackendError, EndedError, one_sentence
 
 if TYPE_CHECKING:
     import torch
 
+_T = TypeVar("_T")
 _STARTED = "TORCHELASTIC_RUN_ID"
 """The variable that torchrun alone sets: RANK and WORLD_SIZE are set by others, for programs that are not this one."""
 _FAILED, _TOLD = "failed", "told"
@@ -45,6 +46,14 @@ class Processes(Protocol):
 
         Raises EndedError where it has ended.
         """
+        ...
+
+    def hand_on(self, value: Any) -> None:
+        """Hand plain data to the next process, which takes it over. Raises EndedError where it has ended."""
+        ...
+
+    def take_over(self) -> Any:
+        """What the process before has handed on. Raises EndedError where it has ended."""
         ...
 
     def add(self, key: str, n: int) -> int:
@@ -81,6 +90,12 @@ class Alone:
         """There is no next one."""
 
     def receive(self, into: Sequence[torch.Tensor]) -> None:
+        """There is none before."""
+
+    def hand_on(self, value: Any) -> None:
+        """There is no next one."""
+
+    def take_over(self) -> Any:
         """There is none before."""
 
     def add(self, key: str, n: int) -> int:
@@ -183,6 +198,16 @@ class _Joined:
 
         self._wait(receive)
 
+    def hand_on(self, value: Any) -> None:
+        """Hand plain data to the next process, which takes it over. Raises EndedError where it has ended."""
+        self._wait(lambda: self._distributed.send_object_list([value], self.number + 1))
+
+    def take_over(self) -> Any:
+        """What the process before has handed on. Raises EndedError where it has ended."""
+        found = [None]
+        self._wait(lambda: self._distributed.recv_object_list(found, self.number - 1))
+        return found[0]
+
     def _wait(self, call: Callable[[], object]) -> None:
         """Wait for a call of the library. Raises EndedError where another process does not come any more."""
         errors: list[Exception] = []
@@ -247,3 +272,9 @@ def taken(processes: Processes, key: str, n: int) -> Iterator[int]:
 def shares_of(n: int, size: int) -> Sequence[range]:
     """The numbers below `n` in even shares, one for each of `size` processes."""
     return [range(n * k // size, n * (k + 1) // size) for k in range(size)]
+
+
+def shared(processes: Processes, n: int, make: Callable[[int], _T]) -> list[_T]:
+    """What `make` gives for the numbers below `n`, in their order, each made by one process and known to all."""
+    own = [make(at) for at in shares_of(n, processes.size)[processes.number]]
+    return [one for found in processes.exchange(own) for one in found]

@@ -182,7 +182,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--shard-size",
-    help="Write several files of at most this size, such as 2GiB. Started by torchrun, several processes write them.",
+    help="Write several files of at most this size, such as 2GiB. Started by torchrun, several processes write them; "
+    "with calibration they share the blocks, and need no shards.",
 )
 @click.option("--chunk-alignment", type=ALIGNMENT, help=f"{ALIGNMENT_HELP} [default: 64]")
 @RANKS

@@ -14,6 +14,7 @@ from spqfmt.errors import EndedError, OptionError
 from spqfmt.importers.base import SourceModel
 from spqfmt.kernels import native
 from spqfmt.kernels.torch_arrays import to_numpy
+from spqfmt.packing.fit.bounds import is_spent
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan, PlannedTensor
 from spqfmt.packing.resume import ResumeFolder, check_alike
@@ -21,7 +22,7 @@ from spqfmt.processes import Processes
 from spqfmt.quantize.base import GradedMethod, MethodOptions
 from spqfmt.quantize.calibrated import Result, ResumedMethod, is_calibrated
 from spqfmt.records import TensorRecord
-from spqfmt.schemes.base import Encoded, StreamData
+from spqfmt.schemes.base import Encoded, Quantized, StreamData
 from spqfmt.version import __version__
 
 
@@ -50,6 +51,10 @@ class CalibratedResults:
             if tensor.treatment and tensor.source.tied_to is None and tensor.source.role == "linear"
         }
         self._wanted = frozenset(wanted)
+        self._spent = {
+            t.source.name for t in plan.tensors if options.fit is not None and is_spent(t, options)
+        }
+        """Tensors that take of one size, in the order of the plan, whoever quantizes them."""
         self._engine = Calibration(
             source=model,
             method=options.method,
@@ -59,12 +64,13 @@ class CalibratedResults:
             stage=stage,
         )
         folder.n_wanted = len(self._engine.block_names)
-        self._identity = _identity(model, options, str(self._engine.shell.dtype))
+        self._identity = identity_of(model, options, str(self._engine.shell.dtype))
         folder.begin(self._identity)
         self._folder = folder
         self._stage = stage
         self._numbers = {name: number for number, name in enumerate(self._engine.block_names)}
         self._options = options.method_options
+        self._quantize_alone = options.method.quantize
         self._blocks = self._run()
         self._loaded: set[str] = set()
         self._results: dict[str, Result] = {}
@@ -83,11 +89,46 @@ class CalibratedResults:
         """
         check_alike(self._identity, processes)
         found = processes.exchange(self._search().editing if processes.number == 0 else None)[0]
-        relay = Relay(self._engine, replace(self._options, editing=found), processes)
-        for block in relay.run(self._load):
-            self._save(block)
+        before, behind = self._between_blocks()
+        if processes.number == 0:
+            # What of one size is taken before the first block; it is taken once, and kept for the file.
+            self._results |= {name: Result(self._spend(name)) for name in before}
+        counted = None if self._resumed is None else self._resumed.counted
+        relay = Relay(self._engine, replace(self._options, editing=found), processes, self._resumed)
+        for block in relay.run(self._load, self._is_saved):
+            if block.name not in self._loaded:
+                self._save(block)
+            for name in behind[block.name]:
+                if name not in block.results:
+                    self._spend(name)
         processes.exchange(None)
+        if self._resumed is not None:
+            self._resumed.take_over(counted)
         self._blocks = self._left_there()
+
+    def _between_blocks(self) -> tuple[list[str], Mapping[str, list[str]]]:
+        """Tensors of the size that is spent before the first block, and from each on until the next one.
+
+        Behind the last block nobody waits for them: they are the file's alone.
+        """
+        names = self._engine.block_names
+        before: list[str] = []
+        behind: dict[str, list[str]] = {name: [] for name in names}
+        at = -1
+        for name in self._planned:
+            block = self._engine.block_of.get(name)
+            at = max(at, -1 if block is None else self._numbers[block])
+            if name in self._spent and at + 1 < len(names):
+                (before if at < 0 else behind[names[at]]).append(name)
+        return before, behind
+
+    def _spend(self, name: str) -> Quantized:
+        """Quantize a tensor that the calibration leaves out."""
+        planned = self._planned[name]
+        return self._quantize_alone(planned.weight, planned.source.load(), self._options)
+
+    def _is_saved(self, name: str) -> bool:
+        return self._folder.load(self._numbers[name]) is not None
 
     def _left_there(self) -> Iterator[BlockResult]:
         for name in self._engine.block_names:
@@ -219,8 +260,8 @@ def _encode(stream: StreamData) -> Iterable[EncodedChunk]:
     return (encode_chunk(part, stream.dtype, "auto") for part in stream.chunks())
 
 
-def _identity(model: SourceModel, options: PackOptions, dtype: str) -> Mapping[str, object]:
-    """What two runs must share to give the same file."""
+def identity_of(model: SourceModel, options: PackOptions, dtype: str) -> Mapping[str, object]:
+    """What two runs must share to give the same file. `dtype`: what the model computes in, once that is known."""
     digest = hashlib.sha256()
     for tensor in model.tensors:
         digest.update(repr((tensor.name, tensor.shape, tensor.dtype, tensor.tied_to)).encode())

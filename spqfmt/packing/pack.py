@@ -78,7 +78,7 @@ def pack_model(
 ) -> PackReport:
     """Pack a source that is open already, as `pack` does. See `pack`.
 
-    `processes`: those that quantize the blocks of a calibrated method with this one, the first of them; the others are
+    `processes`: those that look at the model and quantize its blocks with this one, the first of them; the others are
     in `pack_by_blocks`.
     """
     started = time.monotonic()
@@ -109,11 +109,11 @@ def pack_model(
             raise OptionError(f"method {options.method.name} packs in one go: there is nothing to resume")
         budget = None
         if options.fit is not None:
-            room = room_for(model, plan, options)
+            room = room_for(model, plan, options, processes)
             # transformers takes seconds to import.
             from spqfmt.packing.fit.survey import fit
 
-            options, budget = fit(model, room, options, progress.stage)
+            options, budget = fit(model, room, options, progress.stage, processes)
         # Which chunks are worth compressing shows when all are.
         whole = output
         if options.speed:

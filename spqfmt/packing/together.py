@@ -25,7 +25,7 @@ from spqfmt.container.temporary import discard, open_temporary, publish, refuse_
 from spqfmt.container.writer import Sealed, Writer
 from spqfmt.errors import FormatError, ImporterError, OptionError
 from spqfmt.importers.base import SourceModel
-from spqfmt.packing.by_blocks import pack_by_blocks
+from spqfmt.packing.by_blocks import is_by_blocks, pack_by_blocks
 from spqfmt.packing.dequantized import as_packed
 from spqfmt.packing.encoder import Encoder, write_segments
 from spqfmt.packing.kept import KeptTensors, array_notes
@@ -37,7 +37,6 @@ from spqfmt.packing.shards import shard_starts
 from spqfmt.packing.sources import Described, Seen, SourceDescription
 from spqfmt.processes import Processes, shares_of, taken
 from spqfmt.progress import Progress
-from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.records import Shard, dense_bytes
 from spqfmt.version import __version__
 
@@ -46,12 +45,7 @@ _UNIT = "shard"
 
 def check_together(options: PackOptions) -> None:
     """Raise OptionError for what several processes cannot pack."""
-    if options.fit is not None:
-        raise OptionError(
-            f"method {options.method.name} spends one size on all tensors, one after the other: pack it in one "
-            "process, without torchrun"
-        )
-    if is_calibrated(options.method):
+    if is_by_blocks(options):
         return
     if options.speed is not None or options.codec.every != 1:
         raise OptionError(
@@ -116,7 +110,7 @@ def pack_together(
     resume: bool,
     progress: Progress,
 ) -> PackReport:
-    """Pack a source that each process has opened into shards of `out`, with a calibrated method into one file.
+    """Pack a source that each process has opened into shards of `out`; by blocks into what one process would write.
 
     Each gets the report. Raises as `pack` does, EndedError where another process has failed. Then OUT.spq.resume has
     the shards, or blocks, that are done, and nothing has its final name.
@@ -125,7 +119,7 @@ def pack_together(
     check_name(out)
     options = options.for_source(model)
     check_together(options)
-    if is_calibrated(options.method):
+    if is_by_blocks(options):
         return pack_by_blocks(model, out, options, processes, force=force, resume=resume, progress=progress)
     check_sharded_name(out)
     model = as_packed(model, options)

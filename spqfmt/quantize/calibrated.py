@@ -190,6 +190,15 @@ class ResumedMethod(CalibratedMethod, Protocol):
         """Tensors that an interrupted pack has quantized, by name."""
         ...
 
+    @property
+    def counted(self) -> object:
+        """All that is counted so far, as plain data."""
+        ...
+
+    def take_over(self, counted: object) -> None:
+        """Go on from what the method has counted in another process, in place of what it has here."""
+        ...
+
 
 @runtime_checkable
 class SearchingMethod(CalibratedMethod, Protocol):

@@ -15,6 +15,7 @@ from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan, PlannedTensor
 from spqfmt.packing.sources import planned_sources
 from spqfmt.packing.target import BitsPerWeight, Fit
+from spqfmt.processes import Alone, Processes, shared
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS, PATH_BITS
 from spqfmt.records import TensorRecord
@@ -53,16 +54,19 @@ class RoomToSpend:
         return 8 * (self.target_bytes - self.ledger.n_bytes({})) / self.n_weights
 
 
-def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> RoomToSpend:
-    """The room that `options.fit` leaves. OptionError names what is possible."""
+def room_for(
+    model: SourceModel, plan: PackPlan, options: PackOptions, processes: Processes | None = None
+) -> RoomToSpend:
+    """The room that `options.fit` leaves. OptionError names what is possible.
+
+    `processes`: those that store what no step decides, each its share, and call this at the same time.
+    """
     spent = {t.source.name: t for t in plan.tensors if is_spent(t, options)}
     if not spent:
         raise OptionError("the source has no tensor that ecq quantizes")
-    fixed = {
-        t.source.name: _fixed(t, options)
-        for t in plan.tensors
-        if t.source.tied_to is None and t.source.name not in spent
-    }
+    others = [t for t in plan.tensors if t.source.tied_to is None and t.source.name not in spent]
+    stored = shared(processes or Alone(), len(others), lambda at: _fixed(others[at], options))
+    fixed = {record.name: record for record in stored}
     metadata = _METADATA | model.stored_facts
     described = planned_sources(model) if options.identity and model.named_files else None
     file = FileLedger.begin(
@@ -75,10 +79,10 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> RoomTo
         sources=None if described is None else described.sources.to_json(),
     )
     n_counted = sum(t.n_weights for t in plan.tensors if t.treatment)
-    others = file.asset_bytes + sum(sum(t.plane_bytes) for t in fixed.values() if not t.method)
+    other_bytes = file.asset_bytes + sum(sum(t.plane_bytes) for t in fixed.values() if not t.method)
     asked = options.fit
     assert asked is not None
-    target = asked.bytes_of(n_counted, others)
+    target = asked.bytes_of(n_counted, other_bytes)
     ledger: Ledger = file
     if asked.of_memory:
         has_column_scales = is_calibrated(options.method)
@@ -89,12 +93,12 @@ def room_for(model: SourceModel, plan: PackPlan, options: PackOptions) -> RoomTo
         ledger=ledger.knowing(fixed),
         spent=spent,
         n_counted=n_counted,
-        other_bytes=others,
+        other_bytes=other_bytes,
         target_bytes=target,
     )
     smallest = _smallest(room, options)
     if target < smallest:
-        raise OptionError(asked.too_little(smallest, n_counted, others))
+        raise OptionError(asked.too_little(smallest, n_counted, other_bytes))
     least, most = PATH_BITS
     if (
         options.method_options.trellis

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from spqfmt.errors import OptionError
 from spqfmt.packing.fit.file_ledger import Ledger, placed_bytes, store
@@ -126,6 +126,19 @@ class SizeBudget:
         self._foresee()
         self._settle({name: self._store(name, data) for name, data in encoded.items()})
 
+    @property
+    def counted(self) -> object:
+        """What is stored so far and what was foreseen, for the process that goes on. Plans are the same in all."""
+        return _Counted(self.ledger, self._real, self._expected, tuple(self._left), self._foreseen)
+
+    def take_over(self, counted: object) -> None:
+        """Go on from what another process has counted."""
+        found = cast("_Counted", counted)
+        self.ledger, self._real, self._expected = found.ledger, found.real, found.expected
+        self._left = {name: self.plans[name] for name in found.left}
+        self._foreseen = found.foreseen
+        self._n_left = sum(plan.n_weights for plan in self._left.values())
+
     def _settle(self, stored: Mapping[str, TensorRecord]) -> None:
         for name, tensor in stored.items():
             plan = self._left.pop(name, None)
@@ -178,6 +191,17 @@ class SizeBudget:
             else:
                 high = middle
         return math.ceil(high / _RESOLUTION) * _RESOLUTION
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What is counted of a budget at some time; `left` are names."""
+
+    ledger: Ledger
+    real: float
+    expected: float
+    left: tuple[str, ...]
+    foreseen: tuple[float, int] | None
 
 
 @dataclass(frozen=True)

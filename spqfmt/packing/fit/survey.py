@@ -7,12 +7,15 @@ from dataclasses import replace
 from spqfmt.calibration.ends import Ends
 from spqfmt.calibration.engine import Calibration
 from spqfmt.calibration.gradients import output_gradients, watch_head
+from spqfmt.calibration.relay import Relay
 from spqfmt.errors import SpqError
 from spqfmt.importers.base import SourceModel
 from spqfmt.packing.fit.bounds import RoomToSpend
 from spqfmt.packing.fit.spending import SizeBudget
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PlannedTensor
+from spqfmt.packing.resume import check_alike
+from spqfmt.processes import Alone, Processes, shared
 from spqfmt.quantize.base import MethodOptions, as_matrix
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
@@ -43,17 +46,24 @@ Stage = Callable[[str], None]
 
 
 def fit(
-    model: SourceModel, room: RoomToSpend, options: PackOptions, stage: Stage
+    model: SourceModel,
+    room: RoomToSpend,
+    options: PackOptions,
+    stage: Stage,
+    processes: Processes | None = None,
 ) -> tuple[PackOptions, SizeBudget]:
     """Survey the model for the size that leaves `room`.
 
     Returns options whose method has a plan for each tensor and the budget that it spends from, and that budget.
+    `processes`: those that look at the model, each at its share of it, and call this at the same time. All have the
+    same plans then, but the grids of embedding and head, which the first alone has.
     """
+    processes = processes or Alone()
     method = options.method
     assert isinstance(method, Ecq)
     spent = room.spent
     rate = min(MOST_BITS, max(FEWEST_BITS, room.rate))
-    seen = _survey(model, spent, options, rate=rate, stage=stage)
+    seen = _survey(model, spent, options, rate=rate, stage=stage, processes=processes)
     extra = {
         name: EMBEDDING_EXTRA_BITS if seen[name].grid is None else END_EXTRA_BITS
         for name, t in spent.items()
@@ -63,6 +73,10 @@ def fit(
         name: plan if room.ledger.counts(name) else replace(plan, base=_NOT_COUNTED)
         for name, plan in make_plans([seen[name] for name in spent], extra).items()
     }
+    # Means may differ in their last bits between kinds of processors.
+    of_first = processes.exchange({name: replace(plan, grid=None) for name, plan in plans.items()})[0]
+    if processes.number > 0:
+        plans = of_first
     budget = SizeBudget(
         ledger=room.ledger,
         plans=plans,
@@ -82,27 +96,40 @@ def fit(
 
 
 def _survey(
-    model: SourceModel, spent: Mapping[str, PlannedTensor], options: PackOptions, rate: float, stage: Stage
+    model: SourceModel,
+    spent: Mapping[str, PlannedTensor],
+    options: PackOptions,
+    *,
+    rate: float,
+    stage: Stage,
+    processes: Processes,
 ) -> dict[str, Surveyed]:
-    """What can be known of every tensor, in the order of the file."""
+    """What can be known of every tensor."""
     found: dict[str, Surveyed] = {}
     if is_calibrated(options.method):
-        found = _survey_blocks(model, spent, options, rate=rate, stage=stage)
-    for name, planned in spent.items():
-        if name not in found:
-            stage(f"{name}: looking at its weights")
-            found[name] = survey_plain(
-                name,
-                as_matrix(planned.weight, planned.source.load()),
-                rate,
-                Trellis.of(planned.weight, options.method_options),
-            )
-    return found
+        own = _survey_blocks(model, spent, options, rate=rate, stage=stage, processes=processes)
+        found = {name: seen for of_one in processes.exchange(own) for name, seen in of_one.items()}
+    left = [name for name in spent if name not in found]
+
+    def look(at: int) -> Surveyed:
+        planned = spent[left[at]]
+        stage(f"{left[at]}: looking at its weights")
+        matrix = as_matrix(planned.weight, planned.source.load())
+        return survey_plain(left[at], matrix, rate, Trellis.of(planned.weight, options.method_options))
+
+    return found | dict(zip(left, shared(processes, len(left), look), strict=True))
 
 
 def _survey_blocks(
-    model: SourceModel, spent: Mapping[str, PlannedTensor], options: PackOptions, rate: float, stage: Stage
+    model: SourceModel,
+    spent: Mapping[str, PlannedTensor],
+    options: PackOptions,
+    *,
+    rate: float,
+    stage: Stage,
+    processes: Processes,
 ) -> dict[str, Surveyed]:
+    """What this process sees: its share of the blocks and, as the last one, what stands around them."""
     wanted = {name: t.weight for name, t in spent.items() if t.source.role == "linear"}
     few = replace(
         options.calibration, samples=min(SURVEY_SAMPLES, options.calibration.samples), sequential=False
@@ -116,9 +143,11 @@ def _survey_blocks(
         wanted=wanted,
         stage=lambda text: stage(f"survey, {text}"),
     )
-    has_ends = any(t.source.role != "linear" for t in spent.values())
+    check_alike({"compute_dtype": str(engine.shell.dtype)}, processes)
+    is_last = processes.number + 1 == processes.size
+    has_ends = is_last and any(t.source.role != "linear" for t in spent.values())
     ends = Ends(engine.shell.model) if has_ends else None
-    if options.method_options.gradients:
+    if options.method_options.gradients and is_last:
         modules = {
             engine.shell.targets[name][0].removesuffix(".weight"): name
             for name in wanted
@@ -133,8 +162,9 @@ def _survey_blocks(
             stage=stage,
         )
         survey.gradients = {modules[module]: mean for module, mean in squares.items()}
+    survey.gradients = processes.exchange(survey.gradients)[-1]
     looks_behind = ends is not None and ends.states is None
-    for _ in engine.run(to_the_end=looks_behind):
+    for _ in Relay(engine, options.method_options, processes).run(to_the_end=looks_behind):
         pass
     if ends is None:
         return survey.seen

@@ -22,6 +22,15 @@ class Budget(Protocol):
         """Keep count of tensors that an interrupted pack has quantized."""
         ...
 
+    @property
+    def counted(self) -> object:
+        """All that is counted so far, as plain data: what another process goes on with."""
+        ...
+
+    def take_over(self, counted: object) -> None:
+        """Go on from what another process has counted, in place of what was counted here."""
+        ...
+
 
 @dataclass(frozen=True)
 class NoBudget:
@@ -32,4 +41,12 @@ class NoBudget:
         return make(0.0)
 
     def take_up(self, encoded: Mapping[str, Encoded]) -> None:
+        """Do nothing: no bits are counted."""
+
+    @property
+    def counted(self) -> object:
+        """Nothing."""
+        return None
+
+    def take_over(self, counted: object) -> None:
         """Do nothing: no bits are counted."""

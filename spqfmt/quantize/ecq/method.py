@@ -66,6 +66,15 @@ class Ecq:
         """Tensors that an interrupted pack has quantized count too."""
         self.budget.take_up(encoded)
 
+    @property
+    def counted(self) -> object:
+        """What the budget has counted so far, for another process."""
+        return self.budget.counted
+
+    def take_over(self, counted: object) -> None:
+        """Go on where another process has stopped."""
+        self.budget.take_over(counted)
+
     def check(self, options: MethodOptions) -> MethodOptions:
         """Return the options with defaults filled in. `bits_per_weight` is any number from 1 to 8."""
         bits = DEFAULT_BITS if options.bits_per_weight is None else options.bits_per_weight
