@@ -22,7 +22,7 @@ from spqfmt.bench.report import Report
 from spqfmt.bench.rows import CodecRow, LoadRow, RunRow
 from spqfmt.container.model import open_model
 from spqfmt.container.output import INDEX_SUFFIX
-from spqfmt.errors import OptionError, SpqError
+from spqfmt.errors import OptionError, SpqError, without_package
 from spqfmt.kernels import backend, native
 
 
@@ -67,19 +67,36 @@ def run(file: Path | None, scale: BenchScale, told: Told, only: Kind | None = No
         if only in {None, "codecs"}:
             codecs, missing = _codecs(file, scale, told)
         if only in {None, "load"}:
-            load, missing_files = _load(file, Path(name), scale, told)
-            missing |= missing_files
+            with _if_installed(missing, "load", only):
+                load, missing_files = _load(file, Path(name), scale, told)
+                missing |= missing_files
         if file is not None and only in {None, "run"}:
-            # Imported here: a bench of codecs needs no torch.
-            from spqfmt.bench.tokens.measure import measure_runs
+            with _if_installed(missing, "run", only):
+                # Imported here: a bench of codecs needs no torch.
+                from spqfmt.bench.tokens.measure import measure_runs
 
-            try:
-                runs = measure_runs(file, Path(name), rounds=scale.rounds, told=told)
-            except SpqError as error:  # a file need not hold a model
-                if only == "run":
-                    raise
-                missing["run"] = str(error)
+                try:
+                    runs = measure_runs(file, Path(name), rounds=scale.rounds, told=told)
+                except SpqError as error:  # a file need not hold a model
+                    if only == "run":
+                        raise
+                    missing["run"] = str(error)
     return Report(machine=here, rounds=scale.rounds, codecs=codecs, load=load, missing=missing, run=runs)
+
+
+@contextmanager
+def _if_installed(missing: dict[str, str], kind: Kind, only: Kind | None) -> Iterator[None]:
+    """Note rows that need a package which an environment for looking at files has not. Raise where only they are asked.
+
+    What was measured before is worth something.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        why = without_package(error)
+        if only == kind or not why:
+            raise
+        missing[kind] = why
 
 
 @contextmanager

@@ -42,7 +42,8 @@ def bench(
     """Measure codecs beside their peers, loading beside other files, and running a model in less and less memory.
 
     On built-in data or, with FILE, on that file's own streams; the model in FILE is run decoded, compressed, under
-    ceilings and from disk, beside BF16 transformers, each in a process of its own.
+    ceilings and from disk, beside BF16 transformers, each in a process of its own. Takes some minutes, with --quick
+    less than one.
 
     \b
     spqfmt bench --quick

@@ -82,5 +82,6 @@ def complete_tensors(ctx: click.Context, param: click.Parameter, incomplete: str
 RANKS = click.option(
     "--ranks",
     type=click.IntRange(1, 1024),
-    help="Store layers so that each of so many processes, started by torchrun, reads its part of them alone.",
+    help="Store layers so that each of so many processes, started by torchrun, reads its part of them alone. "
+    "1 is as without.",
 )

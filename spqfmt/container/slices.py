@@ -158,6 +158,27 @@ def laid_for_ranks(record: TensorRecord, encoded: Encoded, n_ranks: int, *, of_c
     return replace(encoded, parameters=parameters, streams=tuple(streams.values()))
 
 
+def laid_for_one(record: TensorRecord, encoded: Encoded) -> Encoded:
+    """`encoded` as it is stored where no ranks share it: by rows, in chunks of the usual size.
+
+    As it is where that is so, or where its channels have an order or classes: no rank could read a part of these.
+    """
+    roles = {stream.role for stream in encoded.streams}
+    if "channel_order" in roles or "class_sizes" in encoded.parameters:
+        return encoded
+    laid = laid_for_ranks(record, encoded, 1, of_columns=False)
+    if laid is encoded:
+        return encoded
+    if record.scheme == "dense":
+        parameters = {key: value for key, value in laid.parameters.items() if key != "orientation"}
+        laid = replace(laid, parameters=parameters)
+    role = SCHEMES[record.scheme].weights
+    [weights] = [stream for stream in laid.streams if stream.role == role]
+    was = record.by_role[role].chunks.n_elements.tolist()
+    stays = by_columns(record) == (laid.parameters.get("orientation") == "columns")
+    return encoded if stays and list(weights.sizes or ()) == was else laid
+
+
 def _matrix(weights: StreamData, order: StreamData | None, record: TensorRecord) -> Elements:
     """The weights as they are, [rows, columns]."""
     n_rows, n_columns = record.matrix_shape

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from spqfmt.container.content import content_of_encoded
 from spqfmt.container.reader import Reader
-from spqfmt.container.slices import laid_for_ranks
+from spqfmt.container.slices import laid_for_one, laid_for_ranks
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.base import Encoded, StreamData
 from spqfmt.schemes.outliers import ROLES as BANDED_ROLES
@@ -13,9 +13,9 @@ from spqfmt.schemes.outliers import ROLES as BANDED_ROLES
 
 @dataclass
 class Laid:
-    """`cut`: by the name of a tensor that ranks cut, whether along the inputs of its layer."""
+    """`cut`: by the name of a tensor that ranks cut, whether along the inputs of its layer. None undoes such cuts."""
 
-    cut: Mapping[str, bool]
+    cut: Mapping[str, bool] | None
     n_ranks: int
     _made: dict[str, tuple[TensorRecord, StreamData] | None] = field(default_factory=dict)
 
@@ -33,12 +33,16 @@ class Laid:
         self._made.pop(tensor.name, None)
 
     def _make(self, reader: Reader, tensor: TensorRecord) -> tuple[TensorRecord, StreamData] | None:
-        of_columns = self.cut.get(tensor.name)
+        of_columns = self.cut is not None and self.cut.get(tensor.name)
         # How codes of a foreign layout lie is what gives its bytes again.
         if of_columns is None or tensor.tied_to is not None or (of_columns and tensor.origin is not None):
             return None
         before = _encoded(reader, tensor)
-        after = laid_for_ranks(tensor, before, self.n_ranks, of_columns=of_columns)
+        after = (
+            laid_for_one(tensor, before)
+            if self.cut is None
+            else laid_for_ranks(tensor, before, self.n_ranks, of_columns=of_columns)
+        )
         if after is before:
             return None
         [weights] = [s for s in after.streams if all(s is not other for other in before.streams)]

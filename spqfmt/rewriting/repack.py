@@ -63,9 +63,9 @@ def repack(
     `partial` is the rule as in `spqfmt repack --help`; none compresses all chunks. `codec` None leaves compressed
     chunks to the codec that they have. `rates` is a file of decode rates for the rule speed; by default they are
     measured. Shards stay cut where they are unless `shard_size` is given, and chunks begin at such multiples as before
-    unless `chunk_alignment` is. With `ranks` layers are stored so that each of so many processes reads its part alone.
-    `block` writes all rans chunks anew, in blocks of that size, such as "16KiB", or "gpu" for what suits devices.
-    `out` may be `path` with `force`.
+    unless `chunk_alignment` is. With `ranks` layers are stored so that each of so many processes reads its part alone;
+    1 stores them as without. `block` writes all rans chunks anew, in blocks of that size, such as "16KiB", or "gpu" for
+    what suits devices. `out` may be `path` with `force`.
 
     Raises FormatError for the file, OptionError for options that make no sense, EncodeError for a size that cannot be
     reached, FileExistsError when `out` exists and `force` is not set, OSError. `out` is not touched then.
@@ -78,8 +78,8 @@ def repack(
         raise OptionError(unknown_codec(codec))
     block_log2 = parse_block(block)
     shard_bytes = parse_shard_size(shard_size)
-    n_ranks = check_ranks(ranks) or 1
-    if n_ranks > 1 and isinstance(rule, Speed):
+    n_ranks = check_ranks(ranks)
+    if n_ranks is not None and isinstance(rule, Speed):
         raise OptionError("--ranks goes with no --partial speed: repack twice, with --ranks first")
     with ExitStack() as stack:
         model = stack.enter_context(open_model(path))
@@ -133,9 +133,11 @@ def _packed_bytes(tensor: TensorRecord) -> int:
     return sum(stream.raw_bytes for stream in tensor.streams)
 
 
-def _laid_for(model: OpenModel, n_ranks: int) -> Laid | None:
-    if n_ranks == 1:
+def _laid_for(model: OpenModel, n_ranks: int | None) -> Laid | None:
+    if n_ranks is None:
         return None
+    if n_ranks == 1:
+        return Laid(None, 1)
     # transformers takes seconds to import.
     from spqfmt.models.rank_plan import cut_tensors
 

@@ -49,6 +49,12 @@ def test_repacked_for_ranks_each_layer_ends_where_a_part_does(
     if options.get("method") != "ecq":
         spqfmt.pack(llama, tmp_path / "packed.spq", ranks=4, **options)
         assert (tmp_path / "packed.spq").read_bytes() == (tmp_path / "ranks.spq").read_bytes()
+    # And undone by 1, which leaves alone what no ranks have cut.
+    spqfmt.repack(tmp_path / "ranks.spq", tmp_path / "one.spq", ranks=1)
+    spqfmt.repack(tmp_path / "m.spq", tmp_path / "as it was.spq", ranks=1)
+    as_before = (tmp_path / "m.spq").read_bytes()
+    assert (tmp_path / "one.spq").read_bytes() == as_before
+    assert (tmp_path / "as it was.spq").read_bytes() == as_before
 
 
 def test_a_lossless_file_for_ranks_gives_the_source_back(llama: Path, tmp_path: Path) -> None:
