@@ -58,7 +58,7 @@ def pack_by_blocks(
             from spqfmt.packing.fit.survey import fit
 
             room = room_for(model, plan, options, processes)
-            options, _ = fit(model, room, options, progress.stage, processes)
+            options, _ = fit(model, room, options, stage=progress.stage, processes=processes)
         if is_calibrated(options.method):
             folder = stack.enter_context(ResumeFolder(out, resume=resume, force=force).as_guest())
             CalibratedResults(model, plan, options, folder, stage=progress.stage).quantize_together(processes)

@@ -113,7 +113,7 @@ def pack_model(
             # transformers takes seconds to import.
             from spqfmt.packing.fit.survey import fit
 
-            options, budget = fit(model, room, options, progress.stage, processes)
+            options, budget = fit(model, room, options, stage=progress.stage, processes=processes)
         # Which chunks are worth compressing shows when all are.
         whole = output
         if options.speed:

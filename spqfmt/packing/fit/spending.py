@@ -129,7 +129,13 @@ class SizeBudget:
     @property
     def counted(self) -> object:
         """What is stored so far and what was foreseen, for the process that goes on. Plans are the same in all."""
-        return _Counted(self.ledger, self._real, self._expected, tuple(self._left), self._foreseen)
+        return _Counted(
+            ledger=self.ledger,
+            real=self._real,
+            expected=self._expected,
+            left=tuple(self._left),
+            foreseen=self._foreseen,
+        )
 
     def take_over(self, counted: object) -> None:
         """Go on from what another process has counted."""

@@ -45,7 +45,7 @@ class NoBudget:
 
     @property
     def counted(self) -> object:
-        """Nothing."""
+        """Nothing is counted without a size."""
         return None
 
     def take_over(self, counted: object) -> None:
