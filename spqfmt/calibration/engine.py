@@ -31,6 +31,7 @@ from spqfmt.calibration.tokens import check_ids, described
 from spqfmt.calibration.trials import EngineTrials
 from spqfmt.errors import EncodeError
 from spqfmt.importers.base import SourceModel, SourceTensor
+from spqfmt.kernels.cuda_device import require_cuda
 from spqfmt.kernels.pages import give_back
 from spqfmt.models.treatments import treatment
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
@@ -83,16 +84,18 @@ class Calibration:
         options: CalibrationOptions,
         wanted: Mapping[str, Weight],
         *,
-        device: str = "cpu",
         dtype: torch.dtype | None = None,
         stage: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Read the text and run the model up to its first block.
 
         `dtype` is what the model computes in; by default float32, or bfloat16 where the source's weights have 16 bits
-        and the processor multiplies them natively. `stage` is told what goes on. Raises OptionError for a bad text,
-        ImporterError or UnsupportedError for a model that cannot be run.
+        and `options.device` multiplies them natively. `stage` is told what goes on. Raises OptionError for a bad text,
+        BackendError for a device that is not there, ImporterError or UnsupportedError for a model that cannot be run.
         """
+        device = torch.device(options.device)
+        if device.type != "cpu":
+            require_cuda(device)
         self._method = method
         self._method_options = method_options
         self.is_sequential = options.sequential
@@ -379,11 +382,11 @@ def _matrix_reader(weight: Weight, tensor: SourceTensor) -> Callable[[], torch.T
     return lambda: as_matrix(weight, tensor.load()).clone()
 
 
-def _compute_dtype(wanted: Mapping[str, Weight], device: str) -> torch.dtype:
+def _compute_dtype(wanted: Mapping[str, Weight], device: torch.device) -> torch.dtype:
     small = bool(wanted) and all(weight.dtype in {"f16", "bf16"} for weight in wanted.values())
     if not small:
         return torch.float32
-    if device != "cpu":
+    if device.type != "cpu":
         return torch.bfloat16
     # Elsewhere bfloat16 is emulated, and slower than float32.
     capability = torch.cpu.get_capabilities()

@@ -85,7 +85,7 @@ def find_part(
     merged = block.get_parameter(parameter)
     if merged.dim() != 3 or value.dim() != 2 or merged.shape[2] != value.shape[1]:
         return None
-    value = value.to(merged.dtype)
+    value = value.to(merged)
     rows = value.shape[0]
     for expert, first in torch.nonzero(merged[:, :, 0] == value[0, 0]).tolist():
         part = ExpertRows(parameter, expert, first, rows)

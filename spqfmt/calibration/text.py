@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -26,7 +27,8 @@ class CalibrationOptions:
     """Which texts, how many samples of how many tokens, and the seed of their choice.
 
     `text` None is the text in the package. `sequential` feeds each block what the quantized blocks before it give;
-    otherwise all blocks see the float model's activations. `no_bos` leaves out what the tokenizer puts before a text.
+    otherwise all blocks see the float model's activations. `no_bos` leaves out what the tokenizer puts before a text. `device` is
+    where the model is run, and its statistics are made and used.
     """
 
     text: Path | None = None
@@ -35,11 +37,14 @@ class CalibrationOptions:
     seed: int = 0
     sequential: bool = True
     no_bos: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Raise OptionError for numbers that make no sense."""
         if self.samples < 1:
             raise OptionError("calibration needs at least 1 sample")
+        if re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is None:
+            raise OptionError(f"device {self.device!r} is not cpu, cuda or cuda:N")
         if self.seq_len < _MIN_SEQ_LEN:
             raise OptionError(f"a calibration sample has at least {_MIN_SEQ_LEN} tokens")
 

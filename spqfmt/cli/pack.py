@@ -158,6 +158,11 @@ if TYPE_CHECKING:
     "for what they are off by. [default: sequential; ecq: with --effort best alone]",
 )
 @click.option(
+    "--device",
+    help="Where methods that calibrate run the model, gather what its layers read and compute with it: cpu, cuda or "
+    "cuda:N. Codes are chosen on the processor all the same. [default: cpu]",
+)
+@click.option(
     "--resume",
     is_flag=True,
     help="Go on with an interrupted pack from the block, or the shards, where it stood.",

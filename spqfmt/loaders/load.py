@@ -19,7 +19,8 @@ from spqfmt.kernels import backend
 from spqfmt.kernels.choose import kernels_for
 from spqfmt.kernels.nvcomp import NvcompZstd
 from spqfmt.loaders.device.compute import device_workspace_bytes
-from spqfmt.loaders.device.cuda import CudaDevice, require_cuda
+from spqfmt.kernels.cuda_device import require_cuda
+from spqfmt.loaders.device.cuda import CudaDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.engine import DeviceWeights
 from spqfmt.loaders.device.seam import Device

@@ -279,6 +279,7 @@ def identity_of(model: SourceModel, options: PackOptions, dtype: str) -> Mapping
         "seed": calibration.seed,
         "sequential": calibration.sequential,
         "no_bos": calibration.no_bos,
+        "device": calibration.device,
         "compute_dtype": dtype,
         "fit": repr(options.fit),
     }

@@ -106,6 +106,7 @@ class PackArguments(TypedDict, total=False):
     sequential: bool | None
     seed: int | None
     no_bos: bool | None
+    device: str | None
     codec: str
     partial: str
     rates: str | Path | None
@@ -118,7 +119,7 @@ class PackArguments(TypedDict, total=False):
 
 # argument -> field of CalibrationOptions
 _CALIBRATION = {"calibration": "text"} | {
-    n: n for n in ("samples", "seq_len", "sequential", "seed", "no_bos")
+    n: n for n in ("samples", "seq_len", "sequential", "seed", "no_bos", "device")
 }
 _METHOD = [field.name for field in fields(MethodOptions)]
 

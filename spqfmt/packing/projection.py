@@ -39,12 +39,14 @@ class Projection(NamedTuple):
 
 
 def project(model: SourceModel, plan: PackPlan, options: PackOptions) -> Projection | None:
-    """What the pack would take; None where the method needs no calibration, or searches on the model.
+    """What the pack would take; None where the method needs no calibration, searches on the model, or has a device.
 
     Takes some seconds. Raises what a calibration raises: a model that cannot be run is refused here already.
     """
     method, samples = options.method, options.calibration.samples
     if not is_calibrated(method) or isinstance(method, SearchingMethod):
+        return None
+    if options.calibration.device != "cpu":
         return None
     treated = [t.weight for t in plan.tensors if t.treatment and t.source.tied_to is None]
     layers = {weight.name: weight for weight in treated if weight.role == "linear"}

@@ -32,7 +32,7 @@ class Drift:
 
     @property
     def inputs(self) -> torch.Tensor | None:
-        """2/N sum (x - x^) x^^T, float32 [columns, columns] on the CPU; None where nothing is known."""
+        """2/N sum (x - x^) x^^T, float32 [columns, columns] where the inputs are; None where nothing is known."""
         return self._scaled(self._inputs)
 
     def sums(self, module: str) -> torch.Tensor | None:
@@ -42,7 +42,7 @@ class Drift:
     def _scaled(self, total: torch.Tensor | None) -> torch.Tensor | None:
         if total is None or not torch.isfinite(total).all():
             return None
-        return total.cpu() * (2 / self.n_tokens)
+        return total * (2 / self.n_tokens)
 
 
 def _tokens(values: torch.Tensor) -> torch.Tensor:

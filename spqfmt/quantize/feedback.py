@@ -30,11 +30,16 @@ class Factor:
     upper: torch.Tensor
     note: str = ""
 
+    def here(self) -> "Factor":
+        """The same in memory of the processor."""
+        order = None if self.order is None else self.order.cpu()
+        return Factor(order, self.upper.cpu(), self.note)
+
 
 def factorize(
     hessian: torch.Tensor, damping: float, *, act_order: bool, dtype: torch.dtype = torch.float64
 ) -> Factor:
-    """Damp the Hessian [columns, columns], order its columns by falling diagonal, and factor its inverse.
+    """Damp the Hessian [columns, columns], on any device, order its columns by falling diagonal, and factor its inverse.
 
     `damping` is in means of the diagonal. Inputs that were always zero keep only the damping on the diagonal, so that
     their weights are rounded to nearest. A matrix that is all zero is taken for the identity: everything is
@@ -45,7 +50,11 @@ def factorize(
     mean = float(diagonal.mean())
     if not torch.isfinite(hessian).all() or mean <= 0:
         what = "all inputs are zero" if mean == 0 else "the inputs are not finite"
-        return Factor(None, torch.eye(len(hessian)), f"{what}, its weights are rounded to nearest")
+        return Factor(
+            None,
+            torch.eye(len(hessian), device=hessian.device),
+            f"{what}, its weights are rounded to nearest",
+        )
     order = torch.argsort(diagonal, descending=True, stable=True) if act_order else None
     note = ""
     while True:
@@ -65,7 +74,7 @@ def _inverse_factor(
     With the columns reversed h is L L^T, L lower; U is L^-1 reversed again: a third of the work of inverting h and
     factoring the inverse, and as exact.
     """
-    columns = torch.arange(len(hessian)) if order is None else order
+    columns = torch.arange(len(hessian), device=hessian.device) if order is None else order
     h = hessian[columns.flip(0)][:, columns.flip(0)].to(dtype)
     h.diagonal().add_(damping)
     if not _inverse_of_lower(h):
@@ -84,7 +93,7 @@ def _inverse_of_lower(h: torch.Tensor) -> bool:
         with one_thread():
             lower, failed = torch.linalg.cholesky_ex(h)
             if not failed:
-                identity = torch.eye(n, dtype=h.dtype)
+                identity = torch.eye(n, dtype=h.dtype, device=h.device)
                 h.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
         return not failed
     k = n // 2

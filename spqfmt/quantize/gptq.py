@@ -64,7 +64,9 @@ class Gptq:
         results = {}
         for site in block.sites:
             assert isinstance(site.statistics, Hessian)
-            factor = factorize(site.statistics.matrix, options.damping, act_order=bool(options.act_order))
+            factor = factorize(
+                site.statistics.matrix, options.damping, act_order=bool(options.act_order)
+            ).here()
             for layer in site.layers:
                 matrix = layer.matrix()
                 grouped = quantize_matrix(matrix, factor, options.bits, options.group_size)

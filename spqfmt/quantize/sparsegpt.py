@@ -22,7 +22,7 @@ def sparse_update(
     assert options.damping is not None
     assert options.sparsity is not None
     share = options.sparsity
-    factor = factorize(inputs.hessian.matrix, options.damping, act_order=False)
+    factor = factorize(inputs.hessian.matrix, options.damping, act_order=False).here()
     diagonal = factor.upper.diagonal()
     pattern = PATTERNS[options.pattern or "unstructured"]
     width = _COLUMNS if pattern is None else pattern[1]

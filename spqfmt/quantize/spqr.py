@@ -87,7 +87,9 @@ class SpQR:
         results = {}
         for site in block.sites:
             assert isinstance(site.statistics, Hessian)
-            factor = factorize(site.statistics.matrix, options.damping, act_order=bool(options.act_order))
+            factor = factorize(
+                site.statistics.matrix, options.damping, act_order=bool(options.act_order)
+            ).here()
             shared: str | None = None
             for layer in site.layers:
                 matrix = layer.matrix()

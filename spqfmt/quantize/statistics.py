@@ -54,8 +54,8 @@ class Hessian:
 
     @property
     def matrix(self) -> torch.Tensor:
-        """2/N X^T X by 4^exponent, as a new float32 matrix on the CPU; zeros when no token was seen."""
-        matrix = self.sum.cpu() * (2 / max(1, self.n_tokens))
+        """2/N X^T X by 4^exponent, as a new float32 matrix where the inputs are; zeros when no token was seen."""
+        matrix = self.sum * (2 / max(1, self.n_tokens))
         for first in range(0, len(matrix), _PANEL):
             end = min(first + _PANEL, len(matrix))
             corner = matrix[first:end, first:end]

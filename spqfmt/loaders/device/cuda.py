@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from spqfmt.errors import BackendError, MemoryBudgetError
+from spqfmt.kernels.cuda_device import require_cuda
 from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work
 from spqfmt.residency.device_rates import DeviceRates, assumed_for
 from spqfmt.residency.ladder import enough_mib
@@ -20,17 +21,6 @@ T = TypeVar("T")
 _LEFT_FOR_OTHERS = 256 << 20
 """Device memory that a lower ceiling should leave beside the weights."""
 _cuda: Any = torch.cuda  # its streams and events are untyped
-
-
-def require_cuda(device: torch.device) -> None:
-    """Raise BackendError unless torch can use this CUDA device."""
-    if not torch.cuda.is_available():
-        built = "torch finds no CUDA device" if torch.version.cuda else "this torch has no CUDA"
-        raise BackendError(f"device {str(device)!r} cannot be used: {built}")
-    if (device.index or 0) >= torch.cuda.device_count():
-        raise BackendError(
-            f"device {str(device)!r} cannot be used: there are {torch.cuda.device_count()} CUDA devices"
-        )
 
 
 class _CudaEvent:

@@ -24,16 +24,18 @@ def corrected(matrix: torch.Tensor, module: str, drift: Drift, grid: InputGrid) 
     inputs = drift.inputs
     if inputs is None or grid.exponent or not grid.upper.size:
         return matrix
-    wanted = matrix @ inputs
+    here = matrix.to(inputs.device)
+    wanted = here @ inputs
     sums = drift.sums(module)
     if sums is not None and sums.shape == matrix.shape:
         wanted += SUM_SHARE * sums
-    order, upper = torch.from_numpy(grid.order), torch.from_numpy(grid.upper)
+    order = torch.from_numpy(grid.order).to(here.device)
+    upper = torch.from_numpy(grid.upper).to(here.device)
     change = torch.empty_like(wanted)
     # The inverse of the damped Hessian, in the order of its columns, is U^T U.
     change[:, order] = wanted[:, order] @ upper.t() @ upper
-    result = matrix + share_known(drift.n_tokens, matrix.shape[1]) * change
-    return result if torch.isfinite(result).all() else matrix
+    result = here + share_known(drift.n_tokens, matrix.shape[1]) * change
+    return result.cpu() if torch.isfinite(result).all() else matrix
 
 
 def share_known(n_tokens: int, n_columns: int) -> float:

@@ -22,7 +22,7 @@ def descend(
     *,
     coding: Coding = APART,
     kept: Float32,
-    hessian: Float32,
+    hessian: torch.Tensor,
     row_step: Float32,
     column_step: Float32,
     slope: Float32,
@@ -31,11 +31,13 @@ def descend(
 
     Escapes stay, at the values that `kept` has in their places.
 
-    All are in the order of the columns of `hessian`, float32 [columns, columns]. `slope` [rows] is what a bit is worth
+    All are in the order of the columns of `hessian`, float32 [columns, columns], where products are made. `slope` [rows] is what a bit is worth
     in the unit of E H E^T.
     """
-    codes, full = codes.copy(), torch.from_numpy(hessian)
-    gradients = _errors(codes, weights, kept=kept, row_step=row_step, column_step=column_step) @ full
+    codes, device = codes.copy(), hessian.device
+    errors = _errors(codes, weights, kept=kept, row_step=row_step, column_step=column_step)
+    there = errors.to(device) @ hessian
+    gradients = there.cpu()
     n, threads = weights.shape[1], threads_for(weights.size)
     with one_thread():
         for _ in range(sweeps):
@@ -43,10 +45,12 @@ def descend(
             for first in range(0, n, BLOCK):
                 block = slice(first, min(first + BLOCK, n))
                 chosen = np.ascontiguousarray(codes[:, block])
+                if device.type != "cpu":
+                    gradients[:, block] = there[:, block].cpu()
                 changes = coding.improve(
                     gradients.numpy(),
                     block,
-                    hessian[block, block],
+                    hessian[block, block].cpu().numpy(),
                     chosen,
                     row_step=row_step,
                     column_step=column_step[block],
@@ -55,9 +59,11 @@ def descend(
                     n_threads=threads,
                 )
                 codes[:, block] = chosen
-                moved = torch.from_numpy(changes)
-                gradients[:, : block.start].addmm_(moved, full[block, : block.start])
-                gradients[:, block.stop :].addmm_(moved, full[block, block.stop :])
+                if device.type != "cpu":
+                    there[:, block] = gradients[:, block].to(device)
+                moved = torch.from_numpy(changes).to(device)
+                there[:, : block.start].addmm_(moved, hessian[block, : block.start])
+                there[:, block.stop :].addmm_(moved, hessian[block, block.stop :])
     return codes
 
 

@@ -59,16 +59,18 @@ class InputGrid:
     """The damped Hessian in the order of `order`, where codes are made better after the feedback."""
     sweeps: int = 0
     """How often codes are made better."""
+    device: torch.device = torch.device("cpu")
+    """Where products with `upper` and `hessian` are made."""
 
 
 def input_grid(hessian: torch.Tensor, damping: float, exponent: int = 0, *, sweeps: int = 0) -> InputGrid:
-    """Make the grid of a Hessian, 2/N X^T X of inputs times 2^-exponent, float32 [columns, columns].
+    """Make the grid of a Hessian, 2/N X^T X of inputs times 2^-exponent, float32 [columns, columns], on any device.
 
     `sweeps`: how often codes on it shall be made better after the feedback.
     """
     # Damped as it is, half of the time and of the memory are as good: decision 0063.
-    factor = factorize(hessian, damping, act_order=True, dtype=torch.float32)
-    rms = (hessian.diagonal().double() / 2).sqrt().numpy()
+    factor = factorize(hessian, damping, act_order=True, dtype=torch.float32).here()
+    rms = (hessian.diagonal().double() / 2).sqrt().cpu().numpy()
     if not np.isfinite(rms).all() or rms.max() <= 0:
         return plain_grid(len(rms), factor.note)
     scale = _log8(np.maximum(rms, rms.max() * _QUIETEST_COLUMN) ** -COLUMN_EXPONENT, COLUMN_OCTAVE_STEPS)
@@ -86,14 +88,15 @@ def input_grid(hessian: torch.Tensor, damping: float, exponent: int = 0, *, swee
         exponent=exponent,
         hessian=_damped(hessian, order, damping) if sweeps and not factor.note else None,
         sweeps=sweeps,
+        device=hessian.device,
     )
 
 
 def _damped(hessian: torch.Tensor, order: NDArray[np.int64], damping: float) -> Float32:
-    columns = torch.from_numpy(order)
+    columns = torch.from_numpy(order).to(hessian.device)
     damped = hessian[columns][:, columns]
     damped.diagonal().add_(damping * float(hessian.diagonal().double().mean()))
-    result: Float32 = np.ascontiguousarray(damped.numpy())
+    result: Float32 = np.ascontiguousarray(damped.cpu().numpy())
     return result
 
 

@@ -136,7 +136,7 @@ def choose(
         work = weights.copy()
         codes = _sweep(
             work,
-            grid.upper,
+            grid,
             coding,
             row_step=row_step,
             column_step=column_step,
@@ -151,7 +151,7 @@ def choose(
             grid.sweeps,
             coding=coding,
             kept=work,
-            hessian=grid.hessian,
+            hessian=torch.from_numpy(grid.hessian).to(grid.device),
             row_step=row_step,
             column_step=column_step,
             slope=slope,
@@ -235,7 +235,7 @@ def _slopes(
 
 def _sweep(
     work: Float32,
-    upper: Float32,
+    grid: InputGrid,
     coding: Coding,
     *,
     row_step: Float32,
@@ -243,6 +243,12 @@ def _sweep(
     slope: Float32,
     bits: Float32,
 ) -> Elements:
+    """The codes of `work`, float32 [rows, columns], which becomes what the feedback leaves of it.
+
+    Codes are chosen here, some columns at once; what the others become is computed on the grid's device.
+    """
+    upper = grid.upper
+    there, factor = (torch.from_numpy(values).to(grid.device) for values in (work, upper))
     n = work.shape[1]
     codes = np.empty(work.shape, np.int8)
     diagonal = np.eye(BLOCK, dtype=np.float32)
@@ -252,6 +258,8 @@ def _sweep(
             block = slice(first, min(first + BLOCK, n))
             size = block.stop - first
             part = upper[block, block] if upper.size else diagonal[:size, :size]
+            if grid.device.type != "cpu":
+                work[:, block] = there[:, block].cpu().numpy()
             codes[:, block], errors = coding.choose(
                 work,
                 block,
@@ -263,6 +271,6 @@ def _sweep(
                 n_threads=threads,
             )
             if upper.size and block.stop < n:
-                later = torch.from_numpy(upper[block, block.stop :])
-                torch.from_numpy(work)[:, block.stop :].addmm_(torch.from_numpy(errors), later, alpha=-1)
+                lost = torch.from_numpy(errors).to(grid.device)
+                there[:, block.stop :].addmm_(lost, factor[block, block.stop :], alpha=-1)
     return codes
