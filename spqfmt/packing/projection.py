@@ -7,6 +7,7 @@ files is not in it, nor what a size makes the method try again.
 from math import prod
 from typing import NamedTuple
 
+from spqfmt.calibration.engine import BATCH_TOKENS
 from spqfmt.calibration.glance import Glance, glance
 from spqfmt.importers.base import SourceModel
 from spqfmt.packing.fit.bounds import is_spent
@@ -17,12 +18,14 @@ from spqfmt.quantize.calibrated import CorrectingMethod, SearchingMethod, is_cal
 from spqfmt.quantize.costs import costs_of
 from spqfmt.quantize.ecq.survey import SURVEY_SAMPLES
 
-_PROCESS_BYTES = 450 << 20
+_PROCESS_BYTES = 500 << 20
 """What a process with torch and transformers has before it packs anything."""
 _FACTOR_BYTES = 24
 """What an element of a Hessian takes while it is factored."""
-_LAYER_BYTES = 24
-"""What a weight takes while its matrix is quantized."""
+_ACTIVATION_BYTES = 24
+"""What an input of the widest layer takes for a token of a batch, with what else the block computes."""
+_LAYER_BYTES = 40
+"""What a weight takes while its matrix is quantized: 37 of SmolLM2's embedding, which is its largest."""
 
 
 class Projection(NamedTuple):
@@ -60,6 +63,7 @@ def project(model: SourceModel, plan: PackPlan, options: PackOptions) -> Project
     # For inputs, and for outputs; to be corrected, both versions are run to each input in its turn.
     n_runs = samples * (2.0 + (len(seen.sites) + 1 if corrects else 0))
     quantizing = 0.0
+    ends: list[tuple[int, ...]] = []
     for columns, rows in seen.sites:
         quantizing += n_blocks * costs.quantizing(sum(rows), columns)
         quantizing += n_blocks * costs.gathering((3 if corrects else 1) * n_tokens, columns)
@@ -73,17 +77,20 @@ def project(model: SourceModel, plan: PackPlan, options: PackOptions) -> Project
         if options.method_options.gradients:
             # There, and back with what backward takes for inputs alone.
             n_runs += 4 * min(GRADIENT_SAMPLES, samples)
-        spent = (t.source for t in plan.tensors if is_spent(t, options) and t.source.role != "linear")
-        quantizing += sum(costs.quantizing(*source.shape) for source in spent)
+        ends = [t.source.shape for t in plan.tensors if is_spent(t, options) and t.source.role != "linear"]
+        quantizing += sum(costs.quantizing(*shape) for shape in ends)
     return Projection(
         running_seconds=n_blocks * n_runs * seen.sample_tokens * seen.token_seconds,
         quantizing_seconds=quantizing,
-        peak_bytes=_peak_bytes(seen, n_tokens, 2 if corrects else 1),
+        peak_bytes=_peak_bytes(seen, n_tokens, 2 if corrects else 1, max(map(prod, ends), default=0)),
     )
 
 
-def _peak_bytes(seen: Glance, n_tokens: int, n_versions: int) -> int:
-    """One block, what is known of its inputs, the hidden states, and the largest matrix while it is quantized."""
+def _peak_bytes(seen: Glance, n_tokens: int, n_versions: int, largest_end: int) -> int:
+    """One block, what is known of its inputs, the hidden states, and the largest matrix while it is quantized.
+
+    `largest_end`: weights of the larger of embedding and head, where they are quantized as layers are: beside no block.
+    """
     squares = [columns**2 for columns, _ in seen.sites]
     weights = [columns * rows for columns, each in seen.sites for rows in each]
     # A sum, then a factor and, where codes are made better, a Hessian; the drift beside them.
@@ -91,4 +98,6 @@ def _peak_bytes(seen: Glance, n_tokens: int, n_versions: int) -> int:
     at_once = max(_FACTOR_BYTES * max(squares), _LAYER_BYTES * max(weights))
     block = n_versions * seen.block_bytes + 5 * sum(weights)
     states = n_versions * n_tokens * seen.token_bytes
-    return _PROCESS_BYTES + seen.outside_bytes + block + of_inputs + at_once + states
+    activations = _ACTIVATION_BYTES * min(n_tokens, BATCH_TOKENS) * max(columns for columns, _ in seen.sites)
+    in_a_block = block + of_inputs + max(at_once, activations)
+    return _PROCESS_BYTES + seen.outside_bytes + states + max(in_a_block, _LAYER_BYTES * largest_end)
