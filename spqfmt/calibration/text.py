@@ -27,8 +27,8 @@ class CalibrationOptions:
     """Which texts, how many samples of how many tokens, and the seed of their choice.
 
     `text` None is the text in the package. `sequential` feeds each block what the quantized blocks before it give;
-    otherwise all blocks see the float model's activations. `no_bos` leaves out what the tokenizer puts before a text. `device` is
-    where the model is run, and its statistics are made and used.
+    otherwise all blocks see the float model's activations. `no_bos` leaves out what the tokenizer puts before a text.
+    `device` is where the model is run, and its statistics are made and used.
     """
 
     text: Path | None = None

@@ -17,9 +17,9 @@ import torch
 from spqfmt.container.reader import Reader
 from spqfmt.kernels import backend
 from spqfmt.kernels.choose import kernels_for
+from spqfmt.kernels.cuda_device import require_cuda
 from spqfmt.kernels.nvcomp import NvcompZstd
 from spqfmt.loaders.device.compute import device_workspace_bytes
-from spqfmt.kernels.cuda_device import require_cuda
 from spqfmt.loaders.device.cuda import CudaDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.engine import DeviceWeights

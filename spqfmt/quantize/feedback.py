@@ -39,7 +39,7 @@ class Factor:
 def factorize(
     hessian: torch.Tensor, damping: float, *, act_order: bool, dtype: torch.dtype = torch.float64
 ) -> Factor:
-    """Damp the Hessian [columns, columns], on any device, order its columns by falling diagonal, and factor its inverse.
+    """Damp the Hessian [columns, columns], order its columns by falling diagonal, factor its inverse there.
 
     `damping` is in means of the diagonal. Inputs that were always zero keep only the damping on the diagonal, so that
     their weights are rounded to nearest. A matrix that is all zero is taken for the identity: everything is

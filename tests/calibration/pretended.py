@@ -18,9 +18,10 @@ _ACROSS = frozenset({"copy_", "__setitem__", "__getitem__", "to", "type_as"})
 _ON_THE_HOST = frozenset({"numpy", "__array__", "tofile"})
 
 
-class _There(torch.Tensor):
-    n_calls: Counter[str] = Counter()
+_N_CALLS: Counter[str] = Counter()
 
+
+class _There(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -39,7 +40,7 @@ class _There(torch.Tensor):
             return not mixed
         if mixed and name not in _ACROSS:
             raise RuntimeError(f"{name}: tensors of the processor and of {_DEVICE}")
-        cls.n_calls[name] += 1
+        _N_CALLS[name] += 1
         return super().__torch_function__(func, types, args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -90,6 +91,6 @@ def _moved(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 @contextmanager
 def a_device() -> Iterator[Counter[str]]:
     """While the context lasts, this thread has cuda:0; how often it was asked for what is counted."""
-    _There.n_calls.clear()
+    _N_CALLS.clear()
     with _Devices():
-        yield _There.n_calls
+        yield _N_CALLS

@@ -31,8 +31,8 @@ def descend(
 
     Escapes stay, at the values that `kept` has in their places.
 
-    All are in the order of the columns of `hessian`, float32 [columns, columns], where products are made. `slope` [rows] is what a bit is worth
-    in the unit of E H E^T.
+    All are in the order of the columns of `hessian`, float32 [columns, columns], where products are made.
+    `slope` [rows] is what a bit is worth in the unit of E H E^T.
     """
     codes, device = codes.copy(), hessian.device
     errors = _errors(codes, weights, kept=kept, row_step=row_step, column_step=column_step)

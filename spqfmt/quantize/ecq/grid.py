@@ -34,6 +34,7 @@ _QUIETEST_NORM = 2.0**-24
 _UNEVEN = 2.0**16
 """A multiple of the median row's rms, or its inverse: a row beyond has no code but 0, or outliers alone, at any step
 that others can have."""
+_PROCESSOR = torch.device("cpu")
 _RMS_OF_ZEROS = 2.0**-100
 """In place of the rms of weights that are all 0."""
 
@@ -59,7 +60,7 @@ class InputGrid:
     """The damped Hessian in the order of `order`, where codes are made better after the feedback."""
     sweeps: int = 0
     """How often codes are made better."""
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _PROCESSOR
     """Where products with `upper` and `hessian` are made."""
 
 
