@@ -73,7 +73,14 @@ def test_the_sum_of_error_and_bits_falls_and_escapes_stay() -> None:
     steps = np.full(ROWS, 0.8, np.float32), np.ones(COLUMNS, np.float32)
     slope = np.full(ROWS, 0.05, np.float32)
     found = descend(
-        codes, weights, 2, kept=kept, hessian=hessian, row_step=steps[0], column_step=steps[1], slope=slope
+        codes,
+        weights,
+        2,
+        kept=kept,
+        hessian=torch.from_numpy(hessian),
+        row_step=steps[0],
+        column_step=steps[1],
+        slope=slope,
     )
     assert np.array_equal(found == ESCAPE, codes == ESCAPE)
     bits = code_bits(counts_of(codes))
