@@ -106,7 +106,7 @@ class Calibration:
             # What is searched for (jsq's clamps) is less than a step of bfloat16.
             searches = isinstance(method, SearchingMethod) and bool(method_options.search_steps)
             dtype = torch.float32 if searches else _compute_dtype(wanted, device)
-        self.shell = ModelShell(source, dtype=dtype, device=device)
+        self.shell = ModelShell(source, dtype=dtype, device=options.device)
         tokenizer = load_tokenizer(source)
         samples = choose_samples(tokenizer, options, self.shell.longest)
         check_ids(self.shell.model, tokenizer, samples)

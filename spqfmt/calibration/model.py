@@ -61,10 +61,10 @@ def running_errors(model: object) -> AbstractContextManager[None]:
 class ModelShell:
     """The transformers model of a source, empty; `model` computes in `dtype` on `device`."""
 
-    def __init__(self, source: SourceModel, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, source: SourceModel, *, dtype: torch.dtype, device: str = "cpu") -> None:
         self.source = source
         self.dtype = dtype
-        self.device = device
+        self.device = torch.device(device)
         with (
             asset_folder(source.asset_data) as folder,
             quiet_transformers(),
