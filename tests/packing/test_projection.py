@@ -77,7 +77,8 @@ def test_what_is_measured_grows_with_the_work(tiny_folder: Callable[[str], Path]
     assert many is not None
     assert many.running_seconds > 100 * few.running_seconds
     hidden = 99_999 * LENGTH * 64 * 4
-    assert many.peak_bytes - few.peak_bytes == pytest.approx(hidden, rel=0.01)
+    # What a batch computes grows too, until it is full.
+    assert many.peak_bytes - few.peak_bytes == pytest.approx(hidden, rel=0.05)
 
 
 @pytest.mark.parametrize(
