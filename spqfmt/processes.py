@@ -185,7 +185,7 @@ class _Joined:
 
         def send() -> None:
             for tensor in tensors:
-                self._distributed.send(_as_bytes(tensor.contiguous()), self.number + 1)
+                self._distributed.send(_as_bytes(tensor.cpu().contiguous()), self.number + 1)
 
         self._wait(send)
 
