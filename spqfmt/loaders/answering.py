@@ -17,6 +17,7 @@ from spqfmt.errors import SpqError, foreign_errors
 from spqfmt.loaders.evaluate import window_limit
 from spqfmt.loaders.sampling import Sampling, StopCut
 from spqfmt.loaders.settings import generation_settings
+from spqfmt.models.caches import cache_of
 from spqfmt.models.config import quiet_transformers
 
 _MORE_TOKENS = 16
@@ -204,7 +205,7 @@ class Answering:
                 self._ids[:, self._n_read : end], is_first_iteration=True, **inputs
             )
             outputs = model(**inputs, return_dict=True)
-            self.cache = outputs.past_key_values
+            self.cache = cache_of(outputs)
         self._n_read = end
         if end == n:
             self.take(outputs.logits[:, -1])

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from spqfmt.models.caches import cache_name, cache_of
 from spqfmt.models.config import text_config
 
 _SHORT_PROMPT = 8
@@ -39,9 +40,10 @@ def seconds_per_pass(model: Any, workload: Workload) -> float:
             started = time.perf_counter()
             model(ids, **options)
             return time.perf_counter() - started
-        state = model(tokens(_SHORT_PROMPT), use_cache=True, **options).past_key_values
+        name = cache_name(model)
+        state = cache_of(model(tokens(_SHORT_PROMPT), use_cache=True, **options))
         step = tokens(1)
         started = time.perf_counter()
         for _ in range(workload.steps):
-            state = model(step, past_key_values=state, use_cache=True, **options).past_key_values
+            state = cache_of(model(step, use_cache=True, **{name: state}, **options))
         return (time.perf_counter() - started) / workload.steps

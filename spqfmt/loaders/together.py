@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from spqfmt.loaders.packed.fused.attentions import FusedAttention
 from spqfmt.loaders.packed.fused.cache import make_roomy
+from spqfmt.models.caches import cache_name
 from spqfmt.models.config import quiet_transformers
 
 _ATTENTION = "spqfmt_together"
@@ -137,9 +138,9 @@ def step(model: Any, tokens: Sequence[int], caches: Sequence[Any]) -> torch.Tens
         outputs = model(
             input_ids=torch.tensor([[token] for token in tokens], device=device),
             position_ids=torch.tensor(positions, device=device),
-            past_key_values=past,
             use_cache=True,
             return_dict=True,
+            **{cache_name(model): past},
         )
     return outputs.logits[:, -1]  # type: ignore[no-any-return]
 
@@ -165,9 +166,9 @@ def can_read_in_pieces(model: Any) -> bool:
     ids = torch.tensor([[(7 * i + 3) % n_ids for i in range(9)]], device=model.device)
     try:
         with quiet_transformers(), torch.inference_mode():
-            cache = transformers.DynamicCache(config=model.config)
+            cache, name = transformers.DynamicCache(config=model.config), cache_name(model)
             for piece in (ids[:, :5], ids[:, 5:]):
-                found = model(input_ids=piece, past_key_values=cache, use_cache=True).logits[:, -1].float()
+                found = model(input_ids=piece, use_cache=True, **{name: cache}).logits[:, -1].float()
             whole = model(input_ids=ids, use_cache=False).logits[:, -1].float()
     except Exception:  # noqa: BLE001  # as above
         return False
@@ -181,11 +182,11 @@ def _alike(found: torch.Tensor, expected: torch.Tensor) -> bool:
 def _same_together(model: Any) -> bool:
     n_ids = int(model.get_input_embeddings().num_embeddings)
     prompts = [[(7 * i + 3) % n_ids for i in range(n)] for n in (3, 8)]
-    tokens = [5 % n_ids, 11 % n_ids]
+    tokens, name = [5 % n_ids, 11 % n_ids], cache_name(model)
 
     def read(prompt: list[int]) -> Any:
         cache = transformers.DynamicCache(config=model.config)
-        model(input_ids=torch.tensor([prompt], device=model.device), past_key_values=cache, use_cache=True)
+        model(input_ids=torch.tensor([prompt], device=model.device), use_cache=True, **{name: cache})
         return cache
 
     caches = [read(prompt) for prompt in prompts]

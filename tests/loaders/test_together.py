@@ -14,6 +14,7 @@ import spqfmt
 from spqfmt.loaders import Sampling, generate, load_model
 from spqfmt.loaders.answering import Answering
 from spqfmt.loaders.together import can_read_in_pieces, can_step_together, step
+from spqfmt.models.caches import cache_name
 
 WANTED = [
     ("Hello", Sampling(20)),
@@ -116,12 +117,12 @@ def test_logits_are_the_same_to_the_bit_but_for_windows(
     def read() -> list[Any]:
         caches = [transformers.DynamicCache(config=model.config) for _ in prompts]
         for ids, cache in zip(prompts, caches, strict=True):
-            model(ids, past_key_values=cache, use_cache=True)
+            model(ids, use_cache=True, **{cache_name(model): cache})
         return caches
 
     with torch.inference_mode():
         alone = [
-            model(torch.tensor([[9]]), past_key_values=cache, use_cache=True).logits[:, -1]
+            model(torch.tensor([[9]]), use_cache=True, **{cache_name(model): cache}).logits[:, -1]
             for cache in read()
         ]
         together = step(model, [9, 9, 9], read())
@@ -142,7 +143,7 @@ def test_models_that_cannot_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert can_step_together(llama)
     assert can_read_in_pieces(llama)
     forgets = llama.register_forward_pre_hook(
-        lambda _, args, given: (args, {**given, "past_key_values": None}), with_kwargs=True
+        lambda _, args, given: (args, {**given, cache_name(llama): None}), with_kwargs=True
     )
     assert not can_read_in_pieces(llama)
     forgets.remove()

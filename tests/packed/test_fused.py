@@ -14,6 +14,7 @@ from transformers import DynamicCache
 import spqfmt
 from spqfmt.loaders.packed.fused import SWITCH, gates, siblings
 from spqfmt.loaders.packed.fused.trial import computes_the_same
+from spqfmt.models.caches import cache_name
 
 BASE = dict(tiny._LLAMA)
 HEADS = {"head_dim": 24}
@@ -55,13 +56,17 @@ def both(path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str | None = None) 
     return fused, plain
 
 
+def called(model: Any, ids: torch.Tensor | None, cache: Any, **options: Any) -> Any:
+    return model(ids, **{cache_name(model): cache}, **options)
+
+
 def logits(model: Any, n_texts: int = 2, **options: Any) -> torch.Tensor:
     """Of a prompt, and of some tokens after it one by one: [texts, tokens, vocabulary]."""
     ids = torch.arange(n_texts * 12).view(n_texts, 12) % 200 + 3
     cache = DynamicCache(config=model.config)
     parts = ids[:, :6], *(ids[:, i : i + 1] for i in range(6, 12))
     with torch.inference_mode():
-        return torch.cat([model(part, past_key_values=cache, **options).logits.float() for part in parts], 1)
+        return torch.cat([called(model, part, cache, **options).logits.float() for part in parts], 1)
 
 
 def taken(model: nn.Module) -> Counter[str]:
@@ -267,8 +272,8 @@ def test_attentions_are_shown_where_they_are_asked_for(llamas: tuple[Any, Any]) 
     fused.set_attn_implementation("eager")
     try:
         with torch.inference_mode():
-            fused(torch.tensor([[5, 6]]), past_key_values=cache)
-            seen = fused(torch.tensor([[7]]), past_key_values=cache, output_attentions=True).attentions
+            called(fused, torch.tensor([[5, 6]]), cache)
+            seen = called(fused, torch.tensor([[7]]), cache, output_attentions=True).attentions
     finally:
         fused.set_attn_implementation("sdpa")
     assert [a.shape for a in seen] == [(1, 4, 1, 3)] * 2
@@ -279,9 +284,8 @@ def test_gradients_of_a_cache_and_inputs_are_torchs(llamas: tuple[Any, Any]) -> 
     gradients = []
     for model in (fused, plain):
         x = torch.full((1, 1, 64), 0.1, dtype=torch.bfloat16, requires_grad=True)
-        model(
-            inputs_embeds=x, past_key_values=DynamicCache(config=model.config)
-        ).logits.float().sum().backward()
+        cache = DynamicCache(config=model.config)
+        called(model, None, cache, inputs_embeds=x).logits.float().sum().backward()
         gradients.append(x.grad)
     assert gradients[0].abs().sum() > 0
     assert torch.allclose(gradients[0], gradients[1], rtol=0.05, atol=0.05)
@@ -294,7 +298,7 @@ def changed_class(form_of: Any, **changes: Any) -> bool:
     kind = type(form_of)
     form_of.__class__ = changed
     try:
-        return computes_the_same(form_of, form_of._form)
+        return computes_the_same(form_of, form_of._form._replace(cache=cache_name(form_of)))
     finally:
         form_of.__class__ = kind
 
@@ -321,9 +325,9 @@ def test_a_trial_sees_what_is_done_otherwise(llamas: tuple[Any, Any]) -> None:
         finally:
             self.scaling = before
 
-    def twice(self: Any, hidden_states: Any, past_key_values: Any = None, **named: Any) -> Any:
-        y = own(self, hidden_states, past_key_values=past_key_values, **named)
-        past_key_values.n_updates += 1
+    def twice(self: Any, hidden_states: Any, **named: Any) -> Any:
+        y = own(self, hidden_states, **named)
+        named[cache_name(self)].n_updates += 1
         return y
 
     def with_weights(self: Any, hidden_states: Any, **named: Any) -> Any:
@@ -331,6 +335,22 @@ def test_a_trial_sees_what_is_done_otherwise(llamas: tuple[Any, Any]) -> None:
 
     for forward in (capped, by_position, scaled, twice, with_weights):
         assert not changed_class(attention, forward=forward), forward.__name__
+
+
+def test_a_cache_has_either_name(llamas: tuple[Any, Any]) -> None:
+    """transformers renamed it in 5.24; code of models has the name that it was written with."""
+    attention = llamas[0].model.layers[1].self_attn
+    own, name = type(attention)._own.forward, attention._form.cache
+
+    def older(self: Any, hidden_states: Any, past_key_values: Any = None, **named: Any) -> Any:
+        return own(self, hidden_states, **{name: past_key_values}, **named)
+
+    def newer(self: Any, hidden_states: Any, cache: Any = None, **named: Any) -> Any:
+        return own(self, hidden_states, **{name: cache}, **named)
+
+    for forward, expected in ((older, "past_key_values"), (newer, "cache")):
+        assert cache_name(type("Named", (), {"forward": forward})()) == expected
+        assert changed_class(attention, forward=forward)
 
 
 def test_a_cache_of_another_kind_is_attended_to(llamas: tuple[Any, Any]) -> None:
@@ -347,6 +367,6 @@ def test_a_cache_of_another_kind_is_attended_to(llamas: tuple[Any, Any]) -> None
     for model in (fused, plain):
         cache = Turned(config=model.config)
         with torch.inference_mode():
-            model(torch.tensor([[5, 6, 7]]), past_key_values=cache)
-            found.append(model(torch.tensor([[8]]), past_key_values=cache).logits.float())
+            called(model, torch.tensor([[5, 6, 7]]), cache)
+            found.append(called(model, torch.tensor([[8]]), cache).logits.float())
     assert (found[0] - found[1]).abs().max() <= 0.03 * found[1].abs().max()

@@ -30,6 +30,7 @@ import torch
 import spqfmt
 from spqfmt.loaders.packed.experts import PackedExperts
 from spqfmt.loaders.plan import plan_model
+from spqfmt.models.caches import cache_name, cache_of
 from spqfmt.residency.inventory import N_EXPERT_READERS
 from spqfmt.sizes import n_bytes_of
 
@@ -64,9 +65,9 @@ def step_times(model: Any, ids: list[int], n_before: int) -> tuple[list[float], 
             if number == n_before:
                 before = weights.n_read_bytes
             started = time.perf_counter()
-            out = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            out = model(torch.tensor([[token]]), use_cache=True, **{cache_name(model): cache})
             seconds.append(time.perf_counter() - started)
-            cache = out.past_key_values
+            cache = cache_of(out)
             tokens.append(int(out.logits[0, -1].argmax()))
     return seconds[n_before:], tokens, (weights.n_read_bytes - before) / max(1, len(ids) - n_before)
 

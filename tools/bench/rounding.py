@@ -17,14 +17,15 @@ from typing import Any
 import torch
 
 import spqfmt
+from spqfmt.models.caches import cache_name, cache_of
 
 
 def step(model: Any, token: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any, float]:
     """Log-probabilities of the token after `token` [1, 1], the cache with it, and seconds of processor time."""
     started = time.process_time()
-    result = model(token, past_key_values=cache, use_cache=True)
+    result = model(token, use_cache=True, **{cache_name(model): cache})
     taken = time.process_time() - started
-    return result.logits[0, -1].double().log_softmax(-1), result.past_key_values, taken
+    return result.logits[0, -1].double().log_softmax(-1), cache_of(result), taken
 
 
 def main() -> None:

@@ -63,13 +63,15 @@ def _generated(model: Any, ids: Any, tokens: list[Any]) -> tuple[float, list[Any
     import torch
     from transformers import DynamicCache
 
-    cache, taken = DynamicCache(config=model.config), []
+    from spqfmt.models.caches import cache_name
+
+    cache, taken = {cache_name(model): DynamicCache(config=model.config)}, []
     with torch.inference_mode():
-        logits = model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+        logits = model(ids, logits_to_keep=1, **cache).logits[:, -1]
         started = time.process_time()
         for token in tokens:
             taken.append(logits.argmax(-1, keepdim=True) if token is None else token)
-            logits = model(taken[-1], past_key_values=cache).logits[:, -1]
+            logits = model(taken[-1], **cache).logits[:, -1]
         return (time.process_time() - started) / len(tokens), taken, logits
 
 

@@ -22,6 +22,8 @@ class AttentionForm(NamedTuple):
     """What an attention computes for a token, and the children that it calls."""
 
     children: dict[str, nn.Module]
+    cache: str
+    """The argument that is the cache."""
     q: PackedLinear
     k: PackedLinear
     v: PackedLinear
@@ -78,7 +80,7 @@ def step(module: Any, form: AttentionForm, named: dict[str, Any]) -> torch.Tenso
         rotate(k.data_ptr(), number, n_texts, form.n_heads, form.key_size, *by)
     k = k.view(n_texts, form.n_heads, 1, form.key_size)
     v = v.view(n_texts, form.n_heads, 1, form.value_size)
-    cache, layer = named["past_key_values"], module.layer_idx
+    cache, layer = named[form.cache], module.layer_idx
     if len(layers := getattr(cache, "layers", ())) > layer:
         make_roomy(layers[layer])
     keys, values = cache.update(k, v, layer)

@@ -17,11 +17,13 @@ from spqfmt.loaders.packed.fused.classes import Front, is_only_called, packed_li
 from spqfmt.loaders.packed.fused.siblings import Siblings
 from spqfmt.loaders.packed.fused.trial import computes_the_same
 from spqfmt.loaders.schemes.matrix import TYPES
+from spqfmt.models.caches import cache_name
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _OUTPUTS = ("o_proj", "out_proj")
 _NORMS = ("q_norm", "k_norm")
-_TAKEN = frozenset({"hidden_states", "position_embeddings", "attention_mask", "past_key_values"})
+_TAKEN = frozenset({"hidden_states", "position_embeddings", "attention_mask"})
+"""What a step takes, beside its cache."""
 _IDLE = frozenset({"position_ids", "cache_position", "use_cache", "tokenizer"})
 """What attention is given, and does not use for one token: with positions that are far away, too (`trial`). Generation
 hands its tokenizer on to all layers."""
@@ -66,19 +68,19 @@ class FusedAttention(Front):
 
 
 def _is_plain(module: FusedAttention, named: dict[str, Any]) -> bool:
-    x = named.get("hidden_states")
+    x, cache = named.get("hidden_states"), module._form.cache
     if (
         type(x) is not torch.Tensor
         or x.dim() != 3
         or x.shape[1] != 1
         or x.dtype not in TYPES
         or named.get("attention_mask") is not None
-        or not isinstance(named.get("past_key_values"), DynamicCache)
+        or not isinstance(named.get(cache), DynamicCache)
         or getattr(module.config, "_attn_implementation", None) != KIND
     ):
         return False
     for name, value in named.items():
-        if name not in _TAKEN and name not in _IDLE and (name not in _FALSE or value):
+        if name not in _TAKEN and name not in _IDLE and (name not in _FALSE or value) and name != cache:
             return False
     return is_only_called(module, module._form.children)
 
@@ -115,11 +117,12 @@ def _candidates(module: nn.Module) -> Iterator[AttentionForm]:
     scales = {value for value in vars(module).values() if isinstance(value, float)} | {size**-0.5}
     numbers = {value for value in vars(module).values() if type(value) is int}
     rotaries = {number for number in numbers if number <= size and number % 2 == 0} | {0, size - size % 2}
-    siblings = Siblings(q, k, v)
+    siblings, name = Siblings(q, k, v), cache_name(module)
     for scale in sorted(scales, key=lambda value: (value != getattr(module, "scaling", None), value)):
         for rotary in sorted(rotaries, reverse=True):
             yield AttentionForm(
                 children=dict(module.named_children()),
+                cache=name,
                 q=q,
                 k=k,
                 v=v,

@@ -24,7 +24,7 @@ class _Cache:
         self.n_updates = 0
 
     def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer: int
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, **_: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take the new token. ValueError: it is another layer's."""
         self.n_updates += 1
@@ -85,8 +85,8 @@ def _is_same(module: Any, form: AttentionForm, dtype: torch.dtype, size: float) 
     positions = {"position_ids": torch.full((_N_TEXTS, 1), _FAR)}
     with instead_of_products(layers, fakes):
         try:
-            expected = module(**named, **positions, past_key_values=caches[0])
-            found = step(module, form, named | {"past_key_values": caches[1]})
+            expected = module(**named, **positions, **{form.cache: caches[0]})
+            found = step(module, form, named | {form.cache: caches[1]})
         except ERRORS:
             return False
     if type(expected) is not tuple or len(expected) != 2 or expected[1] is not None or found is None:
