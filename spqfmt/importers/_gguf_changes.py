@@ -28,16 +28,15 @@ class Change:
     rows: Turned | None = None
     """Dimensions of these rows in the model's order, and their order in the file; None where it is the same."""
     transposed: bool = False
+    columns: Turned | None = None
+    """The same of its columns; not of a tensor that is transposed."""
     values: Callable[[torch.Tensor], torch.Tensor] | None = None
     """Gives the model's values of the file's; None where they are the same."""
 
-    @property
-    def is_none(self) -> bool:
-        """Whether nothing was done."""
-        return self.rows is None and not self.transposed and self.values is None
-
     def fits(self, shape: tuple[int, ...], n_rows: int) -> bool:
         """Whether a tensor of the model's `shape` can have so many rows in the file."""
+        if self.columns is not None and (len(shape) != 2 or prod(self.columns[0]) != shape[1]):
+            return False
         if self.rows is None:
             return True
         n = prod(self.rows[0])
@@ -46,8 +45,12 @@ class Change:
 
     def turned(self, shape: tuple[int, ...]) -> Turned | None:
         """Return how elements of the model's `shape` become those of the file; None where they are in its order."""
-        if self.rows is None and not self.transposed:
+        if self.rows is None and self.columns is None and not self.transposed:
             return None
+        if self.columns is not None:
+            dims, axes = self.rows or (shape[:1], (0,))
+            of_columns, their_axes = self.columns
+            return (*dims, *of_columns), (*axes, *(len(dims) + axis for axis in their_axes))
         if not self.transposed:
             assert self.rows is not None
             dims, axes = self.rows
@@ -68,6 +71,13 @@ class Change:
         inverse = np.argsort(axes)
         in_file = np.arange(prod(dims)).reshape([dims[axis] for axis in axes])
         return np.ascontiguousarray(in_file.transpose(inverse)).reshape(-1)
+
+    def column_order(self) -> NDArray[np.int64] | None:
+        """Return which column of the model's matrix is each column of the file; None where they are in order."""
+        if self.columns is None:
+            return None
+        dims, axes = self.columns
+        return np.ascontiguousarray(np.arange(prod(dims)).reshape(dims).transpose(axes)).reshape(-1)
 
     def restore(self, stored: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         """Return the model's tensor of the file's elements."""

@@ -120,6 +120,9 @@ class StoredTensor:
             assert self.change.rows is not None
             dims, axes = self.change.rows
             made |= {"row_dims": list(dims), "row_axes": list(axes)}
+        if self.change.columns is not None:
+            dims, axes = self.change.columns
+            made |= {"column_dims": list(dims), "column_axes": list(axes)}
         return self._in_parts(made, "gguf", as_bytes)
 
     @property
@@ -160,6 +163,9 @@ class StoredTensor:
             return BlocksAsBytes(self.tensor, blocks, f"bytes that are no codes of {self.form}")
         if not (stays_below(codes, _LARGEST) or _is_finite(codes, dtype_of(self.tensor))):
             return BlocksAsBytes(self.tensor, blocks, self._too_large if has_numbers(codes) else NO_NUMBERS)
+        columns = self.change.column_order()
+        if columns is not None:
+            codes = replace(codes, permutation=columns)
         order = self._order
         return codes if order is None else in_rows(codes, order)
 

@@ -336,7 +336,9 @@ def _array(elements_of: _ElementsOf, made: Mapping[str, Any], source: SourceTens
 
 
 def _blocks(elements_of: _ElementsOf, made: Mapping[str, Any], source: SourceTensor) -> NDArray[np.uint8]:
-    return origin_gguf.made_blocks(elements_of, made, prod(made.get("row_dims", ())), source.name)
+    columns = source.shape[-2 if source.transposed else -1]
+    shape = prod(source.shape) // columns, columns
+    return origin_gguf.made_blocks(elements_of, made, shape, source.name)
 
 
 _LAYOUTS = {origin_arrays.LAYOUT[0]: _array, origin_gguf.LAYOUT[0]: _blocks}

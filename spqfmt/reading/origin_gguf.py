@@ -31,16 +31,25 @@ def block_part(reader: Reader, record: TensorRecord, origin: Mapping[str, object
     _check_record(record, kind, where)
     if record.matrix_shape[1] % kind.n_elements:
         raise CorruptError(f"{where}: rows of no whole number of blocks of {kind.name}")
-    n_rows = record.matrix_shape[0]
-    return made_blocks(lambda role: elements_of(reader, record, role, where), origin, n_rows, where).tobytes()
+    shape = record.matrix_shape
+    return made_blocks(lambda role: elements_of(reader, record, role, where), origin, shape, where).tobytes()
 
 
 def made_blocks(
-    elements_of: Callable[[str], tuple[NDArray[Any], int]], origin: Mapping[str, Any], n_rows: int, where: str
+    elements_of: Callable[[str], tuple[NDArray[Any], int]],
+    origin: Mapping[str, Any],
+    shape: tuple[int, int],
+    where: str,
 ) -> NDArray[np.uint8]:
-    """Return the blocks of a matrix, of its streams as unsigned integers in row-major order. Raises CorruptError."""
-    kind = _type_of(origin, where)
+    """Return the blocks of a matrix of this shape, of its streams as unsigned integers in row-major order.
+
+    Raises CorruptError.
+    """
+    kind, (n_rows, n_columns) = _type_of(origin, where), shape
     found = {role: elements_of(role)[0] for role in kind.dtypes}
+    columns = reordered(np.arange(n_columns), origin, "column_dims", axes_key="column_axes", where=where)
+    if "column_dims" in origin:
+        found["codes"] = found["codes"].reshape(shape)[:, columns.reshape(-1)].reshape(-1)
     n_blocks = found["codes"].size // kind.n_elements
     try:
         blocks = put_together(kind, {role: part.reshape(n_blocks, -1) for role, part in found.items()})

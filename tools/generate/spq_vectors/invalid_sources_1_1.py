@@ -245,6 +245,14 @@ def gguf() -> None:
     eights = {"supergroup": {"rows": 1, "groups": 8}}
     of_gguf("scale", fit, "Q4_K", codes, 256, 144, parameters=eights)
     of_gguf("rows", "both or neither: lists of 1 to 8 integers", "Q4_0", q4, row_dims=[1])
+    of_gguf(
+        "column_dims",
+        "| `column_dims`, `column_axes` | the same |",
+        "Q4_0",
+        q4,
+        column_dims=[2, 8],
+        column_axes=[1, 0],
+    )
 
 
 PARTS: tuple[Callable[[], None], ...] = (records, origins, arrays, gguf)

@@ -214,4 +214,39 @@ def origin_gguf() -> Vector:
     return Vector(shows, with_sources(tensors, sources), contents, {}, sources.made)
 
 
-MAKERS = (origin_gptq, origin_arrays, origin_gguf)
+def origin_gguf_columns() -> Vector:
+    """Blocks whose columns are in another order than those of the matrix."""
+    tensors, contents, entries = [], {}, {}
+    for number, name in enumerate(("Q8_0", "Q6_K")):
+        kind, rows = KINDS[name], 2
+        columns, per_group = 2 * kind.elements, kind.group_size
+        blocks = random_blocks(name, 40 + number, rows * 2)
+        codes, split = kind.split(blocks)
+        # In the file the column (head, value) is (value, head).
+        place = [(k % 4) * (columns // 4) + k // 4 for k in range(columns)]
+        streams = [Stream("codes", kind.code_dtype, flat(codes)), Stream("permutation", "u16", place)]
+        streams += [Stream(role, dtype, flat(held)) for role, (dtype, held) in split.items()]
+        parameters: Record = {"group_size": per_group, "bits": BITS[kind.code_dtype]}
+        groups = columns // per_group
+        if "scales" in split:
+            scale = expected.f32(flat(split["scales"][1]), "f16").reshape(rows, groups)
+        else:
+            steps = expected.f32(flat(split["scale_steps"][1]), "f16").reshape(rows, 2)
+            second = split["scale_codes"][1].reshape(rows, groups)
+            scale = expected.second_level(second, steps, None, 1, groups // 2)
+            parameters["supergroup"] = {"rows": 1, "groups": groups // 2}
+        order = {"column_dims": [4, columns // 4], "column_axes": [1, 0]}
+        extra: Record = {"origin": {"layout": "gguf", "version": 1, "type": name, **order}}
+        tensors.append(grouped(name, [rows, columns], "f32", streams, parameters, **extra))
+        stored = expected.grouped(codes.reshape(rows, columns).astype(np.float32), per_group, scale)
+        weights = np.empty_like(stored)
+        weights[:, place] = stored
+        contents[name] = expected.restored(weights, "f32")
+        entries[name] = (name, [rows, columns], Part(number, blocks.tobytes()))
+    sources = Sources()
+    sources.add("model.gguf", gguf(entries))
+    shows = "blocks of GGUF, Q8_0 and Q6_K, whose columns are in another order than those of the matrix"
+    return Vector(shows, with_sources(tensors, sources), contents, {}, sources.made)
+
+
+MAKERS = (origin_gptq, origin_arrays, origin_gguf, origin_gguf_columns)
