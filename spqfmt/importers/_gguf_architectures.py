@@ -9,10 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from spqfmt.importers._gguf_changes import AS_STORED, Change, minus_one
-from spqfmt.importers._gguf_models import ChangeOf, Config, Facts, as_stored, norm_plus_one, rope, rotary
+from spqfmt.importers._gguf_delta_nets import delta_net_change, delta_net_config, delta_net_runs, next_tokens
+from spqfmt.importers._gguf_models import (
+    ChangeOf,
+    Config,
+    Facts,
+    as_stored,
+    head_size,
+    norm_plus_one,
+    partial_rope,
+    rope,
+    rotary,
+)
 from spqfmt.importers._gguf_reader import GgufTensor
 from spqfmt.importers._gguf_rope import floats_of, llama3_rope, step_rope
 
@@ -35,8 +46,12 @@ def _no_runs(name: str, shape: tuple[int, ...], config: Config) -> list[tuple[in
     return []
 
 
+def _none_aside(name: str, config: Config) -> str:
+    return ""
+
+
 def _plain(facts: Facts, tensors: Tensors) -> Config:
-    return {"rope_parameters": _partial(facts)}
+    return {"rope_parameters": partial_rope(facts)}
 
 
 @dataclass(frozen=True)
@@ -56,21 +71,8 @@ class Architecture:
     are in the order that `change` says."""
     without: frozenset[str] = frozenset()
     """Keys that the metadata of all others have."""
-
-
-def _partial(facts: Facts) -> Config:
-    """The rotary embedding, of a part of each head where the file says so."""
-    parameters = rope(facts)
-    n_turned, size = facts.metadata.get(f"{facts.architecture}.rope.dimension_count"), _head_size(facts)
-    if isinstance(n_turned, int) and 0 < n_turned < size:
-        parameters["partial_rotary_factor"] = n_turned / size
-    return parameters
-
-
-def _head_size(facts: Facts) -> int:
-    return facts.count(
-        "attention.key_length", max(1, facts.count("embedding_length") // facts.count("attention.head_count"))
-    )
+    aside: Callable[[str, Config], str] = _none_aside
+    """The name that a tensor gets which transformers' model has no place for and does without; empty for any other."""
 
 
 def _said(facts: Facts, key: str) -> int | float | str | bool | None:
@@ -90,14 +92,14 @@ def _gemma3(facts: Facts, tensors: Tensors) -> Config:
     far = rope(facts)
     far["rope_theta"] = facts.number("rope.freq_base", 1_000_000.0)
     return {
-        "query_pre_attn_scalar": hidden // heads if is_largest else _head_size(facts),
+        "query_pre_attn_scalar": hidden // heads if is_largest else head_size(facts),
         "rope_parameters": {"full_attention": far, "sliding_attention": near},
         "sliding_window": facts.count("attention.sliding_window", 4096),
     }
 
 
 def _phi3(facts: Facts, tensors: Tensors) -> Config:
-    parameters = _partial(facts)
+    parameters = partial_rope(facts)
     factors = [tensors.get(f"rope_factors_{which}.weight") for which in ("long", "short")]
     original = facts.count("rope.scaling.original_context_length", facts.count("context_length"))
     if factors[0] is not None and factors[1] is not None:
@@ -129,6 +131,15 @@ def _qwen3_moe(facts: Facts, tensors: Tensors) -> Config:
     return _qwen2_moe(facts, tensors) | {"norm_topk_prob": True}
 
 
+def _qwen35(facts: Facts, tensors: Tensors) -> Config:
+    # Of Mamba, whose keys these are, the inner size is another one.
+    return delta_net_config(facts) | {"intermediate_size": facts.count("feed_forward_length")}
+
+
+def _qwen35_moe(facts: Facts, tensors: Tensors) -> Config:
+    return _qwen2_moe(facts, tensors) | delta_net_config(facts)
+
+
 def _gpt_oss(facts: Facts, tensors: Tensors) -> Config:
     parameters = rope(facts)
     if parameters["rope_type"] == "yarn":
@@ -142,7 +153,7 @@ def _gpt_oss(facts: Facts, tensors: Tensors) -> Config:
 
 
 def _llama4(facts: Facts, tensors: Tensors) -> Config:
-    size = facts.count("rope.dimension_count", _head_size(facts))
+    size = facts.count("rope.dimension_count", head_size(facts))
     parameters = rope(facts)
     factors = tensors.get("rope_freqs.weight")
     if factors is not None:
@@ -271,6 +282,12 @@ def _lfm2(facts: Facts, tensors: Tensors) -> Config:
 
 
 _GATE_UP = ("blk.{}.ffn_gate_exps", "blk.{}.ffn_up_exps")
+_DELTA_NET: Mapping[str, Any] = {
+    "change": delta_net_change,
+    "names": {"model.layers.{}.linear_attn.dt_bias": "blk.{}.ssm_dt"},
+    "runs": delta_net_runs,
+    "aside": next_tokens,
+}
 ARCHITECTURES: Mapping[str, Architecture] = {
     "arcee": Architecture("arcee", _smollm3, rotary),
     "bloom": Architecture(
@@ -308,6 +325,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "phi3": Architecture("phi3", _phi3),
     "qwen2moe": Architecture("qwen2_moe", _qwen2_moe),
     "qwen3moe": Architecture("qwen3_moe", _qwen3_moe),
+    "qwen35": Architecture("qwen3_5_text", _qwen35, **_DELTA_NET),
+    "qwen35moe": Architecture(
+        "qwen3_5_moe_text", _qwen35_moe, **_DELTA_NET, without=frozenset({"feed_forward_length"})
+    ),
     "seed_oss": Architecture("seed_oss", _with_biases),
     "smollm3": Architecture("smollm3", _smollm3, rotary),
     "stablelm": Architecture("stablelm", _stablelm),

@@ -69,9 +69,11 @@ def library_model(path: Path, header: GgufHeader, architecture: Architecture) ->
         raise NoModelError(f"it has no tensor for {lacking[0]} of {built.class_name}")
     here = {name: one for name, one in found.items() if one is not None}
     taken = {tensor.name.partition(" ")[0] for one in here.values() for tensor in one.tensors}
-    left = [tensor.name for tensor in header.tensors if tensor.name not in taken | _OF_CONFIG]
-    if left and not (tied and left == [HEAD]):
-        raise NoModelError(f"tensor {left[0]} is not part of {built.class_name} as known here")
+    left = [tensor for tensor in header.tensors if tensor.name not in taken | _OF_CONFIG]
+    aside = [(architecture.aside(tensor.name, built.config), tensor) for tensor in left]
+    foreign = [tensor.name for name, tensor in aside if not name]
+    if foreign and not (tied and foreign == [HEAD]):
+        raise NoModelError(f"tensor {foreign[0]} is not part of {built.class_name} as known here")
     embedding = next((name for name, one in here.items() if one.tensors[0].name == EMBEDDING), None)
     if embedding is None:
         raise NoModelError(f"{built.class_name} has no embedding as known here")
@@ -79,7 +81,10 @@ def library_model(path: Path, header: GgufHeader, architecture: Architecture) ->
     copy = here.pop(built.head, None) if is_tied_head else None
     return KnownModel(
         class_name=built.class_name,
-        tensors=tuple(here.values()),
+        tensors=(
+            *here.values(),
+            *(StoredTensor(name, tensor.shape, (tensor,), AS_STORED) for name, tensor in aside if name),
+        ),
         assets=config_assets(header, built.config),
         tied={built.head: embedding} if is_tied_head else {},
         copies={} if copy is None else {built.head: copy},

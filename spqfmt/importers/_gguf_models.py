@@ -118,6 +118,22 @@ def rope(facts: Facts) -> Config:
     return parameters
 
 
+def head_size(facts: Facts) -> int:
+    """Columns of a head."""
+    return facts.count(
+        "attention.key_length", max(1, facts.count("embedding_length") // facts.count("attention.head_count"))
+    )
+
+
+def partial_rope(facts: Facts) -> Config:
+    """The rotary embedding, of a part of each head where the file says so."""
+    parameters = rope(facts)
+    n_turned, size = facts.metadata.get(f"{facts.architecture}.rope.dimension_count"), head_size(facts)
+    if isinstance(n_turned, int) and 0 < n_turned < size:
+        parameters["partial_rotary_factor"] = n_turned / size
+    return parameters
+
+
 def _decoder(facts: Facts) -> Config:
     """The keys that all Llama-like decoders share."""
     hidden, heads = facts.count("embedding_length"), facts.count("attention.head_count")

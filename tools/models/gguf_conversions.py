@@ -122,6 +122,42 @@ def minimax_parts(name: str, value: Any) -> list[tuple[str, Any]]:
     return [(f"blk.{name.split('.')[2]}.exp_probs_b.bias" if is_correction else name, value)]
 
 
+def delta_net(name: str, value: Any, config: Any) -> Any:
+    """Norms plus one, A as its exponential, and value heads in turn: the first of each key head, then the second."""
+    if name.endswith("norm.weight") and not name.endswith("linear_attn.norm.weight"):
+        return value + 1
+    keys, size = config.linear_num_key_heads, config.linear_value_head_dim
+    each = config.linear_num_value_heads // keys
+
+    def in_turn(rows: Any, of_head: int) -> Any:
+        return rows.reshape(keys, each, of_head, -1).swapaxes(0, 1).reshape(rows.shape)
+
+    if name.endswith("A_log"):
+        with np.errstate(over="ignore"):  # of numbers that say where a value went
+            return in_turn(-np.exp(value), 1)
+    if name.endswith(("dt_bias", "in_proj_a.weight", "in_proj_b.weight")):
+        return in_turn(value, 1)
+    if name.endswith("in_proj_z.weight"):
+        return in_turn(value, size)
+    if name.endswith(("in_proj_qkv.weight", "conv1d.weight")):
+        before = 2 * keys * config.linear_key_head_dim
+        value = value.squeeze(1) if value.ndim > 2 else value
+        return np.concatenate([value[:before], in_turn(value[before:], size)])
+    if name.endswith("linear_attn.out_proj.weight"):
+        return in_turn(np.ascontiguousarray(value.T), size).T
+    return value
+
+
+def delta_net_parts(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Name the step's bias as ggml does, split gate and up of experts."""
+    if name.endswith("linear_attn.dt_bias"):
+        return [(name.replace("dt_bias", "dt_proj.bias"), value)]
+    if name.endswith("experts.gate_up_proj"):
+        halves, stem = np.split(value, 2, axis=1), name.removesuffix("gate_up_proj")
+        return [(f"{stem}{half}_proj.weight", halves[k]) for k, half in enumerate(("gate", "up"))]
+    return [(f"{name}.weight" if name.endswith("experts.down_proj") else name, value)]
+
+
 def clamped(writer: gguf.GGUFWriter, config: Any) -> None:
     """Write the clamp of queries, keys and values."""
     writer.add_clamp_kqv(config.clip_qkv)
@@ -217,6 +253,21 @@ def state_space(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_ssm_inner_size(config.intermediate_size)
     writer.add_ssm_state_size(config.state_size)
     writer.add_ssm_time_step_rank(config.time_step_rank)
+
+
+def delta_net_metadata(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write the sizes of delta nets, the rotary embedding's parts, and those of experts where there are some."""
+    writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
+    writer.add_ssm_state_size(config.linear_key_head_dim)
+    writer.add_ssm_group_count(config.linear_num_key_heads)
+    writer.add_ssm_time_step_rank(config.linear_num_value_heads)
+    writer.add_ssm_inner_size(config.linear_value_head_dim * config.linear_num_value_heads)
+    writer.add_full_attention_interval(1 + config.layer_types.index("full_attention"))
+    turned = int(config.head_dim * config.rope_parameters["partial_rotary_factor"])
+    writer.add_rope_dimension_count(turned)
+    writer.add_rope_dimension_sections([*config.rope_parameters["mrope_section"], 0])
+    if hasattr(config, "num_experts"):
+        shared(writer, config)
 
 
 def lfm2(writer: gguf.GGUFWriter, config: Any) -> None:

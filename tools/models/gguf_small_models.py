@@ -12,6 +12,9 @@ from gguf_conversions import (
     by_kind,
     clamped,
     cohere,
+    delta_net,
+    delta_net_metadata,
+    delta_net_parts,
     experts,
     gemma3,
     gpt_oss_parts,
@@ -107,6 +110,22 @@ _LLAMA4 = {
     "num_local_experts": 4,
     "interleave_moe_layer_step": 2,
     "rope_parameters": {"rope_type": "llama3", "rope_theta": 20000.0, **_SCALED},
+}
+_DELTA_NET = {
+    **_GROUPED,
+    "head_dim": 32,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 20000.0,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [3, 3, 2],
+        "mrope_interleaved": True,
+    },
 }
 _FALCON = {**_DENSE, "ffn_hidden_size": 256}
 MODELS: Mapping[str, Small] = {
@@ -277,6 +296,27 @@ MODELS: Mapping[str, Small] = {
             rope_parameters=_ROPE,
         ),
         experts,
+    ),
+    "qwen35": Small(
+        "qwen35",
+        _of("Qwen3_5TextConfig", **_DELTA_NET, tie_word_embeddings=True),
+        delta_net_metadata,
+        delta_net,
+        delta_net_parts,
+    ),
+    "qwen35moe": Small(
+        "qwen35moe",
+        _of(
+            "Qwen3_5MoeTextConfig",
+            **{**_DELTA_NET, "linear_num_value_heads": 4},
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=32,
+            shared_expert_intermediate_size=64,
+        ),
+        delta_net_metadata,
+        delta_net,
+        delta_net_parts,
     ),
     "seed_oss": Small("seed_oss", _of("SeedOssConfig", **_UNTIED, head_dim=32, rope_parameters=_ROPE)),
     "smollm3": Small("smollm3", _of("SmolLM3Config", **_GROUPED, rope_parameters=_ROPE), change=permuted),

@@ -1,0 +1,94 @@
+"""Hybrids of attention and gated delta nets (Qwen3.5) as GGUF has them.
+
+llama.cpp takes the value heads of a delta net in turn, one of each key head; transformers has those of a key head side
+by side. That is the order of rows of what gives values, and of columns of what takes them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from spqfmt.importers._gguf_changes import AS_STORED, Change, minus_one
+from spqfmt.importers._gguf_models import Config, Facts, head_size, partial_rope
+
+if TYPE_CHECKING:
+    import torch
+
+
+def delta_net_config(facts: Facts) -> Config:
+    """What the metadata say of layers, heads and the rotary embedding. Raises ValueError for what they lack."""
+    n_layers = facts.count("block_count") - _n_next(facts)
+    n_values = facts.count("ssm.time_step_rank")
+    if n_layers < 1 or n_values % facts.count("ssm.group_count"):
+        raise ValueError(
+            f"{facts.architecture}.nextn_predict_layers or ssm.group_count do not fit the others"
+        )
+    sections = facts.metadata.get(f"{facts.architecture}.rope.dimension_sections", [])
+    rope = {"partial_rotary_factor": 1.0, **partial_rope(facts)}
+    if isinstance(sections, list) and any(sections):
+        rope |= {"mrope_section": [size for size in sections if size], "mrope_interleaved": True}
+    return {
+        "head_dim": head_size(facts),
+        "layer_types": [
+            "full_attention" if f"blk.{layer}.attn_q.weight" in facts.shapes else "linear_attention"
+            for layer in range(n_layers)
+        ],
+        "linear_conv_kernel_dim": facts.count("ssm.conv_kernel"),
+        "linear_key_head_dim": facts.count("ssm.state_size"),
+        "linear_num_key_heads": facts.count("ssm.group_count"),
+        "linear_num_value_heads": n_values,
+        "linear_value_head_dim": facts.count("ssm.inner_size") // n_values,
+        "num_hidden_layers": n_layers,
+        "rope_parameters": rope,
+    }
+
+
+def _n_next(facts: Facts) -> int:
+    found = facts.metadata.get(f"{facts.architecture}.nextn_predict_layers", 0)
+    if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+        raise ValueError(f"{facts.architecture}.nextn_predict_layers is {found!r}, not a count")
+    return found
+
+
+def next_tokens(name: str, config: Config) -> str:
+    """Name a tensor of the layers that guess tokens ahead, which are after the model's own; empty for any other."""
+    block = re.match(r"blk\.(\d+)\.", name)
+    return f"mtp.{name}" if block is not None and int(block[1]) >= config["num_hidden_layers"] else ""
+
+
+def delta_net_change(name: str, shape: tuple[int, ...], config: Config) -> Change:
+    """Norms plus one, but for that of a delta net; A as its exponential; value heads in another order."""
+    if name.endswith("norm.weight") and not name.endswith("linear_attn.norm.weight"):
+        return Change(values=minus_one)
+    heads, of_values = _heads(config), (*_heads(config), config["linear_value_head_dim"])
+    if name.endswith("linear_attn.A_log"):
+        return Change(rows=(heads, (1, 0)), values=_logarithm)
+    if name.endswith(("linear_attn.dt_bias", "linear_attn.in_proj_a.weight", "linear_attn.in_proj_b.weight")):
+        return Change(rows=(heads, (1, 0)))
+    if name.endswith("linear_attn.in_proj_z.weight"):
+        return Change(rows=(of_values, (1, 0, 2)))
+    if name.endswith("linear_attn.out_proj.weight") and min(heads) > 1:
+        return Change(columns=(of_values, (1, 0, 2)))
+    return AS_STORED
+
+
+def delta_net_runs(name: str, shape: tuple[int, ...], config: Config) -> list[tuple[int, int]]:
+    """Rows of queries and keys as they are, then those of each value head; nothing where all are in order."""
+    keys, each = _heads(config)
+    is_mixed = name.endswith(("linear_attn.in_proj_qkv.weight", "linear_attn.conv1d.weight"))
+    if not is_mixed or min(keys, each) == 1:
+        return []
+    before, size = 2 * keys * config["linear_key_head_dim"], config["linear_value_head_dim"]
+    places = (number * keys + key for key in range(keys) for number in range(each))
+    return [(0, before), *((before + place * size, size) for place in places)]
+
+
+def _heads(config: Config) -> tuple[int, int]:
+    """Key heads, and value heads of each."""
+    keys = config["linear_num_key_heads"]
+    return keys, config["linear_num_value_heads"] // keys
+
+
+def _logarithm(stored: torch.Tensor) -> torch.Tensor:
+    return (-stored).log()
