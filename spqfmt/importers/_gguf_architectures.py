@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from spqfmt.importers._gguf_changes import AS_STORED, Change, minus_one
 from spqfmt.importers._gguf_delta_nets import delta_net_change, delta_net_config, delta_net_runs, next_tokens
+from spqfmt.importers._gguf_gemma4 import NAMES as GEMMA4_NAMES
+from spqfmt.importers._gguf_gemma4 import gemma4_config, unused_keys
 from spqfmt.importers._gguf_models import (
     ChangeOf,
     Config,
@@ -299,6 +301,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "ernie4_5": Architecture("ernie4_5"),
     "falcon": Architecture("falcon", _falcon, runs=_by_group),
     "gemma3": Architecture("gemma3_text", _gemma3, norm_plus_one),
+    "gemma4": Architecture(
+        "gemma4_text",
+        gemma4_config,
+        names=GEMMA4_NAMES,
+        joined={"model.layers.{}.experts.gate_up_proj": _GATE_UP},
+        without=frozenset({"feed_forward_length"}),
+        aside=unused_keys,
+    ),
     "glm4": Architecture("glm4", _granite),
     "gpt-oss": Architecture("gpt_oss", _gpt_oss, experts=Experts(transposed=True, pairs=True)),
     "gptneox": Architecture("gpt_neox", _gptneox, _fused),

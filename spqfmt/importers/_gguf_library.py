@@ -144,12 +144,15 @@ class _Names:
     def joined(self, name: str) -> list[str]:
         """The names of the tensors that the model's one is, where it is several."""
         stem, suffix = _split(name)
-        gate_up = _GATE_UP.fullmatch(stem)
-        if gate_up is not None:
-            found = [self._one(f"{gate_up['experts']}.{half}_proj") for half in ("gate", "up")]
-            return [f"{one}{'.bias' if gate_up['bias'] else '.weight'}" for one in found]
         template, layer = _template(stem)
-        return [one.format(layer) + suffix for one in self._architecture.joined.get(template, ())]
+        own = self._architecture.joined.get(template)
+        if own is not None:
+            return [one.format(layer) + (suffix or ".weight") for one in own]
+        gate_up = _GATE_UP.fullmatch(stem)
+        if gate_up is None:
+            return []
+        found = [self._one(f"{gate_up['experts']}.{half}_proj") for half in ("gate", "up")]
+        return [f"{one}{'.bias' if gate_up['bias'] else '.weight'}" for one in found]
 
     def _one(self, stem: str) -> str | None:
         template, layer = _template(stem)
@@ -188,7 +191,9 @@ def _stored(
     def one(name: str, shape: tuple[int, ...]) -> StoredTensor | None:
         change = architecture.change(name, shape, config)
         joined = names.joined(name)
-        if joined:
+        # Some have gate and up of their experts in one tensor, as most models have them.
+        is_whole = architecture.experts == Experts() and not any(part in by_name for part in joined)
+        if joined and not is_whole:
             if not all(part in by_name for part in joined):
                 return None
             sources = tuple(by_name[part] for part in joined)

@@ -1,7 +1,8 @@
 """tokenizer.json, tokenizer_config.json and the chat template from a GGUF file's metadata.
 
-Two kinds of vocabulary are rebuilt: byte-level BPE ("gpt2"), split the way `tokenizer.ggml.pre` names, and
-sentencepiece ("llama"), whose merges follow from the scores. What they give is held against llama.cpp's own tokenizer.
+Three kinds of vocabulary are rebuilt: byte-level BPE ("gpt2"), split the way `tokenizer.ggml.pre` names, sentencepiece
+("llama"), whose merges follow from the scores, and its pieces with merges ("gemma4"). What they give is held against
+llama.cpp's own tokenizer.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def tokenizer_assets(path: Path, metadata: Mapping[str, Any]) -> tuple[Asset, ..
         return ()
     if kind == "llama":
         return _assets(metadata, _sentencepiece(path, metadata), default_bos=True)
+    if kind == "gemma4":
+        return _assets(metadata, _pieces_with_merges(path, metadata), default_bos=True)
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if pre == "default":
         pre = DEFAULT_PRE.get(metadata["general.architecture"], pre)
@@ -106,8 +109,18 @@ def _strings(path: Path, metadata: Mapping[str, Any], key: str) -> list[str]:
 
 
 def _byte_level(path: Path, metadata: Mapping[str, Any], split: Any, *, ignore_merges: bool) -> Tokenizer:
-    tokens = _strings(path, metadata, "tokens")
-    vocabulary = {token: index for index, token in enumerate(tokens)}
+    vocabulary = {token: index for index, token in enumerate(_strings(path, metadata, "tokens"))}
+    merges = _merges(path, metadata, vocabulary)
+    bpe = models.BPE(vocab=vocabulary, merges=merges, fuse_unk=False, ignore_merges=ignore_merges)
+    tokenizer = Tokenizer(bpe)
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    _add_tokens(tokenizer, metadata)
+    return tokenizer
+
+
+def _merges(path: Path, metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
     merges = []
     for merge in filter(
         None, _strings(path, metadata, "merges")
@@ -116,13 +129,13 @@ def _byte_level(path: Path, metadata: Mapping[str, Any], split: Any, *, ignore_m
         if not {left, right, left + right} <= vocabulary.keys():
             raise ImporterError(f"{path}: merge {merge!r} is not of the vocabulary; convert the model again")
         merges.append((left, right))
-    bpe = models.BPE(vocab=vocabulary, merges=merges, fuse_unk=False, ignore_merges=ignore_merges)
-    tokenizer = Tokenizer(bpe)
-    tokenizer.pre_tokenizer = split
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    _add_tokens(tokenizer, metadata)
-    return tokenizer
+    return merges
+
+
+def _pieces_with_merges(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
+    """Sentencepiece's pieces, joined as the file lists it. Lines are not joined: no merge is of text and line ends."""
+    vocabulary = {token: index for index, token in enumerate(_strings(path, metadata, "tokens"))}
+    return _of_pieces(metadata, vocabulary, _merges(path, metadata, vocabulary), prefix_default=False)
 
 
 def _sentencepiece(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -150,13 +163,26 @@ def _sentencepiece(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
     for piece in sorted(pieces, key=lambda piece: (-scores[vocabulary[piece]], vocabulary[piece])):
         cuts = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
         merges.extend((left, right) for left, right in cuts if left in pieces and right in pieces)
+    return _of_pieces(metadata, vocabulary, merges, prefix_default=True)
+
+
+def _of_pieces(
+    metadata: Mapping[str, Any],
+    vocabulary: Mapping[str, int],
+    merges: list[tuple[str, str]],
+    *,
+    prefix_default: bool,
+) -> Tokenizer:
+    """Pieces whose blanks are written as a sign, and what is none of them byte by byte."""
     unknown = _special(metadata).get("unk_token")
     tokenizer = Tokenizer(
-        models.BPE(vocab=vocabulary, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+        models.BPE(
+            vocab=dict(vocabulary), merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True
+        )
     )
     steps: list[normalizers.Normalizer] = [normalizers.Replace(" ", _SPACE)]
     undo: list[decoders.Decoder] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    if metadata.get("tokenizer.ggml.add_space_prefix", True):
+    if metadata.get("tokenizer.ggml.add_space_prefix", prefix_default):
         steps.insert(0, normalizers.Prepend(_SPACE))
         undo.append(decoders.Strip(" ", 1, 0))
     tokenizer.normalizer = normalizers.Sequence(steps)

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -69,7 +70,7 @@ def test_a_packed_file_computes_what_its_model_does(tmp_path: Path, name: str) -
     assert same(logits(path, packed=False), expected)
 
 
-@pytest.mark.parametrize("name", ["gpt-oss", "llama4", "granitemoe", "falcon_groups", "mamba"])
+@pytest.mark.parametrize("name", ["gpt-oss", "llama4", "granitemoe", "falcon_groups", "mamba", "qwen35"])
 def test_a_file_of_floats_too(tmp_path: Path, name: str) -> None:
     """Tensors of several in the file, whose elements lie in several places."""
     source, expected = write(tmp_path, name)
@@ -93,13 +94,84 @@ def test_experts_of_mxfp4(tmp_path: Path) -> None:
     assert same(logits(path), expected)
 
 
-@pytest.mark.parametrize("name", ["gemma3", "phi3", "qwen3moe", "mixtral", "llama4", "gpt-oss"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gemma3",
+        "phi3",
+        "qwen3moe",
+        "mixtral",
+        "llama4",
+        "gpt-oss",
+        "qwen35",
+        "qwen35moe",
+        "gemma4",
+        "gemma4_experts",
+    ],
+)
 def test_packed_and_under_a_ceiling(tmp_path: Path, name: str) -> None:
     source, expected = write(tmp_path, name, quantize="Q4_0")
     path = packed(source)
     for options in ({"packed": True}, {"memory": "3MiB"}):
         found = logits(path, **options)
         assert (found - expected).abs().max() < 1e-3 * expected.std()
+
+
+def test_blocks_of_several_groups_whose_columns_lie_otherwise(tmp_path: Path) -> None:
+    """Value heads of 32 columns, in blocks of 256: the columns of a head are of one block in the file alone."""
+    source, expected = write(tmp_path, "qwen35_wide", quantize="TQ2_0")
+    path = packed(source)
+    with Reader(path) as reader:
+        [record, *_] = [r for r in reader.index.tensors if r.name.endswith("linear_attn.out_proj.weight")]
+        assert "permutation" in record.by_role
+        assert record.parameters["group_size"] == 256
+    for options in ({"packed": False}, {"packed": True}, {"memory": "3MiB"}):
+        found = logits(path, **options)
+        assert (found - expected).abs().max() < 1e-3 * expected.std()
+
+
+def test_layers_that_guess_tokens_ahead_are_kept_aside(tmp_path: Path) -> None:
+    def with_next(writer: gguf.GGUFWriter) -> None:
+        writer.kv_data[0]["qwen35.block_count"].value = 5
+        writer.add_nextn_predict_layers(1)
+        for name in ("attn_q", "nextn.eh_proj"):
+            writer.add_tensor(f"blk.4.{name}.weight", np.ones((4, 64), np.float32))
+
+    source, expected = write(tmp_path, "qwen35", edit=with_next)
+    path = packed(source)
+    assert same(logits(path), expected)
+    with spqfmt.open(path) as file:
+        assert file["mtp.blk.4.nextn.eh_proj.weight"].shape == (4, 64)
+
+
+def test_keys_of_layers_that_use_those_of_others_are_kept_aside(tmp_path: Path) -> None:
+    """As some converters write them: the model has no place for them, and no need."""
+    extra = np.ones((64, 64), np.float32)
+    source, expected = write(
+        tmp_path, "gemma4", edit=lambda writer: writer.add_tensor("blk.5.attn_k.weight", extra)
+    )
+    path = packed(source)
+    assert same(logits(path), expected)
+    with spqfmt.open(path) as file:
+        assert file["model.layers.5.self_attn.k_proj.weight"].shape == (64, 64)
+
+
+def test_gate_and_up_of_experts_in_two_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = gguf_small_models.MODELS["gemma4_experts"]
+
+    def in_two(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        halves = small.split(name, value)
+        if "experts.gate_up_proj" not in name:
+            return halves
+        layer = name.split(".")[2]
+        parts = np.split(value, 2, axis=1)
+        return [(f"blk.{layer}.ffn_{half}_exps.weight", parts[k]) for k, half in enumerate(("gate", "up"))]
+
+    two = {**gguf_small_models.MODELS, "gemma4_experts": replace(small, split=in_two)}
+    monkeypatch.setattr(gguf_architectures, "MODELS", two)
+    source, expected = write(tmp_path, "gemma4_experts", quantize="Q8_0")
+    assert "blk.0.ffn_up_exps.weight" in {t.name for t in read_header(SourceFile(source)).tensors}
+    assert same(logits(packed(source), packed=False), expected)
 
 
 def test_values_of_a_model_are_those_of_its_codes(tmp_path: Path) -> None:
@@ -166,6 +238,20 @@ def says(key: str, value: object) -> Edit:
             [2, 0],
             "lfm2.attention.head_count_kv is no number for each layer",
         ),
+        (
+            "gemma4",
+            "gemma4.attention.sliding_window_pattern",
+            [True, False],
+            "gemma4.attention.sliding_window_pattern is no number for each layer",
+        ),
+        (
+            "gemma4",
+            "gemma4.attention.shared_kv_layers",
+            6,
+            "gemma4: its metadata are not those of layers of two kinds",
+        ),
+        ("qwen35", "qwen35.ssm.group_count", 4, "qwen35.nextn_predict_layers or ssm.group_count do not fit"),
+        ("qwen35", "qwen35.ssm.inner_size", 96, "tensor blk.0.ssm_conv1d.weight has 320 rows"),
     ],
 )
 def test_metadata_that_contradict_the_tensors(
@@ -261,3 +347,15 @@ def test_a_change_is_undone(dims: tuple[int, ...], axes: tuple[int, ...], transp
     assert turned is not None
     again = of_model.reshape(turned[0]).permute(turned[1]).reshape(24, 5)
     assert torch.equal(again, in_file)
+
+
+def test_columns_are_put_back_too() -> None:
+    rows = torch.arange(4 * 24).reshape(4, 24)
+    in_file = rows.reshape(2, 2, 3, 2, 4).permute(1, 0, 3, 2, 4).reshape(4, 24)
+    change = Change(rows=((2, 2), (1, 0)), columns=((3, 2, 4), (1, 0, 2)))
+    assert change.fits((4, 24), 4)
+    assert not change.fits((4, 12), 4)
+    assert torch.equal(change.restore(in_file, (4, 24)), rows)
+    places = change.column_order()
+    assert places is not None
+    assert torch.equal(in_file[:1], rows[:1, torch.from_numpy(places)])

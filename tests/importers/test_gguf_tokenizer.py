@@ -132,6 +132,48 @@ def test_sentencepiece_cuts_as_llama_cpp_does(tmp_path: Path, prefix: bool, text
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
+WHOLE = ["<pad>", "<eos>", "<bos>", "<unk>"]
+JOINED = "__ he ll hell hello _hello th the _the wor ld world _world ___"
+MERGES = "\n+\n _+_ __+_ h+e l+l he+ll hell+o _+hello t+h th+e _+the o+r l+d w+or wor+ld _+world"
+
+
+def pieces_with_merges(writer: gguf.GGUFWriter) -> None:
+    """Four tokens, 256 bytes, letters, and what the merges make of them."""
+    pieces = ["\n\n", *JOINED.replace("_", "\u2581").split(" ")]
+    letters = [letter for letter in "\u2581thelowrdi\n" if letter not in pieces]
+    tokens = [*WHOLE, *(f"<0x{i:02X}>" for i in range(256)), *letters, *pieces]
+    writer.add_tokenizer_model("gemma4")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, 3, 3, *[6] * 256, *[1] * (len(tokens) - 260)])
+    writer.add_token_merges([merge.replace("_", "\u2581").replace("+", " ") for merge in MERGES.split(" ")])
+    writer.add_bos_token_id(2)
+    writer.add_eos_token_id(1)
+    writer.add_unk_token_id(3)
+    writer.add_add_space_prefix(False)
+    writer.add_add_bos_token(True)
+
+
+# As llama.cpp (xllamacpp 2026.10) cuts these texts with this vocabulary.
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("hello world", "<bos> hello _world"),
+        ("the  hello\nworld", "<bos> t he __ hello \n world"),
+        ("\u00e9 the", "<bos> <0xC3> <0xA9> _ t he"),
+        (" lead", "<bos> _ l e <0x61> d"),
+        ("the    hello  ", "<bos> t he __ __ hello __"),
+        ("a\n\n\nthe", "<bos> <0x61> \n\n \n t he"),
+        ("\n the\n\n hello", "<bos> \n _ t he \n\n _hello"),
+        ("hello<eos>world", "<bos> hello <eos> world"),
+    ],
+)
+def test_pieces_with_merges_are_cut_as_llama_cpp_does(tmp_path: Path, text: str, pieces: str) -> None:
+    tokenizer = tokenizer_of(write(tmp_path, edit=pieces_with_merges), tmp_path)
+    ids = tokenizer(text)["input_ids"]
+    assert " ".join(tokenizer.convert_ids_to_tokens(ids)).replace("\u2581", "_") == pieces
+    assert tokenizer.decode(ids[1:]) == text
+
+
 def test_old_files_without_a_way_to_split(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(write(tmp_path, "gpt2", edit=vocabulary("default")), tmp_path)
     assert tokenizer.tokenize("b12") == ["b", "12"]

@@ -12,6 +12,7 @@ import argparse
 import re
 import tempfile
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,8 @@ def _usual(writer: gguf.GGUFWriter, config: Any, architecture: str) -> None:
         writer.add_rope_freq_base(turned["rope_theta"])
     if experts := first("num_local_experts", "num_experts"):
         writer.add_expert_count(experts)
-        writer.add_expert_used_count(config.num_experts_per_tok)
+        if hasattr(config, "num_experts_per_tok"):
+            writer.add_expert_used_count(config.num_experts_per_tok)
 
 
 def write(
@@ -138,11 +140,12 @@ def write(
     The model returned has the values that these blocks stand for. Tensors with `finer` in their names are Q8_0.
     """
     model = build(name)
-    small, state = MODELS[name], checkpoint(model)
+    small, state, config = MODELS[name], checkpoint(model), deepcopy(model.config)
+    config.allow_global_per_layer_attribute_access = True  # of layers of several kinds
     writer = gguf.GGUFWriter(file, small.architecture)
     writer.add_tokenizer_model("none")
-    _usual(writer, model.config, small.architecture)
-    small.metadata(writer, model.config)
+    _usual(writer, config, small.architecture)
+    small.metadata(writer, config)
     edit(writer)
     values = ggml_tensors(name, model, state)
     for key, value in values.items():

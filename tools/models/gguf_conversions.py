@@ -158,8 +158,19 @@ def delta_net_parts(name: str, value: Any) -> list[tuple[str, Any]]:
     return [(f"{name}.weight" if name.endswith("experts.down_proj") else name, value)]
 
 
+def gemma4_parts(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Name scales as ggml does; experts keep gate and up in one."""
+    scales = {"router.scale": "ffn_gate_inp.scale", "router.per_expert_scale": "ffn_down_exps.scale"}
+    layer, _, rest = name.removeprefix("model.layers.").partition(".")
+    if rest in scales:
+        return [(f"blk.{layer}.{scales[rest]}", value)]
+    bare = rest == "layer_scalar" or rest.startswith("experts.")
+    return [(f"{name}.weight" if bare else name, value)]
+
+
 def clamped(writer: gguf.GGUFWriter, config: Any) -> None:
-    """Write the clamp of queries, keys and values."""
+    """Write the clamp of queries, keys and values, and the epsilon that Olmo's norms have."""
+    writer.add_layer_norm_eps(1e-5)
     writer.add_clamp_kqv(config.clip_qkv)
 
 
@@ -181,6 +192,48 @@ def gemma3(writer: gguf.GGUFWriter, config: Any) -> None:
     """Write windows and both bases of rotary embeddings."""
     writer.add_sliding_window(config.sliding_window)
     writer.add_rope_freq_base(config.rope_parameters["full_attention"]["rope_theta"])
+
+
+def gemma4(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write what layers of two kinds have, of which the last may share keys, and both rotary embeddings."""
+    for key in (
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.value_length",
+        "feed_forward_length",
+    ):
+        writer.kv_data[0].pop(f"gemma4.{key}")
+    is_sliding = [kind == "sliding_attention" for kind in config.layer_types]
+    n_own = config.num_hidden_layers - config.num_kv_shared_layers
+    full_heads = config.to_dict()["per_layer_config"][str(is_sliding.index(False))]
+    size = full_heads["head_dim"]
+    writer.add_shared_kv_layers(config.num_kv_shared_layers)
+    writer.add_embedding_length_per_layer_input(config.hidden_size_per_layer_input or 0)
+    writer.add_sliding_window(config.sliding_window)
+    writer.add_sliding_window_pattern(is_sliding)
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    writer.add_key_length_swa(config.head_dim)
+    writer.add_value_length_swa(config.head_dim)
+    heads = full_heads.get("num_key_value_heads")
+    kinds = [config.num_key_value_heads if sliding else heads for sliding in is_sliding]
+    writer.add_head_count_kv(config.num_key_value_heads if heads is None else kinds)
+    inner = config.intermediate_size
+    wide = [inner if layer < n_own else 2 * inner for layer in range(config.num_hidden_layers)]
+    writer.add_feed_forward_length(wide if config.use_double_wide_mlp else inner)
+    far = config.rope_parameters["full_attention"]
+    writer.add_rope_freq_base(far["rope_theta"])
+    writer.add_rope_freq_base_swa(config.rope_parameters["sliding_attention"]["rope_theta"])
+    writer.add_rope_dimension_count(size)
+    writer.add_rope_dimension_count_swa(config.head_dim)
+    turned = int(size * far["partial_rotary_factor"] / 2)
+    factors = np.array([1.0] * turned + [1e30] * (size // 2 - turned), np.float32)
+    writer.add_tensor("rope_freqs.weight", factors)
+    if config.final_logit_softcapping:
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    if config.enable_moe_block:
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+        writer.add_expert_used_count(config.top_k_experts)
 
 
 def phi3(writer: gguf.GGUFWriter, config: Any) -> None:

@@ -17,6 +17,8 @@ from gguf_conversions import (
     delta_net_parts,
     experts,
     gemma3,
+    gemma4,
+    gemma4_parts,
     gpt_oss_parts,
     granite,
     granite_parts,
@@ -127,7 +129,29 @@ _DELTA_NET = {
         "mrope_interleaved": True,
     },
 }
-_FALCON = {**_DENSE, "ffn_hidden_size": 256}
+_WIDE = {
+    **_DELTA_NET,
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "head_dim": 64,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_value_heads": 16,
+    "num_hidden_layers": 2,
+}
+_GEMMA4 = {
+    **_GROUPED,
+    "num_hidden_layers": 6,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "sliding_window": 16,
+    "final_logit_softcapping": 30.0,
+    "layer_types": ["sliding_attention", "full_attention"] * 3,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 50000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+    },
+}
+_FALCON = {**_DENSE, "ffn_hidden_size": 256, "intermediate_size": 256}
 MODELS: Mapping[str, Small] = {
     "arcee": Small("arcee", _of("ArceeConfig", **_UNTIED, rope_parameters=_ROPE), change=permuted),
     "bloom": Small(
@@ -187,6 +211,35 @@ MODELS: Mapping[str, Small] = {
         ),
         gemma3,
         plus_one,
+    ),
+    "gemma4": Small(
+        "gemma4",
+        _of(
+            "Gemma4TextConfig",
+            **_GEMMA4,
+            num_kv_shared_layers=2,
+            use_double_wide_mlp=True,
+            hidden_size_per_layer_input=32,
+            vocab_size_per_layer_input=VOCABULARY,
+        ),
+        gemma4,
+        split=gemma4_parts,
+    ),
+    "gemma4_experts": Small(
+        "gemma4",
+        _of(
+            "Gemma4TextConfig",
+            **_GEMMA4,
+            hidden_size_per_layer_input=0,
+            attention_k_eq_v=True,
+            num_global_key_value_heads=1,
+            enable_moe_block=True,
+            num_experts=4,
+            top_k_experts=2,
+            moe_intermediate_size=32,
+        ),
+        gemma4,
+        split=gemma4_parts,
     ),
     "glm4": Small("glm4", _of("Glm4Config", **_UNTIED, head_dim=16, rope_parameters=_HALF), partly_turned),
     "gpt-oss": Small(
@@ -259,7 +312,7 @@ MODELS: Mapping[str, Small] = {
     ),
     "olmo": Small("olmo", _of("OlmoConfig", **_UNTIED, clip_qkv=1.5), clamped, permuted),
     "olmo2": Small("olmo2", _of("Olmo2Config", **_UNTIED, rope_parameters=_ROPE)),
-    "olmoe": Small("olmoe", _of("OlmoeConfig", **_EXPERTS, num_experts=4)),
+    "olmoe": Small("olmoe", _of("OlmoeConfig", **{**_EXPERTS, "num_key_value_heads": 4}, num_experts=4)),
     "phi2": Small("phi2", _of("PhiConfig", **_UNTIED, rope_parameters=_HALF), partly_turned),
     "phi3": Small("phi3", _of("Phi3Config", **_UNTIED, original_max_position_embeddings=CONTEXT), phi3),
     "phi3_long": Small(
@@ -303,6 +356,9 @@ MODELS: Mapping[str, Small] = {
         delta_net_metadata,
         delta_net,
         delta_net_parts,
+    ),
+    "qwen35_wide": Small(
+        "qwen35", _of("Qwen3_5TextConfig", **_WIDE), delta_net_metadata, delta_net, delta_net_parts
     ),
     "qwen35moe": Small(
         "qwen35moe",
