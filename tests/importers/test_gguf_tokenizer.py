@@ -133,7 +133,7 @@ def test_sentencepiece_cuts_as_llama_cpp_does(tmp_path: Path, prefix: bool, text
 
 
 WHOLE = ["<pad>", "<eos>", "<bos>", "<unk>"]
-JOINED = "__ he ll hell hello _hello th the _the wor ld world _world ___"
+JOINED = "__ he ll hell hello _hello th the _the or wor ld world _world ___"
 MERGES = "\n+\n _+_ __+_ h+e l+l he+ll hell+o _+hello t+h th+e _+the o+r l+d w+or wor+ld _+world"
 
 
