@@ -353,12 +353,16 @@ MODELS: Mapping[str, Small] = {
     "qwen35": Small(
         "qwen35",
         _of("Qwen3_5TextConfig", **_DELTA_NET, tie_word_embeddings=True),
-        delta_net_metadata,
-        delta_net,
-        delta_net_parts,
+        metadata=delta_net_metadata,
+        change=delta_net,
+        split=delta_net_parts,
     ),
     "qwen35_wide": Small(
-        "qwen35", _of("Qwen3_5TextConfig", **_WIDE), delta_net_metadata, delta_net, delta_net_parts
+        "qwen35",
+        _of("Qwen3_5TextConfig", **_WIDE),
+        metadata=delta_net_metadata,
+        change=delta_net,
+        split=delta_net_parts,
     ),
     "qwen35moe": Small(
         "qwen35moe",
@@ -370,9 +374,9 @@ MODELS: Mapping[str, Small] = {
             moe_intermediate_size=32,
             shared_expert_intermediate_size=64,
         ),
-        delta_net_metadata,
-        delta_net,
-        delta_net_parts,
+        metadata=delta_net_metadata,
+        change=delta_net,
+        split=delta_net_parts,
     ),
     "seed_oss": Small("seed_oss", _of("SeedOssConfig", **_UNTIED, head_dim=32, rope_parameters=_ROPE)),
     "smollm3": Small("smollm3", _of("SmolLM3Config", **_GROUPED, rope_parameters=_ROPE), change=permuted),
