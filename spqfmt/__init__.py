@@ -30,7 +30,6 @@ from spqfmt.errors import (
     needed_by,
 )
 from spqfmt.transformers_hook import install as _install_hook
-from spqfmt.version import __version__
 
 if TYPE_CHECKING:
     from spqfmt.kernels.backend import backend
@@ -44,13 +43,16 @@ if TYPE_CHECKING:
     from spqfmt.reading.unpack import unpack
     from spqfmt.reading.verify import verify_file as verify
     from spqfmt.rewriting.repack import RepackReport, repack
+    from spqfmt.version import __version__
 
-# Names that are imported when first used: torch takes seconds, and reading a file's index needs none of it.
+# Names that are imported when first used: torch takes seconds, and reading a file's index needs none of it. The version
+# is asked of the installation, which imports as much as all else that a command starts with.
 _LAZY = {
     "PackReport": ("spqfmt.packing.pack", "PackReport"),
     "RepackReport": ("spqfmt.rewriting.repack", "RepackReport"),
     "SpqFile": ("spqfmt.reading.file", "SpqFile"),
     "TensorHandle": ("spqfmt.reading.file", "TensorHandle"),
+    "__version__": ("spqfmt.version", "__version__"),
     "backend": ("spqfmt.kernels.backend", "backend"),
     "diff": ("spqfmt.reading.diff", "diff_files"),
     "inspect": ("spqfmt.reading.report", "inspect_file"),

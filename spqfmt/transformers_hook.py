@@ -10,7 +10,6 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -53,8 +52,11 @@ def install() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
-class _Finder(MetaPathFinder):
-    """Leaves finding to the others, and wraps the method once the module has run."""
+class _Finder:
+    """Leaves finding to the others, and wraps the method once the module has run.
+
+    No subclass of MetaPathFinder, whose module takes a third of the start of a command with it from Python 3.12 on.
+    """
 
     def __init__(self) -> None:
         self._asking = False

@@ -15,7 +15,6 @@ from spqfmt.cli.failures import BAD_FILE, DEBUG, OK, WRONG_USE, explain
 from spqfmt.cli.together import leave_the_word
 from spqfmt.cli.units import printable
 from spqfmt.unfinished import remove_unfinished
-from spqfmt.version import __version__
 
 # Command -> (module, its click command, its help in one line). Modules are imported when their command runs, so that
 # `spqfmt --help` and the commands that need no torch start at once.
@@ -94,7 +93,7 @@ _SOME_THREADS = 8
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="spqfmt")
+@click.version_option(package_name="spqfmt", prog_name="spqfmt")
 def cli() -> None:
     """An open file format for compressed language models: pack, load, inspect."""
 

@@ -72,12 +72,12 @@ class Measured:
 def without_torch(folder: Path, interpreter: Interpreter, wheel: Path, pip: Path) -> Measured:
     """Install what README says for machines that only look; read all vectors. SystemExit where it fails."""
     readme = (ROOT / "README.md").read_text("utf-8")
-    packages = re.search(r"pip install --no-deps \S+ && pip install ([\w ]+)", readme)
+    packages = re.search(r"pip install ([\w ]+) && pip install --no-deps \S+", readme)
     assert packages is not None
     began = time.monotonic()
     environment = Environment(folder, interpreter, pip)
-    environment.install("--no-deps", wheel)
     environment.install(*packages[1].split())
+    environment.install("--no-deps", wheel)
     took = time.monotonic() - began
     said = environment.run("python", "-c", VECTORS, ROOT / "spec" / "vectors").stdout.strip()
     vector = next((ROOT / "spec" / "vectors" / "valid").glob("*.spq"))
