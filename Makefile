@@ -82,6 +82,7 @@ check:
 check-generated:
 	python tools/generate/generate_wire.py --check
 	python tools/generate/make_docs.py --check
+	python tools/generate/make_ptx.py --check
 
 # Only what changed is compiled; the package is installed where `make test` put it.
 native: .venv/.torch
@@ -192,6 +193,7 @@ format:
 generate:
 	python tools/generate/generate_wire.py
 	python tools/generate/make_docs.py
+	python tools/generate/make_ptx.py
 
 bench:
 	spqfmt bench

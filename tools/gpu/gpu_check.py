@@ -32,6 +32,7 @@ SECTIONS = (
     Section("file", "gpu_model:make", 90, 90),
     Section("decode", "gpu_decode:decode", 75, 45),
     Section("products", "gpu_products:products", 45, 30),
+    Section("fused", "gpu_straight:straight", 60, 45),
     Section("model", "gpu_model:residencies", 90, 45),
     Section("ceilings", "gpu_ceilings:driver_memory", 45, 30),
     Section("plan", "gpu_model:predicted", 30, 30),

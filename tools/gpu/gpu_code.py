@@ -9,7 +9,6 @@ it is compiled as well; of them registers and spills are told, as their compiler
 
 import argparse
 import re
-import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+from gpu_fused import read_fused
 from gpu_path import cycles_of_a_turn
+from gpu_sass import INTEGER, SLOW, SPILLS, Code, opcodes_of, parse, run_tool
 from gpu_variants import Variant, variants
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -41,7 +42,6 @@ BROAD = (
 """What most of a token is made of; this alone is read for MORE_TARGETS too."""
 AMD = (GPUTarget("hip", "gfx942", 64), GPUTarget("hip", "gfx1100", 32), GPUTarget("hip", "gfx1201", 32))
 GROWTH = 1.10
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _POINTERS = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
@@ -52,46 +52,6 @@ _POINTERS = {
     torch.int8: "*i8",
     torch.uint8: "*u8",
 }
-
-
-# What runs at 16 lanes a cycle on a multiprocessor, and what the integer pipe runs, at 64 (CUDA programming guide,
-# arithmetic instructions); multiplications and additions by IMAD, floats and memory have pipes of their own.
-SLOW = ("POPC", "REDUX", "FLO", "MUFU")
-INTEGER = (
-    "LOP3",
-    "SHF",
-    "LEA",
-    "ISETP",
-    "SEL",
-    "PRMT",
-    "VIMNMX",
-    "IMNMX",
-    "IADD3",
-    "SGXT",
-    "FSETP",
-    "FSEL",
-    "VIADD",
-)
-
-
-@dataclass(frozen=True)
-class Code:
-    """What the machine code of one kernel for one target costs.
-
-    `inner_loop`: instructions of its longest innermost loop, or 0; `integer` and `slow`: those of them in these pipes.
-    `path`: cycles of a step of rans by its critical path (gpu_path), where all loads hit the first cache.
-    """
-
-    name: str
-    target: str
-    registers: int
-    spills: int
-    instructions: int
-    inner_loop: int
-    per_32: float | None
-    integer: int = 0
-    slow: int = 0
-    path: float | None = None
 
 
 class Card(NamedTuple):
@@ -176,15 +136,15 @@ def read(variant: Variant, capability: int) -> Code:
     with TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(assemble(variant, capability))
-        usage = _run("cuobjdump", "-res-usage", str(cubin))
-        listing = _run("nvdisasm", "-c", str(cubin))
+        usage = run_tool("cuobjdump", "-res-usage", str(cubin))
+        listing = run_tool("nvdisasm", "-c", str(cubin))
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if found is None:
         raise SystemExit(f"{variant.name}: no resource usage in {usage!r}")
     instructions, loops = parse(listing)
     inner = max(loops, key=len, default=range(0))
-    opcodes = [re.sub(r"^@\S+ ", "", instructions[number]).split(".")[0].split(" ")[0] for number in inner]
-    spills = sum(re.search(r"\b(STL|LDL)\b", line) is not None for line in instructions)
+    opcodes = opcodes_of([instructions[number] for number in inner])
+    spills = sum(opcode in SPILLS for opcode in opcodes_of(instructions))
     return Code(
         name=variant.name,
         target=f"sm_{capability}",
@@ -206,37 +166,6 @@ def _path(body: list[str], variant: Variant) -> float | None:
     return cycles_of_a_turn(body) / variant.units
 
 
-def parse(listing: str) -> tuple[list[str], list[range]]:
-    """Instructions of a disassembly, and the numbers of those in each loop that holds no other."""
-    labels: dict[str, int] = {}
-    instructions: list[str] = []
-    for line in listing.splitlines():
-        if label := re.match(r"\s*(\.L_x_\d+):", line):
-            labels[label[1]] = len(instructions)
-        elif instruction := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", line):
-            instructions.append(instruction[1])
-    jumps = [
-        (labels[target[1]], number)
-        for number, instruction in enumerate(instructions)
-        if (target := re.search(r"BRA.*`\((\.L_x_\d+)\)", instruction))
-    ]
-    # a jump to itself is the end of the code
-    loops = [(begin, end) for begin, end in jumps if begin < end]
-    innermost = [
-        (begin, end)
-        for begin, end in loops
-        if not any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in loops)
-    ]
-    while instructions and (instructions[-1] == "NOP" or "BRA" in instructions[-1]):
-        instructions.pop()
-    return instructions, [range(begin, end + 1) for begin, end in innermost]
-
-
-def _run(tool: str, *arguments: str) -> str:
-    done = subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True)
-    return done.stdout
-
-
 def _read_both(task: tuple[str, int]) -> Code:
     name, capability = task
     [variant] = [variant for variant in variants() if variant.name == name]
@@ -255,8 +184,12 @@ def read_all() -> tuple[list[Code], list[AmdCode]]:
     with ProcessPoolExecutor(2) as pool:
         tasks = [(n, c) for n in names for c in (*TARGETS, *(MORE_TARGETS if n in BROAD else ()))]
         codes = pool.map(_read_both, tasks)
+        fused = pool.map(
+            read_fused, (*TARGETS, *MORE_TARGETS), ((True,) * len(TARGETS) + (False,) * len(MORE_TARGETS))
+        )
         of_amd = pool.map(_read_amd, [(name, number) for name in names for number in range(len(AMD))])
-        return list(codes), list(of_amd)
+        found = [*codes, *(code for own in fused for code in own)]
+        return found, list(of_amd)
 
 
 def amd_table(codes: list[AmdCode]) -> str:

@@ -5,9 +5,10 @@ from abc import ABC, abstractmethod
 import torch
 
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, DecodePlan
+from spqfmt.kernels.device.fusing import MAX_FUSED_TOKENS, FusedPlan, kind_of
 from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix
 from spqfmt.kernels.device.merging import MergeJob, MergePlan, Plane, Source, plan_merges
-from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
+from spqfmt.kernels.device.prepared import ALIGNMENT, Decode, Product, RowsByNumber
 from spqfmt.kernels.device.unfolding import UnfoldPlan
 
 MAX_TOKENS = 16
@@ -158,6 +159,38 @@ class DeviceKernels(ABC):
         _require(bias is None or bias.shape == matrix.shape[:1], "the bias is not one number for each row")
         return self._prepare_product(matrix, rows, dtype, bias, first=first, is_one=is_one)
 
+    def prepare_fused(
+        self,
+        stored: torch.Tensor,
+        plan: FusedPlan,
+        matrix: Matrix,
+        dtype: torch.dtype,
+        bias: torch.Tensor | None,
+        *,
+        sums: torch.Tensor,
+        error: torch.Tensor | None = None,
+        is_one: bool,
+    ) -> Product | None:
+        """What `prepare_product` does for the plan's rows, straight from `stored`: up to MAX_FUSED_TOKENS tokens.
+
+        None: there is no kernel for that. `stored` as in `decode_chunks`, the plan's records on this device; with
+        outliers, the matrix has their changes. `sums` is scratch memory of any dtype, plan.sum_bytes of it, that
+        nothing else uses while the product runs. Weights are float32 for any number of tokens. The calls do not read
+        the codes that they are given. Damage, where `error` is given, as in `decode_chunks`.
+        """
+        kind, outliers = kind_of(matrix), matrix.outliers
+        if kind is None or kind.per_symbol != plan.per_symbol or dtype not in FLOATS:
+            return None
+        if sums.nbytes < plan.sum_bytes(1 if is_one else MAX_FUSED_TOKENS) or sums.data_ptr() % ALIGNMENT:
+            return None
+        _require(0 <= plan.rows.start < plan.rows.stop <= matrix.n_channels, "no such rows")
+        _require(plan.records.device == stored.device, "the plan's records are on another device")
+        _require(bias is None or bias.shape == matrix.shape[:1], "the bias is not one number for each row")
+        _require(outliers is None or outliers.changes is not None, "outliers have no changes")
+        return self._prepare_fused(
+            stored, plan, matrix, dtype, bias=bias, sums=sums, error=error, is_one=is_one
+        )
+
     def prepare_rows(
         self, matrix: Matrix, rows: range, dtype: torch.dtype, *, first: int = 0
     ) -> RowsByNumber:
@@ -205,6 +238,20 @@ class DeviceKernels(ABC):
         *,
         is_one: bool,
     ) -> Product: ...
+
+    @abstractmethod
+    def _prepare_fused(
+        self,
+        stored: torch.Tensor,
+        plan: FusedPlan,
+        matrix: Matrix,
+        dtype: torch.dtype,
+        *,
+        bias: torch.Tensor | None,
+        sums: torch.Tensor,
+        error: torch.Tensor | None,
+        is_one: bool,
+    ) -> Product | None: ...
 
     @abstractmethod
     def _prepare_rows(self, matrix: Matrix, rows: range, dtype: torch.dtype, first: int) -> RowsByNumber: ...

@@ -71,12 +71,14 @@ Scales: TypeAlias = UniformScales | GroupScales
 class DeviceOutliers:
     """Weights that replace others: numbers row_begin[i] to row_begin[i + 1] - 1 are those of row i, columns ascending.
 
-    `row_begin` int32 [rows + 1], `columns` int32, `values` float32.
+    `row_begin` int32 [rows + 1], `columns` int32, `values` float32. `changes`, float32, is what they are more than the
+    weights of their codes, for products that do not see these; None where there are no such products.
     """
 
     row_begin: torch.Tensor
     columns: torch.Tensor
     values: torch.Tensor
+    changes: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

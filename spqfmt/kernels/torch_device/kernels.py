@@ -5,12 +5,13 @@ from functools import partial
 import torch
 
 from spqfmt.kernels.device.chunks import DecodePlan
+from spqfmt.kernels.device.fusing import FusedPlan
 from spqfmt.kernels.device.kernels import DeviceKernels
 from spqfmt.kernels.device.matrix import Matrix
 from spqfmt.kernels.device.merging import MergePlan
 from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
 from spqfmt.kernels.device.unfolding import UnfoldPlan
-from spqfmt.kernels.torch_device import multiply, planes, rans, trellis, weights
+from spqfmt.kernels.torch_device import fused, multiply, planes, rans, trellis, weights
 
 
 class TorchKernels(DeviceKernels):
@@ -64,6 +65,20 @@ class TorchKernels(DeviceKernels):
             y.view(n, -1)[:, inside] = sums[:, inside] if bias is None else sums[:, inside] + bias[inside]
 
         return product
+
+    def _prepare_fused(
+        self,
+        stored: torch.Tensor,
+        plan: FusedPlan,
+        matrix: Matrix,
+        dtype: torch.dtype,
+        *,
+        bias: torch.Tensor | None,
+        sums: torch.Tensor,
+        error: torch.Tensor | None,
+        is_one: bool,
+    ) -> Product:
+        return fused.product(stored, plan, matrix, bias, error)
 
     def _prepare_rows(self, matrix: Matrix, rows: range, dtype: torch.dtype, first: int) -> RowsByNumber:
         def look_up(codes: torch.Tensor, ids: torch.Tensor, out: torch.Tensor, n: int) -> None:

@@ -1,5 +1,6 @@
 """DeviceKernels as launches of the Triton kernels, on the current stream."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -7,7 +8,11 @@ import torch
 import triton
 
 from spqfmt.errors import BackendError
+from spqfmt.kernels.cuda.driver import Driver
+from spqfmt.kernels.cuda.launches import prepare_fused
+from spqfmt.kernels.cuda.trial import trusted_driver
 from spqfmt.kernels.device.chunks import DecodePlan
+from spqfmt.kernels.device.fusing import FusedPlan
 from spqfmt.kernels.device.kernels import DeviceKernels
 from spqfmt.kernels.device.matrix import Matrix
 from spqfmt.kernels.device.merging import MergePlan
@@ -32,6 +37,8 @@ class TritonKernels(DeviceKernels):
     """Kernels on a GPU; on the CPU where Triton interprets (TRITON_INTERPRET=1 before it was imported), for tests."""
 
     name = "triton"
+    driver_of: Callable[[torch.device], Driver | None] = staticmethod(trusted_driver)
+    """What runs the kernels that are not Triton's."""
 
     def __init__(self, device: torch.device) -> None:
         if device.type != "cuda" and not triton.knobs.runtime.interpret:
@@ -113,6 +120,29 @@ class TritonKernels(DeviceKernels):
     ) -> Product:
         with self._here():
             return prepare_product(matrix, rows, dtype, bias, first=first, is_one=is_one)
+
+    def _prepare_fused(
+        self,
+        stored: torch.Tensor,
+        plan: FusedPlan,
+        matrix: Matrix,
+        dtype: torch.dtype,
+        *,
+        bias: torch.Tensor | None,
+        sums: torch.Tensor,
+        error: torch.Tensor | None,
+        is_one: bool,
+    ) -> Product | None:
+        """In CUDA C++: Triton gives a warp no table that it reads by number."""
+        if dtype == torch.float32 or (bias is not None and bias.dtype != dtype):
+            return None
+        with self._here():
+            driver = self.driver_of(self._device)
+            if driver is None:
+                return None
+            return prepare_fused(
+                driver, stored, plan, matrix, dtype, bias=bias, sums=sums, error=error, is_one=is_one
+            )
 
     def _prepare_rows(self, matrix: Matrix, rows: range, dtype: torch.dtype, first: int) -> RowsByNumber:
         with self._here():

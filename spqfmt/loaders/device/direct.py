@@ -15,6 +15,8 @@ from torch import mm, nn
 from torch.nn.functional import linear
 
 from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels
+from spqfmt.kernels.device.fusing import MAX_FUSED_TOKENS, FusedPlan, kind_of, put_changes
+from spqfmt.kernels.device.matrix import Matrix
 from spqfmt.kernels.device.prepared import ALIGNMENT, Product
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES
 from spqfmt.loaders.device.cuda import told
@@ -29,12 +31,18 @@ LookUp = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class DirectEngine:
-    """What calls of one model have in common. `hold` gives the decoded bytes of a group until another one is held."""
+    """What calls of one model have in common. `hold` gives the decoded bytes of a group until another one is held.
+
+    `stored` gives those of a piece that stays on the device as it is stored, and what multiplies by it there, in
+    scratch memory that is the `workspace`.
+    """
 
     device: Device
     kernels: DeviceKernels
     dtype: torch.dtype
     hold: Callable[[int], Memory]
+    stored: Callable[[WeightPiece], tuple[Memory, FusedPlan] | None]
+    workspace: Memory
     lock: AbstractContextManager[Any]
 
 
@@ -59,6 +67,20 @@ class _Codes:
     def _of(self, memory: Memory) -> tuple[torch.Tensor, Work]:
         amounts = {"compute": self._piece.decoded_bytes}
         return memory.tensor, Work(f"compute {self._piece.name}", (memory,), (), amounts)
+
+
+class _Stored:
+    """A piece as it is stored, and how it is multiplied by without being decoded."""
+
+    def __init__(self, piece: WeightPiece, sent: Memory, plan: FusedPlan, workspace: Memory) -> None:
+        # What is decoded in registers takes the decoder's time, and nobody writes or reads it.
+        work = Work(f"fused {piece.name}", (sent,), (workspace,), {"rans": piece.decoded_bytes})
+        self.plan = plan
+        self._found = sent.tensor, work
+
+    def now(self) -> tuple[torch.Tensor, Work]:
+        """All that was sent of its group."""
+        return self._found
 
 
 def direct_product(
@@ -118,31 +140,36 @@ def _coded(
     if matrix.by_columns:
         return None
     device, enqueue = engine.device, engine.device.enqueue
+    stored = [_stored(piece, own, matrix, engine) for piece, own in zip(pieces, codes, strict=True)]
 
-    def prepared(bias: torch.Tensor | None, *, is_one: bool) -> list[tuple[_Codes, Product]]:
-        found = []
-        for piece, own in zip(pieces, codes, strict=True):
-            rows = range(piece.first, piece.stop)
-            made = engine.kernels.prepare_product(matrix, rows, engine.dtype, bias, is_one=is_one)
-            found.append((own, made))
+    def prepared(bias: torch.Tensor | None) -> tuple[_Products, _Products, _Products]:
+        """For one token, for a few, for several."""
+        found: tuple[_Products, _Products, _Products] = [], [], []
+        for piece, own, compressed in zip(pieces, codes, stored, strict=True):
+            decoded = [_decoded(piece, matrix, engine, bias, is_one=is_one) for is_one in (True, False)]
+            fused = [_fused(compressed, matrix, engine, bias, is_one=is_one) for is_one in (True, False)]
+            found[0].append(fused[0] or (own, decoded[0]))
+            found[1].append(fused[1] or (own, decoded[1]))
+            found[2].append((own, decoded[1]))
         return found
 
     bound: tuple[torch.Tensor | None, int] = None, 0
-    several, single = prepared(None, is_one=False), prepared(None, is_one=True)
+    single, few, several = prepared(None)
 
     def launch(x: torch.Tensor, y: torch.Tensor, n: int, bias: torch.Tensor | None) -> torch.Tensor:
-        nonlocal bound, several, single
+        nonlocal bound, single, few, several
         at = 0 if bias is None else bias.data_ptr()
         if bound[1] != at:
             bound = bias, at
-            several, single = prepared(bias, is_one=False), prepared(bias, is_one=True)
+            single, few, several = prepared(bias)
+        chosen = single if n == 1 else few if n <= MAX_FUSED_TOKENS else several
         if device.is_watched:
-            for own, product in single if n == 1 else several:
+            for own, product in chosen:
                 tensor, work = own.now()
                 enqueue(Queue.COMPUTE, work, partial(product, x, tensor, y, n))
             return y
         try:
-            for own, product in single if n == 1 else several:
+            for own, product in chosen:
                 product(x, own.now()[0], y, n)
         except RuntimeError:
             with told(f"compute {pieces[0].name}"):
@@ -150,6 +177,49 @@ def _coded(
         return y
 
     return launch
+
+
+_Products = list[tuple[_Codes | _Stored, Product]]
+"""Where the codes of each piece are now, and what multiplies by them."""
+
+
+def _stored(piece: WeightPiece, codes: _Codes, matrix: Matrix, engine: DirectEngine) -> _Stored | None:
+    """The piece as it is stored, and what its outliers change, for which it is decoded once; None: it is not such."""
+    found = engine.stored(piece)
+    if found is None or kind_of(matrix) is None:
+        return None
+    if matrix.outliers is not None:
+        if matrix.outliers.changes is None:
+            return None
+        with engine.lock:
+            decoded, work = codes.now()
+            rows = range(piece.first, piece.stop)
+            engine.device.enqueue(Queue.COMPUTE, work, partial(put_changes, decoded, matrix, rows))
+    return _Stored(piece, *found, engine.workspace)
+
+
+def _decoded(
+    piece: WeightPiece, matrix: Matrix, engine: DirectEngine, bias: torch.Tensor | None, *, is_one: bool
+) -> Product:
+    rows = range(piece.first, piece.stop)
+    return engine.kernels.prepare_product(matrix, rows, engine.dtype, bias, is_one=is_one)
+
+
+def _fused(
+    stored: _Stored | None,
+    matrix: Matrix,
+    engine: DirectEngine,
+    bias: torch.Tensor | None,
+    *,
+    is_one: bool,
+) -> tuple[_Stored, Product] | None:
+    if stored is None:
+        return None
+    sent, _ = stored.now()
+    product = engine.kernels.prepare_fused(
+        sent, stored.plan, matrix, engine.dtype, bias, sums=engine.workspace.tensor, is_one=is_one
+    )
+    return None if product is None else (stored, product)
 
 
 def _dense(pieces: tuple[WeightPiece, ...], codes: list[_Codes], engine: DirectEngine) -> _Launch | None:

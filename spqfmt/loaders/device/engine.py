@@ -78,7 +78,13 @@ class DeviceWeights:
             self._products = Products(device, decoder.kernels, self._lend, workspace)
             self._lock = lock_held_over_forks()
             self._direct = DirectEngine(
-                device=device, kernels=decoder.kernels, dtype=dtype, hold=self._hold, lock=self._lock
+                device=device,
+                kernels=decoder.kernels,
+                dtype=dtype,
+                hold=self._hold,
+                stored=self._pipeline.stored,
+                workspace=workspace,
+                lock=self._lock,
             )
             self._look_ups: dict[str, LookUp | None] = {}
             self._pipeline.load()

@@ -5,7 +5,7 @@ is decoded to its place beside that. Planes of all others are decoded to scratch
 together at their place by one more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +17,11 @@ from spqfmt.cached import cached_property
 from spqfmt.codecs.base import Bytes
 from spqfmt.errors import FormatError, UnsupportedError
 from spqfmt.kernels.device import READ_AHEAD_BYTES, DecodePlan, plan_chunks
+from spqfmt.kernels.device.fusing import FusedPlan
 from spqfmt.kernels.device.merging import MergeJob, MergePlan, plan_merges
 from spqfmt.kernels.device.unfolding import UnfoldPlan, plan_paths
 from spqfmt.kernels.nvcomp import ZstdFrames
+from spqfmt.loaders.device.fused import plan_of_parts
 from spqfmt.loaders.device.planes import PartPlace, put_together
 from spqfmt.loaders.device.shipping import LEAST_BLOCK_BYTES, Jobs, Shipment
 from spqfmt.residency.groups import ALIGNMENT, aligned
@@ -34,17 +36,27 @@ class Decoding(NamedTuple):
 
 
 class Decodings(NamedTuple):
-    """What is decoded to its place, what to scratch memory, how that is put together, and path codes made codes."""
+    """What is decoded to its place, what to scratch memory, how that is put together, and path codes made codes.
+
+    `fused`: what may be multiplied without being decoded, by tensor and first row.
+    """
 
     direct: Decoding
     planes: Decoding
     merges: MergePlan
     paths: UnfoldPlan
+    fused: Mapping[tuple[str, int], FusedPlan]
 
     @property
     def records(self) -> tuple[torch.Tensor, ...]:
         """int32 records of all of it, in the order in which they are sent."""
-        return self.direct.plan.records, self.planes.plan.records, self.merges.records, self.paths.records
+        of_decoding = (
+            self.direct.plan.records,
+            self.planes.plan.records,
+            self.merges.records,
+            self.paths.records,
+        )
+        return (*of_decoding, *(plan.records for plan in self.fused.values()))
 
 
 class GroupShipment:
@@ -147,7 +159,25 @@ class GroupShipment:
         paths = [
             job for own, at in zip(self.shipments, self.places, strict=True) for job in own.paths(at.decoded)
         ]
-        return Decodings(one, other, plan_merges(merges), plan_paths(paths))
+        return Decodings(one, other, plan_merges(merges), plan_paths(paths), self._fused(jobs))
+
+    def _fused(self, jobs: Sequence[Jobs]) -> dict[tuple[str, int], FusedPlan]:
+        """Products of the runs of parts of one tensor that are decoded side by side."""
+        runs: list[list[int]] = []
+        for number, (part, place) in enumerate(zip(self.parts, self.places, strict=True)):
+            before, at = (self.parts[number - 1], self.places[number - 1]) if number else (None, place)
+            is_next = before is not None and at.decoded + before.decoded_bytes == place.decoded
+            if is_next and before is not None and before.record is part.record:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        found = {}
+        for run in runs:
+            parts = [self.parts[number] for number in run]
+            plan = plan_of_parts(parts, [jobs[number].chunks for number in run])
+            if plan is not None:
+                found[parts[0].record.name, parts[0].first] = plan
+        return found
 
     def decodings_at(self, sent: torch.Tensor) -> Decodings:
         """How the sent bytes, now in `sent` (uint8[n_bytes]), are decoded."""
@@ -156,12 +186,13 @@ class GroupShipment:
         for records in self.decodings.records:
             found.append(sent[at : at + records.nbytes].view(torch.int32))
             at += aligned(records.nbytes)
-        direct, planes, merges, paths = self.decodings
+        direct, planes, merges, paths, fused = self.decodings
         return Decodings(
             Decoding(direct.plan.at(found[0]), direct.zstd),
             Decoding(planes.plan.at(found[1]), planes.zstd),
             merges.at(found[2]),
             paths.at(found[3]),
+            {key: plan.at(records) for (key, plan), records in zip(fused.items(), found[4:], strict=True)},
         )
 
     def blame(self, error: FormatError, path: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from spqfmt.container.reader import Reader
 from spqfmt.errors import BackendError, FormatError, SpqError
+from spqfmt.kernels.device.fusing import FusedPlan
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.holdings import Holdings
@@ -149,6 +150,18 @@ class Pipeline:
         if slot is None or slot.part != number:
             slot = self._obtain(number)
         return slot.memory
+
+    def stored(self, piece: WeightPiece) -> tuple[Memory, FusedPlan] | None:
+        """All that was sent of a piece's group, which stays, and how to multiply by the piece without decoding it.
+
+        None: it does not stay on the device as it is stored, or has to be decoded.
+        """
+        if self._residencies[piece.group] != "compressed":
+            return None
+        shipment = self._shipments[piece.group]
+        sent = self._held.homes[piece.group].part(0, shipment.n_bytes)
+        plan = shipment.decodings_at(sent.tensor).fused.get((piece.record.name, piece.first))
+        return None if plan is None else (sent, plan)
 
     def _obtain(self, number: int) -> _DeviceSlot:
         if self._lent is not None:

@@ -25,6 +25,7 @@ from spqfmt.kernels.device.merging import record_words as merge_words
 from spqfmt.kernels.device.unfolding import RECORD_WORDS as PATH_WORDS
 from spqfmt.kernels.device.unfolding import PathJob, n_programs
 from spqfmt.kernels.nvcomp import ZstdFrames
+from spqfmt.loaders.device.fused import fused_words
 from spqfmt.residency.groups import ALIGNMENT, aligned
 from spqfmt.residency.inventory import Load
 from spqfmt.residency.parts import Part
@@ -93,7 +94,8 @@ class Shipment:
         sizes: int = 2 * (wire.RANS_MAX_BLOCK_LOG2 - LEAST_BLOCK_BYTES.bit_length() + 2 + raw.size)
         blocks = self.n_tables * CUMULATIVE_WORDS + (n_blocks + sizes * (BLOCKS_AT_ONCE - 1)) * BLOCK_WORDS
         programs = sum(n_programs(*job[1:]) for job in self.paths(0))
-        return (blocks if raw.size else 0) + self._merge_words + PATH_WORDS * programs
+        fused = fused_words(self.part)
+        return (blocks if raw.size else 0) + self._merge_words + PATH_WORDS * programs + fused
 
     def paths(self, decoded: int) -> list[PathJob]:
         """What makes codes of path codes, where the part is decoded to byte `decoded`; nothing where it has codes."""

@@ -10,6 +10,7 @@ import torch
 from spqfmt.codecs.elements import CARRIERS, Elements
 from spqfmt.kernels.device import DeviceOutliers, Matrix, UniformScales
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES, to_torch
+from spqfmt.loaders.device.fused import fused_codes
 from spqfmt.loaders.device.seam import Memory
 from spqfmt.loaders.schemes.base import Form
 from spqfmt.loaders.schemes.registry import device_form
@@ -46,6 +47,8 @@ def put_sides(sides: Sides, memory: Memory) -> DeviceSides:
     arrays = _arrays(sides)
     tensors, found = sides_in(sides.record, memory)
     for name, (dtype, shape) in _forms(sides.record).items():
+        if name == "changes":  # they are made of decoded codes
+            continue
         tensors[name].copy_(to_torch(arrays[name], dtype, shape))
     return found
 
@@ -78,6 +81,8 @@ def _forms(record: TensorRecord) -> dict[str, Form]:
     if "outlier_values" in record.by_role:
         n = record.by_role["outlier_values"].n
         forms |= {"row_begin": ("i32", (rows + 1,)), "columns": ("i32", (n,)), "values": ("f32", (n,))}
+        if fused_codes(record) is not None:
+            forms["changes"] = ("f32", (n,))
     return {**forms, **device_form(record).forms(record)}
 
 
@@ -112,7 +117,9 @@ def _assemble(record: TensorRecord, tensors: dict[str, torch.Tensor]) -> DeviceS
         )
     outliers = None
     if "values" in tensors:
-        outliers = DeviceOutliers(tensors["row_begin"], tensors["columns"], tensors["values"])
+        outliers = DeviceOutliers(
+            tensors["row_begin"], tensors["columns"], tensors["values"], tensors.get("changes")
+        )
     rows, columns = record.matrix_shape
     matrix = Matrix(
         shape=(rows, columns),

@@ -1,0 +1,52 @@
+"""Which parts are multiplied straight from their blocks, and the records for that: known from the index alone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from spqfmt import wire
+from spqfmt.kernels.device import ChunkJob
+from spqfmt.kernels.device.fusing import FusedPlan, codes_of_a_symbol, most_record_words, plan_fused
+from spqfmt.records import TensorRecord
+from spqfmt.residency.parts import Part, weights_stream
+from spqfmt.schemes.codes import by_columns
+
+LEAST_BLOCK_BYTES = 1 << 13
+"""Room for records is planned before blocks are seen, for blocks of this size; what has smaller ones is decoded."""
+_PLAIN_ROLES = {"codes", "channel_order", "permutation", "row_scales", "column_scales", "scales"}
+_PLAIN_ROLES |= {"zero_points", "minimums", "outlier_gaps", "outlier_values"}
+
+
+def fused_codes(record: TensorRecord) -> int | None:
+    """Codes of a symbol of a tensor whose products have such kernels; None for any other."""
+    if record.scheme not in {"uniform", "grouped"} or by_columns(record):
+        return None
+    if not record.by_role.keys() <= _PLAIN_ROLES or {"trellis", "group_rows"} & record.parameters.keys():
+        return None
+    dtype = weights_stream(record).dtype
+    per_symbol = codes_of_a_symbol(dtype, record.matrix_shape[1])
+    return None if record.scheme == "uniform" and per_symbol != 1 else per_symbol
+
+
+def fused_words(part: Part) -> int:
+    """Words that the records of a part take at most; 0 where it has none."""
+    if fused_codes(part.record) is None or any(plane.codec != wire.CODEC_RANS for plane in part.planes):
+        return 0
+    n_blocks = sum(-(-plane.raw_bytes // LEAST_BLOCK_BYTES) for plane in part.planes)
+    return most_record_words(len(part.planes), n_blocks, part.stop - part.first)
+
+
+def plan_of_parts(parts: Sequence[Part], jobs: Sequence[Sequence[ChunkJob]]) -> FusedPlan | None:
+    """One product for parts of a tensor that lie side by side. `jobs` of each decode to its own first byte on.
+
+    None: it has to be decoded, or its blocks are smaller than there is room for.
+    """
+    per_symbol = fused_codes(parts[0].record)
+    if per_symbol is None or not all(map(fused_words, parts)):
+        return None
+    found, begin = [], 0
+    for part, own in zip(parts, jobs, strict=True):
+        found += [replace(job, out_offset=begin + job.out_offset) for job in own]
+        begin += part.decoded_bytes
+    rows = range(parts[0].first, parts[-1].stop)
+    plan = plan_fused(found, per_symbol, parts[0].record.matrix_shape[1], rows)
+    return None if plan is None or plan.records.numel() > sum(map(fused_words, parts)) else plan

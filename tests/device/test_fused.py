@@ -1,0 +1,110 @@
+"""Products straight from compressed parts on a simulated device: what is such, and that it gives the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from device_support import engine_of
+
+from spqfmt.container.reader import Reader
+from spqfmt.quantize.rtn import round_symmetric
+from spqfmt.reading.restore import restore
+from spqfmt.schemes.codes import Layout
+from spqfmt.schemes.floats import Scale
+from spqfmt.schemes.group_numbers import GroupValues
+from spqfmt.schemes.grouped import Grouped
+from spqfmt.schemes.outliers import Outliers
+from spqfmt.schemes.uniform import Uniform
+
+SHAPE = 24, 256
+
+
+def weights(generator: np.random.Generator) -> torch.Tensor:
+    return torch.from_numpy(generator.normal(0, 1, SHAPE).astype(np.float32))
+
+
+def rich(generator: np.random.Generator, **more: Any) -> Uniform:
+    rows, columns = np.nonzero(generator.random(SHAPE) < 0.02)
+    return Uniform(
+        generator.normal(0, 20, SHAPE).clip(-128, 127).astype(np.int8),
+        np.float32(0.01),
+        "i8",
+        row_scale=Scale(generator.uniform(0.5, 2, SHAPE[0]).astype(np.float32), "f32"),
+        column_scale=Scale(generator.integers(90, 160, SHAPE[1]).astype(np.uint8), "log8", 16, -120),
+        outliers=Outliers(rows, columns, generator.normal(0, 5, rows.size).astype(np.float32), "f32"),
+        **more,
+    )
+
+
+def groups(generator: np.random.Generator, bits: int, size: int) -> Grouped:
+    n_groups = SHAPE[0], -(-SHAPE[1] // size)
+    most = (1 << bits) - 1
+    codes = generator.normal(most / 2, most / 12, SHAPE).clip(0, most).astype(np.uint8)
+    scale = GroupValues(generator.uniform(0.01, 0.1, n_groups).astype(np.float16), "f16")
+    zeros = GroupValues(generator.integers(0, most, n_groups).astype(np.uint8), f"u{bits}")
+    return Grouped(codes, f"u{bits}", size, bits, scale, zero_point=zeros)
+
+
+FUSED: dict[str, Callable[[np.random.Generator], Any]] = {
+    "rows": lambda g: round_symmetric(weights(g), 8, per_row=True),
+    "columns, outliers": rich,
+    "groups of 8 bits": lambda g: groups(g, 8, 64),
+    "groups of 4 bits": lambda g: groups(g, 4, 32),
+}
+DECODED: dict[str, Callable[[np.random.Generator], Any]] = {
+    "groups of 48": lambda g: groups(g, 8, 48),
+    "by columns": lambda g: rich(g, layout=Layout("columns")),
+}
+
+
+def products(path: Path, residency: str, n_tokens: int) -> tuple[set[str], torch.Tensor, torch.Tensor]:
+    """What a product does, what it gives, and what that is exactly."""
+    with Reader(path) as reader:
+        matrix = restore(reader, reader.index.by_name["w"], "f32").double()
+    engine, device = engine_of(path, residency)
+    direct = engine.direct_product("w", rounds=False)
+    x = torch.randn(n_tokens, SHAPE[1], generator=torch.Generator().manual_seed(1)).bfloat16()
+    device.trace.clear()
+    with torch.no_grad():
+        bias = torch.nn.Parameter(torch.arange(float(SHAPE[0])).bfloat16())
+        y = engine.multiply("w", x, bias, int8_activations=False) if direct is None else direct(x, bias)
+    assert y is not None
+    done = {done.label.split()[0] for done in device.trace}
+    engine.close()
+    return done, y, x.double() @ matrix.t() + bias.double()
+
+
+@pytest.mark.parametrize("name", sorted(FUSED))
+@pytest.mark.parametrize(("n_tokens", "does"), [(1, "fused"), (8, "fused"), (9, "compute")])
+def test_few_tokens_are_multiplied_without_decoding(
+    name: str, n_tokens: int, does: str, write_tensors: Callable[..., Path], generator: Any
+) -> None:
+    path = write_tensors({"w": (FUSED[name](generator).encode(), SHAPE)}, chunk_bytes=1 << 13, codec="rans")
+    done, found, exact = products(path, "compressed", n_tokens)
+    assert {does} == done - {"decode"}
+    assert torch.allclose(found.double(), exact, rtol=0.02, atol=1)
+
+
+@pytest.mark.parametrize("residency", ["decoded", "host", "disk"])
+def test_what_is_not_compressed_on_the_device_is_not(
+    residency: str, write_tensors: Callable[..., Path], generator: Any
+) -> None:
+    path = write_tensors({"w": (FUSED["rows"](generator).encode(), SHAPE)}, chunk_bytes=1 << 13, codec="rans")
+    assert "fused" not in products(path, residency, 1)[0]
+
+
+@pytest.mark.parametrize("name", sorted(DECODED))
+def test_other_forms_are_decoded(name: str, write_tensors: Callable[..., Path], generator: Any) -> None:
+    path = write_tensors({"w": (DECODED[name](generator).encode(), SHAPE)}, chunk_bytes=1 << 13, codec="rans")
+    done, found, exact = products(path, "compressed", 1)
+    assert "fused" not in done
+    assert torch.allclose(found.double(), exact, rtol=0.02, atol=1)
+
+
+@pytest.mark.parametrize("codec", ["raw", "zstd"])
+def test_other_codecs_are_decoded(codec: str, write_tensors: Callable[..., Path], generator: Any) -> None:
+    path = write_tensors({"w": (FUSED["rows"](generator).encode(), SHAPE)}, chunk_bytes=1 << 13, codec=codec)
+    assert "fused" not in products(path, "compressed", 1)[0]
