@@ -29,6 +29,8 @@ from spqfmt.kernels.device.prepared import Product
 TOKENS = (1, 3, MAX_FUSED_TOKENS)
 BLOCK_LOG2 = (13, 14, 16)
 _SHAPE = 67, 1056
+_LEAST_EDGE = 128
+"""What a row has at least for such a product."""
 
 
 def straight(options: Options) -> None:
@@ -122,7 +124,7 @@ def _multiplies(check: Check, dtype: str, scales: Scales, n_tokens: int) -> bool
 
 
 def _rate(check: Check, block_log2: int, n_tokens: int) -> None:
-    edge, n = check.sizes.edge, check.sizes.n_matrices
+    edge, n = max(check.sizes.edge, _LEAST_EDGE), check.sizes.n_matrices
     matrix = Matrix((edge, edge), "i8", UniformScales(torch.ones(edge, device=check.device)))
     one, jobs, plan, _ = _packed(check, (edge, edge), matrix, block_log2)
     stored = [one, *(one.clone() for _ in range(n - 1))]
