@@ -18,6 +18,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.kernels import backend
 from spqfmt.kernels.choose import kernels_for
 from spqfmt.kernels.cuda_device import require_cuda
+from spqfmt.kernels.device.fusing import FUSED_FLOATS
 from spqfmt.kernels.nvcomp import NvcompZstd
 from spqfmt.loaders.device.compute import device_workspace_bytes
 from spqfmt.loaders.device.cuda import CudaDevice
@@ -25,7 +26,7 @@ from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.engine import DeviceWeights
 from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.device.shipping import Shipment
-from spqfmt.loaders.device.sides import device_side_bytes
+from spqfmt.loaders.device.sides import change_bytes, device_side_bytes
 from spqfmt.loaders.packed.compiled import number_of
 from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.fused import fuse
@@ -47,8 +48,8 @@ from spqfmt.residency.blocks import with_blocks_of
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.device import DeviceInventory, plan_device
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
-from spqfmt.residency.inventory import Expert, Inventory, Item
-from spqfmt.residency.parts import cut
+from spqfmt.residency.inventory import Expert, Inventory, Item, Load
+from spqfmt.residency.parts import Part, cut
 from spqfmt.residency.plan import Plan
 from spqfmt.residency.rates import Rates
 from spqfmt.residency.sides import side_bytes
@@ -213,13 +214,17 @@ def device_inventory(
     names = {record.name for record in products}
     looked_up = {record.name for record in lookups}
 
+    def load_of(part: Part) -> Load:
+        load = Shipment(part, zstd_on_device=ceilings.zstd_on_device).load
+        return load if dtype in FUSED_FLOATS else load._replace(fused=None)
+
     def there(records: Sequence[TensorRecord]) -> tuple[Item, ...]:
         return tuple(
             Item(
                 part,
                 products=record.name in names,
                 lookups=record.name in looked_up,
-                load=Shipment(part, zstd_on_device=ceilings.zstd_on_device).load,
+                load=load_of(part),
                 share=shares.get(record.name, (None, None))[0],
                 expert=shares.get(record.name, (None, None))[1],
             )
@@ -247,6 +252,7 @@ def device_inventory(
         rows=there(alone),
         row_side_bytes=sum(device_side_bytes(record) for record in alone),
         part_bytes=ceilings.part_bytes,
+        change_bytes=sum(map(change_bytes, products)) if dtype in FUSED_FLOATS else 0,
     )
 
 

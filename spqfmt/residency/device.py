@@ -4,6 +4,7 @@ What a part costs is what it makes the streams do in a pass: read, copy, decode.
 memory to what is left.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,8 @@ N_LANDINGS = 2
 """Buffers on the device for compressed bytes: one being copied into, one being decoded from."""
 N_SLOTS = 3
 """Buffers of the ring of decoded groups: one being decoded, one ready, one in use."""
+LEAST_FUSED_BLOCK_BYTES = 1 << 13
+"""Blocks that products are made straight from are as large at least: there is room for the records of such."""
 _DECODED: Residency = "decoded"
 
 
@@ -32,6 +35,7 @@ class DeviceInventory:
 
     `rows`: those embeddings as items of the device, whose sides take `row_side_bytes`, but for what is multiplied with
     too: where all has room, rows are looked up there. `part_bytes`: what groups are multiples of; 0: parts go alone.
+    `change_bytes`: what sides take more where products are made straight from compressed parts.
     """
 
     items: tuple[Item, ...]
@@ -43,6 +47,7 @@ class DeviceInventory:
     rows: tuple[Item, ...] = ()
     row_side_bytes: int = 0
     part_bytes: int = 0
+    change_bytes: int = 0
 
     @property
     def with_rows(self) -> "DeviceInventory":
@@ -171,7 +176,7 @@ def _planned(held: _Held, rates: DeviceRates) -> Iterator[PlannedPart]:
     """The parts of groups, each with its share of what a pass makes the group cost."""
     for group, residency in zip(held.groups, held.states, strict=True):
         items = held.inventory.items[group.first : group.stop]
-        whole = stages(items, residency, rates)
+        whole, fused = stages(items, residency, rates), is_fused(items, residency, rates)
         n_bytes = sum(item.part.decoded_bytes for item in items)
         multiplied = sum(item.part.decoded_bytes for item in items if item.products)
         for item in items:
@@ -183,7 +188,7 @@ def _planned(held: _Held, rates: DeviceRates) -> Iterator[PlannedPart]:
                 decode=whole.decode * share,
                 compute=whole.compute * of_products,
             )
-            yield PlannedPart(item, residency, aligned(_bytes_of(item, residency)), own)
+            yield PlannedPart(item, residency, aligned(_bytes_of(item, residency)), own, fused)
 
 
 def host_rates(rates: DeviceRates) -> Rates:
@@ -235,6 +240,38 @@ def stages(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> S
 
     That is one operation of each, but for products, which are one for each tensor.
     """
+    if is_fused(items, residency, rates):
+        return Stages(0.0, 0.0, 0.0, _fused_seconds(items, rates))
+    return _stages_decoded_first(items, residency, rates)
+
+
+def is_fused(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> bool:
+    """Whether few tokens are multiplied straight from parts that go together: where decoding them first takes longer.
+
+    Both use the same multiprocessors, so that one after the other is what is compared.
+    """
+    if residency != "compressed":
+        return False
+    return _fused_seconds(items, rates) < sum(_stages_decoded_first(items, residency, rates))
+
+
+def _fused_seconds(items: Sequence[Item], rates: DeviceRates) -> float:
+    """What products straight from all of these parts take, one for each tensor; infinity where one has none.
+
+    Experts have none: they are asked for, decoded, when a router has spoken.
+    """
+    if rates.block_bytes < LEAST_FUSED_BLOCK_BYTES:
+        return math.inf
+    amounts: dict[int, list[Mapping[str, int]]] = {}
+    for item in items:
+        own = item.sending.fused
+        if own is None or not item.products or item.expert is not None:
+            return math.inf
+        amounts.setdefault(id(item.part.record), []).append(own)
+    return sum(rates.seconds(_summed(of_tensor)) for of_tensor in amounts.values())
+
+
+def _stages_decoded_first(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> Stages:
     share = 1.0 if items[0].share is None else items[0].share
     loads = [item.sending for item in items]
     multiplied = [item.part for item in items if item.products]
@@ -278,7 +315,7 @@ def device_fixed_bytes(inventory: DeviceInventory, groups: Sequence[Group], *, s
     # One landing is enough to load; an error word for each group.
     return Fixed(
         floats=inventory.float_bytes,
-        sides=inventory.side_bytes,
+        sides=inventory.side_bytes + (inventory.change_bytes if streamed else 0),
         workspace=inventory.workspace_bytes,
         staging=landing * (N_LANDINGS if streamed else 1) + tables + scratch + verdict_bytes(groups),
         ring=ring * N_SLOTS if streamed else 0,

@@ -42,6 +42,8 @@ class DeviceRates:
 
     However fast, a launch that decodes takes as long as one of its blocks: a warp makes 32 symbols of it in `step_s`
     seconds, 0 where that is not known, and `warps` blocks are decoded at once. `block_bytes` is the size of the blocks.
+
+    `fused`: raw bytes that are multiplied as they are decoded, for one token; 0 where it was not measured: as `rans`.
     """
 
     name: str
@@ -57,12 +59,15 @@ class DeviceRates:
     step_s: float = 0.0
     warps: int = 1
     block_bytes: int = 1 << 16
+    fused: float = 0.0
 
     def seconds(self, amounts: Mapping[str, int]) -> float:
         """Time of one operation that handles so many bytes of each kind, the kinds being this class's rates."""
         seconds = self.operation_s + sum(n_bytes / self._rate(kind) for kind, n_bytes in amounts.items())
-        decoded = amounts.get("rans", 0)
-        return seconds + max(0.0, self._least_seconds(decoded) - decoded / self.rans)
+        for kind in ("rans", "fused"):
+            n_bytes = amounts.get(kind, 0)
+            seconds += max(0.0, self._least_seconds(n_bytes) - n_bytes / self._rate(kind))
+        return seconds
 
     def _least_seconds(self, n_bytes: int) -> float:
         """What decoding so many bytes takes by the length of blocks alone: one after the other in each warp's place."""
@@ -71,7 +76,7 @@ class DeviceRates:
 
     def _rate(self, kind: str) -> float:
         rate: float = getattr(self, kind)
-        return rate
+        return rate or self.rans if kind == "fused" else rate
 
     def to_json(self) -> dict[str, object]:
         """Return the object that `read_rates` reads."""
@@ -167,6 +172,6 @@ def read_rates(source: str | Path) -> DeviceRates:
             raise OptionError(f"{path}: {name} is not a whole number")
         if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < float("inf"):
             raise OptionError(f"{path}: {name} is not a number of bytes a second or of seconds")
-        if number == 0 and name not in {"operation_s", "step_s"}:
+        if number == 0 and name not in {"operation_s", "step_s", "fused"}:
             raise OptionError(f"{path}: {name} is 0")
     return DeviceRates(**found)

@@ -23,12 +23,16 @@ N_ROW_SLOTS = 2
 
 class Load(NamedTuple):
     """What a part asks of a device's memory and streams: bytes that are sent (and stay there compressed), bytes of
-    decode tables, and the amounts of DeviceRates that reading and decoding it take."""
+    decode tables, and the amounts of DeviceRates that reading and decoding it take.
+
+    `fused`: those of a product straight from what is sent; None where there is no such product.
+    """
 
     sent_bytes: int
     table_bytes: int
     read: Mapping[str, int]
     decode: Mapping[str, int]
+    fused: Mapping[str, int] | None = None
 
 
 class Expert(NamedTuple):

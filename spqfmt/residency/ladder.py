@@ -87,8 +87,7 @@ def _moves(number: int, ladder: Sequence[State]) -> Iterator[_Move]:
 
     def move(before: int, after: int) -> _Move:
         n_bytes = ladder[after].n_bytes - ladder[before].n_bytes
-        # Computing takes the same time in every state.
-        seconds = sum(ladder[before].stages[:-1]) - sum(ladder[after].stages[:-1])
+        seconds = sum(ladder[before].stages) - sum(ladder[after].stages)
         return _Move(
             saved=seconds / n_bytes if n_bytes > 0 else math.inf,
             number=number,

@@ -12,12 +12,16 @@ from spqfmt.residency.parts import Part
 
 @dataclass(frozen=True)
 class PlannedPart:
-    """Where a part lives, the bytes that it occupies there (0 on disk), and what one pass over one token costs."""
+    """Where a part lives, the bytes that it occupies there (0 on disk), and what one pass over one token costs.
+
+    `fused`: on a device, few tokens are multiplied straight from the compressed bytes.
+    """
 
     item: Item
     residency: Residency
     bytes: int
     stages: Stages
+    fused: bool = False
 
     @property
     def name(self) -> str:
@@ -105,6 +109,11 @@ class Plan:
             return 0
         return self.host.fixed_bytes + self.bytes_in("host") + self.host.lookups.held_bytes
 
+    @property
+    def fused_bytes(self) -> int:
+        """Compressed bytes on a device that few tokens are multiplied straight from."""
+        return sum(part.bytes for part in self.parts if part.fused)
+
     def bytes_in(self, residency: Residency) -> int:
         """Bytes that parts of one residency occupy."""
         return sum(part.bytes for part in self.parts if part.residency == residency)
@@ -143,6 +152,7 @@ class Plan:
             "layers": [
                 {"name": p.name, "residency": p.residency, "bytes": p.bytes, "expected_ms": p.expected_ms}
                 | ({} if p.item.share is None else {"share": p.item.share})
+                | ({"fused": True} if p.fused else {})
                 for p in self.parts
             ],
         }

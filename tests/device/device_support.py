@@ -14,7 +14,7 @@ from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.load import Ceilings, device_inventory
 from spqfmt.loaders.model import load_onto
 from spqfmt.loaders.packed.options import packing_options
-from spqfmt.residency.device import device_fixed_bytes, plan_device
+from spqfmt.residency.device import device_fixed_bytes, is_fused, plan_device
 from spqfmt.residency.device_rates import DeviceRates
 from spqfmt.residency.plan import Plan
 
@@ -36,16 +36,19 @@ def plan_of(
     return forced_plan(inventory, residency)
 
 
-def forced_plan(inventory: Any, residency: str) -> Any:
+def forced_plan(inventory: Any, residency: Any) -> Any:
     """A plan in which every part lives there."""
     whole = plan_device(inventory, RATES)
     if residency == "decoded":
         return whole
     fixed = device_fixed_bytes(inventory, whole.on_host.groups, streamed=True)
     parts = []
-    for part in whole.parts:
-        n_bytes = 0 if residency == "disk" else -(-part.item.load.sent_bytes // 64) * 64
-        parts.append(replace(part, residency=residency, bytes=n_bytes))
+    for group in whole.on_host.groups:
+        own = whole.parts[group.first : group.stop]
+        fused = is_fused([part.item for part in own], residency, RATES)
+        for part in own:
+            n_bytes = 0 if residency == "disk" else -(-part.item.load.sent_bytes // 64) * 64
+            parts.append(replace(part, residency=residency, bytes=n_bytes, fused=fused))
     return replace(whole, parts=tuple(parts), fixed=fixed)
 
 

@@ -55,7 +55,7 @@ def rates_of(figures: dict[str, Any]) -> DeviceRates:
 
     Where one of the others is missing, or this was no GPU, all of it counts as assumed.
     """
-    found = {name: figures[name] for name in (*_MEASURED, "zstd") if name in figures}
+    found = {name: figures[name] for name in (*_MEASURED, "zstd", "fused") if name in figures}
     assumed = not figures.get("on_gpu", False) or any(name not in found for name in _MEASURED)
     name = figures.get("device", DEFAULT.name)
     return DeviceRates(**(asdict(DEFAULT) | found | {"name": name, "assumed": assumed}))

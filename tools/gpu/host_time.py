@@ -16,7 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import thread_time
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
@@ -42,7 +42,7 @@ from spqfmt.loaders.device.pieces import WeightPiece
 from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work
 from spqfmt.loaders.device.shipping import Jobs
-from spqfmt.loaders.device.sides import DeviceSides, device_side_bytes, sides_in
+from spqfmt.loaders.device.sides import DeviceSides, change_bytes, device_side_bytes, sides_in
 from spqfmt.residency.device_rates import ASSUMED, DeviceRates
 from spqfmt.residency.plan import Plan
 
@@ -293,7 +293,8 @@ class Token:
 
     def _sides(self, pieces: tuple[WeightPiece, ...]) -> DeviceSides:
         record = pieces[0].record
-        return sides_in(record, self.device.allocate(device_side_bytes(record)))[1]
+        memory = self.device.allocate(device_side_bytes(record) + change_bytes(record))
+        return sides_in(record, memory, with_changes=True)[1]
 
     def run(self) -> None:
         """Ask for all of one token."""
@@ -354,16 +355,24 @@ def cases() -> Iterator[tuple[str, Callable[[], Plan]]]:
     shape = gpu_shapes.SHAPES[0]
     by_name = {codes.name.partition(",")[0]: codes for codes in gpu_shapes.CODES}
     rates = ASSUMED["rtx4090"]
-    for name, memory, codes in (
-        ("7B int8, decoded", 24, "int8"),
-        ("7B int4, decoded", 24, "int4"),
-        ("7B int8, compressed", 7, "int8"),
-        ("7B bf16, compressed", 12, "bf16"),
+    for name, memory, codes, block_log2 in (
+        ("7B int8, decoded", 24, "int8", 16),
+        ("7B int4, decoded", 24, "int4", 16),
+        ("7B int8, compressed", 7, "int8", 16),
+        ("7B int8, fused", 7, "int8", 14),
+        ("7B bf16, compressed", 12, "bf16", 16),
     ):
 
-        def plan(name: str = name, memory: int = memory, codes: str = codes) -> Plan:
+        def plan(
+            name: str = name, memory: int = memory, codes: str = codes, block_log2: int = block_log2
+        ) -> Plan:
             found = simulate_gpu.plan(
-                shape, by_name[codes], rates, memory=memory * GIB, host=64 * GIB, compressed=True
+                shape,
+                by_name[codes],
+                replace(rates, block_bytes=1 << block_log2),
+                memory=memory * GIB,
+                host=64 * GIB,
+                compressed=True,
             )
             return found if name.endswith("decoded") else simulate_gpu.compressed_alone(found)
 

@@ -11,7 +11,7 @@ they take the host, the model's other operations among them; not the device's ti
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
@@ -26,12 +26,13 @@ from spqfmt.kernels import native
 from spqfmt.kernels.choose import kernels_for
 from spqfmt.loaders.device import SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
+from spqfmt.loaders.device.fused import fused_amounts
 from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.pieces import WeightPiece
 from spqfmt.loaders.device.pipeline import Pipeline
-from spqfmt.loaders.device.seam import Queue, Work
+from spqfmt.loaders.device.seam import Memory, Queue, Work
 from spqfmt.loaders.load import DEVICE_PART_BYTES, Ceilings, device_inventory
-from spqfmt.residency.device import plan_device
+from spqfmt.residency.device import is_fused, plan_device
 from spqfmt.residency.device_rates import ANS_SHARE, ASSUMED, NVCOMP_ANS_SHARE, DeviceRates
 from spqfmt.residency.groups import SIZES, aligned
 from spqfmt.residency.plan import Plan
@@ -82,9 +83,12 @@ def plan(shape: Shape, codes: Codes, rates: DeviceRates, memory: int, host: int,
 def compressed_alone(plan: Plan) -> Plan:
     """The same groups, but all of them compressed on the device: what decoding costs when nothing is spared."""
     parts = []
-    for part in plan.parts:
-        n_bytes = aligned(part.item.sending.sent_bytes)
-        parts.append(replace(part, residency="compressed", bytes=n_bytes))
+    for group in plan.on_host.groups:
+        own = plan.parts[group.first : group.stop]
+        fused = is_fused([part.item for part in own], "compressed", plan.on_host.rates)
+        for part in own:
+            n_bytes = aligned(part.item.sending.sent_bytes)
+            parts.append(replace(part, residency="compressed", bytes=n_bytes, fused=fused))
     return replace(plan, parts=tuple(parts))
 
 
@@ -116,9 +120,14 @@ class _Token:
     """What a token is multiplied with, in order: experts as they are chosen, others each time."""
 
     def __init__(
-        self, pipeline: Pipeline, device: SimulatedDevice, pieces: Sequence[WeightPiece], shape: Shape
+        self,
+        pipeline: Pipeline,
+        device: SimulatedDevice,
+        pieces: Sequence[WeightPiece],
+        shape: Shape,
+        fused: Set[int],
     ) -> None:
-        self._pipeline, self._device, self._shape = pipeline, device, shape
+        self._pipeline, self._device, self._shape, self._fused = pipeline, device, shape, fused
         self._random = np.random.default_rng(0)
         shares = shape.shares()
 
@@ -140,9 +149,11 @@ class _Token:
                 self._device.synchronize(self._device.record(Queue.COMPUTE))
                 self._pipeline.ask(list(dict.fromkeys(piece.group for piece in chosen)))
             for piece in chosen:
-                memory = self._pipeline.hold(piece.group)
-                work = Work(piece.name, (memory,), (), {"compute": piece.decoded_bytes})
-                self._device.enqueue(Queue.COMPUTE, work, lambda: None)
+                reads: tuple[Memory, ...] = ()
+                amounts = fused_amounts(piece.record, piece.decoded_bytes)
+                if piece.group not in self._fused:
+                    reads, amounts = (self._pipeline.hold(piece.group),), {"compute": piece.decoded_bytes}
+                self._device.enqueue(Queue.COMPUTE, Work(piece.name, reads, (), amounts), lambda: None)
 
 
 def predict(plan: Plan, shape: Shape) -> Predicted:
@@ -161,7 +172,8 @@ def predict(plan: Plan, shape: Shape) -> Predicted:
         for piece in chain.from_iterable(pipeline.pieces.values())
         if not piece.name.startswith("embedding")
     ]
-    token = _Token(pipeline, device, pieces, shape)
+    fused = {n for n, group in enumerate(groups) if plan.parts[group.first].fused}
+    token = _Token(pipeline, device, pieces, shape, fused)
     ends = []
     for _ in range(WARM_PASSES + PASSES):
         token.run()
@@ -171,14 +183,22 @@ def predict(plan: Plan, shape: Shape) -> Predicted:
     for done in device.trace:
         if done.start >= begin:
             busy[done.stream.value] += (done.stop - done.start) / PASSES
-    streamed = [n for n, group in enumerate(groups) if plan.parts[group.first].residency != "decoded"]
+    streamed = [
+        n
+        for n, group in enumerate(groups)
+        if plan.parts[group.first].residency != "decoded" and n not in fused
+    ]
     shares = {n: plan.parts[group.first].item.share or 1.0 for n, group in enumerate(groups)}
-    launches = sum(shares[piece.group] for piece in pieces)
+    launches = sum(shares[piece.group] * (2 if piece.group in fused else 1) for piece in pieces)
     launches += sum(shares[n] * _launches(shipments[n]) for n in streamed)
     host = launches * LAUNCH_S + others_s(shape)
     busy["host"] = host
-    busy["memory"] = _memory_bytes(shipments, streamed, pieces, plan, shares=shares) / rates.compute
+    read = [piece for piece in pieces if piece.group not in fused]
+    n_bytes = _memory_bytes(shipments, streamed, read, plan, shares=shares)
+    n_bytes += sum(shipments[n].payload_bytes for n in fused)
+    busy["memory"] = n_bytes / rates.compute
     decoded = [shipments[n].decode_amounts.get("rans", 0) for n in streamed]
+    decoded += [piece.decoded_bytes for piece in pieces if piece.group in fused]
     return Predicted(
         seconds=max((ends[-1] - begin) / PASSES, host, busy["memory"]),
         busiest=max(busy, key=lambda name: busy[name]),

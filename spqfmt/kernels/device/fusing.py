@@ -16,6 +16,8 @@ from spqfmt.kernels.device.matrix import CODE_DTYPES, DeviceGroupValues, Matrix,
 
 MAX_FUSED_TOKENS = 8
 """Tokens that a product takes at most; more are cheaper when codes are decoded first."""
+FUSED_FLOATS = (torch.bfloat16, torch.float16)
+"""What inputs and outputs of a product may be."""
 WARPS = 16
 """Blocks of one program: they share a table, so all are of one chunk."""
 BLOCK_WORDS = 8
@@ -67,10 +69,14 @@ def kind_of(matrix: Matrix) -> Kind | None:
             return None
         if offset is not None and not _is_plain(offset, torch.float32, torch.uint8):
             return None
-        size = scales.group_size
-        if size < n_columns and (size & (size - 1) or size < _SHARE * kind.per_symbol):
+        if not is_group_size(scales.group_size, kind.per_symbol, n_columns):
             return None
     return kind
+
+
+def is_group_size(size: int, per_symbol: int, n_columns: int) -> bool:
+    """Whether there are kernels for groups of so many columns: a lane's share lies in one."""
+    return size >= n_columns or (size & (size - 1) == 0 and size >= _SHARE * per_symbol)
 
 
 def _is_plain(values: DeviceGroupValues, *more: torch.dtype) -> bool:

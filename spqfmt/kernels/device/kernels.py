@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, DecodePlan
-from spqfmt.kernels.device.fusing import MAX_FUSED_TOKENS, FusedPlan, kind_of
+from spqfmt.kernels.device.fusing import FUSED_FLOATS, MAX_FUSED_TOKENS, FusedPlan, kind_of
 from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix
 from spqfmt.kernels.device.merging import MergeJob, MergePlan, Plane, Source, plan_merges
 from spqfmt.kernels.device.prepared import ALIGNMENT, Decode, Product, RowsByNumber
@@ -179,7 +179,7 @@ class DeviceKernels(ABC):
         the codes that they are given. Damage, where `error` is given, as in `decode_chunks`.
         """
         kind, outliers = kind_of(matrix), matrix.outliers
-        if kind is None or kind.per_symbol != plan.per_symbol or dtype not in FLOATS:
+        if kind is None or kind.per_symbol != plan.per_symbol or dtype not in FUSED_FLOATS:
             return None
         if sums.nbytes < plan.sum_bytes(1 if is_one else MAX_FUSED_TOKENS) or sums.data_ptr() % ALIGNMENT:
             return None

@@ -134,7 +134,7 @@ class TritonKernels(DeviceKernels):
         is_one: bool,
     ) -> Product | None:
         """In CUDA C++: Triton gives a warp no table that it reads by number."""
-        if dtype == torch.float32 or (bias is not None and bias.dtype != dtype):
+        if bias is not None and bias.dtype != dtype:
             return None
         with self._here():
             driver = self.driver_of(self._device)

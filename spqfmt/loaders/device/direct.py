@@ -20,6 +20,7 @@ from spqfmt.kernels.device.matrix import Matrix
 from spqfmt.kernels.device.prepared import ALIGNMENT, Product
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES
 from spqfmt.loaders.device.cuda import told
+from spqfmt.loaders.device.fused import fused_amounts
 from spqfmt.loaders.device.pieces import WeightPiece
 from spqfmt.loaders.device.seam import Device, Memory, Queue, Work
 from spqfmt.loaders.device.sides import DeviceSides
@@ -73,8 +74,8 @@ class _Stored:
     """A piece as it is stored, and how it is multiplied by without being decoded."""
 
     def __init__(self, piece: WeightPiece, sent: Memory, plan: FusedPlan, workspace: Memory) -> None:
-        # What is decoded in registers takes the decoder's time, and nobody writes or reads it.
-        work = Work(f"fused {piece.name}", (sent,), (workspace,), {"rans": piece.decoded_bytes})
+        amounts = fused_amounts(piece.record, piece.decoded_bytes)
+        work = Work(f"fused {piece.name}", (sent,), (workspace,), amounts)
         self.plan = plan
         self._found = sent.tensor, work
 

@@ -11,6 +11,7 @@ import torch
 from spqfmt.codecs.threads import lock_held_over_forks
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
+from spqfmt.kernels.device.fusing import FUSED_FLOATS
 from spqfmt.loaders.device.compute import Products
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.direct import DirectEngine, LookUp, direct_product, look_up
@@ -18,7 +19,7 @@ from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.pieces import WeightPiece
 from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Device, Memory
-from spqfmt.loaders.device.sides import DeviceSides, device_side_bytes, put_sides
+from spqfmt.loaders.device.sides import DeviceSides, change_bytes, device_side_bytes, put_sides
 from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.room import Room
 from spqfmt.loaders.packed.weights import DirectProduct, DirectProducts
@@ -62,7 +63,9 @@ class DeviceWeights:
             self._lookups = lookups
             zstd_on_device = decoder.zstd is not None
             records = [(parts[0].record, parts[0].reader_number) for parts in plan.by_tensor.values()]
-            self._side_memory, self._sides = _put_all(records, readers, device)
+            self._side_memory, self._sides = _put_all(
+                records, readers, device, with_changes=plan.is_streamed and dtype in FUSED_FLOATS
+            )
             workspace = device.allocate(plan.fixed.workspace)
             shipments = [
                 GroupShipment.of(
@@ -215,13 +218,19 @@ class DeviceWeights:
 
 
 def _put_all(
-    records: Sequence[tuple[TensorRecord, int]], readers: Sequence[Reader], device: Device
+    records: Sequence[tuple[TensorRecord, int]],
+    readers: Sequence[Reader],
+    device: Device,
+    *,
+    with_changes: bool,
 ) -> tuple[Memory, dict[str, DeviceSides]]:
-    sizes = [device_side_bytes(record) for record, _ in records]
+    sizes = [
+        device_side_bytes(record) + (change_bytes(record) if with_changes else 0) for record, _ in records
+    ]
     memory = device.allocate(sum(sizes))
     sides, at = {}, 0
     for (record, reader_number), n_bytes in zip(records, sizes, strict=True):
         found = read_sides(readers[reader_number], record)
-        sides[record.name] = put_sides(found, memory.part(at, n_bytes))
+        sides[record.name] = put_sides(found, memory.part(at, n_bytes), with_changes=with_changes)
         at += n_bytes
     return memory, sides

@@ -5,13 +5,24 @@ from dataclasses import replace
 
 from spqfmt import wire
 from spqfmt.kernels.device import ChunkJob
-from spqfmt.kernels.device.fusing import FusedPlan, codes_of_a_symbol, most_record_words, plan_fused
+from spqfmt.kernels.device.fusing import (
+    FusedPlan,
+    Kind,
+    codes_of_a_symbol,
+    is_group_size,
+    most_record_words,
+    plan_fused,
+)
 from spqfmt.records import TensorRecord
+from spqfmt.residency.device import LEAST_FUSED_BLOCK_BYTES
+from spqfmt.residency.device_rates import INSTRUCTIONS_PER_32_SYMBOLS
 from spqfmt.residency.parts import Part, weights_stream
+from spqfmt.schemes.base import parameter_int
 from spqfmt.schemes.codes import by_columns
+from spqfmt.schemes.group_numbers import FLOAT_DTYPES
 
-LEAST_BLOCK_BYTES = 1 << 13
-"""Room for records is planned before blocks are seen, for blocks of this size; what has smaller ones is decoded."""
+_GROUPS_4_INSTRUCTIONS = 42
+"""For 32 symbols, of two codes each (docs/gpu-kernels.md); the other forms have about as many as decoding."""
 _PLAIN_ROLES = {"codes", "channel_order", "permutation", "row_scales", "column_scales", "scales"}
 _PLAIN_ROLES |= {"zero_points", "minimums", "outlier_gaps", "outlier_values"}
 
@@ -22,16 +33,33 @@ def fused_codes(record: TensorRecord) -> int | None:
         return None
     if not record.by_role.keys() <= _PLAIN_ROLES or {"trellis", "group_rows"} & record.parameters.keys():
         return None
-    dtype = weights_stream(record).dtype
-    per_symbol = codes_of_a_symbol(dtype, record.matrix_shape[1])
-    return None if record.scheme == "uniform" and per_symbol != 1 else per_symbol
+    n_columns = record.matrix_shape[1]
+    per_symbol = codes_of_a_symbol(weights_stream(record).dtype, n_columns)
+    if per_symbol is None or record.scheme == "uniform":
+        return per_symbol if per_symbol == 1 else None
+    has_values = record.by_role["scales"].dtype in FLOAT_DTYPES
+    size = parameter_int(record, "group_size", 1)
+    return per_symbol if has_values and is_group_size(size, per_symbol, n_columns) else None
+
+
+def fused_amounts(record: TensorRecord, n_bytes: int) -> dict[str, int]:
+    """What a product with `n_bytes` of such a tensor's codes takes of DeviceRates, for one token.
+
+    Rates are those of kernels with as many instructions as decoding has; the form that has more takes longer.
+    """
+    more = (
+        _GROUPS_4_INSTRUCTIONS
+        if fused_codes(record) == Kind.GROUPS_4.per_symbol
+        else INSTRUCTIONS_PER_32_SYMBOLS
+    )
+    return {"fused": n_bytes * more // INSTRUCTIONS_PER_32_SYMBOLS}
 
 
 def fused_words(part: Part) -> int:
     """Words that the records of a part take at most; 0 where it has none."""
     if fused_codes(part.record) is None or any(plane.codec != wire.CODEC_RANS for plane in part.planes):
         return 0
-    n_blocks = sum(-(-plane.raw_bytes // LEAST_BLOCK_BYTES) for plane in part.planes)
+    n_blocks = sum(-(-plane.raw_bytes // LEAST_FUSED_BLOCK_BYTES) for plane in part.planes)
     return most_record_words(len(part.planes), n_blocks, part.stop - part.first)
 
 

@@ -61,6 +61,7 @@ class Pipeline:
         self._held = Holdings(device, plan)
         self._decoded = self._held.decoded
         self._residencies = [plan.parts[group.first].residency for group in plan.on_host.groups]
+        self._fused = {n for n, group in enumerate(plan.on_host.groups) if plan.parts[group.first].fused}
         order = [n for n, residency in enumerate(self._residencies) if residency != "decoded"]
         slots = [_DeviceSlot(number=i, memory=memory) for i, memory in enumerate(self._held.slots)]
         chosen = [n for n in order if plan.parts[plan.on_host.groups[n].first].item.expert is not None]
@@ -154,9 +155,9 @@ class Pipeline:
     def stored(self, piece: WeightPiece) -> tuple[Memory, FusedPlan] | None:
         """All that was sent of a piece's group, which stays, and how to multiply by the piece without decoding it.
 
-        None: it does not stay on the device as it is stored, or has to be decoded.
+        None: it is planned to be decoded.
         """
-        if self._residencies[piece.group] != "compressed":
+        if piece.group not in self._fused:
             return None
         shipment = self._shipments[piece.group]
         sent = self._held.homes[piece.group].part(0, shipment.n_bytes)

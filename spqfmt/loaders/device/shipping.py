@@ -25,7 +25,7 @@ from spqfmt.kernels.device.merging import record_words as merge_words
 from spqfmt.kernels.device.unfolding import RECORD_WORDS as PATH_WORDS
 from spqfmt.kernels.device.unfolding import PathJob, n_programs
 from spqfmt.kernels.nvcomp import ZstdFrames
-from spqfmt.loaders.device.fused import fused_words
+from spqfmt.loaders.device.fused import fused_amounts, fused_words
 from spqfmt.residency.groups import ALIGNMENT, aligned
 from spqfmt.residency.inventory import Load
 from spqfmt.residency.parts import Part
@@ -139,7 +139,14 @@ class Shipment:
         if not self.as_stored and not self.zstd_on_device:
             of_host = [not CODECS_BY_ID[codec].is_native for codec in self.part.jobs[:, 2].tolist()]
             read["host_decode"] = int(self.part.jobs[of_host, 5].sum())
-        return Load(self.n_bytes, self.n_tables * TABLE_WORDS * 4, read, decode)
+        part = self.part
+        return Load(
+            sent_bytes=self.n_bytes,
+            table_bytes=self.n_tables * TABLE_WORDS * 4,
+            read=read,
+            decode=decode,
+            fused=fused_amounts(part.record, part.decoded_bytes) if fused_words(part) else None,
+        )
 
     def fill(self, stored: Bytes, out: Bytes, path: Path, at: int, *, known: bool) -> Jobs:
         """Check `stored` (part.stored_bytes) and put it into `out` (payload_bytes); where `as_stored` it is there.

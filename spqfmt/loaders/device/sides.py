@@ -38,26 +38,34 @@ class DeviceSides:
 
 
 def device_side_bytes(record: TensorRecord) -> int:
-    """Device memory that `put_sides` takes, from the index alone."""
+    """Device memory of what comes with a matrix, from the index alone."""
     return sum(aligned(_n_bytes(form)) for form in _forms(record).values())
 
 
-def put_sides(sides: Sides, memory: Memory) -> DeviceSides:
-    """Copy one tensor's into `memory` (device_side_bytes), before any stream works with it."""
+def change_bytes(record: TensorRecord) -> int:
+    """The same of what its outliers change, which products straight from compressed parts want besides."""
+    return sum(aligned(_n_bytes(form)) for form in _changes(record).values())
+
+
+def put_sides(sides: Sides, memory: Memory, *, with_changes: bool) -> DeviceSides:
+    """Copy one tensor's into `memory`, before any stream works with it; changes are made of decoded codes, later."""
     arrays = _arrays(sides)
-    tensors, found = sides_in(sides.record, memory)
+    tensors, found = sides_in(sides.record, memory, with_changes=with_changes)
     for name, (dtype, shape) in _forms(sides.record).items():
-        if name == "changes":  # they are made of decoded codes
-            continue
         tensors[name].copy_(to_torch(arrays[name], dtype, shape))
     return found
 
 
-def sides_in(record: TensorRecord, memory: Memory) -> tuple[dict[str, torch.Tensor], DeviceSides]:
-    """One tensor's as they lie in `memory` (device_side_bytes), and the tensors that they are made of, by name."""
+def sides_in(
+    record: TensorRecord, memory: Memory, *, with_changes: bool
+) -> tuple[dict[str, torch.Tensor], DeviceSides]:
+    """One tensor's as they lie in `memory` (device_side_bytes, and change_bytes where they are wanted).
+
+    With them the tensors that they are made of, by name.
+    """
     tensors: dict[str, torch.Tensor] = {}
     at = 0
-    for name, (dtype, shape) in _forms(record).items():
+    for name, (dtype, shape) in (_forms(record) | (_changes(record) if with_changes else {})).items():
         room = memory.part(at, _n_bytes((dtype, shape))).tensor
         tensors[name] = room.view(TORCH_DTYPES[dtype]).view(shape)
         at += aligned(_n_bytes((dtype, shape)))
@@ -81,9 +89,12 @@ def _forms(record: TensorRecord) -> dict[str, Form]:
     if "outlier_values" in record.by_role:
         n = record.by_role["outlier_values"].n
         forms |= {"row_begin": ("i32", (rows + 1,)), "columns": ("i32", (n,)), "values": ("f32", (n,))}
-        if fused_codes(record) is not None:
-            forms["changes"] = ("f32", (n,))
     return {**forms, **device_form(record).forms(record)}
+
+
+def _changes(record: TensorRecord) -> dict[str, Form]:
+    outliers = record.by_role.get("outlier_values")
+    return {} if outliers is None or fused_codes(record) is None else {"changes": ("f32", (outliers.n,))}
 
 
 def _arrays(sides: Sides) -> dict[str, Elements]:
