@@ -248,11 +248,13 @@ def stages(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> S
 def is_fused(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> bool:
     """Whether few tokens are multiplied straight from parts that go together: where decoding them first takes longer.
 
-    Both use the same multiprocessors, so that one after the other is what is compared.
+    That is the longest of decoding, products, and the memory, where what is decoded is written and read again.
     """
     if residency != "compressed":
         return False
-    return _fused_seconds(items, rates) < sum(_stages_decoded_first(items, residency, rates))
+    first = _stages_decoded_first(items, residency, rates)
+    moved = sum(item.sending.sent_bytes + 2 * item.part.decoded_bytes for item in items)
+    return _fused_seconds(items, rates) < max(first.decode, first.compute, moved / rates.compute)
 
 
 def _fused_seconds(items: Sequence[Item], rates: DeviceRates) -> float:

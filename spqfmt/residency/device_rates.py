@@ -28,6 +28,8 @@ ZSTD_SHARE = 0.034
 STEP_CYCLES = 113.6
 """Cycles of one step of a block, whose steps depend on each other, beside its two loads: the critical path of the
 machine code (docs/gpu-kernels.md), with published latencies of instructions."""
+FUSED_STEP_CYCLES = 105.0
+"""Likewise of a step whose symbols are multiplied, beside one load: its table is in shared memory."""
 COMPUTE_SHARE = 0.8
 """Share of the memory bandwidth at which a product for one token is assumed to read codes."""
 
@@ -44,6 +46,7 @@ class DeviceRates:
     seconds, 0 where that is not known, and `warps` blocks are decoded at once. `block_bytes` is the size of the blocks.
 
     `fused`: raw bytes that are multiplied as they are decoded, for one token; 0 where it was not measured: as `rans`.
+    `fused_step_s`: the seconds of a step there; 0: as `step_s`.
     """
 
     name: str
@@ -60,19 +63,20 @@ class DeviceRates:
     warps: int = 1
     block_bytes: int = 1 << 16
     fused: float = 0.0
+    fused_step_s: float = 0.0
 
     def seconds(self, amounts: Mapping[str, int]) -> float:
         """Time of one operation that handles so many bytes of each kind, the kinds being this class's rates."""
         seconds = self.operation_s + sum(n_bytes / self._rate(kind) for kind, n_bytes in amounts.items())
-        for kind in ("rans", "fused"):
+        for kind, step_s in (("rans", self.step_s), ("fused", self.fused_step_s or self.step_s)):
             n_bytes = amounts.get(kind, 0)
-            seconds += max(0.0, self._least_seconds(n_bytes) - n_bytes / self._rate(kind))
+            seconds += max(0.0, self._least_seconds(n_bytes, step_s) - n_bytes / self._rate(kind))
         return seconds
 
-    def _least_seconds(self, n_bytes: int) -> float:
+    def _least_seconds(self, n_bytes: int, step_s: float) -> float:
         """What decoding so many bytes takes by the length of blocks alone: one after the other in each warp's place."""
         turns = -(-n_bytes // (self.block_bytes * self.warps))
-        return turns * min(n_bytes, self.block_bytes) / 32 * self.step_s
+        return turns * min(n_bytes, self.block_bytes) / 32 * step_s
 
     def _rate(self, kind: str) -> float:
         rate: float = getattr(self, kind)
@@ -96,7 +100,6 @@ def _assume(
 
     `warps` of a multiprocessor; `latency` of the first cache in cycles, where words are that are asked for ahead.
     """
-    step = STEP_CYCLES + 2 * latency
     issue_bound = multiprocessors * 4 * ghz * 1e9 * 32 / INSTRUCTIONS_PER_32_SYMBOLS
     return DeviceRates(
         name=name,
@@ -109,7 +112,8 @@ def _assume(
         compute=COMPUTE_SHARE * memory,
         host_decode=1.2e9,
         operation_s=8e-6,
-        step_s=step / (ghz * 1e9),
+        step_s=(STEP_CYCLES + 2 * latency) / (ghz * 1e9),
+        fused_step_s=(FUSED_STEP_CYCLES + latency) / (ghz * 1e9),
         warps=multiprocessors * warps,
     )
 
@@ -130,6 +134,7 @@ ASSUMED: Mapping[str, DeviceRates] = {
 }
 """Rates of cards, by name. PCIe 4.0 x8 and x16 and 5.0 x16 at about 80 % of their nominal rates, a disk of 3.5 GB/s."""
 DEFAULT = ASSUMED["rtx4090"]
+_MAY_BE_0 = ("operation_s", "step_s", "fused", "fused_step_s")
 _MAKES_THEM = "`python tools/gpu/gpu_check.py --rates FILE` measures those of a device"
 
 
@@ -172,6 +177,6 @@ def read_rates(source: str | Path) -> DeviceRates:
             raise OptionError(f"{path}: {name} is not a whole number")
         if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < float("inf"):
             raise OptionError(f"{path}: {name} is not a number of bytes a second or of seconds")
-        if number == 0 and name not in {"operation_s", "step_s", "fused"}:
+        if number == 0 and name not in _MAY_BE_0:
             raise OptionError(f"{path}: {name} is 0")
     return DeviceRates(**found)

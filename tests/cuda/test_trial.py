@@ -36,7 +36,9 @@ def test_a_driver_that_fails_is_not_used(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(trial, "cuda_driver", refuse)
     trial.trusted_driver.cache_clear()
-    with pytest.warns(UserWarning, match="fused products are not used on cuda: no driver of CUDA: not here"):
+    with pytest.warns(
+        UserWarning, match="not used on cuda, where codes are decoded first: no driver of CUDA: not"
+    ):
         assert trial.trusted_driver(torch.device("cuda")) is None
     trial.trusted_driver.cache_clear()
 

@@ -1,15 +1,19 @@
 """Products straight from compressed parts on a simulated device: what is such, and that it gives the same."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import device_support
 import numpy as np
 import pytest
 import torch
 from device_support import engine_of
 
 from spqfmt.container.reader import Reader
+from spqfmt.kernels.device.fusing import MAX_FUSED_TOKENS
+from spqfmt.loaders.load import Ceilings, device_inventory
 from spqfmt.quantize.rtn import round_symmetric
 from spqfmt.reading.restore import restore
 from spqfmt.schemes.codes import Layout
@@ -65,6 +69,7 @@ def products(path: Path, residency: str, n_tokens: int) -> tuple[set[str], torch
     with Reader(path) as reader:
         matrix = restore(reader, reader.index.by_name["w"], "f32").double()
     engine, device = engine_of(path, residency)
+    planned = engine.plan.fused_bytes > 0
     direct = engine.direct_product("w", rounds=False)
     x = torch.randn(n_tokens, SHAPE[1], generator=torch.Generator().manual_seed(1)).bfloat16()
     device.trace.clear()
@@ -74,6 +79,8 @@ def products(path: Path, residency: str, n_tokens: int) -> tuple[set[str], torch
     assert y is not None
     done = {done.label.split()[0] for done in device.trace}
     engine.close()
+    assert planned or "fused" not in done
+    assert n_tokens > MAX_FUSED_TOKENS or planned == ("fused" in done)
     return done, y, x.double() @ matrix.t() + bias.double()
 
 
@@ -102,6 +109,26 @@ def test_other_forms_are_decoded(name: str, write_tensors: Callable[..., Path], 
     done, found, exact = products(path, "compressed", 1)
     assert "fused" not in done
     assert torch.allclose(found.double(), exact, rtol=0.02, atol=1)
+
+
+def test_what_is_planned_to_be_decoded_first_is(
+    write_tensors: Callable[..., Path], generator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tensors({"w": (FUSED["rows"](generator).encode(), SHAPE)}, chunk_bytes=1 << 13, codec="rans")
+    monkeypatch.setattr(device_support, "RATES", replace(device_support.RATES, fused=1e6))
+    assert "fused" not in products(path, "compressed", 1)[0]
+
+
+def test_in_float32_it_is_decoded(write_tensors: Callable[..., Path], generator: Any) -> None:
+    path = write_tensors({"w": (FUSED["columns, outliers"](generator).encode(), SHAPE)}, codec="rans")
+    with Reader(path) as reader:
+        records = reader.index.tensors
+        loads = {
+            dtype: device_inventory(records, [], {"w": 0}, float_bytes=0, dtype=dtype, ceilings=Ceilings())
+            for dtype in (torch.float32, torch.bfloat16)
+        }
+    found = {dtype: (i.items[0].sending.fused is not None, i.change_bytes > 0) for dtype, i in loads.items()}
+    assert found == {torch.float32: (False, False), torch.bfloat16: (True, True)}
 
 
 @pytest.mark.parametrize("codec", ["raw", "zstd"])

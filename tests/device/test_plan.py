@@ -13,9 +13,9 @@ from spqfmt.container.reader import Reader
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.blocks import with_blocks_of
-from spqfmt.residency.device import DeviceInventory, plan_device
+from spqfmt.residency.device import DeviceInventory, is_fused, plan_device
 from spqfmt.residency.device_rates import ASSUMED, DEFAULT, DeviceRates, assumed_for
-from spqfmt.residency.inventory import Inventory, Item, Load
+from spqfmt.residency.inventory import Expert, Inventory, Item, Load
 from spqfmt.residency.parts import Part
 from spqfmt.residency.plan import Plan
 from spqfmt.schemes.uniform import Uniform
@@ -192,6 +192,66 @@ def test_a_launch_takes_as_long_as_one_of_its_blocks() -> None:
     small = replace(rates, block_bytes=1 << 14)
     assert small.seconds({"rans": 100 << 14}) == pytest.approx(block / 4)
     assert replace(rates, rans=1e6).seconds({"rans": 1 << 16}) == pytest.approx((1 << 16) / 1e6)
+
+
+FUSED = replace(
+    INVENTORY,
+    items=tuple(replace(item, load=LOAD._replace(fused={"fused": RAW})) for item in ITEMS),
+    change_bytes=640,
+)
+FREE = replace(DEFAULT, operation_s=0.0, step_s=0.0, fused_step_s=0.0)
+
+
+def test_products_straight_from_compressed_parts_take_the_decoder_and_no_more() -> None:
+    memory = SMALLEST + 30 * SENT
+    plan, first = (plan_device(inventory, FREE, memory) for inventory in (FUSED, INVENTORY))
+    assert where(first).count("compressed") >= 25
+    for part in plan.parts:
+        assert part.fused is (part.residency == "compressed")
+        if part.fused:
+            assert part.stages.decode == 0
+            assert part.stages.compute == pytest.approx(RAW / FREE.rans)
+    assert plan.fused_bytes == plan.bytes_in("compressed") > 0
+    assert first.fused_bytes == 0
+    layers = plan.to_json()["layers"]
+    assert isinstance(layers, list)
+    assert [layer.get("fused", False) for layer in layers] == [part.fused for part in plan.parts]
+
+
+def test_what_outliers_change_takes_room_where_parts_are_streamed() -> None:
+    assert plan_device(FUSED, FREE).fixed.sides == INVENTORY.side_bytes
+    assert plan_device(FUSED, FREE).held_bytes == WHOLE.held_bytes
+    streamed = plan_device(FUSED, FREE, SMALLEST + 20 * SENT)
+    assert streamed.fixed.sides == INVENTORY.side_bytes + 640
+    assert streamed.smallest_bytes == SMALLEST + 640
+
+
+@pytest.mark.parametrize(
+    ("rates", "is_better"),
+    [
+        (FREE, True),
+        (replace(FREE, fused=FREE.rans / 10), False),  # slower than decoding, and what that moves
+        (
+            replace(FREE, fused=FREE.rans / 2, compute=FREE.rans / 10),
+            True,
+        ),  # memory bounds what is decoded first
+        (replace(FREE, block_bytes=1 << 12), False),  # there is no room for the records of so many blocks
+        (
+            replace(FREE, step_s=1e-6, warps=1, block_bytes=1 << 13),
+            True,
+        ),  # as slow as decoding, without the rest
+    ],
+)
+def test_parts_are_multiplied_straight_where_that_is_faster(rates: DeviceRates, is_better: bool) -> None:
+    assert is_fused(FUSED.items[:4], "compressed", rates) is is_better
+    assert not is_fused(FUSED.items[:4], "host", rates)
+
+
+def test_parts_that_go_together_are_multiplied_straight_all_or_none() -> None:
+    one = FUSED.items[0]
+    expert = replace(one, share=0.5, expert=Expert(0, 0))
+    for other in (ITEMS[1], expert, replace(one, products=False, lookups=True)):
+        assert not is_fused((one, other), "compressed", FREE)
 
 
 def test_a_plan_counts_with_the_blocks_of_the_file(write_tensors: Callable[..., Path]) -> None:

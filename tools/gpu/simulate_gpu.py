@@ -51,11 +51,16 @@ OTHERS_A_LAYER, OTHERS = 33, 22
 """Other operations of transformers' own Llama for one token: counted by torch's dispatcher with the pinned version."""
 
 
-CARDS = (
-    ("8 GB", ASSUMED["rtx4060"], 8 * GIB),
-    ("16 GB", ASSUMED["rtx4060ti"], 16 * GIB),
-    ("24 GB", ASSUMED["rtx4090"], 24 * GIB),
-    ("80 GB", ASSUMED["h100"], 80 * GIB),
+BLOCK_BYTES = 1 << 14
+"""Of files that were packed `--for gpu`."""
+CARDS = tuple(
+    (card, replace(ASSUMED[name], block_bytes=BLOCK_BYTES), memory * GIB)
+    for card, name, memory in (
+        ("8 GB", "rtx4060", 8),
+        ("16 GB", "rtx4060ti", 16),
+        ("24 GB", "rtx4090", 24),
+        ("80 GB", "h100", 80),
+    )
 )
 HOST = 32 * GIB
 SMALL_HOST = 4 * GIB
@@ -106,7 +111,7 @@ def others_s(shape: Shape) -> float:
 class Predicted:
     """One token: seconds, what is busy the longest (a queue, the host, memory), and what the host takes to give it all.
 
-    `group_bytes`: decoded bytes of the largest group; `warps`: blocks of 64 KiB, a warp each, in the largest launch.
+    `group_bytes`: decoded bytes of the largest group; `warps`: blocks, a warp each, in the largest launch.
     """
 
     seconds: float
@@ -290,49 +295,61 @@ def blocks_table() -> str:
     return "\n".join(lines)
 
 
-BEST_OF = 101
+FUSED_KIB = (64, 16, 8)
 
 
 def fused_table() -> str:
-    """What it would bring to multiply while decoding: bytes, symbols and launches alone, nothing in between."""
+    """A token of a 7B that is held compressed: decoded first, or multiplied as it is decoded."""
     lines = [
-        "| card (COMPUTED) | 7B | decoded | compressed | compressed, at 31 % | fused | fused, some decoded |",
-        "|---|---|---|---|---|---|---|",
+        "| card (COMPUTED) | 7B | decoded | decoded first | at 31 % | "
+        + " | ".join(f"fused, {kib} KiB" for kib in FUSED_KIB)
+        + " | fused, 16 KiB, at 31 % |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     shape = SHAPES[0]
-    weights = sum(rows * columns for _, rows, columns in shape.matrices())
-    others = others_s(shape)
-    launches = (len(list(shape.matrices())) + 1) * LAUNCH_S
-    for rates in (ASSUMED["rtx4060ti"], ASSUMED["rtx4090"], ASSUMED["h100"]):
+    others, launches = others_s(shape), len(list(shape.matrices())) * LAUNCH_S
+    for rates in (ASSUMED["rtx4060"], ASSUMED["rtx4060ti"], ASSUMED["rtx4090"], ASSUMED["h100"]):
         slow = replace(rates, rans=rates.rans * NVCOMP_ANS_SHARE / ANS_SHARE)
-        for codes in CODES:
-            decoded, stored = weights * codes.bits / 8, weights * codes.stored_bits / 8
-            symbols = weights * min(codes.bits, 8) / 8
+        for codes in CODES[:3]:
+            decoded, stored = (
+                sum(rows * columns for _, rows, columns in shape.matrices()) * bits / 8
+                for bits in (codes.bits, codes.stored_bits)
+            )
             stays, reads = decoded / rates.compute, stored / rates.compute
             n_groups = -(-decoded // LARGEST_GROUP)
-            beside = (decoded - symbols) / rates.move
-            times = [max(stays, others + launches)]
+            times = [max(stays, others + launches + LAUNCH_S)]
             for own in (rates, slow):
-                decode = symbols / own.rans + beside + n_groups * own.operation_s
-                host = others + launches + 2 * n_groups * LAUNCH_S
+                decode = decoded / own.rans + n_groups * own.operation_s
+                host = others + launches + LAUNCH_S + 2 * n_groups * LAUNCH_S
                 times.append(max(decode, stays, 2 * stays + reads, host))
-            decodes = symbols / rates.rans
-            some = min(
-                max(part * decodes, part * reads + (1 - part) * stays)
-                for part in np.linspace(0, 1, BEST_OF).tolist()
-            )
-            times += [max(found, others + launches) for found in (max(decodes, reads), some)]
+            host = others + 2 * launches + LAUNCH_S
+            times += [
+                max(_fused_s(shape, codes, replace(own, block_bytes=kib << 10)), host)
+                for own, kib in (*((rates, kib) for kib in FUSED_KIB), (slow, 16))
+            ]
             shown = " | ".join(f"{1e3 * seconds:.1f} ms" for seconds in times)
             lines.append(f"| {rates.name} | {codes.name}, {codes.stored_bits} | {shown} |")
     return "\n".join(lines)
 
 
+def _fused_s(shape: Shape, codes: Codes, rates: DeviceRates) -> float:
+    """Products straight from blocks one after the other, none faster than what is stored can be read."""
+    found = 0.0
+    for name, rows, columns in shape.matrices():
+        amounts = fused_amounts(
+            record(name, rows, columns, codes, compressed=True), rows * columns * codes.bits // 8
+        )
+        read = rows * columns * codes.stored_bits / 8 / rates.compute
+        found += max(rates.seconds(amounts), read + rates.operation_s)
+    return found
+
+
 def simulated_table() -> str:
     """What the pipeline makes of them."""
     lines = [
-        "| card (SIMULATED) | model | codes, bits stored | host ceiling | decoded | compressed | in host | on disk "
-        "| MiB a group | warps | host ms | busiest | tokens/s | raw codes |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| card (SIMULATED) | model | codes, bits stored | host ceiling | decoded | compressed | fused | in host "
+        "| on disk | MiB a group | warps | host ms | busiest | tokens/s | raw codes |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for card, rates, memory in CARDS:
         for shape in SHAPES:
@@ -348,15 +365,16 @@ def _row(card: str, rates: DeviceRates, memory: int, shape: Shape, codes: Codes,
     try:
         planned = plan(shape, codes, rates, memory=memory, host=host, compressed=True)
     except MemoryBudgetError:
-        return head + "| does not fit |" + " |" * 9
+        return head + "| does not fit |" + " |" * 10
     found = predict(planned, shape)
     raw_seconds = found.seconds
     if planned.is_streamed:
         raw = plan(shape, codes, rates, memory=memory, host=host, compressed=False)
         raw_seconds = predict(raw, shape).seconds
     on_disk = sum(p.item.part.stored_bytes for p in planned.parts if p.residency == "disk")
-    places = [planned.bytes_in(where) for where in ("decoded", "compressed", "host")]
-    shown = " | ".join(f"{n_bytes / GIB:.1f}" for n_bytes in (*places, on_disk))
+    places = [planned.bytes_in(where) for where in ("decoded", "compressed")]
+    places += [planned.fused_bytes, planned.bytes_in("host"), on_disk]
+    shown = " | ".join(f"{n_bytes / GIB:.1f}" for n_bytes in places)
     return (
         f"{head}| {shown} | {found.group_bytes >> 20 or '-'} | {found.warps or '-'} | {1e3 * found.host_seconds:.1f} "
         f"| {found.busiest} | {1 / found.seconds:.1f} | {1 / raw_seconds:.1f} |"

@@ -31,7 +31,9 @@ def trusted_driver(device: torch.device) -> Driver | None:
         why = "they multiply wrong"
     except (BackendError, RuntimeError) as error:
         why = str(error)
-    warnings.warn(f"fused products are not used on {device}: {why}", stacklevel=2)
+    warnings.warn(
+        f"fused products are not used on {device}, where codes are decoded first: {why}", stacklevel=2
+    )
     return None
 
 
