@@ -48,6 +48,11 @@ def show_device_plan(planned: "ModelPlan", layer: Callable[[str], str]) -> None:
     )
     click.echo(f"the file's weights: {size(plan.stored_bytes)} stored, {size(plan.decoded_bytes)} decoded")
     show_changed(planned)
+    if plan.fused_bytes:
+        click.echo(
+            f"multiplied as they are decoded, for 1 to 8 tokens: {size(plan.fused_bytes)} "
+            "of what is compressed on the device"
+        )
     rates = host.rates
     click.echo(
         f"expected: {plan.serial_ms:.1f} ms a token one after the other, {plan.overlapped_ms:.1f} ms overlapped, "

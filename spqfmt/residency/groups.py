@@ -55,18 +55,25 @@ class Group:
 def group_up(items: Sequence[Item], most_bytes: int) -> tuple[Group, ...]:
     """Neighbours together as long as they decode to `most_bytes`; what is larger stands alone. All are of one file.
 
-    What an expert has goes together with nothing else: nobody knows beforehand whether it is used.
+    A tensor that has room in a group is in one: its product is one launch. What an expert has goes together with
+    nothing else: nobody knows beforehand whether it is used.
     """
+    sizes = [aligned(item.part.decoded_bytes) for item in items]
+    wholes: dict[int, int] = {}
+    for item, size in zip(items, sizes, strict=True):
+        wholes[id(item.part.record)] = wholes.get(id(item.part.record), 0) + size
     groups: list[Group] = []
     first, n_bytes = 0, 0
     for number, item in enumerate(items):
-        size = aligned(item.part.decoded_bytes)
-        is_other = number > 0 and item.part.reader_number != items[number - 1].part.reader_number
-        is_other |= bool(number) and item.expert != items[number - 1].expert
-        if number > first and (n_bytes + size > most_bytes or is_other):
+        before = items[number - 1] if number else item
+        is_other = item.part.reader_number != before.part.reader_number or item.expert != before.expert
+        begins = item.part.record is not before.part.record
+        wanted = wholes[id(item.part.record)] if begins else 0
+        is_full = n_bytes + sizes[number] > most_bytes or n_bytes + wanted > most_bytes >= wanted
+        if number > first and (is_full or is_other):
             groups.append(Group.of(items, first, number))
             first, n_bytes = number, 0
-        n_bytes += size
+        n_bytes += sizes[number]
     if items:
         groups.append(Group.of(items, first, len(items)))
     return tuple(groups)

@@ -8,11 +8,16 @@ from typing import Any
 import device_support
 import numpy as np
 import pytest
+import tiny
 import torch
-from device_support import engine_of
+import transformers
+from device_support import engine_of, loaded_onto_device, logits_of
 
+import spqfmt
+from spqfmt.codecs.threads import blocks
 from spqfmt.container.reader import Reader
 from spqfmt.kernels.device.fusing import MAX_FUSED_TOKENS
+from spqfmt.kernels.torch_device.kernels import TorchKernels
 from spqfmt.loaders.load import Ceilings, device_inventory
 from spqfmt.quantize.rtn import round_symmetric
 from spqfmt.reading.restore import restore
@@ -117,6 +122,52 @@ def test_what_is_planned_to_be_decoded_first_is(
     path = write_tensors({"w": (FUSED["rows"](generator).encode(), SHAPE)}, chunk_bytes=1 << 13, codec="rans")
     monkeypatch.setattr(device_support, "RATES", replace(device_support.RATES, fused=1e6))
     assert "fused" not in products(path, "compressed", 1)[0]
+
+
+@pytest.mark.parametrize("name", ["columns, outliers", "groups of 4 bits"])
+def test_where_there_is_no_driver_it_is_decoded(
+    name: str, write_tensors: Callable[..., Path], generator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tensors({"w": (FUSED[name](generator).encode(), SHAPE)}, chunk_bytes=1 << 13, codec="rans")
+    monkeypatch.setattr(TorchKernels, "_prepare_fused", lambda *_, **__: None)
+    engine, device = engine_of(path, "compressed")
+    direct = engine.direct_product("w", rounds=False)
+    assert direct is not None
+    assert engine.plan.fused_bytes > 0
+    x = torch.randn(1, SHAPE[1], generator=torch.Generator().manual_seed(1)).bfloat16()
+    with torch.no_grad():
+        found = direct(x, None)
+    expected, _ = engine_of(path, "decoded")
+    assert torch.equal(found, expected.direct_product("w", rounds=False)(x, None))  # type: ignore[misc]
+    assert not [done for done in device.trace if done.label.startswith("fused")]
+
+
+def test_a_model_whose_codes_stay_compressed_says_what_it_says_decoded(
+    tmp_path: Path,
+) -> None:
+    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+    config = transformers.LlamaConfig(**{**tiny._LLAMA, **shape})
+    with torch.random.fork_rng(devices=[]), tiny.quiet():
+        torch.manual_seed(0)
+        source = transformers.AutoModelForCausalLM.from_config(config).bfloat16()
+        with torch.no_grad():
+            for parameter in source.parameters():
+                if parameter.dim() == 2:  # most codes are small, so that rows are worth compressing
+                    parameter[:, 0] *= 60
+        source.save_pretrained(tmp_path)
+    with blocks(13):
+        spqfmt.pack(tmp_path, tmp_path / "m.spq", method="rtn", codec="rans")
+    whole, _ = loaded_onto_device(tmp_path / "m.spq", None, None)
+    plan = whole.packed_weights.plan
+    room = plan.stored_bytes // 2
+    model, device = loaded_onto_device(tmp_path / "m.spq", plan.smallest_bytes + room, None)
+    assert model.packed_weights.plan.fused_bytes > 0
+    for n_tokens in (1, 20):
+        device.trace.clear()
+        ids = torch.arange(n_tokens)[None]
+        assert torch.allclose(logits_of(model, ids), logits_of(whole, ids), rtol=0.05, atol=0.02)
+        fused = [done for done in device.trace if done.label.startswith("fused")]
+        assert bool(fused) is (n_tokens <= MAX_FUSED_TOKENS)
 
 
 def test_in_float32_it_is_decoded(write_tensors: Callable[..., Path], generator: Any) -> None:

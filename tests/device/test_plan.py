@@ -4,10 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from spqfmt.cli.device_table import show_device_plan
+from spqfmt.cli.units import size
 from spqfmt.codecs.threads import blocks
 from spqfmt.container.reader import Reader
 from spqfmt.errors import MemoryBudgetError
@@ -202,7 +206,9 @@ FUSED = replace(
 FREE = replace(DEFAULT, operation_s=0.0, step_s=0.0, fused_step_s=0.0)
 
 
-def test_products_straight_from_compressed_parts_take_the_decoder_and_no_more() -> None:
+def test_products_straight_from_compressed_parts_take_the_decoder_and_no_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     memory = SMALLEST + 30 * SENT
     plan, first = (plan_device(inventory, FREE, memory) for inventory in (FUSED, INVENTORY))
     assert where(first).count("compressed") >= 25
@@ -216,6 +222,9 @@ def test_products_straight_from_compressed_parts_take_the_decoder_and_no_more() 
     layers = plan.to_json()["layers"]
     assert isinstance(layers, list)
     assert [layer.get("fused", False) for layer in layers] == [part.fused for part in plan.parts]
+    on_top = SimpleNamespace(n_tokens=1, batch=1, kv_cache_bytes=0, activation_bytes=0)
+    show_device_plan(cast("Any", SimpleNamespace(plan=plan, on_top=on_top, changed=(), whole={})), str)
+    assert f"for 1 to 8 tokens: {size(plan.fused_bytes)} of what" in capsys.readouterr().out
 
 
 def test_what_outliers_change_takes_room_where_parts_are_streamed() -> None:
