@@ -108,15 +108,13 @@ class NoDriver:
     def prepare(self, name: str, programs: int, threads: int, arguments: ctypes.Structure) -> Launch:
         """Count launches of our own PTX as those of Triton's."""
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-        shape, call, launched = (
-            (ctypes.c_void_p(1), programs, 1, 1, threads, 1, 1, 0),
-            _no_call(),
-            self.launched,
-        )
+        function, pointer, launched = ctypes.c_void_p(1), ctypes.c_void_p, self.launched
+        # a function of C that does next to nothing, and minds no arguments: to call it takes time
+        call = ctypes.CDLL(None).Py_IsInitialized
 
         def launch() -> None:
             launched[name] += 1
-            call(*shape, 0, pointers, None)
+            call(function, programs, 1, 1, threads, 1, 1, 0, pointer(0), pointers, None)
 
         return launch
 
@@ -131,12 +129,6 @@ class NoDriver:
     def get_current_target(self) -> GPUTarget:
         """What kernels are compiled for."""
         return GPUTarget("cuda", self._capability, 32)
-
-
-def _no_call() -> Callable[..., Any]:
-    """A function of C with as many arguments as the driver's launch, which does next to nothing: calls take time."""
-    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, *[ctypes.c_uint] * 7, *[ctypes.c_void_p] * 3)
-    return kind(ctypes.cast(ctypes.pythonapi.Py_IsInitialized, ctypes.c_void_p).value or 0)
 
 
 class _Done:

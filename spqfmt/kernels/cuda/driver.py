@@ -34,13 +34,6 @@ class CudaDriver:
         text = files("spqfmt.kernels.cuda").joinpath("fused.ptx").read_bytes()
         self._module = ctypes.c_void_p()
         self._check(self._cuda.cuModuleLoadData(ctypes.byref(self._module), text + b"\0"), "loading kernels")
-        self._cuda.cuLaunchKernel.argtypes = [
-            ctypes.c_void_p,
-            *[ctypes.c_uint] * 7,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-        ]
 
     def prepare(self, name: str, programs: int, threads: int, arguments: ctypes.Structure) -> Launch:
         """Look the kernel up; what is launched goes to torch's current stream."""
@@ -48,12 +41,13 @@ class CudaDriver:
         found = self._cuda.cuModuleGetFunction(ctypes.byref(function), self._module, name.encode())
         self._check(found, f"finding {name}")
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-        shape = (function, programs, 1, 1, threads, 1, 1, 0)
+        # It has no argument types, by which all of these would be converted at every launch, in twice the time.
         launch_kernel, number, check = self._cuda.cuLaunchKernel, self._number, self._check
-        stream_of = torch._C._cuda_getCurrentRawStream
+        stream_of, pointer = torch._C._cuda_getCurrentRawStream, ctypes.c_void_p
 
         def launch() -> None:
-            code = launch_kernel(*shape, stream_of(number), pointers, None)
+            stream = pointer(stream_of(number))
+            code = launch_kernel(function, programs, 1, 1, threads, 1, 1, 0, stream, pointers, None)
             if code:
                 check(code, name)
 

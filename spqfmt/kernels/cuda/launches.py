@@ -4,7 +4,7 @@ import ctypes
 
 import torch
 
-from spqfmt.kernels.cuda.driver import Driver
+from spqfmt.kernels.cuda.driver import Driver, Launch
 from spqfmt.kernels.device.fusing import WARPS, FusedPlan, Kind, kind_of
 from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix, UniformScales
 from spqfmt.kernels.device.prepared import Product
@@ -65,19 +65,19 @@ def prepare_fused(
     assert kind is not None
     common = _multiply(stored, plan, matrix, dtype, sums=sums, error=error)
     last = _finish(plan, matrix, dtype, bias=bias, sums=sums)
-    tokens = TOKENS[:1] if is_one else TOKENS
-    prepared = []
-    for at_once in tokens:
+    by_tokens: list[tuple[_Multiply, _Finish, Launch, Launch]] = []
+    for at_once in TOKENS[:1] if is_one else TOKENS:
         multiply, finish = _Multiply.from_buffer_copy(common), _Finish.from_buffer_copy(last)
         finish.at_once = at_once
         name = f"{kind.value}_{at_once}"
         first = driver.prepare(name, plan.n_programs, _LANES * WARPS, multiply)
         rows = -(-len(plan.rows) // ROWS_AT_ONCE)
         second = driver.prepare("finish", rows, _LANES * ROWS_AT_ONCE, finish)
-        prepared.append((at_once, multiply, finish, first, second))
+        # as many times as there are numbers of tokens that take it
+        by_tokens += [(multiply, finish, first, second)] * (at_once - len(by_tokens))
 
     def product(x: torch.Tensor, _codes: torch.Tensor, y: torch.Tensor, n: int) -> None:
-        _, multiply, finish, first, second = next(own for own in prepared if own[0] >= n)
+        multiply, finish, first, second = by_tokens[n - 1]
         multiply.x = finish.x = x.data_ptr()
         finish.y = y.data_ptr()
         multiply.n_tokens = finish.n_tokens = n
