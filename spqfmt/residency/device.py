@@ -188,7 +188,7 @@ def _planned(held: _Held, rates: DeviceRates) -> Iterator[PlannedPart]:
                 decode=whole.decode * share,
                 compute=whole.compute * of_products,
             )
-            yield PlannedPart(item, residency, aligned(_bytes_of(item, residency)), own, fused)
+            yield PlannedPart(item, residency, aligned(_bytes_of(item, residency)), own, fused=fused)
 
 
 def host_rates(rates: DeviceRates) -> Rates:

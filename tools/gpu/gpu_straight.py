@@ -101,7 +101,7 @@ def _prepared(
 ) -> Product:
     sums = torch.empty(plan.sum_bytes(MAX_FUSED_TOKENS), dtype=torch.uint8, device=check.device)
     found = check.kernels.prepare_fused(
-        stored, plan, matrix, torch.bfloat16, None, sums=sums, error=error, is_one=n_tokens == 1
+        stored, plan, matrix, torch.bfloat16, bias=None, sums=sums, error=error, is_one=n_tokens == 1
     )
     if found is None:
         raise NotHereError("these kernels have no such product here")
@@ -117,7 +117,7 @@ def _multiplies(check: Check, dtype: str, scales: Scales, n_tokens: int) -> bool
     x = torch.randint(-3, 4, (n_tokens, _SHAPE[1]), generator=torch.Generator().manual_seed(n_tokens))
     y, given = check.on(torch.zeros(n_tokens, _SHAPE[0]).bfloat16()), check.on(x.bfloat16())
     error = check.on(torch.zeros(1, dtype=torch.int32))
-    _prepared(check, stored, plan, matrix, error, n_tokens)(given, stored, y, n_tokens)
+    _prepared(check, stored, plan, matrix, error=error, n_tokens=n_tokens)(given, stored, y, n_tokens)
     raise_fault(int(error))
     expected = (x.double() @ weights.cpu().double().t()).bfloat16()
     return torch.equal(y.cpu(), expected)
@@ -130,13 +130,13 @@ def _rate(check: Check, block_log2: int, n_tokens: int) -> None:
     stored = [one, *(one.clone() for _ in range(n - 1))]
     x = torch.randn(n_tokens, edge, device=check.device).bfloat16()
     y = torch.empty(n_tokens, edge, device=check.device).bfloat16()
-    calls = [_prepared(check, each, plan, matrix, None, n_tokens) for each in stored]
+    calls = [_prepared(check, each, plan, matrix, error=None, n_tokens=n_tokens) for each in stored]
 
     def fused() -> None:
         for call, each in zip(calls, stored, strict=True):
             call(x, each, y, n_tokens)
 
-    first = _decoded_first(check, stored, jobs, matrix, x)
+    first = _decoded_first(check, stored, jobs, matrix, x=x)
     rates = [n * edge * edge / check.seconds(run) / 1e9 for run in (fused, first)]
     what = f"fused int8 codes, {n_tokens} tokens, blocks of {1 << block_log2} bytes"
     check.add(what, rates[0], unit="GB/s of codes", note=f"decoded first {rates[1]:.3g}")
@@ -155,7 +155,7 @@ def _decoded_first(
     out = torch.empty(edge * edge, dtype=torch.uint8, device=check.device)
     error = check.on(torch.zeros(1, dtype=torch.int32))
     sums = torch.empty(len(x), edge, device=check.device)
-    decodes = [check.kernels.prepare_decode(each, plan, out, tables, error) for each in stored]
+    decodes = [check.kernels.prepare_decode(each, plan, out, tables, error=error) for each in stored]
 
     def run() -> None:
         for decode in decodes:

@@ -2,11 +2,12 @@
 
     python tools/gpu/simulate_gpu.py [--write | --check]
 
-Prints three tables: the rates that are assumed; what decoding takes by the size of launches and of blocks; and what
-the pipeline (spqfmt.loaders.device) does for models of 7 and 13 billion weights and a mixture of experts on cards of 8
-to 80 GB. --write puts them into docs/gpu.md, --check says whether they stand there. Nothing is measured: every number
-is computed from the rates. Charged are the steps of a block, which wait for each other, launches, and the time that
-they take the host, the model's other operations among them; not the device's time for those (attention, norms).
+Prints the tables of gpu_tables.py (the rates that are assumed; what decoding takes by the size of launches and of
+blocks, and what products straight from blocks do), and what the pipeline (spqfmt.loaders.device) does for models of
+7 and 13 billion weights and a mixture of experts on cards of 8 to 80 GB. --write puts them into docs/gpu.md, --check
+says whether they stand there. Nothing is measured: every number is computed from the rates. Charged are the steps of
+a block, which wait for each other, launches, and the time that they take the host, the model's other operations among
+them; not the device's time for those (attention, norms).
 """
 
 import argparse
@@ -19,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from gpu_shapes import CODES, SHAPES, Codes, Shape, record
+from gpu_tables import LAUNCH_S, blocks_table, fused_table, others_s, rates_table
 
 from spqfmt.container.reader import Reader
 from spqfmt.errors import MemoryBudgetError
-from spqfmt.kernels import native
 from spqfmt.kernels.choose import kernels_for
 from spqfmt.loaders.device import SimulatedDevice
 from spqfmt.loaders.device.decoder import Decoder
@@ -31,10 +32,10 @@ from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.pieces import WeightPiece
 from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Memory, Queue, Work
-from spqfmt.loaders.load import DEVICE_PART_BYTES, Ceilings, device_inventory
+from spqfmt.loaders.load import Ceilings, device_inventory
 from spqfmt.residency.device import is_fused, plan_device
-from spqfmt.residency.device_rates import ANS_SHARE, ASSUMED, NVCOMP_ANS_SHARE, DeviceRates
-from spqfmt.residency.groups import SIZES, aligned
+from spqfmt.residency.device_rates import ASSUMED, DeviceRates
+from spqfmt.residency.groups import aligned
 from spqfmt.residency.plan import Plan
 from spqfmt.wire import CODEC_RANS
 
@@ -43,16 +44,8 @@ RUNTIME_BYTES = 3 << 28
 """Kept free for the CUDA context, kernels and activations."""
 GIB = 1 << 30
 WARM_PASSES, PASSES = 1, 2
-LAUNCH_S = 8e-6
-"""Host time of one of our launches: 5 microseconds of this package (tools/gpu/host_time.py) and 3 of the driver."""
-TORCH_S = 5e-6
-"""Host time of any other operation."""
-OTHERS_A_LAYER, OTHERS = 33, 22
-"""Other operations of transformers' own Llama for one token: counted by torch's dispatcher with the pinned version."""
-
-
 BLOCK_BYTES = 1 << 14
-"""Of files that were packed `--for gpu`."""
+"""Blocks of files that were packed `--for gpu` have this size."""
 CARDS = tuple(
     (card, replace(ASSUMED[name], block_bytes=BLOCK_BYTES), memory * GIB)
     for card, name, memory in (
@@ -95,16 +88,6 @@ def compressed_alone(plan: Plan) -> Plan:
             n_bytes = aligned(part.item.sending.sent_bytes)
             parts.append(replace(part, residency="compressed", bytes=n_bytes, fused=fused))
     return replace(plan, parts=tuple(parts))
-
-
-AN_EXPERT, A_ROUTER = 4, 6
-"""Those of an expert that is used, and of its layer besides: counted in OLMoE's blocks and the loader's experts."""
-
-
-def others_s(shape: Shape) -> float:
-    """Host time of a token for all that is not ours."""
-    of_experts = AN_EXPERT * shape.active + A_ROUTER if shape.experts else 0
-    return ((OTHERS_A_LAYER + of_experts) * shape.n_layers + OTHERS) * TORCH_S
 
 
 @dataclass(frozen=True)
@@ -178,7 +161,7 @@ def predict(plan: Plan, shape: Shape) -> Predicted:
         if not piece.name.startswith("embedding")
     ]
     fused = {n for n, group in enumerate(groups) if plan.parts[group.first].fused}
-    token = _Token(pipeline, device, pieces, shape, fused)
+    token = _Token(pipeline, device, pieces, shape, fused=fused)
     ends = []
     for _ in range(WARM_PASSES + PASSES):
         token.run()
@@ -245,103 +228,6 @@ class _NoReader(Reader):
 
     def __init__(self) -> None:
         self.path = Path("simulated.spq")
-
-
-def rates_table() -> str:
-    """The rates that are assumed."""
-    lines = [
-        "| card (rates ASSUMED) | disk GB/s | bus GB/s | rans GB/s | zstd GB/s | product GB/s | µs an operation "
-        "| ns a step | blocks at once |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r.name} | {r.read / 1e9:.1f} | {r.copy / 1e9:.1f} | {r.rans / 1e9:.0f} | {r.zstd / 1e9:.1f} "
-        f"| {r.compute / 1e9:.0f} | {r.operation_s * 1e6:.0f} | {r.step_s * 1e9:.0f} | {r.warps} |"
-        for r in ASSUMED.values()
-    ]
-    return "\n".join(lines)
-
-
-LARGEST_GROUP = max(SIZES) * DEVICE_PART_BYTES
-LAUNCH_MIB = (8, 32, 128, 256)
-BLOCK_KIB = (64, 16, 8)
-
-
-def blocks_table() -> str:
-    """What decoding all INT8 weights of a 7B takes by launches and blocks, and what blocks cost."""
-    weights = sum(rows * columns for _, rows, columns in SHAPES[0].matrices())
-    codes = np.random.default_rng(0).normal(0, 25, 1 << 20).clip(-127, 127).astype(np.int8).view(np.uint8)
-    weights_of_bf16 = np.abs(np.random.default_rng(0).normal(0, 0.02, 1 << 20)) + 1e-9
-    exponents = np.rint(np.log2(weights_of_bf16) + 127).clip(0, 255).astype(np.uint8)
-    sizes = {
-        kib: [len(native.rans_encode(data, kib.bit_length() + 9)) for data in (codes, exponents)]
-        for kib in BLOCK_KIB
-    }
-    lines = [
-        "| card (SIMULATED) | block | INT8 bytes | 2.5-bit bytes | "
-        + " | ".join(f"{mib} MiB a launch" for mib in LAUNCH_MIB)
-        + " |",
-        "|---|---|---|---|" + "---|" * len(LAUNCH_MIB),
-    ]
-    for rates in (ASSUMED["rtx4060ti"], ASSUMED["rtx4090"], ASSUMED["h100"]):
-        for kib in BLOCK_KIB:
-            more = [f"+{100 * (n / usual - 1):.1f} %" for n, usual in zip(sizes[kib], sizes[64], strict=True)]
-            own = replace(rates, block_bytes=kib << 10)
-            times = [
-                f"{1e3 * own.seconds({'rans': mib << 20}) * weights / (mib << 20):.1f} ms"
-                for mib in LAUNCH_MIB
-            ]
-            lines.append(f"| {rates.name} | {kib} KiB | {' | '.join(more)} | {' | '.join(times)} |")
-    return "\n".join(lines)
-
-
-FUSED_KIB = (64, 16, 8)
-
-
-def fused_table() -> str:
-    """A token of a 7B that is held compressed: decoded first, or multiplied as it is decoded."""
-    lines = [
-        "| card (COMPUTED) | 7B | decoded | decoded first | at 31 % | "
-        + " | ".join(f"fused, {kib} KiB" for kib in FUSED_KIB)
-        + " | fused, 16 KiB, at 31 % |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    shape = SHAPES[0]
-    others, launches = others_s(shape), len(list(shape.matrices())) * LAUNCH_S
-    for rates in (ASSUMED["rtx4060"], ASSUMED["rtx4060ti"], ASSUMED["rtx4090"], ASSUMED["h100"]):
-        slow = replace(rates, rans=rates.rans * NVCOMP_ANS_SHARE / ANS_SHARE)
-        for codes in CODES[:3]:
-            decoded, stored = (
-                sum(rows * columns for _, rows, columns in shape.matrices()) * bits / 8
-                for bits in (codes.bits, codes.stored_bits)
-            )
-            stays, reads = decoded / rates.compute, stored / rates.compute
-            n_groups = -(-decoded // LARGEST_GROUP)
-            times = [max(stays, others + launches + LAUNCH_S)]
-            for own in (rates, slow):
-                decode = decoded / own.rans + n_groups * own.operation_s
-                host = others + launches + LAUNCH_S + 2 * n_groups * LAUNCH_S
-                times.append(max(decode, stays, 2 * stays + reads, host))
-            host = others + 2 * launches + LAUNCH_S
-            times += [
-                max(_fused_s(shape, codes, replace(own, block_bytes=kib << 10)), host)
-                for own, kib in (*((rates, kib) for kib in FUSED_KIB), (slow, 16))
-            ]
-            shown = " | ".join(f"{1e3 * seconds:.1f} ms" for seconds in times)
-            lines.append(f"| {rates.name} | {codes.name}, {codes.stored_bits} | {shown} |")
-    return "\n".join(lines)
-
-
-def _fused_s(shape: Shape, codes: Codes, rates: DeviceRates) -> float:
-    """Products straight from blocks one after the other, none faster than what is stored can be read."""
-    found = 0.0
-    for name, rows, columns in shape.matrices():
-        amounts = fused_amounts(
-            record(name, rows, columns, codes, compressed=True), rows * columns * codes.bits // 8
-        )
-        read = rows * columns * codes.stored_bits / 8 / rates.compute
-        found += max(rates.seconds(amounts), read + rates.operation_s)
-    return found
 
 
 def simulated_table() -> str:

@@ -21,7 +21,7 @@ _WHOLE_ROW = 31
 
 
 class _Multiply(ctypes.Structure):
-    """`Multiply` of fused.cu."""
+    """The structure `Multiply` of fused.cu."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("stored", "cumulative", "blocks", "x", "columns")),
@@ -35,7 +35,7 @@ class _Multiply(ctypes.Structure):
 
 
 class _Finish(ctypes.Structure):
-    """`Finish` of fused.cu."""
+    """The structure `Finish` of fused.cu."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("sums", "first_slots", "row_scale", "outlier_begin")),
@@ -163,4 +163,4 @@ def _address(tensor: torch.Tensor | None) -> int | None:
 
 
 NAMES = (*(f"{kind.value}_{tokens}" for kind in Kind for tokens in TOKENS), "finish")
-"""Kernels of fused.cu."""
+"""What the kernels of fused.cu are called."""

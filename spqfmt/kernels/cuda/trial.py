@@ -55,7 +55,15 @@ def multiplies_right(driver: Driver, device: torch.device) -> bool:
         x = torch.from_numpy(generator.integers(-3, 4, (n, n_columns))).float()
         found, given = torch.empty(n, n_rows, device=device).bfloat16(), x.bfloat16().to(device)
         run = prepare_fused(
-            driver, stored, plan, matrix, found.dtype, bias=None, sums=sums, error=error, is_one=n == 1
+            driver,
+            stored,
+            plan,
+            matrix,
+            dtype=found.dtype,
+            bias=None,
+            sums=sums,
+            error=error,
+            is_one=n == 1,
         )
         run(given, stored, found, n)
         expected = (x.double() @ torch.from_numpy(codes).double().t()).bfloat16()

@@ -78,7 +78,7 @@ class TorchKernels(DeviceKernels):
         error: torch.Tensor | None,
         is_one: bool,
     ) -> Product:
-        return fused.product(stored, plan, matrix, bias, error)
+        return fused.product(stored, plan, matrix, bias=bias, error=error)
 
     def _prepare_rows(self, matrix: Matrix, rows: range, dtype: torch.dtype, first: int) -> RowsByNumber:
         def look_up(codes: torch.Tensor, ids: torch.Tensor, out: torch.Tensor, n: int) -> None:

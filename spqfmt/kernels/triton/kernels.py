@@ -141,7 +141,15 @@ class TritonKernels(DeviceKernels):
             if driver is None:
                 return None
             return prepare_fused(
-                driver, stored, plan, matrix, dtype, bias=bias, sums=sums, error=error, is_one=is_one
+                driver,
+                stored,
+                plan,
+                matrix,
+                dtype=dtype,
+                bias=bias,
+                sums=sums,
+                error=error,
+                is_one=is_one,
             )
 
     def _prepare_rows(self, matrix: Matrix, rows: range, dtype: torch.dtype, first: int) -> RowsByNumber:

@@ -218,7 +218,7 @@ def _fused(
         return None
     sent, _ = stored.now()
     product = engine.kernels.prepare_fused(
-        sent, stored.plan, matrix, engine.dtype, bias, sums=engine.workspace.tensor, is_one=is_one
+        sent, stored.plan, matrix, engine.dtype, bias=bias, sums=engine.workspace.tensor, is_one=is_one
     )
     return None if product is None else (stored, product)
 

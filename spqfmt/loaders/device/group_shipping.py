@@ -159,7 +159,7 @@ class GroupShipment:
         paths = [
             job for own, at in zip(self.shipments, self.places, strict=True) for job in own.paths(at.decoded)
         ]
-        return Decodings(one, other, plan_merges(merges), plan_paths(paths), self._fused(jobs))
+        return Decodings(one, other, plan_merges(merges), plan_paths(paths), fused=self._fused(jobs))
 
     def _fused(self, jobs: Sequence[Jobs]) -> dict[tuple[str, int], FusedPlan]:
         """Products of the runs of parts of one tensor that are decoded side by side."""
@@ -192,7 +192,9 @@ class GroupShipment:
             Decoding(planes.plan.at(found[1]), planes.zstd),
             merges.at(found[2]),
             paths.at(found[3]),
-            {key: plan.at(records) for (key, plan), records in zip(fused.items(), found[4:], strict=True)},
+            fused={
+                key: plan.at(records) for (key, plan), records in zip(fused.items(), found[4:], strict=True)
+            },
         )
 
     def blame(self, error: FormatError, path: Path) -> None:
