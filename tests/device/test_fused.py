@@ -145,7 +145,7 @@ def test_where_there_is_no_driver_it_is_decoded(
 def test_a_model_whose_codes_stay_compressed_says_what_it_says_decoded(
     tmp_path: Path,
 ) -> None:
-    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1}
     config = transformers.LlamaConfig(**{**tiny._LLAMA, **shape})
     with torch.random.fork_rng(devices=[]), tiny.quiet():
         torch.manual_seed(0)
