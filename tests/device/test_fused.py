@@ -19,6 +19,7 @@ from spqfmt.container.reader import Reader
 from spqfmt.kernels.device.fusing import MAX_FUSED_TOKENS
 from spqfmt.kernels.torch_device.kernels import TorchKernels
 from spqfmt.loaders.load import Ceilings, device_inventory
+from spqfmt.loaders.plan import plan_for_device
 from spqfmt.quantize.rtn import round_symmetric
 from spqfmt.reading.restore import restore
 from spqfmt.schemes.codes import Layout
@@ -142,10 +143,10 @@ def test_where_there_is_no_driver_it_is_decoded(
     assert not [done for done in device.trace if done.label.startswith("fused")]
 
 
-def test_a_model_whose_codes_stay_compressed_says_what_it_says_decoded(
+def test_a_model_whose_codes_stay_compressed_says_what_its_weights_say(
     tmp_path: Path,
 ) -> None:
-    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1}
+    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
     config = transformers.LlamaConfig(**{**tiny._LLAMA, **shape})
     with torch.random.fork_rng(devices=[]), tiny.quiet():
         torch.manual_seed(0)
@@ -157,8 +158,8 @@ def test_a_model_whose_codes_stay_compressed_says_what_it_says_decoded(
         source.save_pretrained(tmp_path)
     with blocks(13):
         spqfmt.pack(tmp_path, tmp_path / "m.spq", method="rtn", codec="rans")
-    whole, _ = loaded_onto_device(tmp_path / "m.spq", None, None)
-    plan = whole.packed_weights.plan
+    whole, _ = spqfmt.load_model(tmp_path / "m.spq", packed=False)
+    plan = plan_for_device(tmp_path / "m.spq", rates=device_support.RATES).plan
     room = plan.stored_bytes // 2
     model, device = loaded_onto_device(tmp_path / "m.spq", plan.smallest_bytes + room, None)
     assert model.packed_weights.plan.fused_bytes > 0
