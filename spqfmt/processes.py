@@ -119,12 +119,17 @@ def are_started() -> bool:
     return _STARTED in os.environ
 
 
+def local_number() -> int | None:
+    """This process's number among those that torchrun has started on its machine; None where it has not."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if are_started() else None
+
+
 _joined = False
 
 
 def speaks() -> bool:
     """Whether this process tells what goes wrong before all have found each other: one does on each machine."""
-    return not are_started() or _joined or os.environ.get("LOCAL_RANK", "0") == "0"
+    return _joined or not local_number()
 
 
 def threads_of_one(usable: int) -> int:

@@ -31,7 +31,7 @@ from spqfmt.calibration.tokens import check_ids, described
 from spqfmt.calibration.trials import EngineTrials
 from spqfmt.errors import EncodeError
 from spqfmt.importers.base import SourceModel, SourceTensor
-from spqfmt.kernels.cuda_device import require_cuda
+from spqfmt.kernels.cuda_device import own_device, require_cuda
 from spqfmt.kernels.pages import give_back
 from spqfmt.models.treatments import treatment
 from spqfmt.quantize.base import MethodOptions, Weight, as_matrix
@@ -93,7 +93,7 @@ class Calibration:
         and `options.device` multiplies them natively. `stage` is told what goes on. Raises OptionError for a bad text,
         BackendError for a device that is not there, ImporterError or UnsupportedError for a model that cannot be run.
         """
-        device = torch.device(options.device)
+        device = own_device(options.device)
         if device.type != "cpu":
             require_cuda(device)
         self._method = method
@@ -106,7 +106,7 @@ class Calibration:
             # What is searched for (jsq's clamps) is less than a step of bfloat16.
             searches = isinstance(method, SearchingMethod) and bool(method_options.search_steps)
             dtype = torch.float32 if searches else _compute_dtype(wanted, device)
-        self.shell = ModelShell(source, dtype=dtype, device=options.device)
+        self.shell = ModelShell(source, dtype=dtype, device=device)
         tokenizer = load_tokenizer(source)
         samples = choose_samples(tokenizer, options, self.shell.longest)
         check_ids(self.shell.model, tokenizer, samples)

@@ -61,7 +61,9 @@ def running_errors(model: object) -> AbstractContextManager[None]:
 class ModelShell:
     """The transformers model of a source, empty; `model` computes in `dtype` on `device`."""
 
-    def __init__(self, source: SourceModel, *, dtype: torch.dtype, device: str = "cpu") -> None:
+    def __init__(
+        self, source: SourceModel, *, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
         self.source = source
         self.dtype = dtype
         self.device = torch.device(device)

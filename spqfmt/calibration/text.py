@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -14,6 +13,7 @@ import torch
 
 from spqfmt import stand_ins
 from spqfmt.calibration.tokens import encode, leading_tokens
+from spqfmt.device_names import check_device_name
 from spqfmt.errors import OptionError
 
 DEFAULT_SAMPLES = 128
@@ -43,8 +43,7 @@ class CalibrationOptions:
         """Raise OptionError for numbers that make no sense."""
         if self.samples < 1:
             raise OptionError("calibration needs at least 1 sample")
-        if re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is None:
-            raise OptionError(f"device {self.device!r} is not cpu, cuda or cuda:N")
+        check_device_name(self.device)
         if self.seq_len < _MIN_SEQ_LEN:
             raise OptionError(f"a calibration sample has at least {_MIN_SEQ_LEN} tokens")
 

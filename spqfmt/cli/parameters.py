@@ -1,6 +1,5 @@
 """Arguments that several commands take, with what a shell completes for them."""
 
-import re
 from pathlib import Path
 
 import click
@@ -8,7 +7,8 @@ from click.shell_completion import CompletionItem
 
 from spqfmt.address import is_address
 from spqfmt.cli.paths import InputPath
-from spqfmt.errors import SpqError
+from spqfmt.device_names import check_device_name
+from spqfmt.errors import OptionError, SpqError
 
 _ENDINGS = (".spq", ".spq.index.json")
 
@@ -39,10 +39,10 @@ class ModelPath(InputPath):
 
 
 def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    """Whether there is such a device is known only with torch."""
-    if re.fullmatch(r"cpu|cuda(:\d+)?", value) is None:
-        raise click.BadParameter(f"{value!r} is not cpu, cuda or cuda:N")
-    return value
+    try:
+        return check_device_name(value)
+    except OptionError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 ALIGNMENT = click.Choice(["64", "4096"])

@@ -10,6 +10,7 @@ from pretended import a_device
 
 import spqfmt
 from spqfmt.errors import BackendError, OptionError
+from spqfmt.kernels.cuda_device import own_device
 
 METHODS: dict[str, dict[str, Any]] = {
     "ecq": {"method": "ecq", "bits": 3, "effort": "best", "trellis": True},
@@ -52,6 +53,21 @@ def test_a_device_changes_where_and_not_what(
     assert (tmp_path / "there.spq").read_bytes() == (tmp_path / "here.spq").read_bytes()
 
 
+def test_processes_of_one_machine_take_a_device_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert own_device("cuda") == torch.device("cuda")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    assert [own_device(name) for name in ("cpu", "cuda:0", "cuda")] == [
+        torch.device(name) for name in ("cpu", "cuda:0", "cuda:1")
+    ]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert own_device("cuda") == torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert own_device("cuda") == torch.device("cuda")  # which is refused as it is without torchrun
+
+
 def test_devices_that_cannot_be_are_refused(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     out = tmp_path / "o.spq"
     if not torch.cuda.is_available():
@@ -59,6 +75,8 @@ def test_devices_that_cannot_be_are_refused(tiny_folder: Callable[[str], Path], 
             spqfmt.pack(tiny_folder("llama"), out, method="gptq", device="cuda", **SMALL)
     with pytest.raises(OptionError, match="device"):
         spqfmt.pack(tiny_folder("llama"), out, method="gptq", device="tpu", **SMALL)
+    with pytest.raises(OptionError, match="device 'cuda:128' is not"):  # torch takes it for -128
+        spqfmt.pack(tiny_folder("llama"), out, method="gptq", device="cuda:128", **SMALL)
     with pytest.raises(OptionError, match="rtn needs no calibration"):
         spqfmt.pack(tiny_folder("llama"), out, method="rtn", bits=4, device="cuda")
     assert not out.exists()
