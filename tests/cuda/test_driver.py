@@ -99,6 +99,23 @@ def test_what_a_launch_refuses_is_said(library: Any, device: torch.device) -> No
         launch()
 
 
+def test_a_thread_that_has_no_context_gets_one(
+    library: Any, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = CudaDriver(device).prepare("finish", 1, 32, Arguments(7))
+    waited: list[int] = []
+
+    def synchronize(number: int) -> None:
+        waited.append(number)
+        refuse(library, image=0, launch=0)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    refuse(library, image=0, launch=201)
+    launch()
+    launch()
+    assert waited == [3]
+
+
 def test_a_driver_that_is_too_old_for_the_kernels_is_not_used(library: Any, device: torch.device) -> None:
     refuse(library, image=222, launch=0)
     for cached in (cuda_driver, trial.trusted_driver):

@@ -13,7 +13,14 @@ from spqfmt import wire
 from spqfmt.errors import CorruptError
 from spqfmt.kernels import native
 from spqfmt.kernels.cuda.launches import prepare_fused
-from spqfmt.kernels.device import READ_AHEAD_BYTES, DeviceGroupValues, DeviceOutliers, GroupScales, Matrix
+from spqfmt.kernels.device import (
+    READ_AHEAD_BYTES,
+    DeviceGroupValues,
+    DeviceOutliers,
+    GroupScales,
+    Matrix,
+    fusing,
+)
 from spqfmt.kernels.device.chunks import chunk_job
 from spqfmt.kernels.device.fusing import FusedPlan, Kind, kind_of, plan_fused, put_changes
 from spqfmt.kernels.device.matrix import UniformScales
@@ -143,7 +150,10 @@ def test_rows_blocks_and_turns_end_anywhere(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("n_tokens", [1, 5])
-def test_column_scales_outliers_and_bias(driver: EmulatedDriver, dtype: torch.dtype, n_tokens: int) -> None:
+def test_column_scales_outliers_and_bias(
+    driver: EmulatedDriver, dtype: torch.dtype, n_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusing, "_CHANGES_AT_ONCE", 50)
     shape = 6, 576
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.1
     mask[2] = False

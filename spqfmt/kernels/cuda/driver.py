@@ -10,6 +10,7 @@ import torch
 
 from spqfmt.errors import BackendError
 
+_NO_CONTEXT = 201
 Launch = Callable[[], None]
 """Launches with the arguments as they are now, on the stream that is current."""
 
@@ -48,6 +49,10 @@ class CudaDriver:
         def launch() -> None:
             stream = pointer(stream_of(number))
             code = launch_kernel(function, programs, 1, 1, threads, 1, 1, 0, stream, pointers, None)
+            if code == _NO_CONTEXT:
+                # torch makes its context that of this thread when it first waits, or computes, in it
+                torch.cuda.synchronize(number)
+                code = launch_kernel(function, programs, 1, 1, threads, 1, 1, 0, stream, pointers, None)
             if code:
                 check(code, name)
 

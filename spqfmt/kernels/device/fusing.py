@@ -22,6 +22,8 @@ WARPS = 16
 """Blocks of one program: they share a table, so all are of one chunk."""
 BLOCK_WORDS = 8
 CUMULATIVE_WORDS = 256
+_CHANGES_AT_ONCE = 1 << 16
+"""Outliers that are looked at together while loading: a few megabytes of memory that no plan counts."""
 _SHARE = wire.RANS_SYMBOLS_PER_LANE
 _TURN = wire.RANS_LANES * _SHARE
 
@@ -178,9 +180,19 @@ def put_changes(codes: torch.Tensor, matrix: Matrix, rows: range) -> None:
     outliers = matrix.outliers
     assert outliers is not None
     assert outliers.changes is not None
-    begin = outliers.row_begin[rows.start : rows.stop + 1].long()
-    inside = slice(int(begin[0]), int(begin[-1]))
-    row = torch.repeat_interleave(torch.arange(rows.start, rows.stop, device=codes.device), begin.diff())
+    begin, stop = outliers.row_begin[[rows.start, rows.stop]].tolist()
+    for first in range(begin, stop, _CHANGES_AT_ONCE):
+        inside = slice(first, min(first + _CHANGES_AT_ONCE, stop))
+        weight = _weights(codes, matrix, rows, inside)
+        torch.sub(outliers.values[inside], weight, out=outliers.changes[inside])
+
+
+def _weights(codes: torch.Tensor, matrix: Matrix, rows: range, inside: slice) -> torch.Tensor:
+    """The weights of the codes, float32, that some outliers replace."""
+    outliers = matrix.outliers
+    assert outliers is not None
+    numbers = torch.arange(inside.start, inside.stop, device=codes.device, dtype=torch.int32)
+    row = torch.searchsorted(outliers.row_begin, numbers, right=True) - 1
     column = outliers.columns[inside].long()
     number = (row - rows.start) * matrix.shape[1] + column
     bits, signed = CODE_DTYPES[matrix.code_dtype]
@@ -199,4 +211,4 @@ def put_changes(codes: torch.Tensor, matrix: Matrix, rows: range) -> None:
         weight *= scales.scale.values[row, group].float()
         if scales.minimum is not None:
             weight -= scales.minimum.values[row, group].float()
-    torch.sub(outliers.values[inside], weight, out=outliers.changes[inside])
+    return weight

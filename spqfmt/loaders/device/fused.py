@@ -47,12 +47,9 @@ def fused_amounts(record: TensorRecord, n_bytes: int) -> dict[str, int]:
 
     Rates are those of kernels with as many instructions as decoding has; the form that has more takes longer.
     """
-    more = (
-        _GROUPS_4_INSTRUCTIONS
-        if fused_codes(record) == Kind.GROUPS_4.per_symbol
-        else INSTRUCTIONS_PER_32_SYMBOLS
-    )
-    return {"fused": n_bytes * more // INSTRUCTIONS_PER_32_SYMBOLS}
+    usual = INSTRUCTIONS_PER_32_SYMBOLS
+    own = _GROUPS_4_INSTRUCTIONS if fused_codes(record) == Kind.GROUPS_4.per_symbol else usual
+    return {"fused": n_bytes * own // usual}
 
 
 def fused_words(part: Part) -> int:
