@@ -58,6 +58,13 @@ def groups(generator: np.random.Generator, bits: int, size: int) -> Grouped:
     return Grouped(codes, f"u{bits}", size, bits, scale, zero_point=zeros)
 
 
+def second_level(generator: np.random.Generator, n_groups: int) -> Grouped:
+    given = groups(generator, 8, SHAPE[1] // n_groups)
+    codes = generator.integers(1, 8, (SHAPE[0], n_groups)).astype(np.uint8)
+    steps = np.full((SHAPE[0], 1), 0.01, np.float16)
+    return replace(given, scale=GroupValues(codes, "u4", steps), supergroup=(1, n_groups))
+
+
 FUSED: dict[str, Callable[[np.random.Generator], Any]] = {
     "rows": lambda g: round_symmetric(weights(g), 8, per_row=True),
     "columns, outliers": rich,
@@ -66,6 +73,11 @@ FUSED: dict[str, Callable[[np.random.Generator], Any]] = {
 }
 DECODED: dict[str, Callable[[np.random.Generator], Any]] = {
     "groups of 48": lambda g: groups(g, 8, 48),
+    "groups of 2 bits": lambda g: groups(g, 2, 32),
+    "scales of a second level": lambda g: second_level(g, SHAPE[1] // 32),
+    "scales in 8 bits": lambda g: replace(
+        groups(g, 8, 32), scale=GroupValues(g.integers(40, 70, (SHAPE[0], 8)).astype(np.uint8), "f8_e4m3")
+    ),
     "by columns": lambda g: rich(g, layout=Layout("columns")),
 }
 
