@@ -17,6 +17,8 @@ _CLASSES = (2, 4, 8)
 _OF_INT8 = np.abs(np.arange(256, dtype=np.uint8).view(np.int8).astype(np.int64))
 _WIDE = 1024
 """Channels of so many codes are counted one by one: a call takes less time than its codes."""
+_AT_ONCE = 1 << 20
+"""Codes that are counted at once."""
 _CLASS_BYTES = 350
 """What one more class costs: its table, the states of its blocks, its chunk's record and alignment."""
 
@@ -74,8 +76,14 @@ def _histograms(channels: Elements) -> NDArray[np.int64]:
     if width >= _WIDE:
         counts = (native.histogram(np.ascontiguousarray(channel)) for channel in channels)
         return np.array(list(counts), np.int64).reshape(n, 256)
-    shifted = channels.view(np.uint8).astype(np.int64) + 256 * np.arange(n)[:, None]
-    return np.bincount(shifted.reshape(-1), minlength=256 * n).reshape(n, 256)
+    found, each = np.empty((n, 256), np.int64), max(1, _AT_ONCE // max(1, width))
+    for first in range(0, n, each):
+        some = channels[first : first + each].view(np.uint8)
+        shifted = some.astype(np.int64) + 256 * np.arange(len(some))[:, None]
+        found[first : first + each] = np.bincount(shifted.reshape(-1), minlength=256 * len(some)).reshape(
+            -1, 256
+        )
+    return found
 
 
 def _entropy_bytes(histograms: NDArray[np.int64]) -> float:

@@ -76,7 +76,7 @@ def test_the_sum_of_error_and_bits_falls_and_escapes_stay() -> None:
         codes,
         weights,
         2,
-        kept=kept,
+        kept=kept[codes == ESCAPE],
         hessian=torch.from_numpy(hessian),
         row_step=steps[0],
         column_step=steps[1],

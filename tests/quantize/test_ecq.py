@@ -1,5 +1,6 @@
 """Method ecq: the choice of codes, the grid, and what odd matrices do."""
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from spqfmt.errors import OptionError
 from spqfmt.kernels.rate import ESCAPE, choose_codes, choose_codes_plain
 from spqfmt.packing.options import pack_options
 from spqfmt.quantize.base import MethodOptions, Weight
-from spqfmt.quantize.ecq import METHOD
+from spqfmt.quantize.ecq import METHOD, sweep
 from spqfmt.quantize.ecq.grid import gradient_scale, input_grid, plain_grid
 from spqfmt.quantize.ecq.method import quantize_matrix
 from spqfmt.quantize.ecq.sweep import RowGrid, choose
+from spqfmt.quantize.ecq.trellis import Trellis
 from spqfmt.schemes.uniform import Uniform
 
 
@@ -213,3 +215,35 @@ def test_a_size_implies_ecq_and_other_methods_keep_whole_bits() -> None:
     assert pack_options(fit="1MiB").method.name == "ecq"
     assert pack_options(fit_memory="1MiB").method.name == "ecq"
     assert pack_options(method="rtn", bits=4.0).method_options.bits == 4
+
+
+@pytest.mark.parametrize("trellis", [None, Trellis(128, 700)])
+@pytest.mark.parametrize("sweeps", [0, 2])
+def test_rows_are_worked_on_some_at_once(
+    monkeypatch: pytest.MonkeyPatch, trellis: Trellis | None, sweeps: int
+) -> None:
+    """Codes and escapes are as good as those of all rows at once; without feedback they are the same."""
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(300, 64, generator=generator) @ torch.randn(64, 64, generator=generator)
+    hessian = 2 / 300 * inputs.t() @ inputs
+    matrix = torch.randn(700, 64, generator=generator) * torch.linspace(0.01, 0.3, 700)[:, None]
+    matrix[3, 5], matrix[650, 60] = 40, -50
+    rows, step = RowGrid(), np.float32(0.02)
+    made = {}
+    for at_once in (sweep._AT_ONCE, 64 * 130):
+        monkeypatch.setattr(sweep, "_AT_ONCE", at_once)
+        for grid in (plain_grid(64), input_grid(hessian, 0.1, sweeps=sweeps)):
+            uniform = quantize_matrix(matrix, grid, rows, step, trellis=trellis, by_rows=True)
+            made[at_once, grid.upper.size] = uniform
+            assert uniform.outliers is not None
+            assert set(zip(uniform.outliers.rows, uniform.outliers.columns, strict=True)) >= {
+                (3, 5),
+                (650, 60),
+            }
+    whole, pieces = sorted({at_once for at_once, _ in made}, reverse=True)
+    assert np.array_equal(made[whole, 0].codes, made[pieces, 0].codes)
+    assert np.array_equal(made[whole, 0].outliers.values, made[pieces, 0].outliers.values)
+    losses = [_loss(matrix, made[at_once, 64 * 64], hessian) for at_once in (whole, pieces)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    bits = [len(zlib.compress(made[at_once, 64 * 64].codes.tobytes())) for at_once in (whole, pieces)]
+    assert bits[1] == pytest.approx(bits[0], rel=0.01)

@@ -1,6 +1,7 @@
 """What codes of a matrix are chosen: each by itself, or paths of a trellis down the rows of each column."""
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -41,6 +42,20 @@ class Coding:
     def improve(self) -> Callable[..., Float32]:
         """Better codes for a block of columns."""
         return partial(improve_codes, borders=self.borders)
+
+    def pieces(self, n_rows: int, most_rows: int) -> Iterator[tuple[slice, "Coding"]]:
+        """Runs of rows, of at most so many where a tile has not more, and the coding of each."""
+        cuts = range(n_rows + 1) if self.borders is None else self.borders.tolist()
+        first = 0
+        while first < n_rows:
+            last = bisect_right(cuts, first + most_rows) - 1
+            stop = max(cuts[last], cuts[bisect_right(cuts, first)])
+            own = None
+            if self.borders is not None:
+                inside = (self.borders >= first) & (self.borders <= stop)
+                own = self.borders[inside] - np.uint64(first)
+            yield slice(first, stop), Coding(own)
+            first = stop
 
     def stored(self, codes: Elements) -> Elements:
         """What the table counts in the place of codes, int8; escapes stay as they are."""

@@ -6,6 +6,7 @@ all are chosen, a code may be no longer the cheapest in E H E^T + slope * bits, 
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from spqfmt.codecs.elements import Elements
 from spqfmt.kernels.products import one_thread
@@ -26,10 +27,12 @@ def descend(
     row_step: Float32,
     column_step: Float32,
     slope: Float32,
+    others: NDArray[np.int64] | None = None,
 ) -> Elements:
     """Better codes for `weights`, int8 [rows, columns], each looked at again `sweeps` times.
 
-    Escapes stay, at the values that `kept` has in their places.
+    Escapes stay, at the values `kept`, those of one row after those of another. `others` are the counts of codes that
+    have the same table and are not looked at here.
 
     All are in the order of the columns of `hessian`, float32 [columns, columns], where products are made.
     `slope` [rows] is what a bit is worth in the unit of E H E^T.
@@ -41,7 +44,8 @@ def descend(
     n, threads = weights.shape[1], threads_for(weights.size)
     with one_thread():
         for _ in range(sweeps):
-            bits = code_bits(counts_of(coding.stored(codes)))
+            counts = counts_of(coding.stored(codes))
+            bits = code_bits(counts if others is None else counts + others)
             for first in range(0, n, BLOCK):
                 block = slice(first, min(first + BLOCK, n))
                 chosen = np.ascontiguousarray(codes[:, block])
@@ -74,6 +78,6 @@ def _errors(
     values = codes.astype(np.float32)
     values *= row_step[:, None]
     values *= column_step
-    np.copyto(values, kept, where=codes == ESCAPE)
+    values[codes == ESCAPE] = kept
     values -= weights
     return torch.from_numpy(values)

@@ -33,6 +33,8 @@ SLOPE = 1.0
 """The price of a bit, in units of what a bit saves on an even grid at high rate: step^2 * ln(2) / 6."""
 ESCAPE_BITS = 24.0
 """About what an outlier costs: its value in 16 bits and its gap."""
+_AT_ONCE = 1 << 23
+"""About so many weights of a matrix are worked on at once."""
 _ORDINARY = 40
 """Rows whose steps lie within so many octaves of 1 are worked on as they are; others are multiplied by a power of 2,
 so that squares of their errors stay in float32."""
@@ -87,13 +89,26 @@ class RowGrid:
 
 
 @dataclass(frozen=True)
+class Escapes:
+    """Weights that are kept, their rows and columns, int64, row after row; float32, as the feedback left them."""
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    values: Float32
+
+    def in_rows(self, places: NDArray[np.int64]) -> "Escapes":
+        """Return them where row i is row places[i]."""
+        rows = places[self.rows]
+        order = np.lexsort((self.columns, rows))
+        return Escapes(rows[order], self.columns[order], self.values[order])
+
+
+@dataclass(frozen=True)
 class Chosen:
-    """Codes int8 [rows, columns], which of them stand for nothing, since the weight is kept, and the weights as the
-    feedback left them."""
+    """Codes int8 [rows, columns], and the weights that none stands for."""
 
     codes: Elements
-    escapes: NDArray[np.bool_]
-    weights: Float32
+    escapes: Escapes
     bits: float
     """Order-0 entropy of the codes, and what the escapes cost."""
     counts: NDArray[np.int64]
@@ -111,11 +126,12 @@ def choose(
     coding: Coding = APART,
     passes: int = 2,
     counts: NDArray[np.int64] | None = None,
+    order: NDArray[np.int64] | None = None,
 ) -> Chosen:
-    """Quantize `matrix`, float32 [rows, columns], with this step.
+    """Quantize `matrix`, float32 [rows, columns], with this step; with `order` its rows in that one, as `rows` is.
 
     The first pass takes the bits of `counts`, or of the codes that rounding would give, another those of the pass
-    before.
+    before. Rows are worked on some at once, so that a large matrix takes little more memory than it has itself.
     """
     row_scale = rows.step(len(matrix))
     row_step = step * row_scale
@@ -123,53 +139,70 @@ def choose(
     if np.abs(exponents).max(initial=0) <= _ORDINARY:
         exponents[:] = 0
     row_step = np.ldexp(row_step, -exponents)
-    weights = _shifted(np.ascontiguousarray(matrix.numpy()[:, grid.order]), -exponents)
     column_step = grid.column_step[grid.order]
     slope = _slopes(grid, rows, row_scale, step=float(step), error=coding.error, exponents=exponents)
+    pieces = list(coding.pieces(len(matrix), max(1, _AT_ONCE // max(1, matrix.shape[1]))))
+
+    def weights_of(piece: slice) -> Float32:
+        source = matrix.numpy()[piece if order is None else order[piece]]
+        return _shifted(np.ascontiguousarray(source[:, grid.order]), -exponents[piece])
+
     if counts is None:
-        nearest = np.rint(weights / row_step[:, None] / column_step)
-        nearest = np.where(np.abs(nearest) <= -ESCAPE - 1, nearest, 0)
-        counts = counts_of(coding.stored(nearest.astype(np.int8)))
-    codes = np.empty(weights.shape, np.int8)
-    work = weights
+        counts = np.zeros(256, np.int64)
+        for piece, part in pieces:
+            counts += counts_of(part.stored(_nearest(weights_of(piece), row_step[piece], column_step)))
+    codes = np.empty(matrix.shape, np.int8)
+    kept: list[Float32] = []
     for _ in range(passes):
-        work = weights.copy()
-        codes = _sweep(
-            work,
-            grid,
-            coding,
-            row_step=row_step,
-            column_step=column_step,
-            slope=slope,
-            bits=code_bits(counts),
-        )
-        counts = counts_of(coding.stored(codes))
+        bits, counts, kept = code_bits(counts), np.zeros(256, np.int64), []
+        for piece, part in pieces:
+            work = weights_of(piece)
+            codes[piece] = _sweep(
+                work,
+                grid,
+                part,
+                row_step=row_step[piece],
+                column_step=column_step,
+                slope=slope[piece],
+                bits=bits,
+            )
+            counts += counts_of(part.stored(codes[piece]))
+            kept.append(work[codes[piece] == ESCAPE])
     if grid.hessian is not None:
-        codes = descend(
-            codes,
-            weights,
-            grid.sweeps,
-            coding=coding,
-            kept=work,
-            hessian=torch.from_numpy(grid.hessian).to(grid.device),
-            row_step=row_step,
-            column_step=column_step,
-            slope=slope,
-        )
-        counts = counts_of(coding.stored(codes))
-    back = np.argsort(grid.order)
+        hessian = torch.from_numpy(grid.hessian).to(grid.device)
+        for (piece, part), values in zip(pieces, kept, strict=True):
+            others = counts - counts_of(part.stored(codes[piece]))
+            codes[piece] = descend(
+                codes[piece],
+                weights_of(piece),
+                grid.sweeps,
+                coding=part,
+                kept=values,
+                hessian=hessian,
+                row_step=row_step[piece],
+                column_step=column_step,
+                slope=slope[piece],
+                others=others,
+            )
+            counts = others + counts_of(part.stored(codes[piece]))
     n_escapes = counts[0]
-    kept = counts.copy()
-    kept[0], kept[128] = 0, kept[128] + n_escapes
-    bits = entropy_bits(kept) + ESCAPE_BITS * n_escapes
-    left = _shifted(np.ascontiguousarray(work[:, back]), exponents)
-    return Chosen(
-        codes=np.ascontiguousarray(coding.settled(codes)[:, back]),
-        escapes=np.ascontiguousarray((codes == ESCAPE)[:, back]),
-        weights=left,
-        bits=bits,
-        counts=kept,
-    )
+    counts = counts.copy()
+    counts[0], counts[128] = 0, counts[128] + n_escapes
+    at_rows, places = np.nonzero(codes == ESCAPE) if n_escapes else (np.zeros(0, np.int64),) * 2
+    values = np.ldexp(np.concatenate([np.zeros(0, np.float32), *kept]), exponents[at_rows])
+    escapes = Escapes(at_rows, grid.order[places], values).in_rows(np.arange(len(matrix)))
+    back = np.argsort(grid.order)
+    for piece, part in pieces:
+        codes[piece] = part.settled(codes[piece])[:, back]
+    bits_of_all = entropy_bits(counts) + ESCAPE_BITS * n_escapes
+    return Chosen(codes=codes, escapes=escapes, bits=bits_of_all, counts=counts)
+
+
+def _nearest(weights: Float32, row_step: Float32, column_step: Float32) -> Elements:
+    """The codes that rounding would give; 0 for what lies beyond them."""
+    nearest = np.rint(weights / row_step[:, None] / column_step)
+    codes: Elements = np.where(np.abs(nearest) <= -ESCAPE - 1, nearest, 0).astype(np.int8)
+    return codes
 
 
 def to_uniform(
@@ -184,8 +217,7 @@ def to_uniform(
     stacked_rows: int | None = None,
 ) -> Uniform:
     """Return the codes as the scheme stores them: escapes are outliers with their full value."""
-    at_rows, at_columns = np.nonzero(chosen.escapes)
-    values = chosen.weights[at_rows, at_columns]
+    escapes, values = chosen.escapes, chosen.escapes.values
     dtype, carrier = ("f16", np.float16) if _fit_f16(values) else ("f32", np.float32)
     return Uniform(
         codes=chosen.codes,
@@ -193,7 +225,9 @@ def to_uniform(
         code_dtype="i8",
         row_scale=rows.scale,
         column_scale=grid.column_scale,
-        outliers=Outliers(at_rows, at_columns, values.astype(carrier), dtype) if values.size else None,
+        outliers=(
+            Outliers(escapes.rows, escapes.columns, values.astype(carrier), dtype) if values.size else None
+        ),
         layout=choose_layout(chosen.codes, by_rows=by_rows) if chosen.layout is None else chosen.layout,
         shared_column_scales=None if grid.column_scale is None else shared_column_scales,
         trellis_rows=trellis_rows,

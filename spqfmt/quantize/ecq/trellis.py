@@ -69,19 +69,14 @@ def choose_along(
     )
     order = np.arange(len(matrix)) if layout.channel_order is None else layout.channel_order
     found = choose(
-        matrix[torch.from_numpy(order)],
+        matrix,
         grid,
         rows.picked(order),
         step,
         coding=trellis.coding(len(matrix), layout),
         passes=1,
         counts=first.counts,
+        order=order,
     )
     back: NDArray[np.int64] = np.argsort(order)
-    return replace(
-        found,
-        codes=found.codes[back],
-        escapes=found.escapes[back],
-        weights=found.weights[back],
-        layout=layout,
-    )
+    return replace(found, codes=found.codes[back], escapes=found.escapes.in_rows(order), layout=layout)
