@@ -159,7 +159,8 @@ def pack_model(
     notes = () if calibrated is None else calibrated.all_notes()
     notes += (*kept.notes(left_dense), *array_notes(model, plan, options.method))
     if budget is not None:
-        notes += (*room_notes(options.fit, budget.ledger, sum(file.file_bytes for file in sealed)),)
+        n_bytes = sum(file.file_bytes for file in sealed)
+        notes += (*budget.notes, *room_notes(options.fit, budget.ledger, n_bytes))
     return report_of(
         model, plan, sealed, described, seconds=time.monotonic() - started, left_dense=left_dense, notes=notes
     )

@@ -14,6 +14,7 @@ import spqfmt
 from spqfmt.calibration.ends import Ends
 from spqfmt.calibration.gradients import output_gradients, watch_head
 from spqfmt.calibration.model import ModelShell
+from spqfmt.errors import UnsupportedError
 from spqfmt.importers import open_source
 
 SEED = 3
@@ -146,3 +147,16 @@ def test_embedding_and_head_have_steps_by_columns_where_they_are_known(
                 assert "row_scales" in roles[name]
         assert "model.embed_tokens.weight" in roles
         spqfmt.verify(out)
+
+
+def test_a_head_that_cannot_be_looked_at_is_said(
+    folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise UnsupportedError("no head is here", "head")
+
+    monkeypatch.setattr("spqfmt.packing.fit.survey.watch_head", fail)
+    text = Path(__file__).resolve().parents[2] / "LICENSE"
+    few: dict[str, Any] = {"calibration": text, "samples": 2, "seq_len": 32, "effort": "fast"}
+    report = spqfmt.pack(folder("llama"), tmp_path / "m.spq", method="ecq", bits=6, **few)
+    assert "head and embedding are quantized by the norms of their rows: no head is here" in report.notes

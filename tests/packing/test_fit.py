@@ -176,6 +176,25 @@ def test_more_room_than_8_bits_need_is_left_unused(model: SourceModel, tmp_path:
     assert np.abs(restored["layers.0.up"] - model.tensors[2].load().float().numpy()).max() < 0.002
 
 
+def test_what_has_too_few_rows_for_a_trellis_is_said(
+    make_model: Callable[..., SourceModel], tmp_path: Path
+) -> None:
+    model = make_model()
+    [layer] = [tensor for tensor in model.tensors if tensor.name == "layers.0.up"]
+    generator = torch.Generator().manual_seed(0)
+    values = (torch.randn(8, 4096, generator=generator) * 0.02).bfloat16()
+    small = replace(layer, shape=(8, 4096), load=lambda: values)
+    report = _pack(
+        replace(model, tensors=(small,)),
+        tmp_path / "m.spq",
+        method="ecq",
+        bits=4,
+        trellis=True,
+        no_calibration=True,
+    )
+    assert report.notes == ("layers.0.up: it has too few rows for a trellis",)
+
+
 def test_outliers_and_constant_rows_come_back_and_layers_of_all_magnitudes_get_the_same_bits(
     model: SourceModel, tmp_path: Path
 ) -> None:

@@ -49,6 +49,8 @@ class SizeBudget:
     planned: Mapping[str, PlannedTensor]
     codec: str
     chunk_alignment: int
+    notes: tuple[str, ...] = ()
+    """What the user should know of the plans."""
     _real: float = 0.0
     _expected: float = 0.0
     _left: dict[str, TensorPlan] = field(init=False)

@@ -63,7 +63,7 @@ def fit(
     assert isinstance(method, Ecq)
     spent = room.spent
     rate = min(MOST_BITS, max(FEWEST_BITS, room.rate))
-    seen = _survey(model, spent, options, rate=rate, stage=stage, processes=processes)
+    seen, notes = _survey(model, spent, options, rate=rate, stage=stage, processes=processes)
     extra = {
         name: EMBEDDING_EXTRA_BITS if seen[name].grid is None else END_EXTRA_BITS
         for name, t in spent.items()
@@ -84,6 +84,7 @@ def fit(
         planned=spent,
         codec=options.codec.codec,
         chunk_alignment=options.chunk_alignment,
+        notes=(*notes, *_without_trellis(seen, spent, options)),
     )
     assert options.fit is not None
     of_memory = options.fit.of_memory
@@ -95,6 +96,18 @@ def fit(
     return replace(options, method=method, method_options=given), budget
 
 
+def _without_trellis(
+    seen: Mapping[str, Surveyed], spent: Mapping[str, PlannedTensor], options: PackOptions
+) -> Iterator[str]:
+    """Say of which tensors none was of use; those of a block say it themselves."""
+    if not options.method_options.trellis:
+        return
+    for name, planned in spent.items():
+        is_of_block = planned.source.role == "linear" and is_calibrated(options.method)
+        if seen[name].trellis is None and not is_of_block:
+            yield f"{name}: it has too few rows for a trellis"
+
+
 def _survey(
     model: SourceModel,
     spent: Mapping[str, PlannedTensor],
@@ -103,12 +116,14 @@ def _survey(
     rate: float,
     stage: Stage,
     processes: Processes,
-) -> dict[str, Surveyed]:
-    """What can be known of every tensor."""
+) -> tuple[dict[str, Surveyed], tuple[str, ...]]:
+    """What can be known of every tensor, and what the user should know of it."""
     found: dict[str, Surveyed] = {}
+    notes: tuple[str, ...] = ()
     if is_calibrated(options.method):
         own = _survey_blocks(model, spent, options, rate=rate, stage=stage, processes=processes)
-        found = {name: seen for of_one in processes.exchange(own) for name, seen in of_one.items()}
+        for of_one, said in processes.exchange(own):
+            found, notes = found | of_one, notes + said
     left = [name for name in spent if name not in found]
 
     def look(at: int) -> Surveyed:
@@ -117,7 +132,7 @@ def _survey(
         matrix = as_matrix(planned.weight, planned.source.load())
         return survey_plain(left[at], matrix, rate, Trellis.of(planned.weight, options.method_options))
 
-    return found | dict(zip(left, shared(processes, len(left), look), strict=True))
+    return found | dict(zip(left, shared(processes, len(left), look), strict=True)), notes
 
 
 def _survey_blocks(
@@ -128,8 +143,8 @@ def _survey_blocks(
     rate: float,
     stage: Stage,
     processes: Processes,
-) -> dict[str, Surveyed]:
-    """What this process sees: its share of the blocks and, as the last one, what stands around them."""
+) -> tuple[dict[str, Surveyed], tuple[str, ...]]:
+    """What this process sees: its share of the blocks and, as the last one, what stands around them; with notes."""
     wanted = {name: t.weight for name, t in spent.items() if t.source.role == "linear"}
     few = replace(
         options.calibration, samples=min(SURVEY_SAMPLES, options.calibration.samples), sequential=False
@@ -167,16 +182,15 @@ def _survey_blocks(
     for _ in Relay(engine, options.method_options, processes).run(to_the_end=looks_behind):
         pass
     if ends is None:
-        return survey.seen
+        return survey.seen, ()
     if looks_behind:
         stage("survey, head")
         try:
             watch_head(engine.shell, engine.samples[:GRADIENT_SAMPLES], engine.blocks, ends)
         except SpqError as error:
             # The blocks of a model can be quantized without its head, which may not be in the source.
-            stage(f"survey, head and embedding by their norms: {error}")
-            return survey.seen
-    return survey.seen | _survey_ends(spent, engine, ends, options=options.method_options, rate=rate)
+            return survey.seen, (f"head and embedding are quantized by the norms of their rows: {error}",)
+    return survey.seen | _survey_ends(spent, engine, ends, options=options.method_options, rate=rate), ()
 
 
 def _survey_ends(
