@@ -1,5 +1,6 @@
 """The generated files follow the registry, and the check that says so can fail."""
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,12 @@ def checkout(tmp_path: Path) -> Path:
 def test_generated_files_are_fresh() -> None:
     result = generate(ROOT, "--check")
     assert result.returncode == 0, result.stdout
+
+
+def test_the_page_of_large_models_has_what_its_tool_computes() -> None:
+    rows = runpy.run_path(str(ROOT / "tools" / "bench" / "scale.py"))["rows"]()
+    assert len(rows) > 6
+    assert "\n".join(rows) in (ROOT / "docs" / "scale.md").read_text()
 
 
 def test_changed_registry_makes_every_file_stale(checkout: Path) -> None:
