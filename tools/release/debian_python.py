@@ -88,7 +88,7 @@ def main() -> int:
     python = folder / "usr" / "bin" / f"python{arguments.version}"
     if arguments.architecture is None:
         start_as_it_is(folder, python)
-        # As the package does where it is installed: else each start compiles all that it imports, where none may be kept.
+        # As the package does where it is installed: else each start compiles what it imports, where none may be kept.
         library = folder / "usr" / "lib" / f"python{arguments.version}"
         subprocess.run([python, "-m", "compileall", "-q", str(library)], check=True)
     print(python)
