@@ -28,8 +28,7 @@ CASES = (
     "more than shards",
 )  # fmt: skip
 BY_BLOCKS = (
-    "gptq of 1", "gptq of 2", "gptq of 4", "spqr of 3", "jsq of 2",
-    "ecq of 1", "ecq of 2", "ecq of 4", "best of 4", "size of 3",
+    "gptq of 2", "gptq of 4", "spqr of 3", "jsq of 2", "ecq of 2", "best of 4", "size of 3",
 )  # fmt: skip
 
 
