@@ -15,6 +15,12 @@ from spqfmt.importers._gguf_changes import AS_STORED, Change, minus_one
 from spqfmt.importers._gguf_delta_nets import delta_net_change, delta_net_config, delta_net_runs, next_tokens
 from spqfmt.importers._gguf_gemma4 import NAMES as GEMMA4_NAMES
 from spqfmt.importers._gguf_gemma4 import gemma4_config, unused_keys
+from spqfmt.importers._gguf_mixtures import (
+    ernie4_5_moe_config,
+    glm4_moe_aside,
+    glm4_moe_config,
+    lfm2_moe_config,
+)
 from spqfmt.importers._gguf_models import (
     ChangeOf,
     Config,
@@ -131,6 +137,14 @@ def _qwen2_moe(facts: Facts, tensors: Tensors) -> Config:
 def _qwen3_moe(facts: Facts, tensors: Tensors) -> Config:
     # As llama.cpp has it: the file says nothing of it.
     return _qwen2_moe(facts, tensors) | {"norm_topk_prob": True}
+
+
+def _lfm2_moe(facts: Facts, tensors: Tensors) -> Config:
+    return _lfm2(facts, tensors) | lfm2_moe_config(facts, tensors)
+
+
+def _mistral3(facts: Facts, tensors: Tensors) -> Config:
+    return _plain(facts, tensors) | {"sliding_window": None}
 
 
 def _qwen35(facts: Facts, tensors: Tensors) -> Config:
@@ -270,10 +284,20 @@ def _mamba_change(name: str, shape: tuple[int, ...], config: Config) -> Change:
     return Change(values=lambda stored: (-stored).log()) if name.endswith(".A_log") else AS_STORED
 
 
+def _ministral3(facts: Facts, tensors: Tensors) -> Config:
+    scale = facts.number("rope.scaling.yarn_log_multiplier", 0.0)
+    scales = {"mscale": scale, "mscale_all_dim": scale} if scale else {}
+    beta = facts.number("attention.temperature_scale", 0.0)
+    return {
+        "rope_parameters": {**rope(facts), **scales, "llama_4_scaling_beta": beta},
+        "sliding_window": None,
+    }
+
+
 def _lfm2(facts: Facts, tensors: Tensors) -> Config:
-    heads = facts.metadata.get("lfm2.attention.head_count_kv")
+    heads = facts.metadata.get(f"{facts.architecture}.attention.head_count_kv")
     if not isinstance(heads, list) or len(heads) != facts.count("block_count") or not any(heads):
-        raise ValueError("lfm2.attention.head_count_kv is no number for each layer")
+        raise ValueError(f"{facts.architecture}.attention.head_count_kv is no number for each layer")
     return {
         "block_auto_adjust_ff_dim": False,
         "layer_types": ["full_attention" if count else "conv" for count in heads],
@@ -299,6 +323,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "command-r": Architecture("cohere", _granite),
     "exaone4": Architecture("exaone4", _exaone4),
     "ernie4_5": Architecture("ernie4_5"),
+    "ernie4_5-moe": Architecture(
+        "ernie4_5_moe",
+        ernie4_5_moe_config,
+        names={"model.layers.{}.mlp.moe_statics.e_score_correction_bias": "blk.{}.exp_probs_b"},
+    ),
     "falcon": Architecture("falcon", _falcon, runs=_by_group),
     "gemma3": Architecture("gemma3_text", _gemma3, norm_plus_one),
     "gemma4": Architecture(
@@ -310,6 +339,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         aside=unused_keys,
     ),
     "glm4": Architecture("glm4", _granite),
+    "glm4moe": Architecture(
+        "glm4_moe",
+        glm4_moe_config,
+        names={"model.layers.{}.mlp.gate.e_score_correction_bias": "blk.{}.exp_probs_b"},
+        aside=glm4_moe_aside,
+    ),
     "gpt-oss": Architecture("gpt_oss", _gpt_oss, experts=Experts(transposed=True, pairs=True)),
     "gptneox": Architecture("gpt_neox", _gptneox, _fused),
     "granite": Architecture("granite", _granite, rotary),
@@ -317,6 +352,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "granitemoe", _granite, rotary, joined={"model.layers.{}.block_sparse_moe.input_linear": _GATE_UP}
     ),
     "lfm2": Architecture("lfm2", _lfm2, without=frozenset({"attention.head_count_kv"})),
+    "lfm2moe": Architecture("lfm2_moe", _lfm2_moe, without=frozenset({"attention.head_count_kv"})),
     "llama4": Architecture("llama4_text", _llama4, experts=Experts(transposed=True)),
     "mamba": Architecture(
         "mamba", _mamba, _mamba_change, without=frozenset({"attention.head_count", "feed_forward_length"})
@@ -326,6 +362,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         _minimax,
         names={"model.layers.{}.block_sparse_moe.e_score_correction_bias": "blk.{}.exp_probs_b"},
     ),
+    "ministral3": Architecture("ministral3", _ministral3, rotary),
+    "mistral3": Architecture("mistral", _mistral3, rotary),
     "mixtral": Architecture("mixtral", change=rotary),
     "nemotron": Architecture("nemotron", _with_biases, _nemotron),
     "olmo": Architecture("olmo", _olmo, rotary),
@@ -344,4 +382,4 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "stablelm": Architecture("stablelm", _stablelm),
     "starcoder2": Architecture("starcoder2"),
 }
-"""What is known by `general.architecture`; a Llama with experts is "mixtral"."""
+"""What is known by `general.architecture`; a Llama with experts is "mixtral", a Mistral 3 with YaRN "ministral3"."""

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from spqfmt.importers._gguf_changes import AS_STORED, Change, minus_one
-from spqfmt.importers._gguf_models import Config, Facts, head_size, partial_rope
+from spqfmt.importers._gguf_models import Config, Facts, head_size, next_layers, partial_rope
 
 if TYPE_CHECKING:
     import torch
@@ -18,12 +18,9 @@ if TYPE_CHECKING:
 
 def delta_net_config(facts: Facts) -> Config:
     """What the metadata say of layers, heads and the rotary embedding. Raises ValueError for what they lack."""
-    n_layers = facts.count("block_count") - _n_next(facts)
-    n_values = facts.count("ssm.time_step_rank")
-    if n_layers < 1 or n_values % facts.count("ssm.group_count"):
-        raise ValueError(
-            f"{facts.architecture}.nextn_predict_layers or ssm.group_count do not fit the others"
-        )
+    n_layers, n_values = facts.count("block_count") - next_layers(facts), facts.count("ssm.time_step_rank")
+    if n_values % facts.count("ssm.group_count"):
+        raise ValueError(f"{facts.architecture}.ssm.time_step_rank is no multiple of ssm.group_count")
     sections = facts.metadata.get(f"{facts.architecture}.rope.dimension_sections", [])
     rope = {"partial_rotary_factor": 1.0, **partial_rope(facts)}
     if isinstance(sections, list) and any(sections):
@@ -42,13 +39,6 @@ def delta_net_config(facts: Facts) -> Config:
         "num_hidden_layers": n_layers,
         "rope_parameters": rope,
     }
-
-
-def _n_next(facts: Facts) -> int:
-    found = facts.metadata.get(f"{facts.architecture}.nextn_predict_layers", 0)
-    if isinstance(found, bool) or not isinstance(found, int) or found < 0:
-        raise ValueError(f"{facts.architecture}.nextn_predict_layers is {found!r}, not a count")
-    return found
 
 
 def next_tokens(name: str, config: Config) -> str:

@@ -115,7 +115,20 @@ def rope(facts: Facts) -> Config:
     parameters |= {"rope_type": kind, "factor": facts.number("rope.scaling.factor")}
     if kind == "yarn":
         parameters["original_max_position_embeddings"] = facts.count("rope.scaling.original_context_length")
+        parameters |= {
+            name: facts.number(f"rope.scaling.yarn_{name}")
+            for name in ("beta_fast", "beta_slow")
+            if f"{facts.architecture}.rope.scaling.yarn_{name}" in facts.metadata
+        }
     return parameters
+
+
+def next_layers(facts: Facts) -> int:
+    """Layers after the model's own that guess tokens ahead. Raises ValueError for a number that is none."""
+    found = facts.metadata.get(f"{facts.architecture}.nextn_predict_layers", 0)
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < facts.count("block_count"):
+        raise ValueError(f"{facts.architecture}.nextn_predict_layers is {found!r}, not a count of layers")
+    return found
 
 
 def head_size(facts: Facts) -> int:

@@ -82,6 +82,8 @@ def _known(path: Path, header: GgufHeader) -> KnownModel:
     name = str(header.metadata.get("general.architecture", ""))
     if name == "llama" and header.metadata.get("llama.expert_count"):
         return library_model(path, header, ARCHITECTURES["mixtral"])
+    if name == "mistral3" and header.metadata.get("mistral3.rope.scaling.type") == "yarn":
+        return library_model(path, header, ARCHITECTURES["ministral3"])
     if name in MODELS:
         return table_model(path, header, MODELS[name])
     if name in ARCHITECTURES:

@@ -47,6 +47,9 @@ def build(name: str) -> Any:
                 value.copy_((0 if key.endswith("bias") else 1) + noise * 0.2)
             else:
                 value.copy_(noise * 0.3)
+        for key, value in model.named_buffers():
+            if key.endswith(("correction_bias", "expert_bias", "layer_scalar")):
+                value.copy_(key.endswith("layer_scalar") + torch.randn_like(value) * 0.2)
     return model
 
 
@@ -106,7 +109,7 @@ def _usual(writer: gguf.GGUFWriter, config: Any, architecture: str) -> None:
     writer.add_block_count(config.num_hidden_layers)
     if heads := first("num_attention_heads"):
         writer.add_head_count(heads)
-        if architecture != "lfm2":
+        if architecture not in {"lfm2", "lfm2moe"}:
             writer.add_head_count_kv(_key_heads(config) or heads)
     writer.add_feed_forward_length(
         first("intermediate_size_mlp", "intermediate_size") or 4 * config.hidden_size
@@ -117,7 +120,7 @@ def _usual(writer: gguf.GGUFWriter, config: Any, architecture: str) -> None:
     if eps := first("rms_norm_eps"):
         writer.add_layer_norm_rms_eps(eps)
     if eps := first("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"):
-        is_rms = architecture in {"mamba", "lfm2"}
+        is_rms = architecture in {"mamba", "lfm2", "lfm2moe"}
         (writer.add_layer_norm_rms_eps if is_rms else writer.add_layer_norm_eps)(eps)
     if (turned := first("rope_parameters")) and "rope_theta" in turned:
         writer.add_rope_freq_base(turned["rope_theta"])

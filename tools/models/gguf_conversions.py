@@ -116,10 +116,12 @@ def granite_parts(name: str, value: Any) -> list[tuple[str, Any]]:
     )
 
 
-def minimax_parts(name: str, value: Any) -> list[tuple[str, Any]]:
+def corrected_parts(name: str, value: Any) -> list[tuple[str, Any]]:
     """Name the correction of the router as ggml does."""
-    is_correction = name.endswith(".e_score_correction_bias")
-    return [(f"blk.{name.split('.')[2]}.exp_probs_b.bias" if is_correction else name, value)]
+    is_correction = name.endswith((".e_score_correction_bias", ".expert_bias"))
+    if not is_correction:
+        return [(name, value)]
+    return [(f"blk.{name.split('.')[2]}.exp_probs_b.bias", value.reshape(-1))]
 
 
 def delta_net(name: str, value: Any, config: Any) -> Any:
@@ -298,6 +300,51 @@ def minimax(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_expert_feed_forward_length(config.intermediate_size)
     writer.add_rope_dimension_count(int(config.head_dim * config.rope_parameters["partial_rotary_factor"]))
     writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+
+def glm4_moe(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write which layers have experts, how these are chosen, and how many columns of a head are turned."""
+    writer.add_expert_count(config.n_routed_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    writer.add_expert_shared_count(config.n_shared_experts)
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    writer.add_leading_dense_block_count(config.first_k_dense_replace)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    writer.add_expert_weights_scale(config.routed_scaling_factor)
+    writer.add_expert_weights_norm(config.norm_topk_prob)
+    writer.add_rope_dimension_count(int(config.head_dim * config.rope_parameters["partial_rotary_factor"]))
+
+
+def ernie4_5_moe(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write which layers have experts, and how many."""
+    writer.add_expert_count(config.moe_num_experts)
+    writer.add_expert_used_count(config.moe_k)
+    writer.add_expert_shared_count(config.moe_num_shared_experts)
+    writer.add_expert_shared_feed_forward_length(config.moe_intermediate_size * config.moe_num_shared_experts)
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    writer.add_interleave_moe_layer_step(config.moe_layer_interval)
+    writer.add_leading_dense_block_count(config.moe_layer_start_index)
+
+
+def lfm2_moe(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write what LFM2 has, and which layers have experts."""
+    lfm2(writer, config)
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    writer.add_leading_dense_block_count(config.num_dense_layers)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+
+def ministral3(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write YaRN, and how queries grow with their place."""
+    scaled = config.rope_parameters
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(scaled["factor"])
+    writer.add_rope_scaling_orig_ctx_len(scaled["original_max_position_embeddings"])
+    writer.add_rope_scaling_yarn_beta_fast(scaled["beta_fast"])
+    writer.add_rope_scaling_yarn_beta_slow(scaled["beta_slow"])
+    writer.add_rope_scaling_yarn_log_mul(scaled["mscale_all_dim"])
+    writer.add_attn_temperature_scale(scaled["llama_4_scaling_beta"])
 
 
 def state_space(writer: gguf.GGUFWriter, config: Any) -> None:
