@@ -337,9 +337,9 @@ MODELS: Mapping[str, Small] = {
             num_experts_per_tok=2,
             rope_parameters=_ROPE,
         ),
-        lfm2_moe,
-        squeezed,
-        corrected_parts,
+        metadata=lfm2_moe,
+        change=squeezed,
+        split=corrected_parts,
     ),
     "llama4": Small("llama4", _of("Llama4TextConfig", **_LLAMA4), llama4, split=llama4_parts),
     "mamba": Small(
