@@ -1,15 +1,21 @@
 """Programs in examples/, run as a user runs them."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import spqfmt
+from spqfmt.container.model import open_model
 from spqfmt.loaders.plan import plan_model
 
 ROOT = Path(__file__).resolve().parents[2]
+# What the installation, or `make native`, has left.
+LIBRARIES = sorted(ROOT.glob("build/*/libspqfmt_kernels.a"), key=lambda path: path.stat().st_mtime)
 
 
 def test_lora(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
@@ -50,3 +56,33 @@ def test_ranks(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     for _, n_read, n_all, text in found:
         assert int(n_read) < 0.65 * int(n_all)
         assert text == repr(expected)
+
+
+@pytest.mark.skipif(not LIBRARIES or shutil.which("c++") is None, reason="nothing was built here")
+def test_core(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    program, packed, out = tmp_path / "decode", tmp_path / "m.spq", tmp_path / "codes.bin"
+    core, name = ROOT / "examples/core", "model.layers.0.mlp.up_proj.weight"
+    command = ["c++", "-std=c++17", f"-I{ROOT / 'spqfmt/kernels/native'}", str(core / "decode.cpp")]
+    subprocess.run([*command, str(LIBRARIES[-1]), "-pthread", "-o", str(program)], check=True)
+    spqfmt.pack(tiny_folder("llama"), packed, method="rtn", bits=8)
+    listed = subprocess.run(
+        [sys.executable, str(core / "chunks.py"), str(packed), name, "codes"], capture_output=True, check=True
+    ).stdout
+
+    def decode() -> subprocess.CompletedProcess[bytes]:
+        command = [str(program), str(packed), str(out), "2"]
+        return subprocess.run(command, input=listed, capture_output=True, check=False)
+
+    done = decode()
+    assert done.returncode == 0, done.stderr
+    with open_model(packed) as model:
+        tensor = model.tensors[name]
+        expected = model.reader_of(name).read_elements(tensor, "codes").tobytes()
+        first = tensor.by_role["codes"].chunks[0].planes[0]
+    assert out.read_bytes() == expected
+    assert re.fullmatch(rf"\d+ chunks, {len(expected)} bytes, by \w+\n", done.stdout.decode())
+    data = bytearray(packed.read_bytes())
+    data[first.offset + first.stored_bytes // 2] ^= 1
+    packed.write_bytes(data)
+    done = decode()
+    assert (done.returncode, b"m.spq: a chunk of it is damaged: " in done.stderr) == (1, True)

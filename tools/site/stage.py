@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("*.md", "docs/**/*.md", "fuzz/README.md", "spec/decisions/*.md")
 DECISIONS = Path("spec/decisions")
 SECTIONS = {
-    "Begin": ("install", "tutorial", "use", "api"),
+    "Begin": ("install", "tutorial", "use", "api", "core"),
     "Models": ("checkpoints", "sources", "families", "experts", "methods", "adapters"),
     "Use": ("talking", "serving", "tasks", "hub", "remote"),
     "Machines": ("gpu", "gpu-kernels", "tensor-parallel", "many-machines", "scale"),
