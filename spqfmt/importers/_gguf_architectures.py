@@ -19,7 +19,15 @@ from spqfmt.importers._gguf_mixtures import (
     ernie4_5_moe_config,
     glm4_moe_aside,
     glm4_moe_config,
+    gpt_oss_config,
+    granite_hybrid_change,
+    granite_hybrid_config,
+    lfm2_config,
     lfm2_moe_config,
+    llama4_config,
+    minimax_config,
+    qwen2_moe_config,
+    qwen3_moe_config,
 )
 from spqfmt.importers._gguf_models import (
     ChangeOf,
@@ -33,7 +41,7 @@ from spqfmt.importers._gguf_models import (
     rotary,
 )
 from spqfmt.importers._gguf_reader import GgufTensor
-from spqfmt.importers._gguf_rope import floats_of, llama3_rope, step_rope
+from spqfmt.importers._gguf_rope import floats_of
 
 Tensors = Mapping[str, GgufTensor]
 
@@ -124,25 +132,6 @@ def _phi3(facts: Facts, tensors: Tensors) -> Config:
     }
 
 
-def _qwen2_moe(facts: Facts, tensors: Tensors) -> Config:
-    shapes = {"moe_intermediate_size": "ffn_up_exps", "shared_expert_intermediate_size": "ffn_up_shexp"}
-    sizes = {
-        key: facts.shapes[f"blk.0.{name}.weight"][-2]
-        for key, name in shapes.items()
-        if _has(facts, f"{name}.weight")
-    }
-    return _plain(facts, tensors) | sizes
-
-
-def _qwen3_moe(facts: Facts, tensors: Tensors) -> Config:
-    # As llama.cpp has it: the file says nothing of it.
-    return _qwen2_moe(facts, tensors) | {"norm_topk_prob": True}
-
-
-def _lfm2_moe(facts: Facts, tensors: Tensors) -> Config:
-    return _lfm2(facts, tensors) | lfm2_moe_config(facts, tensors)
-
-
 def _mistral3(facts: Facts, tensors: Tensors) -> Config:
     return _plain(facts, tensors) | {"sliding_window": None}
 
@@ -153,42 +142,7 @@ def _qwen35(facts: Facts, tensors: Tensors) -> Config:
 
 
 def _qwen35_moe(facts: Facts, tensors: Tensors) -> Config:
-    return _qwen2_moe(facts, tensors) | delta_net_config(facts)
-
-
-def _gpt_oss(facts: Facts, tensors: Tensors) -> Config:
-    parameters = rope(facts)
-    if parameters["rope_type"] == "yarn":
-        parameters |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
-    return {
-        "intermediate_size": facts.count(
-            "expert_feed_forward_length", facts.shapes["blk.0.ffn_up_exps.weight"][-2]
-        ),
-        "rope_parameters": parameters,
-    }
-
-
-def _llama4(facts: Facts, tensors: Tensors) -> Config:
-    size = facts.count("rope.dimension_count", head_size(facts))
-    parameters = rope(facts)
-    factors = tensors.get("rope_freqs.weight")
-    if factors is not None:
-        of = {
-            "rope_parameters": parameters,
-            "head_dim": size,
-            "max_position_embeddings": facts.count("context_length"),
-        }
-        divisors = floats_of(factors)
-        parameters = step_rope(divisors, of) or llama3_rope(factors.file.path, divisors, of)
-    return {
-        "head_dim": size,
-        "interleave_moe_layer_step": facts.count("interleave_moe_layer_step"),
-        "intermediate_size": facts.count("expert_feed_forward_length"),
-        "intermediate_size_mlp": facts.count("feed_forward_length"),
-        "rope_parameters": parameters,
-        # As llama.cpp has it: the model of 128 experts has no such norms, and the file says nothing of them.
-        "use_qk_norm": facts.count("expert_count") != 128,
-    }
+    return qwen2_moe_config(facts, tensors) | delta_net_config(facts)
 
 
 def _granite(facts: Facts, tensors: Tensors) -> Config:
@@ -264,10 +218,6 @@ def _by_group(name: str, shape: tuple[int, ...], config: Config) -> list[tuple[i
     return [(first * size, n * size) for run in runs for first, n in run]
 
 
-def _minimax(facts: Facts, tensors: Tensors) -> Config:
-    return _plain(facts, tensors) | {"scoring_func": "sigmoid"}
-
-
 def _olmo(facts: Facts, tensors: Tensors) -> Config:
     return _plain(facts, tensors) | {"clip_qkv": _said(facts, "attention.clamp_kqv")}
 
@@ -294,20 +244,14 @@ def _ministral3(facts: Facts, tensors: Tensors) -> Config:
     }
 
 
-def _lfm2(facts: Facts, tensors: Tensors) -> Config:
-    heads = facts.metadata.get(f"{facts.architecture}.attention.head_count_kv")
-    if not isinstance(heads, list) or len(heads) != facts.count("block_count") or not any(heads):
-        raise ValueError(f"{facts.architecture}.attention.head_count_kv is no number for each layer")
-    return {
-        "block_auto_adjust_ff_dim": False,
-        "layer_types": ["full_attention" if count else "conv" for count in heads],
-        "norm_eps": facts.number("attention.layer_norm_rms_epsilon"),
-        "num_key_value_heads": max(heads),
-        "rope_parameters": rope(facts),
-    }
-
-
 _GATE_UP = ("blk.{}.ffn_gate_exps", "blk.{}.ffn_up_exps")
+_STEP_BIAS = {"model.layers.{}.mamba.dt_bias": "blk.{}.ssm_dt"}
+_GRANITE_HYBRID: Mapping[str, Any] = {
+    "config": granite_hybrid_config,
+    "change": granite_hybrid_change,
+    "names": _STEP_BIAS,
+    "without": frozenset({"attention.head_count_kv"}),
+}
 _DELTA_NET: Mapping[str, Any] = {
     "change": delta_net_change,
     "names": {"model.layers.{}.linear_attn.dt_bias": "blk.{}.ssm_dt"},
@@ -345,21 +289,37 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         names={"model.layers.{}.mlp.gate.e_score_correction_bias": "blk.{}.exp_probs_b"},
         aside=glm4_moe_aside,
     ),
-    "gpt-oss": Architecture("gpt_oss", _gpt_oss, experts=Experts(transposed=True, pairs=True)),
+    "gpt-oss": Architecture("gpt_oss", gpt_oss_config, experts=Experts(transposed=True, pairs=True)),
     "gptneox": Architecture("gpt_neox", _gptneox, _fused),
     "granite": Architecture("granite", _granite, rotary),
     "granitemoe": Architecture(
         "granitemoe", _granite, rotary, joined={"model.layers.{}.block_sparse_moe.input_linear": _GATE_UP}
     ),
-    "lfm2": Architecture("lfm2", _lfm2, without=frozenset({"attention.head_count_kv"})),
-    "lfm2moe": Architecture("lfm2_moe", _lfm2_moe, without=frozenset({"attention.head_count_kv"})),
-    "llama4": Architecture("llama4_text", _llama4, experts=Experts(transposed=True)),
+    "granitehybrid": Architecture(
+        "granitemoehybrid",
+        joined={
+            "model.layers.{}.block_sparse_moe.input_linear": _GATE_UP,
+            "model.layers.{}.shared_mlp.input_linear": ("blk.{}.ffn_gate_shexp", "blk.{}.ffn_up_shexp"),
+        },
+        **_GRANITE_HYBRID,
+    ),
+    "granitehybrid_dense": Architecture(
+        "granitemoehybrid",
+        joined={"model.layers.{}.shared_mlp.input_linear": ("blk.{}.ffn_gate", "blk.{}.ffn_up")},
+        **{
+            **_GRANITE_HYBRID,
+            "names": {**_STEP_BIAS, "model.layers.{}.shared_mlp.output_linear": "blk.{}.ffn_down"},
+        },
+    ),
+    "lfm2": Architecture("lfm2", lfm2_config, without=frozenset({"attention.head_count_kv"})),
+    "lfm2moe": Architecture("lfm2_moe", lfm2_moe_config, without=frozenset({"attention.head_count_kv"})),
+    "llama4": Architecture("llama4_text", llama4_config, experts=Experts(transposed=True)),
     "mamba": Architecture(
         "mamba", _mamba, _mamba_change, without=frozenset({"attention.head_count", "feed_forward_length"})
     ),
     "minimax-m2": Architecture(
         "minimax_m2",
-        _minimax,
+        minimax_config,
         names={"model.layers.{}.block_sparse_moe.e_score_correction_bias": "blk.{}.exp_probs_b"},
     ),
     "ministral3": Architecture("ministral3", _ministral3, rotary),
@@ -371,8 +331,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "olmoe": Architecture("olmoe", _granite),
     "phi2": Architecture("phi"),
     "phi3": Architecture("phi3", _phi3),
-    "qwen2moe": Architecture("qwen2_moe", _qwen2_moe),
-    "qwen3moe": Architecture("qwen3_moe", _qwen3_moe),
+    "qwen2moe": Architecture("qwen2_moe", qwen2_moe_config),
+    "qwen3moe": Architecture("qwen3_moe", qwen3_moe_config),
     "qwen35": Architecture("qwen3_5_text", _qwen35, **_DELTA_NET),
     "qwen35moe": Architecture(
         "qwen3_5_moe_text", _qwen35_moe, **_DELTA_NET, without=frozenset({"feed_forward_length"})
@@ -382,4 +342,5 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "stablelm": Architecture("stablelm", _stablelm),
     "starcoder2": Architecture("starcoder2"),
 }
-"""What is known by `general.architecture`; a Llama with experts is "mixtral", a Mistral 3 with YaRN "ministral3"."""
+"""What is known by `general.architecture`; a Llama with experts is "mixtral", a Mistral 3 with YaRN "ministral3", and a
+hybrid of Granite without experts "granitehybrid_dense"."""

@@ -199,7 +199,8 @@ def _stored(
             sources = tuple(by_name[part] for part in joined)
             if len({(tensor.ggml_type, tensor.shape) for tensor in sources}) > 1:
                 raise NoModelError(f"the tensors {' and '.join(joined)} are of different types or shapes")
-            change = _gate_up(shape, architecture.experts)
+            is_bias = joined[0].endswith(".bias")
+            change = _gate_up(shape, architecture.experts, is_bias=is_bias)
         else:
             may_be, number = names.of(name)
             found = next((by_name[called] for called in may_be if called in by_name), None)
@@ -220,11 +221,13 @@ def _stored(
     return one
 
 
-def _gate_up(shape: tuple[int, ...], experts: Experts) -> Change:
-    """Gate and up of all experts, of the first, the second and so on, which the file has in two tensors."""
-    if len(shape) < 2:
+def _gate_up(shape: tuple[int, ...], experts: Experts, *, is_bias: bool) -> Change:
+    """Gate and up of all experts, of the first, the second and so on, which the file has in two tensors.
+
+    Those of one net are as the file has them: all rows of the gate first.
+    """
+    if len(shape) < (2 if is_bias else 3):
         return AS_STORED
-    is_bias = len(shape) == 2
     n, both = shape[0], shape[-1] if is_bias or experts.transposed else shape[1]
     rows = ((n, both // 2, 2), (2, 0, 1)) if experts.pairs else ((n, 2, both // 2), (1, 0, 2))
     return Change(rows=rows, transposed=experts.transposed and not is_bias)

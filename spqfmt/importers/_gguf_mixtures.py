@@ -1,14 +1,97 @@
-"""Mixtures of experts whose first layers have none, as GGUF has them: GLM 4.5, ERNIE 4.5, LFM2."""
+"""Configs of mixtures of experts, and of models whose layers differ, as GGUF has them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-from spqfmt.importers._gguf_models import Config, Facts, next_layers, partial_rope
+from spqfmt.importers._gguf_changes import Change
+from spqfmt.importers._gguf_models import (
+    Config,
+    Facts,
+    head_size,
+    next_layers,
+    partial_rope,
+    rope,
+    rotary,
+)
 from spqfmt.importers._gguf_reader import GgufTensor
+from spqfmt.importers._gguf_rope import floats_of, llama3_rope, step_rope
 
 Tensors = Mapping[str, GgufTensor]
+
+
+def qwen2_moe_config(facts: Facts, tensors: Tensors) -> Config:
+    """What the metadata say of layers and experts. Raises ValueError for what they lack."""
+    shapes = {"moe_intermediate_size": "ffn_up_exps", "shared_expert_intermediate_size": "ffn_up_shexp"}
+    sizes = {
+        key: facts.shapes[f"blk.0.{name}.weight"][-2]
+        for key, name in shapes.items()
+        if f"blk.0.{name}.weight" in facts.shapes
+    }
+    return {"rope_parameters": partial_rope(facts)} | sizes
+
+
+def qwen3_moe_config(facts: Facts, tensors: Tensors) -> Config:
+    """What the metadata say of layers and experts. Raises ValueError for what they lack."""
+    # As llama.cpp has it: the file says nothing of it.
+    return qwen2_moe_config(facts, tensors) | {"norm_topk_prob": True}
+
+
+def gpt_oss_config(facts: Facts, tensors: Tensors) -> Config:
+    """What the metadata say of layers and experts. Raises ValueError for what they lack."""
+    parameters = rope(facts)
+    if parameters["rope_type"] == "yarn":
+        parameters |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+    return {
+        "intermediate_size": facts.count(
+            "expert_feed_forward_length", facts.shapes["blk.0.ffn_up_exps.weight"][-2]
+        ),
+        "rope_parameters": parameters,
+    }
+
+
+def llama4_config(facts: Facts, tensors: Tensors) -> Config:
+    """What the metadata say of layers and experts. Raises ValueError for what they lack."""
+    size = facts.count("rope.dimension_count", head_size(facts))
+    parameters = rope(facts)
+    factors = tensors.get("rope_freqs.weight")
+    if factors is not None:
+        of = {
+            "rope_parameters": parameters,
+            "head_dim": size,
+            "max_position_embeddings": facts.count("context_length"),
+        }
+        divisors = floats_of(factors)
+        parameters = step_rope(divisors, of) or llama3_rope(factors.file.path, divisors, of)
+    return {
+        "head_dim": size,
+        "interleave_moe_layer_step": facts.count("interleave_moe_layer_step"),
+        "intermediate_size": facts.count("expert_feed_forward_length"),
+        "intermediate_size_mlp": facts.count("feed_forward_length"),
+        "rope_parameters": parameters,
+        # As llama.cpp has it: the model of 128 experts has no such norms, and the file says nothing of them.
+        "use_qk_norm": facts.count("expert_count") != 128,
+    }
+
+
+def minimax_config(facts: Facts, tensors: Tensors) -> Config:
+    """What the metadata say of layers and experts. Raises ValueError for what they lack."""
+    return {"rope_parameters": partial_rope(facts)} | {"scoring_func": "sigmoid"}
+
+
+def lfm2_config(facts: Facts, tensors: Tensors) -> Config:
+    """What the metadata say of convolutions and attention. Raises ValueError for what they lack."""
+    heads = facts.metadata.get(f"{facts.architecture}.attention.head_count_kv")
+    if not isinstance(heads, list) or len(heads) != facts.count("block_count") or not any(heads):
+        raise ValueError(f"{facts.architecture}.attention.head_count_kv is no number for each layer")
+    return {
+        "block_auto_adjust_ff_dim": False,
+        "layer_types": ["full_attention" if count else "conv" for count in heads],
+        "norm_eps": facts.number("attention.layer_norm_rms_epsilon"),
+        "num_key_value_heads": max(heads),
+        "rope_parameters": rope(facts),
+    }
 
 
 def glm4_moe_config(facts: Facts, tensors: Tensors) -> Config:
@@ -48,10 +131,48 @@ def ernie4_5_moe_config(facts: Facts, tensors: Tensors) -> Config:
 
 def lfm2_moe_config(facts: Facts, tensors: Tensors) -> Config:
     """What the metadata say of layers and experts, beside what LFM2 has. Raises ValueError for what they lack."""
-    return {
+    return lfm2_config(facts, tensors) | {
         "num_dense_layers": _dense_layers(facts),
         "use_expert_bias": any(name.endswith("exp_probs_b.bias") for name in facts.shapes),
     }
+
+
+def granite_hybrid_config(facts: Facts, tensors: Tensors) -> Config:
+    """What the metadata say of state spaces, attention and experts. Raises ValueError for what they lack."""
+    n_layers, inner = facts.count("block_count"), facts.count("ssm.inner_size")
+    is_attention = [f"blk.{layer}.attn_q.weight" in facts.shapes for layer in range(n_layers)]
+    keys = facts.metadata.get(f"{facts.architecture}.attention.head_count_kv")
+    heads = keys if isinstance(keys, list) else [keys]
+    if not heads or not all(isinstance(n, int) for n in heads) or max(heads) < 1:
+        raise ValueError(f"{facts.architecture}.attention.head_count_kv is no number for each layer")
+    n_heads = facts.count("ssm.time_step_rank")
+    gate = next((n for n in ("ffn_gate_shexp", "ffn_gate") if f"blk.0.{n}.weight" in facts.shapes), "")
+    has_rope = facts.metadata.get(f"{facts.architecture}.rope.scaling.finetuned", False)
+    return {
+        "attention_bias": False,
+        "intermediate_size": facts.count("feed_forward_length"),
+        "layer_types": ["full_attention" if own else "linear_attention" for own in is_attention],
+        "mamba_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in facts.shapes),
+        "mamba_d_conv": facts.count("ssm.conv_kernel"),
+        "mamba_d_head": inner // n_heads,
+        "mamba_d_state": facts.count("ssm.state_size"),
+        "mamba_expand": max(1, inner // facts.count("embedding_length")),
+        "mamba_n_groups": facts.count("ssm.group_count"),
+        "mamba_n_heads": n_heads,
+        "mamba_proj_bias": False,
+        "num_key_value_heads": max(heads),
+        "num_local_experts": int(facts.number("expert_count", 0)),
+        "position_embedding_type": "rope" if has_rope else None,
+        "rope_parameters": rope(facts),
+        "shared_intermediate_size": facts.shapes[f"blk.0.{gate}.weight"][-2] if gate else 0,
+    }
+
+
+def granite_hybrid_change(name: str, shape: tuple[int, ...], config: Config) -> Change:
+    """Queries and keys as Llama's, A as its exponential."""
+    if name.endswith(".A_log"):
+        return Change(values=lambda stored: (-stored).log())
+    return rotary(name, shape, config)
 
 
 def _dense_layers(facts: Facts) -> int:

@@ -10,7 +10,9 @@ beyond that range.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from spqfmt.errors import ImporterError
 from spqfmt.importers._gguf_architectures import ARCHITECTURES
@@ -80,15 +82,24 @@ def _reason(path: Path, error: Exception) -> str:
 def _known(path: Path, header: GgufHeader) -> KnownModel:
     """The model that the file is of. Raises NoModelError, and ImporterError for metadata that contradict themselves."""
     name = str(header.metadata.get("general.architecture", ""))
-    if name == "llama" and header.metadata.get("llama.expert_count"):
-        return library_model(path, header, ARCHITECTURES["mixtral"])
-    if name == "mistral3" and header.metadata.get("mistral3.rope.scaling.type") == "yarn":
-        return library_model(path, header, ARCHITECTURES["ministral3"])
+    variant = _variant(name, header.metadata)
+    if variant:
+        return library_model(path, header, ARCHITECTURES[variant])
     if name in MODELS:
         return table_model(path, header, MODELS[name])
     if name in ARCHITECTURES:
         return library_model(path, header, ARCHITECTURES[name])
     raise NoModelError(f"GGUF architecture {name!r} is not known")
+
+
+def _variant(name: str, metadata: Mapping[str, Any]) -> str:
+    """What an architecture is here that transformers has several models of; empty for any other."""
+    has_experts = bool(metadata.get(f"{name}.expert_count"))
+    if name == "llama" and has_experts:
+        return "mixtral"
+    if name == "mistral3" and metadata.get("mistral3.rope.scaling.type") == "yarn":
+        return "ministral3"
+    return "granitehybrid_dense" if name == "granitehybrid" and not has_experts else ""
 
 
 def _tensors(model: KnownModel) -> tuple[SourceTensor, ...]:

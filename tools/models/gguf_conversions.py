@@ -64,6 +64,16 @@ def mamba(name: str, value: Any, config: Any) -> Any:
     return value.squeeze() if "conv1d.weight" in name else value
 
 
+def granite_hybrid(name: str, value: Any, config: Any) -> Any:
+    """Queries and keys in llama.cpp's order; A as its exponential, it and D as columns, the norm by groups."""
+    if name.endswith(("A_log", "mamba.D")):
+        with np.errstate(over="ignore"):  # of numbers that say where a value went
+            return (-np.exp(value) if name.endswith("A_log") else value).reshape(-1, 1)
+    if name.endswith("mamba.norm.weight"):
+        return value.reshape(config.mamba_n_groups, -1)
+    return value.squeeze() if "conv1d.weight" in name else permuted(name, value, config)
+
+
 def squeezed(name: str, value: Any, config: Any) -> Any:
     """Drop the empty dimension of convolutions."""
     if name.endswith("conv.conv.weight"):
@@ -279,6 +289,23 @@ def granite(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_logit_scale(config.logits_scaling)
 
 
+def granite_hybrid_metadata(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write the multipliers, the sizes of the state spaces, and which layers have attention."""
+    granite(writer, config)
+    writer.kv_data[0].pop("granitehybrid.attention.head_count_kv")
+    kinds = [config.num_key_value_heads if "full" in kind else 0 for kind in config.layer_types]
+    writer.add_head_count_kv(kinds)
+    writer.add_ssm_conv_kernel(config.mamba_d_conv)
+    writer.add_ssm_state_size(config.mamba_d_state)
+    writer.add_ssm_group_count(config.mamba_n_groups)
+    writer.add_ssm_inner_size(config.mamba_expand * config.hidden_size)
+    writer.add_ssm_time_step_rank(config.mamba_n_heads)
+    writer.add_rope_scaling_finetuned(False)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    if config.num_local_experts:
+        writer.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
+
+
 def cohere(writer: gguf.GGUFWriter, config: Any) -> None:
     """Write the scale of logits, and windows where there are some."""
     writer.add_logit_scale(config.logit_scale)
@@ -293,6 +320,24 @@ def partly_turned(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_rope_dimension_count(int(size * config.rope_parameters["partial_rotary_factor"]))
     if hasattr(config, "use_parallel_residual"):
         writer.add_parallel_residual(config.use_parallel_residual)
+
+
+def granite_hybrid_parts(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Split gate and up, of experts and of what all tokens take, and name the step's bias as ggml does."""
+    if name.endswith("shared_mlp.input_linear.weight"):
+        stem = f"blk.{name.split('.')[2]}.ffn"
+        halves = np.split(value, 2)
+        return [(f"{stem}_{half}_shexp.weight", halves[k]) for k, half in enumerate(("gate", "up"))]
+    if name.endswith("mamba.dt_bias"):
+        return [(f"blk.{name.split('.')[2]}.ssm_dt.bias", value)]
+    return granite_parts(name, value)
+
+
+def granite_dense_parts(name: str, value: Any) -> list[tuple[str, Any]]:
+    """The same of a model without experts, whose one feed-forward net has the usual names."""
+    if name.endswith("shared_mlp.output_linear.weight"):
+        return [(f"blk.{name.split('.')[2]}.ffn_down.weight", value)]
+    return [(part.replace("_shexp", ""), own) for part, own in granite_hybrid_parts(name, value)]
 
 
 def minimax(writer: gguf.GGUFWriter, config: Any) -> None:

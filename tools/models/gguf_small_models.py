@@ -24,6 +24,10 @@ from gguf_conversions import (
     glm4_moe,
     gpt_oss_parts,
     granite,
+    granite_dense_parts,
+    granite_hybrid,
+    granite_hybrid_metadata,
+    granite_hybrid_parts,
     granite_parts,
     lfm2,
     lfm2_moe,
@@ -160,6 +164,18 @@ _GEMMA4 = {
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 50000.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
     },
+}
+_GRANITE_HYBRID = {
+    **_UNTIED,
+    **_MULTIPLIERS,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+    "mamba_n_groups": 2,
+    "mamba_expand": 2,
+    "shared_intermediate_size": 96,
+    "position_embedding_type": None,
 }
 _FALCON = {**_DENSE, "ffn_hidden_size": 256, "intermediate_size": 256}
 MODELS: Mapping[str, Small] = {
@@ -312,6 +328,20 @@ MODELS: Mapping[str, Small] = {
         granite,
         change=permuted,
         split=granite_parts,
+    ),
+    "granitehybrid": Small(
+        "granitehybrid",
+        _of("GraniteMoeHybridConfig", **_GRANITE_HYBRID, num_local_experts=4, num_experts_per_tok=2),
+        granite_hybrid_metadata,
+        change=granite_hybrid,
+        split=granite_hybrid_parts,
+    ),
+    "granitehybrid_dense": Small(
+        "granitehybrid",
+        _of("GraniteMoeHybridConfig", **_GRANITE_HYBRID, num_local_experts=0, num_experts_per_tok=0),
+        granite_hybrid_metadata,
+        change=granite_hybrid,
+        split=granite_dense_parts,
     ),
     "lfm2": Small(
         "lfm2",
