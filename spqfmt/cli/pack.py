@@ -10,6 +10,7 @@ import click
 
 from spqfmt.cli.failures import about
 from spqfmt.cli.hub import SourcePath, shows_bars
+from spqfmt.cli.importing import importing
 from spqfmt.cli.names import listed, tell_left_out
 from spqfmt.cli.parameters import ALIGNMENT, ALIGNMENT_HELP, RANKS
 from spqfmt.cli.partial import BLOCK, FOR, PARTIAL, RATES, block_for
@@ -237,21 +238,22 @@ def pack(
     spqfmt pack owner/model model.spq --method rtn --bits 8
     """
     # torch takes seconds to import: not for --help.
-    from spqfmt.cli.plan_table import print_plan
-    from spqfmt.codecs import threads
-    from spqfmt.importers.registry import open_source
-    from spqfmt.kernels import native
-    from spqfmt.kernels.context import current
-    from spqfmt.packing.dequantized import as_packed
-    from spqfmt.packing.estimate import estimate
-    from spqfmt.packing.fit.bounds import room_for
-    from spqfmt.packing.options import pack_options
-    from spqfmt.packing.pack import open_named, pack_model
-    from spqfmt.packing.plan import plan_pack
-    from spqfmt.packing.target import BitsPerWeight
-    from spqfmt.packing.together import check_together, pack_together
-    from spqfmt.processes import threads_of_one
-    from spqfmt.quantize.base import KeepingMethod
+    with importing():
+        from spqfmt.cli.plan_table import print_plan
+        from spqfmt.codecs import threads
+        from spqfmt.importers.registry import open_source
+        from spqfmt.kernels import native
+        from spqfmt.kernels.context import current
+        from spqfmt.packing.dequantized import as_packed
+        from spqfmt.packing.estimate import estimate
+        from spqfmt.packing.fit.bounds import room_for
+        from spqfmt.packing.options import pack_options
+        from spqfmt.packing.pack import open_named, pack_model
+        from spqfmt.packing.plan import plan_pack
+        from spqfmt.packing.target import BitsPerWeight
+        from spqfmt.packing.together import check_together, pack_together
+        from spqfmt.processes import threads_of_one
+        from spqfmt.quantize.base import KeepingMethod
 
     with together() as processes, ExitStack() as stack:
         options["block"] = block_for(options.get("block"), machine)  # type: ignore[arg-type]  # click has checked it

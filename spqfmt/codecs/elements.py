@@ -29,9 +29,6 @@ CARRIERS: dict[str, np.dtype[Any]] = {
     }.items()
 }  # fmt: skip
 
-_WORDS_AT_ONCE = 1 << 14
-"""So many stay in a core's cache while they are turned."""
-
 
 def to_planes(elements: Elements, dtype: str) -> list[Bytes]:
     """The planes of a run of elements: `n_planes(dtype)` uint8 arrays of `chunk_raw_bytes` each."""
@@ -93,29 +90,16 @@ def check_packed(packed: Bytes, dtype: str, n_elements: int) -> None:
 
 def _pack(raw: Bytes, bits: int) -> Bytes:
     per_unit = unit_of(bits)
-    if per_unit * bits == 8 and raw.size % per_unit == 0:
-        return _pack_words(raw, bits)
+    if bits in {2, 4} and raw.size % per_unit == 0:
+        packed = np.empty(raw.size // per_unit, np.uint8)
+        native.pack_bits(raw, bits, packed)
+        return packed
     padded = np.zeros(-(-raw.size // per_unit) * per_unit, np.uint8)
     padded[: raw.size] = raw & ((1 << bits) - 1)
     lanes = padded.reshape(-1, per_unit)
     words = (lanes.astype("<u4") << np.arange(0, per_unit * bits, bits, dtype="<u4")).sum(1, dtype="<u4")
     whole = words.view(np.uint8).reshape(-1, 4)[:, : per_unit * bits // 8]
     return np.ascontiguousarray(whole).reshape(-1)[: -(-raw.size * bits // 8)]
-
-
-def _pack_words(raw: Bytes, bits: int) -> Bytes:
-    """Elements of 2 or 4 bits that fill whole bytes: those of a byte are a word, in which they move together."""
-    words = np.ascontiguousarray(raw).view(f"<u{8 // bits}")
-    mask = words.dtype.type(int.from_bytes(bytes([(1 << bits) - 1] * words.itemsize), "little"))
-    packed = np.empty(words.size, np.uint8)
-    for at in range(0, words.size, _WORDS_AT_ONCE):
-        some = words[at : at + _WORDS_AT_ONCE] & mask
-        n_bits = bits
-        while n_bits < 8:  # each pair of parts becomes one, in the lower of their places
-            some |= some >> some.dtype.type(8 * (n_bits // bits) - n_bits)
-            n_bits *= 2
-        packed[at : at + _WORDS_AT_ONCE] = some
-    return packed
 
 
 def _unpack(packed: Bytes, bits: int, signed: bool, out: Bytes) -> None:

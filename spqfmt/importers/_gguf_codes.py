@@ -6,7 +6,7 @@ and minimum may be products of a block's step and a small integer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -130,12 +130,14 @@ def has_numbers(codes: Grouped) -> bool:
 
 def stays_below(codes: Grouped, limit: float) -> bool:
     """Whether no value can pass the limit, by the largest of its factors; False where that does not tell."""
-    largest = _largest(codes.codes) if codes.levels is None else np.abs(codes.levels).max()
+    # That of all codes of the type takes no look at them, and does for models that anybody has.
+    above = [1 << codes.bits, None] if codes.levels is None else [np.abs(codes.levels).max()]
     with overflow_allowed():
-        bound = float(largest) * _largest_value(codes.scale)
-        if codes.minimum is not None:
-            bound += _largest_value(codes.minimum)
-    return bound < limit
+        scale = _largest_value(codes.scale)
+        minimum = 0.0 if codes.minimum is None else _largest_value(codes.minimum)
+        return any(
+            float(_largest(codes.codes) if most is None else most) * scale + minimum < limit for most in above
+        )
 
 
 def _largest_value(numbers: GroupValues) -> float:
@@ -148,17 +150,3 @@ def _largest_value(numbers: GroupValues) -> float:
 
 def _largest(codes: NDArray[Any]) -> int:
     return max(int(codes.max()), -int(codes.min()))
-
-
-def in_rows(matrix: Grouped, rows: NDArray[Any]) -> Grouped:
-    """Row `rows[i]` as row i, all numbers of a row with it."""
-
-    def moved(numbers: GroupValues | None) -> GroupValues | None:
-        if numbers is None:
-            return None
-        steps = None if numbers.steps is None else numbers.steps[rows]
-        return replace(numbers, values=numbers.values[rows], steps=steps)
-
-    scale = moved(matrix.scale)
-    assert scale is not None
-    return replace(matrix, codes=matrix.codes[rows], scale=scale, minimum=moved(matrix.minimum))

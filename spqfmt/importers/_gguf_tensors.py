@@ -19,7 +19,6 @@ from spqfmt.importers._gguf_codes import (
     block_type,
     grouped_codes,
     has_numbers,
-    in_rows,
     is_whole,
     stays_below,
 )
@@ -158,16 +157,16 @@ class StoredTensor:
         if kind is None:
             why = "" if self.tensor.ggml_type in FORMS else "a type of blocks that is not known here"
             return BlocksAsBytes(self.tensor, blocks, why)
-        codes = grouped_codes(self.tensor, blocks)
-        if not kind.takes_all_bytes and not is_whole(self.tensor, codes, blocks):
+        # Blocks of a row are fewer bytes than what is taken of them.
+        order, rows = self._order, blocks.reshape(prod(self.tensor.shape[:-1]), -1)
+        in_order = blocks if order is None else rows[order].reshape(-1)
+        codes = grouped_codes(self.tensor, in_order)
+        if not kind.takes_all_bytes and not is_whole(self.tensor, codes, in_order):
             return BlocksAsBytes(self.tensor, blocks, f"bytes that are no codes of {self.form}")
         if not (stays_below(codes, _LARGEST) or _is_finite(codes, dtype_of(self.tensor))):
             return BlocksAsBytes(self.tensor, blocks, self._too_large if has_numbers(codes) else NO_NUMBERS)
         columns = self.change.column_order()
-        if columns is not None:
-            codes = replace(codes, permutation=columns)
-        order = self._order
-        return codes if order is None else in_rows(codes, order)
+        return codes if columns is None else replace(codes, permutation=columns)
 
     def _in_parts(
         self, made: dict[str, object], layout: str, as_bytes: dict[str, object] | None

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from spqfmt import systems
 from spqfmt.errors import ImporterError
@@ -86,7 +89,8 @@ class SourceFile:
 
         Raises ImporterError when the file is not what it was, or when these bytes were others before; OSError as it is.
         """
-        self._fill(offset, buffer, what)
+        with self._open() as file:
+            self._fill(file, offset, buffer, what)
         self.compare(offset, len(buffer), native.crc32(buffer), what)
 
     def compare(self, offset: int, n_bytes: int, checksum: int, what: str = "it") -> None:
@@ -94,17 +98,35 @@ class SourceFile:
         if self._checksums.setdefault((offset, n_bytes), checksum) != checksum:
             raise self._changed(what)
 
-    def _fill(self, offset: int, buffer: memoryview, what: str = "it") -> None:
+    def holds(self, offset: int, n_bytes: int, runs: Iterable[NDArray[np.uint8]]) -> bool:
+        """Whether the `n_bytes` from `offset` on are these, run by run; see `read_into`. Reads on where they differ."""
+        buffer = np.empty(_COMPARE_BYTES, np.uint8)
+        checksum, at, same = 0, offset, True
+        with self._open() as file:
+            for run in runs:
+                for first in range(0, run.size, buffer.size):
+                    wanted = run[first : first + buffer.size]
+                    found = buffer[: wanted.size]
+                    self._fill(file, at, found.data)
+                    same = same and np.array_equal(found, wanted)
+                    checksum = native.crc32(found, checksum)
+                    at += wanted.size
+        self.compare(offset, at - offset, checksum)
+        return same and at - offset == n_bytes
+
+    def _open(self) -> BinaryIO:
         # Opened each time: a model may have more files than a process may hold open.
-        with self.path.open("rb", buffering=0) as file:
-            done = 0
-            while done < len(buffer):
-                view = buffer[done : done + _READ_BYTES]
-                n_read = systems.read_at(file, view, offset + done)
-                if not n_read:
-                    raise self._changed(what)
-                done += n_read
-            self._check(_FileState.of(os.fstat(file.fileno())), what)
+        return self.path.open("rb", buffering=0)
+
+    def _fill(self, file: BinaryIO, offset: int, buffer: memoryview, what: str = "it") -> None:
+        done = 0
+        while done < len(buffer):
+            view = buffer[done : done + _READ_BYTES]
+            n_read = systems.read_at(file, view, offset + done)
+            if not n_read:
+                raise self._changed(what)
+            done += n_read
+        self._check(_FileState.of(os.fstat(file.fileno())), what)
 
     def sha256(self, cuts: Sequence[int] = ()) -> str:
         """Digest of the whole file in hex; see `read_into`.
@@ -116,19 +138,20 @@ class SourceFile:
         buffer = bytearray(min(_COMPARE_BYTES, self.n_bytes))
         ends = [end for end in cuts if 0 < end < self.n_bytes] + [self.n_bytes]
         whole, begin, checksum, number = 0, 0, 0, 0
-        for at in range(0, self.n_bytes, len(buffer) or 1):
-            part = memoryview(buffer)[: self.n_bytes - at]
-            self._fill(at, part)
-            digest.update(part)
-            whole = native.crc32(part, whole)
-            done = 0
-            while done < len(part):
-                stop = min(ends[number] - at, len(part))
-                checksum = native.crc32(part[done:stop], checksum)
-                done = stop
-                if at + stop == ends[number]:
-                    self.compare(begin, ends[number] - begin, checksum)
-                    begin, checksum, number = ends[number], 0, number + 1
+        with self._open() as file:
+            for at in range(0, self.n_bytes, len(buffer) or 1):
+                part = memoryview(buffer)[: self.n_bytes - at]
+                self._fill(file, at, part)
+                digest.update(part)
+                whole = native.crc32(part, whole)
+                done = 0
+                while done < len(part):
+                    stop = min(ends[number] - at, len(part))
+                    checksum = native.crc32(part[done:stop], checksum)
+                    done = stop
+                    if at + stop == ends[number]:
+                        self.compare(begin, ends[number] - begin, checksum)
+                        begin, checksum, number = ends[number], 0, number + 1
         self.compare(0, self.n_bytes, whole)
         return digest.hexdigest()
 

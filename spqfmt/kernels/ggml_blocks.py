@@ -4,14 +4,15 @@ Elements are in arrays by the role of their stream, [blocks, elements of a block
 bits as unsigned integers, so that no bit of them is lost.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spqfmt.kernels.ggml_fields import NUMBERS, Bytes
-from spqfmt.kernels.ggml_types import LEVEL2, BlockType
+from spqfmt.kernels import native
+from spqfmt.kernels.ggml_fields import Bytes, NumberField, TritField
+from spqfmt.kernels.ggml_types import BlockType
 from spqfmt.wire import DTYPES
 
 Parts: TypeAlias = Mapping[str, NDArray[Any]]
@@ -23,30 +24,18 @@ _BLOCKS_AT_ONCE = 1 << 11
 def take_apart(kind: BlockType, blocks: Bytes) -> dict[str, NDArray[Any]]:
     """The elements of `blocks`, uint8 [blocks, bytes of a block]."""
     blocks = np.ascontiguousarray(blocks)
-    n = len(blocks)
-    level2 = [role for role in LEVEL2 if role in kind.dtypes]
+    sizes = {"codes": kind.n_elements, **dict.fromkeys(kind.level2, kind.tile)}
     found: dict[str, NDArray[Any]] = {
-        role: np.empty((n, 1), np.uint8 if dtype.startswith("f8") else "<u2")
-        for role, dtype in kind.dtypes.items()
-        if role != "codes" and role not in level2
+        role: np.empty((len(blocks), sizes.get(role, 1)), _carrier(kind, role)) for role in kind.roles
     }
-    found["codes"] = np.zeros((n, kind.n_elements), np.uint8)
-    if level2:
-        found[NUMBERS] = np.zeros((n, kind.tile * len(level2)), np.uint8)
-    for first in range(0, n, _BLOCKS_AT_ONCE):
-        some = slice(first, first + _BLOCKS_AT_ONCE)
+    native.take_blocks(kind.layout, blocks, list(found.values()))
+    for some in _runs(kind, len(blocks)):
+        codes = found["codes"][some].view(np.uint8)
         for field, at in kind.placed():
-            field.take(blocks[some], at, found[field.role][some])
-        if kind.offset:
-            found["codes"][some] -= np.uint8(kind.offset)
-    if kind.dtypes["codes"].startswith("i"):
-        found["codes"] = found["codes"].view(np.int8)
-    for number, role in enumerate(level2):
-        codes = found[NUMBERS][:, number * kind.tile : (number + 1) * kind.tile] - np.uint8(
-            kind.number_offset
-        )
-        found[role] = codes.view(np.int8) if kind.dtypes[role].startswith("i") else codes
-    found.pop(NUMBERS, None)
+            if isinstance(field, TritField):
+                field.take(blocks[some], at, codes, kind.offset)
+    for role, turned in _turned(kind):
+        found[role] ^= turned
     return found
 
 
@@ -55,21 +44,37 @@ def put_together(kind: BlockType, parts: Parts) -> Bytes:
 
     Codes of 2 and 4 bits may be the bits alone, without a sign.
     """
-    n = len(parts["codes"])
-    given = dict(parts)
-    level2 = [parts[role].view(np.uint8) for role in LEVEL2 if role in parts]
-    if level2:
-        numbers = np.concatenate(level2, axis=1) + np.uint8(kind.number_offset)
-        if kind.number_bits and n and numbers.max() >> kind.number_bits:
-            raise ValueError(f"a scale past {kind.name}")
-        given[NUMBERS] = numbers
-    blocks = np.empty((n, kind.n_bytes), np.uint8)
+    given = {role: np.ascontiguousarray(parts[role]) for role in kind.roles}
+    for role, turned in _turned(kind):
+        given[role] = given[role] ^ turned
+    blocks = np.empty((len(given["codes"]), kind.n_bytes), np.uint8)
+    past = native.put_blocks(kind.layout, list(given.values()), blocks)
+    if past is not None:
+        raise ValueError(f"a {'scale' if past else 'code'} past {kind.name}")
     mask = np.uint8((1 << DTYPES[kind.dtypes["codes"]].bits) - 1)
-    for first in range(0, n, _BLOCKS_AT_ONCE):
-        some = slice(first, first + _BLOCKS_AT_ONCE)
+    for some in _runs(kind, len(blocks)):
         codes = given["codes"][some].view(np.uint8) + np.uint8(kind.offset) & mask
-        if kind.n_codes and codes.max() >= kind.n_codes:
-            raise ValueError(f"a code past {kind.name}")
         for field, at in kind.placed():
-            field.put(codes if field.role == "codes" else given[field.role][some], blocks[some], at)
+            if isinstance(field, TritField):
+                field.put(codes, blocks[some], at)
     return blocks
+
+
+def _carrier(kind: BlockType, role: str) -> str:
+    """Numbers of 16 bits are unsigned integers, so that no bit of them is lost."""
+    dtype = DTYPES[kind.dtypes[role]]
+    return f"<u{dtype.bits // 8}" if dtype.bits > 8 else ("i1" if kind.dtypes[role].startswith("i") else "u1")
+
+
+def _turned(kind: BlockType) -> Iterator[tuple[str, np.unsignedinteger[Any]]]:
+    """Roles whose elements have some bits the other way in a block, and these bits."""
+    for field in kind.fields:
+        if isinstance(field, NumberField) and field.turned:
+            yield field.role, np.dtype(_carrier(kind, field.role)).type(field.turned)
+
+
+def _runs(kind: BlockType, n_blocks: int) -> Iterator[slice]:
+    """Runs of blocks for fields that numpy moves; none where there are none."""
+    if any(isinstance(field, TritField) for field in kind.fields):
+        for first in range(0, n_blocks, _BLOCKS_AT_ONCE):
+            yield slice(first, first + _BLOCKS_AT_ONCE)

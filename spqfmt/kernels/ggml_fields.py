@@ -8,8 +8,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from spqfmt.kernels import native
-
 Bytes: TypeAlias = NDArray[np.uint8]
 NUMBERS = "numbers"
 """The role of codes of the second level: of scales, then of minimums."""
@@ -34,21 +32,10 @@ class BitField:
     span: int
     places: tuple[BitPlace, ...]
 
-    def take(self, blocks: Bytes, at: int, elements: NDArray[Any]) -> None:
-        """Add what the bytes from `at` on of `blocks` say of the elements; both contiguous, a row for each block."""
-        native.take_bits(self._numbers(blocks, at, elements), blocks, elements)
-
-    def put(self, elements: NDArray[Any], blocks: Bytes, at: int) -> None:
-        """Set the bytes from `at` on of `blocks` to what the elements say."""
-        native.put_bits(self._numbers(blocks, at, elements), np.ascontiguousarray(elements), blocks)
-
-    def _numbers(self, blocks: Bytes, at: int, elements: NDArray[Any]) -> NDArray[np.int64]:
-        """The field as the native loops take it."""
-        n_runs = self.n_bytes // self.size
-        places = (number for place in self.places for number in place)
-        return np.array(
-            [blocks.shape[1], at, n_runs, self.size, self.span, elements.shape[1], *places], np.int64
-        )
+    def numbers(self, role: int, at: int) -> list[int]:
+        """The field from byte `at` of a block on as `native.take_blocks` takes it, its role by number."""
+        places = [number for place in self.places for number in place]
+        return [role, at, self.n_bytes // self.size, self.size, self.span, len(self.places), *places]
 
 
 @dataclass(frozen=True)
@@ -59,15 +46,9 @@ class NumberField:
     n_bytes: int = 2
     turned: int = 0
 
-    def take(self, blocks: Bytes, at: int, elements: NDArray[Any]) -> None:
-        """Set the elements, as `BitField.take` does."""
-        data = blocks[:, at : at + self.n_bytes]
-        elements[...] = np.ascontiguousarray(data).view(elements.dtype) ^ elements.dtype.type(self.turned)
-
-    def put(self, elements: NDArray[Any], blocks: Bytes, at: int) -> None:
-        """Set the bytes, as `BitField.put` does."""
-        found = (elements ^ elements.dtype.type(self.turned)).view(np.uint8)
-        blocks[:, at : at + self.n_bytes] = found
+    def numbers(self, role: int, at: int) -> list[int]:
+        """The element's bytes from byte `at` of a block on, as `BitField.numbers` gives them, not turned."""
+        return [role, at, 1, self.n_bytes, self.n_bytes, 1, 0, 8, 0, 0]
 
 
 @dataclass(frozen=True)
@@ -79,15 +60,15 @@ class TritField:
     first: int
     n_codes: int
 
-    def take(self, blocks: Bytes, at: int, elements: NDArray[Any]) -> None:
-        """Set the elements, as `BitField.take` does."""
+    def take(self, blocks: Bytes, at: int, elements: NDArray[Any], offset: int) -> None:
+        """Set the elements to what the bytes from `at` on of `blocks` say, less the offset; a row for each block."""
         data = blocks[:, at : at + self.n_bytes]
         for k in range(self.n_codes):
             digit = (data * np.uint8(3**k)).astype(np.uint16) * np.uint16(3) >> np.uint16(8)
-            elements[:, self._at(k)] = digit
+            elements[:, self._at(k)] = digit.astype(np.uint8) - np.uint8(offset)
 
     def put(self, elements: NDArray[Any], blocks: Bytes, at: int) -> None:
-        """Set the bytes, as `BitField.put` does."""
+        """Set the bytes from `at` on of `blocks` to what the elements say."""
         n = np.zeros((len(elements), self.n_bytes), np.uint16)
         for k in range(self.n_codes):
             n += elements[:, self._at(k)] * np.uint16(3 ** (4 - k))

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
+from numpy.typing import NDArray
+
+from spqfmt.cached import cached_property
 from spqfmt.kernels.ggml_fields import NUMBERS, BitPlace, Field, NumberField, TritField, even, mixed
+from spqfmt.wire import DTYPES
 
 LEVEL2 = ("scale_codes", "minimum_codes")
 """Roles of codes of the second level."""
@@ -44,6 +50,32 @@ class BlockType:
     def number_offset(self) -> int:
         """What is added to a code of the second level in its place."""
         return 32 if self.number_bits and self.dtypes["scale_codes"] == "i8" else 0
+
+    @cached_property
+    def level2(self) -> tuple[str, ...]:
+        """Roles of its codes of the second level, which are one run of numbers in a block."""
+        return tuple(role for role in LEVEL2 if role in self.dtypes)
+
+    @cached_property
+    def roles(self) -> tuple[str, ...]:
+        """All roles, in the order in which `layout` has their elements."""
+        first = ("codes", *self.level2)
+        return (*first, *(role for role in self.dtypes if role not in first))
+
+    @cached_property
+    def layout(self) -> NDArray[np.int64]:
+        """Its fields as `native.take_blocks` takes them, but for trits."""
+        mask = (1 << DTYPES[self.dtypes["codes"]].bits) - 1
+        roles = {"codes": (self.n_elements, 1, self.offset, mask, self.n_codes)}
+        if self.level2:
+            n, limit = len(self.level2), 1 << self.number_bits if self.number_bits else 0
+            roles[NUMBERS] = (n * self.tile, n, self.number_offset, 255, limit)
+        numbers = [(field, at) for field, at in self.placed() if not isinstance(field, TritField)]
+        sizes = {field.role: field.n_bytes for field, _ in numbers if isinstance(field, NumberField)}
+        roles |= {role: (sizes[role], 1, 0, 255, 0) for role in self.roles if role in sizes}
+        order = list(roles)
+        fields = [number for field, at in numbers for number in field.numbers(order.index(field.role), at)]
+        return np.array([self.n_bytes, len(roles), *chain(*roles.values()), *fields], np.int64)
 
     def placed(self) -> Iterator[tuple[Field, int]]:
         """The fields and where they begin in a block."""

@@ -7,6 +7,7 @@ do not fit together raise ValueError.
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -62,19 +63,27 @@ def merge_planes(src: Buffer, itemsize: int, rotate: bool, dst: Buffer) -> None:
     _native.merge_planes(src, itemsize, rotate, dst)
 
 
-def take_bits(field: npt.NDArray[np.int64], blocks: Buffer, elements: Buffer) -> None:
-    """Add to `elements`, a byte each, what one field of `blocks` says of them.
+def pack_bits(src: Buffer, bits: int, dst: Buffer) -> None:
+    """Pack elements of `bits`, 2 or 4, that have a byte each and fill the bytes of `dst`: the first is in the lowest bits."""
+    _native.pack_bits(src, bits, dst)
 
-    `field` is the bytes of a block, where in it the field begins, its runs, the bytes of a run, the elements that a run
-    says something of, and the elements of a block; then for each place the first bit in a byte and how many, the first
-    element in a run and the first bit there.
+
+def take_blocks(layout: npt.NDArray[np.int64], blocks: Buffer, parts: Sequence[Buffer]) -> None:
+    """Take blocks apart into elements, a byte each: a buffer for each part of each role, in their order.
+
+    `layout` is the bytes of a block and the number of roles; of each role the elements in a block, the parts that these
+    are (each of as many), what a block holds besides an element, the mask of that sum, and what is above all of these or
+    0; of each field its role, where it begins, its runs, the bytes of a run, the elements that a run says something of,
+    and the number of its places; and of each place the first bit in a byte and how many, the first element in a run and
+    the first bit there.
     """
-    _native.take_bits(field, blocks, elements)
+    _native.take_blocks(layout, blocks, list(parts))
 
 
-def put_bits(field: npt.NDArray[np.int64], elements: Buffer, blocks: Buffer) -> None:
-    """Set the bytes of one field of `blocks` to what `elements` say, as `take_bits` reads them."""
-    _native.put_bits(field, elements, blocks)
+def put_blocks(layout: npt.NDArray[np.int64], parts: Sequence[Buffer], blocks: Buffer) -> int | None:
+    """Put together what `take_blocks` takes apart. The first role with an element past its place, or None."""
+    role = _native.put_blocks(layout, list(parts), blocks)
+    return role if role < layout[1] else None
 
 
 def turn(src: Buffer, n_channels: int, width: int, bits: int, dst: Buffer, n_threads: int = 1) -> None:

@@ -38,6 +38,8 @@ class PreparedTensor:
 
     record: TensorRecord
     content: Task[str] | None = None
+    checked: Task[None] | None = None
+    """Raises EncodeError where the source could not be given back."""
     chunks: tuple[tuple[Task[EncodedChunk], ...], ...] = ()
     same_as: Mapping[str, str] = field(default_factory=dict)
     origin: Mapping[str, object] = field(default_factory=dict)
@@ -81,6 +83,8 @@ def write_segments(
 
     def write() -> None:
         planned, prepared = waiting.pop()
+        if prepared.checked is not None:
+            prepared.checked.result()
         content = None if prepared.content is None else prepared.content.result()
         target.add_tensor(
             replace(prepared.record, content=content),
@@ -130,6 +134,7 @@ class Encoder:
         if source.tied_to is not None:
             return PreparedTensor(planned.tied_record())
         origin: Mapping[str, object] = {}
+        checked = None
         result = None if self._calibrated is None else self._calibrated.take(planned)
         if result is not None:
             encoded, method = planned.encode(result.quantized), self._options.method.name
@@ -137,6 +142,8 @@ class Encoder:
             encoded, method = self._quantize(planned), self._options.method.name
             if self._description is not None and source.form:
                 origin = self._description.origin_of_codes(source, encoded)
+                # Of the codes as they are here; how ranks have them is the same in another order.
+                checked = submit(self._description.check_codes, source, encoded)
         else:
             dense = _dense(source)
             encoded, method = planned.encode(dense), ""
@@ -153,6 +160,7 @@ class Encoder:
         return PreparedTensor(
             record=record,
             content=content,
+            checked=checked,
             chunks=tuple(map(self._submit, encoded.streams)),
             same_as=encoded.holders,
             origin=origin,

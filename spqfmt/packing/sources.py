@@ -148,48 +148,15 @@ class SourceDescription:
             return {}
         dims, axes = source.turned
         whole = np.ascontiguousarray(values.reshape(dims).transpose(axes)).reshape(-1).view(np.uint8)
-        if not all(self._lies_at(place, whole[at : at + n], n) for place, at, n in places):
+        if not all(self._lies_at(place, [whole[at : at + n]], n) for place, at, n in places):
             self.given_up |= {place.file for place, _, _ in places}
             return {}
         parts = [{"stream": "values", "dims": list(dims), "axes": list(axes)}]
         return {"origin": {"layout": ARRAYS, "version": 1, "parts": parts}}
 
     def origin_of_codes(self, source: SourceTensor, encoded: Encoded) -> Mapping[str, object]:
-        """What the record of codes says of their origin.
-
-        Raises EncodeError where the source's arrays could not be put together again: what cannot is not taken apart.
-        """
-        if self._why_not:
-            return {}
-        shared = (stream for stream, _ in encoded.same_as.values())
-        streams = {stream.role: stream for stream in (*encoded.streams, *shared)}
-        permutation = streams["permutation"].elements if "permutation" in streams else None
-
-        def elements_of(role: str) -> tuple[NDArray[Any], int]:
-            if role == COLUMN_GROUPS:
-                columns = source.shape[-2 if source.transposed else -1]
-                return column_groups(encoded.parameters, columns, permutation, source.name)
-            stream = streams[role]
-            elements = unsigned(stream.elements, stream.dtype)
-            if role == "codes" and "channel_order" in streams:
-                order = streams["channel_order"].elements
-                elements, stored = np.empty_like(elements), elements.reshape(len(order), -1)
-                elements.reshape(len(order), -1)[order] = stored
-            if role == "codes" and permutation is not None:
-                elements = unpermute(elements.reshape(-1, permutation.size), permutation)
-            return elements.reshape(-1), DTYPES[stream.dtype].bits
-
-        runs = _by_made([_chosen(part, encoded) for part in source.parts])
-        for run in runs:
-            again = _LAYOUTS[run[0].layout](elements_of, run[0].made, source)
-            whole = again.size == sum(part.n_bytes for part in run)
-            for part in run:
-                n_bytes = part.n_bytes
-                if not whole or not self._lies_at(part.place, again[part.first :][:n_bytes], n_bytes):
-                    raise EncodeError(
-                        f"tensor {source.name!r}: its codes do not give the bytes of {part.place.file} again; "
-                        f"--method {KEEPING} keeps these"
-                    )
+        """What the record of codes says of their origin, which `check_codes` checks."""
+        runs = self._runs_of(source, encoded)
         if not runs:
             return {}
         every = [run[0] for run in runs]
@@ -198,13 +165,46 @@ class SourceDescription:
         made = every[0].made if of_one else of_arrays
         return {"origin": {"layout": every[0].layout, "version": 1, **made}}
 
-    def _lies_at(self, place: SourcePlace, data: NDArray[np.uint8], n_bytes: int) -> bool:
+    def check_codes(self, source: SourceTensor, encoded: Encoded) -> None:
+        """Put the source's arrays together again.
+
+        Raises EncodeError where these are others than it has: what cannot be put together is not taken apart.
+        """
+        shared = (stream for stream, _ in encoded.same_as.values())
+        streams = {stream.role: stream for stream in (*encoded.streams, *shared)}
+        permutation = streams["permutation"].elements if "permutation" in streams else None
+
+        def elements_of(role: str) -> tuple[NDArray[Any], str]:
+            if role == COLUMN_GROUPS:
+                columns = source.shape[-2 if source.transposed else -1]
+                return column_groups(encoded.parameters, columns, permutation, source.name)[0], "u32"
+            stream = streams[role]
+            elements = stream.elements
+            if role == "codes" and "channel_order" in streams:
+                order = streams["channel_order"].elements
+                elements, stored = np.empty_like(elements), elements.reshape(len(order), -1)
+                elements.reshape(len(order), -1)[order] = stored
+            if role == "codes" and permutation is not None:
+                elements = unpermute(elements.reshape(-1, permutation.size), permutation)
+            return elements.reshape(-1), stream.dtype
+
+        for run in self._runs_of(source, encoded):
+            again = _InTurn(_LAYOUTS[run[0].layout](elements_of, run[0].made, source))
+            for part in run:
+                same = self._lies_at(part.place, again.take(part.n_bytes), part.n_bytes)
+                if not same or (part is run[-1] and not again.is_over()):
+                    raise EncodeError(
+                        f"tensor {source.name!r}: its codes do not give the bytes of {part.place.file} again; "
+                        f"--method {KEEPING} keeps these"
+                    )
+
+    def _runs_of(self, source: SourceTensor, encoded: Encoded) -> list[list[SourcePart]]:
+        """The parts of a tensor's codes, those that are made at once together; none where no file is described."""
+        return _by_made([] if self._why_not else [_chosen(part, encoded) for part in source.parts])
+
+    def _lies_at(self, place: SourcePlace, runs: Iterable[NDArray[np.uint8]], n_bytes: int) -> bool:
         """Whether the source has these bytes there, and they are so many."""
-        file = self._model.named_files[place.file]
-        return data.size == n_bytes and all(
-            file.read(place.offset + at, min(_AT_ONCE, n_bytes - at)) == data[at : at + _AT_ONCE].data
-            for at in range(0, n_bytes, _AT_ONCE)
-        )
+        return self._model.named_files[place.file].holds(place.offset, n_bytes, runs)
 
     def seen(self) -> Seen:
         """What was found out here, once all is packed. Raises ImporterError when a file is not what it was."""
@@ -328,17 +328,53 @@ def _taken(model: SourceModel, name: str, places: list[_Array], room: int) -> _T
     return taken if taken.literal_bytes <= room else None
 
 
-_ElementsOf = Callable[[str], tuple[NDArray[Any], int]]
+class _InTurn:
+    """Bytes that are made run by run, and taken in other pieces."""
+
+    def __init__(self, runs: Iterable[NDArray[np.uint8]]) -> None:
+        self._runs = iter(runs)
+        self._rest = np.empty(0, np.uint8)
+
+    def take(self, n_bytes: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield the next bytes, so many or all that are left."""
+        while n_bytes and not self.is_over():
+            piece, self._rest = self._rest[:n_bytes], self._rest[n_bytes:]
+            n_bytes -= piece.size
+            yield piece
+
+    def is_over(self) -> bool:
+        """Whether none is left."""
+        while not self._rest.size:
+            found = next(self._runs, None)
+            if found is None:
+                return True
+            self._rest = found
+        return False
 
 
-def _array(elements_of: _ElementsOf, made: Mapping[str, Any], source: SourceTensor) -> NDArray[np.uint8]:
-    return origin_arrays.made(elements_of, made, source.name)
+_ElementsOf = Callable[[str], tuple[NDArray[Any], str]]
+"""Elements of a stream, and their dtype."""
 
 
-def _blocks(elements_of: _ElementsOf, made: Mapping[str, Any], source: SourceTensor) -> NDArray[np.uint8]:
+def _array(
+    elements_of: _ElementsOf, made: Mapping[str, Any], source: SourceTensor
+) -> Iterator[NDArray[np.uint8]]:
+    def as_bits(role: str) -> tuple[NDArray[Any], int]:
+        elements, dtype = elements_of(role)
+        return unsigned(elements, dtype), DTYPES[dtype].bits
+
+    yield origin_arrays.made(as_bits, made, source.name)
+
+
+def _blocks(
+    elements_of: _ElementsOf, made: Mapping[str, Any], source: SourceTensor
+) -> Iterator[NDArray[np.uint8]]:
+    def as_integers(role: str) -> NDArray[Any]:
+        elements, _ = elements_of(role)
+        return elements.view(f"<u{elements.itemsize}")
+
     columns = source.shape[-2 if source.transposed else -1]
-    shape = prod(source.shape) // columns, columns
-    return origin_gguf.made_blocks(elements_of, made, shape, source.name)
+    return origin_gguf.made_blocks(as_integers, made, (prod(source.shape) // columns, columns), source.name)
 
 
 _LAYOUTS = {origin_arrays.LAYOUT[0]: _array, origin_gguf.LAYOUT[0]: _blocks}

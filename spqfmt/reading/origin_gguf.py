@@ -3,7 +3,7 @@
 spec/origins/gguf.md says how.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from spqfmt.records import TensorRecord
 from spqfmt.schemes.group_numbers import supergroup_of
 
 LAYOUT = ("gguf", 1)
+_BYTES_AT_ONCE = 1 << 18
+"""So many bytes of blocks are made while they, and what they are made of, lie in a core's cache."""
 _ORDERS = ("channel_order", "permutation")
 
 
@@ -32,33 +34,36 @@ def block_part(reader: Reader, record: TensorRecord, origin: Mapping[str, object
     if record.matrix_shape[1] % kind.n_elements:
         raise CorruptError(f"{where}: rows of no whole number of blocks of {kind.name}")
     shape = record.matrix_shape
-    return made_blocks(lambda role: elements_of(reader, record, role, where), origin, shape, where).tobytes()
+    runs = made_blocks(lambda role: elements_of(reader, record, role, where)[0], origin, shape, where)
+    return b"".join(run.data for run in runs)
 
 
 def made_blocks(
-    elements_of: Callable[[str], tuple[NDArray[Any], int]],
-    origin: Mapping[str, Any],
-    shape: tuple[int, int],
-    where: str,
-) -> NDArray[np.uint8]:
-    """Return the blocks of a matrix of this shape, of its streams as unsigned integers in row-major order.
+    elements_of: Callable[[str], NDArray[Any]], origin: Mapping[str, Any], shape: tuple[int, int], where: str
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the blocks of a matrix of this shape, of its streams as integers in row-major order, some rows at a time.
 
     Raises CorruptError.
     """
     kind, (n_rows, n_columns) = _type_of(origin, where), shape
-    found = {role: elements_of(role)[0] for role in kind.dtypes}
+    found = {role: elements_of(role) for role in kind.dtypes}
+    rows = reordered(np.arange(n_rows), origin, "row_dims", axes_key="row_axes", where=where).reshape(-1)
     columns = reordered(np.arange(n_columns), origin, "column_dims", axes_key="column_axes", where=where)
-    if "column_dims" in origin:
-        found["codes"] = found["codes"].reshape(shape)[:, columns.reshape(-1)].reshape(-1)
-    n_blocks = found["codes"].size // kind.n_elements
+    in_row = n_columns // kind.n_elements
+    step = max(1, _BYTES_AT_ONCE // max(1, in_row * kind.n_bytes))
     try:
-        blocks = put_together(kind, {role: part.reshape(n_blocks, -1) for role, part in found.items()})
+        lines = {role: part.reshape(n_rows, -1) for role, part in found.items()} if n_rows else {}
+        for first in range(0, n_rows, step):
+            # A slice is no copy.
+            some = rows[first : first + step] if "row_dims" in origin else slice(first, first + step)
+            parts = {role: part[some] for role, part in lines.items()}
+            n_blocks = len(parts["codes"]) * in_row
+            if "column_dims" in origin:
+                parts["codes"] = parts["codes"][:, columns.reshape(-1)]
+            blocks = put_together(kind, {role: part.reshape(n_blocks, -1) for role, part in parts.items()})
+            yield blocks.reshape(-1)
     except ValueError as error:
         raise CorruptError(f"{where}: {error}") from None
-    if "row_dims" in origin or "row_axes" in origin:
-        order = reordered(np.arange(n_rows), origin, "row_dims", axes_key="row_axes", where=where)
-        blocks = blocks.reshape(n_rows, -1)[order.reshape(-1)]
-    return blocks.reshape(-1)
 
 
 def _type_of(origin: Mapping[str, object], where: str) -> BlockType:

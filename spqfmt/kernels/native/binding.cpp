@@ -5,12 +5,12 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "binding.hpp"
-#include "bit_fields.hpp"
 #include "buffer.hpp"
 #include "chunk.hpp"
 #include "dispatch.hpp"
@@ -31,17 +31,19 @@ using namespace spqfmt;
 
 nb::bytes rans_encode(nb::handle src_object, unsigned block_log2) {
   const Source src(src_object);
-  std::vector<uint8_t> out;
+  std::unique_ptr<uint8_t[]> out;  // not a vector, which would set all of it to zero first
+  size_t n_bytes;
   {
     const nb::gil_scoped_release release;
     require(src.size() > 0, "a rans chunk holds at least one symbol");
     require(block_log2 == 0 || (block_log2 >= kMinBlockLog2 && block_log2 <= kMaxBlockLog2), "block_log2 is not 0 or 7..16");
     const unsigned smallest = block_log2 == 0 ? least_block_log2(src.size()) : block_log2;
-    out.resize(max_chunk_bytes(src.size(), smallest));
-    out.resize(encode_chunk(src.data(), src.size(), block_log2, out.data(), out.size()));
+    const size_t capacity = max_chunk_bytes(src.size(), smallest);
+    out.reset(new uint8_t[capacity]);
+    n_bytes = encode_chunk(src.data(), src.size(), block_log2, out.get(), capacity);
   }
-  require(!out.empty(), "too many symbols for one rans chunk");
-  return nb::bytes(reinterpret_cast<const char*>(out.data()), out.size());
+  require(n_bytes > 0, "too many symbols for one rans chunk");
+  return nb::bytes(reinterpret_cast<const char*>(out.get()), n_bytes);
 }
 
 void rans_decode(nb::handle src_object, nb::handle dst_object) {
@@ -75,27 +77,6 @@ void planes(nb::handle src_object, size_t itemsize, bool rotate, nb::handle dst_
   require(src.size() == dst.size(), "src and dst differ in size");
   const nb::gil_scoped_release release;
   kLoop(src.data(), src.size() / itemsize, itemsize, rotate, dst.data());
-}
-
-// Both directions: `field` is block_bytes, at, n_runs, size, span, n_elements as int64, then four numbers for each place.
-template <auto kLoop>
-void move_bits(nb::handle field_object, nb::handle src_object, nb::handle dst_object) {
-  const Source numbers(field_object), src(src_object);
-  const Target dst(dst_object);
-  const int64_t* list = array_of<const int64_t>(numbers, "field is no int64");
-  const size_t n = numbers.size() / sizeof(int64_t);
-  require(n >= 10 && n % 4 == 2, "field has not six numbers and four for each place");
-  for (size_t i = 0; i < 6; i++) require(list[i] >= 0, "a number of field is negative");
-  const auto size = [&](size_t i) { return static_cast<size_t>(list[i]); };
-  const BitField field = {size(0), size(1), size(2), size(3), size(4), size(5), reinterpret_cast<const BitPlace*>(list + 6), n / 4 - 1};
-  require(is_sound(field), "field does not lie in its block and its elements");
-  constexpr bool kTakes = kLoop == &take_bits;
-  const size_t block = kTakes ? src.size() : dst.size(), elements = kTakes ? dst.size() : src.size();
-  require(field.block_bytes > 0 && block % field.block_bytes == 0, "no whole number of blocks");
-  const size_t n_blocks = block / field.block_bytes;
-  require(elements == n_blocks * field.n_elements, "blocks and elements do not fit");
-  const nb::gil_scoped_release release;
-  kLoop(field, src.data(), n_blocks, dst.data());
 }
 
 void turn_codes(nb::handle src_object, size_t n_channels, size_t width, unsigned bits, nb::handle dst_object, size_t n_threads) {
@@ -160,8 +141,6 @@ NB_MODULE(_native, m) {
   m.def("histogram", &histogram_into, nb::arg("src"), nb::arg("counts"));
   m.def("split_planes", &planes<split_planes>, nb::arg("src"), nb::arg("itemsize"), nb::arg("rotate"), nb::arg("dst"));
   m.def("merge_planes", &planes<merge_planes>, nb::arg("src"), nb::arg("itemsize"), nb::arg("rotate"), nb::arg("dst"));
-  m.def("take_bits", &move_bits<&take_bits>, nb::arg("field"), nb::arg("blocks"), nb::arg("elements"));
-  m.def("put_bits", &move_bits<&put_bits>, nb::arg("field"), nb::arg("elements"), nb::arg("blocks"));
   m.def("turn", &turn_codes, nb::arg("src"), nb::arg("n_channels"), nb::arg("width"), nb::arg("bits"), nb::arg("dst"),
         nb::arg("n_threads"));
   m.def("unfold_paths", &unfold_paths, nb::arg("codes"), nb::arg("n_columns"), nb::arg("height"), nb::arg("passed"),
@@ -178,6 +157,7 @@ NB_MODULE(_native, m) {
   m.def("active_kernels", [] { return std::string(active_kernels().name); });
   m.def("select_kernels", &select_kernels, nb::arg("name"));
   m.def("default_kernels", &default_kernels, nb::arg("name"));
+  bind_blocks(m);
   bind_dequantize(m);
   bind_json(m);
   bind_narrow(m);

@@ -68,4 +68,15 @@ void merge_planes(const uint8_t* src, size_t n_elements, size_t itemsize, bool r
   pick(itemsize, rotate, false)(src, n_elements, dst);
 }
 
+void pack_bits(const uint8_t* __restrict src, size_t n_bytes, unsigned bits, uint8_t* __restrict dst) {
+  if (bits == 4) {
+    for (size_t i = 0; i < n_bytes; i++) dst[i] = static_cast<uint8_t>((src[2 * i] & 15) | src[2 * i + 1] << 4);
+    return;
+  }
+  for (size_t i = 0; i < n_bytes; i++) {
+    const uint8_t* of = src + 4 * i;
+    dst[i] = static_cast<uint8_t>((of[0] & 3) | (of[1] & 3) << 2 | (of[2] & 3) << 4 | of[3] << 6);
+  }
+}
+
 }  // namespace spqfmt
