@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "bit_fields.hpp"
+#include "blocks.hpp"
 #include "input.hpp"
 #include "narrow.hpp"
 #include "planes.hpp"
@@ -52,6 +52,43 @@ void fields_stay_inside(fuzz::Input& in) {
   take_bits(field, blocks.data(), n_blocks, elements.data());
   put_bits(field, elements.data(), n_blocks, again.data());
   take_bits(field, again.data(), n_blocks, second.data());
+}
+
+// Layouts that are sound for the most part: roles, then fields, each with its places.
+void layouts_stay_inside(fuzz::Input& in) {
+  const auto number = [&](unsigned below) { return in.byte() < 252 ? static_cast<int64_t>(in.byte() % below) : static_cast<int64_t>(in.bits(8)); };
+  const int64_t n_roles = in.byte() % 4, n_fields = in.byte() % 4;
+  std::vector<int64_t> numbers = {number(64), n_roles};
+  for (int64_t r = 0; r < n_roles; r++) {
+    const int64_t n_parts = 1 + in.byte() % 3, n_elements = number(100);
+    for (const int64_t n : {n_elements - n_elements % n_parts, n_parts, number(256), number(256), number(300)}) numbers.push_back(n);
+  }
+  for (int64_t f = 0; f < n_fields; f++) {
+    const int64_t n_places = 1 + in.byte() % 3;
+    for (const int64_t n : {number(3), number(20), number(3), number(17), number(40), n_places}) numbers.push_back(n);
+    for (int64_t p = 0; p < 4 * n_places; p++) numbers.push_back(number(9));
+  }
+  if (in.byte() > 240) numbers.resize(in.number(60));
+  BlockLayout layout;
+  try {
+    layout = block_layout(numbers.data(), numbers.size());
+  } catch (const std::invalid_argument&) {  // refused
+    return;
+  }
+  size_t elements = 0;
+  for (const BlockRole& role : layout.roles) elements += role.n_elements;
+  if (layout.block_bytes > 4096 || elements > 4096 || layout.n_parts > 64) return;
+  const size_t n_blocks = in.number(40);
+  const std::vector<uint8_t> blocks = in.filled(n_blocks * layout.block_bytes, 512);
+  std::vector<std::vector<uint8_t>> parts;
+  std::vector<uint8_t*> out;
+  for (size_t p = 0; p < layout.n_parts; p++) {
+    parts.emplace_back(n_blocks * part_bytes(layout, p));
+    out.push_back(parts.back().data());
+  }
+  std::vector<uint8_t> again(blocks.size());
+  take_blocks(layout, blocks.data(), n_blocks, out.data());
+  fuzz::check(put_blocks(layout, out.data(), n_blocks, again.data()) <= layout.roles.size(), "a role that is none");
 }
 
 void checksums_are_one(fuzz::Input& in) {
@@ -131,6 +168,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const unsigned kind = in.byte();
   if (kind > 239) {
     paths_unfold_to_one(in);
+    return 0;
+  }
+  if (kind > 209) {
+    layouts_stay_inside(in);
     return 0;
   }
   switch (kind % 5) {

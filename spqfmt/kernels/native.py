@@ -64,7 +64,7 @@ def merge_planes(src: Buffer, itemsize: int, rotate: bool, dst: Buffer) -> None:
 
 
 def pack_bits(src: Buffer, bits: int, dst: Buffer) -> None:
-    """Pack elements of `bits`, 2 or 4, that have a byte each and fill the bytes of `dst`: the first is in the lowest bits."""
+    """Pack elements of `bits`, 2 or 4, that have a byte each: they fill the bytes of `dst`, from the lowest bits on."""
     _native.pack_bits(src, bits, dst)
 
 
@@ -72,10 +72,10 @@ def take_blocks(layout: npt.NDArray[np.int64], blocks: Buffer, parts: Sequence[B
     """Take blocks apart into elements, a byte each: a buffer for each part of each role, in their order.
 
     `layout` is the bytes of a block and the number of roles; of each role the elements in a block, the parts that these
-    are (each of as many), what a block holds besides an element, the mask of that sum, and what is above all of these or
-    0; of each field its role, where it begins, its runs, the bytes of a run, the elements that a run says something of,
-    and the number of its places; and of each place the first bit in a byte and how many, the first element in a run and
-    the first bit there.
+    are (each of as many), what a block holds besides an element, the mask of that sum, and what is above all of these
+    or 0; of each field its role, where it begins, its runs, the bytes of a run, the elements that a run says something
+    of, and the number of its places; and of each place the first bit in a byte and how many, the first element in a
+    run and the first bit there.
     """
     _native.take_blocks(layout, blocks, list(parts))
 

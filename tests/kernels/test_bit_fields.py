@@ -96,6 +96,7 @@ def test_an_element_past_its_limit_is_named_by_its_role() -> None:
         (9, 2),
         (10, 0),
         (11, 15),
+        (12, 0),
         (12, 1),
         (12, 3),
         (13, 5),

@@ -52,23 +52,27 @@ void take(const BitField& field, const uint8_t* blocks, size_t n_blocks, uint8_t
   }
 }
 
-template <typename Word>
-void put(const BitField& field, const uint8_t* elements, size_t n_blocks, uint8_t* blocks) {
+// Place after place, so that what is the same for all words stands outside of the loops: the first one sets the bytes.
+template <typename Word, bool kSets>
+void put_place(const BitField& field, const BitPlace& place, const uint8_t* elements, size_t n_blocks, uint8_t* blocks) {
+  const Word mask = mask_of<Word>(place.bits);
+  const unsigned shift = static_cast<unsigned>(place.shift), bit = static_cast<unsigned>(place.bit);
   for (size_t b = 0; b < n_blocks; b++) {
     uint8_t* out = blocks + b * field.block_bytes + field.at;
-    const uint8_t* in = elements + b * field.n_elements;
+    const uint8_t* in = elements + b * field.n_elements + place.first;
     for (size_t run = 0; run < field.n_runs; run++, out += field.size, in += field.span) {
       for (size_t i = 0; i < field.size; i += sizeof(Word)) {
-        Word word{};
-        for (size_t p = 0; p < field.n_places; p++) {
-          const BitPlace place = field.places[p];
-          const Word found = static_cast<Word>(load<Word>(in + place.first + i) >> static_cast<unsigned>(place.shift) & mask_of<Word>(place.bits));
-          word = static_cast<Word>(word | static_cast<Word>(found << static_cast<unsigned>(place.bit)));
-        }
-        store(out + i, word);
+        const Word found = static_cast<Word>(static_cast<Word>(load<Word>(in + i) >> shift & mask) << bit);
+        store(out + i, kSets ? found : static_cast<Word>(load<Word>(out + i) | found));
       }
     }
   }
+}
+
+template <typename Word>
+void put(const BitField& field, const uint8_t* elements, size_t n_blocks, uint8_t* blocks) {
+  put_place<Word, true>(field, field.places[0], elements, n_blocks, blocks);
+  for (size_t p = 1; p < field.n_places; p++) put_place<Word, false>(field, field.places[p], elements, n_blocks, blocks);
 }
 
 }  // namespace
@@ -78,7 +82,7 @@ bool is_sound(const BitField& field) {
   for (const size_t number : {field.block_bytes, field.at, field.n_runs, field.size, field.span, field.n_elements}) {
     if (number > kMost) return false;
   }
-  if (field.size == 0 || field.at + field.n_runs * field.size > field.block_bytes) return false;
+  if (field.size == 0 || field.n_places == 0 || field.at + field.n_runs * field.size > field.block_bytes) return false;
   if (field.n_runs * field.span > field.n_elements) return false;
   for (size_t p = 0; p < field.n_places; p++) {
     const auto [bit, bits, first, shift] = field.places[p];
@@ -96,6 +100,7 @@ void take_bits(const BitField& field, const uint8_t* blocks, size_t n_blocks, ui
   if (field.size % 16 == 0) return take<TwoWords>(field, blocks, n_blocks, elements);
   if (field.size % 8 == 0) return take<uint64_t>(field, blocks, n_blocks, elements);
   if (field.size % 4 == 0) return take<uint32_t>(field, blocks, n_blocks, elements);
+  if (field.size % 2 == 0) return take<uint16_t>(field, blocks, n_blocks, elements);
   take<uint8_t>(field, blocks, n_blocks, elements);
 }
 
@@ -104,6 +109,7 @@ void put_bits(const BitField& field, const uint8_t* elements, size_t n_blocks, u
   if (field.size % 16 == 0) return put<TwoWords>(field, elements, n_blocks, blocks);
   if (field.size % 8 == 0) return put<uint64_t>(field, elements, n_blocks, blocks);
   if (field.size % 4 == 0) return put<uint32_t>(field, elements, n_blocks, blocks);
+  if (field.size % 2 == 0) return put<uint16_t>(field, elements, n_blocks, blocks);
   put<uint8_t>(field, elements, n_blocks, blocks);
 }
 
