@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pytest
 import tiny
 import tiny_gguf
@@ -262,7 +263,7 @@ def test_a_write_through_a_mapping_shows_where_bytes_are_read_twice(tmp_path: Pa
     assert not (tmp_path / "m.spq").exists()
 
 
-@pytest.mark.parametrize("first", ["digest", "part", "comparison"])
+@pytest.mark.parametrize("first", ["digest", "part", "comparison", "held"])
 def test_bytes_that_were_others_before_are_refused_in_any_order(tmp_path: Path, first: str) -> None:
     (tmp_path / "x").write_bytes(bytes(100))
     (tmp_path / "y").write_bytes(bytes(100))
@@ -273,6 +274,7 @@ def test_bytes_that_were_others_before_are_refused_in_any_order(tmp_path: Path, 
             "digest": lambda: file.sha256([10, 40, 60]),
             "part": lambda: file.read(40, 20),
             "comparison": lambda: same_bytes((file, 40), (SourceFile(tmp_path / "y"), 40), 20),
+            "held": lambda: file.holds(40, 20, [np.zeros(15, np.uint8), np.zeros(5, np.uint8)]),
         }
         reads.pop(first)()
         memory[50] = 1
