@@ -74,7 +74,7 @@ check:
 	$(MAKE) --no-print-directory check-generated
 	lint-imports
 	mypy
-	pytest -n $(PYTEST_PROCESSES) --dist loadfile
+	pytest -n $(PYTEST_PROCESSES) --dist loadfile --durations 40
 	TRITON_INTERPRET=1 pytest -q tests/triton
 	$(MAKE) --no-print-directory fuzz-files SECONDS=20
 	python tools/gpu/gpu_code.py --check
