@@ -39,6 +39,7 @@ from spqfmt.importers._gguf_models import (
     partial_rope,
     rope,
     rotary,
+    whole_rope,
 )
 from spqfmt.importers._gguf_reader import GgufTensor
 from spqfmt.importers._gguf_rope import floats_of
@@ -56,6 +57,8 @@ class Experts(NamedTuple):
 
 
 _IN_TURN = Experts()
+ROPE_FACTORS = "rope_freqs.weight"
+_LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 
 
 def _no_runs(name: str, shape: tuple[int, ...], config: Config) -> list[tuple[int, int]]:
@@ -85,6 +88,8 @@ class Architecture:
     runs: Callable[[str, tuple[int, ...], Config], list[tuple[int, int]]] = _no_runs
     """Where the model's rows lie among those of the file, run after run: first row and number of rows. Empty where they
     are in the order that `change` says."""
+    factors: frozenset[str] = frozenset()
+    """Tensors of factors of the rotary embedding that `config` reads."""
     without: frozenset[str] = frozenset()
     """Keys that the metadata of all others have."""
     aside: Callable[[str, Config], str] = _none_aside
@@ -116,7 +121,7 @@ def _gemma3(facts: Facts, tensors: Tensors) -> Config:
 
 def _phi3(facts: Facts, tensors: Tensors) -> Config:
     parameters = partial_rope(facts)
-    factors = [tensors.get(f"rope_factors_{which}.weight") for which in ("long", "short")]
+    factors = [tensors.get(name) for name in (_LONG, _SHORT)]
     original = facts.count("rope.scaling.original_context_length", facts.count("context_length"))
     if factors[0] is not None and factors[1] is not None:
         parameters |= {
@@ -133,6 +138,8 @@ def _phi3(facts: Facts, tensors: Tensors) -> Config:
 
 
 def _mistral3(facts: Facts, tensors: Tensors) -> Config:
+    if facts.number("attention.temperature_scale", 0.0):
+        raise ValueError("mistral3.attention.temperature_scale without YaRN is no model of transformers")
     return _plain(facts, tensors) | {"sliding_window": None}
 
 
@@ -239,7 +246,7 @@ def _ministral3(facts: Facts, tensors: Tensors) -> Config:
     scales = {"mscale": scale, "mscale_all_dim": scale} if scale else {}
     beta = facts.number("attention.temperature_scale", 0.0)
     return {
-        "rope_parameters": {**rope(facts), **scales, "llama_4_scaling_beta": beta},
+        "rope_parameters": {**whole_rope(facts), **scales, "llama_4_scaling_beta": beta},
         "sliding_window": None,
     }
 
@@ -279,6 +286,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         gemma4_config,
         names=GEMMA4_NAMES,
         joined={"model.layers.{}.experts.gate_up_proj": _GATE_UP},
+        factors=frozenset({ROPE_FACTORS}),
         without=frozenset({"feed_forward_length"}),
         aside=unused_keys,
     ),
@@ -313,7 +321,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "lfm2": Architecture("lfm2", lfm2_config, without=frozenset({"attention.head_count_kv"})),
     "lfm2moe": Architecture("lfm2_moe", lfm2_moe_config, without=frozenset({"attention.head_count_kv"})),
-    "llama4": Architecture("llama4_text", llama4_config, experts=Experts(transposed=True)),
+    "llama4": Architecture(
+        "llama4_text", llama4_config, experts=Experts(transposed=True), factors=frozenset({ROPE_FACTORS})
+    ),
     "mamba": Architecture(
         "mamba", _mamba, _mamba_change, without=frozenset({"attention.head_count", "feed_forward_length"})
     ),
@@ -330,7 +340,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "olmo2": Architecture("olmo2", _granite),
     "olmoe": Architecture("olmoe", _granite),
     "phi2": Architecture("phi"),
-    "phi3": Architecture("phi3", _phi3),
+    "phi3": Architecture("phi3", _phi3, factors=frozenset({_LONG, _SHORT})),
     "qwen2moe": Architecture("qwen2_moe", qwen2_moe_config),
     "qwen3moe": Architecture("qwen3_moe", qwen3_moe_config),
     "qwen35": Architecture("qwen3_5_text", _qwen35, **_DELTA_NET),

@@ -15,24 +15,56 @@ _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 def check_counts(facts: Facts) -> None:
     """Raise ValueError where the metadata count other layers, experts or channels than the tensors have."""
-    numbers = [int(match[1]) for name in facts.shapes if (match := _BLOCK.match(name))]
+    numbers = {int(match[1]) for name in facts.shapes if (match := _BLOCK.match(name))}
     n_blocks = max(numbers, default=-1) + 1
     counted = facts.count("block_count")
     if counted != n_blocks:
         raise ValueError(
             f"{facts.architecture}.block_count is {counted}, but there are tensors of {n_blocks} blocks"
         )
+    if len(numbers) != n_blocks:  # nothing is made for a number that the file has not earned
+        raise ValueError(f"there are tensors of {len(numbers)} blocks, but one of block {n_blocks - 1}")
     width, has = facts.count("embedding_length"), facts.shapes[EMBEDDING][-1]
     if width != has:
         raise ValueError(
             f"{facts.architecture}.embedding_length is {width}, but {EMBEDDING} has rows of {has}"
         )
     experts = [shape[0] for name, shape in facts.shapes.items() if "_exps.weight" in name]
-    if experts:
-        facts.count("expert_used_count")
     if experts and set(experts) != {facts.count("expert_count")}:
         n, has = facts.count("expert_count"), next(n for n in experts if n != facts.count("expert_count"))
         raise ValueError(f"{facts.architecture}.expert_count is {n}, but there are tensors of {has} experts")
+    if experts:
+        n, used = facts.count("expert_count"), facts.count("expert_used_count")
+        if used > n:
+            raise ValueError(f"{facts.architecture}.expert_used_count is {used}, but there are {n} experts")
+
+
+_SIGMOID, _NONE = 2, (None, 0, 1)
+_BY_SIGMOID = {"glm4moe", "lfm2moe", "llama4", "minimax-m2"}
+_NORMED = {"ernie4_5-moe", "lfm2moe", "minimax-m2", "qwen3moe", "qwen35moe"}
+
+
+def check_meaning(facts: Facts) -> None:
+    """Raise ValueError where the metadata ask for another model than transformers has of the architecture."""
+
+    def said(key: str) -> object:
+        return facts.metadata.get(f"{facts.architecture}.{key}")
+
+    by, norm = said("expert_gating_func"), said("expert_weights_norm")
+    foreign = {
+        "attention.causal": said("attention.causal") is False,
+        "expert_gating_func": bool(by) and (by == _SIGMOID) != (facts.architecture in _BY_SIGMOID),
+        "expert_group_count": said("expert_group_count") not in _NONE,
+        "expert_weights_norm": norm is False and facts.architecture in _NORMED,
+        "expert_weights_scale": said("expert_weights_scale") not in _NONE and facts.architecture != "glm4moe",
+        "rope.scaling.attn_factor": said("rope.scaling.type") == "yarn"
+        and said("rope.scaling.attn_factor") not in _NONE,
+    }
+    key = next((key for key, is_foreign in foreign.items() if is_foreign), None)
+    if key is not None:
+        raise ValueError(
+            f"{facts.architecture}.{key} is {str(said(key))[:80]}, which transformers' model has not"
+        )
 
 
 def config_of(facts: Facts, header: GgufHeader, architecture: Architecture) -> Config:
@@ -47,15 +79,24 @@ def config_of(facts: Facts, header: GgufHeader, architecture: Architecture) -> C
     defaults = CONFIG_MAPPING[architecture.model_type]()
     known = {*defaults.to_dict(), *type(defaults).attribute_map}
     config: Config = {"model_type": architecture.model_type, "vocab_size": facts.vocabulary}
-    for key, names in _config_keys(facts.architecture).items():
-        value = facts.metadata.get(f"{facts.architecture}.{key}")
-        name = next((name for name, is_own in names.items() if is_own or name in known), None)
-        if isinstance(value, int | float) and name is not None:
-            config[name] = value
     for needed in ("context_length", "attention.head_count", "feed_forward_length"):
         if needed not in architecture.without:
             facts.count(needed)
-    return config | architecture.config(facts, {t.name: t for t in header.tensors})
+    own = architecture.config(facts, {t.name: t for t in header.tensors})
+    for key, names in _config_keys(facts.architecture).items():
+        if f"{facts.architecture}.{key}" not in facts.metadata:
+            continue
+        name = next((name for name, is_own in names.items() if is_own or name in known), None)
+        if name is not None and name not in own:
+            config[name] = facts.number(key)
+    if "num_key_value_heads" in known and "attention.head_count" not in architecture.without:
+        config.setdefault("num_key_value_heads", facts.count("attention.head_count"))
+    if not any(f"{facts.architecture}.{key}" in facts.metadata for key in _EPSILONS):
+        raise ValueError(f"the metadata lacks {facts.architecture}.{_EPSILONS[0]}")
+    return config | own
+
+
+_EPSILONS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
 
 
 def _config_keys(architecture: str) -> dict[str, dict[str, bool]]:

@@ -21,10 +21,10 @@ def delta_net_config(facts: Facts) -> Config:
     n_layers, n_values = facts.count("block_count") - next_layers(facts), facts.count("ssm.time_step_rank")
     if n_values % facts.count("ssm.group_count"):
         raise ValueError(f"{facts.architecture}.ssm.time_step_rank is no multiple of ssm.group_count")
-    sections = facts.metadata.get(f"{facts.architecture}.rope.dimension_sections", [])
     rope = {"partial_rotary_factor": 1.0, **partial_rope(facts)}
-    if isinstance(sections, list) and any(sections):
-        rope |= {"mrope_section": [size for size in sections if size], "mrope_interleaved": True}
+    sections = _sections(facts)
+    if sections:
+        rope |= {"mrope_section": sections, "mrope_interleaved": True}
     return {
         "head_dim": head_size(facts),
         "layer_types": [
@@ -39,6 +39,17 @@ def delta_net_config(facts: Facts) -> Config:
         "num_hidden_layers": n_layers,
         "rope_parameters": rope,
     }
+
+
+def _sections(facts: Facts) -> list[int]:
+    """How many pairs of columns turn by time, height and width, which are all the same of text."""
+    found = facts.metadata.get(f"{facts.architecture}.rope.dimension_sections", [])
+    if not isinstance(found, list) or not all(type(size) is int and size >= 0 for size in found):
+        raise ValueError(f"{facts.architecture}.rope.dimension_sections is no list of sizes")
+    sizes = [size for size in found if size]
+    if sizes and len(sizes) != 3:
+        raise ValueError(f"{facts.architecture}.rope.dimension_sections has {len(sizes)} sizes, not 3")
+    return sizes
 
 
 def next_tokens(name: str, config: Config) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from spqfmt.importers._gguf_models import Config, Facts
+from spqfmt.importers._gguf_models import Config, Facts, rope
 from spqfmt.importers._gguf_reader import GgufTensor
 from spqfmt.importers._gguf_rope import floats_of
 
@@ -68,20 +68,31 @@ def unused_keys(name: str, config: Config) -> str:
 
 def _rope(facts: Facts, tensors: Mapping[str, GgufTensor]) -> Config:
     """Both rotary embeddings: that of full attention turns the columns whose factors are one."""
-    turned = 1.0
+    if rope(facts)["rope_type"] != "default":
+        raise ValueError(f"{facts.architecture}.rope.scaling.type is one that the model has not")
+    size, turned = facts.count("attention.key_length"), 1.0
+    if facts.count("rope.dimension_count", size) != size:
+        raise ValueError(f"{facts.architecture}.rope.dimension_count is not the {size} columns of a head")
     if _FACTORS in tensors:
         factors = floats_of(tensors[_FACTORS])
-        turned = float((factors == 1).mean())
-        if not (((factors == 1) | (factors > 1e20)).all() and turned > 0):
+        n_turned = int((factors == 1).sum())
+        is_part = (factors[:n_turned] == 1).all() and (factors[n_turned:] > 1e20).all()
+        if not is_part or not n_turned or len(factors) != size // 2:
             raise ValueError(f"{_FACTORS} has other factors than those of a part of a head")
-    near: dict[str, Any] = {"rope_type": "default", "rope_theta": facts.number("rope.freq_base_swa", 10000.0)}
+        turned = n_turned / len(factors)
+    near: dict[str, Any] = {
+        "rope_type": "default",
+        "rope_theta": facts.positive("rope.freq_base_swa", 10000.0),
+    }
     of_near = facts.count("rope.dimension_count_swa", facts.count("attention.key_length_swa"))
+    if of_near > facts.count("attention.key_length_swa"):
+        raise ValueError(f"{facts.architecture}.rope.dimension_count_swa is more than the columns of a head")
     if of_near < facts.count("attention.key_length_swa"):
         near["partial_rotary_factor"] = of_near / facts.count("attention.key_length_swa")
     far = {
         "rope_type": "proportional",
         "partial_rotary_factor": turned,
-        "rope_theta": facts.number("rope.freq_base", 1_000_000.0),
+        "rope_theta": facts.positive("rope.freq_base", 1_000_000.0),
     }
     return {_FULL: far, _SLIDING: near}
 

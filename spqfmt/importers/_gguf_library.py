@@ -15,11 +15,10 @@ from typing import NamedTuple
 from spqfmt.errors import ImporterError, SpqError, foreign_errors
 from spqfmt.importers._gguf_architectures import Architecture, Experts
 from spqfmt.importers._gguf_changes import AS_STORED, Change
-from spqfmt.importers._gguf_config import check_counts, config_of
+from spqfmt.importers._gguf_config import check_counts, check_meaning, config_of
 from spqfmt.importers._gguf_known import (
     EMBEDDING,
     HEAD,
-    ROPE_FACTORS,
     KnownModel,
     NoModelError,
     checked,
@@ -32,7 +31,6 @@ from spqfmt.importers._gguf_models import Config, Facts
 from spqfmt.importers._gguf_reader import GgufHeader, GgufTensor
 from spqfmt.importers._gguf_tensors import StoredTensor, part_of, rows_of
 
-_OF_CONFIG = frozenset({ROPE_FACTORS, "rope_factors_long.weight", "rope_factors_short.weight"})
 _EXPERT = re.compile(r"(?P<experts>.*\.experts)\.(?P<number>\d+)\.(?P<rest>.*)")
 _GATE_UP = re.compile(r"(?P<experts>.*\.experts)\.gate_up_proj(?P<bias>_bias)?")
 
@@ -54,6 +52,7 @@ def library_model(path: Path, header: GgufHeader, architecture: Architecture) ->
     facts = facts_of(path, header)
     try:
         check_counts(facts)
+        check_meaning(facts)
         config = config_of(facts, header, architecture)
     except ValueError as error:
         raise ImporterError(f"{path}: {error}; convert the model again") from None
@@ -69,7 +68,7 @@ def library_model(path: Path, header: GgufHeader, architecture: Architecture) ->
         raise NoModelError(f"it has no tensor for {lacking[0]} of {built.class_name}")
     here = {name: one for name, one in found.items() if one is not None}
     taken = {tensor.name.partition(" ")[0] for one in here.values() for tensor in one.tensors}
-    left = [tensor for tensor in header.tensors if tensor.name not in taken | _OF_CONFIG]
+    left = [tensor for tensor in header.tensors if tensor.name not in taken | architecture.factors]
     aside = [(architecture.aside(tensor.name, built.config), tensor) for tensor in left]
     foreign = [tensor.name for name, tensor in aside if not name]
     if foreign and not (tied and foreign == [HEAD]):
@@ -104,10 +103,15 @@ def _built(path: Path, header: GgufHeader, config: Config, *, tied: bool) -> _Bu
         )
 
     whole = whole_config(header, config, "", tied=tied)
+    # Of the list itself transformers changes the last.
+    layers = tuple(config["layer_types"]) if "layer_types" in config else None
     with foreign_errors(explained):
         made = CONFIG_MAPPING[config["model_type"]](
             **{key: value for key, value in whole.items() if key != "architectures"}
         )
+        if layers is not None and tuple(made.layer_types) != layers:
+            # Gemma 4's last layer is made one of full attention, with a warning.
+            raise NoModelError(f"transformers has no {config['model_type']} of layers in this order")
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(made)
         state = revert_weight_conversion(model, model.state_dict())

@@ -14,6 +14,7 @@ from spqfmt.importers._gguf_models import (
     partial_rope,
     rope,
     rotary,
+    whole_rope,
 )
 from spqfmt.importers._gguf_reader import GgufTensor
 from spqfmt.importers._gguf_rope import floats_of, llama3_rope, step_rope
@@ -25,7 +26,7 @@ def qwen2_moe_config(facts: Facts, tensors: Tensors) -> Config:
     """What the metadata say of layers and experts. Raises ValueError for what they lack."""
     shapes = {"moe_intermediate_size": "ffn_up_exps", "shared_expert_intermediate_size": "ffn_up_shexp"}
     sizes = {
-        key: facts.shapes[f"blk.0.{name}.weight"][-2]
+        key: facts.rows(f"blk.0.{name}.weight")
         for key, name in shapes.items()
         if f"blk.0.{name}.weight" in facts.shapes
     }
@@ -40,12 +41,12 @@ def qwen3_moe_config(facts: Facts, tensors: Tensors) -> Config:
 
 def gpt_oss_config(facts: Facts, tensors: Tensors) -> Config:
     """What the metadata say of layers and experts. Raises ValueError for what they lack."""
-    parameters = rope(facts)
+    parameters = whole_rope(facts)
     if parameters["rope_type"] == "yarn":
         parameters |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
     return {
         "intermediate_size": facts.count(
-            "expert_feed_forward_length", facts.shapes["blk.0.ffn_up_exps.weight"][-2]
+            "expert_feed_forward_length", facts.rows("blk.0.ffn_up_exps.weight")
         ),
         "rope_parameters": parameters,
     }
@@ -83,14 +84,16 @@ def minimax_config(facts: Facts, tensors: Tensors) -> Config:
 def lfm2_config(facts: Facts, tensors: Tensors) -> Config:
     """What the metadata say of convolutions and attention. Raises ValueError for what they lack."""
     heads = facts.metadata.get(f"{facts.architecture}.attention.head_count_kv")
-    if not isinstance(heads, list) or len(heads) != facts.count("block_count") or not any(heads):
+    if not isinstance(heads, list) or not all(type(count) is int and count >= 0 for count in heads):
+        raise ValueError(f"{facts.architecture}.attention.head_count_kv is no number for each layer")
+    if len(heads) != facts.count("block_count") or not any(heads):
         raise ValueError(f"{facts.architecture}.attention.head_count_kv is no number for each layer")
     return {
         "block_auto_adjust_ff_dim": False,
         "layer_types": ["full_attention" if count else "conv" for count in heads],
         "norm_eps": facts.number("attention.layer_norm_rms_epsilon"),
         "num_key_value_heads": max(heads),
-        "rope_parameters": rope(facts),
+        "rope_parameters": whole_rope(facts),
     }
 
 
@@ -103,7 +106,8 @@ def glm4_moe_config(facts: Facts, tensors: Tensors) -> Config:
         "norm_topk_prob": bool(facts.metadata.get(f"{facts.architecture}.expert_weights_norm", True)),
         "num_hidden_layers": facts.count("block_count") - next_layers(facts),
         "rope_parameters": {"partial_rotary_factor": 1.0, **partial_rope(facts)},
-        "routed_scaling_factor": facts.number("expert_weights_scale", 1.0),
+        # As llama.cpp has it: 0 is none.
+        "routed_scaling_factor": facts.number("expert_weights_scale", 1.0) or 1.0,
         "use_qk_norm": "blk.0.attn_q_norm.weight" in facts.shapes,
     }
 
@@ -143,11 +147,13 @@ def granite_hybrid_config(facts: Facts, tensors: Tensors) -> Config:
     is_attention = [f"blk.{layer}.attn_q.weight" in facts.shapes for layer in range(n_layers)]
     keys = facts.metadata.get(f"{facts.architecture}.attention.head_count_kv")
     heads = keys if isinstance(keys, list) else [keys]
-    if not heads or not all(isinstance(n, int) for n in heads) or max(heads) < 1:
+    if not heads or not all(type(n) is int for n in heads) or max(heads) < 1:
         raise ValueError(f"{facts.architecture}.attention.head_count_kv is no number for each layer")
     n_heads = facts.count("ssm.time_step_rank")
     gate = next((n for n in ("ffn_gate_shexp", "ffn_gate") if f"blk.0.{n}.weight" in facts.shapes), "")
     has_rope = facts.metadata.get(f"{facts.architecture}.rope.scaling.finetuned", False)
+    if type(has_rope) is not bool:
+        raise ValueError(f"{facts.architecture}.rope.scaling.finetuned is neither true nor false")
     return {
         "attention_bias": False,
         "intermediate_size": facts.count("feed_forward_length"),
@@ -163,8 +169,8 @@ def granite_hybrid_config(facts: Facts, tensors: Tensors) -> Config:
         "num_key_value_heads": max(heads),
         "num_local_experts": int(facts.number("expert_count", 0)),
         "position_embedding_type": "rope" if has_rope else None,
-        "rope_parameters": rope(facts),
-        "shared_intermediate_size": facts.shapes[f"blk.0.{gate}.weight"][-2] if gate else 0,
+        "rope_parameters": whole_rope(facts) if has_rope else rope(facts),
+        "shared_intermediate_size": facts.rows(f"blk.0.{gate}.weight") if gate else 0,
     }
 
 

@@ -77,6 +77,20 @@ class Facts:
             raise ValueError(f"{self.architecture}.{key} is {value!r}, not a number")
         return value
 
+    def positive(self, key: str, default: float | None = None) -> float:
+        """The architecture's number `key`, which is more than zero. ValueError without one."""
+        value = self.number(key, default)
+        if value <= 0:
+            raise ValueError(f"{self.architecture}.{key} is {value!r}, not a number above 0")
+        return value
+
+    def rows(self, name: str) -> int:
+        """Rows of the matrix `name`, or of each of several. ValueError without one."""
+        shape = self.shapes.get(name, ())
+        if len(shape) < 2:
+            raise ValueError(f"{self.architecture}: it has no matrix {name}")
+        return shape[-2]
+
     def _value(self, key: str, default: float | None) -> Any:
         value = self.metadata.get(f"{self.architecture}.{key}", default)
         if value is None:
@@ -106,13 +120,13 @@ class GgufModel:
 
 def rope(facts: Facts) -> Config:
     """The rotary embedding's parameters. Raises ValueError for a scaling that is not known."""
-    parameters: Config = {"rope_type": "default", "rope_theta": facts.number("rope.freq_base", 10000.0)}
+    parameters: Config = {"rope_type": "default", "rope_theta": facts.positive("rope.freq_base", 10000.0)}
     kind = facts.metadata.get(f"{facts.architecture}.rope.scaling.type", "none")
     if kind == "none":
         return parameters
-    if kind not in {"linear", "yarn"}:
-        raise ValueError(f"rotary scaling {kind!r} is not known")
-    parameters |= {"rope_type": kind, "factor": facts.number("rope.scaling.factor")}
+    if kind not in ("linear", "yarn"):
+        raise ValueError(f"rotary scaling {str(kind)[:80]!r} is not known")
+    parameters |= {"rope_type": kind, "factor": facts.positive("rope.scaling.factor")}
     if kind == "yarn":
         parameters["original_max_position_embeddings"] = facts.count("rope.scaling.original_context_length")
         parameters |= {
@@ -140,11 +154,25 @@ def head_size(facts: Facts) -> int:
 
 def partial_rope(facts: Facts) -> Config:
     """The rotary embedding, of a part of each head where the file says so."""
-    parameters = rope(facts)
-    n_turned, size = facts.metadata.get(f"{facts.architecture}.rope.dimension_count"), head_size(facts)
-    if isinstance(n_turned, int) and 0 < n_turned < size:
+    parameters, size = rope(facts), head_size(facts)
+    n_turned = facts.count("rope.dimension_count", size)
+    if n_turned > size:
+        raise ValueError(
+            f"{facts.architecture}.rope.dimension_count is {n_turned}, a head has {size} columns"
+        )
+    if n_turned < size:
         parameters["partial_rotary_factor"] = n_turned / size
     return parameters
+
+
+def whole_rope(facts: Facts) -> Config:
+    """The rotary embedding of all columns of a head. Raises ValueError where the file says a part."""
+    n_turned, size = facts.count("rope.dimension_count", head_size(facts)), head_size(facts)
+    if n_turned != size:
+        raise ValueError(
+            f"{facts.architecture}.rope.dimension_count is {n_turned}, but a head has {size} columns"
+        )
+    return rope(facts)
 
 
 def _decoder(facts: Facts) -> Config:

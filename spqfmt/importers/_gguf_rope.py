@@ -19,11 +19,14 @@ import numpy as np
 from spqfmt.errors import ImporterError
 from spqfmt.importers._gguf_reader import GgufTensor
 
+_F32 = 0
 _ORIGINAL = 8192  # must stay below the model's own context, which only a test model has shorter
 
 
 def floats_of(tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The numbers of a small tensor of F32."""
+    """The numbers of a small tensor of F32. Raises ImporterError for one of another type."""
+    if tensor.ggml_type != _F32:
+        raise ImporterError(f"{tensor.file.path}: tensor {tensor.name} is stored as {tensor.form}, not F32")
     return np.frombuffer(tensor.file.read(tensor.offset, tensor.n_bytes), dtype="<f4").astype(np.float64)
 
 
