@@ -19,7 +19,7 @@ help:
 	@echo "make lock      requirements/*.txt anew: versions and hashes of what CI installs"
 	@echo "make sbom      the software bill of materials of the wheel, CycloneDX"
 	@echo "make release   wheels, sdist, site and bill of materials in dist/, checked in clean environments (RELEASE.md)"
-	@echo "make aarch64   the core and a wheel for AArch64, cross-built, and tried under an emulator (Debian)"
+	@echo "make aarch64   the core and wheels for AArch64, cross-built, and tried under an emulator (Debian)"
 	@echo "make site      these pages as a site, in build/site (own environment)"
 	@echo "make format    ruff format and the fixes that are safe"
 	@echo "make generate  the wire constants and FORMAT.md's tables from spec/registry.toml; the pages of the commands, for man too"

@@ -25,6 +25,8 @@ _JOINING = timedelta(minutes=5)
 _LONGEST = timedelta(days=30)
 """How long a process waits for the others at one place: the slowest may be at work for long."""
 _LOOKS_UP_SECONDS = 0.1
+_WAITS = "waits for another process"
+"""What a thread is called while it is in the library."""
 
 
 class Processes(Protocol):
@@ -132,6 +134,11 @@ def speaks() -> bool:
     return _joined or not local_number()
 
 
+def is_waiting() -> bool:
+    """Whether a thread still waits for another process. The end of Python would be an abort in the library."""
+    return any(thread.name == _WAITS for thread in threading.enumerate())
+
+
 def threads_of_one(usable: int) -> int:
     """How many threads a process of several has of those that this machine has: at least one beside its own.
 
@@ -224,7 +231,7 @@ class _Joined:
                 errors.append(error)
 
         # A signal is seen by the main thread, which must not wait in a library.
-        thread = threading.Thread(target=run, daemon=True)
+        thread = threading.Thread(target=run, name=_WAITS, daemon=True)
         thread.start()
         while thread.is_alive():
             thread.join(_LOOKS_UP_SECONDS)

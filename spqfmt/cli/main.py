@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 from click.shell_completion import CompletionItem
@@ -15,6 +16,7 @@ from click.shell_completion import CompletionItem
 from spqfmt.cli.failures import BAD_FILE, DEBUG, OK, WRONG_USE, explain
 from spqfmt.cli.together import leave_the_word
 from spqfmt.cli.units import printable
+from spqfmt.processes import is_waiting
 from spqfmt.unfinished import remove_unfinished
 
 # Command -> (module, its click command, its help in one line). Modules are imported when their command runs, so that
@@ -102,6 +104,11 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 the file or model is bad, 2 wrong use, 130 interrupted."""
     code = _run(arguments)
+    if is_waiting():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
     if arguments is None:
         # Python looks for garbage before it ends: in all that torch has made, for a third of a second.
         gc.freeze()

@@ -166,6 +166,36 @@ def test_a_process_that_dies_ends_all_with_one_line(found: dict[str, Any]) -> No
     assert re.search(r"m\.spq\.resume holds [789] of 10 shards, --resume goes on there$", line)
 
 
+LEFT = """
+import atexit, signal, sys, threading, time
+from spqfmt import processes
+from spqfmt.cli import main
+atexit.register(print, "Python has ended")
+def run(arguments):
+    # What torchrun does to those that wait, when another one has died.
+    seconds = float(sys.argv[1])
+    if seconds:
+        threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+    try:
+        object.__new__(processes._Joined)._wait(lambda: time.sleep(seconds))
+    except KeyboardInterrupt:
+        pass
+    print("told")
+    return 7
+main._run = run
+main.main()
+"""
+
+
+@pytest.mark.parametrize(("seconds", "said"), [("20", "told\n"), ("0", "told\nPython has ended\n")])
+def test_a_process_that_still_waits_ends_at_once(seconds: str, said: str) -> None:
+    """Python would end under a thread that is in torch's library, which then aborts with a line of its own."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", LEFT, seconds], capture_output=True, text=True, check=False, timeout=15
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (7, said, "")
+
+
 def test_an_interrupt_of_one_ends_all_with_one_line(found: dict[str, Any]) -> None:
     told = found["interrupted"]["told"]
     assert [of["code"] for of in told] == [130, 1, 1]

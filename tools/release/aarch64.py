@@ -1,11 +1,12 @@
-"""The core and the wheel for AArch64: cross-built, and tried under an emulator. `make aarch64`.
+"""The core and the wheels for AArch64: cross-built, and tried under an emulator. `make aarch64`.
 
     python tools/release/aarch64.py [--out dist] [--core-only]
 
 Needs Debian's g++-aarch64-linux-gnu and qemu-user. The fuzz targets (fuzz/native), built without sanitizers, go through
-their corpora: scalar and NEON kernels must agree there. Then a wheel is cross-built for a Python of Debian for arm64
-(debian_python.py), tagged for manylinux, and read by that Python under the emulator: all vectors, and the commands that
-need no torch.
+their corpora: scalar and NEON kernels must agree there. Then two wheels are cross-built, one for Python 3.11, one for
+the stable ABI of 3.12 and later, for Pythons of Debian for arm64 (debian_python.py), tagged for manylinux, and read by
+these under the emulator: all vectors, and the commands that need no torch. The second is built by a Python of its own
+version, where one is at hand.
 """
 
 import argparse
@@ -15,14 +16,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from interpreters import BUILT, ROOT
+from interpreters import BUILT, ROOT, Environment, at_hand
 from wheel_check import VECTORS, check_contents
 
 BUILD = ROOT / "build" / "aarch64"
 TOOLCHAIN = ROOT / "tools" / "release" / "aarch64.cmake"
-VERSION = "3.11"
+EXACT = "3.11"
+SUITES = {EXACT: None, "3.13": "trixie", "3.14": "forky"}
+"""Releases of Debian that have these Pythons; None: this machine's."""
 PLATFORMS = [f"manylinux_2_{glibc}_aarch64" for glibc in (36, 34, 28, 17)]
-"""What the C library of Debian 12 runs."""
+"""What the C library of Debian 12 and later ones run."""
 TOOLS = Path(sys.executable).parent
 EMULATOR = "qemu-aarch64"
 TARGETS = sorted(path.stem for path in (ROOT / "fuzz" / "native").glob("*.cpp") if path.stem != "driver")
@@ -67,22 +70,46 @@ def core() -> None:
     )
 
 
-def wheel(python: Path) -> Path:
+def emulated_python(version: str) -> Path:
+    """The folder of a Python for arm64, fetched where it is not there yet."""
+    folder = BUILT / f"arm64-{version}"
+    if not (folder / "usr" / "bin" / f"python{version}").exists():
+        suite = SUITES[version]
+        options = ["--architecture", "arm64", *(["--suite", suite] if suite else [])]
+        run(TOOLS / "python", "tools/release/debian_python.py", folder, version, *options)
+    return folder
+
+
+def builders() -> dict[str, Path]:
+    """Programs that build the wheels, by the version that they are built for."""
+    found = {EXACT: TOOLS / "python"}
+    stable = [one for one in at_hand([]) if one.name in SUITES and one.name != EXACT]
+    if stable:
+        environment = Environment(BUILD / f"build-{stable[0].name}", stable[0], TOOLS / "pip")
+        environment.install("--no-deps", "--require-hashes", "-r", ROOT / "requirements" / "release.txt")
+        found[stable[0].name] = environment.python
+    else:
+        print(f"no Python of {' or '.join(SUITES)} is at hand: no wheel for the stable ABI", flush=True)
+    return found
+
+
+def wheel(version: str, builder: Path, python: Path) -> Path:
     """Cross-build a wheel for the Python in a folder; return it, tagged."""
-    plain, tagged = BUILD / "plain", BUILD / "tagged"
+    plain, tagged = BUILD / f"plain-{version}", BUILD / f"tagged-{version}"
     for old in (plain, tagged):
         shutil.rmtree(old, ignore_errors=True)
-    module = f".cpython-{VERSION.replace('.', '')}-aarch64-linux-gnu.so"
-    include = python / "usr" / "include" / f"python{VERSION}"
+    module = f".cpython-{version.replace('.', '')}-aarch64-linux-gnu.so" if version == EXACT else ".abi3.so"
+    include = python / "usr" / "include" / f"python{version}"
     settings = [
         f"cmake.define.CMAKE_TOOLCHAIN_FILE={TOOLCHAIN}",
         f"cmake.define.Python_INCLUDE_DIR={include}",
-        f"cmake.define.NB_SUFFIX={module}",
-        "build-dir=build/aarch64/wheel",
+        f"build-dir=build/aarch64/wheel-{version}",
     ]
+    if version == EXACT:
+        settings.append(f"cmake.define.NB_SUFFIX={module}")
     given = [f"--config-setting={setting}" for setting in settings]
     run(
-        TOOLS / "python", "-m", "build", "--no-isolation", "--wheel", "--outdir", plain, *given, ROOT,
+        builder, "-m", "build", "--no-isolation", "--wheel", "--outdir", plain, *given, ROOT,
         _PYTHON_HOST_PLATFORM="linux-aarch64", SETUPTOOLS_EXT_SUFFIX=module,
     )  # fmt: skip
     [made] = plain.glob("*aarch64.whl")
@@ -91,9 +118,9 @@ def wheel(python: Path) -> Path:
     return made
 
 
-def try_it(python: Path, made: Path) -> None:
+def try_it(version: str, python: Path, made: Path) -> None:
     """Install the wheel and what reading needs beside the Python, and read all vectors under the emulator."""
-    packages = BUILD / "packages"
+    packages = BUILD / f"packages-{version}"
     shutil.rmtree(packages, ignore_errors=True)
     pip: list[str | Path] = [
         TOOLS / "pip",
@@ -103,13 +130,13 @@ def try_it(python: Path, made: Path) -> None:
         "--target",
         packages,
     ]
-    pip += ["--only-binary", ":all:", "--python-version", VERSION]
+    pip += ["--only-binary", ":all:", "--python-version", version]
     pip += [word for platform in PLATFORMS for word in ("--platform", platform)]
     run(*pip, "click", "jinja2", "numpy", "rich", "zstandard")
     run(*pip, "--no-deps", made)
-    emulated: list[str | Path] = [EMULATOR, "-L", python, python / "usr" / "bin" / f"python{VERSION}"]
+    emulated: list[str | Path] = [EMULATOR, "-L", python, python / "usr" / "bin" / f"python{version}"]
     shown = run(*emulated, "-P", "-c", VECTORS, ROOT / "spec" / "vectors", PYTHONPATH=str(packages)).strip()
-    print(f"emulated Python {VERSION}: {shown}", flush=True)
+    print(f"emulated Python {version}: {shown}", flush=True)
     vector = ROOT / "spec" / "vectors" / "valid" / "grouped_spqr.spq"
     for command in ("inspect", "verify"):
         run(*emulated, "-P", "-m", "spqfmt", command, vector, PYTHONPATH=str(packages))
@@ -118,7 +145,7 @@ def try_it(python: Path, made: Path) -> None:
 
 
 def main() -> int:
-    """Build and try; the wheel goes to OUT."""
+    """Build and try; the wheels go to OUT."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -131,16 +158,18 @@ def main() -> int:
     core()
     if arguments.core_only:
         return 0
-    python = BUILT / "arm64"
-    if not (python / "usr" / "bin" / f"python{VERSION}").exists():
-        run(TOOLS / "python", "tools/release/debian_python.py", python, VERSION, "--architecture", "arm64")
-    made = wheel(python)
-    print(f"{made.name}: {check_contents(made)}", flush=True)
-    try_it(python, made)
+    built = []
+    for version, builder in builders().items():
+        python = emulated_python(version)
+        made = wheel(version, builder, python)
+        print(f"{made.name}: {check_contents(made)}", flush=True)
+        try_it(version, python, made)
+        built.append(made)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for old in arguments.out.glob("*aarch64.whl"):
         old.unlink()
-    print(shutil.copy(made, arguments.out))
+    for made in built:
+        print(shutil.copy(made, arguments.out))
     return 0
 
 

@@ -85,6 +85,8 @@ def main() -> int:
     # Debian's header sends for the processor's, which a compiler would look for in the system's own folders.
     [header] = folder.glob(f"usr/include/*-linux-gnu/python{arguments.version}/pyconfig.h")
     shutil.copyfile(header, folder / "usr" / "include" / f"python{arguments.version}" / "pyconfig.h")
+    if not (folder / "lib").exists():  # since Debian 13 a link that a package of its own brings
+        (folder / "lib").symlink_to("usr/lib")
     python = folder / "usr" / "bin" / f"python{arguments.version}"
     if arguments.architecture is None:
         start_as_it_is(folder, python)

@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "pythons"
 """Where debian_python.py may have put others."""
+PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
 
 
 def project() -> dict[str, object]:
@@ -45,7 +46,7 @@ def _numbers(version: str) -> tuple[int, int]:
 
 
 def at_hand(given: list[Path]) -> list[Interpreter]:
-    """Those that were given, or else one of each version on PATH and in build/pythons; ascending."""
+    """Those that were given, or else one of each version on PATH, of pyenv, or in build/pythons; ascending."""
     found: dict[tuple[int, int], Interpreter] = {}
     for program in given or _everywhere():
         command = [str(program), "-c", "import sys; print(*sys.version_info[:2])"]
@@ -65,6 +66,8 @@ def _everywhere() -> Iterator[Path]:
         on_path = shutil.which(name)
         if on_path is not None:
             yield Path(on_path)
+        # What pyenv puts on PATH starts no version but those that are chosen.
+        yield from sorted(PYENV.glob(f"{major}.{minor}.*/bin/{name}"))
         yield from sorted(BUILT.glob(f"*/usr/bin/{name}"))
 
 
