@@ -6,6 +6,7 @@ They are numbered, and the first has number 0. One that fails says so to all; on
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -237,7 +238,7 @@ class _Joined:
             thread.join(_LOOKS_UP_SECONDS)
         if errors:
             self.check()
-            raise EndedError("another process has ended without a word") from errors[0]
+            raise _ended("another process has ended without a word") from errors[0]
 
     def add(self, key: str, n: int) -> int:
         """Add to a number that all share and that begins at 0; returns the sum."""
@@ -246,7 +247,7 @@ class _Joined:
     def check(self) -> None:
         """Raise EndedError where another process has failed."""
         if self._store.check([_FAILED]):
-            raise EndedError("another process has failed, as it says")
+            raise _ended("another process has failed, as it says")
 
     def is_first_to_tell(self) -> bool:
         """Whether this process, which has failed, is to say so, and no other one. The others are told to end."""
@@ -261,6 +262,16 @@ class _Joined:
     def leave(self) -> None:
         """The work of this process is done."""
         self._distributed.destroy_process_group()
+
+
+def _ended(words: str) -> EndedError:
+    """The error of a process that is about to end because another one has.
+
+    torchrun ends it as well: an interrupt from there must not come in place of what is said now.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return EndedError(words)
 
 
 def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:

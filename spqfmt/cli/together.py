@@ -26,9 +26,9 @@ def together() -> Iterator[Processes | None]:
     try:
         yield processes
     except (Exception, KeyboardInterrupt) as error:
+        # torchrun ends the others as one of them ends, and this one too, before it has said why.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if processes.is_first_to_tell():
-            # torchrun ends the others as one of them ends, and this one too, before it has said why.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             raise
         explained = explain(error)
         raise click.exceptions.Exit(BAD_FILE if explained is None else explained[1]) from None

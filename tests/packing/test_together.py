@@ -196,6 +196,27 @@ def test_a_process_that_still_waits_ends_at_once(seconds: str, said: str) -> Non
     assert (done.returncode, done.stdout, done.stderr) == (7, said, "")
 
 
+ENDED = """
+import signal
+from spqfmt import processes
+one = object.__new__(processes._Joined)
+one.check = lambda: None
+try:
+    one._wait(lambda: 1 / 0)
+except processes.EndedError:
+    # What torchrun does to the others of one that has died, perhaps before they have said so.
+    signal.raise_signal(signal.SIGTERM)
+    print("told")
+"""
+
+
+def test_what_one_has_to_say_of_another_is_not_interrupted() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", ENDED], capture_output=True, text=True, check=False, timeout=15
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "told\n", "")
+
+
 def test_an_interrupt_of_one_ends_all_with_one_line(found: dict[str, Any]) -> None:
     told = found["interrupted"]["told"]
     assert [of["code"] for of in told] == [130, 1, 1]
