@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from spqfmt.importers._gguf_architectures import Architecture
+from spqfmt.importers._gguf_checks import check_layers
 from spqfmt.importers._gguf_known import EMBEDDING, NoModelError
 from spqfmt.importers._gguf_models import Config, Facts
 from spqfmt.importers._gguf_reader import GgufHeader
 
-_BLOCK = re.compile(r"blk\.(\d+)\.")
-
 
 def check_counts(facts: Facts) -> None:
     """Raise ValueError where the metadata count other layers, experts or channels than the tensors have."""
-    numbers = {int(match[1]) for name in facts.shapes if (match := _BLOCK.match(name))}
-    n_blocks = max(numbers, default=-1) + 1
-    counted = facts.count("block_count")
-    if counted != n_blocks:
-        raise ValueError(
-            f"{facts.architecture}.block_count is {counted}, but there are tensors of {n_blocks} blocks"
-        )
-    if len(numbers) != n_blocks:  # nothing is made for a number that the file has not earned
-        raise ValueError(f"there are tensors of {len(numbers)} blocks, but one of block {n_blocks - 1}")
+    check_layers(facts)
     width, has = facts.count("embedding_length"), facts.shapes[EMBEDDING][-1]
     if width != has:
         raise ValueError(
@@ -37,34 +27,6 @@ def check_counts(facts: Facts) -> None:
         n, used = facts.count("expert_count"), facts.count("expert_used_count")
         if used > n:
             raise ValueError(f"{facts.architecture}.expert_used_count is {used}, but there are {n} experts")
-
-
-_SIGMOID, _NONE = 2, (None, 0, 1)
-_BY_SIGMOID = {"glm4moe", "lfm2moe", "llama4", "minimax-m2"}
-_NORMED = {"ernie4_5-moe", "lfm2moe", "minimax-m2", "qwen3moe", "qwen35moe"}
-
-
-def check_meaning(facts: Facts) -> None:
-    """Raise ValueError where the metadata ask for another model than transformers has of the architecture."""
-
-    def said(key: str) -> object:
-        return facts.metadata.get(f"{facts.architecture}.{key}")
-
-    by, norm = said("expert_gating_func"), said("expert_weights_norm")
-    foreign = {
-        "attention.causal": said("attention.causal") is False,
-        "expert_gating_func": bool(by) and (by == _SIGMOID) != (facts.architecture in _BY_SIGMOID),
-        "expert_group_count": said("expert_group_count") not in _NONE,
-        "expert_weights_norm": norm is False and facts.architecture in _NORMED,
-        "expert_weights_scale": said("expert_weights_scale") not in _NONE and facts.architecture != "glm4moe",
-        "rope.scaling.attn_factor": said("rope.scaling.type") == "yarn"
-        and said("rope.scaling.attn_factor") not in _NONE,
-    }
-    key = next((key for key, is_foreign in foreign.items() if is_foreign), None)
-    if key is not None:
-        raise ValueError(
-            f"{facts.architecture}.{key} is {str(said(key))[:80]}, which transformers' model has not"
-        )
 
 
 def config_of(facts: Facts, header: GgufHeader, architecture: Architecture) -> Config:

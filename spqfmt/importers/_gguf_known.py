@@ -12,6 +12,7 @@ from typing import Any
 
 from spqfmt.errors import ImporterError
 from spqfmt.importers._gguf_changes import AS_STORED
+from spqfmt.importers._gguf_checks import check_meaning
 from spqfmt.importers._gguf_models import Config, Facts, GgufModel
 from spqfmt.importers._gguf_reader import GgufHeader, GgufTensor
 from spqfmt.importers._gguf_rope import floats_of, llama3_rope
@@ -57,6 +58,12 @@ def table_model(path: Path, header: GgufHeader, model: GgufModel) -> KnownModel:
     facts = facts_of(path, header)
     tied = is_tied(header)
     try:
+        check_meaning(facts)
+        n_layers = facts.count("block_count")
+        if n_layers > len(facts.shapes):  # nothing is made for a number that the file has not earned
+            raise ValueError(
+                f"{facts.architecture}.block_count is {n_layers}, which is more than its tensors"
+            )
         config = model.config(facts)
     except ValueError as error:
         raise ImporterError(f"{path}: {error}; convert the model again") from None

@@ -7,6 +7,7 @@ import gguf
 import gguf_architectures
 import numpy as np
 import pytest
+import tiny_gguf
 
 from spqfmt.importers import open_source
 from spqfmt.importers._gguf_reader import GgufHeader, read_header
@@ -120,3 +121,19 @@ def test_tensors_of_another_model(
             writer.kv_data[0][f"{name}.block_count"].value = 2147483647
 
     assert open_source(written(tmp_path, name, edit=edit)).left_out["config.json"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("block_count", 1 << 31, "llama.block_count is 2147483648, which is more than its tensors"),
+        ("attention.causal", False, "llama.attention.causal is False, which transformers' model has not"),
+    ],
+)
+def test_models_that_need_no_library_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: object, message: str
+) -> None:
+    path = tmp_path / "m.gguf"
+    tiny_gguf.write("llama", path)
+    file = SourceFile(path)
+    assert reason(monkeypatch, (file, read_header(file)), key=key, value=value).startswith(message)

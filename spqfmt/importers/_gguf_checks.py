@@ -1,0 +1,48 @@
+"""Whether metadata of a GGUF file ask for what the model of its architecture has."""
+
+from __future__ import annotations
+
+import re
+
+from spqfmt.importers._gguf_models import Facts
+
+_BLOCK = re.compile(r"blk\.(\d+)\.")
+_SIGMOID, _NONE = 2, (None, 0, 1)
+_BY_SIGMOID = {"glm4moe", "lfm2moe", "llama4", "minimax-m2"}
+_NORMED = {"ernie4_5-moe", "lfm2moe", "minimax-m2", "qwen3moe", "qwen35moe"}
+
+
+def check_meaning(facts: Facts) -> None:
+    """Raise ValueError where the metadata ask for another model than transformers has of the architecture."""
+
+    def said(key: str) -> object:
+        return facts.metadata.get(f"{facts.architecture}.{key}")
+
+    by, norm = said("expert_gating_func"), said("expert_weights_norm")
+    foreign = {
+        "attention.causal": said("attention.causal") is False,
+        "expert_gating_func": bool(by) and (by == _SIGMOID) != (facts.architecture in _BY_SIGMOID),
+        "expert_group_count": said("expert_group_count") not in _NONE,
+        "expert_weights_norm": norm is False and facts.architecture in _NORMED,
+        "expert_weights_scale": said("expert_weights_scale") not in _NONE and facts.architecture != "glm4moe",
+        "rope.scaling.attn_factor": said("rope.scaling.type") == "yarn"
+        and said("rope.scaling.attn_factor") not in _NONE,
+    }
+    key = next((key for key, is_foreign in foreign.items() if is_foreign), None)
+    if key is not None:
+        raise ValueError(
+            f"{facts.architecture}.{key} is {str(said(key))[:80]}, which transformers' model has not"
+        )
+
+
+def check_layers(facts: Facts) -> None:
+    """Raise ValueError where the metadata count other layers than there are tensors of."""
+    numbers = {int(match[1]) for name in facts.shapes if (match := _BLOCK.match(name))}
+    n_blocks = max(numbers, default=-1) + 1
+    counted = facts.count("block_count")
+    if counted != n_blocks:
+        raise ValueError(
+            f"{facts.architecture}.block_count is {counted}, but there are tensors of {n_blocks} blocks"
+        )
+    if len(numbers) != n_blocks:  # nothing is made for a number that the file has not earned
+        raise ValueError(f"there are tensors of {len(numbers)} blocks, but one of block {n_blocks - 1}")
