@@ -42,7 +42,7 @@ from spqfmt.importers._gguf_models import (
     whole_rope,
 )
 from spqfmt.importers._gguf_reader import GgufTensor
-from spqfmt.importers._gguf_rope import floats_of
+from spqfmt.importers._gguf_rope import floats_of, rope_of_factors
 
 Tensors = Mapping[str, GgufTensor]
 
@@ -188,10 +188,15 @@ def _smollm3(facts: Facts, tensors: Tensors) -> Config:
 
 
 def _exaone4(facts: Facts, tensors: Tensors) -> Config:
+    plain, factors = _plain(facts, tensors), tensors.get(ROPE_FACTORS)
+    if factors is not None:
+        length = facts.count("context_length")
+        of = {**plain, "head_dim": head_size(facts), "max_position_embeddings": length}
+        plain = {"rope_parameters": rope_of_factors(factors, of)}
     if _said(facts, "attention.sliding_window"):
-        return _plain(facts, tensors)
+        return plain
     whole = ["full_attention"] * facts.count("block_count")
-    return _plain(facts, tensors) | {
+    return plain | {
         "layer_types": whole,
         "sliding_window": None,
         "sliding_window_pattern": None,
@@ -272,7 +277,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "cohere2": Architecture("cohere2", _granite),
     "command-r": Architecture("cohere", _granite),
-    "exaone4": Architecture("exaone4", _exaone4),
+    "exaone4": Architecture("exaone4", _exaone4, factors=frozenset({ROPE_FACTORS})),
     "ernie4_5": Architecture("ernie4_5"),
     "ernie4_5-moe": Architecture(
         "ernie4_5_moe",

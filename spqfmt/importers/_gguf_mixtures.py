@@ -17,7 +17,7 @@ from spqfmt.importers._gguf_models import (
     whole_rope,
 )
 from spqfmt.importers._gguf_reader import GgufTensor
-from spqfmt.importers._gguf_rope import floats_of, llama3_rope, step_rope
+from spqfmt.importers._gguf_rope import rope_of_factors
 
 Tensors = Mapping[str, GgufTensor]
 
@@ -58,13 +58,9 @@ def llama4_config(facts: Facts, tensors: Tensors) -> Config:
     parameters = rope(facts)
     factors = tensors.get("rope_freqs.weight")
     if factors is not None:
-        of = {
-            "rope_parameters": parameters,
-            "head_dim": size,
-            "max_position_embeddings": facts.count("context_length"),
-        }
-        divisors = floats_of(factors)
-        parameters = step_rope(divisors, of) or llama3_rope(factors.file.path, divisors, of)
+        length = facts.count("context_length")
+        of = {"rope_parameters": parameters, "head_dim": size, "max_position_embeddings": length}
+        parameters = rope_of_factors(factors, of)
     return {
         "head_dim": size,
         "interleave_moe_layer_step": facts.count("interleave_moe_layer_step"),

@@ -61,6 +61,12 @@ def step_rope(
     }
 
 
+def rope_of_factors(factors: GgufTensor, config: dict[str, Any]) -> dict[str, Any]:
+    """`rope_parameters` of a file's factors, by either rule. Raises ImporterError when they follow none."""
+    divisors = floats_of(factors)
+    return step_rope(divisors, config) or llama3_rope(factors.file.path, divisors, config)
+
+
 def llama3_rope(
     path: Path, divisors: np.ndarray[Any, np.dtype[np.float64]], config: dict[str, Any]
 ) -> dict[str, Any]:

@@ -274,6 +274,11 @@ def llama4(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_interleave_moe_layer_step(config.interleave_moe_layer_step)
     writer.add_expert_feed_forward_length(config.intermediate_size)
     writer.add_rope_dimension_count(config.head_dim)
+    llama3_factors(writer, config)
+
+
+def llama3_factors(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write the factors of Llama 3's rule, of which the small models have a step."""
     scaled = config.rope_parameters
     if scaled["rope_type"] == "llama3":
         frequencies = 1 / scaled["rope_theta"] ** (np.arange(0, config.head_dim, 2) / config.head_dim)

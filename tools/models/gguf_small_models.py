@@ -31,6 +31,7 @@ from gguf_conversions import (
     granite_parts,
     lfm2,
     lfm2_moe,
+    llama3_factors,
     llama4,
     llama4_parts,
     mamba,
@@ -205,6 +206,19 @@ MODELS: Mapping[str, Small] = {
             sliding_window_pattern=None,
             rope_parameters=_ROPE,
         ),
+    ),
+    "exaone4_long": Small(
+        "exaone4",
+        _of(
+            "Exaone4Config",
+            **_UNTIED,
+            head_dim=16,
+            layer_types=["full_attention"] * 4,
+            sliding_window=None,
+            sliding_window_pattern=None,
+            rope_parameters={"rope_type": "llama3", "rope_theta": 20000.0, **_SCALED},
+        ),
+        llama3_factors,
     ),
     "ernie4_5": Small("ernie4_5", _of("Ernie4_5Config", **_GROUPED, head_dim=16, rope_parameters=_ROPE)),
     "ernie4_5-moe": Small(
