@@ -162,7 +162,8 @@ def parts(tensor: Tensor, streams: Streams) -> list[bytes]:
     require(columns % kind.block == 0, f"{tensor.name}: rows of no whole number of blocks")
     matrix = matrix_elements(tensor, streams, "codes")
     others = {role: flat(streams, role) for role in kind.dtypes if role not in ("codes", "levels")}
-    # > With `column_dims` the columns of the codes are put into another order before they are cut into blocks.
+    # > With `column_dims` the columns of the codes are put into another order before they are cut into blocks: a matrix
+    # > whose inputs are such heads.
     places = reordered(list(range(columns)), origin, "column_dims", "column_axes")
     matrix = [[row[k] for k in places] for row in matrix]
     per_row = columns // kind.block

@@ -127,6 +127,8 @@ void raise(const DataError& error) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  // What lives when a program ends is the system's to take back: programs end without a last collection (cli/main.py).
+  nb::set_leak_warnings(false);
   nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
     try {
       std::rethrow_exception(pointer);
