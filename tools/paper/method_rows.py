@@ -142,7 +142,13 @@ ROWS: tuple[Row, ...] = (
             samples=128,
         )
         for effort in ("normal", "best")
-        for bits in (3, 4)
+        for bits in (2.5, 3, 4)
+    ),
+    Row(
+        method="ecq",
+        settings="3 bits, effort normal, sequential, trellis",
+        options={"bits": 3, "effort": "normal", "sequential": "", "trellis": ""},
+        samples=128,
     ),
     *(_gguf(name) for name in ("Q3_K", "Q4_K", "Q5_K", "Q6_K")),
     *(_gguf(name, "importance") for name in ("Q3_K", "IQ3_S", "IQ4_XS", "Q4_K")),
