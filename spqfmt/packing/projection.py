@@ -24,8 +24,8 @@ _FACTOR_BYTES = 24
 """What an element of a Hessian takes while it is factored."""
 _ACTIVATION_BYTES = 24
 """What an input of the widest layer takes for a token of a batch, with what else the block computes."""
-_LAYER_BYTES = 16
-"""What a weight takes while its matrix is quantized: 16 of SmolLM2's embedding, 9 of one of 100 million weights."""
+_LAYER_BYTES = 24
+"""What a weight takes while its matrix is quantized, by a whole pack of SmolLM2, whose embedding is its largest."""
 
 
 class Projection(NamedTuple):
