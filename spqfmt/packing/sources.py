@@ -6,10 +6,10 @@ kind is literals as a whole. The rest keeps its name and digest, so that a reade
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import count
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,12 @@ from spqfmt.errors import EncodeError
 from spqfmt.importers._source_file import SourceFile
 from spqfmt.importers.base import Asset, SourceModel, SourcePart, SourcePlace, SourceTensor
 from spqfmt.packing.plan import PackPlan
+from spqfmt.packing.put_together import as_written, bytes_again, made_at_once
 from spqfmt.packing.target import KEEPING
 from spqfmt.quantize.base import KeepingMethod, Method
-from spqfmt.reading import origin_arrays, origin_gguf
-from spqfmt.reading.origin_arrays import COLUMN_GROUPS, column_groups, unsigned
+from spqfmt.reading import origin_arrays
 from spqfmt.records import dense_bytes
 from spqfmt.schemes.base import Encoded
-from spqfmt.schemes.grouped import unpermute
-from spqfmt.schemes.named import is_scheme_name
-from spqfmt.wire import DTYPES
 
 ARRAYS = origin_arrays.LAYOUT[0]
 LITERALS = "source.literals"
@@ -110,7 +107,7 @@ class SourceDescription:
             if source.place is not None and n_bytes:
                 array = _Array(source.place.offset, n_bytes, number)
                 self._places.setdefault(source.place.file, []).append(array)
-            for k, run in enumerate(_by_made(source.parts if keeps_codes or not source.form else ())):
+            for k, run in enumerate(made_at_once(source.parts if keeps_codes or not source.form else ())):
                 for part in run:
                     array = _Array(
                         offset=part.place.offset,
@@ -170,26 +167,8 @@ class SourceDescription:
 
         Raises EncodeError where these are others than it has: what cannot be put together is not taken apart.
         """
-        shared = (stream for stream, _ in encoded.same_as.values())
-        streams = {stream.role: stream for stream in (*encoded.streams, *shared)}
-        permutation = streams["permutation"].elements if "permutation" in streams else None
-
-        def elements_of(role: str) -> tuple[NDArray[Any], str]:
-            if role == COLUMN_GROUPS:
-                columns = source.shape[-2 if source.transposed else -1]
-                return column_groups(encoded.parameters, columns, permutation, source.name)[0], "u32"
-            stream = streams[role]
-            elements = stream.elements
-            if role == "codes" and "channel_order" in streams:
-                order = streams["channel_order"].elements
-                elements, stored = np.empty_like(elements), elements.reshape(len(order), -1)
-                elements.reshape(len(order), -1)[order] = stored
-            if role == "codes" and permutation is not None:
-                elements = unpermute(elements.reshape(-1, permutation.size), permutation)
-            return elements.reshape(-1), stream.dtype
-
         for run in self._runs_of(source, encoded):
-            again = _InTurn(_LAYOUTS[run[0].layout](elements_of, run[0].made, source))
+            again = bytes_again(run, source, encoded)
             for part in run:
                 same = self._lies_at(part.place, again.take(part.n_bytes), part.n_bytes)
                 if not same or (part is run[-1] and not again.is_over()):
@@ -200,7 +179,7 @@ class SourceDescription:
 
     def _runs_of(self, source: SourceTensor, encoded: Encoded) -> list[list[SourcePart]]:
         """The parts of a tensor's codes, those that are made at once together; none where no file is described."""
-        return _by_made([] if self._why_not else [_chosen(part, encoded) for part in source.parts])
+        return made_at_once([] if self._why_not else [as_written(part, encoded) for part in source.parts])
 
     def _lies_at(self, place: SourcePlace, runs: Iterable[NDArray[np.uint8]], n_bytes: int) -> bool:
         """Whether the source has these bytes there, and they are so many."""
@@ -328,82 +307,12 @@ def _taken(model: SourceModel, name: str, places: list[_Array], room: int) -> _T
     return taken if taken.literal_bytes <= room else None
 
 
-class _InTurn:
-    """Bytes that are made run by run, and taken in other pieces."""
-
-    def __init__(self, runs: Iterable[NDArray[np.uint8]]) -> None:
-        self._runs = iter(runs)
-        self._rest = np.empty(0, np.uint8)
-
-    def take(self, n_bytes: int) -> Iterator[NDArray[np.uint8]]:
-        """Yield the next bytes, so many or all that are left."""
-        while n_bytes and not self.is_over():
-            piece, self._rest = self._rest[:n_bytes], self._rest[n_bytes:]
-            n_bytes -= piece.size
-            yield piece
-
-    def is_over(self) -> bool:
-        """Whether none is left."""
-        while not self._rest.size:
-            found = next(self._runs, None)
-            if found is None:
-                return True
-            self._rest = found
-        return False
-
-
-_ElementsOf = Callable[[str], tuple[NDArray[Any], str]]
-"""Elements of a stream, and their dtype."""
-
-
-def _array(
-    elements_of: _ElementsOf, made: Mapping[str, Any], source: SourceTensor
-) -> Iterator[NDArray[np.uint8]]:
-    def as_bits(role: str) -> tuple[NDArray[Any], int]:
-        elements, dtype = elements_of(role)
-        return unsigned(elements, dtype), DTYPES[dtype].bits
-
-    yield origin_arrays.made(as_bits, made, source.name)
-
-
-def _blocks(
-    elements_of: _ElementsOf, made: Mapping[str, Any], source: SourceTensor
-) -> Iterator[NDArray[np.uint8]]:
-    def as_integers(role: str) -> NDArray[Any]:
-        elements, _ = elements_of(role)
-        return elements.view(f"<u{elements.itemsize}")
-
-    columns = source.shape[-2 if source.transposed else -1]
-    return origin_gguf.made_blocks(as_integers, made, (prod(source.shape) // columns, columns), source.name)
-
-
-_LAYOUTS = {origin_arrays.LAYOUT[0]: _array, origin_gguf.LAYOUT[0]: _blocks}
-
-
-def _chosen(part: SourcePart, encoded: Encoded) -> SourcePart:
-    """A part of codes, or of the bytes themselves where these are what is written."""
-    if part.as_bytes is None or not is_scheme_name(encoded.scheme):
-        return part
-    return part._replace(made=part.as_bytes, layout=ARRAYS)
-
-
 def _gives_back(method: Method, plan: PackPlan) -> bool:
     """Whether what a method writes can give the source's arrays again."""
     if isinstance(method, KeepingMethod):
         coded = (p.source for p in plan.tensors if p.source.form and p.source.tied_to is None)
         return all(source.parts for source in coded)
     return method.name == KEEPING or not any(planned.treatment for planned in plan.tensors)
-
-
-def _by_made(parts: Sequence[SourcePart]) -> list[list[SourcePart]]:
-    """Parts that are runs of what is made at once, together."""
-    runs: list[list[SourcePart]] = []
-    for part in parts:
-        if part.first and runs:
-            runs[-1].append(part)
-        else:
-            runs.append([part])
-    return runs
 
 
 def _runs(places: list[_Array], file_bytes: int) -> Iterator[tuple[int, _Array | None]]:

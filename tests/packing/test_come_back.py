@@ -14,7 +14,7 @@ import tiny_gguf
 import spqfmt
 from spqfmt.errors import EncodeError
 from spqfmt.importers._source_file import SourceFile
-from spqfmt.packing.sources import _InTurn
+from spqfmt.packing.put_together import InTurn
 from spqfmt.quantize.keep import Keep
 
 Kind = gguf.GGMLQuantizationType
@@ -81,7 +81,7 @@ def test_a_file_holds_what_lies_there(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_runs_are_taken_in_other_pieces() -> None:
     data = np.arange(20, dtype=np.uint8)
-    runs = _InTurn([data[:7], data[7:7], data[7:8], data[8:]])
+    runs = InTurn([data[:7], data[7:7], data[7:8], data[8:]])
     assert [piece.tolist() for piece in runs.take(3)] == [[0, 1, 2]]
     assert b"".join(piece.tobytes() for piece in runs.take(9)) == bytes(range(3, 12))
     assert not runs.is_over()
