@@ -15,6 +15,8 @@ from spqfmt.importers._gguf_changes import AS_STORED, Change, minus_one
 from spqfmt.importers._gguf_delta_nets import delta_net_change, delta_net_config, delta_net_runs, next_tokens
 from spqfmt.importers._gguf_gemma4 import NAMES as GEMMA4_NAMES
 from spqfmt.importers._gguf_gemma4 import gemma4_config, unused_keys
+from spqfmt.importers._gguf_latent import NAMES as LATENT_NAMES
+from spqfmt.importers._gguf_latent import deepseek2_config, deepseek3_config, halves
 from spqfmt.importers._gguf_mixtures import (
     ernie4_5_moe_config,
     glm4_moe_aside,
@@ -69,6 +71,10 @@ def _none_aside(name: str, config: Config) -> str:
     return ""
 
 
+def _no_halves(name: str, shape: tuple[int, ...], config: Config) -> dict[str, tuple[int, ...]]:
+    return {}
+
+
 def _plain(facts: Facts, tensors: Tensors) -> Config:
     return {"rope_parameters": partial_rope(facts)}
 
@@ -94,6 +100,8 @@ class Architecture:
     """Keys that the metadata of all others have."""
     aside: Callable[[str, Config], str] = _none_aside
     """The name that a tensor gets which transformers' model has no place for and does without; empty for any other."""
+    halves: Callable[[str, tuple[int, ...], Config], dict[str, tuple[int, ...]]] = _no_halves
+    """What the file may have in place of one of the model's tensors, which loaders put together of it."""
 
 
 def _said(facts: Facts, key: str) -> int | float | str | bool | None:
@@ -277,6 +285,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "cohere2": Architecture("cohere2", _granite),
     "command-r": Architecture("cohere", _granite),
+    "deepseek2": Architecture("deepseek_v2", deepseek2_config, aside=glm4_moe_aside, halves=halves),
+    "deepseek3": Architecture(
+        "deepseek_v3", deepseek3_config, names=LATENT_NAMES, aside=glm4_moe_aside, halves=halves
+    ),
     "exaone4": Architecture("exaone4", _exaone4, factors=frozenset({ROPE_FACTORS})),
     "ernie4_5": Architecture("ernie4_5"),
     "ernie4_5-moe": Architecture(
@@ -357,5 +369,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "stablelm": Architecture("stablelm", _stablelm),
     "starcoder2": Architecture("starcoder2"),
 }
-"""What is known by `general.architecture`; a Llama with experts is "mixtral", a Mistral 3 with YaRN "ministral3", and a
+"""What is known by `general.architecture`; a Llama with experts is "mixtral", a DeepSeek with a sigmoid
+"deepseek3", a Mistral 3 with YaRN "ministral3", and a
 hybrid of Granite without experts "granitehybrid_dense"."""

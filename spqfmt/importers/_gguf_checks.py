@@ -7,7 +7,8 @@ import re
 from spqfmt.importers._gguf_models import Facts
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
-_SIGMOID, _NONE = 2, (None, 0, 1)
+SIGMOID, _NONE = 2, (None, 0, 1)
+_SOFTMAX = 1
 _BY_SIGMOID = {"glm4moe", "lfm2moe", "llama4", "minimax-m2"}
 _NORMED = {"ernie4_5-moe", "lfm2moe", "minimax-m2", "qwen3moe", "qwen35moe"}
 
@@ -19,12 +20,18 @@ def check_meaning(facts: Facts) -> None:
         return facts.metadata.get(f"{facts.architecture}.{key}")
 
     by, norm = said("expert_gating_func"), said("expert_weights_norm")
+    is_sigmoid, is_latent = by == SIGMOID, facts.architecture == "deepseek2"
     foreign = {
         "attention.causal": said("attention.causal") is False,
-        "expert_gating_func": bool(by) and (by == _SIGMOID) != (facts.architecture in _BY_SIGMOID),
-        "expert_group_count": said("expert_group_count") not in _NONE,
+        "attention.temperature_scale": is_latent and said("attention.temperature_scale") not in _NONE,
+        "expert_gating_func": bool(by)
+        and (
+            by not in (_SOFTMAX, SIGMOID) if is_latent else is_sigmoid != (facts.architecture in _BY_SIGMOID)
+        ),
+        "expert_group_count": not is_latent and said("expert_group_count") not in _NONE,
         "expert_weights_norm": norm is False and facts.architecture in _NORMED,
-        "expert_weights_scale": said("expert_weights_scale") not in _NONE and facts.architecture != "glm4moe",
+        "expert_weights_scale": said("expert_weights_scale") not in _NONE
+        and not (is_latent or facts.architecture == "glm4moe"),
         "rope.scaling.attn_factor": said("rope.scaling.type") == "yarn"
         and said("rope.scaling.attn_factor") not in _NONE,
     }

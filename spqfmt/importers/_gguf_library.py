@@ -63,7 +63,8 @@ def library_model(path: Path, header: GgufHeader, architecture: Architecture) ->
     stored = _stored(
         path, _Names(facts, architecture), by_name, architecture=architecture, config=built.config
     )
-    found = {name: stored(name, shape) for name, shape in built.shapes.items()}
+    shapes = _in_file(built, architecture, lambda name, shape: stored(name, shape) is not None)
+    found = {name: stored(name, shape) for name, shape in shapes.items()}
     lacking = [name for name, one in found.items() if one is None and not (tied and name == built.head)]
     if lacking:
         raise NoModelError(f"it has no tensor for {lacking[0]} of {built.class_name}")
@@ -121,6 +122,17 @@ def _built(path: Path, header: GgufHeader, config: Config, *, tied: bool) -> _Bu
     name = type(model).__name__
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     return _Built(name, shapes, head_name, whole | {"architectures": [name]})
+
+
+def _in_file(
+    built: _Built, architecture: Architecture, is_there: Callable[[str, tuple[int, ...]], bool]
+) -> dict[str, tuple[int, ...]]:
+    """The model's tensors, those that the file has in halves as these."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, shape in built.shapes.items():
+        halves = architecture.halves(name, shape, built.config)
+        found |= halves if halves and not is_there(name, shape) else {name: shape}
+    return found
 
 
 class _Names:

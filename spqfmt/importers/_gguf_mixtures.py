@@ -97,7 +97,7 @@ def glm4_moe_config(facts: Facts, tensors: Tensors) -> Config:
     """What the metadata say of layers and experts. Raises ValueError for what they lack."""
     return {
         "attention_bias": "blk.0.attn_q.bias" in facts.shapes,
-        "first_k_dense_replace": _dense_layers(facts),
+        "first_k_dense_replace": dense_layers(facts),
         "n_shared_experts": facts.count("expert_shared_count"),
         "norm_topk_prob": bool(facts.metadata.get(f"{facts.architecture}.expert_weights_norm", True)),
         "num_hidden_layers": facts.count("block_count") - next_layers(facts),
@@ -121,7 +121,7 @@ def ernie4_5_moe_config(facts: Facts, tensors: Tensors) -> Config:
         "moe_k": facts.count("expert_used_count"),
         "moe_layer_end_index": facts.count("block_count") - 1,
         "moe_layer_interval": facts.count("interleave_moe_layer_step", 1),
-        "moe_layer_start_index": _dense_layers(facts),
+        "moe_layer_start_index": dense_layers(facts),
         "moe_num_experts": facts.count("expert_count"),
         "moe_num_shared_experts": int(facts.number("expert_shared_count", 0)),
         "rope_parameters": partial_rope(facts),
@@ -132,7 +132,7 @@ def ernie4_5_moe_config(facts: Facts, tensors: Tensors) -> Config:
 def lfm2_moe_config(facts: Facts, tensors: Tensors) -> Config:
     """What the metadata say of layers and experts, beside what LFM2 has. Raises ValueError for what they lack."""
     return lfm2_config(facts, tensors) | {
-        "num_dense_layers": _dense_layers(facts),
+        "num_dense_layers": dense_layers(facts),
         "use_expert_bias": any(name.endswith("exp_probs_b.bias") for name in facts.shapes),
     }
 
@@ -177,7 +177,8 @@ def granite_hybrid_change(name: str, shape: tuple[int, ...], config: Config) -> 
     return rotary(name, shape, config)
 
 
-def _dense_layers(facts: Facts) -> int:
+def dense_layers(facts: Facts) -> int:
+    """Layers before the first one with experts. Raises ValueError for a number that is none."""
     found = facts.metadata.get(f"{facts.architecture}.leading_dense_block_count", 0)
     if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= facts.count("block_count"):
         raise ValueError(

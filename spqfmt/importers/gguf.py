@@ -16,6 +16,7 @@ from typing import Any
 
 from spqfmt.errors import ImporterError
 from spqfmt.importers._gguf_architectures import ARCHITECTURES
+from spqfmt.importers._gguf_checks import SIGMOID
 from spqfmt.importers._gguf_known import KnownModel, NoModelError, as_it_is, table_model
 from spqfmt.importers._gguf_library import library_model
 from spqfmt.importers._gguf_models import MODELS
@@ -97,6 +98,8 @@ def _variant(name: str, metadata: Mapping[str, Any]) -> str:
     has_experts = bool(metadata.get(f"{name}.expert_count"))
     if name == "llama" and has_experts:
         return "mixtral"
+    if name == "deepseek2" and metadata.get("deepseek2.expert_gating_func") == SIGMOID:
+        return "deepseek3"
     if name == "mistral3" and metadata.get("mistral3.rope.scaling.type") == "yarn":
         return "ministral3"
     return "granitehybrid_dense" if name == "granitehybrid" and not has_experts else ""

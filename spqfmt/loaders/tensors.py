@@ -18,10 +18,11 @@ from spqfmt.importers._folders import ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import are_decoded, raw_codes
 from spqfmt.metadata_keys import NO_MODEL
 from spqfmt.models.harmless import SETTINGS
+from spqfmt.models.latent import joined, joined_dtype, joined_shape, pairs
 from spqfmt.models.treatments import Treatment
 from spqfmt.reading.file import SpqFile
 from spqfmt.reading.restore import numbers_of
-from spqfmt.reading.rows import Room
+from spqfmt.reading.rows import Room, heap
 from spqfmt.schemes.registry import scheme_of
 from spqfmt.wire import DTYPES
 
@@ -83,7 +84,9 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
     importer = None if is_packed(path) else find_importer(path)
     if importer is not None:
         source = importer.open(path).as_weights()
-        tensors = {t.name: LazyTensor(t.shape, t.dtype, t.tied_to, _loader(path, t)) for t in source.tensors}
+        tensors = _whole(
+            {t.name: LazyTensor(t.shape, t.dtype, t.tied_to, _loader(path, t)) for t in source.tensors}
+        )
         has_codes = any(tensor.form for tensor in source.tensors)
         with source.unchanged():
             is_decoded = are_decoded(_facts(tensors), has_codes=has_codes)
@@ -128,7 +131,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         no_config = no_config or " ".join(made.get(NO_MODEL, "").split())[:_WHY_CHARACTERS]
         assets = _Assets(file.model)
         yield StoredModel(
-            stored,
+            _whole(stored),
             assets,
             file.model,
             is_decoded=is_decoded,
@@ -149,6 +152,23 @@ def no_model_of(kind: str, base: str, tensors: Iterable[str]) -> str:
         part = next((name.partition("/")[0] for name in tensors if "/" in name), "")
         return f"several models, such as {part}; open(...).part({part!r}) in Python has the tensors of one"
     return ""
+
+
+def _whole(tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
+    """The tensors with each pair of halves, as GGUF has keys and values of latent attention, as the matrix they are."""
+    found = pairs((name, tensor.shape) for name, tensor in tensors.items())
+    halves = {half for both in found.values() for half in both} if found else set()
+    others = {name: tensor for name, tensor in tensors.items() if name not in halves} if found else tensors
+    return {**others, **{name: _of_halves(*(tensors[half] for half in both)) for name, both in found.items()}}
+
+
+def _of_halves(keys: LazyTensor, values: LazyTensor) -> LazyTensor:
+    return LazyTensor(
+        shape=joined_shape(keys.shape, values.shape),
+        dtype=joined_dtype(keys.dtype, values.dtype),
+        tied_to=None,
+        read=lambda exact, room: joined(keys.read(exact, heap), values.read(exact, heap)),
+    )
 
 
 def _facts(tensors: Mapping[str, LazyTensor]) -> Iterator[tuple[str, tuple[int, ...], str]]:

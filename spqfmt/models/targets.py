@@ -13,11 +13,14 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
+from spqfmt.models.latent import joined_name
+
 
 class Conversion(NamedTuple):
     """What becomes of a tensor on its way into `parameter` ("" for none).
 
-    `converter` puts it together with others there, as one that matches `pattern`; None where it goes there unchanged.
+    `converter` puts it together with others there, as one that matches `pattern`; None where it goes there unchanged,
+    and for halves of a matrix (latent.py), which transformers does not put together.
     """
 
     parameter: str
@@ -52,7 +55,8 @@ class Targets:
             if renamed in self._shapes:
                 converter = next((c for c in converters if pattern in c.source_patterns), None)
                 return Conversion(renamed, pattern, converter)
-        return Conversion("")
+        whole = joined_name(name)
+        return Conversion(whole, name) if whole in self._shapes else Conversion("")
 
     def find_all(self, name: str) -> set[str]:
         """All parameters that a tensor goes into, such as those of queries, keys and values that it holds together."""

@@ -17,7 +17,7 @@ from spqfmt.metadata_keys import FACT_PREFIX
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.card import CARD, card_of
 from spqfmt.reading.exports import export, source_of_form
-from spqfmt.reading.restored import RestoredTensor
+from spqfmt.reading.restored import RestoredTensor, whole
 from spqfmt.reading.settings import is_settings, read_settings
 from spqfmt.reading.source_files import CODE, NO_NAME, SourceFiles
 from spqfmt.schemes.registry import scheme_of
@@ -120,7 +120,7 @@ def unpack(
         shown.start(sum(t.record.source_bytes for t in tensors if t.tied_to is None))
         report = _say_decoded(model, assets, report)
         stems = _stems(model, assets)
-        names = export_huggingface(folder, tensors, assets, facts=facts, stems=stems, others=others)
+        names = export_huggingface(folder, whole(tensors), assets, facts=facts, stems=stems, others=others)
         why = "plain weights, as --as dense asks" if as_ == "dense" else _why_plain(model)
         left_out = {name: reason for name, reason in report.left_out.items() if name not in names}
         return replace(report, made=dict.fromkeys(names, why), left_out=left_out)

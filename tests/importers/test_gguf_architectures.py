@@ -13,15 +13,18 @@ import gguf_small_models
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import spqfmt
+from spqfmt.calibration.model import ModelShell
 from spqfmt.container.reader import Reader
-from spqfmt.errors import ImporterError
+from spqfmt.errors import EncodeError, ImporterError
 from spqfmt.importers import open_source
 from spqfmt.importers._gguf_architectures import ARCHITECTURES
 from spqfmt.importers._gguf_changes import Change
 from spqfmt.importers._gguf_reader import read_header
 from spqfmt.importers._source_file import SourceFile
+from spqfmt.models.latent import pairs
 from spqfmt.packing.sources import LITERALS
 
 TOKENS = torch.tensor([[(i * 37 + 11) % gguf_small_models.VOCABULARY for i in range(40)]])
@@ -107,6 +110,7 @@ def test_experts_of_mxfp4(tmp_path: Path) -> None:
         "qwen35moe",
         "gemma4",
         "gemma4_experts",
+        "deepseek3",
     ],
 )
 def test_packed_and_under_a_ceiling(tmp_path: Path, name: str) -> None:
@@ -185,8 +189,79 @@ def test_values_of_a_model_are_those_of_its_codes(tmp_path: Path) -> None:
             assert torch.equal(kept.read(name), values.read(name)), name
 
 
+def test_keys_and_values_of_a_latent_vector_are_one_matrix_everywhere(tmp_path: Path) -> None:
+    """Where they lie apart in the file: in plain weights, for calibration, and not in other programs' layouts."""
+    source, expected = write(tmp_path, "deepseek2", quantize="Q8_0")
+    path, plain = packed(source), tmp_path / "plain"
+    halves = "model.layers.0.self_attn.k_b_proj.weight", "model.layers.0.self_attn.v_b_proj.weight"
+    with spqfmt.open(path) as file:
+        assert [(file[half].shape, file[half].info.scheme) for half in halves] == [
+            ((4, 32, 32), "grouped"),
+            ((4, 64, 32), "grouped"),
+        ]
+    spqfmt.unpack(path, plain, as_="dense")
+    model = transformers.AutoModelForCausalLM.from_pretrained(plain, dtype="float32")
+    with torch.inference_mode():
+        assert (model(TOKENS).logits - expected).abs().max() < 0.05 * expected.std()  # values are f16 there
+    for form in ("gptq", "compressed-tensors"):
+        why = f"tensor {halves[0]!r}: keys of latent attention that lie apart from the values, which {form} does not"
+        with pytest.raises(EncodeError, match=re.escape(why)):
+            spqfmt.unpack(path, tmp_path / "no", as_=form)
+        assert not (tmp_path / "no").exists()
+
+
+def test_calibration_puts_keys_and_values_together(tmp_path: Path) -> None:
+    source, _ = write(tmp_path, "deepseek2")
+    shell = ModelShell(open_source(source), dtype=torch.float32)
+    attention = "model.layers.0.self_attn"
+    shell.fill(shell.tensors_of(attention))
+    ours = shell.model.get_submodule(attention).kv_b_proj.weight
+    theirs, _ = spqfmt.load_model(source, dtype="float32")
+    assert torch.equal(ours, theirs.get_submodule(attention).kv_b_proj.weight)
+
+
+def test_keys_and_values_of_a_latent_vector_in_one_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As llama.cpp's converter had them before, with the sizes of a head under the usual keys."""
+
+    def before(writer: gguf.GGUFWriter) -> None:
+        said = writer.kv_data[0]
+        for kind in ("key", "value"):
+            said[f"deepseek2.attention.{kind}_length"].value = said.pop(
+                f"deepseek2.attention.{kind}_length_mla"
+            ).value
+
+    small = replace(
+        gguf_small_models.MODELS["deepseek2"], change=lambda n, v, c: v, split=lambda n, v: [(n, v)]
+    )
+    monkeypatch.setattr(gguf_architectures, "MODELS", {"deepseek2": small})
+    source, expected = write(tmp_path, "deepseek2", quantize="Q8_0", edit=before)
+    path = packed(source)
+    with spqfmt.open(path) as file:
+        assert file["model.layers.0.self_attn.kv_b_proj.weight"].info.scheme == "grouped"
+    assert same(logits(path), expected)
+
+
+def test_halves_that_do_not_go_together_are_left() -> None:
+    shapes = {
+        "a.k_b_proj.weight": (4, 32, 32),
+        "a.v_b_proj.weight": (4, 64, 16),
+        "b.k_b_proj.weight": (4, 32, 32),
+    }
+    assert pairs(shapes.items()) == {}
+    assert pairs([*shapes.items(), ("b.v_b_proj.weight", (4, 64, 32))]) == {
+        "b.kv_b_proj.weight": ("b.k_b_proj.weight", "b.v_b_proj.weight")
+    }
+
+
 def test_every_architecture_is_written_by_the_tool() -> None:
-    of = {"mixtral": "llama", "ministral3": "mistral3", "granitehybrid_dense": "granitehybrid"}
+    of = {
+        "mixtral": "llama",
+        "ministral3": "mistral3",
+        "granitehybrid_dense": "granitehybrid",
+        "deepseek3": "deepseek2",
+    }
     written = {small.architecture for small in gguf_small_models.MODELS.values()}
     assert {of.get(name, name) for name in ARCHITECTURES} == written
 
@@ -249,6 +324,31 @@ def says(key: str, value: object) -> Edit:
             "gemma4.attention.shared_kv_layers",
             6,
             "gemma4: its metadata are not those of layers of two kinds",
+        ),
+        (
+            "deepseek2",
+            "deepseek2.rope.dimension_count",
+            48,
+            "deepseek2.rope.dimension_count is 48, but a head's keys have 48 columns",
+        ),
+        (
+            "deepseek2",
+            "deepseek2.attention.kv_lora_rank",
+            16,
+            "tensor blk.0.attn_kv_a_norm.weight has the shape",
+        ),
+        ("deepseek2", "deepseek2.expert_gating_func", 3, "deepseek2.expert_gating_func is 3, which"),
+        (
+            "deepseek3",
+            "deepseek2.expert_group_count",
+            3,
+            "deepseek2.expert_group_count is 3, which does not go",
+        ),
+        (
+            "deepseek3",
+            "deepseek2.attention.value_length_mla",
+            32,
+            "tensor blk.0.attn_v_b.weight has the shape",
         ),
         ("qwen35", "qwen35.ssm.group_count", 4, "qwen35.ssm.time_step_rank is no multiple of"),
         ("qwen35", "qwen35.ssm.inner_size", 96, "tensor blk.0.ssm_conv1d.weight has 320 rows"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from gguf_small_configs import KEYS
 
 Arrays = Mapping[str, Any]
 Pieces = Iterator[tuple[str, Any]]
@@ -195,3 +196,18 @@ def granite_dense_parts(name: str, value: Any) -> list[tuple[str, Any]]:
     if name.endswith("shared_mlp.output_linear.weight"):
         return [(f"blk.{name.split('.')[2]}.ffn_down.weight", value)]
     return [(part.replace("_shexp", ""), own) for part, own in granite_hybrid_parts(name, value)]
+
+
+def by_head(name: str, value: Any, config: Any) -> Any:
+    """Keys and values out of the latent vector, by heads: [heads, keys and values, rank]."""
+    heads = config.num_attention_heads
+    return value.reshape(heads, -1, value.shape[-1]) if name.endswith("kv_b_proj.weight") else value
+
+
+def latent_parts(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Keys apart from values, and turned."""
+    if not name.endswith("kv_b_proj.weight"):
+        return corrected_parts(name, value)
+    stem = name.removesuffix("kv_b_proj.weight")
+    keys, values = value[:, :KEYS], value[:, KEYS:]
+    return [(f"{stem}k_b_proj.weight", keys.swapaxes(1, 2)), (f"{stem}v_b_proj.weight", values)]

@@ -235,3 +235,39 @@ def lfm2(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_shortconv_l_cache(config.conv_L_cache)
     n = config.num_key_value_heads
     writer.add_head_count_kv([n if kind == "full_attention" else 0 for kind in config.layer_types])
+
+
+def latent(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write ranks and heads of latent attention, how experts are chosen, and YaRN's logarithm, a tenth of it."""
+    rank, turned = config.kv_lora_rank, config.qk_rope_head_dim
+    for key in ("attention.head_count_kv", "attention.key_length", "attention.value_length", "expert_count"):
+        writer.kv_data[0].pop(f"deepseek2.{key}", None)
+    writer.kv_data[0].pop("deepseek2.expert_used_count", None)
+    writer.add_head_count_kv(1)
+    if config.q_lora_rank:
+        writer.add_q_lora_rank(config.q_lora_rank)
+    writer.add_kv_lora_rank(rank)
+    writer.add_key_length(rank + turned)
+    writer.add_value_length(rank)
+    writer.add_key_length_mla(config.qk_nope_head_dim + turned)
+    writer.add_value_length_mla(config.v_head_dim)
+    writer.add_rope_dimension_count(turned)
+    writer.add_leading_dense_block_count(config.first_k_dense_replace)
+    writer.add_expert_count(config.n_routed_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    writer.add_expert_shared_count(config.n_shared_experts)
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    writer.add_expert_weights_scale(config.routed_scaling_factor)
+    is_softmax = config.model_type == "deepseek_v2"
+    kinds = gguf.ExpertGatingFuncType
+    writer.add_expert_gating_func(kinds.SOFTMAX if is_softmax else kinds.SIGMOID)
+    if not is_softmax:
+        writer.add_expert_weights_norm(config.norm_topk_prob)
+        writer.add_expert_group_count(config.n_group)
+        writer.add_expert_group_used_count(config.topk_group)
+    scaled = config.rope_parameters
+    if scaled["rope_type"] == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(scaled["factor"])
+        writer.add_rope_scaling_orig_ctx_len(scaled["original_max_position_embeddings"])
+        writer.add_rope_scaling_yarn_log_mul(0.1 * scaled["mscale_all_dim"])

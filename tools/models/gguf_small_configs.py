@@ -140,3 +140,23 @@ GRANITE_HYBRID = {
     "position_embedding_type": None,
 }
 FALCON = {**DENSE, "ffn_hidden_size": 256, "intermediate_size": 256}
+KEYS = 32
+"""Columns of a head's keys that are not turned, where keys come out of a latent vector."""
+LATENT = {
+    **EXPERTS,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": KEYS,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 64,
+    "n_routed_experts": 4,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.5,
+}
+YARN_BY_LOG = {
+    **{key: value for key, value in YARN.items() if key != "truncate"},
+    "mscale": 0.7,
+    "mscale_all_dim": 0.7,
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gguf_conversions import (
+    by_head,
     by_kind,
     corrected_parts,
     delta_net,
@@ -15,6 +16,7 @@ from gguf_conversions import (
     granite_hybrid,
     granite_hybrid_parts,
     granite_parts,
+    latent_parts,
     llama4_parts,
     mamba,
     nemotron,
@@ -34,6 +36,7 @@ from gguf_metadata import (
     glm4_moe,
     granite,
     granite_hybrid_metadata,
+    latent,
     lfm2,
     lfm2_moe,
     llama3_factors,
@@ -56,6 +59,7 @@ from gguf_small_configs import (
     GRANITE_HYBRID,
     GROUPED,
     HALF,
+    LATENT,
     LLAMA4,
     LONG,
     MINISTRAL,
@@ -66,6 +70,7 @@ from gguf_small_configs import (
     VOCABULARY,
     WIDE,
     YARN,
+    YARN_BY_LOG,
     Small,
     of,
 )
@@ -88,6 +93,43 @@ MODELS: Mapping[str, Small] = {
     ),
     "cohere2": Small("cohere2", of("Cohere2Config", **GROUPED, head_dim=16, sliding_window=16), cohere),
     "command-r": Small("command-r", of("CohereConfig", **GROUPED), cohere),
+    "deepseek2": Small(
+        "deepseek2",
+        of("DeepseekV2Config", **LATENT, q_lora_rank=32, topk_method="greedy", rope_parameters=YARN_BY_LOG),
+        metadata=latent,
+        change=by_head,
+        split=latent_parts,
+    ),
+    "deepseek2_lite": Small(
+        "deepseek2",
+        of(
+            "DeepseekV2Config",
+            # llama.cpp knows models without a rank of queries by this number of layers.
+            **{**LATENT, "num_hidden_layers": 26, "first_k_dense_replace": 25},
+            q_lora_rank=None,
+            topk_method="greedy",
+            rope_parameters=ROPE,
+        ),
+        metadata=latent,
+        change=by_head,
+        split=latent_parts,
+    ),
+    "deepseek3": Small(
+        "deepseek2",
+        of(
+            "DeepseekV3Config",
+            **LATENT,
+            q_lora_rank=32,
+            n_group=2,
+            topk_group=1,
+            norm_topk_prob=True,
+            num_mtp_layers=0,
+            rope_parameters=ROPE,
+        ),
+        metadata=latent,
+        change=by_head,
+        split=latent_parts,
+    ),
     "exaone4": Small(
         "exaone4",
         of(
