@@ -24,6 +24,7 @@ from spqfmt.loaders.device.compute import device_workspace_bytes
 from spqfmt.loaders.device.cuda import CudaDevice
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.engine import DeviceWeights
+from spqfmt.loaders.device.fused import takes_inputs
 from spqfmt.loaders.device.seam import Device
 from spqfmt.loaders.device.shipping import Shipment
 from spqfmt.loaders.device.sides import change_bytes, device_side_bytes
@@ -216,7 +217,7 @@ def device_inventory(
 
     def load_of(part: Part) -> Load:
         load = Shipment(part, zstd_on_device=ceilings.zstd_on_device).load
-        return load if dtype in FUSED_FLOATS else load._replace(fused=None)
+        return load if takes_inputs(part.record, dtype) else load._replace(fused=None)
 
     def there(records: Sequence[TensorRecord]) -> tuple[Item, ...]:
         return tuple(

@@ -4,13 +4,13 @@ What a part costs is what it makes the streams do in a pass: read, copy, decode.
 memory to what is left.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from spqfmt.codecs.registry import CODECS
 from spqfmt.residency.cpu import plan_residency
 from spqfmt.residency.device_rates import DeviceRates
+from spqfmt.residency.device_stages import fused_seconds, is_fused, stages
 from spqfmt.residency.groups import SIZE_WHILE_LOADING, SIZES, Group, aligned, group_up
 from spqfmt.residency.inventory import Fixed, Inventory, Item
 from spqfmt.residency.ladder import Residency, Stages, State, check_ceiling, climb, spread
@@ -23,8 +23,8 @@ N_LANDINGS = 2
 """Buffers on the device for compressed bytes: one being copied into, one being decoded from."""
 N_SLOTS = 3
 """Buffers of the ring of decoded groups: one being decoded, one ready, one in use."""
-LEAST_FUSED_BLOCK_BYTES = 1 << 13
-"""Blocks that products are made straight from are as large at least: there is room for the records of such."""
+LEAST_GAIN = 1.05
+"""Weights that have room decoded stay compressed only where a token takes less by this factor: rates are not exact."""
 _DECODED: Residency = "decoded"
 
 
@@ -98,9 +98,7 @@ def plan_device(
     least_lookups = plan_residency(inventory.lookups, host_rates(rates), None).smallest_bytes
     smallest_host = staging_bytes(alone) + least_lookups
     check_ceiling("host_memory", host_memory_bytes, smallest_host)
-    held = next(_whole(inventory, rates, memory_bytes, host_memory_bytes), None)
-    if held is None:
-        held = _streamed(inventory, rates, memory_bytes, host_memory_bytes)
+    held = _held(inventory, rates, memory_bytes, host_memory_bytes)
     parts = tuple(_planned(held, rates))
     host_fixed = staging_bytes(held.groups)
     # Rows are looked up on the host, with the memory that parts which wait there leave.
@@ -126,6 +124,41 @@ def plan_device(
     )
 
 
+def _held(
+    inventory: DeviceInventory, rates: DeviceRates, memory_bytes: int | None, host_memory_bytes: int | None
+) -> _Held:
+    """All of it decoded where there is room, but for what takes a token less where it stays compressed.
+
+    Rows are looked up on the device where all is there, and that costs no token time.
+    """
+    whole = next(_whole(inventory, rates, memory_bytes, host_memory_bytes), None)
+    if whole is None:
+        found = _streamed(inventory, rates, memory_bytes, host_memory_bytes)
+        assert found is not None, "parts alone have room where the smallest ceiling has"
+        if {"host", "disk"} & set(found.states):
+            return found
+        there = _streamed(inventory.with_rows, rates, memory_bytes, host_memory_bytes)
+        return found if there is None or _seconds(there, rates) > _seconds(found, rates) else there
+    at_best = replace(rates, operation_s=0.0, step_s=0.0, fused_step_s=0.0)
+    if memory_bytes is None or all(
+        fused_seconds([item], at_best) >= item.part.decoded_bytes / rates.compute for item in inventory.items
+    ):
+        return whole
+    found = _streamed(whole.inventory, rates, memory_bytes, host_memory_bytes)
+    if found is None or LEAST_GAIN * _seconds(found, rates) > _seconds(whole, rates):
+        return whole
+    return found
+
+
+def _seconds(held: _Held, rates: DeviceRates) -> float:
+    """What a token takes: the longest of the streams."""
+    found = [
+        stages(held.inventory.items[group.first : group.stop], state, rates)
+        for group, state in zip(held.groups, held.states, strict=True)
+    ]
+    return max((sum(column) for column in zip(*found, strict=True)), default=0.0)
+
+
 def _whole(
     inventory: DeviceInventory, rates: DeviceRates, memory_bytes: int | None, host_memory_bytes: int | None
 ) -> Iterator[_Held]:
@@ -143,10 +176,10 @@ def _whole(
 
 def _streamed(
     inventory: DeviceInventory, rates: DeviceRates, memory_bytes: int | None, host_memory_bytes: int | None
-) -> _Held:
+) -> _Held | None:
     """The groups with which a token takes least, of those that both ceilings have buffers for, and their states.
 
-    Large ones decode faster, and their buffers take memory from weights.
+    Large ones decode faster, and their buffers take memory from weights. None: there is no room for any.
     """
     assert memory_bytes is not None, "without a ceiling all is held"
     lookups = plan_residency(inventory.lookups, host_rates(rates), None).smallest_bytes
@@ -158,13 +191,14 @@ def _streamed(
         host_room = None if host_memory_bytes is None else host_memory_bytes - staging_bytes(groups) - lookups
         if room < 0 or (host_room is not None and host_room < 0):
             continue
-        states = _choose(inventory.items, groups, rates, room=room, host_room=host_room)
+        states = _choose(inventory, groups, rates, room=room, host_room=host_room)
+        if states is None:
+            continue
         held = _Held(inventory, groups, fixed, tuple(state.residency for state in states))
         seconds = max(sum(column) for column in zip(*(state.stages for state in states), strict=True))
         if best is None or seconds < best[0]:
             best = seconds, held
-    assert best is not None, "parts alone have room where the smallest ceiling has"
-    return best[1]
+    return None if best is None else best[1]
 
 
 def fits(n_bytes: int, ceiling: int | None) -> bool:
@@ -197,12 +231,14 @@ def host_rates(rates: DeviceRates) -> Rates:
 
 
 def _choose(
-    items: Sequence[Item],
+    inventory: DeviceInventory,
     groups: Sequence[Group],
     rates: DeviceRates,
     room: int,
     host_room: int | None,
-) -> list[State]:
+) -> list[State] | None:
+    """The states of groups; None where what is looked up on the device has no room."""
+    items = inventory.items
     # What a group costs outside the device: the host's memory if all fit there, else, at the margin, the disk.
     sent = sum(group.sent_bytes for group in groups)
     outside: Residency = "host" if host_room is None or sent <= host_room + room else "disk"
@@ -210,11 +246,20 @@ def _choose(
     def state(group: Group, residency: Residency) -> State:
         return _state(items[group.first : group.stop], residency, rates)
 
+    def is_looked_up(group: Group) -> bool:
+        return not inventory.lookups.items and any(item.lookups for item in items[group.first : group.stop])
+
     def on_device(group: Group) -> list[State]:
+        if is_looked_up(group):
+            # Rows are looked up where they are decoded.
+            return [state(group, "decoded")]
         # Outside its memory a group takes nothing of it.
         first = state(group, outside)._replace(n_bytes=0)
         return [first, state(group, "compressed"), state(group, "decoded")]
 
+    room -= sum(state(group, "decoded").n_bytes for group in groups if is_looked_up(group))
+    if room < 0:
+        return None
     chosen = climb([on_device(group) for group in groups], room, spread)
     left = [number for number, found in enumerate(chosen) if found.residency == outside]
     ladders = [[state(groups[number], where) for where in ("disk", "host")] for number in left]
@@ -233,66 +278,6 @@ def _bytes_of(item: Item, residency: Residency) -> int:
     if residency == "disk":
         return 0
     return item.part.decoded_bytes if residency == "decoded" else item.sending.sent_bytes
-
-
-def stages(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> Stages:
-    """What one pass over one token makes each stream do for parts that go together, for an expert on the average.
-
-    That is one operation of each, but for products, which are one for each tensor.
-    """
-    if is_fused(items, residency, rates):
-        return Stages(0.0, 0.0, 0.0, _fused_seconds(items, rates))
-    return _stages_decoded_first(items, residency, rates)
-
-
-def is_fused(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> bool:
-    """Whether few tokens are multiplied straight from parts that go together: where decoding them first takes longer.
-
-    That is the longest of decoding, products, and the memory, where what is decoded is written and read again.
-    """
-    if residency != "compressed":
-        return False
-    first = _stages_decoded_first(items, residency, rates)
-    moved = sum(item.sending.sent_bytes + 2 * item.part.decoded_bytes for item in items)
-    return _fused_seconds(items, rates) < max(first.decode, first.compute, moved / rates.compute)
-
-
-def _fused_seconds(items: Sequence[Item], rates: DeviceRates) -> float:
-    """What products straight from all of these parts take, one for each tensor; infinity where one has none.
-
-    Experts have none: they are asked for, decoded, when a router has spoken.
-    """
-    if rates.block_bytes < LEAST_FUSED_BLOCK_BYTES:
-        return math.inf
-    amounts: dict[int, list[Mapping[str, int]]] = {}
-    for item in items:
-        own = item.sending.fused
-        if own is None or not item.products or item.expert is not None:
-            return math.inf
-        amounts.setdefault(id(item.part.record), []).append(own)
-    return sum(rates.seconds(_summed(of_tensor)) for of_tensor in amounts.values())
-
-
-def _stages_decoded_first(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> Stages:
-    share = 1.0 if items[0].share is None else items[0].share
-    loads = [item.sending for item in items]
-    multiplied = [item.part for item in items if item.products]
-    read = rates.seconds(_summed([load.read for load in loads])) if residency == "disk" else 0.0
-    sent = sum(load.sent_bytes for load in loads)
-    copy = rates.seconds({"copy": sent}) if residency in {"disk", "host"} else 0.0
-    decode = rates.seconds(_summed([load.decode for load in loads])) if residency != "decoded" else 0.0
-    compute = sum(part.decoded_bytes for part in multiplied) / rates.compute
-    n_products = len({id(part.record) for part in multiplied})
-    compute += n_products * rates.operation_s
-    return Stages(read * share, copy * share, decode * share, compute * share)
-
-
-def _summed(amounts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for own in amounts:
-        for kind, n_bytes in own.items():
-            found[kind] = found.get(kind, 0) + n_bytes
-    return found
 
 
 def _stored_only(lookups: Inventory, items: Sequence[Item]) -> int:

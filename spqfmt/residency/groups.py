@@ -56,7 +56,7 @@ def group_up(items: Sequence[Item], most_bytes: int) -> tuple[Group, ...]:
     """Neighbours together as long as they decode to `most_bytes`; what is larger stands alone. All are of one file.
 
     A tensor that has room in a group is in one: its product is one launch. What an expert has goes together with
-    nothing else: nobody knows beforehand whether it is used.
+    nothing else: nobody knows beforehand whether it is used. Nor does what rows are looked up of.
     """
     sizes = [aligned(item.part.decoded_bytes) for item in items]
     wholes: dict[int, int] = {}
@@ -67,6 +67,7 @@ def group_up(items: Sequence[Item], most_bytes: int) -> tuple[Group, ...]:
     for number, item in enumerate(items):
         before = items[number - 1] if number else item
         is_other = item.part.reader_number != before.part.reader_number or item.expert != before.expert
+        is_other |= item.lookups != before.lookups
         begins = item.part.record is not before.part.record
         wanted = wholes[id(item.part.record)] if begins else 0
         is_full = n_bytes + sizes[number] > most_bytes or n_bytes + wanted > most_bytes >= wanted

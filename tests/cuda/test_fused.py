@@ -1,18 +1,17 @@
 """The fused product on the emulator, bit for bit: codes as the native core decodes them, sums in the stated order."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cases import F32, Case, exact, in_order, ints, product
 from emulated import EmulatedDriver
-from numpy.typing import NDArray
 
 from spqfmt import wire
 from spqfmt.errors import CorruptError
 from spqfmt.kernels import native
-from spqfmt.kernels.cuda.launches import prepare_fused
 from spqfmt.kernels.device import (
     READ_AHEAD_BYTES,
     DeviceGroupValues,
@@ -22,22 +21,9 @@ from spqfmt.kernels.device import (
     fusing,
 )
 from spqfmt.kernels.device.chunks import chunk_job
-from spqfmt.kernels.device.fusing import FusedPlan, Kind, kind_of, plan_fused, put_changes
+from spqfmt.kernels.device.fusing import Kind, kind_of, plan_fused, put_changes
 from spqfmt.kernels.device.matrix import UniformScales
 from spqfmt.kernels.torch_rans import raise_fault
-
-Floats = NDArray[np.float32]
-F32 = np.float32
-
-
-@dataclass
-class Case:
-    """A matrix, its codes [rows, columns] as numbers, and its chunks as they are stored."""
-
-    matrix: Matrix
-    codes: NDArray[np.int64]
-    stored: torch.Tensor
-    plan: FusedPlan
 
 
 def case(
@@ -73,53 +59,9 @@ def case(
     return Case(matrix, numbers, torch.frombuffer(sent + bytes(READ_AHEAD_BYTES), dtype=torch.uint8), plan)
 
 
-def product(
-    driver: EmulatedDriver,
-    given: Case,
-    x: torch.Tensor,
-    bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, int]:
-    """What the kernels make of it, and what they say is wrong."""
-    y = torch.zeros(len(x), given.matrix.shape[0], dtype=x.dtype)
-    sums = torch.full((given.plan.n_slots, 8), torch.nan)
-    error = torch.zeros(1, dtype=torch.int32)
-    scales, outliers = given.matrix.scales, given.matrix.outliers
-    of_scales = (
-        [scales.row, scales.column]
-        if isinstance(scales, UniformScales)
-        else [v.values for v in (scales.scale, scales.zero_point, scales.minimum) if v is not None]
-    )
-    of_outliers = [] if outliers is None else [outliers.row_begin, outliers.columns, outliers.changes]
-    driver.give([given.stored, given.plan.records, x, y, sums, error, bias, *of_scales, *of_outliers])
-    run = prepare_fused(
-        driver,
-        given.stored,
-        given.plan,
-        given.matrix,
-        x.dtype,
-        bias=bias,
-        sums=sums,
-        error=error,
-        is_one=len(x) == 1,
-    )
-    run(x, given.stored, y, len(x))
-    return y, int(error)
-
-
-def ints(n_tokens: int, n_columns: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    """Inputs with which all sums are exact."""
-    generator = torch.Generator().manual_seed(n_tokens)
-    return torch.randint(-4, 5, (n_tokens, n_columns), generator=generator).to(dtype)
-
-
 def uniform(n_rows: int, n_columns: int | None = None) -> UniformScales:
     column = None if n_columns is None else torch.tensor([1.0, 0.5, 2.0, 0.25]).repeat(n_columns // 4)
     return UniformScales(torch.tensor([2.0, 0.5, 1.0, 4.0]).repeat(n_rows)[:n_rows], column)
-
-
-def exact(given: Case, weights: NDArray[np.float64], x: torch.Tensor) -> torch.Tensor:
-    assert weights.shape == given.matrix.shape
-    return (x.double() @ torch.from_numpy(weights).t()).to(x.dtype)
 
 
 @pytest.mark.parametrize(
@@ -205,45 +147,14 @@ def test_groups(driver: EmulatedDriver, code_dtype: str, offset: str) -> None:
 
 def test_sums_in_the_stated_order(driver: EmulatedDriver) -> None:
     shape = 5, 576
-    given = case(shape, UniformScales(torch.rand(5, generator=torch.Generator().manual_seed(3)) + 0.1))
+    row = torch.rand(5, generator=torch.Generator().manual_seed(3)) + 0.1
+    given = case(shape, UniformScales(row))
     x = torch.randn(2, shape[1], generator=torch.Generator().manual_seed(4)).bfloat16()
-    expected = in_order(given, x.float().numpy(), 512)
+    expected = in_order(given.codes.astype(F32), x.float().numpy(), 512) * row.numpy()
     for seed in (1, 2, 3):
         driver.seed = seed
         found, _ = product(driver, given, x)
         assert torch.equal(found, torch.from_numpy(expected).bfloat16())
-
-
-def fused(a: Floats, b: Floats, c: Floats) -> Floats:
-    """a * b + c, rounded once."""
-    found: Floats = (a.astype(np.float64) * b + c).astype(F32)
-    return found
-
-
-def in_order(given: Case, x: Floats, block: int) -> Floats:
-    """Uniform rows: lanes' shares, turn by turn; lanes of a warp by halves; blocks of a row one after the other."""
-    n_rows, n_columns = given.matrix.shape
-    codes = given.codes.reshape(-1).astype(F32)
-    scales = given.matrix.scales
-    assert isinstance(scales, UniformScales)
-    y = np.zeros((len(x), n_rows), F32)
-    for token, inputs in enumerate(x):
-        total = np.zeros(n_rows, F32)
-        for begin in range(0, codes.size, block):
-            stop = min(begin + block, codes.size)
-            for row in range(begin // n_columns, (stop - 1) // n_columns + 1):
-                lanes = np.zeros(32, F32)
-                for at in range(max(begin, row * n_columns), min(stop, (row + 1) * n_columns), 4):
-                    c, i = codes[at : at + 4], inputs[at % n_columns : at % n_columns + 4]
-                    dot = F32(c[0] * i[0])
-                    for k in range(1, 4):
-                        dot = fused(c[k], i[k], dot)
-                    lanes[(at - begin) % 128 // 4] += dot
-                for half in (16, 8, 4, 2, 1):
-                    lanes = lanes + lanes[np.arange(32) ^ half]
-                total[row] += lanes[0]
-        y[token] = total * scales.row.numpy()
-    return y
 
 
 def test_damaged_blocks_end_and_are_told(driver: EmulatedDriver) -> None:

@@ -14,8 +14,9 @@ from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.load import Ceilings, device_inventory
 from spqfmt.loaders.model import load_onto
 from spqfmt.loaders.packed.options import packing_options
-from spqfmt.residency.device import device_fixed_bytes, is_fused, plan_device
+from spqfmt.residency.device import device_fixed_bytes, plan_device
 from spqfmt.residency.device_rates import DeviceRates
+from spqfmt.residency.device_stages import is_fused
 from spqfmt.residency.plan import Plan
 
 RATES = DeviceRates(

@@ -23,6 +23,7 @@ from spqfmt.loaders.plan import plan_for_device
 from spqfmt.quantize.rtn import round_symmetric
 from spqfmt.reading.restore import restore
 from spqfmt.schemes.codes import Layout
+from spqfmt.schemes.dense import Dense
 from spqfmt.schemes.floats import Scale
 from spqfmt.schemes.group_numbers import GroupValues
 from spqfmt.schemes.grouped import Grouped
@@ -65,11 +66,17 @@ def second_level(generator: np.random.Generator, n_groups: int) -> Grouped:
     return replace(given, scale=GroupValues(codes, "u4", steps), supergroup=(1, n_groups))
 
 
+def bfloats(generator: np.random.Generator) -> Dense:
+    bits = generator.normal(0, 0.5, SHAPE).astype(np.float32).view(np.uint32) >> 16
+    return Dense(bits.astype(np.uint16), "bf16")
+
+
 FUSED: dict[str, Callable[[np.random.Generator], Any]] = {
     "rows": lambda g: round_symmetric(weights(g), 8, per_row=True),
     "columns, outliers": rich,
     "groups of 8 bits": lambda g: groups(g, 8, 64),
     "groups of 4 bits": lambda g: groups(g, 4, 32),
+    "bf16": bfloats,
 }
 DECODED: dict[str, Callable[[np.random.Generator], Any]] = {
     "groups of 48": lambda g: groups(g, 8, 48),
@@ -137,7 +144,7 @@ def test_what_is_planned_to_be_decoded_first_is(
     assert "fused" not in products(path, "compressed", 1)[0]
 
 
-@pytest.mark.parametrize("name", ["columns, outliers", "groups of 4 bits"])
+@pytest.mark.parametrize("name", ["columns, outliers", "groups of 4 bits", "bf16"])
 def test_where_there_is_no_driver_it_is_decoded(
     name: str, write_tensors: Callable[..., Path], generator: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +158,9 @@ def test_where_there_is_no_driver_it_is_decoded(
     with torch.no_grad():
         found = direct(x, None)
     expected, _ = engine_of(path, "decoded")
-    assert torch.equal(found, expected.direct_product("w", rounds=False)(x, None))  # type: ignore[misc]
+    decoded = expected.direct_product("w", rounds=False)
+    assert decoded is not None
+    assert torch.equal(found, decoded(x, None))
     assert not [done for done in device.trace if done.label.startswith("fused")]
 
 
@@ -181,6 +190,55 @@ def test_a_model_whose_codes_stay_compressed_says_what_its_weights_say(
         assert torch.allclose(logits_of(model, ids), logits_of(whole, ids), rtol=0.05, atol=0.02)
         fused = [done for done in device.trace if done.label.startswith("fused")]
         assert bool(fused) is (n_tokens <= MAX_FUSED_TOKENS)
+
+
+def llama(folder: Path, *, tied: bool) -> Any:
+    """A small one that was saved there."""
+    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1}
+    shape |= {"tie_word_embeddings": tied}
+    config = transformers.LlamaConfig(**{**tiny._LLAMA, **shape})
+    with torch.random.fork_rng(devices=[]), tiny.quiet():
+        torch.manual_seed(0)
+        source = transformers.AutoModelForCausalLM.from_config(config).bfloat16()
+        source.save_pretrained(folder)
+    return source
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_bf16_stays_compressed_where_that_is_faster_than_to_have_it_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool
+) -> None:
+    source = llama(tmp_path, tied=tied)
+    with blocks(13):
+        spqfmt.pack(tmp_path, tmp_path / "m.spq", method="lossless", codec="rans")
+    for fused, is_faster in ((1e9, False), (1e12, True)):
+        monkeypatch.setattr(device_support, "RATES", replace(device_support.RATES, fused=fused))
+        model, device = loaded_onto_device(tmp_path / "m.spq", 1 << 30, None)
+        plan = model.packed_weights.plan
+        assert plan.is_streamed is is_faster
+        # what rows are looked up of is decoded all the same, on the device
+        assert not plan.on_host.lookups.parts
+        for part in plan.parts:
+            assert part.residency == ("compressed" if is_faster and not part.item.lookups else "decoded")
+        for n_tokens in (1, 20):
+            device.trace.clear()
+            ids = torch.arange(n_tokens)[None]
+            assert torch.allclose(logits_of(model, ids), logits_of(source, ids), rtol=0.05, atol=0.02)
+            fused_ones = [done for done in device.trace if done.label.startswith("fused")]
+            assert bool(fused_ones) is (is_faster and n_tokens <= MAX_FUSED_TOKENS)
+        model.packed_weights.close()
+
+
+def test_bf16_is_multiplied_straight_by_bf16_alone(
+    write_tensors: Callable[..., Path], generator: Any
+) -> None:
+    path = write_tensors({"w": (bfloats(generator).encode(), SHAPE)}, codec="rans")
+    with Reader(path) as reader:
+        for dtype in (torch.float16, torch.bfloat16):
+            made = device_inventory(
+                reader.index.tensors, [], {"w": 0}, float_bytes=0, dtype=dtype, ceilings=Ceilings()
+            )
+            assert (made.items[0].sending.fused is not None) is (dtype is torch.bfloat16)
 
 
 def test_in_float32_it_is_decoded(write_tensors: Callable[..., Path], generator: Any) -> None:

@@ -17,8 +17,9 @@ from spqfmt.container.reader import Reader
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.blocks import with_blocks_of
-from spqfmt.residency.device import DeviceInventory, is_fused, plan_device
+from spqfmt.residency.device import DeviceInventory, plan_device
 from spqfmt.residency.device_rates import ASSUMED, DEFAULT, DeviceRates, assumed_for
+from spqfmt.residency.device_stages import is_fused
 from spqfmt.residency.inventory import Expert, Inventory, Item, Load
 from spqfmt.residency.parts import Part
 from spqfmt.residency.plan import Plan
@@ -225,6 +226,25 @@ def test_products_straight_from_compressed_parts_take_the_decoder_and_no_more(
     on_top = SimpleNamespace(n_tokens=1, batch=1, kv_cache_bytes=0, activation_bytes=0)
     show_device_plan(cast("Any", SimpleNamespace(plan=plan, on_top=on_top, changed=(), whole={})), str)
     assert f"for 1 to 8 tokens: {size(plan.fused_bytes)} of what" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("gain", "stays"), [(0.9, False), (1.02, False), (1.2, True)])
+def test_what_has_room_decoded_stays_compressed_where_a_token_takes_less(gain: float, stays: bool) -> None:
+    sent = Load(RAW // 2, 16384, {"read": RAW // 2}, {"rans": RAW}, {"fused": RAW})
+    looked_up = Item(LOOKUPS.items[0].part, products=False, lookups=True, load=LOAD)
+    items = tuple(replace(item, load=sent) for item in ITEMS)
+    given = replace(INVENTORY, items=items, rows=(looked_up,))
+    plan = plan_device(given, replace(FREE, fused=FREE.compute * gain), 10 * WHOLE.held_bytes)
+    products = {part.residency for part in plan.parts if part.item.products}
+    assert products == {"compressed" if stays else "decoded"}
+    assert plan.is_streamed is stays
+    # rows are looked up of what is decoded, on the device
+    assert [part.residency for part in plan.parts if part.item.lookups] == ["decoded"]
+    assert not plan.on_host.lookups.parts
+    # without room for both the host looks rows up
+    tight = plan_device(given, replace(FREE, fused=FREE.compute * gain), plan.held_bytes - 64)
+    assert tight.is_streamed is stays
+    assert tight.on_host.lookups.parts
 
 
 def test_what_outliers_change_takes_room_where_parts_are_streamed() -> None:

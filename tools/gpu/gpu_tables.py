@@ -12,7 +12,9 @@ from spqfmt.residency.device_rates import ANS_SHARE, ASSUMED, NVCOMP_ANS_SHARE, 
 from spqfmt.residency.groups import SIZES
 
 LAUNCH_S = 8e-6
-"""Host time of one of our launches: 5 microseconds of this package (tools/gpu/host_time.py) and 3 of the driver."""
+"""Host time of a launch through Triton: 5 microseconds (tools/gpu/host_time.py: 4.4 to 5.7) and 3 of the driver."""
+STRAIGHT_LAUNCH_S = 5.6e-6
+"""The same of our own kernels, two for each product straight from blocks: 2.6 and 3."""
 TORCH_S = 5e-6
 """Host time of any other operation."""
 OTHERS_A_LAYER, OTHERS = 33, 22
@@ -87,22 +89,22 @@ def fused_table() -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     shape = SHAPES[0]
-    others, launches = others_s(shape), len(list(shape.matrices())) * LAUNCH_S
+    others, n_products = others_s(shape), len(list(shape.matrices()))
+    launches = n_products * LAUNCH_S
     for rates in (ASSUMED["rtx4060"], ASSUMED["rtx4060ti"], ASSUMED["rtx4090"], ASSUMED["h100"]):
         slow = replace(rates, rans=rates.rans * NVCOMP_ANS_SHARE / ANS_SHARE)
-        for codes in CODES[:3]:
-            decoded, stored = (
-                sum(rows * columns for _, rows, columns in shape.matrices()) * bits / 8
-                for bits in (codes.bits, codes.stored_bits)
-            )
+        for codes in CODES:
+            n_weights = sum(rows * columns for _, rows, columns in shape.matrices())
+            decoded, stored = (n_weights * bits / 8 for bits in (codes.bits, codes.stored_bits))
+            coded = decoded - n_weights if codes.dtype == "bf16" else decoded
             stays, reads = decoded / rates.compute, stored / rates.compute
             n_groups = -(-decoded // LARGEST_GROUP)
             times = [max(stays, others + launches + LAUNCH_S)]
             for own in (rates, slow):
-                decode = decoded / own.rans + n_groups * own.operation_s
+                decode = coded / own.rans + n_groups * own.operation_s
                 host = others + launches + LAUNCH_S + 2 * n_groups * LAUNCH_S
                 times.append(max(decode, stays, 2 * stays + reads, host))
-            host = others + 2 * launches + LAUNCH_S
+            host = others + 2 * n_products * STRAIGHT_LAUNCH_S + LAUNCH_S
             times += [
                 max(_fused_s(shape, codes, replace(own, block_bytes=kib << 10)), host)
                 for own, kib in (*((rates, kib) for kib in FUSED_KIB), (slow, 16))

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from gpu_shapes import CODES, SHAPES, Codes, Shape, record
-from gpu_tables import LAUNCH_S, blocks_table, fused_table, others_s, rates_table
+from gpu_tables import LAUNCH_S, STRAIGHT_LAUNCH_S, blocks_table, fused_table, others_s, rates_table
 
+from spqfmt import wire
 from spqfmt.container.reader import Reader
 from spqfmt.errors import MemoryBudgetError
 from spqfmt.kernels.choose import kernels_for
@@ -33,11 +34,11 @@ from spqfmt.loaders.device.pieces import WeightPiece
 from spqfmt.loaders.device.pipeline import Pipeline
 from spqfmt.loaders.device.seam import Memory, Queue, Work
 from spqfmt.loaders.load import Ceilings, device_inventory
-from spqfmt.residency.device import is_fused, plan_device
+from spqfmt.residency.device import plan_device
 from spqfmt.residency.device_rates import ASSUMED, DeviceRates
+from spqfmt.residency.device_stages import is_fused
 from spqfmt.residency.groups import aligned
 from spqfmt.residency.plan import Plan
-from spqfmt.wire import CODEC_RANS
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
 RUNTIME_BYTES = 3 << 28
@@ -177,16 +178,17 @@ def predict(plan: Plan, shape: Shape) -> Predicted:
         if plan.parts[group.first].residency != "decoded" and n not in fused
     ]
     shares = {n: plan.parts[group.first].item.share or 1.0 for n, group in enumerate(groups)}
-    launches = sum(shares[piece.group] * (2 if piece.group in fused else 1) for piece in pieces)
-    launches += sum(shares[n] * _launches(shipments[n]) for n in streamed)
-    host = launches * LAUNCH_S + others_s(shape)
-    busy["host"] = host
     read = [piece for piece in pieces if piece.group not in fused]
+    launches = sum(shares[piece.group] for piece in read)
+    launches += sum(shares[n] * _launches(shipments[n]) for n in streamed)
+    straight = [piece for piece in pieces if piece.group in fused]
+    host = launches * LAUNCH_S + 2 * len(straight) * STRAIGHT_LAUNCH_S + others_s(shape)
+    busy["host"] = host
     n_bytes = _memory_bytes(shipments, streamed, read, plan, shares=shares)
     n_bytes += sum(shipments[n].payload_bytes for n in fused)
     busy["memory"] = n_bytes / rates.compute
     decoded = [shipments[n].decode_amounts.get("rans", 0) for n in streamed]
-    decoded += [piece.decoded_bytes for piece in pieces if piece.group in fused]
+    decoded += [_symbols(piece) for piece in straight]
     return Predicted(
         seconds=max((ends[-1] - begin) / PASSES, host, busy["memory"]),
         busiest=max(busy, key=lambda name: busy[name]),
@@ -194,6 +196,11 @@ def predict(plan: Plan, shape: Shape) -> Predicted:
         group_bytes=max((groups[n].decoded_bytes for n in streamed), default=0),
         warps=max(decoded, default=0) // rates.block_bytes,
     )
+
+
+def _symbols(piece: WeightPiece) -> int:
+    """Of each element the highest byte is in blocks."""
+    return piece.decoded_bytes // max(1, wire.DTYPES[piece.dtype].bits // 8)
 
 
 def _memory_bytes(
@@ -220,7 +227,7 @@ def _memory_bytes(
 def _launches(shipment: GroupShipment) -> int:
     """What decoding a group launches: tables and blocks, or what copies those that are stored as they are."""
     codecs = {codec for own in shipment.shipments for codec in own.jobs[:, 2].tolist()}
-    return 2 if CODEC_RANS in codecs else 1
+    return 2 if wire.CODEC_RANS in codecs else 1
 
 
 class _NoReader(Reader):

@@ -1,5 +1,5 @@
-// y = x W^T of 1 to 8 tokens straight from rans blocks (FORMAT.md 4.3, 5.3, 5.5): what is decoded is multiplied in
-// registers and written nowhere. A warp goes through a block, each of its lanes one lane of the coder; where a row of
+// y = x W^T of 1 to 8 tokens straight from rans blocks (FORMAT.md 4.3, 5.2, 5.3, 5.5): what is decoded is multiplied in
+// registers and written nowhere. Of BF16 the high bytes are in blocks, the low ones beside, as they are. A warp goes through a block, each of its lanes one lane of the coder; where a row of
 // the matrix ends, or the block, the lanes add up what they have and leave one sum for each token. `finish` adds the sums
 // of a row in the order of its codes, and puts scale, outliers and bias to it. So the order of every addition is fixed.
 //
@@ -7,7 +7,7 @@
 // one end of a row at most, and a lane's share lies in one row.
 #include "lanes.cuh"
 
-enum Scheme { ROWS, COLUMNS, GROUPS };
+enum Scheme { ROWS, COLUMNS, GROUPS, BFLOATS };
 constexpr u32 WARPS = 16;  // of a program; their blocks share one table
 constexpr u32 SLOTS = 4096;
 constexpr u32 LEAST_STATE = 65536;
@@ -27,7 +27,7 @@ struct Block {
   u32 slot;    // of its first sum
   u32 column;  // of its first code
   u32 row;     // likewise, counted from the first of the matrix
-  u32 unused;
+  u32 low;     // of the low bytes, in u32 of `stored`
 };
 
 // spqfmt.kernels.cuda.launches has the same two.
@@ -136,6 +136,17 @@ DEVICE void put_codes(float (&codes)[8], u32 k, u32 entry, const Multiply &p) {
   codes[2 * k + 1] = as_float((entry & 0xf0000) | 0x43000000) - p.high_bias;
 }
 
+// Low bytes of four elements, which are stored turned right by one bit, with their bits in order: the sign first.
+DEVICE u32 in_order(u32 low) { return merged(low << 7, low >> 1, 0x7f7f7f7f); }
+
+// The weight of a symbol and of byte `k` of `low`, in_order.
+DEVICE void put_bfloat(float (&codes)[4], u32 k, u32 entry, u32 low) {
+  const u32 others = bytes_of(low, 0, k << 12 | k << 8 | 0x44);
+  codes[k] = as_float(merged(others, entry << 11, 0x7f800000));
+}
+
+DEVICE void put_bfloat(float (&)[8], u32, u32, u32) {}
+
 // The bits of spqfmt.kernels.torch_rans.FAULTS; where `seen` is 0 none is added: it is there so that what was looked at
 // ahead is not left out by compilers.
 DEVICE void report(u32 x, u32 faults, const u16 *words, const u16 *end, u32 seen, u32 *error) {
@@ -177,7 +188,10 @@ template <u32 TOKENS, Scheme SCHEME, u32 PER_SYMBOL> DEVICE void multiply(const 
   }
   float *sums = p.sums + load(&block->slot) * TOKENS;
   float total[TOKENS] = {};
+  const u32 x_is_half = SCHEME == BFLOATS ? 0 : p.x_is_half;
   u32 seen = 0, coming = 0;
+  u32 low_at = load(&block->low) + lane;
+  u32 next_low = SCHEME == BFLOATS ? load(p.stored + low_at) : 0;
   // a damaged block ends where it passes its end: what it reads until then is there
   while (words <= end) {
     // words are in the first cache when they are wanted
@@ -189,7 +203,15 @@ template <u32 TOKENS, Scheme SCHEME, u32 PER_SYMBOL> DEVICE void multiply(const 
       read(inputs[token], p.x + (there * p.n_columns + static_cast<u32>(column)));
     }
     float codes[SHARE];
-    UNROLL for (u32 k = 0; k < 4; k++) put_codes(codes, k, step(x, words, table, below), p);
+    if (SCHEME == BFLOATS) {
+      // a turn ahead, as no cache has them yet: 252 bytes behind the last are readable, as is what words look at
+      const u32 low = in_order(next_low);
+      low_at += 32;
+      next_low = load(p.stored + low_at);
+      UNROLL for (u32 k = 0; k < 4; k++) put_bfloat(codes, k, step(x, words, table, below), low);
+    } else {
+      UNROLL for (u32 k = 0; k < 4; k++) put_codes(codes, k, step(x, words, table, below), p);
+    }
     float scale = 1, offset = 0;
     if ((SCHEME == GROUPS)) {
       const u32 group = line + (static_cast<u32>(column) >> p.group_log2);
@@ -201,7 +223,7 @@ template <u32 TOKENS, Scheme SCHEME, u32 PER_SYMBOL> DEVICE void multiply(const 
       float dot = 0, of_inputs = 0;
       UNROLL for (u32 k = 0; k < SHARE; k++) {
         const u32 pair = inputs[token].pairs[k / 2];
-        float input = k % 2 ? high_half(pair, p.x_is_half) : low_half(pair, p.x_is_half);
+        float input = k % 2 ? high_half(pair, x_is_half) : low_half(pair, x_is_half);
         if (SCHEME == COLUMNS) input *= load(p.columns + column + k);
         dot = k ? fma(codes[k], input, dot) : codes[k] * input;
         if ((SCHEME == GROUPS)) of_inputs = k ? of_inputs + input : input;
@@ -251,7 +273,8 @@ template <u32 TOKENS, Scheme SCHEME, u32 PER_SYMBOL> DEVICE void multiply(const 
   PRODUCT(rows_8_##tokens, tokens, ROWS, 1)       \
   PRODUCT(columns_8_##tokens, tokens, COLUMNS, 1) \
   PRODUCT(groups_8_##tokens, tokens, GROUPS, 1)   \
-  PRODUCT(groups_4_##tokens, tokens, GROUPS, 2)
+  PRODUCT(groups_4_##tokens, tokens, GROUPS, 2)   \
+  PRODUCT(bfloats_##tokens, tokens, BFLOATS, 1)
 PRODUCTS(1)
 PRODUCTS(4)
 PRODUCTS(8)

@@ -36,6 +36,16 @@ DEVICE u32 low_bits(u32 value, u32 mask) {
   return found;
 }
 
+// Bits of `b` where the mask has ones, of `a` where it has none. Compilers make two operations of it.
+DEVICE u32 merged(u32 a, u32 b, u32 mask) {
+  u32 found;
+  asm("lop3.b32 %0, %1, %2, %3, 0xd8;" : "=r"(found) : "r"(a), "r"(b), "n"(mask));
+  return found;
+}
+
+// Four of the bytes of `a` (0 to 3) and `b` (4 to 7), the lowest one by the lowest four bits of `which`.
+DEVICE u32 bytes_of(u32 a, u32 b, u32 which) { return __nvvm_prmt(a, b, which); }
+
 DEVICE float half_to_float(u16 bits) {
   float value;
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));

@@ -6,7 +6,7 @@ import torch
 
 from spqfmt.kernels.cuda.driver import Driver, Launch
 from spqfmt.kernels.device.fusing import WARPS, FusedPlan, Kind, kind_of
-from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix, UniformScales
+from spqfmt.kernels.device.matrix import CODE_DTYPES, DenseMatrix, Matrix, UniformScales
 from spqfmt.kernels.device.prepared import Product
 
 TOKENS = (1, 4, 8)
@@ -52,7 +52,7 @@ def prepare_fused(
     driver: Driver,
     stored: torch.Tensor,
     plan: FusedPlan,
-    matrix: Matrix,
+    matrix: Matrix | DenseMatrix,
     dtype: torch.dtype,
     *,
     bias: torch.Tensor | None,
@@ -90,15 +90,13 @@ def prepare_fused(
 def _multiply(
     stored: torch.Tensor,
     plan: FusedPlan,
-    matrix: Matrix,
+    matrix: Matrix | DenseMatrix,
     dtype: torch.dtype,
     *,
     sums: torch.Tensor,
     error: torch.Tensor | None,
 ) -> _Multiply:
     records = plan.records.data_ptr()
-    bits, signed = CODE_DTYPES[matrix.code_dtype]
-    least = -(1 << (bits - 1)) if signed else 0
     found = _Multiply(
         stored=stored.data_ptr(),
         cumulative=records,
@@ -107,12 +105,15 @@ def _multiply(
         error=_address(error),
         n_columns=matrix.shape[1],
         x_is_half=dtype == torch.float16,
-        # a code's sign bit turned around makes of it a number from the least one up
-        turned=(0x88 if plan.per_symbol > 1 else 0x80) if signed else 0,
-        bias=_SYMBOL - least,
-        high_bias=_SECOND - least,
         n_rows=matrix.shape[0],
     )
+    if isinstance(matrix, DenseMatrix):
+        return found
+    bits, signed = CODE_DTYPES[matrix.code_dtype]
+    least = -(1 << (bits - 1)) if signed else 0
+    # a code's sign bit turned around makes of it a number from the least one up
+    found.turned = (0x88 if plan.per_symbol > 1 else 0x80) if signed else 0
+    found.bias, found.high_bias = _SYMBOL - least, _SECOND - least
     scales = matrix.scales
     if isinstance(scales, UniformScales):
         found.columns = _address(scales.column)
@@ -131,7 +132,7 @@ def _multiply(
 
 def _finish(
     plan: FusedPlan,
-    matrix: Matrix,
+    matrix: Matrix | DenseMatrix,
     dtype: torch.dtype,
     *,
     bias: torch.Tensor | None,
@@ -147,6 +148,8 @@ def _finish(
         n_columns=matrix.shape[1],
         x_is_half=dtype == torch.float16,
     )
+    if isinstance(matrix, DenseMatrix):
+        return found
     if isinstance(matrix.scales, UniformScales):
         found.row_scale = matrix.scales.row.data_ptr()
     if matrix.outliers is not None:

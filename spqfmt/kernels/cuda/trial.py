@@ -1,10 +1,12 @@
 """A driver is trusted with products when it has multiplied a few right: what it compiled nobody here has seen."""
 
 import warnings
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from spqfmt import wire
 from spqfmt.errors import BackendError
@@ -13,7 +15,7 @@ from spqfmt.kernels.cuda.driver import Driver, cuda_driver
 from spqfmt.kernels.cuda.launches import prepare_fused
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, chunk_job
 from spqfmt.kernels.device.fusing import MAX_FUSED_TOKENS, plan_fused
-from spqfmt.kernels.device.matrix import Matrix, UniformScales
+from spqfmt.kernels.device.matrix import DenseMatrix, Matrix, UniformScales
 
 _SHAPE = 24, 576
 _BLOCK_LOG2 = 10
@@ -38,16 +40,47 @@ def trusted_driver(device: torch.device) -> Driver | None:
 
 
 def multiplies_right(driver: Driver, device: torch.device) -> bool:
-    """Whether whole numbers come out as they must, for one token and for several."""
+    """Whether whole numbers come out as they must, by codes and by BF16 weights, for one token and for several."""
+    codes = np.random.default_rng(0).normal(0, 20, _SHAPE).astype(np.int8)
+    by_rows = Matrix(_SHAPE, "i8", UniformScales(torch.ones(_SHAPE[0], device=device)))
+    low, high = _planes(codes)
+    given = (
+        (by_rows, codes.view(np.uint8).reshape(-1), b""),
+        (DenseMatrix(_SHAPE), high, low.tobytes()),
+    )
+    return all(
+        _multiplies_right(driver, device, codes, matrix, symbols=symbols, beside=beside)
+        for matrix, symbols, beside in given
+    )
+
+
+def _planes(codes: NDArray[np.int8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Numbers as BF16, their low bytes and their high ones, as they are stored (FORMAT.md 3.2)."""
+    bits = (codes.astype(np.float32).view(np.uint32) >> 16).reshape(-1)
+    turned = bits << 1 & 0xFFFF | bits >> 15
+    return (turned & 0xFF).astype(np.uint8), (turned >> 8).astype(np.uint8)
+
+
+def _multiplies_right(
+    driver: Driver,
+    device: torch.device,
+    codes: NDArray[np.int8],
+    matrix: Matrix | DenseMatrix,
+    *,
+    symbols: NDArray[np.uint8],
+    beside: bytes,
+) -> bool:
+    """Likewise by one matrix, whose weights are these codes. `symbols` are coded, low bytes lie `beside` them."""
     n_rows, n_columns = _SHAPE
-    generator = np.random.default_rng(0)
-    codes = generator.normal(0, 20, _SHAPE).astype(np.int8)
-    chunk = native.rans_encode(codes.view(np.uint8).reshape(-1), _BLOCK_LOG2)
-    job = chunk_job(chunk, wire.CODEC_RANS, 0, out_offset=0, raw_bytes=codes.size)
+    generator = np.random.default_rng(1)
+    chunk = native.rans_encode(symbols, _BLOCK_LOG2)
+    at = len(beside)
+    job = chunk_job(chunk, wire.CODEC_RANS, at, out_offset=0, raw_bytes=codes.size)
+    job = replace(job, low=0) if beside else job
     plan = plan_fused([job], 1, n_columns, range(n_rows))
     assert plan is not None
-    stored = torch.frombuffer(bytearray(chunk) + bytes(READ_AHEAD_BYTES), dtype=torch.uint8).to(device)
-    matrix = Matrix(_SHAPE, "i8", UniformScales(torch.ones(n_rows, device=device)))
+    sent = bytearray(beside) + chunk + bytes(READ_AHEAD_BYTES)
+    stored = torch.frombuffer(sent, dtype=torch.uint8).to(device)
     sums = torch.empty(plan.sum_bytes(MAX_FUSED_TOKENS), dtype=torch.uint8, device=device)
     error = torch.zeros(1, dtype=torch.int32, device=device)
     plan, right = plan.at(plan.records.to(device)), True

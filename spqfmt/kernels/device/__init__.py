@@ -2,7 +2,14 @@
 
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
 from spqfmt.kernels.device.kernels import MAX_TOKENS, DeviceKernels
-from spqfmt.kernels.device.matrix import DeviceGroupValues, DeviceOutliers, GroupScales, Matrix, UniformScales
+from spqfmt.kernels.device.matrix import (
+    DenseMatrix,
+    DeviceGroupValues,
+    DeviceOutliers,
+    GroupScales,
+    Matrix,
+    UniformScales,
+)
 from spqfmt.kernels.torch_rans import PATH_FAULT, UNUSED_BITS_FAULT, raise_fault
 
 __all__ = [
@@ -12,6 +19,7 @@ __all__ = [
     "UNUSED_BITS_FAULT",
     "ChunkJob",
     "DecodePlan",
+    "DenseMatrix",
     "DeviceGroupValues",
     "DeviceKernels",
     "DeviceOutliers",

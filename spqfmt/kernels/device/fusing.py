@@ -12,7 +12,13 @@ import torch
 
 from spqfmt import wire
 from spqfmt.kernels.device.chunks import ChunkJob
-from spqfmt.kernels.device.matrix import CODE_DTYPES, DeviceGroupValues, Matrix, UniformScales
+from spqfmt.kernels.device.matrix import (
+    CODE_DTYPES,
+    DenseMatrix,
+    DeviceGroupValues,
+    Matrix,
+    UniformScales,
+)
 
 MAX_FUSED_TOKENS = 8
 """Tokens that a product takes at most; more are cheaper when codes are decoded first."""
@@ -29,12 +35,16 @@ _TURN = wire.RANS_LANES * _SHARE
 
 
 class Kind(Enum):
-    """Which form of the kernel: by what weights are scaled, and the bits of a code."""
+    """Which form of the kernel: by what weights are scaled, and the bits of a code; or bfloat16 weights as they are.
+
+    Of those the high bytes are symbols, and the low ones lie beside.
+    """
 
     ROWS_8 = "rows_8"
     COLUMNS_8 = "columns_8"
     GROUPS_8 = "groups_8"
     GROUPS_4 = "groups_4"
+    BFLOATS = "bfloats"
 
     @property
     def per_symbol(self) -> int:
@@ -43,19 +53,21 @@ class Kind(Enum):
 
 
 def codes_of_a_symbol(code_dtype: str, n_columns: int) -> int | None:
-    """Codes of one symbol where rows of so many codes can be multiplied as they are decoded; None where not.
+    """Codes (or weights, bf16) of a symbol where rows of so many can be multiplied as they are decoded; None where not.
 
     A row has at least a turn of a warp, and whole shares of a lane.
     """
-    per_symbol = {"i8": 1, "u8": 1, "i4": 2, "u4": 2}.get(code_dtype)
+    per_symbol = {"i8": 1, "u8": 1, "i4": 2, "u4": 2, "bf16": 1}.get(code_dtype)
     if per_symbol is None or n_columns % (_SHARE * per_symbol) or n_columns < _TURN * per_symbol:
         return None
     return per_symbol
 
 
-def kind_of(matrix: Matrix) -> Kind | None:
+def kind_of(matrix: Matrix | DenseMatrix) -> Kind | None:
     """The form that multiplies by a matrix; None: there is none."""
     n_columns = matrix.shape[1]
+    if isinstance(matrix, DenseMatrix):
+        return None if codes_of_a_symbol("bf16", n_columns) is None else Kind.BFLOATS
     bits, _ = CODE_DTYPES[matrix.code_dtype]
     scales = matrix.scales
     if matrix.by_columns or codes_of_a_symbol(matrix.code_dtype, n_columns) is None:
@@ -103,6 +115,11 @@ class FusedPlan:
     n_slots: int
 
     @property
+    def is_of_bfloats(self) -> bool:
+        """Whether symbols are the high bytes of bfloat16 weights."""
+        return self.jobs[0].low is not None
+
+    @property
     def blocks_at(self) -> int:
         """Word of the records at which blocks begin."""
         return CUMULATIVE_WORDS * len(self.jobs)
@@ -126,17 +143,17 @@ class FusedPlan:
 def plan_fused(jobs: Sequence[ChunkJob], per_symbol: int, n_columns: int, rows: range) -> FusedPlan | None:
     """Lay out the chunks of `rows`, in order, `out_offset` counted from the first row's codes.
 
-    None where a chunk is not blocks of rans, or one of its blocks is no multiple of a lane's share. ValueError: the
-    chunks are not the rows' codes.
+    All of them have low bytes beside, or none. None where a chunk is not blocks of rans, or one of its blocks is no
+    multiple of a lane's share. ValueError: the chunks are not the rows' codes.
     """
     blocks, tables, rows_of_sums, position, slot = [], [], [], 0, 0
     for number, job in enumerate(jobs):
         header = job.header
-        if job.codec != wire.CODEC_RANS or job.low is not None or header is None or header.symbol is not None:
+        if job.codec != wire.CODEC_RANS or header is None or header.symbol is not None:
             return None
-        if (header.n_symbols % _SHARE).any():
+        if (job.low is None) != (jobs[0].low is None) or (header.n_symbols % _SHARE).any():
             return None
-        if job.out_offset * per_symbol != position:
+        if job.out_offset * per_symbol * job.raw_bytes != position * job.out_bytes:
             raise ValueError("chunks are not one after the other")
         n = header.n_symbols * per_symbol
         at = position + np.cumsum(n) - n
@@ -148,6 +165,8 @@ def plan_fused(jobs: Sequence[ChunkJob], per_symbol: int, n_columns: int, rows: 
         begins, ends = header.begins + job.stored_offset, header.ends + job.stored_offset
         numbers = (begins // 4, ends // 2, header.n_symbols, np.full_like(n, number), slots)
         own[: n.size, :7] = np.stack((*numbers, at % n_columns, rows.start + first_row), 1)
+        if job.low is not None:
+            own[: n.size, 7] = (job.low + at - position) // 4
         blocks.append(own)
         tables.append(np.cumsum(header.frequencies) - header.frequencies)
         position, slot = position + int(n.sum()), slot + int(n_rows.sum())

@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 import torch
 
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, DecodePlan
-from spqfmt.kernels.device.fusing import FUSED_FLOATS, MAX_FUSED_TOKENS, FusedPlan, kind_of
-from spqfmt.kernels.device.matrix import CODE_DTYPES, Matrix
+from spqfmt.kernels.device.fusing import FUSED_FLOATS, MAX_FUSED_TOKENS, FusedPlan, Kind, kind_of
+from spqfmt.kernels.device.matrix import CODE_DTYPES, DenseMatrix, Matrix
 from spqfmt.kernels.device.merging import MergeJob, MergePlan, Plane, Source, plan_merges
 from spqfmt.kernels.device.prepared import ALIGNMENT, Decode, Product, RowsByNumber
 from spqfmt.kernels.device.unfolding import UnfoldPlan
@@ -163,7 +163,7 @@ class DeviceKernels(ABC):
         self,
         stored: torch.Tensor,
         plan: FusedPlan,
-        matrix: Matrix,
+        matrix: Matrix | DenseMatrix,
         dtype: torch.dtype,
         bias: torch.Tensor | None,
         *,
@@ -173,19 +173,24 @@ class DeviceKernels(ABC):
     ) -> Product | None:
         """What `prepare_product` does for the plan's rows, straight from `stored`: up to MAX_FUSED_TOKENS tokens.
 
-        None: there is no kernel for that. `stored` as in `decode_chunks`, the plan's records on this device; with
-        outliers, the matrix has their changes. `sums` is scratch memory of any dtype, plan.sum_bytes of it, that
-        nothing else uses while the product runs. Weights are float32 for any number of tokens. The calls do not read
-        the codes that they are given. Damage, where `error` is given, as in `decode_chunks`.
+        None: there is no kernel for that; a dense matrix takes bfloat16 alone. `stored` as in `decode_chunks`, the
+        plan's records on this device; with outliers, the matrix has their changes. `sums` is scratch memory of any
+        dtype, plan.sum_bytes of it, that nothing else uses while the product runs. Weights are float32 for any number
+        of tokens. The calls do not read the codes that they are given. Damage, where `error` is given, as in
+        `decode_chunks`.
         """
-        kind, outliers = kind_of(matrix), matrix.outliers
+        kind = kind_of(matrix)
         if kind is None or kind.per_symbol != plan.per_symbol or dtype not in FUSED_FLOATS:
+            return None
+        _require((kind is Kind.BFLOATS) == plan.is_of_bfloats, "the plan is one of other weights")
+        if kind is Kind.BFLOATS and dtype != torch.bfloat16:
             return None
         if sums.nbytes < plan.sum_bytes(1 if is_one else MAX_FUSED_TOKENS) or sums.data_ptr() % ALIGNMENT:
             return None
-        _require(0 <= plan.rows.start < plan.rows.stop <= matrix.n_channels, "no such rows")
+        _require(0 <= plan.rows.start < plan.rows.stop <= matrix.shape[0], "no such rows")
         _require(plan.records.device == stored.device, "the plan's records are on another device")
         _require(bias is None or bias.shape == matrix.shape[:1], "the bias is not one number for each row")
+        outliers = matrix.outliers if isinstance(matrix, Matrix) else None
         _require(outliers is None or outliers.changes is not None, "outliers have no changes")
         return self._prepare_fused(
             stored, plan, matrix, dtype, bias=bias, sums=sums, error=error, is_one=is_one
@@ -244,7 +249,7 @@ class DeviceKernels(ABC):
         self,
         stored: torch.Tensor,
         plan: FusedPlan,
-        matrix: Matrix,
+        matrix: Matrix | DenseMatrix,
         dtype: torch.dtype,
         *,
         bias: torch.Tensor | None,

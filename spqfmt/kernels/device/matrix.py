@@ -112,3 +112,10 @@ class Matrix:
     def n_channels(self) -> int:
         """Runs of codes: rows, or columns by `by_columns`."""
         return self.shape[1] if self.by_columns else self.shape[0]
+
+
+@dataclass(frozen=True)
+class DenseMatrix:
+    """Weights as they are, bfloat16 row by row; `shape` is (rows, columns)."""
+
+    shape: tuple[int, int]

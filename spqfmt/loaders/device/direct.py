@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import mm, nn
+from torch import addmm, mm, nn
 from torch.nn.functional import linear
 
 from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels
 from spqfmt.kernels.device.fusing import MAX_FUSED_TOKENS, FusedPlan, kind_of, put_changes
-from spqfmt.kernels.device.matrix import Matrix
+from spqfmt.kernels.device.matrix import DenseMatrix, Matrix
 from spqfmt.kernels.device.prepared import ALIGNMENT, Product
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES
 from spqfmt.loaders.device.cuda import told
@@ -140,18 +140,40 @@ def _coded(
     assert matrix is not None
     if matrix.by_columns:
         return None
-    device, enqueue = engine.device, engine.device.enqueue
+
+    def decoded(piece: WeightPiece, bias: torch.Tensor | None, *, is_one: bool) -> Product:
+        rows = range(piece.first, piece.stop)
+        return engine.kernels.prepare_product(matrix, rows, engine.dtype, bias, is_one=is_one)
+
     stored = [_stored(piece, own, matrix, engine) for piece, own in zip(pieces, codes, strict=True)]
+    return _by_tokens(pieces, codes, stored, matrix, engine=engine, decoded=decoded)
+
+
+_Products = list[tuple["_Codes | _Stored", Product]]
+"""Where the codes of each piece are now, and what multiplies by them."""
+
+
+def _by_tokens(
+    pieces: tuple[WeightPiece, ...],
+    codes: list[_Codes],
+    stored: list[_Stored | None],
+    matrix: Matrix | DenseMatrix,
+    *,
+    engine: DirectEngine,
+    decoded: Callable[..., Product],
+) -> _Launch:
+    """Few tokens straight from the pieces that are such, and else by what `decoded` prepares."""
+    device, enqueue = engine.device, engine.device.enqueue
 
     def prepared(bias: torch.Tensor | None) -> tuple[_Products, _Products, _Products]:
         """For one token, for a few, for several."""
         found: tuple[_Products, _Products, _Products] = [], [], []
         for piece, own, compressed in zip(pieces, codes, stored, strict=True):
-            decoded = [_decoded(piece, matrix, engine, bias, is_one=is_one) for is_one in (True, False)]
+            first = [decoded(piece, bias, is_one=is_one) for is_one in (True, False)]
             fused = [_fused(compressed, matrix, engine, bias, is_one=is_one) for is_one in (True, False)]
-            found[0].append(fused[0] or (own, decoded[0]))
-            found[1].append(fused[1] or (own, decoded[1]))
-            found[2].append((own, decoded[1]))
+            found[0].append(fused[0] or (own, first[0]))
+            found[1].append(fused[1] or (own, first[1]))
+            found[2].append((own, first[1]))
         return found
 
     bound: tuple[torch.Tensor | None, int] = None, 0
@@ -180,16 +202,14 @@ def _coded(
     return launch
 
 
-_Products = list[tuple[_Codes | _Stored, Product]]
-"""Where the codes of each piece are now, and what multiplies by them."""
-
-
-def _stored(piece: WeightPiece, codes: _Codes, matrix: Matrix, engine: DirectEngine) -> _Stored | None:
+def _stored(
+    piece: WeightPiece, codes: _Codes, matrix: Matrix | DenseMatrix, engine: DirectEngine
+) -> _Stored | None:
     """The piece as it is stored, and what its outliers change, for which it is decoded once; None: it is not such."""
     found = engine.stored(piece)
     if found is None or kind_of(matrix) is None:
         return None
-    if matrix.outliers is not None:
+    if isinstance(matrix, Matrix) and matrix.outliers is not None:
         if matrix.outliers.changes is None:
             return None
         with engine.lock:
@@ -199,16 +219,9 @@ def _stored(piece: WeightPiece, codes: _Codes, matrix: Matrix, engine: DirectEng
     return _Stored(piece, *found, engine.workspace)
 
 
-def _decoded(
-    piece: WeightPiece, matrix: Matrix, engine: DirectEngine, bias: torch.Tensor | None, *, is_one: bool
-) -> Product:
-    rows = range(piece.first, piece.stop)
-    return engine.kernels.prepare_product(matrix, rows, engine.dtype, bias, is_one=is_one)
-
-
 def _fused(
     stored: _Stored | None,
-    matrix: Matrix,
+    matrix: Matrix | DenseMatrix,
     engine: DirectEngine,
     bias: torch.Tensor | None,
     *,
@@ -224,10 +237,11 @@ def _fused(
 
 
 def _dense(pieces: tuple[WeightPiece, ...], codes: list[_Codes], engine: DirectEngine) -> _Launch | None:
-    """torch's products with weights of the model's dtype."""
+    """torch's products with weights of the model's dtype, and those straight from what is stored."""
     if TORCH_DTYPES[pieces[0].dtype] is not engine.dtype:
         return None
     dtype, n_columns, device = engine.dtype, pieces[0].record.matrix_shape[1], engine.device
+    matrix = DenseMatrix(pieces[0].record.matrix_shape)
     known: dict[int, torch.Tensor] = {}
     rows = [slice(piece.first, piece.stop) for piece in pieces]
 
@@ -236,6 +250,22 @@ def _dense(pieces: tuple[WeightPiece, ...], codes: list[_Codes], engine: DirectE
         if found is None:
             found = known[id(values)] = values.view(dtype).view(-1, n_columns)
         return found
+
+    def decoded(piece: WeightPiece, bias: torch.Tensor | None, *, is_one: bool) -> Product:
+        inside = slice(piece.first, piece.stop)
+
+        def product(x: torch.Tensor, values: torch.Tensor, y: torch.Tensor, n: int) -> None:
+            tokens, weights, out = x.view(n, n_columns), weights_of(values).t(), y.view(n, -1)[:, inside]
+            if bias is None:
+                mm(tokens, weights, out=out)
+            else:
+                addmm(bias[inside], tokens, weights, out=out)
+
+        return product
+
+    stored = [_stored(piece, own, matrix, engine) for piece, own in zip(pieces, codes, strict=True)]
+    if any(stored):
+        return _by_tokens(pieces, codes, stored, matrix, engine=engine, decoded=decoded)
 
     def product(
         x: torch.Tensor, values: torch.Tensor, y: torch.Tensor, n: int, inside: slice

@@ -16,13 +16,13 @@ import torch
 from spqfmt.cached import cached_property
 from spqfmt.codecs.base import Bytes
 from spqfmt.errors import FormatError, UnsupportedError
-from spqfmt.kernels.device import READ_AHEAD_BYTES, DecodePlan, plan_chunks
+from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, DecodePlan, plan_chunks
 from spqfmt.kernels.device.fusing import FusedPlan
 from spqfmt.kernels.device.merging import MergeJob, MergePlan, plan_merges
 from spqfmt.kernels.device.unfolding import UnfoldPlan, plan_paths
 from spqfmt.kernels.nvcomp import ZstdFrames
 from spqfmt.loaders.device.fused import plan_of_parts
-from spqfmt.loaders.device.planes import PartPlace, put_together
+from spqfmt.loaders.device.planes import PartPlace, put_together, with_low_bytes
 from spqfmt.loaders.device.shipping import LEAST_BLOCK_BYTES, Jobs, Shipment
 from spqfmt.residency.groups import ALIGNMENT, aligned
 from spqfmt.residency.parts import Part
@@ -174,7 +174,7 @@ class GroupShipment:
         found = {}
         for run in runs:
             parts = [self.parts[number] for number in run]
-            plan = plan_of_parts(parts, [jobs[number].chunks for number in run])
+            plan = plan_of_parts(parts, [_whole_chunks(self.parts[number], jobs[number]) for number in run])
             if plan is not None:
                 found[parts[0].record.name, parts[0].first] = plan
         return found
@@ -205,6 +205,11 @@ class GroupShipment:
         if error.offset is None:
             error.offset = self.parts[0].offset
         error.args = (f"{path}: tensors {self.parts[0].name!r} to {self.parts[-1].name!r}: {error}",)
+
+
+def _whole_chunks(part: Part, jobs: Jobs) -> Sequence[ChunkJob]:
+    """One job for each chunk of a part that may be multiplied straight; nothing where there is no such."""
+    return (with_low_bytes(part, jobs) or ()) if part.merges else jobs.chunks
 
 
 def _summed(amounts: Sequence[dict[str, int]]) -> dict[str, int]:

@@ -46,6 +46,23 @@ def put_together(
         merges.append(MergeJob(sources, n, to, dtype.rotate))
 
 
+def with_low_bytes(part: Part, jobs: Jobs) -> list[ChunkJob] | None:
+    """What decodes a part of elements of two bytes to its place, each chunk's planes at once; None where that does not.
+
+    Targets are counted from the part's first byte.
+    """
+    given: list[ChunkJob | ZstdFrames] = [*jobs.chunks, *jobs.zstd]
+    by_target = {job.out_offset: job for job in given}
+    found = []
+    for merge in part.merges:
+        own = [by_target[merge.scratch_offset + plane * (merge.n_bytes // 2)] for plane in range(2)]
+        beside = None if part.scratch_bytes else _beside(own, merge.out_offset)
+        if beside is None:
+            return None
+        found.append(beside)
+    return found
+
+
 def _bytes(jobs: Jobs, place: PartPlace, direct: Jobs, merges: list[MergeJob]) -> None:
     for job in jobs.chunks:
         to, plane = place.decoded + job.out_offset, _plain(job)

@@ -206,6 +206,14 @@ DEVICE u32 ballot(bool bit) { return warp::machine.meet(warp::Meeting::BALLOT, b
 DEVICE u32 popcount(u32 value) { return static_cast<u32>(__builtin_popcount(value)); }
 DEVICE float fma(float a, float b, float c) { return std::fma(a, b, c); }
 DEVICE u32 low_bits(u32 value, u32 mask) { return value & mask; }
+DEVICE u32 merged(u32 a, u32 b, u32 mask) { return (a & ~mask) | (b & mask); }
+
+DEVICE u32 bytes_of(u32 a, u32 b, u32 which) {
+  const std::uint64_t both = static_cast<std::uint64_t>(b) << 32 | a;
+  u32 found = 0;
+  for (u32 i = 0; i < 4; i++) found |= static_cast<u32>(both >> 8 * (which >> 4 * i & 7) & 0xff) << 8 * i;
+  return found;
+}
 
 DEVICE float as_float(u32 bits) {
   float value;

@@ -11,7 +11,8 @@ struct Known {
 
 #define MULTIPLY(name) {#name, [](const void *p) { name(*static_cast<const Multiply *>(p)); }}
 #define MULTIPLIES(tokens) \
-  MULTIPLY(rows_8_##tokens), MULTIPLY(columns_8_##tokens), MULTIPLY(groups_8_##tokens), MULTIPLY(groups_4_##tokens)
+  MULTIPLY(rows_8_##tokens), MULTIPLY(columns_8_##tokens), MULTIPLY(groups_8_##tokens), MULTIPLY(groups_4_##tokens), \
+      MULTIPLY(bfloats_##tokens)
 const Known KNOWN[] = {
     MULTIPLIES(1), MULTIPLIES(4), MULTIPLIES(8),
     {"finish", [](const void *p) { finish(*static_cast<const Finish *>(p)); }},
