@@ -28,15 +28,15 @@ def drawn(shape: tuple[int, int]) -> NDArray[np.uint16]:
 def case(bits: NDArray[np.uint16], *, log2: int = 9, chunk_rows: int = 0) -> Case:
     """Weights as they are stored: in chunks of so many rows, low bytes before the high ones, which are coded."""
     n_rows, n_columns = bits.shape
-    turned = bits << 1 | bits >> 15
     jobs: list[ChunkJob] = []
     sent, step = bytearray(64), chunk_rows or n_rows
     for first in range(0, n_rows, step):
-        own = turned[first : first + step].reshape(-1)
+        own = bits[first : first + step].copy()
+        planes = np.empty((2, own.size), np.uint8)
+        native.split_planes(own, 2, True, planes)
         low = len(sent)
-        sent += (own & 0xFF).astype(np.uint8).tobytes()
-        sent += bytes(-len(sent) % 64)
-        chunk = native.rans_encode((own >> 8).astype(np.uint8), log2)
+        sent += planes[0].tobytes() + bytes(-own.size % 64)
+        chunk = native.rans_encode(planes[1], log2)
         out = 2 * first * n_columns
         job = chunk_job(chunk, wire.CODEC_RANS, len(sent), out_offset=out, raw_bytes=own.size)
         jobs.append(replace(job, low=low))

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from gpu_lines import NotHereError, Options
 from gpu_machine import Check, open_check
+from gpu_straight_bf16 import multiplies_bf16, rate_of_bf16
 
 from spqfmt import wire
 from spqfmt.codecs.chunks import TARGET_CHUNK_BYTES
@@ -34,7 +35,7 @@ _LEAST_EDGE = 128
 
 
 def straight(options: Options) -> None:
-    """Every form first, then INT8 codes with a scale for each row at the sizes of a layer."""
+    """Every form first, then INT8 codes with a scale for each row, and BF16 weights, at the sizes of a layer."""
     check = open_check(options)
     for name, dtype, scales in _forms(check):
         for n_tokens in TOKENS:
@@ -42,6 +43,10 @@ def straight(options: Options) -> None:
                 f"fused {name}, {n_tokens} tokens",
                 partial(_multiplies, check, dtype, scales, n_tokens=n_tokens),
             )
+    for n_tokens in TOKENS:
+        check.case(f"fused bf16, {n_tokens} tokens", partial(multiplies_bf16, check, n_tokens))
+    for n_tokens in (1, MAX_FUSED_TOKENS):
+        check.case(f"fused bf16 weights, {n_tokens} tokens", partial(rate_of_bf16, check, n_tokens))
     for block_log2 in BLOCK_LOG2:
         for n_tokens in (1, MAX_FUSED_TOKENS):
             check.case(

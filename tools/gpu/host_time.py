@@ -43,6 +43,8 @@ from spqfmt.residency.device_rates import ASSUMED
 from spqfmt.residency.plan import Plan
 
 GIB = 1 << 30
+_SLOW = 1.0
+"""Products straight from blocks, so that all is decoded first."""
 ROUNDS = 25
 _NO_LAUNCH = (
     "empty",
@@ -223,15 +225,17 @@ def cases() -> Iterator[tuple[str, Callable[[], Plan]]]:
         ("7B int8, compressed", 7, "int8", 16),
         ("7B int8, fused", 7, "int8", 14),
         ("7B bf16, compressed", 12, "bf16", 16),
+        ("7B bf16, fused", 12, "bf16", 14),
     ):
 
         def plan(
             name: str = name, memory: int = memory, codes: str = codes, block_log2: int = block_log2
         ) -> Plan:
+            own = replace(rates, block_bytes=1 << block_log2)
             found = simulate_gpu.plan(
                 shape,
                 by_name[codes],
-                replace(rates, block_bytes=1 << block_log2),
+                own if name != "7B bf16, compressed" else replace(own, fused=_SLOW),
                 memory=memory * GIB,
                 host=64 * GIB,
                 compressed=True,

@@ -38,7 +38,7 @@ from spqfmt.residency.device import plan_device
 from spqfmt.residency.device_rates import ASSUMED, DeviceRates
 from spqfmt.residency.device_stages import is_fused
 from spqfmt.residency.groups import aligned
-from spqfmt.residency.plan import Plan
+from spqfmt.residency.plan import Plan, PlannedPart
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
 RUNTIME_BYTES = 3 << 28
@@ -80,10 +80,13 @@ def plan(shape: Shape, codes: Codes, rates: DeviceRates, memory: int, host: int,
 
 
 def compressed_alone(plan: Plan) -> Plan:
-    """The same groups, but all of them compressed on the device: what decoding costs when nothing is spared."""
-    parts = []
+    """The same groups, but all products' compressed on the device: what decoding costs when nothing is spared."""
+    parts: list[PlannedPart] = []
     for group in plan.on_host.groups:
         own = plan.parts[group.first : group.stop]
+        if any(part.item.lookups for part in own):
+            parts += own
+            continue
         fused = is_fused([part.item for part in own], "compressed", plan.on_host.rates)
         for part in own:
             n_bytes = aligned(part.item.sending.sent_bytes)

@@ -55,10 +55,11 @@ def multiplies_right(driver: Driver, device: torch.device) -> bool:
 
 
 def _planes(codes: NDArray[np.int8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Numbers as BF16, their low bytes and their high ones, as they are stored (FORMAT.md 3.2)."""
-    bits = (codes.astype(np.float32).view(np.uint32) >> 16).reshape(-1)
-    turned = bits << 1 & 0xFFFF | bits >> 15
-    return (turned & 0xFF).astype(np.uint8), (turned >> 8).astype(np.uint8)
+    """Numbers as BF16, their low bytes and their high ones, as they are stored."""
+    bits = (codes.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    planes = np.empty((2, codes.size), np.uint8)
+    native.split_planes(bits, bits.itemsize, True, planes)
+    return planes[0], planes[1]
 
 
 def _multiplies_right(
