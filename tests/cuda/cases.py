@@ -8,7 +8,7 @@ from emulated import EmulatedDriver
 from numpy.typing import NDArray
 
 from spqfmt.kernels.cuda.launches import prepare_fused
-from spqfmt.kernels.device import DenseMatrix, Matrix, UniformScales
+from spqfmt.kernels.device import DeviceFloats, Matrix, UniformScales
 from spqfmt.kernels.device.fusing import FusedPlan
 
 Floats = NDArray[np.float32]
@@ -19,7 +19,7 @@ F32 = np.float32
 class Case:
     """A matrix, its codes or weights [rows, columns] as numbers, and its chunks as they are stored."""
 
-    matrix: Matrix | DenseMatrix
+    matrix: Matrix | DeviceFloats
     codes: NDArray[np.int64] | Floats
     stored: torch.Tensor
     plan: FusedPlan
@@ -51,8 +51,8 @@ def product(
     return y, int(error)
 
 
-def _of_matrix(matrix: Matrix | DenseMatrix) -> list[torch.Tensor | None]:
-    if isinstance(matrix, DenseMatrix):
+def _of_matrix(matrix: Matrix | DeviceFloats) -> list[torch.Tensor | None]:
+    if isinstance(matrix, DeviceFloats):
         return []
     scales, outliers = matrix.scales, matrix.outliers
     of_scales = (

@@ -13,7 +13,7 @@ from spqfmt import wire
 from spqfmt.errors import CorruptError
 from spqfmt.kernels import native
 from spqfmt.kernels.choose import kernels_for
-from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, DenseMatrix, Matrix, UniformScales
+from spqfmt.kernels.device import READ_AHEAD_BYTES, ChunkJob, DeviceFloats, Matrix, UniformScales
 from spqfmt.kernels.device.chunks import chunk_job
 from spqfmt.kernels.device.fusing import Kind, kind_of, plan_fused
 from spqfmt.kernels.torch_rans import raise_fault
@@ -45,7 +45,7 @@ def case(bits: NDArray[np.uint16], *, log2: int = 9, chunk_rows: int = 0) -> Cas
     assert plan is not None
     stored = torch.frombuffer(sent + bytes(READ_AHEAD_BYTES), dtype=torch.uint8)
     weights = (bits.astype(np.uint32) << 16).view(F32)
-    return Case(DenseMatrix((n_rows, n_columns)), weights, stored, plan)
+    return Case(DeviceFloats((n_rows, n_columns)), weights, stored, plan)
 
 
 @pytest.mark.parametrize(
@@ -133,9 +133,9 @@ def test_damaged_blocks_end_and_are_told(driver: EmulatedDriver) -> None:
 
 
 def test_what_has_no_kernel() -> None:
-    assert kind_of(DenseMatrix((4, 128))) is Kind.BFLOATS
-    assert kind_of(DenseMatrix((4, 124))) is None
-    assert kind_of(DenseMatrix((4, 130))) is None
+    assert kind_of(DeviceFloats((4, 128))) is Kind.BFLOATS
+    assert kind_of(DeviceFloats((4, 124))) is None
+    assert kind_of(DeviceFloats((4, 130))) is None
     given = case(drawn((4, 128)))
     [job] = given.plan.jobs
     assert plan_fused([replace(job, header=None, codec=wire.CODEC_RAW)], 1, 128, range(4)) is None

@@ -14,7 +14,7 @@ from spqfmt.kernels import native
 from spqfmt.kernels.device import (
     READ_AHEAD_BYTES,
     ChunkJob,
-    DenseMatrix,
+    DeviceFloats,
     chunk_job,
     plan_chunks,
     raise_fault,
@@ -63,7 +63,7 @@ def _prepared(
     found = check.kernels.prepare_fused(
         stored,
         plan,
-        DenseMatrix(shape),
+        DeviceFloats(shape),
         torch.bfloat16,
         bias=None,
         sums=torch.empty(plan.sum_bytes(MAX_FUSED_TOKENS), dtype=torch.uint8, device=check.device),

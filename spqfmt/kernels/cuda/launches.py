@@ -6,7 +6,7 @@ import torch
 
 from spqfmt.kernels.cuda.driver import Driver, Launch
 from spqfmt.kernels.device.fusing import WARPS, FusedPlan, Kind, kind_of
-from spqfmt.kernels.device.matrix import CODE_DTYPES, DenseMatrix, Matrix, UniformScales
+from spqfmt.kernels.device.matrix import CODE_DTYPES, DeviceFloats, Matrix, UniformScales
 from spqfmt.kernels.device.prepared import Product
 
 TOKENS = (1, 4, 8)
@@ -52,7 +52,7 @@ def prepare_fused(
     driver: Driver,
     stored: torch.Tensor,
     plan: FusedPlan,
-    matrix: Matrix | DenseMatrix,
+    matrix: Matrix | DeviceFloats,
     dtype: torch.dtype,
     *,
     bias: torch.Tensor | None,
@@ -90,7 +90,7 @@ def prepare_fused(
 def _multiply(
     stored: torch.Tensor,
     plan: FusedPlan,
-    matrix: Matrix | DenseMatrix,
+    matrix: Matrix | DeviceFloats,
     dtype: torch.dtype,
     *,
     sums: torch.Tensor,
@@ -107,7 +107,7 @@ def _multiply(
         x_is_half=dtype == torch.float16,
         n_rows=matrix.shape[0],
     )
-    if isinstance(matrix, DenseMatrix):
+    if isinstance(matrix, DeviceFloats):
         return found
     bits, signed = CODE_DTYPES[matrix.code_dtype]
     least = -(1 << (bits - 1)) if signed else 0
@@ -132,7 +132,7 @@ def _multiply(
 
 def _finish(
     plan: FusedPlan,
-    matrix: Matrix | DenseMatrix,
+    matrix: Matrix | DeviceFloats,
     dtype: torch.dtype,
     *,
     bias: torch.Tensor | None,
@@ -148,7 +148,7 @@ def _finish(
         n_columns=matrix.shape[1],
         x_is_half=dtype == torch.float16,
     )
-    if isinstance(matrix, DenseMatrix):
+    if isinstance(matrix, DeviceFloats):
         return found
     if isinstance(matrix.scales, UniformScales):
         found.row_scale = matrix.scales.row.data_ptr()

@@ -15,7 +15,7 @@ from spqfmt.kernels.cuda.driver import Driver, cuda_driver
 from spqfmt.kernels.cuda.launches import prepare_fused
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, chunk_job
 from spqfmt.kernels.device.fusing import MAX_FUSED_TOKENS, plan_fused
-from spqfmt.kernels.device.matrix import DenseMatrix, Matrix, UniformScales
+from spqfmt.kernels.device.matrix import DeviceFloats, Matrix, UniformScales
 
 _SHAPE = 24, 576
 _BLOCK_LOG2 = 10
@@ -46,7 +46,7 @@ def multiplies_right(driver: Driver, device: torch.device) -> bool:
     low, high = _planes(codes)
     given = (
         (by_rows, codes.view(np.uint8).reshape(-1), b""),
-        (DenseMatrix(_SHAPE), high, low.tobytes()),
+        (DeviceFloats(_SHAPE), high, low.tobytes()),
     )
     return all(
         _multiplies_right(driver, device, codes, matrix, symbols=symbols, beside=beside)
@@ -66,7 +66,7 @@ def _multiplies_right(
     driver: Driver,
     device: torch.device,
     codes: NDArray[np.int8],
-    matrix: Matrix | DenseMatrix,
+    matrix: Matrix | DeviceFloats,
     *,
     symbols: NDArray[np.uint8],
     beside: bytes,

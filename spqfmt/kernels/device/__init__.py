@@ -3,7 +3,7 @@
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, ChunkJob, DecodePlan, chunk_job, plan_chunks
 from spqfmt.kernels.device.kernels import MAX_TOKENS, DeviceKernels
 from spqfmt.kernels.device.matrix import (
-    DenseMatrix,
+    DeviceFloats,
     DeviceGroupValues,
     DeviceOutliers,
     GroupScales,
@@ -19,7 +19,7 @@ __all__ = [
     "UNUSED_BITS_FAULT",
     "ChunkJob",
     "DecodePlan",
-    "DenseMatrix",
+    "DeviceFloats",
     "DeviceGroupValues",
     "DeviceKernels",
     "DeviceOutliers",

@@ -14,7 +14,7 @@ from spqfmt import wire
 from spqfmt.kernels.device.chunks import ChunkJob
 from spqfmt.kernels.device.matrix import (
     CODE_DTYPES,
-    DenseMatrix,
+    DeviceFloats,
     DeviceGroupValues,
     Matrix,
     UniformScales,
@@ -63,10 +63,10 @@ def codes_of_a_symbol(code_dtype: str, n_columns: int) -> int | None:
     return per_symbol
 
 
-def kind_of(matrix: Matrix | DenseMatrix) -> Kind | None:
+def kind_of(matrix: Matrix | DeviceFloats) -> Kind | None:
     """The form that multiplies by a matrix; None: there is none."""
     n_columns = matrix.shape[1]
-    if isinstance(matrix, DenseMatrix):
+    if isinstance(matrix, DeviceFloats):
         return None if codes_of_a_symbol("bf16", n_columns) is None else Kind.BFLOATS
     bits, _ = CODE_DTYPES[matrix.code_dtype]
     scales = matrix.scales

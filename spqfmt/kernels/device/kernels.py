@@ -6,7 +6,7 @@ import torch
 
 from spqfmt.kernels.device.chunks import READ_AHEAD_BYTES, DecodePlan
 from spqfmt.kernels.device.fusing import FUSED_FLOATS, MAX_FUSED_TOKENS, FusedPlan, Kind, kind_of
-from spqfmt.kernels.device.matrix import CODE_DTYPES, DenseMatrix, Matrix
+from spqfmt.kernels.device.matrix import CODE_DTYPES, DeviceFloats, Matrix
 from spqfmt.kernels.device.merging import MergeJob, MergePlan, Plane, Source, plan_merges
 from spqfmt.kernels.device.prepared import ALIGNMENT, Decode, Product, RowsByNumber
 from spqfmt.kernels.device.unfolding import UnfoldPlan
@@ -163,7 +163,7 @@ class DeviceKernels(ABC):
         self,
         stored: torch.Tensor,
         plan: FusedPlan,
-        matrix: Matrix | DenseMatrix,
+        matrix: Matrix | DeviceFloats,
         dtype: torch.dtype,
         bias: torch.Tensor | None,
         *,
@@ -249,7 +249,7 @@ class DeviceKernels(ABC):
         self,
         stored: torch.Tensor,
         plan: FusedPlan,
-        matrix: Matrix | DenseMatrix,
+        matrix: Matrix | DeviceFloats,
         dtype: torch.dtype,
         *,
         bias: torch.Tensor | None,

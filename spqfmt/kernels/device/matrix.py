@@ -115,7 +115,7 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class DenseMatrix:
+class DeviceFloats:
     """Weights as they are, bfloat16 row by row; `shape` is (rows, columns)."""
 
     shape: tuple[int, int]

@@ -6,7 +6,7 @@ import torch
 
 from spqfmt.kernels.device.chunks import plan_chunks
 from spqfmt.kernels.device.fusing import FusedPlan
-from spqfmt.kernels.device.matrix import DenseMatrix, Matrix
+from spqfmt.kernels.device.matrix import DeviceFloats, Matrix
 from spqfmt.kernels.device.prepared import Product
 from spqfmt.kernels.torch_device.rans import decode_chunks
 from spqfmt.kernels.torch_device.weights import float_weights
@@ -15,7 +15,7 @@ from spqfmt.kernels.torch_device.weights import float_weights
 def product(
     stored: torch.Tensor,
     plan: FusedPlan,
-    matrix: Matrix | DenseMatrix,
+    matrix: Matrix | DeviceFloats,
     bias: torch.Tensor | None,
     error: torch.Tensor | None,
 ) -> Product:
@@ -34,9 +34,9 @@ def product(
     return multiply
 
 
-def _weights(codes: torch.Tensor, matrix: Matrix | DenseMatrix, rows: range) -> torch.Tensor:
+def _weights(codes: torch.Tensor, matrix: Matrix | DeviceFloats, rows: range) -> torch.Tensor:
     """Float32 [rows, columns]."""
-    if isinstance(matrix, DenseMatrix):
+    if isinstance(matrix, DeviceFloats):
         return codes.view(torch.bfloat16).view(len(rows), -1).float()
     weights = float_weights(codes, replace(matrix, outliers=None), rows, 0)
     o = matrix.outliers

@@ -7,7 +7,7 @@ import torch
 from spqfmt.kernels.device.chunks import DecodePlan
 from spqfmt.kernels.device.fusing import FusedPlan
 from spqfmt.kernels.device.kernels import DeviceKernels
-from spqfmt.kernels.device.matrix import DenseMatrix, Matrix
+from spqfmt.kernels.device.matrix import DeviceFloats, Matrix
 from spqfmt.kernels.device.merging import MergePlan
 from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
 from spqfmt.kernels.device.unfolding import UnfoldPlan
@@ -70,7 +70,7 @@ class TorchKernels(DeviceKernels):
         self,
         stored: torch.Tensor,
         plan: FusedPlan,
-        matrix: Matrix | DenseMatrix,
+        matrix: Matrix | DeviceFloats,
         dtype: torch.dtype,
         *,
         bias: torch.Tensor | None,

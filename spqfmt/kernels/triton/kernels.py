@@ -14,7 +14,7 @@ from spqfmt.kernels.cuda.trial import trusted_driver
 from spqfmt.kernels.device.chunks import DecodePlan
 from spqfmt.kernels.device.fusing import FusedPlan
 from spqfmt.kernels.device.kernels import DeviceKernels
-from spqfmt.kernels.device.matrix import DenseMatrix, Matrix
+from spqfmt.kernels.device.matrix import DeviceFloats, Matrix
 from spqfmt.kernels.device.merging import MergePlan
 from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
 from spqfmt.kernels.device.unfolding import UnfoldPlan
@@ -125,7 +125,7 @@ class TritonKernels(DeviceKernels):
         self,
         stored: torch.Tensor,
         plan: FusedPlan,
-        matrix: Matrix | DenseMatrix,
+        matrix: Matrix | DeviceFloats,
         dtype: torch.dtype,
         *,
         bias: torch.Tensor | None,

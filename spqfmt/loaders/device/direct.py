@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 
 from spqfmt.kernels.device import MAX_TOKENS, DeviceKernels
 from spqfmt.kernels.device.fusing import MAX_FUSED_TOKENS, FusedPlan, kind_of, put_changes
-from spqfmt.kernels.device.matrix import DenseMatrix, Matrix
+from spqfmt.kernels.device.matrix import DeviceFloats, Matrix
 from spqfmt.kernels.device.prepared import ALIGNMENT, Product
 from spqfmt.kernels.torch_arrays import TORCH_DTYPES
 from spqfmt.loaders.device.cuda import told
@@ -157,7 +157,7 @@ def _by_tokens(
     pieces: tuple[WeightPiece, ...],
     codes: list[_Codes],
     stored: list[_Stored | None],
-    matrix: Matrix | DenseMatrix,
+    matrix: Matrix | DeviceFloats,
     *,
     engine: DirectEngine,
     decoded: Callable[..., Product],
@@ -203,7 +203,7 @@ def _by_tokens(
 
 
 def _stored(
-    piece: WeightPiece, codes: _Codes, matrix: Matrix | DenseMatrix, engine: DirectEngine
+    piece: WeightPiece, codes: _Codes, matrix: Matrix | DeviceFloats, engine: DirectEngine
 ) -> _Stored | None:
     """The piece as it is stored, and what its outliers change, for which it is decoded once; None: it is not such."""
     found = engine.stored(piece)
@@ -221,7 +221,7 @@ def _stored(
 
 def _fused(
     stored: _Stored | None,
-    matrix: Matrix | DenseMatrix,
+    matrix: Matrix | DeviceFloats,
     engine: DirectEngine,
     bias: torch.Tensor | None,
     *,
@@ -241,7 +241,7 @@ def _dense(pieces: tuple[WeightPiece, ...], codes: list[_Codes], engine: DirectE
     if TORCH_DTYPES[pieces[0].dtype] is not engine.dtype:
         return None
     dtype, n_columns, device = engine.dtype, pieces[0].record.matrix_shape[1], engine.device
-    matrix = DenseMatrix(pieces[0].record.matrix_shape)
+    matrix = DeviceFloats(pieces[0].record.matrix_shape)
     known: dict[int, torch.Tensor] = {}
     rows = [slice(piece.first, piece.stop) for piece in pieces]
 
