@@ -202,7 +202,7 @@ def predict(plan: Plan, shape: Shape) -> Predicted:
 
 
 def _symbols(piece: WeightPiece) -> int:
-    """Of each element the highest byte is in blocks."""
+    """Symbols in the blocks of a piece: the highest byte of each element, or its codes."""
     return piece.decoded_bytes // max(1, wire.DTYPES[piece.dtype].bits // 8)
 
 

@@ -35,7 +35,7 @@ def product(
 
 
 def _weights(codes: torch.Tensor, matrix: Matrix | DeviceFloats, rows: range) -> torch.Tensor:
-    """Float32 [rows, columns]."""
+    """The weights of these rows, float32 [rows, columns]."""
     if isinstance(matrix, DeviceFloats):
         return codes.view(torch.bfloat16).view(len(rows), -1).float()
     weights = float_weights(codes, replace(matrix, outliers=None), rows, 0)
