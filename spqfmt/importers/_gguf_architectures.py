@@ -12,11 +12,21 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from spqfmt.importers._gguf_changes import AS_STORED, Change, minus_one
-from spqfmt.importers._gguf_delta_nets import delta_net_change, delta_net_config, delta_net_runs, next_tokens
+from spqfmt.importers._gguf_delta_nets import (
+    NEXT_NAMES,
+    delta_net_change,
+    delta_net_config,
+    delta_net_runs,
+    next_tokens,
+    qwen3_next_change,
+    qwen3_next_config,
+    qwen3_next_runs,
+    qwen3_next_stacks,
+)
 from spqfmt.importers._gguf_gemma4 import NAMES as GEMMA4_NAMES
 from spqfmt.importers._gguf_gemma4 import gemma4_config, unused_keys
 from spqfmt.importers._gguf_latent import NAMES as LATENT_NAMES
-from spqfmt.importers._gguf_latent import deepseek2_config, deepseek3_config, halves
+from spqfmt.importers._gguf_latent import deepseek2_config, deepseek3_config, latent_stacks
 from spqfmt.importers._gguf_mixtures import (
     ernie4_5_moe_config,
     glm4_moe_aside,
@@ -71,7 +81,7 @@ def _none_aside(name: str, config: Config) -> str:
     return ""
 
 
-def _no_halves(name: str, shape: tuple[int, ...], config: Config) -> dict[str, tuple[int, ...]]:
+def _no_stacks(name: str, shape: tuple[int, ...], config: Config) -> dict[str, tuple[int, ...]]:
     return {}
 
 
@@ -100,7 +110,7 @@ class Architecture:
     """Keys that the metadata of all others have."""
     aside: Callable[[str, Config], str] = _none_aside
     """The name that a tensor gets which transformers' model has no place for and does without; empty for any other."""
-    halves: Callable[[str, tuple[int, ...], Config], dict[str, tuple[int, ...]]] = _no_halves
+    stacks: Callable[[str, tuple[int, ...], Config], dict[str, tuple[int, ...]]] = _no_stacks
     """What the file may have in place of one of the model's tensors, which loaders put together of it."""
 
 
@@ -285,9 +295,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "cohere2": Architecture("cohere2", _granite),
     "command-r": Architecture("cohere", _granite),
-    "deepseek2": Architecture("deepseek_v2", deepseek2_config, aside=glm4_moe_aside, halves=halves),
+    "deepseek2": Architecture("deepseek_v2", deepseek2_config, aside=glm4_moe_aside, stacks=latent_stacks),
     "deepseek3": Architecture(
-        "deepseek_v3", deepseek3_config, names=LATENT_NAMES, aside=glm4_moe_aside, halves=halves
+        "deepseek_v3", deepseek3_config, names=LATENT_NAMES, aside=glm4_moe_aside, stacks=latent_stacks
     ),
     "exaone4": Architecture("exaone4", _exaone4, factors=frozenset({ROPE_FACTORS})),
     "ernie4_5": Architecture("ernie4_5"),
@@ -363,6 +373,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen35": Architecture("qwen3_5_text", _qwen35, **_DELTA_NET),
     "qwen35moe": Architecture(
         "qwen3_5_moe_text", _qwen35_moe, **_DELTA_NET, without=frozenset({"feed_forward_length"})
+    ),
+    "qwen3next": Architecture(
+        "qwen3_next",
+        qwen3_next_config,
+        qwen3_next_change,
+        names=NEXT_NAMES,
+        runs=qwen3_next_runs,
+        without=frozenset({"feed_forward_length"}),
+        aside=next_tokens,
+        stacks=qwen3_next_stacks,
     ),
     "seed_oss": Architecture("seed_oss", _with_biases),
     "smollm3": Architecture("smollm3", _smollm3, rotary),

@@ -1,19 +1,30 @@
-"""Hybrids of attention and gated delta nets (Qwen3.5) as GGUF has them.
+"""Hybrids of attention and gated delta nets (Qwen3.5, Qwen3 Next) as GGUF has them.
 
 llama.cpp takes the value heads of a delta net in turn, one of each key head; transformers has those of a key head side
-by side. That is the order of rows of what gives values, and of columns of what takes them.
+by side. That is the order of rows of what gives values, and of columns of what takes them. Of Qwen3 Next they lie
+as in transformers, but rows of queries, keys, values and gates, which are mixed there, lie apart:
+`spqfmt.models.stacked_heads` puts them together.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from spqfmt.importers._gguf_changes import AS_STORED, Change, minus_one
+from spqfmt.importers._gguf_mixtures import qwen3_moe_config
 from spqfmt.importers._gguf_models import Config, Facts, head_size, next_layers, partial_rope
+from spqfmt.importers._gguf_reader import GgufTensor
 
 if TYPE_CHECKING:
     import torch
+
+NEXT_NAMES = {
+    "model.layers.{}.linear_attn.dt_bias": "blk.{}.ssm_dt",
+    **{f"model.layers.{{}}.linear_attn.in_proj_{kind}": "blk.{}.attn_qkv" for kind in "qkv"},
+    "model.layers.{}.linear_attn.in_proj_z": "blk.{}.attn_gate",
+}
 
 
 def delta_net_config(facts: Facts) -> Config:
@@ -83,6 +94,38 @@ def delta_net_runs(name: str, shape: tuple[int, ...], config: Config) -> list[tu
     before, size = 2 * keys * config["linear_key_head_dim"], config["linear_value_head_dim"]
     places = (number * keys + key for key in range(keys) for number in range(each))
     return [(0, before), *((before + place * size, size) for place in places)]
+
+
+def qwen3_next_config(facts: Facts, tensors: Mapping[str, GgufTensor]) -> Config:
+    """What the metadata say of Qwen3 Next. Raises ValueError for what they lack."""
+    return qwen3_moe_config(facts, tensors) | delta_net_config(facts)
+
+
+def qwen3_next_change(name: str, shape: tuple[int, ...], config: Config) -> Change:
+    """Norms plus one, but for that of a delta net; A as its exponential."""
+    if name.endswith("norm.weight") and not name.endswith("linear_attn.norm.weight"):
+        return Change(values=minus_one)
+    return Change(values=_logarithm) if name.endswith("linear_attn.A_log") else AS_STORED
+
+
+def qwen3_next_stacks(name: str, shape: tuple[int, ...], config: Config) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the stacks that a matrix is in the file; none for any other tensor."""
+    before = name.removesuffix("qkvz.weight")
+    if before == name:
+        return {}
+    keys, each = _heads(config)
+    of_keys = (keys, config["linear_key_head_dim"], shape[-1])
+    of_values = (keys, each * config["linear_value_head_dim"], shape[-1])
+    kinds = {"q": of_keys, "k": of_keys, "v": of_values, "z": of_values}
+    return {f"{before}{kind}.weight": of_kind for kind, of_kind in kinds.items()}
+
+
+def qwen3_next_runs(name: str, shape: tuple[int, ...], config: Config) -> list[tuple[int, int]]:
+    """Rows of queries, keys or values in the tensor that has all three; nothing of any other."""
+    n_keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+    first = {"in_proj_q.weight": 0, "in_proj_k.weight": n_keys, "in_proj_v.weight": 2 * n_keys}
+    found = first.get(name.rpartition("linear_attn.")[2])
+    return [] if found is None else [(found, shape[0] * shape[1])]
 
 
 def _heads(config: Config) -> tuple[int, int]:

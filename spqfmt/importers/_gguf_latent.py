@@ -1,7 +1,7 @@
 """Mixtures of experts with multi-head latent attention (DeepSeek V2, V3 and what is built as these) as GGUF has them.
 
 llama.cpp multiplies queries with the keys' part of a matrix that transformers applies to the latent vector, so the file
-has keys and values of it apart, keys turned: `spqfmt.models.latent` puts them together.
+has keys and values of it apart, keys turned: `spqfmt.models.stacked_heads` puts them together.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def deepseek3_config(facts: Facts, tensors: Mapping[str, GgufTensor]) -> Config:
     }
 
 
-def halves(name: str, shape: tuple[int, ...], config: Config) -> dict[str, tuple[int, ...]]:
+def latent_stacks(name: str, shape: tuple[int, ...], config: Config) -> dict[str, tuple[int, ...]]:
     """The names and shapes of keys and values that a matrix may be in the file; nothing for any other tensor."""
     before = name.removesuffix("kv_b_proj.weight")
     if before == name:

@@ -7,7 +7,8 @@ name of each. What neither says is an entry of `_gguf_architectures.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -69,6 +70,7 @@ def library_model(path: Path, header: GgufHeader, architecture: Architecture) ->
     if lacking:
         raise NoModelError(f"it has no tensor for {lacking[0]} of {built.class_name}")
     here = {name: one for name, one in found.items() if one is not None}
+    _check_parts(path, by_name, here.values())
     taken = {tensor.name.partition(" ")[0] for one in here.values() for tensor in one.tensors}
     left = [tensor for tensor in header.tensors if tensor.name not in taken | architecture.factors]
     aside = [(architecture.aside(tensor.name, built.config), tensor) for tensor in left]
@@ -124,14 +126,33 @@ def _built(path: Path, header: GgufHeader, config: Config, *, tied: bool) -> _Bu
     return _Built(name, shapes, head_name, whole | {"architectures": [name]})
 
 
+def _check_parts(path: Path, by_name: Mapping[str, GgufTensor], found: Iterable[StoredTensor]) -> None:
+    """Raise ImporterError where rows of a tensor that several of the model's are made of are none of these."""
+    taken: Counter[str] = Counter()
+    for one in found:
+        for tensor in one.tensors:
+            name, is_part, _ = tensor.name.partition(" ")
+            taken[name] += tensor.n_bytes if is_part else by_name[name].n_bytes
+    for name, n_bytes in taken.items():
+        if n_bytes < by_name[name].n_bytes:
+            raise _other_rows(path, by_name[name])
+
+
+def _other_rows(path: Path, tensor: GgufTensor) -> ImporterError:
+    return ImporterError(
+        f"{path}: tensor {tensor.name} has {tensor.shape[0]} rows, which are not those of its metadata; "
+        "convert the model again"
+    )
+
+
 def _in_file(
     built: _Built, architecture: Architecture, is_there: Callable[[str, tuple[int, ...]], bool]
 ) -> dict[str, tuple[int, ...]]:
-    """The model's tensors, those that the file has in halves as these."""
+    """The model's tensors, those that the file has as stacks of heads as these."""
     found: dict[str, tuple[int, ...]] = {}
     for name, shape in built.shapes.items():
-        halves = architecture.halves(name, shape, built.config)
-        found |= halves if halves and not is_there(name, shape) else {name: shape}
+        stacks = architecture.stacks(name, shape, built.config)
+        found |= stacks if stacks and not is_there(name, shape) else {name: shape}
     return found
 
 
@@ -224,11 +245,10 @@ def _stored(
             if found is None or (number is not None and number >= found.shape[0]):
                 return None
             runs = architecture.runs(name, shape, config)
-            if runs and sum(n for _, n in runs) != found.shape[0]:
-                raise ImporterError(
-                    f"{path}: tensor {found.name} has {found.shape[0]} rows, which are not those of its metadata; "
-                    "convert the model again"
-                )
+            # One run alone is a part, beside which there are others (_check_parts).
+            n_rows = sum(runs[0]) if len(runs) == 1 else sum(n for _, n in runs)
+            if n_rows > found.shape[0] or (len(runs) > 1 and n_rows < found.shape[0]):
+                raise _other_rows(path, found)
             sources = tuple(rows_of(found, first, n) for first, n in runs)
             sources = sources or (found if number is None else part_of(found, number),)
             if architecture.experts.transposed and name.endswith(".experts.down_proj"):

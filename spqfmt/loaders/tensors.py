@@ -18,7 +18,7 @@ from spqfmt.importers._folders import ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import are_decoded, raw_codes
 from spqfmt.metadata_keys import NO_MODEL
 from spqfmt.models.harmless import SETTINGS
-from spqfmt.models.latent import joined, joined_dtype, joined_shape, pairs
+from spqfmt.models.stacked_heads import find_wholes, put_together, whole_dtype, whole_shape
 from spqfmt.models.treatments import Treatment
 from spqfmt.reading.file import SpqFile
 from spqfmt.reading.restore import numbers_of
@@ -155,19 +155,23 @@ def no_model_of(kind: str, base: str, tensors: Iterable[str]) -> str:
 
 
 def _whole(tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
-    """The tensors with each pair of halves, as GGUF has keys and values of latent attention, as the matrix they are."""
-    found = pairs((name, tensor.shape) for name, tensor in tensors.items())
-    halves = {half for both in found.values() for half in both} if found else set()
-    others = {name: tensor for name, tensor in tensors.items() if name not in halves} if found else tensors
-    return {**others, **{name: _of_halves(*(tensors[half] for half in both)) for name, both in found.items()}}
+    """The tensors, stacks of heads that belong together as the matrix that they are."""
+    found = find_wholes((name, tensor.shape) for name, tensor in tensors.items())
+    if not found:
+        return tensors
+    taken = {part for parts in found.values() for part in parts}
+    made = {name: _of_stacks({part: tensors[part] for part in parts}) for name, parts in found.items()}
+    return {name: tensor for name, tensor in tensors.items() if name not in taken} | made
 
 
-def _of_halves(keys: LazyTensor, values: LazyTensor) -> LazyTensor:
+def _of_stacks(stacks: Mapping[str, LazyTensor]) -> LazyTensor:
     return LazyTensor(
-        shape=joined_shape(keys.shape, values.shape),
-        dtype=joined_dtype(keys.dtype, values.dtype),
+        shape=whole_shape({name: tensor.shape for name, tensor in stacks.items()}),
+        dtype=whole_dtype([tensor.dtype for tensor in stacks.values()]),
         tied_to=None,
-        read=lambda exact, room: joined(keys.read(exact, heap), values.read(exact, heap)),
+        read=lambda exact, room: put_together(
+            {name: tensor.read(exact, heap) for name, tensor in stacks.items()}
+        ),
     )
 
 

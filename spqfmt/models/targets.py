@@ -13,14 +13,14 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-from spqfmt.models.latent import joined_name
+from spqfmt.models.stacked_heads import whole_of
 
 
 class Conversion(NamedTuple):
     """What becomes of a tensor on its way into `parameter` ("" for none).
 
     `converter` puts it together with others there, as one that matches `pattern`; None where it goes there unchanged,
-    and for halves of a matrix (latent.py), which transformers does not put together.
+    and for a matrix's stacks of heads (stacked_heads.py), which transformers does not put together.
     """
 
     parameter: str
@@ -55,7 +55,7 @@ class Targets:
             if renamed in self._shapes:
                 converter = next((c for c in converters if pattern in c.source_patterns), None)
                 return Conversion(renamed, pattern, converter)
-        whole = joined_name(name)
+        whole = whole_of(name)
         return Conversion(whole, name) if whole in self._shapes else Conversion("")
 
     def find_all(self, name: str) -> set[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spqfmt.container.reader import Reader
-from spqfmt.models.latent import joined, joined_dtype, joined_shape, pairs
+from spqfmt.models.stacked_heads import find_wholes, put_together, whole_dtype, whole_shape
 from spqfmt.progress import Progress
 from spqfmt.reading.restore import restore
 from spqfmt.records import TensorRecord
@@ -53,43 +53,41 @@ class RestoredTensor:
 
 @dataclass(frozen=True)
 class JoinedTensor:
-    """The matrix of two tensors of a file (`ExportTensor`): keys and values of latent attention, as GGUF has them."""
+    """A matrix of several tensors of a file (`ExportTensor`), which has its rows in stacks of heads."""
 
     name: str
-    keys: RestoredTensor
-    values: RestoredTensor
+    stacks: tuple[RestoredTensor, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Dimensions of the matrix."""
-        return joined_shape(self.keys.shape, self.values.shape)
+        return whole_shape({stack.name: stack.shape for stack in self.stacks})
 
     @property
     def dtype(self) -> str:
-        """Dtype that holds the numbers of both."""
-        return joined_dtype(self.keys.dtype, self.values.dtype)
+        """Dtype that holds the numbers of all."""
+        return whole_dtype([stack.dtype for stack in self.stacks])
 
     @property
     def tied_to(self) -> str | None:
-        """Nothing: the halves are tied to no other."""
+        """Nothing: stacks are tied to no other."""
         return None
 
     def load(self) -> torch.Tensor:
         """Dequantized and put together."""
-        return joined(self.keys.load(), self.values.load())
+        return put_together({stack.name: stack.load() for stack in self.stacks})
 
 
 def whole(tensors: Sequence[RestoredTensor]) -> list[RestoredTensor | JoinedTensor]:
-    """The tensors as transformers has them: each pair of halves as the matrix that it is."""
-    found = pairs((tensor.name, tensor.shape) for tensor in tensors if tensor.tied_to is None)
-    of_keys = {keys: name for name, (keys, _) in found.items()}
-    names = {half for both in found.values() for half in both}
-    halves = {tensor.name: tensor for tensor in tensors if tensor.name in names}
+    """The tensors as transformers has them: stacks of heads that belong together as the matrix that they are."""
+    found = find_wholes((tensor.name, tensor.shape) for tensor in tensors if tensor.tied_to is None)
+    whole_by_part = {part: name for name, parts in found.items() for part in parts}
+    stacks = {tensor.name: tensor for tensor in tensors if tensor.name in whole_by_part}
     made: list[RestoredTensor | JoinedTensor] = []
     for tensor in tensors:
-        if tensor.name in of_keys:
-            name = of_keys[tensor.name]
-            made.append(JoinedTensor(name, *(halves[half] for half in found[name])))
-        elif tensor.name not in halves:
+        name = whole_by_part.get(tensor.name)
+        if name is None:
             made.append(tensor)
+        elif tensor.name == found[name][0]:
+            made.append(JoinedTensor(name, tuple(stacks[part] for part in found[name])))
     return made

@@ -24,7 +24,7 @@ from spqfmt.importers._gguf_architectures import ARCHITECTURES
 from spqfmt.importers._gguf_changes import Change
 from spqfmt.importers._gguf_reader import read_header
 from spqfmt.importers._source_file import SourceFile
-from spqfmt.models.latent import pairs
+from spqfmt.models.stacked_heads import find_wholes
 from spqfmt.packing.sources import LITERALS
 
 TOKENS = torch.tensor([[(i * 37 + 11) % gguf_small_models.VOCABULARY for i in range(40)]])
@@ -73,7 +73,9 @@ def test_a_packed_file_computes_what_its_model_does(tmp_path: Path, name: str) -
     assert same(logits(path, packed=False), expected)
 
 
-@pytest.mark.parametrize("name", ["gpt-oss", "llama4", "granitemoe", "falcon_groups", "mamba", "qwen35"])
+@pytest.mark.parametrize(
+    "name", ["gpt-oss", "llama4", "granitemoe", "falcon_groups", "mamba", "qwen35", "qwen3next"]
+)
 def test_a_file_of_floats_too(tmp_path: Path, name: str) -> None:
     """Tensors of several in the file, whose elements lie in several places."""
     source, expected = write(tmp_path, name)
@@ -111,6 +113,7 @@ def test_experts_of_mxfp4(tmp_path: Path) -> None:
         "gemma4",
         "gemma4_experts",
         "deepseek3",
+        "qwen3next",
     ],
 )
 def test_packed_and_under_a_ceiling(tmp_path: Path, name: str) -> None:
@@ -204,7 +207,8 @@ def test_keys_and_values_of_a_latent_vector_are_one_matrix_everywhere(tmp_path: 
     with torch.inference_mode():
         assert (model(TOKENS).logits - expected).abs().max() < 0.05 * expected.std()  # values are f16 there
     for form in ("gptq", "compressed-tensors"):
-        why = f"tensor {halves[0]!r}: keys of latent attention that lie apart from the values, which {form} does not"
+        whole = "model.layers.0.self_attn.kv_b_proj.weight"
+        why = f"tensor {halves[0]!r}: some rows of {whole} in a tensor of their own, which {form} does"
         with pytest.raises(EncodeError, match=re.escape(why)):
             spqfmt.unpack(path, tmp_path / "no", as_=form)
         assert not (tmp_path / "no").exists()
@@ -243,14 +247,32 @@ def test_keys_and_values_of_a_latent_vector_in_one_matrix(
     assert same(logits(path), expected)
 
 
+def test_rows_of_a_mixed_tensor_that_nothing_is_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = gguf_small_models.MODELS["qwen3next"]
+
+    def longer(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        return [
+            (part, np.concatenate([own, own[:32]]) if part == "blk.0.attn_qkv.weight" else own)
+            for part, own in small.split(name, value)
+        ]
+
+    monkeypatch.setattr(gguf_architectures, "MODELS", {"qwen3next": replace(small, split=longer)})
+    source, _ = write(tmp_path, "qwen3next")
+    without_a_model(
+        source, tmp_path, "tensor blk.0.attn_qkv.weight has 352 rows, which are not those of its metadata"
+    )
+
+
 def test_halves_that_do_not_go_together_are_left() -> None:
     shapes = {
         "a.k_b_proj.weight": (4, 32, 32),
         "a.v_b_proj.weight": (4, 64, 16),
         "b.k_b_proj.weight": (4, 32, 32),
     }
-    assert pairs(shapes.items()) == {}
-    assert pairs([*shapes.items(), ("b.v_b_proj.weight", (4, 64, 32))]) == {
+    assert find_wholes(shapes.items()) == {}
+    assert find_wholes([*shapes.items(), ("b.v_b_proj.weight", (4, 64, 32))]) == {
         "b.kv_b_proj.weight": ("b.k_b_proj.weight", "b.v_b_proj.weight")
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from gguf_small_configs import KEYS
+from gguf_small_configs import HEAD, KEYS, VALUES_OF_A_KEY
 
 Arrays = Mapping[str, Any]
 Pieces = Iterator[tuple[str, Any]]
@@ -158,6 +158,28 @@ def delta_net(name: str, value: Any, config: Any) -> Any:
     if name.endswith("linear_attn.out_proj.weight"):
         return in_turn(np.ascontiguousarray(value.T), size).T
     return value
+
+
+def next_delta_net(name: str, value: Any, config: Any) -> Any:
+    """Norms plus one, A as its exponential; queries, keys, values and gates by heads: [heads, rows, columns]."""
+    if name.endswith("norm.weight") and not name.endswith("linear_attn.norm.weight"):
+        return value + 1
+    if name.endswith("A_log"):
+        with np.errstate(over="ignore"):  # of numbers that say where a value went
+            return -np.exp(value)
+    if name.endswith("in_proj_qkvz.weight"):
+        return value.reshape(config.linear_num_key_heads, -1, value.shape[-1])
+    return value.squeeze(1) if name.endswith("conv1d.weight") else value
+
+
+def next_delta_net_parts(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Queries of all heads, their keys and values; apart from these the gates."""
+    if not name.endswith("in_proj_qkvz.weight"):
+        return delta_net_parts(name, value)
+    layer, each = name.split(".")[2], VALUES_OF_A_KEY * HEAD
+    cuts = [HEAD, 2 * HEAD, 2 * HEAD + each]
+    *mixed, gates = (part.reshape(-1, value.shape[-1]) for part in np.split(value, cuts, axis=1))
+    return [(f"blk.{layer}.attn_qkv.weight", np.concatenate(mixed)), (f"blk.{layer}.attn_gate.weight", gates)]
 
 
 def delta_net_parts(name: str, value: Any) -> list[tuple[str, Any]]:

@@ -225,7 +225,8 @@ def delta_net_metadata(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_full_attention_interval(1 + config.layer_types.index("full_attention"))
     turned = int(config.head_dim * config.rope_parameters["partial_rotary_factor"])
     writer.add_rope_dimension_count(turned)
-    writer.add_rope_dimension_sections([*config.rope_parameters["mrope_section"], 0])
+    if "mrope_section" in config.rope_parameters:
+        writer.add_rope_dimension_sections([*config.rope_parameters["mrope_section"], 0])
     if hasattr(config, "num_experts"):
         shared(writer, config)
 

@@ -89,14 +89,16 @@ LLAMA4 = {
     "interleave_moe_layer_step": 2,
     "rope_parameters": {"rope_type": "llama3", "rope_theta": 20000.0, **SCALED},
 }
+HEAD, VALUES_OF_A_KEY = 32, 3
+"""Columns of a head of a delta net, and its value heads for each key head."""
 DELTA_NET = {
     **GROUPED,
     "head_dim": 32,
     "layer_types": ["linear_attention", "full_attention"] * 2,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
+    "linear_key_head_dim": HEAD,
+    "linear_value_head_dim": HEAD,
     "linear_num_key_heads": 2,
-    "linear_num_value_heads": 6,
+    "linear_num_value_heads": 2 * VALUES_OF_A_KEY,
     "rope_parameters": {
         "rope_type": "default",
         "rope_theta": 20000.0,
