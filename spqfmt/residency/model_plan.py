@@ -59,7 +59,10 @@ def activations(value: Callable[[str], object], itemsize: int, *, n_tokens: int,
     heads = size("num_attention_heads") or 1
     key_value = (size("num_key_value_heads") or heads) * (size("head_dim") or hidden // heads)
     tokens = n_tokens * batch
-    cache = 2 * size("num_hidden_layers") * key_value * tokens * itemsize
+    # Of multi-head latent attention the vector is kept that keys and values of all heads are made of.
+    latent = size("kv_lora_rank")
+    of_token = latent + size("qk_rope_head_dim") if latent else 2 * key_value
+    cache = size("num_hidden_layers") * of_token * tokens * itemsize
     wide = 3 * size("intermediate_size", "ffn_dim", "n_inner") or 12 * hidden
     # float32 copies stand beside what is computed in the model's dtype.
     per_token = (6 * hidden + wide) * (itemsize + 4)

@@ -178,3 +178,31 @@ def test_a_config_with_two_parts_about_text_is_estimated_by_its_decoder() -> Non
         text_encoder=transformers.T5Config(), audio_encoder=transformers.EncodecConfig(), decoder=decoder
     )
     assert estimate(config, torch.float32, 9, 1) == estimate(decoder, torch.float32, 9, 1)
+
+
+def test_a_cache_of_latent_vectors_is_estimated_as_transformers_keeps_it() -> None:
+    from spqfmt.loaders.plan import estimate
+
+    config = transformers.DeepseekV3Config(
+        vocab_size=32,
+        hidden_size=32,
+        intermediate_size=32,
+        moe_intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        n_routed_experts=4,
+        n_group=1,
+        topk_group=1,
+        num_experts_per_tok=2,
+        q_lora_rank=16,
+        kv_lora_rank=24,
+        qk_nope_head_dim=16,
+        qk_rope_head_dim=8,
+        v_head_dim=16,
+    )
+    model = transformers.DeepseekV3ForCausalLM(config).eval()
+    with torch.inference_mode():
+        layers = model(torch.zeros(1, 9, dtype=torch.int64)).past_key_values.layers
+    kept = sum(part.nbytes for layer in layers for part in (layer.keys, layer.values))
+    assert estimate(config, torch.float32, 9, 1).kv_cache_bytes == kept
