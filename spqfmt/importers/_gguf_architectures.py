@@ -174,6 +174,15 @@ def _granite(facts: Facts, tensors: Tensors) -> Config:
     return _plain(facts, tensors) | {"attention_bias": _has(facts, "attn_q.bias")}
 
 
+def _hunyuan(facts: Facts, tensors: Tensors) -> Config:
+    # Whatever its base was stretched by, the file has it stretched.
+    return {
+        "attention_bias": _has(facts, "attn_q.bias"),
+        "head_dim": head_size(facts),
+        "rope_parameters": whole_rope(facts),
+    }
+
+
 def _with_biases(facts: Facts, tensors: Tensors) -> Config:
     return _plain(facts, tensors) | {
         "attention_bias": _has(facts, "attn_q.bias"),
@@ -346,6 +355,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "names": {**_STEP_BIAS, "model.layers.{}.shared_mlp.output_linear": "blk.{}.ffn_down"},
         },
     ),
+    "hunyuan-dense": Architecture("hunyuan_v1_dense", _hunyuan),
     "lfm2": Architecture("lfm2", lfm2_config, without=frozenset({"attention.head_count_kv"})),
     "lfm2moe": Architecture("lfm2_moe", lfm2_moe_config, without=frozenset({"attention.head_count_kv"})),
     "llama4": Architecture(
@@ -370,6 +380,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "phi3": Architecture("phi3", _phi3, factors=frozenset({_LONG, _SHORT})),
     "qwen2moe": Architecture("qwen2_moe", qwen2_moe_config),
     "qwen3moe": Architecture("qwen3_moe", qwen3_moe_config),
+    # Its texts, whose tokens have one place each.
+    "qwen3vlmoe": Architecture("qwen3_moe", qwen3_moe_config),
     "qwen35": Architecture("qwen3_5_text", _qwen35, **_DELTA_NET),
     "qwen35moe": Architecture(
         "qwen3_5_moe_text", _qwen35_moe, **_DELTA_NET, without=frozenset({"feed_forward_length"})

@@ -10,7 +10,7 @@ _BLOCK = re.compile(r"blk\.(\d+)\.")
 SIGMOID, _NONE = 2, (None, 0, 1)
 _SOFTMAX = 1
 _BY_SIGMOID = {"glm4moe", "lfm2moe", "llama4", "minimax-m2"}
-_NORMED = {"ernie4_5-moe", "lfm2moe", "minimax-m2", "qwen3moe", "qwen3next", "qwen35moe"}
+_NORMED = {"ernie4_5-moe", "lfm2moe", "minimax-m2", "qwen3moe", "qwen3next", "qwen3vlmoe", "qwen35moe"}
 
 
 def check_meaning(facts: Facts) -> None:

@@ -66,7 +66,7 @@ def _config_keys(architecture: str) -> dict[str, dict[str, bool]]:
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
     own = architecture.replace("-", "_")
-    own = {"qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe"}.get(own, own)
+    own = {"qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe", "qwen3vlmoe": "qwen3_moe"}.get(own, own)
     tables = [own, *(name for name in GGUF_CONFIG_MAPPING if name not in {"general", "tokenizer", own})]
     keys: dict[str, dict[str, bool]] = {}
     for table in tables:

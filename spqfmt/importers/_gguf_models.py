@@ -271,7 +271,7 @@ def _conv1d(name: str, shape: tuple[int, ...], config: Config) -> Change:
     return Change(transposed=True) if ".h." in name and len(shape) == 2 else AS_STORED
 
 
-MODELS: Mapping[str, GgufModel] = {
+_MODELS: Mapping[str, GgufModel] = {
     "llama": GgufModel(
         class_name="LlamaForCausalLM",
         names=_LLAMA_NAMES,
@@ -304,3 +304,5 @@ MODELS: Mapping[str, GgufModel] = {
         change=_conv1d,
     ),
 }
+# Beside a text, whose tokens have one place each, models that see are what they are made of.
+MODELS = {**_MODELS, "qwen2vl": _MODELS["qwen2"], "qwen3vl": _MODELS["qwen3"]}

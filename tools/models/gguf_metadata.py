@@ -91,6 +91,20 @@ def experts(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_expert_feed_forward_length(config.moe_intermediate_size)
 
 
+def places(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write which columns turn by time, height and width, and the layers that take what was seen."""
+    size = config.hidden_size // config.num_attention_heads
+    size = getattr(config, "head_dim", None) or size
+    writer.add_rope_dimension_sections([size // 4, size // 8, size // 8, 0])
+    writer.add_num_deepstack_layers(2)
+
+
+def places_and_experts(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write the same, and the size of experts."""
+    places(writer, config)
+    experts(writer, config)
+
+
 def shared(writer: gguf.GGUFWriter, config: Any) -> None:
     """Write the sizes of experts and of the shared one."""
     experts(writer, config)

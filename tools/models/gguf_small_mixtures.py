@@ -36,6 +36,7 @@ from gguf_metadata import (
     lfm2_moe,
     llama4,
     minimax,
+    places_and_experts,
     shared,
     state_space,
     yarn,
@@ -302,6 +303,19 @@ MIXTURES: Mapping[str, Small] = {
         metadata=delta_net_metadata,
         change=delta_net,
         split=delta_net_parts,
+    ),
+    "qwen3vlmoe": Small(
+        "qwen3vlmoe",
+        of(
+            "Qwen3MoeConfig",
+            **EXPERTS,
+            head_dim=32,
+            num_experts=4,
+            moe_intermediate_size=32,
+            norm_topk_prob=True,
+            rope_parameters=ROPE,
+        ),
+        places_and_experts,
     ),
     "qwen3next": Small(
         "qwen3next",

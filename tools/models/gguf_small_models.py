@@ -20,6 +20,7 @@ from gguf_metadata import (
     ministral3,
     partly_turned,
     phi3,
+    places,
 )
 from gguf_small_configs import (
     CONTEXT,
@@ -147,6 +148,11 @@ MODELS: Mapping[str, Small] = {
         ),
         phi3,
     ),
+    "hunyuan-dense": Small(
+        "hunyuan-dense", of("HunYuanDenseV1Config", **GROUPED, head_dim=32, rope_parameters=ROPE)
+    ),
+    "qwen2vl": Small("qwen2vl", of("Qwen2Config", **UNTIED, rope_parameters=ROPE), places),
+    "qwen3vl": Small("qwen3vl", of("Qwen3Config", **GROUPED, head_dim=32, rope_parameters=ROPE), places),
     "seed_oss": Small("seed_oss", of("SeedOssConfig", **UNTIED, head_dim=32, rope_parameters=ROPE)),
     "smollm3": Small("smollm3", of("SmolLM3Config", **GROUPED, rope_parameters=ROPE), change=permuted),
     "stablelm": Small(
