@@ -141,7 +141,8 @@ def _held(
         return found if there is None or _seconds(there, rates) > _seconds(found, rates) else there
     at_best = replace(rates, operation_s=0.0, step_s=0.0, fused_step_s=0.0)
     if memory_bytes is None or all(
-        fused_seconds([item], at_best) >= item.part.decoded_bytes / rates.compute for item in inventory.items
+        fused_seconds([item], at_best) >= stages([item], _DECODED, at_best).compute
+        for item in inventory.items
     ):
         return whole
     found = _streamed(whole.inventory, rates, memory_bytes, host_memory_bytes)

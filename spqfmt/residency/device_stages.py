@@ -29,15 +29,14 @@ def is_fused(items: Sequence[Item], residency: Residency, rates: DeviceRates) ->
     if residency != "compressed":
         return False
     first = _stages_decoded_first(items, residency, rates)
-    moved = sum(item.sending.sent_bytes + 2 * item.part.decoded_bytes for item in items)
+    moved = sum(item.sending.sent_bytes + 2 * item.part.decoded_bytes for item in items) * _share(items)
     return fused_seconds(items, rates) < max(first.decode, first.compute, moved / rates.compute)
 
 
 def fused_seconds(items: Sequence[Item], rates: DeviceRates) -> float:
     """What products straight from all of these parts take, one for each tensor; infinity where one has none.
 
-    None is faster than the memory gives what is stored.
-    Experts have none: they are asked for, decoded, when a router has spoken.
+    None is faster than the memory gives what is stored. Of an expert it is that of a token on the average.
     """
     if rates.block_bytes < LEAST_FUSED_BLOCK_BYTES:
         return math.inf
@@ -45,18 +44,19 @@ def fused_seconds(items: Sequence[Item], rates: DeviceRates) -> float:
     stored: dict[int, int] = {}
     for item in items:
         own, number = item.sending.fused, id(item.part.record)
-        if own is None or not item.products or item.expert is not None:
+        if own is None or not item.products:
             return math.inf
         amounts.setdefault(number, []).append(own)
         stored[number] = stored.get(number, 0) + item.sending.sent_bytes
-    return sum(
+    seconds = sum(
         max(rates.seconds(_summed(of_tensor)), rates.seconds({"compute": stored[number]}))
         for number, of_tensor in amounts.items()
     )
+    return seconds * _share(items)
 
 
 def _stages_decoded_first(items: Sequence[Item], residency: Residency, rates: DeviceRates) -> Stages:
-    share = 1.0 if items[0].share is None else items[0].share
+    share = _share(items)
     loads = [item.sending for item in items]
     multiplied = [item.part for item in items if item.products]
     read = rates.seconds(_summed([load.read for load in loads])) if residency == "disk" else 0.0
@@ -67,6 +67,11 @@ def _stages_decoded_first(items: Sequence[Item], residency: Residency, rates: De
     n_products = len({id(part.record) for part in multiplied})
     compute += n_products * rates.operation_s
     return Stages(read * share, copy * share, decode * share, compute * share)
+
+
+def _share(items: Sequence[Item]) -> float:
+    """Of tokens, those that parts which go together are expected to be used for."""
+    return 1.0 if items[0].share is None else items[0].share
 
 
 def _summed(amounts: Sequence[Mapping[str, int]]) -> dict[str, int]:

@@ -1,9 +1,11 @@
 """Experts as parts of a device's plan: only those that were chosen are decoded, and the logits are those of the CPU."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import device_support
 import pytest
 import tiny
 import torch
@@ -11,6 +13,7 @@ import transformers
 from device_support import RATES, loaded_onto_device, logits_of
 
 import spqfmt
+from spqfmt.codecs.threads import blocks
 from spqfmt.loaders.device import SimulatedDevice
 from spqfmt.loaders.foreseen import ForeseenOrAsked, Slot, SlotState
 from spqfmt.loaders.packed.experts import PackedExperts
@@ -97,6 +100,37 @@ def test_logits_are_those_of_the_cpu_and_only_chosen_experts_are_decoded(
         assert len(chosen) <= TOP_K * N_LAYERS
         model.packed_weights.close()
     assert len(seen) > 1
+
+
+def test_experts_are_multiplied_straight_where_they_stay_compressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = transformers.MixtralConfig(
+        hidden_size=128, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4,
+        vocab_size=256, num_local_experts=2, num_experts_per_tok=1, max_position_embeddings=64,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]), tiny.quiet():
+        torch.manual_seed(0)
+        source = transformers.AutoModelForCausalLM.from_config(config).bfloat16()
+        source.save_pretrained(tmp_path)
+    with blocks(13):
+        spqfmt.pack(tmp_path, tmp_path / "m.spq", method="lossless", codec="rans")
+    monkeypatch.setattr(device_support, "RATES", replace(RATES, fused=1e12))
+    model, device = loaded_onto_device(tmp_path / "m.spq", 1 << 30, None, dtype="bfloat16")
+    plan = model.packed_weights.plan
+    experts = [part for part in plan.parts if part.item.expert is not None]
+    assert {(part.residency, part.fused) for part in experts} == {("compressed", True)}
+    for n_tokens, is_straight in ((1, True), (20, False)):
+        ids = torch.zeros(1, n_tokens, dtype=torch.int64)  # alike, so that one expert has all
+        expected = logits(source, ids)
+        begin = len(device.trace)
+        torch.testing.assert_close(logits(model, ids), expected, rtol=0.05, atol=0.02)
+        done = [d.label for d in device.trace[begin:] if ".experts." in d.label]
+        assert any(label.startswith("fused") for label in done) is is_straight
+        assert any(label.startswith("decode") for label in done) is not is_straight
+        if n_tokens == 1:
+            assert len(done) == 3
+    model.packed_weights.close()
 
 
 def test_stacks_are_decoded_where_they_are_asked_for(

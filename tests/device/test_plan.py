@@ -19,7 +19,7 @@ from spqfmt.records import Chunk, Chunks, PlaneChunk, Stream, TensorRecord
 from spqfmt.residency.blocks import with_blocks_of
 from spqfmt.residency.device import DeviceInventory, plan_device
 from spqfmt.residency.device_rates import ASSUMED, DEFAULT, DeviceRates, assumed_for
-from spqfmt.residency.device_stages import is_fused
+from spqfmt.residency.device_stages import is_fused, stages
 from spqfmt.residency.inventory import Expert, Inventory, Item, Load
 from spqfmt.residency.parts import Part
 from spqfmt.residency.plan import Plan
@@ -278,9 +278,17 @@ def test_parts_are_multiplied_straight_where_that_is_faster(rates: DeviceRates, 
 
 def test_parts_that_go_together_are_multiplied_straight_all_or_none() -> None:
     one = FUSED.items[0]
-    expert = replace(one, share=0.5, expert=Expert(0, 0))
-    for other in (ITEMS[1], expert, replace(one, products=False, lookups=True)):
+    for other in (ITEMS[1], replace(one, products=False, lookups=True)):
         assert not is_fused((one, other), "compressed", FREE)
+
+
+def test_an_expert_is_multiplied_straight_for_its_share_of_tokens() -> None:
+    expert = tuple(replace(item, share=0.25, expert=Expert(0, 0)) for item in FUSED.items[:3])
+    assert is_fused(expert, "compressed", FREE)
+    assert stages(expert, "compressed", FREE).compute == pytest.approx(3 * RAW / FREE.rans / 4)
+    # a launch of few blocks takes as long as one of them, and three of them longer than to decode all at once
+    slow = replace(FREE, step_s=1e-6, warps=1000, block_bytes=1 << 13)
+    assert not is_fused(expert, "compressed", slow)
 
 
 def test_a_plan_counts_with_the_blocks_of_the_file(write_tensors: Callable[..., Path]) -> None:

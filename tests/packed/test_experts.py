@@ -266,12 +266,12 @@ def routed(model: Any) -> list[set[tuple[int, int]]]:
     def watch(layer: int, experts: PackedExperts) -> None:
         inner = experts._in_turn
 
-        def in_turn(wanted: Any) -> Any:
+        def in_turn(wanted: Any, n_tokens: int) -> Any:
             wanted = list(wanted)
             if layer == 0:
                 passes.append(set())
             passes[-1].update((layer, expert) for expert in wanted)
-            return inner(wanted)
+            return inner(wanted, n_tokens)
 
         experts._in_turn = in_turn
 

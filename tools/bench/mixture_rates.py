@@ -107,14 +107,14 @@ def routed_bytes(model: Any) -> Iterator[list[int]]:
     noted: list[int] = []
     parts = model.packed_weights.plan.parts
 
-    def watch(experts: PackedExperts) -> Callable[[Any], Iterator[int]]:
+    def watch(experts: PackedExperts) -> Callable[[Any, int], Iterator[int]]:
         inner = experts._in_turn
         sizes = [sum(parts[n].item.part.stored_bytes for n in numbers) for numbers in experts._parts]
 
-        def in_turn(chosen: Any) -> Iterator[int]:
+        def in_turn(chosen: Any, n_tokens: int) -> Iterator[int]:
             wanted = list(chosen)
             noted.append(sum(sizes[expert] for expert in wanted))
-            return inner(wanted)
+            return inner(wanted, n_tokens)
 
         return in_turn
 

@@ -139,7 +139,8 @@ class _Token:
                 chosen = [p for p in pieces if (e := self._experts[p.record.name]) and e.number in numbers]
                 # The host waits for what the router says.
                 self._device.synchronize(self._device.record(Queue.COMPUTE))
-                self._pipeline.ask(list(dict.fromkeys(piece.group for piece in chosen)))
+                groups = dict.fromkeys(piece.group for piece in chosen)
+                self._pipeline.ask([group for group in groups if group not in self._fused])
             for piece in chosen:
                 reads: tuple[Memory, ...] = ()
                 amounts = fused_amounts(piece.record, piece.decoded_bytes)
@@ -185,10 +186,11 @@ def predict(plan: Plan, shape: Shape) -> Predicted:
     launches = sum(shares[piece.group] for piece in read)
     launches += sum(shares[n] * _launches(shipments[n]) for n in streamed)
     straight = [piece for piece in pieces if piece.group in fused]
-    host = launches * LAUNCH_S + 2 * len(straight) * STRAIGHT_LAUNCH_S + others_s(shape)
+    n_straight = sum(2 * shares[piece.group] for piece in straight)
+    host = launches * LAUNCH_S + n_straight * STRAIGHT_LAUNCH_S + others_s(shape)
     busy["host"] = host
     n_bytes = _memory_bytes(shipments, streamed, read, plan, shares=shares)
-    n_bytes += sum(shipments[n].payload_bytes for n in fused)
+    n_bytes += sum(shares[n] * shipments[n].payload_bytes for n in fused)
     busy["memory"] = n_bytes / rates.compute
     decoded = [shipments[n].decode_amounts.get("rans", 0) for n in streamed]
     decoded += [_symbols(piece) for piece in straight]

@@ -11,7 +11,7 @@ import torch
 from spqfmt.codecs.threads import lock_held_over_forks
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
-from spqfmt.kernels.device.fusing import FUSED_FLOATS
+from spqfmt.kernels.device.fusing import FUSED_FLOATS, MAX_FUSED_TOKENS
 from spqfmt.loaders.device.compute import Products
 from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.direct import DirectEngine, LookUp, direct_product, look_up
@@ -120,17 +120,24 @@ class DeviceWeights:
         """What `as_they_come` knows the parts of some tensors by: the groups that they are in."""
         return tuple(dict.fromkeys(piece.group for tensor in tensors for piece in self._pieces[tensor]))
 
-    def as_they_come(self, experts: Mapping[int, Sequence[int]]) -> Iterator[int]:
+    def as_they_come(self, experts: Mapping[int, Sequence[int]], n_tokens: int) -> Iterator[int]:
         """Give each of some experts, known by the numbers of its parts, those in memory first.
 
-        They are all asked for at once: the next ones are copied and decoded while one computes.
+        They are all asked for at once: the next ones are copied and decoded while one computes. Those that so few
+        tokens are multiplied by straight are not decoded.
         """
         soonest = self._pipeline.soonest
-        order = sorted(experts, key=lambda expert: max(map(soonest, experts[expert]), default=0))
-        if any(soonest(number) for numbers in experts.values() for number in numbers):
+        is_ready = self._pipeline.is_multiplied_straight if n_tokens <= MAX_FUSED_TOKENS else lambda _: False
+        wanted = {
+            expert: [number for number in numbers if soonest(number) and not is_ready(number)]
+            for expert, numbers in experts.items()
+        }
+        order = sorted(experts, key=lambda expert: max(map(soonest, wanted[expert]), default=0))
+        numbers = [number for expert in order for number in wanted[expert]]
+        if numbers:
             self._check_open()
             with self._lock:
-                self._pipeline.ask([number for expert in order for number in experts[expert]])
+                self._pipeline.ask(numbers)
         return iter(order)
 
     def multiply(

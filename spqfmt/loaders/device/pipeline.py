@@ -152,6 +152,10 @@ class Pipeline:
             slot = self._obtain(number)
         return slot.memory
 
+    def is_multiplied_straight(self, number: int) -> bool:
+        """Whether few tokens are planned to be multiplied by a group without decoding it."""
+        return number in self._fused
+
     def stored(self, piece: WeightPiece) -> tuple[Memory, FusedPlan] | None:
         """All that was sent of a piece's group, which stays, and how to multiply by the piece without decoding it.
 

@@ -146,7 +146,7 @@ class HostWeights:
         with using(self._context), self._lock:
             return matrix.values(lend, self._workspace, self.dtype)
 
-    def as_they_come(self, experts: Mapping[int, Sequence[int]]) -> Iterator[int]:
+    def as_they_come(self, experts: Mapping[int, Sequence[int]], n_tokens: int) -> Iterator[int]:
         """Give each of some experts, known by the numbers of its parts, when it can be computed, soonest first.
 
         What of them is on disk is asked for at once, and read while others are computed.

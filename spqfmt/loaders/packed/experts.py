@@ -57,9 +57,9 @@ class PackedExperts(Packed):
         else:
             self._act = self._apply_gate if self.has_gate else self.act_fn
 
-    def _in_turn(self, experts: Iterable[int]) -> Iterator[int]:
-        """Give these experts, each when it can be computed."""
-        return self.engine.as_they_come({expert: self._parts[expert] for expert in experts})
+    def _in_turn(self, experts: Iterable[int], n_tokens: int) -> Iterator[int]:
+        """Give these experts, each when it can be computed, with up to so many tokens."""
+        return self.engine.as_they_come({expert: self._parts[expert] for expert in experts}, n_tokens)
 
     def _factors(self, engine: Weights, name: str) -> tuple[tuple[Callable[..., torch.Tensor], ...], ...]:
         """For each expert the products whose outputs follow each other."""
@@ -174,7 +174,7 @@ class PackedExperts(Packed):
         n_tokens, top_k = top_k_index.shape
         found = torch.zeros(n_tokens * top_k, x.shape[-1], dtype=x.dtype, device=x.device)
         places = _places(top_k_index, self.place.n_experts)
-        for expert in self._in_turn(places):
+        for expert in self._in_turn(places, n_tokens):
             slots = places[expert]
             found[slots] = self._expert(expert, x if n_tokens == 1 else x[slots // top_k])
         if self.has_post_expert_norm:
@@ -187,7 +187,7 @@ class PackedExperts(Packed):
         given = x.view(self.place.n_experts, -1, x.shape[-1])
         some = (given != 0).any(-1)
         out = torch.zeros_like(given)
-        for expert in self._in_turn(some.any(-1).nonzero()[:, 0].tolist()):
+        for expert in self._in_turn(some.any(-1).nonzero()[:, 0].tolist(), given.shape[1]):
             tokens = some[expert].nonzero()[:, 0]
             out[expert, tokens] = self._expert(expert, given[expert, tokens])
         return out.view(-1, x.shape[-1])

@@ -69,8 +69,11 @@ class Weights(Protocol):
         """What `as_they_come` knows the parts of some tensors by."""
         ...
 
-    def as_they_come(self, experts: Mapping[int, Sequence[int]]) -> Iterator[int]:
-        """Give each of some experts, known by the numbers of its parts, when it can be computed, soonest first."""
+    def as_they_come(self, experts: Mapping[int, Sequence[int]], n_tokens: int) -> Iterator[int]:
+        """Give each of some experts, known by the numbers of its parts, when it can be computed, soonest first.
+
+        Each is computed for up to `n_tokens` tokens.
+        """
         ...
 
     def look_up(self, tensor: str, ids: torch.Tensor) -> torch.Tensor:
