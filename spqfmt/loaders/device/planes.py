@@ -51,12 +51,13 @@ def with_low_bytes(part: Part, jobs: Jobs) -> list[ChunkJob] | None:
 
     Targets are counted from the part's first byte.
     """
-    given: list[ChunkJob | ZstdFrames] = [*jobs.chunks, *jobs.zstd]
-    by_target = {job.out_offset: job for job in given}
+    if part.scratch_bytes:
+        return None
+    by_target = {job.out_offset: job for job in jobs.chunks}
     found = []
-    for merge in part.merges:
-        own = [by_target[merge.scratch_offset + plane * (merge.n_bytes // 2)] for plane in range(2)]
-        beside = None if part.scratch_bytes else _beside(own, merge.out_offset)
+    for merge in filter(lambda merge: merge.n_bytes, part.merges):
+        low, high = (by_target[merge.scratch_offset + plane * merge.n_bytes // 2] for plane in range(2))
+        beside = _beside([low, high], merge.out_offset)
         if beside is None:
             return None
         found.append(beside)
