@@ -70,7 +70,7 @@ def _stages_decoded_first(items: Sequence[Item], residency: Residency, rates: De
 
 
 def _share(items: Sequence[Item]) -> float:
-    """Of tokens, those that parts which go together are expected to be used for."""
+    """The part of all tokens that parts which go together are expected to be used for."""
     return 1.0 if items[0].share is None else items[0].share
 
 
