@@ -9,7 +9,9 @@ from spqfmt.importers._gguf_models import Facts
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 SIGMOID, _NONE = 2, (None, 0, 1)
 _SOFTMAX = 1
-_BY_SIGMOID = {"glm4moe", "lfm2moe", "llama4", "minimax-m2"}
+_BY_SIGMOID = {"glm4moe", "lfm2moe", "llama4", "minimax-m2", "nemotron_h_moe"}
+_GROUPED = {"deepseek2", "nemotron_h_moe"}
+"""Those whose experts may be in groups, and weighed by a factor."""
 _NORMED = {"ernie4_5-moe", "lfm2moe", "minimax-m2", "qwen3moe", "qwen3next", "qwen3vlmoe", "qwen35moe"}
 
 
@@ -28,10 +30,10 @@ def check_meaning(facts: Facts) -> None:
         and (
             by not in (_SOFTMAX, SIGMOID) if is_latent else is_sigmoid != (facts.architecture in _BY_SIGMOID)
         ),
-        "expert_group_count": not is_latent and said("expert_group_count") not in _NONE,
+        "expert_group_count": facts.architecture not in _GROUPED and said("expert_group_count") not in _NONE,
         "expert_weights_norm": norm is False and facts.architecture in _NORMED,
         "expert_weights_scale": said("expert_weights_scale") not in _NONE
-        and not (is_latent or facts.architecture == "glm4moe"),
+        and facts.architecture not in {"glm4moe", *_GROUPED},
         "rope.scaling.attn_factor": said("rope.scaling.type") == "yarn"
         and said("rope.scaling.attn_factor") not in _NONE,
     }

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from spqfmt.importers._gguf_changes import AS_STORED, Change, minus_one
-from spqfmt.importers._gguf_mixtures import qwen3_moe_config
+from spqfmt.importers._gguf_mixtures import qwen2_moe_config, qwen3_moe_config
 from spqfmt.importers._gguf_models import Config, Facts, head_size, next_layers, partial_rope
 from spqfmt.importers._gguf_reader import GgufTensor
 
@@ -50,6 +50,17 @@ def delta_net_config(facts: Facts) -> Config:
         "num_hidden_layers": n_layers,
         "rope_parameters": rope,
     }
+
+
+def qwen35_config(facts: Facts, tensors: Mapping[str, GgufTensor]) -> Config:
+    """What the metadata say beyond the usual. Raises ValueError for what they lack."""
+    # Of Mamba, whose keys these are, the inner size is another one.
+    return delta_net_config(facts) | {"intermediate_size": facts.count("feed_forward_length")}
+
+
+def qwen35_moe_config(facts: Facts, tensors: Mapping[str, GgufTensor]) -> Config:
+    """What the metadata say beyond the usual. Raises ValueError for what they lack."""
+    return qwen2_moe_config(facts, tensors) | delta_net_config(facts)
 
 
 def _sections(facts: Facts) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spqfmt.importers._gguf_mixtures import dense_layers
+from spqfmt.importers._gguf_mixtures import dense_layers, expert_groups
 from spqfmt.importers._gguf_models import Config, Facts, next_layers, rope
 from spqfmt.importers._gguf_reader import GgufTensor
 
@@ -23,14 +23,14 @@ def deepseek2_config(facts: Facts, tensors: Mapping[str, GgufTensor]) -> Config:
         raise ValueError(
             f"{facts.architecture}.expert_weights_norm is true with a softmax, which transformers' model has not"
         )
-    n_groups, n_used = _groups(facts)
+    n_groups, n_used = expert_groups(facts)
     limited = {"topk_method": "group_limited_greedy", "n_group": n_groups, "topk_group": n_used}
     return _latent(facts) | (limited if n_groups > 1 else {"topk_method": "greedy"})
 
 
 def deepseek3_config(facts: Facts, tensors: Mapping[str, GgufTensor]) -> Config:
     """What the metadata say of V3, whose router is a sigmoid. Raises ValueError for what they lack."""
-    n_groups, n_used = _groups(facts)
+    n_groups, n_used = expert_groups(facts)
     return _latent(facts) | {
         "n_group": n_groups,
         "norm_topk_prob": bool(facts.metadata.get(f"{facts.architecture}.expert_weights_norm", False)),
@@ -94,15 +94,3 @@ def _rope(facts: Facts) -> Config:
         scale = facts.number("rope.scaling.yarn_log_multiplier", 0.0) * _FROM_LOG
         parameters |= {"mscale": scale, "mscale_all_dim": scale} if scale else {"attention_factor": 1.0}
     return parameters
-
-
-def _groups(facts: Facts) -> tuple[int, int]:
-    """Groups of experts, and how many of them a token may choose from."""
-    n = facts.count("expert_group_count", 1)
-    n_used = facts.count("expert_group_used_count", n)
-    if n_used > n or facts.count("expert_count") % n:
-        raise ValueError(
-            f"{facts.architecture}.expert_group_count is {n}, which does not go with {facts.count('expert_count')} "
-            f"experts, of {n_used} groups for a token"
-        )
-    return n, n_used

@@ -137,14 +137,19 @@ def lfm2_moe_config(facts: Facts, tensors: Tensors) -> Config:
     }
 
 
-def granite_hybrid_config(facts: Facts, tensors: Tensors) -> Config:
-    """What the metadata say of state spaces, attention and experts. Raises ValueError for what they lack."""
-    n_layers, inner = facts.count("block_count"), facts.count("ssm.inner_size")
-    is_attention = [f"blk.{layer}.attn_q.weight" in facts.shapes for layer in range(n_layers)]
+def key_heads(facts: Facts) -> int:
+    """Heads of keys of the layers that have some. Raises ValueError for no number, or list of numbers."""
     keys = facts.metadata.get(f"{facts.architecture}.attention.head_count_kv")
     heads = keys if isinstance(keys, list) else [keys]
     if not heads or not all(type(n) is int for n in heads) or max(heads) < 1:
         raise ValueError(f"{facts.architecture}.attention.head_count_kv is no number for each layer")
+    return int(max(heads))
+
+
+def granite_hybrid_config(facts: Facts, tensors: Tensors) -> Config:
+    """What the metadata say of state spaces, attention and experts. Raises ValueError for what they lack."""
+    n_layers, inner = facts.count("block_count"), facts.count("ssm.inner_size")
+    is_attention = [f"blk.{layer}.attn_q.weight" in facts.shapes for layer in range(n_layers)]
     n_heads = facts.count("ssm.time_step_rank")
     gate = next((n for n in ("ffn_gate_shexp", "ffn_gate") if f"blk.0.{n}.weight" in facts.shapes), "")
     has_rope = facts.metadata.get(f"{facts.architecture}.rope.scaling.finetuned", False)
@@ -162,7 +167,7 @@ def granite_hybrid_config(facts: Facts, tensors: Tensors) -> Config:
         "mamba_n_groups": facts.count("ssm.group_count"),
         "mamba_n_heads": n_heads,
         "mamba_proj_bias": False,
-        "num_key_value_heads": max(heads),
+        "num_key_value_heads": key_heads(facts),
         "num_local_experts": int(facts.number("expert_count", 0)),
         "position_embedding_type": "rope" if has_rope else None,
         "rope_parameters": whole_rope(facts) if has_rope else rope(facts),
@@ -175,6 +180,18 @@ def granite_hybrid_change(name: str, shape: tuple[int, ...], config: Config) -> 
     if name.endswith(".A_log"):
         return Change(values=lambda stored: (-stored).log())
     return rotary(name, shape, config)
+
+
+def expert_groups(facts: Facts) -> tuple[int, int]:
+    """Groups of experts, and how many of them a token may choose from. Raises ValueError for others."""
+    n = facts.count("expert_group_count", 1)
+    n_used = facts.count("expert_group_used_count", n)
+    if n_used > n or facts.count("expert_count") % n:
+        raise ValueError(
+            f"{facts.architecture}.expert_group_count is {n}, which does not go with {facts.count('expert_count')} "
+            f"experts, of {n_used} groups for a token"
+        )
+    return n, n_used
 
 
 def dense_layers(facts: Facts) -> int:

@@ -113,6 +113,7 @@ def test_experts_of_mxfp4(tmp_path: Path) -> None:
         "gemma4",
         "gemma4_experts",
         "deepseek3",
+        "nemotron_h_moe",
         "qwen3next",
     ],
 )
@@ -371,6 +372,19 @@ def says(key: str, value: object) -> Edit:
             "deepseek2.attention.value_length_mla",
             32,
             "tensor blk.0.attn_v_b.weight has the shape",
+        ),
+        ("nemotron_h", "nemotron_h.ssm.inner_size", 100, "nemotron_h.ssm.inner_size is no multiple of"),
+        (
+            "nemotron_h",
+            "nemotron_h.attention.head_count_kv",
+            [0, 0, 0, 0],
+            "nemotron_h.attention.head_count_kv is no number for each layer",
+        ),
+        (
+            "nemotron_h_moe",
+            "nemotron_h_moe.expert_shared_feed_forward_length",
+            32,
+            "tensor blk.1.ffn_down_shexp",
         ),
         ("qwen35", "qwen35.ssm.group_count", 4, "qwen35.ssm.time_step_rank is no multiple of"),
         ("qwen35", "qwen35.ssm.inner_size", 96, "tensor blk.0.ssm_conv1d.weight has 320 rows"),

@@ -202,6 +202,29 @@ def gemma4_parts(name: str, value: Any) -> list[tuple[str, Any]]:
     return [(f"{name}.weight" if bare else name, value)]
 
 
+def nemotron_hybrid(name: str, value: Any, config: Any) -> Any:
+    """A as its exponential, it and D as columns, the norm by groups."""
+    if name.endswith(("A_log", "mixer.D")):
+        with np.errstate(over="ignore"):  # of numbers that say where a value went
+            return (-np.exp(value) if name.endswith("A_log") else value).reshape(-1, 1)
+    if name.endswith("mixer.norm.weight"):
+        return value.reshape(config.n_groups, -1)
+    return value.squeeze() if "conv1d.weight" in name else value
+
+
+def nemotron_hybrid_parts(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Name the step's bias, the correction of the router and experts as ggml does."""
+    layer, _, rest = name.removeprefix("backbone.layers.").partition(".mixer.")
+    names = {
+        "dt_bias": "ssm_dt.bias",
+        "gate.e_score_correction_bias": "exp_probs_b.bias",
+        "experts.up_proj": "ffn_up_exps.weight",
+        "experts.down_proj": "ffn_down_exps.weight",
+    }
+    rest = rest.removesuffix(".weight") if rest.startswith("experts.") else rest
+    return [(f"blk.{layer}.{names[rest]}", value)] if rest in names else [(name, value)]
+
+
 def granite_hybrid_parts(name: str, value: Any) -> list[tuple[str, Any]]:
     """Split gate and up, of experts and of what all tokens take, and name the step's bias as ggml does."""
     if name.endswith("shared_mlp.input_linear.weight"):

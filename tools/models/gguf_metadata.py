@@ -153,6 +153,39 @@ def granite_hybrid_metadata(writer: gguf.GGUFWriter, config: Any) -> None:
         writer.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
 
 
+def nemotron_hybrid_metadata(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write what each layer is, the sizes of the state spaces, and those of experts where there are some."""
+    kinds, prefix = config.layers_block_type, writer.arch
+    writer.kv_data[0].pop(f"{prefix}.attention.head_count_kv")
+    writer.kv_data[0].pop(f"{prefix}.feed_forward_length")
+    writer.kv_data[0].pop(f"{prefix}.expert_count", None)
+    writer.kv_data[0].pop(f"{prefix}.expert_used_count", None)
+    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+    writer.add_head_count_kv(
+        [config.num_key_value_heads if kind == "full_attention" else 0 for kind in kinds]
+    )
+    sizes = {"mlp": config.intermediate_size, "moe": config.moe_intermediate_size}
+    writer.add_feed_forward_length([sizes.get(kind, 0) for kind in kinds])
+    writer.add_ssm_conv_kernel(config.conv_kernel)
+    writer.add_ssm_state_size(config.ssm_state_size)
+    writer.add_ssm_group_count(config.n_groups)
+    writer.add_ssm_inner_size(config.mamba_num_heads * config.mamba_head_dim)
+    writer.add_ssm_time_step_rank(config.mamba_num_heads)
+    writer.add_rope_dimension_count(config.head_dim)
+    if "moe" in kinds:
+        writer.add_expert_count(config.n_routed_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+        writer.add_expert_shared_feed_forward_length(config.moe_shared_expert_intermediate_size)
+        writer.add_expert_shared_count(config.n_shared_experts)
+        writer.add_expert_weights_norm(config.norm_topk_prob)
+        writer.add_expert_weights_scale(config.routed_scaling_factor)
+        writer.add_expert_group_count(config.n_group)
+        writer.add_expert_group_used_count(config.topk_group)
+        if config.moe_latent_size:
+            writer.add_moe_latent_size(config.moe_latent_size)
+
+
 def cohere(writer: gguf.GGUFWriter, config: Any) -> None:
     """Write the scale of logits, and windows where there are some."""
     writer.add_logit_scale(config.logit_scale)

@@ -141,6 +141,22 @@ GRANITE_HYBRID = {
     "shared_intermediate_size": 96,
     "position_embedding_type": None,
 }
+NEMOTRON_HYBRID = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": CONTEXT,
+    "ssm_state_size": 16,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 16,
+    "n_groups": 2,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
 FALCON = {**DENSE, "ffn_hidden_size": 256, "intermediate_size": 256}
 KEYS = 32
 """Columns of a head's keys that are not turned, where keys come out of a latent vector."""
