@@ -1,11 +1,14 @@
 // What the core does over threads, called by several threads at once on the same inputs, for ThreadSanitizer: jobs with and
-// without checksums, dequantizing, products, turns, narrow codes and norms give what one thread alone gives, while another
+// without checksums, dequantizing, products alone and of a crew, turns, narrow codes and norms give what one thread alone gives, while another
 // thread changes the process's kernels. `make sanitize-threads` runs it twice: with threads that are started, and with a team,
 // for which this program brings the entry of OpenMP's runtimes (team.hpp), since theirs are not made for ThreadSanitizer.
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
@@ -18,6 +21,7 @@
 #include "multiply.hpp"
 #include "narrow.hpp"
 #include "norm.hpp"
+#include "team.hpp"
 #include "turn.hpp"
 #include "wire.hpp"
 
@@ -178,6 +182,23 @@ int main(int n_arguments, char** arguments) {
          Bytes y(kTokens * kColumns * 4);
          root_mean_square({x.data(), FloatType::f32}, kTokens, kColumns, {row.data(), 1e-6f, 0, false}, y.data(), n);
          return y;
+       }},
+      {"loops of a crew",
+       [&](size_t n) {
+         Bytes y(2 * kTokens * kRows * 4), first(kTokens * kRows * 4);
+         std::string said;
+         try {
+           with_crew(n, [&] {
+             for (size_t i = 0; i < 2; i++) {
+               multiply({of}, i == 0 ? nullptr : &groups, first, n);
+               std::copy(first.begin(), first.end(), y.begin() + static_cast<std::ptrdiff_t>(i * first.size()));
+             }
+             throw std::runtime_error("done");
+           });
+         } catch (const std::runtime_error& error) {
+           said = error.what();
+         }
+         return said == "done" ? y : Bytes();
        }},
   };
   std::vector<Bytes> alone;

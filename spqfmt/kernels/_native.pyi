@@ -147,6 +147,35 @@ class CodeMatrices:
         /,
     ) -> None: ...
 
+class TokenLayer:
+    def __init__(
+        self,
+        norms: tuple[tuple[int, float, float, bool] | None, ...],
+        norms_heads: bool,
+        products: tuple[tuple[CodeMatrices, tuple[int, ...], bool], ...],
+        gate: int,
+        n_heads: int,
+        n_shared: int,
+        key_size: int,
+        value_size: int,
+        scale: float,
+        rotary: int,
+    ) -> None: ...
+
+def step_layers(
+    layers: list[TokenLayer],
+    x: int,
+    float_type: int,
+    n_texts: int,
+    cos: int,
+    sin: int,
+    caches: list[int],
+    copies: int,
+    outputs: list[int],
+    n_threads: int,
+    /,
+) -> None: ...
+def same_bytes(a: int, b: int, n: int, /) -> bool: ...
 def root_mean_square(
     x: int,
     float_type: int,

@@ -27,3 +27,23 @@ x [tokens, heads, size] in place, cos and sin [tokens, rotary]. Each product and
 
 gate_values = _native.gate_values
 """(gate, up, type, form, n): gate = f(gate) * up in place, f's result rounded to the type before."""
+
+TokenLayer = _native.TokenLayer
+"""(norms, norms_heads, products, gate, n_heads, n_shared, key_size, value_size, scale, rotary): a decoder's layer.
+
+h = x + after_attention(o(attend(q, k, v of before_attention(x)))), y = h + after_network(down(f(gate) * up of
+before_network(h))). `norms`: those four, then of q and of k, (weight's address, epsilon, offset, rounds_first) as
+root_mean_square has them, or None. `products`: those of q, k and v, of o, of gate and up, of down, each (the native
+CodeMatrices, which it keeps, address and type of each matrix's bias one after the other, rounds). ValueError: they do
+not fit together."""
+
+step_layers = _native.step_layers
+"""(layers, x, type, n_texts, cos, sin, caches, copies, outputs, n_threads): layers one after the other.
+
+x [texts, hidden] is one token of each text, cos and sin are [texts, rotary]. `caches`: (keys, values, room, n_tokens)
+of each layer, keys and values [texts, heads, room, size], of which n_tokens < room are there: the next one is written.
+`outputs` are addresses of what each layer gives, [texts, hidden]; `copies` [layers, texts, hidden] has all of it, too.
+The same bits as by the functions above, one by one."""
+
+same_bytes = _native.same_bytes
+"""(a, b, n): whether n bytes are the same."""

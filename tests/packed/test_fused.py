@@ -8,16 +8,15 @@ import pytest
 import tiny
 import torch
 import transformers
+from fused_models import BASE, HEADS, both, called, logits, packed, taken
 from torch import nn
 from transformers import DynamicCache
 
 import spqfmt
-from spqfmt.loaders.packed.fused import SWITCH, gates, siblings
+from spqfmt.loaders.packed.fused import gates, siblings
 from spqfmt.loaders.packed.fused.trial import computes_the_same
 from spqfmt.models.caches import cache_name
 
-BASE = dict(tiny._LLAMA)
-HEADS = {"head_dim": 24}
 # Family: its config, and how many of its two layers' attentions and networks are taken.
 FAMILIES: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "llama": ("LlamaConfig", {}, 2, 2),
@@ -34,47 +33,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "cohere, turns neighbours": ("CohereConfig", {}, 0, 2),
     "phi3, merged": ("Phi3Config", {}, 0, 0),
 }
-
-
-def packed(folder: Path, config: Any) -> Path:
-    with torch.random.fork_rng(devices=[]), tiny.quiet():
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(config).bfloat16()
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.3)
-        model.save_pretrained(folder)
-    spqfmt.pack(folder, folder / "m.spq", method="rtn")
-    return folder / "m.spq"
-
-
-def both(path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str | None = None) -> tuple[Any, Any]:
-    fused, _ = spqfmt.load_model(path, packed=True, dtype=dtype)
-    with monkeypatch.context() as patch:
-        patch.setenv(SWITCH, "0")
-        plain, _ = spqfmt.load_model(path, packed=True, dtype=dtype)
-    return fused, plain
-
-
-def called(model: Any, ids: torch.Tensor | None, cache: Any, **options: Any) -> Any:
-    return model(ids, **{cache_name(model): cache}, **options)
-
-
-def logits(model: Any, n_texts: int = 2, **options: Any) -> torch.Tensor:
-    """Of a prompt, and of some tokens after it one by one: [texts, tokens, vocabulary]."""
-    ids = torch.arange(n_texts * 12).view(n_texts, 12) % 200 + 3
-    cache = DynamicCache(config=model.config)
-    parts = ids[:, :6], *(ids[:, i : i + 1] for i in range(6, 12))
-    with torch.inference_mode():
-        return torch.cat([called(model, part, cache, **options).logits.float() for part in parts], 1)
-
-
-def taken(model: nn.Module) -> Counter[str]:
-    return Counter(
-        type(module).__mro__[1].__module__.rpartition(".")[2]
-        for module in model.modules()
-        if hasattr(module, "_form")
-    )
 
 
 @pytest.mark.filterwarnings("ignore")

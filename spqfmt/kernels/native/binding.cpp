@@ -165,6 +165,7 @@ NB_MODULE(_native, m) {
   bind_narrow(m);
   bind_multiply(m);
   bind_attention(m);
+  bind_layers(m);
   bind_norm(m);
   bind_rate(m);
 }

@@ -8,6 +8,7 @@ namespace spqfmt {
 void bind_blocks(nanobind::module_& m);
 void bind_dequantize(nanobind::module_& m);
 void bind_json(nanobind::module_& m);
+void bind_layers(nanobind::module_& m);
 void bind_multiply(nanobind::module_& m);
 void bind_narrow(nanobind::module_& m);
 void bind_attention(nanobind::module_& m);

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "binding.hpp"
+#include "binding_multiply.hpp"
 #include "binding_narrow.hpp"
 #include "bitstream.hpp"
 #include "checked.hpp"
@@ -270,6 +271,17 @@ class CodeMatrices {
                      rounds ? Rounding::few : Rounding::none, n_threads);
   }
 
+  std::vector<RowsProduct> with_biases(const nb::tuple& biases) const {
+    require(biases.size() == 2 * matrices_.size(), "biases are not two numbers for each matrix");
+    std::vector<RowsProduct> products = products_;
+    for (size_t i = 0; i < products.size(); i++) {
+      products[i].outputs = matrices_[i]->outputs_at(0, 0, 0, nb::cast<uintptr_t>(biases[2 * i]), nb::cast<unsigned>(biases[2 * i + 1]));
+    }
+    return products;
+  }
+
+  size_t n_columns() const { return matrices_[0]->n_columns(); }
+
  private:
   std::vector<nb::object> kept_;
   std::vector<const CodeMatrix*> matrices_;
@@ -278,6 +290,12 @@ class CodeMatrices {
 };
 
 }  // namespace
+
+std::vector<RowsProduct> products_of(nb::handle matrices, const nb::tuple& biases) {
+  return nb::cast<const CodeMatrices&>(matrices).with_biases(biases);
+}
+
+size_t n_columns_of(nb::handle matrices) { return nb::cast<const CodeMatrices&>(matrices).n_columns(); }
 
 void bind_multiply(nb::module_& m) {
   nb::class_<CodeMatrix>(m, "CodeMatrix")

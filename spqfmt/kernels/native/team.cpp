@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
+#include <thread>
 
 #include "bitstream.hpp"
+#include "crew.hpp"
 #include "dispatch.hpp"
 #include "parallel.hpp"
 
@@ -17,6 +20,8 @@ namespace {
 // Waking a thread that waits costs some microseconds, starting one some ten.
 constexpr size_t kTeamProducts = size_t{1} << 15;
 constexpr size_t kStartedProducts = size_t{1} << 20;
+// A thread of a crew takes a run some hundred nanoseconds after it is offered.
+constexpr size_t kCrewProducts = size_t{1} << 13;
 // Runs for each thread: so many that one which is held up does not hold up all.
 constexpr size_t kRunsPerThread = 4;
 // Kernels take rows by fours.
@@ -45,6 +50,10 @@ Parallel team() {
   return nullptr;
 #endif
 }
+
+// The crew of the calling thread's work, and how many threads it has at most.
+thread_local Crew* crew = nullptr;
+thread_local size_t crew_threads = 1;
 
 // How many threads the system was asked for, and started, for the calling thread's team.
 thread_local size_t asked = 1, found = 1;
@@ -84,6 +93,12 @@ void on_team(size_t n_threads, const std::function<void()>& work) {
 
 void over_rows(size_t n_rows, size_t row_products, size_t n_threads, const std::function<void(size_t, size_t)>& rows) {
   if (n_rows == 0 || row_products == 0) return;
+  if (crew != nullptr) {
+    const size_t fewest = ceil_div(kCrewProducts, row_products);
+    const size_t length = round_up(std::max(fewest, ceil_div(n_rows, crew_threads * kRunsPerThread)), kRowStep);
+    crew->over_rows(n_rows, length, rows);
+    return;
+  }
   const size_t least = ceil_div(team() != nullptr ? kTeamProducts : kStartedProducts, row_products);
   n_threads = team_size(n_threads, n_rows, least, least);
   if (n_threads == 1) {
@@ -95,6 +110,33 @@ void over_rows(size_t n_rows, size_t row_products, size_t n_threads, const std::
   on_team(n_threads, [&] {
     for (size_t begin; (begin = next.fetch_add(length)) < n_rows;) rows(begin, std::min(n_rows, begin + length));
   });
+}
+
+void with_crew(size_t n_threads, const std::function<void()>& work) {
+  n_threads = std::min(n_threads, usable_threads());
+  if (n_threads <= 1 || crew != nullptr) {
+    work();
+    return;
+  }
+  Crew own;
+  std::exception_ptr error;
+  const std::thread::id caller = std::this_thread::get_id();
+  on_team(n_threads, [&] {
+    if (std::this_thread::get_id() != caller) {
+      own.help();
+      return;
+    }
+    crew = &own;
+    crew_threads = n_threads;
+    try {
+      work();
+    } catch (...) {  // not through the runtime's frames
+      error = std::current_exception();
+    }
+    crew = nullptr;
+    own.dismiss();
+  });
+  if (error) std::rethrow_exception(error);
 }
 
 bool disband_team() {

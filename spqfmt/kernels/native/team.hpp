@@ -23,6 +23,10 @@ void on_team(size_t n_threads, const std::function<void()>& work);
 // `row_products` is the work of one row in multiplications, from which the length of a run follows. `rows` must not throw.
 void over_rows(size_t n_rows, size_t row_products, size_t n_threads, const std::function<void(size_t, size_t)>& rows);
 
+// Calls work() on the calling thread. Up to n_threads - 1 others wait busily meanwhile, and take part in each over_rows that it
+// calls: one meeting for many small loops, none of which waits for a thread that is not there. work() may throw.
+void with_crew(size_t n_threads, const std::function<void()>& work);
+
 // Called before a fork by the thread that forks. False: the runtime cannot part with its team.
 bool disband_team();
 

@@ -22,7 +22,7 @@ from spqfmt.loaders.device.seam import Device, Memory
 from spqfmt.loaders.device.sides import DeviceSides, change_bytes, device_side_bytes, put_sides
 from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.room import Room
-from spqfmt.loaders.packed.weights import DirectProduct, DirectProducts
+from spqfmt.loaders.packed.weights import DirectProduct, DirectProducts, NativeProducts
 from spqfmt.records import TensorRecord
 from spqfmt.residency.plan import Plan
 from spqfmt.residency.sides import read_sides
@@ -163,6 +163,10 @@ class DeviceWeights:
 
     def direct_products(self, tensors: Sequence[str], *, rounds: bool) -> DirectProducts | None:
         """None: each is a launch of its own."""
+        return None
+
+    def native_products(self, matrices: Sequence[str]) -> NativeProducts | None:
+        """None: they are not on the host."""
         return None
 
     def multiply_transposed(self, tensor: str, y: torch.Tensor) -> torch.Tensor:

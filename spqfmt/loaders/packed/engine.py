@@ -11,14 +11,15 @@ from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.kernels import backend
 from spqfmt.kernels.context import current, using
+from spqfmt.kernels.multiply import CodeMatrices
 from spqfmt.kernels.pages import allocate
 from spqfmt.loaders.packed.buffers import View, lent
 from spqfmt.loaders.packed.direct import direct_product, direct_products
 from spqfmt.loaders.packed.room import Room
 from spqfmt.loaders.packed.store import Store
 from spqfmt.loaders.packed.streams import Streams
-from spqfmt.loaders.packed.weights import DirectProduct, DirectProducts
-from spqfmt.loaders.schemes.base import HostMatrix, TakesNarrow
+from spqfmt.loaders.packed.weights import DirectProduct, DirectProducts, NativeProducts
+from spqfmt.loaders.schemes.base import HostMatrix, TakesNarrow, WholeProduct
 from spqfmt.loaders.schemes.registry import PRODUCTS
 from spqfmt.residency.parts import Part
 from spqfmt.residency.plan import Plan
@@ -118,10 +119,16 @@ class HostWeights:
 
     def direct_products(self, matrices: Sequence[HostMatrix], *, rounds: bool) -> DirectProducts | None:
         """`direct_product` with some matrices whose inputs are the same; None where one has none."""
-        wholes = [whole for matrix in matrices if (whole := matrix.whole_product) is not None]
-        if len(wholes) < len(matrices):
+        wholes = _wholes(matrices)
+        return None if wholes is None else direct_products(wholes, self.dtype, self._context, rounds=rounds)
+
+    def native_products(self, matrices: Sequence[HostMatrix]) -> NativeProducts | None:
+        """What `direct_products` multiplies by."""
+        wholes = _wholes(matrices)
+        if wholes is None:
             return None
-        return direct_products(wholes, self.dtype, self._context, rounds=rounds)
+        pairs = [(whole.matrix, whole.codes) for whole in wholes]
+        return NativeProducts(CodeMatrices(pairs), self.dtype, self._context)
 
     def multiply_transposed(self, matrix: HostMatrix, y: torch.Tensor) -> torch.Tensor:
         """`y` [..., rows] times a tensor's matrix, not transposed: [..., columns] in y's dtype."""
@@ -195,6 +202,11 @@ class HostWeights:
         if self._streams is None or not self._finalizer.alive:
             raise SpqError("the model was closed")
         return self._streams
+
+
+def _wholes(matrices: Sequence[HostMatrix]) -> list[WholeProduct] | None:
+    wholes = [whole for matrix in matrices if (whole := matrix.whole_product) is not None]
+    return wholes if len(wholes) == len(matrices) else None
 
 
 def _close(streams: Streams | None, files: ExitStack) -> None:

@@ -1,11 +1,13 @@
 """What packed modules compute with."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import nn
 
+from spqfmt.kernels.context import Context
+from spqfmt.kernels.multiply import CodeMatrices
 from spqfmt.loaders.packed.room import Room
 
 DirectProduct: TypeAlias = Callable[[torch.Tensor, nn.Parameter | None], torch.Tensor | None]
@@ -15,6 +17,16 @@ DirectProducts: TypeAlias = Callable[
     [torch.Tensor, Sequence[nn.Parameter | None]], Sequence[torch.Tensor] | None
 ]
 """(x, biases): the products with some matrices in one native call, or None likewise."""
+
+
+class NativeProducts(NamedTuple):
+    """Some matrices whose inputs are the same, for whoever computes more than their products in a native call."""
+
+    matrices: CodeMatrices
+    dtype: torch.dtype
+    """That of inputs and outputs."""
+    context: Context
+    """With which they are multiplied: whoever has one of his own computes otherwise."""
 
 
 class Weights(Protocol):
@@ -59,6 +71,10 @@ class Weights(Protocol):
 
     def direct_products(self, matrices: Sequence[Any], *, rounds: bool) -> DirectProducts | None:
         """`direct_product` with some matrices whose inputs are the same."""
+        ...
+
+    def native_products(self, matrices: Sequence[Any]) -> NativeProducts | None:
+        """What `direct_products` multiplies by."""
         ...
 
     def multiply_transposed(self, matrix: Any, y: torch.Tensor) -> torch.Tensor:

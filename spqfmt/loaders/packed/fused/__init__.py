@@ -10,6 +10,7 @@ from torch import nn
 
 from spqfmt.loaders.packed.fused.attentions import fuse_attentions
 from spqfmt.loaders.packed.fused.gates import fuse_gates
+from spqfmt.loaders.packed.fused.layers import fuse_layers
 from spqfmt.loaders.packed.fused.norms import fuse_norms
 
 SWITCH: Final = "SPQFMT_FUSE"
@@ -20,4 +21,4 @@ def fuse(model: nn.Module) -> int:
     """Let modules with packed weights on the CPU compute natively from now on, unless SPQFMT_FUSE is 0. How many do."""
     if os.environ.get(SWITCH) == "0":
         return 0
-    return fuse_norms(model) + fuse_gates(model) + fuse_attentions(model)
+    return fuse_norms(model) + fuse_gates(model) + fuse_attentions(model) + fuse_layers(model)

@@ -79,10 +79,15 @@ def _is_plain(module: FusedAttention, named: dict[str, Any]) -> bool:
         or getattr(module.config, "_attn_implementation", None) != KIND
     ):
         return False
+    return has_idle_names(named, cache) and is_only_called(module, module._form.children)
+
+
+def has_idle_names(named: dict[str, Any], cache: str) -> bool:
+    """Whether nothing is asked for but one token's attention to what the argument `cache` is."""
     for name, value in named.items():
         if name not in _TAKEN and name not in _IDLE and (name not in _FALSE or value) and name != cache:
             return False
-    return is_only_called(module, module._form.children)
+    return True
 
 
 def _candidates(module: nn.Module) -> Iterator[AttentionForm]:

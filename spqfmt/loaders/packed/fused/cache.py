@@ -10,7 +10,7 @@ _LEAST_ROOM, _MOST_ROOM = 16, 64
 """Tokens: an eighth of those that are there, within these. More is memory that no plan knows, and saves nothing."""
 
 
-class _Room(NamedTuple):
+class CacheRoom(NamedTuple):
     """Memory [texts, heads, tokens with room, size] of a layer, of which `n_tokens` are written."""
 
     owner: weakref.ref[Any]
@@ -29,7 +29,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
 
     keys: torch.Tensor
     values: torch.Tensor
-    _room: _Room | None = None
+    _room: CacheRoom | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -43,14 +43,51 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
         n_tokens = self.keys.shape[-2]
         room = self._room
         if room is None or not self._is_in(room, n_tokens):
-            room = self._move(key_states, value_states, n_tokens)
+            room = self._move(key_states.dtype, value_states.dtype, n_tokens)
         room.keys.narrow(2, n_tokens, 1).copy_(key_states)
         room.values.narrow(2, n_tokens, 1).copy_(value_states)
-        self._room = room._replace(n_tokens=n_tokens + 1)
-        self.keys, self.values = room.keys.narrow(2, 0, n_tokens + 1), room.values.narrow(2, 0, n_tokens + 1)
+        return self._take(room)
+
+    def room_for_one(self, shape: tuple[int, int, int, int], dtype: torch.dtype) -> CacheRoom | None:
+        """Where another token may be written, of which nothing is seen before `take`.
+
+        None where the cache is not of this `shape`, (texts, heads, size of a key, of a value), and `dtype`.
+        """
+        if not self.is_initialized or not self.keys.numel():
+            return None
+        n_texts, n_heads, key_size, value_size = shape
+        keys, values = self.keys, self.values
+        n_tokens = keys.shape[2]
+        if (
+            keys.dtype is not dtype
+            or values.dtype is not dtype
+            or keys.shape != (n_texts, n_heads, n_tokens, key_size)
+            or values.shape != (n_texts, n_heads, n_tokens, value_size)
+            or keys.requires_grad
+            or values.requires_grad
+        ):
+            return None
+        room = self._room
+        if room is None or not self._is_in(room, n_tokens):
+            room = self._move(dtype, dtype, n_tokens)
+            self._room = room
+            self.keys, self.values = room.keys.narrow(2, 0, n_tokens), room.values.narrow(2, 0, n_tokens)
+        return room
+
+    def take(self, room: CacheRoom) -> bool:
+        """Have the token that was written to `room`; False: this has become another cache since."""
+        if self._room is not room or not self._is_in(room, self.keys.shape[2]):
+            return False
+        self._take(room)
+        return True
+
+    def _take(self, room: CacheRoom) -> tuple[torch.Tensor, torch.Tensor]:
+        n = room.n_tokens + 1
+        self._room = CacheRoom(room.owner, room.keys, room.values, n)
+        self.keys, self.values = room.keys.narrow(2, 0, n), room.values.narrow(2, 0, n)
         return self.keys, self.values
 
-    def _is_in(self, room: _Room, n_tokens: int) -> bool:
+    def _is_in(self, room: CacheRoom, n_tokens: int) -> bool:
         keys, values = self.keys, self.values
         return (
             room.owner() is self
@@ -63,18 +100,18 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
             and room.keys.is_inference() == torch.is_inference_mode_enabled()
         )
 
-    def _move(self, key_states: torch.Tensor, value_states: torch.Tensor, n_tokens: int) -> _Room:
+    def _move(self, key_dtype: torch.dtype, value_dtype: torch.dtype, n_tokens: int) -> CacheRoom:
         """Copy all to memory with room, of the dtype that appending gives."""
         n = n_tokens + min(max(_LEAST_ROOM, n_tokens // 8), _MOST_ROOM)
 
-        def moved(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-            dtype = torch.promote_types(old.dtype, new.dtype)
+        def moved(old: torch.Tensor, new: torch.dtype) -> torch.Tensor:
+            dtype = torch.promote_types(old.dtype, new)
             memory = torch.empty((*old.shape[:2], n, old.shape[3]), dtype=dtype, device=old.device)
             memory.narrow(2, 0, n_tokens).copy_(old)
             return memory
 
-        return _Room(
-            weakref.ref(self), moved(self.keys, key_states), moved(self.values, value_states), n_tokens
+        return CacheRoom(
+            weakref.ref(self), moved(self.keys, key_dtype), moved(self.values, value_dtype), n_tokens
         )
 
 

@@ -54,10 +54,11 @@ def is_only_called(parent: nn.Module, children: Mapping[str, nn.Module]) -> bool
             or "forward" in child.__dict__
         ):
             return False
-    return not _has_global_hooks()
+    return not has_global_hooks()
 
 
-def _has_global_hooks() -> bool:
+def has_global_hooks() -> bool:
+    """Whether torch has hooks for the calls of all modules."""
     has: bool = nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
     return has
 

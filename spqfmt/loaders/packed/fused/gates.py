@@ -41,18 +41,19 @@ def fuse_gates(model: nn.Module) -> int:
     """Take over such networks, and say how many."""
     found = 0
     for module in model.modules():
-        if not isinstance(module, _FusedGate) and (form := _form(module)) is not None:
-            stand_in_front(module, _FusedGate, form)
+        if not isinstance(module, FusedGate) and (form := _form(module)) is not None:
+            stand_in_front(module, FusedGate, form)
             found += 1
     return found
 
 
-class _FusedGate(Front):
+class FusedGate(Front):
     """What stands in front of the class of a network."""
 
     _form: GateForm
 
     def forward(self, *given: Any, **named: Any) -> Any:
+        """What the class does, and for a few tokens by native calls."""
         if len(given) == 1 and not named and not self.training and not torch.compiler.is_compiling():
             form = self._form
             if is_only_called(self, form.children):

@@ -35,13 +35,13 @@ def fuse_norms(model: nn.Module) -> int:
     found = 0
     forms: dict[tuple[Any, ...], NormForm | None] = {}
     for module in model.modules():
-        if isinstance(module, _FusedNorm) or (kind := _kind(module)) is None:
+        if isinstance(module, FusedNorm) or (kind := _kind(module)) is None:
             continue
         if kind not in forms:
             forms[kind] = _form(module)
         form = forms[kind]
         if form is not None:
-            stand_in_front(module, _FusedNorm, form)
+            stand_in_front(module, FusedNorm, form)
             found += 1
     return found
 
@@ -73,12 +73,13 @@ def normed(x: torch.Tensor, weight: torch.Tensor, form: NormForm) -> torch.Tenso
     return y
 
 
-class _FusedNorm(Front):
+class FusedNorm(Front):
     """What stands in front of the class of a norm."""
 
     _form: NormForm
 
     def forward(self, *given: Any, **named: Any) -> Any:
+        """What the class does, by a native call."""
         if len(given) == 1 and not named and not torch.compiler.is_compiling():
             form = self._form
             weight = self._parameters.get(form.weight)
