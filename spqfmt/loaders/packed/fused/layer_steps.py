@@ -226,7 +226,7 @@ class LayerSteps:
         )
         if not rooms[0][0].take(rooms[0][1]):
             return None
-        ahead = _Ahead(number, ys, copies, positions, cache, rooms)
+        ahead = _Ahead(number, ys, copies, positions=positions, cache=cache, rooms=rooms)
         if len(layers) > 1:
             self._ahead = ahead
         elif not self._goes_on:

@@ -96,7 +96,8 @@ def _parts(module: nn.Module) -> LayerParts | None:
         if not is_known and any(True for _ in (*other.parameters(), *other.children())):
             return None
     places = [
-        _places(module, attentions[0], networks[0], norms, dtype) for dtype in (torch.float32, torch.bfloat16)
+        _places(module, attentions[0], networks[0], norms, dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
     ]
     if places[0] is None or places[0] != places[1] or set(places[0]) - {None} != set(norms):
         return None
@@ -112,7 +113,12 @@ class _Call(NamedTuple):
 
 
 def _places(
-    module: Any, attention: FusedAttention, network: nn.Module, norms: Sequence[nn.Module], dtype: torch.dtype
+    module: Any,
+    attention: FusedAttention,
+    network: nn.Module,
+    norms: Sequence[nn.Module],
+    *,
+    dtype: torch.dtype,
 ) -> tuple[Any, Any, Any, Any] | None:
     """Norms before and after attention, before and after the network; None: the layer does anything else."""
     random = torch.Generator().manual_seed(0)
