@@ -31,7 +31,7 @@ class LayerParts(NamedTuple):
         return (*self[4:], *(self.attention._form.norms or (None, None)))
 
 
-class Watch:
+class LayerWatch:
     """A layer as it was when its native call was put together: everything that the call does not ask for again."""
 
     def __init__(self, module: nn.Module, parts: LayerParts) -> None:

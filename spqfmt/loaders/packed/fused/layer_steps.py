@@ -21,7 +21,7 @@ from spqfmt.kernels.token_step import TokenLayer, same_bytes, step_layers
 from spqfmt.loaders.packed.fused.attentions import has_idle_names
 from spqfmt.loaders.packed.fused.cache import CacheRoom, RoomyLayer, make_roomy
 from spqfmt.loaders.packed.fused.classes import has_global_hooks
-from spqfmt.loaders.packed.fused.layer_parts import LayerParts, Watch, weight_of
+from spqfmt.loaders.packed.fused.layer_parts import LayerParts, LayerWatch, weight_of
 from spqfmt.loaders.packed.modules import PackedLinear
 from spqfmt.loaders.packed.weights import NativeProducts
 from spqfmt.loaders.schemes.matrix import FEW_TOKENS, TYPES, floats
@@ -46,7 +46,7 @@ class PreparedLayer:
         self.n_hidden: int = form.q.in_features
         self.rotary: int = form.rotary
         self.cached: tuple[int, int, int] = (form.n_heads, form.key_size, form.value_size)
-        self._watch = Watch(module, parts)
+        self._watch = LayerWatch(module, parts)
 
     @classmethod
     def of(cls, module: nn.Module, parts: LayerParts) -> PreparedLayer | None:
