@@ -118,7 +118,7 @@ def gptneox_config(facts: Facts, tensors: Tensors) -> Config:
     """What the metadata say beyond the usual. Raises ValueError for what they lack."""
     return plain_config(facts, tensors) | {
         "attention_bias": _has(facts, "attn_qkv.bias"),
-        "use_parallel_residual": bool(facts.metadata.get("gptneox.use_parallel_residual", True)),
+        "use_parallel_residual": facts.flag("use_parallel_residual", default=True),
     }
 
 

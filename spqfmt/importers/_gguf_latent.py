@@ -19,7 +19,7 @@ _FROM_LOG = 10.0
 
 def deepseek2_config(facts: Facts, tensors: Mapping[str, GgufTensor]) -> Config:
     """What the metadata say of V2, whose router is a softmax. Raises ValueError for what they lack."""
-    if facts.metadata.get(f"{facts.architecture}.expert_weights_norm"):
+    if facts.flag("expert_weights_norm", default=False):
         raise ValueError(
             f"{facts.architecture}.expert_weights_norm is true with a softmax, which transformers' model has not"
         )
@@ -33,7 +33,7 @@ def deepseek3_config(facts: Facts, tensors: Mapping[str, GgufTensor]) -> Config:
     n_groups, n_used = expert_groups(facts)
     return _latent(facts) | {
         "n_group": n_groups,
-        "norm_topk_prob": bool(facts.metadata.get(f"{facts.architecture}.expert_weights_norm", False)),
+        "norm_topk_prob": facts.flag("expert_weights_norm", default=False),
         "num_nextn_predict_layers": next_layers(facts),
         "rope_interleave": True,
         "topk_group": n_used,

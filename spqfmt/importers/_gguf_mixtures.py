@@ -99,7 +99,7 @@ def glm4_moe_config(facts: Facts, tensors: Tensors) -> Config:
         "attention_bias": "blk.0.attn_q.bias" in facts.shapes,
         "first_k_dense_replace": dense_layers(facts),
         "n_shared_experts": facts.count("expert_shared_count"),
-        "norm_topk_prob": bool(facts.metadata.get(f"{facts.architecture}.expert_weights_norm", True)),
+        "norm_topk_prob": facts.flag("expert_weights_norm", default=True),
         "num_hidden_layers": facts.count("block_count") - next_layers(facts),
         "rope_parameters": {"partial_rotary_factor": 1.0, **partial_rope(facts)},
         # As llama.cpp has it: 0 is none.
@@ -152,9 +152,7 @@ def granite_hybrid_config(facts: Facts, tensors: Tensors) -> Config:
     is_attention = [f"blk.{layer}.attn_q.weight" in facts.shapes for layer in range(n_layers)]
     n_heads = facts.count("ssm.time_step_rank")
     gate = next((n for n in ("ffn_gate_shexp", "ffn_gate") if f"blk.0.{n}.weight" in facts.shapes), "")
-    has_rope = facts.metadata.get(f"{facts.architecture}.rope.scaling.finetuned", False)
-    if type(has_rope) is not bool:
-        raise ValueError(f"{facts.architecture}.rope.scaling.finetuned is neither true nor false")
+    has_rope = facts.flag("rope.scaling.finetuned", default=False)
     return {
         "attention_bias": False,
         "intermediate_size": facts.count("feed_forward_length"),

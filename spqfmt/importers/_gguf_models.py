@@ -84,6 +84,13 @@ class Facts:
             raise ValueError(f"{self.architecture}.{key} is {value!r}, not a number above 0")
         return value
 
+    def flag(self, key: str, *, default: bool) -> bool:
+        """Whether the architecture's `key` is true, such as "expert_weights_norm". ValueError for what is no flag."""
+        value = self._value(key, default)
+        if not isinstance(value, bool):
+            raise ValueError(f"{self.architecture}.{key} is {str(value)[:80]}, neither true nor false")
+        return value
+
     def rows(self, name: str) -> int:
         """Rows of the matrix `name`, or of each of several. ValueError without one."""
         shape = self.shapes.get(name, ())

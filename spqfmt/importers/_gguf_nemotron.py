@@ -73,7 +73,7 @@ def _experts(facts: Facts, layer: int) -> Config:
         "n_group": n_groups,
         "n_routed_experts": facts.count("expert_count"),
         "n_shared_experts": facts.count("expert_shared_count"),
-        "norm_topk_prob": bool(facts.metadata.get(f"{facts.architecture}.expert_weights_norm", False)),
+        "norm_topk_prob": facts.flag("expert_weights_norm", default=False),
         "num_experts_per_tok": facts.count("expert_used_count"),
         # As llama.cpp has it: 0 is none.
         "routed_scaling_factor": facts.number("expert_weights_scale", 1.0) or 1.0,

@@ -60,7 +60,12 @@ _ANOTHER_MODEL: list[tuple[str, str, object, str]] = [
         ["a", "b", "c", "d"],
         "lfm2moe.attention.head_count_kv is no number",
     ),
-    ("granitehybrid", "rope.scaling.finetuned", "no", "granitehybrid.rope.scaling.finetuned is neither"),
+    ("granitehybrid", "rope.scaling.finetuned", "no", "granitehybrid.rope.scaling.finetuned is no, neither"),
+    ("deepseek2", "attention.temperature_scale", 0.1, "deepseek2.attention.temperature_scale is 0.1, which"),
+    ("deepseek2", "expert_weights_norm", True, "deepseek2.expert_weights_norm is true with a softmax"),
+    ("deepseek2", "expert_weights_norm", "no", "deepseek2.expert_weights_norm is no, neither true nor false"),
+    ("deepseek2", "expert_gating_func", [2], "deepseek2.expert_gating_func is [2], which"),
+    ("deepseek2", "attention.kv_lora_rank", None, "the metadata lacks deepseek2.attention.kv_lora_rank"),
 ]
 
 
