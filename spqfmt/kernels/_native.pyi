@@ -162,6 +162,16 @@ class TokenLayer:
         rotary: int,
     ) -> None: ...
 
+class Unchanged:
+    def __init__(
+        self,
+        same: list[tuple[dict[str, Any], str, Any]],
+        empty: list[tuple[dict[str, Any], str]],
+        kinds: list[tuple[Any, type]],
+        tensors: list[tuple[Any, int]],
+    ) -> None: ...
+    def is_so(self) -> bool: ...
+
 def step_layers(
     layers: list[TokenLayer],
     x: int,

@@ -47,3 +47,9 @@ The same bits as by the functions above, one by one."""
 
 same_bytes = _native.same_bytes
 """(a, b, n): whether n bytes are the same."""
+
+Unchanged = _native.Unchanged
+"""(same, empty, kinds, tensors): whether things of Python are as they were, for who asks at each token.
+
+`same`: (dict, key, its value), None too for a key that is not there; `empty`: (dict, key) of values without items;
+`kinds`: (object, its class); `tensors`: (tensor, its data_ptr()). `is_so()` says whether all of it is so."""

@@ -192,6 +192,17 @@ def test_a_model_goes_when_nobody_has_it(tmp_path: Path) -> None:
         gc.enable()
 
 
+def test_a_model_that_its_own_hook_has_is_found_by_the_collector(tmp_path: Path) -> None:
+    """The hook's dict is one that the native part looks into."""
+    model = load(tmp_path, "LlamaConfig")
+    run(model, DynamicCache(config=model.config))
+    layer = weakref.ref(model.model.layers[0])
+    model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *_, own=model: None)
+    del model
+    gc.collect()
+    assert layer() is None
+
+
 def test_the_switch_leaves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "0")
     assert not taken(load(tmp_path, "LlamaConfig"))

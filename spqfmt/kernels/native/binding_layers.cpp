@@ -2,6 +2,7 @@
 // addresses, as in binding_multiply.cpp.
 
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "binding.hpp"
@@ -67,6 +68,77 @@ class Layer {
   TokenLayer layer_;
 };
 
+// Items of dicts, lengths and classes as they were. What Python's collector finds through it is all that it keeps.
+class Unchanged {
+ public:
+  // (dict, key, what it has), or None for what it has not; (dict, key) of what has no items; (object, class); (tensor, address).
+  Unchanged(const nb::list& same, const nb::list& empty, const nb::list& kinds, const nb::list& tensors) {
+    for (nb::handle given : same) same_.push_back({part(given, 0), part(given, 1), part(given, 2)});
+    for (nb::handle given : empty) empty_.push_back({part(given, 0), part(given, 1)});
+    for (nb::handle given : kinds) kinds_.push_back({part(given, 0), part(given, 1)});
+    for (nb::handle given : tensors) tensors_.push_back({part(given, 0), nb::cast<uintptr_t>(part(given, 1))});
+  }
+
+  bool is_so() const {
+    for (const Same& item : same_) {
+      PyObject* found = PyDict_GetItemWithError(item.dict.ptr(), item.key.ptr());
+      if ((found == nullptr ? Py_None : found) != item.value.ptr()) return false;
+    }
+    for (const Pair& item : empty_) {
+      PyObject* found = PyDict_GetItemWithError(item.first.ptr(), item.second.ptr());
+      if (found == nullptr || PyObject_Size(found) != 0) return false;
+    }
+    for (const Pair& item : kinds_) {
+      if (reinterpret_cast<PyObject*>(Py_TYPE(item.first.ptr())) != item.second.ptr()) return false;
+    }
+    for (const auto& [tensor, address] : tensors_) {
+      if (nb::cast<uintptr_t>(tensor.attr("data_ptr")()) != address) return false;
+    }
+    return true;
+  }
+
+  static int traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (!nb::inst_ready(self)) return 0;
+    const Unchanged& own = *nb::inst_ptr<Unchanged>(self);
+    for (const Same& item : own.same_) {
+      Py_VISIT(item.dict.ptr());
+      Py_VISIT(item.key.ptr());
+      Py_VISIT(item.value.ptr());
+    }
+    for (const std::vector<Pair>* items : {&own.empty_, &own.kinds_}) {
+      for (const Pair& item : *items) {
+        Py_VISIT(item.first.ptr());
+        Py_VISIT(item.second.ptr());
+      }
+    }
+    for (const auto& item : own.tensors_) Py_VISIT(item.first.ptr());
+    return 0;
+  }
+
+  static int clear(PyObject* self) {
+    if (!nb::inst_ready(self)) return 0;
+    Unchanged& own = *nb::inst_ptr<Unchanged>(self);
+    // What goes may call Python, which must not find it half gone.
+    const std::vector<Same> same = std::move(own.same_);
+    const std::vector<Pair> empty = std::move(own.empty_), kinds = std::move(own.kinds_);
+    const std::vector<std::pair<nb::object, uintptr_t>> tensors = std::move(own.tensors_);
+    return 0;
+  }
+
+ private:
+  struct Same {
+    nb::object dict, key, value;
+  };
+  using Pair = std::pair<nb::object, nb::object>;
+
+  static nb::object part(nb::handle given, size_t i) { return nb::borrow(nb::cast<nb::tuple>(given)[i]); }
+
+  std::vector<Same> same_;
+  std::vector<Pair> empty_, kinds_;
+  std::vector<std::pair<nb::object, uintptr_t>> tensors_;
+};
+
 // `caches` has (keys, values, room, tokens) of each layer, one after the other. All outputs [layers, texts, hidden] are in `copies`,
 // and each is where its address says.
 void step(const nb::list& layers, uintptr_t x, unsigned type, size_t n_texts, uintptr_t cos, uintptr_t sin, const nb::list& caches,
@@ -108,6 +180,13 @@ void bind_layers(nb::module_& m) {
       .def(nb::init<const nb::tuple&, bool, const nb::tuple&, unsigned, size_t, size_t, size_t, size_t, float, size_t>(),
            nb::arg("norms"), nb::arg("norms_heads"), nb::arg("products"), nb::arg("gate"), nb::arg("n_heads"), nb::arg("n_shared"),
            nb::arg("key_size"), nb::arg("value_size"), nb::arg("scale"), nb::arg("rotary"));
+  PyType_Slot slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(&Unchanged::traverse)},
+                         {Py_tp_clear, reinterpret_cast<void*>(&Unchanged::clear)},
+                         {0, nullptr}};
+  nb::class_<Unchanged>(m, "Unchanged", nb::type_slots(slots))
+      .def(nb::init<const nb::list&, const nb::list&, const nb::list&, const nb::list&>(), nb::arg("same"), nb::arg("empty"),
+           nb::arg("kinds"), nb::arg("tensors"))
+      .def("is_so", &Unchanged::is_so);
   m.def("step_layers", &step);
   m.def("same_bytes", &same_bytes);
 }

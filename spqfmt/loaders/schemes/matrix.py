@@ -43,6 +43,7 @@ class PackedMatrix(ABC, Generic[SidesT]):
     def __init__(self, parts: tuple[Part, ...], sides: SidesT, whole: Bytes | None) -> None:
         """`whole`: the bytes of all parts one after the other, where they are decoded in memory; else None."""
         self._parts = parts
+        self._stops = np.array([part.stop for part in parts])
         self._sides = sides
         self._n_rows, self._n_columns = sides.record.matrix_shape
         self._order = None if sides.order is None else torch.from_numpy(sides.order)
@@ -171,18 +172,18 @@ class PackedMatrix(ABC, Generic[SidesT]):
             stored_at = np.empty(self._n_rows, np.int64)
             stored_at[self._sides.order] = np.arange(self._n_rows)
             wanted = stored_at[wanted]
-        for part in self._parts:
-            places = np.flatnonzero((wanted >= part.first) & (wanted < part.stop))
-            if places.size:
-                with lend(part) as view:
-                    self._look_up_in(
-                        part,
-                        view.bytes,
-                        wanted[places],
-                        places=torch.from_numpy(places),
-                        workspace=workspace,
-                        out=out,
-                    )
+        numbers = np.searchsorted(self._stops, wanted, side="right")
+        for number in sorted(set(numbers.tolist())):
+            part, places = self._parts[number], np.flatnonzero(numbers == number)
+            with lend(part) as view:
+                self._look_up_in(
+                    part,
+                    view.bytes,
+                    wanted[places],
+                    places=torch.from_numpy(places),
+                    workspace=workspace,
+                    out=out,
+                )
         if self._permutation is None:
             return out
         restored = torch.empty_like(out)

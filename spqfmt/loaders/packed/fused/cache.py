@@ -18,6 +18,8 @@ class CacheRoom(NamedTuple):
     keys: torch.Tensor
     values: torch.Tensor
     n_tokens: int
+    seen: tuple[torch.Tensor, torch.Tensor] | None = None
+    """The layer's keys and values where they are the begin of this memory for sure."""
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
@@ -57,6 +59,19 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
             return None
         n_texts, n_heads, key_size, value_size = shape
         keys, values = self.keys, self.values
+        room = self._room
+        if (
+            room is not None
+            and self._shows(room)
+            and room.owner() is self
+            and room.keys.dtype is dtype
+            and room.values.dtype is dtype
+            and room.n_tokens < (n := room.keys.shape[2])
+            and room.keys.shape == (n_texts, n_heads, n, key_size)
+            and room.values.shape == (n_texts, n_heads, n, value_size)
+            and room.keys.is_inference() == torch.is_inference_mode_enabled()
+        ):
+            return room
         n_tokens = keys.shape[2]
         if (
             keys.dtype is not dtype
@@ -67,25 +82,28 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
             or values.requires_grad
         ):
             return None
-        room = self._room
         if room is None or not self._is_in(room, n_tokens):
             room = self._move(dtype, dtype, n_tokens)
             self._room = room
             self.keys, self.values = room.keys.narrow(2, 0, n_tokens), room.values.narrow(2, 0, n_tokens)
         return room
 
+    def _shows(self, room: CacheRoom) -> bool:
+        seen = room.seen
+        return seen is not None and self.keys is seen[0] and self.values is seen[1]
+
     def take(self, room: CacheRoom) -> bool:
         """Have the token that was written to `room`; False: this has become another cache since."""
-        if self._room is not room or not self._is_in(room, self.keys.shape[2]):
+        if self._room is not room or not (self._shows(room) or self._is_in(room, self.keys.shape[2])):
             return False
         self._take(room)
         return True
 
     def _take(self, room: CacheRoom) -> tuple[torch.Tensor, torch.Tensor]:
         n = room.n_tokens + 1
-        self._room = CacheRoom(room.owner, room.keys, room.values, n)
-        self.keys, self.values = room.keys.narrow(2, 0, n), room.values.narrow(2, 0, n)
-        return self.keys, self.values
+        self.keys, self.values = seen = room.keys.narrow(2, 0, n), room.values.narrow(2, 0, n)
+        self._room = CacheRoom(room.owner, room.keys, room.values, n, seen=seen)
+        return seen
 
     def _is_in(self, room: CacheRoom, n_tokens: int) -> bool:
         keys, values = self.keys, self.values

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from spqfmt.loaders.packed.fused.attention_step import KIND
-from spqfmt.loaders.packed.modules import PackedLinear
+from spqfmt.kernels.token_step import Unchanged
 
 
 class LayerParts(NamedTuple):
@@ -31,64 +29,37 @@ class LayerParts(NamedTuple):
         return (*self[4:], *(self.attention._form.norms or (None, None)))
 
 
-class LayerWatch:
-    """A layer as it was when its native call was put together: everything that the call does not ask for again."""
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-    def __init__(self, module: nn.Module, parts: LayerParts) -> None:
-        attention, network = parts.attention, parts.network
-        owners = (
-            (module, parts.children),
-            (attention, attention._form.children),
-            (network, network._form.children),
-        )
-        self._children: list[tuple[Mapping[str, Any], str, nn.Module]] = [
-            (owner._modules, name, child) for owner, children in owners for name, child in children.items()
-        ]
-        self._modes = (attention, network)
-        self._config = attention.config
-        fronts = (attention, network, *(norm for norm in parts.norms if norm is not None))
-        self._kinds = [(front, type(front)) for front in fronts]
-        form = attention._form
-        linears = (form.q, form.k, form.v, form.o, *network._form[1:4])
-        self._products: list[tuple[PackedLinear, Any]] = [(linear, linear._direct) for linear in linears]
-        parameters = [(linear, "bias") for linear in linears] + [
-            (norm, norm._form.weight) for norm in parts.norms if norm is not None
-        ]
-        self._parameters = [
-            (owner._parameters, name, value, value.data_ptr())
-            for owner, name in parameters
-            if (value := owner._parameters.get(name)) is not None
-        ]
-        self._no_biases = [linear._parameters for linear in linears if linear.bias is None]
 
-    def is_unchanged(self) -> bool:
-        """Whether nothing was put in a place, hooked, set or switched since."""
-        for own, name, child in self._children:
-            if (
-                own.get(name) is not child
-                or child._forward_hooks
-                or child._forward_pre_hooks
-                or child._backward_hooks
-                or child._backward_pre_hooks
-                or "forward" in child.__dict__
-            ):
-                return False
-        for front, kind in self._kinds:
-            if type(front) is not kind:
-                return False
-        for module in self._modes:
-            if module.training:
-                return False
-        for linear, direct in self._products:
-            if linear._direct is not direct:
-                return False
-        for values, name, value, address in self._parameters:
-            if values.get(name) is not value or value.data_ptr() != address:
-                return False
-        for values in self._no_biases:
-            if values.get("bias") is not None:
-                return False
-        return getattr(self._config, "_attn_implementation", None) == KIND
+def watched(module: nn.Module, parts: LayerParts) -> Unchanged:
+    """A layer as it is when its native call is put together: everything that the call does not ask for again.
+
+    What is put in a place, hooked, set or switched later is a change. Nothing of it keeps the layer itself.
+    """
+    attention, network = parts.attention, parts.network
+    form = attention._form
+    owners = ((module, parts.children), (attention, form.children), (network, network._form.children))
+    children = [(owner, name, child) for owner, own in owners for name, child in own.items()]
+    norms = [norm for norm in parts.norms if norm is not None]
+    linears = (form.q, form.k, form.v, form.o, *network._form[1:4])
+    parameters = [(linear, "bias") for linear in linears] + [(norm, norm._form.weight) for norm in norms]
+    weights = [owner._parameters.get(name) for owner, name in parameters]
+    return Unchanged(
+        same=[
+            *((owner._modules, name, child) for owner, name, child in children),
+            *((vars(child), "forward", None) for _, _, child in children),
+            *((vars(one), "training", False) for one in (attention, network)),
+            *((vars(linear), "_direct", linear._direct) for linear in linears),
+            *(
+                (owner._parameters, name, value)
+                for (owner, name), value in zip(parameters, weights, strict=True)
+            ),
+        ],
+        empty=[(vars(child), hooks) for _, _, child in children for hooks in _HOOKS],
+        kinds=[(front, type(front)) for front in (attention, network, *norms)],
+        tensors=[(value, value.data_ptr()) for value in weights if value is not None],
+    )
 
 
 def weight_of(norm: Any) -> torch.Tensor:

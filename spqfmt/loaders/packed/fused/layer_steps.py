@@ -18,10 +18,11 @@ from transformers import DynamicCache
 from spqfmt.codecs.threads import wanted_threads
 from spqfmt.kernels.context import Context, current
 from spqfmt.kernels.token_step import TokenLayer, same_bytes, step_layers
+from spqfmt.loaders.packed.fused.attention_step import KIND
 from spqfmt.loaders.packed.fused.attentions import has_idle_names
 from spqfmt.loaders.packed.fused.cache import CacheRoom, RoomyLayer, make_roomy
 from spqfmt.loaders.packed.fused.classes import has_global_hooks
-from spqfmt.loaders.packed.fused.layer_parts import LayerParts, LayerWatch, weight_of
+from spqfmt.loaders.packed.fused.layer_parts import LayerParts, watched, weight_of
 from spqfmt.loaders.packed.modules import PackedLinear
 from spqfmt.loaders.packed.weights import NativeProducts
 from spqfmt.loaders.schemes.matrix import FEW_TOKENS, TYPES, floats
@@ -46,7 +47,8 @@ class PreparedLayer:
         self.n_hidden: int = form.q.in_features
         self.rotary: int = form.rotary
         self.cached: tuple[int, int, int] = (form.n_heads, form.key_size, form.value_size)
-        self._watch = LayerWatch(module, parts)
+        self.config = parts.attention.config
+        self._unchanged = watched(module, parts)
 
     @classmethod
     def of(cls, module: nn.Module, parts: LayerParts) -> PreparedLayer | None:
@@ -103,7 +105,7 @@ class PreparedLayer:
         module = self._module()
         if module is None or type(module) is not self.kind or module.training:
             return False
-        return self._watch.is_unchanged()
+        return self._unchanged.is_so()
 
     def room(self, cache: DynamicCache, n_texts: int) -> tuple[RoomyLayer, CacheRoom] | None:
         """Where the layer's next token goes; None: its part of the cache is of another kind, or empty."""
@@ -124,6 +126,8 @@ class _Ahead(NamedTuple):
     first: int
     ys: list[torch.Tensor]
     copies: torch.Tensor
+    address: int
+    n_bytes: int
     positions: tuple[torch.Tensor, torch.Tensor] | None
     cache: DynamicCache
     rooms: list[tuple[RoomyLayer, CacheRoom]]
@@ -133,8 +137,7 @@ class _Ahead(NamedTuple):
         i = number - self.first - 1
         if not (0 <= i < len(self.ys) and x is self.ys[i]):
             return False
-        n_bytes = self.copies.stride(0) * self.copies.element_size()
-        return same_bytes(x.data_ptr(), self.copies.data_ptr() + i * n_bytes, n_bytes)
+        return same_bytes(x.data_ptr(), self.address + i * self.n_bytes, self.n_bytes)
 
     def output(self, number: int, x: Any, positions: Any, cache: Any) -> torch.Tensor | None:
         """The layer's output, its token taken into the cache; None where anything is not as it was taken to be."""
@@ -151,6 +154,7 @@ class LayerSteps:
 
     def __init__(self, layers: Sequence[PreparedLayer]) -> None:
         self._layers = layers
+        self._configs = list({id(layer.config): layer.config for layer in layers}.values())
         self._ahead: _Ahead | None = None
         self._goes_on = True
         """Whether layers after one that is called are likely to be called with what it gives."""
@@ -188,6 +192,7 @@ class LayerSteps:
             or cache.offloading
             or current() is not first.context
             or has_global_hooks()
+            or any(getattr(config, "_attn_implementation", None) != KIND for config in self._configs)
         ):
             return None
         n_texts = x.shape[0]
@@ -226,7 +231,16 @@ class LayerSteps:
         )
         if not rooms[0][0].take(rooms[0][1]):
             return None
-        ahead = _Ahead(number, ys, copies, positions=positions, cache=cache, rooms=rooms)
+        ahead = _Ahead(
+            first=number,
+            ys=ys,
+            copies=copies,
+            address=copies.data_ptr(),
+            n_bytes=x.nbytes,
+            positions=positions,
+            cache=cache,
+            rooms=rooms,
+        )
         if len(layers) > 1:
             self._ahead = ahead
         elif not self._goes_on:
