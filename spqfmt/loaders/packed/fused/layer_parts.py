@@ -29,7 +29,8 @@ class LayerParts(NamedTuple):
         return (*self[4:], *(self.attention._form.norms or (None, None)))
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+"""Those of gradients have nothing to do where there are none, and each dict is memory that products have driven out."""
 
 
 def watched(module: nn.Module, parts: LayerParts) -> Unchanged:
