@@ -1,5 +1,6 @@
 #include "token_layer.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
@@ -14,6 +15,8 @@ namespace spqfmt {
 namespace {
 
 constexpr size_t kLine = 64;  // of a cache, in bytes
+// Loops of a layer that are shared out, and the multiplications in one for which another thread of a crew is worth its looking.
+constexpr size_t kLoops = 5, kThreadProducts = size_t{1} << 16;
 
 inline float as_it_is(float value) { return value; }
 
@@ -157,11 +160,22 @@ class Step {
   Scratch scratch_;
 };
 
+size_t n_products(const TokenLayer& layer) {
+  size_t n = 0;
+  for (const TokenProducts* by : {&layer.inputs, &layer.output, &layer.gates, &layer.down}) {
+    for (const RowsProduct& product : by->products) n += product.n_rows * by->n_columns;
+  }
+  return n;
+}
+
 }  // namespace
 
 void step_layers(const TokenLayer* const* layers, size_t n, FloatType type, size_t n_texts, const void* x, const void* cos,
                  const void* sin, const LayerCache* caches, void* y, size_t n_threads) {
-  with_crew(n_threads, [&] {
+  if (n == 0) return;
+  size_t work = 0;
+  for (size_t i = 0; i < n; i++) work += n_texts * n_products(*layers[i]);
+  with_crew(std::min(n_threads, work / (n * kLoops * kThreadProducts)), [&] {
     const void* from = x;
     uint8_t* to = static_cast<uint8_t*>(y);
     for (size_t i = 0; i < n; i++) {
