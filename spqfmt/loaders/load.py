@@ -115,6 +115,8 @@ def prepare(
     whole, n_floats = {}, None
     if ranks.size > 1:
         check_plan(readers[0].path, skeleton, ranks)
+        # Of rows that lie apart no rank has a part: they are decoded whole.
+        places = [place for place in places if place.heads is None]
         shared = share_places(skeleton, places, ranks.rank, ranks.size)
         places, whole = shared.places, dict(shared.whole)
     takes = planner.takes_expert if ranks.size == 1 else lambda _: False

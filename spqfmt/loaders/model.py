@@ -51,6 +51,7 @@ from spqfmt.models.claims import earned
 from spqfmt.models.config import quiet_transformers
 from spqfmt.models.experts import tensors_of
 from spqfmt.models.inputs import treat_inputs
+from spqfmt.models.stacked_heads import whole_of
 from spqfmt.progress import Progress, Silent
 from spqfmt.residency.plan import Plan
 from spqfmt.residency.rates import UNMEASURED, measure_rates
@@ -287,6 +288,7 @@ def load_packed(
             experts=prepared.experts,
         )
         held = {place.tensor for place in prepared.places} | tensors_of(prepared.experts)
+        held |= {whole_of(name) for name in held}
         left = {n: t for n, t in stored.tensors.items() if n not in held}
         rest = replace(stored, tensors=left)
         if ranks.size == 1 and device is None:

@@ -4,7 +4,7 @@ Loaders put packed modules there; a pack for a ceiling of memory must know it be
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -20,9 +20,13 @@ from spqfmt.models.claims import earned, false_claim
 from spqfmt.models.config import find_model_class, quiet_transformers, read_config
 from spqfmt.models.experts import find_experts
 from spqfmt.models.own_code import own_code
+from spqfmt.models.stacked_heads import rows_apart, whole_shape
 from spqfmt.models.targets import Targets
 from spqfmt.records import TensorRecord
 from spqfmt.schemes.registry import is_packable
+
+_BY_MATRIX = {"group_rows", "trellis"}
+"""Parameters of what begins anew with each matrix of a stack."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,13 @@ class Place:
     record: TensorRecord
     is_embedding: bool
     share: Share | None = None
+    heads: int | None = None
+    """Heads of a stack of rows that the file has apart (stacked_heads.py); `module` is a part of the layer then."""
+
+    @property
+    def parameter(self) -> str:
+        """The name of the model's parameter that it is, or is a part of."""
+        return f"{self.module if self.heads is None else self.module.rpartition('.')[0]}.weight"
 
 
 class Use(NamedTuple):
@@ -95,9 +106,13 @@ def find_places(model: Any, records: Mapping[str, TensorRecord]) -> list[Place]:
         parameter, alone = targets.find(tensor)
         if alone:
             stored.setdefault(parameter, tensor)
-    places = []
+    apart = rows_apart((name, record.shape) for name, record in records.items())
+    places: list[Place] = []
     for name, module in model.named_modules():
         weight = f"{name}.weight"
+        if weight in apart and weight not in stored and name not in changed:
+            places += _rows_of(module, name, {part: records[part] for part in apart[weight]})
+            continue
         tensor_name = stored.get(weight) or stored.get(tied.get(weight, ""))
         if tensor_name is None or name in changed or any(part in kept for part in name.split(".")):
             continue
@@ -116,11 +131,32 @@ def values_at_once(model: Any, places: Sequence[Place]) -> int:
 
 def whole_ties(places: list[Place], tied: Mapping[str, str]) -> list[Place]:
     """Leave out those that share a tensor with a module that keeps an ordinary parameter: it would be held twice."""
-    found = {f"{place.module}.weight" for place in places}
+    found = {place.parameter for place in places}
     broken = {name for pair in tied.items() if not found.issuperset(pair) for name in pair}
-    whole = [place for place in places if f"{place.module}.weight" not in broken]
+    whole = [place for place in places if place.parameter not in broken]
     # A third module may share it with one that is left out now.
     return whole if len(whole) == len(places) else whole_ties(whole, tied)
+
+
+def _rows_of(module: Any, name: str, stacks: Mapping[str, TensorRecord]) -> list[Place]:
+    """The places of a layer's rows that the file has apart; none where not all can be packed."""
+    shape = whole_shape({part: record.shape for part, record in stacks.items()})
+    flat = {part: replace(record, shape=record.matrix_shape) for part, record in stacks.items()}
+    # What runs through the rows of each matrix of a stack does not run through all of them.
+    plain = all(is_packable(record) and not _BY_MATRIX & record.parameters.keys() for record in flat.values())
+    has_bias = getattr(module, "bias", None) is not None
+    if type(module) is not nn.Linear or has_bias or tuple(module.weight.shape) != shape or not plain:
+        return []
+    return [
+        Place(
+            module=f"{name}.{part.removesuffix('.weight').rpartition('.')[2]}",
+            tensor=part,
+            record=record,
+            is_embedding=False,
+            heads=stacks[part].shape[0],
+        )
+        for part, record in flat.items()
+    ]
 
 
 def _fits(module: Any, record: TensorRecord) -> bool:
@@ -149,7 +185,7 @@ def held_by_model(source: SourceModel, records: Mapping[str, TensorRecord]) -> H
     lookups = {place.record.name for place in places if place.is_embedding}
     products = {place.record.name for place in places if not place.is_embedding}
     experts = find_experts(model, records).places
-    replaced = {f"{place.module}.weight" for place in places}
+    replaced = {place.parameter for place in places}
     replaced |= {f"{place.module}.{parameter}" for place in experts for parameter in place.matrices}
     n_floats = sum(p.numel() for name, p in model.named_parameters() if name not in replaced)
     uses = {name: Use(name in products, name in lookups) for name in names}

@@ -56,6 +56,14 @@ def find_wholes(shapes: Iterable[tuple[str, Shape]]) -> dict[str, tuple[str, ...
     }
 
 
+def rows_apart(shapes: Iterable[tuple[str, Shape]]) -> dict[str, tuple[str, ...]]:
+    """The same of matrices none of whose stacks is turned: each gives some outputs of all heads."""
+    found = find_wholes(shapes)
+    return {
+        whole: parts for whole, parts in found.items() if not any(_cut(part)[2] == _TURNED for part in parts)
+    }
+
+
 def whole_shape(stacks: Mapping[str, Shape]) -> Shape:
     """The shape of the matrix of stacks that fit together, by name."""
     shapes = [_rows(name, shape) for name, shape in stacks.items()]

@@ -24,6 +24,7 @@ from spqfmt.importers._gguf_architectures import ARCHITECTURES
 from spqfmt.importers._gguf_changes import Change
 from spqfmt.importers._gguf_reader import read_header
 from spqfmt.importers._source_file import SourceFile
+from spqfmt.loaders.packed.modules import PackedLinear
 from spqfmt.models.stacked_heads import find_wholes
 from spqfmt.packing.sources import LITERALS
 
@@ -246,6 +247,22 @@ def test_keys_and_values_of_a_latent_vector_in_one_matrix(
     with spqfmt.open(path) as file:
         assert file["model.layers.0.self_attn.kv_b_proj.weight"].info.scheme == "grouped"
     assert same(logits(path), expected)
+
+
+def test_rows_that_lie_apart_stay_packed(tmp_path: Path) -> None:
+    source, expected = write(tmp_path, "qwen3next", quantize="Q4_0")
+    path = packed(source)
+    model, _ = spqfmt.load_model(path, dtype="float32", packed=True)
+    layer = "model.layers.0.linear_attn.in_proj_qkvz"
+    parts = dict(model.get_submodule(layer).named_children())
+    assert {name: type(part) for name, part in parts.items()} == {
+        f"in_proj_{kind}": PackedLinear for kind in "qkvz"
+    }
+    assert not list(model.get_submodule(layer).parameters())
+    model.save_pretrained(tmp_path / "saved")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype="float32")
+    with torch.inference_mode():
+        assert same(again(TOKENS).logits, expected)
 
 
 def test_rows_of_a_mixed_tensor_that_nothing_is_made_of(

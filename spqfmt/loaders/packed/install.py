@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from spqfmt.container.reader import Reader
 from spqfmt.container.stacks import MatrixRecord, stack_of
 from spqfmt.loaders.packed.experts import pack_experts
-from spqfmt.loaders.packed.modules import Packed, PackedConv1D, PackedEmbedding, PackedLinear
+from spqfmt.loaders.packed.modules import Packed, PackedConv1D, PackedEmbedding, PackedLinear, RowsApart
 from spqfmt.models.experts import ExpertsPlace
 from spqfmt.models.places import Place
 from spqfmt.records import TensorRecord
@@ -45,6 +45,7 @@ def replace(
     model: Any, places: Sequence[Place], dtype: torch.dtype, *, int8_activations: bool | None
 ) -> None:
     """Put packed modules into their places. `int8_activations` None is what each record says, and else what is fast."""
+    _open_rows(model, places)
     tied = model.all_tied_weights_keys
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -71,6 +72,18 @@ def replace(
     replaced = {f"{place.module}.weight" for place in places}
     # What has no parameter cannot be tied; both sides compute from the same record.
     model.all_tied_weights_keys = {a: b for a, b in tied.items() if a not in replaced and b not in replaced}
+
+
+def _open_rows(model: Any, places: Sequence[Place]) -> None:
+    """Make modules of the parts of layers whose rows the file has apart."""
+    parts: dict[str, list[Place]] = {}
+    for place in places:
+        if place.heads is not None:
+            parts.setdefault(place.module.rpartition(".")[0], []).append(place)
+    for name, of_layer in parts.items():
+        parent, _, own = name.rpartition(".")
+        sizes = {place.module.rpartition(".")[2]: place.record.matrix_shape for place in of_layer}
+        setattr(model.get_submodule(parent), own, RowsApart(of_layer[0].heads or 1, sizes))
 
 
 def replace_experts(model: Any, places: Sequence[ExpertsPlace], dtype: torch.dtype) -> None:

@@ -3,7 +3,7 @@
 Each is one of torch's class (or transformers'), so that what looks for such layers, as PEFT does, finds them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
 
@@ -274,6 +274,24 @@ class PackedProduct(Packed):
 
 class PackedLinear(PackedProduct, nn.Linear):  # type: ignore[misc, override]  # the weight is not to be set
     """In the place of an nn.Linear."""
+
+
+class RowsApart(nn.Module):
+    """In the place of an nn.Linear whose rows are in several tensors, of each some of every head, one after the other.
+
+    `sizes`: of each part its rows and columns, by the name that it gets here; packed modules come into their places.
+    """
+
+    def __init__(self, heads: int, sizes: Mapping[str, tuple[int, int]]) -> None:
+        super().__init__()
+        self._heads = heads
+        for name, (n_rows, n_columns) in sizes.items():
+            self.add_module(name, nn.Linear(n_columns, n_rows, bias=False, device="meta"))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` [..., in_features] -> [..., out_features], by heads."""
+        parts = [part(x).unflatten(-1, (self._heads, -1)) for part in self.children()]
+        return torch.cat(parts, -1).flatten(-2)
 
 
 class PackedConv1D(PackedProduct, Conv1D):  # type: ignore[misc]  # transformers has no types
