@@ -58,31 +58,31 @@ bool has_crc32() {
 const Candidate kCandidates[] = {
 #if defined(SPQFMT_X86)
     {{"avx512", decode_groups_avx512_loads, 4, encode_groups_avx512, 4, crc32_vpclmul,
-      uniform_rows_avx512, grouped_rows_avx512, &multiply_avx512, &integers_avx512, &token_avx512, unfold_rows_avx512},
+      uniform_rows_avx512, grouped_rows_avx512, &multiply_avx512, &integers_avx512, &lanes_avx512, &token_avx512, unfold_rows_avx512},
      "avx512:loads", [] { return has_avx512() && has_slow_gather(); }, has_avx512},
     {{"avx512", decode_groups_avx512_gather, 8, encode_groups_avx512, 4, crc32_vpclmul,
-      uniform_rows_avx512, grouped_rows_avx512, &multiply_avx512, &integers_avx512, &token_avx512, unfold_rows_avx512},
+      uniform_rows_avx512, grouped_rows_avx512, &multiply_avx512, &integers_avx512, &lanes_avx512, &token_avx512, unfold_rows_avx512},
      "avx512:gather", has_avx512, has_avx512},
     {{"avx2", decode_groups_avx2_loads, 3, encode_groups_scalar, 1, crc32_pclmul,
-      uniform_rows_avx2, grouped_rows_avx2, &multiply_avx2, &integers_avx2, &token_avx2, unfold_rows_avx2},
+      uniform_rows_avx2, grouped_rows_avx2, &multiply_avx2, &integers_avx2, &lanes_avx2, &token_avx2, unfold_rows_avx2},
      "avx2:loads", [] { return has_avx2() && has_slow_gather(); }, has_avx2},
     {{"avx2", decode_groups_avx2_gather, 3, encode_groups_scalar, 1, crc32_pclmul,
-      uniform_rows_avx2, grouped_rows_avx2, &multiply_avx2, &integers_avx2, &token_avx2, unfold_rows_avx2},
+      uniform_rows_avx2, grouped_rows_avx2, &multiply_avx2, &integers_avx2, &lanes_avx2, &token_avx2, unfold_rows_avx2},
      "avx2:gather", has_avx2, has_avx2},
     {{"sse41", decode_groups_sse41, 1, encode_groups_scalar, 1, crc32_pclmul,
-      uniform_rows_scalar, grouped_rows_scalar, &multiply_scalar, &integers_scalar, &token_scalar, unfold_rows_scalar},
+      uniform_rows_scalar, grouped_rows_scalar, &multiply_scalar, &integers_scalar, &lanes_scalar, &token_scalar, unfold_rows_scalar},
      "sse41", has_sse41, has_sse41},
 #endif
 #if defined(SPQFMT_ARM64)
     {{"neon", decode_groups_neon, 2, encode_groups_scalar, 1, crc32_arm,
-      uniform_rows_scalar, grouped_rows_scalar, &multiply_scalar, &integers_scalar, &token_scalar, unfold_rows_scalar},
+      uniform_rows_scalar, grouped_rows_scalar, &multiply_scalar, &integers_scalar, &lanes_scalar, &token_scalar, unfold_rows_scalar},
      "neon:crc", has_crc32, has_crc32},
     {{"neon", decode_groups_neon, 2, encode_groups_scalar, 1, crc32_scalar,
-      uniform_rows_scalar, grouped_rows_scalar, &multiply_scalar, &integers_scalar, &token_scalar, unfold_rows_scalar},
+      uniform_rows_scalar, grouped_rows_scalar, &multiply_scalar, &integers_scalar, &lanes_scalar, &token_scalar, unfold_rows_scalar},
      "neon:plain", [] { return true; }, [] { return true; }},
 #endif
     {{"scalar", decode_groups_scalar, 1, encode_groups_scalar, 1, crc32_scalar,
-      uniform_rows_scalar, grouped_rows_scalar, &multiply_scalar, &integers_scalar, &token_scalar, unfold_rows_scalar},
+      uniform_rows_scalar, grouped_rows_scalar, &multiply_scalar, &integers_scalar, &lanes_scalar, &token_scalar, unfold_rows_scalar},
      "scalar", [] { return true; }, [] { return true; }},
 };
 

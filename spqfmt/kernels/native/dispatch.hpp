@@ -30,6 +30,7 @@ struct Kernels {
   GroupedRows grouped_rows;
   const MultiplyKernels* multiply;
   const IntegerKernels* integers;
+  const LaneKernels* lanes;
   const TokenKernels* token;
   UnfoldRows unfold_rows;
 };

@@ -169,14 +169,18 @@ inline Reals spread(const float* from, Spread by) {
 inline int shift_of_integers(int, int most) { return most > 127 ? -128 : 0; }
 #endif
 
+constexpr size_t kUnits = kVectorBytes64 / kUnitBytes, kUnitLanes = kUnitBytes / 4;
+
 // Rows are read side by side, each too short for the processor to see a stream. So the rows after them are fetched as the one stream
 // that they are, and those after these, `further`, into the second cache. Addresses may lie behind the codes.
-inline void fetch_ahead([[maybe_unused]] const uint8_t* from, [[maybe_unused]] size_t further) {
+[[gnu::always_inline]] inline void fetch_line([[maybe_unused]] const uint8_t* near, [[maybe_unused]] const uint8_t* far) {
 #if defined(__AVX2__)
-  _mm_prefetch(reinterpret_cast<const char*>(from), _MM_HINT_T0);
-  _mm_prefetch(reinterpret_cast<const char*>(from + further), _MM_HINT_T1);
+  _mm_prefetch(reinterpret_cast<const char*>(near), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(far), _MM_HINT_T1);
 #endif
 }
+
+[[gnu::always_inline]] inline void fetch_ahead(const uint8_t* from, size_t further) { fetch_line(from, from + further); }
 
 #if !defined(__AVX512VNNI__)
 inline Ints load_some(const uint8_t* from, size_t n) {
@@ -185,6 +189,20 @@ inline Ints load_some(const uint8_t* from, size_t n) {
   return load_ints(bytes);
 }
 #endif
+
+// In halves.
+inline float total_of_lanes(const float* lanes) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(_mm512_load_ps(lanes));
+#else
+  float of[kVectorLanes];
+  std::memcpy(of, lanes, sizeof of);
+  for (size_t half = kVectorLanes / 2; half > 0; half /= 2) {
+    for (size_t i = 0; i < half; i++) of[i] += of[i + half];
+  }
+  return of[0];
+#endif
+}
 
 }  // namespace
 }  // namespace spqfmt

@@ -79,9 +79,10 @@ void multiply_uniform(const RowsProduct& product, size_t n_columns, const Inputs
   });
 }
 
-// The tokens that the last product has rounded, and what for.
+// The tokens that the last product has rounded, in one of two forms, and what for.
 struct LastRounded {
   const Rounded* rounded = nullptr;
+  const RoundedLanes* lanes = nullptr;
   const int64_t* permutation;
   unsigned bits;
   size_t group_size;
@@ -94,6 +95,24 @@ struct LastRounded {
   }
 };
 
+void multiply_lanes(const RowsProduct& product, const IntegerCodes& integers, size_t n_columns, const Inputs& inputs, LastRounded& last,
+                    size_t n_threads, const Then& then) {
+  const LaneKernels& kernels = *active_kernels().lanes;
+  const HeldCodes& held = product.held;
+  const Groups& groups = *product.groups;
+  const LastRounded wanted{nullptr, nullptr, product.permutation, held.codes.bits, groups.group_size, true, false, integers.shift};
+  std::optional<RoundedLanes> own;
+  if (last.lanes == nullptr || !(last == wanted)) {
+    own.emplace(inputs, n_columns, held.codes.bits, groups.group_size, integers.shift, n_threads);
+    last = wanted;
+    last.lanes = &*own;
+  }
+  const LaneTokens tokens = last.lanes->tokens();
+  over_held_rows(held, n_columns, then, [&](const Codes& codes, size_t first, size_t begin, size_t end) {
+    kernels.multiply(codes, integers, n_columns, groups, product.first_row + first, begin, end, tokens, from_row(product.outputs, first));
+  });
+}
+
 void multiply_grouped(const RowsProduct& product, size_t n_columns, const Inputs& inputs, Rounding rounding, LastRounded& last,
                       size_t n_threads, const Then& then) {
   const IntegerKernels& kernels = *active_kernels().integers;
@@ -101,9 +120,14 @@ void multiply_grouped(const RowsProduct& product, size_t n_columns, const Inputs
   const Groups& groups = *product.groups;
   const bool has_outliers = product.outliers.row_begin != nullptr;
   IntegerCodes integers;
-  if (rounding == Rounding::few && groups_are_rounded(held.codes, n_columns, groups, inputs) && integers_of(held.codes, kernels, integers)) {
+  if (rounding == Rounding::few && groups_are_lanes(held.codes, n_columns, groups, product.outliers, inputs) &&
+      integers_of(held.codes, shift_to_zero, integers)) {
+    multiply_lanes(product, integers, n_columns, inputs, last, n_threads, then);
+    return;
+  }
+  if (rounding == Rounding::few && groups_are_rounded(held.codes, n_columns, groups, inputs) && integers_of(held.codes, kernels.shift, integers)) {
     const bool has_sums = groups.kind != GroupOffset::none;
-    const LastRounded wanted{nullptr, product.permutation, held.codes.bits, groups.group_size, has_sums, has_outliers, integers.shift};
+    const LastRounded wanted{nullptr, nullptr, product.permutation, held.codes.bits, groups.group_size, has_sums, has_outliers, integers.shift};
     std::optional<Rounded> own;
     if (last.rounded == nullptr || !(last == wanted)) {
       own.emplace(inputs, n_columns, 8 / held.codes.bits, groups, integers.shift, has_outliers, n_threads);

@@ -159,6 +159,34 @@ struct IntegerKernels {
 
 extern const IntegerKernels integers_scalar, integers_avx2, integers_avx512;
 
+// Supergroups of so many columns have scales of bytes times a step: ggml's "K" blocks. A lane is a group of 16 or 32 of them.
+// Activations are at most kMostOfLane times their lane's scale.
+inline constexpr size_t kSuperColumns = 256;
+inline constexpr float kMostOfLane = 8192;
+
+// Activations as 128 * high + low, both -64..64, times a scale for each lane, in blocks of kVectorLanes lanes, zeros from the last
+// column on, in the order of lanes that group_lanes.hpp has: x [count, n_blocks, high and low, a block's columns]; `scales`, and sums of
+// the lanes, [count, n_blocks, kVectorLanes]; `start`, -shift times sums of parts, [count, n_blocks, high and low, kVectorLanes].
+struct LaneTokens {
+  const int8_t* x;
+  const float* scales;
+  const float* sums;
+  const int32_t* start;
+  size_t count;
+};
+
+// Groups are of 16 columns, or of codes of 4 bits also of 32, without offsets or with minimums that are bytes times steps as scales are; rows
+// are whole supergroups. IntegerCodes have the shift that makes all codes 0..255.
+struct LaneKernels {
+  void (*multiply)(const Codes&, const IntegerCodes&, size_t n_columns, const Groups&, size_t first_row, size_t begin, size_t end,
+                   const LaneTokens&, const Outputs&);
+  // A token's x in binary32, in whole blocks.
+  void (*round)(const float* x, size_t n_blocks, unsigned bits, size_t lane, int shift, int8_t* parts, float* scales, int32_t* start,
+                float* sums);
+};
+
+extern const LaneKernels lanes_scalar, lanes_avx2, lanes_avx512;
+
 // Tokens that are rounded at most: more are computed faster with activations as they are.
 inline constexpr size_t kMostRounded = 32;
 

@@ -163,8 +163,11 @@ class GroupPairs {
 };
 #endif
 
-// Codes as integers for these kernels; false where they do not stand for integers of 8 bits times a power of two.
-bool integers_of(const Codes& codes, const IntegerKernels& kernels, IntegerCodes& to) {
+// The shift that leaves no integer below 0.
+inline int shift_to_zero(int least, int) { return -least; }
+
+// Codes as integers for kernels that want them shifted so; false where they do not stand for integers of 8 bits times a power of two.
+bool integers_of(const Codes& codes, int (*shift)(int least, int most), IntegerCodes& to) {
   const int n = 1 << codes.bits, half = codes.is_signed ? n / 2 : 0;
   int least = -half, most = n - 1 - half, values[16];
   to.unit = 1;
@@ -195,7 +198,7 @@ bool integers_of(const Codes& codes, const IntegerKernels& kernels, IntegerCodes
     return false;
   }
   to.least = least;
-  to.shift = kernels.shift(least, most);
+  to.shift = shift(least, most);
   to.flip = to.shift == 0 ? 0 : 0x80;
   to.flips = codes.bits == 4;
   std::memset(to.table, 0, sizeof to.table);
@@ -259,6 +262,74 @@ class Rounded {
   std::unique_ptr<float[]> scales_;
   std::unique_ptr<int32_t[]> start_;
   std::unique_ptr<float[]> sums_, columns_;
+};
+
+// Numbers of groups that are bytes times a step of each supergroup of a row.
+bool are_steps_of_bytes(const GroupNumbers& numbers, size_t group_size) {
+  return (numbers.type == NumberType::u8 || numbers.type == NumberType::i8) && numbers.table == nullptr && numbers.steps != nullptr &&
+         numbers.zeros == nullptr && numbers.minimums == nullptr && numbers.tile_rows == 1 &&
+         numbers.tile_groups * group_size == kSuperColumns;
+}
+
+// Whether groups have lanes of their own.
+bool groups_are_lanes(const Codes& codes, size_t n_columns, const Groups& groups, const Outliers& outliers, const Inputs& inputs) {
+  const size_t size = groups.group_size;
+  const bool have_numbers = are_steps_of_bytes(groups.scale, size) &&
+                            (groups.kind == GroupOffset::none ||
+                             (groups.kind == GroupOffset::minimum && are_steps_of_bytes(groups.offset, size)));
+  return (size == 16 || (size == 32 && codes.bits == 4)) && n_columns % kSuperColumns == 0 && have_numbers &&
+         inputs.x.type != FloatType::f32 && inputs.count <= kMostRounded && outliers.row_begin == nullptr &&
+         codes.first * codes.bits % 8 == 0 && !(codes.bits == 2 && (codes.is_signed || codes.values != nullptr));
+}
+
+// An array that begins with a line of the cache: vectors of it lie in one line each.
+template <typename T>
+class Lines {
+ public:
+  explicit Lines(size_t n) : room_(new uint8_t[n * sizeof(T) + kLine]) {
+    const uintptr_t at = reinterpret_cast<uintptr_t>(room_.get());
+    first_ = reinterpret_cast<T*>(room_.get() + (kLine - at % kLine));
+  }
+
+  T* get() const { return first_; }
+
+ private:
+  static constexpr size_t kLine = 64;
+  std::unique_ptr<uint8_t[]> room_;
+  T* first_;
+};
+
+// The memory of LaneTokens.
+class RoundedLanes {
+ public:
+  RoundedLanes(const Inputs& inputs, size_t n_columns, unsigned bits, size_t lane, int shift, size_t n_threads)
+      : n_blocks_(ceil_div(n_columns, lane * kVectorLanes)),
+        count_(inputs.count),
+        x_(count_ * n_blocks_ * 2 * kVectorLanes * lane),
+        scales_(count_ * n_blocks_ * kVectorLanes),
+        sums_(count_ * n_blocks_ * kVectorLanes),
+        start_(count_ * n_blocks_ * 2 * kVectorLanes) {
+    const LaneKernels& kernels = *active_kernels().lanes;
+    const size_t block = kVectorLanes * lane, padded = n_blocks_ * block;
+    over_rows(count_, n_columns, n_threads, [&](size_t begin, size_t end) {
+      const std::unique_ptr<float[]> wide(new float[padded]);
+      for (size_t token = begin; token < end; token++) {
+        const size_t first = token * n_blocks_;
+        convert_token(inputs, token, n_columns, nullptr, wide.get());
+        std::memset(wide.get() + n_columns, 0, (padded - n_columns) * sizeof(float));
+        kernels.round(wide.get(), n_blocks_, bits, lane, shift, x_.get() + first * 2 * block, scales_.get() + first * kVectorLanes,
+                      start_.get() + first * 2 * kVectorLanes, sums_.get() + first * kVectorLanes);
+      }
+    });
+  }
+
+  LaneTokens tokens() const { return {x_.get(), scales_.get(), sums_.get(), start_.get(), count_}; }
+
+ private:
+  size_t n_blocks_, count_;
+  Lines<int8_t> x_;
+  Lines<float> scales_, sums_;
+  Lines<int32_t> start_;
 };
 
 }  // namespace

@@ -13,8 +13,6 @@
 namespace spqfmt {
 namespace {
 
-constexpr size_t kUnits = kVectorBytes64 / kUnitBytes, kUnitLanes = kUnitBytes / 4;
-
 // What belongs to the groups of some rows in the columns of a tile, which is kGroupsAtOnce whole groups or what a row has.
 struct IntTileGroups {
   alignas(64) float scale[kIntRows][kRoomOfGroups];
@@ -210,20 +208,6 @@ inline void read_int_groups(const IntCall& call, const IntTile& tile, IntTileGro
       for (size_t i = 0; i < n; i++) scale[i] = scale[i] * call.integers.unit;
     }
   }
-}
-
-// In halves.
-inline float total_of_lanes(const float* lanes) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_ps(_mm512_load_ps(lanes));
-#else
-  float of[kVectorLanes];
-  std::memcpy(of, lanes, sizeof of);
-  for (size_t half = kVectorLanes / 2; half > 0; half /= 2) {
-    for (size_t i = 0; i < half; i++) of[i] += of[i + half];
-  }
-  return of[0];
-#endif
 }
 
 template <unsigned kBits, Turned kTurned, bool kSigned, bool kSmall, size_t kR>
