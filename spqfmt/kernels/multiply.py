@@ -171,7 +171,9 @@ class CodeMatrix:
         """(codes, first_row, n_rows, *x, n_tokens, y_address, *bias, n_threads, rounds): products with some rows.
 
         With `rounds`, BF16 and F16 activations of up to 32 tokens are rounded to 8 bits, with a scale for each 4 or 8
-        columns, where codes of 8 or 4 bits in groups stand for integers: the same bits on every machine, and faster."""
+        columns, where codes of 8 or 4 bits in groups stand for integers: the same bits on every machine, and faster.
+        Where groups of 16 or 32 columns have scales of 8 bits times a step for 256 of them, 14 bits with a scale for
+        each group, codes of 2 bits included."""
         self.round = self._native.round
         """(*x, n_tokens, codes_address, scales_address, n_threads): x times `column` to int8 [n_tokens, n_columns],
         the nearest of -127..127, with a float32 scale a token, max |x| / 127."""

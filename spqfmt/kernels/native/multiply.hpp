@@ -192,7 +192,7 @@ inline constexpr size_t kMostRounded = 32;
 
 extern const MultiplyKernels multiply_scalar, multiply_avx2, multiply_avx512;
 
-// Whether these products may take activations of 16 bits, of few tokens, rounded: in units of 1/127 of a lane's largest.
+// Whether these products may take activations of 16 bits, of few tokens, rounded: in units of 1/127 of a lane's largest, or 1/8192.
 enum class Rounding : bool { none, few };
 
 // A product with some rows: codes in `groups`, their first row that of the run, or where these are null with `scales`. Column i of a

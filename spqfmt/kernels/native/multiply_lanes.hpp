@@ -2,9 +2,9 @@
 // like multiply_integers.hpp.
 //
 // A lane is a group: so scales are multiplied once for 16 or 32 columns, not for four bytes. Activations are 128 * high + low times
-// a scale of each lane. Both sums of a lane's products are exact: with codes up to 255 and parts of at most 64
-// they stay below 2^20, and together below 2^27, whatever a file says. They become binary32 once, are multiplied by both scales and
-// added to one of kVectorLanes sums, without fused multiply-add. So every instruction set gives the same bits.
+// a scale of each lane. Both sums of a lane's products are exact: with codes up to 255 and parts of at most 64 they stay below 2^20,
+// and together below 2^27, whatever a file says. They become binary32 once, are multiplied by both scales and added to one of
+// kVectorLanes sums, without fused multiply-add. So every instruction set gives the same bits.
 #pragma once
 
 #include "group_lanes.hpp"
@@ -113,7 +113,8 @@ template <Held kHeld, size_t kWords, bool kIsWhole, size_t kR, size_t kT>
       for (size_t w = 0; w < kWords; w++) {
         const size_t first = w * kVectorBytes64 + u * kUnitBytes;
         if (u == 0) fetch_line(near + (r * kWords + w) * kVectorBytes64, far + (r * kWords + w) * kVectorBytes64);
-        words[w] = kIsWhole ? load_ints(bytes + w * kVectorBytes64) : load_some(bytes + w * kVectorBytes64, left > first ? left - first : 0);
+        const uint8_t* here = bytes + w * kVectorBytes64;
+        words[w] = kIsWhole ? load_ints(here) : load_some(here, left > first ? left - first : 0);
       }
       keep_loaded(words);
       exchange(words);
@@ -180,7 +181,9 @@ inline void add_blocks(const LaneCall& call, const LaneSteps& steps, size_t row,
     }
   }
   const size_t left = row_bytes - first_block * kBytes, n_whole = smaller(n_blocks, left / kBytes);
-  for (size_t block = 0; block < n_whole; block++) add_block<kHeld, kWords, true, kR, kT>(call, rows, block, kBytes, at + block, table, acc);
+  for (size_t block = 0; block < n_whole; block++) {
+    add_block<kHeld, kWords, true, kR, kT>(call, rows, block, kBytes, at + block, table, acc);
+  }
   if (n_whole < n_blocks) {
     add_block<kHeld, kWords, false, kR, kT>(call, rows, n_whole, left - n_whole * kBytes, at + n_whole, table, acc);
   }
@@ -194,7 +197,8 @@ inline void add_blocks(const LaneCall& call, const LaneSteps& steps, size_t row,
 // Steps of n supergroups from number `at` on, times `unit`, and zeros behind them.
 inline void read_steps(const GroupNumbers& numbers, size_t at, size_t n, float unit, float* to) {
 #if defined(__AVX512F__)
-  const __m512 steps = numbers.steps_type == NumberType::f16 ? some_halves(numbers.steps, at, n) : some_numbers(numbers.steps, numbers.steps_type, at, n);
+  const bool are_halves = numbers.steps_type == NumberType::f16;
+  const __m512 steps = are_halves ? some_halves(numbers.steps, at, n) : some_numbers(numbers.steps, numbers.steps_type, at, n);
   _mm512_store_ps(to, _mm512_mul_ps(steps, _mm512_set1_ps(unit)));
 #else
   widen_numbers(numbers.steps, numbers.steps_type, at, n, to);
@@ -218,7 +222,9 @@ inline void multiply_lane_rows(const LaneCall& call, size_t row, LaneSteps& step
         if (call.groups.kind == GroupOffset::minimum) read_steps(call.groups.offset, at, n_supers, 1, steps.minimum[r]);
       }
       size_t token = 0;
-      for (; token + kT <= n_tokens; token += kT) add_blocks<kHeld, kWords, kR, kT>(call, steps, row, block, n_blocks, first, token, sums);
+      for (; token + kT <= n_tokens; token += kT) {
+        add_blocks<kHeld, kWords, kR, kT>(call, steps, row, block, n_blocks, first, token, sums);
+      }
       for (; token < n_tokens; token++) add_blocks<kHeld, kWords, kR, 1>(call, steps, row, block, n_blocks, first, token, sums);
     }
     for (size_t r = 0; r < kR; r++) {
