@@ -1,13 +1,27 @@
 """Attention, rotary positions and gates of single tokens against float64, and their bits for threads and backends."""
 
+import gc
 import math
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from spqfmt.kernels import native
-from spqfmt.kernels.token_step import GELU_TANH, SILU, attend, gate_values, rotate
+from spqfmt.kernels.multiply import CodeMatrices, CodeMatrix
+from spqfmt.kernels.token_step import (
+    GELU_TANH,
+    SILU,
+    TokenLayer,
+    Unchanged,
+    attend,
+    gate_values,
+    rotate,
+    step_layers,
+)
 from spqfmt.loaders.schemes.matrix import TYPES
 
 DTYPES = sorted(TYPES, key=str)
@@ -146,3 +160,88 @@ def test_what_does_not_fit_is_refused() -> None:
         rotate(x.data_ptr(), 0, 1, 1, 8, x.data_ptr(), x.data_ptr(), 7)
     with pytest.raises(ValueError, match="unknown form"):
         gate_values(x.data_ptr(), x.data_ptr(), 0, 2, 8)
+
+
+def test_things_of_python_are_as_they_were_or_not() -> None:
+    class Kind:
+        pass
+
+    class Other:
+        pass
+
+    one, value, tensor = Kind(), object(), torch.zeros(4)
+    owner: dict[str, Any] = {"child": value, "hooks": {}}
+    known = Unchanged(
+        same=[(owner, "child", value), (owner, "forward", None)],
+        empty=[(owner, "hooks")],
+        kinds=[(one, Kind)],
+        tensors=[(tensor, tensor.data_ptr())],
+    )
+
+    def changed(change: Callable[[], Any], back: Callable[[], Any]) -> bool:
+        assert known.is_so()
+        change()
+        seen = known.is_so()
+        back()
+        return not seen
+
+    own = tensor.data
+    assert changed(lambda: owner.update(child=object()), lambda: owner.update(child=value))
+    assert changed(lambda: owner.pop("child"), lambda: owner.update(child=value))
+    assert changed(lambda: owner.update(forward=1), lambda: owner.pop("forward"))
+    assert changed(lambda: owner["hooks"].update(a=1), owner["hooks"].clear)
+    assert changed(lambda: owner.update(hooks={1: 2}), lambda: owner.update(hooks={}))
+    assert changed(lambda: setattr(one, "__class__", Other), lambda: setattr(one, "__class__", Kind))
+    assert changed(lambda: setattr(tensor, "data", torch.ones(4)), lambda: setattr(tensor, "data", own))
+    assert known.is_so()
+    assert {id(one), id(owner), id(tensor)} <= set(map(id, gc.get_referents(known)))
+
+
+def test_layers_say_what_does_not_fit() -> None:
+    def matrices(*shapes: tuple[int, int]) -> Any:
+        return CodeMatrices(
+            [
+                (CodeMatrix(shape, "i8", row=np.ones(shape[0], np.float32)), np.zeros(shape, np.uint8))
+                for shape in shapes
+            ]
+        )._native
+
+    def layer(**changed: Any) -> Any:
+        sets = {
+            "inputs": [(8, 8), (4, 8), (4, 8)],
+            "output": [(8, 8)],
+            "gates": [(6, 8)] * 2,
+            "down": [(8, 6)],
+        }
+        products = tuple(
+            (matrices(*shapes), (0, 0) * len(shapes), False) for shapes in (sets | changed).values()
+        )
+        return TokenLayer(
+            norms=(None,) * 6,
+            norms_heads=False,
+            products=products,
+            gate=changed.get("gate", SILU),
+            n_heads=1,
+            n_shared=2,
+            key_size=4,
+            value_size=4,
+            scale=0.5,
+            rotary=4,
+        )
+
+    own = layer()
+    for changed in (
+        {"inputs": [(8, 8), (4, 8)]},
+        {"inputs": [(8, 8), (8, 8), (4, 8)]},
+        {"output": [(6, 8)]},
+        {"gates": [(6, 8), (5, 8)]},
+        {"down": [(8, 7)]},
+    ):
+        with pytest.raises(ValueError, match="do not fit together"):
+            layer(**changed)
+    with pytest.raises(ValueError, match="no room"):
+        step_layers([own], 0, 0, 1, 0, 0, [0, 0, 3, 3], 0, [0], 1)
+    with pytest.raises(ValueError, match="four numbers"):
+        step_layers([own], 0, 0, 1, 0, 0, [0, 0, 3], 0, [0], 1)
+    with pytest.raises(RuntimeError, match="bad_cast"):
+        step_layers([object()], 0, 0, 1, 0, 0, [0, 0, 3, 2], 0, [0], 1)

@@ -10,7 +10,7 @@
 namespace spqfmt {
 
 // Those of a CodeMatrices object, which must live as long, with an address and a type of each bias [rows], and outputs in no place
-// yet. Raises ValueError where `biases` are not two numbers for each matrix, TypeError for another object.
+// yet. Raises ValueError where `biases` are not two numbers for each matrix, RuntimeError for another object.
 std::vector<RowsProduct> products_of(nanobind::handle matrices, const nanobind::tuple& biases);
 
 // Their columns.
