@@ -65,8 +65,9 @@ if TYPE_CHECKING:
 @click.option(
     "--effort",
     type=click.Choice(["fast", "normal", "best"]),
-    help="ecq: how much time it takes to be better, where other options do not say. fast: 32 samples, codes are chosen "
-    "once; normal: they are made better twice; best: six times, and --gradients and --sequential. [default: normal]",
+    help="ecq: how much time it takes to be better, where other options do not say. fast: codes are chosen once; "
+    "normal: they are made better twice, and --sequential; best: six times, --sequential, --gradients, and 128 samples "
+    "in place of 32. [default: normal]",
 )
 @click.option(
     "--trellis",
@@ -156,7 +157,7 @@ if TYPE_CHECKING:
     "--sequential/--no-sequential",
     default=None,
     help="Calibrate each block on what the quantized ones before it give; with ecq each layer too, which then makes up "
-    "for what they are off by. [default: sequential; ecq: with --effort best alone]",
+    "for what they are off by. [default: sequential; ecq: but with --effort fast]",
 )
 @click.option(
     "--device",

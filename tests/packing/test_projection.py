@@ -52,9 +52,12 @@ def a_second_each(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"method": "ecq", "bits": 4, "samples": 6, "effort": "fast"}, 2 * 6 + 2 * 6),
         ({"method": "ecq", "bits": 4, "samples": 40, "effort": "fast"}, 2 * 40 + 2 * 16),
         # There and back, for 8 samples.
-        ({"method": "ecq", "bits": 4, "samples": 40, "gradients": True}, 2 * 40 + 2 * 16 + 4 * 8),
+        (
+            {"method": "ecq", "bits": 4, "samples": 40, "effort": "fast", "gradients": True},
+            2 * 40 + 2 * 16 + 4 * 8,
+        ),
         # Four inputs in a block, for each of which both versions are run to where it is.
-        ({"method": "ecq", "bits": 4, "samples": 6, "sequential": True}, 6 * (2 + 4 + 1) + 2 * 6),
+        ({"method": "ecq", "bits": 4, "samples": 6}, 6 * (2 + 4 + 1) + 2 * 6),
     ],
 )
 def test_blocks_are_run_as_often_as_the_pack_runs_them(

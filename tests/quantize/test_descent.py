@@ -115,7 +115,10 @@ def test_what_the_feedback_has_chosen_becomes_better_too() -> None:
 def test_an_effort_is_what_is_done_where_nothing_else_is_said(tmp_path: Path) -> None:
     fast, best = (pack_options(method="ecq", bits=3.0, effort=effort) for effort in ("fast", "best"))
     assert (fast.calibration.samples, fast.calibration.sequential) == (32, False)
-    assert best.calibration.sequential
+    assert (best.calibration.samples, best.calibration.sequential) == (128, True)
+    normal = pack_options(method="ecq", bits=3.0)
+    assert (normal.calibration.samples, normal.calibration.sequential) == (32, True)
+    assert not normal.method_options.gradients
     assert best.method_options.gradients
     assert not fast.method_options.gradients
     own = pack_options(method="ecq", bits=3.0, effort="best", samples=7, sequential=False)

@@ -53,6 +53,23 @@ def _after(pruning: str, pattern: str = "") -> Row:
     return Row("smoothquant", f"after {pruning}, {pattern or '50 %'}", options)
 
 
+def _effort(bits: float, effort: str, *grades: str, trellis: bool) -> Row:
+    """An effort as it is; with `grades`, options of ecq, those on 128 samples."""
+    samples = 32 if effort == "normal" and not grades else 128
+    said = [
+        f"{bits} bits",
+        f"effort {effort}",
+        *(f"{samples} samples, {grade.replace('-', ' ')}" for grade in grades),
+    ]
+    options: Options = {"bits": bits, "effort": effort, **dict.fromkeys(grades, "")}
+    return Row(
+        method="ecq",
+        settings=", ".join([*said, "trellis"] if trellis else said),
+        options=options | ({"trellis": ""} if trellis else {}),
+        samples=samples,
+    )
+
+
 def _ecq(bits: float, *grades: str) -> Row:
     """`grades` are options of ecq, as on the command line without the dashes. Codes are chosen once."""
     effort = {} if "no-calibration" in grades else {"effort": "fast"}
@@ -129,26 +146,14 @@ ROWS: tuple[Row, ...] = (
         for bits in (3, 4)
     ),
     Row("ecq", "4 bits, gradients, 128 samples", {"bits": 4, "effort": "fast", "gradients": ""}, samples=128),
+    *(_effort(bits, "normal", trellis=trellis) for trellis in (False, True) for bits in (2.5, 3, 4)),
+    *(_effort(bits, "best", trellis=trellis) for trellis in (False, True) for bits in (2.5, 3, 4)),
+    # What more samples bring, and what corrections do.
+    *(_effort(3, "normal", "sequential", trellis=trellis) for trellis in (False, True)),
     *(
-        Row("ecq", f"{bits} bits, effort {effort}", {"bits": bits, "effort": effort}, samples=128)
-        for effort in ("normal", "best")
+        _effort(bits, "normal", "no-sequential", trellis=trellis)
+        for trellis in (False, True)
         for bits in (3, 4)
-    ),
-    *(
-        Row(
-            method="ecq",
-            settings=f"{bits} bits, effort {effort}, trellis",
-            options={"bits": bits, "effort": effort, "trellis": ""},
-            samples=128,
-        )
-        for effort in ("normal", "best")
-        for bits in (2.5, 3, 4)
-    ),
-    Row(
-        method="ecq",
-        settings="3 bits, effort normal, sequential, trellis",
-        options={"bits": 3, "effort": "normal", "sequential": "", "trellis": ""},
-        samples=128,
     ),
     *(_gguf(name) for name in ("Q3_K", "Q4_K", "Q5_K", "Q6_K")),
     *(_gguf(name, "importance") for name in ("Q3_K", "IQ3_S", "IQ4_XS", "Q4_K")),

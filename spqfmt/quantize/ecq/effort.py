@@ -17,7 +17,7 @@ class Effort:
 
 EFFORTS = {
     "fast": Effort(samples=32, sequential=False, gradients=False, sweeps=0),
-    "normal": Effort(samples=128, sequential=False, gradients=False, sweeps=2),
+    "normal": Effort(samples=32, sequential=True, gradients=False, sweeps=2),
     "best": Effort(samples=128, sequential=True, gradients=True, sweeps=6),
 }
 DEFAULT_EFFORT = "normal"
