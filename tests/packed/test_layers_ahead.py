@@ -1,6 +1,7 @@
 """Layers whose tokens are computed ahead: what is done with inputs, caches and threads on the way counts."""
 
 import copy
+import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -38,7 +39,7 @@ def n_at_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_what_a_layer_is_given_counts(llama: Any, n_at_once: list[int]) -> None:
-    """A hook that changes a layer's output, in place too, makes the next ones compute anew."""
+    """A layer with a hook is computed by itself: the hook may change its output, in place too, or what is behind it."""
 
     def in_place(module: Any, given: Any, y: torch.Tensor) -> None:
         y.mul_(1.5)
@@ -52,11 +53,102 @@ def test_what_a_layer_is_given_counts(llama: Any, n_at_once: list[int]) -> None:
             assert is_same(llama)
         finally:
             handle.remove()
-        # What was computed ahead in vain is not so again, before all layers have followed one another.
-        assert n_at_once == [3] + [1] * (2 + 3 * 5)
+        assert n_at_once == [1, 2] * 6
     n_at_once.clear()
     assert torch.equal(run(llama, DynamicCache(config=llama.config)), plain)
-    assert n_at_once == [1, 1, 1] + [3] * 5
+    assert n_at_once == [3] * 6
+
+
+def test_hooks_may_change_the_layers_behind(llama: Any) -> None:
+    weight = llama.model.layers[2].input_layernorm.weight
+    before = weight.detach().clone()
+
+    def as_before(*_: Any) -> None:
+        weight.data.copy_(before)
+
+    def three_times(*_: Any) -> None:
+        weight.data.mul_(3)
+
+    first = llama.model.layers[0]
+    handles = [first.register_forward_pre_hook(as_before), first.register_forward_hook(three_times)]
+    try:
+        assert is_same(llama)
+    finally:
+        for handle in handles:
+            handle.remove()
+        weight.data.copy_(before)
+
+
+def test_who_appends_to_a_cache_in_another_way_is_called(
+    llama: Any, n_at_once: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counting(real: Callable[..., Any], n: list[int]) -> Callable[..., Any]:
+        def update(*given: Any, **named: Any) -> Any:
+            n.append(1)
+            return real(*given, **named)
+
+        return update
+
+    calls: list[int] = []
+    cache = DynamicCache(config=llama.config)
+    cache.update = counting(cache.update, calls)
+    run(llama, cache)
+    assert len(calls) == 3 * 7
+    calls.clear()
+    monkeypatch.setattr(DynamicCache, "update", counting(DynamicCache.update, calls))
+    run(llama, DynamicCache(config=llama.config))
+    assert len(calls) == 3 * 7
+    monkeypatch.undo()
+    assert not n_at_once
+
+
+def test_a_class_whose_forward_is_replaced(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = type(llama.model.layers[1])._own
+    real, calls = own.forward, []
+
+    def forward(self: Any, *given: Any, **named: Any) -> Any:
+        calls.append(1)
+        return real(self, *given, **named)
+
+    monkeypatch.setattr(own, "forward", forward)
+    run(llama, DynamicCache(config=llama.config), n_tokens=1)
+    assert len(calls) == 2 * 3
+
+
+def test_a_forward_that_somebody_has_kept(tmp_path: Path) -> None:
+    """It is called when the module's class is its own again, since something was set in it."""
+    model = load(tmp_path, "LlamaConfig")
+    expected = run(model, DynamicCache(config=model.config))
+    for part in (
+        model.model.layers[0],
+        model.model.layers[0].self_attn,
+        model.model.layers[0].mlp,
+        model.model.norm,
+    ):
+        kept = part.forward
+        part.forward = lambda *given, kept=kept, **named: kept(*given, **named)
+        # What is the class's own again rounds as that does.
+        assert (run(model, DynamicCache(config=model.config)) - expected).abs().max() < 0.05 * expected.std()
+    norm = model.model.layers[1].input_layernorm
+    kept = norm.forward
+    norm.variance_epsilon = 5.0
+    x = torch.ones(1, 1, norm.weight.numel(), dtype=norm.weight.dtype)
+    assert torch.equal(kept(x), type(norm).forward(norm, x))
+    model.model.layers[1].register_forward_pre_hook(lambda module, given: setattr(module, "seen", given))
+    run(model, DynamicCache(config=model.config))
+
+
+def test_a_cache_is_saved(llama: Any) -> None:
+    cache = DynamicCache(config=llama.config)
+    run(llama, cache)
+    file = io.BytesIO()
+    torch.save(cache, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert all(torch.equal(a.keys, b.keys) for a, b in zip(again.layers, cache.layers, strict=True))
+    with torch.inference_mode():
+        token = torch.full((2, 1), 7)
+        assert torch.equal(called(llama, token, again).logits, called(llama, token, cache).logits)
 
 
 def test_layers_in_another_order(llama: Any, n_at_once: list[int]) -> None:

@@ -62,10 +62,12 @@ def _effort(bits: float, effort: str, *grades: str, trellis: bool) -> Row:
         *(f"{samples} samples, {grade.replace('-', ' ')}" for grade in grades),
     ]
     options: Options = {"bits": bits, "effort": effort, **dict.fromkeys(grades, "")}
+    if trellis:
+        options = {**options, "trellis": ""}
     return Row(
         method="ecq",
         settings=", ".join([*said, "trellis"] if trellis else said),
-        options=options | ({"trellis": ""} if trellis else {}),
+        options=options,
         samples=samples,
     )
 

@@ -101,7 +101,7 @@ def attended(
         joined: torch.Tensor = seen.reshape(n_texts, 1, -1).contiguous()
         return joined
     n_tokens = keys.shape[2]
-    y = torch.empty((n_texts, 1, n_queries * form.value_size), dtype=q.dtype)
+    y = torch.empty((n_texts, 1, n_queries * form.value_size), dtype=q.dtype, device=q.device)
     attend(
         *(q.data_ptr(), TYPES[q.dtype]),
         *(keys.data_ptr(), keys.stride(0), keys.stride(1), keys.stride(2)),

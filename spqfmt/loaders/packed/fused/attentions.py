@@ -13,7 +13,14 @@ from transformers import DynamicCache
 
 from spqfmt.kernels.token_step import MOST_OF_HEAD
 from spqfmt.loaders.packed.fused.attention_step import KIND, AttentionForm, attended, step
-from spqfmt.loaders.packed.fused.classes import Front, is_only_called, packed_linears, stand_in_front
+from spqfmt.loaders.packed.fused.classes import (
+    Front,
+    is_in_front,
+    is_only_called,
+    own_forward,
+    packed_linears,
+    stand_in_front,
+)
 from spqfmt.loaders.packed.fused.siblings import Siblings
 from spqfmt.loaders.packed.fused.trial import computes_the_same
 from spqfmt.loaders.schemes.matrix import TYPES
@@ -53,11 +60,12 @@ class FusedAttention(Front):
 
     def forward(self, *given: Any, **named: Any) -> Any:
         """What the class does, and for one token of each text to a cache by native calls."""
-        if not given and not torch.compiler.is_compiling() and not self.training and _is_plain(self, named):
+        is_one = not given and not torch.compiler.is_compiling() and not self.training
+        if is_one and is_in_front(self, FusedAttention) and _is_plain(self, named):
             y = step(self, self._form, named)
             if y is not None:
                 return y, None
-        return super().forward(*given, **named)
+        return own_forward(self, FusedAttention)(*given, **named)
 
     def attended(self, q: torch.Tensor, *, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """What a token's heads see in a cache, as `forward` has it, before the last layer.

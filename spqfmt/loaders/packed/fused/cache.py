@@ -4,7 +4,7 @@ import weakref
 from typing import Any, NamedTuple
 
 import torch
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 _LEAST_ROOM, _MOST_ROOM = 16, 64
 """Tokens: an eighth of those that are there, within these. More is memory that no plan knows, and saves nothing."""
@@ -32,6 +32,10 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
     keys: torch.Tensor
     values: torch.Tensor
     _room: CacheRoom | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: the room is this layer's alone."""
+        return {name: value for name, value in vars(self).items() if name != "_room"}
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -90,7 +94,14 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
 
     def _shows(self, room: CacheRoom) -> bool:
         seen = room.seen
-        return seen is not None and self.keys is seen[0] and self.values is seen[1]
+        return (
+            seen is not None
+            and self.keys is seen[0]
+            and self.values is seen[1]
+            # Somebody may have given them other data.
+            and self.keys.data_ptr() == room.keys.data_ptr()
+            and self.values.data_ptr() == room.values.data_ptr()
+        )
 
     def take(self, room: CacheRoom) -> bool:
         """Have the token that was written to `room`; False: this has become another cache since."""
@@ -113,6 +124,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
             and keys.data_ptr() == room.keys.data_ptr()
             and values.data_ptr() == room.values.data_ptr()
             and keys.shape[:2] == room.keys.shape[:2]
+            and keys.stride() == room.keys.stride()
+            and values.stride() == room.values.stride()
             and keys.dtype is room.keys.dtype
             # Tensors of inference mode are not to be written outside of it.
             and room.keys.is_inference() == torch.is_inference_mode_enabled()
@@ -131,6 +144,14 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
         return CacheRoom(
             weakref.ref(self), moved(self.keys, key_dtype), moved(self.values, value_dtype), n_tokens
         )
+
+
+_UPDATES = (DynamicCache.update, DynamicLayer.update)
+
+
+def appends_as_ever(cache: DynamicCache) -> bool:
+    """Whether nobody has put another way to append in the place of transformers', in the cache or in its classes."""
+    return "update" not in cache.__dict__ and (DynamicCache.update, DynamicLayer.update) == _UPDATES
 
 
 def make_roomy(layer: Any) -> None:

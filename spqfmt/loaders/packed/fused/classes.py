@@ -11,6 +11,7 @@ from torch import nn
 from spqfmt.loaders.packed.modules import PackedLinear
 
 _SAYS_NOTHING = frozenset({"training", "__class__"})
+_CHANGED = "_is_changed"
 
 ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What modules raise that were tried for something that they are not."""
@@ -24,8 +25,26 @@ class Front(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name not in _SAYS_NOTHING:
+        if name in _SAYS_NOTHING:
+            return
+        if "_own" in vars(type(self)):
             self.__class__ = self._own
+        else:
+            # Somebody's class on top of it stays; what is in front of its own computes nothing any more.
+            vars(self)[_CHANGED] = True
+
+
+def is_in_front(module: nn.Module, front: type) -> bool:
+    """Whether `front` still computes for a module: whoever has kept its forward calls that later, too."""
+    return isinstance(module, front) and _CHANGED not in module.__dict__
+
+
+def own_forward(module: nn.Module, front: Any) -> Callable[..., Any]:
+    """The forward of the module's class, whether or not `front` still stands before it."""
+    found: Callable[..., Any] = (
+        super(front, module).forward if isinstance(module, front) else type(module).forward.__get__(module)
+    )
+    return found
 
 
 def stand_in_front(module: nn.Module, front: Any, form: Any) -> None:

@@ -10,8 +10,10 @@ from spqfmt.loaders.packed.fused.classes import (
     ERRORS,
     Front,
     instead_of_products,
+    is_in_front,
     is_only_called,
     multiplied,
+    own_forward,
     packed_linears,
     stand_in_front,
     wants_more,
@@ -54,13 +56,14 @@ class FusedGate(Front):
 
     def forward(self, *given: Any, **named: Any) -> Any:
         """What the class does, and for a few tokens by native calls."""
-        if len(given) == 1 and not named and not self.training and not torch.compiler.is_compiling():
+        is_one = len(given) == 1 and not named and not self.training and not torch.compiler.is_compiling()
+        if is_one and is_in_front(self, FusedGate):
             form = self._form
             if is_only_called(self, form.children):
                 y = _computed(form, given[0])
                 if y is not None:
                     return y
-        return super().forward(*given, **named)
+        return own_forward(self, FusedGate)(*given, **named)
 
 
 def _computed(form: GateForm, x: torch.Tensor) -> torch.Tensor | None:

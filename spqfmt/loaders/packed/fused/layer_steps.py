@@ -20,7 +20,7 @@ from spqfmt.kernels.context import Context, current
 from spqfmt.kernels.token_step import TokenLayer, same_bytes, step_layers
 from spqfmt.loaders.packed.fused.attention_step import KIND
 from spqfmt.loaders.packed.fused.attentions import has_idle_names
-from spqfmt.loaders.packed.fused.cache import CacheRoom, RoomyLayer, make_roomy
+from spqfmt.loaders.packed.fused.cache import CacheRoom, RoomyLayer, appends_as_ever, make_roomy
 from spqfmt.loaders.packed.fused.classes import has_global_hooks
 from spqfmt.loaders.packed.fused.layer_parts import LayerParts, watched, weight_of
 from spqfmt.loaders.packed.modules import PackedLinear
@@ -36,6 +36,8 @@ class PreparedLayer:
     ) -> None:
         form = parts.attention._form
         self.kind: type | None = None
+        self._own: Any = type(module)
+        self._own_forward = self._own.forward
         """The module's class, once it is taken over."""
         # The module has this: what it has must not keep it.
         self._module = weakref.ref(module)
@@ -100,10 +102,17 @@ class PreparedLayer:
         own, its = ((one.dtype, one.n_hidden, one.cache) for one in (self, other))
         return own == its and self.context is other.context
 
+    def is_hooked(self) -> bool:
+        """Whether somebody is called when the module is."""
+        module = self._module()
+        return module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
+
     def is_unchanged(self) -> bool:
         """Whether the module still computes what the call does."""
         module = self._module()
         if module is None or type(module) is not self.kind or module.training:
+            return False
+        if self._own.forward is not self._own_forward:
             return False
         return self._unchanged.is_so()
 
@@ -114,7 +123,7 @@ class PreparedLayer:
             return None
         kept = layers[self.index]
         make_roomy(kept)
-        if type(kept) is not RoomyLayer:
+        if type(kept) is not RoomyLayer or "update" in kept.__dict__:
             return None
         room = kept.room_for_one((n_texts, *self.cached), self.dtype)
         return None if room is None else (kept, room)
@@ -190,6 +199,7 @@ class LayerSteps:
             or torch.is_autocast_enabled("cpu")
             or type(cache) is not DynamicCache
             or cache.offloading
+            or not appends_as_ever(cache)
             or current() is not first.context
             or has_global_hooks()
             or any(getattr(config, "_attn_implementation", None) != KIND for config in self._configs)
@@ -197,20 +207,27 @@ class LayerSteps:
             return None
         n_texts = x.shape[0]
         stop = len(self._layers) if self._goes_on else number + 1
-        layers, rooms = [], []
+        layers: list[PreparedLayer] = []
+        rooms: list[tuple[RoomyLayer, CacheRoom]] = []
         turns = _turns(positions, x)
         for layer in self._layers[number:stop]:
+            # What a hook of a layer does may be to those behind it: it is computed by itself.
+            is_hooked = layer.is_hooked()
+            if is_hooked and layers:
+                break
             if layer.rotary and (turns is None or turns[0].shape[-1] != layer.rotary):
                 break
             if not layer.is_unchanged() or (room := layer.room(cache, n_texts)) is None:
                 break
             layers.append(layer)
             rooms.append(room)
+            if is_hooked:
+                break
         if not layers:
             return None
         threads = wanted_threads(first.context)
         ys = [torch.empty_like(x) for _ in layers]
-        copies = torch.empty((len(layers), n_texts, 1, first.n_hidden), dtype=x.dtype)
+        copies = torch.empty((len(layers), n_texts, 1, first.n_hidden), dtype=x.dtype, device=x.device)
         cos, sin = (0, 0) if turns is None else (turns[0].data_ptr(), turns[1].data_ptr())
         step_layers(
             [layer.native for layer in layers],

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from spqfmt.loaders.packed.fused.attentions import FusedAttention, has_idle_names
-from spqfmt.loaders.packed.fused.classes import ERRORS, Front, stand_in_front
+from spqfmt.loaders.packed.fused.classes import ERRORS, Front, is_in_front, own_forward, stand_in_front
 from spqfmt.loaders.packed.fused.gates import FusedGate
 from spqfmt.loaders.packed.fused.layer_parts import LayerParts
 from spqfmt.loaders.packed.fused.layer_steps import LayerSteps, PreparedLayer
@@ -41,12 +41,17 @@ class FusedLayer(Front):
 
     def forward(self, *given: Any, **named: Any) -> Any:
         """What the class does, and for one token of each text to a cache by a native call."""
-        if len(given) == 1 and not torch.compiler.is_compiling() and not self.training:
+        if (
+            len(given) == 1
+            and not torch.compiler.is_compiling()
+            and not self.training
+            and is_in_front(self, FusedLayer)
+        ):
             steps, number = self._form
             y = steps.step(number, given[0], named)
             if y is not None:
                 return y
-        return super().forward(*given, **named)
+        return own_forward(self, FusedLayer)(*given, **named)
 
 
 def fuse_layers(model: nn.Module) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 
 from spqfmt.codecs.threads import n_threads
 from spqfmt.kernels.norm import root_mean_square
-from spqfmt.loaders.packed.fused.classes import ERRORS, Front, stand_in_front
+from spqfmt.loaders.packed.fused.classes import ERRORS, Front, is_in_front, own_forward, stand_in_front
 from spqfmt.loaders.schemes.matrix import FEW_TOKENS, TYPES
 
 _SCALES = (1.0, 0.0, 1e-4, 1e-3, 30.0, 400.0)
@@ -80,13 +80,14 @@ class FusedNorm(Front):
 
     def forward(self, *given: Any, **named: Any) -> Any:
         """What the class does, by a native call."""
-        if len(given) == 1 and not named and not torch.compiler.is_compiling():
+        is_one = len(given) == 1 and not named and not torch.compiler.is_compiling()
+        if is_one and is_in_front(self, FusedNorm):
             form = self._form
             weight = self._parameters.get(form.weight)
             y = None if weight is None else normed(given[0], weight, form)
             if y is not None:
                 return y
-        return super().forward(*given, **named)
+        return own_forward(self, FusedNorm)(*given, **named)
 
 
 def _kind(module: nn.Module) -> tuple[Any, ...] | None:
