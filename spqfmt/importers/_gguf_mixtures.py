@@ -137,6 +137,14 @@ def lfm2_moe_config(facts: Facts, tensors: Tensors) -> Config:
     }
 
 
+def check_state_groups(facts: Facts) -> None:
+    """Raise ValueError where the norm of a state space has other groups than the metadata say."""
+    n, inner = facts.count("ssm.group_count"), facts.count("ssm.inner_size")
+    for name, shape in facts.shapes.items():
+        if name.endswith(".ssm_norm.weight") and len(shape) == 2 and shape != (n, inner // n):
+            raise ValueError(f"{facts.architecture}.ssm.group_count is {n}, but {name} has {shape[0]} groups")
+
+
 def key_heads(facts: Facts) -> int:
     """Heads of keys of the layers that have some. Raises ValueError for no number, or list of numbers."""
     keys = facts.metadata.get(f"{facts.architecture}.attention.head_count_kv")
@@ -150,6 +158,7 @@ def granite_hybrid_config(facts: Facts, tensors: Tensors) -> Config:
     """What the metadata say of state spaces, attention and experts. Raises ValueError for what they lack."""
     n_layers, inner = facts.count("block_count"), facts.count("ssm.inner_size")
     is_attention = [f"blk.{layer}.attn_q.weight" in facts.shapes for layer in range(n_layers)]
+    check_state_groups(facts)
     n_heads = facts.count("ssm.time_step_rank")
     gate = next((n for n in ("ffn_gate_shexp", "ffn_gate") if f"blk.0.{n}.weight" in facts.shapes), "")
     has_rope = facts.flag("rope.scaling.finetuned", default=False)

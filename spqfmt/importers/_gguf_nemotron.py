@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from spqfmt.importers._gguf_changes import AS_STORED, Change
-from spqfmt.importers._gguf_mixtures import expert_groups, key_heads
+from spqfmt.importers._gguf_mixtures import check_state_groups, expert_groups, key_heads
 from spqfmt.importers._gguf_models import Config, Facts, head_size
 from spqfmt.importers._gguf_reader import GgufTensor
 
@@ -31,6 +31,7 @@ def nemotron_hybrid_config(facts: Facts, tensors: Mapping[str, GgufTensor]) -> C
     inner, n_heads = facts.count("ssm.inner_size"), facts.count("ssm.time_step_rank")
     if inner % n_heads:
         raise ValueError(f"{facts.architecture}.ssm.inner_size is no multiple of ssm.time_step_rank")
+    check_state_groups(facts)
     nets = [layer for layer, kind in enumerate(kinds) if kind == "mlp"]
     return {
         "attention_bias": _has(facts, "attn_q.bias"),

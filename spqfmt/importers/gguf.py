@@ -65,7 +65,8 @@ class GgufImporter:
             source_kind=self.kind,
             files=files,
             named_files={file.path.name: file for file in files},
-            weight_files=frozenset(file.path.name for file in files),
+            # The first part may be metadata alone.
+            weight_files=frozenset(tensor.file.path.name for tensor in header.tensors),
             own_files=frozenset(file.path.name for file in files),
             left_out=left_out,
             is_complete=model.is_complete,

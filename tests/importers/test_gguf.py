@@ -348,6 +348,18 @@ def test_a_model_in_parts(tmp_path: Path) -> None:
     assert comes_back(tmp_path / "joined.gguf", tmp_path / "again").n_tensors == 2
 
 
+def test_parts_of_which_the_first_has_no_tensors(tmp_path: Path) -> None:
+    """As llama-gguf-split and the converter write them when they are asked to."""
+    rwkv(tmp_path, split_max_tensors=2, small_first_shard=True)
+    parts = sorted(tmp_path.glob("*.gguf"))
+    assert not read_header(SourceFile(parts[0])).tensors
+    digests = {part.name: part.read_bytes() for part in parts}
+    report = spqfmt.pack(parts[0], tmp_path / "m.spq")
+    assert report.n_tensors == 5
+    assert spqfmt.unpack(tmp_path / "m.spq", tmp_path / "out").identical
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == digests
+
+
 def test_missing_metadata(tmp_path: Path) -> None:
     file = write(tmp_path)
     file.write_bytes(file.read_bytes().replace(b"llama.embedding_length", b"llama.embedding_lengtX"))

@@ -65,6 +65,18 @@ _ANOTHER_MODEL: list[tuple[str, str, object, str]] = [
     ("deepseek2", "expert_weights_norm", True, "deepseek2.expert_weights_norm is true with a softmax"),
     ("deepseek2", "expert_weights_norm", "no", "deepseek2.expert_weights_norm is no, neither true nor false"),
     ("deepseek2", "expert_gating_func", [2], "deepseek2.expert_gating_func is [2], which"),
+    (
+        "deepseek2",
+        "attention.layer_norm_rms_epsilon",
+        -1e-6,
+        "deepseek2.attention.layer_norm_rms_epsilon is -1e-06",
+    ),
+    (
+        "granitehybrid",
+        "ssm.group_count",
+        4,
+        "granitehybrid.ssm.group_count is 4, but blk.0.ssm_norm.weight has 2",
+    ),
     ("deepseek2", "attention.kv_lora_rank", None, "the metadata lacks deepseek2.attention.kv_lora_rank"),
 ]
 
