@@ -37,9 +37,9 @@ def check_meaning(facts: Facts) -> None:
         "rope.scaling.attn_factor": said("rope.scaling.type") == "yarn"
         and said("rope.scaling.attn_factor") not in _NONE,
     }
-    for key in ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"):
-        if facts.number(key, 0.0) < 0:
-            raise ValueError(f"{facts.architecture}.{key} is {str(said(key))[:80]}, which is below 0")
+    for epsilon in ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"):
+        if facts.number(epsilon, 0.0) < 0:
+            raise ValueError(f"{facts.architecture}.{epsilon} is {said(epsilon)}, which is below 0")
     key = next((key for key, is_foreign in foreign.items() if is_foreign), None)
     if key is not None:
         raise ValueError(
