@@ -27,13 +27,13 @@ def _counted_bits(file: Path) -> float:
     return 8 * (report.file_bytes - report.totals.asset_bytes - dense) / n_weights
 
 
-@pytest.mark.parametrize("options", [{}, {"gradients": True}, {"sequential": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"gradients": True}, {"effort": "fast"}], ids=str)
 def test_calibrated_packs_hit_their_bits_and_share_column_scales(
     tiny_folder: Callable[[str], Path], tmp_path: Path, options: dict[str, Any]
 ) -> None:
     out = tmp_path / "m.spq"
     spqfmt.pack(tiny_folder("llama"), out, method="ecq", bits=6.5, **FEW, **options)
-    assert 0.98 * 6.5 <= _counted_bits(out) <= 6.5
+    assert 0.97 * 6.5 <= _counted_bits(out) <= 6.5
     spqfmt.verify(out)
     by_name = {t.name: t for t in spqfmt.inspect(out).tensors}
     codecs = {s.role: s.codec for s in by_name["model.layers.0.self_attn.k_proj.weight"].streams}

@@ -93,7 +93,10 @@ def pack(source: Path, out: Path, method: str, options: Options) -> dict[str, fl
     command = [sys.executable, "-c", _PACK, "pack", str(source), str(out), "--force", "--json"]
     command += ["--method", method]
     for name, value in options.items():
-        command += [f"--{name}"] if value == "" else [f"--{name}", str(value)]
+        if value is False:
+            command += [f"--no-{name}"]
+        else:
+            command += [f"--{name}"] if value == "" else [f"--{name}", str(value)]
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -61,7 +61,8 @@ def _effort(bits: float, effort: str, *grades: str, trellis: bool) -> Row:
         f"effort {effort}",
         *(f"{samples} samples, {grade.replace('-', ' ')}" for grade in grades),
     ]
-    options: Options = {"bits": bits, "effort": effort, **dict.fromkeys(grades, "")}
+    options: dict[str, str | int | float] = {"bits": bits, "effort": effort}
+    options |= {g.removeprefix("no-"): False if g.startswith("no-") else "" for g in grades}
     if trellis:
         options = {**options, "trellis": ""}
     return Row(
