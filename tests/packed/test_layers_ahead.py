@@ -286,15 +286,6 @@ def test_a_cache_that_is_cropped_copied_or_shared(llama: Any, n_at_once: list[in
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-OTHERS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "a window": lambda config: {
-        "new_cache": lambda: DynamicCache(config=type(config)(**config.to_dict() | {"sliding_window": 4}))
-    },
-    "room from the start": lambda config: {"new_cache": lambda: StaticCache(config=config, max_cache_len=32)},
-    "a class of its own": lambda config: {"new_cache": lambda: OwnCache(config=config)},
-}
-
-
 def test_threads_with_one_model(llama: Any) -> None:
     with without_layers():
         expected = run(llama, DynamicCache(config=llama.config))
