@@ -7,6 +7,7 @@ import re
 from spqfmt.importers._gguf_models import Facts
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 SIGMOID, _NONE = 2, (None, 0, 1)
 _SOFTMAX = 1
 _BY_SIGMOID = {"glm4moe", "lfm2moe", "llama4", "minimax-m2", "nemotron_h_moe"}
@@ -47,7 +48,25 @@ def check_meaning(facts: Facts) -> None:
         )
 
 
-def check_layers(facts: Facts) -> None:
+def check_counts(facts: Facts) -> None:
+    """Raise ValueError where the metadata count other layers, experts or channels than the tensors have."""
+    _check_layers(facts)
+    width, has = facts.count("embedding_length"), facts.shapes[EMBEDDING][-1]
+    if width != has:
+        raise ValueError(
+            f"{facts.architecture}.embedding_length is {width}, but {EMBEDDING} has rows of {has}"
+        )
+    experts = [shape[0] for name, shape in facts.shapes.items() if "_exps.weight" in name]
+    if experts and set(experts) != {facts.count("expert_count")}:
+        n, has = facts.count("expert_count"), next(n for n in experts if n != facts.count("expert_count"))
+        raise ValueError(f"{facts.architecture}.expert_count is {n}, but there are tensors of {has} experts")
+    if experts:
+        n, used = facts.count("expert_count"), facts.count("expert_used_count")
+        if used > n:
+            raise ValueError(f"{facts.architecture}.expert_used_count is {used}, but there are {n} experts")
+
+
+def _check_layers(facts: Facts) -> None:
     """Raise ValueError where the metadata count other layers than there are tensors of."""
     numbers = {int(match[1]) for name in facts.shapes if (match := _BLOCK.match(name))}
     n_blocks = max(numbers, default=-1) + 1

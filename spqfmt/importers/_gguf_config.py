@@ -5,28 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from spqfmt.importers._gguf_architectures import Architecture
-from spqfmt.importers._gguf_checks import check_layers
-from spqfmt.importers._gguf_known import EMBEDDING, NoModelError
+from spqfmt.importers._gguf_known import NoModelError
 from spqfmt.importers._gguf_models import Config, Facts
 from spqfmt.importers._gguf_reader import GgufHeader
-
-
-def check_counts(facts: Facts) -> None:
-    """Raise ValueError where the metadata count other layers, experts or channels than the tensors have."""
-    check_layers(facts)
-    width, has = facts.count("embedding_length"), facts.shapes[EMBEDDING][-1]
-    if width != has:
-        raise ValueError(
-            f"{facts.architecture}.embedding_length is {width}, but {EMBEDDING} has rows of {has}"
-        )
-    experts = [shape[0] for name, shape in facts.shapes.items() if "_exps.weight" in name]
-    if experts and set(experts) != {facts.count("expert_count")}:
-        n, has = facts.count("expert_count"), next(n for n in experts if n != facts.count("expert_count"))
-        raise ValueError(f"{facts.architecture}.expert_count is {n}, but there are tensors of {has} experts")
-    if experts:
-        n, used = facts.count("expert_count"), facts.count("expert_used_count")
-        if used > n:
-            raise ValueError(f"{facts.architecture}.expert_used_count is {used}, but there are {n} experts")
 
 
 def config_of(facts: Facts, header: GgufHeader, architecture: Architecture) -> Config:

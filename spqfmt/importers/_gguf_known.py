@@ -12,8 +12,8 @@ from typing import Any
 
 from spqfmt.errors import ImporterError
 from spqfmt.importers._gguf_changes import AS_STORED
-from spqfmt.importers._gguf_checks import check_meaning
-from spqfmt.importers._gguf_models import Config, Facts, GgufModel
+from spqfmt.importers._gguf_checks import EMBEDDING, HEAD, check_counts, check_meaning
+from spqfmt.importers._gguf_models import Config, Facts, GgufModel, table_shape
 from spqfmt.importers._gguf_reader import GgufHeader, GgufTensor
 from spqfmt.importers._gguf_rope import floats_of, llama3_rope
 from spqfmt.importers._gguf_tensors import StoredTensor, dtype_of
@@ -22,7 +22,6 @@ from spqfmt.importers._source_file import same_bytes
 from spqfmt.importers.base import Asset
 
 ROPE_FACTORS = "rope_freqs.weight"
-EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
 
 class NoModelError(Exception):
@@ -58,12 +57,8 @@ def table_model(path: Path, header: GgufHeader, model: GgufModel) -> KnownModel:
     facts = facts_of(path, header)
     tied = is_tied(header)
     try:
+        check_counts(facts)
         check_meaning(facts)
-        n_layers = facts.count("block_count")
-        if n_layers > len(facts.shapes):  # nothing is made for a number that the file has not earned
-            raise ValueError(
-                f"{facts.architecture}.block_count is {n_layers}, which is more than its tensors"
-            )
         config = model.config(facts)
     except ValueError as error:
         raise ImporterError(f"{path}: {error}; convert the model again") from None
@@ -71,8 +66,13 @@ def table_model(path: Path, header: GgufHeader, model: GgufModel) -> KnownModel:
     if factors is not None:
         config["rope_parameters"] = llama3_rope(path, floats_of(factors), config)
     config = whole_config(header, config, model.class_name, tied=tied)
+    lacking = [name for name in _due(model, facts) if name not in names and name != HEAD]
+    if lacking:
+        raise NoModelError(f"it has no tensor for {_hf_name(model, lacking[0])} of {model.class_name}")
 
     def stored(tensor: GgufTensor, name: str) -> StoredTensor:
+        if tensor.shape != table_shape(tensor.name, config):
+            raise _other_shape(path, tensor)
         change = model.change(name, tensor.shape, config)
         shape = tensor.shape[::-1] if change.transposed else tensor.shape
         return checked(path, StoredTensor(name, shape, (tensor,), change))
@@ -88,21 +88,18 @@ def table_model(path: Path, header: GgufHeader, model: GgufModel) -> KnownModel:
         assets=config_assets(header, config),
         tied={head: embedding} if tied else {},
         copies={} if copy is None else {head: copy},
-        is_complete=model.is_without_biases and _has_all(model, header, facts.count("block_count")),
+        is_complete=model.is_without_biases and {*names} <= {*_due(model, facts)},
     )
 
 
-def _has_all(model: GgufModel, header: GgufHeader, n_layers: int) -> bool:
-    """Whether the file has a weight for each name of the model and each layer, and no bias."""
-    here = {tensor.name for tensor in header.tensors}
-    if n_layers > len(here):  # nothing is made for a number that the file has not earned
-        return False
-    due = {
+def _due(model: GgufModel, facts: Facts) -> list[str]:
+    """Name the weights that a model of so many layers has, by ggml's names, once `check_counts` has found these."""
+    n_layers = facts.count("block_count")
+    return [
         f"{name.format(layer)}.weight"
         for name in model.names
         for layer in range(n_layers if "{}" in name else 1)
-    }
-    return here - {ROPE_FACTORS, HEAD} == due - {HEAD}
+    ]
 
 
 def checked(path: Path, stored: StoredTensor) -> StoredTensor:
@@ -110,11 +107,15 @@ def checked(path: Path, stored: StoredTensor) -> StoredTensor:
     tensor = stored.tensor
     fits = stored.change.fits(stored.shape, prod(tensor.shape[: max(1, len(tensor.shape) - 1)]))
     if not fits or prod(stored.shape) != prod(tensor.shape):
-        raise ImporterError(
-            f"{path}: tensor {tensor.name} has the shape {list(tensor.shape)}, which is not that of its metadata; "
-            "convert the model again"
-        )
+        raise _other_shape(path, tensor)
     return stored
+
+
+def _other_shape(path: Path, tensor: GgufTensor) -> ImporterError:
+    return ImporterError(
+        f"{path}: tensor {tensor.name} has the shape {list(tensor.shape)}, which is not that of its metadata; "
+        "convert the model again"
+    )
 
 
 def facts_of(path: Path, header: GgufHeader) -> Facts:

@@ -16,11 +16,9 @@ from typing import NamedTuple
 from spqfmt.errors import ImporterError, SpqError, foreign_errors
 from spqfmt.importers._gguf_architectures import Architecture, Experts
 from spqfmt.importers._gguf_changes import AS_STORED, Change
-from spqfmt.importers._gguf_checks import check_meaning
-from spqfmt.importers._gguf_config import check_counts, config_of
+from spqfmt.importers._gguf_checks import EMBEDDING, HEAD, check_counts, check_meaning
+from spqfmt.importers._gguf_config import config_of
 from spqfmt.importers._gguf_known import (
-    EMBEDDING,
-    HEAD,
     KnownModel,
     NoModelError,
     checked,

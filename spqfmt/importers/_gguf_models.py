@@ -257,6 +257,39 @@ def _gpt2(facts: Facts) -> Config:
     }
 
 
+def table_shape(name: str, config: Config) -> tuple[int, ...]:
+    """The shape that a tensor of one of MODELS has in the file, by ggml's name and the config of the metadata."""
+    hidden, heads, inner = (
+        config[usual if usual in config else gpt2]
+        for usual, gpt2 in (
+            ("hidden_size", "n_embd"),
+            ("num_attention_heads", "n_head"),
+            ("intermediate_size", "n_inner"),
+        )
+    )
+    size = config.get("head_dim", hidden // heads)
+    queries, keys = heads * size, config.get("num_key_value_heads", heads) * size
+    shapes = {
+        "token_embd": (config["vocab_size"], hidden),
+        "output": (config["vocab_size"], hidden),
+        "position_embd": (config.get("n_positions"), hidden),
+        "attn_q": (queries, hidden),
+        "attn_k": (keys, hidden),
+        "attn_v": (keys, hidden),
+        "attn_qkv": (3 * queries, hidden),
+        "attn_output": (hidden, queries),
+        "attn_q_norm": (size,),
+        "attn_k_norm": (size,),
+        "ffn_gate": (inner, hidden),
+        "ffn_up": (inner, hidden),
+        "ffn_down": (hidden, inner),
+    }
+    stem, _, kind = name.rpartition(".")
+    # All others are norms of a layer's channels.
+    shape = shapes.get(stem.rpartition(".")[2], (hidden,))
+    return shape[:1] if kind == "bias" else shape
+
+
 def as_stored(name: str, shape: tuple[int, ...], config: Config) -> Change:
     """Say that nothing differs."""
     return AS_STORED

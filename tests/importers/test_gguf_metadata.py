@@ -1,5 +1,6 @@
 """Metadata of GGUF files that ask for another model than transformers has: none is made of them."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 import tiny_gguf
 
+import spqfmt
+from spqfmt.errors import UnsupportedError
 from spqfmt.importers import open_source
+from spqfmt.importers._gguf_models import MODELS
 from spqfmt.importers._gguf_reader import GgufHeader, read_header
 from spqfmt.importers._source_file import SourceFile
 
@@ -140,17 +144,96 @@ def test_tensors_of_another_model(
     assert open_source(written(tmp_path, name, edit=edit)).left_out["config.json"].startswith(message)
 
 
+_CONTRADICTED: list[tuple[str, str, object, str]] = [
+    ("llama", "block_count", 1 << 31, "llama.block_count is 2147483648, but there are tensors of 2 blocks"),
+    ("llama", "block_count", 1, "llama.block_count is 1, but there are tensors of 2 blocks"),
+    ("llama", "embedding_length", 32, "llama.embedding_length is 32, but token_embd.weight has rows of 64"),
+    (
+        "llama",
+        "attention.head_count_kv",
+        2,
+        "tensor blk.0.attn_k.weight has the shape [32, 64], which is not",
+    ),
+    ("llama", "attention.head_count", 1, "tensor blk.0.attn_q.weight has the shape [64, 64], which is not"),
+    ("llama", "feed_forward_length", 64, "tensor blk.0.ffn_gate.weight has the shape [96, 64], which is not"),
+    (
+        "llama",
+        "attention.causal",
+        False,
+        "llama.attention.causal is False, which transformers' model has not",
+    ),
+    ("qwen2", "attention.head_count_kv", None, "tensor blk.0.attn_k.weight has the shape [32, 64]"),
+    ("qwen2", "attention.head_count", 3, "tensor blk.0.attn_q.weight has the shape [64, 64]"),
+    ("qwen3", "attention.key_length", 32, "tensor blk.0.attn_q.weight has the shape [128, 64]"),
+    ("gemma2", "feed_forward_length", 64, "tensor blk.0.ffn_gate.weight has the shape [96, 64]"),
+    ("gpt2", "attention.head_count", 3, "tensor blk.0.attn_qkv.weight has the shape [192, 64]"),
+    ("gpt2", "feed_forward_length", 64, "tensor blk.0.ffn_up.weight has the shape [96, 64]"),
+    ("gpt2", "context_length", 64, "tensor position_embd.weight has the shape [128, 64]"),
+]
+
+
+@pytest.fixture(scope="module")
+def of_tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[SourceFile, GgufHeader]]:
+    """A file of each architecture that stands in a table here, and what its header says."""
+    folder, found = tmp_path_factory.mktemp("tables"), {}
+    for name in MODELS.keys() & {*tiny_gguf.NAMES}:
+        tiny_gguf.write(name, folder / f"{name}.gguf")
+        found[name] = (SourceFile(folder / f"{name}.gguf"), read_header(SourceFile(folder / f"{name}.gguf")))
+    return found
+
+
+@pytest.mark.parametrize(("name", "key", "value", "message"), _CONTRADICTED)
+def test_metadata_that_the_tensors_of_a_table_contradict(
+    of_tables: dict[str, tuple[SourceFile, GgufHeader]],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    key: str,
+    value: object,
+    message: str,
+) -> None:
+    assert reason(monkeypatch, of_tables[name], key=key, value=value).startswith(message)
+
+
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("name", "tensor", "message"),
     [
-        ("block_count", 1 << 31, "llama.block_count is 2147483648, which is more than its tensors"),
-        ("attention.causal", False, "llama.attention.causal is False, which transformers' model has not"),
+        (
+            "llama",
+            "blk.1.attn_v.weight",
+            "it has no tensor for model.layers.1.self_attn.v_proj.weight of Llama",
+        ),
+        (
+            "gemma2",
+            "blk.0.post_ffw_norm.weight",
+            "it has no tensor for model.layers.0.post_feedforward_layern",
+        ),
+        ("gpt2", "position_embd.weight", "it has no tensor for transformer.wpe.weight of GPT2LMHeadModel"),
     ],
 )
-def test_models_that_need_no_library_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: object, message: str
+def test_tensors_that_a_table_has_more(
+    of_tables: dict[str, tuple[SourceFile, GgufHeader]],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    tensor: str,
+    message: str,
 ) -> None:
-    path = tmp_path / "m.gguf"
-    tiny_gguf.write("llama", path)
-    file = SourceFile(path)
-    assert reason(monkeypatch, (file, read_header(file)), key=key, value=value).startswith(message)
+    file, header = of_tables[name]
+    left = replace(header, tensors=tuple(one for one in header.tensors if one.name != tensor))
+    assert reason(monkeypatch, (file, left), key="x", value=1).startswith(message)
+
+
+def test_what_contradicts_itself_is_packed_and_not_run(tmp_path: Path) -> None:
+    """The pack says why, as `run` does, and the file comes back."""
+    source, packed = tmp_path / "m.gguf", tmp_path / "m.spq"
+
+    def edit(writer: gguf.GGUFWriter) -> None:
+        writer.kv_data[0]["llama.attention.head_count_kv"].value = 2
+
+    tiny_gguf.write("llama", source, edit=edit)
+    why = "tensor blk.0.attn_k.weight has the shape [32, 64], which is not that of its metadata"
+    assert why in spqfmt.pack(source, packed).left_out["config.json"]
+    with pytest.raises(UnsupportedError, match=re.escape(why)) as refused:
+        spqfmt.load_model(packed)
+    assert "\n" not in str(refused.value)
+    assert spqfmt.unpack(packed, tmp_path / "out").identical
+    assert (tmp_path / "out" / "m.gguf").read_bytes() == source.read_bytes()
