@@ -18,7 +18,7 @@ from spqfmt.importers._folders import ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import are_decoded, raw_codes
 from spqfmt.metadata_keys import NO_MODEL
 from spqfmt.models.harmless import SETTINGS
-from spqfmt.models.stacked_heads import find_wholes, put_together, whole_dtype, whole_shape
+from spqfmt.models.stacked_heads import find_wholes, has_stacks, put_together, whole_dtype, whole_shape
 from spqfmt.models.treatments import Treatment
 from spqfmt.reading.file import SpqFile
 from spqfmt.reading.restore import numbers_of
@@ -84,9 +84,9 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
     importer = None if is_packed(path) else find_importer(path)
     if importer is not None:
         source = importer.open(path).as_weights()
-        tensors = _whole(
-            {t.name: LazyTensor(t.shape, t.dtype, t.tied_to, _loader(path, t)) for t in source.tensors}
-        )
+        tensors = {t.name: LazyTensor(t.shape, t.dtype, t.tied_to, _loader(path, t)) for t in source.tensors}
+        if has_stacks(source.source_kind, source.no_model):
+            tensors = _whole(tensors)
         has_codes = any(tensor.form for tensor in source.tensors)
         with source.unchanged():
             is_decoded = are_decoded(_facts(tensors), has_codes=has_codes)
@@ -131,7 +131,7 @@ def open_stored(path: Path) -> Iterator[StoredModel]:
         no_config = no_config or " ".join(made.get(NO_MODEL, "").split())[:_WHY_CHARACTERS]
         assets = _Assets(file.model)
         yield StoredModel(
-            _whole(stored),
+            _whole(stored) if has_stacks(made.get("source"), made.get(NO_MODEL)) else stored,
             assets,
             file.model,
             is_decoded=is_decoded,
@@ -154,7 +154,7 @@ def no_model_of(kind: str, base: str, tensors: Iterable[str]) -> str:
     return ""
 
 
-def _whole(tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
+def _whole(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
     """The tensors, stacks of heads that belong together as the matrix that they are."""
     found = find_wholes((name, tensor.shape) for name, tensor in tensors.items())
     if not found:

@@ -30,6 +30,14 @@ _TURNED = "k_b_proj.weight"
 _WHOLE = {kind: whole for whole, kinds in _KINDS.items() for kind in kinds}
 
 
+def has_stacks(source_kind: str | None, no_model: str | None) -> bool:
+    """Whether a source has such stacks: a GGUF file of an architecture that is known.
+
+    `no_model` says why it is not. In any other source a tensor with the name of a stack is what its maker meant by it.
+    """
+    return source_kind == "gguf" and not no_model
+
+
 def whole_of(name: str) -> str:
     """Name the matrix that a stack belongs to; empty for any other tensor."""
     before, dot, last = _cut(name)
@@ -87,7 +95,7 @@ def put_together(stacks: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def with_wholes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors, stacks that belong together as the matrix that they are."""
+    """The tensors of a source that `has_stacks`, stacks that belong together as the matrix that they are."""
     found = find_wholes((name, tuple(tensor.shape)) for name, tensor in tensors.items())
     taken = {part for parts in found.values() for part in parts}
     made = {name: put_together({part: tensors[part] for part in parts}) for name, parts in found.items()}

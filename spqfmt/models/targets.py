@@ -38,6 +38,7 @@ class Targets:
         self._converters = [step for step in self.mapping if isinstance(step, WeightConverter)]
         self._prefix = model.base_model_prefix
         self._shapes = model.state_dict()
+        self._names = frozenset(names := list(names))
         self._found = {name: self._find(name) for name in sorted(names, key=dot_natural_key)}
 
     def find(self, name: str) -> tuple[str, bool]:
@@ -55,8 +56,10 @@ class Targets:
             if renamed in self._shapes:
                 converter = next((c for c in converters if pattern in c.source_patterns), None)
                 return Conversion(renamed, pattern, converter)
+        # In a file that has the matrix itself, what has a stack's name is something else.
         whole = whole_of(name)
-        return Conversion(whole, name) if whole in self._shapes else Conversion("")
+        is_stack = whole in self._shapes and whole not in self._names
+        return Conversion(whole, name) if is_stack else Conversion("")
 
     def find_all(self, name: str) -> set[str]:
         """All parameters that a tensor goes into, such as those of queries, keys and values that it holds together."""

@@ -11,7 +11,8 @@ from spqfmt.exporters.folder import check_gguf_name, whole_file, whole_folder
 from spqfmt.exporters.registry import exporters
 from spqfmt.importers._folders import ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import quantizer_of, without_quantizer
-from spqfmt.models.stacked_heads import find_wholes
+from spqfmt.metadata_keys import NO_MODEL
+from spqfmt.models.stacked_heads import find_wholes, has_stacks
 from spqfmt.progress import Progress
 from spqfmt.reading.grids import StoredWeight
 from spqfmt.reading.source_files import SourceFiles
@@ -85,7 +86,7 @@ def export(
         raise EncodeError(f"its config.json is no JSON object, and {form} adds to it")
     weights = [StoredWeight(*model.held(name), progress) for name in model.tensors]
     apart = find_wholes((weight.name, weight.shape) for weight in weights)
-    if apart:
+    if apart and has_stacks(kind, model.index.metadata.get(NO_MODEL)):
         name, parts = next(iter(apart.items()))
         refuse(parts[0], f"some rows of {name} in a tensor of their own", form)
     progress.start(sum(bf16_bytes(w.dtype, w.record.n_weights) for w in weights if w.tied_to is None))

@@ -13,7 +13,8 @@ from spqfmt.exporters.folder import whole_folder
 from spqfmt.exporters.huggingface import export_huggingface
 from spqfmt.importers._folders import ADAPTER, ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import are_decoded, without_quantizer
-from spqfmt.metadata_keys import FACT_PREFIX
+from spqfmt.metadata_keys import FACT_PREFIX, NO_MODEL
+from spqfmt.models.stacked_heads import has_stacks
 from spqfmt.progress import Progress, Silent
 from spqfmt.reading.card import CARD, card_of
 from spqfmt.reading.exports import export, source_of_form
@@ -117,10 +118,13 @@ def unpack(
                 report, left_out = UnpackReport((), {}), {}
             return replace(report, made=made, left_out=left_out, plain=done.plain)
         tensors = [RestoredTensor(*model.held(name), shown) for name in model.tensors]
+        said = model.index.metadata
+        apart = has_stacks(said.get("source"), said.get(NO_MODEL))
         shown.start(sum(t.record.source_bytes for t in tensors if t.tied_to is None))
         report = _say_decoded(model, assets, report)
         stems = _stems(model, assets)
-        names = export_huggingface(folder, whole(tensors), assets, facts=facts, stems=stems, others=others)
+        as_matrices = whole(tensors) if apart else tensors
+        names = export_huggingface(folder, as_matrices, assets, facts=facts, stems=stems, others=others)
         why = "plain weights, as --as dense asks" if as_ == "dense" else _why_plain(model)
         left_out = {name: reason for name, reason in report.left_out.items() if name not in names}
         return replace(report, made=dict.fromkeys(names, why), left_out=left_out)

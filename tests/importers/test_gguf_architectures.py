@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import spqfmt
 from spqfmt.calibration.model import ModelShell
@@ -25,6 +26,7 @@ from spqfmt.importers._gguf_changes import Change
 from spqfmt.importers._gguf_reader import read_header
 from spqfmt.importers._source_file import SourceFile
 from spqfmt.loaders.packed.modules import PackedLinear
+from spqfmt.loaders.tensors import open_stored
 from spqfmt.models.stacked_heads import find_wholes
 from spqfmt.packing.sources import LITERALS
 
@@ -293,6 +295,32 @@ def test_halves_that_do_not_go_together_are_left() -> None:
     assert find_wholes([*shapes.items(), ("b.v_b_proj.weight", (4, 64, 32))]) == {
         "b.kv_b_proj.weight": ("b.k_b_proj.weight", "b.v_b_proj.weight")
     }
+
+
+def test_names_of_stacks_in_other_sources_are_their_own(tmp_path: Path) -> None:
+    """What is no GGUF file of a known architecture may call anything so: nothing is put together there."""
+    stacks = {"a.k_b_proj.weight": torch.randn(2, 4, 3), "a.v_b_proj.weight": torch.randn(2, 5, 4)}
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text('{"model_type": "nobody"}')
+    save_file(stacks, tmp_path / "folder" / "model.safetensors", metadata={"format": "pt"})
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "nobody")
+    for name, stack in stacks.items():
+        writer.add_tensor(name, stack.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    for source in (tmp_path / "folder", tmp_path / "m.gguf"):
+        packed, out = tmp_path / "m.spq", tmp_path / f"{source.name}.out"
+        spqfmt.pack(source, packed, force=True)
+        spqfmt.unpack(packed, out, as_="dense")
+        found = load_file(out / "model.safetensors")
+        assert {name: tuple(stack.shape) for name, stack in found.items()} == {
+            name: tuple(stack.shape) for name, stack in stacks.items()
+        }
+        for opened in (source, packed):
+            with open_stored(opened) as stored:
+                assert set(stored.tensors) == set(stacks)
 
 
 def test_every_architecture_is_written_by_the_tool() -> None:
