@@ -76,7 +76,7 @@ check:
 	mypy
 	pytest -n $(PYTEST_PROCESSES) --dist loadfile --durations 40
 	TRITON_INTERPRET=1 pytest -q tests/triton
-	$(MAKE) --no-print-directory fuzz-files SECONDS=20
+	$(MAKE) --no-print-directory fuzz-files SECONDS=20 SEED=0
 	python tools/gpu/gpu_code.py --check
 
 check-generated:
@@ -126,7 +126,7 @@ FUZZ_BUILD = build/fuzz
 fuzz: fuzz-native fuzz-files
 
 fuzz-files:
-	python fuzz/files.py --seconds $(SECONDS)
+	python fuzz/files.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 fuzz-native:
 	$(CMAKE_AND_NINJA)

@@ -101,8 +101,8 @@ def seal(parsed: Parsed, random_: random.Random, *, beside: bool = False) -> byt
     out = bytearray(struct.pack("<8sHH52x", wire.MAGIC, 1, parsed.minor))
     chunk_alignment = _positive(index.get("chunk_alignment", 64), 64) if isinstance(index, dict) else 64
 
-    def put(node: Tree, alignment: int) -> None:
-        for row in planes_of(node):
+    def put(streams: Tree, alignment: int) -> None:
+        for row in planes_of(streams):
             for value in row:
                 if isinstance(value, Plane):
                     out.extend(bytes(-len(out) % alignment))
@@ -116,11 +116,11 @@ def seal(parsed: Parsed, random_: random.Random, *, beside: bool = False) -> byt
     for segment in segments if isinstance(segments, list) else []:
         n = segment.get("n_tensors") if isinstance(segment, dict) else None
         n = _positive(n, 1)
-        put(tensors[at : at + n], _positive(index.get("segment_alignment"), 64))
+        put(_chunks(tensors[at : at + n], "streams"), _positive(index.get("segment_alignment"), 64))
         at += n
-    put(tensors[at:], _positive(index.get("segment_alignment"), 64))
+    put(_chunks(tensors[at:], "streams"), _positive(index.get("segment_alignment"), 64))
     if isinstance(index, dict):
-        put(index.get("assets", []), chunk_alignment)
+        put(_chunks(index.get("assets"), "stream"), chunk_alignment)
     out.extend(bytes(-len(out) % 64))
     raw = json.dumps(_written(index), separators=(",", ":")).encode()
     where = random_.randrange(4) if beside else None
@@ -135,6 +135,14 @@ def seal(parsed: Parsed, random_: random.Random, *, beside: bool = False) -> byt
     sizes = struct.pack("<4Q", len(out), len(stored), len(raw), len(out) + len(stored) + 96)
     rest = sizes + struct.pack("<2QHHI", required, optional, 1, minor, 0) + wire.MAGIC
     return bytes(out) + stored + hashlib.sha256(rest + stored).digest() + rest
+
+
+def _chunks(holders: Tree, key: str) -> list[Tree]:
+    """Return the chunks of streams where readers look for them: those that a change put elsewhere have no bytes."""
+    held = holders if isinstance(holders, list) else []
+    streams = [holder.get(key) for holder in held if isinstance(holder, dict)]
+    rows = [stream for some in streams for stream in (some if isinstance(some, list) else [some])]
+    return [stream.get("chunks") for stream in rows if isinstance(stream, dict)]
 
 
 def _written(node: Tree) -> Tree:
