@@ -59,9 +59,8 @@ def library_model(path: Path, header: GgufHeader, architecture: Architecture) ->
     tied = is_tied(header)
     built = _built(path, header, config, tied=tied)
     by_name = {tensor.name: tensor for tensor in header.tensors}
-    stored = _stored(
-        path, _Names(facts, architecture), by_name, architecture=architecture, config=built.config
-    )
+    names = _Names(facts, architecture)
+    stored = _stored(path, names, by_name, architecture=architecture, config=built.config)
     shapes = _in_file(built, architecture, lambda name, shape: stored(name, shape) is not None)
     found = {name: stored(name, shape) for name, shape in shapes.items()}
     lacking = [name for name, one in found.items() if one is None and not (tied and name == built.head)]
@@ -71,7 +70,14 @@ def library_model(path: Path, header: GgufHeader, architecture: Architecture) ->
     _check_parts(path, by_name, here.values())
     taken = {tensor.name.partition(" ")[0] for one in here.values() for tensor in one.tensors}
     left = [tensor for tensor in header.tensors if tensor.name not in taken | architecture.factors]
-    aside = [(architecture.aside(tensor.name, built.config), tensor) for tensor in left]
+    twice = {one for name in built.shapes.keys() - shapes.keys() for one in names.of(name)[0]}
+    aside = [
+        (
+            _of_layer(tensor.name) if tensor.name in twice else architecture.aside(tensor.name, built.config),
+            tensor,
+        )
+        for tensor in left
+    ]
     foreign = [tensor.name for name, tensor in aside if not name]
     if foreign and not (tied and foreign == [HEAD]):
         raise NoModelError(f"tensor {foreign[0]} is not part of {built.class_name} as known here")
@@ -146,12 +152,18 @@ def _other_rows(path: Path, tensor: GgufTensor) -> ImporterError:
 def _in_file(
     built: _Built, architecture: Architecture, is_there: Callable[[str, tuple[int, ...]], bool]
 ) -> dict[str, tuple[int, ...]]:
-    """The model's tensors, those that the file has as stacks of heads as these."""
+    """The model's tensors, those that the file has as stacks of heads as these, also beside the matrix itself."""
     found: dict[str, tuple[int, ...]] = {}
     for name, shape in built.shapes.items():
         stacks = architecture.stacks(name, shape, built.config)
-        found |= stacks if stacks and not is_there(name, shape) else {name: shape}
+        as_stacks = stacks and (all(is_there(*one) for one in stacks.items()) or not is_there(name, shape))
+        found |= stacks if as_stacks else {name: shape}
     return found
+
+
+def _of_layer(name: str) -> str:
+    """Name a tensor that has no place in the model as one of its layer."""
+    return re.sub(r"^blk\.", "model.layers.", name)
 
 
 class _Names:

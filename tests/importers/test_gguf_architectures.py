@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import spqfmt
 from spqfmt.calibration.model import ModelShell
 from spqfmt.container.reader import Reader
-from spqfmt.errors import EncodeError, ImporterError
+from spqfmt.errors import EncodeError, ImporterError, UnusedTensorsWarning
 from spqfmt.importers import open_source
 from spqfmt.importers._gguf_architectures import ARCHITECTURES
 from spqfmt.importers._gguf_changes import Change
@@ -249,6 +249,24 @@ def test_keys_and_values_of_a_latent_vector_in_one_matrix(
     with spqfmt.open(path) as file:
         assert file["model.layers.0.self_attn.kv_b_proj.weight"].info.scheme == "grouped"
     assert same(logits(path), expected)
+
+
+def test_keys_and_values_beside_their_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As llama.cpp does: the parts are what is computed with, whatever the matrix says, which is kept too."""
+    small = gguf_small_models.MODELS["deepseek2"]
+
+    def both(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        whole = [(name, value.reshape(-1, value.shape[-1]) + 1)] if name.endswith("kv_b_proj.weight") else []
+        return [*small.split(name, value), *whole]
+
+    monkeypatch.setattr(gguf_architectures, "MODELS", {"deepseek2": replace(small, split=both)})
+    source, expected = write(tmp_path, "deepseek2")
+    path = packed(source)
+    with spqfmt.open(path) as file:
+        assert file["model.layers.0.attn_kv_b.weight"].shape == (384, 32)
+    for of, options in ((source, {}), (path, {"packed": True})):
+        with pytest.warns(UnusedTensorsWarning, match=r"model\.layers\.0\.attn_kv_b\.weight"):
+            assert same(logits(of, **options), expected)
 
 
 def test_rows_that_lie_apart_stay_packed(tmp_path: Path) -> None:
