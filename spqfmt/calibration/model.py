@@ -24,7 +24,6 @@ from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.models.assets import asset_folder
 from spqfmt.models.claims import earned, false_claim
 from spqfmt.models.config import class_named, quiet_transformers, read_config, read_tokenizer, text_config
-from spqfmt.models.stacked_heads import has_stacks, with_wholes
 from spqfmt.models.targets import Targets
 
 NO_CALIBRATION = "take a method that needs no calibration, such as rtn, or ecq with --no-calibration"
@@ -98,8 +97,6 @@ class ModelShell:
     def fill(self, tensors: Iterable[SourceTensor]) -> None:
         """Read these tensors into their parameters, converted to the model's dtype."""
         state = {tensor.name: tensor.load() for tensor in tensors}
-        if has_stacks(self.source.source_kind, self.source.no_model):
-            state = with_wholes(state)
         config = LoadStateDictConfig(
             device_map={"": self.device}, dtype=self.dtype, weight_mapping=list(self._mapping)
         )

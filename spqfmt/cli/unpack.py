@@ -78,5 +78,5 @@ def unpack(
         click.echo(f"{out_dir}: {n} file{'' if n == 1 else 's'}, {what}", err=True)
         tell_left_out(report.made, "not the source's, ")
         tell_left_out(report.changed, "written ")
-        tell_left_out(dict.fromkeys(report.plain, "codes of no layer"), "plain weights, ")
+        tell_left_out(report.plain, "plain weights, ")
         tell_left_out(report.left_out)

@@ -107,10 +107,13 @@ class ExportModel:
 
 @dataclass(frozen=True)
 class Exported:
-    """Names of the files of weights, and of tensors whose codes were written as the values that they stand for."""
+    """Names of the files of weights, and of tensors whose codes were written as the values that they stand for.
+
+    The latter with what codes these are.
+    """
 
     files: tuple[str, ...]
-    plain: tuple[str, ...] = ()
+    plain: Mapping[str, str] = field(default_factory=dict)
     is_alone: bool = False
     """Whether no small files are written beside."""
 
@@ -127,6 +130,10 @@ class Exporter(Protocol):
         Raises EncodeError for the first tensor that does not fit, FileExistsError and OSError for `out`.
         """
         ...
+
+
+OF_NO_LAYER = "codes of no layer"
+"""What codes of embeddings and heads are."""
 
 
 def refuse(weight: str, why: str, form: str) -> NoReturn:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spqfmt.errors import EncodeError
-from spqfmt.exporters.base import EvenGrid, Exported, ExportModel, ExportWeight, refuse
+from spqfmt.exporters.base import OF_NO_LAYER, EvenGrid, Exported, ExportModel, ExportWeight, refuse
 from spqfmt.exporters.huggingface import ExportTensor
 from spqfmt.exporters.layers import Made, codes_of, fitting, holds, is_layer, write_folder
 from spqfmt.exporters.words import WORD, in_words, middle_shift
@@ -92,7 +92,7 @@ class CompressedTensorsExport:
                 f"no layer is stored as codes that {_FORM} holds; --as dense writes plain weights"
             )
         files = write_folder(model, out, tensors, _config(ways, ignored))
-        return Exported(files, tuple(plain))
+        return Exported(files, dict.fromkeys(plain, OF_NO_LAYER))
 
 
 def _fitting(weight: ExportWeight) -> EvenGrid:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spqfmt.errors import EncodeError, OptionError
-from spqfmt.exporters.base import Exported, ExportModel, refuse
+from spqfmt.exporters.base import OF_NO_LAYER, Exported, ExportModel, refuse
 from spqfmt.exporters.folder import check_gguf_name, whole_file
 from spqfmt.exporters.gguf_models import GgufFamily, family_of, keys_of, rope_divisors
 from spqfmt.exporters.gguf_tensors import FORM, GgufOutput, Tensors, stacks
@@ -63,7 +63,7 @@ class GgufExport:
         keys |= {f"{family.architecture}.vocab_size": embedding.shape[0]}
         keys |= vocabulary_keys(_small_files(model.assets), model.config, embedding.shape[0])
         _write(out, family.architecture, {"general.name": out.stem, **keys}, written)
-        return Exported((out.name,), tuple(plain), is_alone=True)
+        return Exported((out.name,), dict.fromkeys(plain, OF_NO_LAYER), is_alone=True)
 
 
 def _names(family: GgufFamily, n_layers: int) -> Callable[[str], str]:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spqfmt.errors import EncodeError
-from spqfmt.exporters.base import EvenGrid, Exported, ExportModel, ExportWeight, refuse
+from spqfmt.exporters.base import OF_NO_LAYER, EvenGrid, Exported, ExportModel, ExportWeight, refuse
 from spqfmt.exporters.huggingface import ExportTensor
 from spqfmt.exporters.layers import Made, codes_of, fitting, holds, is_layer, write_folder
 from spqfmt.exporters.words import WORD, in_words, middle_shift
@@ -79,7 +79,7 @@ class GptqExport:
         version = 2 if has_zero else 1
         tensors += [array for layer in layers for array in _arrays(layer, version)]
         files = write_folder(model, out, tensors, _config(layers, left, version))
-        return Exported(files, tuple(plain))
+        return Exported(files, dict.fromkeys(plain, OF_NO_LAYER))
 
 
 def _layer(weight: ExportWeight, grid: EvenGrid) -> _Layer:

@@ -94,14 +94,6 @@ def put_together(stacks: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat(turned, dim=1).reshape(-1, turned[0].shape[2])
 
 
-def with_wholes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a source that `has_stacks`, stacks that belong together as the matrix that they are."""
-    found = find_wholes((name, tuple(tensor.shape)) for name, tensor in tensors.items())
-    taken = {part for parts in found.values() for part in parts}
-    made = {name: put_together({part: tensors[part] for part in parts}) for name, parts in found.items()}
-    return {name: tensor for name, tensor in tensors.items() if name not in taken} | made
-
-
 def _cut(name: str) -> tuple[str, str, str]:
     """What is before the last two parts of a name, and these."""
     before, dot, last = name.rpartition(".")

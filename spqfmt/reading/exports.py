@@ -2,24 +2,28 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from spqfmt.container.model import OpenModel
 from spqfmt.errors import EncodeError, OptionError
-from spqfmt.exporters.base import Exported, ExportModel, refuse
+from spqfmt.exporters.base import Exported, ExportModel
 from spqfmt.exporters.folder import check_gguf_name, whole_file, whole_folder
 from spqfmt.exporters.registry import exporters
 from spqfmt.importers._folders import ADAPTER_KIND, PARTS_KINDS
 from spqfmt.importers._quantized import quantizer_of, without_quantizer
 from spqfmt.metadata_keys import NO_MODEL
-from spqfmt.models.stacked_heads import find_wholes, has_stacks
+from spqfmt.models.stacked_heads import has_stacks
 from spqfmt.progress import Progress
-from spqfmt.reading.grids import StoredWeight
+from spqfmt.reading.grids import JoinedWeight, StoredWeight
+from spqfmt.reading.restored import JoinedTensor, whole
 from spqfmt.reading.source_files import SourceFiles
 from spqfmt.records import bf16_bytes
 
 _CONFIG = "config.json"
 _GGUF = "gguf"
+APART = "codes of matrices whose rows the source has apart"
+"""What is written as the values that they stand for, besides codes of embeddings and heads."""
 
 
 def source_of_form(sources: SourceFiles, model: OpenModel, form: str, out: Path, progress: Progress) -> bool:
@@ -85,11 +89,17 @@ def export(
     if not isinstance(found, dict):
         raise EncodeError(f"its config.json is no JSON object, and {form} adds to it")
     weights = [StoredWeight(*model.held(name), progress) for name in model.tensors]
-    apart = find_wholes((weight.name, weight.shape) for weight in weights)
-    if apart and has_stacks(kind, model.index.metadata.get(NO_MODEL)):
-        name, parts = next(iter(apart.items()))
-        refuse(parts[0], f"some rows of {name} in a tensor of their own", form)
     progress.start(sum(bf16_bytes(w.dtype, w.record.n_weights) for w in weights if w.tied_to is None))
-    return exporters()[form].export(
-        ExportModel(weights, found, assets={**assets, _CONFIG: config}, others=others, facts=facts), out
+    apart = has_stacks(kind, model.index.metadata.get(NO_MODEL))
+    as_matrices: list[StoredWeight | JoinedWeight] = [
+        JoinedWeight(w.name, w.stacks) if isinstance(w, JoinedTensor) else w
+        for w in (whole(weights) if apart else weights)
+    ]
+    done = exporters()[form].export(
+        ExportModel(as_matrices, found, assets={**assets, _CONFIG: config}, others=others, facts=facts), out
     )
+    coded = {weight.name for weight in weights if weight.has_codes}
+    joined = [
+        w.name for w in as_matrices if isinstance(w, JoinedWeight) and coded & {s.name for s in w.stacks}
+    ]
+    return replace(done, plain={**done.plain, **dict.fromkeys(joined, APART)})

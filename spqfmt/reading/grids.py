@@ -13,7 +13,7 @@ from spqfmt.errors import EncodeError
 from spqfmt.exporters.base import EvenGrid
 from spqfmt.importers._layout import role_of
 from spqfmt.reading.origin_arrays import matrix_elements
-from spqfmt.reading.restored import RestoredTensor
+from spqfmt.reading.restored import JoinedTensor, RestoredTensor
 from spqfmt.records import FLOATS
 from spqfmt.schemes.base import Float32, float_from_bits, parameter_int
 from spqfmt.schemes.group_numbers import lines_of, n_lines, read_values
@@ -150,6 +150,26 @@ class StoredWeight(RestoredTensor):
         groups = np.empty(columns, np.int32)
         groups[fetch("permutation").astype(np.int64)] = np.arange(columns) // size
         return None if (groups == np.arange(columns) // size).all() else groups
+
+
+@dataclass(frozen=True)
+class JoinedWeight(JoinedTensor):
+    """A matrix whose rows a file has apart (`ExportWeight`): it goes out as values, for codes may lie along rows."""
+
+    role = "other"
+    has_codes = False
+    rounds_inputs = False
+    is_transposed = False
+    why_no_grid = ""
+
+    def grid(self) -> EvenGrid:
+        """Refuse: it is written as values."""
+        raise EncodeError(f"tensor {self.name!r}: its rows lie apart; --as dense writes plain weights")
+
+    def codes(self) -> NDArray[np.uint8]:
+        """Refuse as `grid` does."""
+        self.grid()
+        return np.empty(0, np.uint8)
 
 
 _MISFITS = {

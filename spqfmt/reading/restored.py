@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from spqfmt.container.reader import Reader
 from spqfmt.models.stacked_heads import find_wholes, put_together, whole_dtype, whole_shape
@@ -51,6 +51,9 @@ class RestoredTensor:
         return value
 
 
+_Tensor = TypeVar("_Tensor", bound=RestoredTensor)
+
+
 @dataclass(frozen=True)
 class JoinedTensor:
     """A matrix of several tensors of a file (`ExportTensor`), which has its rows in stacks of heads."""
@@ -78,12 +81,12 @@ class JoinedTensor:
         return put_together({stack.name: stack.load() for stack in self.stacks})
 
 
-def whole(tensors: Sequence[RestoredTensor]) -> list[RestoredTensor | JoinedTensor]:
+def whole(tensors: Sequence[_Tensor]) -> list[_Tensor | JoinedTensor]:
     """The tensors as transformers has them: stacks of heads that belong together as the matrix that they are."""
     found = find_wholes((tensor.name, tensor.shape) for tensor in tensors if tensor.tied_to is None)
     whole_by_part = {part: name for name, parts in found.items() for part in parts}
     stacks = {tensor.name: tensor for tensor in tensors if tensor.name in whole_by_part}
-    made: list[RestoredTensor | JoinedTensor] = []
+    made: list[_Tensor | JoinedTensor] = []
     for tensor in tensors:
         name = whole_by_part.get(tensor.name)
         if name is None:

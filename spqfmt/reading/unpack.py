@@ -46,8 +46,8 @@ class UnpackReport:
     changed: Mapping[str, str] = field(default_factory=dict)
     made: Mapping[str, str] = field(default_factory=dict)
     """Files of weights that are written and are not the source's, with the reason."""
-    plain: tuple[str, ...] = ()
-    """Tensors whose codes an export holds as the values that they stand for: embeddings and heads."""
+    plain: Mapping[str, str] = field(default_factory=dict)
+    """Tensors whose codes an export holds as the values that they stand for, with what codes these are."""
 
 
 def unpack(

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import spqfmt
 from spqfmt.calibration.model import ModelShell
 from spqfmt.container.reader import Reader
-from spqfmt.errors import EncodeError, ImporterError, UnusedTensorsWarning
+from spqfmt.errors import ImporterError, UnusedTensorsWarning
 from spqfmt.importers import open_source
 from spqfmt.importers._gguf_architectures import ARCHITECTURES
 from spqfmt.importers._gguf_changes import Change
@@ -28,6 +28,8 @@ from spqfmt.importers._source_file import SourceFile
 from spqfmt.loaders.packed.modules import PackedLinear
 from spqfmt.loaders.tensors import open_stored
 from spqfmt.models.stacked_heads import find_wholes
+from spqfmt.packing.dequantized import as_packed
+from spqfmt.packing.options import pack_options
 from spqfmt.packing.sources import LITERALS
 
 TOKENS = torch.tensor([[(i * 37 + 11) % gguf_small_models.VOCABULARY for i in range(40)]])
@@ -210,17 +212,40 @@ def test_keys_and_values_of_a_latent_vector_are_one_matrix_everywhere(tmp_path: 
     model = transformers.AutoModelForCausalLM.from_pretrained(plain, dtype="float32")
     with torch.inference_mode():
         assert (model(TOKENS).logits - expected).abs().max() < 0.05 * expected.std()  # values are f16 there
+    apart = {name for name in model.state_dict() if name.endswith("kv_b_proj.weight")}
     for form in ("gptq", "compressed-tensors"):
-        whole = "model.layers.0.self_attn.kv_b_proj.weight"
-        why = f"tensor {halves[0]!r}: some rows of {whole} in a tensor of their own, which {form} does"
-        with pytest.raises(EncodeError, match=re.escape(why)):
-            spqfmt.unpack(path, tmp_path / "no", as_=form)
-        assert not (tmp_path / "no").exists()
+        report = spqfmt.unpack(path, tmp_path / form, as_=form)
+        assert {name for name, why in report.plain.items() if "apart" in why} == apart
+        served = load_file(tmp_path / form / "model.safetensors")
+        plain_values = load_file(plain / "model.safetensors")
+        assert all(torch.equal(served[name], plain_values[name]) for name in apart)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantize"), [("deepseek2", "Q8_0"), ("qwen3next", "Q8_0"), ("deepseek3", "")]
+)
+def test_a_method_quantizes_the_matrix_whose_rows_lie_apart(tmp_path: Path, name: str, quantize: str) -> None:
+    source, _ = write(tmp_path, name, quantize=quantize)
+    path, values = tmp_path / "m.spq", tmp_path / "values.spq"
+    report = spqfmt.pack(source, path, method="rtn", bits=8, group_size=32, dequantize=bool(quantize))
+    spqfmt.pack(source, values, dequantize=bool(quantize))
+    ours, _ = spqfmt.load_model(path, dtype="float32", packed=True)
+    kept, _ = spqfmt.load_model(values, dtype="float32")
+    found = [key for key in kept.state_dict() if key.endswith(("kv_b_proj.weight", "in_proj_qkvz.weight"))]
+    assert found
+    for key in found:
+        with spqfmt.open(path) as file:
+            assert file[key].info.scheme == "grouped"
+            assert (file.read(key).float() - kept.state_dict()[key]).abs().max() < 0.02
+    assert {type(ours.get_submodule(key.removesuffix(".weight"))) for key in found} == {PackedLinear}
+    assert not report.left_dense.keys() & {*found}
+    exported = spqfmt.unpack(path, tmp_path / "served", as_="compressed-tensors")
+    assert set(exported.plain) == {"model.embed_tokens.weight", "lm_head.weight"}
 
 
 def test_calibration_puts_keys_and_values_together(tmp_path: Path) -> None:
     source, _ = write(tmp_path, "deepseek2")
-    shell = ModelShell(open_source(source), dtype=torch.float32)
+    shell = ModelShell(as_packed(open_source(source), pack_options(method="gptq")), dtype=torch.float32)
     attention = "model.layers.0.self_attn"
     shell.fill(shell.tensors_of(attention))
     ours = shell.model.get_submodule(attention).kv_b_proj.weight
