@@ -18,7 +18,8 @@ computed from logits of the reference that are kept in memory, 4 bytes for each 
 them. Nothing else is needed; a method that counts no bits a code has no `raw` and no CR.
 
 Every row is a real file: packed by the command line in a process of its own, and loaded back to be judged. Those of
-GGUF are not packed: tools/paper/gguf_rows.py says what they are; they need `--ggml` and are left out without it.
+GGUF are not packed: tools/paper/gguf_rows.py says what they are; they need `--ggml` and are left out without it. Nor
+are those of a trellis of fixed rate (tools/paper/trellis_rows.py). Methods in tools/paper/peers are not the package's.
 SmolLM2's weights come from a 4-bit grid and are dithered (tools/models/smollm2.py), which makes the reference.
 Embedding and head are kept at 16 bits. Columns: bits a weight and CR are of the tensors that the method quantizes.
 `raw` counts codes at their bits, and scales, zero points, orders and outliers as they are before the entropy coder;
@@ -41,6 +42,7 @@ from typing import Any
 
 import gguf_rows
 import torch
+import trellis_rows
 from method_results import Results, key_of, table
 from method_rows import ROWS, Options, Row
 
@@ -54,8 +56,12 @@ import smollm2
 MODELS = ("smollm2", "glass")
 _LONGEST = {"glass": 128}
 """Tokens that a model takes at once, where they are fewer than a sample has."""
-_PACK = """
+PEERS = Path(__file__).with_name("peers")
+"""Methods of others for single rows, each a module as the package's own are; packed with those, and nowhere else."""
+_PACK = f"""
 import sys
+import spqfmt.quantize
+spqfmt.quantize.__path__.append({str(PEERS)!r})
 from spqfmt.cli.main import main
 try:
     main()
@@ -243,6 +249,9 @@ def main() -> None:
                 if row.method == "gguf":
                     packed = Path(folder) / "gguf"
                     costs = gguf_rows.pack(source, packed, gguf_rows.open_quantizer(arguments.ggml), options)
+                elif row.method == "trellis":
+                    packed = Path(folder) / "trellis"
+                    costs = trellis_rows.pack(source, packed, options)
                 else:
                     packed = Path(folder) / "m.spq"
                     costs = {**pack(source, packed, row.method, options), **sizes(packed)}

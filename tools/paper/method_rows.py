@@ -47,6 +47,12 @@ def _gptq(bits: int, size: int) -> Row:
     return Row("gptq", settings, {"bits": bits, "group-size": size}, f"gptq, groups of {size}")
 
 
+def _gptaq(bits: int, size: int) -> Row:
+    """gptq with weights corrected for what was lost before (tools/paper/peers/gptaq.py)."""
+    settings = f"{bits} bits, groups of {size}"
+    return Row("gptaq", settings, {"bits": bits, "group-size": size}, f"gptaq, groups of {size}")
+
+
 def _after(pruning: str, pattern: str = "") -> Row:
     """A row of SmoothQuant after pruning."""
     options: Options = {"pruning": pruning, **({"pattern": pattern} if pattern else {"sparsity": 0.5})}
@@ -157,6 +163,11 @@ ROWS: tuple[Row, ...] = (
         _effort(bits, "normal", "no-sequential", trellis=trellis)
         for trellis in (False, True)
         for bits in (3, 4)
+    ),
+    *(_gptaq(bits, 64) for bits in (3, 4)),
+    *(
+        Row("trellis", f"{bits} bits, fixed rate", {"bits": bits}, "trellis, fixed rate")
+        for bits in (2, 3, 4)
     ),
     *(_gguf(name) for name in ("Q3_K", "Q4_K", "Q5_K", "Q6_K")),
     *(_gguf(name, "importance") for name in ("Q3_K", "IQ3_S", "IQ4_XS", "Q4_K")),
