@@ -8,6 +8,8 @@
 // 1 / freq and cannot carry the quotient past the next integer: the high half of the product is q exactly.
 // (A 32-bit reciprocal, as often seen, is wrong for x >= 2^31; states here reach 2^32 - 1.)
 // freq = 1 has no 64-bit reciprocal; 2^64 - 1 gives q = x - 1 there, and the bias makes up for the missing 4095.
+#include <cstring>
+
 #include "encoder.hpp"
 #include "frequencies.hpp"
 #include "little_endian.hpp"
@@ -25,6 +27,10 @@ void build_encode_table(const Frequencies& frequencies, EncodeTable& table) {
     symbol.bias = freq < 2 ? cum + kFreqTotal - 1 : cum;
     table.freq[s] = static_cast<uint16_t>(freq);
     table.cum[s] = static_cast<uint16_t>(cum);
+    const float reciprocal = static_cast<float>((1 - 1.0 / (1 << 21)) / freq);
+    uint32_t bits;
+    std::memcpy(&bits, &reciprocal, sizeof bits);
+    table.entry[s] = uint64_t{bits} << 32 | (cum << 16 & 0xffff0000u) | freq;
     cum += freq;
   }
 }

@@ -11,7 +11,7 @@ namespace spqfmt {
 struct Frequencies;
 
 struct EncodeTable {
-  // Scalar step, see encode_scalar.cpp.
+  // Scalar step of encode_scalar.cpp.
   struct Symbol {
     uint64_t reciprocal;
     uint32_t limit;       // a state at or above gives up a word first: freq << 20
@@ -19,9 +19,11 @@ struct EncodeTable {
     uint32_t complement;  // 4096 - freq
   };
   Symbol symbol[256];
-  // Vector step, see encode_avx512.cpp.
+  // Vector step of encode_avx512.cpp.
   alignas(64) uint16_t freq[256];
   alignas(64) uint16_t cum[256];  // below 4096 where freq is not 0
+  // Vector step of encode_avx2.cpp: frequency, cum << 16, and above them the bits of a float just below 1 / frequency.
+  alignas(64) uint64_t entry[256];
 };
 void build_encode_table(const Frequencies& frequencies, EncodeTable& table);
 
@@ -36,6 +38,7 @@ struct EncodeCursor {
 using EncodeGroups = void (*)(EncodeCursor* cursors, size_t n_cursors, size_t n_groups, const EncodeTable& table);
 
 void encode_groups_scalar(EncodeCursor* cursors, size_t n_cursors, size_t n_groups, const EncodeTable& table);
+void encode_groups_avx2(EncodeCursor* cursors, size_t n_cursors, size_t n_groups, const EncodeTable& table);
 void encode_groups_avx512(EncodeCursor* cursors, size_t n_cursors, size_t n_groups, const EncodeTable& table);
 
 }  // namespace spqfmt
