@@ -26,6 +26,7 @@ from spqfmt.importers._gguf_changes import Change
 from spqfmt.importers._gguf_reader import read_header
 from spqfmt.importers._source_file import SourceFile
 from spqfmt.loaders.packed.modules import PackedLinear
+from spqfmt.loaders.packed.rows_apart import PackedRows
 from spqfmt.loaders.tensors import open_stored
 from spqfmt.models.stacked_heads import find_wholes
 from spqfmt.packing.dequantized import as_packed
@@ -301,7 +302,7 @@ def test_rows_that_lie_apart_stay_packed(tmp_path: Path) -> None:
     layer = "model.layers.0.linear_attn.in_proj_qkvz"
     parts = dict(model.get_submodule(layer).named_children())
     assert {name: type(part) for name, part in parts.items()} == {
-        f"in_proj_{kind}": PackedLinear for kind in "qkvz"
+        f"in_proj_{kind}": PackedRows for kind in "qkvz"
     }
     assert not list(model.get_submodule(layer).parameters())
     model.save_pretrained(tmp_path / "saved")

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf_architectures
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 
 import spqfmt
-from spqfmt.errors import SpqError
+from spqfmt.errors import SpqError, UnusedTensorsWarning
 from spqfmt.loaders.packed import PackedConv1D, PackedEmbedding, PackedLinear
 from spqfmt.loaders.plan import plan_model
 
@@ -137,6 +138,58 @@ def test_an_adapter_learns_is_saved_and_loaded_under_a_ceiling(packed: Path, tmp
             assert torch.equal(loaded(IDS).logits, without(IDS).logits)
         tokens = [m.generate(IDS[:1], max_new_tokens=6, do_sample=False) for m in (model, loaded)]
         assert torch.equal(*tokens)
+
+
+@pytest.fixture(scope="module")
+def rows_apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen3 Next from a GGUF file, with experts, and rows of a layer that lie apart."""
+    folder = tmp_path_factory.mktemp("apart")
+    gguf_architectures.write("qwen3next", folder / "m.gguf", quantize="Q8_0")
+    spqfmt.pack(folder / "m.gguf", folder / "m.spq")
+    return folder / "m.spq"
+
+
+def test_an_adapter_of_rows_that_lie_apart(rows_apart: Path, tmp_path: Path) -> None:
+    """They are one layer: the adapter is that of the decoded model, which loads it, and the other way round."""
+    path, ids = rows_apart, IDS % 200
+    names = ["in_proj_qkvz", "q_proj"]
+    plain = adapted(path, {"packed": False}, target_modules=names)
+    plain(input_ids=ids, labels=ids).loss.backward()
+    plain.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    for options in ({"packed": True}, {"memory": "3MiB"}):
+        model, _ = spqfmt.load_model(path, dtype="float32", **options)
+        with torch.inference_mode():
+            without = model(ids).logits
+        loaded = PeftModel.from_pretrained(model, tmp_path / "adapter", is_trainable=True)
+        loaded(input_ids=ids, labels=ids).loss.backward()
+        expected = {n: p.grad for n, p in plain.named_parameters() if p.grad is not None}
+        found = {n: p.grad for n, p in loaded.named_parameters() if p.grad is not None}
+        assert any("in_proj_qkvz" in name for name in found)
+        assert_close(found, expected, 1e-3)
+        with torch.inference_mode():
+            logits = plain(ids).logits
+            assert (logits - without).abs().max() > 0.1
+            assert (loaded(ids).logits - logits).abs().max() < 1e-3 * logits.std()
+    packed, _ = spqfmt.load_model(path, dtype="float32", packed=True)
+    decoded, _ = spqfmt.load_model(path, dtype="float32", packed=False)
+    own, theirs = packed.state_dict(), decoded.state_dict()
+    assert own.keys() == theirs.keys()
+    qkvz = "model.layers.0.linear_attn.in_proj_qkvz.weight"
+    assert torch.equal(own[qkvz].clone(), theirs[qkvz])
+    packed.load_state_dict(own)
+    with pytest.raises(RuntimeError, match=f"{qkvz}: packed weights cannot be changed"):
+        packed.load_state_dict(theirs)
+    with pytest.raises(ValueError, match="Target module PackedRows"):
+        get_peft_model(packed, LoraConfig(**LORA, target_modules=["in_proj_q"]))
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
+def test_an_adapter_of_experts_is_not_left_out_in_silence(rows_apart: Path) -> None:
+    model, _ = spqfmt.load_model(rows_apart, dtype="float32", packed=True)
+    why = r"no effect on packed ones \(model\.layers\.0\.mlp\.experts\.gate_up_proj and 7 more\)"
+    with pytest.warns(UnusedTensorsWarning, match=why):
+        everywhere = get_peft_model(model, LoraConfig(**LORA, target_modules="all-linear"))
+    assert not [name for name, _ in everywhere.named_parameters() if "in_proj_qkvz.in_proj" in name]
 
 
 def test_what_would_change_the_weights_is_refused(llama: Path) -> None:

@@ -11,7 +11,8 @@ from transformers.pytorch_utils import Conv1D
 from spqfmt.container.reader import Reader
 from spqfmt.container.stacks import MatrixRecord, stack_of
 from spqfmt.loaders.packed.experts import pack_experts
-from spqfmt.loaders.packed.modules import Packed, PackedConv1D, PackedEmbedding, PackedLinear, RowsApart
+from spqfmt.loaders.packed.modules import Packed, PackedConv1D, PackedEmbedding, PackedLinear, PackedProduct
+from spqfmt.loaders.packed.rows_apart import PackedRows, RowsApart
 from spqfmt.models.experts import ExpertsPlace
 from spqfmt.models.places import Place
 from spqfmt.records import TensorRecord
@@ -45,7 +46,7 @@ def replace(
     model: Any, places: Sequence[Place], dtype: torch.dtype, *, int8_activations: bool | None
 ) -> None:
     """Put packed modules into their places. `int8_activations` None is what each record says, and else what is fast."""
-    _open_rows(model, places)
+    _open_rows(model, places, dtype)
     tied = model.all_tied_weights_keys
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -56,7 +57,8 @@ def replace(
             new: Packed = PackedEmbedding(place.record, dtype, old.padding_idx, place.share)
         else:
             wanted = True if place.record.activation_quantization is not None else None
-            kind = PackedConv1D if isinstance(old, Conv1D) else PackedLinear
+            kind: type[PackedProduct] = PackedConv1D if isinstance(old, Conv1D) else PackedLinear
+            kind = kind if place.heads is None else PackedRows
             new = kind(
                 place.record,
                 dtype,
@@ -74,7 +76,7 @@ def replace(
     model.all_tied_weights_keys = {a: b for a, b in tied.items() if a not in replaced and b not in replaced}
 
 
-def _open_rows(model: Any, places: Sequence[Place]) -> None:
+def _open_rows(model: Any, places: Sequence[Place], dtype: torch.dtype) -> None:
     """Make modules of the parts of layers whose rows the file has apart."""
     parts: dict[str, list[Place]] = {}
     for place in places:
@@ -83,7 +85,7 @@ def _open_rows(model: Any, places: Sequence[Place]) -> None:
     for name, of_layer in parts.items():
         parent, _, own = name.rpartition(".")
         sizes = {place.module.rpartition(".")[2]: place.record.matrix_shape for place in of_layer}
-        setattr(model.get_submodule(parent), own, RowsApart(of_layer[0].heads or 1, sizes))
+        setattr(model.get_submodule(parent), own, RowsApart(of_layer[0].heads or 1, sizes, dtype))
 
 
 def replace_experts(model: Any, places: Sequence[ExpertsPlace], dtype: torch.dtype) -> None:

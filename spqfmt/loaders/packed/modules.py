@@ -3,7 +3,8 @@
 Each is one of torch's class (or transformers'), so that what looks for such layers, as PEFT does, finds them.
 """
 
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
@@ -24,7 +25,40 @@ from spqfmt.models.treatments import TOKEN_INT8, treatment
 from spqfmt.records import TensorRecord
 
 
-class Packed(nn.Module):
+class Holding(nn.Module):
+    """A module with a `weight` that is no parameter: state dicts have it, and nothing changes it."""
+
+    @property
+    @abstractmethod
+    def weight(self) -> torch.Tensor:
+        """What state dicts have."""
+
+    @property
+    @abstractmethod
+    def is_loaded(self) -> bool:
+        """Whether there are weights to compute from."""
+
+    def packed_weights(self) -> dict[str, torch.Tensor]:
+        """What a state dict has for this module, beside its parameters."""
+        return {"weight": self.weight}
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        if self.is_loaded:
+            destination.update({f"{prefix}{name}": value for name, value in self.packed_weights().items()})
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        errors: list[str] = arguments[-1]
+        for name, own in self.packed_weights().items() if self.is_loaded else ():
+            given = state_dict.pop(f"{prefix}{name}", None)
+            if given is not None and not (isinstance(given, PackedWeight) and given.is_same(own)):
+                errors.append(
+                    f"{prefix}{name}: packed weights cannot be changed; load without memory= and packed= to change them"
+                )
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+class Packed(Holding):
     """A module whose weight is a tensor of an engine. It has no parameter for it, and nothing to train.
 
     `share`: what of the layer one rank of several computes, of which `record` holds the weights; None for all of it.
@@ -56,6 +90,11 @@ class Packed(nn.Module):
         if self._engine is None:
             raise SpqError(f"{self.record.name}: no weights are loaded")
         return self._engine
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether an engine is attached."""
+        return self._engine is not None
 
     @property
     def n_weights(self) -> int:
@@ -156,25 +195,6 @@ class Packed(nn.Module):
                 "load the model again with the device that is wanted"
             )
 
-    def packed_weights(self) -> dict[str, torch.Tensor]:
-        """What a state dict has for this module, beside its parameters."""
-        return {"weight": self.weight}
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        if self._engine is not None:
-            destination.update({f"{prefix}{name}": value for name, value in self.packed_weights().items()})
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        errors: list[str] = arguments[-1]
-        for name, own in self.packed_weights().items() if self._engine is not None else ():
-            given = state_dict.pop(f"{prefix}{name}", None)
-            if given is not None and not (isinstance(given, PackedWeight) and given.is_same(own)):
-                errors.append(
-                    f"{prefix}{name}: packed weights cannot be changed; load without memory= and packed= to change them"
-                )
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
-
     def __deepcopy__(self, memo: object) -> "Packed":
         raise SpqError(f"{self.record.name}: packed weights cannot be copied; load the model again")
 
@@ -274,24 +294,6 @@ class PackedProduct(Packed):
 
 class PackedLinear(PackedProduct, nn.Linear):  # type: ignore[misc, override]  # the weight is not to be set
     """In the place of an nn.Linear."""
-
-
-class RowsApart(nn.Module):
-    """In the place of an nn.Linear whose rows are in several tensors, of each some of every head, one after the other.
-
-    `sizes`: of each part its rows and columns, by the name that it gets here; packed modules come into their places.
-    """
-
-    def __init__(self, heads: int, sizes: Mapping[str, tuple[int, int]]) -> None:
-        super().__init__()
-        self._heads = heads
-        for name, (n_rows, n_columns) in sizes.items():
-            self.add_module(name, nn.Linear(n_columns, n_rows, bias=False, device="meta"))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` [..., in_features] -> [..., out_features], by heads."""
-        parts = [part(x).unflatten(-1, (self._heads, -1)) for part in self.children()]
-        return torch.cat(parts, -1).flatten(-2)
 
 
 class PackedConv1D(PackedProduct, Conv1D):  # type: ignore[misc]  # transformers has no types

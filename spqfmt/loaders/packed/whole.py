@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
 import torch
 
-from spqfmt.errors import SpqError
+from spqfmt.errors import SpqError, UnusedTensorsWarning
+from spqfmt.loaders.packed.experts import PackedExperts
 from spqfmt.loaders.packed.modules import Packed, PackedEmbedding
 from spqfmt.loaders.packed.saving import LoadedFrom
 from spqfmt.loaders.packed.weight import SAVE_INSTEAD
@@ -68,6 +70,33 @@ class _PackedModel:
             ordinary.save_pretrained(save_directory, **options)
         else:
             self.packed_origin.save(self, save_directory, options)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "peft_config":  # PEFT sets it on the model that it has put adapters on
+            self._tell_experts_left_out(value)
+        ordinary: Any = super()
+        ordinary.__setattr__(name, value)
+
+    def _tell_experts_left_out(self, configs: Mapping[str, Any]) -> None:
+        """Warn where an adapter is for experts, which PEFT looks for among parameters and does without otherwise."""
+        wanted = {
+            key for config in configs.values() for key in getattr(config, "target_parameters", None) or ()
+        }
+        modules: Any = self
+        left = [
+            full
+            for at, module in modules.named_modules()
+            if wanted and isinstance(module, PackedExperts)
+            for own in module.place.matrices
+            if (full := f"{at}.{own}") in wanted or any(full.endswith(f".{key}") for key in wanted)
+        ]
+        if left:
+            warnings.warn(
+                f"an adapter of experts has no effect on packed ones ({left[0]} and {len(left) - 1} more); load the "
+                "model with packed=False for it",
+                UnusedTensorsWarning,
+                stacklevel=4,
+            )
 
     def __deepcopy__(self, memo: object) -> Any:
         raise SpqError("a model with packed weights cannot be copied; load it again")
