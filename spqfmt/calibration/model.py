@@ -20,10 +20,11 @@ from transformers.modeling_utils import LoadStateDictConfig
 
 from spqfmt.calibration.limits import within_limits
 from spqfmt.errors import ImporterError, SpqError, UnsupportedError, foreign_errors
+from spqfmt.importers._quiet import quiet_transformers
 from spqfmt.importers.base import SourceModel, SourceTensor
 from spqfmt.models.assets import asset_folder
 from spqfmt.models.claims import earned, false_claim
-from spqfmt.models.config import class_named, quiet_transformers, read_config, read_tokenizer, text_config
+from spqfmt.models.config import class_named, read_config, read_tokenizer, text_config
 from spqfmt.models.targets import Targets
 
 NO_CALIBRATION = "take a method that needs no calibration, such as rtn, or ecq with --no-calibration"
@@ -32,10 +33,20 @@ NO_CALIBRATION = "take a method that needs no calibration, such as rtn, or ecq w
 def load_tokenizer(model: SourceModel) -> Any:
     """Load the source's own tokenizer. Raises ImporterError when it has none that transformers can use."""
 
+    of_gguf = model.source_kind == "gguf"
+    # A GGUF file has it inside, and what lies beside is nobody's.
+    way = (
+        "pack the Hugging Face folder that it was made of" if of_gguf else "put its files beside the weights"
+    )
+    if of_gguf and not any(name.startswith("tokenizer") for name in model.asset_data):
+        why = model.left_out.get("tokenizer.json", "").partition(";")[0] or "it has no vocabulary"
+        raise ImporterError(
+            f"calibration needs the GGUF file's tokenizer ({why}); {way}, or {NO_CALIBRATION}"
+        )
+
     def explained(reason: str) -> SpqError:
         return ImporterError(
-            f"calibration needs the model's tokenizer, which cannot be used ({reason}); "
-            f"put its files beside the weights, or {NO_CALIBRATION}"
+            f"calibration needs the model's tokenizer, which cannot be used ({reason}); {way}, or {NO_CALIBRATION}"
         )
 
     with asset_folder(model.asset_data) as folder:

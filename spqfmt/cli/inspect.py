@@ -103,9 +103,10 @@ def inspect(
     """Show what every tensor of FILE costs: bits a weight beside the entropy bound, share of the file, ratio.
 
     The ratio says how many times smaller a tensor is than in the model's source, which for BF16 and FP16 is its ratio
-    to BF16; for a source in FP32 the summary has both. Reads the index and, but for a file at an address, the
-    headers of chunks; weights are decoded with --measure or --reference only. One tensor alone is shown with its
-    streams. The parts of the file add up to its bytes.
+    to BF16; for a source in FP32 the summary has both. Where the source has codes, rows compare with the values that
+    these stand for, in 16 bits, and the summary with the source's files too. Reads the index and, but for a file at an
+    address, the headers of chunks; weights are decoded with --measure or --reference only. One tensor alone is shown
+    with its streams. The parts of the file add up to its bytes.
 
     \b
     spqfmt inspect model.spq

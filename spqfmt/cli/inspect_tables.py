@@ -161,9 +161,12 @@ def summary(report: FileReport, name: str) -> str:
     t = report.totals
     files = f" in {report.n_files} files" if report.n_files > 1 else ""
     bound = t.entropy_bits_per_weight
+    # Of codes the source has fewer bytes than the values take that they stand for.
+    source = report.source
+    before = source.file_bytes if source is not None and source.forms else t.raw_bytes
     return (
-        f"{printable(name)}: {size(report.file_bytes)}{files} from {size(t.raw_bytes)}, "
-        f"{ratio(report.file_bytes, t.raw_bytes, t.bf16_bytes)}; "
+        f"{printable(name)}: {size(report.file_bytes)}{files} from {size(before)}, "
+        f"{ratio(report.file_bytes, before, t.bf16_bytes)}; "
         f"{t.bits_per_weight:.3f} bits a weight"
         + ("" if bound is None else f" (bound of the tensors {bound:.3f})")
         + f"\n{count(t.n_weights)} weights in {t.n_tensors} tensors"

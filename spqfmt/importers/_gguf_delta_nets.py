@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from spqfmt.importers._gguf_changes import AS_STORED, Change, minus_one
-from spqfmt.importers._gguf_mixtures import qwen2_moe_config, qwen3_moe_config
+from spqfmt.importers._gguf_mixtures import qwen2_moe_config, qwen3_moe_config, state_heads
 from spqfmt.importers._gguf_models import Config, Facts, head_size, next_layers, partial_rope
 from spqfmt.importers._gguf_reader import GgufTensor
 
@@ -29,7 +29,8 @@ NEXT_NAMES = {
 
 def delta_net_config(facts: Facts) -> Config:
     """What the metadata say of layers, heads and the rotary embedding. Raises ValueError for what they lack."""
-    n_layers, n_values = facts.count("block_count") - next_layers(facts), facts.count("ssm.time_step_rank")
+    n_layers = facts.count("block_count") - next_layers(facts)
+    n_values, size = state_heads(facts)
     if n_values % facts.count("ssm.group_count"):
         raise ValueError(f"{facts.architecture}.ssm.time_step_rank is no multiple of ssm.group_count")
     rope = {"partial_rotary_factor": 1.0, **partial_rope(facts)}
@@ -46,7 +47,7 @@ def delta_net_config(facts: Facts) -> Config:
         "linear_key_head_dim": facts.count("ssm.state_size"),
         "linear_num_key_heads": facts.count("ssm.group_count"),
         "linear_num_value_heads": n_values,
-        "linear_value_head_dim": facts.count("ssm.inner_size") // n_values,
+        "linear_value_head_dim": size,
         "num_hidden_layers": n_layers,
         "rope_parameters": rope,
     }

@@ -30,6 +30,7 @@ from spqfmt.importers._gguf_known import (
 from spqfmt.importers._gguf_models import Config, Facts
 from spqfmt.importers._gguf_reader import GgufHeader, GgufTensor
 from spqfmt.importers._gguf_tensors import StoredTensor, part_of, rows_of
+from spqfmt.importers._quiet import quiet_transformers
 
 _EXPERT = re.compile(r"(?P<experts>.*\.experts)\.(?P<number>\d+)\.(?P<rest>.*)")
 _GATE_UP = re.compile(r"(?P<experts>.*\.experts)\.gate_up_proj(?P<bias>_bias)?")
@@ -113,7 +114,7 @@ def _built(path: Path, header: GgufHeader, config: Config, *, tied: bool) -> _Bu
     whole = whole_config(header, config, "", tied=tied)
     # Of the list itself transformers changes the last.
     layers = tuple(config["layer_types"]) if "layer_types" in config else None
-    with foreign_errors(explained):
+    with foreign_errors(explained), quiet_transformers():
         made = CONFIG_MAPPING[config["model_type"]](
             **{key: value for key, value in whole.items() if key != "architectures"}
         )

@@ -145,6 +145,16 @@ def check_state_groups(facts: Facts) -> None:
             raise ValueError(f"{facts.architecture}.ssm.group_count is {n}, but {name} has {shape[0]} groups")
 
 
+def state_heads(facts: Facts) -> tuple[int, int]:
+    """Heads of a state space, or of a delta net's values, and channels of each. Raises ValueError for what is none."""
+    inner, n_heads = facts.count("ssm.inner_size"), facts.count("ssm.time_step_rank")
+    if inner % n_heads:
+        raise ValueError(
+            f"{facts.architecture}.ssm.inner_size is {inner}, no multiple of ssm.time_step_rank {n_heads}"
+        )
+    return n_heads, inner // n_heads
+
+
 def key_heads(facts: Facts) -> int:
     """Heads of keys of the layers that have some. Raises ValueError for no number, or list of numbers."""
     keys = facts.metadata.get(f"{facts.architecture}.attention.head_count_kv")
@@ -157,9 +167,9 @@ def key_heads(facts: Facts) -> int:
 def granite_hybrid_config(facts: Facts, tensors: Tensors) -> Config:
     """What the metadata say of state spaces, attention and experts. Raises ValueError for what they lack."""
     n_layers, inner = facts.count("block_count"), facts.count("ssm.inner_size")
+    n_heads, size = state_heads(facts)
     is_attention = [f"blk.{layer}.attn_q.weight" in facts.shapes for layer in range(n_layers)]
     check_state_groups(facts)
-    n_heads = facts.count("ssm.time_step_rank")
     gate = next((n for n in ("ffn_gate_shexp", "ffn_gate") if f"blk.0.{n}.weight" in facts.shapes), "")
     has_rope = facts.flag("rope.scaling.finetuned", default=False)
     return {
@@ -168,7 +178,7 @@ def granite_hybrid_config(facts: Facts, tensors: Tensors) -> Config:
         "layer_types": ["full_attention" if own else "linear_attention" for own in is_attention],
         "mamba_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in facts.shapes),
         "mamba_d_conv": facts.count("ssm.conv_kernel"),
-        "mamba_d_head": inner // n_heads,
+        "mamba_d_head": size,
         "mamba_d_state": facts.count("ssm.state_size"),
         "mamba_expand": max(1, inner // facts.count("embedding_length")),
         "mamba_n_groups": facts.count("ssm.group_count"),

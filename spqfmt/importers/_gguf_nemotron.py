@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from spqfmt.importers._gguf_changes import AS_STORED, Change
-from spqfmt.importers._gguf_mixtures import check_state_groups, expert_groups, key_heads
+from spqfmt.importers._gguf_mixtures import check_state_groups, expert_groups, key_heads, state_heads
 from spqfmt.importers._gguf_models import Config, Facts, head_size
 from spqfmt.importers._gguf_reader import GgufTensor
 
@@ -28,19 +28,17 @@ _KINDS = {
 def nemotron_hybrid_config(facts: Facts, tensors: Mapping[str, GgufTensor]) -> Config:
     """What the metadata say of layers, state spaces and experts. Raises ValueError for what they lack."""
     kinds = [_kind(facts, layer) for layer in range(facts.count("block_count"))]
-    inner, n_heads = facts.count("ssm.inner_size"), facts.count("ssm.time_step_rank")
-    if inner % n_heads:
-        raise ValueError(f"{facts.architecture}.ssm.inner_size is no multiple of ssm.time_step_rank")
+    n_heads, size = state_heads(facts)
     check_state_groups(facts)
     nets = [layer for layer, kind in enumerate(kinds) if kind == "mlp"]
     return {
         "attention_bias": _has(facts, "attn_q.bias"),
         "conv_kernel": facts.count("ssm.conv_kernel"),
-        "expand": max(1, inner // facts.count("embedding_length")),
+        "expand": max(1, n_heads * size // facts.count("embedding_length")),
         "head_dim": head_size(facts),
         "intermediate_size": facts.rows(f"blk.{nets[0]}.ffn_up.weight") if nets else 1,
         "layers_block_type": kinds,
-        "mamba_head_dim": inner // n_heads,
+        "mamba_head_dim": size,
         "mamba_num_heads": n_heads,
         "mamba_proj_bias": _has(facts, "ssm_in.bias"),
         "mlp_bias": _has(facts, "ffn_up.bias"),
@@ -58,10 +56,13 @@ def nemotron_hybrid_change(name: str, shape: tuple[int, ...], config: Config) ->
 
 
 def _kind(facts: Facts, layer: int) -> str:
-    found = [kind for name, kind in _KINDS.items() if f"blk.{layer}.{name}.weight" in facts.shapes]
-    if len(found) != 1:
-        raise ValueError(f"{facts.architecture}: block {layer} is none of {', '.join(_KINDS.values())}")
-    return found[0]
+    names = {f"blk.{layer}.{name}.weight": kind for name, kind in _KINDS.items()}
+    found = [name for name in names if name in facts.shapes]
+    if not found:
+        raise ValueError(f"{facts.architecture}: block {layer} has none of {', '.join(names)}")
+    if len(found) > 1:
+        raise ValueError(f"{facts.architecture}: {' and '.join(found)} are of different kinds of layers")
+    return names[found[0]]
 
 
 def _experts(facts: Facts, layer: int) -> Config:

@@ -14,11 +14,11 @@ import transformers
 
 from spqfmt.calibration.tokens import check_ids
 from spqfmt.errors import SpqError, foreign_errors
+from spqfmt.importers._quiet import quiet_transformers
 from spqfmt.loaders.evaluate import window_limit
 from spqfmt.loaders.sampling import Sampling, StopCut
 from spqfmt.loaders.settings import generation_settings
 from spqfmt.models.caches import cache_of
-from spqfmt.models.config import quiet_transformers
 
 _MORE_TOKENS = 16
 """Tokens that are looked at beside one for each character of a stop text: some have no text of their own."""

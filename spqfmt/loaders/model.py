@@ -27,6 +27,7 @@ from spqfmt.errors import (
     foreign_errors,
     one_sentence,
 )
+from spqfmt.importers._quiet import quiet_transformers
 from spqfmt.loaders.announce import announce, announce_assets
 from spqfmt.loaders.auto_memory import room_at
 from spqfmt.loaders.choice import settle
@@ -48,7 +49,6 @@ from spqfmt.loaders.ranks import ALONE, Counted, Ranks, counted_alone, join, of_
 from spqfmt.loaders.settings import read_generation_config
 from spqfmt.loaders.tensors import StoredModel, open_stored
 from spqfmt.models.claims import earned
-from spqfmt.models.config import quiet_transformers
 from spqfmt.models.experts import tensors_of
 from spqfmt.models.inputs import treat_inputs
 from spqfmt.models.stacked_heads import whole_of
@@ -225,7 +225,7 @@ def need_tokenizer(path: str | Path, tokenizer: Any) -> None:
     """Raise SpqError when `load_model` found no tokenizer in `path`."""
     if tokenizer is None:
         raise SpqError(
-            f"{path}: no tokenizer in it, so text cannot become tokens; pack the model with its tokenizer"
+            f"{path}: no tokenizer in it, so text cannot become tokens; pack it from a folder that has its tokenizer"
         )
 
 

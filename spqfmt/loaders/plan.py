@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 from spqfmt.container.reader import Reader
+from spqfmt.importers._quiet import quiet_transformers
 from spqfmt.loaders import load
 from spqfmt.loaders.config import building_errors, settings_folder, stored_config
 from spqfmt.loaders.estimate import estimate
 from spqfmt.loaders.load import Ceilings, Planner, on_device, on_host, prepare
 from spqfmt.loaders.packed.options import packing_options
 from spqfmt.loaders.tensors import main_dtype, open_stored, parse_dtype
-from spqfmt.models.config import find_model_class, quiet_transformers
+from spqfmt.models.config import find_model_class
 from spqfmt.residency.blocks import with_blocks_of
 from spqfmt.residency.device import host_rates
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates

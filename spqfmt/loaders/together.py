@@ -17,10 +17,10 @@ import transformers
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from spqfmt.importers._quiet import quiet_transformers
 from spqfmt.loaders.packed.fused.attentions import FusedAttention
 from spqfmt.loaders.packed.fused.cache import make_roomy
 from spqfmt.models.caches import cache_name
-from spqfmt.models.config import quiet_transformers
 
 _ATTENTION = "spqfmt_together"
 _ROWS = "_spqfmt_rows"

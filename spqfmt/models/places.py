@@ -14,10 +14,11 @@ from transformers.pytorch_utils import Conv1D
 
 from spqfmt.container.stacks import stack_of
 from spqfmt.errors import SpqError
+from spqfmt.importers._quiet import quiet_transformers
 from spqfmt.importers.base import SourceModel
 from spqfmt.models.assets import asset_folder
 from spqfmt.models.claims import earned, false_claim
-from spqfmt.models.config import find_model_class, quiet_transformers, read_config
+from spqfmt.models.config import find_model_class, read_config
 from spqfmt.models.experts import find_experts
 from spqfmt.models.own_code import own_code
 from spqfmt.models.stacked_heads import rows_apart, whole_shape

@@ -447,7 +447,7 @@ def says(key: str, value: object) -> Edit:
             "deepseek2",
             "deepseek2.attention.kv_lora_rank",
             16,
-            "tensor blk.0.attn_kv_a_norm.weight has the shape",
+            "tensor blk.0.attn_k_b.weight has the shape",
         ),
         ("deepseek2", "deepseek2.expert_gating_func", 3, "deepseek2.expert_gating_func is 3, which"),
         (

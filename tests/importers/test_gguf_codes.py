@@ -14,6 +14,7 @@ import torch
 from spq_command import run
 
 import spqfmt
+from spqfmt.cli.units import size
 from spqfmt.container.reader import Reader
 from spqfmt.errors import ImporterError, UnsupportedError
 from spqfmt.importers import open_source
@@ -269,6 +270,8 @@ def test_inspect_says_what_the_blocks_took(tmp_path: Path, kind: str) -> None:
     assert report.source.forms == {f"GGUF {kind}": (len(blocks), sum(t.n_bytes for t in blocks), here)}
     assert report.totals.parts.codes > report.totals.parts.scales
     shown = run("inspect", path).stdout
+    times = source.stat().st_size / path.stat().st_size
+    assert f" from {size(source.stat().st_size)}, ratio {times:.2f} to the source, " in shown
     assert re.search(
         rf"source file of [\d.]+ [kM]B, this is [\d.]+ % of it: 16 tensors in GGUF {kind} [\d.]+ %", shown
     )

@@ -1,6 +1,7 @@
 """Metadata of GGUF files that ask for another model than transformers has: none is made of them."""
 
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import gguf_architectures
 import numpy as np
 import pytest
 import tiny_gguf
+import torch
 
 import spqfmt
-from spqfmt.errors import UnsupportedError
+from spqfmt.errors import ImporterError, UnsupportedError
 from spqfmt.importers import open_source
 from spqfmt.importers._gguf_models import MODELS
 from spqfmt.importers._gguf_reader import GgufHeader, read_header
+from spqfmt.importers._quiet import quiet_transformers
 from spqfmt.importers._source_file import SourceFile
 
 
@@ -52,6 +55,7 @@ _ANOTHER_MODEL: list[tuple[str, str, object, str]] = [
         None,
         "the metadata lacks qwen35.attention.layer_norm_rms",
     ),
+    ("qwen35", "ssm.inner_size", 3, "qwen35.ssm.inner_size is 3, no multiple of ssm.time_step_rank 6"),
     ("qwen35", "rope.dimension_sections", [11, 0, 0, 0], "qwen35.rope.dimension_sections has 1 sizes"),
     ("qwen35", "rope.dimension_sections", ["a"], "qwen35.rope.dimension_sections is no list"),
     ("qwen35moe", "expert_used_count", 1 << 31, "qwen35moe.expert_used_count is 2147483648"),
@@ -119,6 +123,38 @@ def test_metadata_of_another_model_than_transformers_has(
 ) -> None:
     """No other model is made of it in silence, and nothing of a number that the file has not earned."""
     assert reason(monkeypatch, headers[name], key=key, value=value).startswith(message)
+
+
+def test_a_layer_of_no_kind_and_one_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = SourceFile(written(tmp_path, "nemotron_h"))
+    header = read_header(file)
+    [kind] = [one for one in header.tensors if one.name in {"blk.0.ssm_in.weight", "blk.0.attn_q.weight"}]
+    left = replace(header, tensors=tuple(one for one in header.tensors if one is not kind))
+    found = reason(monkeypatch, (file, left), key="x", value=1)
+    assert found.startswith("nemotron_h: block 0 has none of blk.0.attn_q.weight, blk.0.ssm_in.weight, ")
+    more = replace(header, tensors=(*header.tensors, replace(kind, name="blk.0.ffn_up.weight")))
+    found = reason(monkeypatch, (file, more), key="x", value=1)
+    assert found.startswith(
+        f"nemotron_h: {kind.name} and blk.0.ffn_up.weight are of different kinds of layers"
+    )
+
+
+def test_advice_about_layers_without_elements_is_for_nobody() -> None:
+    with pytest.warns(UserWarning, match="zero-element"):
+        torch.nn.Linear(0, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with quiet_transformers():
+            torch.nn.Linear(0, 2)
+
+
+def test_calibration_of_a_file_without_a_vocabulary(tmp_path: Path) -> None:
+    """What to do is not what helps beside safetensors."""
+    source = written(tmp_path, "qwen3moe")
+    why = r"GGUF file's tokenizer \(it has no vocabulary\); pack the Hugging Face folder that it was made of"
+    with pytest.raises(ImporterError, match=why):
+        spqfmt.pack(source, tmp_path / "m.spq", method="gptq")
+    assert not (tmp_path / "m.spq").exists()
 
 
 @pytest.mark.parametrize(
