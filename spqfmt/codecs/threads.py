@@ -89,8 +89,8 @@ def blocks(block_log2: int) -> using:
     return using(replace(current(), block_log2=block_log2))
 
 
-_held: WeakSet[threading.Lock] = WeakSet()
-_holding: list[threading.Lock] = []
+_held: "WeakSet[threading.Lock | threading.RLock]" = WeakSet()
+_holding: "list[threading.Lock | threading.RLock]" = []
 _forks = threading.Lock()
 """Held by whoever makes such locks or forks; the others wait."""
 
@@ -98,6 +98,14 @@ _forks = threading.Lock()
 def lock_held_over_forks() -> threading.Lock:
     """A lock that whoever forks waits for, so that what it guards is whole in the child, and the lock free."""
     lock = threading.Lock()
+    with _forks:
+        _held.add(lock)
+    return lock
+
+
+def own_lock_held_over_forks() -> threading.RLock:
+    """The same of a lock that a thread which has it may take again."""
+    lock = threading.RLock()
     with _forks:
         _held.add(lock)
     return lock

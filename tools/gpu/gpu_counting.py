@@ -11,7 +11,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 
 from spqfmt.kernels.cuda.driver import Launch
-from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work
+from spqfmt.loaders.device.seam import Device, Event, Graph, Memory, Queue, Work
 from spqfmt.residency.device_rates import DeviceRates
 
 T = TypeVar("T")
@@ -68,6 +68,14 @@ class NoDriver:
 class _Done:
     def done(self) -> bool:
         return True
+
+
+class _CountedGraph:
+    def __init__(self, counts: Counter[str]) -> None:
+        self._counts = counts
+
+    def replay(self) -> None:
+        self._counts["graphs"] += 1
 
 
 class CountingDevice(Device):
@@ -137,6 +145,10 @@ class CountingDevice(Device):
     def synchronize(self, event: Event) -> None:
         """Count a wait of the host, which is all."""
         self.counts["host_waits"] += 1
+
+    def capture(self, run: Callable[[], T]) -> tuple[Graph, T]:
+        """Count what is recorded as if it were launched, and each replay."""
+        return _CountedGraph(self.counts), run()
 
     def close(self) -> None:
         """Do nothing: there is nothing open."""

@@ -12,6 +12,7 @@ from spqfmt.kernels.device.merging import MergePlan
 from spqfmt.kernels.device.prepared import Decode, Product, RowsByNumber
 from spqfmt.kernels.device.unfolding import UnfoldPlan
 from spqfmt.kernels.torch_device import fused, multiply, planes, rans, trellis, weights
+from spqfmt.kernels.torch_device.launching import launched, prepared
 
 
 class TorchKernels(DeviceKernels):
@@ -27,25 +28,25 @@ class TorchKernels(DeviceKernels):
         tables: torch.Tensor,
         error: torch.Tensor,
     ) -> Decode:
-        return partial(rans.decode_chunks, stored, plan, out, error)
+        return prepared(partial(rans.decode_chunks, stored, plan, out, error))
 
     def _prepare_merge(
         self, stored: torch.Tensor, scratch: torch.Tensor, plan: MergePlan, out: torch.Tensor
     ) -> Decode:
-        return partial(planes.merge, stored, scratch, plan, out)
+        return prepared(partial(planes.merge, stored, scratch, plan, out))
 
     def _prepare_unfold(self, plan: UnfoldPlan, out: torch.Tensor, error: torch.Tensor) -> Decode:
-        return partial(trellis.unfold, plan, out, error)
+        return prepared(partial(trellis.unfold, plan, out, error))
 
     def _dequantize(
         self, codes: torch.Tensor, matrix: Matrix, channels: range, out: torch.Tensor, first: int
     ) -> None:
-        weights.dequantize(codes, matrix, channels, out=out, first=first)
+        launched(weights.dequantize)(codes, matrix, channels, out=out, first=first)
 
     def _multiply(
         self, x: torch.Tensor, codes: torch.Tensor, matrix: Matrix, rows: range, y: torch.Tensor, first: int
     ) -> None:
-        multiply.multiply(x, codes, matrix, rows=rows, y=y, first=first)
+        launched(multiply.multiply)(x, codes, matrix, rows=rows, y=y, first=first)
 
     def _prepare_product(
         self,
@@ -64,7 +65,7 @@ class TorchKernels(DeviceKernels):
             multiply.multiply(x.view(n, -1), codes, matrix, rows=rows, y=sums, first=first)
             y.view(n, -1)[:, inside] = sums[:, inside] if bias is None else sums[:, inside] + bias[inside]
 
-        return product
+        return prepared(product)
 
     def _prepare_fused(
         self,
@@ -78,7 +79,7 @@ class TorchKernels(DeviceKernels):
         error: torch.Tensor | None,
         is_one: bool,
     ) -> Product:
-        return fused.product(stored, plan, matrix, bias=bias, error=error)
+        return prepared(fused.product(stored, plan, matrix, bias=bias, error=error))
 
     def _prepare_rows(self, matrix: Matrix, rows: range, dtype: torch.dtype, first: int) -> RowsByNumber:
         def look_up(codes: torch.Tensor, ids: torch.Tensor, out: torch.Tensor, n: int) -> None:
@@ -88,4 +89,4 @@ class TorchKernels(DeviceKernels):
             out[~inside] = torch.nan
             out[inside] = found[ids[inside] - rows.start]
 
-        return look_up
+        return prepared(look_up)

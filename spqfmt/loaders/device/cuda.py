@@ -13,7 +13,7 @@ import torch
 
 from spqfmt.errors import BackendError, MemoryBudgetError
 from spqfmt.kernels.cuda_device import require_cuda
-from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work
+from spqfmt.loaders.device.seam import Device, Event, Graph, Memory, Queue, Work
 from spqfmt.residency.device_rates import DeviceRates, assumed_for
 from spqfmt.residency.ladder import enough_mib
 
@@ -38,6 +38,15 @@ class _ReadEvent:
 
     def done(self) -> bool:
         return self.future.done()
+
+
+class _CudaGraph:
+    def __init__(self, graph: Any, device: torch.device) -> None:
+        self._graph, self._device = graph, device
+
+    def replay(self) -> None:
+        with told("a graph"), torch.cuda.device(self._device):
+            self._graph.replay()
 
 
 class CudaDevice(Device):
@@ -160,6 +169,14 @@ class CudaDevice(Device):
             assert isinstance(event, _CudaEvent)
             with told("waiting for an event"):
                 event.event.synchronize()
+
+    def capture(self, run: Callable[[], T]) -> tuple[Graph, T]:
+        """Record a CUDA graph on a stream of torch's; what other threads do meanwhile does not end it."""
+        with told("recording a graph"), torch.cuda.device(self._device):
+            graph = _cuda.CUDAGraph()
+            with _cuda.graph(graph, capture_error_mode="thread_local"):
+                result = run()
+        return _CudaGraph(graph, self._device), result
 
     def close(self) -> None:
         """What was given to the thread and to both streams is done first: their memory goes back to the allocator."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 import torch
 
-from spqfmt.codecs.threads import lock_held_over_forks
+from spqfmt.codecs.threads import own_lock_held_over_forks
 from spqfmt.container.reader import Reader
 from spqfmt.errors import SpqError
 from spqfmt.kernels.device.fusing import FUSED_FLOATS, MAX_FUSED_TOKENS
@@ -18,7 +19,7 @@ from spqfmt.loaders.device.direct import DirectEngine, LookUp, direct_product, l
 from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.pieces import WeightPiece
 from spqfmt.loaders.device.pipeline import Pipeline
-from spqfmt.loaders.device.seam import Device, Memory
+from spqfmt.loaders.device.seam import Device, Graph, Memory
 from spqfmt.loaders.device.sides import DeviceSides, change_bytes, device_side_bytes, put_sides
 from spqfmt.loaders.packed.engine import HostWeights
 from spqfmt.loaders.packed.room import Room
@@ -30,6 +31,9 @@ from spqfmt.residency.workspace import rows_at_once
 
 _LOOKED_UP_BYTES = 1 << 20
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_GIB = 1 << 30
+
+T = TypeVar("T")
 
 
 class DeviceWeights:
@@ -79,7 +83,7 @@ class DeviceWeights:
             )
             self._pieces = self._pipeline.pieces
             self._products = Products(device, decoder.kernels, self._lend, workspace)
-            self._lock = lock_held_over_forks()
+            self._lock = own_lock_held_over_forks()
             self._direct = DirectEngine(
                 device=device,
                 kernels=decoder.kernels,
@@ -111,6 +115,51 @@ class DeviceWeights:
     def close(self) -> None:
         """Stop the thread that reads and close the file; what is not decoded can be computed no more."""
         self._finalizer()
+
+    def is_recordable(self, tensor: str) -> bool:
+        """Whether products with a tensor's matrix may stand in a graph of somebody else's: it stays decoded."""
+        pieces = self._pieces.get(tensor)
+        return pieces is not None and all(piece.home is not None for piece in pieces)
+
+    def looks_up_here(self, tensor: str) -> bool:
+        """Whether rows of a tensor's matrix are looked up on the device: no host waits for their numbers."""
+        return self._rows_of(tensor) is not None
+
+    @property
+    def never_recorded(self) -> str | None:
+        """Why no graph can be made of a token; None where one may be."""
+        away = [part for part in self.plan.parts if part.residency in {"host", "disk"}]
+        if not away:
+            return None
+        gib = sum(part.item.part.stored_bytes for part in away) / _GIB
+        return f"{gib:.2f} GiB of the weights are not on the device, and come anew for each token"
+
+    def settle(self) -> None:
+        """What is got ready ahead of a token is forgotten, so that the next one begins as a graph of it does."""
+        with self._lock:
+            self._pipeline.settle()
+
+    def record(self, run: Callable[[], T]) -> tuple[Graph, T]:
+        """A graph of the whole token that `run` computes, which does nothing yet (Device.capture).
+
+        No other thread computes with these weights meanwhile. Raises BackendError.
+        """
+        self._check_open()
+
+        def recorded() -> T:
+            with self._pipeline.recording():
+                return run()
+
+        with self._lock:
+            self._pipeline.settle()
+            return self.device.capture(recorded)
+
+    def replay(self, graph: Graph) -> None:
+        """Give a graph of `record` to the device, behind what it was given, and before what comes next."""
+        self._check_open()
+        with self._lock:
+            self._pipeline.settle()
+            graph.replay()
 
     def matrix(self, tensor: str) -> str:
         """What `multiply` takes, by the tensor's name."""
@@ -183,16 +232,19 @@ class DeviceWeights:
 
         What is looked up on the host waits for `ids`.
         """
-        if tensor not in self._look_ups:
-            pieces = self._pieces.get(tensor)
-            found = None if pieces is None else look_up(pieces, self._sides[tensor], self._direct)
-            self._look_ups[tensor] = found
-        rows_of = self._look_ups[tensor]
+        rows_of = self._rows_of(tensor)
         if rows_of is None:
             return self._lookups.look_up(tensor, ids.cpu()).to(self.torch_device)
         with self._lock:
             rows = rows_of(ids.reshape(-1).long())
         return rows.reshape(*ids.shape, rows.shape[-1])
+
+    def _rows_of(self, tensor: str) -> LookUp | None:
+        if tensor not in self._look_ups:
+            pieces = self._pieces.get(tensor)
+            found = None if pieces is None else look_up(pieces, self._sides[tensor], self._direct)
+            self._look_ups[tensor] = found
+        return self._look_ups[tensor]
 
     def values(self, tensor: str) -> torch.Tensor:
         """A tensor's matrix, [rows, columns] in the model's dtype, in device memory of its own."""

@@ -11,10 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
-
-import torch
 
 from spqfmt.container.reader import Reader
 from spqfmt.errors import BackendError, FormatError, SpqError
@@ -23,7 +20,9 @@ from spqfmt.loaders.device.decoder import Decoder
 from spqfmt.loaders.device.group_shipping import GroupShipment
 from spqfmt.loaders.device.holdings import Holdings
 from spqfmt.loaders.device.pieces import WeightPiece, pieces_of
-from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work, copy_bytes
+from spqfmt.loaders.device.seam import Device, Event, Memory, Queue
+from spqfmt.loaders.device.sending import Sending
+from spqfmt.loaders.device.verdicts import Verdicts
 from spqfmt.loaders.foreseen import ForeseenOrAsked, Slot, SlotState
 from spqfmt.residency.ladder import Residency
 from spqfmt.residency.plan import Plan
@@ -66,13 +65,20 @@ class Pipeline:
         slots = [_DeviceSlot(number=i, memory=memory) for i, memory in enumerate(self._held.slots)]
         chosen = [n for n in order if plan.parts[plan.on_host.groups[n].first].item.expert is not None]
         self._foreseen = ForeseenOrAsked(slots, order, chosen)
-        self._staging_free: list[Event | None] = [None] * len(self._held.staging)
-        self._landing_free: list[Event | None] = [None] * len(self._held.landings)
+        self._verdicts = Verdicts(device, self._held.verdicts, shipments, readers=readers, decoder=decoder)
+        self._sending = Sending(
+            device=device,
+            held=self._held,
+            shipments=shipments,
+            readers=readers,
+            decoder=decoder,
+            verdicts=self._verdicts,
+        )
         self._staging_taken = [False] * len(self._held.staging)
-        self._next_landing = 0
         self._lent: _DeviceSlot | None = None
-        self._proven: set[int] = set()
         self._broken: BackendError | None = None
+        self._by_graph = False
+        self._recorded: set[int] | None = None
 
     @property
     def held_bytes(self) -> int:
@@ -92,8 +98,7 @@ class Pipeline:
     def load(self) -> None:
         """Read what the plan keeps in memory, and decode it once. Raises FormatError, OSError, BackendError."""
         kept = [n for n, residency in enumerate(self._residencies) if residency != "disk"]
-        work = Work("verdicts", (), (self._held.verdicts,))
-        self._device.enqueue(Queue.DECODE, work, partial(_clear, self._held.verdicts))
+        self._verdicts.clear()
         reads: dict[int, tuple[int, Event]] = {}
         for i, number in enumerate(kept):
             for ahead in kept[i : i + len(self._held.staging)]:
@@ -103,24 +108,27 @@ class Pipeline:
             home = self._held.homes[number]
             residency = self._residencies[number]
             if residency == "compressed":
-                self._copy(number, self._held.staging[staging], home, event=event, staging=staging)
+                self._sending.copy(number, self._held.staging[staging], home, event=event, staging=staging)
                 self._device.wait(Queue.DECODE, self._device.record(Queue.COPY))
                 sent = home
             else:
                 source = home if residency == "host" else self._held.staging[staging]
-                sent = self._land(number, source, event, staging)
-            self._decode(number, sent, home if residency == "decoded" else self._foreseen.slots[0].memory)
+                sent = self._sending.land(number, source, event, staging)
+            self._sending.decode(
+                number, sent, home if residency == "decoded" else self._foreseen.slots[0].memory
+            )
             if residency != "compressed":
-                self._landing_free[self._next_landing] = self._device.record(Queue.DECODE)
+                self._sending.landed(self._device.record(Queue.DECODE))
             if staging >= 0:
                 self._staging_taken[staging] = False
         for stream in (Queue.COPY, Queue.DECODE):
             self._device.synchronize(self._device.record(stream))
-        self._judge(kept)
+        self._verdicts.judge(kept)
         self._prefetch()
 
     def ask(self, numbers: Sequence[int]) -> None:
         """Get these groups of experts ready in this order, as far as there are free slots."""
+        self._after_graph()
         self._foreseen.ask([number for number in numbers if number not in self._decoded])
         self._prefetch()
 
@@ -137,7 +145,7 @@ class Pipeline:
         try:
             yield self.hold(number)
         except BackendError as error:
-            self._broken = error
+            self._fail(error)
             raise
 
     def hold(self, number: int) -> Memory:
@@ -151,6 +159,53 @@ class Pipeline:
         if slot is None or slot.part != number:
             slot = self._obtain(number)
         return slot.memory
+
+    def settle(self) -> None:
+        """Forget what is got ready ahead, so that a graph of a pass may be recorded, or given, next on COMPUTE.
+
+        What is decoded by one afterwards comes behind it.
+        """
+        if not self._by_graph:
+            self._forget()
+            self._by_graph = True
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """While a pass is recorded by the device, settled before: it decodes all that it computes with, and no more."""
+        self._recorded = set()
+        try:
+            if self._foreseen.slots:
+                self._device.wait(Queue.DECODE, self._device.record(Queue.COMPUTE))
+            yield
+            if self._foreseen.slots:
+                self._device.wait(Queue.COMPUTE, self._device.record(Queue.DECODE))
+        finally:
+            # Nobody can wait for events of a graph behind it.
+            self._clear_slots()
+            self._recorded = None
+
+    def _after_graph(self) -> None:
+        if self._by_graph and self._recorded is None:
+            self._forget()
+            self._by_graph = False
+
+    def _forget(self) -> None:
+        """What is given from now on comes behind all that both queues were given."""
+        self._clear_slots()
+        if self._foreseen.slots:
+            self._device.wait(Queue.COMPUTE, self._device.record(Queue.DECODE))
+            self._device.wait(Queue.DECODE, self._device.record(Queue.COMPUTE))
+
+    def _clear_slots(self) -> None:
+        self._lent = None
+        for slot in self._foreseen.slots:
+            self._drop(slot)
+            slot.released = None
+
+    def _fail(self, error: BackendError) -> None:
+        """A device that fails once is not trusted any more; one that cannot record something works as before."""
+        if self._recorded is None:
+            self._broken = error
 
     def is_multiplied_straight(self, number: int) -> bool:
         """Whether few tokens are planned to be multiplied by a group without decoding it."""
@@ -169,6 +224,9 @@ class Pipeline:
         return None if plan is None else (sent, plan)
 
     def _obtain(self, number: int) -> _DeviceSlot:
+        self._after_graph()
+        if self._recorded is not None:
+            self._recorded.add(number)
         if self._lent is not None:
             self._release(self._lent)
         self._foreseen.used(number)
@@ -180,8 +238,7 @@ class Pipeline:
                 self._forward(slot)
             assert slot.event is not None
             self._device.wait(Queue.COMPUTE, slot.event)
-            if number not in self._proven:
-                self._prove(number)
+            self._verdicts.prove(number)
         slot.state = SlotState.LENT
         self._lent = slot
         self._prefetch()
@@ -222,7 +279,7 @@ class Pipeline:
         try:
             slot.released = self._device.record(Queue.COMPUTE)
         except BackendError as error:
-            self._broken = error
+            self._fail(error)
             raise
         slot.clear()
         slot.event = None
@@ -230,7 +287,7 @@ class Pipeline:
     def _prefetch(self) -> None:
         """Begin what comes after the part used last, as far as there are free slots."""
         for part in self._foreseen.coming(len(self._foreseen.slots)):
-            if self._broken is not None:
+            if self._broken is not None or part in (self._recorded or ()):
                 return
             slot = next(self._foreseen.holders(part), None)
             try:
@@ -252,11 +309,11 @@ class Pipeline:
 
     @contextmanager
     def _watched(self, slot: _DeviceSlot) -> Iterator[None]:
-        """A slot whose filling fails is free again; a device that fails once is not trusted any more."""
+        """A slot whose filling fails is free again."""
         try:
             yield
         except BackendError as error:
-            self._broken = error
+            self._fail(error)
             self._drop(slot)
             raise
         except BaseException:
@@ -273,14 +330,12 @@ class Pipeline:
             )
             slot.state = SlotState.FILLING
             self._staging_taken[slot.staging] = True
-            slot.event = self._read(
-                number, self._held.staging[slot.staging], self._staging_free[slot.staging]
-            )
+            slot.event = self._sending.read_staged(number, slot.staging)
             return
         slot.state = SlotState.READY
         sent = self._held.homes[number]
         if residency == "host":
-            sent = self._land(number, sent, None, -1)
+            sent = self._sending.land(number, sent, None, -1)
         self._decode_into(slot, number, sent, landed=residency == "host")
 
     def _free_one(self) -> int:
@@ -293,7 +348,7 @@ class Pipeline:
     def _forward(self, slot: _DeviceSlot) -> None:
         """What was read goes on to the device; the host waits for the read if it must."""
         number, staging = slot.part, slot.staging
-        landing = self._land(number, self._held.staging[staging], slot.event, staging)
+        landing = self._sending.land(number, self._held.staging[staging], slot.event, staging)
         self._staging_taken[staging] = False
         slot.staging = -1
         self._decode_into(slot, number, landing, landed=True)
@@ -301,94 +356,18 @@ class Pipeline:
     def _decode_into(self, slot: _DeviceSlot, number: int, sent: Memory, *, landed: bool) -> None:
         if slot.released is not None:
             self._device.wait(Queue.DECODE, slot.released)
-        self._decode(number, sent, slot.memory)
+        self._sending.decode(number, sent, slot.memory)
         slot.event = self._device.record(Queue.DECODE)
         slot.state = SlotState.READY
         if landed:
-            self._landing_free[self._next_landing] = slot.event
+            self._sending.landed(slot.event)
 
     def _read_to_keep(self, number: int) -> tuple[int, Event]:
         if self._residencies[number] == "host":
-            return -1, self._read(number, self._held.homes[number], None)
+            return -1, self._sending.read(number, self._held.homes[number], None)
         staging = self._staging_taken.index(False)
         self._staging_taken[staging] = True
-        return staging, self._read(number, self._held.staging[staging], self._staging_free[staging])
-
-    def _read(self, number: int, target: Memory, after: Event | None) -> Event:
-        shipment = self._shipments[number]
-        reader = self._readers[shipment.reader_number]
-        target = target.part(0, shipment.n_bytes)
-        reads_direct = shipment.as_stored
-        room = target if reads_direct else self._held.unpacking
-        work = Work(
-            f"read {shipment.name}",
-            writes=(target,) if reads_direct else (room, target),
-            amounts=shipment.read_amounts,
-        )
-        return self._device.read(work, lambda: self._decoder.read(shipment, reader, room, target), after)
-
-    def _copy(self, number: int, source: Memory, target: Memory, event: Event | None, staging: int) -> None:
-        n_bytes = self._shipments[number].n_bytes
-        source, target = source.part(0, n_bytes), target.part(0, n_bytes)
-        if event is not None:
-            self._device.wait(Queue.COPY, event)
-        work = Work(f"copy {self._shipments[number].name}", (source,), (target,), {"copy": n_bytes})
-        self._device.enqueue(Queue.COPY, work, lambda: copy_bytes(target, source))
-        if staging >= 0:
-            self._staging_free[staging] = self._device.record(Queue.COPY)
-
-    def _land(self, number: int, source: Memory, event: Event | None, staging: int) -> Memory:
-        """Copy into the next landing buffer; DECODE comes after it."""
-        self._next_landing = (self._next_landing + 1) % len(self._held.landings)
-        landing = self._held.landings[self._next_landing]
-        free = self._landing_free[self._next_landing]
-        if free is not None:
-            self._device.wait(Queue.COPY, free)
-        self._copy(number, source, landing, event=event, staging=staging)
-        self._device.wait(Queue.DECODE, self._device.record(Queue.COPY))
-        return landing
-
-    def _decode(self, number: int, sent: Memory, out: Memory) -> None:
-        shipment = self._shipments[number]
-        sent = sent.part(0, shipment.n_bytes)
-        out = out.part(0, shipment.decoded_bytes)
-        word = self._held.verdicts.part(4 * number, 4)
-        tables, scratch = buffers = (self._held.tables, self._held.scratch)
-        reader = self._readers[shipment.reader_number]
-        work = Work(f"decode {shipment.name}", (sent,), (out, word, *buffers), shipment.decode_amounts)
-        self._device.enqueue(
-            Queue.DECODE,
-            work,
-            lambda: self._decoder.decode(
-                shipment, reader, sent, out=out, word=word, tables=tables, scratch=scratch
-            ),
-        )
-
-    def _prove(self, number: int) -> None:
-        """Raise what the decoder found wrong with a group; the host waits for it."""
-        self._device.synchronize(self._device.record(Queue.DECODE))
-        self._judge([number])
-
-    def _judge(self, numbers: Sequence[int]) -> None:
-        """Raise what was found wrong with groups whose decoding is over, the first of them."""
-        verdicts = self._held.verdicts
-        work = Work("verdicts", (verdicts,))
-        found = self._device.enqueue(Queue.DECODE, work, lambda: verdicts.tensor.view(torch.int32).tolist())
-        # A simulation that only counts time finds nothing.
-        faults: list[int] = found or [0] * len(self._shipments)
-        for number in numbers:
-            if faults[number]:
-                # It may be mended when it is read again.
-                word = verdicts.part(4 * number, 4)
-                again = Work("verdicts", (), (word,))
-                self._device.enqueue(Queue.DECODE, again, partial(_clear, word))
-            shipment = self._shipments[number]
-            self._decoder.judge(shipment, faults[number], self._readers[shipment.reader_number])
-            self._proven.add(number)
+        return staging, self._sending.read_staged(number, staging)
 
 
 _NEAR: tuple[Residency, ...] = ("decoded", "compressed", "host", "disk")
-
-
-def _clear(memory: Memory) -> None:
-    memory.tensor.zero_()

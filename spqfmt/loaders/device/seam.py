@@ -69,6 +69,14 @@ class Event(Protocol):
         ...
 
 
+class Graph(Protocol):
+    """Work that was recorded once, with the addresses that it had then, and is given again as a whole."""
+
+    def replay(self) -> None:
+        """Give all of it to COMPUTE."""
+        ...
+
+
 class Device(ABC):
     """One device with its memory and its queues.
 
@@ -127,6 +135,15 @@ class Device(ABC):
     @abstractmethod
     def synchronize(self, event: Event) -> None:
         """Hold up the caller until the event, and no other work of the device."""
+
+    @abstractmethod
+    def capture(self, run: Callable[[], T]) -> tuple[Graph, T]:
+        """Record what `run` gives to COMPUTE, and to queues that wait for it, without doing it; with what it returns.
+
+        Tensors that it makes stay as long as the graph. In the end COMPUTE must wait for those queues. While this lasts
+        no host waits, no event of before is waited for, nothing is allocated and read by `allocate` and `read`: that
+        raises BackendError, after which the device works as before.
+        """
 
     @abstractmethod
     def close(self) -> None:

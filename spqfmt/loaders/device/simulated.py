@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple, TypeVar, cast
 import torch
 
 from spqfmt.errors import BackendError
-from spqfmt.loaders.device.seam import Device, Event, Memory, Queue, Work
+from spqfmt.loaders.device.seam import Device, Event, Graph, Memory, Queue, Work
+from spqfmt.loaders.device.simulated_graphs import Recording
 from spqfmt.residency.device_rates import DEFAULT, DeviceRates
 
 T = TypeVar("T")
@@ -69,8 +70,10 @@ class _Event(NamedTuple):
     clock: _Clock
     of_reader: bool = False
     error: Exception | None = None
+    recording: Recording | None = None
 
     def done(self) -> bool:
+        self.device._wait_allowed(self)
         return self.seconds <= self.device.seconds
 
 
@@ -107,6 +110,7 @@ class SimulatedDevice(Device):
         self._host_clock: _Clock = {}
         self._accesses: dict[_Access, tuple[int, str]] = {}
         self._failed: BackendError | None = None
+        self._recording: Recording | None = None
 
     @property
     def torch_device(self) -> torch.device:
@@ -130,6 +134,7 @@ class SimulatedDevice(Device):
 
     def allocate(self, n_bytes: int) -> Memory:
         """Allocate memory that counts against the capacity."""
+        self._not_recorded("memory is allocated")
         if self._capacity is not None and self._allocated + n_bytes > self._capacity:
             raise BackendError(
                 f"the device has {self._capacity} bytes, {self._allocated} are taken: {n_bytes} more do not fit"
@@ -139,6 +144,7 @@ class SimulatedDevice(Device):
 
     def allocate_host(self, n_bytes: int) -> Memory:
         """Allocate ordinary memory, and count it as the host's."""
+        self._not_recorded("memory of the host is allocated")
         self.peak_host_bytes += n_bytes
         return self._memory(n_bytes)
 
@@ -150,6 +156,7 @@ class SimulatedDevice(Device):
 
     def read(self, work: Work, run: Callable[[], None], after: Event | None) -> Event:
         """Do the work at the time when the reading thread would have done it."""
+        self._not_recorded(work.label)
         error: Exception | None = None
         if after is not None:
             assert isinstance(after, _Event)
@@ -177,6 +184,13 @@ class SimulatedDevice(Device):
         """Orders the stream, and the host where a read is waited for."""
         assert isinstance(event, _Event)
         self._check()
+        if self._recording is None:
+            self._wait_allowed(event)
+        elif event.recording is not self._recording:
+            raise BackendError("an event of before a graph is waited for in it")
+        else:
+            self._recording.queues.add(stream)
+            self._clocks[stream][stream] = self._clocks[stream].get(stream, 0) + 1
         if event.of_reader:
             self._host_waits(event)
         self._join(stream, event)
@@ -184,8 +198,51 @@ class SimulatedDevice(Device):
     def synchronize(self, event: Event) -> None:
         """Move the host's clock to when the event has happened."""
         assert isinstance(event, _Event)
+        self._wait_allowed(event)
         self._host_waits(event)
         self._check()
+
+    def capture(self, run: Callable[[], T]) -> tuple[Graph, T]:
+        """What `run` asks torch and the plain kernels for is recorded, and done at each replay."""
+        self._check()
+        self._not_recorded("another graph is recorded")
+        before = self._clocks, self._accesses, self._free, self._host_clock, self.seconds, len(self.trace)
+        recording = self._recording = Recording()
+        self._clocks, self._accesses = {stream: {} for stream in Queue}, {}
+        self._free, self._host_clock, self.seconds = dict.fromkeys(Queue, 0.0), {}, 0.0
+        try:
+            if any(fault.strikes("record a graph") for fault in self.faults):
+                raise BackendError("the device failed at 'record a graph'")
+            with recording.entered():
+                result = run()
+            joined = self._clocks[Queue.COMPUTE]
+            for queue in recording.queues:
+                if joined.get(queue, 0) < self._clocks[queue].get(queue, 0):
+                    raise BackendError(f"COMPUTE does not wait for {queue.value} at the end of a graph")
+            seconds = max(self._free.values())
+        finally:
+            self._recording = None
+            self._clocks, self._accesses, self._free, self._host_clock, self.seconds, n = before
+            del self.trace[n:]
+        return _SimulatedGraph(self, recording, seconds), result
+
+    def replay(self, recording: Recording, seconds: float) -> None:
+        """Do what was recorded, as one work of COMPUTE that takes so long."""
+        self._not_recorded("a graph is given")
+        self._check()
+        self._do(Queue.COMPUTE, recording.work, recording.again)
+        last = self.trace.pop()
+        self._free[Queue.COMPUTE] = last.stop + max(0.0, seconds - self.rates.operation_s)
+        self.trace.append(last._replace(stop=self._free[Queue.COMPUTE]))
+
+    def _not_recorded(self, what: str) -> None:
+        if self._recording is not None:
+            raise BackendError(f"{what} while a graph is recorded")
+
+    def _wait_allowed(self, event: _Event) -> None:
+        self._not_recorded("the host asks for an event")
+        if event.recording is not None:
+            raise BackendError("an event of a graph is asked for outside it")
 
     def close(self) -> None:
         """Do nothing: there is no thread to end."""
@@ -205,9 +262,13 @@ class SimulatedDevice(Device):
         _merge(self._clocks[stream], event.clock)
 
     def _event(self, stream: Queue) -> _Event:
-        return _Event(self, self._free[stream], dict(self._clocks[stream]))
+        own = self._recording
+        recording = own if own is not None and stream in own.queues else None
+        return _Event(self, self._free[stream], dict(self._clocks[stream]), recording=recording)
 
     def _do(self, stream: Queue, work: Work, run: Callable[[], T]) -> T:
+        if self._recording is not None:
+            self._recording.add(stream, work)
         clock = self._clocks[stream]
         _merge(clock, self._host_clock)
         clock[stream] = clock.get(stream, 0) + 1
@@ -244,6 +305,15 @@ class SimulatedDevice(Device):
         for other in covered:
             del self._accesses[other]
         self._accesses[access] = (clock[stream], label)
+
+
+class _SimulatedGraph(NamedTuple):
+    device: SimulatedDevice
+    recording: Recording
+    seconds: float
+
+    def replay(self) -> None:
+        self.device.replay(self.recording, self.seconds)
 
 
 def _merge(clock: _Clock, other: _Clock) -> None:
