@@ -96,7 +96,7 @@ class TokenGraphs:
             return self._forward(**inputs)
         if self._recorded is None:
             return self._record(inputs)
-        return self._compare(inputs) if self._n_tokens == 3 else self._replay(inputs)  # noqa: PLR2004
+        return self._compare(inputs) if self._n_tokens == 3 else self._replay(inputs)
 
     def _is_plain(self) -> bool:
         kind = self._weights.torch_device.type
@@ -224,7 +224,9 @@ def _form(inputs: Mapping[str, Any]) -> _Form | None:
             found.append((name, value.shape, value.dtype, value.device))
         elif isinstance(value, Cache):
             found.append((name, id(value)))
-        elif isinstance(value, dict) and all(t is None or isinstance(t, torch.Tensor) for t in value.values()):
+        elif isinstance(value, dict) and all(
+            t is None or isinstance(t, torch.Tensor) for t in value.values()
+        ):
             found += [(name, k, None if t is None else (t.shape, t.dtype)) for k, t in value.items()]
         elif value is None or isinstance(value, bool | int | float | str):
             found.append((name, type(value), value))
@@ -250,7 +252,9 @@ def _outputs(result: Any) -> list[torch.Tensor]:
 
 def _state(cache: StaticCache | None) -> list[torch.Tensor]:
     assert cache is not None
-    return [value for layer in cache.layers for value in vars(layer).values() if isinstance(value, torch.Tensor)]
+    return [
+        value for layer in cache.layers for value in vars(layer).values() if isinstance(value, torch.Tensor)
+    ]
 
 
 def _saved(state: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -265,4 +269,6 @@ def _restore(state: list[torch.Tensor], saved: list[torch.Tensor]) -> None:
 
 def _same_bits(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
     pairs = zip(ones, others, strict=True)
-    return all(torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)) for a, b in pairs)
+    return all(
+        torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)) for a, b in pairs
+    )

@@ -41,10 +41,11 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Record what this thread asks torch and the kernels for. What was made has no values in the end."""
         with ExitStack() as stack:
             stack.enter_context(recorded_by(self._steps.append))
-            stack.enter_context(self)  # type: ignore[arg-type]
+            stack.enter_context(self)
             yield
         for tensor in self._made:
-            tensor.untyped_storage().fill_(_POISON)
+            storage: Any = tensor.untyped_storage()
+            storage.fill_(_POISON)
 
     def add(self, stream: Queue, work: Work) -> None:
         """The work that is given now is of this. Raises BackendError where its queue is not."""
@@ -66,7 +67,7 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        with self:  # type: ignore[attr-defined]
+        with self:
             found = func.decompose(*args, **kwargs)
         if found is not NotImplemented:
             return found
@@ -84,7 +85,8 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    number: int = tensor.untyped_storage()._cdata
+    return number
 
 
 def _refuse(func: Any, args: Any, kwargs: Any) -> None:
