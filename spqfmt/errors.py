@@ -88,6 +88,10 @@ class UnusedTensorsWarning(UserWarning):
     """A model holds tensors that its class has no place for: they stay where they are, as transformers leaves them."""
 
 
+class NoGraphWarning(UserWarning):
+    """Tokens that were to be graphs of a GPU are computed as usual, for the reason that it tells."""
+
+
 def one_sentence(error: BaseException) -> str:
     """The first sentence of another library's message, which may go on for a page."""
     text = " ".join(str(error).split())

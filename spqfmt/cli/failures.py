@@ -15,6 +15,7 @@ from spqfmt.cli.units import printable
 from spqfmt.errors import (
     ChecksumError,
     EndedError,
+    NoGraphWarning,
     NotSpqError,
     OptionError,
     SpqError,
@@ -74,13 +75,14 @@ def warnings_in_one_line(*, quiet: bool) -> Iterator[None]:
         show = warnings.showwarning
 
         def show_ours(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-            if issubclass(category, UnusedTensorsWarning):
+            if issubclass(category, UnusedTensorsWarning | NoGraphWarning):
                 click.echo(f"spqfmt: {printable(' '.join(str(message).split()))}", err=True)
             else:
                 show(message, category, *place, **more)
 
         warnings.showwarning = show_ours
-        warnings.simplefilter("ignore" if quiet else "always", UnusedTensorsWarning)
+        for ours in (UnusedTensorsWarning, NoGraphWarning):
+            warnings.simplefilter("ignore" if quiet else "always", ours)
         yield
 
 

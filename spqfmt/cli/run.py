@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spqfmt import systems
-from spqfmt.cli.failures import about
+from spqfmt.cli.failures import about, warnings_in_one_line
 from spqfmt.cli.parameters import MODEL
 from spqfmt.cli.paths import PIPE, InputPath
 from spqfmt.cli.talking import (
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 @sampling_options
 @click.option("--raw", is_flag=True, help="Give the prompt as it is, without the model's chat template.")
 @loading_options
+@click.option(
+    "--graphs",
+    is_flag=True,
+    help="On a GPU, record what a token gives it once, as a CUDA graph. No GPU has run this yet.",
+)
 @click.option("--quiet", is_flag=True, help="No progress and no facts: the text alone.")
 def run(
     *,
@@ -49,6 +54,7 @@ def run(
     choosing: Choosing,
     raw: bool,
     loading: Loading,
+    graphs: bool,
     quiet: bool,
 ) -> None:
     """Generate text with FILE, an .spq file here or at an address (a Hugging Face folder or a GGUF file works too).
@@ -74,7 +80,7 @@ def run(
     for number, text in enumerate(texts):
         if number:
             click.echo()
-        with about(file):
+        with about(file), warnings_in_one_line(quiet=quiet):
             ids = loaders.encode_prompt(
                 loaded.tokenizer,
                 text,
@@ -83,7 +89,7 @@ def run(
             )
             if not quiet:
                 tell_if_long(loaded, ids)
-            result = loaders.generate(loaded.model, loaded.tokenizer, ids, how, write=write)
+            result = loaders.generate(loaded.model, loaded.tokenizer, ids, how, write=write, graphs=graphs)
         click.echo()
         if not quiet:
             _tell(loaded, result, max_new_tokens)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -12,6 +13,7 @@ from spqfmt.calibration.tokens import added_tokens
 from spqfmt.errors import OptionError, SpqError
 from spqfmt.loaders.answering import Generation, Wanted
 from spqfmt.loaders.auto_memory import told_of_tokens
+from spqfmt.loaders.device.graphs import as_graphs, refusal, tell
 from spqfmt.loaders.sampling import Sampling
 from spqfmt.models.bounded import bounded_ids
 
@@ -84,6 +86,7 @@ def generate(
     chat: bool | None = None,
     write: Callable[[str], None] = lambda text: None,
     cancelled: Callable[[], bool] = lambda: False,
+    graphs: bool = False,
 ) -> Generation:
     """Continue `prompt`, a text or token ids [1, n], or answer the last of messages.
 
@@ -93,6 +96,10 @@ def generate(
     it samples, repeatable by `seed`, and the caller's random state is left as it was. Stops at any end token that the
     model or its tokenizer names, before a stop text, or after `max_new_tokens`; where positions are rows of a table, at
     its end; and after the token in whose time `cancelled` begins to say so.
+
+    With `graphs` what a token gives a GPU is recorded once and given again as a whole, with a cache that has room for
+    all of the answer from the start. Where that does not go one NoGraphWarning says why. No GPU has run it
+    (docs/gpu.md).
 
     Raises OptionError for a temperature that is none, SpqError for a prompt that the tokenizer, the chat template or
     the model cannot take.
@@ -106,7 +113,23 @@ def generate(
     wanted = Wanted.of(model, tokenizer, ids, sampling, write=write, cancelled=cancelled)
     devices = [model.device] if model.device.type == "cuda" else []
     start = time.perf_counter()
-    with told_of_tokens(model), torch.random.fork_rng(devices=devices):
+    with told_of_tokens(model), _graphs(wanted, asked=graphs), torch.random.fork_rng(devices=devices):
         torch.manual_seed(sampling.seed)
         output = wanted.generate()
     return wanted.generation(start, int(output[0, -1]))
+
+
+@contextmanager
+def _graphs(wanted: Wanted, *, asked: bool) -> Iterator[None]:
+    """While this lasts tokens of the answer are graphs, if that is asked for and goes."""
+    why = refusal(wanted.model) if asked else None
+    if why is not None:
+        tell(why)
+    if not asked or why is not None:
+        yield
+        return
+    wanted.settings.cache_implementation = "static"
+    # transformers would compile the model for such a cache
+    wanted.settings.disable_compile = True
+    with as_graphs(wanted.model):
+        yield

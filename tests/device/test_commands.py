@@ -9,9 +9,10 @@ import pytest
 import tiny
 import torch
 from click.testing import CliRunner
-from device_support import RATES
+from device_support import RATES, loaded_onto_device
 
 import spqfmt
+from spqfmt import loaders
 from spqfmt.cli.main import cli
 from spqfmt.errors import BackendError, OptionError
 
@@ -78,3 +79,24 @@ def test_run_without_cuda_says_so(model: Path) -> None:
     arguments = ["run", str(model), "--prompt", "a", "--device", "cuda", "--memory", "1GiB"]
     with pytest.raises(BackendError, match="device 'cuda' cannot be used"):
         CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+
+def test_graphs_that_do_not_go_are_told_in_one_line(model: Path) -> None:
+    arguments = ["run", str(model), "--prompt", "a", "--raw", "--max-new-tokens", "2", "--graphs"]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    words = "spqfmt: tokens are computed without a graph: its weights are not packed on a GPU\n"
+    assert result.stderr.count(words) == 1
+    quiet = CliRunner().invoke(cli, [*arguments, "--quiet"], catch_exceptions=False)
+    assert (quiet.stdout, quiet.stderr) == (result.stdout, "")
+
+
+def test_answers_are_the_same_with_graphs(model: Path) -> None:
+    _, tokenizer = spqfmt.load_model(model)
+    loaded, device = loaded_onto_device(model, None, None)
+    settings = {"max_new_tokens": 7, "chat": False}
+    expected = loaders.generate(loaded, tokenizer, "some text", **settings)
+    device.trace.clear()
+    found = loaders.generate(loaded, tokenizer, "some text", **settings, graphs=True)
+    assert (found.text, found.n_new_tokens, found.finish) == (expected.text, 7, "length")
+    assert [done.label for done in device.trace].count("a graph") == 4
+    assert loaders.generate(loaded, tokenizer, "some text", **settings).text == expected.text

@@ -316,6 +316,18 @@ def test_inputs_of_another_form_are_recorded_anew_but_not_for_ever(
         del model.forward
 
 
+def test_inputs_that_are_more_than_tensors_get_no_graph(
+    packed: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with loaded(packed, "8 bits, decoded", monkeypatch) as (model, _):
+        monkeypatch.setattr(model, "forward", lambda **_: 7, raising=False)
+        cache = transformers.StaticCache(model.config, max_cache_len=16)
+        inputs = {"input_ids": torch.zeros(1, 1, dtype=torch.int64), "images": [torch.zeros(1)]}
+        words = r"its inputs are more than tensors \(images\)"
+        with torch.inference_mode(), pytest.warns(match=words), as_graphs(model):
+            assert model(**inputs, past_key_values=cache) == 7
+
+
 def test_hooks_are_called_for_every_token(packed: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     with loaded(packed, "8 bits, decoded", monkeypatch) as (model, _):
         called: list[int] = []

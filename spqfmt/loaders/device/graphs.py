@@ -9,7 +9,7 @@ before then.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -19,6 +19,7 @@ import torch
 from torch.nn.modules import module as torch_modules
 from transformers.cache_utils import Cache, StaticCache, StaticLayer
 
+from spqfmt.errors import NoGraphWarning
 from spqfmt.loaders.device.engine import DeviceWeights
 from spqfmt.loaders.device.seam import Graph
 from spqfmt.loaders.packed.experts import PackedExperts
@@ -27,6 +28,7 @@ from spqfmt.loaders.packed.modules import Packed, PackedEmbedding
 MOST_RECORDED = 4
 """Graphs of one answer: one is used up whenever inputs get another form, or weights other addresses."""
 _Form = tuple[Any, ...]
+_UNKNOWN = object()
 
 
 def refusal(model: Any) -> str | None:
@@ -108,14 +110,17 @@ class TokenGraphs:
         cache = self._cache = next(value for value in inputs.values() if isinstance(value, StaticCache))
         others = sorted({type(layer).__name__ for layer in cache.layers if type(layer) is not StaticLayer})
         self._n_begun += 1
-        if others:
+        unknown = [item[0] for item in form if item[-1] is _UNKNOWN]
+        if unknown:
+            self._end(f"its inputs are more than tensors ({', '.join(unknown)})")
+        elif others:
             self._end(f"its cache has layers that count in Python ({', '.join(others)})")
         elif self._n_begun > MOST_RECORDED:
             self._end("its inputs change their form, or its weights their addresses, again and again")
 
     def _end(self, why: str) -> None:
         self.why, self._recorded = why, None
-        warnings.warn(f"tokens are computed without a graph: {why}", stacklevel=2)
+        tell(why)
 
     def _record(self, inputs: dict[str, Any]) -> Any:
         result = self._forward(**inputs)
@@ -207,6 +212,11 @@ class _Watch:
         )
 
 
+def tell(why: str) -> None:
+    """Warn that there are no graphs."""
+    warnings.warn(f"tokens are computed without a graph: {why}", NoGraphWarning, stacklevel=3)
+
+
 def _address(tensor: torch.Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
@@ -230,8 +240,10 @@ def _form(inputs: Mapping[str, Any]) -> _Form | None:
             found += [(name, k, None if t is None else (t.shape, t.dtype)) for k, t in value.items()]
         elif value is None or isinstance(value, bool | int | float | str):
             found.append((name, type(value), value))
-        else:
-            return None
+        elif isinstance(value, Collection):
+            found.append((name, _UNKNOWN))
+        else:  # a tokenizer, for one: what of it matters does not change
+            found.append((name, id(value)))
     return tuple(found)
 
 
