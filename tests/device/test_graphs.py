@@ -386,6 +386,32 @@ def test_what_transformers_computes_of_a_token_needs_no_value_and_no_tensor_of_t
     assert found == []
 
 
+@pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="torch that knows no such operations")
+@pytest.mark.parametrize(
+    ("state", "unsafe"), [("8 bits, decoded", []), ("8 bits, straight", ["linear_unrecorded"])]
+)
+def test_a_compiler_makes_no_cuda_graph_of_what_is_decoded_for_each_token(
+    packed: Files, monkeypatch: pytest.MonkeyPatch, state: str, unsafe: list[str]
+) -> None:
+    seen: list[Any] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        seen.extend(node.target for node in graph.graph.nodes if "spqfmt" in str(node.target))
+        return graph.forward
+
+    with loaded(packed, state, monkeypatch) as (model, _):
+        expected = model.model.layers[0].mlp(
+            x := torch.ones(1, 1, SHAPE["hidden_size"], dtype=torch.bfloat16)
+        )
+        torch.compiler.reset()
+        compiled = torch.compile(model.model.layers[0].mlp, fullgraph=True, backend=backend)
+        assert torch.allclose(compiled(x), expected, rtol=0.05, atol=0.02)
+        torch.compiler.reset()
+        found = [str(t).split(".")[1] for t in seen if torch.Tag.cudagraph_unsafe in t.tags]
+    assert len(seen) == 3
+    assert sorted(set(found)) == unsafe
+
+
 class TestDevice:
     """What CUDA forbids, or does not record, while it records is an error here."""
 

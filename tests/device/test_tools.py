@@ -6,6 +6,7 @@ from typing import Any
 
 import gpu_check
 import gpu_decode
+import gpu_graphs
 import gpu_kernels
 import gpu_machine
 import gpu_model
@@ -17,7 +18,7 @@ from gpu_lines import Options, append
 from gpu_machine import Check
 
 from spqfmt.kernels.torch_device.kernels import TorchKernels
-from spqfmt.loaders.device import SimulatedDevice
+from spqfmt.loaders.device import DeviceWeights, SimulatedDevice
 from spqfmt.residency.device_rates import read_rates
 
 TINY = gpu_machine.Sizes(1 << 13, 64, 1, 64, 4, 1, 1)
@@ -94,6 +95,7 @@ def test_the_check_runs_through_on_the_cpu_and_says_that_it_is_no_gpu(
         "decode: high bytes beside low ones",
         "decode: zstd by nvCOMP",
         "model: least on both: peak device memory",
+        "graphs: decoded: as graphs",
         "plan: least on both: predicted",
         "peers: bitsandbytes NF4, 1 tokens",
     } <= rows.keys()
@@ -148,6 +150,20 @@ def test_a_ceiling_that_is_passed_is_found(
     check = Check(torch.device("cpu"), TorchKernels(), TINY)
     gpu_model.check_model(check, model)
     assert wrong_rows(check) == [row.what for row in check.rows if "peak" in row.what]
+
+
+def test_a_graph_that_does_other_things_is_found(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(section="", lines=tmp_path / "lines", folder=tmp_path, device="simulated")
+    model = gpu_model.model_file(options, TINY)
+    check = Check(torch.device("cpu"), TorchKernels(), TINY)
+    gpu_graphs.check_state(check, model, "decoded")
+    assert wrong_rows(check) == []
+    monkeypatch.setattr(DeviceWeights, "replay", lambda *_: None)
+    gpu_graphs.check_state(check, model, "decoded")
+    assert wrong_rows(check) == ["decoded: as graphs"]
+    assert "gave other bits" in check.rows[-1].note
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -34,6 +34,7 @@ SECTIONS = (
     Section("products", "gpu_products:products", 45, 30),
     Section("fused", "gpu_straight:straight", 60, 45),
     Section("model", "gpu_model:residencies", 90, 45),
+    Section("graphs", "gpu_graphs:graphs", 60, 45),
     Section("ceilings", "gpu_ceilings:driver_memory", 45, 30),
     Section("plan", "gpu_model:predicted", 30, 30),
     Section("peers", "gpu_products:peers", 60, 30),

@@ -1,13 +1,14 @@
 """What compilers see of packed weights: operations of torch with known shapes, into which they do not look.
 
-Weights are named by a number, which is a constant of the compiled graph.
+Weights are named by a number, which is a constant of the compiled graph. Of products and look-ups there are two: one
+for weights that stay decoded, and one that no CUDA graph may hold, as what decodes for it is no part of such a graph.
 """
 
 import itertools
 import math
 import weakref
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,6 +18,11 @@ from spqfmt.loaders.packed.weights import Weights, decoded
 
 _WEIGHTS: "weakref.WeakValueDictionary[int, Weights]" = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count()
+
+
+_UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)
+UNRECORDED: dict[str, Any] = {} if _UNSAFE is None else {"tags": (_UNSAFE,)}
+"""torch that has no such tag (before 2.8) makes CUDA graphs of everything, which then have to be turned off."""
 
 
 def number_of(weights: Weights) -> int:
@@ -33,8 +39,7 @@ def _weights(number: int) -> Weights:
         raise SpqError("the packed weights that this was compiled for are gone; compile it again") from None
 
 
-@torch.library.custom_op("spqfmt::linear", mutates_args=())
-def linear(
+def _linear(
     x: torch.Tensor,
     bias: torch.Tensor | None,
     weights: int,
@@ -49,8 +54,7 @@ def linear(
     )
 
 
-@linear.register_fake
-def _(
+def _linear_like(
     x: torch.Tensor,
     bias: torch.Tensor | None,
     weights: int,
@@ -61,7 +65,15 @@ def _(
     return x.new_empty((*x.shape[:-1], n_rows))
 
 
-@torch.library.custom_op("spqfmt::linear_transposed", mutates_args=())
+linear = torch.library.custom_op("spqfmt::linear", _linear, mutates_args=())
+linear_unrecorded = torch.library.custom_op(
+    "spqfmt::linear_unrecorded", _linear, mutates_args=(), **UNRECORDED
+)
+for _each in (linear, linear_unrecorded):
+    _each.register_fake(_linear_like)
+
+
+@torch.library.custom_op("spqfmt::linear_transposed", mutates_args=(), **UNRECORDED)
 def linear_transposed(y: torch.Tensor, weights: int, tensor: str, n_columns: int) -> torch.Tensor:
     """`Weights.multiply_transposed` with the matrix of a tensor by its name."""
     found = _weights(weights)
@@ -73,18 +85,28 @@ def _(y: torch.Tensor, weights: int, tensor: str, n_columns: int) -> torch.Tenso
     return y.new_empty((*y.shape[:-1], n_columns))
 
 
-@torch.library.custom_op("spqfmt::look_up", mutates_args=())
-def look_up(ids: torch.Tensor, weights: int, tensor: str, n_columns: int, dtype: torch.dtype) -> torch.Tensor:
+def _look_up(
+    ids: torch.Tensor, weights: int, tensor: str, n_columns: int, dtype: torch.dtype
+) -> torch.Tensor:
     """`Weights.look_up`, whose rows are of `dtype`."""
     return _weights(weights).look_up(tensor, ids)
 
 
-@look_up.register_fake
-def _(ids: torch.Tensor, weights: int, tensor: str, n_columns: int, dtype: torch.dtype) -> torch.Tensor:
+def _look_up_like(
+    ids: torch.Tensor, weights: int, tensor: str, n_columns: int, dtype: torch.dtype
+) -> torch.Tensor:
     return ids.new_empty((*ids.shape, n_columns), dtype=dtype)
 
 
-@torch.library.custom_op("spqfmt::values", mutates_args=())
+look_up = torch.library.custom_op("spqfmt::look_up", _look_up, mutates_args=())
+look_up_unrecorded = torch.library.custom_op(
+    "spqfmt::look_up_unrecorded", _look_up, mutates_args=(), **UNRECORDED
+)
+for _each in (look_up, look_up_unrecorded):
+    _each.register_fake(_look_up_like)
+
+
+@torch.library.custom_op("spqfmt::values", mutates_args=(), **UNRECORDED)
 def values(
     weights: int,
     tensor: str,

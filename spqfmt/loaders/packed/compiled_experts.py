@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from spqfmt.errors import SpqError
+from spqfmt.loaders.packed.compiled import UNRECORDED
 
 
 class Computing(Protocol):
@@ -39,7 +40,7 @@ def _module(number: int) -> Computing:
         raise SpqError("the packed experts that this was compiled for are gone; compile it again") from None
 
 
-@torch.library.custom_op("spqfmt::experts", mutates_args=())
+@torch.library.custom_op("spqfmt::experts", mutates_args=(), **UNRECORDED)
 def experts(
     x: torch.Tensor, routing: list[torch.Tensor], module: int, dtype: torch.dtype, n_columns: int
 ) -> torch.Tensor:
@@ -54,7 +55,7 @@ def _(
     return x.new_empty((*x.shape[:-1], n_columns), dtype=dtype)
 
 
-@torch.library.custom_op("spqfmt::experts_gradients", mutates_args=())
+@torch.library.custom_op("spqfmt::experts_gradients", mutates_args=(), **UNRECORDED)
 def gradients(
     gradient: torch.Tensor, x: torch.Tensor, routing: list[torch.Tensor], module: int
 ) -> list[torch.Tensor]:

@@ -90,6 +90,14 @@ class HostWeights:
         """0: all that is held is where inputs are."""
         return 0
 
+    def is_recordable(self, tensor: str) -> bool:
+        """Yes: there are no CUDA graphs on the CPU."""
+        return True
+
+    def looks_up_here(self, tensor: str) -> bool:
+        """Yes: inputs are on the host."""
+        return True
+
     def matrix(self, tensor: str) -> HostMatrix:
         """What `multiply` takes, by the tensor's name."""
         return self._matrices[tensor]

@@ -326,6 +326,11 @@ class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override]  # the we
         # What else torch's layer has: places that have other settings are not packed.
         self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse = None, 2.0, False, False
 
+    def attach(self, engine: Weights, number: int | None = None) -> None:
+        """Compute with this engine from now on."""
+        super().attach(engine, number)
+        self._looks_up_here = engine.looks_up_here(self.record.name)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x`, numbers [...], int32 or int64 -> [..., embedding_dim] in the model's dtype."""
         check_input(self, x)
@@ -344,7 +349,8 @@ class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override]  # the we
     def _look_up(self, x: torch.Tensor) -> torch.Tensor:
         record = self.record
         if torch.compiler.is_compiling():
-            rows: torch.Tensor = compiled.look_up(
+            rows_of = compiled.look_up if self._looks_up_here else compiled.look_up_unrecorded
+            rows: torch.Tensor = rows_of(
                 x,
                 weights=self._number,
                 tensor=record.name,

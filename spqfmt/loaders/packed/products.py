@@ -14,18 +14,29 @@ from spqfmt.records import TensorRecord
 
 @dataclass(frozen=True)
 class Operand:
-    """The matrix of one tensor. `number` is that of its weights in compiled graphs."""
+    """The matrix of one tensor. `number` is that of its weights in compiled graphs.
+
+    `is_recordable`: whether a compiler may make a CUDA graph of products.
+    """
 
     weights: Weights
     number: int
     tensor: str
     matrix: Any
     shape: tuple[int, int]
+    is_recordable: bool
 
     @classmethod
     def of(cls, weights: Weights, number: int, record: TensorRecord) -> "Operand":
         """The matrix of a record's tensor."""
-        return cls(weights, number, record.name, weights.matrix(record.name), record.matrix_shape)
+        return cls(
+            weights,
+            number,
+            tensor=record.name,
+            matrix=weights.matrix(record.name),
+            shape=record.matrix_shape,
+            is_recordable=weights.is_recordable(record.name),
+        )
 
 
 def product(
@@ -38,7 +49,8 @@ def product(
     """
     wanted = x.requires_grad or (bias is not None and bias.requires_grad)
     if torch.compiler.is_compiling():
-        traced: torch.Tensor = compiled.linear(
+        linear = compiled.linear if operand.is_recordable else compiled.linear_unrecorded
+        traced: torch.Tensor = linear(
             x,
             bias,
             weights=operand.number,
@@ -97,4 +109,5 @@ def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ..
     return of_x, of_bias, None, None, None, None
 
 
-compiled.linear.register_autograd(_backward, setup_context=_keep)
+for _each in (compiled.linear, compiled.linear_unrecorded):
+    _each.register_autograd(_backward, setup_context=_keep)

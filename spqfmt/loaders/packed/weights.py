@@ -52,6 +52,14 @@ class Weights(Protocol):
         """Memory of weights on the host besides."""
         ...
 
+    def is_recordable(self, tensor: str) -> bool:
+        """Whether products with a tensor's matrix may stand in a CUDA graph of a compiler: it stays decoded."""
+        ...
+
+    def looks_up_here(self, tensor: str) -> bool:
+        """Whether rows of a tensor's matrix are looked up where inputs are."""
+        ...
+
     def matrix(self, tensor: str) -> Any:
         """What `multiply` takes, by the tensor's name."""
         ...
