@@ -28,6 +28,7 @@ def test_the_rates_in_the_documentation_are_those_that_are_assumed() -> None:
     text = simulate_gpu.DOCUMENT.read_text(encoding="utf-8")
     assert simulate_gpu.rates_table() in text
     assert simulate_gpu.blocks_table() in text
+    assert simulate_gpu.graphs_table() in text
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,13 @@ class _NothingToDo:
         """Give nothing to any device."""
 
 
+class _Trusting(TokenGraphs):
+    """Graphs that nobody compares: these give nothing to compare."""
+
+    def _compare(self, inputs: dict[str, Any]) -> Any:
+        return self._replay(inputs)
+
+
 class _Silent:
     def put(self, _value: torch.Tensor) -> None:
         """A token came."""
@@ -102,7 +109,7 @@ def counted(model: Any) -> dict[str, int]:
 def microseconds(model: Any) -> list[float]:
     """What a call of a graph takes, round by round."""
     model.packed_weights = _NothingToDo()
-    graphs = TokenGraphs(model)
+    graphs = _Trusting(model)
     cache = transformers.StaticCache(model.config, max_cache_len=LENGTH)
     one = torch.zeros(1, 1, dtype=torch.int64)
     mask = torch.ones(1, 1, 1, LENGTH, dtype=torch.bool)

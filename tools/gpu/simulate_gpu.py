@@ -20,7 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from gpu_shapes import CODES, SHAPES, Codes, Shape, record
-from gpu_tables import LAUNCH_S, STRAIGHT_LAUNCH_S, blocks_table, fused_table, others_s, rates_table
+from gpu_tables import (
+    LAUNCH_S,
+    STRAIGHT_LAUNCH_S,
+    blocks_table,
+    fused_table,
+    graphs_table,
+    others_s,
+    rates_table,
+)
 
 from spqfmt import wire
 from spqfmt.container.reader import Reader
@@ -285,6 +293,7 @@ def filled(text: str) -> str:
         "rates": rates_table(),
         "blocks": blocks_table(),
         "fused": fused_table(),
+        "graphs": graphs_table(),
         "simulated": simulated_table(),
     }
     for name, table in tables.items():
@@ -303,7 +312,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     if not arguments.write and not arguments.check:
-        print(rates_table(), blocks_table(), fused_table(), simulated_table(), sep="\n\n")
+        print(rates_table(), blocks_table(), fused_table(), graphs_table(), simulated_table(), sep="\n\n")
         return 0
     text = DOCUMENT.read_text(encoding="utf-8")
     made = filled(text)
