@@ -287,16 +287,20 @@ def _row(card: str, rates: DeviceRates, memory: int, shape: Shape, codes: Codes,
     )
 
 
-def filled(text: str) -> str:
-    """The document with its tables as they are now."""
-    tables = {
+def _tables() -> dict[str, str]:
+    """All of them, by the names of their places in the document."""
+    return {
         "rates": rates_table(),
         "blocks": blocks_table(),
         "fused": fused_table(),
         "graphs": graphs_table(),
         "simulated": simulated_table(),
     }
-    for name, table in tables.items():
+
+
+def filled(text: str) -> str:
+    """The document with its tables as they are now."""
+    for name, table in _tables().items():
         head, begin, rest = text.partition(f"<!-- table: {name} -->\n")
         _, end, tail = rest.partition("<!-- end -->")
         text = f"{head}{begin}{table}\n{end}{tail}"
@@ -312,7 +316,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     if not arguments.write and not arguments.check:
-        print(rates_table(), blocks_table(), fused_table(), graphs_table(), simulated_table(), sep="\n\n")
+        print("\n\n".join(_tables().values()))
         return 0
     text = DOCUMENT.read_text(encoding="utf-8")
     made = filled(text)
