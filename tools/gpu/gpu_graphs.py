@@ -65,11 +65,11 @@ class _Answer:
     times: list[float] = field(default_factory=list)
 
     def put(self, _value: torch.Tensor) -> None:
-        """A token came, or the prompt."""
+        """Note when a token came, or the prompt."""
         self.times.append(perf_counter())
 
     def end(self) -> None:
-        """No more come."""
+        """Do nothing: no more tokens come."""
 
     @property
     def seconds(self) -> float:

@@ -73,10 +73,10 @@ class _Trusting(TokenGraphs):
 
 class _Silent:
     def put(self, _value: torch.Tensor) -> None:
-        """A token came."""
+        """Take a token, and show it nowhere."""
 
     def end(self) -> None:
-        """No more come."""
+        """Do nothing: no more tokens come."""
 
 
 def counted(model: Any) -> dict[str, int]:
