@@ -130,6 +130,58 @@ def test_an_error_of_cuda_is_one_line_that_names_the_work(device: cuda.CudaDevic
         device.enqueue(Queue.COPY, WORK, fail)
 
 
+def test_a_graph_is_recorded_on_a_stream_of_its_own_with_the_queues_that_wait_for_it(
+    device: cuda.CudaDevice, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Graph:
+        def replay(self) -> None:
+            log.append("graph")
+
+    @contextmanager
+    def record(graph: Graph, *, capture_error_mode: str) -> Iterator[None]:
+        log.append(f"begin, {capture_error_mode}")
+        with torch.cuda.stream(_Stream(log, "recorded")):  # type: ignore[arg-type]
+            yield
+        log.append("end")
+
+    @contextmanager
+    def current(where: torch.device) -> Iterator[None]:
+        assert where == torch.device("cuda", 0)
+        yield
+
+    monkeypatch.setattr(cuda._cuda, "CUDAGraph", Graph, raising=False)
+    monkeypatch.setattr(cuda._cuda, "graph", record, raising=False)
+    monkeypatch.setattr(torch.cuda, "device", current)
+
+    def token() -> str:
+        device.wait(Queue.DECODE, device.record(Queue.COMPUTE))
+        device.enqueue(Queue.DECODE, WORK, lambda: log.append(cuda._cuda.current_stream(None).name))
+        device.wait(Queue.COMPUTE, device.record(Queue.DECODE))
+        return "logits"
+
+    graph, found = device.capture(token)
+    graph.replay()
+    assert found == "logits"
+    assert log == [
+        "begin, thread_local",
+        "recorded records",
+        "decode waits for event of recorded",
+        "decode",
+        "decode records",
+        "recorded waits for event of decode",
+        "end",
+        "graph",
+    ]
+
+    def fail() -> None:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+
+    with pytest.raises(
+        BackendError, match="the device failed at 'recording a graph': CUDA error: operation not"
+    ):
+        device.capture(fail)
+
+
 def test_closing_waits_for_both_streams_and_the_reader(device: cuda.CudaDevice, log: list[str]) -> None:
     done: list[int] = []
     device.read(WORK, lambda: (time.sleep(0.05), done.append(1))[1], None)

@@ -248,15 +248,36 @@ def test_what_the_host_must_see_is_not_recorded(packed: Files, monkeypatch: pyte
             assert same(answer(model), expected)
 
 
-def test_a_cache_that_counts_in_python_gets_no_graph(packed: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_of_another_kind_gets_no_graph(packed: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     with loaded(packed, "8 bits, decoded", monkeypatch) as (model, _):
         config = transformers.MistralConfig(**SHAPE, sliding_window=8)
         cache = transformers.StaticCache(config, max_cache_len=16)
+        cache.layers[0].__class__ = type("Counting", (type(cache.layers[0]),), {})
         monkeypatch.setattr(model, "forward", lambda **_: 7, raising=False)
         ids = torch.zeros(1, 1, dtype=torch.int64)
-        words = r"count in Python \(StaticSlidingWindowLayer\)"
+        words = r"layers of its own \(Counting\)"
         with torch.inference_mode(), pytest.warns(match=words), as_graphs(model):
             assert model(input_ids=ids, past_key_values=cache) == 7
+
+
+def test_a_sliding_window_has_graphs_until_it_is_full(tmp_path: Path) -> None:
+    config = transformers.MistralConfig(**tiny._LLAMA | SHAPE | {"hidden_size": 64}, sliding_window=64)
+    with torch.random.fork_rng(devices=[]), tiny.quiet():
+        torch.manual_seed(0)
+        transformers.AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(tmp_path)
+    spqfmt.pack(tmp_path, tmp_path / "m.spq", method="rtn")
+    model, _ = loaded_onto_device(tmp_path / "m.spq", None, None)
+    expected = answer(model)
+    with no_words(), as_graphs(model) as graphs:
+        assert same(answer(model), expected)
+    assert graphs.n_replayed == N_TOKENS - N_PLAIN + 1
+    model.config.sliding_window = len(PROMPT[0]) + 5
+    expected = answer(model)
+    with pytest.warns(match="without a graph: its sliding window is full"), as_graphs(model) as graphs:
+        assert same(answer(model), expected)
+    # the compared one, and two until five tokens behind the prompt are there
+    assert graphs.n_replayed == 3
+    model.packed_weights.close()
 
 
 def tokens(model: Any, graphs_of: Callable[[Any], Any], change: Callable[[int], None]) -> list[torch.Tensor]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch.nn.modules import module as torch_modules
-from transformers.cache_utils import Cache, StaticCache, StaticLayer
+from transformers.cache_utils import Cache, StaticCache, StaticLayer, StaticSlidingWindowLayer
 
 from spqfmt.errors import NoGraphWarning
 from spqfmt.loaders.device.engine import DeviceWeights
@@ -75,7 +75,7 @@ class TokenGraphs:
         self._forward: Callable[..., Any] = model.forward
         self._weights: DeviceWeights = model.packed_weights
         self._form: _Form | None = None
-        self._cache: StaticCache | None = None
+        self._cache: _Cache | None = None
         self._recorded: _Recorded | None = None
         self._n_tokens = 0
         self._n_begun = 0
@@ -107,14 +107,15 @@ class TokenGraphs:
     def _begin(self, form: _Form, inputs: Mapping[str, Any]) -> None:
         """Forget what was recorded of tokens of another form."""
         self._form, self._recorded, self._n_tokens = form, None, 0
-        cache = self._cache = next(value for value in inputs.values() if isinstance(value, StaticCache))
-        others = sorted({type(layer).__name__ for layer in cache.layers if type(layer) is not StaticLayer})
+        cache = self._cache = _Cache.of(inputs)
         self._n_begun += 1
         unknown = [item[0] for item in form if item[-1] is _UNKNOWN]
         if unknown:
             self._end(f"its inputs are more than tensors ({', '.join(unknown)})")
-        elif others:
-            self._end(f"its cache has layers that count in Python ({', '.join(others)})")
+        elif cache.others:
+            self._end(f"its cache has layers of its own ({', '.join(cache.others)})")
+        elif cache.is_full:
+            self._end("its sliding window is full")
         elif self._n_begun > MOST_RECORDED:
             self._end("its inputs change their form, or its weights their addresses, again and again")
 
@@ -124,6 +125,8 @@ class TokenGraphs:
 
     def _record(self, inputs: dict[str, Any]) -> Any:
         result = self._forward(**inputs)
+        assert self._cache is not None
+        counts = self._cache.counts
         try:
             buffers = {name: _each(value, torch.clone) for name, value in inputs.items()}
             watch = _Watch.of(self._model)
@@ -131,6 +134,8 @@ class TokenGraphs:
         except Exception as error:  # noqa: BLE001  # what a model does that cannot be recorded it does as before
             self._end(f"it cannot be recorded: {' '.join(str(error).split())[:300]}")
             return result
+        finally:
+            self._cache.count(counts)
         if not watch.holds():
             self._end("it has hooks, or changes itself")
         elif not isinstance(outputs, dict) or not all(map(_is_plain_output, outputs.values())):
@@ -141,25 +146,27 @@ class TokenGraphs:
 
     def _compare(self, inputs: dict[str, Any]) -> Any:
         """Compute a token both ways, from the same cache. What counts is the plain pass."""
-        state = _state(self._cache)
-        before = _saved(state)
+        cache = self._cache
+        assert cache is not None
+        before = cache.saved()
         expected = self._forward(**inputs)
-        after = _saved(state)
-        _restore(state, before)
+        after = cache.saved()
+        cache.restore(before)
         try:
             found = self._replay(inputs)
-            is_same = _same_bits(_saved(state), after) and _same_bits(_outputs(found), _outputs(expected))
+            is_same = _same(cache.saved(), after) and _same_bits(_outputs(found), _outputs(expected))
             why = "its first graph gave other bits than the plain pass"
         except Exception as error:  # noqa: BLE001  # as above
             is_same, why = False, f"its first graph failed: {' '.join(str(error).split())[:300]}"
         if not is_same:
-            _restore(state, after)
+            cache.restore(after)
             self._end(why)
         return expected
 
     def _replay(self, inputs: dict[str, Any]) -> Any:
-        recorded = self._recorded
+        recorded, cache = self._recorded, self._cache
         assert recorded is not None
+        assert cache is not None
         for name, value in inputs.items():
             buffer = recorded.buffers[name]
             if isinstance(value, torch.Tensor):
@@ -169,6 +176,7 @@ class TokenGraphs:
                     if tensor is not None:
                         buffer[key].copy_(tensor)
         self._weights.replay(recorded.graph)
+        cache.count([n + 1 for n in cache.counts])
         self.n_replayed += 1
         outputs = recorded.outputs
         return type(outputs)(**{name: _each(value, torch.clone) for name, value in outputs.items()})
@@ -182,6 +190,63 @@ class _Recorded:
     buffers: dict[str, Any]
     outputs: Any
     watch: _Watch
+
+
+_Saved = tuple[list[torch.Tensor], list[int]]
+
+
+@dataclass(frozen=True)
+class _Cache:
+    """The cache of an answer. Layers with a sliding window count tokens in Python too, which no graph does again.
+
+    Until the window is full that decides nothing. `others`: kinds of layers of which nobody here knows what they do.
+    """
+
+    cache: StaticCache
+    others: tuple[str, ...]
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Any]) -> _Cache:
+        """The one among the inputs of a token."""
+        cache = next(value for value in inputs.values() if isinstance(value, StaticCache))
+        known = {StaticLayer, StaticSlidingWindowLayer}
+        others = {type(layer).__name__ for layer in cache.layers if type(layer) not in known}
+        return cls(cache, tuple(sorted(others)))
+
+    @property
+    def _counting(self) -> list[StaticSlidingWindowLayer]:
+        return [layer for layer in self.cache.layers if type(layer) is StaticSlidingWindowLayer]
+
+    @property
+    def counts(self) -> list[int]:
+        """What is counted in Python."""
+        return [layer.cumulative_length_int for layer in self._counting]
+
+    def count(self, counts: list[int]) -> None:
+        """Have it counted so far."""
+        for layer, n in zip(self._counting, counts, strict=True):
+            layer.cumulative_length_int = n
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a window has no room for another token."""
+        return any(layer.cumulative_length_int >= layer.max_cache_len for layer in self._counting)
+
+    @property
+    def _tensors(self) -> list[torch.Tensor]:
+        found = [value for layer in self.cache.layers for value in vars(layer).values()]
+        return [value for value in found if isinstance(value, torch.Tensor)]
+
+    def saved(self) -> _Saved:
+        """All of it: copies on the host, which has room for them."""
+        return [tensor.to("cpu", copy=True) for tensor in self._tensors], self.counts
+
+    def restore(self, saved: _Saved) -> None:
+        """Have it as it was."""
+        tensors, counts = saved
+        for tensor, values in zip(self._tensors, tensors, strict=True):
+            tensor.copy_(values)
+        self.count(counts)
 
 
 @dataclass(frozen=True)
@@ -232,6 +297,8 @@ def _form(inputs: Mapping[str, Any]) -> _Form | None:
     for name, value in inputs.items():
         if isinstance(value, torch.Tensor):
             found.append((name, value.shape, value.dtype, value.device))
+        elif isinstance(value, StaticCache):
+            found.append((name, id(value), _Cache.of(inputs).is_full))
         elif isinstance(value, Cache):
             found.append((name, id(value)))
         elif isinstance(value, dict) and all(
@@ -262,21 +329,8 @@ def _outputs(result: Any) -> list[torch.Tensor]:
     return [value.cpu() for value in result.values() if isinstance(value, torch.Tensor)]
 
 
-def _state(cache: StaticCache | None) -> list[torch.Tensor]:
-    assert cache is not None
-    return [
-        value for layer in cache.layers for value in vars(layer).values() if isinstance(value, torch.Tensor)
-    ]
-
-
-def _saved(state: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Copies on the host, which has room for them."""
-    return [tensor.to("cpu", copy=True) for tensor in state]
-
-
-def _restore(state: list[torch.Tensor], saved: list[torch.Tensor]) -> None:
-    for tensor, values in zip(state, saved, strict=True):
-        tensor.copy_(values)
+def _same(one: _Saved, other: _Saved) -> bool:
+    return one[1] == other[1] and _same_bits(one[0], other[0])
 
 
 def _same_bits(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
