@@ -349,6 +349,35 @@ def test_inputs_that_are_more_than_tensors_get_no_graph(
             assert model(**inputs, past_key_values=cache) == 7
 
 
+def test_one_answer_at_a_time_has_graphs(packed: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loaded(packed, "8 bits, decoded", monkeypatch) as (model, _):
+        expected = answer(model)
+        with as_graphs(model) as first:
+            with pytest.warns(match="another answer of this model has them now"), as_graphs(model) as second:
+                pass
+            assert same(answer(model), expected)
+        assert (first.n_replayed > 0, second.n_replayed) == (True, 0)
+        with no_words(), as_graphs(model) as third:
+            assert same(answer(model), expected)
+        assert third.n_replayed == first.n_replayed
+
+
+def test_models_without_such_a_cache_have_no_graphs(packed: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loaded(packed, "8 bits, decoded", monkeypatch) as (model, _):
+        assert refusal(model) is None
+        model.config.layer_types = ["full_attention", "linear_attention"]
+        words = refusal(model)
+        assert words is not None
+        assert words.startswith(
+            ("its cache has layers of its own (LinearAttentionLayer", "it has no cache that")
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(type(model), "_supports_default_dynamic_cache", lambda _: False)
+            assert refusal(model) == "its cache is of a kind of its own"
+            patch.setattr(type(model), "is_remote_code", lambda _: True)
+            assert refusal(model) == "its code came with it"
+
+
 def test_hooks_are_called_for_every_token(packed: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     with loaded(packed, "8 bits, decoded", monkeypatch) as (model, _):
         called: list[int] = []
@@ -375,6 +404,8 @@ def test_what_comes_from_the_host_or_the_file_gets_no_graph(tmp_path: Path, pack
     spqfmt.pack(tmp_path / "source", tmp_path / "m.spq", method="rtn")
     model, _ = loaded_onto_device(tmp_path / "m.spq", None, None)
     assert refusal(model) == "model.layers.0.mlp.experts: the host asks which experts a token has"
+    with pytest.warns(match="it cannot be recorded: tolist while a graph is recorded"), as_graphs(model):
+        answer(model)
     model.packed_weights.close()
     model, _ = spqfmt.load_model(tmp_path / "m.spq")
     assert refusal(model) == "its weights are not packed on a GPU"
@@ -500,6 +531,8 @@ class TestDevice:
                 "does not wait for decode at the end",
             ),
             (lambda d, e: torch.ones(1).item(), "_local_scalar_dense .* the host would wait"),
+            (lambda d, e: torch.ones(1).tolist(), "tolist .* the host would wait"),
+            (lambda d, e: torch.ones(1).cpu(), "cpu .* the host would wait"),
             (lambda d, e: torch.ones(3).nonzero(), "nonzero .* the host would wait"),
             (lambda d, e: torch.ones(3)[torch.ones(3) > 0], "index .* the host would wait"),
             (lambda d, e: torch.tensor([1.0]), "lies in the host's memory"),

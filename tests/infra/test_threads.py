@@ -6,7 +6,9 @@ import shlex
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -14,7 +16,7 @@ import torch
 
 from spqfmt.codecs import threads
 from spqfmt.codecs.tasks import Task, side_by_side, submit
-from spqfmt.codecs.threads import jobs, lock_held_over_forks, n_threads
+from spqfmt.codecs.threads import jobs, lock_held_over_forks, n_threads, own_lock_held_over_forks
 from spqfmt.errors import BackendError, CorruptError, OptionError
 
 VARIABLES = ("SPQFMT_THREADS", "OMP_NUM_THREADS")
@@ -176,8 +178,9 @@ def test_a_task_is_done_once_and_tells_everyone_what_it_raised() -> None:
     assert calls == [1]
 
 
-def test_whoever_forks_waits_for_such_a_lock() -> None:
-    lock = lock_held_over_forks()
+@pytest.mark.parametrize("make", [lock_held_over_forks, own_lock_held_over_forks])
+def test_whoever_forks_waits_for_such_a_lock(make: Callable[[], Any]) -> None:
+    lock = make()
     events = []
     held = threading.Event()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -94,6 +95,8 @@ class DeviceWeights:
                 lock=self._lock,
             )
             self._look_ups: dict[str, LookUp | None] = {}
+            self.recorder = threading.Lock()
+            """Held by whoever makes graphs of tokens."""
             self._pipeline.load()
             self._finalizer = weakref.finalize(self, stack.pop_all().close)
 

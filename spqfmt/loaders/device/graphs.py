@@ -45,14 +45,35 @@ def refusal(model: Any) -> str | None:
             return "it is shared out among processes"
         if isinstance(module, PackedEmbedding) and not weights.looks_up_here(module.record.name):
             return f"{name}: the host looks up its rows"
-    return weights.never_recorded
+    return weights.never_recorded or _no_static_cache(model)
+
+
+def _no_static_cache(model: Any) -> str | None:
+    """Why a model has no cache that stays where it is; None where it has one."""
+    if model.is_remote_code():
+        return "its code came with it"
+    if not model._supports_default_dynamic_cache():
+        return "its cache is of a kind of its own"
+    try:
+        cache = StaticCache(config=model.config, max_cache_len=1)
+    except Exception as error:  # noqa: BLE001  # whatever transformers makes of a kind of layers that it has none for
+        return f"it has no cache that does not grow ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
+    others = _Cache.of({"": cache}).others
+    return f"its cache has layers of its own ({', '.join(others)})" if others else None
 
 
 @contextmanager
 def as_graphs(model: Any) -> Iterator[TokenGraphs]:
-    """While this lasts, a model without `refusal` computes single tokens as graphs where that gives the same bits."""
+    """While this lasts, a model without `refusal` computes single tokens as graphs where that gives the same bits.
+
+    One answer at a time: another one is told that it has none.
+    """
     before = vars(model).get("forward")
     graphs = TokenGraphs(model)
+    if not graphs.weights.recorder.acquire(blocking=False):
+        graphs.end("another answer of this model has them now")
+        yield graphs
+        return
 
     @wraps(model.forward)
     def forward(*arguments: Any, **inputs: Any) -> Any:
@@ -65,6 +86,7 @@ def as_graphs(model: Any) -> Iterator[TokenGraphs]:
         del model.forward
         if before is not None:
             model.forward = before
+        graphs.weights.recorder.release()
 
 
 class TokenGraphs:
@@ -73,7 +95,7 @@ class TokenGraphs:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._forward: Callable[..., Any] = model.forward
-        self._weights: DeviceWeights = model.packed_weights
+        self.weights: DeviceWeights = model.packed_weights
         self._form: _Form | None = None
         self._cache: _Cache | None = None
         self._recorded: _Recorded | None = None
@@ -94,14 +116,14 @@ class TokenGraphs:
         self._n_tokens += 1
         if self._n_tokens == 1:
             # What is decoded for it, and where to, is as in the graph then, so that all of that is prepared.
-            self._weights.settle()
+            self.weights.settle()
             return self._forward(**inputs)
         if self._recorded is None:
             return self._record(inputs)
         return self._compare(inputs) if self._n_tokens == 3 else self._replay(inputs)
 
     def _is_plain(self) -> bool:
-        kind = self._weights.torch_device.type
+        kind = self.weights.torch_device.type
         return not torch.is_grad_enabled() and not torch.is_autocast_enabled(kind)
 
     def _begin(self, form: _Form, inputs: Mapping[str, Any]) -> None:
@@ -111,15 +133,16 @@ class TokenGraphs:
         self._n_begun += 1
         unknown = [item[0] for item in form if item[-1] is _UNKNOWN]
         if unknown:
-            self._end(f"its inputs are more than tensors ({', '.join(unknown)})")
+            self.end(f"its inputs are more than tensors ({', '.join(unknown)})")
         elif cache.others:
-            self._end(f"its cache has layers of its own ({', '.join(cache.others)})")
+            self.end(f"its cache has layers of its own ({', '.join(cache.others)})")
         elif cache.is_full:
-            self._end("its sliding window is full")
+            self.end("its sliding window is full")
         elif self._n_begun > MOST_RECORDED:
-            self._end("its inputs change their form, or its weights their addresses, again and again")
+            self.end("its inputs change their form, or its weights their addresses, again and again")
 
-    def _end(self, why: str) -> None:
+    def end(self, why: str) -> None:
+        """Record no more, for a reason that is told."""
         self.why, self._recorded = why, None
         tell(why)
 
@@ -130,16 +153,16 @@ class TokenGraphs:
         try:
             buffers = {name: _each(value, torch.clone) for name, value in inputs.items()}
             watch = _Watch.of(self._model)
-            graph, outputs = self._weights.record(lambda: self._forward(**buffers))
+            graph, outputs = self.weights.record(lambda: self._forward(**buffers))
         except Exception as error:  # noqa: BLE001  # what a model does that cannot be recorded it does as before
-            self._end(f"it cannot be recorded: {' '.join(str(error).split())[:300]}")
+            self.end(f"it cannot be recorded: {' '.join(str(error).split())[:300]}")
             return result
         finally:
             self._cache.count(counts)
         if not watch.holds():
-            self._end("it has hooks, or changes itself")
+            self.end("it has hooks, or changes itself")
         elif not isinstance(outputs, dict) or not all(map(_is_plain_output, outputs.values())):
-            self._end(f"it gives more than tensors: {type(outputs).__name__}")
+            self.end(f"it gives more than tensors: {type(outputs).__name__}")
         else:
             self._recorded = _Recorded(graph, buffers, outputs, watch)
         return result
@@ -160,7 +183,7 @@ class TokenGraphs:
             is_same, why = False, f"its first graph failed: {' '.join(str(error).split())[:300]}"
         if not is_same:
             cache.restore(after)
-            self._end(why)
+            self.end(why)
         return expected
 
     def _replay(self, inputs: dict[str, Any]) -> Any:
@@ -175,7 +198,7 @@ class TokenGraphs:
                 for key, tensor in value.items():
                     if tensor is not None:
                         buffer[key].copy_(tensor)
-        self._weights.replay(recorded.graph)
+        self.weights.replay(recorded.graph)
         cache.count([n + 1 for n in cache.counts])
         self.n_replayed += 1
         outputs = recorded.outputs

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -24,6 +25,19 @@ _POISON = 0xA5
 _WITH_MASKS = {"aten::index", "aten::index_put", "aten::index_put_"}
 """A mask as an index is made numbers first, which the host counts."""
 _OF_THE_HOST = {"aten::lift_fresh", "aten::lift_fresh_copy", "aten::_pin_memory"}
+
+
+_TO_THE_HOST = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu, torch.Tensor.__array__}
+"""What torch does on the CPU without asking its dispatcher."""
+
+
+class _HostReads(TorchFunctionMode):
+    """Refuses what gives the host values without an operation."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _TO_THE_HOST:
+            raise BackendError(f"{func.__name__} while a graph is recorded: the host would wait for values")
+        return func(*args, **(kwargs or {}))
 
 
 class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -42,6 +56,7 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with ExitStack() as stack:
             stack.enter_context(recorded_by(self._steps.append))
             stack.enter_context(self)
+            stack.enter_context(_HostReads())
             yield
         for tensor in self._made:
             storage: Any = tensor.untyped_storage()
