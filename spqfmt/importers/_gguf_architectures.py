@@ -77,6 +77,7 @@ from spqfmt.importers._gguf_models import (
 )
 from spqfmt.importers._gguf_nemotron import NAMES as NEMOTRON_NAMES
 from spqfmt.importers._gguf_nemotron import nemotron_hybrid_change, nemotron_hybrid_config
+from spqfmt.importers._gguf_t5 import t5_config, unused_distances
 
 
 class Experts(NamedTuple):
@@ -259,7 +260,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "smollm3": Architecture("smollm3", smollm3_config, rotary),
     "stablelm": Architecture("stablelm", stablelm_config),
     "starcoder2": Architecture("starcoder2"),
+    "t5": Architecture("t5", t5_config, aside=unused_distances),
+    "umt5": Architecture("umt5", t5_config, aside=unused_distances),
 }
 """What is known by `general.architecture`; a Llama with experts is "mixtral", a DeepSeek with a sigmoid
-"deepseek3", a Mistral 3 with YaRN "ministral3", and a
+"deepseek3", a Mistral 3 with YaRN "ministral3", a T5 whose blocks all have distances "umt5", and a
 hybrid of Granite without experts "granitehybrid_dense"."""

@@ -6,7 +6,7 @@ import re
 
 from spqfmt.importers._gguf_models import Facts
 
-_BLOCK = re.compile(r"blk\.(\d+)\.")
+_BLOCK = re.compile(r"(enc\.|dec\.)?blk\.(\d+)\.")
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 SIGMOID, _NONE = 2, (None, 0, 1)
 _SOFTMAX = 1
@@ -67,13 +67,22 @@ def check_counts(facts: Facts) -> None:
 
 
 def _check_layers(facts: Facts) -> None:
-    """Raise ValueError where the metadata count other layers than there are tensors of."""
-    numbers = {int(match[1]) for name in facts.shapes if (match := _BLOCK.match(name))}
+    """Raise ValueError where the metadata count other layers than there are tensors of, also of a decoder apart."""
+    found = [match for name in facts.shapes if (match := _BLOCK.match(name))]
+    of_decoder = {int(match[2]) for match in found if match[1] == "dec."}
+    _check_blocks(facts, "block_count", {int(match[2]) for match in found if match[1] != "dec."})
+    if of_decoder:
+        name = "decoder_block_count"
+        has_own = f"{facts.architecture}.{name}" in facts.metadata
+        _check_blocks(facts, name if has_own else "block_count", of_decoder)
+
+
+def _check_blocks(facts: Facts, key: str, numbers: set[int]) -> None:
     n_blocks = max(numbers, default=-1) + 1
-    counted = facts.count("block_count")
+    counted = facts.count(key)
     if counted != n_blocks:
         raise ValueError(
-            f"{facts.architecture}.block_count is {counted}, but there are tensors of {n_blocks} blocks"
+            f"{facts.architecture}.{key} is {counted}, but there are tensors of {n_blocks} blocks"
         )
     if len(numbers) != n_blocks:  # nothing is made for a number that the file has not earned
         raise ValueError(f"there are tensors of {len(numbers)} blocks, but one of block {n_blocks - 1}")

@@ -157,6 +157,8 @@ def config_assets(header: GgufHeader, config: Config) -> tuple[Asset, ...]:
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         "pad_token_id": config["pad_token_id"],
     }
+    if "decoder_start_token_id" in config:
+        tokens["decoder_start_token_id"] = config["decoder_start_token_id"]
     generation = {key: value for key, value in tokens.items() if value is not None}
     return Asset("config.json", _json(config)), Asset("generation_config.json", _json(generation))
 

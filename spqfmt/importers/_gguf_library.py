@@ -103,7 +103,7 @@ def library_model(path: Path, header: GgufHeader, architecture: Architecture) ->
 def _built(path: Path, header: GgufHeader, config: Config, *, tied: bool) -> _Built:
     """The model of a config. Raises ImporterError where transformers makes none of it."""
     import torch
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.core_model_loading import revert_weight_conversion
 
     def explained(reason: str) -> SpqError:
@@ -122,12 +122,15 @@ def _built(path: Path, header: GgufHeader, config: Config, *, tied: bool) -> _Bu
             # Gemma 4's last layer is made one of full attention, with a warning.
             raise NoModelError(f"transformers has no {config['model_type']} of layers in this order")
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(made)
+            kind = AutoModelForSeq2SeqLM if made.is_encoder_decoder else AutoModelForCausalLM
+            model = kind.from_config(made)
         state = revert_weight_conversion(model, model.state_dict())
     head = model.get_output_embeddings()
     head_name = next((f"{name}.weight" for name, module in model.named_modules() if module is head), "")
     name = type(model).__name__
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    # An encoder and a decoder have the embedding of both.
+    copies = model.all_tied_weights_keys.keys() - {head_name}
+    shapes = {key: tuple(value.shape) for key, value in state.items() if key not in copies}
     return _Built(name, shapes, head_name, whole | {"architectures": [name]})
 
 
@@ -174,7 +177,9 @@ class _Names:
         import gguf
 
         number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == facts.architecture)
-        self._table = gguf.get_tensor_name_map(number, facts.count("block_count"))
+        n_blocks = facts.count("block_count")
+        n_blocks = max(n_blocks, facts.count("decoder_block_count", n_blocks))
+        self._table = gguf.get_tensor_name_map(number, n_blocks)
         self._architecture = architecture
 
     def of(self, name: str) -> tuple[list[str], int | None]:

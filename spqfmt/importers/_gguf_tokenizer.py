@@ -1,8 +1,8 @@
 """tokenizer.json, tokenizer_config.json and the chat template from a GGUF file's metadata.
 
-Three kinds of vocabulary are rebuilt: byte-level BPE ("gpt2"), split the way `tokenizer.ggml.pre` names, sentencepiece
-("llama"), whose merges follow from the scores, and its pieces with merges ("gemma4"). What they give is held against
-llama.cpp's own tokenizer.
+Four kinds of vocabulary are rebuilt: byte-level BPE ("gpt2"), split the way `tokenizer.ggml.pre` names, sentencepiece
+("llama"), whose merges follow from the scores, its pieces with merges ("gemma4"), and its unigrams ("t5"). What they
+give is held against llama.cpp's own tokenizer.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tokenizers import (
 
 from spqfmt.errors import ImporterError
 from spqfmt.gguf_splits import DEFAULT_PRE, IGNORE_MERGES, PRE_TOKENIZERS, split_by
+from spqfmt.importers._gguf_unigram import unigram
 from spqfmt.importers.base import Asset
 from spqfmt.importers.end_tokens import known_ends
 
@@ -49,6 +50,10 @@ def tokenizer_assets(path: Path, metadata: Mapping[str, Any]) -> tuple[Asset, ..
         return _assets(metadata, _sentencepiece(path, metadata), default_bos=True)
     if kind == "gemma4":
         return _assets(metadata, _pieces_with_merges(path, metadata), default_bos=True)
+    if kind == "t5":
+        tokenizer = unigram(path, metadata, _strings(path, metadata, "tokens"))
+        _add_tokens(tokenizer, metadata)
+        return _assets(metadata, tokenizer, default_bos=False, default_eos=True)
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if pre == "default":
         pre = DEFAULT_PRE.get(metadata["general.architecture"], pre)
@@ -205,10 +210,12 @@ def _add_tokens(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
     tokenizer.add_tokens(whole)
 
 
-def _assets(metadata: Mapping[str, Any], tokenizer: Tokenizer, *, default_bos: bool) -> tuple[Asset, ...]:
+def _assets(
+    metadata: Mapping[str, Any], tokenizer: Tokenizer, *, default_bos: bool, default_eos: bool = False
+) -> tuple[Asset, ...]:
     special = _special(metadata)
     ends = {}
-    for side, default in (("bos", default_bos), ("eos", False)):
+    for side, default in (("bos", default_bos), ("eos", default_eos)):
         wanted = metadata.get(f"tokenizer.ggml.add_{side}_token", default)
         ends[side] = special.get(f"{side}_token") if wanted else None
     if any(ends.values()):

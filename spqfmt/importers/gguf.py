@@ -10,9 +10,7 @@ beyond that range.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from spqfmt.errors import ImporterError
 from spqfmt.importers._gguf_architectures import ARCHITECTURES
@@ -22,6 +20,7 @@ from spqfmt.importers._gguf_library import library_model
 from spqfmt.importers._gguf_models import MODELS
 from spqfmt.importers._gguf_parts import read_parts
 from spqfmt.importers._gguf_reader import MAGIC, GgufHeader
+from spqfmt.importers._gguf_t5 import is_umt5
 from spqfmt.importers._gguf_tensors import dtype_of
 from spqfmt.importers._gguf_tokenizer import UnknownTokenizerError, tokenizer_assets
 from spqfmt.importers._layout import execution_key, role_of, segment_of, transposed_weights
@@ -84,7 +83,7 @@ def _reason(path: Path, error: Exception) -> str:
 def _known(path: Path, header: GgufHeader) -> KnownModel:
     """The model that the file is of. Raises NoModelError, and ImporterError for metadata that contradict themselves."""
     name = str(header.metadata.get("general.architecture", ""))
-    variant = _variant(name, header.metadata)
+    variant = _variant(name, header)
     if variant:
         return library_model(path, header, ARCHITECTURES[variant])
     if name in MODELS:
@@ -94,8 +93,9 @@ def _known(path: Path, header: GgufHeader) -> KnownModel:
     raise NoModelError(f"GGUF architecture {name!r} is not known")
 
 
-def _variant(name: str, metadata: Mapping[str, Any]) -> str:
+def _variant(name: str, header: GgufHeader) -> str:
     """What an architecture is here that transformers has several models of; empty for any other."""
+    metadata = header.metadata
     has_experts = bool(metadata.get(f"{name}.expert_count"))
     if name == "llama" and has_experts:
         return "mixtral"
@@ -103,6 +103,8 @@ def _variant(name: str, metadata: Mapping[str, Any]) -> str:
         return "deepseek3"
     if name == "mistral3" and metadata.get("mistral3.rope.scaling.type") == "yarn":
         return "ministral3"
+    if name == "t5" and is_umt5({tensor.name: tensor for tensor in header.tensors}):
+        return "umt5"
     return "granitehybrid_dense" if name == "granitehybrid" and not has_experts else ""
 
 

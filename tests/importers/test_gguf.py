@@ -218,7 +218,7 @@ def test_an_architecture_that_nobody_knows_is_packed_and_given_back(tmp_path: Pa
 
 
 # What transformers reads of GGUF, or gguf names, and no small model here shows.
-@pytest.mark.parametrize("name", ["deci", "t5", "umt5"])
+@pytest.mark.parametrize("name", ["deci", "t5encoder"])
 def test_an_architecture_that_does_not_run_is_refused_by_name(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -174,6 +174,61 @@ def test_pieces_with_merges_are_cut_as_llama_cpp_does(tmp_path: Path, text: str,
     assert tokenizer.decode(ids[1:]) == text
 
 
+def unigrams(writer: gguf.GGUFWriter) -> None:
+    """Sentencepiece's unigrams, as T5 has them, some better than their halves."""
+    pieces = ["_", "a", "b", "c", "_a", "ab", "_ab", "_the", "the", "t", "h", "e", "_in", "in", "(", "."]
+    tokens = ["<pad>", "</s>", "<unk>", *(piece.replace("_", "\u2581") for piece in pieces), "<extra_id_0>"]
+    writer.add_tokenizer_model("t5")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([*tokens, "[PAD20]"])
+    writer.add_token_scores([0.0] * 3 + [-2.0 - 0.3 * i for i in range(len(pieces))] + [0.0, -1000.0])
+    writer.add_token_types([3, 3, 2] + [1] * len(pieces) + [4, 5])
+    writer.add_eos_token_id(1)
+    writer.add_unk_token_id(2)
+    writer.add_pad_token_id(0)
+    writer.add_remove_extra_whitespaces(True)
+
+
+# As llama.cpp (xllamacpp 2026.10) cuts these texts with such a vocabulary.
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("ab the in (ab.", "_ab _the _in _ ( ab . </s>"),
+        ("  ab   a. ", "_ab _a . </s>"),
+        ("x yz ab", "_ <unk> _ <unk> _ab </s>"),
+        ("the<extra_id_0>in", "_the <extra_id_0> _in </s>"),
+        ("", "</s>"),
+    ],
+)
+def test_unigrams_are_cut_as_llama_cpp_does(tmp_path: Path, text: str, pieces: str) -> None:
+    tokenizer = tokenizer_of(write(tmp_path, edit=unigrams), tmp_path)
+    ids = tokenizer(text)["input_ids"]
+    assert " ".join(tokenizer.convert_ids_to_tokens(ids)).replace("\u2581", "_") == pieces
+    assert tokenizer.decode(tokenizer("ab  the")["input_ids"], skip_special_tokens=True) == "ab the"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("scores", [1.0], "tokens and scores differ in length"),
+        ("scores", [float("nan")] * 21, "tokenizer.ggml.scores are no finite numbers"),
+        ("unknown_token_id", 21, "tokenizer.ggml.unknown_token_id is 21, no token"),
+        ("precompiled_charsmap", [1], "tokenizer.ggml.precompiled_charsmap: "),
+        ("precompiled_charsmap", [300], "tokenizer.ggml.precompiled_charsmap is no list of bytes"),
+    ],
+)
+def test_unigrams_that_contradict_themselves(tmp_path: Path, key: str, value: object, message: str) -> None:
+    def edit(writer: gguf.GGUFWriter) -> None:
+        unigrams(writer)
+        writer.kv_data[0].pop(f"tokenizer.ggml.{key}", None)
+        if isinstance(value, list):
+            writer.add_array(f"tokenizer.ggml.{key}", value)
+        else:
+            writer.add_uint32(f"tokenizer.ggml.{key}", value)  # type: ignore[arg-type]
+
+    contradicts(write(tmp_path, edit=edit), message)
+
+
 def test_old_files_without_a_way_to_split(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(write(tmp_path, "gpt2", edit=vocabulary("default")), tmp_path)
     assert tokenizer.tokenize("b12") == ["b", "12"]

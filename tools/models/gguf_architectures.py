@@ -33,9 +33,14 @@ _AS_FLOATS = re.compile(r"norm|bias|_inp|ssm_a|conv1d")
 def build(name: str) -> Any:
     """The model in float32: norms are no ones, biases no zeros, so that each shows in the logits."""
     torch.manual_seed(_SEED)
-    model = transformers.AutoModelForCausalLM.from_config(
-        MODELS[name].config(), attn_implementation="eager"
-    ).eval()
+    config = MODELS[name].config()
+    kind = (
+        transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    )
+    model = kind.from_config(config, attn_implementation="eager").eval()
+    if config.is_encoder_decoder and not is_tied(config):
+        # The class ties them, and leaves them apart where a checkpoint has both.
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     with torch.no_grad():
         for key, value in model.named_parameters():
             if key.endswith(("A_log", ".D", "dt_proj.bias")):
@@ -56,9 +61,16 @@ def build(name: str) -> Any:
 def checkpoint(model: Any) -> dict[str, Any]:
     """What a checkpoint of the model holds, in float32; of tied tensors one."""
     state = revert_weight_conversion(model, dict(model.state_dict()))
-    if model.config.tie_word_embeddings:
+    if model.config.is_encoder_decoder:
+        state = {key: value for key, value in state.items() if not key.endswith("coder.embed_tokens.weight")}
+    if is_tied(model.config):
         state = {key: value for key, value in state.items() if not re.search(r"^(lm_head|embed_out)\.", key)}
     return {key: value.detach().float().numpy().copy() for key, value in state.items()}
+
+
+def is_tied(config: Any) -> bool:
+    """Whether the head is the embedding: of T5 the config says it by whether outputs are scaled."""
+    return bool(getattr(config, "scale_decoder_outputs", config.tie_word_embeddings))
 
 
 def ggml_tensors(name: str, model: Any, state: Arrays) -> dict[str, Any]:

@@ -319,3 +319,15 @@ def latent(writer: gguf.GGUFWriter, config: Any) -> None:
         writer.add_rope_scaling_factor(scaled["factor"])
         writer.add_rope_scaling_orig_ctx_len(scaled["original_max_position_embeddings"])
         writer.add_rope_scaling_yarn_log_mul(0.1 * scaled["mscale_all_dim"])
+
+
+def encoder_decoder(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write what T5 has: blocks of a decoder, buckets of distances, the token that a decoder begins with."""
+    for key in ("attention.head_count_kv", "feed_forward_length"):
+        writer.kv_data[0].pop(f"t5.{key}")
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_decoder_block_count(config.num_decoder_layers)
+    writer.add_relative_attn_buckets_count(config.relative_attention_num_buckets)
+    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+    writer.add_decoder_start_token_id(0)
+    writer.add_pad_token_id(0)

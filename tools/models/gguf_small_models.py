@@ -14,6 +14,7 @@ from gguf_conversions import (
 from gguf_metadata import (
     clamped,
     cohere,
+    encoder_decoder,
     gemma3,
     granite,
     llama3_factors,
@@ -41,6 +42,18 @@ from gguf_small_configs import (
 from gguf_small_mixtures import MIXTURES
 
 __all__ = ["CONTEXT", "MODELS", "VOCABULARY"]
+_T5 = {
+    "vocab_size": VOCABULARY,
+    "d_model": 64,
+    "d_kv": 32,
+    "d_ff": 96,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 2,
+    "relative_attention_num_buckets": 8,
+    "bos_token_id": None,
+    "decoder_start_token_id": 0,
+}
 MODELS: Mapping[str, Small] = {
     "arcee": Small("arcee", of("ArceeConfig", **UNTIED, rope_parameters=ROPE), change=permuted),
     "bloom": Small(
@@ -159,5 +172,17 @@ MODELS: Mapping[str, Small] = {
         "stablelm", of("StableLmConfig", **UNTIED, use_qkv_bias=True, rope_parameters=HALF), partly_turned
     ),
     "starcoder2": Small("starcoder2", of("Starcoder2Config", **GROUPED, rope_parameters=ROPE)),
+    # As of the first checkpoints, and as Flan's.
+    "t5": Small("t5", of("T5Config", **_T5), encoder_decoder),
+    "t5_gated": Small(
+        "t5",
+        of("T5Config", **_T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+        encoder_decoder,
+    ),
+    "umt5": Small(
+        "t5",
+        of("UMT5Config", **_T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+        encoder_decoder,
+    ),
     **MIXTURES,
 }
