@@ -112,13 +112,13 @@ def loaded(
     model.packed_weights.close()
 
 
-def answer(model: Any, n_tokens: int = N_TOKENS, **options: Any) -> tuple[list[int], list[torch.Tensor]]:
+def answer(model: Any, prompt: torch.Tensor = PROMPT) -> tuple[list[int], list[torch.Tensor]]:
     """Tokens and their logits, with a cache that does not grow."""
     with torch.inference_mode():
         found = model.generate(
-            PROMPT, attention_mask=torch.ones_like(PROMPT), max_new_tokens=n_tokens, min_new_tokens=n_tokens,
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=N_TOKENS, min_new_tokens=N_TOKENS,
             do_sample=False, cache_implementation="static", disable_compile=True, output_logits=True,
-            return_dict_in_generate=True, **options,
+            return_dict_in_generate=True,
         )  # fmt: skip
     return found.sequences[0].tolist(), list(found.logits)
 
@@ -347,6 +347,27 @@ def test_inputs_that_are_more_than_tensors_get_no_graph(
         words = r"its inputs are more than tensors \(images\)"
         with torch.inference_mode(), pytest.warns(match=words), as_graphs(model):
             assert model(**inputs, past_key_values=cache) == 7
+
+
+def test_a_prompt_of_one_token_is_one(packed: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loaded(packed, "8 bits, compressed", monkeypatch) as (model, _):
+        expected = answer(model, PROMPT[:, :1])
+        with no_words(), as_graphs(model) as graphs:
+            assert same(answer(model, PROMPT[:, :1]), expected)
+        assert graphs.n_replayed == N_TOKENS - 2
+
+
+def test_answers_that_are_computed_otherwise_are_told(packed: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loaded(packed, "8 bits, decoded", monkeypatch) as (model, _), torch.inference_mode():
+        with (
+            pytest.warns(match="something else was called in place of LlamaForCausalLM's forward"),
+            as_graphs(model),
+        ):
+            type(model).forward(model, PROMPT)
+        with pytest.warns(match="no token came with a cache that does not grow"), as_graphs(model):
+            model.generate(PROMPT, attention_mask=torch.ones_like(PROMPT), max_new_tokens=3, min_new_tokens=3)
+        with no_words(), as_graphs(model):
+            model.generate(PROMPT, attention_mask=torch.ones_like(PROMPT), max_new_tokens=1)
 
 
 def test_one_answer_at_a_time_has_graphs(packed: Files, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,7 @@ def as_graphs(model: Any) -> Iterator[TokenGraphs]:
     model.forward = forward
     try:
         yield graphs
+        graphs.check_use()
     finally:
         del model.forward
         if before is not None:
@@ -101,11 +102,13 @@ class TokenGraphs:
         self._recorded: _Recorded | None = None
         self._n_tokens = 0
         self._n_begun = 0
+        self._n_calls = 0
         self.n_replayed = 0
         self.why: str | None = None
 
     def __call__(self, *arguments: Any, **inputs: Any) -> Any:
         """What the model's forward gives."""
+        self._n_calls += 1
         form = None if arguments or self.why is not None or not self._is_plain() else _form(inputs)
         if form is None:
             return self._forward(*arguments, **inputs)
@@ -125,6 +128,15 @@ class TokenGraphs:
     def _is_plain(self) -> bool:
         kind = self.weights.torch_device.type
         return not torch.is_grad_enabled() and not torch.is_autocast_enabled(kind)
+
+    def check_use(self) -> None:
+        """Tell of an answer that was computed elsewhere, or otherwise; one of a single token has no other call."""
+        if self.why is not None or self._n_begun or self._n_calls == 1:
+            return
+        if self._n_calls:
+            self.end("no token came with a cache that does not grow")
+        else:
+            self.end(f"something else was called in place of {type(self._model).__name__}'s forward")
 
     def _begin(self, form: _Form, inputs: Mapping[str, Any]) -> None:
         """Forget what was recorded of tokens of another form."""
