@@ -25,6 +25,7 @@ from spqfmt.kernels.torch_rans import RansBlocks, decode_blocks
 from spqfmt.loaders.device import BufferConflictError, Fault, SimulatedDevice
 from spqfmt.loaders.device.graphs import MOST_RECORDED, TokenGraphs, as_graphs, refusal
 from spqfmt.loaders.device.seam import Queue, Work
+from spqfmt.loaders.device.simulated_graphs import Recording
 from spqfmt.loaders.load import plan_device
 
 PROMPT = torch.tensor([[(i * 37 + 11) % 256 for i in range(5)]])
@@ -143,8 +144,20 @@ def test_a_whole_token_is_a_graph_that_gives_the_same_bits(
         expected = answer(model)
         assert len({str(logits) for logits in expected[1]}) == N_TOKENS, "every token must have its own"
         device.trace.clear()
+        recorded, add = [], Recording.add
+
+        def noted(self: Recording, stream: Queue, work: Work) -> None:
+            recorded.append(work.label)
+            add(self, stream, work)
+
+        monkeypatch.setattr(Recording, "add", noted)
         with no_words(), as_graphs(model) as graphs:
             assert same(answer(model), expected)
+        assert any(label.startswith("fused") for label in recorded) is state.endswith("straight")
+        decoded = [label for label in recorded if label.startswith("decode")]
+        # each group once, and none for the next token
+        assert len(set(decoded)) == len(decoded)
+        assert (len(decoded) > 1) is state.endswith("compressed")
         assert (graphs.n_replayed, graphs.why) == (N_TOKENS - N_PLAIN + 1, None)
         assert device.trace[-1].label == "a graph"
         assert "forward" not in vars(model)
