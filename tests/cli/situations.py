@@ -493,7 +493,7 @@ SITUATIONS: list[tuple[str, str, int, list[str]]] = [
         "run, no tokenizer",
         "run {no_tokenizer.spq} --prompt x",
         1,
-        ["{no_tokenizer.spq}: no tokenizer in it", "pack the model with its tokenizer"],
+        ["{no_tokenizer.spq}: no tokenizer in it", "pack it from a folder that has its tokenizer"],
     ),
     (
         "eval, no tokenizer",
