@@ -23,24 +23,37 @@ _HEAD_TOKENS = 128
 """Tokens of which the head computes at once where nothing else is asked of it."""
 
 
-class SquaredGradients:
-    """Mean over tokens of the squared gradient of each output of one module; float64 [rows]."""
+class OutputGradients:
+    """Gradients by the outputs of one module, over tokens.
 
-    def __init__(self) -> None:
+    `most_rows`: how many outputs may be looked at together; where there are more, each is by itself.
+    """
+
+    def __init__(self, most_rows: int = 0) -> None:
+        self.n_tokens = 0
+        self._most_rows = most_rows
         self._sum: torch.Tensor | None = None
-        self._n_tokens = 0
+        self._products: torch.Tensor | None = None
 
     def add(self, gradient: torch.Tensor) -> None:
         """Add some tokens, [..., rows]."""
-        g = gradient.reshape(-1, gradient.shape[-1]).double().cpu()
-        self._n_tokens += g.shape[0]
-        total = g.square().sum(0)
+        g = gradient.reshape(-1, gradient.shape[-1])
+        self.n_tokens += g.shape[0]
+        total = g.double().cpu().square().sum(0)
         self._sum = total if self._sum is None else self._sum + total
+        if g.shape[1] <= self._most_rows:
+            products = (g.float().t() @ g.float()).cpu()
+            self._products = products if self._products is None else self._products.add_(products)
 
     @property
     def mean(self) -> torch.Tensor | None:
-        """The mean of the squares; None when no token was seen."""
-        return None if self._sum is None else self._sum / self._n_tokens
+        """The mean of the squares, float64 [rows]; None when no token was seen."""
+        return None if self._sum is None else self._sum / self.n_tokens
+
+    @property
+    def moments(self) -> torch.Tensor | None:
+        """The mean of products, float32 [rows, rows]; None where there are too many outputs, or no token."""
+        return None if self._products is None else self._products / self.n_tokens
 
 
 def output_gradients(
@@ -50,9 +63,10 @@ def output_gradients(
     *,
     seed: int,
     ends: Ends | None = None,
+    most_rows: int = 0,
     stage: Callable[[str], None] = lambda text: None,
-) -> dict[str, torch.Tensor]:
-    """Mean square gradient of every output of the modules, by the module's full name; float64 [rows].
+) -> dict[str, OutputGradients]:
+    """Gradients by the outputs of the modules, by the module's full name; those of `most_rows` outputs also together.
 
     `samples` are token ids, int64 [samples, tokens]; `modules` names those inside a block that are wanted. Blocks must
     be empty and are left so. A module that no token reached is left out. `ends` counts what embedding and head do.
@@ -74,19 +88,19 @@ def output_gradients(
         _loss_gradient(shell, blocks, b, hidden=h, generator=generator, ends=ends)
         for b, h in zip(batches, states.pop(), strict=True)
     ]
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, OutputGradients] = {}
     for number in reversed(range(len(blocks.names))):
         name = blocks.names[number]
         stage(f"{name}: gradients")
         block = _filled(shell, name)
-        sums = {module: SquaredGradients() for module in modules(name)}
+        sums = {module: OutputGradients(most_rows) for module in modules(name)}
         before = states.pop()
         for i, call in enumerate(blocks.calls[number]):
             after[i] = _through_block(block, call, before[i], gradient=after[i], sums=sums)
         shell.empty(block)
         if ends is not None and not states:
             ends.add_gradients(before, after)
-        found |= {f"{name}.{m}": s.mean for m, s in sums.items() if s.mean is not None}
+        found |= {f"{name}.{m}": s for m, s in sums.items() if s.n_tokens}
     return found
 
 
@@ -151,7 +165,7 @@ def _through_block(
     call: Call,
     hidden: torch.Tensor,
     gradient: torch.Tensor,
-    sums: dict[str, SquaredGradients],
+    sums: dict[str, OutputGradients],
 ) -> torch.Tensor:
     """Gradient by the block's input; those of the modules' outputs are added to `sums`."""
     states = hidden.detach().requires_grad_()

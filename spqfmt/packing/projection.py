@@ -11,11 +11,11 @@ from spqfmt.calibration.engine import BATCH_TOKENS
 from spqfmt.calibration.glance import Glance, glance
 from spqfmt.importers.base import SourceModel
 from spqfmt.packing.fit.bounds import is_spent
-from spqfmt.packing.fit.survey import GRADIENT_SAMPLES
 from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan
 from spqfmt.quantize.calibrated import CorrectingMethod, SearchingMethod, is_calibrated
 from spqfmt.quantize.costs import costs_of
+from spqfmt.quantize.ecq.effort import effort_of
 from spqfmt.quantize.ecq.survey import SURVEY_SAMPLES
 
 _PROCESS_BYTES = 500 << 20
@@ -69,14 +69,15 @@ def project(model: SourceModel, plan: PackPlan, options: PackOptions) -> Project
         quantizing += n_blocks * costs.gathering((3 if corrects else 1) * n_tokens, columns)
     if options.fit is not None:
         # The survey. What it quantizes of each layer is in the costs: a method without a plan looks for one.
-        few = min(SURVEY_SAMPLES, samples)
+        effort = effort_of(options.method_options.effort)
+        backwards = min(samples, effort.gradient_samples) if options.method_options.gradients else 0
+        few = max(min(SURVEY_SAMPLES, samples), backwards)
         n_runs += 2 * few
         for columns, _ in seen.sites:
             quantizing += n_blocks * costs.gathering(few * seen.sample_tokens, columns)
             quantizing += n_blocks * costs.factoring(columns)
-        if options.method_options.gradients:
-            # There, and back with what backward takes for inputs alone.
-            n_runs += 4 * min(GRADIENT_SAMPLES, samples)
+        # There, and back with what backward takes for inputs alone.
+        n_runs += 4 * backwards
         ends = [t.source.shape for t in plan.tensors if is_spent(t, options) and t.source.role != "linear"]
         quantizing += sum(costs.quantizing(*shape) for shape in ends)
     return Projection(

@@ -92,10 +92,12 @@ def test_gradients_block_by_block_are_those_of_the_whole_model(tiny_folder: Call
     source = open_source(tiny_folder("llama"))
     ids = torch.randint(0, 200, (2, 16), generator=torch.Generator().manual_seed(0))
     module = "mlp.down_proj"
-    found = output_gradients(ModelShell(source, dtype=torch.float32), ids, lambda block: [module], seed=3)
+    shell = ModelShell(source, dtype=torch.float32)
+    found = output_gradients(shell, ids, lambda block: [module], seed=3, most_rows=64)
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder("llama"), dtype=torch.float32)
     generator = torch.Generator().manual_seed(3)
     squares = {name: torch.zeros(64, dtype=torch.float64) for name in found}
+    products = {name: torch.zeros(64, 64) for name in found}
     for row in ids:
         kept: dict[str, torch.Tensor] = {}
         hooks = [model.get_submodule(name).register_forward_hook(_keeping(kept, name)) for name in found]
@@ -106,9 +108,16 @@ def test_gradients_block_by_block_are_those_of_the_whole_model(tiny_folder: Call
         loss = torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
         for name, gradient in zip(kept, torch.autograd.grad(loss, list(kept.values())), strict=True):
             squares[name] += gradient[0].square().sum(0) / ids.numel()
+            products[name] += gradient[0].t() @ gradient[0] / ids.numel()
     assert sorted(found) == ["model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"]
-    for name, mean in found.items():
-        assert torch.allclose(mean, squares[name], rtol=1e-3)
+    for name, gradients in found.items():
+        assert gradients.mean is not None
+        assert gradients.moments is not None
+        assert torch.allclose(gradients.mean, squares[name], rtol=1e-3)
+        largest = float(products[name].abs().max())
+        assert torch.allclose(gradients.moments, products[name], rtol=1e-3, atol=1e-4 * largest)
+    fewer = output_gradients(shell, ids, lambda block: [module], seed=3, most_rows=63)
+    assert all(gradients.moments is None for gradients in fewer.values())
 
 
 def test_experts_that_no_token_reaches_are_quantized_and_said(

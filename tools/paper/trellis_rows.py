@@ -48,7 +48,7 @@ from spqfmt.quantize.statistics import Hessian
 
 Floats: TypeAlias = NDArray[np.float32]
 
-STATE_BITS = 14
+STATE_BITS = 13
 TILE = 16
 DAMPING = 0.01
 _SPREAD = {2: 1.02, 3: 1.06, 4: 1.08}

@@ -23,6 +23,7 @@ from spqfmt.quantize.ecq.effort import effort_of
 from spqfmt.quantize.ecq.ends import EndUse, together
 from spqfmt.quantize.ecq.grid import input_grid
 from spqfmt.quantize.ecq.method import Ecq
+from spqfmt.quantize.ecq.moments import TOKENS_A_ROW, OutputMoments
 from spqfmt.quantize.ecq.survey import (
     SURVEY_SAMPLES,
     Survey,
@@ -33,8 +34,8 @@ from spqfmt.quantize.ecq.survey import (
 )
 from spqfmt.quantize.ecq.trellis import Trellis
 
-GRADIENT_SAMPLES = 8
-"""Samples of the calibration for the backward pass: some 4000 tokens."""
+HEAD_SAMPLES = 8
+"""Samples of which the head computes where there is no backward pass: some 4000 tokens."""
 EMBEDDING_EXTRA_BITS = 2.0
 """More than the layers get in the mean, where nothing is known of them; decision 0014."""
 END_EXTRA_BITS = 1.0
@@ -146,9 +147,9 @@ def _survey_blocks(
 ) -> tuple[dict[str, Surveyed], tuple[str, ...]]:
     """What this process sees: its share of the blocks and, as the last one, what stands around them; with notes."""
     wanted = {name: t.weight for name, t in spent.items() if t.source.role == "linear"}
-    few = replace(
-        options.calibration, samples=min(SURVEY_SAMPLES, options.calibration.samples), sequential=False
-    )
+    effort = effort_of(options.method_options.effort)
+    n_samples = max(SURVEY_SAMPLES, effort.gradient_samples if options.method_options.gradients else 0)
+    few = replace(options.calibration, samples=min(n_samples, options.calibration.samples), sequential=False)
     survey = Survey(rate, {})
     engine = Calibration(
         source=model,
@@ -168,16 +169,23 @@ def _survey_blocks(
             for name in wanted
             if engine.shell.targets[name][1]
         }
-        squares = output_gradients(
+        samples = engine.samples[: effort.gradient_samples]
+        found = output_gradients(
             engine.shell,
-            engine.samples[:GRADIENT_SAMPLES],
+            samples,
             lambda block: [m.removeprefix(f"{block}.") for m in modules if m.startswith(f"{block}.")],
             seed=options.calibration.seed,
             ends=ends,
+            most_rows=samples.numel() // TOKENS_A_ROW if effort.couples else 0,
             stage=stage,
         )
-        survey.gradients = {modules[module]: mean for module, mean in squares.items()}
-    survey.gradients = processes.exchange(survey.gradients)[-1]
+        survey.gradients = {modules[m]: g.mean for m, g in found.items() if g.mean is not None}
+        survey.moments = {
+            modules[m]: OutputMoments(g.moments, g.n_tokens)
+            for m, g in found.items()
+            if g.moments is not None
+        }
+    survey.gradients, survey.moments = processes.exchange((survey.gradients, survey.moments))[-1]
     looks_behind = ends is not None and ends.states is None
     for _ in Relay(engine, options.method_options, processes).run(to_the_end=looks_behind):
         pass
@@ -186,7 +194,7 @@ def _survey_blocks(
     if looks_behind:
         stage("survey, head")
         try:
-            watch_head(engine.shell, engine.samples[:GRADIENT_SAMPLES], engine.blocks, ends)
+            watch_head(engine.shell, engine.samples[:HEAD_SAMPLES], engine.blocks, ends)
         except SpqError as error:
             # The blocks of a model can be quantized without its head, which may not be in the source.
             return survey.seen, (f"head and embedding are quantized by the norms of their rows: {error}",)

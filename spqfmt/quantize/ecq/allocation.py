@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqfmt.quantize.ecq.grid import InputGrid
+from spqfmt.quantize.ecq.moments import OutputMoments
 from spqfmt.quantize.ecq.trellis import Trellis
 
 EQUAL_SLOPE = 0.7
@@ -81,6 +82,8 @@ class TensorPlan:
     curve: RateCurve
     side_bytes: float
     gradients: NDArray[np.float64] | None = None
+    moments: OutputMoments | None = None
+    """How the loss sees the outputs together, where that is known."""
     trellis: Trellis | None = None
     grid: InputGrid | None = None
     """The grid of embedding and head, where what they do is known; `gradients` are then what errors of rows cost."""

@@ -20,6 +20,7 @@ from spqfmt.quantize.checks import BITS, KEEP, check_damping
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS, PATH_BITS, TensorPlan
 from spqfmt.quantize.ecq.budget import Budget, NoBudget
 from spqfmt.quantize.ecq.correction import corrected
+from spqfmt.quantize.ecq.coupling import Coupling, choose_coupled
 from spqfmt.quantize.ecq.effort import effort_of
 from spqfmt.quantize.ecq.grid import (
     DAMPING,
@@ -164,14 +165,15 @@ def quantize_matrix(
     shared_column_scales: str | None = None,
     *,
     trellis: Trellis | None = None,
+    coupling: Coupling | None = None,
     by_rows: bool = False,
 ) -> Uniform:
-    """`matrix`, float32 [rows, columns], at one step."""
-    chosen = (
-        choose(matrix, grid, rows, step)
-        if trellis is None
-        else choose_along(matrix, grid, rows, step=step, trellis=trellis)
-    )
+    """`matrix`, float32 [rows, columns], at one step; with `coupling` rows make up for each other's errors."""
+    if trellis is not None:
+        chosen = choose_along(matrix, grid, rows, step=step, trellis=trellis)
+    else:
+        coupled = None if coupling is None else choose_coupled(matrix, grid, rows, step, coupling=coupling)
+        chosen = coupled or choose(matrix, grid, rows, step)
     return to_uniform(
         chosen,
         grid,
@@ -189,6 +191,7 @@ class _LayerWork:
     plan: TensorPlan
     matrix: torch.Tensor
     rows: RowGrid
+    coupling: Coupling | None
     is_too_small: bool
     """For the trellis that was asked for."""
 
@@ -234,8 +237,11 @@ class _SiteWork:
             rows = RowGrid.of_layer(matrix, plan.gradients)
             if site.drift is not None:
                 matrix = corrected(matrix, layer.module, site.drift, grid)
+            # Rows with steps by their norms have errors that gradients do not weigh.
+            knows = plan.moments is not None and not rows.is_uneven and grid.upper.size
+            coupling = Coupling.of(plan.moments) if knows and plan.moments is not None else None
             is_too_small = bool(options.trellis) and plan.trellis is None
-            layers.append(_LayerWork(plan, matrix, rows, is_too_small))
+            layers.append(_LayerWork(plan, matrix, rows, coupling, is_too_small=is_too_small))
         return cls(grid, tuple(layers))
 
     def quantize(self, shift: float, *, by_rows: bool) -> Mapping[str, Uniform]:
@@ -251,6 +257,7 @@ class _SiteWork:
                 step=step,
                 shared_column_scales=first,
                 trellis=layer.plan.trellis,
+                coupling=layer.coupling,
                 by_rows=by_rows,
             )
             first = first or name

@@ -24,6 +24,7 @@ from spqfmt.quantize.ecq.grid import (
     mean_log_rms,
     plain_grid,
 )
+from spqfmt.quantize.ecq.moments import OutputMoments
 from spqfmt.quantize.ecq.sweep import RowGrid, choose
 from spqfmt.quantize.ecq.trellis import Trellis
 from spqfmt.quantize.statistics import Hessian
@@ -51,17 +52,19 @@ class Surveyed:
     equal_rate: float
     equal_slope: float | None
     gradients: NDArray[np.float64] | None = None
+    moments: OutputMoments | None = None
     trellis: Trellis | None = None
     grid: InputGrid | None = None
     """The grid of embedding and head, where it is known what they do, kept until they are quantized."""
 
 
 class Survey(LookingMethod):
-    """Look at every layer. `gradients` by tensor name, mean squares of the outputs [rows]."""
+    """Look at every layer. By tensor name `gradients`, mean squares of the outputs [rows], `moments` where known."""
 
     def __init__(self, rate: float, gradients: Mapping[str, torch.Tensor]) -> None:
         """`rate`: about how many bits a weight will have."""
         self.rate, self.gradients = rate, gradients
+        self.moments: Mapping[str, OutputMoments] = {}
         self.seen: dict[str, Surveyed] = {}
 
     def accumulator(self, n_columns: int, options: MethodOptions) -> Hessian:
@@ -77,7 +80,7 @@ class Survey(LookingMethod):
             for layer in site.layers:
                 gradients = self.gradients.get(layer.weight.name)
                 squares = None if gradients is None else gradients.numpy()
-                self.seen[layer.weight.name] = survey_layer(
+                found = survey_layer(
                     layer.weight.name,
                     layer.matrix(),
                     grid,
@@ -86,6 +89,9 @@ class Survey(LookingMethod):
                     n_sharing=len(site.layers),
                     trellis=Trellis.of(layer.weight, options),
                 )
+                # Along a trellis a path runs down the rows, which are chosen together.
+                moments = self.moments.get(layer.weight.name) if found.trellis is None else None
+                self.seen[layer.weight.name] = replace(found, moments=moments)
         return {}
 
 
@@ -201,6 +207,7 @@ def make_plans(seen: Sequence[Surveyed], extra_bits: Mapping[str, float]) -> dic
             curve=s.curve,
             side_bytes=s.side_bytes,
             gradients=s.gradients,
+            moments=s.moments,
             trellis=s.trellis,
             grid=s.grid,
         )

@@ -140,7 +140,7 @@ def choose(
         exponents[:] = 0
     row_step = np.ldexp(row_step, -exponents)
     column_step = grid.column_step[grid.order]
-    slope = _slopes(grid, rows, row_scale, step=float(step), error=coding.error, exponents=exponents)
+    slope = slopes_of(grid, rows, row_scale, step=float(step), error=coding.error, exponents=exponents)
     pieces = list(coding.pieces(len(matrix), max(1, _AT_ONCE // max(1, matrix.shape[1]))))
 
     def weights_of(piece: slice) -> Float32:
@@ -150,14 +150,14 @@ def choose(
     if counts is None:
         counts = np.zeros(256, np.int64)
         for piece, part in pieces:
-            counts += counts_of(part.stored(_nearest(weights_of(piece), row_step[piece], column_step)))
+            counts += counts_of(part.stored(nearest_codes(weights_of(piece), row_step[piece], column_step)))
     codes = np.empty(matrix.shape, np.int8)
     kept: list[Float32] = []
     for _ in range(passes):
         bits, counts, kept = code_bits(counts), np.zeros(256, np.int64), []
         for piece, part in pieces:
             work = weights_of(piece)
-            codes[piece] = _sweep(
+            codes[piece] = feed_back(
                 work,
                 grid,
                 part,
@@ -185,20 +185,29 @@ def choose(
                 others=others,
             )
             counts = others + counts_of(part.stored(codes[piece]))
-    n_escapes = counts[0]
-    counts = counts.copy()
-    counts[0], counts[128] = 0, counts[128] + n_escapes
-    at_rows, places = np.nonzero(codes == ESCAPE) if n_escapes else (np.zeros(0, np.int64),) * 2
+    at_rows, places = np.nonzero(codes == ESCAPE) if counts[0] else (np.zeros(0, np.int64),) * 2
     values = np.ldexp(np.concatenate([np.zeros(0, np.float32), *kept]), exponents[at_rows])
     escapes = Escapes(at_rows, grid.order[places], values).in_rows(np.arange(len(matrix)))
     back = np.argsort(grid.order)
     for piece, part in pieces:
         codes[piece] = part.settled(codes[piece])[:, back]
-    bits_of_all = entropy_bits(counts) + ESCAPE_BITS * n_escapes
+    bits_of_all, counts = all_bits(counts)
     return Chosen(codes=codes, escapes=escapes, bits=bits_of_all, counts=counts)
 
 
-def _nearest(weights: Float32, row_step: Float32, column_step: Float32) -> Elements:
+def all_bits(counts: NDArray[np.int64]) -> tuple[float, NDArray[np.int64]]:
+    """What codes and escapes of these counts cost together, and the counts with escapes among the zeros."""
+    n_escapes, stored = counts[0], counts.copy()
+    stored[0], stored[128] = 0, stored[128] + n_escapes
+    return entropy_bits(stored) + ESCAPE_BITS * float(n_escapes), stored
+
+
+def is_ordinary(row_step: Float32) -> bool:
+    """Whether squares of errors on such steps stay in float32."""
+    return bool(np.abs(np.frexp(row_step)[1]).max(initial=0) <= _ORDINARY)
+
+
+def nearest_codes(weights: Float32, row_step: Float32, column_step: Float32) -> Elements:
     """The codes that rounding would give; 0 for what lies beyond them."""
     nearest = np.rint(weights / row_step[:, None] / column_step)
     codes: Elements = np.where(np.abs(nearest) <= -ESCAPE - 1, nearest, 0).astype(np.int8)
@@ -247,7 +256,7 @@ def _fit_f16(values: Float32) -> bool:
     return bool((np.abs(narrow - values) <= np.abs(values) * 2.0**-8).all())
 
 
-def _slopes(
+def slopes_of(
     grid: InputGrid,
     rows: RowGrid,
     row_scale: Float32,
@@ -267,7 +276,7 @@ def _slopes(
     return np.ldexp(slope, -2 * exponents).astype(np.float32)
 
 
-def _sweep(
+def feed_back(
     work: Float32,
     grid: InputGrid,
     coding: Coding,
