@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     "--effort",
     type=click.Choice(["fast", "normal", "best"]),
     help="ecq: how much time it takes to be better, where other options do not say. fast: codes are chosen once; "
-    "normal: they are made better twice, and --sequential; best: six times, --sequential, --gradients, and 128 samples "
-    "in place of 32. [default: normal]",
+    "normal: they are made better twice, and --sequential; best: six times, --sequential, --gradients, 128 samples "
+    "in place of 32, and rows make up for each other's errors (not with --trellis). [default: normal]",
 )
 @click.option(
     "--trellis",
@@ -144,7 +144,9 @@ if TYPE_CHECKING:
     help="UTF-8 text, .jsonl with a text field, or a folder of such files (.txt, .md, .jsonl, .ndjson). "
     "[default: a text in the package]",
 )
-@click.option("--samples", type=int, help="Samples of the calibration. [default: 128; 32 with --effort fast]")
+@click.option(
+    "--samples", type=int, help="Samples of the calibration. [default: 128; ecq: 32 but with --effort best]"
+)
 @click.option("--seq-len", type=int, help="Tokens of a sample, at most what the model takes. [default: 512]")
 @click.option(
     "--no-bos",

@@ -32,8 +32,9 @@ def test_calibrated_packs_hit_their_bits_and_share_column_scales(
     tiny_folder: Callable[[str], Path], tmp_path: Path, options: dict[str, Any]
 ) -> None:
     out = tmp_path / "m.spq"
-    spqfmt.pack(tiny_folder("llama"), out, method="ecq", bits=6.5, **FEW, **options)
-    assert 0.97 * 6.5 <= _counted_bits(out) <= 6.5
+    # At 6.5 bits the head of so small a model, which comes last, would be at its finest with bytes to spare.
+    spqfmt.pack(tiny_folder("llama"), out, method="ecq", bits=5, **FEW, **options)
+    assert 0.99 * 5 <= _counted_bits(out) <= 5
     spqfmt.verify(out)
     by_name = {t.name: t for t in spqfmt.inspect(out).tensors}
     codecs = {s.role: s.codec for s in by_name["model.layers.0.self_attn.k_proj.weight"].streams}

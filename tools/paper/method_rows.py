@@ -75,6 +75,7 @@ def _effort(bits: float, effort: str, *grades: str, trellis: bool) -> Row:
         method="ecq",
         settings=", ".join([*said, "trellis"] if trellis else said),
         options=options,
+        series="" if grades else ", ".join(["ecq", *said[1:], *(["trellis"] if trellis else [])]),
         samples=samples,
     )
 

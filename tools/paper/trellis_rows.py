@@ -8,8 +8,8 @@ are taken in tiles of 16 x 16: a tile is the values of a closed path through a b
 what a tile is off by is fed back to the columns after it, 16 at a time (LDLQ). Every weight has the same bits.
 
 What those have besides is left out: fine-tuning, thousands of samples, EXL3's scales of rows and columns, and 2^16
-states. These are 2^14, normal quantiles in random order in place of a computed code: at 2, 3 and 4 bits a normal
-variable lies 0.10, 0.12 and 0.15 bits above the rate-distortion bound (0.07, 0.08 and 0.11 with 2^16). Hessians are
+states. These are 2^13, normal quantiles in random order in place of a computed code: at 2, 3 and 4 bits a normal
+variable lies 0.11, 0.14 and 0.17 bits above the rate-distortion bound (0.07, 0.08 and 0.11 with 2^16). Hessians are
 those of the float model. Where the number of columns or rows is no power of two, a random orthogonal matrix turns its
 odd part.
 
