@@ -15,7 +15,7 @@ from spqfmt.packing.options import PackOptions
 from spqfmt.packing.plan import PackPlan
 from spqfmt.quantize.calibrated import CorrectingMethod, SearchingMethod, is_calibrated
 from spqfmt.quantize.costs import costs_of
-from spqfmt.quantize.ecq.effort import effort_of
+from spqfmt.quantize.ecq.effort import gradient_samples
 from spqfmt.quantize.ecq.survey import SURVEY_SAMPLES
 
 _PROCESS_BYTES = 500 << 20
@@ -69,8 +69,7 @@ def project(model: SourceModel, plan: PackPlan, options: PackOptions) -> Project
         quantizing += n_blocks * costs.gathering((3 if corrects else 1) * n_tokens, columns)
     if options.fit is not None:
         # The survey. What it quantizes of each layer is in the costs: a method without a plan looks for one.
-        effort = effort_of(options.method_options.effort)
-        backwards = min(samples, effort.gradient_samples) if options.method_options.gradients else 0
+        backwards = min(samples, gradient_samples(options.method_options))
         few = max(min(SURVEY_SAMPLES, samples), backwards)
         n_runs += 2 * few
         for columns, _ in seen.sites:

@@ -19,7 +19,7 @@ from spqfmt.processes import Alone, Processes, shared
 from spqfmt.quantize.base import MethodOptions, as_matrix
 from spqfmt.quantize.calibrated import is_calibrated
 from spqfmt.quantize.ecq.allocation import FEWEST_BITS, MOST_BITS
-from spqfmt.quantize.ecq.effort import effort_of
+from spqfmt.quantize.ecq.effort import GRADIENT_SAMPLES, effort_of, gradient_samples, is_coupled
 from spqfmt.quantize.ecq.ends import EndUse, together
 from spqfmt.quantize.ecq.grid import input_grid
 from spqfmt.quantize.ecq.method import Ecq
@@ -34,8 +34,6 @@ from spqfmt.quantize.ecq.survey import (
 )
 from spqfmt.quantize.ecq.trellis import Trellis
 
-HEAD_SAMPLES = 8
-"""Samples of which the head computes where there is no backward pass: some 4000 tokens."""
 EMBEDDING_EXTRA_BITS = 2.0
 """More than the layers get in the mean, where nothing is known of them; decision 0014."""
 END_EXTRA_BITS = 1.0
@@ -147,9 +145,9 @@ def _survey_blocks(
 ) -> tuple[dict[str, Surveyed], tuple[str, ...]]:
     """What this process sees: its share of the blocks and, as the last one, what stands around them; with notes."""
     wanted = {name: t.weight for name, t in spent.items() if t.source.role == "linear"}
-    effort = effort_of(options.method_options.effort)
-    n_samples = max(SURVEY_SAMPLES, effort.gradient_samples if options.method_options.gradients else 0)
-    few = replace(options.calibration, samples=min(n_samples, options.calibration.samples), sequential=False)
+    n_backwards = gradient_samples(options.method_options)
+    n_samples = min(max(SURVEY_SAMPLES, n_backwards), options.calibration.samples)
+    few = replace(options.calibration, samples=n_samples, sequential=False)
     survey = Survey(rate, {})
     engine = Calibration(
         source=model,
@@ -169,14 +167,14 @@ def _survey_blocks(
             for name in wanted
             if engine.shell.targets[name][1]
         }
-        samples = engine.samples[: effort.gradient_samples]
+        samples = engine.samples[:n_backwards]
         found = output_gradients(
             engine.shell,
             samples,
             lambda block: [m.removeprefix(f"{block}.") for m in modules if m.startswith(f"{block}.")],
             seed=options.calibration.seed,
             ends=ends,
-            most_rows=samples.numel() // TOKENS_A_ROW if effort.couples else 0,
+            most_rows=samples.numel() // TOKENS_A_ROW if is_coupled(options.method_options) else 0,
             stage=stage,
         )
         survey.gradients = {modules[m]: g.mean for m, g in found.items() if g.mean is not None}
@@ -194,7 +192,7 @@ def _survey_blocks(
     if looks_behind:
         stage("survey, head")
         try:
-            watch_head(engine.shell, engine.samples[:HEAD_SAMPLES], engine.blocks, ends)
+            watch_head(engine.shell, engine.samples[:GRADIENT_SAMPLES], engine.blocks, ends)
         except SpqError as error:
             # The blocks of a model can be quantized without its head, which may not be in the source.
             return survey.seen, (f"head and embedding are quantized by the norms of their rows: {error}",)

@@ -89,9 +89,7 @@ class Survey(LookingMethod):
                     n_sharing=len(site.layers),
                     trellis=Trellis.of(layer.weight, options),
                 )
-                # Along a trellis a path runs down the rows, which are chosen together.
-                moments = self.moments.get(layer.weight.name) if found.trellis is None else None
-                self.seen[layer.weight.name] = replace(found, moments=moments)
+                self.seen[layer.weight.name] = replace(found, moments=self.moments.get(layer.weight.name))
         return {}
 
 
