@@ -11,7 +11,7 @@ prune or quantize activations too stand beside those that do not: the settings s
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from method_results import Entry, Results, by_model, in_order, show
@@ -67,7 +67,8 @@ def table(model: str, entries: Sequence[Entry]) -> str:
 def plot(model: str, entries: Sequence[Entry], file: Path, most_kl: float) -> None:
     """KL and perplexity over stored bits; points of a series are joined, those beyond `most_kl` left out."""
     shown = [e for e in points(entries) if 0 < e["kl"] <= most_kl]
-    labels = list(dict.fromkeys(_label(e) for e in in_order(shown)))
+    colours = {_label(e): _colour(e["method"]) for e in in_order(shown)}
+    labels = list(colours)
     with style():
         from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -80,8 +81,8 @@ def plot(model: str, entries: Sequence[Entry], file: Path, most_kl: float) -> No
                     [e["stored"] for e in mine],
                     [e[measure] for e in mine],
                     linestyle="-" if mine[0]["series"] else "",
-                    color=_colour(mine[0]["method"]),
-                    marker=_MARKERS[labels.index(label) % len(_MARKERS)],
+                    color=colours[label],
+                    marker=_marker(label, colours),
                     label=label,
                 )
         for axis, (_, title) in zip(axes, _MEASURES, strict=True):
@@ -95,6 +96,12 @@ def plot(model: str, entries: Sequence[Entry], file: Path, most_kl: float) -> No
 
 def _label(entry: Entry) -> str:
     return str(entry["series"] or f"{entry['method']}, single points")
+
+
+def _marker(label: str, colours: Mapping[str, str]) -> str:
+    """No two labels of a colour have the same, as long as there are enough."""
+    alike = [other for other, colour in colours.items() if colour == colours[label]]
+    return _MARKERS[alike.index(label) % len(_MARKERS)]
 
 
 def _colour(method: str) -> str:
