@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--memory")
     parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args()
-    packed = {"memory": options.memory} if options.memory else {"packed": True}
+    packed = {"memory": options.memory} if options.memory else {}
 
     base, tokenizer = spqfmt.load_model(options.model, **packed)
     text = Path(options.text).read_text(encoding="utf-8")

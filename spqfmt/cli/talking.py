@@ -162,7 +162,6 @@ def load(file: Path, loading: Loading, *, quiet: bool, decoder_only: bool = Fals
             dtype=loading.dtype or "fast",
             memory=loading.memory,
             host_memory=loading.host_memory,
-            packed="auto" if loading.memory is None else None,
             n_tokens=loading.context,
             activations=loading.activations,
             progress=Bar("loading", quiet=quiet),

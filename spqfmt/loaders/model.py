@@ -1,4 +1,4 @@
-"""Load a whole model with every weight decoded: an .spq file, or a source that the importers open.
+"""Load a whole model: an .spq file, or a source that the importers open.
 
 transformers' own `from_pretrained` puts the weights in place, so that renamed and merged tensors (experts), tied
 weights, buffers that no checkpoint stores and modules kept in float32 come out as they do from a folder of safetensors.
@@ -76,9 +76,10 @@ def load_model(
 ) -> tuple[Any, Any]:
     """Load `path`, an .spq file or a source model, and return `(model, tokenizer)` ready for use.
 
-    `model` is the transformers class that the embedded config names, in eval mode, with all weights decoded to
-    `dtype` and moved to `device`; those of an .spq file on a CUDA device stay packed under the ceiling "auto", unless
-    `packed` is False. `dtype` is a torch dtype or its name; by default the file's main float dtype, the one
+    `model` is the transformers class that the embedded config names, in eval mode. Weights of an .spq file
+    stay packed where that is at least as fast as floats: a quantizer's codes on the CPU, what fits under the ceiling
+    "auto" on a CUDA device. All others, and with `packed` False these too, are decoded to `dtype` in ordinary layers
+    and moved to `device` (spec/decisions/NNNN). `dtype` is a torch dtype or its name; by default the file's main float dtype, the one
     most weights have, or bfloat16 where that is float16, most weights are codes, and the CPU is several times slower
     with float16 (spec/decisions/0044). "fast" does so for any weights. Inputs of layers are clamped and quantized as
     the file asks (FORMAT.md section 6). `tokenizer` is None for a file without one. Code that came with
@@ -90,9 +91,8 @@ def load_model(
     is needed (spqfmt.loaders.packed, spqfmt.loaders.device). For a CUDA device `host_memory` is the ceiling for what
     waits in host memory besides. Of `memory` as much is kept free as the model's own code reads of weights at a
     time (`model.packed_weights.plan.fixed.values`). "auto" is what is free less what `n_tokens` tokens (2048) take
-    besides: keys and values, activations, and a reserve for libraries. `packed` True does so without a ceiling;
-    "auto" on the CPU, for codes from which products are at least as fast as from floats, and on a CUDA device under
-    the ceiling "auto", for any in a dtype that packed weights compute in. `activations` "int8" or "float" tells packed
+    besides: keys and values, activations, and a reserve for libraries. `packed` True keeps all weights packed, without
+    a ceiling; "auto" is what happens where neither is given. `activations` "int8" or "float" tells packed
     layers of integer codes how to take their inputs; by default as the file says, and of up to 32 tokens in 16 bits,
     for codes in groups, rounded to 8 bits with a scale for each few columns ("float" leaves them as they are:
     spec/decisions/0019). Such a model gives
@@ -112,7 +112,7 @@ def load_model(
     sense, BackendError for a device that is not there, OSError and what says that memory ran out as they are.
     """
     path, where = given_place(path), torch_device(device)
-    if packed is None and memory is None and where.type == "cuda":
+    if packed is None and memory is None:
         packed = AUTO
     wanted = packing_options(
         path,

@@ -92,7 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     packings: dict[str, dict[str, Any]] = {
-        "floats": {},
+        "floats": {"packed": False},
         "packed": {"memory": options.memory} if options.memory else {"packed": True},
     }
     if options.held:

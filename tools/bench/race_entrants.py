@@ -63,7 +63,7 @@ def _spqfmt(path: str, _: int) -> Entrant:
     """What `spqfmt run` does without options."""
     import spqfmt
 
-    model, _tokenizer = spqfmt.load_model(path, dtype="fast", packed="auto")
+    model, _tokenizer = spqfmt.load_model(path, dtype="fast")
     return _Torch(model)
 
 

@@ -39,9 +39,9 @@ def main() -> None:
     from spqfmt.loaders.packed.fused import SWITCH
 
     torch.set_num_threads(options.threads)
-    fused, _ = spqfmt.load_model(options.file, dtype="fast", packed="auto")
+    fused, _ = spqfmt.load_model(options.file, dtype="fast")
     os.environ[SWITCH] = "0"
-    plain, _ = spqfmt.load_model(options.file, dtype="fast", packed="auto")
+    plain, _ = spqfmt.load_model(options.file, dtype="fast")
     print("context  fused, ms  plain, ms  ratio                   KL, millinats")
     for context in options.context or [64, 2000]:
         ids = torch.randint(_N_IDS, 2 * _N_IDS, (1, context), generator=torch.Generator().manual_seed(0))

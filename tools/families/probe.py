@@ -27,6 +27,7 @@ _SUMS = 64
 """Results that are summed in another order may differ by so many units of their dtype, by four times that in 4 bits."""
 _SHARE = 4
 """A ceiling is the packed size by this, or the least that the plan allows."""
+_DECODED: dict[str, Any] = {"packed": False}
 _FOUR_BITS = {"method": "rtn", "bits": 4, "group_size": 16}
 MOST_PARAMETERS = 30_000_000
 # Each class of these is probed; of a family that has none, the first one of the others.
@@ -159,7 +160,7 @@ def compare(
         result.decoded = result.packed = least
     else:
         wanted = Wanted(source, expected)
-        result.decoded = _loads(wanted, path, ways=[{}], result=result, n_loads=n_loads)
+        result.decoded = _loads(wanted, path, ways=[_DECODED], result=result, n_loads=n_loads)
         ways: list[dict[str, Any]] = [{"packed": True}, {"memory": least}]
         result.packed = _loads(wanted, path, ways=ways, result=result, n_loads=n_loads)
     path.unlink(missing_ok=True)
@@ -184,7 +185,7 @@ def _in_four_bits(result: Result, source: Any, expected: Mapping[str, tuple[Any,
     if not all(all_finite(values) for _, values in found.values()):
         return "no numbers in 4 bits"
     wanted = Wanted(there, found, 4 * _SUMS)
-    return _loads(wanted, path, ways=[{}, {"packed": True}, {"memory": least}], result=result, n_loads=1)
+    return _loads(wanted, path, ways=[_DECODED, {"packed": True}, {"memory": least}], result=result, n_loads=1)
 
 
 def _packed(folder: Path, path: Path, options: Mapping[str, Any]) -> int | str:
@@ -234,14 +235,14 @@ def _loads(expected: Wanted, path: Path, ways: list[dict[str, Any]], result: Res
                     return f"WEIGHTS DIFFER: {', '.join(wrong[:3])}"
                 if model.num_parameters() != source.num_parameters():
                     return f"COUNTS {model.num_parameters()} parameters, not {source.num_parameters()}"
-                if options:
+                if options is not _DECODED:
                     packed = [m for m in model.modules() if hasattr(m, "record")]
                     result.n_packed = len(packed)
                     result.n_weights = sum(m.record.n_weights for m in packed if not m.is_tied)
             except Exception as error:  # noqa: BLE001
                 return f"FAILS: {_short(error)}"
             finally:
-                if options:
+                if options is not _DECODED:
                     model.packed_weights.close()
     return "equal"
 

@@ -30,7 +30,7 @@ def shares(file: Path, rounds: int) -> dict[str, list[float]]:
     data = np.fromfile(file, np.uint8)
     ways: dict[str, Callable[[], object]] = {
         "packed": lambda: spqfmt.load_model(file, packed=True),
-        "decoded": lambda: spqfmt.load_model(file),
+        "decoded": lambda: spqfmt.load_model(file, packed=False),
     }
     found = {}
     for way, load in ways.items():

@@ -75,7 +75,7 @@ def _looks(path: Path, run: Sequence[object]) -> dict[str, Callable[[], object]]
             return {name: opened.read(name) for name in opened}
 
     def load() -> object:
-        model, _ = spqfmt.load_model(path)
+        model, _ = spqfmt.load_model(path, packed=False)
         return {name: value.clone() for name, value in model.state_dict().items()}
 
     def unpack() -> object:

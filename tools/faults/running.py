@@ -163,7 +163,7 @@ def loads(file: Path, n: int) -> None:
         return files, threads, pages * 4096
 
     small: dict[str, Any] = {"memory": smallest(file)}
-    ways: list[dict[str, Any]] = [{"packed": True}, small, {"packed": True}, small, {}]
+    ways: list[dict[str, Any]] = [{"packed": True}, small, {"packed": True}, small, {"packed": False}]
     for number in range(n):
         spqfmt.load_model(file, **ways[number % len(ways)])
         if number == n // 4:

@@ -120,7 +120,7 @@ def report(folder: Path, path: Path) -> Iterator[str]:
         ]
     alike = [name for name, digest in digests[0].items() if digests[1].get(name) == digest]
     yield f"files: {len(alike)} of {len(digests[0])} come back with the same SHA-256"
-    model, _ = spqfmt.load_model(path)
+    model, _ = spqfmt.load_model(path, packed=False)
     state = model.state_dict()
     expected = LIBRARIES[library_of(folder)](folder)
     yield f"weights: {_compared(state, expected)}"

@@ -179,7 +179,7 @@ class Judge:
 
     def __call__(self, file: Path) -> dict[str, float | None]:
         """Perplexity, and KL in millinats a token."""
-        model, _ = load_model(file, dtype="float32")
+        model, _ = load_model(file, dtype="float32", packed=False)
         scored = evaluate(
             model, self._ids, before=self._before, reference=self._reference, window=self._window
         )

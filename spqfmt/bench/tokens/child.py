@@ -74,7 +74,7 @@ def load(configuration: Configuration) -> tuple[Any, Loaded]:
             configuration.path,
             dtype="bfloat16",
             memory=configuration.memory_bytes,
-            packed=is_packed or None,
+            packed=is_packed,
         )
     weights: int = sum(parameter.nbytes for parameter in model.parameters())
     if not is_packed:

@@ -183,5 +183,5 @@ def _refuse_change(*values: Any) -> None:
     for value in tree_leaves(values):
         if isinstance(value, PackedWeight):
             raise SpqError(
-                f"{value._name}: packed weights cannot be changed; load without memory= and packed= to change them"
+                f"{value._name}: packed weights cannot be changed; load with packed=False to change them"
             )
