@@ -125,12 +125,17 @@ def test_auto_keeps_codes_packed_and_nothing_else(
     files: dict[str, Path], name: str, *, is_packed: bool
 ) -> None:
     model, _ = spqfmt.load_model(files[name], packed="auto")
-    assert any(isinstance(module, PackedLinear) for module in model.modules()) == is_packed
+    asked_nothing, _ = spqfmt.load_model(files[name])
+    ordinary, _ = spqfmt.load_model(files[name], packed=False)
+    for found in (model, asked_nothing):
+        assert any(isinstance(module, PackedLinear) for module in found.modules()) == is_packed
+    linears = {type(module) for module in ordinary.modules() if isinstance(module, torch.nn.Linear)}
+    assert linears == {torch.nn.Linear}
     if is_packed:
         assert model.packed_weights.plan.held_bytes == plan_model(files[name]).plan.held_bytes
     else:
         assert not hasattr(model, "packed_weights")
-        assert type(model).__mro__[1:] == type(spqfmt.load_model(files[name])[0]).__mro__[1:]
+        assert type(model).__mro__[1:] == type(ordinary).__mro__[1:]
 
 
 def test_auto_leaves_what_packed_layers_cannot_do_to_ordinary_ones(files: dict[str, Path]) -> None:

@@ -146,7 +146,7 @@ def test_what_would_lose_the_weights_is_refused(on_disk: Any, tmp_path: Path) ->
 
 
 def test_a_state_dict_has_the_weights_of_an_ordinary_model(llama: Path, on_disk: Any) -> None:
-    ordinary, _ = spqfmt.load_model(llama)
+    ordinary, _ = spqfmt.load_model(llama, packed=False)
     expected, state = ordinary.state_dict(), on_disk.state_dict()
     assert sorted(state) == sorted(expected)
     assert {name: (t.shape, t.dtype) for name, t in state.items()} == {
@@ -156,7 +156,7 @@ def test_a_state_dict_has_the_weights_of_an_ordinary_model(llama: Path, on_disk:
     for parameter in ordinary.parameters():
         parameter.data.zero_()
     ordinary.load_state_dict(state)
-    assert torch.equal(logits(ordinary), logits(spqfmt.load_model(llama)[0]))
+    assert torch.equal(logits(ordinary), logits(spqfmt.load_model(llama, packed=False)[0]))
     on_disk.load_state_dict(state)
     with pytest.raises(RuntimeError, match=r"q_proj\.weight: packed weights cannot be changed"):
         on_disk.load_state_dict(ordinary.state_dict())
@@ -286,7 +286,7 @@ def run_for_long(model: Any) -> None:
         ({"memory": 0}, "at least 1 byte"),
         ({"memory": "1GiB", "packed": False}, "leave packed out"),
         ({"memory": "1GiB", "device": "meta"}, "on the CPU"),
-        ({"activations": "int8"}, "give memory="),
+        ({"activations": "int8", "packed": False}, "give memory="),
         ({"memory": "1GiB", "activations": "int4"}, "int8 or float"),
     ],
 )

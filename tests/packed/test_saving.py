@@ -79,7 +79,7 @@ def test_weights_that_the_file_has_not_are_not_lost(packed: Path, tmp_path: Path
     with torch.no_grad():
         model.model.norm.weight.mul_(2)
     with pytest.raises(
-        SpqError, match=r"^model\.norm\.weight has changed since it was loaded, .*: load without memory="
+        SpqError, match=r"^model\.norm\.weight has changed since it was loaded, .*: load with packed=False"
     ):
         model.save_pretrained(tmp_path / "saved")
     model, _ = spqfmt.load_model(packed, packed=True)

@@ -132,6 +132,20 @@ def test_what_would_change_it_is_refused(weight: PackedWeight) -> None:
         weight.data_ptr()
 
 
+@pytest.mark.parametrize(
+    "of", [lambda w: nn.Parameter(w.clone()), lambda w: w.clone(), lambda w: torch.zeros(2)]
+)
+def test_no_other_weight_is_assigned_but_its_own(model: Any, of: Callable[[Any], Any]) -> None:
+    layer = model.model.layers[0].self_attn.q_proj
+    with pytest.raises(
+        SpqError, match=r"q_proj\.weight: packed weights cannot be changed; load with packed=False"
+    ):
+        layer.weight = of(layer.weight)
+    layer.weight = layer.weight
+    model.tie_weights()
+    assert "weight" not in layer._parameters
+
+
 def test_the_head_can_be_used_as_a_matrix(model: Any) -> None:
     """As those do who look at hidden states, or sum a loss piece by piece."""
     hidden = torch.randn(1, 7, 64, dtype=torch.bfloat16)

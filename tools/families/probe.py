@@ -185,7 +185,9 @@ def _in_four_bits(result: Result, source: Any, expected: Mapping[str, tuple[Any,
     if not all(all_finite(values) for _, values in found.values()):
         return "no numbers in 4 bits"
     wanted = Wanted(there, found, 4 * _SUMS)
-    return _loads(wanted, path, ways=[_DECODED, {"packed": True}, {"memory": least}], result=result, n_loads=1)
+    return _loads(
+        wanted, path, ways=[_DECODED, {"packed": True}, {"memory": least}], result=result, n_loads=1
+    )
 
 
 def _packed(folder: Path, path: Path, options: Mapping[str, Any]) -> int | str:

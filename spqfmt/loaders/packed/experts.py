@@ -162,7 +162,7 @@ class PackedExperts(Packed):
             for name, shape in self._shapes.items()
         }
 
-    @property
+    @property  # type: ignore[misc]  # nor can one be set
     def weight(self) -> torch.Tensor:
         """Raise AttributeError: experts have no weight of this name."""
         raise AttributeError(f"{type(self).__name__} has no weight")

@@ -16,7 +16,15 @@ from spqfmt.errors import SpqError
 from spqfmt.loaders.packed import compiled
 from spqfmt.loaders.packed.products import Operand, product
 from spqfmt.loaders.packed.shares import is_of_each, of_all_inputs
-from spqfmt.loaders.packed.weight import NUMBERS, SAVE_INSTEAD, PackedWeight, Product, Rows, autocast_dtype
+from spqfmt.loaders.packed.weight import (
+    NUMBERS,
+    SAVE_INSTEAD,
+    UNCHANGED,
+    PackedWeight,
+    Product,
+    Rows,
+    autocast_dtype,
+)
 from spqfmt.loaders.packed.weights import DirectProduct, Weights, decoded
 from spqfmt.loaders.schemes.matrix import NAMES
 from spqfmt.loaders.schemes.registry import PRODUCTS
@@ -52,9 +60,7 @@ class Holding(nn.Module):
         for name, own in self.packed_weights().items() if self.is_loaded else ():
             given = state_dict.pop(f"{prefix}{name}", None)
             if given is not None and not (isinstance(given, PackedWeight) and given.is_same(own)):
-                errors.append(
-                    f"{prefix}{name}: packed weights cannot be changed; load without memory= and packed= to change them"
-                )
+                errors.append(f"{prefix}{name}: {UNCHANGED}")
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
@@ -147,6 +153,17 @@ class Packed(Holding):
             product=self._product(),
             rows=self._rows(),
         )
+
+    @weight.setter
+    def weight(self, value: object) -> None:
+        if not (isinstance(value, PackedWeight) and value.is_same(self.weight)):
+            raise SpqError(f"{self.record.name}: {UNCHANGED}")
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Add a parameter; SpqError where it would stand in place of the packed weight."""
+        if name == "weight" and param is not None:
+            raise SpqError(f"{self.record.name}: {UNCHANGED}")
+        super().register_parameter(name, param)
 
     def _weight_of_share(self) -> torch.Tensor:
         """The form of the whole weight, as transformers has it of parameters that ranks share; values are refused."""
@@ -292,7 +309,7 @@ class PackedProduct(Packed):
         )
 
 
-class PackedLinear(PackedProduct, nn.Linear):  # type: ignore[misc, override]  # the weight is not to be set
+class PackedLinear(PackedProduct, nn.Linear):  # type: ignore[misc]  # the weight is no parameter
     """In the place of an nn.Linear."""
 
 
@@ -314,7 +331,7 @@ class PackedConv1D(PackedProduct, Conv1D):  # type: ignore[misc]  # transformers
     __repr__ = nn.Module.__repr__
 
 
-class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override]  # the weight is not to be set
+class PackedEmbedding(Packed, nn.Embedding):
     """Rows of a packed matrix by number."""
 
     def __init__(

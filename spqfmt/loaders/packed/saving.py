@@ -66,8 +66,8 @@ class LoadedFrom:
             found = parameter()
             if found is None or _version(found) != version:
                 raise SpqError(
-                    f"{name} has changed since it was loaded, and a packed file does not change: load with packed=False, "
-                    "change and save that, and pack it"
+                    f"{name} has changed since it was loaded, and a packed file does not change: load with "
+                    "packed=False, change and save that, and pack it"
                 )
         for file, mark in self._files.items():
             if _mark(file) != mark:

@@ -29,6 +29,7 @@ _OF_ITS_MEMORY = frozenset(
 )
 _SAME = frozenset({_TENSOR.data.__get__, _TENSOR.detach, _TENSOR.contiguous})
 _CHANGES = frozenset({_TENSOR.__setitem__, _TENSOR.data.__set__, _TENSOR.requires_grad.__set__})
+UNCHANGED = "packed weights cannot be changed; load with packed=False to change them"
 SAVE_INSTEAD = "save_pretrained of its model writes a folder that loads again"
 """What to do where a packed model would be pickled."""
 NUMBERS = frozenset({torch.int32, torch.int64})
@@ -182,6 +183,4 @@ def _is_in_place(func: Any) -> bool:
 def _refuse_change(*values: Any) -> None:
     for value in tree_leaves(values):
         if isinstance(value, PackedWeight):
-            raise SpqError(
-                f"{value._name}: packed weights cannot be changed; load with packed=False to change them"
-            )
+            raise SpqError(f"{value._name}: {UNCHANGED}")
