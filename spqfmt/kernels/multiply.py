@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from spqfmt.kernels import _native
 from spqfmt.kernels.dequantize import CODES, FLOATS, Float32, as_float32, offset_kind
-from spqfmt.kernels.narrow import NarrowCodes
+from spqfmt.kernels.narrow import NarrowCodes, PieceCodes
 from spqfmt.wire import SMALL_FLOATS
 
 Numbers = npt.NDArray[np.int64]
@@ -174,6 +174,8 @@ class CodeMatrix:
         columns, where codes of 8 or 4 bits in groups stand for integers: the same bits on every machine, and faster.
         Where groups of 16 or 32 columns have scales of 8 bits times a step for 256 of them, 14 bits with a scale for
         each group, codes of 2 bits included."""
+        self.multiply_to_floats = self._native.multiply_to_floats
+        """(codes, *x, n_tokens, y_address, n_threads): products with all rows, float32 whatever the type of x."""
         self.round = self._native.round
         """(*x, n_tokens, codes_address, scales_address, n_threads): x times `column` to int8 [n_tokens, n_columns],
         the nearest of -127..127, with a float32 scale a token, max |x| / 127."""
@@ -188,7 +190,9 @@ class CodeMatrices:
     ValueError: they differ in columns, or codes do not fit. Each product gives the bits that it gives alone.
     """
 
-    def __init__(self, pairs: Sequence[tuple[CodeMatrix, npt.NDArray[np.uint8] | NarrowCodes]]) -> None:
+    def __init__(
+        self, pairs: Sequence[tuple[CodeMatrix, npt.NDArray[np.uint8] | NarrowCodes | PieceCodes]]
+    ) -> None:
         self._native = _native.CodeMatrices([(matrix._native, codes) for matrix, codes in pairs])
         self.multiply = self._native.multiply
         """(*x, n_tokens, outputs, n_threads, rounds): as of `CodeMatrix`; `outputs` has (y_address, *bias) of each

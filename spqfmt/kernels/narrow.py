@@ -42,3 +42,15 @@ class NarrowCodes(_native.NarrowCodes):
     def __init__(self, runs: Sequence[tuple[Bytes, int]], n_columns: int) -> None:
         """`runs`: the narrow form of each, and its rows. ValueError where they do not fit together."""
         super().__init__(list(runs), n_columns)
+
+
+class PieceCodes(_native.PieceCodes):
+    """Signed 8-bit codes in pieces, each of all rows and some columns, for the products of a CodeMatrix.
+
+    That has factors of rows, a permutation and no outliers. Each piece is a product of its own; their float32 results
+    are added in this order. The memory is borrowed.
+    """
+
+    def __init__(self, pieces: Sequence[tuple[Bytes | NarrowCodes, int]], n_rows: int) -> None:
+        """`pieces`: the codes of each, uint8 or narrow, and its columns. ValueError where they do not fit together."""
+        super().__init__(list(pieces), n_rows)

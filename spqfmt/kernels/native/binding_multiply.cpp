@@ -165,6 +165,16 @@ class CodeMatrix {
     multiply(codes_object, first_row, n_rows, x, x_type, n_tokens, y, bias, bias_type, n_threads, false);
   }
 
+  // Products in binary32, of all rows and without a bias, whatever the type of x.
+  void multiply_to_floats(nb::handle codes_object, uintptr_t x, unsigned x_type, size_t n_tokens, uintptr_t y, size_t n_threads) const {
+    std::optional<Source> codes_buffer;
+    RowsProduct product = rows_product(codes_object, codes_buffer, 0, n_rows_);
+    product.outputs = outputs_at(0, y, static_cast<unsigned>(FloatType::f32), 0, 0);
+    const Inputs inputs = inputs_at(x, x_type, n_tokens);
+    const nb::gil_scoped_release release;
+    multiply_rows_of(&product, 1, n_columns_, inputs.x, n_tokens, Rounding::none, n_threads);
+  }
+
   // A product with some rows, but for its outputs. The buffer is that of codes that are not narrow.
   RowsProduct rows_product(nb::handle codes, std::optional<Source>& buffer, size_t first_row, size_t n_rows) const {
     require(scales_.row != nullptr || groups_, "the matrix has neither row factors nor groups");
@@ -205,8 +215,16 @@ class CodeMatrix {
     return found;
   }
 
-  // Narrow codes have what they are made of checked; all others are `buffer`.
+  // Narrow codes and pieces have what they are made of checked; all others are `buffer`.
   HeldCodes held_run(nb::handle object, std::optional<Source>& buffer, size_t first_row, size_t n_rows) const {
+    if (nb::isinstance<PieceCodes>(object)) {
+      const PieceCodes* pieces = nb::cast<const PieceCodes*>(object);
+      require(scales_.row != nullptr && bits_ == 8 && is_signed_ && outliers_.row_begin == nullptr && permutation_ != nullptr,
+              "pieces are of 8-bit codes with factors of rows, a permutation, and no outliers");
+      require(pieces->n_rows() == n_rows_ && pieces->n_columns() == n_columns_, "pieces are of another matrix");
+      require(first_row == 0 && n_rows == n_rows_, "pieces are multiplied as a whole");
+      return {{nullptr, 0, bits_, is_signed_, values_}, nullptr, &pieces->pieces()};
+    }
     if (!nb::isinstance<NarrowCodes>(object)) return {checked_run(buffer.emplace(object), first_row, n_rows), nullptr};
     const NarrowCodes* narrow = nb::cast<const NarrowCodes*>(object);
     require(first_row <= n_rows_ && n_rows <= n_rows_ - first_row, "rows that the matrix has not");
@@ -220,7 +238,7 @@ class CodeMatrix {
   }
 
   Inputs inputs_at(uintptr_t x, unsigned type, size_t n_tokens) const {
-    return {{reinterpret_cast<const void*>(x), checked_type(type)}, n_tokens, permutation_};
+    return {{reinterpret_cast<const void*>(x), checked_type(type)}, n_tokens, permutation_, n_columns_};
   }
 
   size_t n_rows_, n_columns_;
@@ -308,6 +326,7 @@ void bind_multiply(nb::module_& m) {
            nb::arg("group_offset").none())
       .def("multiply", &CodeMatrix::multiply)
       .def("multiply", &CodeMatrix::multiply_exactly)
+      .def("multiply_to_floats", &CodeMatrix::multiply_to_floats)
       .def("round", &CodeMatrix::round)
       .def("finish", &CodeMatrix::finish);
   nb::class_<CodeMatrices>(m, "CodeMatrices")

@@ -28,6 +28,7 @@ void widen(nb::handle narrow_object, nb::handle out_object, size_t n_threads) {
 
 void bind_narrow(nb::module_& m) {
   nb::class_<NarrowCodes>(m, "NarrowCodes").def(nb::init<const nb::list&, size_t>(), nb::arg("parts"), nb::arg("n_columns"));
+  nb::class_<PieceCodes>(m, "PieceCodes").def(nb::init<const nb::list&, size_t>(), nb::arg("pieces"), nb::arg("n_rows"));
   m.def("narrow", &narrow, nb::arg("codes"), nb::arg("out"));
   m.def("widen", &widen, nb::arg("narrow"), nb::arg("out"), nb::arg("n_threads"));
 }

@@ -60,8 +60,67 @@ void multiply_pairs(const RowsProduct& product, size_t n_columns, const Inputs& 
 
 #endif
 
+void multiply_uniform(const RowsProduct& product, size_t n_columns, const Inputs& inputs, size_t n_threads, const Then& then);
+
+// A matrix whose columns lie apart: a product for each piece, whose results are added in binary32, in their order.
+class PieceByPiece {
+ public:
+  PieceByPiece(const RowsProduct& product, const Inputs& inputs, size_t n_threads, const Then& then)
+      : product_(product), inputs_(inputs), n_threads_(n_threads), then_(then), sums_(2 * inputs.count * product.n_rows) {
+    const size_t n = product.held.pieces->n;
+    products_.reserve(n);
+    rows_.reserve(n);
+  }
+
+  void multiply() {
+    if (products_.size() == product_.held.pieces->n) {
+      then_([this](size_t begin, size_t end) { add_rows(begin, end); });
+      return;
+    }
+    const ColumnPiece& piece = product_.held.pieces->of[products_.size()];
+    RowsProduct& own = products_.emplace_back(product_);
+    own.held = piece.held;
+    if (own.scales.column != nullptr) own.scales.column += piece.first;
+    own.outputs = {sums_.data(), FloatType::f32, product_.n_rows, 0, nullptr, {nullptr, FloatType::f32}};
+    const Inputs inputs{inputs_.x, inputs_.count, inputs_.permutation + piece.first, inputs_.stride};
+    multiply_uniform(own, piece.n_columns, inputs, n_threads_, [this](const Rows& rows) {
+      rows_.push_back(&rows);
+      multiply();
+    });
+  }
+
+ private:
+  void add_rows(size_t begin, size_t end) {
+    const size_t n_rows = product_.n_rows;
+    for (size_t piece = 0; piece < rows_.size(); piece++) {
+      (*rows_[piece])(begin, end);
+      for (size_t token = 0; token < inputs_.count; token++) {
+        const float* one = sums_.data() + token * n_rows;
+        float* sum = sums_.data() + (inputs_.count + token) * n_rows;
+        for (size_t row = begin; row < end; row++) sum[row] = (piece == 0 ? 0.0f : sum[row]) + one[row];
+      }
+    }
+    const Outputs outputs = from_row(product_.outputs, begin);
+    for (size_t token = 0; token < inputs_.count; token++) {
+      active_kernels().multiply->write_sums(sums_.data() + (inputs_.count + token) * n_rows + begin, end - begin, token, outputs);
+    }
+  }
+
+  const RowsProduct& product_;
+  const Inputs& inputs_;
+  const size_t n_threads_;
+  const Then& then_;
+  std::vector<float> sums_;  // of a piece, and of all so far: [2, n_tokens, n_rows]
+  std::vector<RowsProduct> products_;
+  std::vector<const Rows*> rows_;
+};
+
 void multiply_uniform(const RowsProduct& product, size_t n_columns, const Inputs& inputs, size_t n_threads, const Then& then) {
   const HeldCodes& held = product.held;
+  if (held.pieces != nullptr) {
+    PieceByPiece(product, inputs, n_threads, then).multiply();
+    return;
+  }
 #if defined(SPQFMT_X86)
   if (held.codes.bits == 8 && held.codes.is_signed && inputs.x.type == FloatType::bf16 && multiplies_pairs()) {
     multiply_pairs(product, n_columns, inputs, n_threads, then);
@@ -173,7 +232,7 @@ class Together {
       return;
     }
     const RowsProduct& product = products_[i];
-    const Inputs inputs{x_, n_tokens_, product.permutation};
+    const Inputs inputs{x_, n_tokens_, product.permutation, n_columns_};
     const Then then = [this](const Rows& rows) {
       rows_.push_back(&rows);
       multiply();

@@ -19,10 +19,23 @@ struct NarrowRows;  // narrow.hpp
 
 inline constexpr size_t kProductLanes = 32;
 
-// The codes of a run of whole rows: packed, or, where there are such `rows`, narrow 8-bit ones in their place.
+struct ColumnPieces;
+
+// The codes of a run of whole rows: packed, or, where there are such `rows`, narrow 8-bit ones in their place, or `pieces`.
 struct HeldCodes {
   Codes codes;
   const NarrowRows* rows = nullptr;
+  const ColumnPieces* pieces = nullptr;
+};
+
+// Signed 8-bit codes of all rows whose columns lie apart: those from `first` on, n_columns of them, as rows of their own.
+struct ColumnPiece {
+  HeldCodes held;
+  size_t first, n_columns;
+};
+struct ColumnPieces {
+  const ColumnPiece* of;
+  size_t n;
 };
 
 // Weights that replace the dequantized ones. Those of row i are numbers row_begin[i]..row_begin[i + 1] - 1, columns ascending.
@@ -55,11 +68,12 @@ struct Tokens {
   size_t count;
 };
 
-// Activations as they are given, [count, n_columns] without gaps. Column i of a token is values[permutation[i]], unless null.
+// Activations as they are given, `count` tokens of `stride` numbers. Column i of a token is its number permutation[i], unless null.
 struct Inputs {
   Floats x;
   size_t count;
   const int64_t* permutation;
+  size_t stride;
 };
 
 // The kernels of one instruction set. `begin` to `end` are rows of the run that codes, scales and outliers begin with.
@@ -73,6 +87,8 @@ struct MultiplyKernels {
   float (*round_token)(const float* x, size_t n_columns, int8_t* codes);
   // Outputs of one token from the sums of its codes times int8 weights: sum * row factor * scale.
   void (*scale_sums)(const int32_t* sums, const float* row, float scale, size_t n_rows, size_t token, const Outputs&);
+  // Outputs of one token from sums of products.
+  void (*write_sums)(const float* sums, size_t n_rows, size_t token, const Outputs&);
   // Codes from their halves: see widen_halves.hpp.
   void (*widen)(const uint8_t* halves, size_t n, uint8_t least, uint8_t* codes);
 };
@@ -196,7 +212,7 @@ extern const MultiplyKernels multiply_scalar, multiply_avx2, multiply_avx512;
 enum class Rounding : bool { none, few };
 
 // A product with some rows: codes in `groups`, their first row that of the run, or where these are null with `scales`. Column i of a
-// token is its number permutation[i], unless null.
+// token is its number permutation[i], unless null. With `pieces` there are `scales` and a permutation, and no outliers.
 struct RowsProduct {
   HeldCodes held;
   size_t first_row, n_rows;

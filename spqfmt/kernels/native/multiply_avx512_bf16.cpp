@@ -44,26 +44,29 @@ inline __m512i values_of(const Narrow& narrow) {
   return _mm512_load_si512(values);
 }
 
+// The two halves of a byte are the places of a pair in `values_of`.
+inline __m512i pairs_of(__m128i halves) {
+  const __m512i bytes = _mm512_cvtepu8_epi32(halves);
+  return _mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), _mm512_set1_epi32(0x000f000f));
+}
+
+inline uint16_t bf16_code(uint8_t code) { return to_bf16(static_cast<float>(static_cast<int8_t>(code))); }
+
 // Codes first..first + n - 1 as `fill` has them; `first` is even.
 inline void fill_narrow(const Narrow& narrow, __m512i values, size_t first, size_t n, size_t ahead, uint16_t* to) {
-  // The two halves of a byte are the places of a pair.
-  const auto pair_of = [](__m128i halves) {
-    const __m512i bytes = _mm512_cvtepu8_epi32(halves);
-    return _mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), _mm512_set1_epi32(0x000f000f));
-  };
   const uint8_t* from = narrow.halves + first / 2;
   size_t i = 0;
   for (; i + kPairs <= n; i += kPairs) {
     prefetch(from + i / 2 + ahead / 2);
-    const __m512i pair = pair_of(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i / 2)));
+    const __m512i pair = pairs_of(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i / 2)));
     _mm512_storeu_si512(to + i, _mm512_permutexvar_epi16(pair, values));
   }
   if (i < n) {
     const __mmask16 bytes = static_cast<__mmask16>((1u << (n - i + 1) / 2) - 1);
-    const __m512i pair = pair_of(_mm_maskz_loadu_epi8(bytes, from + i / 2));
+    const __m512i pair = pairs_of(_mm_maskz_loadu_epi8(bytes, from + i / 2));
     _mm512_storeu_si512(to + i, _mm512_maskz_permutexvar_epi16((__mmask32{1} << (n - i)) - 1, pair, values));
   }
-  over_escapes(narrow, first, n, [&](size_t i, uint8_t code) { to[i] = to_bf16(static_cast<float>(static_cast<int8_t>(code))); });
+  over_escapes(narrow, first, n, [&](size_t i, uint8_t code) { to[i] = bf16_code(code); });
 }
 
 inline __m512bh pairs(const uint16_t* from) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(from)); }
@@ -107,11 +110,11 @@ inline void forget_outliers(const RowOutliers& outliers, size_t column, size_t n
   }
 }
 
-inline float outlier_products(const RowOutliers& outliers, const Inputs& given, size_t n_columns, size_t token) {
+inline float outlier_products(const RowOutliers& outliers, const Inputs& given, size_t token) {
   float sum = 0;
   for (size_t i = 0; i < outliers.n; i++) {
     const size_t column = given.permutation == nullptr ? outliers.column[i] : static_cast<size_t>(given.permutation[outliers.column[i]]);
-    sum += outliers.value[i] * read_float(given.x, token * n_columns + column);
+    sum += outliers.value[i] * read_float(given.x, token * given.stride + column);
   }
   return sum;
 }
@@ -158,7 +161,7 @@ inline void multiply_some(const Call& call, size_t row, CodeTile* weights, PairS
     for (size_t r = 0; r < kR; r++) {
       for (size_t token = 0; token < n_tokens; token++) {
         const float product = _mm512_reduce_add_ps(_mm512_load_ps(sums.of[r][token])) * call.factors[row + r];
-        write(call.outputs, first + token, row + r, product + outlier_products(outliers[r], call.given, call.n_columns, first + token));
+        write(call.outputs, first + token, row + r, product + outlier_products(outliers[r], call.given, first + token));
       }
     }
   }
@@ -194,6 +197,98 @@ inline void multiply_one(const Call& call, size_t row) {
   for (size_t r = 0; r < kR; r++) write(call.outputs, 0, row + r, _mm512_reduce_add_ps(acc[r]) * call.factors[row + r] + 0.0f);
 }
 
+// The escapes of narrow codes, as some rows after the others want them: of each register of codes which of them are escapes, and for
+// those registers that have one, in order, a line with their BF16 numbers.
+class EscapeLines {
+ public:
+  EscapeLines(const Narrow& narrow, size_t n_columns, size_t first_row)
+      : narrow_(narrow),
+        n_columns_(n_columns),
+        per_row_((n_columns + kPairs - 1) / kPairs),
+        masks_(new uint32_t[kRows * per_row_]),
+        room_(new uint16_t[kPairs * (kRows * per_row_ + 2)]),
+        lines_(reinterpret_cast<uint16_t*>((reinterpret_cast<uintptr_t>(room_.get()) + 63) / 64 * 64)),
+        block_(first_row * n_columns / kEscapeBlock),
+        next_(load_u32(narrow.begins + 4 * block_)) {
+    while (place() < first_row * n_columns) next_++;
+  }
+
+  // Take those of the next n_rows rows, from `row` on.
+  void take(size_t row, size_t n_rows) {
+    std::memset(masks_.get(), 0, n_rows * per_row_ * sizeof(uint32_t));
+    uint16_t* line = lines_ - kPairs;
+    for (size_t r = 0; r < n_rows; r++) {
+      first_[r] = line + kPairs;
+      const size_t begin = (row + r) * n_columns_;
+      uint32_t* masks = masks_.get() + r * per_row_;
+      for (size_t at = place(); at < begin + n_columns_; next_++, at = place()) {
+        const size_t column = at - begin;
+        if (column >= n_columns_) continue;  // places that do not ascend are nobody's
+        uint32_t& mask = masks[column / kPairs];
+        if (mask == 0) line += kPairs;
+        mask |= uint32_t{1} << column % kPairs;
+        line[column % kPairs] = bf16_code(narrow_.values[next_]);
+      }
+    }
+  }
+
+  const uint32_t* masks(size_t r) const { return masks_.get() + r * per_row_; }
+  const uint16_t* lines(size_t r) const { return first_[r]; }
+
+ private:
+  // Where the next escape is; SIZE_MAX behind the last.
+  size_t place() {
+    const size_t n_blocks = (narrow_.n_codes + kEscapeBlock - 1) / kEscapeBlock;
+    while (block_ < n_blocks && next_ == load_u32(narrow_.begins + 4 * block_ + 4)) block_++;
+    return block_ < n_blocks ? block_ * kEscapeBlock + load_u16(narrow_.places + 2 * next_) : SIZE_MAX;
+  }
+
+  const Narrow& narrow_;
+  const size_t n_columns_, per_row_;
+  const std::unique_ptr<uint32_t[]> masks_;
+  const std::unique_ptr<uint16_t[]> room_;
+  uint16_t* const lines_;
+  const uint16_t* first_[kRows];
+  size_t block_, next_;
+};
+
+// multiply_one with narrow codes: the same sums.
+template <size_t kR>
+inline void multiply_one_narrow(const Call& call, size_t row, EscapeLines& escapes) {
+  const size_t n = call.n_columns, whole = n / kPairs * kPairs;
+  const uint8_t* from = call.codes.narrow->halves + row * n / 2;
+  const uint8_t* next = from + kR * n / 2;
+  escapes.take(row, kR);
+  const uint32_t* masks[kR];
+  const uint16_t* lines[kR];
+  __m512 acc[kR];
+  for (size_t r = 0; r < kR; r++) masks[r] = escapes.masks(r), lines[r] = escapes.lines(r), acc[r] = _mm512_setzero_ps();
+  const auto add = [&](size_t r, size_t i, __m128i halves, __m512bh x) {
+    const uint32_t mask = masks[r][i / kPairs];
+    const __m512i inside = _mm512_permutexvar_epi16(pairs_of(halves), call.narrow_values);
+    const __m512i all = _mm512_mask_loadu_epi16(inside, mask, lines[r]);
+    lines[r] += mask != 0 ? kPairs : 0;
+    return _mm512_dpbf16_ps(acc[r], reinterpret_cast<__m512bh>(all), x);
+  };
+  size_t i = 0;
+  for (; i < whole; i += kPairs) {
+    for (size_t line = 0; line < kR * kPairs / 2; line += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(next + line), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(next + kR * n / 2 + line), _MM_HINT_T1);
+    }
+    next += kR * kPairs / 2;
+    const __m512bh x = pairs(call.tokens.x + i);
+    for (size_t r = 0; r < kR; r++) {
+      acc[r] = add(r, i, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + (r * n + i) / 2)), x);
+    }
+  }
+  if (i < n) {
+    const __mmask16 bytes = static_cast<__mmask16>((1u << (n - i + 1) / 2) - 1);
+    for (size_t r = 0; r < kR; r++) acc[r] = add(r, i, _mm_maskz_loadu_epi8(bytes, from + (r * n + i) / 2), pairs(call.tokens.x + i));
+  }
+  for (size_t r = 0; r < kR; r++) write(call.outputs, 0, row + r, _mm512_reduce_add_ps(acc[r]) * call.factors[row + r] + 0.0f);
+}
+
 }  // namespace
 
 void pair_multiply_avx512_bf16(const PairCodes& codes, size_t n_columns, const float* factors, const Outliers& outliers,
@@ -203,6 +298,12 @@ void pair_multiply_avx512_bf16(const PairCodes& codes, size_t n_columns, const f
   const __m512i values = codes.narrow != nullptr ? values_of(*codes.narrow) : _mm512_setzero_si512();
   const Call call{codes, values, n_columns, factors, outliers, given, tokens, outputs};
   size_t row = begin;
+  if (tokens.count == 1 && codes.narrow != nullptr && outliers.row_begin == nullptr && begin < end) {
+    EscapeLines escapes(*codes.narrow, n_columns, begin);
+    for (; row + kRows <= end; row += kRows) multiply_one_narrow<kRows>(call, row, escapes);
+    for (; row < end; row++) multiply_one_narrow<1>(call, row, escapes);
+    return;
+  }
   if (tokens.count == 1 && codes.narrow == nullptr && outliers.row_begin == nullptr) {
     for (; row + kRows <= end; row += kRows) multiply_one<kRows>(call, row);
     for (; row < end; row++) multiply_one<1>(call, row);

@@ -25,7 +25,7 @@ void convert(const Stored* __restrict from, size_t n_columns, const int64_t* per
 }
 
 void convert_token(const Inputs& inputs, size_t token, size_t n_columns, const float* __restrict column, float* __restrict to) {
-  const size_t at = token * n_columns;
+  const size_t at = token * inputs.stride;
   const int64_t* permutation = inputs.permutation;
   const Floats x = inputs.x;
   switch (x.type) {
@@ -77,13 +77,13 @@ inline uint16_t to_bf16(float value) {
 class Pairs {
  public:
   Pairs(const Inputs& inputs, size_t n_columns, const float* column, size_t n_threads)
-      : given_(static_cast<const uint16_t*>(inputs.x.values)), stride_(n_columns), count_(inputs.count) {
+      : given_(static_cast<const uint16_t*>(inputs.x.values)), stride_(inputs.stride), count_(inputs.count) {
     if (column == nullptr && inputs.permutation == nullptr && n_columns % kProductLanes == 0) return;
     stride_ = round_up(n_columns, kProductLanes);
     made_.reset(new uint16_t[stride_ * count_]);
     over_rows(count_, n_columns, n_threads, [&](size_t begin, size_t end) {
       for (size_t token = begin; token < end; token++) {
-        const uint16_t* from = given_ + token * n_columns;
+        const uint16_t* from = given_ + token * inputs.stride;
         uint16_t* to = made_.get() + token * stride_;
         for (size_t i = 0; i < n_columns; i++) {
           const uint16_t x = from[inputs.permutation == nullptr ? i : static_cast<size_t>(inputs.permutation[i])];
@@ -136,7 +136,7 @@ class GroupPairs {
     const uint16_t* given = static_cast<const uint16_t*>(inputs.x.values);
     over_rows(count_, n_columns, n_threads, [&](size_t begin, size_t end) {
       for (size_t token = begin; token < end; token++) {
-        const uint16_t* from = given + token * n_columns;
+        const uint16_t* from = given + token * inputs.stride;
         uint16_t* to = x_.get() + token * stride_;
         float* sums = sums_.get() + token * sums_stride_;
         std::memset(to, 0, stride_ * sizeof(uint16_t));

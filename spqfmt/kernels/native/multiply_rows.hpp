@@ -309,7 +309,11 @@ void scale_row_sums(const int32_t* __restrict sums, const float* __restrict row,
   }
 }
 
-constexpr MultiplyKernels kMultiply = {uniform_multiply, grouped_multiply, round_token, scale_row_sums, widen_halves};
+void write_sums(const float* sums, size_t n_rows, size_t token, const Outputs& outputs) {
+  for (size_t i = 0; i < n_rows; i++) write(outputs, token, i, sums[i]);
+}
+
+constexpr MultiplyKernels kMultiply = {uniform_multiply, grouped_multiply, round_token, scale_row_sums, write_sums, widen_halves};
 
 }  // namespace
 }  // namespace spqfmt

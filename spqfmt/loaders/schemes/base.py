@@ -11,7 +11,7 @@ from spqfmt.codecs.base import Bytes
 from spqfmt.codecs.elements import Elements
 from spqfmt.kernels.device.matrix import Scales
 from spqfmt.kernels.multiply import CodeMatrix
-from spqfmt.kernels.narrow import NarrowCodes
+from spqfmt.kernels.narrow import NarrowCodes, PieceCodes
 from spqfmt.records import TensorRecord
 from spqfmt.residency.parts import Part
 
@@ -32,7 +32,7 @@ class WholeProduct(NamedTuple):
     """The native product with codes that lie in memory as a whole."""
 
     matrix: CodeMatrix
-    codes: Bytes | NarrowCodes
+    codes: Bytes | NarrowCodes | PieceCodes
 
 
 class HostMatrix(Protocol):

@@ -95,24 +95,18 @@ class PackedMatrix(ABC, Generic[SidesT]):
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
     ) -> torch.Tensor | None:
         """Multiply by codes that lie in memory as a whole, as `HostMatrix.multiply_whole` says."""
-        n_tokens = x.numel() // self._n_columns
-        if n_tokens > FEW_TOKENS or self._held is None or self._matrix is None or x.dtype not in TYPES:
-            return None
-        if not x.is_contiguous():
-            x = x.contiguous()
-        y = x.new_empty((*x.shape[:-1], self._n_rows))
-        self._matrix.multiply(
-            self._held,
-            0,
-            self._n_rows,
-            x.data_ptr(),
-            TYPES[x.dtype],
-            n_tokens,
-            y.data_ptr(),
-            *floats(bias),
-            n_threads(),
-            int8_activations is None,
-        )
+        product = self.whole_product
+        return None if product is None else multiply_few(product, x, bias, rounds=int8_activations is None)
+
+    def multiply_to_floats(self, tokens: torch.Tensor, lend: Lend) -> torch.Tensor:
+        """Multiply few tokens [n, columns] of a dtype of NAMES by the one part that this is: float32 [n, rows]."""
+        assert self._matrix is not None
+        tokens = tokens.contiguous()
+        y = torch.empty(len(tokens), self._n_rows)
+        there = Floats(tokens.data_ptr(), TYPES[tokens.dtype])
+        held = iter([self._held]) if self._held is not None else (codes for _, codes in self._lent(lend))
+        for codes in held:
+            self._matrix.multiply_to_floats(codes, *there, len(tokens), y.data_ptr(), n_threads())
         return y
 
     def multiply(
@@ -295,6 +289,23 @@ def as_tokens(x: torch.Tensor, n_columns: int) -> torch.Tensor:
     """Contiguous [n, columns] of a dtype of NAMES."""
     tokens = x.reshape(-1, n_columns).contiguous()
     return tokens if tokens.dtype in TYPES else tokens.float()
+
+
+def multiply_few(
+    product: WholeProduct, x: torch.Tensor, bias: nn.Parameter | None, *, rounds: bool
+) -> torch.Tensor | None:
+    """Multiply `x` [..., columns] by all codes, as `HostMatrix.multiply_whole` says; None: too many, another dtype."""
+    n_rows, n_columns = product.matrix.shape
+    n_tokens = x.numel() // n_columns
+    if n_tokens > FEW_TOKENS or x.dtype not in TYPES:
+        return None
+    x = x.contiguous()
+    y = x.new_empty((*x.shape[:-1], n_rows))
+    there = Floats(x.data_ptr(), TYPES[x.dtype])
+    product.matrix.multiply(
+        product.codes, 0, n_rows, *there, n_tokens, y.data_ptr(), *floats(bias), n_threads(), rounds
+    )
+    return y
 
 
 def checked_ids(ids: torch.Tensor, record: TensorRecord) -> NDArray[np.int64]:

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from spqfmt.codecs.base import Bytes
-from spqfmt.kernels.multiply import OutlierRows
+from spqfmt.kernels.multiply import CodeMatrix, OutlierRows
+from spqfmt.kernels.narrow import NarrowCodes, PieceCodes
 from spqfmt.loaders.schemes.base import Lend, Lent, WholeProduct
 from spqfmt.loaders.schemes.integer_matrix import IntegerMatrix
+from spqfmt.loaders.schemes.matrix import FEW_TOKENS, as_tokens, multiply_few
 from spqfmt.residency.parts import Part
 from spqfmt.schemes.uniform import UniformSides
 
@@ -38,11 +40,22 @@ class TurnedPiece:
         return lent
 
 
+def in_stored_order(sides: UniformSides) -> UniformSides:
+    """The sides of a tensor that is stored by columns, in the order of these; `permutation`: stored column -> input."""
+    order = np.arange(sides.record.matrix_shape[1]) if sides.order is None else sides.order
+    return replace(
+        sides,
+        column=None if sides.column is None else sides.column[order],
+        permutation=order if sides.permutation is None else sides.permutation[order],
+    )
+
+
 def pieces_of(parts: Sequence[Part], sides: UniformSides) -> tuple[TurnedPiece, ...]:
-    """The parts of a tensor, all of them `is_turned`."""
+    """The parts of a tensor, all of them `is_turned`; its sides are `in_stored_order`. Pieces share their memory."""
     record = sides.record
     n_rows, n_columns = record.matrix_shape
     order = np.arange(n_columns) if sides.order is None else sides.order
+    assert sides.permutation is not None
     pieces = []
     for part in parts:
         here = order[part.first : part.stop]
@@ -52,11 +65,11 @@ def pieces_of(parts: Sequence[Part], sides: UniformSides) -> tuple[TurnedPiece, 
             transposed=False,
             parameters={**record.parameters, "orientation": "rows"},
         )
-        inputs = here if sides.permutation is None else sides.permutation[here]
+        inputs = sides.permutation[part.first : part.stop]
         own_sides = UniformSides(
             own,
             row=sides.row,
-            column=None if sides.column is None else sides.column[here],
+            column=None if sides.column is None else sides.column[part.first : part.stop],
             # The whole matrix takes all inputs, in another order; a piece is given its own.
             permutation=inputs if len(parts) == 1 else None,
             outliers=None if sides.outliers is None else _outliers_in(sides.outliers, here, n_columns),
@@ -94,10 +107,11 @@ def _outliers_in(outliers: OutlierRows, columns: NDArray[np.int64], n_columns: i
 class TurnedMatrix:
     """A uniform matrix whose columns were turned to rows: an IntegerMatrix for each part.
 
-    `whole` is as for that, with every part turned.
+    `sides` are `in_stored_order`, `pieces` those of the parts, `whole` as for an IntegerMatrix, with every part turned.
     """
 
-    def __init__(self, pieces: tuple[TurnedPiece, ...], whole: Bytes | None) -> None:
+    def __init__(self, sides: UniformSides, pieces: tuple[TurnedPiece, ...], whole: Bytes | None) -> None:
+        self._sides = sides
         self._pieces = pieces
         self._matrices = []
         begin = 0
@@ -107,7 +121,11 @@ class TurnedMatrix:
             self._matrices.append(IntegerMatrix((piece.part,), piece.sides, own))
             begin = end
         self._columns = [torch.from_numpy(piece.columns) for piece in pieces]
-        self._n_rows = pieces[0].sides.record.matrix_shape[0]
+        self._n_rows, self._n_columns = sides.record.matrix_shape
+        self._together: WholeProduct | None = None
+        if whole is not None and len(pieces) > 1:
+            stops = np.cumsum([piece.part.decoded_bytes for piece in pieces])
+            self._take_together(np.split(whole, stops[:-1]))
 
     @property
     def n_bytes(self) -> int:
@@ -123,21 +141,37 @@ class TurnedMatrix:
 
     @property
     def whole_product(self) -> WholeProduct | None:
-        """The native product, where one piece is all."""
-        return self._matrices[0].whole_product if len(self._matrices) == 1 else None
+        """The native product, where all codes are in memory."""
+        return self._matrices[0].whole_product if len(self._matrices) == 1 else self._together
+
+    def _take_together(self, codes: Sequence[Bytes | NarrowCodes]) -> None:
+        """Multiply all pieces in one native call: 8-bit codes without outliers, whose places are of one order."""
+        sides = self._sides
+        if any(piece.part.dtype != "i8" for piece in self._pieces) or sides.outliers is not None:
+            return
+        matrix = CodeMatrix(
+            sides.record.matrix_shape, "i8", row=sides.row, column=sides.column, permutation=sides.permutation
+        )
+        widths = (piece.columns.size for piece in self._pieces)
+        self._together = WholeProduct(matrix, PieceCodes(list(zip(codes, widths, strict=True)), self._n_rows))
 
     def take_narrow(self, narrowed: Sequence[Bytes]) -> None:
         """Take the narrow form of each piece, as `TakesNarrow` says."""
         for matrix, codes in zip(self._matrices, narrowed, strict=True):
             matrix.take_narrow([codes])
+        if len(self._pieces) > 1:
+            runs = zip(narrowed, self._pieces, strict=True)
+            self._take_together([NarrowCodes([(run, self._n_rows)], p.columns.size) for run, p in runs])
 
     def multiply_whole(
         self, x: torch.Tensor, bias: nn.Parameter | None, *, int8_activations: bool | None
     ) -> torch.Tensor | None:
-        """Multiply where one piece is all, as `HostMatrix.multiply_whole` says."""
-        if len(self._matrices) > 1:
+        """Multiply codes that lie in memory, as `HostMatrix.multiply_whole` says."""
+        if len(self._matrices) == 1:
+            return self._matrices[0].multiply_whole(x, bias, int8_activations=int8_activations)
+        if self._together is None or int8_activations:
             return None
-        return self._matrices[0].multiply_whole(x, bias, int8_activations=int8_activations)
+        return multiply_few(self._together, x, bias, rounds=int8_activations is None)
 
     def multiply(
         self,
@@ -148,16 +182,23 @@ class TurnedMatrix:
         *,
         int8_activations: bool | None,
     ) -> torch.Tensor:
-        """Multiply piece by piece, as `HostMatrix.multiply` says. Sums over several parts are in float32."""
+        """Multiply piece by piece, as `HostMatrix.multiply` says. Sums over several parts are in float32.
+
+        Of few tokens they are those of `multiply_whole`, to the bit.
+        """
         if len(self._matrices) == 1:
             lent = self._pieces[0].lend(lend)
             return self._matrices[0].multiply(x, bias, lent, workspace, int8_activations=int8_activations)
-        tokens = x.reshape(-1, x.shape[-1]).float()
+        tokens = as_tokens(x, self._n_columns)
+        is_direct = len(tokens) <= FEW_TOKENS and not int8_activations
+        tokens = tokens if is_direct else tokens.float()
         scales = self._token_scales(tokens) if int8_activations else None
         y = torch.zeros(len(tokens), self._n_rows)
         for piece, matrix, columns in zip(self._pieces, self._matrices, self._columns, strict=True):
             lent, inputs = piece.lend(lend), tokens[:, columns]
-            if scales is None:
+            if is_direct:
+                y += matrix.multiply_to_floats(inputs, lent)
+            elif scales is None:
                 y += matrix.multiply(inputs, None, lent, workspace, int8_activations=False)
             else:
                 y += matrix.multiply_rounded(inputs, scales, lent)

@@ -10,7 +10,7 @@ from spqfmt.codecs.elements import Elements
 from spqfmt.kernels.device.matrix import Scales, UniformScales
 from spqfmt.loaders.schemes.base import Form, HostMatrix
 from spqfmt.loaders.schemes.integer_matrix import IntegerMatrix
-from spqfmt.loaders.schemes.turned import TurnedMatrix, pieces_of
+from spqfmt.loaders.schemes.turned import TurnedMatrix, in_stored_order, pieces_of
 from spqfmt.records import TensorRecord
 from spqfmt.residency.parts import Part
 from spqfmt.schemes.uniform import UniformSides
@@ -56,7 +56,8 @@ class UniformProducts:
     def matrix(self, parts: tuple[Part, ...], sides: UniformSides, whole: Bytes | None) -> HostMatrix:
         """Make the matrix by rows; where these were columns, each part is one for itself."""
         if parts[0].is_turned:
-            return TurnedMatrix(pieces_of(parts, sides), whole)
+            stored = in_stored_order(sides)
+            return TurnedMatrix(stored, pieces_of(parts, stored), whole)
         return IntegerMatrix(parts, sides, whole)
 
 
