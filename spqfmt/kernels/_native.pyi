@@ -72,6 +72,9 @@ def widen(narrow: _Buffer, out: _Buffer, n_threads: int) -> None: ...
 class NarrowCodes:
     def __init__(self, parts: list[tuple[_Buffer, int]], n_columns: int) -> None: ...
 
+class PieceCodes:
+    def __init__(self, pieces: list[tuple[_Buffer | NarrowCodes, int]], n_rows: int) -> None: ...
+
 class CodeMatrix:
     def __init__(
         self,
@@ -96,7 +99,7 @@ class CodeMatrix:
     ) -> None: ...
     def multiply(
         self,
-        codes: _Buffer | NarrowCodes,
+        codes: _Buffer | NarrowCodes | PieceCodes,
         first_row: int,
         n_rows: int,
         x: int,
@@ -107,6 +110,16 @@ class CodeMatrix:
         bias_type: int,
         n_threads: int,
         rounds: bool = False,
+        /,
+    ) -> None: ...
+    def multiply_to_floats(
+        self,
+        codes: _Buffer | NarrowCodes | PieceCodes,
+        x: int,
+        x_type: int,
+        n_tokens: int,
+        y: int,
+        n_threads: int,
         /,
     ) -> None: ...
     def round(
@@ -135,7 +148,7 @@ class CodeMatrix:
     ) -> None: ...
 
 class CodeMatrices:
-    def __init__(self, pairs: list[tuple[CodeMatrix, _Buffer | NarrowCodes]]) -> None: ...
+    def __init__(self, pairs: list[tuple[CodeMatrix, _Buffer | NarrowCodes | PieceCodes]]) -> None: ...
     def multiply(
         self,
         x: int,

@@ -7,7 +7,7 @@ import pytest
 
 from spqfmt.kernels import native
 from spqfmt.kernels.multiply import NO_BIAS, CodeMatrix, Floats, GroupNumbers, Groups, OutlierRows
-from spqfmt.kernels.narrow import NarrowCodes, narrow, narrow_bytes, widen
+from spqfmt.kernels.narrow import NarrowCodes, PieceCodes, narrow, narrow_bytes, widen
 
 
 def low_entropy(generator: np.random.Generator, n: int, center: int = 0) -> Any:
@@ -96,14 +96,19 @@ def test_products_have_the_bits_of_those_with_the_codes(rows: int, columns: int)
     before = native.active_kernels()
     for matrix in matrices(generator, rows, columns):
         for backend in native.available_kernels():
-            for dtype, rounds in (("f32", False), ("bf16", False), ("bf16", True)):
-                given = x if dtype == "f32" else (x.view(np.uint32) >> 16).astype(np.uint16)
+            for dtype, rounds, n_tokens in (
+                ("f32", False, 3),
+                ("bf16", False, 3),
+                ("bf16", False, 1),
+                ("bf16", True, 3),
+            ):
+                given = (x if dtype == "f32" else (x.view(np.uint32) >> 16).astype(np.uint16))[:n_tokens]
                 found = []
                 try:
                     native.select_kernels(backend)
                     for form, n_threads in ((codes, 1), (held, 1), (held, 2)):
-                        y = np.zeros((3, rows), given.dtype)
-                        there = (*Floats.of(given, dtype), 3, y.ctypes.data)
+                        y = np.zeros((n_tokens, rows), given.dtype)
+                        there = (*Floats.of(given, dtype), n_tokens, y.ctypes.data)
                         matrix.multiply(form, 0, rows, *there, *NO_BIAS, n_threads, rounds)
                         found.append(y)
                 finally:
@@ -111,3 +116,85 @@ def test_products_have_the_bits_of_those_with_the_codes(rows: int, columns: int)
                 assert found[0].any()
                 assert np.array_equal(found[0], found[1])
                 assert np.array_equal(found[0], found[2])
+
+
+WIDTHS = (256, 1, 40, 255)
+"""Columns of the pieces."""
+
+
+def as_dtype(x: Any, dtype: str) -> Any:
+    """Numbers of another type, as arrays have them."""
+    return {"f32": x, "bf16": (x.view(np.uint32) >> 16).astype(np.uint16), "f16": x.astype(np.float16)}[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("n_tokens", [1, 5])
+def test_pieces_of_columns_are_products_whose_floats_are_added(dtype: str, n_tokens: int) -> None:
+    generator, rows, columns = np.random.default_rng(n_tokens), 131, sum(WIDTHS)
+    row, column = (generator.normal(0, 1, n).astype(np.float32) for n in (rows, columns))
+    permutation = generator.permutation(columns)
+    x, bias = (generator.normal(0, 1, shape).astype(np.float32) for shape in ((n_tokens, columns), rows))
+    given, added = (np.ascontiguousarray(as_dtype(values, dtype)) for values in (x, bias))
+    codes = [low_entropy(generator, rows * width) for width in WIDTHS]
+    # What is narrow takes even columns only where that is direct.
+    forms: list[Any] = [NarrowCodes([(narrowed(codes[0]), rows)], WIDTHS[0]), *codes[1:3]]
+    forms.append(NarrowCodes([(narrowed(codes[3]), rows)], WIDTHS[3]))
+    matrix = CodeMatrix((rows, columns), "i8", row=row, column=column, permutation=permutation)
+    there = Floats.of(given, dtype)
+    before = native.active_kernels()
+    for backend in native.available_kernels():
+        try:
+            native.select_kernels(backend)
+            total = np.zeros((n_tokens, rows), np.float32)
+            begin = 0
+            for width, own in zip(WIDTHS, codes, strict=True):
+                here = slice(begin, begin + width)
+                piece = CodeMatrix((rows, width), "i8", row=row, column=column[here])
+                inputs, y = np.ascontiguousarray(given[:, permutation[here]]), np.zeros_like(total)
+                piece.multiply_to_floats(own, *Floats.of(inputs, dtype), n_tokens, y.ctypes.data, 1)
+                total += y
+                begin += width
+            for held in (codes, forms):
+                pieces = PieceCodes(list(zip(held, WIDTHS, strict=True)), rows)
+                for n_threads in (1, 2):
+                    y = np.zeros((n_tokens, rows), np.float32)
+                    matrix.multiply_to_floats(pieces, *there, n_tokens, y.ctypes.data, n_threads)
+                    assert total.any()
+                    assert np.array_equal(y, total)
+                    out = np.zeros_like(given, shape=(n_tokens, rows))
+                    matrix.multiply(
+                        pieces,
+                        0,
+                        rows,
+                        *there,
+                        n_tokens,
+                        out.ctypes.data,
+                        *Floats.of(added, dtype),
+                        n_threads,
+                        True,
+                    )
+                    near = out if dtype != "bf16" else (out.astype(np.uint32) << 16).view(np.float32)
+                    own_bias = added if dtype != "bf16" else (added.astype(np.uint32) << 16).view(np.float32)
+                    assert np.allclose(near, total + own_bias.astype(np.float32), rtol=2**-7, atol=2**-10)
+        finally:
+            native.select_kernels(before)
+
+
+def test_pieces_that_do_not_fit_are_refused() -> None:
+    codes = np.zeros(10 * 8, np.uint8)
+    for pieces in ([], [(codes, 9)], [(codes, 0)], [(NarrowCodes([(narrowed(codes), 10)], 8), 4)]):
+        with pytest.raises(ValueError, match="piece"):
+            PieceCodes(pieces, 10)
+    held = PieceCodes([(codes, 8), (codes, 8)], 10)
+    x, y, row = np.zeros(16, np.float32), np.zeros(10, np.float32), np.ones(10, np.float32)
+    there = (*Floats.of(x, "f32"), 1, y.ctypes.data, *NO_BIAS, 1, False)
+    order = np.arange(16)
+    for matrix, first, n_rows in (
+        (CodeMatrix((10, 16), "i8", row=row), 0, 10),
+        (CodeMatrix((10, 16), "u8", row=row, permutation=order), 0, 10),
+        (CodeMatrix((10, 15), "i8", row=row, permutation=order[:15]), 0, 10),
+        (CodeMatrix((10, 16), "i8", row=row, permutation=order), 0, 9),
+        (CodeMatrix((10, 16), "i8", row=row, permutation=order), 1, 9),
+    ):
+        with pytest.raises(ValueError, match="pieces are"):
+            matrix.multiply(held, first, n_rows, *there)

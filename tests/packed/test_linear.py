@@ -346,6 +346,37 @@ def test_the_weight_of_a_module_has_its_values(
     engine.close()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("has_factors", [False, True])
+def test_parts_of_columns_are_multiplied_in_one_call_with_the_bits_that_they_give_one_by_one(
+    write_tensor: Callable[..., Path], generator: Any, dtype: torch.dtype, *, has_factors: bool
+) -> None:
+    rows, columns, n_bytes = 256, 1027, 1 << 15
+    codes = generator.normal(0, 2, (rows, columns)).round().astype(np.int8)
+    log8 = Scale(generator.integers(90, 160, columns).astype(np.uint8), "log8", 16, -120)
+    layout = by("columns", columns, generator)
+    more = {"column_scale": log8} if has_factors else {}
+    encoded = Uniform(codes, np.float32(0.01), "i8", layout=layout, **more).encode()
+    path = write_tensor(encoded, (rows, columns), chunk_bytes=n_bytes)
+    bias = nn.Parameter(torch.randn(rows, dtype=dtype), requires_grad=False)
+    modules, residencies = [], []
+    for memory_bytes in (None, 0):
+        engine = engine_of(path, memory_bytes, dtype, n_bytes)
+        assert len(engine.plan.parts) > 1
+        module = PackedLinear(engine.plan.parts[0].item.part.record, dtype, bias, int8_activations=False)
+        module.attach(engine)
+        modules.append(module)
+        residencies.append({part.residency for part in engine.plan.parts})
+        assert (module._direct is None) == (memory_bytes == 0)
+    assert residencies[0] <= {"narrow", "decoded"}
+    assert "disk" in residencies[1]
+    for n_tokens in (1, 2, 32):
+        x = torch.randn(n_tokens, columns).to(dtype)
+        assert torch.equal(*(module(x) for module in modules))
+    for module in modules:
+        module._engine.close()
+
+
 @pytest.mark.parametrize("part_bytes", [1 << 11, 1 << 20], ids=["parts", "one part"])
 @pytest.mark.parametrize("memory_bytes", [None, 0])
 @pytest.mark.parametrize("name", [name for name in FORMS if name.startswith("i")])

@@ -44,13 +44,14 @@ inline __m512i values_of(const Narrow& narrow) {
   return _mm512_load_si512(values);
 }
 
-// The two halves of a byte are the places of a pair in `values_of`.
+// The two halves of a byte are the places of a pair in `values_of`, which has them twice: of a word its four lowest bits count.
 inline __m512i pairs_of(__m128i halves) {
-  const __m512i bytes = _mm512_cvtepu8_epi32(halves);
-  return _mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), _mm512_set1_epi32(0x000f000f));
+  const __m512i shifts = _mm512_set1_epi64(0x0c0c080804040000);
+  return _mm512_multishift_epi64_epi8(shifts, _mm512_cvtepu16_epi64(halves));
 }
 
-inline uint16_t bf16_code(uint8_t code) { return to_bf16(static_cast<float>(static_cast<int8_t>(code))); }
+// Eight bits fit.
+inline uint16_t bf16_code(uint8_t code) { return static_cast<uint16_t>(bits_of(static_cast<float>(static_cast<int8_t>(code))) >> 16); }
 
 // Codes first..first + n - 1 as `fill` has them; `first` is even.
 inline void fill_narrow(const Narrow& narrow, __m512i values, size_t first, size_t n, size_t ahead, uint16_t* to) {
@@ -205,12 +206,14 @@ class EscapeLines {
       : narrow_(narrow),
         n_columns_(n_columns),
         per_row_((n_columns + kPairs - 1) / kPairs),
+        n_blocks_((narrow.n_codes + kEscapeBlock - 1) / kEscapeBlock),
         masks_(new uint32_t[kRows * per_row_]),
         room_(new uint16_t[kPairs * (kRows * per_row_ + 2)]),
         lines_(reinterpret_cast<uint16_t*>((reinterpret_cast<uintptr_t>(room_.get()) + 63) / 64 * 64)),
         block_(first_row * n_columns / kEscapeBlock),
         next_(load_u32(narrow.begins + 4 * block_)) {
-    while (place() < first_row * n_columns) next_++;
+    const size_t within = first_row * n_columns % kEscapeBlock, last = load_u32(narrow.begins + 4 * block_ + 4);
+    while (next_ < last && load_u16(narrow.places + 2 * next_) < within) next_++;
   }
 
   // Take those of the next n_rows rows, from `row` on.
@@ -219,15 +222,21 @@ class EscapeLines {
     uint16_t* line = lines_ - kPairs;
     for (size_t r = 0; r < n_rows; r++) {
       first_[r] = line + kPairs;
-      const size_t begin = (row + r) * n_columns_;
+      const size_t begin = (row + r) * n_columns_, stop = begin + n_columns_;
       uint32_t* masks = masks_.get() + r * per_row_;
-      for (size_t at = place(); at < begin + n_columns_; next_++, at = place()) {
-        const size_t column = at - begin;
-        if (column >= n_columns_) continue;  // places that do not ascend are nobody's
-        uint32_t& mask = masks[column / kPairs];
-        if (mask == 0) line += kPairs;
-        mask |= uint32_t{1} << column % kPairs;
-        line[column % kPairs] = bf16_code(narrow_.values[next_]);
+      for (;;) {
+        const size_t base = block_ * kEscapeBlock;
+        const uint32_t last = block_ < n_blocks_ ? load_u32(narrow_.begins + 4 * block_ + 4) : 0;
+        for (; next_ < last; next_++) {
+          const size_t column = base + load_u16(narrow_.places + 2 * next_) - begin;
+          if (column >= n_columns_) break;
+          uint32_t& mask = masks[column / kPairs];
+          line += mask == 0 ? kPairs : 0;
+          mask |= uint32_t{1} << column % kPairs;
+          line[column % kPairs] = bf16_code(narrow_.values[next_]);
+        }
+        if (base + kEscapeBlock >= stop || block_ >= n_blocks_) break;
+        block_++;
       }
     }
   }
@@ -236,15 +245,10 @@ class EscapeLines {
   const uint16_t* lines(size_t r) const { return first_[r]; }
 
  private:
-  // Where the next escape is; SIZE_MAX behind the last.
-  size_t place() {
-    const size_t n_blocks = (narrow_.n_codes + kEscapeBlock - 1) / kEscapeBlock;
-    while (block_ < n_blocks && next_ == load_u32(narrow_.begins + 4 * block_ + 4)) block_++;
-    return block_ < n_blocks ? block_ * kEscapeBlock + load_u16(narrow_.places + 2 * next_) : SIZE_MAX;
-  }
+  static constexpr size_t kAhead = 256;
 
   const Narrow& narrow_;
-  const size_t n_columns_, per_row_;
+  const size_t n_columns_, per_row_, n_blocks_;
   const std::unique_ptr<uint32_t[]> masks_;
   const std::unique_ptr<uint16_t[]> room_;
   uint16_t* const lines_;
