@@ -79,7 +79,7 @@ def load_model(
     `model` is the transformers class that the embedded config names, in eval mode. Weights of an .spq file stay packed
     where that is at least as fast as floats: a quantizer's codes on the CPU, what fits under the ceiling "auto" on a
     CUDA device. All others, and with `packed` False these too, are decoded to `dtype` in ordinary layers, whose weights
-    can be trained and changed, and moved to `device` (spec/decisions/0074). `dtype` is a torch dtype or its name; by
+    can be trained and changed, and moved to `device` (spec/decisions/0076). `dtype` is a torch dtype or its name; by
     default the file's main float dtype, the one most weights have, or bfloat16 where that is float16, most weights are
     codes, and the CPU is several times slower with float16 (spec/decisions/0044). "fast" does so for any weights.
     Inputs of layers are clamped and quantized as the file asks (FORMAT.md section 6). `tokenizer` is None for a file
