@@ -41,7 +41,7 @@ def test_the_loaded_model_is_the_simulated_one(
     assert not out.with_name("m.spq.resume").exists()
     spqfmt.verify(out)
     simulated = _simulated(path, method, options)
-    loaded, _ = load_model(out, dtype="float32")
+    loaded, _ = load_model(out, dtype="float32", packed=False)
     samples = choose_samples(load_tokenizer(open_source(path)), SMALL, None)
     with torch.no_grad():
         ours, theirs = (model(input_ids=samples).logits for model in (simulated, loaded))
@@ -54,7 +54,7 @@ def test_the_loaded_model_is_the_simulated_one(
 
 def _simulated(path: Path, method: str, options: dict[str, int]) -> torch.nn.Module:
     """The source model with the weights that the method says it made."""
-    model, _ = load_model(path, dtype="float32")
+    model, _ = load_model(path, dtype="float32", packed=False)
     engine = make_engine(path, METHODS[method])
     engine._method_options = METHODS[method].check(replace(MethodOptions(), **options))  # type: ignore[arg-type]
     parameters = dict(model.named_parameters())

@@ -68,7 +68,7 @@ def calibrated(folder: Path, text: Path, options: dict[str, Any]) -> dict[str, R
 
 def simulated(folder: Path, results: dict[str, Result]) -> Any:
     """The source's model with what the results stand for, put in without the help of a file."""
-    model, _ = load_model(folder)
+    model, _ = load_model(folder, packed=False)
     for name, result in results.items():
         parameter = model.get_parameter(name)
         module = model.get_submodule(name.rpartition(".")[0])
@@ -106,7 +106,7 @@ def test_a_loaded_model_is_the_simulated_one(
     path = tmp_path / "m.spq"
     spqfmt.pack(source, path, **options, calibration=text, samples=4, seq_len=32, embedding_bits=16)
     spqfmt.verify(path)
-    loaded, _ = load_model(path)
+    loaded, _ = load_model(path, packed=False)
     results = calibrated(source, text, options)
     expected = logits(simulated(source, results))
     torch.testing.assert_close(logits(loaded), expected, rtol=1e-5, atol=1e-5)
@@ -124,7 +124,7 @@ def test_a_clamp_and_quantized_inputs_are_in_the_file_and_work(
     path = tmp_path / "m.spq"
     options = {"method": "jsq", "search_steps": 1, "search_samples": 1}
     spqfmt.pack(folder("llama"), path, **options, calibration=text, samples=4, seq_len=32)
-    model, _ = load_model(path)
+    model, _ = load_model(path, packed=False)
     with spqfmt.open(path) as file:
         names = [name for name in file if file[name].input_treatment() is not None]
         assert len(names) == 14

@@ -38,7 +38,7 @@ FAMILIES = {
 
 def inputs_of_whole_model(path: Path, names: set[str]) -> dict[str, torch.Tensor]:
     """The inputs of these linear tensors when the loaded model runs on the calibration samples."""
-    model, _ = load_model(path, dtype="float32")
+    model, _ = load_model(path, dtype="float32", packed=False)
     samples = choose_samples(load_tokenizer(open_source(path)), SMALL, None)
     seen: dict[str, torch.Tensor] = {}
     modules = dict(model.named_modules())

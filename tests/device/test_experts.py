@@ -137,7 +137,7 @@ def test_stacks_are_decoded_where_they_are_asked_for(
     packed: Callable[[str], Path], small_parts: None
 ) -> None:
     path = packed("8 bits")
-    decoded, _ = spqfmt.load_model(path, dtype="float32")
+    decoded, _ = spqfmt.load_model(path, dtype="float32", packed=False)
     model, _ = on_device(path, None, None)
     name = "model.layers.1.mlp.experts"
     for stack in ("gate_up_proj", "down_proj"):
@@ -157,7 +157,7 @@ def test_experts_that_are_stored_by_their_inputs_are_decoded_whole(tmp_path: Pat
     spqfmt.pack(tmp_path, tmp_path / "m.spq", method="lossless")
     whole = plan_for_device(tmp_path / "m.spq", dtype="float32", rates=RATES).whole
     assert set(whole.values()) == {"experts stored by their inputs, on a device"}
-    expected, _ = spqfmt.load_model(tmp_path / "m.spq", dtype="float32")
+    expected, _ = spqfmt.load_model(tmp_path / "m.spq", dtype="float32", packed=False)
     model, _ = on_device(tmp_path / "m.spq", None, None)
     torch.testing.assert_close(logits(model), logits(expected), rtol=1e-4, atol=1e-4)
     model.packed_weights.close()

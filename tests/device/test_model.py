@@ -103,7 +103,7 @@ def test_every_architecture_under_the_least_ceilings(name: str, tmp_path: Path, 
     tiny.build(name, tmp_path / "source", dtype=torch.bfloat16)
     path = tmp_path / "m.spq"
     spqfmt.pack(tmp_path / "source", path, method="rtn")
-    reference, _ = spqfmt.load_model(path, dtype="float32")
+    reference, _ = spqfmt.load_model(path, dtype="float32", packed=False)
     plan = plan_for_device(path, dtype="float32", rates=RATES).plan
     model, _ = loaded_onto_device(path, plan.smallest_bytes, plan.on_host.smallest_bytes, dtype="float32")
     assert isinstance(model, type(reference))
@@ -120,7 +120,7 @@ def test_a_trained_model_has_the_logits_of_its_decoded_weights_bit_for_bit(
 
     glass.build(tmp_path / "source")
     spqfmt.pack(tmp_path / "source", tmp_path / "m.spq", method="rtn")
-    reference, tokenizer = spqfmt.load_model(tmp_path / "m.spq", dtype="float32")
+    reference, tokenizer = spqfmt.load_model(tmp_path / "m.spq", dtype="float32", packed=False)
     ids = tokenizer(
         "Alice was beginning to get very tired of sitting by her sister on the bank.", return_tensors="pt"
     )

@@ -87,7 +87,7 @@ def test_logits_are_those_of_the_packed_file(llama_cpp: Ask, tmp_path: Path, kin
     prompt = PROMPT[: 20 if kind == "mistral" else None]  # its window is all that llama.cpp gets
     found = llama_cpp(file, prompt=prompt, text=TEXT)
     assert found["pieces"] == tiny.byte_tokenizer()(TEXT)["input_ids"]
-    model, _ = spqfmt.load_model(path, dtype=torch.float32)
+    model, _ = spqfmt.load_model(path, dtype=torch.float32, packed=False)
     with torch.inference_mode():
         logits = model(torch.tensor([prompt + found["tokens"]])).logits[0, len(prompt) - 1 : -1]
     due, said = torch.log_softmax(logits, -1), torch.tensor(found["logprobs"])

@@ -107,14 +107,14 @@ def check_loaded(path: Path, source: Path, expected: Arrays) -> None:
     import transformers
 
     inputs = torch.arange(20)[None]
-    model, _ = spqfmt.load_model(path)
+    model, _ = spqfmt.load_model(path, packed=False)
     state = model.state_dict()
     assert all(same(state[name], value) for name, value in expected.items())
     assert getattr(model.config, "quantization_config", None) is None
     with torch.inference_mode():
         logits = model(inputs).logits
         for other in (
-            spqfmt.load_model(source)[0],
+            spqfmt.load_model(source, packed=False)[0],
             _from_pretrained(transformers, path, path.with_name("packed"), keep_packed=True),
             _from_pretrained(transformers, path, path.with_name("dense"), as_="dense"),
         ):

@@ -53,7 +53,7 @@ def computed(model: Any) -> torch.Tensor:
 
 
 def logits(path: Path, **options: object) -> torch.Tensor:
-    model, _ = spqfmt.load_model(path, dtype="float32", **options)  # type: ignore[arg-type]
+    model, _ = spqfmt.load_model(path, dtype="float32", **(options or {"packed": False}))  # type: ignore[arg-type]
     with torch.inference_mode():
         return computed(model)
 
@@ -240,7 +240,7 @@ def test_a_method_quantizes_the_matrix_whose_rows_lie_apart(tmp_path: Path, name
     report = spqfmt.pack(source, path, method="rtn", bits=8, group_size=32, dequantize=bool(quantize))
     spqfmt.pack(source, values, dequantize=bool(quantize))
     ours, _ = spqfmt.load_model(path, dtype="float32", packed=True)
-    kept, _ = spqfmt.load_model(values, dtype="float32")
+    kept, _ = spqfmt.load_model(values, dtype="float32", packed=False)
     found = [key for key in kept.state_dict() if key.endswith(("kv_b_proj.weight", "in_proj_qkvz.weight"))]
     assert found
     for key in found:

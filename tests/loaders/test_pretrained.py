@@ -78,7 +78,7 @@ def test_while_weights_are_read_nothing_is_looked_through_for_garbage(
 def test_quantized_it_is_the_model_that_load_model_gives(tmp_path: Path, tiny_folder: Folder) -> None:
     folder = packed_folder(tiny_folder("llama"), tmp_path, method="rtn", bits=4)
     for dtype in (torch.float32, "bfloat16"):
-        expected, _ = spqfmt.load_model(tmp_path / "m.spq", dtype=dtype)
+        expected, _ = spqfmt.load_model(tmp_path / "m.spq", dtype=dtype, packed=False)
         assert torch.equal(logits(from_pretrained(folder, dtype=dtype)), logits(expected))
 
 
@@ -129,7 +129,7 @@ def test_inputs_are_treated_as_the_file_asks(tmp_path: Path, tiny_folder: Folder
     folder = packed_folder(tiny_folder("llama"), tmp_path, **options)
     with Reader(tmp_path / "m.spq") as reader:
         assert any(tensor.activation_quantization for tensor in reader.index.tensors)
-    expected, _ = spqfmt.load_model(tmp_path / "m.spq", dtype=torch.float32)
+    expected, _ = spqfmt.load_model(tmp_path / "m.spq", dtype=torch.float32, packed=False)
     assert torch.equal(logits(from_pretrained(folder, dtype=torch.float32)), logits(expected))
 
 

@@ -62,7 +62,7 @@ def test_eight_bits_compute_nearly_what_the_source_does(source: Path, tmp_path: 
     spqfmt.pack(source, tmp_path / "m.spq", method="rtn", bits=8, dequantize=True)
     text = "Alice was beginning to get very tired of sitting by her sister on the bank."
     reference = logits(*load_model(source, dtype="float32"), text).log_softmax(-1)
-    packed = logits(*load_model(tmp_path / "m.spq", dtype="float32"), text).log_softmax(-1)
+    packed = logits(*load_model(tmp_path / "m.spq", dtype="float32", packed=False), text).log_softmax(-1)
     kl = (reference.exp() * (reference - packed)).sum(-1)
     assert 0 < kl.mean() < 0.02
     assert (reference.argmax(-1) == packed.argmax(-1)).float().mean() > 0.8

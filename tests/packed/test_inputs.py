@@ -48,7 +48,7 @@ def models(packed: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Any, 
     """Packed and decoded, in one dtype."""
     name = str(request.param).removeprefix("torch.")
     ours, _ = spqfmt.load_model(packed, dtype=name, packed=True, activations="float")
-    theirs, _ = spqfmt.load_model(packed, dtype=name)
+    theirs, _ = spqfmt.load_model(packed, dtype=name, packed=False)
     yield ours, theirs
     ours.packed_weights.close()
 
