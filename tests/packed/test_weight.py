@@ -49,7 +49,7 @@ def test_a_model_that_reads_weights_gets_the_same_logits_every_time(tmp_path: Pa
         expected = source(INPUTS).logits
     spqfmt.pack(tmp_path, tmp_path / "m.spq")
     smallest = plan_model(tmp_path / "m.spq").plan.smallest_bytes
-    for options in ({}, {"packed": True}, {"memory": smallest}):
+    for options in ({"packed": False}, {"packed": True}, {"memory": smallest}):
         results = []
         for _ in range(3):
             loaded, _ = spqfmt.load_model(tmp_path / "m.spq", **options)
