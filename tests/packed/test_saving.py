@@ -46,7 +46,7 @@ def test_a_saved_folder_loads_again(
     model.generation_config.update(do_sample=True, temperature=0.25)
     model.save_pretrained(tmp_path / "saved")
     shutil.rmtree(path.parent)
-    for options in ({"packed": False}, {"packed": True}):
+    for options in ({}, {"packed": True}):
         again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved", **options)
         assert isinstance(again.model.layers[0].mlp.up_proj, PackedLinear) == bool(options)
         assert torch.allclose(logits(again), expected, atol=0.02)

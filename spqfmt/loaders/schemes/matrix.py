@@ -303,7 +303,7 @@ def multiply_few(
     y = x.new_empty((*x.shape[:-1], n_rows))
     there = Floats(x.data_ptr(), TYPES[x.dtype])
     product.matrix.multiply(
-        product.codes, 0, n_rows, *there, n_tokens, y.data_ptr(), *floats(bias), n_threads(), rounds
+        *(product.codes, 0, n_rows, *there, n_tokens, y.data_ptr()), *floats(bias), n_threads(), rounds
     )
     return y
 
