@@ -23,6 +23,7 @@ import ctypes
 import dataclasses
 import math
 import os
+import platform
 import subprocess
 import tempfile
 import time
@@ -62,7 +63,9 @@ def _library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "paths.so"
         compiler = os.environ.get("CC", "cc").split()
-        flags = ["-O3", "-march=native", "-shared", "-fPIC"]
+        # Not all compilers know the word for other processors.
+        native = ["-march=native"] if platform.machine() in {"x86_64", "AMD64"} else []
+        flags = ["-O3", *native, "-shared", "-fPIC"]
         subprocess.run([*compiler, *flags, "-o", str(made), str(source), "-lm"], check=True)
         return ctypes.CDLL(str(made))
 
