@@ -8,7 +8,7 @@ so that a block computes what the loaded model would.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
@@ -125,11 +125,27 @@ class ModelShell:
     def _fill_on_call(self) -> None:
         names = {module: name for name, module in self.model.named_modules()}
 
-        def fill(module: torch.nn.Module, _: object) -> None:
+        def fill_own(module: torch.nn.Module) -> None:
             own = [name for name, p in module.named_parameters(recurse=False) if p.is_meta]
             wanted = {f"{names[module]}.{name}".lstrip(".") for name in own}
             if wanted:
                 self.fill(self._sources(wanted))
+
+        def fill(module: torch.nn.Module, inputs: tuple[object, ...]) -> None:
+            if any(isinstance(x, torch.Tensor) and x.is_meta for x in inputs):
+                name = names[module]
+                raise UnsupportedError(
+                    f"calibration: {name} reads what its model has sent to a weight that is not read yet; "
+                    f"{NO_CALIBRATION}",
+                    name,
+                )
+            fill_own(module)
+            if isinstance(module, transformers.PreTrainedModel):
+                # Llama 4 sends ids to the device of its embedding before it calls that.
+                with suppress(NotImplementedError):
+                    embedding = module.get_input_embeddings()
+                    if embedding in names:
+                        fill_own(embedding)
 
         for module in self.model.modules():
             module.register_forward_pre_hook(fill)

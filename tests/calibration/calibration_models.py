@@ -40,6 +40,16 @@ def _more() -> dict[str, Any]:
         "gemma2": transformers.Gemma2Config(
             **common, **special, num_key_value_heads=2, head_dim=12, intermediate_size=80, sliding_window=16
         ),
+        # It sends ids to the device of its embedding before it calls that. No experts: stacks come otherwise.
+        "llama4": transformers.Llama4TextConfig(
+            **common,
+            **special,
+            num_key_value_heads=2,
+            head_dim=12,
+            intermediate_size_mlp=80,
+            moe_layers=[],
+            attention_chunk_size=16,
+        ),
         "qwen2_moe": transformers.Qwen2MoeConfig(
             **common,
             **special,

@@ -31,6 +31,7 @@ FAMILIES = {
     "opt": [3, 1, 1, 1],
     "gpt_neox": [1, 1, 1, 1],
     "falcon": [2, 1, 1],  # attention and MLP side by side on one norm
+    "llama4": [3, 1, 2, 1],
     "mixtral": [3, 1],
     "qwen2_moe": [3, 1, 2, 1],
 }

@@ -7,7 +7,14 @@ from typing import Any
 import gguf_architectures
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import (
+    AdaLoraConfig,
+    LoraConfig,
+    PeftModel,
+    TrainableTokensConfig,
+    get_peft_model,
+    prepare_model_for_kbit_training,
+)
 
 import spqfmt
 from spqfmt.errors import SpqError, UnusedTensorsWarning
@@ -216,6 +223,53 @@ def test_other_kinds_read_the_weights_that_they_need(llama: Path, kind: dict[str
     options = {"target_modules": ["q_proj", "down_proj"], **kind}
     model, decoded = adapted(llama, {"packed": True}, **options), adapted(llama, {}, **options)
     assert_close(gradients(model), gradients(decoded), 1e-3)
+
+
+def test_ada_lora_trains_on_packed_layers(llama: Path) -> None:
+    """It freezes the weight of its layer."""
+    models = []
+    for packed in (True, False):
+        model, _ = spqfmt.load_model(llama, dtype="float32", packed=packed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            config = AdaLoraConfig(target_modules=["q_proj"], total_step=9, init_lora_weights=False)
+            models.append(get_peft_model(model, config))
+    assert_close(*(gradients(model) for model in models), 1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:.*tied modules:UserWarning")
+def test_adapters_of_a_tied_embedding_that_its_head_would_lack_are_refused(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    spqfmt.pack(tiny_folder("llama_tied"), tmp_path / "m.spq", method="rtn")
+
+    def tokens(model: Any) -> Any:
+        return get_peft_model(
+            model, TrainableTokensConfig(token_indices=[1], target_modules=["embed_tokens"])
+        )
+
+    def together(model: Any) -> Any:
+        return get_peft_model(model, LoraConfig(target_modules=["embed_tokens"], ensure_weight_tying=True))
+
+    def second(model: Any) -> Any:
+        adapters = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+        adapters.add_adapter("b", LoraConfig(target_modules=["q_proj"], trainable_token_indices=[1]))
+        adapters.set_adapter("b")
+        return adapters
+
+    for put, reason in (
+        (tokens, "stays packed"),
+        (second, "stays packed"),
+        (together, "ensure_weight_tying"),
+    ):
+        model, _ = spqfmt.load_model(tmp_path / "m.spq", packed=True)
+        with pytest.raises(SpqError, match=rf"lm_head\.weight.*{reason}.*packed=False"):
+            put(model)(IDS)
+    model, _ = spqfmt.load_model(tmp_path / "m.spq", packed=True)
+    heads = get_peft_model(
+        model, LoraConfig(target_modules=["q_proj"], trainable_token_indices={"lm_head": [1]})
+    )
+    assert torch.isfinite(heads(IDS).logits).all()
 
 
 @pytest.mark.slow

@@ -122,8 +122,6 @@ def test_what_would_change_it_is_refused(weight: PackedWeight) -> None:
         lambda w: torch._foreach_mul_([w], 2.0),
         lambda w: torch.ops.aten.mul_(w, 2.0),
         lambda w: setattr(w, "data", WEIGHT),
-        lambda w: w.requires_grad_(),
-        nn.Parameter,
     ]
     for change in changes:
         with pytest.raises(SpqError, match="packed weights cannot be changed"):
@@ -144,6 +142,20 @@ def test_no_other_weight_is_assigned_but_its_own(model: Any, of: Callable[[Any],
     layer.weight = layer.weight
     model.tie_weights()
     assert "weight" not in layer._parameters
+
+
+def test_it_can_be_frozen_and_not_trained(weight: PackedWeight) -> None:
+    weight.requires_grad = False
+    assert weight.requires_grad_(False) is weight
+    for train in (
+        lambda: setattr(weight, "requires_grad", True),
+        weight.requires_grad_,
+        lambda: nn.Parameter(weight),
+        lambda: weight.requires_grad_(requires_grad=True),
+    ):
+        with pytest.raises(SpqError, match=r"^w: packed weights are not trained; load with packed=False"):
+            train()
+    assert not weight.requires_grad
 
 
 def test_the_head_can_be_used_as_a_matrix(model: Any) -> None:

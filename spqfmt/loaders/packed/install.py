@@ -67,6 +67,7 @@ def replace(
                 share=place.share,
             )
         new.is_tied = f"{place.module}.weight" in tied
+        new.tied = next((a for a, b in tied.items() if b == f"{place.module}.weight"), None)
         # A module that others share is to be replaced for all of them.
         for name in names[old]:
             parent, _, own = name.rpartition(".")

@@ -71,6 +71,8 @@ class Packed(Holding):
     """
 
     share: Share | None = None
+    tied: str | None = None
+    """The packed weight that takes its numbers from this module's, one of them where there are several."""
 
     def __init__(self, record: TensorRecord, dtype: torch.dtype, share: Share | None = None) -> None:
         nn.Module.__init__(self)  # the classes of torch's layers would make a parameter
@@ -152,6 +154,7 @@ class Packed(Holding):
             values=partial(decoded, self._engine, record.name, n_bytes, transposed=record.transposed),
             product=self._product(),
             rows=self._rows(),
+            tied=self.tied,
         )
 
     @weight.setter

@@ -28,7 +28,10 @@ _OF_ITS_MEMORY = frozenset(
     {_TENSOR.data_ptr, _TENSOR.untyped_storage, _TENSOR.storage, _TENSOR.share_memory_, _TENSOR.pin_memory}
 )
 _SAME = frozenset({_TENSOR.data.__get__, _TENSOR.detach, _TENSOR.contiguous})
-_CHANGES = frozenset({_TENSOR.__setitem__, _TENSOR.data.__set__, _TENSOR.requires_grad.__set__})
+_CHANGES = frozenset({_TENSOR.__setitem__, _TENSOR.data.__set__})
+_TO_TRAIN = frozenset({_TENSOR.requires_grad.__set__, _TENSOR.requires_grad_})
+_OF_CHANGED_ROWS = frozenset({_TENSOR.index_copy, torch.index_copy})
+"""How PEFT makes an embedding some of whose rows are trained."""
 UNCHANGED = "packed weights cannot be changed; load with packed=False to change them"
 SAVE_INSTEAD = "save_pretrained of its model writes a folder that loads again"
 """What to do where a packed model would be pickled."""
@@ -51,6 +54,7 @@ class PackedWeight(torch.Tensor):
     _values: Callable[[], torch.Tensor]
     _product: Product | None
     _rows: Rows | None
+    _tied: str | None
 
     @staticmethod
     def __new__(
@@ -63,16 +67,17 @@ class PackedWeight(torch.Tensor):
         product: Product | None,
         rows: Rows | None = None,
         owner: object = None,
+        tied: str | None = None,
     ) -> PackedWeight:
         """`values` decodes the weight; `product` and `rows` None: those of the decoded weight.
 
-        `owner` has the weights, of which this is the one of its name.
+        `owner` has the weights, of which this is the one of its name. `tied` names a packed weight that is this one.
         """
         made: PackedWeight = torch.Tensor._make_wrapper_subclass(
             cls, tuple(shape), dtype=dtype, device=device
         )
         made._name, made._values, made._product, made._rows = name, values, product, rows
-        made._owner = owner
+        made._owner, made._tied = owner, tied
         return made
 
     def is_same(self, other: Any) -> bool:
@@ -107,6 +112,13 @@ class PackedWeight(torch.Tensor):
             raise SpqError(
                 f"{args[0]._name}: a packed weight has no memory of its own; clone() gives a tensor that has"
             )
+        if func in _TO_TRAIN:
+            return _train(*args, **options)
+        if func in _OF_CHANGED_ROWS and isinstance(args[0], PackedWeight) and args[0]._tied is not None:
+            raise SpqError(
+                f"{args[0]._name}: {args[0]._tied} is tied to it and stays packed, so that rows which an adapter "
+                "changes would not reach it; load with packed=False for such an adapter"
+            )
         _refuse_change(options.get("out"))
         if func in _CHANGES or _is_in_place(func):
             # torch.nn.init names the tensor that it fills.
@@ -137,6 +149,15 @@ class PackedWeight(torch.Tensor):
 
 def _decoded(value: Any) -> Any:
     return value.decoded() if isinstance(value, PackedWeight) else value
+
+
+def _train(weight: PackedWeight, requires_grad: bool = True) -> PackedWeight:
+    """Freeze it, which it is. SpqError where it is to be trained."""
+    if requires_grad:
+        raise SpqError(
+            f"{weight._name}: packed weights are not trained; load with packed=False to train them"
+        )
+    return weight
 
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> torch.Tensor:

@@ -73,9 +73,18 @@ class _PackedModel:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "peft_config":  # PEFT sets it on the model that it has put adapters on
+            self._refuse_tied_adapters(value)
             self._tell_experts_left_out(value)
         ordinary: Any = super()
         ordinary.__setattr__(name, value)
+
+    def _refuse_tied_adapters(self, configs: Mapping[str, Any]) -> None:
+        """Refuse an adapter that is to be of a tied head too, which PEFT finds by a parameter that both share."""
+        tied = next((module.tied for module in self._packed() if module.tied), None)
+        if tied and any(getattr(config, "ensure_weight_tying", False) for config in configs.values()):
+            raise SpqError(
+                f"{tied}: ensure_weight_tying has no effect on packed weights; load with packed=False"
+            )
 
     def _tell_experts_left_out(self, configs: Mapping[str, Any]) -> None:
         """Warn where an adapter is for experts, which PEFT looks for among parameters and does without otherwise."""
