@@ -242,7 +242,21 @@ def of_module(**arrays: torch.Tensor) -> Arrays:
     return {f"{MODULE}.{name}": value for name, value in arrays.items()}
 
 
+def with_weights(quantizer: dict[str, Any], **said: object) -> dict[str, Any]:
+    return quantizer | {"config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", **said}}}}
+
+
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], Arrays, str]] = {
+    "mxfp4 that the config gives other bits and groups": (
+        with_weights(MXFP4, num_bits=3, group_size=48),
+        of_module(weight_packed=PACKED, weight_scale=SCALES),
+        rf"'{MODULE}.weight_packed' is stored as MXFP4, but config.json says num_bits 3, group_size 48; download",
+    ),
+    "nvfp4 that the config calls integers": (
+        with_weights(NVFP4, type="int"),
+        of_module(weight_packed=PACKED, weight_scale=E4M3, weight_global_scale=ONE),
+        rf"'{MODULE}.weight_packed' is stored as NVFP4, but config.json says type 'int'; download both again",
+    ),
     "blocks and scales": (
         {"quant_method": "mxfp4"},
         {f"{EXPERTS}_blocks": random_bytes(2, 4, 2, 16), f"{EXPERTS}_scales": random_bytes(2, 4, 3)},

@@ -150,6 +150,16 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], Arrays, str]] = {
         {f"{AT}._data": BYTES[f"{AT}._data"]},
         rf"tensor '{AT}._scale' is missing beside '{AT}._data'",
     ),
+    "codes in one row": (
+        {"quantization_config": {"quant_method": "quanto"}},
+        BYTES | {f"{AT}._data": BYTES[f"{AT}._data"].reshape(-1)},
+        rf"tensor '{AT}._scale' of shape \[24, 1\] does not fit '{AT}._data' of shape \[960\]",
+    ),
+    "codes of another dtype": (
+        {"quantization_config": {"quant_method": "quanto"}},
+        BYTES | {f"{AT}._data": BYTES[f"{AT}._data"].short()},
+        rf"tensor '{AT}._scale' .* does not fit '{AT}._data' .*: codes of i16",
+    ),
     "no shift": (
         llama(256, 24),
         {name: value for name, value in BITS.items() if not name.endswith("_shift")},

@@ -23,7 +23,7 @@ from spqfmt.importers.quantizers.base import (
     misfit,
     missing,
 )
-from spqfmt.importers.quantizers.fp4 import CODES, unpacked
+from spqfmt.importers.quantizers.fp4 import CODES, check_said, unpacked
 from spqfmt.schemes.group_numbers import GroupValues
 from spqfmt.schemes.grouped import Grouped
 
@@ -71,6 +71,7 @@ class Mxfp4:
                 columns = 2 * codes.shape[1]
                 if arrays[scales].shape != (codes.shape[0], -(-columns // _COLUMNS)):
                     raise misfit(arrays, scales, name)
+                check_said(checkpoint, name, _FORM, _PACKED, _COLUMNS)
                 yield _weight(checkpoint, stem, (name, scales), (codes.shape[0], columns))
 
 

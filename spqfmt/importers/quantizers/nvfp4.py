@@ -30,7 +30,7 @@ from spqfmt.importers.quantizers.base import (
     misfit,
     missing,
 )
-from spqfmt.importers.quantizers.fp4 import CODES, unpacked
+from spqfmt.importers.quantizers.fp4 import CODES, check_said, unpacked
 from spqfmt.schemes.base import Float32
 from spqfmt.schemes.floats import narrow, overflow_allowed, small_float_values
 from spqfmt.schemes.group_numbers import GroupValues
@@ -63,6 +63,7 @@ class Nvfp4:
             if f"{name}_zero_point" in arrays:
                 yield LeftAsArrays(codes, "zero points of NVFP4")
             else:
+                check_said(checkpoint, codes, _FORM, _PACKED, _COLUMNS)
                 yield _weight(checkpoint, name, (codes, scales, one))
 
 

@@ -52,6 +52,8 @@ class Quanto:
                 continue
             fits = len(codes.shape) == 2 and codes.dtype == "u8" if is_packed else len(codes.shape) > 1
             if not fits or 0 in codes.shape or (not is_packed and codes.dtype not in _BYTES):
+                if checkpoint.quantizer.method in _METHODS:
+                    raise misfit(arrays, f"{stem}._scale", name, f": codes of {codes.dtype}")
                 continue
             if not checkpoint.quantizer.writes("codes of quanto", _METHODS, name):
                 continue
