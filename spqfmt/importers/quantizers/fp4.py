@@ -22,7 +22,7 @@ def unpacked(stored: Elements) -> Elements:
     return codes.reshape(*stored.shape[:-1], -1)
 
 
-def check_said(checkpoint: Checkpoint, name: str, form: str, packed: str, columns: int) -> None:
+def check_said(checkpoint: Checkpoint, name: str, *, form: str, packed: str, columns: int) -> None:
     """Raise ImporterError where all groups of a config that is of the format `packed` alone speak of other codes.
 
     `columns` share a scale in tensor `name`, which is stored as `form`.

@@ -71,7 +71,7 @@ class Mxfp4:
                 columns = 2 * codes.shape[1]
                 if arrays[scales].shape != (codes.shape[0], -(-columns // _COLUMNS)):
                     raise misfit(arrays, scales, name)
-                check_said(checkpoint, name, _FORM, _PACKED, _COLUMNS)
+                check_said(checkpoint, name, form=_FORM, packed=_PACKED, columns=_COLUMNS)
                 yield _weight(checkpoint, stem, (name, scales), (codes.shape[0], columns))
 
 

@@ -63,7 +63,7 @@ class Nvfp4:
             if f"{name}_zero_point" in arrays:
                 yield LeftAsArrays(codes, "zero points of NVFP4")
             else:
-                check_said(checkpoint, codes, _FORM, _PACKED, _COLUMNS)
+                check_said(checkpoint, codes, form=_FORM, packed=_PACKED, columns=_COLUMNS)
                 yield _weight(checkpoint, name, (codes, scales, one))
 
 
