@@ -15,7 +15,7 @@ from spqfmt.loaders.plan import plan_model
 
 MODULE = "model.layers.0.mlp.up_proj."
 AT = f"{MODULE}weight"
-HQQ = {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4}}}
+HQQ: dict[str, Any] = {"quant_method": "hqq"}
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -127,6 +127,16 @@ def changed(**arrays: torch.Tensor) -> Arrays:
 
 
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], Arrays, str]] = {
+    "a config of other bits": (
+        {**HQQ, "quant_config": {"weight_quant_params": {"nbits": 8}}},
+        ARRAYS,
+        rf"tensor '{MODULE}W_q' has nbits 4, but config.json says '8'; download both again",
+    ),
+    "a config of other groups": (
+        {**HQQ, "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 128}}},
+        ARRAYS,
+        rf"tensor '{MODULE}W_q' has group_size 64, but config.json says '128'",
+    ),
     "scales of other groups": (
         HQQ,
         changed(scale=torch.ones(24, 1).bfloat16()),

@@ -148,6 +148,16 @@ def saying(said: dict[str, str], **changed: object) -> dict[str, str]:
 
 
 CONTRADICTIONS: dict[str, tuple[Arrays, dict[str, str], str]] = {
+    "codes in one row": (
+        INT8 | {DATA: INT8[DATA].reshape(-1)},
+        SAID,
+        rf"tensor '{DATA}' of i8 and shape \[2304\] is no matrix of Int8Tensor",
+    ),
+    "codes of another dtype": (
+        INT8 | {DATA: INT8[DATA].short()},
+        SAID,
+        rf"tensor '{DATA}' of i16 and shape .* is no matrix of Int8Tensor",
+    ),
     "metadata that is cut short": (
         INT8,
         {AT: SAID[AT][:30]},

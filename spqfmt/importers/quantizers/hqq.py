@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -98,6 +99,7 @@ class _Layer:
             raise ImporterError(f"tensor {of_size!r} says {sizes}, which does not divide {shape}")
         layer = cls(stem, (shape[0], shape[1]), axis[0], sizes[0], bits)
         layer._check(checkpoint)
+        layer._check_config(checkpoint.quantizer.said)
         return layer
 
     @property
@@ -126,6 +128,20 @@ class _Layer:
             of_bytes = f": {due[0]} rows of {due[1]} bytes are due"
             raise misfit(arrays, of_codes, f"{self.stem}shape", of_bytes)
         self._check_bits(checkpoint)
+
+    def _check_config(self, config: Mapping[str, Any]) -> None:
+        """Raise ImporterError where a config that speaks of all layers at once says other numbers."""
+        whole = config.get("quant_config")
+        said = whole.get("weight_quant_params") if isinstance(whole, dict) else None
+        if not isinstance(said, dict):
+            return
+        held = {"nbits": _HELD[self.bits], "group_size": (self.size,), "axis": (self.axis,)}
+        for key, numbers in held.items():
+            if said.get(key) is not None and said[key] not in numbers:
+                raise ImporterError(
+                    f"tensor {self.stem + 'W_q'!r} has {key} {numbers[0]}, but config.json says "
+                    f"{str(said[key])[:40]!r}; download both again"
+                )
 
     def _check_bits(self, checkpoint: Checkpoint) -> None:
         """Raise ImporterError unless the number of bits that the layer says is one of those that its codes hold."""

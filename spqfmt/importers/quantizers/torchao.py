@@ -101,8 +101,13 @@ class _Tensor:
         codes = arrays[of_codes]
         bits = _BITS.get(kind) or _bits_of(_dtype(said.get("target_dtype"))) if kind in {*_BITS, _INTX} else 0
         due = _FLOATS if kind == "Float8Tensor" else {"i8"}
-        if not bits or codes.dtype not in due or len(codes.shape) < 2 or 0 in codes.shape:
+        if not bits:
             return LeftAsArrays(of_codes, f"{kind} of torchao")
+        if codes.dtype not in due or len(codes.shape) < 2 or 0 in codes.shape:
+            raise ImporterError(
+                f"tensor {of_codes!r} of {codes.dtype} and shape {list(codes.shape)} is no matrix of {kind}; "
+                "download the model again"
+            )
         if f"{prefix}act_pre_scale" in arrays:
             return LeftAsArrays(of_codes, "torchao's scales of inputs")
         scales = arrays.get(of_scales)
