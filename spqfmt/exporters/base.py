@@ -133,6 +133,7 @@ class Exporter(Protocol):
 
 
 OF_NO_LAYER = "codes of no layer"
+OF_ANOTHER_ORDER = "its columns are grouped in another order (act-order; gptq has --no-act-order)"
 """What codes of embeddings and heads are."""
 
 

@@ -23,7 +23,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spqfmt.errors import EncodeError
-from spqfmt.exporters.base import OF_NO_LAYER, EvenGrid, Exported, ExportModel, ExportWeight, refuse
+from spqfmt.exporters.base import (
+    OF_ANOTHER_ORDER,
+    OF_NO_LAYER,
+    EvenGrid,
+    Exported,
+    ExportModel,
+    ExportWeight,
+    refuse,
+)
 from spqfmt.exporters.huggingface import ExportTensor
 from spqfmt.exporters.layers import Made, codes_of, fitting, holds, is_layer, write_folder
 from spqfmt.exporters.words import WORD, in_words, middle_shift
@@ -99,7 +107,7 @@ def _fitting(weight: ExportWeight) -> EvenGrid:
     """The numbers of its groups. Raises EncodeError where the form has no place for them."""
     grid, columns = fitting(weight, _FORM), weight.shape[1]
     if grid.column_groups is not None:
-        refuse(weight.name, "its columns are grouped in another order (act-order)", _FORM)
+        refuse(weight.name, OF_ANOTHER_ORDER, _FORM)
     if columns % grid.group_size:
         refuse(weight.name, f"{columns} columns are no multiple of its groups of {grid.group_size}", _FORM)
     return grid

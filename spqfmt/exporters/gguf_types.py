@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spqfmt.exporters.base import EvenGrid
+from spqfmt.exporters.base import OF_ANOTHER_ORDER, EvenGrid
 from spqfmt.exporters.layers import holds
 from spqfmt.kernels.ggml_blocks import put_together
 from spqfmt.kernels.ggml_types import BlockType
@@ -30,7 +30,7 @@ def fit(grid: EvenGrid, codes: NDArray[np.uint8]) -> Fit:
     """The blocks whose scale * code, or scale * code - minimum, is exactly what the grid gives."""
     columns = codes.shape[1]
     if grid.column_groups is not None:
-        return Fit((), "its columns are grouped in another order (act-order)")
+        return Fit((), OF_ANOTHER_ORDER)
     if columns % BLOCK:
         return Fit((), f"{columns} columns are no multiple of blocks of {BLOCK}")
     if grid.group_size % BLOCK and grid.group_size < columns:
