@@ -146,6 +146,10 @@ class ModelShell:
                     embedding = module.get_input_embeddings()
                     if embedding in names:
                         fill_own(embedding)
+                # A model's device is that of its first parameter, and Idefics 3 sends its hidden states there.
+                first = next((name for name, _ in module.named_parameters()), "")
+                with suppress(ImporterError):
+                    fill_own(module.get_submodule(first.rpartition(".")[0]))
 
         for module in self.model.modules():
             module.register_forward_pre_hook(fill)
