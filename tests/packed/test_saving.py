@@ -86,6 +86,12 @@ def test_weights_that_the_file_has_not_are_not_lost(packed: Path, tmp_path: Path
     model.model.norm.weight = torch.nn.Parameter(torch.ones(64))
     with pytest.raises(SpqError, match=r"^model\.norm\.weight has changed"):
         model.save_pretrained(tmp_path / "saved")
+    model, _ = spqfmt.load_model(packed)
+    model.set_input_embeddings(torch.nn.Embedding(256, 64))
+    with pytest.raises(
+        SpqError, match=r"^model\.embed_tokens\.weight is new since .*: load with packed=False"
+    ):
+        model.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 
 

@@ -1,5 +1,6 @@
 """`weight` of a packed layer as models and their users read it, and what a packed model says of itself."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import tiny
 import torch
 import transformers
 from torch import nn
+from torch.nn.utils import prune
 
 import spqfmt
 from spqfmt.errors import OptionError, SpqError
@@ -213,3 +215,20 @@ def test_a_packed_model_knows_its_size(model: Any, packed_llama: Path) -> None:
     floats = sum(p.nbytes for p in model.parameters())
     assert model.get_memory_footprint(return_buffers=False) == floats + model.packed_weights.held_bytes
     assert model.get_memory_footprint(return_buffers=False) == model.packed_weights.plan.held_bytes
+
+
+def test_torch_prunes_no_packed_layer(model: Any) -> None:
+    layer = model.model.layers[0].self_attn.q_proj
+    with pytest.raises(SpqError, match=r"q_proj\.weight: packed weights cannot be changed"):
+        prune.l1_unstructured(layer, "weight", 0.5)  # type: ignore[no-untyped-call]
+    assert not layer._forward_pre_hooks
+
+
+def test_training_nothing_is_told(model: Any) -> None:
+    with pytest.warns(UserWarning, match="packed weights have none: load with packed=False"):
+        assert model.train() is model
+    model.model.norm.weight.requires_grad_(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.train().training
+        assert not model.eval().training

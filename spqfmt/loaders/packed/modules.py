@@ -163,8 +163,9 @@ class Packed(Holding):
             raise SpqError(f"{self.record.name}: {UNCHANGED}")
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Add a parameter; SpqError where it would stand in place of the packed weight."""
-        if name == "weight" and param is not None:
+        """Add a parameter; SpqError where it would stand in place of the packed weight, or be it (torch prunes so)."""
+        given: object = param
+        if isinstance(given, PackedWeight) or (name == "weight" and given is not None):
             raise SpqError(f"{self.record.name}: {UNCHANGED}")
         super().register_parameter(name, param)
 

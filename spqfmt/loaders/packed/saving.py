@@ -20,6 +20,7 @@ _OF_NO_CONCERN = frozenset(
     {"is_main_process", "max_shard_size", "save_original_format", "save_peft_format", "token"}
 )
 """What transformers takes about files of plain weights."""
+_INSTEAD = "load with packed=False, change and save that, and pack it"
 
 
 class LoadedFrom:
@@ -49,7 +50,7 @@ class LoadedFrom:
                 f"{elsewhere}: a model at an address is not saved; download its file and load that"
             )
         at = Path(folder)
-        self._check(at)
+        self._check(model, at)
         at.mkdir(parents=True, exist_ok=True)
         for file in self._files:
             _copy(file, at / file.name)
@@ -61,14 +62,16 @@ class LoadedFrom:
         if model.can_generate():
             model.generation_config.save_pretrained(at)
 
-    def _check(self, folder: Path) -> None:
+    def _check(self, model: Any, folder: Path) -> None:
         for name, (parameter, version) in self._parameters.items():
             found = parameter()
             if found is None or _version(found) != version:
                 raise SpqError(
-                    f"{name} has changed since it was loaded, and a packed file does not change: load with "
-                    "packed=False, change and save that, and pack it"
+                    f"{name} has changed since it was loaded, and a packed file does not change: {_INSTEAD}"
                 )
+        new = next((name for name, _ in model.named_parameters() if name not in self._parameters), None)
+        if new is not None:
+            raise SpqError(f"{new} is new since the model was loaded: {_INSTEAD}")
         for file, mark in self._files.items():
             if _mark(file) != mark:
                 raise SpqError(f"{file} is not the file any more that the model was loaded from")

@@ -60,6 +60,19 @@ class _PackedModel:
         ordinary: Any = super()
         return ordinary._apply(fn, recurse)
 
+    def train(self, mode: bool = True) -> Any:
+        """Do what torch does. A warning where nothing of it would be trained: torch's words come from its backward."""
+        ordinary: Any = super()
+        model = ordinary.train(mode)
+        if mode and not any(parameter.requires_grad for parameter in model.parameters()):
+            warnings.warn(
+                "no parameter of this model wants gradients, and packed weights have none: load with packed=False to "
+                "train them, or put an adapter on it",
+                UserWarning,
+                stacklevel=2,
+            )
+        return model
+
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """Write a folder that `from_pretrained` takes: the packed file as it is, with the config as it is now.
 
@@ -108,7 +121,9 @@ class _PackedModel:
             )
 
     def __deepcopy__(self, memo: object) -> Any:
-        raise SpqError("a model with packed weights cannot be copied; load it again")
+        raise SpqError(
+            "a model with packed weights cannot be copied; load it again, or with packed=False for one that can be"
+        )
 
     def __reduce_ex__(self, protocol: object) -> Any:
         raise SpqError(f"a model with packed weights cannot be pickled: {SAVE_INSTEAD}")
