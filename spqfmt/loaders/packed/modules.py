@@ -217,7 +217,9 @@ class Packed(Holding):
             )
 
     def __deepcopy__(self, memo: object) -> "Packed":
-        raise SpqError(f"{self.record.name}: packed weights cannot be copied; load the model again")
+        raise SpqError(
+            f"{self.record.name}: packed weights cannot be copied; load with packed=False to copy them"
+        )
 
     def __reduce_ex__(self, protocol: object) -> Any:
         raise SpqError(f"{self.record.name}: packed weights cannot be pickled: {SAVE_INSTEAD}")
