@@ -22,8 +22,9 @@ from transformers.cache_utils import Cache, StaticCache, StaticLayer, StaticSlid
 from spqfmt.errors import NoGraphWarning
 from spqfmt.loaders.device.engine import DeviceWeights
 from spqfmt.loaders.device.seam import Graph
+from spqfmt.loaders.packed.embedding import PackedEmbedding
 from spqfmt.loaders.packed.experts import PackedExperts
-from spqfmt.loaders.packed.modules import Packed, PackedEmbedding
+from spqfmt.loaders.packed.modules import Packed
 
 MOST_RECORDED = 4
 """Graphs of one answer: one is used up whenever inputs get another form, or weights other addresses."""

@@ -10,8 +10,9 @@ from transformers.pytorch_utils import Conv1D
 
 from spqfmt.container.reader import Reader
 from spqfmt.container.stacks import MatrixRecord, stack_of
+from spqfmt.loaders.packed.embedding import PackedEmbedding
 from spqfmt.loaders.packed.experts import pack_experts
-from spqfmt.loaders.packed.modules import Packed, PackedConv1D, PackedEmbedding, PackedLinear, PackedProduct
+from spqfmt.loaders.packed.modules import Packed, PackedConv1D, PackedLinear, PackedProduct
 from spqfmt.loaders.packed.rows_apart import PackedRows, RowsApart
 from spqfmt.models.experts import ExpertsPlace
 from spqfmt.models.places import Place

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from spqfmt.errors import SpqError, UnusedTensorsWarning
+from spqfmt.loaders.packed.embedding import PackedEmbedding
 from spqfmt.loaders.packed.experts import PackedExperts
-from spqfmt.loaders.packed.modules import Packed, PackedEmbedding
+from spqfmt.loaders.packed.modules import Packed
 from spqfmt.loaders.packed.saving import LoadedFrom
 from spqfmt.loaders.packed.weight import SAVE_INSTEAD
 from spqfmt.loaders.packed.weights import Weights
