@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, quants
 from gguf import GGMLQuantizationType as Kind
+from method_results import figures_of_no_file
 from method_rows import Options
 from numpy.typing import NDArray
 
@@ -141,18 +142,9 @@ def pack(source: Path, out: Path, quantize: Quantizer, options: Options) -> dict
         load = partial(_load, tensor, quantize, kind, importance.get(tensor.name))
         tensors.append(dataclasses.replace(tensor, dtype="f32", load=load))
     export_huggingface(out, tensors, {asset.name: asset.data for asset in model.assets})
-    file_bytes = kept_bytes + n_bits / 8
-    return {
-        "file_bytes": file_bytes,
-        "ratio": raw_bytes / file_bytes,
-        "raw": None,
-        "stored": n_bits / n_weights,
-        "cr": None,
-        "outliers": None,
-        "paper": None,
-        "seconds": time.monotonic() - started,
-        "peak_mb": None,
-    }
+    return figures_of_no_file(
+        raw_bytes, kept_bytes, n_weights, n_bits=n_bits, seconds=time.monotonic() - started
+    )
 
 
 def _load(tensor: SourceTensor, quantize: Quantizer, kind: Kind, importance: Floats | None) -> torch.Tensor:

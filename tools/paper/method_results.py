@@ -43,6 +43,20 @@ def key_of(model: str, row: Row, measured: Mapping[str, object]) -> str:
     return f"{model} | {row.title} | {json.dumps(dict(measured), sort_keys=True)}"
 
 
+def figures_of_no_file(
+    raw_bytes: int, kept_bytes: int, n_weights: int, n_bits: float, seconds: float
+) -> dict[str, float | None]:
+    """What a row of a form that is not packed has: sizes as they are counted, beside what is kept as it was."""
+    file_bytes = kept_bytes + n_bits / 8
+    counted = {
+        "file_bytes": file_bytes,
+        "ratio": raw_bytes / file_bytes,
+        "stored": n_bits / n_weights,
+        "seconds": seconds,
+    }
+    return {**counted, **dict.fromkeys(("raw", "cr", "outliers", "paper", "peak_mb"))}
+
+
 def in_order(entries: Iterable[Entry]) -> list[Entry]:
     """Sort as ROWS does; rows that are not there any more come last."""
     order = {(row.method, row.settings): number for number, row in enumerate(ROWS)}

@@ -35,6 +35,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from method_results import figures_of_no_file
 from method_rows import Options
 from numpy.typing import NDArray
 
@@ -208,18 +209,9 @@ def pack(source: Path, out: Path, options: Options) -> dict[str, float | None]:
         value = (made.t() if tensor.transposed else made).reshape(tensor.shape).contiguous()
         tensors.append(dataclasses.replace(tensor, dtype="f32", load=partial(_given, value)))
     export_huggingface(out, tensors, {asset.name: asset.data for asset in model.assets})
-    file_bytes = kept_bytes + n_bits / 8
-    return {
-        "file_bytes": file_bytes,
-        "ratio": raw_bytes / file_bytes,
-        "raw": None,
-        "stored": n_bits / n_weights,
-        "cr": None,
-        "outliers": None,
-        "paper": None,
-        "seconds": time.monotonic() - started,
-        "peak_mb": None,
-    }
+    return figures_of_no_file(
+        raw_bytes, kept_bytes, n_weights, n_bits=n_bits, seconds=time.monotonic() - started
+    )
 
 
 def _given(value: torch.Tensor) -> torch.Tensor:
